@@ -1,0 +1,29 @@
+"""The one error a user can cause, and the search for the name they meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input, told in one message: where, what was given, what is allowed, the nearest right name.
+
+    The CLI prints it without a traceback and exits with code 2.
+    """
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name closest to the one given, or None if none is close."""
+    names = [str(name) for name in allowed]
+    lowered = {name.lower().replace("-", "_"): name for name in names}
+    found = difflib.get_close_matches(given.lower().replace("-", "_"), list(lowered), n=1, cutoff=0.6)
+    return lowered[found[0]] if found else None
+
+
+def unknown(kind: str, given: object, allowed: Iterable[str]) -> str:
+    """Return "unknown method 'lorra'; allowed: ...; did you mean 'lora'?"."""
+    names = sorted(str(name) for name in allowed)
+    text = f"unknown {kind} {given!r}; allowed: {', '.join(names)}"
+    near = nearest(str(given), names)
+    return f"{text}; did you mean {near!r}?" if near else text

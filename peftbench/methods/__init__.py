@@ -1,0 +1,224 @@
+"""The table of methods. A record here and a file beside it are all it takes to add one; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting that a method has beyond rank, precision and the training settings."""
+
+    type: Any
+    """A type that pydantic can check: ``int``, ``float | None``, ``Literal["a", "b"]``, ``list[str]``, ..."""
+    default: Any
+    doc: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a fine-tuning method is, as data: `list`, `plan`, validation, conformance tests and reports read it."""
+
+    name: str
+    title: str
+    """As it is written in tables."""
+    paper: str
+    """Where it is described."""
+    attach: str
+    """``module:function`` with ``attach(model, rank, options) -> model``: makes the method's parameters trainable."""
+    save: str
+    """``module:function`` with ``save(model, folder)``: writes the tuned weights as safetensors."""
+    load: str
+    """``module:function`` with ``load(model, folder) -> model``: a freshly loaded base plus the saved weights."""
+    precisions: tuple[str, ...]
+    """Precisions in which the method exists; every other one is an ``unsupported`` cell."""
+    why_not: str = ""
+    """Why the other precisions do not exist, completing "... because"."""
+    default_precision: str = "fp32"
+    knob: str | None = None
+    """What ``rank`` means for this method; None where it has no size knob."""
+    default_rank: int | None = None
+    options: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
+    training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Training settings in which the method's recipe differs from the suite's defaults (qlora's paged optimizer)."""
+    trains: bool = True
+    """False for the untuned base, which has no seed and no training."""
+    trains_base: bool = False
+    """True where the base's own weights train, which then need master weights under autocast."""
+    identity_at_init: bool = True
+    """Whether the first forward pass equals the base model's."""
+    virtual_tokens: bool = False
+    """Whether each unit of rank takes one position of the model's context."""
+    color: str = "#888888"
+    """In every figure."""
+
+    def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
+        """Return a readable name of a cell: the method, its knob, options that differ from the default, precision."""
+        parts = [self.name]
+        if rank is not None:
+            parts.append(f"r={rank}")
+        parts += [f"{k}={v}" for k, v in options.items() if k in self.options and v != self.options[k].default]
+        return " ".join([*parts, precision])
+
+
+FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
+QUANTIZED = ("int8", "nf4", "fp4")
+_PEFT = "peftbench.methods.peft_checkpoint"
+_WHOLE = "peftbench.methods.full"
+_LORA = MappingProxyType(
+    {
+        "alpha": Setting(float | None, None, "scale of the update is alpha / rank; default 2 x rank"),
+        "dropout": Setting(float, 0.0, "dropout before A"),
+        "target_modules": Setting(
+            Literal["all-linear"] | list[str], "all-linear", "all-linear, or a list of module name endings"
+        ),
+    }
+)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        m.name: m
+        for m in (
+            Method(
+                name="base",
+                title="untuned base",
+                paper="",
+                attach=f"{_WHOLE}:attach_nothing",
+                save=f"{_WHOLE}:save",
+                load=f"{_WHOLE}:load",
+                precisions=FLOATS + QUANTIZED,
+                trains=False,
+                color="#7f7f7f",
+            ),
+            Method(
+                name="full",
+                title="full fine-tuning",
+                paper="",
+                attach=f"{_WHOLE}:attach",
+                save=f"{_WHOLE}:save",
+                load=f"{_WHOLE}:load",
+                precisions=FLOATS,
+                why_not="quantized weights have no gradient (training only the rest would be another method)",
+                trains_base=True,
+                training=MappingProxyType({"learning_rate": 1e-3}),
+                color="#d62728",
+            ),
+            Method(
+                name="prompt_tuning",
+                title="prompt tuning",
+                paper="Lester et al. 2021, arXiv:2104.08691",
+                attach="peftbench.methods.prompt_tuning:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=FLOATS + QUANTIZED,
+                knob="virtual tokens",
+                default_rank=20,
+                options=MappingProxyType(
+                    {
+                        "initialization": Setting(
+                            Literal["random", "vocabulary"],
+                            "vocabulary",
+                            "random: normal with the embedding matrix's spread; vocabulary: rows of it, sampled",
+                        )
+                    }
+                ),
+                training=MappingProxyType({"learning_rate": 1e-1}),
+                identity_at_init=False,
+                virtual_tokens=True,
+                color="#9467bd",
+            ),
+            Method(
+                name="prefix_tuning",
+                title="prefix tuning",
+                paper="Li & Liang 2021, arXiv:2101.00190",
+                attach="peftbench.methods.prefix_tuning:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=FLOATS + QUANTIZED,
+                knob="virtual tokens",
+                default_rank=16,
+                training=MappingProxyType({"learning_rate": 3e-2}),
+                identity_at_init=False,
+                virtual_tokens=True,
+                color="#8c564b",
+            ),
+            Method(
+                name="adapter",
+                title="bottleneck adapter",
+                paper="Houlsby et al. 2019, arXiv:1902.00751",
+                attach="peftbench.methods.adapter:attach",
+                save="peftbench.methods.adapter:save",
+                load="peftbench.methods.adapter:load",
+                precisions=FLOATS + QUANTIZED,
+                knob="bottleneck width",
+                default_rank=64,
+                options=MappingProxyType(
+                    {"activation": Setting(Literal["gelu", "relu", "silu"], "gelu", "between down and up projection")}
+                ),
+                training=MappingProxyType({"learning_rate": 3e-3}),
+                color="#2ca02c",
+            ),
+            Method(
+                name="llama_adapter",
+                title="LLaMA-Adapter",
+                paper="Zhang et al. 2023, arXiv:2303.16199",
+                attach="peftbench.methods.llama_adapter:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=FLOATS + QUANTIZED,
+                knob="prompt length",
+                default_rank=10,
+                options=MappingProxyType(
+                    {"layers": Setting(int | None, None, "topmost layers that are adapted; default all but two")}
+                ),
+                training=MappingProxyType({"learning_rate": 3e-2}),
+                color="#e377c2",
+            ),
+            Method(
+                name="lora",
+                title="LoRA",
+                paper="Hu et al. 2021, arXiv:2106.09685",
+                attach="peftbench.methods.lora:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=FLOATS + QUANTIZED,
+                knob="rank r",
+                default_rank=8,
+                options=_LORA,
+                training=MappingProxyType({"learning_rate": 5e-3}),
+                color="#1f77b4",
+            ),
+            Method(
+                name="qlora",
+                title="QLoRA",
+                paper="Dettmers et al. 2023, arXiv:2305.14314",
+                attach="peftbench.methods.lora:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=("nf4", "fp4"),
+                why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
+                default_precision="nf4",
+                knob="rank r",
+                default_rank=8,
+                options=MappingProxyType(
+                    {
+                        **_LORA,
+                        "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
+                    }
+                ),
+                training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
+                color="#ff7f0e",
+            ),
+        )
+    }
+)
+
+
+def resolve(path: str) -> Any:
+    """Import and return the function named by ``module:function``."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
