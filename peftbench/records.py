@@ -179,6 +179,26 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Job:
+    """A trial with everything its process needs to run it."""
+
+    trial: Trial
+    key: str
+    base_folder: str
+    """The base's files on this machine; never stored."""
+    base_sha256: str
+    data_sha256: str
+    environment_json: str
+    workers: int
+    scratch: str
+    """An existing folder for temporary files."""
+    adapter_folder: str | None = None
+    """Where to keep the tuned adapter; None to delete it after its size is known."""
+    log: str | None = None
+    """File that takes everything the trial's libraries print; None to let them print."""
+
+
+@dataclass(frozen=True)
 class Score:
     """A trial's result on one task."""
 

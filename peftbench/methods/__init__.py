@@ -61,8 +61,17 @@ class Method:
         parts = [self.name]
         if rank is not None:
             parts.append(f"r={rank}")
-        parts += [f"{k}={v}" for k, v in options.items() if k in self.options and v != self.options[k].default]
+        parts += [f"{k}={shown(v)}" for k, v in options.items() if k in self.options and v != self.options[k].default]
         return " ".join([*parts, precision])
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as it is written in a cell's name: 16 for 16.0, q_proj+v_proj for a list."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "+".join(shown(item) for item in value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
@@ -122,7 +131,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                         "initialization": Setting(
                             Literal["random", "vocabulary"],
                             "vocabulary",
-                            "random: normal with the embedding matrix's spread; vocabulary: rows of it, sampled",
+                            "random: standard normal; vocabulary: sampled rows of the embedding matrix",
                         )
                     }
                 ),

@@ -1,0 +1,1 @@
+"""In a wheel, the top-level ``suites/`` is at this place (``package-dir`` in pyproject.toml); in a checkout, nothing."""

@@ -1,0 +1,87 @@
+"""The card of a kept adapter: what it is, how it was made, how it is loaded, how its scores are had again. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from peftbench import __version__, identity
+from peftbench.methods import METHODS
+from peftbench.precision import PRECISIONS
+from peftbench.records import Job
+from peftbench.tasks import harness, read
+
+_TASKS = "tasks"
+_STOCK_LOADERS = {
+    "peftbench.methods.peft_checkpoint:load": (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
+    ),
+    "peftbench.methods.full:load": (
+        'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
+    ),
+    "peftbench.methods.adapter:load": (
+        "from pathlib import Path\n\nfrom peftbench.methods.adapter import load\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
+    ),
+}
+
+
+def write(job: Job, folder: Path) -> None:
+    """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
+    for task in job.trial.tasks:
+        if task.name in job.trial.evaluate:
+            harness.export(task, read.examples(task, job.trial.evaluation.split), folder / _TASKS)
+    (folder / "README.md").write_text(_text(job), encoding="utf-8")
+
+
+def install(folder: Path, destination: Path) -> None:
+    """Move a finished folder to its place, replacing an older one."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if destination.exists():
+        shutil.rmtree(destination)
+    os.replace(folder, destination)
+
+
+def _text(job: Job) -> str:
+    trial, method = job.trial, METHODS[job.trial.method]
+    training = trial.training
+    settings = "" if training is None else f"learning rate {training.learning_rate:g}, optimizer {training.optimizer}"
+    return f"""# {method.title}: {trial.cell}, seed {trial.seed}
+
+Made by peftbench {__version__} (trial `{job.key}` of suite `{trial.suite}`); {settings}. {method.paper}
+
+- base: `{identity.base_name(trial.base)}` (SHA-256 of its files `{job.base_sha256[:16]}…`)
+- settings: rank {trial.rank}, precision {trial.precision}, options {dict(trial.options)}
+
+Load it (put the base's folder or hub id for BASE, this folder for ADAPTER):
+
+```python
+{_STOCK_LOADERS[method.load]}
+```
+
+{_stock_command(job)}"""
+
+
+def _stock_command(job: Job) -> str:
+    """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
+    trial, load = job.trial, METHODS[job.trial.method].load
+    if load.endswith("adapter:load"):
+        return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
+    where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
+    precision = PRECISIONS[trial.precision]
+    dtype = precision.base_weights(METHODS[trial.method].trains_base)
+    extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
+    if precision.quantization:
+        extra += ",load_in_8bit=True" if precision.quantization == "int8" else ",load_in_4bit=True"
+    names = ",".join(trial.evaluate)
+    return f"""Score it again with the stock command, from within the folder `{_TASKS}` (batch size 1: in larger
+batches, left padding misplaces the virtual tokens of prompt tuning):
+
+```
+lm_eval --model hf --model_args {where},dtype={dtype},max_length={trial.evaluation.max_length}{extra} \\
+    --include_path . --tasks {names} --batch_size 1 --device {trial.device}
+```
+"""

@@ -1,0 +1,183 @@
+"""The command line: thin, every command is a call into the library. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench import __version__
+from peftbench.errors import UserError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: a trial failed or a comparison regressed; bad input; Ctrl-C."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except UserError as error:
+        print(f"peftbench: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("peftbench: interrupted; finished trials are kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell
+        sys.stderr.close()
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of every command and option."""
+    top = argparse.ArgumentParser(
+        prog="peftbench", description="Compare fine-tuning methods on one base model, with numbers that are true."
+    )
+    top.add_argument("--version", action="version", version=f"peftbench {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_plan(commands)
+    _add_report(commands)
+    _add_compare(commands)
+    _add_list(commands)
+    return top
+
+
+def _add_suite(command: argparse.ArgumentParser) -> None:
+    command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of a suite that ships with peftbench")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting: train.steps=20"
+    )
+    command.add_argument(
+        "--only", action="append", default=[], metavar="FIELD=VALUES", help="keep some trials: method=lora,full"
+    )
+    command.add_argument("--seeds", metavar="N|LIST", help="a count (3), or a list (0,5)")
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("run", help="run a suite; the same command again goes on where it left off")
+    _add_suite(command)
+    command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
+    command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
+    command.add_argument("--keep-adapters", action="store_true", help="keep each tuned adapter, with a card")
+    command.set_defaults(command=_run)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("plan", help="print the cells of a suite, one line each, and run nothing")
+    _add_suite(command)
+    command.set_defaults(command=_plan)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("report", help="make the page of a results folder, or print its table")
+    command.add_argument("results", metavar="RESULTS", help="a results folder")
+    command.add_argument("-o", "--output", metavar="FILE", help="the page (default: reports/RESULTS.html)")
+    command.add_argument(
+        "--format", choices=("html", "text", "md", "csv", "tex"), default="html", help="html makes the page (default)"
+    )
+    command.set_defaults(command=_report)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("compare", help="print what changed between two results folders")
+    command.add_argument("old", metavar="OLD")
+    command.add_argument("new", metavar="NEW")
+    command.set_defaults(command=_compare)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("list", help="list methods, tasks, precisions or suites")
+    command.add_argument("what", choices=("methods", "tasks", "precisions", "suites"))
+    command.set_defaults(command=_list)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from peftbench import grid, progress, suite
+    from peftbench.execute import device
+
+    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
+    trials = suite.expand(loaded, device.resolve(loaded.device))
+    folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
+    signal.signal(signal.SIGTERM, _interrupt)
+    prepared = grid.prepare(
+        trials, folder, loaded.workers, fresh=arguments.fresh, keep_adapters=arguments.keep_adapters
+    )
+    ready = len(prepared.jobs) - len(prepared.pending)
+    print(f"{len(prepared.jobs)} trials, {ready} of them done already -> {folder}", file=sys.stderr)
+    with progress.shown(len(prepared.pending), loaded.workers) as observer:
+        outcome = grid.run(prepared, observer)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
+    print(f"{counts} -> {folder}", file=sys.stderr)
+    if outcome.overhead_seconds is not None:
+        print(
+            f"median time of a trial outside its own work: {outcome.overhead_seconds:.2f} s "
+            "(wall less load, train, validate, evaluate, accounting and checks)",
+            file=sys.stderr,
+        )
+    if outcome.failed:
+        print("these did not end ok:", file=sys.stderr)
+        for result in outcome.failed:
+            print(f"  {progress.sentence(result)}", file=sys.stderr)
+    bad = sum(count for status, count in outcome.statuses.items() if status not in ("ok", "unsupported"))
+    return FAILED if bad else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from peftbench import suite
+    from peftbench.execute import device
+
+    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
+    trials = suite.expand(loaded, device.resolve(loaded.device))
+    cells: dict[str, list[int | None]] = {}
+    reasons = {trial.cell: trial.unsupported for trial in trials}
+    for trial in trials:
+        cells.setdefault(trial.cell, []).append(trial.seed)
+    width = max(len(cell) for cell in cells)
+    for cell, seeds in cells.items():
+        named = "no seed" if seeds == [None] else f"seeds {', '.join(map(str, seeds))}"
+        reason = f"  unsupported: {reasons[cell]}" if reasons[cell] else ""
+        print(f"{cell:{width}}  {named}{reason}")
+    possible = sum(trial.unsupported is None for trial in trials)
+    print(f"{len(cells)} cells, {len(trials)} trials, {possible} of them can run", file=sys.stderr)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from peftbench import report
+
+    folder = Path(arguments.results)
+    if arguments.format != "html":
+        print(report.table(folder, arguments.format), end="")
+        return 0
+    output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
+    page = report.render(folder, output)
+    print(report.table(folder, "text"), end="")
+    print(f"page: {page}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from peftbench import compare
+
+    found = compare.compare(Path(arguments.old), Path(arguments.new))
+    print(compare.render(found), end="")
+    return FAILED if found.regressed else 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from peftbench import catalogue
+
+    print(catalogue.text(arguments.what), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Training batches: the same examples in the same order for every method of a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from peftbench.errors import UserError
+from peftbench.records import Example, Training
+
+IGNORED = -100
+"""Label of positions that bear no loss."""
+_JOIN = " "
+"""Between prompt and answer, as in lm-eval's ``target_delimiter``."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized example: prompt, answer, end-of-text."""
+
+    ids: tuple[int, ...]
+    loss_from: int
+    """Position of the first token that bears loss."""
+    truncated: bool
+    identity: tuple[str, int]
+    """(task, index): which training example this is."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The examples of one forward pass."""
+
+    ids: torch.Tensor
+    """(b, t) token ids, padded on the right."""
+    mask: torch.Tensor
+    """(b, t): 1 for data, 0 for padding."""
+    labels: torch.Tensor
+    """(b, t): the token to predict at the position before, or ``IGNORED``."""
+
+    @property
+    def loss_tokens(self) -> int:
+        """Tokens that bear loss."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device: str) -> Batch:
+        """Return the batch on a device."""
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+
+
+def encode(tokenizer: Any, example: Example, length: int, loss_on: str, identity: tuple[str, int]) -> Encoded:
+    """Tokenize prompt and answer as lm-eval does, and end the text with an end-of-text token that is learned.
+
+    Prompt and whole are tokenized apart and the answer is what the whole has more; special tokens are the
+    tokenizer's own. Too long an example loses the left of its prompt.
+    """
+    prompt = tokenizer.encode(example.prompt)
+    whole = tokenizer.encode(example.prompt + _JOIN + example.target)
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
+    if prompt and prompt[-1] == eos:  # tokenizers that close every text themselves
+        prompt = prompt[:-1]
+    if not whole or whole[-1] != eos:
+        whole = [*whole, eos]
+    loss_from = len(prompt) if loss_on == "completion" else 1
+    cut = max(0, len(whole) - length)
+    return Encoded(tuple(whole[cut:]), max(1, loss_from - cut), cut > 0, identity)
+
+
+def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pad examples on the right to the longest of them."""
+    t = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), t), pad_id)
+    mask = torch.zeros(len(examples), t, dtype=torch.long)
+    labels = torch.full((len(examples), t), IGNORED)
+    for row, e in enumerate(examples):
+        n = len(e.ids)
+        ids[row, :n] = torch.tensor(e.ids)
+        mask[row, :n] = 1
+        labels[row, e.loss_from : n] = torch.tensor(e.ids[e.loss_from :])
+    return Batch(ids, mask, labels)
+
+
+def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Iterator[tuple[str, int]]:
+    """Yield (task, index) without end: a task drawn by weight, its examples in shuffled passes, none left out.
+
+    A function of sizes, weights and seed alone: methods cannot differ in what they see.
+    """
+    rng = random.Random(f"order {seed}")
+    names = list(sizes)
+
+    def passes(name: str) -> Iterator[int]:
+        own = random.Random(f"order {seed} {name}")
+        indices = list(range(sizes[name]))
+        while True:
+            own.shuffle(indices)
+            yield from indices
+
+    streams = {name: passes(name) for name in names}
+    shares = [weights[name] for name in names]
+    while True:
+        name = names[0] if len(names) == 1 else rng.choices(names, shares)[0]
+        yield name, next(streams[name])
+
+
+def plan_steps(
+    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
+) -> list[list[Encoded]]:
+    """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask."""
+    cache: dict[tuple[str, int], Encoded] = {}
+
+    def encoded(identity: tuple[str, int]) -> Encoded:
+        if identity not in cache:
+            name, index = identity
+            example = examples[name][index]
+            cache[identity] = encode(tokenizer, example, training.sequence_length, training.loss_on, identity)
+        return cache[identity]
+
+    sizes = {name: len(found) for name, found in examples.items()}
+    stream = order(sizes, dict(training.data), seed)
+    steps = training.steps
+    if training.epochs is not None:
+        steps = max(1, math.ceil(training.epochs * sum(sizes.values()) / training.batch_size))
+    plan: list[list[Encoded]] = []
+    seen = 0
+    while len(plan) < steps if steps is not None else seen < (training.tokens or 0):
+        plan.append([encoded(identity) for identity in itertools.islice(stream, training.batch_size)])
+        seen += sum(len(e.ids) for e in plan[-1])
+    return plan
+
+
+def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
+    """Return the SHA-256 of the steps' token ids and loss positions, in order."""
+    digest = hashlib.sha256()
+    for step in plan:
+        digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
+    return digest.hexdigest()
+
+
+def micro_batches(step: Sequence[Encoded], size: int, pad_id: int) -> list[Batch]:
+    """Cut one step's examples into forward passes of at most ``size``."""
+    return [collate(step[i : i + size], pad_id) for i in range(0, len(step), size)]

@@ -1,0 +1,22 @@
+"""Run jobs, each in a process of its own; yield what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftbench.records import Job, Result
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job. The last event of each job, and only that one, has a result."""
+
+    job: Job
+    phase: str
+    """The phase that the job is in."""
+    step: int = 0
+    """Training steps done."""
+    steps: int = 0
+    """Training steps in all; 0 before training."""
+    loss: float | None = None
+    result: Result | None = None

@@ -1,0 +1,42 @@
+"""Which device a suite runs on, found out without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from peftbench.errors import UserError
+
+
+def has_nvidia() -> bool:
+    """Whether this machine shows an NVIDIA device to this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidiactl").exists()
+
+
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build; read from its files, since importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py").read_text()
+    return re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
+
+
+def resolve(asked: str) -> str:
+    """Return ``cpu`` or ``cuda`` for a suite's ``device``; ``auto`` takes the GPU where torch can use one.
+
+    Raises:
+        UserError: if cuda is asked for where there is none, with the reason.
+    """
+    reason = None
+    if not torch_has_cuda():
+        reason = "the installed torch is a CPU build"
+    elif not has_nvidia():
+        reason = "this machine shows no NVIDIA device"
+    if asked == "cuda" and reason:
+        raise UserError(f"device: cuda was asked for, but {reason}")
+    if asked == "auto":
+        return "cpu" if reason else "cuda"
+    return asked

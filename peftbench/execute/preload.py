@@ -1,0 +1,44 @@
+"""Imported once by the process server, so that a trial's process starts with the libraries in place.
+
+The server must never touch CUDA and never run a parallel region. Importing bitsandbytes asks the CUDA driver for the
+device's capabilities, so where there is a GPU it, and whatever imports it, is left to the trial's own process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+
+from tqdm import tqdm
+
+from peftbench.execute import device
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SAFE = ("torch", "transformers", "datasets", "pandas", "sacrebleu", "rouge_score.rouge_scorer")
+"""Never touch CUDA."""
+IMPORT_BITSANDBYTES = ("peft", "bitsandbytes", "lm_eval.evaluator", "lm_eval.models.huggingface", "peftbench.trial")
+"""Import bitsandbytes, at once or by way of peft."""
+
+LAZY = (
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.integrations.bitsandbytes",
+)
+"""Imported by transformers only when asked for; the model's is the commonest architecture."""
+
+
+def load(names: tuple[str, ...]) -> None:
+    """Import modules, without the advice that some of them print while they are imported."""
+    logging.disable(logging.WARNING)
+    try:
+        for name in names:
+            importlib.import_module(name)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+load(SAFE if device.has_nvidia() else SAFE + IMPORT_BITSANDBYTES + LAZY)
+tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process would leak

@@ -1,0 +1,170 @@
+"""A suite's grid from its trials to its stored rows: what is to run, what is done already, what came of it. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench import execute, identity, store
+from peftbench.errors import UserError
+from peftbench.execute import Event, local
+from peftbench.measure import environment
+from peftbench.records import Base, Job, Result, Status, Task, Trial
+from peftbench.tasks import read
+
+_COMPACT_EVERY = 500
+"""Trials between two compactions of the results folder."""
+_OUTSIDE = ("load", "train", "validate", "account", "check", "evaluate")
+"""Phases that are the trial's own work; the rest of its wall time is overhead."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A suite's trials, resolved against this machine and a results folder."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+    """Names of the scored tasks: the score columns of the results."""
+    jobs: tuple[Job, ...]
+    """All of them, in the suite's order."""
+    pending: tuple[Job, ...]
+    """Those whose row is not final yet."""
+    workers: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a grid came to."""
+
+    statuses: dict[str, int]
+    """Rows per status, over the whole grid, earlier runs included."""
+    overhead_seconds: float | None
+    """Median over this run's ok trials of the time outside their own work; None where none ran."""
+    failed: tuple[Result, ...]
+    """This run's rows that are neither ok nor unsupported."""
+
+
+def prepare(
+    trials: Sequence[Trial], folder: Path, workers: int, *, fresh: bool = False, keep_adapters: bool = False
+) -> Grid:
+    """Resolve bases and data, give every trial its key, and find out which are done.
+
+    Raises:
+        UserError: if a base or a data file is missing or unreadable, or the results folder cannot be used.
+    """
+    described = json.dumps(environment.describe(), sort_keys=True)
+    bases: dict[Base, tuple[Path, str]] = {}
+    data: dict[tuple[str, ...], str] = {}
+    jobs = []
+    tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
+    for trial in trials:
+        if trial.base not in bases:
+            found = identity.resolve_base(trial.base)
+            bases[trial.base] = found, identity.base_fingerprint(found)
+        names = tuple(repr(task) for task in trial.tasks)
+        if names not in data:
+            _check_splits(trial)
+            data[names] = read.fingerprint(trial.tasks)
+        base_folder, base_sha256 = bases[trial.base]
+        key = identity.key(trial, base_sha256, data[names])
+        jobs.append(
+            Job(
+                trial=trial,
+                key=key,
+                base_folder=str(base_folder),
+                base_sha256=base_sha256,
+                data_sha256=data[names],
+                environment_json=described,
+                workers=workers,
+                scratch=str(folder),
+                adapter_folder=str(folder / "adapters" / key) if keep_adapters else None,
+                log=str(folder / "logs" / f"{key}.log"),
+            )
+        )
+    store.open_for_run(folder, tasks)
+    (folder / "logs").mkdir(exist_ok=True)
+    _sweep_scratch(folder)
+    done = set() if fresh else store.done(folder)
+    pending = tuple(job for job in jobs if job.key not in done or (keep_adapters and _lacks_adapter(folder, job)))
+    return Grid(folder, tasks, tuple(jobs), pending, workers)
+
+
+def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
+    """Run what is pending, store each result as it comes, and tell the observer what happens."""
+    results: list[Result] = []
+    possible = [job for job in grid.pending if job.trial.unsupported is None]
+    try:
+        for job in grid.pending:
+            if job.trial.unsupported is not None:
+                result = local.failure(job, Status.UNSUPPORTED, "plan", job.trial.unsupported)
+                results.append(_stored(grid, result))
+                observe(Event(job, "plan", result=result))
+        for event in local.run(possible, grid.workers):
+            if event.result is not None:
+                results.append(_stored(grid, event.result))
+                _tidy_log(event)
+                if len(results) % _COMPACT_EVERY == 0:
+                    store.compact(grid.folder)
+            observe(event)
+    finally:
+        store.compact(grid.folder)
+    return _outcome(grid, results)
+
+
+def _lacks_adapter(folder: Path, job: Job) -> bool:
+    """Whether a finished trial's adapter is asked for and was not kept when it ran."""
+    if job.trial.training is None or not job.adapter_folder or Path(job.adapter_folder).is_dir():
+        return False
+    trials = store.read_trials(folder)
+    return bool(((trials["key"] == job.key) & (trials["status"] == Status.OK)).any())
+
+
+def _stored(grid: Grid, result: Result) -> Result:
+    store.write(grid.folder, result, grid.tasks)
+    return result
+
+
+def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
+    trials = store.read_trials(grid.folder)
+    keys = {job.key for job in grid.jobs}
+    statuses = Counter(trials.loc[trials["key"].isin(keys), "status"])
+    overheads = []
+    for row in (r.row for r in results if r.row.status == Status.OK and r.row.wall_seconds is not None):
+        work = sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE)
+        overheads.append(row.wall_seconds - work)
+    failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
+    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed)
+
+
+def _check_splits(trial: Trial) -> None:
+    """Refuse before anything runs what no trial could do: train or score on a split that a task does not have."""
+    tasks = {task.name: task for task in trial.tasks}
+    wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
+    if trial.training is not None:
+        wanted += [(name, "train") for name, _ in trial.training.data]
+        if trial.training.validate_every:
+            wanted += [(name, "validation") for name, _ in trial.training.data]
+    for name, split in wanted:
+        task: Task = tasks[name]
+        if not read.examples(task, split):
+            raise UserError(f"task {name!r}: its {split} split is empty")
+
+
+def _tidy_log(event: execute.Event) -> None:
+    """Keep the log of a trial that failed; an ok trial's is of no more use."""
+    if event.job.log and event.result and event.result.row.status == Status.OK:
+        Path(event.job.log).unlink(missing_ok=True)
+
+
+def _sweep_scratch(folder: Path) -> None:
+    """Remove what killed trials left while saving."""
+    for left in folder.glob(".saving-*"):
+        pid = left.name.split("-")[1]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+            shutil.rmtree(left, ignore_errors=True)

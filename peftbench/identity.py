@@ -1,0 +1,155 @@
+"""What makes a trial the trial it is: the content of its base, its data and its settings, as one key. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftbench import PROTOCOL, bases
+from peftbench.errors import UserError, nearest
+from peftbench.records import Base, Job, Trial
+
+_CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja")
+"""File types of a model folder that decide what it computes."""
+_NOT_CONTENT = ("README.md",)
+
+
+def resolve_base(base: Base) -> Path:
+    """Return the local folder of a base: built-in, a folder, or a hub id fetched into (or found in) the hub's cache.
+
+    Raises:
+        UserError: if there is no such folder or hub model, or it holds no config or no safetensors weights.
+    """
+    if base.source in bases.BASES:
+        return bases.folder(base.source)
+    path = Path(base.source).expanduser()
+    if not path.is_dir():
+        if base.source.count("/") != 1 or path.is_absolute() or base.source.startswith("."):
+            raise UserError(_no_base(base.source))
+        path = _from_hub(base)
+    if not (path / "config.json").is_file():
+        raise UserError(f"base {base.source!r}: the folder has no config.json, so it is no Hugging Face model folder")
+    if not any(path.glob("*.safetensors")):
+        kinds = ", ".join(sorted({p.suffix for p in path.iterdir() if p.suffix})) or "nothing"
+        raise UserError(f"base {base.source!r}: the folder has no *.safetensors weights (found: {kinds})")
+    return path
+
+
+def _no_base(source: str) -> str:
+    parent = Path(source).expanduser().parent
+    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    near = nearest(Path(source).name, [*siblings, *bases.BASES])
+    hint = f"; did you mean {near!r}?" if near else ""
+    return (
+        f"base {source!r}: neither a built-in base ({', '.join(bases.BASES)}) nor an existing folder nor a hub id "
+        f"like 'organisation/model'{hint}"
+    )
+
+
+def _from_hub(base: Base) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+    if base.trust_remote_code:
+        patterns.append("*.py")
+    try:
+        return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        raise UserError(
+            f"base {base.source!r}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
+            "fetch it first where there is a network"
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"base {base.source!r}: the hub refused it: {str(error).splitlines()[0]}") from None
+
+
+def base_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a model folder's config, weights and tokenizer files, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT and p.name not in _NOT_CONTENT):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def settings(trial: Trial) -> dict[str, Any]:
+    """Return every resolved setting of a trial as plain data, paths reduced to file names."""
+    tasks = []
+    for task in trial.tasks:
+        plain = dataclasses.asdict(task)
+        plain["files"] = {split: Path(name).name for split, name in task.files.items()}
+        tasks.append(plain)
+    return {
+        "base": {**dataclasses.asdict(trial.base), "source": base_name(trial.base)},
+        "method": trial.method,
+        "precision": trial.precision,
+        "rank": trial.rank,
+        "options": dict(trial.options),
+        "seed": trial.seed,
+        "tasks": tasks,
+        "evaluate": list(trial.evaluate),
+        "train": dataclasses.asdict(trial.training) if trial.training else None,
+        "evaluation": dataclasses.asdict(trial.evaluation),
+        "device": trial.device,
+        "threads": trial.threads,
+    }
+
+
+def base_name(base: Base) -> str:
+    """Return a base's name without the path of a machine: the last part of a folder, or the hub id."""
+    path = Path(base.source).expanduser()
+    return path.resolve().name if path.is_dir() else base.source
+
+
+def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
+    """Return the trial's key: 16 hexadecimal digits over everything that decides its numbers.
+
+    Names of files and folders do not enter, their content does; nor do the suite's name and the time limit.
+    """
+    plain = settings(trial)
+    plain["base"].pop("source")
+    for task in plain["tasks"]:
+        task.pop("files")
+    everything: Mapping[str, Any] = {
+        **plain,
+        "base_sha256": base_sha256,
+        "data_sha256": data_sha256,
+        "protocol": PROTOCOL,
+    }
+    text = json.dumps(everything, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Return the columns of a trial's row that are known before it runs."""
+    trial, training = job.trial, job.trial.training
+    known: dict[str, Any] = {
+        "key": job.key,
+        "suite": trial.suite,
+        "base": base_name(trial.base),
+        "method": trial.method,
+        "cell": trial.cell,
+        "precision": trial.precision,
+        "rank": trial.rank,
+        "seed": trial.seed,
+        "settings_json": json.dumps(settings(trial), sort_keys=True, default=list),
+        "device": trial.device,
+        "threads": trial.threads,
+        "workers": job.workers,
+        "protocol": PROTOCOL,
+        "base_sha256": job.base_sha256,
+        "data_sha256": job.data_sha256,
+        "environment_json": job.environment_json,
+    }
+    if training is not None:
+        for name in ("learning_rate", "optimizer", "batch_size", "micro_batch_size", "sequence_length"):
+            known[name] = getattr(training, name)
+    return known

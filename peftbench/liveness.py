@@ -1,0 +1,68 @@
+"""Proof that a method is active and the base untouched: output changed, trainables moved, frozen weights did not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.data import Batch
+from peftbench.model import autocast, checksum
+from peftbench.precision import Precision
+from peftbench.records import Status
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is remembered of a model before it trains."""
+
+    logits: torch.Tensor
+    """(b, t, v) of the base on the probe batch, on the host."""
+    trainable: Mapping[str, int]
+    """Checksum per trainable tensor."""
+    frozen: Mapping[str, int]
+    """Checksum per frozen tensor."""
+
+
+@torch.no_grad()
+def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.Tensor:
+    """Return the model's logits for the data positions of a batch, in evaluation mode, on the host."""
+    model.eval()
+    on_device = batch.to(device)
+    with autocast(precision, device):
+        out = model(input_ids=on_device.ids, attention_mask=on_device.mask, use_cache=False)
+    return out.logits[:, -batch.ids.shape[1] :].float().cpu()
+
+
+def checksums(model: nn.Module, trainable: bool) -> dict[str, int]:
+    """Return the checksum of every parameter that trains (or of every one that does not), by name."""
+    return {n: checksum(p) for n, p in model.named_parameters() if p.requires_grad is trainable}
+
+
+def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[dict[str, Any], Status, str | None]:
+    """Compare a trained model with what it was before.
+
+    Returns:
+        The row's liveness columns, the status (``ok``, ``inert`` or ``corrupt``), and the reason where not ok.
+    """
+    now = checksums(model, trainable=True)
+    stalled = sorted(name for name, value in now.items() if before.trainable[name] == value)
+    frozen = checksums(model, trainable=False)
+    broken = sorted(name for name, value in frozen.items() if before.frozen[name] != value)
+    change = float((after - before.logits).abs().max())
+    facts = {
+        "trainable_tensors": len(now),
+        "moved_tensors": len(now) - len(stalled),
+        "stalled_tensors": ", ".join(stalled) or None,
+        "largest_logit_change": change,
+    }
+    if broken:
+        return facts, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
+    if len(stalled) == len(now):
+        return facts, Status.INERT, "training changed no trainable tensor"
+    if change == 0.0:
+        return facts, Status.INERT, "the tuned model's logits equal the base model's"
+    return facts, Status.OK, None

@@ -1,0 +1,1 @@
+"""Clock, memory ledger and environment: the rulers."""

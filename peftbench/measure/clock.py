@@ -1,0 +1,46 @@
+"""Wall time by phase, with the device waited for at both ends."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Adds up seconds per phase on a monotonic clock.
+
+    Args:
+        synchronize: called before each reading, so that queued device work counts where it was asked for.
+        announce: called with a phase's name when it begins.
+    """
+
+    def __init__(
+        self, synchronize: Callable[[], None] = lambda: None, announce: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._synchronize = synchronize
+        self._announce = announce
+
+    def now(self) -> float:
+        """Return seconds on a monotonic clock, after the device has finished what it was asked."""
+        self._synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent in the context to a phase, also when it ends in an exception."""
+        self._announce(name)
+        start = self.now()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start if _failing() else self.now() - start
+
+
+def _failing() -> bool:
+    """Whether an exception is on its way: a broken device must not be waited for."""
+    import sys
+
+    return sys.exc_info()[0] is not None

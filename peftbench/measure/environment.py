@@ -1,0 +1,90 @@
+"""What the numbers were measured on: packages, machine, state of the source. No torch, no absolute path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "peftbench",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "lm_eval",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+
+
+def describe() -> dict[str, Any]:
+    """Return versions, CPU, memory, GPU, driver and git state; unknown is None."""
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        "cpus_available": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
+        "git": _git(),
+    }
+
+
+def load_average() -> float | None:
+    """Return the machine's one-minute load average, or None where it is not known."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _gpus() -> list[dict[str, str]] | None:
+    """Return name, memory, driver and power cap per GPU, or None where there is no NVIDIA driver."""
+    fields = ("name", "memory.total", "driver_version", "power.limit")
+    found = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
+    if not found:
+        return None
+    return [dict(zip(fields, map(str.strip, line.split(",")), strict=False)) for line in found.splitlines()]
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and dirtiness of the source that runs, or None where it is not a checkout of its own."""
+    here = Path(__file__).resolve().parents[1]
+    top = _output("git", "-C", str(here), "rev-parse", "--show-toplevel")
+    if not top or Path(top) != here.parent:
+        return None
+    commit = _output("git", "-C", str(here), "rev-parse", "HEAD")
+    changes = _output("git", "-C", str(here), "status", "--porcelain", "--", str(here))
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,87 @@
+"""Peak memory of training and of evaluation: by tensor accounting on the CPU, by the allocator on CUDA."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from peftbench import train
+from peftbench.data import Encoded, micro_batches
+from peftbench.measure.ledger import CATEGORIES, Book, account
+from peftbench.train import Learner
+
+KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
+
+
+def largest_step(plan: Sequence[Sequence[Encoded]], micro_batch_size: int) -> Sequence[Encoded]:
+    """Return the step with the largest forward pass: the run's peak is there."""
+
+    def tokens(step: Sequence[Encoded]) -> int:
+        chunks = [step[i : i + micro_batch_size] for i in range(0, len(step), micro_batch_size)]
+        return max(len(chunk) * max(len(e.ids) for e in chunk) for chunk in chunks)
+
+    return max(plan, key=tokens)
+
+
+def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> Book:
+    """Take one more training step under the accountant and undo it: weights, optimizer and random state return."""
+    batches = [
+        b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)
+    ]
+    with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as book:
+        learner.model.train()
+        train.step(learner, batches, learner.training.learning_rate)
+    return book
+
+
+@contextmanager
+def _undone(learner: Learner) -> Iterator[None]:
+    """Restore, bit for bit, whatever a training step changes."""
+    weights = [p.detach().clone() for p in learner.parameters]
+    state = {p: _copied(entry) for p, entry in learner.optimizer.state.items()}
+    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    scaler, random_state = learner.scaler.state_dict(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, kept in zip(learner.parameters, weights, strict=True):
+                parameter.copy_(kept)
+        for parameter, entry in state.items():
+            learner.optimizer.state[parameter].update(entry)
+        for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        learner.scaler.load_state_dict(scaler)
+        torch.set_rng_state(random_state)
+
+
+def _copied(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
+
+
+def train_columns(book: Book) -> dict[str, int]:
+    """Return a training step's peak and its categories as columns of the trial's row."""
+    return {"peak_train_bytes": book.peak_bytes} | {f"peak_{name}_bytes": book.peak[name] for name in CATEGORIES}
+
+
+@contextmanager
+def allocator_peak(device: str, facts: dict[str, Any], column: str) -> Iterator[None]:
+    """On CUDA, put the allocator's peak within the context into a column; elsewhere do nothing."""
+    if device != "cuda":
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        yield
+    finally:
+        facts[column] = torch.cuda.max_memory_allocated()
+
+
+def host_peak_resident_bytes() -> int:
+    """Return the highest resident memory of this process so far, its libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

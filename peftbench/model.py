@@ -1,0 +1,166 @@
+"""Load a base at a precision, measure what was really loaded, and tell its tensors apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.errors import UserError
+from peftbench.precision import Precision
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base as loaded, with facts measured on it."""
+
+    model: Any
+    tokenizer: Any
+    parameters: int
+    """Tied ones once; packed 4-bit weights count as what they stand for."""
+    weights_bytes: int
+    """Weights and quantization state; tied ones once."""
+    dtypes: str
+    """Storage types with their shares of the parameters: ``uint8 0.86, bfloat16 0.14``."""
+
+
+def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
+    """Load a causal language model and its tokenizer from a local folder.
+
+    Args:
+        folder: a model folder in the Hugging Face layout, weights in safetensors.
+        precision: how to store the base.
+        trains_base: whether the base itself will train, and so needs master weights.
+        double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
+        **where: ``device`` (``cpu`` or ``cuda``) and ``trust_remote_code``.
+
+    Raises:
+        UserError: if the folder cannot be loaded, or what was loaded is not what the precision's word means.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device, trust = where["device"], where["trust_remote_code"]
+    settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
+    if precision.quantization:
+        settings["quantization_config"] = _quantization(precision, double_quantization)
+        settings["device_map"] = {"": device}
+    torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust, **settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"base {folder.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    model = model if precision.quantization else model.to(device)
+    _use_one_kernel(model)
+    model.requires_grad_(False)
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    dtypes = storage(model)
+    _check(model, precision, trains_base, dtypes)
+    total = sum(dtypes.values())
+    shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
+    return Loaded(model, tokenizer, total, weights_bytes(model), shares)
+
+
+def _quantization(precision: Precision, double_quantization: bool) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if precision.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=precision.quantization,
+        bnb_4bit_use_double_quant=double_quantization,
+        bnb_4bit_compute_dtype=getattr(torch, precision.autocast or precision.weights),
+    )
+
+
+def _use_one_kernel(model: nn.Module) -> None:
+    """Keep bitsandbytes' 4-bit layers from repacking their weights on the CPU at the first inference.
+
+    The repacked kernel exists for some CPUs and some widths only, computes other numbers than training did, and
+    changes the frozen weights' bytes.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def parameter_count(parameter: torch.Tensor) -> int:
+    """Return how many weights a parameter stands for, also where two share a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else parameter.numel()
+
+
+def storage(model: nn.Module) -> Counter[str]:
+    """Return the number of parameters per storage type, tied ones once."""
+    found: Counter[str] = Counter()
+    for parameter in model.parameters():
+        found[str(parameter.dtype).removeprefix("torch.")] += parameter_count(parameter)
+    return found
+
+
+def _check(model: nn.Module, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
+    """Refuse a base whose storage is not what the precision's word says: libraries skip layers silently."""
+    expected = precision.base_weights(trains_base)
+    allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
+    if not set(dtypes) <= allowed:
+        raise UserError(f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)}")
+    if not precision.quantization:
+        return
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    plain = [n for n, m in model.named_modules() if type(m) is nn.Linear and m is not head]
+    if plain:
+        raise UserError(f"precision {precision.name}: {len(plain)} linear layers were not quantized, first {plain[0]}")
+
+
+def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the tensors that quantized weights need beside their codes: scales, offsets, code tables."""
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        while state is not None:
+            yield from (t for t in (state.absmax, state.offset, state.code) if isinstance(t, torch.Tensor))
+            state = state.state2
+        for holder in (weight, getattr(module, "state", None)):
+            scale = getattr(holder, "SCB", None)
+            if isinstance(scale, torch.Tensor):
+                yield scale
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Return the bytes of the model's parameters and quantization state, each storage once."""
+    seen: dict[int, int] = {}
+    for tensor in (*model.parameters(), *quantization_tensors(model)):
+        held = tensor.untyped_storage()
+        seen[held.data_ptr()] = held.nbytes()
+    return sum(seen.values())
+
+
+def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]:
+    """Bring every trainable parameter to the precision's trainable type, the same for all methods; return them."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.to(getattr(torch, precision.trainable))
+    return trainable
+
+
+def autocast(precision: Precision, device: str) -> Any:
+    """Return the context in which the model computes, in training and in evaluation alike."""
+    if precision.autocast is None:
+        return nullcontext()
+    return torch.autocast(device, dtype=getattr(torch, precision.autocast))
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """Return a 64-bit checksum of a tensor's bytes: equal bytes give equal sums, any single change another one."""
+    raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+    whole = raw.numel() // 8 * 8
+    total = int(raw[:whole].view(torch.int64).sum()) if whole else 0
+    return total + int(raw[whole:].to(torch.int64).sum())

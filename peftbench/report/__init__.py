@@ -1,0 +1,48 @@
+"""From a results folder to a page or a table. Nothing here imports torch.
+
+``render`` writes one self-contained HTML page, ``table`` returns the comparison table as text. pandas and matplotlib
+are imported when they are called, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FORMATS = ("text", "md", "csv", "tex")
+"""What ``table`` can return: for a terminal, Markdown, raw numbers, LaTeX with booktabs."""
+
+
+def render(results_folder: str | Path, output: str | Path) -> Path:
+    """Write the report of a results folder as one HTML file and return its path.
+
+    Args:
+        results_folder: A folder that ``peftbench run`` wrote.
+        output: The file to write; its parent folders are made.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
+    """
+    from peftbench.report import page
+
+    return page.render(Path(results_folder), Path(output))
+
+
+def table(results_folder: str | Path, format: str = "text") -> str:
+    """Return the comparison table of a results folder.
+
+    Args:
+        results_folder: A folder that ``peftbench run`` wrote.
+        format: One of ``FORMATS``.
+
+    Raises:
+        UserError: If the format is unknown, the folder holds no trials, or its rows cannot stand in one table.
+    """
+    from peftbench.errors import UserError, unknown
+    from peftbench.report import collect, tables
+
+    if format not in FORMATS:
+        raise UserError(unknown("format", format, FORMATS))
+    return tables.write(tables.comparison(collect.collect(Path(results_folder))), format)

@@ -1,0 +1,223 @@
+"""From a results folder to what a report is made of: cells in the order of the methods' table, and their numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from peftbench import stats
+from peftbench.errors import UserError
+from peftbench.methods import METHODS, Method
+from peftbench.precision import PRECISIONS
+from peftbench.records import Status
+from peftbench.stats import Summary
+
+MEAN = "mean over tasks"
+"""Name of the unweighted mean over tasks wherever a task's name is asked for."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid with all its trials; only those that ended ``ok`` enter a mean."""
+
+    name: str
+    method: str
+    precision: str
+    rank: int | None
+    trials: pd.DataFrame
+    """Every trial of the cell, sorted by seed."""
+    summary: Summary
+    """Means and spreads over the finished seeds."""
+
+    @property
+    def title(self) -> str:
+        """The method as it is written in tables."""
+        return method_title(self.method)
+
+    @property
+    def variant(self) -> str:
+        """The cell's name without method, rank and precision: what is left are options that are axes."""
+        dropped = {self.method, self.precision, f"r={self.rank}"}
+        return " ".join(word for word in self.summary.cell.split() if word not in dropped)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the untuned base, which trains nothing."""
+        return self.method in METHODS and not METHODS[self.method].trains
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """The trials that ended ``ok``."""
+        return self.trials[self.trials["status"] == Status.OK.value]
+
+    @property
+    def troubles(self) -> Mapping[str, int]:
+        """How many trials ended as each status that is not ``ok``."""
+        return {status: n for status, n in self.summary.counts.items() if status != Status.OK.value}
+
+    @property
+    def trouble(self) -> str:
+        """Return "1 oom, 1 killed", "unsupported", or nothing where every trial is ok."""
+        if set(self.troubles) == {Status.UNSUPPORTED.value}:
+            return Status.UNSUPPORTED.value
+        return ", ".join(f"{n} {status}" for status, n in self.troubles.items())
+
+    def mean(self, column: str) -> float | None:
+        """Return the mean of a column over the finished seeds, None where none has it."""
+        return self.summary.mean(column)
+
+    def sd(self, column: str) -> float | None:
+        """Return the standard deviation of a column over the finished seeds, None for fewer than two."""
+        found = self.summary.spreads.get(column)
+        return None if found is None else found.sd
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report is made of."""
+
+    trials: pd.DataFrame
+    steps: pd.DataFrame
+    examples: pd.DataFrame
+    tasks: tuple[str, ...]
+    """Scored tasks, in the order of the settings."""
+    cells: tuple[Cell, ...]
+    """In the order of the methods' table, then rank, then precision."""
+    superseded: int = 0
+    """Older rows of the same cell and seed (a setting of the suite was changed) that are left out."""
+
+    @property
+    def finished(self) -> tuple[Cell, ...]:
+        """Cells with at least one trial that ended ``ok``."""
+        return tuple(cell for cell in self.cells if len(cell.ok))
+
+    @property
+    def tuned(self) -> tuple[Cell, ...]:
+        """Finished cells that train something: all but the untuned base."""
+        return tuple(cell for cell in self.finished if not cell.is_base)
+
+    def reference(self, kind: str, task: str) -> float | None:
+        """Return ``chance`` or ``majority`` of a task (or their mean over tasks), None where it is not defined."""
+        if task == MEAN:
+            each = [self.reference(kind, name) for name in self.tasks]
+            known = [value for value in each if value is not None]
+            return statistics.fmean(known) if each and len(known) == len(each) else None
+        column = f"{kind}_{task}"
+        known = self.trials[column].dropna() if column in self.trials else pd.Series(dtype=float)
+        return float(known.iloc[0]) if len(known) else None
+
+    def score_record(self, task: str) -> dict[str, Any]:
+        """Return a task's stored Score of some finished trial (metric, examples, ...); empty where there is none."""
+        for cell in self.finished:
+            for text in cell.ok["scores_json"]:
+                record = read_json(text).get(task)
+                if isinstance(record, dict):
+                    return record
+        return {}
+
+    def common(self, column: str) -> Any:
+        """Return the one value that all rows which have the column share; None where there is none or several."""
+        values = self.distinct(column)
+        return values[0] if len(values) == 1 else None
+
+    def distinct(self, column: str) -> list[Any]:
+        """Return the distinct known values of a column, sorted."""
+        return sorted(self.trials[column].dropna().unique().tolist()) if column in self.trials else []
+
+
+def read_json(text: Any) -> dict[str, Any]:
+    """Return a JSON column's object; an empty one where the column holds none."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def method_title(name: str) -> str:
+    """Return a method's title; of one that is not in the table (a plugin's that is not installed), its name."""
+    return METHODS[name].title if name in METHODS else name
+
+
+def method_order(name: str) -> int:
+    """Return a method's place in the table of methods, unknown ones last."""
+    return _place(METHODS)(name)
+
+
+def precision_order(name: str) -> int:
+    """Return a precision's place in the table of precisions, unknown ones last."""
+    return _place(PRECISIONS)(name)
+
+
+def method_of(name: str) -> Method | None:
+    """Return a method's record, None where it is not in the table."""
+    return METHODS.get(name)
+
+
+def _place(table: Mapping[str, Any]) -> Callable[[str], int]:
+    places = {name: place for place, name in enumerate(table)}
+    return lambda name: places.get(name, len(places))
+
+
+def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFrame) -> Results:
+    """Arrange stored tables for a report.
+
+    Args:
+        trials: One row per trial, the columns of ``records.TrialRow`` and ``score_{task}`` and its kin.
+        steps: The columns of ``records.StepRow``.
+        examples: The columns of ``records.ExampleRow``.
+
+    Raises:
+        UserError: If the rows' numbers do not compare, naming the column that differs.
+    """
+    tasks = _tasks(trials)
+    newest = stats.latest(trials).copy()
+    scores = [f"score_{task}" for task in tasks]
+    newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
+    several = newest["base"].nunique() > 1
+    rows = {(str(base), str(cell)): found for (base, cell), found in newest.groupby(["base", "cell"], sort=False)}
+    cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in stats.summarize(newest)]
+    cells.sort(
+        key=lambda c: (c.summary.base, method_order(c.method), c.rank or 0, precision_order(c.precision), c.name)
+    )
+    return Results(newest, steps, examples, tasks, tuple(cells), len(trials) - len(newest))
+
+
+def _cell(summary: Summary, rows: pd.DataFrame, several_bases: bool) -> Cell:
+    name = f"{summary.cell} ({summary.base})" if several_bases else summary.cell
+    ordered = rows.sort_values(["seed", "key"], kind="stable", na_position="first")
+    return Cell(name, summary.method, summary.precision, summary.rank, ordered, summary)
+
+
+def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
+    """Return the scored tasks: those with a score column, in the order in which the settings evaluate them."""
+    suffix = "_standard_error"
+    columns = [name for name in trials.columns if name.startswith("score_")]
+    errors = {name + suffix for name in columns}
+    found = [name.removeprefix("score_") for name in columns if name not in errors]
+    wanted: list[str] = []
+    for settings in trials["settings_json"].dropna().unique():
+        named = read_json(settings).get("evaluate")
+        wanted += [str(task) for task in named if task not in wanted] if isinstance(named, list) else []
+    return tuple(sorted(found, key=lambda task: wanted.index(task) if task in wanted else len(wanted)))
+
+
+def collect(folder: Path) -> Results:
+    """Read a results folder for a report.
+
+    Raises:
+        UserError: If it holds no trials, or its rows cannot stand in one table.
+    """
+    from peftbench import store
+
+    tables = store.read(folder)
+    if not len(tables.trials):
+        raise UserError(f"{folder.name}: no trials stored there; run a suite first")
+    return from_tables(tables.trials, tables.steps, tables.examples)

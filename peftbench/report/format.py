@@ -1,0 +1,107 @@
+"""Numbers to text, once, at the edge: one function per unit. ``None`` and NaN are "–", never zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = "–"
+"""What stands where nothing was measured or nothing applies."""
+
+Number = float | int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit that a whole column shares, so that its numbers can be compared by eye."""
+
+    name: str
+    """As it is written in the column's head."""
+    size: float
+    """How many base units it is."""
+
+
+BYTE_UNITS = tuple(Unit(name, 1024.0**power) for power, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB")))
+COUNT_UNITS = (Unit("", 1.0), Unit("k", 1e3), Unit("M", 1e6), Unit("B", 1e9), Unit("T", 1e12))
+
+
+def is_missing(value: Number) -> bool:
+    """Whether a value is absent: None or NaN."""
+    return value is None or math.isnan(value)
+
+
+def number(value: Number) -> str:
+    """Return three significant digits below a hundred, whole numbers with thousands separators above."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "-∞"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 6)}f}"
+
+
+def count(value: Number) -> str:
+    """Return "1.2 M": a count with a decimal prefix (k, M, B = billion, T)."""
+    if value is None or math.isnan(value):
+        return MISSING
+    unit = _largest(COUNT_UNITS, value)
+    return f"{value:.0f}" if unit.size == 1 else f"{value / unit.size:.1f} {unit.name}"
+
+
+def integer(value: Number) -> str:
+    """Return a whole number with thousands separators."""
+    return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def memory(value: Number) -> str:
+    """Return "3.1 MiB": bytes with a binary prefix."""
+    if value is None or math.isnan(value):
+        return MISSING
+    unit = _largest(BYTE_UNITS, value)
+    return f"{value:.0f} B" if unit.size == 1 else f"{value / unit.size:.1f} {unit.name}"
+
+
+def seconds(value: Number) -> str:
+    """Return "0.52 s", "12.3 s", "4 min 05 s" or "2 h 05 min"."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value < 120:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(fraction: Number, digits: int = 1) -> str:
+    """Return "81.3 %" for 0.813."""
+    return MISSING if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f} %"
+
+
+def share(fraction: Number) -> str:
+    """Return a share of a whole in percent, so that small ones keep two significant digits: "0.41 %", "100 %"."""
+    if fraction is None or math.isnan(fraction):
+        return MISSING
+    value = 100 * fraction
+    if value == 0 or value >= 99.95:
+        return f"{value:.0f} %"
+    return f"{value:.{max(1, 1 - math.floor(math.log10(abs(value))))}f} %"
+
+
+def spread(mean: Number, sd: Number, scale: float = 1.0, digits: int = 1) -> str:
+    """Return "81.3 ± 1.2"; the mean alone where there is no spread to speak of (a single seed)."""
+    if mean is None or math.isnan(mean):
+        return MISSING
+    text = f"{mean * scale:,.{digits}f}"
+    return text if sd is None or math.isnan(sd) else f"{text} ± {sd * scale:,.{digits}f}"
+
+
+def byte_unit(values: Iterable[Number]) -> Unit:
+    """Return the unit in which the middle one of these byte counts is at least one."""
+    known = sorted(v for v in values if v is not None and not math.isnan(v) and v > 0)
+    return _largest(BYTE_UNITS, known[(len(known) - 1) // 2]) if known else BYTE_UNITS[2]
+
+
+def _largest(units: tuple[Unit, ...], value: float) -> Unit:
+    return next((unit for unit in reversed(units) if abs(value) >= unit.size), units[0])

@@ -1,0 +1,106 @@
+"""The page: one HTML file with everything in it, which opens offline and fetches nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from peftbench import __version__
+from peftbench.errors import UserError
+from peftbench.records import Status
+from peftbench.report import grids, plots, samples, settings, tables, words
+from peftbench.report.collect import Results, collect
+from peftbench.report.format import MISSING
+from peftbench.report.svg import css_colors
+
+
+def render(results_folder: Path, output: Path) -> Path:
+    """Write the report of a results folder as one HTML file and return its path.
+
+    Raises:
+        UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
+    """
+    text = html(collect(results_folder))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part = output.with_name(f".{output.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(output)
+    except OSError as error:
+        raise UserError(f"cannot write the report {output}: {error.strerror or error}") from error
+    return output
+
+
+def html(results: Results) -> str:
+    """Return the page as text: the same text for the same results."""
+    environment = Environment(
+        loader=PackageLoader("peftbench.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["breakable"] = breakable
+    context = _context(results)
+    page = environment.get_template("page.html.j2").render(**context, colors=[])
+    used = {f"#{found}" for found in re.findall(r"var\(--c([0-9a-f]{6})\)", page)}
+    return environment.get_template("page.html.j2").render(**context, colors=css_colors(used))
+
+
+def breakable(text: str) -> Markup:
+    """Escape a dotted or underscored name and let it break over lines after each part."""
+    return Markup("<wbr>").join(re.findall(r"[^._]*[._]?", text))
+
+
+def _context(results: Results) -> dict[str, Any]:
+    losses, window = plots.loss_panels(results)
+    suites = results.distinct("suite")
+    return {
+        "version": __version__,
+        "suite": ", ".join(map(str, suites)),
+        "base": ", ".join(map(str, results.distinct("base"))),
+        "reading": words.reading(results),
+        "command": words.command(results),
+        "superseded": results.superseded,
+        "table": tables.comparison(results),
+        "method_grids": grids.method_grids(results),
+        "marker_keys": plots.marker_keys(results),
+        "by_parameters": plots.score_panels(results, "trainable_parameters"),
+        "by_memory": plots.score_panels(results, "peak_train_bytes"),
+        "memory": plots.memory_bars(results),
+        "memory_sentences": words.memory_sentences(results),
+        "losses": losses,
+        "window": window,
+        "time": plots.time_bars(results),
+        "samples": samples.task_samples(results),
+        "troubles": _troubles(results),
+        "audit": settings.audit(results),
+        "environment": settings.environment(results),
+        "definitions": words.definitions(results),
+    }
+
+
+def _troubles(results: Results) -> list[dict[str, str]]:
+    """Return every way in which trials of a cell did not end ok: how many, in which phase, and why."""
+    found = []
+    for cell in results.cells:
+        bad = cell.trials[cell.trials["status"] != Status.OK.value]
+        told = ["status", "phase", "message"]
+        texts = bad[told].astype(object).fillna(MISSING)
+        for (status, phase, message), rows in texts.groupby(told, sort=True):
+            seeds = [str(seed) for seed in bad.loc[rows.index, "seed"].dropna()]
+            found.append(
+                {
+                    "cell": cell.name,
+                    "status": str(status),
+                    "phase": str(phase),
+                    "seeds": ", ".join(seeds) or MISSING,
+                    "message": str(message),
+                }
+            )
+    return found

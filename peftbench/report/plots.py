@@ -1,0 +1,237 @@
+"""Which figures a page has, made from the results: one panel per task, or per method, with legends of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from peftbench.report import format as fmt
+from peftbench.report.axis import Axis
+from peftbench.report.collect import Cell, Results, method_title
+from peftbench.report.figures import (
+    CATEGORY_COLORS,
+    DASHES,
+    Bar,
+    Curve,
+    Point,
+    bars,
+    color_of,
+    curves,
+    fill_of,
+    marker_of,
+    scatter,
+)
+from peftbench.report.svg import PRECISION_FILLS, css_color, line_svg, marker_svg
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend."""
+
+    symbol: Markup
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure with its title and legend."""
+
+    title: str
+    svg: Markup
+    keys: tuple[Key, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Stacked bars and the numbers behind them."""
+
+    panel: Panel
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+MEMORY = {
+    "peak_base_weights_bytes": "base weights",
+    "peak_quantization_state_bytes": "quantization state",
+    "peak_adapter_bytes": "adapter weights",
+    "peak_gradients_bytes": "gradients",
+    "peak_optimizer_bytes": "optimizer state",
+    "peak_activations_bytes": "saved activations",
+    "peak_temporaries_bytes": "temporaries",
+}
+"""Column to category, in the order of the bar."""
+PHASES = {
+    "start_seconds": "start",
+    "load_seconds": "load",
+    "data_seconds": "data",
+    "attach_seconds": "attach",
+    "train_seconds": "train",
+    "validate_seconds": "validate",
+    "account_seconds": "account memory",
+    "check_seconds": "check",
+    "evaluate_seconds": "evaluate",
+    "save_seconds": "save",
+    "untracked_seconds": "untracked",
+}
+"""Column to phase, in the order in which they happen."""
+_TIME_GROUPS = {
+    "set up": ("start_seconds", "load_seconds", "data_seconds", "attach_seconds"),
+    "train": ("train_seconds",),
+    "validate": ("validate_seconds",),
+    "account and check": ("account_seconds", "check_seconds"),
+    "evaluate": ("evaluate_seconds",),
+    "save": ("save_seconds",),
+    "untracked": ("untracked_seconds",),
+}
+"""What the time bars stack: seven colours can be told apart, eleven cannot."""
+
+
+def marker_keys(results: Results) -> tuple[Key, ...]:
+    """Return the legend of the scatter figures: methods by marker and colour, precisions by filling."""
+    methods = dict.fromkeys(cell.method for cell in results.tuned)
+    keys = [Key(Markup(marker_svg(marker_of(m), color_of(m))), method_title(m)) for m in methods]
+    fills = {fill_of(cell.precision) for cell in results.tuned}
+    if len(fills) > 1:
+        shown = [(fill, text) for fill, text in PRECISION_FILLS.items() if fill in fills]
+        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} base weights") for fill, text in shown]
+    return tuple(keys)
+
+
+def score_panels(results: Results, column: str) -> tuple[Panel, ...]:
+    """Return a panel per task of its score against ``trainable_parameters`` or ``peak_train_bytes``."""
+    makers = {"trainable_parameters": _parameters_axis, "peak_train_bytes": _memory_axis}
+    panels = []
+    for number, task in enumerate(results.tasks):
+        known = [c for c in results.tuned if c.mean(column) and c.mean(f"score_{task}") is not None]
+        if not known:
+            continue
+        axis, size = makers[column](known)
+        points = [_point(cell, f"score_{task}", (cell.mean(column) or 0.0) / size) for cell in known]
+        label = f"score on {task} against {axis.title}"
+        svg = scatter(points, _lines(results, task), axis, f"{column.split('_')[0]}{number}", label)
+        panels.append(Panel(task, Markup(svg)))
+    return tuple(panels)
+
+
+def _parameters_axis(cells: Sequence[Cell]) -> tuple[Axis, float]:
+    values = [cell.mean("trainable_parameters") or 0.0 for cell in cells]
+    return Axis.over("trainable parameters", values, True, _short_count), 1.0
+
+
+def _memory_axis(cells: Sequence[Cell]) -> tuple[Axis, float]:
+    values = [cell.mean("peak_train_bytes") or 0.0 for cell in cells]
+    unit = fmt.byte_unit(values)
+    return Axis.over(f"peak train memory [{unit.name}]", [v / unit.size for v in values], None, _plain), unit.size
+
+
+def _short_count(value: float) -> str:
+    return fmt.count(value).replace(".0 ", " ")
+
+
+def _plain(value: float) -> str:
+    return f"{value:,g}"
+
+
+def _point(cell: Cell, column: str, x: float) -> Point:
+    mean, sd = cell.mean(column) or 0.0, cell.sd(column)
+    family = f"{cell.summary.base} {cell.method} {cell.variant} {cell.precision}"
+    return Point(cell.name, cell.method, cell.precision, cell.rank, x, 100 * mean, sd and 100 * sd, family)
+
+
+def _lines(results: Results, task: str) -> dict[str, float]:
+    """Return the horizontal lines of a task: chance, majority, and the untuned base (of the widest precision)."""
+    base = next((cell.mean(f"score_{task}") for cell in results.finished if cell.is_base), None)
+    found = {"chance": results.reference("chance", task), "majority": results.reference("majority", task), "base": base}
+    return {name: 100 * value for name, value in found.items() if value is not None}
+
+
+def memory_bars(results: Results) -> Breakdown | None:
+    """Return what was in memory at the training peak, None where no cell knows."""
+    cells = [cell for cell in results.tuned if any(cell.mean(column) for column in MEMORY)]
+    categories = {name: (column,) for column, name in MEMORY.items()}
+    return _breakdown(cells, categories, "peak_train_bytes") if cells else None
+
+
+def time_bars(results: Results) -> Breakdown | None:
+    """Return where each cell's time went, None where no cell knows."""
+    cells = [cell for cell in results.finished if any(cell.mean(column) for column in PHASES)]
+    return _breakdown(cells, _TIME_GROUPS, "wall_seconds") if cells else None
+
+
+def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], total: str) -> Breakdown:
+    """Stack groups of columns; the table beside it has every column apart, then their total."""
+    is_memory = total.endswith("_bytes")
+    text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
+    used = {
+        name: (columns, CATEGORY_COLORS[i])
+        for i, (name, columns) in enumerate(groups.items())
+        if any(cell.mean(column) for cell in cells for column in columns)
+    }
+    rows = [
+        Bar(
+            cell.name,
+            tuple(max(0.0, sum(cell.mean(column) or 0.0 for column in columns)) for columns, _ in used.values()),
+            text(cell.mean(total)),
+        )
+        for cell in cells
+    ]
+    names = "memory at the training peak, by category" if is_memory else "time by phase"
+    svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
+    keys = tuple(Key(_swatch(color), name) for name, (_, color) in used.items())
+    heads = MEMORY if is_memory else PHASES
+    numbers = tuple((cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells)
+    return Breakdown(Panel(names, Markup(svg), keys), ("cell", *heads.values(), "total"), numbers)
+
+
+def _swatch(color: str) -> Markup:
+    return Markup('<svg class="key" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">') + Markup(
+        f'<rect x="1" y="1" width="12" height="12" fill="{css_color(color)}"/></svg>'
+    )
+
+
+def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
+    """Return a panel of loss curves per method, and the number of steps of the moving mean that smooths them."""
+    found, window = _loss_curves(results)
+    if not found:
+        return (), 1
+    smooth = [value for curve in found for value in curve.smooth]
+    starts = [curve.smooth[0] for curve in found]
+    room = 0.05 * (max(starts) - min(smooth)) or 0.1
+    limits = (max(0.0, min(smooth) - room), max(starts) + room)
+    panels = []
+    for number, method in enumerate(dict.fromkeys(curve.method for curve in found)):
+        own = [curve for curve in found if curve.method == method]
+        others = [curve for curve in found if curve.method != method]
+        title = method_title(method)
+        svg = curves(own, others, limits, f"loss{number}", f"training loss of {title}")
+        names = [curve.name.removeprefix(method).strip() or curve.name for curve in own]
+        keys = [Key(Markup(line_svg(color_of(method), DASHES[i % len(DASHES)])), n) for i, n in enumerate(names)]
+        panels.append(Panel(title, Markup(svg), tuple(keys)))
+    return tuple(panels), window
+
+
+def _loss_curves(results: Results) -> tuple[list[Curve], int]:
+    """Return each tuned cell's mean loss over its finished seeds, raw and smoothed."""
+    steps = results.steps
+    if not len(steps):
+        return [], 1
+    window = max(1, math.ceil(steps["step"].max() / 25))
+    found = []
+    for cell in results.tuned:
+        mine = steps[steps["key"].isin(cell.ok["key"])]
+        mean = mine.groupby("step")["loss"].mean().astype(float)
+        mean = mean[mean.map(math.isfinite)]
+        if not len(mean):
+            continue
+        smooth = mean.rolling(window, center=True, min_periods=1).mean()
+        found.append(Curve(cell.name, cell.method, _floats(mean.index.to_series()), _floats(mean), _floats(smooth)))
+    return found, window
+
+
+def _floats(values: pd.Series) -> list[float]:
+    return [float(value) for value in values]

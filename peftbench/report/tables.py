@@ -1,0 +1,206 @@
+"""The comparison table: one frozen record of rows and columns, formatted once, written in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peftbench.report import format as fmt
+from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.writers import write_csv, write_md, write_tex, write_text
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what its head says and what its raw numbers are called."""
+
+    title: str
+    unit: str
+    """Of the formatted numbers; empty for a column of words."""
+    raw: tuple[str, ...]
+    """Names of the raw values behind it, units included; csv has a column for each."""
+    short: str | None = None
+    """Title in the terminal's table; None leaves the column out there."""
+    numeric: bool = True
+
+    @property
+    def head(self) -> str:
+        """Return "peak train memory (MiB)"."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+@dataclass(frozen=True)
+class Value:
+    """One entry: as formatted, and the raw values behind it."""
+
+    text: str
+    raw: tuple[Any, ...]
+    short: str | None = None
+    """In the terminal's table, where it differs."""
+    sort: float | str | None = None
+    """What the page's table sorts by; None sorts last."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    values: tuple[Value, ...]
+    cell: Cell | None = None
+    """None for the rows of chance and majority."""
+    trouble: str = ""
+    """"1 oom" where trials of the cell did not end ok."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, rows, and what must be said under them."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """A stored column that the table shows as a mean over seeds."""
+
+    column: str
+    title: str
+    short: str | None = None
+    unit: str = ""
+    """Empty for bytes, whose unit the column's values choose."""
+    digits: int | None = None
+    """Decimals, shown with the spread over seeds; None for three significant digits without it."""
+
+    def build(self, cells: tuple[Cell, ...]) -> tuple[Column, Callable[[Cell], Value]]:
+        """Return the column and the function that fills it."""
+        unit = fmt.Unit(self.unit, 1.0) if self.unit else fmt.byte_unit(cell.mean(self.column) for cell in cells)
+        short = f"{self.short}\n{unit.name}" if self.short else None
+        column = Column(self.title, unit.name, (f"{self.column}_mean", f"{self.column}_sd"), short)
+
+        def fill(cell: Cell) -> Value:
+            mean, sd = cell.mean(self.column), cell.sd(self.column)
+            plain = fmt.number(None if mean is None else mean / unit.size)
+            text = plain if self.digits is None else fmt.spread(mean, sd, 1 / unit.size, self.digits)
+            return Value(text, (mean, sd), plain, mean)
+
+        return column, fill
+
+
+_QUANTITIES = (
+    _Quantity("peak_train_bytes", "peak train memory", "peak"),
+    _Quantity("peak_evaluate_bytes", "peak evaluate memory"),
+    _Quantity("train_seconds", "train time", "train", "s", 1),
+    _Quantity("tokens_per_second", "throughput", "speed", "tokens/s", 0),
+    _Quantity("checkpoint_bytes", "checkpoint", "saved"),
+    _Quantity("base_weights_bytes", "base weights"),
+)
+
+
+def comparison(results: Results) -> Table:
+    """Return the comparison table: a row per cell, then the rows of chance and majority.
+
+    Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown.
+    """
+    pairs = [_cell_column(), *(_score_column(task) for task in results.tasks)]
+    if len(results.tasks) > 1:
+        pairs.append(_score_column(MEAN))
+    pairs += [_parameters_column(), *(quantity.build(results.cells) for quantity in _QUANTITIES), _n_column()]
+    rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
+    columns = tuple(column for column, _ in pairs)
+    references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
+    return Table(columns, tuple(rows + [row for row in references if row]), _notes(results))
+
+
+def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column("cell", "", ("cell", "method", "precision", "rank"), "cell", numeric=False)
+    return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
+
+
+def _score_column(task: str) -> tuple[Column, Callable[[Cell], Value]]:
+    name = f"score_{task}"
+    title = "mean" if task == MEAN else task
+    raw = ("score_mean_over_tasks_mean", "score_mean_over_tasks_sd") if task == MEAN else (f"{name}_mean", f"{name}_sd")
+    column = Column(MEAN if task == MEAN else task, "%", raw, f"{title}\n%")
+
+    def fill(cell: Cell) -> Value:
+        mean, sd = cell.mean(name), cell.sd(name)
+        short = fmt.spread(mean, None, 100) if task == MEAN else None
+        return Value(fmt.spread(mean, sd, 100), (mean, sd), short, mean)
+
+    return column, fill
+
+
+def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column(
+        "trainable parameters", "count, % of base", ("trainable_parameters", "trainable_fraction_of_base"), "params\n"
+    )
+
+    def fill(cell: Cell) -> Value:
+        trainable, base = cell.mean("trainable_parameters"), cell.mean("base_parameters")
+        fraction = trainable / base if trainable is not None and base else None
+        text = fmt.count(trainable) + (f" ({fmt.share(fraction)})" if fraction else "")
+        return Value(text, (trainable, fraction), fmt.count(trainable), trainable)
+
+    return column, fill
+
+
+def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column("n", "seeds", ("seeds_ok", "seeds_run", "not_ok"), "n\n")
+
+    def fill(cell: Cell) -> Value:
+        good, total = len(cell.ok), len(cell.trials)
+        if cell.trouble == "unsupported":
+            return Value("unsupported", (0, total, cell.trouble), "n/a", 0)
+        text = str(good) if good == total else f"{good} of {total} ({cell.trouble})"
+        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}", good)
+
+    return column, fill
+
+
+def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:
+    """Return the row of ``chance`` or ``majority``, or None where no task defines it."""
+    values = [Value(kind, (kind, None, None, None), sort=kind)]
+    known = False
+    for column in columns[1:]:
+        task = column.title if column.unit == "%" else None
+        score = results.reference(kind, task) if task else None
+        known = known or score is not None
+        text = fmt.spread(score, None, 100) if task else ""
+        values.append(Value(text, (score, *(None for _ in column.raw[1:])), sort=score))
+    return Row(tuple(values)) if known else None
+
+
+def _notes(results: Results) -> tuple[str, ...]:
+    seeds = sorted({len(cell.ok) for cell in results.tuned})
+    if not seeds:
+        notes = ["No tuned cell has a finished trial."]
+    elif seeds == [1]:
+        notes = ["One seed per cell: no spread can be given."]
+    else:
+        notes = ["Scores: mean ± standard deviation over the n seeds that ended ok."]
+    kind = results.common("memory_kind")
+    if kind:
+        notes.append(f"Memory by {memory_kind_words(str(kind))}.")
+    notes += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
+    return tuple(notes)
+
+
+def _why(cell: Cell) -> str:
+    return f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
+
+
+def memory_kind_words(kind: str) -> str:
+    """Return the kind of memory accounting in words."""
+    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
+    return words.get(kind, kind.replace("_", " "))
+
+
+_WRITERS: dict[str, Callable[[Table], str]] = {"text": write_text, "md": write_md, "csv": write_csv, "tex": write_tex}
+
+
+def write(table: Table, format: str) -> str:
+    """Return a table as ``text``, ``md``, ``csv`` or ``tex``, ending with a line feed."""
+    return _WRITERS[format](table)

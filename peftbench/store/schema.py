@@ -1,0 +1,122 @@
+"""The columns of the three datasets, derived from the records' annotations, so that each is declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType, NoneType
+from typing import Any, get_args, get_type_hints
+
+import pyarrow as pa
+
+from peftbench.errors import UserError
+from peftbench.records import SCHEMA_VERSION, ExampleRow, Score, StepRow, TrialRow
+
+KINDS: Mapping[str, Any] = MappingProxyType({"examples": ExampleRow, "steps": StepRow, "trials": TrialRow})
+"""Dataset name to the record of its rows, in the order of writing: a trial's own row comes last."""
+
+KIND_KEY = b"peftbench.kind"
+VERSION_KEY = b"peftbench.schema_version"
+TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+
+SCORE_COLUMNS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "score_{task}": ("value", "headline metric of the task, a fraction of 1"),
+        "score_{task}_standard_error": ("standard_error", "of that score over examples; null where it has none"),
+        "chance_{task}": ("chance", "expected score of a uniform guess; null where it is not defined"),
+        "majority_{task}": ("majority", "score of always giving the commonest training answer"),
+    }
+)
+"""Name of a column that each evaluated task adds to ``trials``: the field of its Score, and the meaning."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One stored column."""
+
+    name: str
+    type: pa.DataType
+    nullable: bool
+    doc: str
+    """Its meaning, with the unit."""
+
+    def field(self) -> pa.Field:
+        """Return the column as an Arrow field that carries its meaning."""
+        return pa.field(self.name, self.type, self.nullable, {"doc": self.doc})
+
+
+@cache
+def columns(kind: str) -> tuple[Column, ...]:
+    """Return the fixed columns of a dataset, in the order of the record's fields."""
+    found = []
+    for name, hint in get_type_hints(KINDS[kind], include_extras=True).items():
+        type_, doc = get_args(hint)
+        kinds = [part for part in get_args(type_) or (type_,) if part is not NoneType]
+        found.append(Column(name, TYPES[kinds[0]], NoneType in get_args(type_), doc))
+    return tuple(found)
+
+
+def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
+    """Return the columns that evaluated tasks add to ``trials``.
+
+    Raises:
+        UserError: if the names of two tasks lead to the same column.
+    """
+    found: dict[str, Column] = {}
+    for task in dict.fromkeys(tasks):
+        for name, (_, doc) in SCORE_COLUMNS.items():
+            column = Column(name.format(task=task), pa.float64(), True, doc)
+            if found.setdefault(column.name, column) is not column:
+                raise UserError(f"two tasks share the column {column.name!r}: rename task {task!r}")
+    return tuple(found.values())
+
+
+def schema(kind: str, tasks: Iterable[str] = ()) -> pa.Schema:
+    """Return the Arrow schema of a dataset; ``tasks`` are the evaluated ones and only matter to ``trials``."""
+    extra = score_columns(tasks) if kind == "trials" else ()
+    metadata = {KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    return pa.schema([column.field() for column in (*columns(kind), *extra)], metadata)
+
+
+def tasks_of(stored: pa.Schema) -> list[str]:
+    """Return the tasks whose score columns a schema of ``trials`` has."""
+    return [name.removeprefix("chance_") for name in stored.names if name.startswith("chance_")]
+
+
+def table(kind: str, rows: Iterable[Mapping[str, Any]], tasks: Iterable[str] = ()) -> pa.Table:
+    """Return rows as a table of the dataset's schema; a column that a row does not name is null."""
+    wanted, listed = schema(kind, tasks), list(rows)
+    arrays = [_array([row.get(field.name) for row in listed], field.type) for field in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def scores_of(scores: Iterable[Score]) -> dict[str, float | None]:
+    """Return the values of the score columns of one trial."""
+    return {
+        name.format(task=score.task): getattr(score, field)
+        for score in scores
+        for name, (field, _) in SCORE_COLUMNS.items()
+    }
+
+
+def conform(found: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Return a table with the wanted columns, missing ones null, and whatever others it has behind them."""
+    if found.schema.equals(wanted):
+        return found.replace_schema_metadata(wanted.metadata)
+    extra = [field for field in found.schema if field.name not in wanted.names]
+    target = pa.schema([*wanted, *extra], wanted.metadata)
+    stored = dict(zip(found.column_names, found.columns, strict=True))
+    arrays = [
+        stored[field.name].cast(field.type) if field.name in stored else pa.nulls(found.num_rows, field.type)
+        for field in target
+    ]
+    return pa.Table.from_arrays(arrays, schema=target)
+
+
+def _array(values: list[Any], type_: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, type_)
+    except UnicodeEncodeError:  # a lone surrogate in someone's JSON: written as \udXXX rather than losing the trial
+        texts = [v if v is None else v.encode("utf-8", "backslashreplace").decode() for v in values]
+        return pa.array(texts, type_)

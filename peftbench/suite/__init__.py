@@ -1,0 +1,96 @@
+"""A suite file -> Suite -> trials. Nothing here imports torch, transformers or pandas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from peftbench.errors import UserError, nearest
+from peftbench.suite.build import build
+from peftbench.suite.document import Document
+from peftbench.suite.expand import expand
+from peftbench.suite.grid import Suite
+from peftbench.suite.select import read_only, read_seeds
+
+__all__ = ["Suite", "expand", "find", "load", "names"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SUFFIXES = (".yaml", ".yml")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    overrides: Iterable[str] = (),
+    only: Iterable[str] = (),
+    seeds: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Suite:
+    """Return a suite, validated, with overrides and environment variables filled in.
+
+    Args:
+        name: a file, or the bare name of a suite that comes with peftbench.
+        overrides: ``key.path=value`` each, the value in YAML; as if it stood in the file.
+        only: ``field=value,value`` each, over method, precision, rank and seed; applied by ``expand``.
+        seeds: a count (``"3"``) or a list (``"0,5"``) in place of the suite's.
+        environ: where ``${NAME}`` is looked up.
+
+    Raises:
+        UserError: anything is wrong; every problem is a line ``file:line: key.path: what, and what is allowed``.
+    """
+    path = find(name)
+    document = Document.read(path, _shown(path))
+    selected = read_only(only)
+    if seeds is not None:
+        document.put(("seeds",), read_seeds(seeds), "--seeds")
+    for text in overrides:
+        document.override(text)
+    document.interpolate(environ)
+    return build(document, path, selected)
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the suites that come with peftbench."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """Return the file of a suite: the path itself where it exists, else the suite of that bare name.
+
+    Raises:
+        UserError: there is neither; the nearest name is told.
+    """
+    text = os.fspath(name)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    stem = text.removesuffix(".yaml")
+    if stem in names():
+        return _folder() / f"{stem}.yaml"
+    if path.is_dir():
+        raise UserError(f"suite {text!r}: this is a folder; a suite is a YAML file in it, or one of {_listed()}")
+    if path.parent != Path() and path.parent.is_dir():
+        beside = [str(path.parent / p.name) for p in sorted(path.parent.iterdir()) if p.suffix in _SUFFIXES]
+        near = nearest(text, beside)
+        raise UserError(f"suite {text!r}: no such file" + (f"; did you mean {near!r}?" if near else ""))
+    near = nearest(Path(stem).stem, names())
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise UserError(f"suite {text!r}: no such file, and no suite of peftbench: {_listed()}{hint}")
+
+
+def _folder() -> Path:
+    """Return where the suites are: in the package of a wheel, at the top of a checkout."""
+    packaged = _PACKAGE / "_suites"
+    return packaged if any(packaged.glob("*.yaml")) else _PACKAGE.parent / "suites"
+
+
+def _listed() -> str:
+    return ", ".join(names())
+
+
+def _shown(path: Path) -> str:
+    """Return a path for messages: relative where it lies under the current folder."""
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(path)

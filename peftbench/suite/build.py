@@ -1,0 +1,159 @@
+"""Document -> Suite: validated, every name known, every task able to do what it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import unknown
+from peftbench.methods import METHODS
+from peftbench.records import Base, Task
+from peftbench.suite.build_tasks import build_tasks
+from peftbench.suite.builder import Builder
+from peftbench.suite.document import AMOUNTS, Document, report
+from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.read import KeyPath, dotted
+from peftbench.suite.schema import (
+    TRAIN,
+    BaseBlock,
+    EvaluateBlock,
+    SuiteFile,
+    axes_model,
+    method_settings,
+    train_model,
+)
+from peftbench.suite.words import words
+
+
+def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> Suite:
+    """Return the suite that a document describes.
+
+    Raises:
+        UserError: anything in it is wrong; all that was found is named, one line each.
+    """
+    b = Builder(document)
+    top = b.check(SuiteFile, ())
+    base = _base(b)
+    tasks = build_tasks(b)
+    data, train = _train(b, tasks)
+    blocks = _blocks(b)
+    evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
+    seeds = _seeds(b, top.seeds) if top else ()
+    report(b.problems)
+    suite = Suite(
+        name=top.name or path.stem,
+        description=top.description,
+        path=path,
+        base=base,
+        device=top.device,
+        threads=top.threads,
+        workers=top.workers,
+        seeds=seeds,
+        axes={key: tuple(getattr(top, key)) for key in ("rank", "precision") if getattr(top, key) is not None},
+        tasks=tasks,
+        data=data,
+        train=train,
+        blocks=blocks,
+        evaluate_batch_size=evaluate.batch_size,
+        max_length=evaluate.max_length,
+        split=evaluate.split,
+        timeout_seconds=top.timeout_seconds,
+        shown=document.shown,
+        only=only,
+    )
+    _check_use(b, suite)
+    report(b.problems)
+    return suite
+
+
+def _or_empty(block: Any) -> Any:
+    return {} if block is None else block
+
+
+def _base(b: Builder) -> Base:
+    block = b.check(BaseBlock, ("base",)) if isinstance(b.document.get(("base",)), dict) else None
+    if block is None:
+        return Base("")  # its problem is told
+    source = b.document.get(("base", "source"))
+    if source.startswith(("./", "../", "~/")):
+        source = b.resolved(source)
+    return Base(str(source), block.revision, block.trust_remote_code)
+
+
+def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:
+    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not found:
+        b.problem(("seeds",), "an empty list; allowed: at least one seed")
+    if len(set(found)) < len(found):
+        b.problem(("seeds",), f"given {words(seeds)}; allowed: different seeds")
+    return found
+
+
+def _train(b: Builder, tasks: tuple[Task, ...]) -> tuple[tuple[tuple[str, float], ...], dict[str, tuple[Any, ...]]]:
+    raw = _or_empty(b.document.get(("train",)))
+    block = b.check(train_model(raw), ("train",), raw)
+    if block is None:
+        return (), {}
+    train = {key: tuple(getattr(block, key)) for key in raw if key in TRAIN}
+    _check_amounts(b, ("train",), train)
+    return _data(b, tasks, block.data), train
+
+
+def _data(b: Builder, tasks: tuple[Task, ...], given: dict[str, float] | None) -> tuple[tuple[str, float], ...]:
+    """Return the training sets with their weights: those given, else every task with a train split."""
+    trainable = [task.name for task in tasks if "train" in splits(task)]
+    if given is None:
+        return tuple((name, 1.0) for name in trainable)
+    built = [task.name for task in tasks]
+    suites_own = b.document.get(("tasks",))
+    for name in given:
+        path: KeyPath = ("train", "data", name)
+        if name in built and name not in trainable:
+            b.problem(path, f"the task has no train file; tasks with one: {', '.join(trainable) or 'none'}")
+        elif name not in built and not (isinstance(suites_own, dict) and name in suites_own):
+            b.problem(path, unknown("task", name, built))
+    return tuple(given.items())
+
+
+def _check_amounts(b: Builder, path: KeyPath, axes: Mapping[str, tuple[Any, ...]]) -> None:
+    given = [key for key in AMOUNTS if any(value is not None for value in axes.get(key, ()))]
+    if len(given) > 1:
+        b.problem((*path, given[1]), f"allowed: exactly one of {', '.join(AMOUNTS)}; given: {', '.join(given)}")
+
+
+def _blocks(b: Builder) -> tuple[Block, ...]:
+    methods = b.document.get(("methods",))
+    if not isinstance(methods, dict):
+        return ()  # told by the top level
+    if not methods:
+        b.problem(("methods",), f"no method is given; there are {', '.join(METHODS)}")
+    found: list[Block] = []
+    for name, given in methods.items():
+        path: KeyPath = ("methods", name)
+        if name not in METHODS:
+            b.problem(path, unknown("method", name, METHODS))
+            continue
+        if isinstance(given, list) and not given:
+            b.problem(path, "an empty list has no block; allowed: a mapping of settings, a list of them, or null")
+        settings = method_settings(METHODS[name])
+        places = [((*path, i), raw) for i, raw in enumerate(given)] if isinstance(given, list) else [(path, given)]
+        for here, raw in places:
+            block = b.check(axes_model(name, settings, raw), here, _or_empty(raw))
+            if block is not None:
+                axes = {key: tuple(getattr(block, key)) for key in raw or ()}
+                _check_amounts(b, here, axes)
+                found.append(Block(name, f"{b.document.origin(here)}: {dotted(here)}", axes))
+    return tuple(found)
+
+
+def _check_use(b: Builder, suite: Suite) -> None:
+    """Write down what only shows when blocks are seen together."""
+    if not suite.scored:
+        b.problem(("tasks",), f"no task has a {suite.split} split, so nothing would be scored")
+    if not suite.data and any(METHODS[block.method].trains for block in suite.blocks):
+        b.problem(("train",), "no task has a train file, so nothing can be trained on")
+    for task in suite.tasks:
+        if task.name not in suite.scored and task.name not in dict(suite.data):
+            text = f"the task has no {suite.split} split and is not in train.data, so nothing would use it"
+            b.problem(("tasks", task.name), text)

@@ -1,0 +1,208 @@
+"""Suite -> trials: every combination of every list, with every default filled in and every cell named."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftbench.methods import METHODS, Method, shown
+from peftbench.precision import why_unsupported
+from peftbench.records import Evaluation, Training, Trial
+from peftbench.suite.document import AMOUNTS, report
+from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.schema import TRAIN
+from peftbench.suite.select import select
+
+_SHORT = {"learning_rate": "lr"}
+"""The field's own abbreviations, in cell names only."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One combination of values of one block."""
+
+    method: Method
+    where: str
+    precision: str
+    rank: int | None
+    options: Mapping[str, Any]
+    """As given: an alpha that follows the rank is None."""
+    settings: Mapping[str, Any]
+    """Training settings as given: a micro-batch size that follows the batch size is None. Empty for the base."""
+    name: str = ""
+
+    def resolved_options(self) -> dict[str, Any]:
+        """Return the options with alpha at 2 x rank where none is given."""
+        options = dict(self.options)
+        if "alpha" in options and options["alpha"] is None and self.rank is not None:
+            options["alpha"] = 2.0 * self.rank
+        return options
+
+    def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
+        """Return the training record; None for the untuned base."""
+        if not self.settings:
+            return None
+        micro = self.settings["micro_batch_size"] or self.settings["batch_size"]
+        return Training(data=data, **{**self.settings, "micro_batch_size": micro})
+
+
+def expand(suite: Suite, device: str) -> tuple[Trial, ...]:
+    """Return the suite's trials: cell by cell in the order written, each cell's seeds together.
+
+    Training settings come from the method's block, else the suite's ``train``, else the method's own recipe
+    (``Method.training``), else the defaults of ``schema.TRAIN``. What ``only`` leaves out changes no other trial.
+
+    Args:
+        suite: a validated suite.
+        device: ``cpu`` or ``cuda``: what the suite's ``device`` comes to on this machine.
+
+    Raises:
+        UserError: settings that exclude each other, two cells that are the same, an ``only`` that matches nothing.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device: given {device!r}; allowed: cpu, cuda")
+    cells = [cell for block in suite.blocks for cell in _cells(block, suite)]
+    report(problem for cell in cells for problem in _problems(cell, suite))
+    named = _named(cells)
+    _refuse_duplicates(named)
+    lengths = [cell.settings["sequence_length"] for cell in cells if cell.settings]
+    longest = max(lengths, default=TRAIN["sequence_length"].default)
+    evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split)
+    trials = [trial for cell in named for trial in _trials(cell, suite, evaluation, device)]
+    return select(tuple(trials), suite.only)
+
+
+def threads_of(suite: Suite) -> int:
+    """Return the CPU threads of each trial: the suite's, else an equal share of the cores this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return suite.threads or max(1, available // suite.workers)
+
+
+def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
+    """Yield a block's cells; the axis written first varies slowest."""
+    method = METHODS[block.method]
+    axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
+    if method.knob is not None:
+        axes.setdefault("rank", suite.axes.get("rank", (method.default_rank,)))
+    axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
+    if method.trains:
+        for key, values in _training_axes(method, block, suite).items():
+            axes.setdefault(key, values)
+    for values in itertools.product(*axes.values()):
+        value = dict(zip(axes, values, strict=True))
+        options = {key: value.get(key, setting.default) for key, setting in method.options.items()}
+        settings = {key: value[key] for key in TRAIN} if method.trains else {}
+        yield _Cell(method, block.where, value["precision"], value.get("rank"), options, settings)
+
+
+def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:
+    """Return the values of every training setting, the strongest layer's first."""
+    defaults = {key: (setting.default,) for key, setting in TRAIN.items()}
+    layers = [
+        {key: values for key, values in block.axes.items() if key in TRAIN},
+        suite.train,
+        {key: (value,) for key, value in method.training.items()},
+        defaults,
+    ]
+    amount = next(found for layer in layers if (found := _amount(layer)))
+    axes: dict[str, tuple[Any, ...]] = {}
+    for layer in layers:
+        for key, values in layer.items():
+            if key not in AMOUNTS:
+                axes.setdefault(key, values)
+            elif key in amount:
+                axes.setdefault(key, amount[key])
+    return {**dict.fromkeys(AMOUNTS, (None,)), **axes}
+
+
+def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """Return the one of steps, epochs and tokens that a layer gives."""
+    return {key: layer[key] for key in AMOUNTS if any(value is not None for value in layer.get(key, ()))}
+
+
+def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
+    """Yield why a cell's training settings exclude each other."""
+    settings = cell.settings
+    if not settings:
+        return
+    if sum(settings[key] is not None for key in AMOUNTS) != 1:
+        yield f"{cell.where}: exactly one of {', '.join(AMOUNTS)} is needed"
+    if settings["learning_rate"] is None:
+        yield f"{cell.where}: the key 'learning_rate' is missing, and {cell.method.name} has no default"
+    micro, batch = settings["micro_batch_size"], settings["batch_size"]
+    if micro is not None and micro > batch:
+        yield f"{cell.where}: micro_batch_size: given {micro}; allowed: at most batch_size, which is {batch}"
+    if settings["score"] == "best_on_validation" and settings["validate_every"] is None:
+        yield f"{cell.where}: score: best_on_validation needs validate_every, the steps between validations"
+    if settings["validate_every"] is not None:
+        validated = [task.name for task in suite.tasks if "validation" in splits(task)]
+        if not any(name in validated for name, _ in suite.data):
+            yield f"{cell.where}: validate_every: no task in train.data has a validation split or validation_fraction"
+
+
+def _named(cells: list[_Cell]) -> list[_Cell]:
+    """Name the cells: method, rank, options, precision, and the training settings that tell alike ones apart."""
+    alike: dict[str, list[_Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[cell.method.cell_name(cell.rank, cell.precision, cell.options)].append(cell)
+    telling = {
+        name: [key for key in TRAIN if len({cell.settings[key] for cell in group if cell.settings}) > 1]
+        for name, group in alike.items()
+    }
+    named = []
+    for cell in cells:
+        name = cell.method.cell_name(cell.rank, cell.precision, cell.options)
+        parts = [f"{_SHORT.get(key, key)}={shown(cell.settings[key])}" for key in telling[name] if _tells(cell, key)]
+        head = name.removesuffix(f" {cell.precision}")
+        named.append(replace(cell, name=" ".join([head, *parts, cell.precision])))
+    return named
+
+
+def _tells(cell: _Cell, key: str) -> bool:
+    return key not in AMOUNTS or cell.settings[key] is not None
+
+
+def _refuse_duplicates(cells: list[_Cell]) -> None:
+    """Raise UserError where two cells are the same in everything, or only in name."""
+    seen: dict[str, _Cell] = {}
+    names: dict[str, _Cell] = {}
+    problems = []
+    for cell in cells:
+        same = repr((cell.method.name, cell.precision, cell.rank, cell.resolved_options(), cell.training(())))
+        first = seen.setdefault(same, cell)
+        other = names.setdefault(cell.name, cell)
+        if first is not cell:
+            twice = repr(cell.name) if cell.name == first.name else f"{first.name!r} and {cell.name!r}"
+            problems.append(f"{cell.where}: the same cell twice: {twice}, also in {first.where}")
+        elif other is not cell:
+            problems.append(f"{cell.where}: two different cells are called {cell.name!r}, also in {other.where}")
+    report(problems)
+
+
+def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
+    """Yield a cell's trials, one per seed; the untuned base has one, without seed."""
+    training = cell.training(suite.data)
+    used = {name for name, _ in suite.data} if training else set()
+    for seed in suite.seeds if training else (None,):
+        yield Trial(
+            suite=suite.name,
+            cell=cell.name,
+            base=suite.base,
+            method=cell.method.name,
+            precision=cell.precision,
+            rank=cell.rank,
+            options=cell.resolved_options(),
+            seed=seed,
+            tasks=tuple(task for task in suite.tasks if task.name in used or task.name in suite.scored),
+            evaluate=suite.scored,
+            training=training,
+            evaluation=evaluation,
+            device=device,
+            threads=threads_of(suite),
+            timeout_seconds=suite.timeout_seconds,
+            unsupported=why_unsupported(cell.method, cell.precision, device),
+        )

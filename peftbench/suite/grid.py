@@ -1,0 +1,69 @@
+"""The records of a validated suite: what a document becomes and what trials come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.records import Base, Task
+from peftbench.tasks import SPLITS
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a method: every combination of its values is a cell."""
+
+    method: str
+    where: str
+    """``file:line: key path`` for messages."""
+    axes: Mapping[str, tuple[Any, ...]]
+    """Values of each setting that the block gives, in the order written."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A validated suite: what ``expand`` turns into trials."""
+
+    name: str
+    description: str | None
+    path: Path
+    base: Base
+    device: str
+    """``auto``, ``cpu`` or ``cuda``."""
+    threads: int | None
+    """CPU threads of each trial; None for an equal share of the cores."""
+    workers: int
+    """Trials that run at the same time."""
+    seeds: tuple[int, ...]
+    axes: Mapping[str, tuple[Any, ...]]
+    """Top-level ``precision`` and ``rank``, for methods that do not say their own."""
+    tasks: tuple[Task, ...]
+    data: tuple[tuple[str, float], ...]
+    """(task name, weight) of each training set."""
+    train: Mapping[str, tuple[Any, ...]]
+    """Values of each training setting that the suite gives, in the order written."""
+    blocks: tuple[Block, ...]
+    evaluate_batch_size: int
+    max_length: int | None
+    """None for the grid's longest ``sequence_length``."""
+    split: str
+    timeout_seconds: float | None
+    shown: str
+    """The file as messages name it."""
+    only: tuple[tuple[str, str], ...] = ()
+    """(field, value) pairs that select trials; see ``select``."""
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the tasks that are scored."""
+        return tuple(task.name for task in self.tasks if self.split in splits(task))
+
+
+def splits(task: Task) -> tuple[str, ...]:
+    """Return the splits that a task has."""
+    if task.builtin:
+        return SPLITS
+    cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
+    return (*task.files, *cut)

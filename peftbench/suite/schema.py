@@ -1,0 +1,238 @@
+"""What a suite file may say: pydantic models of its flat blocks, and the table of training settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+from peftbench.errors import UserError, unknown
+from peftbench.methods import METHODS, Method, Setting
+from peftbench.precision import PRECISIONS
+from peftbench.suite.document import Document, Outside
+from peftbench.suite.read import KeyPath, parse
+from peftbench.suite.words import described, mismatch, without_null, words
+
+Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
+
+TRAIN: Mapping[str, Setting] = MappingProxyType(
+    {
+        "steps": Setting(Count | None, 100, "optimizer steps; exactly one of steps, epochs and tokens"),
+        "epochs": Setting(Positive | None, None, "passes over the training examples"),
+        "tokens": Setting(Count | None, None, "non-padding data tokens after which training stops"),
+        "batch_size": Setting(Count, 16, "examples per optimizer step"),
+        "micro_batch_size": Setting(Count | None, None, "examples per forward pass; default batch_size"),
+        "sequence_length": Setting(Count, 128, "longest training example in data tokens"),
+        "learning_rate": Setting(Positive | None, None, "peak; default the method's own"),
+        "optimizer": Setting(
+            Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor"],
+            "adamw",
+            "default adamw, or the method's own (qlora: paged_adamw)",
+        ),
+        "schedule": Setting(Literal["constant", "linear", "cosine"], "linear", "what follows the warm-up"),
+        "warmup_ratio": Setting(Share, 0.05, "share of the steps over which the learning rate rises from zero"),
+        "weight_decay": Setting(Annotated[float, Field(ge=0)], 0.0, "decoupled where the optimizer has it"),
+        "clip_norm": Setting(Positive | None, 1.0, "largest gradient norm; null for no clipping"),
+        "gradient_checkpointing": Setting(bool, False, "recompute activations in the backward pass"),
+        "loss_on": Setting(Literal["completion", "all"], "completion", "which tokens bear loss"),
+        "score": Setting(Literal["last", "best_on_validation"], "last", "which step's weights are scored"),
+        "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),
+        "untimed_steps": Setting(Annotated[int, Field(ge=0)], 3, "first steps, left out of steady rates"),
+    }
+)
+"""Every training setting with its default. A list of values is an axis; so it is in a method's block."""
+
+
+class Strict(BaseModel):
+    """A block that takes its own keys only, and of exactly their types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    allowed: ClassVar[tuple[str, ...]] = ()
+    """Keys for messages, where the model has fewer fields than the block may have."""
+
+
+def as_list(value: Any) -> Any:
+    """Return one value as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def as_lists(value: Any) -> Any:
+    """Return one value of a setting that is a list itself as a list of one; a list with lists in it is an axis."""
+    return value if isinstance(value, list) and any(isinstance(item, list) for item in value) else [value]
+
+
+def axis(kind: Any) -> Any:
+    """Return the type of a setting that takes one value or a list of them."""
+    wrap = as_lists if _takes_list(kind) else as_list
+    return Annotated[list[kind], Field(min_length=1), BeforeValidator(wrap)]
+
+
+def _takes_list(kind: Any) -> bool:
+    return get_origin(kind) is list or any(_takes_list(argument) for argument in get_args(kind))
+
+
+def method_settings(method: Method) -> dict[str, Setting]:
+    """Return everything that a method's block may set."""
+    settings = {"precision": Setting(PrecisionName, method.default_precision, "")}
+    if not method.trains:
+        return settings
+    if method.knob is not None:
+        settings["rank"] = Setting(Count, method.default_rank, method.knob)
+    return {**settings, **method.options, **TRAIN}
+
+
+def axes_model(name: str, settings: Mapping[str, Setting], given: Any, **more: Any) -> type[Strict]:
+    """Return the model of a block whose settings are axes, with fields for the given keys only (ten times faster)."""
+    known = [key for key in settings if isinstance(given, dict) and key in given]
+    fields: dict[str, Any] = {key: (axis(settings[key].type), ...) for key in known}
+    model = create_model(name, __base__=Strict, **fields, **more)
+    model.allowed = (*settings, *more)
+    return model
+
+
+def train_model(given: Any) -> type[Strict]:
+    """Return the model of ``train:``."""
+    return axes_model("train", TRAIN, given, data=(dict[str, Positive] | None, None))
+
+
+Name = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]*$", description="a folder's name of letters, digits and _ - .")
+]
+_Precisions: Any = axis(PrecisionName)
+_Ranks: Any = axis(Count)
+
+
+class SuiteFile(Strict):
+    """The top level. Blocks inside are validated one by one."""
+
+    name: Name | None = None
+    description: str | None = None
+    base: dict[str, Any] = Field(description="a built-in base, a local folder, a hub id, or a mapping with source")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None
+    workers: Count = 1
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | list[Seed] = Field(
+        default=3, description="how many (3 for 0, 1, 2), up to 10000, or a list of seeds, each from 0 to 2^32 - 1"
+    )
+    precision: _Precisions = None
+    rank: _Ranks = None
+    tasks: dict[str, Any] = Field(description="a list of built-in tasks, or a mapping of names to definitions")
+    methods: dict[str, Any] = Field(description="a list of methods, or a mapping of methods to their settings")
+    train: Any = None
+    evaluate: Any = None
+    timeout_seconds: Positive | None = None
+
+
+class BaseBlock(Strict):
+    """``base:``."""
+
+    source: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class TaskBlock(Strict):
+    """One entry of ``tasks:``. A built-in task takes ``limit`` and ``max_new_tokens`` only."""
+
+    kind: Literal["choice", "exact_match", "generation"] | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    columns: list[str] = []
+    prompt: str | None = None
+    target: str | None = None
+    choices: list[str] = []
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    max_new_tokens: Count | None = None
+    limit: Count | None = None
+
+
+class EvaluateBlock(Strict):
+    """``evaluate:``."""
+
+    batch_size: Count = 32
+    max_length: Count | None = None
+    split: Literal["test", "validation"] = "test"
+
+
+def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:
+    """Validate one block and return its model, or None with its problems written down.
+
+    Text from the environment that a setting does not take is read as YAML: ``steps: ${STEPS}`` is a number.
+
+    Args:
+        model: what the block may say.
+        document: the suite.
+        path: where the block stands.
+        problems: one line is added for each wrong value.
+        block: the block's data where it is not simply what stands at the path.
+    """
+    data = document.get(path) if block is None else block
+    if not isinstance(data, dict):
+        problems.append(document.problem(path, f"given {words(data)}; allowed: a mapping of settings"))
+        return None
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        failed = {str(e["loc"][0]) for e in error.errors() if e["loc"]}
+    data = {key: _read_outside(value) if key in failed else value for key, value in data.items()}
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found: dict[KeyPath, str] = {}
+        for e in error.errors():
+            where = _where(document, path, e["loc"], e["input"] is data.get(str(e["loc"][0])))
+            found.setdefault(where, document.problem(where, _explain(model, e)))
+        problems += found.values()
+    return None
+
+
+def _read_outside(value: Any) -> Any:
+    """Return text from the environment as the YAML that it is; anything else unchanged."""
+    if isinstance(value, list):
+        return [_read_outside(item) for item in value]
+    if not isinstance(value, Outside):
+        return value
+    try:
+        return parse(value, "--set")[0]
+    except UserError:
+        return value
+
+
+def _where(document: Document, path: KeyPath, loc: tuple[int | str, ...], whole: bool) -> KeyPath:
+    """Return the path of a wrong value: a list's item where the user wrote a list."""
+    here: KeyPath = (*path, loc[0])
+    for part in () if whole else loc[1:]:
+        if not isinstance(part, int | str) or (*here, part) not in document.origins:
+            break
+        here = (*here, part)
+    return here
+
+
+def _explain(model: type[Strict], error: Any) -> str:
+    """Return one validation error in words."""
+    name, given = str(error["loc"][0]), error["input"]
+    if error["type"] == "extra_forbidden":
+        if name == "rank" and model.__name__ in METHODS:
+            return f"{model.__name__} has no size knob, so it takes no rank"
+        return unknown("key", name, model.allowed or model.model_fields)
+    if error["type"] == "missing":
+        wanted = described(model.model_fields[name].annotation, [model.model_fields[name]])
+        return f"the key {name!r} is missing; allowed: {wanted}"
+    field = model.model_fields[name]
+    kind, metadata = field.annotation, field.metadata
+    wraps = any(isinstance(m, BeforeValidator) and m.func in (as_list, as_lists) for m in metadata)
+    if given == [] and wraps:
+        return "an empty list has no value; leave the key out, or give values"
+    if wraps:
+        kind, metadata = get_args(kind)[0], []
+    elif get_origin(kind) in (list, dict) or get_origin(without_null(kind)) in (list, dict):
+        inner = get_args(without_null(kind))[-1]
+        kind, metadata = (inner, []) if len(error["loc"]) > 1 else (kind, metadata)
+    return mismatch(name, given, kind, field.description or described(kind, metadata))

@@ -1,0 +1,75 @@
+"""``--only``: which of the suite's trials are meant."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from peftbench.errors import UserError, nearest, unknown
+from peftbench.records import Trial
+
+FIELDS = ("method", "precision", "rank", "seed")
+_NONE = "none"
+"""Stands for trials without rank or seed."""
+
+
+def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (field, value) pairs of ``method=lora,full`` and the like.
+
+    Raises:
+        UserError: one is not of the form FIELD=VALUE, or names no field.
+    """
+    pairs = []
+    for text in only:
+        field, equals, values = text.partition("=")
+        named = [value.strip() for value in values.split(",")]
+        if not equals or not all(named):
+            raise UserError(f"--only: given {text!r}; allowed: FIELD=VALUE or FIELD=VALUE,VALUE: method=lora,full")
+        if field.strip() not in FIELDS:
+            raise UserError(f"--only: {unknown('field', field.strip(), FIELDS)}")
+        pairs += [(field.strip(), value) for value in named]
+    return tuple(pairs)
+
+
+def read_seeds(text: str) -> int | list[int]:
+    """Return ``"3"`` as a count and ``"0,5"`` (or ``"5,"``) as the seeds themselves.
+
+    Raises:
+        UserError: it is neither.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if "," in text and parts[-1] == "":
+        parts.pop()
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise UserError(f"--seeds: given {text!r}; allowed: a count (3 for seeds 0, 1, 2) or a list of seeds (0,5)")
+    return [int(part) for part in parts] if "," in text else int(text)
+
+
+def select(trials: tuple[Trial, ...], only: Sequence[tuple[str, str]]) -> tuple[Trial, ...]:
+    """Return the trials that match: values of one field are alternatives, different fields must all match.
+
+    Raises:
+        UserError: a value, or the combination, matches no trial.
+    """
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for field, value in only:
+        there = list(dict.fromkeys(_value(trial, field) for trial in trials))
+        if value not in there:
+            near = nearest(value, there)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise UserError(f"--only {field}={value}: no trial has it; there are: {', '.join(there)}{hint}")
+        wanted[field].append(value)
+    found = tuple(t for t in trials if all(_value(t, field) in values for field, values in wanted.items()))
+    if not found and trials:
+        asked = " ".join(f"{field}={','.join(values)}" for field, values in wanted.items())
+        raise UserError(f"--only {asked}: no trial matches all of these; the cells are: {', '.join(_cells(trials))}")
+    return found
+
+
+def _value(trial: Trial, field: str) -> str:
+    value = getattr(trial, field)
+    return _NONE if value is None else str(value)
+
+
+def _cells(trials: Iterable[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.cell for trial in trials))

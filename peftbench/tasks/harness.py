@@ -1,0 +1,81 @@
+"""Our tasks as lm-eval tasks: the same definition in memory and as a YAML that the stock ``lm_eval`` command reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench.records import Example, Task
+
+STOP = "\n"
+"""Answers are one line: generation stops here or at the end-of-text token."""
+_METRICS = {
+    "choice": ("acc",),
+    "exact_match": ("exact_match",),
+    "generation": ("bleu", "chrf"),
+}
+
+
+def config(task: Task) -> dict[str, Any]:
+    """Return an lm-eval task configuration without its data."""
+    shared: dict[str, Any] = {
+        "task": task.name,
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}",
+        "target_delimiter": " ",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": name} for name in _METRICS[task.kind]],
+        "metadata": {"version": 1.0},
+    }
+    if task.kind == "choice":
+        return {
+            **shared,
+            "output_type": "multiple_choice",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{choices.index(target)}}",
+        }
+    return {
+        **shared,
+        "output_type": "generate_until",
+        "doc_to_target": "{{target}}",
+        "generation_kwargs": {"until": [STOP], "max_gen_toks": task.max_new_tokens, "do_sample": False},
+        "filter_list": [
+            {"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
+        ],
+    }
+
+
+def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return examples as lm-eval documents."""
+    return [
+        {"prompt": e.prompt, "target": e.target, "choices": list(e.choices), "references": list(e.references)}
+        for e in examples
+    ]
+
+
+def build(task: Task, examples: Sequence[Example]) -> Any:
+    """Return the lm-eval task over examples in memory."""
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+
+    held = datasets.Dataset.from_list(documents(examples))
+    return ConfigurableTask(config={**config(task), "custom_dataset": lambda **_: {"test": held}})
+
+
+def export(task: Task, examples: Sequence[Example], folder: Path) -> Path:
+    """Write the task as ``NAME.yaml`` and ``NAME.jsonl`` for ``lm_eval --include_path``; run it from the folder."""
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples)]
+    (folder / f"{task.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    stock = {
+        **config(task),
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{task.name}.jsonl"}},
+    }
+    path = folder / f"{task.name}.yaml"
+    path.write_text(yaml.safe_dump(stock, sort_keys=False), encoding="utf-8")
+    return path

@@ -1,0 +1,177 @@
+"""The one training loop. It knows no method: it is given a model in which some parameters require gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from peftbench import optimizers
+from peftbench.data import IGNORED, Batch, Encoded, micro_batches
+from peftbench.measure.clock import Clock
+from peftbench.model import autocast
+from peftbench.precision import Precision
+from peftbench.records import StepRow, Training
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model in training: what one optimizer step needs."""
+
+    model: Any
+    parameters: Sequence[nn.Parameter]
+    optimizer: Any
+    scaler: Any
+    """Gradient scaler; does nothing unless the precision scales gradients."""
+    training: Training
+    precision: Precision
+    device: str
+    pad_id: int
+    virtual_tokens: int
+    """Positions that the method itself takes in every example of a forward pass."""
+
+
+def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
+    """Return a model made ready to train.
+
+    Args:
+        model: the base with the method attached.
+        parameters: those that train.
+        training: the settings.
+        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens.
+    """
+    scaler = torch.amp.GradScaler(where["device"], enabled=where["precision"].gradient_scaling)  # type: ignore[attr-defined]
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()  # a frozen embedding would cut the graph
+    return Learner(model, parameters, optimizers.make(parameters, training), scaler, training, **where)
+
+
+def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the summed cross-entropy, in nats, over the batch's loss-bearing tokens.
+
+    Logits have shape (b, p + t, v) where a method puts p virtual positions first; the last t are the data's.
+    """
+    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, -batch.ids.shape[1] :]
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def step(learner: Learner, batches: Sequence[Batch], rate: float) -> tuple[float, float]:
+    """Take one optimizer step over micro-batches whose gradients add up to the whole batch's.
+
+    Returns:
+        The loss in nats per loss-bearing token and the gradient norm before clipping.
+    """
+    loss_tokens = sum(batch.loss_tokens for batch in batches)
+    total = torch.zeros((), device=learner.device)
+    for batch in batches:
+        with autocast(learner.precision, learner.device):
+            loss = batch_loss(learner.model, batch) / loss_tokens
+        learner.scaler.scale(loss).backward()
+        total += loss.detach()
+    learner.scaler.unscale_(learner.optimizer)
+    clip = learner.training.clip_norm
+    norm = nn.utils.clip_grad_norm_(learner.parameters, math.inf if clip is None else clip)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    learner.optimizer.zero_grad(set_to_none=True)
+    return float(total), float(norm)
+
+
+@torch.no_grad()
+def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
+    """Return the loss in nats per loss-bearing token over held-out examples."""
+    learner.model.eval()
+    total, tokens = 0.0, 0
+    for batch in micro_batches(examples, learner.training.micro_batch_size, learner.pad_id):
+        with autocast(learner.precision, learner.device):
+            total += float(batch_loss(learner.model, batch.to(learner.device)))
+        tokens += batch.loss_tokens
+    learner.model.train()
+    return total / tokens
+
+
+@dataclass
+class Best:
+    """The weights of the lowest validation loss so far."""
+
+    loss: float = math.inf
+    step: int = 0
+    weights: list[torch.Tensor] = field(default_factory=list)
+
+    def offer(self, loss: float, step: int, parameters: Sequence[nn.Parameter]) -> None:
+        """Keep a copy of the weights if their loss is the lowest."""
+        if loss < self.loss:
+            self.loss, self.step = loss, step
+            self.weights = [p.detach().clone() for p in parameters]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What training leaves behind beside the weights."""
+
+    steps: tuple[StepRow, ...]
+    scored_step: int
+    best_validation_loss: float | None
+
+
+Progress = Callable[[int, int, float], None]
+"""Called after each step with the step (from 1), all steps and the loss."""
+
+
+def train(
+    learner: Learner, plan: Sequence[Sequence[Encoded]], held_out: Sequence[Encoded], clock: Clock, report: Progress
+) -> Trace:
+    """Train for the planned steps; leave the weights that are to be scored in the model.
+
+    Raises:
+        Diverged: at the first step whose loss or gradient is not finite (fp16's gradient scaler skips the latter).
+    """
+    rows: list[StepRow] = []
+    best = Best()
+    training, size = learner.training, learner.training.micro_batch_size
+    learner.model.train()
+    for index, examples in enumerate(plan):
+        batches = [b.to(learner.device) for b in micro_batches(examples, size, learner.pad_id)]
+        rate = optimizers.learning_rate(training, index, len(plan))
+        start = clock.now()
+        loss, norm = step(learner, batches, rate)
+        seconds = clock.now() - start
+        if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):
+            raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {len(plan)}")
+        checked = None
+        if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == len(plan)):
+            with clock.phase("validate"):
+                checked = validation_loss(learner, held_out)
+            best.offer(checked, index + 1, learner.parameters)
+        counts = _tokens(batches, learner.virtual_tokens)
+        rows.append(
+            StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked)
+        )
+        report(index + 1, len(plan), loss)
+    scored = len(plan)
+    if training.score == "best_on_validation":
+        scored = best.step
+        with torch.no_grad():
+            for parameter, kept in zip(learner.parameters, best.weights, strict=True):
+                parameter.copy_(kept)
+    return Trace(tuple(rows), scored, best.loss if best.weights else None)
+
+
+def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:
+    """Return (processed, non-padding, loss-bearing) tokens of a step."""
+    processed = sum(b.ids.numel() + virtual * b.ids.shape[0] for b in batches)
+    return processed, sum(int(b.mask.sum()) for b in batches), sum(b.loss_tokens for b in batches)

@@ -1,0 +1,309 @@
+"""Run one trial: load, attach, train, account, check, evaluate, save. A failure is a result too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench import card, data, evaluate, identity, liveness, train
+from peftbench.errors import UserError
+from peftbench.measure import environment, memory
+from peftbench.measure.clock import Clock
+from peftbench.measure.ledger import account
+from peftbench.methods import METHODS, resolve
+from peftbench.model import Loaded, cast_trainable, load
+from peftbench.precision import PRECISIONS
+from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
+from peftbench.tasks import read
+
+_PROBE_EXAMPLES = 4
+_VALIDATION_EXAMPLES = 256
+"""Most held-out examples in a validation loss, in file order, shared among the training sets."""
+_TAIL = 0.1
+"""Share of the steps whose mean is ``last_loss``."""
+
+
+class Unsupported(Exception):
+    """The cell turns out not to exist on this base."""
+
+
+@dataclass
+class Run:
+    """A trial on its way: what is known so far, so that a failure keeps it."""
+
+    job: Job
+    clock: Clock
+    report: train.Progress
+    phase: str = "start"
+    facts: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[Any, ...] = ()
+    scores: tuple[Any, ...] = ()
+    examples: tuple[Any, ...] = ()
+
+
+def run(job: Job, asked_at: float, announce: Callable[[str], None], report: train.Progress) -> Result:
+    """Run a trial to its end and return its result, whatever the end is.
+
+    Args:
+        job: the trial and what it needs.
+        asked_at: ``time.perf_counter()`` when the process was asked for.
+        announce: called with each phase's name as it begins.
+        report: called after each training step.
+    """
+    started = time.perf_counter()
+    run = Run(job, None, report)  # type: ignore[arg-type]
+
+    def enter(phase: str) -> None:
+        run.phase = phase
+        announce(phase)
+
+    run.clock = Clock(torch.cuda.synchronize if job.trial.device == "cuda" else lambda: None, enter)
+    run.facts.update(started_at=_now(), load_average=environment.load_average(), start_seconds=started - asked_at)
+    status, message = _attempt(run)
+    run.facts["host_peak_resident_bytes"] = memory.host_peak_resident_bytes()
+    return _result(run, status, message)
+
+
+def _attempt(run: Run) -> tuple[Status, str | None]:
+    """Run the trial and name how it ended."""
+    try:
+        return _phases(run)
+    except Unsupported as error:
+        return Status.UNSUPPORTED, str(error)
+    except train.Diverged as error:
+        return Status.DIVERGED, str(error)
+    except UserError as error:
+        return Status.ERROR, str(error)
+    except Exception as error:
+        logging.getLogger("peftbench").exception("the trial failed")
+        text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        return (Status.OOM if out_of_memory(error) else Status.ERROR), text
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the host or on the device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def _phases(run: Run) -> tuple[Status, str | None]:
+    trial, job = run.job.trial, run.job
+    method, precision = METHODS[trial.method], PRECISIONS[trial.precision]
+    _prepare_process(trial)
+    with run.clock.phase("load"):
+        loaded = load(
+            Path(job.base_folder),
+            precision,
+            method.trains_base,
+            trial.options.get("double_quantization", True),
+            device=trial.device,
+            trust_remote_code=trial.base.trust_remote_code,
+        )
+    if trial.base.source.count("/") == 1 and not Path(trial.base.source).is_dir():
+        loaded.model.name_or_path = trial.base.source  # a saved adapter names the hub id, not a folder of the cache
+    run.facts.update(
+        base_parameters=loaded.parameters,
+        base_weights_bytes=loaded.weights_bytes,
+        base_bits_per_weight=8 * loaded.weights_bytes / loaded.parameters,
+        loaded_dtypes=loaded.dtypes,
+        memory_kind=memory.KINDS[trial.device],
+    )
+    _check_context(trial, loaded.model)
+    status: tuple[Status, str | None] = (Status.OK, None)
+    model = loaded.model
+    if trial.training is not None:
+        model, status = _tune(run, loaded)
+    if status[0] is Status.OK:
+        _evaluate(run, loaded, model)
+    return status
+
+
+def _prepare_process(trial: Trial) -> None:
+    torch.set_num_threads(trial.threads)
+    _seed(trial.seed or 0)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _check_context(trial: Trial, model: Any) -> None:
+    """Refuse a cell whose virtual tokens leave no room in the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    virtual = (trial.rank or 0) if METHODS[trial.method].virtual_tokens else 0
+    needed = max(trial.evaluation.max_length, trial.training.sequence_length if trial.training else 0)
+    if context is not None and needed + virtual > context:
+        raise Unsupported(f"{needed} data tokens and {virtual} virtual tokens exceed the base's context of {context}")
+
+
+def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
+    """Attach the method, train, account for memory, check and save; return the tuned model."""
+    trial, method = run.job.trial, METHODS[run.job.trial.method]
+    training, seed, precision = trial.training, trial.seed or 0, PRECISIONS[trial.precision]
+    assert training is not None
+    with run.clock.phase("data"):
+        plan, held_out = _plan(run, loaded.tokenizer)
+    with run.clock.phase("check"):
+        probe = data.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
+        logits = liveness.probe(loaded.model, probe, precision, trial.device)
+    with run.clock.phase("attach"):
+        _seed(seed)
+        model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+        parameters = cast_trainable(model, precision)
+        run.facts["trainable_parameters"] = sum(p.numel() for p in parameters)
+        learner = train.learner(
+            model,
+            parameters,
+            training,
+            precision=precision,
+            device=trial.device,
+            pad_id=loaded.tokenizer.pad_token_id,
+            virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
+        )
+    with run.clock.phase("check"):
+        before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
+    with run.clock.phase("train"), memory.allocator_peak(trial.device, run.facts, "peak_train_bytes"):
+        _seed(seed)
+        trace = train.train(learner, plan, held_out, run.clock, run.report)
+    _record_training(run, trace)
+    if trial.device == "cpu":
+        with run.clock.phase("account"):
+            step = memory.largest_step(plan, training.micro_batch_size)
+            run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
+    with run.clock.phase("check"):
+        after = liveness.probe(model, probe, precision, trial.device)
+        facts, status, reason = liveness.verdict(model, before, after)
+        run.facts.update(facts)
+    with run.clock.phase("save"):
+        _save(run, model)
+    return model, (status, reason)
+
+
+def _plan(run: Run, tokenizer: Any) -> tuple[list[list[data.Encoded]], list[data.Encoded]]:
+    """Return the batches of every step and the held-out examples."""
+    trial, training = run.job.trial, run.job.trial.training
+    assert training is not None
+    tasks = {task.name: task for task in trial.tasks}
+    names = [name for name, _ in training.data]
+    plan = data.plan_steps({n: read.examples(tasks[n], "train") for n in names}, training, tokenizer, trial.seed or 0)
+    flat = [e for step in plan for e in step]
+    run.facts.update(
+        batches_sha256=data.fingerprint(plan),
+        examples_seen=len(flat),
+        distinct_examples_seen=len({e.identity for e in flat}),
+        truncated_examples=sum(e.truncated for e in flat),
+    )
+    held_out: list[data.Encoded] = []
+    if training.validate_every:
+        share = max(1, _VALIDATION_EXAMPLES // len(names))
+        for name in names:
+            for index, e in enumerate(read.examples(tasks[name], "validation")[:share]):
+                held_out.append(
+                    data.encode(tokenizer, e, training.sequence_length, training.loss_on, (f"validation {name}", index))
+                )
+    return plan, held_out
+
+
+def _record_training(run: Run, trace: train.Trace) -> None:
+    run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
+    steady = [s for s in trace.steps if not s.untimed]
+    seconds = sum(s.seconds for s in steady)
+    tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
+    run.facts.update(
+        steps_done=len(trace.steps),
+        first_loss=trace.steps[0].loss,
+        last_loss=statistics.fmean(s.loss for s in tail),
+        best_validation_loss=trace.best_validation_loss,
+        scored_step=trace.scored_step,
+        train_seconds=sum(s.seconds for s in trace.steps),
+        untimed_seconds=sum(s.seconds for s in trace.steps if s.untimed),
+        median_step_seconds=statistics.median(s.seconds for s in steady) if steady else None,
+    )
+    for name in ("processed", "nonpadding", "loss"):
+        column = f"{name}_tokens"
+        run.facts[column] = sum(getattr(s, column) for s in trace.steps)
+        rate = sum(getattr(s, column) for s in steady) / seconds if steady else None
+        run.facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
+
+
+def _save(run: Run, model: Any) -> None:
+    """Save the tuned weights, measure them, and keep them with a card if asked to."""
+    job = run.job
+    with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
+        folder = Path(scratch) / "adapter"
+        resolve(METHODS[job.trial.method].save)(model, folder)
+        run.facts["checkpoint_bytes"] = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        if job.adapter_folder:
+            card.write(job, folder)
+            card.install(folder, Path(job.adapter_folder))
+
+
+def _evaluate(run: Run, loaded: Loaded, model: Any) -> None:
+    """Score the tasks, after measuring evaluation's peak memory where that takes steps of its own."""
+    trial = run.job.trial
+    model.eval()
+    tasks = [task for task in trial.tasks if task.name in trial.evaluate]
+    examples = {task.name: read.examples(task, trial.evaluation.split) for task in tasks}
+    commonest = {task.name: evaluate.commonest_answer(_reference_split(task, examples[task.name])) for task in tasks}
+    wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, PRECISIONS[trial.precision])
+    if trial.device == "cpu":
+        with run.clock.phase("account"):
+            run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)
+    with run.clock.phase("evaluate"), memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"):
+        scores, rows = evaluate.evaluate(wrapped, tasks, examples, {k: v for k, v in commonest.items() if v})
+    run.scores = scores
+    run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
+
+
+def _reference_split(task: Any, evaluated: list[Example]) -> list[Example]:
+    """Return the examples whose commonest answer is the majority guess: training ones where there are any."""
+    return read.examples(task, "train") if "train" in read.splits(task) else evaluated
+
+
+def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str, list[Example]]) -> int:
+    """Return the highest peak over one batch of each task's longest prompts."""
+    peak = 0
+    for task in run.job.trial.tasks:
+        if task.name in examples:
+            longest = evaluate.longest(wrapped, task, examples[task.name])
+            with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
+                evaluate.run_harness(wrapped, task, longest)
+            peak = max(peak, book.peak_bytes)
+    return peak
+
+
+def _result(run: Run, status: Status, message: str | None) -> Result:
+    ok = status is Status.OK
+    seconds = {
+        f"{name}_seconds": value for name, value in run.clock.seconds.items() if name != "train"
+    }  # train_seconds is the steps alone; the loop's own time stays untracked
+    row = TrialRow(
+        **identity.describe(run.job),
+        **{**seconds, **run.facts},
+        status=status,
+        phase=None if ok else run.phase,
+        message=message,
+        scores_json=json.dumps({s.task: dataclasses.asdict(s) for s in run.scores}, sort_keys=True),
+        finished_at=_now(),
+    )
+    return Result(row, run.steps, run.examples, run.scores)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

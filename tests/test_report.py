@@ -1,0 +1,378 @@
+"""The report: tables in every format, and the page as parsed structure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from results_factory import TASKS, make_grid, make_result
+
+from peftbench.errors import UserError
+from peftbench.report import FORMATS, render, table
+from peftbench.report import format as fmt
+from peftbench.report.collect import collect
+from peftbench.report.labels import push_apart
+from peftbench.report.tables import comparison
+from peftbench.report.words import memory_sentences
+from peftbench.store import open_for_run, write
+
+SECTIONS = [
+    *("comparison", "ranks", "parameters", "memory-scores", "memory", "loss", "time"),
+    *("samples", "failures", "settings", "environment", "definitions"),
+]
+VOID = {"meta", "link", "br", "wbr", "input", "img", "hr"}
+ODD = r"a_b %&#$~^{}\<i>|é"
+
+
+class Page(HTMLParser):
+    """A page as ids, attributes, text per section, and what was left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.section: str | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append(tag)
+        if "id" in named:
+            self.ids.append(named["id"] or "")
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+        if tag == "section":
+            self.section = named["id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag
+        if tag in ("td", "th", "dt", "dd"):
+            self.handle_data(" ")
+        if tag == "section":
+            self.section = None
+
+    def handle_data(self, data: str) -> None:
+        if self.section:
+            self.sections[self.section] = self.sections.get(self.section, "") + data
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_grid(tmp_path_factory.mktemp("results") / "quickstart")
+
+
+@pytest.fixture(scope="session")
+def text(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render(grid, tmp_path_factory.mktemp("page") / "deep" / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def store(folder: Path, *results: object, tasks: tuple[str, ...] = ("judge",)) -> Path:
+    open_for_run(folder, tasks)
+    for result in results:
+        write(folder, result, tasks)  # type: ignore[arg-type]
+    return folder
+
+
+# the page
+
+
+def test_the_page_is_well_formed_and_holds_every_section(page: Page) -> None:
+    assert page.open == []
+    assert list(page.sections) == SECTIONS
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("script") == 1
+
+
+def test_the_page_fetches_nothing(page: Page, text: str) -> None:
+    assert all(address.startswith("#") for address in page.addresses)
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    assert "://" not in text
+    assert all(found.startswith("#") for found in re.findall(r"url\(([^)]*)\)", text))
+    assert "@import" not in text
+
+
+def test_model_text_is_escaped(page: Page, text: str) -> None:
+    assert "<script>alert" not in text
+    assert "<script>alert('no')</script>" in page.sections["samples"]
+
+
+def test_every_colour_of_a_figure_is_defined_for_light_and_dark(text: str) -> None:
+    used = set(re.findall(r"var\((--\w+)", text))
+    for name in used:
+        assert len(re.findall(rf"{name}: #", text)) == 3, name
+    assert "#010203" not in text
+
+
+def test_failed_and_unsupported_cells_are_told_with_their_reasons(page: Page) -> None:
+    told = page.sections["failures"]
+    assert "oom" in told
+    assert "made up to be oom" in told
+    assert "unsupported" in told
+    assert "quantized weights have no gradient" in told
+    assert "2 of 3 (1 oom)" in page.sections["comparison"]
+
+
+def test_the_failures_section_says_none_where_there_are_none(tmp_path: Path) -> None:
+    folder = store(tmp_path / "r", make_result())
+    page = Page(render(folder, tmp_path / "page.html").read_text())
+    assert page.sections["failures"].split("\n", 2)[2].strip() == "none"
+
+
+def test_each_method_has_its_ranks_against_precisions(page: Page) -> None:
+    told = " ".join(page.sections["ranks"].split())
+    lora = told[told.index("LoRA rank r") : told.index("QLoRA")]
+    assert lora.startswith("LoRA rank r describe [%] r fp32 bf16 int8 2 ")
+    assert lora.count("±") == 5 * 4
+    assert "peak train memory [MiB]" in lora
+
+
+def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) -> None:
+    def settings(rate: float) -> str:
+        return f'{{"method": "x", "train": {{"steps": 30, "learning_rate": {rate}}}, "evaluate": ["judge"]}}'
+
+    folder = store(
+        tmp_path / "r",
+        make_result(settings_json=settings(0.1)),
+        make_result("full fp32", "full", "fp32", None, settings_json=settings(0.001), workers=1),
+    )
+    told = " ".join(Page(render(folder, tmp_path / "page.html").read_text()).sections["settings"].split())
+    assert "train.learning_rate 0.001 0.1" in told
+    assert told.count("train.steps") == 1
+    assert told.index("Shared by all rows") < told.index("train.steps")
+    assert "The workers of the rows differ: 1, 2." in told
+
+
+def test_the_page_is_the_same_in_another_process_without_torch(grid: Path, text: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from peftbench.report import render; assert 'matplotlib' not in sys.modules; "
+        "render(sys.argv[1], sys.argv[2]); "
+        "assert not {'torch', 'transformers', 'peft', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(grid), str(tmp_path / "again.html")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"})
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
+
+
+def test_drawing_changes_no_global_setting(grid: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    render(grid, tmp_path / "page.html")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_folder_where_nothing_finished_still_has_a_page(tmp_path: Path) -> None:
+    folder = store(
+        tmp_path / "r", make_result(status="oom"), make_result("full nf4", "full", "nf4", None, 0, "unsupported")
+    )
+    page = Page(render(folder, tmp_path / "page.html").read_text())
+    assert list(page.sections) == SECTIONS
+    assert "0 of 1 (1 oom)" in page.sections["comparison"]
+    assert "–" in table(folder)
+
+
+def test_a_trial_without_steps_and_examples_still_has_a_page(tmp_path: Path) -> None:
+    folder = store(tmp_path / "r", make_result(steps=0, examples=0))
+    assert list(Page(render(folder, tmp_path / "page.html").read_text()).sections) == SECTIONS
+
+
+def test_the_memory_sentence_follows_the_data(tmp_path: Path) -> None:
+    def sentence(name: str, weights: int, activations: int) -> str:
+        sizes = {"peak_base_weights_bytes": weights, "peak_activations_bytes": activations}
+        return memory_sentences(collect(store(tmp_path / name, make_result(**sizes))))[1]
+
+    assert "does not carry over" in sentence("small", 1_000_000, 3_000_000)
+    assert "the base weights outweigh" in sentence("large", 14_000_000_000, 2_000_000_000)
+
+
+# the tables
+
+
+def test_formats_agree_on_the_numbers(grid: Path) -> None:
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(table(grid, "csv")))}
+    lora = rows["lora r=8 fp32"]
+    mean, sd = (100 * float(lora[f"score_judge_{part}"]) for part in ("mean", "sd"))
+    peak = float(lora["peak_train_bytes_mean"]) / 2**20
+    assert f"| {mean:.1f} ± {sd:.1f} |" in _line(table(grid, "md"), "lora r=8 fp32")
+    assert f"| {peak:.2f} |" in _line(table(grid, "md"), "lora r=8 fp32")
+    assert rf" & {mean:.1f} $\pm$ {sd:.1f} & " in _line(table(grid, "tex"), "lora r=8 fp32")
+    assert f" {mean:.1f} ± {sd:.1f} " in _line(table(grid, "text"), "lora r=8 fp32")
+    assert len(rows) == len(comparison(collect(grid)).rows) == 17
+
+
+def test_means_are_of_ok_rows_only(grid: Path) -> None:
+    row = next(row for row in csv.DictReader(io.StringIO(table(grid, "csv"))) if row["cell"] == "full fp32")
+    assert (row["seeds_ok"], row["seeds_run"], row["not_ok"]) == ("2", "3", "1 oom")
+
+
+def test_csv_is_raw_and_its_names_carry_units(grid: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(table(grid, "csv"))))
+    base = rows[0]
+    assert base["cell"] == "base fp32"
+    assert base["checkpoint_bytes_mean"] == base["score_judge_sd"] == base["rank"] == ""
+    assert {"peak_train_bytes_mean", "train_seconds_mean", "tokens_per_second_mean"} <= set(base)
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("cell", "method", "precision", "not_ok") and value:
+                float(value)
+
+
+def test_null_is_a_dash_and_never_zero(grid: Path) -> None:
+    entries = [entry.strip() for entry in _line(table(grid, "md"), "full nf4").strip("|\n").split("|")]
+    assert entries == ["full nf4", *["–"] * 11, "unsupported"]
+
+
+def test_a_single_seed_shows_no_spread(tmp_path: Path) -> None:
+    folder = store(tmp_path / "r", make_result())
+    for form in FORMATS:
+        rows = [line for line in table(folder, form).splitlines() if "lora r=8" in line]
+        assert rows
+        assert not any("±" in line or "pm" in line for line in rows)
+    assert "no spread" in table(folder)
+
+
+def test_the_terminal_table_fits_a_wide_terminal(grid: Path) -> None:
+    lines = table(grid).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[0].split() == ["cell", *TASKS, "mean", "params", "peak", "train", "speed", "saved", "n"]
+    assert lines[1].split() == ["%", "%", "%", "%", "MiB", "s", "tokens/s", "KiB"]
+
+
+def test_markdown_has_one_shape(grid: Path) -> None:
+    rows = [line for line in table(grid, "md").splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {14}
+
+
+def test_odd_task_names_survive_in_every_format(tmp_path: Path) -> None:
+    results = [make_result(scores={ODD: 0.5}), make_result("full fp32", "full", "fp32", None, scores={ODD: 0.7})]
+    folder = store(tmp_path / "r", *results, tasks=(ODD,))
+    assert f"score_{ODD}_mean" in next(csv.reader(io.StringIO(table(folder, "csv"))))
+    assert r"a\_b \%\&\#\$\textasciitilde{}\textasciicircum{}\{\}\textbackslash{}" in table(folder, "tex")
+    assert r"\\\<i\>\|é" in table(folder, "md")
+    page = Page(render(folder, tmp_path / "page.html").read_text())
+    assert ODD in page.sections["comparison"]
+    assert ODD in page.sections["parameters"]
+    _compile(table(folder, "tex"), tmp_path)
+
+
+def test_tex_has_booktabs_rules_and_compiles(grid: Path, tmp_path: Path) -> None:
+    text = table(grid, "tex")
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in text
+    assert r"prompt\_tuning" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {12}
+    _compile(text, tmp_path)
+
+
+def _compile(text: str, folder: Path) -> None:
+    """Compile a tabular where there is a pdflatex; else see that its braces and environments close."""
+    if not shutil.which("pdflatex"):
+        bare = re.sub(r"\\[{}]", "", text)
+        assert bare.count("{") == bare.count("}")
+        assert text.count(r"\begin{") == text.count(r"\end{")
+        return
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
+    (folder / "t.tex").write_text(rf"{head}\resizebox{{\textwidth}}{{!}}{{%" + f"\n{text}}}\\end{{document}}\n")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def _line(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.lstrip("| ").startswith(start))
+
+
+# refusals
+
+
+@pytest.mark.parametrize(("column", "value"), [("protocol", 99), ("device", "cuda"), ("memory_kind", "allocator")])
+def test_rows_that_do_not_compare_are_refused_by_name(column: str, value: object, tmp_path: Path) -> None:
+    folder = store(tmp_path / "r", make_result(), make_result("full fp32", "full", "fp32", None, **{column: value}))
+    for write_it in (lambda: render(folder, tmp_path / "page.html"), lambda: table(folder, "csv")):
+        with pytest.raises(UserError, match=column):
+            write_it()
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_bad_input_is_a_user_error(grid: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'tex'"):
+        table(grid, "latex")
+    with pytest.raises(UserError):
+        render(tmp_path / "nowhere", tmp_path / "page.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        render(grid, tmp_path / "file" / "page.html")
+
+
+# numbers and places
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (fmt.memory(3_250_586), "3.1 MiB"),
+        (fmt.memory(500), "500 B"),
+        (fmt.memory(None), "–"),
+        (fmt.count(1_234_567), "1.2 M"),
+        (fmt.count(0), "0"),
+        (fmt.count(7e9), "7.0 B"),
+        (fmt.percent(0.813), "81.3 %"),
+        (fmt.percent(float("nan")), "–"),
+        (fmt.share(0.00041), "0.041 %"),
+        (fmt.share(1.0), "100 %"),
+        (fmt.seconds(0.523), "0.52 s"),
+        (fmt.seconds(245.2), "4 min 05 s"),
+        (fmt.seconds(7500), "2 h 05 min"),
+        (fmt.number(3.14159), "3.14"),
+        (fmt.number(0.0123), "0.0123"),
+        (fmt.number(12345.6), "12,346"),
+        (fmt.number(0), "0"),
+        (fmt.spread(0.8134, 0.0123, 100), "81.3 ± 1.2"),
+        (fmt.spread(0.8134, None, 100), "81.3"),
+        (fmt.spread(None, None), "–"),
+        (fmt.integer(12345), "12,345"),
+    ],
+)
+def test_numbers_are_written_with_their_unit(made: str, expected: str) -> None:
+    assert made == expected
+
+
+def test_a_column_of_bytes_takes_the_unit_of_its_middle() -> None:
+    assert fmt.byte_unit([600, 40_000, 3_000_000]).name == "KiB"
+    assert fmt.byte_unit([None, 7e9, 8e9]).name == "GiB"
+    assert fmt.byte_unit([]).name == "MiB"
+
+
+def test_labels_are_pushed_apart_in_order_and_stay_inside() -> None:
+    placed = push_apart({"a": 50.0, "b": 51.0, "c": 99.0, "d": 20.0}, 14, 0, 100)
+    values = sorted(placed.values())
+    assert all(later - earlier >= 14 for earlier, later in pairwise(values))
+    assert sorted(placed, key=placed.__getitem__) == ["d", "a", "b", "c"]
+    assert placed["d"] == 20
+    assert max(values) <= 100

@@ -1,0 +1,169 @@
+"""The built-in tasks and the base that ships with them."""
+
+import hashlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from peftbench import bases
+from peftbench.tasks import SPLITS, TASKS
+from peftbench.tasks.draw import COUNTS, draw, split_of
+
+PINNED: dict[str, str] = {}
+LONGEST_TOKENS = 64
+LARGEST_BYTES = 8_000_000
+
+
+def examples(task, split):
+    module, _, function = TASKS[task].examples.partition(":")
+    return getattr(importlib.import_module(module), function)(split)
+
+
+def digest(found):
+    return hashlib.sha256(json.dumps([asdict(e) for e in found]).encode()).hexdigest()
+
+
+each_task = pytest.mark.parametrize("task", TASKS)
+each_split = pytest.mark.parametrize("split", SPLITS)
+each_base = pytest.mark.parametrize("base", bases.BASES)
+
+
+@each_task
+@each_split
+def test_a_split_has_its_count_of_distinct_prompts(task, split):
+    prompts = [example.prompt for example in examples(task, split)]
+    assert len(prompts) == len(set(prompts)) == COUNTS[split] >= 100
+
+
+@each_task
+def test_no_prompt_is_in_two_splits(task):
+    prompts = [{example.prompt for example in examples(task, split)} for split in SPLITS]
+    assert len(set.union(*prompts)) == sum(map(len, prompts))
+
+
+@each_task
+@each_split
+def test_examples_are_the_same_on_every_call_and_machine(task, split):
+    found = examples(task, split)
+    assert found == examples(task, split)
+    assert digest(found) == PINNED[f"{task} {split}"], "the examples changed: old results no longer compare"
+
+
+@each_task
+def test_another_seed_draws_other_examples_of_the_same_split(task):
+    module = importlib.import_module(TASKS[task].examples.partition(":")[0])
+    again = module.examples("test", seed=1)
+    assert again != module.examples("test")
+    assert {split_of(example.prompt) for example in again} == {"test"}
+
+
+@each_task
+@each_split
+def test_examples_have_what_their_kind_needs(task, split):
+    kind = TASKS[task].kind
+    for example in examples(task, split):
+        assert example.prompt == example.prompt.strip()
+        assert example.target == example.target.strip()
+        assert example.prompt
+        assert example.target
+        assert bool(example.choices) == (kind == "choice")
+        assert bool(example.references) == (kind == "generation")
+        if example.choices:
+            assert example.target in example.choices
+            assert len(set(example.choices)) == len(example.choices)
+        if example.references:
+            assert example.target in example.references
+        for text in example.references:
+            assert all(re.search(rf"\b{slot}\b", text) for slot in example.slots)
+
+
+@each_task
+def test_no_answer_is_given_away_by_being_common(task):
+    found = examples(task, "train")
+    answers = [example.target for example in found]
+    assert max(map(answers.count, set(answers))) < 0.3 * len(found)
+
+
+def test_an_unknown_split_is_refused_with_the_allowed_ones():
+    with pytest.raises(ValueError, match="unknown split 'dev'; allowed: train, validation, test"):
+        draw(lambda rng: None, "dev", "describe")
+
+
+def test_tasks_and_grammar_load_without_torch():
+    code = "import sys; import peftbench.tasks.describe, peftbench.tasks.compute, peftbench.tasks.judge"
+    code += "; import peftbench.bases.grammar; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@each_task
+def test_the_grammar_never_writes_in_a_tasks_own_format(task):
+    from itertools import islice
+
+    from peftbench.bases.grammar import documents
+
+    text = "\n".join(islice(documents("nano 0"), 20_000))
+    found = examples(task, "test")
+    assert not any(example.prompt in text for example in found)
+    if TASKS[task].kind == "generation":
+        assert not any(reference in text for example in found for reference in example.references)
+    marks = {"describe": "| food:", "compute": "/ total:", "judge": "| class:"}
+    assert marks[task] in found[0].prompt
+    assert marks[task] not in text
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    from transformers import AutoTokenizer
+
+    return {base: AutoTokenizer.from_pretrained(bases.folder(base), local_files_only=True) for base in bases.BASES}
+
+
+@each_base
+@each_task
+def test_a_tasks_texts_are_short_in_the_bases_tokens_and_come_back_whole(base, task, tokenizers):
+    tokenizer = tokenizers[base]
+    texts = [f"{e.prompt} {e.target}" for split in SPLITS for e in examples(task, split)]
+    tokens = tokenizer(texts)["input_ids"]
+    assert max(map(len, tokens)) + 1 <= LONGEST_TOKENS
+    assert tokenizer.batch_decode(tokens) == texts
+    assert tokenizer.unk_token_id is None
+    assert tokenizer.eos_token == "</s>"
+    assert tokenizer.pad_token == "<pad>"
+    prompt, target = texts[0].rsplit(" ", 1)
+    joined = tokenizer(prompt)["input_ids"] + tokenizer(" " + target)["input_ids"]
+    assert joined == tokens[0], "the joining space belongs to the answer's first piece"
+
+
+@each_base
+def test_a_base_loads_offline_in_fp32_and_is_small(base):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(bases.folder(base), local_files_only=True)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert 900_000 <= model.num_parameters() <= 1_100_000
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert linear
+    assert all(m.in_features % 64 == 0 and m.out_features % 64 == 0 for m in linear)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.generation_config.eos_token_id == model.config.eos_token_id
+
+
+@each_base
+def test_a_bases_files_are_complete_and_name_no_path(base):
+    folder = bases.folder(base)
+    names = {path.name for path in folder.iterdir()}
+    needed = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
+    assert needed | {"model.safetensors"} <= names
+    assert (folder / "model.safetensors").stat().st_size <= LARGEST_BYTES
+    for name in needed:
+        text = (folder / name).read_text(encoding="utf-8")
+        assert not re.search(r"/(home|tmp|work|root|usr)/", text)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "license: apache-2.0" in card
+    assert f"python -m peftbench.bases.make {base}" in card
