@@ -74,14 +74,39 @@ def _stock_command(job: Job) -> str:
     precision = PRECISIONS[trial.precision]
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
-    if precision.quantization:
-        extra += ",load_in_8bit=True" if precision.quantization == "int8" else ",load_in_4bit=True"
     names = ",".join(trial.evaluate)
-    return f"""Score it again with the stock command, from within the folder `{_TASKS}` (batch size 1: in larger
+    return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}` (batch size 1: in larger
 batches, left padding misplaces the virtual tokens of prompt tuning):
 
 ```
 lm_eval --model hf --model_args {where},dtype={dtype},max_length={trial.evaluation.max_length}{extra} \\
     --include_path . --tasks {names} --batch_size 1 --device {trial.device}
 ```
+"""
+
+
+def _quantized_base(job: Job) -> str:
+    """Return how to make the quantized base that the stock command needs: its arguments cannot quantize one."""
+    precision = PRECISIONS[job.trial.precision]
+    if precision.quantization is None:
+        return ""
+    settings = "load_in_8bit=True"
+    if precision.quantization != "int8":
+        settings = (
+            f'load_in_4bit=True, bnb_4bit_quant_type="{precision.quantization}", '
+            f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
+            f"bnb_4bit_compute_dtype=torch.{precision.autocast}"
+        )
+    return f"""The stock command needs the quantized base in a folder of its own; make it once, as BASE:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+settings = BitsAndBytesConfig({settings})
+base = AutoModelForCausalLM.from_pretrained("ORIGINAL", quantization_config=settings, dtype=torch.{precision.weights})
+base.save_pretrained("BASE")
+AutoTokenizer.from_pretrained("ORIGINAL").save_pretrained("BASE")
+```
+
 """

@@ -19,6 +19,11 @@ from peftbench.precision import Precision
 from peftbench.records import StepRow, Training
 
 
+_SCALE = 2.0**10
+"""First loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
+skipped: the method would do less work than the others. Skipped steps show as an infinite gradient norm."""
+
+
 class Diverged(Exception):
     """The loss is no longer a number."""
 
@@ -49,7 +54,9 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         training: the settings.
         **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens.
     """
-    scaler = torch.amp.GradScaler(where["device"], enabled=where["precision"].gradient_scaling)  # type: ignore[attr-defined]
+    scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
+        where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
+    )
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()  # a frozen embedding would cut the graph

@@ -191,7 +191,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         facts, status, reason = liveness.verdict(model, before, after)
         run.facts.update(facts)
     with run.clock.phase("save"):
-        _save(run, model)
+        _save(run, model, loaded.tokenizer)
     return model, (status, reason)
 
 
@@ -242,7 +242,7 @@ def _record_training(run: Run, trace: train.Trace) -> None:
         run.facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
 
 
-def _save(run: Run, model: Any) -> None:
+def _save(run: Run, model: Any, tokenizer: Any) -> None:
     """Save the tuned weights, measure them, and keep them with a card if asked to."""
     job = run.job
     with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
@@ -250,6 +250,8 @@ def _save(run: Run, model: Any) -> None:
         resolve(METHODS[job.trial.method].save)(model, folder)
         run.facts["checkpoint_bytes"] = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         if job.adapter_folder:
+            if METHODS[job.trial.method].trains_base:  # a whole model needs its tokenizer beside it
+                tokenizer.save_pretrained(folder)
             card.write(job, folder)
             card.install(folder, Path(job.adapter_folder))
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from peftbench import PROTOCOL
 from peftbench.records import ExampleRow, Result, Score, StepRow, TrialRow
@@ -86,10 +87,11 @@ def make_result(
 
 def make_grid(folder: Path, seeds: int = 3, steps: int = 30, examples: int = 10) -> Path:
     """Write a store like the quickstart's: 14 cells, an oom among the seeds of one, and an unsupported cell."""
-    open_for_run(folder, TASKS)
-    for result in grid_results(seeds, steps, examples):
-        write(folder, result, TASKS)
-    compact(folder)
+    with mock.patch("os.fsync"):  # no test cuts the power
+        open_for_run(folder, TASKS)
+        for result in grid_results(seeds, steps, examples):
+            write(folder, result, TASKS)
+        compact(folder)
     return folder
 
 

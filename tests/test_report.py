@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import re
@@ -178,11 +179,11 @@ def test_the_page_is_the_same_in_another_process_without_torch(grid: Path, text:
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
 
 
-def test_drawing_changes_no_global_setting(grid: Path, tmp_path: Path) -> None:
+def test_drawing_changes_no_global_setting(tmp_path: Path) -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    render(grid, tmp_path / "page.html")
+    render(store(tmp_path / "r", make_result()), tmp_path / "page.html")
     assert dict(matplotlib.rcParams) == before
 
 
@@ -376,3 +377,16 @@ def test_labels_are_pushed_apart_in_order_and_stay_inside() -> None:
     assert sorted(placed, key=placed.__getitem__) == ["d", "a", "b", "c"]
     assert placed["d"] == 20
     assert max(values) <= 100
+
+
+def test_several_bases_keep_their_cells_apart(tmp_path: Path) -> None:
+    results = []
+    for base, score in (("nano", 0.25), ("micro", 0.75)):
+        made = make_result(scores={"judge": score}, key=f"key{base}")
+        results.append(dataclasses.replace(made, row=dataclasses.replace(made.row, base=base)))
+    folder = store(tmp_path / "r", *results)
+    rows = {row["cell"]: row["score_judge_mean"] for row in csv.DictReader(io.StringIO(table(folder, "csv")))}
+    assert rows["lora r=8 fp32 (nano)"] == "0.25"
+    assert rows["lora r=8 fp32 (micro)"] == "0.75"
+    ranks = Page(render(folder, tmp_path / "page.html").read_text()).sections["ranks"]
+    assert ranks.index("LoRA on micro") < ranks.index("75.0") < ranks.index("LoRA on nano") < ranks.index("25.0")

@@ -105,6 +105,13 @@ def test_parts_are_filled_up_and_full_ones_left_alone(tmp_path: Path, monkeypatc
     assert read(tmp_path).steps.groupby("key").size().tolist() == [3] * 10
 
 
+def test_a_long_run_compacts_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "LOOSE_TRIALS", 4)
+    keys = fill(tmp_path, 9)
+    assert [len(names) for names in stored(tmp_path).values()] == [2, 2, 2]
+    assert done(tmp_path) == set(keys)
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_trial_run_again_replaces_its_row_wherever_it_is(tmp_path: Path, compacted: bool) -> None:
     keys = fill(tmp_path, 3)

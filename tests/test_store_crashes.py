@@ -25,10 +25,9 @@ class Crash(BaseException):
 
 
 def prepare_compaction(folder: Path) -> None:
-    fill(folder, 3)
+    fill(folder, 2)
     compact(folder)
-    for seed in (3, 4):
-        write(folder, make_result(seed=seed))
+    write(folder, make_result(seed=3))
     write(folder, make_result(seed=5, status="killed"))
 
 
@@ -41,11 +40,10 @@ def prepare_added_task(folder: Path) -> None:
 AGAIN = {"seed": 1, "steps": 7, "examples": 5, "finished_at": "2026-11-23T00:00:00+00:00"}
 SCENES = {
     "compact": (prepare_compaction, compact),
-    "open": (prepare_compaction, lambda folder: open_for_run(folder, ["judge"])),
     "added task": (prepare_added_task, lambda folder: open_for_run(folder, ["judge", "compute"])),
     "again from a part": (prepare_compaction, lambda folder: write(folder, make_result(**AGAIN))),
     "again from a loose file": (
-        lambda folder: fill(folder, 3),
+        lambda folder: fill(folder, 2),
         lambda folder: write(folder, make_result(**AGAIN)),
     ),
     "first write": (prepare_compaction, lambda folder: write(folder, make_result(seed=8))),

@@ -1,1 +1,1 @@
-"""In a wheel, the top-level ``suites/`` is at this place (``package-dir`` in pyproject.toml); in a checkout, nothing."""
+"""In a wheel, the top-level ``suites/`` is at this place (pyproject.toml's ``package-dir``); in a checkout, nothing."""

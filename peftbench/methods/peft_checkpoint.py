@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
+from peft.utils import load_peft_weights
 from torch import nn
 
 
@@ -15,5 +16,16 @@ def save(model: Any, folder: Path) -> None:
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
-    """Return a freshly loaded base with the adapter of ``folder`` attached, frozen."""
-    return PeftModel.from_pretrained(model, str(folder))
+    """Return a freshly loaded base with the adapter of ``folder`` attached, frozen, in the dtype in which it was saved.
+
+    peft alone would round a LLaMA-Adapter to the base's dtype, and compute a bf16 LoRA in fp32.
+    """
+    base = {id(p) for p in model.parameters()}
+    tuned = PeftModel.from_pretrained(model, str(folder))
+    weights = load_peft_weights(str(folder), device="cpu")
+    dtype = next(iter(weights.values())).dtype
+    for parameter in tuned.parameters():
+        if id(parameter) not in base:
+            parameter.data = parameter.data.to(dtype)
+    set_peft_model_state_dict(tuned, weights)
+    return tuned.requires_grad_(False)

@@ -23,8 +23,8 @@ from peftbench.report.svg import FONT_SIZE, INK, MARKERS, PAPER, axes, canvas, s
 SCATTER_SIZE = (400, 290)
 CURVE_SIZE = (400, 230)
 BARS_WIDTH = 400
-CATEGORY_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#999999")
-"""Okabe and Ito's palette, which stays apart for colour-blind eyes; neighbours in a bar differ in lightness too."""
+_LEFT = 50
+"""Room for the vertical axis: its label, and tick labels of up to five digits."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def scatter(points: Sequence[Point], lines: Mapping[str, float], x: Axis, prefix
         label: What the figure shows, in words.
     """
     figure = canvas(*SCATTER_SIZE)
-    area = axes(figure, (42, 62, 38, 10))
+    area = axes(figure, (_LEFT, 62, 38, 10))
     low, high = _limits([p.y + s * (p.sd or 0) for p in points for s in (-1, 1)] + list(lines.values()))
     area.set_ylim(max(low, -4), min(high, 104))
     x.apply(area)
     area.yaxis.set_major_locator(MaxNLocator(5))
-    area.set_ylabel("score [%]", labelpad=4)
+    _label_y(area, "score [%]")
     for value in lines.values():
         area.axhline(value, color=INK, alpha=0.55, linewidth=0.9, dashes=(4, 3))
     titles = _draw_points(area, points)
@@ -187,7 +187,7 @@ DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "12 3", "1 4")
 def curves(own: Sequence[Curve], others: Sequence[Curve], limits: tuple[float, float], prefix: str, label: str) -> str:
     """Return one method's loss curves as SVG over those of all others in faint ink."""
     figure = canvas(*CURVE_SIZE)
-    area = axes(figure, (42, 10, 38, 10))
+    area = axes(figure, (_LEFT, 10, 38, 10))
     for curve in others:
         area.plot(*_thin(curve.steps, curve.smooth, 60), color=INK, alpha=0.22, linewidth=0.9)
     for i, curve in enumerate(own):
@@ -201,8 +201,14 @@ def curves(own: Sequence[Curve], others: Sequence[Curve], limits: tuple[float, f
     area.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     area.yaxis.set_major_locator(MaxNLocator(5))
     area.set_xlabel("optimizer step", labelpad=4)
-    area.set_ylabel("loss [nats/token]", labelpad=4)
+    _label_y(area, "loss [nats/token]")
     return to_svg(figure, prefix, label)
+
+
+def _label_y(area: Axes, text: str) -> None:
+    """Write the vertical axis' label at the figure's edge, however long the tick labels are."""
+    area.set_ylabel(text, labelpad=0, va="top")
+    area.yaxis.set_label_coords(-(_LEFT - 1) / area.get_window_extent().width, 0.5)
 
 
 def _thin(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:

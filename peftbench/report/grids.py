@@ -31,15 +31,17 @@ class MethodGrids:
 
 def method_grids(results: Results) -> tuple[MethodGrids, ...]:
     """Return the grids of every method that has a size knob or stands at several precisions."""
-    families: dict[tuple[str, str], list[Cell]] = {}
+    families: dict[tuple[str, str, str], list[Cell]] = {}
+    several_bases = len(results.distinct("base")) > 1
     for cell in results.cells:
-        families.setdefault((cell.method, cell.variant), []).append(cell)
+        base = f"on {cell.summary.base}" if several_bases else ""
+        families.setdefault((cell.method, cell.variant, base), []).append(cell)
     found = []
-    for (method, variant), cells in families.items():
+    for (method, variant, base), cells in families.items():
         precisions = tuple(sorted({cell.precision for cell in cells}, key=precision_order))
         if len(precisions) > 1 or any(cell.rank is not None for cell in cells):
             record = method_of(method)
-            title = " ".join(filter(None, (method_title(method), variant)))
+            title = " ".join(filter(None, (method_title(method), variant, base)))
             knob = (record.knob if record else "rank") or ""
             found.append(MethodGrids(title, knob, precisions, _grids(results, cells, precisions)))
     return tuple(found)

@@ -25,11 +25,12 @@ def render(results_folder: Path, output: Path) -> Path:
     Raises:
         UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
     """
-    text = html(collect(results_folder))
+    results = collect(results_folder)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         part = output.with_name(f".{output.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
+        part.touch()
+        part.write_text(html(results), encoding="utf-8")
         part.replace(output)
     except OSError as error:
         raise UserError(f"cannot write the report {output}: {error.strerror or error}") from error

@@ -13,7 +13,6 @@ from peftbench.report import format as fmt
 from peftbench.report.axis import Axis
 from peftbench.report.collect import Cell, Results, method_title
 from peftbench.report.figures import (
-    CATEGORY_COLORS,
     DASHES,
     Bar,
     Curve,
@@ -25,7 +24,7 @@ from peftbench.report.figures import (
     marker_of,
     scatter,
 )
-from peftbench.report.svg import PRECISION_FILLS, css_color, line_svg, marker_svg
+from peftbench.report.svg import AREA_COLORS, PRECISION_FILLS, css_color, line_svg, marker_svg
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     is_memory = total.endswith("_bytes")
     text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
     used = {
-        name: (columns, CATEGORY_COLORS[i])
+        name: (columns, AREA_COLORS[i])
         for i, (name, columns) in enumerate(groups.items())
         if any(cell.mean(column) for cell in cells for column in columns)
     }
@@ -204,8 +203,8 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
     room = 0.05 * (max(starts) - min(smooth)) or 0.1
     limits = (max(0.0, min(smooth) - room), max(starts) + room)
     panels = []
-    for number, method in enumerate(dict.fromkeys(curve.method for curve in found)):
-        own = [curve for curve in found if curve.method == method]
+    for number, own in enumerate(_panels_of(found)):
+        method = own[0].method
         others = [curve for curve in found if curve.method != method]
         title = method_title(method)
         svg = curves(own, others, limits, f"loss{number}", f"training loss of {title}")
@@ -213,6 +212,13 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
         keys = [Key(Markup(line_svg(color_of(method), DASHES[i % len(DASHES)])), n) for i, n in enumerate(names)]
         panels.append(Panel(title, Markup(svg), tuple(keys)))
     return tuple(panels), window
+
+
+def _panels_of(found: Sequence[Curve]) -> list[list[Curve]]:
+    """Return the curves of each panel: one method's, in several panels where there are more than dashes to tell."""
+    most = len(DASHES)
+    methods = [[c for c in found if c.method == method] for method in dict.fromkeys(c.method for c in found)]
+    return [own[start : start + most] for own in methods for start in range(0, len(own), most)]
 
 
 def _loss_curves(results: Results) -> tuple[list[Curve], int]:

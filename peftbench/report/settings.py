@@ -138,7 +138,7 @@ def environment(results: Results) -> Environment:
     seen: dict[str, dict[str, None]] = {}
     texts = results.trials["environment_json"].dropna().unique()
     for text in texts:
-        for name, value in flatten(read_json(text)).items():
+        for name, value in flatten({k: v for k, v in read_json(text).items() if k != "command"}).items():
             words = fmt.memory(int(value)) if name.endswith("_bytes") and value.isdigit() else value
             seen.setdefault(name.removesuffix("_bytes").replace("_", " "), {})[words] = None
     load = results.trials["load_average"].dropna()

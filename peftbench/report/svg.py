@@ -26,6 +26,8 @@ PRECISION_FILLS = {"full": "32-bit", "none": "16-bit", "bottom": "8-bit and less
 """How a marker is filled, by how wide the base's weights are."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 FONT_SIZE = 11
+AREA_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#999999")
+"""Okabe and Ito's palette, which stays apart for colour-blind eyes; neighbours in a bar differ in lightness too."""
 _LIGHT, _DARK = (255, 255, 255), (22, 24, 29)
 _RC = {
     "svg.fonttype": "none",
@@ -110,8 +112,13 @@ def css_color(color: str) -> str:
 
 
 def css_colors(colors: set[str]) -> list[tuple[str, str, str]]:
-    """Return (variable, colour on white, colour on the dark page) of some colours, with a contrast of at least 3."""
-    return [(f"--c{c[1:]}", _legible(c, _LIGHT), _legible(c, _DARK)) for c in sorted(colors)]
+    """Return (variable, colour on white, colour on the dark page) of some colours.
+
+    Those of markers and lines have a contrast of at least 3; those of areas, which lie side by side with a gap of
+    paper between them, of 2, so that they stay as far apart as the palette meant them.
+    """
+    least = {color: 2.0 if color in AREA_COLORS else 3.0 for color in sorted(colors)}
+    return [(f"--c{c[1:]}", _legible(c, _LIGHT, ratio), _legible(c, _DARK, ratio)) for c, ratio in least.items()]
 
 
 def marker_svg(marker: str, color: str, fill: str = "full") -> str:
@@ -149,7 +156,7 @@ def _outline(path: Outline, size: float = 8.5) -> str:
     return "".join(parts)
 
 
-def _legible(color: str, paper: tuple[int, int, int], contrast: float = 3.0) -> str:
+def _legible(color: str, paper: tuple[int, int, int], contrast: float) -> str:
     """Mix a colour with black (on white paper) or white (on dark) until its contrast is enough."""
     ink = 0 if _luminance(paper) > 0.5 else 255
     rgb = tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))

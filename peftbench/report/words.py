@@ -103,9 +103,10 @@ def _what_dominates(results: Results) -> Iterable[str]:
     above = [cell for cell, ratio in shares if ratio > 1]
     ratios = [ratio for _, ratio in shares]
     if len(above) * 2 > len(shares):
+        factors = " to ".join(sorted({f"{ratio:.1f}" for ratio in (min(ratios), max(ratios))}, key=float))
         yield (
             f"In {len(above)} of {len(shares)} cells activations and temporaries outweigh the base weights (by a "
-            f"factor of {min(ratios):.1f} to {max(ratios):.1f} over all cells). At this size, then, little of what a "
+            f"factor of {factors} over all cells). At this size, then, little of what a "
             "method saves in weights, gradients and optimizer state shows in the total, and the order of the totals "
             "does not carry over to a model with billions of parameters, where the weights come first."
         )

@@ -82,15 +82,15 @@ def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Tabl
     """Yield a file's row groups one by one (at least one table, which may be empty)."""
     with opened(path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns)
+            yield file.read_row_group(number, columns, use_threads=False)
         if not file.num_row_groups:
-            yield file.read(columns)
+            yield file.read(columns, use_threads=False)
 
 
 def load(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return a file's rows, with only these columns where given."""
     with opened(path) as file:
-        return file.read(columns)
+        return file.read(columns, use_threads=file.metadata.num_rows > ROW_GROUP)
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -103,12 +103,14 @@ def save(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Write tables of one schema as one file that appears whole or not at all, also through a power cut."""
     with replacing(path) as out, pq.ParquetWriter(out, schema, compression="zstd", write_statistics=False) as writer:
         waiting: list[pa.Table] = []
+        rows = 0
         for table in tables:
             waiting.append(table)
-            if sum(one.num_rows for one in waiting) >= ROW_GROUP:
+            rows += table.num_rows
+            if rows >= ROW_GROUP:
                 writer.write_table(pa.concat_tables(waiting), ROW_GROUP)
-                waiting = []
-        if any(one.num_rows for one in waiting):
+                waiting, rows = [], 0
+        if rows:
             writer.write_table(pa.concat_tables(waiting))
 
 

@@ -23,6 +23,8 @@ from peftbench.store.schema import KINDS, conform, schema, scores_of, table, tas
 
 PART_TRIALS = 2_000
 """Trials of a full part. A full part is left alone by later compactions; one with fewer is merged again."""
+LOOSE_TRIALS = 250
+"""At every so many trials with files of their own, writing compacts by itself, so that a long run has few files too."""
 
 
 def open_for_run(folder: Path | str, tasks: Iterable[str]) -> None:
@@ -72,6 +74,9 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
             made = table(kind, rows[kind], columns)
             files.save(files.path_of(folder, kind, key), [made], made.schema)
         _drop_from_parts(folder, key)
+        loose = sum(1 for name in files.names(folder, "trials") if not name.startswith(files.PART))
+        if loose % LOOSE_TRIALS == 0:
+            _compact(folder)
 
 
 def compact(folder: Path | str) -> None:

@@ -1,0 +1,43 @@
+"""Offline, and with a tiny base: two layers of width 64 that every method can be attached to in milliseconds."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; give --run-slow"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A folder with a small random Llama and its tokenizer, the same in every run."""
+    import tiny_base
+    import torch
+
+    torch.set_num_threads(1)
+    return tiny_base.make(tmp_path_factory.mktemp("bases") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real models and datasets, beside the checkout; absent on most machines."""
+    folder = Path(os.environ.get("PEFTBENCH_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real data on this machine (set PEFTBENCH_SHARED_DATA)")
+    return folder

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from results_factory import ENVIRONMENT, make_grid, make_result
+
+from peftbench.compare import Comparison, compare, render
+from peftbench.errors import UserError
+from peftbench.store import write
+
+
+def folder(place: Path, scores: list[float], **fields: Any) -> Path:
+    for seed, score in enumerate(scores):
+        write(place, make_result(seed=seed, scores={"judge": score}, **fields), ["judge"])
+    return place
+
+
+def compared(tmp_path: Path, old: list[float], new: list[float], **fields: Any) -> Comparison:
+    return compare(folder(tmp_path / "old", old), folder(tmp_path / "new", new, **fields))
+
+
+def verdict(comparison: Comparison, column: str = "score_judge") -> str | None:
+    (cell,) = comparison.cells
+    return next(change.verdict for change in cell.changes if change.column == column)
+
+
+def test_a_folder_against_itself_has_no_change(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path / "grid", steps=2, examples=1)
+    found = compare(grid, grid)
+    assert len(found.cells) == 15
+    assert {change.verdict for cell in found.cells for change in cell.changes} == {"same"}
+    assert not found.regressed
+    text = render(found)
+    assert "15 of 15 cells in both are the same" in text
+    assert "changed" not in text
+    assert text.endswith("no regression\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected", "regressed"),
+    [
+        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], "beyond noise", True),
+        ([0.80, 0.81, 0.82], [0.90, 0.91, 0.92], "beyond noise", False),
+        ([0.90, 0.80, 0.70], [0.85, 0.75, 0.72], "within noise", False),
+        ([0.90], [0.10], "no spread known", False),
+        ([0.90, 0.91], [0.10], "no spread known", False),
+        ([0.90, 0.90], [0.89, 0.89], "beyond noise", True),
+        ([0.90, 0.91], [0.90, 0.91], "same", False),
+    ],
+)
+def test_a_score_is_judged_by_the_noise_between_seeds(
+    tmp_path: Path, old: list[float], new: list[float], expected: str, regressed: bool
+) -> None:
+    found = compared(tmp_path, old, new)
+    assert verdict(found) == expected
+    assert found.regressed is regressed
+    text = render(found)
+    assert expected in text
+    assert ("REGRESSED" in text) is regressed
+    (change,) = [change for change in found.cells[0].changes if change.column == "score_judge"]
+    assert change.old is not None
+    assert change.new is not None
+    assert (change.old.n, change.new.n) == (len(old), len(new))
+    assert change.difference == pytest.approx(sum(new) / len(new) - sum(old) / len(old))
+
+
+def test_a_cell_that_was_ok_and_is_not_is_a_regression(tmp_path: Path) -> None:
+    old, new = folder(tmp_path / "old", [0.9, 0.9]), folder(tmp_path / "new", [0.9])
+    write(new, make_result(seed=1, status="oom", message="no room for <b>"), ["judge"])
+    assert compare(old, new).regressed
+    assert not compare(new, old).regressed
+    text = render(compare(old, new))
+    assert "2 ok" in text
+    assert "1 ok, 1 oom" in text
+    assert "no room for <b>" in text
+
+
+def test_cells_that_only_one_folder_has_are_listed_and_are_no_regression(tmp_path: Path) -> None:
+    old, new = folder(tmp_path / "old", [0.9], cell="lora r=2 fp32"), folder(tmp_path / "new", [0.9])
+    found = compare(old, new)
+    assert (found.cells, found.only_old, found.only_new) == ((), ("lora r=2 fp32",), ("lora r=8 fp32",))
+    assert not found.regressed
+    assert "only in old: lora r=2 fp32" in render(found)
+    assert "no cell is in both" in render(found)
+
+
+def test_changed_settings_and_environment_are_told_once(tmp_path: Path) -> None:
+    settings = json.dumps({"method": "lora", "rank": 8, "train": {"steps": 40, "learning_rate": 3e-3}})
+    environment = json.dumps(ENVIRONMENT | {"packages": ENVIRONMENT["packages"] | {"torch": "2.14.0"}})  # type: ignore[operator]
+    found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], settings_json=settings, environment_json=environment)
+    assert [(d.name, d.old, d.new, d.cells) for d in found.settings] == [("train.steps", "30", "40", ())]
+    assert [(d.name, d.old, d.new) for d in found.environment] == [("packages.torch", "2.13.0", "2.14.0")]
+    text = render(found)
+    assert text.count("train.steps: 30 -> 40") == 1
+    assert text.count("packages.torch: 2.13.0 -> 2.14.0") == 1
+
+
+def test_a_setting_that_changed_in_some_cells_names_them(tmp_path: Path) -> None:
+    old, new = folder(tmp_path / "old", [0.9]), folder(tmp_path / "new", [0.9])
+    for place, text in ((old, '{"dropout": 0.0}'), (new, "{}")):
+        write(place, make_result("lora r=2 fp32", rank=2, settings_json=text), ["judge"])
+    (difference,) = compare(old, new).settings
+    assert (difference.name, difference.old, difference.new) == ("dropout", "0.0", "(absent)")
+    assert difference.cells == ("lora r=2 fp32",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "refused"),
+    [
+        ("memory_kind", "allocator", {"peak_train_bytes"}),
+        ("device", "cuda", {"peak_train_bytes", "tokens_per_second"}),
+        ("threads", 2, {"tokens_per_second"}),
+        ("protocol", 2, {"score", "peak_train_bytes", "tokens_per_second"}),
+    ],
+)
+def test_what_does_not_compare_is_refused_by_the_key_that_differs(
+    tmp_path: Path, field: str, value: object, refused: set[str]
+) -> None:
+    found = compared(tmp_path, [0.9, 0.9], [0.1, 0.1], **{field: value})
+    assert set(found.refused) == refused
+    assert {difference.name for difference in found.refused.values()} == {field}
+    columns = {change.column for change in found.cells[0].changes}
+    assert {"checkpoint_bytes", "trainable_parameters"} <= columns
+    assert not columns & refused
+    assert found.regressed is ("score" not in refused)
+    assert f"{field} is " in render(found)
+
+
+def test_sizes_differ_without_noise(tmp_path: Path) -> None:
+    found = compared(tmp_path, [0.9], [0.9], trainable_parameters=40_000, checkpoint_bytes=2_000_000)
+    assert verdict(found, "trainable_parameters") == "differs"
+    text = render(found)
+    assert "+9,280" in text
+    assert "1.91 MiB" in text
+
+
+def test_a_value_that_one_side_lacks_is_no_number(tmp_path: Path) -> None:
+    found = compared(tmp_path, [0.9], [0.9], peak_train_bytes=None)
+    assert verdict(found, "peak_train_bytes") is None
+    assert "–" in render(found)
+
+
+def test_the_columns_line_up(tmp_path: Path) -> None:
+    lines = render(compared(tmp_path, [0.9, 0.8], [0.7, 0.6], peak_train_bytes=2**31)).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("cell"))
+    ends = [line.index("(n=2)", line.index("(n=2)") + 1) + 5 for line in lines[head + 1 : head + 3]]
+    assert ends == [lines[head].index("new") + 3] * 2
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        compare(tmp_path / "a", tmp_path / "b")

@@ -1,0 +1,132 @@
+"""The memory ledger measures what is known, and leaves no trace."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from test_methods import attached
+from torch import nn
+
+from peftbench import model, train
+from peftbench.measure import memory
+from peftbench.measure.clock import Clock
+from peftbench.measure.ledger import CATEGORIES, account
+from peftbench.methods import METHODS
+
+MB = 1 << 20
+
+
+class Nothing(nn.Module):
+    """A model without parameters."""
+
+
+def test_a_known_allocation_is_measured_to_the_byte_and_freed_memory_is_given_back():
+    with account(Nothing(), False, {}) as book:
+        kept = torch.zeros(MB // 4)
+        gone = torch.ones(2 * MB // 4)
+        del gone
+        gc.collect()
+        assert sum(book.live.values()) == MB
+        late = kept + 1
+    assert book.peak_bytes == 3 * MB
+    assert late is not None
+
+
+def test_views_and_tied_weights_count_once():
+    holder = nn.Linear(256, 256, bias=False)
+    holder.tied = nn.Linear(256, 256, bias=False)
+    holder.tied.weight = holder.weight
+    with account(holder, False, {}) as book:
+        kept = torch.zeros(MB // 4)
+        views = [kept.view(-1, 2), kept[5:], kept.T]
+        assert len(views) == 3
+        assert book.live["temporaries"] == MB
+        assert book.live["adapter"] == 256 * 256 * 4
+
+
+def test_saved_activations_of_a_two_layer_network_are_those_computed_by_hand():
+    b, d, h = 32, 64, 128
+    network = nn.Sequential(nn.Linear(d, h, bias=False), nn.ReLU(), nn.Linear(h, d, bias=False))
+    x = torch.randn(b, d)
+    with account(network, True, {}) as book:
+        loss = network(x).sum()
+        saved = book.live["activations"]
+        loss.backward()
+        gradients = book.live["gradients"]
+    # the first layer keeps x, the second keeps relu's output, which relu keeps too
+    assert saved == 4 * (b * d + b * h)
+    assert gradients == 4 * 2 * d * h
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
+def test_weights_gradients_and_optimizer_state_are_exact_for_every_method(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    base, learner, plan = attached(tiny, name, precision, tmp_path)
+    train.train(learner, plan[:1], [], Clock(), lambda *_: None)
+    book = memory.account_step(learner, plan[1], METHODS[name].trains_base)
+    trainable = sum(p.numel() for p in learner.parameters)
+    tensors = len(learner.parameters)
+    assert set(book.peak) == set(CATEGORIES)
+    assert sum(book.peak.values()) == book.peak_bytes
+    own = book.peak["base_weights" if METHODS[name].trains_base else "adapter"]
+    buffers = sum(b.numel() * b.element_size() for b in learner.model.buffers())
+    assert own == 4 * trainable + (buffers if METHODS[name].trains_base else 0)
+    assert book.peak["optimizer"] >= 2 * 4 * trainable
+    assert book.peak["optimizer"] - 2 * 4 * trainable <= max(4 * tensors, 2048)  # step counters, bitsandbytes' map
+    if not METHODS[name].trains_base:
+        known = book.peak["base_weights"] + book.peak["quantization_state"]
+        assert base.weights_bytes <= known <= base.weights_bytes + buffers
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "qlora"])
+def test_accounting_restores_weights_optimizer_and_random_state_bit_for_bit(name, tiny, tmp_path):
+    precision, losses = METHODS[name].default_precision, []
+    for accounted in (False, True):
+        torch.manual_seed(1)
+        _, learner, plan = attached(tiny, name, precision, tmp_path)
+        found = [s.loss for s in train.train(learner, plan[:2], [], Clock(), lambda *_: None).steps]
+        if accounted:
+            weights = [model.checksum(p) for p in learner.parameters]
+            memory.account_step(learner, plan[2], METHODS[name].trains_base)
+            assert [model.checksum(p) for p in learner.parameters] == weights
+        found += [s.loss for s in train.train(learner, plan[2:], [], Clock(), lambda *_: None).steps]
+        losses.append((found, torch.rand(1).item()))
+    assert losses[0] == losses[1]
+
+
+def test_a_larger_batch_has_a_larger_peak_and_the_largest_one_is_chosen(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    train.train(learner, plan[:1], [], Clock(), lambda *_: None)
+    small = memory.account_step(learner, plan[1][:1], False).peak_bytes
+    large = memory.account_step(learner, plan[1], False).peak_bytes
+    assert small < large
+    chosen = memory.largest_step(plan, 4)
+    assert max(len(e.ids) for e in chosen) == max(len(e.ids) for step in plan for e in step)
+
+
+def test_the_clock_measures_a_known_sleep_within_a_tenth():
+    import time
+
+    clock = Clock()
+    with clock.phase("sleep"):
+        time.sleep(0.2)
+    assert clock.seconds["sleep"] == pytest.approx(0.2, rel=0.1, abs=0.1)
+
+
+def test_the_clock_waits_for_the_device_at_both_ends_and_counts_failed_phases():
+    waits, phases = [], []
+    clock = Clock(lambda: waits.append(1), phases.append)
+
+    def fail():
+        with clock.phase("train"):
+            raise ValueError("on purpose")
+
+    with clock.phase("load"):
+        pass
+    assert len(waits) == 2
+    with pytest.raises(ValueError, match="on purpose"):
+        fail()
+    assert clock.seconds["train"] > 0
+    assert phases == ["load", "train"]

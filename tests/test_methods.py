@@ -1,0 +1,183 @@
+"""Every entry of the table of methods keeps the same promises. Adding a record adds its tests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import trials
+
+from peftbench import data, evaluate, model, train
+from peftbench.measure.clock import Clock
+from peftbench.methods import METHODS, resolve
+from peftbench.precision import PRECISIONS, why_unsupported
+from peftbench.tasks import read
+
+TRAINED = [name for name, method in METHODS.items() if method.trains]
+CELLS = [(name, "fp32") for name in TRAINED if "fp32" in METHODS[name].precisions] + [
+    ("full", "bf16"),
+    ("prompt_tuning", "nf4"),
+    ("prefix_tuning", "bf16"),
+    ("adapter", "int8"),
+    ("llama_adapter", "bf16"),
+    ("llama_adapter", "nf4"),
+    ("lora", "int8"),
+    ("lora", "fp16"),
+    ("lora", "bf16-true"),
+    ("qlora", "nf4"),
+    ("qlora", "fp4"),
+]
+D, FEED, LAYERS, KV = 64, 128, 3, 32
+"""Of the tiny base: width, feed-forward width, layers, key-value width."""
+
+
+def trainable_parameters(method: str, r: int, base: int) -> int:
+    """The closed form of what a method trains on the tiny base."""
+    linears = [(D, D), (D, KV), (D, KV), (D, D), (D, FEED), (D, FEED), (FEED, D)]
+    return {
+        "full": base,
+        "prompt_tuning": r * D,
+        "prefix_tuning": r * LAYERS * 2 * KV,
+        "adapter": LAYERS * 2 * (2 * D * r + r + D),
+        "llama_adapter": (LAYERS - 2) * (r * D + 1),
+        "lora": LAYERS * sum(r * (i + o) for i, o in linears),
+        "qlora": LAYERS * sum(r * (i + o) for i, o in linears),
+    }[method]
+
+
+def loaded(tiny, name, precision):
+    method = METHODS[name]
+    return model.load(
+        tiny, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False
+    )
+
+
+def attached(tiny, name, precision, tmp_path):
+    """Return the loaded base, the learner, and the plan of its training batches."""
+    method, made = METHODS[name], trials.trial(tiny, tmp_path, name, precision)
+    base = loaded(tiny, name, precision)
+    torch.manual_seed(0)
+    tuned = resolve(method.attach)(base.model, made.rank, made.options)
+    learner = train.learner(
+        tuned,
+        model.cast_trainable(tuned, PRECISIONS[precision]),
+        made.training,
+        precision=PRECISIONS[precision],
+        device="cpu",
+        pad_id=base.tokenizer.pad_token_id,
+        virtual_tokens=0,
+    )
+    plan = data.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
+    return base, learner, plan
+
+
+def logits(tuned, precision, ids):
+    tuned.eval()
+    with torch.no_grad(), model.autocast(PRECISIONS[precision], "cpu"):
+        return tuned(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -ids.shape[1] :]
+
+
+IDS = torch.arange(2, 26).reshape(2, 12) * 7 % 300
+
+
+@pytest.mark.parametrize(("name", "precision"), CELLS)
+def test_only_the_methods_own_parameters_train_and_their_number_is_the_closed_form(name, precision, tiny, tmp_path):
+    base, learner, _ = attached(tiny, name, precision, tmp_path)
+    wanted = trainable_parameters(name, 4, base.parameters)
+    assert sum(p.numel() for p in learner.parameters) == wanted
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in learner.parameters}
+    assert dtypes == {PRECISIONS[precision].trainable}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_first_forward_equals_the_base_models_where_the_record_promises_it(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    before = logits(loaded(tiny, name, precision).model, precision, IDS)
+    _, learner, _ = attached(tiny, name, precision, tmp_path)
+    same = torch.allclose(logits(learner.model, precision, IDS), before, atol=1e-5)
+    assert same is METHODS[name].identity_at_init
+
+
+@pytest.mark.parametrize(("name", "precision"), CELLS)
+def test_two_steps_change_every_trainable_tensor_and_no_frozen_one(name, precision, tiny, tmp_path):
+    _, learner, plan = attached(tiny, name, precision, tmp_path)
+    logits(learner.model, precision, IDS)  # a forward without gradients must leave nothing behind
+    trainable = {n: p.detach().clone() for n, p in learner.model.named_parameters() if p.requires_grad}
+    frozen = {n: model.checksum(p) for n, p in learner.model.named_parameters() if not p.requires_grad}
+    trace = train.train(learner, plan[:2], [], Clock(), lambda *_: None)
+    assert len(trace.steps) == 2
+    now = dict(learner.model.named_parameters())
+    assert trainable
+    assert [n for n, p in trainable.items() if torch.equal(now[n].detach(), p)] == []
+    assert [n for n, value in frozen.items() if model.checksum(now[n]) != value] == []
+
+
+@pytest.mark.parametrize(("name", "precision"), CELLS)
+def test_the_saved_adapter_loads_back_to_the_same_logits(name, precision, tiny, tmp_path):
+    _, learner, plan = attached(tiny, name, precision, tmp_path)
+    train.train(learner, plan[:2], [], Clock(), lambda *_: None)
+    method = METHODS[name]
+    resolve(method.save)(learner.model, tmp_path / "saved")
+    assert list((tmp_path / "saved").glob("*.safetensors"))
+    again = resolve(method.load)(loaded(tiny, name, precision).model, tmp_path / "saved")
+    expected, found = logits(learner.model, precision, IDS), logits(again, precision, IDS)
+    start = logits(loaded(tiny, name, precision).model, precision, IDS)
+    assert not torch.equal(expected, start)
+    torch.testing.assert_close(found, expected, atol=1e-5 if precision == "fp32" else 2e-2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_answers_do_not_depend_on_the_batch_size(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    made = trials.trial(tiny, tmp_path, name, precision)
+    base, learner, plan = attached(tiny, name, precision, tmp_path)
+    train.train(learner, plan, [], Clock(), lambda *_: None)
+    learner.model.eval()
+    prompts = [e for e in read.examples(made.tasks[1], "train")][:7]
+    assert len({len(base.tokenizer.encode(e.prompt)) for e in prompts}) > 1, "prompts of several lengths, or no trap"
+    found = []
+    for size in (1, 5):
+        wrapped = evaluate.Harness(
+            learner.model, base.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[precision]
+        )
+        samples, _ = evaluate.run_harness(wrapped, made.tasks[1], prompts)
+        found.append([sample["filtered_resps"][0] for sample in samples])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    made = trials.trial(tiny, tmp_path, name, precision)
+    base, learner, plan = attached(tiny, name, precision, tmp_path)
+    train.train(learner, plan, [], Clock(), lambda *_: None)
+    learner.model.eval()
+    wrapped = evaluate.Harness(learner.model, base.tokenizer, made.evaluation, PRECISIONS[precision])
+    examples = read.examples(made.tasks[0], "test")[:3]
+    _, rows = evaluate.evaluate(wrapped, [made.tasks[0]], {"colour": examples}, {})
+    for example, row in zip(examples, rows, strict=True):
+        for choice, logprob in zip(example.choices, trials.json.loads(row.choice_logprobs), strict=True):
+            prompt, whole = (base.tokenizer.encode(t) for t in (example.prompt, f"{example.prompt} {choice}"))
+            ids = torch.tensor([whole])
+            direct = logits(learner.model, precision, ids).float().log_softmax(-1)
+            expected = sum(float(direct[0, i - 1, whole[i]]) for i in range(len(prompt), len(whole)))
+            assert logprob == pytest.approx(expected, abs=1e-4 if precision == "fp32" else 0.1)
+
+
+def test_bottleneck_adapters_can_be_switched_off(tiny, tmp_path):
+    from peftbench.methods import adapter
+
+    before = logits(loaded(tiny, "adapter", "fp32").model, "fp32", IDS)
+    _, learner, plan = attached(tiny, "adapter", "fp32", tmp_path)
+    train.train(learner, plan[:2], [], Clock(), lambda *_: None)
+    with adapter.disabled(learner.model):
+        assert torch.equal(logits(learner.model, "fp32", IDS), before)
+    assert not torch.equal(logits(learner.model, "fp32", IDS), before)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4", "fp4"])
+def test_full_fine_tuning_of_a_quantized_base_is_refused_with_the_reason(precision):
+    assert "quantized weights have no gradient" in why_unsupported(METHODS["full"], precision, "cpu")
+
+
+def test_tf32_does_not_exist_on_the_cpu():
+    assert "only on cuda" in why_unsupported(METHODS["lora"], "tf32", "cpu")

@@ -1,0 +1,205 @@
+"""The loop: accumulation, the end-of-text token, budgets, validation, divergence, determinism."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import trials
+from test_methods import attached, loaded
+
+from peftbench import data, model, optimizers, train
+from peftbench.errors import UserError
+from peftbench.measure.clock import Clock
+from peftbench.precision import PRECISIONS
+from peftbench.records import Example
+from peftbench.tasks import read
+
+
+def gradients(tiny, tmp_path, micro_batch_size):
+    _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
+    plan = plan_of(tiny, tmp_path, loss_on="all")
+    assert len({len(e.ids) for e in plan[0]}) > 1, "texts of several lengths, or a mean of means would pass too"
+    tokens = sum(b.loss_tokens for b in data.micro_batches(plan[0], 4, 1))
+    for batch in data.micro_batches(plan[0], micro_batch_size, 1):
+        (train.batch_loss(learner.model, batch) / tokens).backward()
+    return [p.grad for p in learner.parameters]
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tiny, tmp_path):
+    whole, parts = gradients(tiny, tmp_path, 4), gradients(tiny, tmp_path, 1)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_accumulated_training_takes_the_same_steps(tiny, tmp_path):
+    losses = []
+    for size in (4, 3):
+        _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+        learner = replace(learner, training=replace(learner.training, micro_batch_size=size))
+        losses.append([s.loss for s in train.train(learner, plan, [], Clock(), lambda *_: None).steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap: a base without a padding token of its own"
+    short, long = (
+        data.encode(tokenizer, Example("one ?", answer), 32, "completion", ("t", 0)) for answer in ("red", "red red red")
+    )
+    batch = data.collate([short, long], tokenizer.pad_token_id)
+    n = len(short.ids)
+    assert batch.labels[0, n - 1] == tokenizer.eos_token_id
+    assert (batch.labels[0, n:] == data.IGNORED).all()
+    assert batch.mask[0, :n].all()
+    assert not batch.mask[0, n:].any()
+    assert batch.loss_tokens == sum(len(e.ids) - e.loss_from for e in (short, long))
+
+
+def test_loss_on_all_tokens_bears_loss_on_the_prompt_too(tiny):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    made = data.encode(tokenizer, Example("one two ?", "red"), 32, "all", ("t", 0))
+    assert made.loss_from == 1
+
+
+def test_too_long_an_example_loses_the_left_of_its_prompt_and_is_counted(tiny):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    example = Example("one two three four ?", "red")
+    whole = data.encode(tokenizer, example, 99, "completion", ("t", 0))
+    cut = data.encode(tokenizer, example, len(whole.ids) - 3, "completion", ("t", 0))
+    assert cut.ids == whole.ids[3:]
+    assert cut.ids[cut.loss_from :] == whole.ids[whole.loss_from :]
+    assert (whole.truncated, cut.truncated) == (False, True)
+
+
+def test_a_tokenizer_without_an_end_of_text_token_is_refused(tiny):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no end-of-text token"):
+        data.encode(tokenizer, Example("one ?", "red"), 32, "completion", ("t", 0))
+
+
+def plan_of(tiny, tmp_path, seed=0, **training):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    first, second, _ = trials.tasks(tmp_path)
+    examples = {"colour": read.examples(first, "train"), "other": read.examples(second, "train")[:10]}
+    settings = replace(trials.TRAINING, data=(("colour", 3.0), ("other", 1.0)), **training)
+    return data.plan_steps(examples, settings, tokenizer, seed)
+
+
+def test_a_seed_fixes_the_batches_and_another_seed_changes_them(tiny, tmp_path):
+    first, again, other = (plan_of(tiny, tmp_path, seed) for seed in (0, 0, 1))
+    assert data.fingerprint(first) == data.fingerprint(again)
+    assert data.fingerprint(first) != data.fingerprint(other)
+
+
+def test_a_mixture_follows_its_weights_and_no_example_repeats_before_all_were_seen(tiny, tmp_path):
+    plan = plan_of(tiny, tmp_path, steps=30)
+    seen = [e.identity for step in plan for e in step]
+    share = sum(name == "colour" for name, _ in seen) / len(seen)
+    assert 0.6 < share < 0.9
+    first_pass = [index for name, index in seen if name == "colour"][:24]
+    assert sorted(first_pass) == list(range(24))
+
+
+def test_epochs_and_tokens_are_budgets_too(tiny, tmp_path):
+    assert len(plan_of(tiny, tmp_path, steps=None, epochs=2.0)) == math.ceil(2 * (24 + 10) / 4)
+    plan = plan_of(tiny, tmp_path, steps=None, tokens=200)
+    tokens = [sum(len(e.ids) for e in step) for step in plan]
+    assert sum(tokens) >= 200 > sum(tokens[:-1])
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
+def test_the_learning_rate_rises_over_the_warm_up_and_follows_its_schedule(schedule, last):
+    training = replace(trials.TRAINING, learning_rate=1.0, schedule=schedule, warmup_ratio=0.1)
+    rates = [optimizers.learning_rate(training, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(last, abs=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))
+def test_every_optimizer_lowers_the_loss(name, tiny, tmp_path):
+    _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
+    rate = {"sgd": 0.5}.get(name, 1e-2)
+    training = replace(learner.training, optimizer=name, learning_rate=rate, steps=20)
+    plan = plan_of(tiny, tmp_path, steps=20)
+    learner = replace(learner, training=training, optimizer=optimizers.make(learner.parameters, training))
+    steps = train.train(learner, plan, [], Clock(), lambda *_: None).steps
+    assert steps[-1].loss < 0.7 * steps[0].loss
+
+
+def test_weight_decay_spares_norms(tiny, tmp_path):
+    _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
+    made = optimizers.make(learner.parameters, replace(learner.training, weight_decay=0.1))
+    decayed, spared = made.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    assert len(spared["params"]) == 3 * 2 + 1
+
+
+def test_the_best_weights_on_validation_are_scored_where_the_suite_says_so(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    training = replace(learner.training, score="best_on_validation", validate_every=1, learning_rate=0.5)
+    learner = replace(learner, training=training)
+    trace = train.train(learner, plan, plan[0], Clock(), lambda *_: None)
+    losses = [s.validation_loss for s in trace.steps]
+    assert trace.best_validation_loss == min(losses)
+    assert trace.scored_step == losses.index(min(losses)) + 1
+    assert train.validation_loss(learner, plan[0]) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_validation_does_not_change_training(tiny, tmp_path):
+    losses = []
+    for every in (None, 1):
+        _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+        learner = replace(learner, training=replace(learner.training, validate_every=every))
+        losses.append([s.loss for s in train.train(learner, plan, plan[0], Clock(), lambda *_: None).steps])
+    assert losses[0] == losses[1]
+
+
+def test_a_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    with torch.no_grad():
+        learner.parameters[0].fill_(math.nan)
+    with pytest.raises(train.Diverged, match="step 1 of 4"):
+        train.train(learner, plan, [], Clock(), lambda *_: None)
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tiny, tmp_path):
+    losses = []
+    for on in (False, True):
+        base, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+        if on:
+            learner = train.learner(
+                learner.model,
+                learner.parameters,
+                replace(learner.training, gradient_checkpointing=True),
+                precision=PRECISIONS["fp32"],
+                device="cpu",
+                pad_id=base.tokenizer.pad_token_id,
+                virtual_tokens=0,
+            )
+        losses.append([s.loss for s in train.train(learner, plan, [], Clock(), lambda *_: None).steps])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_token_counts_tell_padding_and_virtual_tokens_apart(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "prompt_tuning", "fp32", tmp_path)
+    learner = replace(learner, virtual_tokens=4)
+    first = train.train(learner, plan[:1], [], Clock(), lambda *_: None).steps[0]
+    longest = max(len(e.ids) for e in plan[0])
+    assert first.processed_tokens == 4 * (longest + 4)
+    assert first.nonpadding_tokens == sum(len(e.ids) for e in plan[0])
+    assert first.loss_tokens == sum(len(e.ids) - e.loss_from for e in plan[0])
+
+
+def test_a_checksum_sees_any_single_change():
+    tensor = torch.arange(11, dtype=torch.bfloat16)
+    before = model.checksum(tensor)
+    for index in range(11):
+        changed = tensor.clone()
+        changed[index] += 1
+        assert model.checksum(changed) != before

@@ -1,0 +1,254 @@
+"""A trial in this process: its row is whole, and every way to fail is a row with the right status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import pytest
+import test_methods
+import torch
+import trials
+
+from peftbench import evaluate, liveness, train, trial
+from peftbench.methods import METHODS
+from peftbench.records import Result, Score, Status
+
+
+def run(made, tmp_path, **job_fields) -> Result:
+    job = dataclasses.replace(trials.job(made, tmp_path), **job_fields)
+    return trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_path):
+    result = run(trials.trial(tiny, tmp_path), tmp_path)
+    row = result.row
+    assert (row.status, row.phase, row.message) == ("ok", None, None)
+    unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
+    parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
+    assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds", "stalled_tensors"} | parents
+    assert row.trainable_tensors == row.moved_tensors
+    assert row.largest_logit_change > 0
+    assert row.checkpoint_bytes > 4 * row.trainable_parameters
+    assert [s.step for s in result.steps] == [1, 2, 3, 4]
+    assert [s.untimed for s in result.steps] == [True, False, False, False]
+    assert row.train_seconds == pytest.approx(sum(s.seconds for s in result.steps))
+    steady = [s for s in result.steps if not s.untimed]
+    rate = sum(s.nonpadding_tokens for s in steady) / sum(s.seconds for s in steady)
+    assert row.tokens_per_second == pytest.approx(rate)
+    assert row.processed_tokens >= row.nonpadding_tokens > row.loss_tokens > 0
+    assert {s.task for s in result.scores} == {"colour", "colour_text"}
+    assert len(result.examples) == 16
+    assert {e.key for e in result.examples} == {s.key for s in result.steps} == {row.key}
+
+
+def test_the_untuned_base_is_a_row_without_seed_training_or_checkpoint(tiny, tmp_path):
+    row = run(trials.trial(tiny, tmp_path, "base"), tmp_path).row
+    assert row.status == "ok"
+    assert row.peak_evaluate_bytes > row.base_weights_bytes
+    for name in ("seed", "learning_rate", "train_seconds", "peak_train_bytes", "checkpoint_bytes", "batches_sha256"):
+        assert getattr(row, name) is None
+
+
+def test_all_methods_of_a_seed_see_the_same_batches(tiny, tmp_path):
+    methods = ("full", "lora", "prompt_tuning")
+    hashes = {run(trials.trial(tiny, tmp_path, m), tmp_path).row.batches_sha256 for m in methods}
+    other = run(trials.trial(tiny, tmp_path, seed=1), tmp_path).row.batches_sha256
+    assert len(hashes) == 1
+    assert other not in hashes
+
+
+def test_the_same_seed_gives_the_same_losses_and_scores_bit_for_bit(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, options={"dropout": 0.1})
+    first, again = run(made, tmp_path), run(made, tmp_path)
+    other = run(dataclasses.replace(made, seed=1), tmp_path)
+    assert [s.loss for s in first.steps] == [s.loss for s in again.steps]
+    assert first.scores == again.scores
+    assert [e.choice_logprobs for e in first.examples] == [e.choice_logprobs for e in again.examples]
+    assert [s.loss for s in first.steps] != [s.loss for s in other.steps]
+
+
+def test_memory_by_category_adds_up_to_the_peak(tiny, tmp_path):
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    parts = [f.name for f in dataclasses.fields(row) if f.name.startswith("peak_")]
+    parts = [name for name in parts if name not in ("peak_train_bytes", "peak_evaluate_bytes")]
+    assert len(parts) == 7
+    assert sum(getattr(row, name) for name in parts) == row.peak_train_bytes
+    assert row.memory_kind == "tensor_accounting"
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "status"),
+    [
+        ("peftbench.trial.load", MemoryError("no more"), Status.OOM),
+        ("peftbench.train.step", torch.OutOfMemoryError("CUDA out of memory"), Status.OOM),
+        ("peftbench.train.step", RuntimeError("DefaultCPUAllocator: can't allocate memory"), Status.OOM),
+        ("peftbench.evaluate.evaluate", RuntimeError("broken"), Status.ERROR),
+        ("peftbench.train.step", ValueError("broken\nsecond line"), Status.ERROR),
+    ],
+)
+def test_a_failure_is_a_row_with_its_phase_and_what_was_known(where, error, status, tiny, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(where, fail)
+    result = run(trials.trial(tiny, tmp_path), tmp_path)
+    phase = {"load": "load", "step": "train", "evaluate": "evaluate"}[where.rpartition(".")[2]]
+    assert (result.row.status, result.row.phase) == (status, phase)
+    assert result.row.message.startswith(type(error).__name__)
+    assert "\n" not in result.row.message
+    assert (result.row.base_parameters is None) == (phase == "load")
+    assert result.scores == ()
+
+
+def test_an_out_of_memory_error_in_the_first_step_keeps_the_load_time(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "step", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert row.status == "oom"
+    assert row.load_seconds > 0
+    assert row.trainable_parameters > 0
+    assert row.train_seconds is None
+
+
+def test_a_loss_that_is_no_number_is_diverged(tiny, tmp_path):
+    result = run(trials.trial(tiny, tmp_path, training={"learning_rate": float("inf")}), tmp_path)
+    assert (result.row.status, result.row.phase) == ("diverged", "train")
+    assert "step" in result.row.message
+
+
+def test_training_that_changes_nothing_is_inert(tiny, tmp_path):
+    result = run(trials.trial(tiny, tmp_path, training={"learning_rate": 0.0}), tmp_path)
+    assert result.row.status == "inert"
+    assert "no trainable tensor" in result.row.message
+    assert result.row.moved_tensors == 0
+    assert result.scores == ()
+
+
+def test_an_output_that_equals_the_bases_is_inert(tiny, tmp_path, monkeypatch):
+    from peftbench.methods import adapter
+
+    original = liveness.probe
+
+    def switched_off(model, *arguments):
+        with adapter.disabled(model):
+            return original(model, *arguments)
+
+    monkeypatch.setattr(liveness, "probe", switched_off)
+    row = run(trials.trial(tiny, tmp_path, "adapter"), tmp_path).row
+    assert row.status == "inert"
+    assert "logits equal" in row.message
+
+
+def test_frozen_weights_that_moved_make_the_trial_corrupt(tiny, tmp_path, monkeypatch):
+    original = train.step
+
+    def meddling(learner, *arguments):
+        with torch.no_grad():
+            next(p for p in learner.model.parameters() if not p.requires_grad).add_(0.01)
+        return original(learner, *arguments)
+
+    monkeypatch.setattr(train, "step", meddling)
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert row.status == "corrupt"
+    assert "embed_tokens" in row.message
+
+
+def test_virtual_tokens_that_do_not_fit_the_context_are_unsupported(tiny, tmp_path):
+    result = run(trials.trial(tiny, tmp_path, "prompt_tuning", rank=100), tmp_path)
+    assert result.row.status == "unsupported"
+    assert "context of 128" in result.row.message
+
+
+def test_a_kept_adapter_has_a_card_and_the_tasks_of_the_stock_command(tiny, tmp_path):
+    folder = tmp_path / "adapters" / "one"
+    result = run(trials.trial(tiny, tmp_path), tmp_path, adapter_folder=str(folder))
+    assert result.row.status == "ok"
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"README.md", "tasks", "adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in (folder / "tasks").iterdir()} == {
+        "colour.yaml",
+        "colour.jsonl",
+        "colour_text.yaml",
+        "colour_text.jsonl",
+    }
+    assert "PeftModel.from_pretrained" in (folder / "README.md").read_text()
+    assert not list(tmp_path.glob(".saving-*"))
+
+
+PEFT_METHODS = [n for n, m in METHODS.items() if m.trains and m.load.endswith("peft_checkpoint:load")]
+
+
+@pytest.mark.parametrize("name", [*PEFT_METHODS, "full"])
+def test_the_stock_harness_on_a_saved_adapter_gives_the_stored_score(name, tiny, tmp_path, monkeypatch):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    precision = "fp32" if "fp32" in METHODS[name].precisions else "nf4"
+    folder, base = tmp_path / "kept", tiny
+    made = trials.trial(tiny, tmp_path, name, precision, training={"steps": 12})
+    result = run(made, tmp_path, adapter_folder=str(folder))
+    if precision == "nf4":  # as the card says
+        base = tmp_path / "quantized"
+        loaded = test_methods.loaded(tiny, name, precision)
+        loaded.model.save_pretrained(base)
+        loaded.tokenizer.save_pretrained(base)
+    where = f"pretrained={folder}" if name == "full" else f"pretrained={base},peft={folder}"
+    dtype = "bfloat16,mixed_precision_dtype=bfloat16" if precision == "nf4" else "float32"
+    monkeypatch.chdir(folder / "tasks")
+    stock = simple_evaluate(
+        model="hf",
+        model_args=f"{where},dtype={dtype},max_length=48",
+        tasks=["colour", "colour_text"],
+        task_manager=TaskManager(include_path=str(folder / "tasks"), include_defaults=False),
+        batch_size=1,
+        device="cpu",
+        bootstrap_iters=0,
+    )["results"]
+    stored = {s.task: s.value for s in result.scores}
+    found = {"colour": stock["colour"]["acc,none"], "colour_text": stock["colour_text"]["exact_match,none"]}
+    assert found == pytest.approx(stored, abs=0.126 if precision == "nf4" else 1e-9)
+
+
+def test_chance_majority_and_format_failures_are_told_apart(tiny, tmp_path):
+    result = run(trials.trial(tiny, tmp_path, "base", evaluate=("colour", "colour_text", "colour_line")), tmp_path)
+    choice, exact, line = result.scores
+    assert isinstance(choice, Score)
+    assert choice.chance == pytest.approx(1 / 3)
+    assert choice.majority == pytest.approx(3 / 8)  # of the first eight: blue, green, blue, red, green, red, blue, green
+    assert choice.format_failures is None
+    assert exact.format_failures is not None
+    assert exact.format_failures > 0, "an untuned random model answers in no format"
+    assert (line.metric, line.chance, line.majority) == ("rouge_l", None, None)
+    assert {"rouge_l", "bleu", "chrf"} <= set(line.metrics)
+    settings = json.loads(result.row.settings_json)
+    assert settings["evaluate"] == ["colour", "colour_text", "colour_line"]
+
+
+def test_prompts_that_are_cut_to_the_longest_length_are_counted(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "base", evaluation=trials.Evaluation(4, 8, "test"), evaluate=("colour",))
+    assert run(made, tmp_path).scores[0].truncated_prompts == 8
+
+
+def test_scores_do_not_depend_on_the_evaluation_batch_size(tiny, tmp_path):
+    found = []
+    for size in (1, 5):
+        made = trials.trial(tiny, tmp_path, "prompt_tuning", evaluation=trials.Evaluation(size, 48, "test"))
+        found.append(run(made, tmp_path))
+    assert [e.prediction for e in found[0].examples] == [e.prediction for e in found[1].examples]
+
+
+def test_the_log_probability_cache_of_the_harness_is_off(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "base")
+    from peftbench.precision import PRECISIONS
+
+    base = test_methods.loaded(tiny, "base", "fp32")
+    wrapped = evaluate.Harness(base.model, base.tokenizer, made.evaluation, PRECISIONS["fp32"])
+    assert wrapped.logits_cache is False
