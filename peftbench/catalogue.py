@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftbench import suite
 from peftbench.execute import device
-from peftbench.methods import METHODS
+from peftbench.methods import METHODS, shown
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.tasks import TASKS
 
@@ -29,7 +29,7 @@ def _methods() -> list[list[str]]:
     rows = [["method", "rank is", "default", f"precisions on {here}", "settings", "paper"]]
     for m in METHODS.values():
         exist = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
-        options = ", ".join(f"{name}={setting.default}" for name, setting in m.options.items())
+        options = ", ".join(f"{name}={s.shown or shown(s.default)}" for name, s in m.options.items())
         rank = "–" if m.default_rank is None else str(m.default_rank)
         rows.append([m.name, m.knob or "–", rank, " ".join(exist), options or "–", m.paper or "–"])
     return rows

@@ -14,9 +14,8 @@ from peftbench import PROTOCOL, bases
 from peftbench.errors import UserError, nearest
 from peftbench.records import Base, Job, Trial
 
-_CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja")
+_CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")
 """File types of a model folder that decide what it computes."""
-_NOT_CONTENT = ("README.md",)
 
 
 def resolve_base(base: Base) -> Path:
@@ -34,6 +33,9 @@ def resolve_base(base: Base) -> Path:
         path = _from_hub(base)
     if not (path / "config.json").is_file():
         raise UserError(f"base {base.source!r}: the folder has no config.json, so it is no Hugging Face model folder")
+    gone = sorted(p.name for p in path.iterdir() if not p.exists())
+    if gone:
+        raise UserError(f"base {base.source!r}: links to nothing, as after a broken download: {', '.join(gone)}")
     if not any(path.glob("*.safetensors")):
         kinds = ", ".join(sorted({p.suffix for p in path.iterdir() if p.suffix})) or "nothing"
         raise UserError(f"base {base.source!r}: the folder has no *.safetensors weights (found: {kinds})")
@@ -41,39 +43,46 @@ def resolve_base(base: Base) -> Path:
 
 
 def _no_base(source: str) -> str:
+    return (
+        f"base {source!r}: neither a built-in base ({', '.join(bases.BASES)}) nor an existing folder nor a hub id "
+        f"like 'organisation/model'{_hint(source)}"
+    )
+
+
+def _hint(source: str) -> str:
+    """Return the nearest folder beside the one that is not there, or built-in base, as the end of a message."""
     parent = Path(source).expanduser().parent
     siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     near = nearest(Path(source).name, [*siblings, *bases.BASES])
-    hint = f"; did you mean {near!r}?" if near else ""
-    return (
-        f"base {source!r}: neither a built-in base ({', '.join(bases.BASES)}) nor an existing folder nor a hub id "
-        f"like 'organisation/model'{hint}"
-    )
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _from_hub(base: Base) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
     if base.trust_remote_code:
         patterns.append("*.py")
+    asked = f"base {base.source!r}" + (f" at revision {base.revision!r}" if base.revision else "")
     try:
         return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=patterns))
+    except HFValidationError:
+        raise UserError(_no_base(base.source)) from None
     except LocalEntryNotFoundError:
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         raise UserError(
-            f"base {base.source!r}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
-            "fetch it first where there is a network"
+            f"{asked}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
+            f"fetch it first where there is a network{_hint(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"base {base.source!r}: the hub refused it: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{asked}: the hub refused it: {str(error).splitlines()[0]}") from None
 
 
 def base_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a model folder's config, weights and tokenizer files, by name and content."""
+    """Return the SHA-256 of a model folder's config, weights, tokenizer and code files, by name and content."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT and p.name not in _NOT_CONTENT):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT and p.is_file()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {content}\n".encode())
@@ -112,10 +121,10 @@ def base_name(base: Base) -> str:
 def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     """Return the trial's key: 16 hexadecimal digits over everything that decides its numbers.
 
-    Names of files and folders do not enter, their content does; nor do the suite's name and the time limit.
+    Names of files, folders and revisions do not enter, their content does; nor do the suite's name and the time limit.
     """
     plain = settings(trial)
-    plain["base"].pop("source")
+    plain["base"] = {"trust_remote_code": trial.base.trust_remote_code}
     for task in plain["tasks"]:
         task.pop("files")
     everything: Mapping[str, Any] = {

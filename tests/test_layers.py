@@ -71,8 +71,11 @@ def modules() -> dict[str, Path]:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of peftbench that a source imports, at its top or anywhere inside."""
+    """The modules of peftbench that a source imports, at its top or anywhere inside; not those for type checkers."""
+    skipped = {id(node) for block in ast.walk(tree) if _for_types(block) for node in ast.walk(block)}
     for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -80,6 +83,10 @@ def imports(tree: ast.AST) -> Iterator[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole.removeprefix("peftbench.") in modules() else str(node.module)
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @cache

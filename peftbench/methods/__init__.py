@@ -17,6 +17,8 @@ class Setting:
     """A type that pydantic can check: ``int``, ``float | None``, ``Literal["a", "b"]``, ``list[str]``, ..."""
     default: Any
     doc: str
+    shown: str | None = None
+    """How the default is printed where it follows from something else; None to print it as it is."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _LORA = MappingProxyType(
     {
-        "alpha": Setting(float | None, None, "scale of the update is alpha / rank; default 2 x rank"),
+        "alpha": Setting(float | None, None, "scale of the update is alpha / rank; default 2 x rank", shown="2r"),
         "dropout": Setting(float, 0.0, "dropout before A"),
         "target_modules": Setting(
             Literal["all-linear"] | list[str], "all-linear", "all-linear, or a list of module name endings"
@@ -182,7 +184,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 knob="prompt length",
                 default_rank=10,
                 options=MappingProxyType(
-                    {"layers": Setting(int | None, None, "topmost layers that are adapted; default all but two")}
+                    {"layers": Setting(int | None, None, "topmost layers that are adapted", shown="all but 2")}
                 ),
                 training=MappingProxyType({"learning_rate": 3e-2}),
                 color="#e377c2",

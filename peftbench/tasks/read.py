@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import UserError, nearest, unknown
 from peftbench.methods import resolve
 from peftbench.records import Example, Task
 from peftbench.tasks import TASKS
@@ -74,7 +74,7 @@ def _cut(task: Task, found: list[Example]) -> tuple[list[Example], list[Example]
 
 
 def _render(task: Task, path: Path) -> list[Example]:
-    from jinja2 import StrictUndefined, TemplateError, UndefinedError
+    from jinja2 import StrictUndefined, TemplateError
     from jinja2.sandbox import SandboxedEnvironment
 
     rows = _rows(task, path)
@@ -85,39 +85,45 @@ def _render(task: Task, path: Path) -> list[Example]:
         raise UserError(f"task {task.name!r}: a template cannot be read: {error}") from None
     found = []
     for number, row in enumerate(rows, 1):
+        where = f"task {task.name!r}: {path.name}, example {number}"
         try:
             answer = target.render(row).strip()
             found.append(Example(prompt.render(row).rstrip(), answer, task.choices, (answer,)))
-        except UndefinedError as error:
+        except Exception as error:  # a template may do arithmetic, look things up, call filters
             fields = ", ".join(row)
-            raise UserError(f"{path.name}, example {number}: {error}; its fields are: {fields}") from None
-        except TemplateError as error:
-            raise UserError(f"{path.name}, example {number}: template failed: {error}") from None
+            raise UserError(f"{where}: a template failed: {error}; its fields are: {fields}") from None
         if task.choices and answer not in task.choices:
-            raise UserError(f"{path.name}, example {number}: " + unknown("answer", answer, task.choices))
+            raise UserError(f"{where}: " + unknown("answer", answer, task.choices))
     return found
 
 
 def _rows(task: Task, path: Path) -> list[dict[str, Any]]:
     """Return a data file's records, every field of CSV and TSV as text."""
     if not path.is_file():
-        raise UserError(f"task {task.name!r}: no such file: {path}")
+        siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"task {task.name!r}: no such file: {path}{hint}")
     try:
         rows = _parse(path, task.columns)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"task {task.name!r}: {error}") from None
     except Exception as error:  # whatever a parser of one of five formats raises
         raise UserError(f"task {task.name!r}: {path} cannot be read as {path.suffix[1:]}: {error}") from None
     if not rows:
         raise UserError(f"task {task.name!r}: {path} holds no examples")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise UserError(f"task {task.name!r}: {path}, example {number}: expected an object with fields, got {kind}")
     return rows
 
 
 def _parse(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return _parse_lines(path)
     if path.suffix == ".json":
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(data, list):
             raise UserError(f"{path}: expected a JSON list of objects, got {type(data).__name__}")
         return data
@@ -130,21 +136,42 @@ def _parse(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     raise UserError(f"{path}: " + unknown("file type", path.suffix, [".csv", ".tsv", ".json", ".jsonl", ".parquet"]))
 
 
+def _parse_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    # not splitlines: a JSON text may hold U+2028 and the like as they are
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON: {error.msg} (column {error.colno})") from None
+    return rows
+
+
 def _parse_separated(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     import csv
 
     # tab-separated corpora carry bare quotes: quoting would swallow lines
     quoting: Any = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
-        header = list(columns) or next(lines, [])
-        rows = []
-        for values in lines:
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise UserError(
-                    f"{path}, line {lines.line_num}: {len(values)} fields, expected {len(header)}: {header}"
-                )
-            rows.append(dict(zip(header, values, strict=True)))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting, strict=True)
+        try:
+            return _records(path, lines, columns)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {lines.line_num}: {error} (is a quote left open?)") from None
+
+
+def _records(path: Path, lines: Any, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return one record per line of a csv reader; its first line names the fields where no columns are given."""
+    header = list(columns) or next(lines, [])
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: two columns have the same name: {', '.join(header)}")
+    rows = []
+    for values in lines:
+        if not values:
+            continue
+        if len(values) != len(header):
+            raise UserError(f"{path}, line {lines.line_num}: {len(values)} fields, expected {len(header)}: {header}")
+        if not rows and values == list(columns):
+            raise UserError(f"{path} has a header line; leave 'columns' out, which is for files without one")
+        rows.append(dict(zip(header, values, strict=True)))
     return rows
