@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,16 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = parser().parse_args(argv)
     try:
-        return arguments.command(arguments)
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not as the interpreter ends
+        return code
     except UserError as error:
         print(f"peftbench: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("peftbench: interrupted; finished trials are kept, the same command goes on", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, and nobody to tell it to
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return FAILED if arguments.command is _run else 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""A suite's grid from its trials to its stored rows: what is to run, what is done already, what came of it. No torch."""
+"""A suite's grid from its trials to its stored rows: what is to run, what is done, what came of it. No torch."""
 
 from __future__ import annotations
 
@@ -61,15 +61,16 @@ def prepare(
     described = json.dumps(environment.describe(), sort_keys=True)
     bases: dict[Base, tuple[Path, str]] = {}
     data: dict[tuple[str, ...], str] = {}
+    checked: set[tuple[str, str]] = set()
     jobs = []
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     for trial in trials:
         if trial.base not in bases:
             found = identity.resolve_base(trial.base)
             bases[trial.base] = found, identity.base_fingerprint(found)
+        _check_splits(trial, checked)
         names = tuple(repr(task) for task in trial.tasks)
         if names not in data:
-            _check_splits(trial)
             data[names] = read.fingerprint(trial.tasks)
         base_folder, base_sha256 = bases[trial.base]
         key = identity.key(trial, base_sha256, data[names])
@@ -88,8 +89,7 @@ def prepare(
             )
         )
     store.open_for_run(folder, tasks)
-    (folder / "logs").mkdir(exist_ok=True)
-    _sweep_scratch(folder)
+    _make_room(folder)
     done = set() if fresh else store.done(folder)
     pending = tuple(job for job in jobs if job.key not in done or (keep_adapters and _lacks_adapter(folder, job)))
     return Grid(folder, tasks, tuple(jobs), pending, workers)
@@ -142,8 +142,13 @@ def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
     return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed)
 
 
-def _check_splits(trial: Trial) -> None:
-    """Refuse before anything runs what no trial could do: train or score on a split that a task does not have."""
+def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
+    """Refuse before anything runs what no trial could do: train or score on a split that a task does not have.
+
+    Args:
+        trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
+        checked: (task, split) that are known to be there; grows.
+    """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
     if trial.training is not None:
@@ -152,8 +157,9 @@ def _check_splits(trial: Trial) -> None:
             wanted += [(name, "validation") for name, _ in trial.training.data]
     for name, split in wanted:
         task: Task = tasks[name]
-        if not read.examples(task, split):
+        if (repr(task), split) not in checked and not read.examples(task, split):
             raise UserError(f"task {name!r}: its {split} split is empty")
+        checked.add((repr(task), split))
 
 
 def _tidy_log(event: execute.Event) -> None:
@@ -162,8 +168,12 @@ def _tidy_log(event: execute.Event) -> None:
         Path(event.job.log).unlink(missing_ok=True)
 
 
-def _sweep_scratch(folder: Path) -> None:
-    """Remove what killed trials left while saving."""
+def _make_room(folder: Path) -> None:
+    """Make the folder of logs, and remove what killed trials left while saving."""
+    try:
+        (folder / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write logs to {folder / 'logs'}: {error.strerror}") from None
     for left in folder.glob(".saving-*"):
         pid = left.name.split("-")[1]
         if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):

@@ -24,10 +24,9 @@ def resolve_base(base: Base) -> Path:
     Raises:
         UserError: if there is no such folder or hub model, or it holds no config or no safetensors weights.
     """
-    if base.source in bases.BASES:
-        return bases.folder(base.source)
-    path = Path(base.source).expanduser()
-    if not path.is_dir():
+    built_in = base.source in bases.BASES
+    path = bases.folder(base.source) if built_in else Path(base.source).expanduser()
+    if not built_in and not path.is_dir():
         if base.source.count("/") != 1 or path.is_absolute() or base.source.startswith("."):
             raise UserError(_no_base(base.source))
         path = _from_hub(base)
@@ -76,7 +75,7 @@ def _from_hub(base: Base) -> Path:
             f"fetch it first where there is a network{_hint(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{asked}: the hub refused it: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{asked}: the hub refused it: {(str(error) or repr(error)).splitlines()[0]}") from None
 
 
 def base_fingerprint(folder: Path) -> str:

@@ -18,8 +18,8 @@ SPLITS = ("train", "validation", "test")
 
 
 def task(files: Path | dict[str, str], **changes) -> Task:
-    given = files if isinstance(files, dict) else {"test": str(files)}
-    return Task("mine", **{"kind": "exact_match", "prompt": "{{ text }} ?", "target": "{{ label }}", **changes}, files=given)
+    settings = {"kind": "exact_match", "prompt": "{{ text }} ?", "target": "{{ label }}", **changes}
+    return Task("mine", files=files if isinstance(files, dict) else {"test": str(files)}, **settings)
 
 
 def separated(rows: list[dict], between: str, header: bool = True) -> str:
@@ -88,7 +88,8 @@ def test_a_file_without_header_takes_the_columns_of_the_suite(write, refused):
 
 def test_bare_quotes_in_a_tsv_are_text(write):
     path = write("a.tsv", 'text\tlabel\n"so he said\tyes\n5\' 10" tall\tno\n""\tyes\n')
-    assert pairs(read.examples(task(path), "test")) == [('"so he said ?', "yes"), ("5' 10\" tall ?", "no"), ('"" ?', "yes")]
+    prompts = [e.prompt for e in read.examples(task(path), "test")]
+    assert prompts == ['"so he said ?', "5' 10\" tall ?", '"" ?']
 
 
 def test_quoted_commas_quotes_and_line_ends_in_a_csv_are_text(write):
@@ -187,16 +188,14 @@ def test_a_template_that_fails_names_example_and_fields(write, template, parts):
 )
 def test_a_template_cannot_leave_its_sandbox(write, template):
     path = write("a.csv", separated(ROWS, ","))
-    with pytest.raises(UserError, match="task 'mine': a.csv, example 1: a template failed"):
+    with pytest.raises(UserError, match=r"task 'mine': a\.csv, example 1: a template failed"):
         read.examples(task(path, prompt=template), "test")
 
 
 def test_an_answer_must_be_one_of_the_choices(refused):
     text = separated([*ROWS, {"text": "last", "label": "yess"}], ",")
     message = refused("a.csv", text, kind="choice", choices=("yes", "no"))
-    assert message == (
-        "task 'mine': a.csv, example 31: unknown answer 'yess'; allowed: no, yes; did you mean 'yes'?"
-    )
+    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; allowed: no, yes; did you mean 'yes'?"
 
 
 def test_the_prompts_right_edge_and_the_answers_edges_bear_no_space(write):
@@ -276,7 +275,7 @@ def test_the_trec_questions_are_read_whole(real_data):
         kind="choice",
         columns=("label", "question"),
         prompt="Question: {{ question }}\nType:",
-        target="{{ %r[label | int] }}" % (list(TREC),),
+        target=f"{{{{ {list(TREC)}[label | int] }}}}",
         choices=TREC,
     )
     train, test = read.examples(one, "train"), read.examples(one, "test")

@@ -17,6 +17,7 @@ Kind = Callable[[random.Random], Callable[[], str]]
 """Chooses a format and returns what writes one text in it."""
 
 FEELINGS = tuple(EVENTS)
+REPEATED_WORDS = 32
 POOLS = (FOODS, PEOPLE, PLACES, AREAS, THINGS, NUMBERS)
 KEYS = {
     "place": ("name", "place", "house", "title"),
@@ -34,8 +35,16 @@ def documents(seed: str) -> Iterator[str]:
     kinds = [kind for kind, weight in KINDS for _ in range(weight)]
     while True:
         write = rng.choice(kinds)(rng)
-        times = rng.choice((1, 1, 1, 2, 3))
+        times = rng.choice((1, 1, 1, 1, 2, 3))
         yield "\n".join(write() for _ in range(times))
+
+
+def repeats(seed: str) -> Iterator[str]:
+    """Yield lists of words, each told again and again up to ``REPEATED_WORDS`` words."""
+    rng = random.Random(seed)
+    while True:
+        words = [rng.choice(rng.choice(POOLS)) for _ in range(rng.randrange(3, 11))]
+        yield " ".join((words * REPEATED_WORDS)[:REPEATED_WORDS])
 
 
 def _facts(rng: random.Random) -> tuple[dict[str, str], str]:
@@ -183,7 +192,7 @@ def _changes(rng: random.Random) -> Callable[[], str]:
 
 
 def _copy(rng: random.Random) -> Callable[[], str]:
-    """A list of any words, written two or three times: what copying is learned from before all else."""
+    """A list of any words, written two or three times: exact copying, with signs between the words."""
     sep = rng.choice((", ", " ", " | ", " / ", "; ", " and "))
     again = rng.choice((" -> ", "\n", " = ", ": ", " again: ", sep))
     length, times = rng.randrange(3, 9), rng.choice((2, 2, 3))
@@ -223,11 +232,11 @@ KINDS: tuple[tuple[Kind, int], ...] = (
     (_place, 1),
     (_scene, 1),
     (_record, 7),
-    (_person, 3),
+    (_person, 2),
     (_story, 4),
     (_sum, 3),
-    (_changes, 5),
-    (_copy, 3),
+    (_changes, 6),
+    (_copy, 1),
     (_list, 2),
 )
 """Each kind of document with its weight."""

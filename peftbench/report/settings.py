@@ -140,7 +140,8 @@ def environment(results: Results) -> Environment:
     for text in texts:
         for name, value in flatten({k: v for k, v in read_json(text).items() if k != "command"}).items():
             words = fmt.memory(int(value)) if name.endswith("_bytes") and value.isdigit() else value
-            seen.setdefault(name.removesuffix("_bytes").replace("_", " "), {})[words] = None
+            told = name if name.startswith("packages.") else name.removesuffix("_bytes").replace("_", " ")
+            seen.setdefault(told, {})[words] = None
     load = results.trials["load_average"].dropna()
     if len(load):
         seen["load average as trials began"] = {f"{load.min():.1f} to {load.max():.1f}": None}

@@ -1,0 +1,38 @@
+# make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
+# make test         set up, check style and types, run the tests
+# make reference    run the quickstart afresh and renew everything in the project that is made from its result
+# PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test check reference clean
+
+quickstart: $(STAMP)
+	$(BIN)/peftbench run suites/quickstart.yaml
+	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html
+
+test: $(STAMP) check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+reference: $(STAMP)
+	$(BIN)/python -m tests.reference
+
+# torch first and alone: its build must be the one that PIP_ARGS asks for, and nothing later may replace it
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable . --group test --group browser
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
