@@ -24,7 +24,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 reference: $(STAMP)
-	$(BIN)/python -m tests.reference
+	$(BIN)/python tests/reference.py --run
 
 # torch first and alone: its build must be the one that PIP_ARGS asks for, and nothing later may replace it
 $(STAMP): pyproject.toml constraints.txt

@@ -75,8 +75,8 @@ def _stock_command(job: Job) -> str:
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
     names = ",".join(trial.evaluate)
-    return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}` (batch size 1: in larger
-batches, left padding misplaces the virtual tokens of prompt tuning):
+    return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
+(batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning):
 
 ```
 lm_eval --model hf --model_args {where},dtype={dtype},max_length={trial.evaluation.max_length}{extra} \\

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 
 from peftbench import suite
 from peftbench.execute import device
-from peftbench.methods import METHODS, shown
+from peftbench.methods import METHODS, Method, shown
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.tasks import TASKS
 
 
 def text(what: str) -> str:
     """Return the list of ``methods``, ``tasks``, ``precisions`` or ``suites``, one line each under a heading."""
-    rows = {"methods": _methods, "tasks": _tasks, "precisions": _precisions, "suites": _suites}[what]()
-    return aligned(rows)
+    if what == "methods":
+        return aligned(_methods(device.resolve("auto")))
+    return aligned({"tasks": _tasks, "precisions": _precisions, "suites": _suites}[what]())
+
+
+def markdown(what: str) -> str:
+    """Return the list of ``methods`` or ``precisions`` as a Markdown table that is the same on every machine."""
+    head, *rows = {"methods": lambda: _methods(None), "precisions": _precisions}[what]()
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -24,15 +31,19 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _methods() -> list[list[str]]:
-    here = device.resolve("auto")
-    rows = [["method", "rank is", "default", f"precisions on {here}", "settings", "paper"]]
+def _methods(here: str | None) -> list[list[str]]:
+    """Return a row per method, with the precisions that exist on a device, or on any where none is given."""
+    rows = [["method", "rank is", "default", f"precisions on {here}" if here else "precisions", "settings", "paper"]]
     for m in METHODS.values():
-        exist = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
+        exist = [p for p in PRECISIONS if (here is None and p in m.precisions) or _exists(m, p, here)]
         options = ", ".join(f"{name}={s.shown or shown(s.default)}" for name, s in m.options.items())
         rank = "–" if m.default_rank is None else str(m.default_rank)
         rows.append([m.name, m.knob or "–", rank, " ".join(exist), options or "–", m.paper or "–"])
     return rows
+
+
+def _exists(method: Method, precision: str, here: str | None) -> bool:
+    return here is not None and why_unsupported(method, precision, here) is None
 
 
 def _tasks() -> list[list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -108,7 +110,12 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     signal.signal(signal.SIGTERM, _interrupt)
     prepared = grid.prepare(
-        trials, folder, loaded.workers, fresh=arguments.fresh, keep_adapters=arguments.keep_adapters
+        trials,
+        folder,
+        loaded.workers,
+        _command(arguments),
+        fresh=arguments.fresh,
+        keep_adapters=arguments.keep_adapters,
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     print(f"{len(prepared.jobs)} trials, {ready} of them done already -> {folder}", file=sys.stderr)
@@ -128,6 +135,16 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
     bad = sum(count for status, count in outcome.statuses.items() if status not in ("ok", "unsupported"))
     return FAILED if bad else 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command as it is told in reports: what changes the trials, absolute paths cut to their last part."""
+    words = ["peftbench", "run", arguments.suite]
+    for name in ("set", "only"):
+        words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
+    if arguments.seeds:
+        words += ["--seeds", arguments.seeds]
+    return " ".join(shlex.quote(re.sub(r"(?<![\w.])[/~](?:[^\s/=,]*/)*", "", word)) for word in words)
 
 
 def _interrupt(*_: object) -> None:

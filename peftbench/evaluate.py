@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ class Harness(HFLM):
 
 
 def evaluate(
-    harness_model: Harness, tasks: Sequence[Task], examples: Mapping[str, Sequence[Example]], commonest: Mapping[str, str]
+    harness_model: Harness, tasks: Sequence[Task], examples: Mapping[str, Sequence[Example]]
 ) -> tuple[tuple[Score, ...], tuple[ExampleRow, ...]]:
     """Score every task apart.
 
@@ -60,7 +60,6 @@ def evaluate(
         harness_model: the model, wrapped.
         tasks: the tasks to score.
         examples: task name -> evaluated examples.
-        commonest: task name -> commonest training answer, for the majority score.
     """
     scores, rows = [], []
     for task in tasks:
@@ -70,7 +69,7 @@ def evaluate(
         else:
             outcomes, extra = _generate(harness_model, task, found)
         cut = sum(_length(harness_model, e, task) > harness_model.max_length for e in found)
-        scores.append(_score(task, found, outcomes, (extra, cut, commonest.get(task.name))))
+        scores.append(_score(task, found, outcomes, (extra, cut)))
         rows += outcomes
     return tuple(scores), tuple(rows)
 
@@ -97,9 +96,7 @@ def _choose(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[li
         logprobs = [float(response[0]) for response in sample["filtered_resps"]]
         first = e.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
         outcome = float(sample["acc"])
-        rows.append(
-            ExampleRow("", task.name, index, e.prompt, e.target, first, outcome, None, json.dumps(logprobs))
-        )
+        rows.append(ExampleRow("", task.name, index, e.prompt, e.target, first, outcome, None, json.dumps(logprobs)))
     return rows, {"accuracy": metrics["acc"]}
 
 
@@ -142,25 +139,21 @@ def _corpus(answers: Sequence[str], examples: Sequence[Example]) -> dict[str, fl
         "chrf": sacrebleu.corpus_chrf(list(answers), streams).score / 100,
     }
     if any(e.slots for e in examples):
-        found["slots_right"] = _mean([float(all(s in a for s in e.slots)) for a, e in zip(answers, examples, strict=True)])
+        found["slots_right"] = _mean(
+            [float(all(s in a for s in e.slots)) for a, e in zip(answers, examples, strict=True)]
+        )
     return found
 
 
-def commonest_answer(examples: Iterable[Example]) -> str | None:
-    """Return the commonest right answer, the first of equals; None of nothing."""
-    counted = Counter(e.target for e in examples).most_common(1)
-    return counted[0][0] if counted else None
-
-
 def _score(
-    task: Task, examples: Sequence[Example], rows: Sequence[ExampleRow], found: tuple[dict[str, float], int, str | None]
+    task: Task, examples: Sequence[Example], rows: Sequence[ExampleRow], found: tuple[dict[str, float], int]
 ) -> Score:
     """Put a task's outcomes into one record; the headline is the mean outcome over examples."""
-    metrics, cut, commonest = found
+    metrics, cut = found
     outcomes = [row.outcome for row in rows]
     value = _mean(outcomes)
     spread = math.sqrt(sum((x - value) ** 2 for x in outcomes) / (len(outcomes) - 1)) if len(outcomes) > 1 else None
-    guessable = task.kind != "generation"
+    commonest = Counter(e.target for e in examples).most_common(1)[0][1]
     return Score(
         task=task.name,
         metric={"choice": "accuracy", "exact_match": "exact_match", "generation": "rouge_l"}[task.kind],
@@ -169,7 +162,7 @@ def _score(
         metrics=metrics,
         examples=len(outcomes),
         chance=_mean([1 / len(e.choices) for e in examples]) if task.kind == "choice" else None,
-        majority=_mean([float(e.target == commonest) for e in examples]) if guessable and commonest else None,
+        majority=None if task.kind == "generation" else commonest / len(examples),
         format_failures=None if task.kind == "choice" else sum(not row.format_ok for row in rows),
         truncated_prompts=cut,
     )

@@ -51,14 +51,20 @@ class Outcome:
 
 
 def prepare(
-    trials: Sequence[Trial], folder: Path, workers: int, *, fresh: bool = False, keep_adapters: bool = False
+    trials: Sequence[Trial],
+    folder: Path,
+    workers: int,
+    command: str,
+    *,
+    fresh: bool = False,
+    keep_adapters: bool = False,
 ) -> Grid:
     """Resolve bases and data, give every trial its key, and find out which are done.
 
     Raises:
         UserError: if a base or a data file is missing or unreadable, or the results folder cannot be used.
     """
-    described = json.dumps(environment.describe(), sort_keys=True)
+    described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
     bases: dict[Base, tuple[Path, str]] = {}
     data: dict[tuple[str, ...], str] = {}
     checked: set[tuple[str, str]] = set()
@@ -135,9 +141,9 @@ def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
     keys = {job.key for job in grid.jobs}
     statuses = Counter(trials.loc[trials["key"].isin(keys), "status"])
     overheads = []
-    for row in (r.row for r in results if r.row.status == Status.OK and r.row.wall_seconds is not None):
-        work = sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE)
-        overheads.append(row.wall_seconds - work)
+    for row in (r.row for r in results if r.row.status == Status.OK):
+        if row.wall_seconds is not None:
+            overheads.append(row.wall_seconds - sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE))
     failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
     return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed)
 

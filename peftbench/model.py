@@ -89,7 +89,7 @@ def _use_one_kernel(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def parameter_count(parameter: torch.Tensor) -> int:
@@ -106,7 +106,7 @@ def storage(model: nn.Module) -> Counter[str]:
     return found
 
 
-def _check(model: nn.Module, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
+def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
     """Refuse a base whose storage is not what the precision's word says: libraries skip layers silently."""
     expected = precision.base_weights(trains_base)
     allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}

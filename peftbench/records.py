@@ -215,7 +215,7 @@ class Score:
     chance: float | None
     """Expected score of a uniform guess; None where it is not defined."""
     majority: float | None
-    """Score of always giving the commonest training answer (test answer where there is no training split)."""
+    """Score of always giving the commonest answer of the scored split; None for generation."""
     format_failures: int | None
     """Outputs that could not be read as an answer at all; None for ``choice``."""
     truncated_prompts: int
@@ -308,7 +308,9 @@ class TrialRow:
     trainable_tensors: Annotated[int | None, "tensors that train"] = None
     moved_tensors: Annotated[int | None, "of those, how many training changed"] = None
     stalled_tensors: Annotated[str | None, "names of the others, comma separated"] = None
-    largest_logit_change: Annotated[float | None, "largest absolute change of a logit against the base, probe batch"] = None
+    largest_logit_change: Annotated[
+        float | None, "largest absolute change of a logit against the base, probe batch"
+    ] = None
     # results and environment
     scores_json: Annotated[str, "every task's Score record as JSON"] = "{}"
     environment_json: Annotated[str, "packages, Python, CPU, GPU, driver, git state, settings of the machine"] = "{}"

@@ -18,7 +18,6 @@ from peftbench.model import autocast
 from peftbench.precision import Precision
 from peftbench.records import StepRow, Training
 
-
 _SCALE = 2.0**10
 """First loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
 skipped: the method would do less work than the others. Skipped steps show as an infinite gradient norm."""
@@ -165,9 +164,7 @@ def train(
                 checked = validation_loss(learner, held_out)
             best.offer(checked, index + 1, learner.parameters)
         counts = _tokens(batches, learner.virtual_tokens)
-        rows.append(
-            StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked)
-        )
+        rows.append(StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked))
         report(index + 1, len(plan), loss)
     scored = len(plan)
     if training.score == "best_on_validation":

@@ -262,20 +262,14 @@ def _evaluate(run: Run, loaded: Loaded, model: Any) -> None:
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
     examples = {task.name: read.examples(task, trial.evaluation.split) for task in tasks}
-    commonest = {task.name: evaluate.commonest_answer(_reference_split(task, examples[task.name])) for task in tasks}
     wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, PRECISIONS[trial.precision])
     if trial.device == "cpu":
         with run.clock.phase("account"):
             run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)
     with run.clock.phase("evaluate"), memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"):
-        scores, rows = evaluate.evaluate(wrapped, tasks, examples, {k: v for k, v in commonest.items() if v})
+        scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores
     run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
-
-
-def _reference_split(task: Any, evaluated: list[Example]) -> list[Example]:
-    """Return the examples whose commonest answer is the majority guess: training ones where there are any."""
-    return read.examples(task, "train") if "train" in read.splits(task) else evaluated
 
 
 def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str, list[Example]]) -> int:

@@ -175,7 +175,7 @@ def test_the_parent_of_a_run_loads_no_torch(tmp_path):
 from pathlib import Path
 from peftbench import grid, progress, suite
 found = suite.load("quickstart", overrides=["base={tmp_path}/base"], only=["method=base,lora"])
-prepared = grid.prepare(suite.expand(found, "cpu"), Path({str(tmp_path)!r}) / "results", 1)
+prepared = grid.prepare(suite.expand(found, "cpu"), Path({str(tmp_path)!r}) / "results", 1, "peftbench run quickstart")
 assert len(prepared.pending) == 16, len(prepared.pending)
 with progress.shown(len(prepared.pending), 1):
     pass

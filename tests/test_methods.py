@@ -46,9 +46,7 @@ def trainable_parameters(method: str, r: int, base: int) -> int:
 
 def loaded(tiny, name, precision):
     method = METHODS[name]
-    return model.load(
-        tiny, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False
-    )
+    return model.load(tiny, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False)
 
 
 def attached(tiny, name, precision, tmp_path):
@@ -132,7 +130,7 @@ def test_answers_do_not_depend_on_the_batch_size(name, tiny, tmp_path):
     base, learner, plan = attached(tiny, name, precision, tmp_path)
     train.train(learner, plan, [], Clock(), lambda *_: None)
     learner.model.eval()
-    prompts = [e for e in read.examples(made.tasks[1], "train")][:7]
+    prompts = read.examples(made.tasks[1], "train")[:7]
     assert len({len(base.tokenizer.encode(e.prompt)) for e in prompts}) > 1, "prompts of several lengths, or no trap"
     found = []
     for size in (1, 5):
@@ -153,7 +151,7 @@ def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(name, tin
     learner.model.eval()
     wrapped = evaluate.Harness(learner.model, base.tokenizer, made.evaluation, PRECISIONS[precision])
     examples = read.examples(made.tasks[0], "test")[:3]
-    _, rows = evaluate.evaluate(wrapped, [made.tasks[0]], {"colour": examples}, {})
+    _, rows = evaluate.evaluate(wrapped, [made.tasks[0]], {"colour": examples})
     for example, row in zip(examples, rows, strict=True):
         for choice, logprob in zip(example.choices, trials.json.loads(row.choice_logprobs), strict=True):
             prompt, whole = (base.tokenizer.encode(t) for t in (example.prompt, f"{example.prompt} {choice}"))

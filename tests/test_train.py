@@ -47,7 +47,8 @@ def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap: a base without a padding token of its own"
     short, long = (
-        data.encode(tokenizer, Example("one ?", answer), 32, "completion", ("t", 0)) for answer in ("red", "red red red")
+        data.encode(tokenizer, Example("one ?", answer), 32, "completion", ("t", 0))
+        for answer in ("red", "red red red")
     )
     batch = data.collate([short, long], tokenizer.pad_token_id)
     n = len(short.ids)

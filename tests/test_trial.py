@@ -222,7 +222,9 @@ def test_chance_majority_and_format_failures_are_told_apart(tiny, tmp_path):
     choice, exact, line = result.scores
     assert isinstance(choice, Score)
     assert choice.chance == pytest.approx(1 / 3)
-    assert choice.majority == pytest.approx(3 / 8)  # of the first eight: blue, green, blue, red, green, red, blue, green
+    assert choice.majority == pytest.approx(
+        3 / 8
+    )  # of the first eight: blue, green, blue, red, green, red, blue, green
     assert choice.format_failures is None
     assert exact.format_failures is not None
     assert exact.format_failures > 0, "an untuned random model answers in no format"

@@ -29,9 +29,7 @@ def largest_step(plan: Sequence[Sequence[Encoded]], micro_batch_size: int) -> Se
 
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> Book:
     """Take one more training step under the accountant and undo it: weights, optimizer and random state return."""
-    batches = [
-        b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)
-    ]
+    batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
     with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as book:
         learner.model.train()
         train.step(learner, batches, learner.training.learning_rate)

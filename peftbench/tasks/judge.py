@@ -1,7 +1,8 @@
-"""Choice: which of four feelings a short text ends with. Stands for GLUE and other classification sets.
+"""Choice: which of four classes a short text is of. Stands for GLUE and other classification sets.
 
 Each text tells of two events that leave different feelings, and only their order in time tells which one counts; so
-the words alone do not give the class away.
+the words alone do not give the class away. The classes are colours, one for each feeling: a base that knows the
+feelings still has to be told which colour is whose, and starts at chance.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from peftbench.records import Example
 from peftbench.tasks.draw import draw
 from peftbench.tasks.words import EVENTS, PEOPLE
 
-CHOICES = tuple(EVENTS)
-"""The four classes, each as likely as the others: chance is a quarter."""
+CLASSES = {"glad": "yellow", "sad": "blue", "angry": "red", "afraid": "white"}
+"""The feeling that a text ends with, and the class it has for that: four, each as common as the others."""
+FEELINGS = tuple(CLASSES)
+CHOICES = tuple(CLASSES.values())
 
 
 def examples(split: str, seed: int = 0) -> list[Example]:
@@ -22,9 +25,9 @@ def examples(split: str, seed: int = 0) -> list[Example]:
 
 
 def _example(rng: random.Random) -> Example:
-    place = rng.randrange(len(CHOICES))
-    feeling, before = CHOICES[place], CHOICES[place - rng.randrange(1, len(CHOICES))]
+    place = rng.randrange(len(FEELINGS))
+    feeling, before = FEELINGS[place], FEELINGS[place - rng.randrange(1, len(FEELINGS))]
     who, last, first = rng.choice(PEOPLE), rng.choice(EVENTS[feeling]), rng.choice(EVENTS[before])
     # the event that happened last decides, wherever the sentence puts it
     text = f"{who} {first}, but then {who} {last}" if rng.random() < 0.5 else f"{who} {last} after {who} {first}"
-    return Example(prompt=f"text: {text} | class:", target=feeling, choices=CHOICES)
+    return Example(prompt=f"text: {text} | class:", target=CLASSES[feeling], choices=CHOICES)

@@ -137,7 +137,7 @@ def _parse(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _parse_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     # not splitlines: a JSON text may hold U+2028 and the like as they are
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         try:
@@ -165,7 +165,7 @@ def _records(path: Path, lines: Any, columns: tuple[str, ...]) -> list[dict[str,
     header = list(columns) or next(lines, [])
     if len(set(header)) < len(header):
         raise UserError(f"{path}: two columns have the same name: {', '.join(header)}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for values in lines:
         if not values:
             continue

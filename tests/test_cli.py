@@ -1,0 +1,472 @@
+"""The command line: one clear message for every bad input, the right exit code, and one suite run for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from results_factory import make_result
+from store_checks import contents, fill
+
+from peftbench import __version__, catalogue, cli, suite
+from peftbench.execute import Event, local
+from peftbench.methods import METHODS
+from peftbench.precision import PRECISIONS
+from peftbench.records import Status
+from peftbench.store import read
+from peftbench.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+SUITE = """\
+base: models/tiny
+tasks:
+  colour:
+    kind: choice
+    train: colours.jsonl
+    test: colours.jsonl
+    prompt: "the colour of {{ thing }} ?"
+    target: "{{ colour }}"
+    choices: [red, green, blue]
+seeds: 1
+threads: 1
+train:
+  steps: 2
+  batch_size: 4
+  sequence_length: 32
+methods:
+  base:
+  full: {precision: int8}
+  lora: {rank: 4}
+"""
+COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
+DATA = "".join(json.dumps({"thing": thing, "colour": colour}) + "\n" for thing, colour in COLOURS.items())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A working folder with a suite, its data, results of earlier, and what looks like a base."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    before = signal.getsignal(signal.SIGTERM)
+    (tmp_path / "mine.yaml").write_text(SUITE)
+    (tmp_path / "colours.jsonl").write_text(DATA)
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
+    (tmp_path / "models" / "tiny" / "model.safetensors").write_bytes(bytes(8))
+    fill(tmp_path / "results" / "mine", 2)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command in this process; return its exit code, standard output and standard error."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = cli.main(argv)
+        except SystemExit as end:  # argparse's own way
+            code = end.code
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def refused(place, command, monkeypatch):
+    """Run a command that must be refused: one message, nothing printed, nothing stored is touched, no process."""
+
+    def message(*argv: str) -> str:
+        monkeypatch.setattr(local, "run", lambda *_: pytest.fail("the grid began to run"))
+        before = stored(place)
+        code, out, err = command(*argv)
+        assert (code, out) == (2, ""), err
+        assert err.startswith("peftbench: "), err
+        assert "\npeftbench: " not in err
+        assert "Traceback" not in err
+        assert stored(place) == before
+        return err
+
+    return message
+
+
+def stored(place: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in (place / "results").rglob("*") if path.is_file()}
+
+
+def swapped(old: str, new: str) -> str:
+    assert SUITE.count(old) == 1
+    return SUITE.replace(old, new)
+
+
+BAD_SUITES = [
+    (swapped("rank: 4", "rnak: 4"), ["mine.yaml:19: methods.lora.rnak", "unknown key 'rnak'", "did you mean 'rank'?"]),
+    (swapped("steps: 2", "steps: two"), ["mine.yaml:13: train.steps: given 'two' (text); allowed: a whole number"]),
+    (swapped("lora:", "lorra:"), ["mine.yaml:19: methods.lorra: unknown method 'lorra'", "did you mean 'lora'?"]),
+    (
+        swapped("  colour:\n", "  juge:\n  colour:\n"),
+        ["unknown task 'juge'; allowed: compute", "did you mean 'judge'?"],
+    ),
+    (swapped("int8", "int9"), ["mine.yaml:18: methods.full.precision: unknown precision 'int9'", "mean 'int8'?"]),
+    (SUITE + "evaluate: {split: validation}\n", ["mine.yaml:2: tasks: no task has a validation split"]),
+    (swapped("choices: [", "choices: {"), ["mine.yaml:9: not YAML"]),
+    ("", ["mine.yaml: the file is empty; a suite needs at least base, tasks and methods"]),
+]
+
+
+@pytest.mark.parametrize(("text", "parts"), BAD_SUITES)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_a_bad_suite_is_refused_with_line_and_key(place, refused, verb, text, parts):
+    (place / "mine.yaml").write_text(text)
+    message = refused(verb, "mine.yaml")
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["quikstart"], ["suite 'quikstart': no such file", "real_small", "did you mean 'quickstart'?"]),
+        (["mien.yaml"], ["suite 'mien.yaml': no such file"]),
+        (["models"], ["'models': this is a folder"]),
+        (["mine.yaml", "--set", "train.stepz=3"], ["--set", "unknown key 'stepz'", "did you mean 'steps'?"]),
+        (["mine.yaml", "--set", "train.steps"], ["--set", "'train.steps'", "KEY=VALUE"]),
+        (["mine.yaml", "--only", "method=lorra"], ["--only method=lorra", "did you mean 'lora'?"]),
+        (["mine.yaml", "--only", "metod=lora"], ["--only: unknown field 'metod'", "did you mean 'method'?"]),
+        (["mine.yaml", "--seeds", "many"], ["--seeds: given 'many'; allowed: a count"]),
+        (["mine.yaml", "--set", "device=cuda"], ["device: cuda was asked for, but"]),
+        (["real_small"], ["real_small.yaml", "PEFTBENCH_BASE"]),
+    ],
+)
+def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, parts, monkeypatch):
+    monkeypatch.setattr("peftbench.execute.device.has_nvidia", lambda: False)
+    for name in ("PEFTBENCH_BASE", "PEFTBENCH_TRAIN", "PEFTBENCH_TEST"):
+        monkeypatch.delenv(name, raising=False)
+    message = refused("run", *argv)
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        (None, None, ["task 'colour': no such file", "colours.csv", "did you mean 'colours.jsonl'?"]),
+        ("colours.csv", "", ["task 'colour'", "colours.csv holds no examples"]),
+        ("colours.csv", "thing,colour\n", ["colours.csv holds no examples"]),
+        ("colours.csv", "thing,colour\nsky,blue\nsea\n", ["colours.csv, line 3: 1 fields, expected 2"]),
+        ("colours.csv", "thing,color\nsky,blue\n", ["colours.csv, example 1", "'colour' is undefined", "thing, color"]),
+        (
+            "colours.csv",
+            "thing,colour\nsky,bleu\n",
+            ["example 1: unknown answer 'bleu'; allowed: blue", "mean 'blue'?"],
+        ),
+        ("colours.jsonl", DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
+        ("colours.jsonl", "[]\n", ["colours.jsonl, example 1: expected an object"]),
+        ("colours.parquet", "PAR1", ["colours.parquet cannot be read as parquet"]),
+        ("colours.txt", "sky blue\n", ["unknown file type '.txt'; allowed: .csv, .json"]),
+    ],
+)
+def test_bad_data_is_refused_before_anything_runs(place, refused, name, content, parts):
+    if name is not None:
+        (place / name).write_text(content)
+    message = refused("run", "mine.yaml", "--set", f"tasks.colour.train={name or 'colours.csv'}")
+    for part in parts:
+        assert part in message, message
+
+
+def test_a_training_task_without_validation_split_is_refused_though_the_untuned_base_comes_first(place, refused):
+    second = "\n  other:\n    validation_fraction: 0.5\n    kind: exact_match\n    train: colours.jsonl\n"
+    second += '    prompt: "{{ thing }}"\n    target: "{{ colour }}"\nseeds: 1'
+    text = swapped("\nseeds: 1", second).replace("  steps: 2\n", "  steps: 2\n  validate_every: 1\n")
+    (place / "mine.yaml").write_text(text)
+    assert "task 'colour': unknown split 'validation'; allowed: test, train" in refused("run", "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("base", "parts"),
+    [
+        ("models/tny", ["base 'models/tny': no such folder", "(HF_HUB_OFFLINE is set)", "did you mean 'tiny'?"]),
+        ("./models/tny", ["tny': neither a built-in base (nano) nor an existing folder", "did you mean 'tiny'?"]),
+        ("models/empty", ["the folder has no config.json"]),
+        ("models/bin", ["the folder has no *.safetensors weights (found: .bin, .json)"]),
+        ("nobody/has-this", ["base 'nobody/has-this': no such folder, and not in the hub's cache", "local folder"]),
+        ("nnano", ["base 'nnano'", "did you mean 'nano'?"]),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused(place, refused, base, parts):
+    (place / "models" / "empty").mkdir()
+    (place / "models" / "bin").mkdir()
+    (place / "models" / "bin" / "config.json").write_text("{}")
+    (place / "models" / "bin" / "pytorch_model.bin").write_bytes(bytes(8))
+    message = refused("run", "mine.yaml", "--set", f"base={base}")
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize("folder", ["colours.jsonl/results", "/proc/results", "colours.jsonl"])
+def test_a_results_folder_that_cannot_be_written_is_refused(place, refused, folder):
+    message = refused("run", "mine.yaml", "-o", folder)
+    assert f"cannot write results to {folder}: " in message
+    assert (place / "colours.jsonl").read_text() == DATA
+
+
+def test_a_results_folder_whose_logs_cannot_be_written_is_refused(place, command):
+    before = contents(read(place / "results" / "mine"))
+    (place / "results" / "mine" / "logs").write_text("no folder")
+    code, _, err = command("run", "mine.yaml")
+    assert (code, err) == (2, "peftbench: cannot write logs to results/mine/logs: File exists\n")
+    assert contents(read(place / "results" / "mine")) == before
+
+
+@pytest.mark.parametrize("kind", ["trials", "steps", "examples"])
+@pytest.mark.parametrize("argv", [["run", "mine.yaml"], ["report", "results/mine"], ["compare", *["results/mine"] * 2]])
+def test_a_half_written_file_is_refused_by_name_and_left_as_it_is(place, refused, kind, argv):
+    if argv[0] == "compare" and kind != "trials":
+        return  # it reads the trials alone
+    path = sorted((place / "results" / "mine" / kind).glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-50])
+    message = refused(*argv)
+    assert str(path.relative_to(place)) in message
+    assert "delete it" in message
+
+
+@pytest.mark.parametrize("argv", [["report", "results/mien"], ["compare", "results/mine", "results/mien"]])
+def test_a_results_folder_that_is_not_there_is_told_with_its_neighbour(refused, argv):
+    assert "no such folder: results/mien; did you mean 'results/mine'?" in refused(*argv)
+
+
+def test_a_folder_without_results_is_told(place, refused):
+    (place / "results" / "empty").mkdir()
+    for argv in (["report", "results/empty"], ["compare", "results/empty", "results/mine"]):
+        assert "results/empty holds no results" in refused(*argv)
+    assert "did you mean 'results/mine'?" in refused("report", "results/mine/trials")
+
+
+def test_a_page_that_cannot_be_written_is_refused(refused):
+    assert "cannot write the report colours.jsonl/page.html" in refused(
+        "report", "results/mine", "-o", "colours.jsonl/page.html"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        ([], "required: COMMAND"),
+        (["rnu"], "invalid choice: 'rnu'"),
+        (["run"], "required: SUITE"),
+        (["run", "mine.yaml", "--fersh"], "--fersh"),
+        (["list", "mehtods"], "invalid choice: 'mehtods'"),
+        (["report", "results/mine", "--format", "pdf"], "invalid choice: 'pdf'"),
+        (["compare", "results/mine"], "required: NEW"),
+    ],
+)
+def test_a_wrong_command_line_shows_the_usage(place, command, argv, part):
+    code, out, err = command(*argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: peftbench")
+    assert part in err
+
+
+def test_help_lists_the_commands_and_version_is_the_packages(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(f"    {verb} " in out for verb in ("run", "plan", "report", "compare", "list"))
+    assert command("--version")[:2] == (0, f"peftbench {__version__}\n")
+
+
+def test_plan_prints_the_quickstarts_cells_one_per_line(command):
+    code, out, err = command("plan", "quickstart")
+    assert code == 0
+    assert len(out.splitlines()) == 14
+    assert out.splitlines()[0].split("  ")[0] == "base fp32"
+    assert err == "14 cells, 40 trials, 40 of them can run\n"
+
+
+def test_plan_names_cells_that_cannot_be_with_the_reason(place, command):
+    code, out, err = command("plan", "mine.yaml")
+    assert code == 0
+    assert "full int8      seeds 0  unsupported: full does not exist in int8, because quantized" in out
+    assert "3 cells, 3 trials, 2 of them can run" in err
+
+
+@pytest.mark.parametrize(
+    ("what", "names", "least"),
+    [("methods", METHODS, 8), ("tasks", TASKS, 3), ("precisions", PRECISIONS, 8), ("suites", suite.names(), 2)],
+)
+def test_list_names_every_record(command, what, names, least):
+    assert len(names) >= least
+    code, out, _ = command("list", what)
+    assert code == 0
+    heading, *lines = out.splitlines()
+    assert heading.startswith(what[:-1])
+    assert [line.split()[0] for line in lines] == list(names)
+    assert all(len(line.split()) > 1 and not line.endswith("  –") for line in lines if what != "methods")
+
+
+def test_list_prints_defaults_as_a_suite_would_say_them(command):
+    text = catalogue.text("methods")
+    assert "alpha=2r, dropout=0, target_modules=all-linear, double_quantization=true" in text
+    assert "layers=all but 2" in text
+    assert "None" not in text
+
+
+def made_up(status: Status, interrupt: bool = False):
+    """In place of the processes: trials that end at once, and perhaps a Ctrl-C after the first."""
+
+    def run(jobs, workers):
+        for job in jobs:
+            result = make_result(
+                job.trial.cell, job.trial.method, seed=job.trial.seed, status=status, scores={"colour": 0.5}
+            )
+            row = replace(result.row, key=job.key, phase=None if status == "ok" else "train")
+            rows = [tuple(replace(r, key=job.key) for r in rows) for rows in (result.steps, result.examples)]
+            yield Event(job, "train", result=replace(result, row=row, steps=rows[0], examples=rows[1]))
+            if interrupt:
+                raise KeyboardInterrupt
+
+    return run
+
+
+def test_a_trial_that_failed_is_told_and_the_exit_code_is_1_also_when_it_is_not_run_again(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OOM))
+    code, out, err = command("run", "mine.yaml", "-o", "new")
+    assert (code, out) == (1, "")
+    assert "3 trials, 0 of them done already -> new" in err
+    assert "2 oom, 1 unsupported -> new" in err
+    assert "  lora r=4 fp32, seed 0: oom in" in err or "  lora r=4 fp32, seed 0: oom (train: made up to be oom)" in err
+    code, _, err = command("run", "mine.yaml", "-o", "new")
+    assert code == 1
+    assert "3 trials, 3 of them done already -> new" in err
+
+
+def test_a_trial_that_is_not_final_runs_again_and_the_exit_code_becomes_0(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.TIMEOUT))
+    assert command("run", "mine.yaml", "-o", "new")[0] == 1
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    code, _, err = command("run", "mine.yaml", "-o", "new")
+    assert code == 0
+    assert "3 trials, 1 of them done already -> new" in err
+    assert "2 ok, 1 unsupported -> new" in err
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OK, interrupt=True))
+    code, out, err = command("run", "mine.yaml", "-o", "new")
+    assert (code, out) == (130, "")
+    assert "finished trials are kept" in err
+    assert "Traceback" not in err
+    assert list(read(place / "new").trials["cell"]) != []
+    code, _, err = command("run", "mine.yaml", "-o", "new")
+    assert "3 trials, 2 of them done already -> new" in err
+
+
+def test_adapters_asked_for_later_are_made(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    command("run", "mine.yaml", "-o", "new")
+    _, _, err = command("run", "mine.yaml", "-o", "new", "--keep-adapters")
+    assert "3 trials, 2 of them done already -> new" in err
+
+
+def test_compare_ends_with_0_where_nothing_changed(place, command):
+    code, out, err = command("compare", "results/mine", "results/mine")
+    assert (code, err) == (0, "")
+    assert out
+
+
+def test_a_reader_that_has_gone_is_no_error(place):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    argv = [sys.executable, "-m", "peftbench", "list", "methods"]
+    done = subprocess.run(argv, stdout=write_end, stderr=subprocess.PIPE, env=environment, timeout=60)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def real_run(place: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the suite by the command, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "peftbench", "run", "mine.yaml", *options],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for word in ("Traceback", "leaked", "Warning"):
+        assert word not in done.stderr
+    return done
+
+
+def test_a_suite_runs_resumes_and_runs_afresh(tiny, tmp_path, command, monkeypatch):
+    import pandas
+
+    (tmp_path / "mine.yaml").write_text(SUITE.replace("models/tiny", str(tiny)))
+    (tmp_path / "colours.jsonl").write_text(DATA)
+    folder = tmp_path / "results" / "mine"
+
+    err = real_run(tmp_path).stderr
+    assert "3 trials, 0 of them done already -> results/mine" in err
+    assert "2 ok, 1 unsupported -> results/mine" in err
+    assert [line.split("]")[0] for line in err.splitlines() if line.startswith("[")] == ["[1/3", "[2/3", "[3/3"]
+    assert "median time of a trial outside its own work" in err
+    trials = pandas.read_parquet(folder / "trials").set_index("cell")
+    assert dict(trials["status"]) == {"base fp32": "ok", "full int8": "unsupported", "lora r=4 fp32": "ok"}
+    assert trials.loc["full int8", "message"].startswith("full does not exist in int8")
+    nested = {n: v for n, v in trials.reset_index().iloc[0].items() if not pandas.api.types.is_scalar(v)}
+    assert nested == {}
+    assert 0 <= trials.loc["lora r=4 fp32", "score_colour"] <= 1
+    assert trials.loc["lora r=4 fp32", "steps_done"] == 2
+    first = read(folder)
+    assert len(first.steps) == 2
+    assert len(first.examples) == 12
+    assert_no_path(folder, tmp_path, tiny)
+    assert [path.name for path in (folder / "logs").iterdir()] == [], "logs of what went well are kept"
+
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    assert "3 trials, 3 of them done already" in real_run(tmp_path).stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == before
+
+    assert "1 trials, 0 of them done already" in real_run(tmp_path, "--fresh", "--only", "method=lora").stderr
+    again = read(folder)
+    assert list(again.steps["loss"]) == list(first.steps["loss"])
+    assert again.examples.sort_values(["key", "index"], ignore_index=True).equals(
+        first.examples.sort_values(["key", "index"], ignore_index=True)
+    )
+    ends = [found.trials.set_index("cell")["finished_at"] for found in (first, again)]
+    assert ends[1].ne(ends[0]).to_dict() == {"base fp32": False, "full int8": False, "lora r=4 fp32": True}
+
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command("report", "results/mine", "--format", "md")
+    assert code == 0
+    assert out.startswith("|")
+    assert out.count("\n| ") >= 2
+    code, out, _ = command("report", "results/mine")
+    assert code == 0
+    assert "page: reports/mine.html" in out
+    page = (tmp_path / "reports" / "mine.html").read_text()
+    assert str(tmp_path) not in page
+    assert str(tiny) not in page
+
+
+def assert_no_path(folder: Path, *paths: Path) -> None:
+    """Assert that no stored value names a folder of this machine."""
+    tables = read(folder)
+    places = {str(path) for path in (*paths, Path.home(), ROOT, *(p.parent for p in paths))}
+    looked = 0
+    for frame in (tables.trials, tables.steps, tables.examples):
+        for column in frame.columns:
+            for value in frame[column].dropna():
+                looked += 1
+                assert not any(p in str(value) for p in places), (column, value)
+    assert looked > 100
