@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import signal
 import sys
@@ -139,12 +138,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _command(arguments: argparse.Namespace) -> str:
     """Return the command as it is told in reports: what changes the trials, absolute paths cut to their last part."""
+    from peftbench import identity
+
     words = ["peftbench", "run", arguments.suite]
     for name in ("set", "only"):
         words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
     if arguments.seeds:
         words += ["--seeds", arguments.seeds]
-    return " ".join(shlex.quote(re.sub(r"(?<![\w.])[/~](?:[^\s/=,]*/)*", "", word)) for word in words)
+    return " ".join(shlex.quote(identity.without_paths(word)) for word in words)
 
 
 def _interrupt(*_: object) -> None:

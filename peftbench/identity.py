@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,32 @@ def resolve_base(base: Base) -> Path:
         if base.source.count("/") != 1 or path.is_absolute() or base.source.startswith("."):
             raise UserError(_no_base(base.source))
         path = _from_hub(base)
+    problem = _why_no_model(path)
+    if problem:
+        raise UserError(f"base {base.source!r}: {problem}")
+    return path
+
+
+def _why_no_model(path: Path) -> str | None:
+    """Return why a folder cannot be loaded as a model, as far as its files tell; None where nothing is wrong."""
     if not (path / "config.json").is_file():
-        raise UserError(f"base {base.source!r}: the folder has no config.json, so it is no Hugging Face model folder")
+        return "the folder has no config.json, so it is no Hugging Face model folder"
     gone = sorted(p.name for p in path.iterdir() if not p.exists())
     if gone:
-        raise UserError(f"base {base.source!r}: links to nothing, as after a broken download: {', '.join(gone)}")
-    if not any(path.glob("*.safetensors")):
-        kinds = ", ".join(sorted({p.suffix for p in path.iterdir() if p.suffix})) or "nothing"
-        raise UserError(f"base {base.source!r}: the folder has no *.safetensors weights (found: {kinds})")
-    return path
+        return f"links to nothing, as after a broken download: {', '.join(gone)}"
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"config.json or {index.name} cannot be read: {error}"
+    missing = sorted(name for name in shards if not (path / name).is_file())
+    if whole.is_file() or (shards and not missing):
+        return None
+    if missing:
+        return f"weights are missing: {', '.join(missing)} (named in {index.name})"
+    kinds = ", ".join(sorted({p.suffix for p in path.iterdir() if p.suffix})) or "nothing"
+    return f"the folder has no weights {whole.name}, nor {index.name} (found: {kinds})"
 
 
 def _no_base(source: str) -> str:
@@ -115,6 +133,11 @@ def base_name(base: Base) -> str:
     """Return a base's name without the path of a machine: the last part of a folder, or the hub id."""
     path = Path(base.source).expanduser()
     return path.resolve().name if path.is_dir() else base.source
+
+
+def without_paths(text: str) -> str:
+    """Return a text with every absolute path cut to its last part: no path of a machine is stored."""
+    return re.sub(r"(?<![\w.:/])[/~](?:[^\s/=,'\"]*/)+", "", text)
 
 
 def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:

@@ -294,7 +294,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
         **{**seconds, **run.facts},
         status=status,
         phase=None if ok else run.phase,
-        message=message,
+        message=None if message is None else identity.without_paths(message),
         scores_json=json.dumps({s.task: dataclasses.asdict(s) for s in run.scores}, sort_keys=True),
         finished_at=_now(),
     )

@@ -1,4 +1,4 @@
-"""A trial's key changes with everything that decides its numbers, and with nothing else. Bases come from three places."""
+"""A trial's key changes with everything that decides its numbers, and with nothing else. Where bases come from."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def folder(tmp_path) -> Path:
     place = tmp_path / "models" / "tiny"
     place.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "tokenizer.model", "merges.txt", "chat_template.jinja"):
-        (place / name).write_text(name)
+        (place / name).write_text(f'{{"name": "{name}"}}')
     (place / "model.safetensors").write_bytes(bytes(1000))
     return place
 
@@ -223,9 +223,21 @@ def refused(source: str, **more) -> str:
 def test_a_folder_that_is_no_model_is_told_with_what_it_holds(folder):
     weights = folder / "model.safetensors"
     weights.rename(folder / "pytorch_model.bin")
-    assert "no *.safetensors weights (found: .bin, .jinja, .json, .model, .txt)" in refused(str(folder))
+    assert "has no weights model.safetensors, nor model.safetensors.index.json (found: .bin" in refused(str(folder))
     weights.symlink_to(folder / "nowhere")
     assert "links to nothing, as after a broken download: model.safetensors" in refused(str(folder))
+    weights.unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}')
+    (folder / "1.safetensors").write_bytes(b"")
+    assert "weights are missing: 2.safetensors (named in model.safetensors.index.json)" in refused(str(folder))
+    (folder / "2.safetensors").write_bytes(b"")
+    assert identity.resolve_base(Base(str(folder))) == folder
+    for broken in ("{", "[]", "5", '{"weight_map": 5}'):
+        index.write_text(broken)
+        assert "model.safetensors.index.json cannot be read" in refused(str(folder))
+    (folder / "config.json").write_text("{")
+    assert "config.json or model.safetensors.index.json cannot be read" in refused(str(folder))
     (folder / "config.json").unlink()
     assert "no config.json" in refused(str(folder))
 

@@ -10,9 +10,11 @@ import torch
 import trials
 from test_methods import attached, loaded
 
-from peftbench import data, model, optimizers, train
+from peftbench import data, model, optimizers, suite, train
 from peftbench.errors import UserError
+from peftbench.measure import memory
 from peftbench.measure.clock import Clock
+from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
 from peftbench.records import Example
 from peftbench.tasks import read
@@ -169,22 +171,33 @@ def test_a_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path):
         train.train(learner, plan, [], Clock(), lambda *_: None)
 
 
-def test_gradient_checkpointing_gives_the_same_losses(tiny, tmp_path):
-    losses = []
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.trains and not m.why_no_checkpointing])
+def test_gradient_checkpointing_saves_activations_and_gives_the_same_losses(name, tiny, tmp_path):
+    precision, losses, activations = METHODS[name].default_precision, [], []
     for on in (False, True):
-        base, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+        base, learner, plan = attached(tiny, name, precision, tmp_path)
         if on:
             learner = train.learner(
                 learner.model,
                 learner.parameters,
                 replace(learner.training, gradient_checkpointing=True),
-                precision=PRECISIONS["fp32"],
+                precision=PRECISIONS[precision],
                 device="cpu",
                 pad_id=base.tokenizer.pad_token_id,
                 virtual_tokens=0,
             )
         losses.append([s.loss for s in train.train(learner, plan, [], Clock(), lambda *_: None).steps])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        book = memory.account_step(learner, plan[0], METHODS[name].trains_base)
+        activations.append(book.peak["activations"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert activations[1] < activations[0]
+
+
+def test_a_method_that_cannot_be_checkpointed_is_unsupported_with_the_reason():
+    made = suite.load("quickstart", overrides=["train.gradient_checkpointing=true"], only=["method=prefix_tuning,lora"])
+    reasons = {trial.method: trial.unsupported for trial in suite.expand(made, "cpu")}
+    assert reasons["lora"] is None
+    assert "is a cache" in reasons["prefix_tuning"]
 
 
 def test_token_counts_tell_padding_and_virtual_tokens_apart(tiny, tmp_path):

@@ -136,7 +136,8 @@ def _timed(result: Result, wall: float) -> Result:
 def failure(job: Job, status: Status, phase: str, message: str) -> Result:
     """Return the row of a trial that could not write its own."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return Result(TrialRow(**identity.describe(job), status=status, phase=phase, message=message, finished_at=now))
+    told = identity.without_paths(message)
+    return Result(TrialRow(**identity.describe(job), status=status, phase=phase, message=told, finished_at=now))
 
 
 def _death(one: _Running) -> Result:

@@ -40,6 +40,8 @@ class Method:
     """Precisions in which the method exists; every other one is an ``unsupported`` cell."""
     why_not: str = ""
     """Why the other precisions do not exist, completing "... because"."""
+    why_no_checkpointing: str = ""
+    """Why the method does not exist with gradient checkpointing; empty where it does."""
     default_precision: str = "fp32"
     knob: str | None = None
     """What ``rank`` means for this method; None where it has no size knob."""
@@ -150,6 +152,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 save=f"{_PEFT}:save",
                 load=f"{_PEFT}:load",
                 precisions=FLOATS + QUANTIZED,
+                why_no_checkpointing="the prefix is a cache, and recomputing a layer would append to it again",
                 knob="virtual tokens",
                 default_rank=16,
                 training=MappingProxyType({"learning_rate": 3e-2}),

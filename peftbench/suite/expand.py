@@ -204,5 +204,13 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             device=device,
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
-            unsupported=why_unsupported(cell.method, cell.precision, device),
+            unsupported=why_unsupported(cell.method, cell.precision, device)
+            or _why_not_checkpointed(cell.method, training),
         )
+
+
+def _why_not_checkpointed(method: Method, training: Training | None) -> str | None:
+    """Return why a method cannot train as asked where that is with gradient checkpointing, or None."""
+    if training is None or not training.gradient_checkpointing or not method.why_no_checkpointing:
+        return None
+    return f"{method.name} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
