@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     print(f"{len(prepared.jobs)} trials, {ready} of them done already -> {folder}", file=sys.stderr)
-    with progress.shown(len(prepared.pending), loaded.workers) as observer:
+    with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {folder}", file=sys.stderr)

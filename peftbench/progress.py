@@ -30,13 +30,15 @@ class Lines:
 class Bar:
     """A live bar: trials done, the current cell, its phase, step and loss, time left."""
 
-    def __init__(self, total: int, workers: int, progress: Any) -> None:
-        self._progress, self._workers, self._began = progress, workers, time.monotonic()
+    def __init__(self, total: int, progress: Any) -> None:
+        self._progress = progress
+        self._began: float | None = None
         self._ran, self._left = 0, total
         self._task = progress.add_task("", total=total, now="importing the libraries", left="")
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._began = self._began or time.monotonic()  # the libraries are imported by now
         now = f"{event.job.trial.cell}{_seed(event.job.trial.seed)} · {event.phase}"
         if event.steps:
             now += f" {event.step}/{event.steps} · loss {event.loss:.3f}"
@@ -49,14 +51,14 @@ class Bar:
         self._progress.update(self._task, advance=advance, now=now, left=self._time_left())
 
     def _time_left(self) -> str:
-        if not self._ran:
+        if not self._ran or self._began is None:
             return ""
         seconds = (time.monotonic() - self._began) / self._ran * self._left
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
 @contextmanager
-def shown(total: int, workers: int) -> Iterator[Any]:
+def shown(total: int) -> Iterator[Any]:
     """Yield an observer of events that shows them on standard error."""
     if not sys.stderr.isatty():
         yield Lines(total, sys.stderr)
@@ -72,7 +74,7 @@ def shown(total: int, workers: int) -> Iterator[Any]:
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(total, workers, progress)
+        yield Bar(total, progress)
 
 
 def sentence(result: Result) -> str:

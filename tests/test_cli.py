@@ -383,6 +383,23 @@ def test_fresh_runs_finished_trials_again_and_replaces_their_rows(place, command
     }
 
 
+def test_on_a_terminal_a_bar_shows_cell_phase_and_loss(place, command, monkeypatch, capsys):
+    def run(jobs, workers):
+        yield Event(jobs[0], "start")
+        yield Event(jobs[0], "train", step=1, steps=2, loss=1.25)
+        yield from made_up(Status.OK)(jobs, workers)
+
+    monkeypatch.setattr(local, "run", run)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, err = command("run", "mine.yaml", "-o", "new")
+    assert (code, out) == (0, "")
+    assert "3/3" in err
+    assert "lora r=4 fp32, seed 0: ok" in err
+    assert "full int8, seed 0: unsupported (plan: full does not exist" in err
+
+
 def test_adapters_asked_for_later_are_made(place, command, monkeypatch):
     monkeypatch.setattr(local, "run", made_up(Status.OK))
     command("run", "mine.yaml", "-o", "new")
