@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from peftbench.errors import UserError
 from peftbench.precision import Precision
+
+_LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust, **settings)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"base {folder.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+        raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
     model = model if precision.quantization else model.to(device)
     _use_one_kernel(model)
     model.requires_grad_(False)

@@ -15,13 +15,14 @@ LARGEST_TOTAL = 15
 
 
 def examples(split: str, seed: int = 0) -> list[Example]:
-    """Return the split's examples; the answer is one number word."""
+    """Return the split's examples; the answer is a number word and what is counted."""
     return draw(_example, split, "compute", seed)
 
 
 def _example(rng: random.Random) -> Example:
     total = rng.randrange(2, 11)
-    parts = [f"{NUMBERS[total]} {rng.choice(THINGS)}"]
+    things = rng.choice(THINGS)
+    parts = [f"{NUMBERS[total]} {things}"]
     for _ in range(rng.randrange(1, 3)):
         change = rng.randrange(1, LARGEST_CHANGE + 1)
         more = rng.random() < 0.5
@@ -29,4 +30,4 @@ def _example(rng: random.Random) -> Example:
             more = not more
         total += change if more else -change
         parts.append(f"{rng.choice(GAINS if more else LOSSES)} {NUMBERS[change]}")
-    return Example(prompt=" / ".join(parts) + " / total:", target=NUMBERS[total])
+    return Example(prompt=" / ".join(parts) + " / total:", target=f"{NUMBERS[total]} {things}")
