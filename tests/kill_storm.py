@@ -128,8 +128,8 @@ def strike(runner: subprocess.Popen, rng: random.Random, tally: Tally) -> None:
     runner.send_signal(signal.SIGKILL)
     runner.wait()
     tally.kills, tally.parents = tally.kills + 1, tally.parents + 1
-    _, alive = psutil.wait_procs(below, timeout=15)
-    tally.faults += [f"orphan {p.pid} after {tally.kills} kills" for p in alive]
+    _, alive = psutil.wait_procs(below, timeout=5)
+    tally.faults += [f"orphan {p} after {tally.kills} kills" for p in alive]
 
 
 def storm(work: Path, kills: int, rng: random.Random) -> Tally:

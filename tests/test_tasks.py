@@ -14,7 +14,17 @@ from peftbench import bases
 from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.draw import COUNTS, draw, split_of
 
-PINNED: dict[str, str] = {}
+PINNED = {
+    "describe train": "fa7cabc49efaa8cb244f9e4e13300e75efb5560061c71a7d28649e44268e2790",
+    "describe validation": "76271e21391f6fcff3ada324340fecd9f16f6be73ad6c2ed2f80284e7f4f178c",
+    "describe test": "ccded25ec4bd73f6ff3b4286c3513a68b62c6b54d6bb1d297979febee00310ef",
+    "compute train": "d43cc7b9e38a6dc0f9027745a44675875b1d5e8b35885734a0dd139c0ff99151",
+    "compute validation": "f8dfb7f076f4db43cb8712cde0aebf4643f54203053df0706dae328f4420f939",
+    "compute test": "2109545157c2d364202b240d292b3c6a3b7cbb2b2916c0dedfe6f1225ea8e00e",
+    "judge train": "5869b66a7de19a372b71cef6b7fe06bc9dc2caa5e4ec509a6b1786497ec2f03e",
+    "judge validation": "e7965d0d94c1c98985fccf53c3cf4e321cb7855ff42c1affcd6d7ade107c01b7",
+    "judge test": "8b55753c636731962e36e2c119a860ee60a4a64d4e346919fbaabc4b8d07157c",
+}
 LONGEST_TOKENS = 64
 LARGEST_BYTES = 8_000_000
 

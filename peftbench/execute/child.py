@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -12,10 +11,8 @@ import threading
 import warnings
 from multiprocessing.connection import Connection, wait
 
+from peftbench.execute import process
 from peftbench.records import Job
-
-_PR_SET_PDEATHSIG = 1
-
 
 def main(job: Job, channel: Connection, asked_at: float) -> None:
     """Run one job; send phases, steps and at last the result through the channel."""
@@ -50,7 +47,7 @@ def nothing() -> None:
 
 def _die_with_parent() -> None:
     """Never outlive the runner, nor the server, whichever of them goes first and however."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    process.die_with_parent()
     runner = multiprocessing.parent_process()
     if runner is None:
         return

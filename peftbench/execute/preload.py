@@ -13,7 +13,9 @@ import threading
 
 from tqdm import tqdm
 
-from peftbench.execute import device
+from peftbench.execute import device, process
+
+process.die_with_parent()  # at once, since importing takes seconds in which the server would not notice
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
