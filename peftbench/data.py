@@ -21,6 +21,13 @@ _JOIN = " "
 """Between prompt and answer, as in lm-eval's ``target_delimiter``."""
 
 
+_CHUNK = 256
+"""Steps whose examples are tokenized together."""
+
+Identity = tuple[str, int]
+"""(task, index): which training example it is."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """One tokenized example: prompt, answer, end-of-text."""
@@ -29,8 +36,7 @@ class Encoded:
     loss_from: int
     """Position of the first token that bears loss."""
     truncated: bool
-    identity: tuple[str, int]
-    """(task, index): which training example this is."""
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -54,24 +60,26 @@ class Batch:
         return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device))
 
 
-def encode(tokenizer: Any, example: Example, length: int, loss_on: str, identity: tuple[str, int]) -> Encoded:
-    """Tokenize prompt and answer as lm-eval does, and end the text with an end-of-text token that is learned.
+def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length: int, loss_on: str) -> list[Encoded]:
+    """Tokenize prompts and answers as lm-eval does, and end each text with an end-of-text token that is learned.
 
     Prompt and whole are tokenized apart and the answer is what the whole has more; special tokens are the
     tokenizer's own. Too long an example loses the left of its prompt.
     """
-    prompt = tokenizer.encode(example.prompt)
-    whole = tokenizer.encode(example.prompt + _JOIN + example.target)
     eos = tokenizer.eos_token_id
     if eos is None:
         raise UserError("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
-    if prompt and prompt[-1] == eos:  # tokenizers that close every text themselves
-        prompt = prompt[:-1]
-    if not whole or whole[-1] != eos:
-        whole = [*whole, eos]
-    loss_from = len(prompt) if loss_on == "completion" else 1
-    cut = max(0, len(whole) - length)
-    return Encoded(tuple(whole[cut:]), max(1, loss_from - cut), cut > 0, identity)
+    prompts = tokenizer([e.prompt for _, e in examples])["input_ids"]
+    wholes = tokenizer([e.prompt + _JOIN + e.target for _, e in examples])["input_ids"]
+    found = []
+    for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
+        # some tokenizers close every text themselves
+        open_prompt = prompt[:-1] if prompt and prompt[-1] == eos else prompt
+        closed = whole if whole and whole[-1] == eos else [*whole, eos]
+        loss_from = len(open_prompt) if loss_on == "completion" else 1
+        cut = max(0, len(closed) - length)
+        found.append(Encoded(tuple(closed[cut:]), max(1, loss_from - cut), cut > 0, identity))
+    return found
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
@@ -88,7 +96,7 @@ def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
     return Batch(ids, mask, labels)
 
 
-def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Iterator[tuple[str, int]]:
+def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Iterator[Identity]:
     """Yield (task, index) without end: a task drawn by weight, its examples in shuffled passes, none left out.
 
     A function of sizes, weights and seed alone: methods cannot differ in what they see.
@@ -114,26 +122,25 @@ def plan_steps(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
 ) -> list[list[Encoded]]:
     """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask."""
-    cache: dict[tuple[str, int], Encoded] = {}
-
-    def encoded(identity: tuple[str, int]) -> Encoded:
-        if identity not in cache:
-            name, index = identity
-            example = examples[name][index]
-            cache[identity] = encode(tokenizer, example, training.sequence_length, training.loss_on, identity)
-        return cache[identity]
-
     sizes = {name: len(found) for name, found in examples.items()}
     stream = order(sizes, dict(training.data), seed)
     steps = training.steps
     if training.epochs is not None:
         steps = max(1, math.ceil(training.epochs * sum(sizes.values()) / training.batch_size))
+    known: dict[Identity, Encoded] = {}
     plan: list[list[Encoded]] = []
     seen = 0
-    while len(plan) < steps if steps is not None else seen < (training.tokens or 0):
-        plan.append([encoded(identity) for identity in itertools.islice(stream, training.batch_size)])
-        seen += sum(len(e.ids) for e in plan[-1])
-    return plan
+    while True:
+        drawn = [list(itertools.islice(stream, training.batch_size)) for _ in range(min(_CHUNK, steps or _CHUNK))]
+        new = dict.fromkeys(identity for step in drawn for identity in step if identity not in known)
+        pairs = [(identity, examples[identity[0]][identity[1]]) for identity in new]
+        if pairs:
+            known.update(zip(new, encode(tokenizer, pairs, training.sequence_length, training.loss_on), strict=True))
+        for step in drawn:
+            plan.append([known[identity] for identity in step])
+            seen += sum(len(e.ids) for e in plan[-1])
+            if len(plan) == steps or (steps is None and seen >= (training.tokens or 0)):
+                return plan
 
 
 def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:

@@ -213,10 +213,9 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[list[data.Encoded]], list[data
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(names))
         for name in names:
-            for index, e in enumerate(read.examples(tasks[name], "validation")[:share]):
-                held_out.append(
-                    data.encode(tokenizer, e, training.sequence_length, training.loss_on, (f"validation {name}", index))
-                )
+            found = read.examples(tasks[name], "validation")[:share]
+            pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
+            held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
     return plan, held_out
 
 

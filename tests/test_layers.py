@@ -177,7 +177,7 @@ from peftbench import grid, progress, suite
 found = suite.load("quickstart", overrides=["base={tmp_path}/base"], only=["method=base,lora"])
 prepared = grid.prepare(suite.expand(found, "cpu"), Path({str(tmp_path)!r}) / "results", 1, "peftbench run quickstart")
 assert len(prepared.pending) == 16, len(prepared.pending)
-with progress.shown(len(prepared.pending), 1):
+with progress.shown(len(prepared.pending)):
     pass
 """
     assert loaded_after(code, MODELS) == []

@@ -45,13 +45,14 @@ def test_accumulated_training_takes_the_same_steps(tiny, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def encoded(tokenizer, *examples, length=32, loss_on="completion"):
+    return data.encode(tokenizer, [(("t", i), e) for i, e in enumerate(examples)], length, loss_on)
+
+
 def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap: a base without a padding token of its own"
-    short, long = (
-        data.encode(tokenizer, Example("one ?", answer), 32, "completion", ("t", 0))
-        for answer in ("red", "red red red")
-    )
+    short, long = encoded(tokenizer, Example("one ?", "red"), Example("one ?", "red red red"))
     batch = data.collate([short, long], tokenizer.pad_token_id)
     n = len(short.ids)
     assert batch.labels[0, n - 1] == tokenizer.eos_token_id
@@ -63,15 +64,15 @@ def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
 
 def test_loss_on_all_tokens_bears_loss_on_the_prompt_too(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
-    made = data.encode(tokenizer, Example("one two ?", "red"), 32, "all", ("t", 0))
+    (made,) = encoded(tokenizer, Example("one two ?", "red"), loss_on="all")
     assert made.loss_from == 1
 
 
 def test_too_long_an_example_loses_the_left_of_its_prompt_and_is_counted(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     example = Example("one two three four ?", "red")
-    whole = data.encode(tokenizer, example, 99, "completion", ("t", 0))
-    cut = data.encode(tokenizer, example, len(whole.ids) - 3, "completion", ("t", 0))
+    (whole,) = encoded(tokenizer, example, length=99)
+    (cut,) = encoded(tokenizer, example, length=len(whole.ids) - 3)
     assert cut.ids == whole.ids[3:]
     assert cut.ids[cut.loss_from :] == whole.ids[whole.loss_from :]
     assert (whole.truncated, cut.truncated) == (False, True)
@@ -81,7 +82,7 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-text token"):
-        data.encode(tokenizer, Example("one ?", "red"), 32, "completion", ("t", 0))
+        encoded(tokenizer, Example("one ?", "red"))
 
 
 def plan_of(tiny, tmp_path, seed=0, **training):

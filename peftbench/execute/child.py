@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from peftbench.execute import process
 from peftbench.records import Job
 
+
 def main(job: Job, channel: Connection, asked_at: float) -> None:
     """Run one job; send phases, steps and at last the result through the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
