@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     ("records and errors", "_suites errors records"),
-    ("what the machine is", "measure measure.clock measure.environment execute.device execute.process"),
+    ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
     ("tables, no torch", "methods precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make"),

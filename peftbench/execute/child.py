@@ -11,7 +11,7 @@ import threading
 import warnings
 from multiprocessing.connection import Connection, wait
 
-from peftbench.execute import process
+from peftbench.execute import lifeline
 from peftbench.records import Job
 
 
@@ -48,7 +48,7 @@ def nothing() -> None:
 
 def _die_with_parent() -> None:
     """Never outlive the runner, nor the server, whichever of them goes first and however."""
-    process.die_with_parent()
+    lifeline.die_with_parent()
     runner = multiprocessing.parent_process()
     if runner is None:
         return

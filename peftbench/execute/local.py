@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import identity
-from peftbench.execute import Event, child
+from peftbench.execute import Event, child, lifeline
 from peftbench.records import Job, Result, Status, TrialRow
 
 _KILL_SECONDS = 10.0
@@ -70,6 +70,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
 
 def _await_server(context: Any) -> None:
     """Return once the server has imported its libraries, so that no trial is charged for it."""
+    os.environ[lifeline.RUNNER] = str(os.getpid())
     first = context.Process(target=child.nothing, daemon=True)
     first.start()
     first.join()

@@ -6,6 +6,10 @@ device's capabilities, so where there is a GPU it, and whatever imports it, is l
 
 from __future__ import annotations
 
+from peftbench.execute import lifeline
+
+lifeline.die_with_parent(lifeline.runner())  # before the imports: in their seconds the server would not notice
+
 import importlib
 import logging
 import os
@@ -13,9 +17,7 @@ import threading
 
 from tqdm import tqdm
 
-from peftbench.execute import device, process
-
-process.die_with_parent()  # at once, since importing takes seconds in which the server would not notice
+from peftbench.execute import device
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
