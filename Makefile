@@ -16,7 +16,7 @@ quickstart: $(STAMP)
 	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html
 
 test: $(STAMP) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check
