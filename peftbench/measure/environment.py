@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from peftbench import __version__
+
 _PACKAGES = (
-    "peftbench",
     "torch",
     "transformers",
     "peft",
@@ -27,7 +28,7 @@ _PACKAGES = (
 def describe() -> dict[str, Any]:
     """Return versions, CPU, memory, GPU, driver and git state; unknown is None."""
     return {
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {"peftbench": __version__} | {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
