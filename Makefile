@@ -29,7 +29,7 @@ reference: $(STAMP)
 # torch first and alone: its build must be the one that PIP_ARGS asks for, and nothing later may replace it
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable . --group test --group browser
 	touch $@

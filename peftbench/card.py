@@ -70,16 +70,19 @@ def _stock_command(job: Job) -> str:
     trial, load = job.trial, METHODS[job.trial.method].load
     if load.endswith("adapter:load"):
         return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
+    length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = PRECISIONS[trial.precision]
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
+    revision = f",revision={trial.base.revision}" if trial.base.revision else ""
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
     names = ",".join(trial.evaluate)
     return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
 (batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning):
 
 ```
-lm_eval --model hf --model_args {where},dtype={dtype},max_length={trial.evaluation.max_length}{extra} \\
+lm_eval --model hf \\
+    --model_args {where},dtype={dtype},max_length={length},softmax_dtype=float32{extra}{revision} \\
     --include_path . --tasks {names} --batch_size 1 --device {trial.device}
 ```
 """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported
 from peftbench.records import Example, Training
 
 IGNORED = -100
@@ -68,7 +68,7 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     """
     eos = tokenizer.eos_token_id
     if eos is None:
-        raise UserError("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
+        raise Unsupported("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
     prompts = tokenizer([e.prompt for _, e in examples])["input_ids"]
     wholes = tokenizer([e.prompt + _JOIN + e.target for _, e in examples])["input_ids"]
     found = []

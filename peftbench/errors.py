@@ -13,6 +13,14 @@ class UserError(Exception):
     """
 
 
+class Unsupported(Exception):
+    """The method does not exist on this base; the trial ends as ``unsupported`` with this reason."""
+
+
+class Diverged(Exception):
+    """A loss, a gradient or an output is no longer a number; the trial ends as ``diverged``."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
     """Return the allowed name closest to the one given, or None if none is close."""
     names = [str(name) for name in allowed]

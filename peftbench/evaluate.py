@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 
+from peftbench.errors import Diverged
 from peftbench.precision import Precision
 from peftbench.records import Evaluation, Example, ExampleRow, Score, Task
 from peftbench.tasks import harness
@@ -32,8 +34,25 @@ class Harness(HFLM):
             batch_size=evaluation.batch_size,
             max_length=evaluation.max_length,
             mixed_precision_dtype=precision.autocast,
+            softmax_dtype="float32",  # as the training loss; half precision would tie neighbouring choices
             logits_cache=False,
         )
+
+    def tok_encode(
+        self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Return a text's tokens without an end-of-text token that the tokenizer adds by itself, as in training."""
+        ids = super().tok_encode(string, *arguments, **kwargs)
+        if ids and ids[-1] == self.tokenizer.eos_token_id and not string.endswith(self.tokenizer.eos_token):
+            ids = ids[:-1]
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (ids, mask) of prompts of equal length: nothing is padded."""
+        ids = torch.tensor([self.tok_encode(s, left_truncate_len=left_truncate_len) for s in strings])
+        return ids, torch.ones_like(ids)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return one answer per request, in order."""
@@ -94,6 +113,8 @@ def _choose(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[li
     rows = []
     for index, (e, sample) in enumerate(zip(examples, samples, strict=True)):
         logprobs = [float(response[0]) for response in sample["filtered_resps"]]
+        if not all(map(math.isfinite, logprobs)):
+            raise Diverged(f"task {task.name}, example {index}: log-probabilities {logprobs}")
         first = e.choices[max(range(len(logprobs)), key=logprobs.__getitem__)]
         outcome = float(sample["acc"])
         rows.append(ExampleRow("", task.name, index, e.prompt, e.target, first, outcome, None, json.dumps(logprobs)))
@@ -119,11 +140,19 @@ def _generate(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[
     return rows, metrics
 
 
+class _Words:
+    """Splits text into lower-case words of any script, where rouge_score's own knows a to z alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the words of a text."""
+        return re.findall(r"\w+", text.lower())
+
+
 def _rouge_l(answer: str, references: Sequence[str]) -> float:
     """Return the best ROUGE-L F1 over the references."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"])
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     return max(scorer.score(reference, answer)["rougeL"].fmeasure for reference in references)
 
 
@@ -179,11 +208,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-@torch.no_grad()
-def longest(model: Harness, task: Task, examples: Sequence[Example]) -> list[Example]:
-    """Return one batch of a task's longest prompts, for measuring evaluation's peak memory."""
+def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> list[Example]:
+    """Return the batch of a task's examples whose forward pass holds most tokens: evaluation's peak is there.
+
+    Log-probabilities are computed longest first; generation runs in batches of equal prompt length.
+    """
     by_length = sorted(examples, key=lambda e: -_length(model, e, task))
-    if task.kind != "choice":  # generation runs in batches of equal length
-        first = len(model.tok_encode(by_length[0].prompt))
-        by_length = [e for e in by_length if len(model.tok_encode(e.prompt)) == first]
-    return by_length[: model.batch_size]
+    if task.kind == "choice":
+        return by_length[: model.batch_size]
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for e in examples:
+        groups[_length(model, e, task)].append(e)
+    length = max(groups, key=lambda n: n * min(len(groups[n]), model.batch_size))
+    return groups[length][: model.batch_size]

@@ -135,9 +135,16 @@ def base_name(base: Base) -> str:
     return path.resolve().name if path.is_dir() else base.source
 
 
+_FOLDER = r"[^\s/=,'\"]+/"
+_ABSOLUTE = re.compile(rf"(?<![\w./~])(?:/(?!/)(?:{_FOLDER})+|~/(?:{_FOLDER})*)")
+"""The folders of an absolute path, or of one in the home folder; not the host of an address."""
+
+
 def without_paths(text: str) -> str:
     """Return a text with every absolute path cut to its last part: no path of a machine is stored."""
-    return re.sub(r"(?<![\w.:/])[/~](?:[^\s/=,'\"]*/)+", "", text)
+    for place in sorted({str(Path.home()), str(Path.cwd())} - {"/"}, key=len, reverse=True):
+        text = text.replace(f"{place}/", "")
+    return _ABSOLUTE.sub("", text)
 
 
 def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:

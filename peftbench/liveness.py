@@ -1,7 +1,11 @@
-"""Proof that a method is active and the base untouched: output changed, trainables moved, frozen weights did not."""
+"""Proof that a method is active and the base untouched: output changed, trainables moved, frozen parameters did not.
+
+Frozen buffers and the scales of quantized weights are not compared.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +50,8 @@ def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[dict
     """Compare a trained model with what it was before.
 
     Returns:
-        The row's liveness columns, the status (``ok``, ``inert`` or ``corrupt``), and the reason where not ok.
+        The row's liveness columns, the status (``ok``, ``inert``, ``corrupt`` or ``diverged``), and the reason where
+        not ok.
     """
     now = checksums(model, trainable=True)
     stalled = sorted(name for name, value in now.items() if before.trainable[name] == value)
@@ -63,6 +68,8 @@ def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[dict
         return facts, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
     if len(stalled) == len(now):
         return facts, Status.INERT, "training changed no trainable tensor"
+    if not math.isfinite(change):
+        return facts, Status.DIVERGED, "the tuned model's logits are not all numbers"
     if change == 0.0:
         return facts, Status.INERT, "the tuned model's logits equal the base model's"
     return facts, Status.OK, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,10 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported, UserError
 from peftbench.precision import Precision
 
 _LONGEST_MESSAGE = 300
+_UNQUANTIZED_SHARE = 0.01
+"""Of the parameters, in matrices other than embeddings and head: room for a router, not for experts."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         **where: ``device`` (``cpu`` or ``cuda``) and ``trust_remote_code``.
 
     Raises:
-        UserError: if the folder cannot be loaded, or what was loaded is not what the precision's word means.
+        UserError: if the folder cannot be loaded, or its weights are not stored as the precision's word says.
+        Unsupported: if the libraries left more than embeddings and head of this base unquantized.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,6 +62,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust, **settings)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError(str(error)) from error
         told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
         raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
     model = model if precision.quantization else model.to(device)
@@ -118,10 +124,15 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         raise UserError(f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)}")
     if not precision.quantization:
         return
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    plain = [n for n, m in model.named_modules() if type(m) is nn.Linear and m is not head]
-    if plain:
-        raise UserError(f"precision {precision.name}: {len(plain)} linear layers were not quantized, first {plain[0]}")
+    tables.add(id(getattr(head, "weight", None)))
+    plain = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point() and id(p) not in tables}
+    if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
+        largest = max(plain, key=lambda name: plain[name].numel())
+        raise Unsupported(
+            f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
+        )
 
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:

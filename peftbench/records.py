@@ -104,7 +104,7 @@ class Training:
     steps: int | None
     """Optimizer steps; exactly one of steps, epochs and tokens is given."""
     epochs: float | None
-    """Passes over the training examples."""
+    """Draws as a multiple of all training examples; in a mixture, weights decide how often each set comes."""
     tokens: int | None
     """Non-padding data tokens after which training stops, at the end of the step that reaches them."""
     batch_size: int
@@ -263,7 +263,8 @@ class TrialRow:
     loaded_dtypes: Annotated[str | None, "storage types of the base's weights with their shares of parameters"] = None
     checkpoint_bytes: Annotated[int | None, "weight files of the saved adapter (or of the whole model, if full)"] = None
     # work done
-    steps_done: Annotated[int | None, "optimizer steps"] = None
+    steps_done: Annotated[int | None, "optimizer steps, skipped ones included"] = None
+    skipped_steps: Annotated[int | None, "of those, fp16 steps that the gradient scaler skipped: no update"] = None
     examples_seen: Annotated[int | None, "training examples, repeats counted"] = None
     distinct_examples_seen: Annotated[int | None, "training examples, repeats not counted"] = None
     truncated_examples: Annotated[int | None, "training examples cut to the sequence length, repeats counted"] = None

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from peftbench import optimizers
 from peftbench.data import IGNORED, Batch, Encoded, micro_batches
+from peftbench.errors import Diverged
 from peftbench.measure.clock import Clock
 from peftbench.model import autocast
 from peftbench.precision import Precision
@@ -21,10 +22,6 @@ from peftbench.records import StepRow, Training
 _SCALE = 2.0**10
 """First loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
 skipped: the method would do less work than the others. Skipped steps show as an infinite gradient norm."""
-
-
-class Diverged(Exception):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +159,8 @@ def train(
         if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == len(plan)):
             with clock.phase("validate"):
                 checked = validation_loss(learner, held_out)
+            if not math.isfinite(checked):
+                raise Diverged(f"validation loss {checked} after step {index + 1} of {len(plan)}")
             best.offer(checked, index + 1, learner.parameters)
         counts = _tokens(batches, learner.virtual_tokens)
         rows.append(StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked))

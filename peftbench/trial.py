@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import random
 import statistics
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from peftbench import card, data, evaluate, identity, liveness, train
-from peftbench.errors import UserError
+from peftbench.errors import Diverged, Unsupported, UserError
 from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
@@ -32,12 +33,9 @@ from peftbench.tasks import read
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
 """Most held-out examples in a validation loss, in file order, shared among the training sets."""
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
 _TAIL = 0.1
 """Share of the steps whose mean is ``last_loss``."""
-
-
-class Unsupported(Exception):
-    """The cell turns out not to exist on this base."""
 
 
 @dataclass
@@ -83,7 +81,7 @@ def _attempt(run: Run) -> tuple[Status, str | None]:
         return _phases(run)
     except Unsupported as error:
         return Status.UNSUPPORTED, str(error)
-    except train.Diverged as error:
+    except Diverged as error:
         return Status.DIVERGED, str(error)
     except UserError as error:
         return Status.ERROR, str(error)
@@ -98,7 +96,7 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _phases(run: Run) -> tuple[Status, str | None]:
@@ -114,8 +112,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             device=trial.device,
             trust_remote_code=trial.base.trust_remote_code,
         )
-    if trial.base.source.count("/") == 1 and not Path(trial.base.source).is_dir():
-        loaded.model.name_or_path = trial.base.source  # a saved adapter names the hub id, not a folder of the cache
+    loaded.model.name_or_path = identity.base_name(trial.base)  # a saved adapter names no folder of this machine
     run.facts.update(
         base_parameters=loaded.parameters,
         base_weights_bytes=loaded.weights_bytes,
@@ -182,6 +179,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         _seed(seed)
         trace = train.train(learner, plan, held_out, run.clock, run.report)
     _record_training(run, trace)
+    if trial.device == "cuda":
+        run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
     if trial.device == "cpu":
         with run.clock.phase("account"):
             step = memory.largest_step(plan, training.micro_batch_size)
@@ -226,6 +225,7 @@ def _record_training(run: Run, trace: train.Trace) -> None:
     tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
     run.facts.update(
         steps_done=len(trace.steps),
+        skipped_steps=sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
         first_loss=trace.steps[0].loss,
         last_loss=statistics.fmean(s.loss for s in tail),
         best_validation_loss=trace.best_validation_loss,
@@ -276,9 +276,9 @@ def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str,
     peak = 0
     for task in run.job.trial.tasks:
         if task.name in examples:
-            longest = evaluate.longest(wrapped, task, examples[task.name])
+            largest = evaluate.largest_batch(wrapped, task, examples[task.name])
             with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
-                evaluate.run_harness(wrapped, task, longest)
+                evaluate.run_harness(wrapped, task, largest)
             peak = max(peak, book.peak_bytes)
     return peak
 

@@ -130,3 +130,37 @@ def test_the_clock_waits_for_the_device_at_both_ends_and_counts_failed_phases():
         fail()
     assert clock.seconds["train"] > 0
     assert phases == ["load", "train"]
+
+
+def test_a_phase_within_a_phase_gives_the_word_back_to_the_outer_one():
+    phases = []
+    clock = Clock(announce=phases.append)
+    with clock.phase("train"), clock.phase("validate"):
+        pass
+    assert phases == ["train", "validate", "train"]
+
+
+def test_paged_optimizer_state_is_counted_beside_the_allocators_peak():
+    class Optimizer:
+        state = {"p": {"step": 1, "state1": torch.zeros(4), "state2": torch.zeros(6)}}
+
+    assert memory.paged_bytes(Optimizer) == 0
+    Optimizer.state["p"]["state1"].is_paged = True
+    Optimizer.state["p"]["state2"].is_paged = True
+    assert memory.paged_bytes(Optimizer) == 40
+
+
+def test_evaluations_peak_is_measured_on_the_batch_with_most_tokens(tiny, tmp_path):
+    import trials
+    from test_methods import loaded
+
+    from peftbench import evaluate
+    from peftbench.precision import PRECISIONS
+    from peftbench.records import Example
+
+    base = loaded(tiny, "base", "fp32")
+    wrapped = evaluate.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
+    task = trials.tasks(tmp_path)[1]
+    many, one = [Example(f"one two {n} ?", "red") for n in range(5)], Example("one two three 7 ?", "red")
+    assert len(base.tokenizer.encode(one.prompt)) > len(base.tokenizer.encode(many[0].prompt))
+    assert evaluate.largest_batch(wrapped, task, [one, *many]) == many[:4]

@@ -9,7 +9,7 @@ import torch
 from test_methods import loaded
 
 from peftbench import model
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported, UserError
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS, why_unsupported
 
@@ -60,8 +60,31 @@ def test_evaluation_leaves_a_quantized_base_as_it_was(tiny):
 
 def test_a_base_that_is_not_what_the_precision_says_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(model, "_quantization", lambda *_: None)  # a library that skips quantization silently
-    with pytest.raises(UserError, match="precision nf4: 21 linear layers were not quantized"):
+    with pytest.raises(Unsupported, match="precision nf4: 21 weight matrices were not quantized"):
         loaded(tiny, "qlora", "nf4")
+
+
+def test_experts_that_the_library_leaves_unquantized_are_refused_and_have_no_adapters(tiny, tmp_path):
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    from peftbench.methods import adapter
+
+    config = MixtralConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+    )
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "moe")
+    with pytest.raises(Unsupported, match=r"not quantized, the largest model\.layers\.0\.mlp\.experts"):
+        loaded(tmp_path / "moe", "qlora", "nf4")
+    plain = loaded(tmp_path / "moe", "adapter", "fp32").model
+    with pytest.raises(Unsupported, match="2 attention and 0 feed-forward"):
+        adapter.attach(plain, 4, {"activation": "gelu"})
 
 
 def test_all_methods_train_in_the_same_type_on_a_bf16_base(tiny):

@@ -64,7 +64,7 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: true"), ["methods.lora.rank: given True (a boolean)"]),
         (swapped("rank: 4", "rank: [4, x]"), ["x.yaml:5: methods.lora.rank.1: given 'x' (text)"]),
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
-        (swapped("rank: 4", "alpha: big"), ["methods.lora.alpha: given 'big'", "allowed: a number or null"]),
+        (swapped("rank: 4", "alpha: big"), ["methods.lora.alpha: given 'big'", "allowed: a number, above 0 or null"]),
         (
             swapped("rank: 4", "target_modules: [1, a]"),
             ["methods.lora.target_modules: ", "all-linear or a list of"],
@@ -214,7 +214,7 @@ def test_settings_that_exclude_each_other_are_told(refused, more, parts):
 
 def test_validation_needs_a_validation_split(refused):
     message = refused(OWN_TASK + "train: {validate_every: 10}\n")
-    assert "no task in train.data has a validation split" in message
+    assert "validate_every: no validation split or validation_fraction: mine" in message
     ok = OWN_TASK.replace("    test:", "    validation_fraction: 0.1\n    test:")
     assert "unknown key" in refused(ok + "train: {validate_every: 10}\nx: 1\n")
 

@@ -11,7 +11,7 @@ import trials
 from test_methods import attached, loaded
 
 from peftbench import data, model, optimizers, suite, train
-from peftbench.errors import UserError
+from peftbench.errors import Diverged, Unsupported
 from peftbench.measure import memory
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
@@ -81,7 +81,7 @@ def test_too_long_an_example_loses_the_left_of_its_prompt_and_is_counted(tiny):
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     tokenizer.eos_token = None
-    with pytest.raises(UserError, match="no end-of-text token"):
+    with pytest.raises(Unsupported, match="no end-of-text token"):
         encoded(tokenizer, Example("one ?", "red"))
 
 
@@ -168,8 +168,16 @@ def test_a_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     with torch.no_grad():
         learner.parameters[0].fill_(math.nan)
-    with pytest.raises(train.Diverged, match="step 1 of 4"):
+    with pytest.raises(Diverged, match="step 1 of 4"):
         train.train(learner, plan, [], Clock(), lambda *_: None)
+
+
+def test_a_validation_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path, monkeypatch):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    learner = replace(learner, training=replace(learner.training, score="best_on_validation", validate_every=1))
+    monkeypatch.setattr(train, "validation_loss", lambda *_: math.nan)
+    with pytest.raises(Diverged, match="validation loss nan after step 1 of 4"):
+        train.train(learner, plan, plan[0], Clock(), lambda *_: None)
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.trains and not m.why_no_checkpointing])

@@ -13,6 +13,7 @@ import trials
 
 from peftbench import evaluate, liveness, train, trial
 from peftbench.methods import METHODS
+from peftbench.precision import PRECISIONS
 from peftbench.records import Result, Score, Status
 
 
@@ -161,6 +162,112 @@ def test_frozen_weights_that_moved_make_the_trial_corrupt(tiny, tmp_path, monkey
     assert "embed_tokens" in row.message
 
 
+def test_an_output_that_is_no_number_is_diverged_not_scored(tiny, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = run(trials.trial(folder, tmp_path, "base"), tmp_path)
+    assert (result.row.status, result.row.phase, result.scores) == ("diverged", "evaluate", ())
+    late = run(trials.trial(tiny, tmp_path, training={"steps": 1, "learning_rate": 1e30}), tmp_path)
+    assert late.row.status == "diverged"
+
+
+def test_a_method_that_does_not_exist_on_a_base_is_unsupported_with_the_reason(tiny, tmp_path):
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        vocab_size=320, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=32
+    )
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "opt")
+    row = run(trials.trial(tmp_path / "opt", tmp_path, "llama_adapter"), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "attach")
+    assert "'opt'" in row.message
+
+
+def test_texts_that_look_like_code_or_numbers_are_scored_as_they_are(tiny, tmp_path):
+    lines = [{"q": "42", "a": "[1,2]"}, {"q": "7", "a": '["a"]'}, {"q": "{{ 1 + 1 }}", "a": "3"}]
+    (tmp_path / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = {"test": str(tmp_path / "odd.jsonl")}
+    answers = ("[1,2]", '["a"]', "3")
+    tasks = (
+        trials.Task("odd", "choice", files=files, prompt="{{ q }}", target="{{ a }}", choices=answers),
+        trials.Task("odd_text", "exact_match", files=files, prompt="{{ q }}", target="{{ a }}", max_new_tokens=4),
+    )
+    made = trials.trial(tiny, tmp_path, "base", tasks=tasks, evaluate=("odd", "odd_text"))
+    result = run(made, tmp_path)
+    assert result.row.status == "ok"
+    choice = [e for e in result.examples if e.task == "odd"]
+    assert [e.outcome for e in choice] == [float(e.prediction == e.target) for e in choice]
+    assert [e.prompt for e in choice] == ["42", "7", "{{ 1 + 1 }}"]
+
+
+def test_an_exact_answer_in_brackets_counts_as_right(tiny, tmp_path, monkeypatch):
+    from peftbench.records import Example
+
+    task = trials.Task("odd", "exact_match", max_new_tokens=4)
+    base = test_methods.loaded(tiny, "base", "fp32")
+    wrapped = evaluate.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
+    monkeypatch.setattr(evaluate.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
+    samples, _ = evaluate.run_harness(wrapped, task, [Example("42", "[1,2]"), Example("43", "[1,3]")])
+    assert [sample["exact_match"] for sample in samples] == [1.0, 0.0]
+
+
+def test_rouge_reads_words_of_any_script():
+    assert evaluate._rouge_l("кот сидит", ("кот сидит",)) == 1.0
+    assert evaluate._rouge_l("кот лежит", ("кот сидит",)) == 0.5
+
+
+@pytest.mark.parametrize("closing", ["$A", "<s> $A", "<s> $A </s>"])
+def test_training_and_scoring_split_prompt_and_answer_alike_for_every_kind_of_tokenizer(closing, tiny):
+    from tokenizers.processors import TemplateProcessing
+
+    from peftbench import data
+    from peftbench.records import Example
+
+    base = test_methods.loaded(tiny, "base", "fp32")
+    base.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=closing, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    wrapped = evaluate.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
+    prompt, answer = wrapped._encode_pair("one two ?", " red green")
+    (trained,) = data.encode(base.tokenizer, [(("t", 0), Example("one two ?", "red green"))], 48, "completion")
+    assert (*prompt, *answer, 1) == trained.ids
+    assert trained.loss_from == len(prompt)
+    assert base.tokenizer.decode(answer) == " red green"
+
+
+def test_no_path_of_this_machine_is_kept_with_an_adapter(tiny, tmp_path):
+    folder = tmp_path / "adapters" / "one"
+    run(trials.trial(tiny, tmp_path), tmp_path, adapter_folder=str(folder))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert str(tmp_path).encode() not in path.read_bytes(), path.name
+            assert str(tiny.parent).encode() not in path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("base=/a/b/c", "base=c"),
+        ("file:/home/alice/x failed", "file:x failed"),
+        ("foo:/home/alice/m", "foo:m"),
+        ("see https://x.org/a/b", "see https://x.org/a/b"),
+        ("1/2 of a/b", "1/2 of a/b"),
+        ("'~/models/x'", "'x'"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part_and_nothing_else_is(text, told):
+    from peftbench import identity
+
+    assert identity.without_paths(text) == told
+
+
 def test_virtual_tokens_that_do_not_fit_the_context_are_unsupported(tiny, tmp_path):
     result = run(trials.trial(tiny, tmp_path, "prompt_tuning", rank=100), tmp_path)
     assert result.row.status == "unsupported"
@@ -249,8 +356,6 @@ def test_scores_do_not_depend_on_the_evaluation_batch_size(tiny, tmp_path):
 
 def test_the_log_probability_cache_of_the_harness_is_off(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, "base")
-    from peftbench.precision import PRECISIONS
-
     base = test_methods.loaded(tiny, "base", "fp32")
     wrapped = evaluate.Harness(base.model, base.tokenizer, made.evaluation, PRECISIONS["fp32"])
     assert wrapped.logits_cache is False

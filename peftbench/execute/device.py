@@ -12,7 +12,7 @@ from peftbench.errors import UserError
 
 def has_nvidia() -> bool:
     """Whether this machine shows an NVIDIA device to this process."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and Path("/dev/nvidiactl").exists()
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
 
 
 def torch_has_cuda() -> bool:
@@ -22,6 +22,11 @@ def torch_has_cuda() -> bool:
         return False
     version = Path(spec.origin).with_name("version.py").read_text()
     return re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) is not None
+
+
+def may_touch_cuda() -> bool:
+    """Whether importing a library here could initialise CUDA: an NVIDIA device and a torch that can use it."""
+    return has_nvidia() and torch_has_cuda()
 
 
 def resolve(asked: str) -> str:

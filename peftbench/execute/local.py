@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import identity
+from peftbench.errors import UserError
 from peftbench.execute import Event, child, lifeline
 from peftbench.records import Job, Result, Status, TrialRow
 
@@ -72,8 +73,11 @@ def _await_server(context: Any) -> None:
     """Return once the server has imported its libraries, so that no trial is charged for it."""
     os.environ[lifeline.RUNNER] = str(os.getpid())
     first = context.Process(target=child.nothing, daemon=True)
-    first.start()
-    first.join()
+    try:
+        first.start()
+        first.join()
+    except (EOFError, OSError) as error:
+        raise UserError(f"the process server ended while it imported the libraries: {error}") from None
 
 
 def _start(context: Any, job: Job) -> _Running:

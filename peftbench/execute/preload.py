@@ -10,6 +10,7 @@ from peftbench.execute import lifeline
 
 lifeline.die_with_parent(lifeline.runner())  # before the imports: in their seconds the server would not notice
 
+import contextlib
 import importlib
 import logging
 import os
@@ -35,14 +36,16 @@ LAZY = (
 
 
 def load(names: tuple[str, ...]) -> None:
-    """Import modules, without the advice that some of them print while they are imported."""
+    """Import modules, without the advice that some of them print while they are imported.
+
+    One that fails is left to the trials' processes, which fail with its error in a row and a log.
+    """
     logging.disable(logging.WARNING)
-    try:
-        for name in names:
+    for name in names:
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
-    finally:
-        logging.disable(logging.NOTSET)
+    logging.disable(logging.NOTSET)
 
 
-load(SAFE if device.has_nvidia() else SAFE + IMPORT_BITSANDBYTES + LAZY)
+load(SAFE if device.may_touch_cuda() else SAFE + IMPORT_BITSANDBYTES + LAZY)
 tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process would leak

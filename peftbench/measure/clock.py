@@ -22,6 +22,7 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
         self._synchronize = synchronize
         self._announce = announce
+        self._open: list[str] = []
 
     def now(self) -> float:
         """Return seconds on a monotonic clock, after the device has finished what it was asked."""
@@ -32,15 +33,14 @@ class Clock:
     def phase(self, name: str) -> Iterator[None]:
         """Add the time spent in the context to a phase, also when it ends in an exception."""
         self._announce(name)
+        self._open.append(name)
         start = self.now()
         try:
             yield
-        finally:
-            self.seconds[name] += time.perf_counter() - start if _failing() else self.now() - start
-
-
-def _failing() -> bool:
-    """Whether an exception is on its way: a broken device must not be waited for."""
-    import sys
-
-    return sys.exc_info()[0] is not None
+        except BaseException:  # a broken device must not be waited for; the phase that failed stays announced
+            self.seconds[name] += time.perf_counter() - start
+            raise
+        self.seconds[name] += self.now() - start
+        self._open.pop()
+        if self._open:
+            self._announce(self._open[-1])

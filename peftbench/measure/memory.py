@@ -80,6 +80,12 @@ def allocator_peak(device: str, facts: dict[str, Any], column: str) -> Iterator[
         facts[column] = torch.cuda.max_memory_allocated()
 
 
+def paged_bytes(optimizer: Any) -> int:
+    """Return the bytes of an optimizer's paged state, which lives outside torch's allocator on CUDA."""
+    tensors = (value for entry in optimizer.state.values() for value in entry.values())
+    return sum(t.numel() * t.element_size() for t in tensors if getattr(t, "is_paged", False))
+
+
 def host_peak_resident_bytes() -> int:
     """Return the highest resident memory of this process so far, its libraries included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

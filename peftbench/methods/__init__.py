@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,10 @@ _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _LORA = MappingProxyType(
     {
-        "alpha": Setting(float | None, None, "scale of the update is alpha / rank; default 2 x rank", shown="2r"),
-        "dropout": Setting(float, 0.0, "dropout before A"),
+        "alpha": Setting(
+            Annotated[float, Gt(0)] | None, None, "scale of the update is alpha / rank; default 2 x rank", shown="2r"
+        ),
+        "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout before A"),
         "target_modules": Setting(
             Literal["all-linear"] | list[str], "all-linear", "all-linear, or a list of module name endings"
         ),
@@ -187,7 +191,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 knob="prompt length",
                 default_rank=10,
                 options=MappingProxyType(
-                    {"layers": Setting(int | None, None, "topmost layers that are adapted", shown="all but 2")}
+                    {
+                        "layers": Setting(
+                            Annotated[int, Ge(1)] | None, None, "topmost layers that are adapted", shown="all but 2"
+                        )
+                    }
                 ),
                 training=MappingProxyType({"learning_rate": 3e-2}),
                 color="#e377c2",

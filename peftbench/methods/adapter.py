@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTION_OUTPUTS = (
@@ -68,17 +68,22 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         The same model; only the bottlenecks require gradients.
 
     Raises:
-        UserError: if no block's output projections are found, naming the linear layers that are there.
+        Unsupported: if not every block has both output projections, naming the linear layers that are there.
 
     References:
         Houlsby et al. 2019, arXiv:1902.00751, section 2.1. Departs from it: zero instead of near-zero start, and the
         layer norms stay frozen.
     """
     model.requires_grad_(False)
-    names = [n for n, _ in model.named_modules() if n.endswith(_ATTENTION_OUTPUTS + _FEED_FORWARD_OUTPUTS)]
-    if not names:
+    attention = [n for n, _ in model.named_modules() if n.endswith(_ATTENTION_OUTPUTS)]
+    feed_forward = [n for n, _ in model.named_modules() if n.endswith(_FEED_FORWARD_OUTPUTS)]
+    names = attention + feed_forward
+    if not attention or len(attention) != len(feed_forward):
         linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise UserError(f"adapter: no output projections found in {type(model).__name__}; linear layers: {linear}")
+        raise Unsupported(
+            f"adapter: {len(attention)} attention and {len(feed_forward)} feed-forward output projections found in "
+            f"{type(model).__name__}, one of each per block is needed; linear layers: {', '.join(linear)}"
+        )
     for name in names:
         parent, _, child = name.rpartition(".")
         owner = model.get_submodule(parent)

@@ -8,7 +8,7 @@ from typing import Any
 from peft import AdaptionPromptConfig, get_peft_model
 from torch import nn
 
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported
 
 _MODEL_TYPES = ("llama", "mistral", "gpt2")
 _UNADAPTED_LAYERS = 2
@@ -30,7 +30,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> nn.Module:
         The base wrapped by peft; only prompts and gates require gradients.
 
     Raises:
-        UserError: if peft does not cover the model's family.
+        Unsupported: if peft does not cover the model's family.
 
     References:
         Zhang et al. 2023, arXiv:2303.16199, section 3. Departs from it as peft does: one gate per layer instead of
@@ -38,10 +38,10 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> nn.Module:
     """
     if model.config.model_type not in _MODEL_TYPES:
         allowed = ", ".join(_MODEL_TYPES)
-        raise UserError(f"llama_adapter: model type {model.config.model_type!r} is not covered by peft ({allowed})")
+        raise Unsupported(f"llama_adapter: model type {model.config.model_type!r} is not covered by peft ({allowed})")
     depth = model.config.num_hidden_layers
-    layers = options["layers"] or max(1, depth - _UNADAPTED_LAYERS)
+    layers = max(1, depth - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
     if layers > depth:
-        raise UserError(f"llama_adapter: layers={layers}, but the base has only {depth}")
+        raise Unsupported(f"llama_adapter: layers={layers}, but the base has only {depth}")
     config = AdaptionPromptConfig(adapter_len=rank, adapter_layers=layers, task_type="CAUSAL_LM")
     return get_peft_model(model, config)

@@ -72,8 +72,19 @@ def expand(suite: Suite, device: str) -> tuple[Trial, ...]:
     lengths = [cell.settings["sequence_length"] for cell in cells if cell.settings]
     longest = max(lengths, default=TRAIN["sequence_length"].default)
     evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split)
+    report(_too_long_answers(suite, evaluation))
     trials = [trial for cell in named for trial in _trials(cell, suite, evaluation, device)]
     return select(tuple(trials), suite.only)
+
+
+def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
+    """Yield the scored tasks whose answers leave no room for a prompt."""
+    for task in suite.tasks:
+        if task.name in suite.scored and task.kind != "choice" and task.max_new_tokens >= evaluation.max_length:
+            yield (
+                f"tasks.{task.name}: max_new_tokens is {task.max_new_tokens}; allowed: less than evaluate.max_length, "
+                f"which is {evaluation.max_length} (by default the longest sequence_length of train)"
+            )
 
 
 def threads_of(suite: Suite) -> int:
@@ -140,8 +151,9 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
         yield f"{cell.where}: score: best_on_validation needs validate_every, the steps between validations"
     if settings["validate_every"] is not None:
         validated = [task.name for task in suite.tasks if "validation" in splits(task)]
-        if not any(name in validated for name, _ in suite.data):
-            yield f"{cell.where}: validate_every: no task in train.data has a validation split or validation_fraction"
+        missing = [name for name, _ in suite.data if name not in validated]
+        if missing:
+            yield f"{cell.where}: validate_every: no validation split or validation_fraction: {', '.join(missing)}"
 
 
 def _named(cells: list[_Cell]) -> list[_Cell]:

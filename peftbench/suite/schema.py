@@ -17,6 +17,7 @@ from peftbench.suite.words import described, mismatch, without_null, words
 
 Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Length = Annotated[int, Field(ge=2, le=10**9, description="a whole number, at least 2")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
@@ -28,7 +29,7 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "tokens": Setting(Count | None, None, "non-padding data tokens after which training stops"),
         "batch_size": Setting(Count, 16, "examples per optimizer step"),
         "micro_batch_size": Setting(Count | None, None, "examples per forward pass; default batch_size"),
-        "sequence_length": Setting(Count, 128, "longest training example in data tokens"),
+        "sequence_length": Setting(Length, 128, "longest training example in data tokens"),
         "learning_rate": Setting(Positive | None, None, "peak; default the method's own"),
         "optimizer": Setting(
             Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor"],

@@ -23,7 +23,7 @@ def config(task: Task) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "task": task.name,
         "test_split": "test",
-        "doc_to_text": "{{prompt}}",
+        "doc_to_text": "prompt",
         "target_delimiter": " ",
         "num_fewshot": 0,
         "metric_list": [{"metric": name} for name in _METRICS[task.kind]],
@@ -33,13 +33,13 @@ def config(task: Task) -> dict[str, Any]:
         return {
             **shared,
             "output_type": "multiple_choice",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{choices.index(target)}}",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
         }
     return {
         **shared,
         "output_type": "generate_until",
-        "doc_to_target": "{{target}}",
+        "doc_to_target": "target",
         "generation_kwargs": {"until": [STOP], "max_gen_toks": task.max_new_tokens, "do_sample": False},
         "filter_list": [
             {"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
@@ -48,9 +48,15 @@ def config(task: Task) -> dict[str, Any]:
 
 
 def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Return examples as lm-eval documents."""
+    """Return examples as lm-eval documents; its configuration names their fields, so no template re-reads a text."""
     return [
-        {"prompt": e.prompt, "target": e.target, "choices": list(e.choices), "references": list(e.references)}
+        {
+            "prompt": e.prompt,
+            "target": e.target,
+            "choices": list(e.choices),
+            "answer": e.choices.index(e.target) if e.choices else -1,
+            "references": list(e.references),
+        }
         for e in examples
     ]
 
