@@ -8,13 +8,14 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench import __version__
 from peftbench.errors import UserError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed or a comparison regressed; bad input; Ctrl-C."""
+"""Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +81,12 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("report", help="make the page of a results folder, or print its table")
     command.add_argument("results", metavar="RESULTS", help="a results folder")
-    command.add_argument("-o", "--output", metavar="FILE", help="the page (default: reports/RESULTS.html)")
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="file to write (default: reports/RESULTS.html for the page; a table is printed)",
+    )
     command.add_argument(
         "--format", choices=("html", "text", "md", "csv", "tex"), default="html", help="html makes the page (default)"
     )
@@ -88,7 +94,12 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("compare", help="print what changed between two results folders")
+    command = commands.add_parser(
+        "compare",
+        help="print what changed between two results folders",
+        description="Print what changed between two results folders. Exit code 0: scores were compared and none fell; "
+        "1: a score fell, a cell has fewer seeds that end ok, or nothing could be compared.",
+    )
     command.add_argument("old", metavar="OLD")
     command.add_argument("new", metavar="NEW")
     command.set_defaults(command=_compare)
@@ -105,16 +116,18 @@ def _run(arguments: argparse.Namespace) -> int:
     from peftbench.execute import device
 
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
-    trials = suite.expand(loaded, device.resolve(loaded.device))
+    kind = device.resolve(loaded.device)
+    trials = suite.expand(loaded, kind)
+    whole = suite.expand(replace(loaded, only=()), kind)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     signal.signal(signal.SIGTERM, _interrupt)
     prepared = grid.prepare(
         trials,
         folder,
         loaded.workers,
-        _command(arguments),
-        fresh=arguments.fresh,
-        keep_adapters=arguments.keep_adapters,
+        _command(arguments, ("set", "only")),
+        whole,
+        grid.Options(arguments.fresh, arguments.keep_adapters, _command(arguments, ("set",))),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     print(f"{len(prepared.jobs)} trials, {ready} of them done already -> {folder}", file=sys.stderr)
@@ -136,12 +149,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return FAILED if bad else 0
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    """Return the command as it is told in reports: what changes the trials, absolute paths cut to their last part."""
+def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
     from peftbench import identity
 
     words = ["peftbench", "run", arguments.suite]
-    for name in ("set", "only"):
+    for name in options:
         words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
     if arguments.seeds:
         words += ["--seeds", arguments.seeds]
@@ -176,13 +189,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from peftbench import report
 
     folder = Path(arguments.results)
-    if arguments.format != "html":
+    page = arguments.format == "html"
+    if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
         return 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
-    page = report.render(folder, output)
-    print(report.table(folder, "text"), end="")
-    print(f"page: {page}")
+    written, table = report.publish(folder, output, arguments.format)
+    print(f"{table}page: {written}" if page else f"table: {written}")
     return 0
 
 
@@ -191,7 +204,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     found = compare.compare(Path(arguments.old), Path(arguments.new))
     print(compare.render(found), end="")
-    return FAILED if found.regressed else 0
+    return 0 if found.verdict else FAILED
 
 
 def _list(arguments: argparse.Namespace) -> int:

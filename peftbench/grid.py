@@ -8,7 +8,7 @@ import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peftbench import execute, identity, store
@@ -50,54 +50,96 @@ class Outcome:
     """This run's rows that are neither ok nor unsupported."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a grid is run, apart from what is in it."""
+
+    fresh: bool = False
+    """Whether finished trials run again."""
+    keep_adapters: bool = False
+    whole_command: str | None = None
+    """The command without its selection of trials; None where nothing is selected."""
+
+
+_ORDINARY = Options()
+
+
+@dataclass
+class _Inputs:
+    """Bases and data on this machine, each resolved and hashed once."""
+
+    bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
+    data: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def of(self, trial: Trial) -> tuple[Path, str, str]:
+        """Return the base's folder, its hash and the hash of the tasks' examples."""
+        if trial.base not in self.bases:
+            found = identity.resolve_base(trial.base)
+            self.bases[trial.base] = found, identity.base_fingerprint(found)
+        names = tuple(repr(task) for task in trial.tasks)
+        if names not in self.data:
+            self.data[names] = read.fingerprint(trial.tasks)
+        return *self.bases[trial.base], self.data[names]
+
+    def key(self, trial: Trial) -> str:
+        """Return the trial's key."""
+        _, base_sha256, data_sha256 = self.of(trial)
+        return identity.key(trial, base_sha256, data_sha256)
+
+
 def prepare(
     trials: Sequence[Trial],
     folder: Path,
     workers: int,
     command: str,
-    *,
-    fresh: bool = False,
-    keep_adapters: bool = False,
+    whole: Sequence[Trial] | None = None,
+    options: Options = _ORDINARY,
 ) -> Grid:
     """Resolve bases and data, give every trial its key, and find out which are done.
+
+    The keys of the whole grid are recorded in the results folder, so that reports know which rows are of this grid.
+
+    Args:
+        trials: what is to run.
+        folder: of the results.
+        workers: trials at the same time.
+        command: what is run, as it is told in reports.
+        whole: the grid that the trials were selected from; None where it is they.
+        options: how to run it.
 
     Raises:
         UserError: if a base or a data file is missing or unreadable, or the results folder cannot be used.
     """
     described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
-    bases: dict[Base, tuple[Path, str]] = {}
-    data: dict[tuple[str, ...], str] = {}
+    inputs = _Inputs()
     checked: set[tuple[str, str]] = set()
     jobs = []
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     for trial in trials:
-        if trial.base not in bases:
-            found = identity.resolve_base(trial.base)
-            bases[trial.base] = found, identity.base_fingerprint(found)
+        base_folder, base_sha256, data_sha256 = inputs.of(trial)
         _check_splits(trial, checked)
-        names = tuple(repr(task) for task in trial.tasks)
-        if names not in data:
-            data[names] = read.fingerprint(trial.tasks)
-        base_folder, base_sha256 = bases[trial.base]
-        key = identity.key(trial, base_sha256, data[names])
+        key = inputs.key(trial)
         jobs.append(
             Job(
                 trial=trial,
                 key=key,
                 base_folder=str(base_folder),
                 base_sha256=base_sha256,
-                data_sha256=data[names],
+                data_sha256=data_sha256,
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                adapter_folder=str(folder / "adapters" / key) if keep_adapters else None,
+                adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
+    keys = [job.key for job in jobs] if whole is None else [inputs.key(trial) for trial in whole]
     store.open_for_run(folder, tasks)
     _make_room(folder)
-    done = set() if fresh else store.done(folder)
-    pending = tuple(job for job in jobs if job.key not in done or (keep_adapters and _lacks_adapter(folder, job)))
+    store.record_grid(folder, keys, options.whole_command or command)
+    done = set() if options.fresh else store.done(folder)
+    lacking = options.keep_adapters
+    pending = tuple(job for job in jobs if job.key not in done or (lacking and _lacks_adapter(folder, job)))
     return Grid(folder, tasks, tuple(jobs), pending, workers)
 
 

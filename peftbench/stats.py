@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from peftbench.errors import UserError
@@ -109,6 +110,28 @@ def latest(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials.index.isin(kept)]
 
 
+def choose(trials: pd.DataFrame, keys: Sequence[str] | None) -> pd.DataFrame:
+    """Return the rows that a folder is about: those of its recorded grid, in its order.
+
+    Args:
+        trials: all rows of the folder.
+        keys: of the recorded grid; None where there is no record, which leaves the ``latest`` rows.
+
+    Raises:
+        UserError: if none of the grid's trials has a row.
+    """
+    if keys is None:
+        return latest(trials)
+    places = {key: place for place, key in enumerate(keys)}
+    chosen = trials[trials["key"].isin(places)]
+    if not len(chosen):
+        raise UserError(
+            f"none of the {len(places)} trials that were last asked for has a result yet, only {len(trials)} of other "
+            "settings: run the suite again"
+        )
+    return chosen.iloc[chosen["key"].map(places).argsort(kind="stable")]
+
+
 def measured_columns(names: Iterable[str]) -> list[str]:
     """Return the numeric columns that were measured rather than chosen, the tasks' score columns included."""
     fixed = get_type_hints(TrialRow)
@@ -150,6 +173,22 @@ def welch(old: Spread, new: Spread) -> tuple[float, float] | None:
         return new.mean - old.mean, 0.0
     freedom = variance**2 / sum(part**2 / (side.n - 1) for part, side in zip(parts, (old, new), strict=True))
     return new.mean - old.mean, t_quantile(freedom) * math.sqrt(variance)
+
+
+def paired(differences: Iterable[Any]) -> tuple[float, float] | None:
+    """Return the mean of differences of the same seeds and the half width of its 95 % t-interval.
+
+    None for fewer than two.
+    """
+    found = spread(differences)
+    return None if found is None or found.half_width is None else (found.mean, found.half_width)
+
+
+def over_examples(old_error: float | None, new_error: float | None) -> float | None:
+    """Return the half width of a 95 % interval of the difference of two scores, from their errors over examples."""
+    if old_error is None or new_error is None:
+        return None
+    return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.hypot(old_error, new_error)
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -85,6 +85,7 @@ def run() -> None:
         shutil.rmtree(RESULTS, ignore_errors=True)
         for kind in ("trials", "steps", "examples"):
             shutil.copytree(made / kind, RESULTS / kind)
+        shutil.copy(made / "grid.json", RESULTS)
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ TASKS = ("describe", "compute", "judge")
 METRICS = {"describe": "rouge_l", "compute": "exact_match", "judge": "accuracy"}
 SHARES = {"describe": 0.6, "compute": 0.8, "judge": 1.0}
 CHANCE = {"describe": None, "compute": 0.05, "judge": 0.25}
+BITS = {"fp32": 32.0, "bf16": 16.0, "int8": 9.1, "nf4": 5.2}
+"""Measured bits per weight; fully tuned bases have fp32 masters."""
 FINISHED = "2026-11-22T12:00:00+00:00"
 ENVIRONMENT = {
     "python": "3.11.7",
@@ -115,6 +117,7 @@ def grid_results(seeds: int = 3, steps: int = 30, examples: int = 10) -> list[Re
                     steps,
                     examples,
                     **({} if oom else _sizes(method, parameters, peak, draw)),
+                    base_bits_per_weight=32.0 if method == "full" else BITS[precision],
                     started_at=f"2026-11-22T11:{cell_number:02}:{(seed or 0) * 10:02}+00:00",
                     finished_at=f"2026-11-22T11:{cell_number:02}:{(seed or 0) * 10 + 9:02}+00:00",
                 )

@@ -19,7 +19,7 @@ from peftbench.execute import Event, local
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
 from peftbench.records import Status
-from peftbench.store import read
+from peftbench.store import read, recorded_grid, write
 from peftbench.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +187,7 @@ def test_a_training_task_without_validation_split_is_refused_though_the_untuned_
     second += '    prompt: "{{ thing }}"\n    target: "{{ colour }}"\nseeds: 1'
     text = swapped("\nseeds: 1", second).replace("  steps: 2\n", "  steps: 2\n  validate_every: 1\n")
     (place / "mine.yaml").write_text(text)
-    assert "task 'colour': unknown split 'validation'; allowed: test, train" in refused("run", "mine.yaml")
+    assert "validate_every: no validation split or validation_fraction: colour" in refused("run", "mine.yaml")
 
 
 @pytest.mark.parametrize(
@@ -405,6 +405,61 @@ def test_adapters_asked_for_later_are_made(place, command, monkeypatch):
     command("run", "mine.yaml", "-o", "new")
     _, _, err = command("run", "mine.yaml", "-o", "new", "--keep-adapters")
     assert "3 trials, 2 of them done already -> new" in err
+
+
+def test_a_run_with_other_settings_does_not_stay_among_the_first_ones_rows(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    assert command("run", "mine.yaml", "-o", "new")[0] == 0
+    first = command("report", "new", "--format", "md")[1]
+    keys = set(recorded_grid("new").keys)
+    assert keys == set(read("new").trials["key"])
+    assert "left out" not in first
+
+    command("run", "mine.yaml", "-o", "new", "--set", "train.steps=3", "--only", "method=lora")
+    short = command("report", "new", "--format", "md")[1]
+    assert "2 stored rows of other settings or suites are left out." in short
+    assert "1 of the grid's 3 trials has no result yet." in short  # the untuned base is the same trial
+    assert "| full int8" in first
+    assert "| full int8" not in short
+    assert recorded_grid("new").command == "peftbench run mine.yaml --set train.steps=3"
+
+    _, _, err = command("run", "mine.yaml", "-o", "new")
+    assert "3 trials, 3 of them done already" in err
+    assert set(recorded_grid("new").keys) == keys
+    again = command("report", "new", "--format", "md")[1]
+    assert again.splitlines()[:5] == first.splitlines()[:5]
+    assert "2 stored rows" not in again
+    assert "1 stored row of other settings or suites is left out." in again
+
+
+def test_a_selection_does_not_shrink_the_report(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    command("run", "mine.yaml", "-o", "new")
+    command("run", "mine.yaml", "-o", "new", "--only", "method=lora")
+    assert len(recorded_grid("new").keys) == 3
+    assert "| base fp32" in command("report", "new", "--format", "md")[1]
+
+
+@pytest.mark.parametrize("form", ["text", "md", "csv", "tex"])
+def test_a_table_is_written_to_the_file_that_is_asked_for(place, command, form):
+    printed = command("report", "results/mine", "--format", form)[1]
+    code, out, err = command("report", "results/mine", "--format", form, "-o", "deep/table")
+    assert (code, out, err) == (0, "table: deep/table\n", "")
+    assert (place / "deep" / "table").read_text() == printed
+
+
+@pytest.mark.parametrize("output", ["trials/page.html", "steps/x/../page.html", "examples", "grid.json"])
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_a_report_is_not_written_among_the_results(refused, output, form):
+    message = refused("report", "results/mine", "--format", form, "-o", f"results/mine/{output}")
+    assert "only results belong there" in message
+
+
+def test_compare_ends_with_1_where_nothing_could_be_compared(place, command):
+    write(place / "results" / "alone", make_result("one of its own"))
+    code, out, _ = command("compare", "results/mine", "results/alone")
+    assert code == 1
+    assert "no verdict" in out
 
 
 def test_compare_ends_with_0_where_nothing_changed(place, command):

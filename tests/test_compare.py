@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from results_factory import ENVIRONMENT, make_grid, make_result
 
 from peftbench.compare import Comparison, compare, render
 from peftbench.errors import UserError
-from peftbench.store import write
+from peftbench.store import record_grid, write
 
 
 def folder(place: Path, scores: list[float], **fields: Any) -> Path:
@@ -32,7 +33,7 @@ def test_a_folder_against_itself_has_no_change(tmp_path: Path) -> None:
     found = compare(grid, grid)
     assert len(found.cells) == 15
     assert {change.verdict for cell in found.cells for change in cell.changes} == {"same"}
-    assert not found.regressed
+    assert found.verdict is True
     text = render(found)
     assert "15 of 15 cells in both are the same" in text
     assert "changed" not in text
@@ -45,8 +46,11 @@ def test_a_folder_against_itself_has_no_change(tmp_path: Path) -> None:
         ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], "beyond noise", True),
         ([0.80, 0.81, 0.82], [0.90, 0.91, 0.92], "beyond noise", False),
         ([0.90, 0.80, 0.70], [0.85, 0.75, 0.72], "within noise", False),
-        ([0.90], [0.10], "no spread known", False),
-        ([0.90, 0.91], [0.10], "no spread known", False),
+        ([0.90], [0.10], "beyond noise", True),  # by the errors over two examples, 0.21 each
+        ([0.90], [0.40], "within noise", False),
+        ([0.90, 0.91], [0.10], "beyond noise", True),
+        ([0.90, 0.80, 0.70], [0.88, 0.78, 0.69], "beyond noise", True),  # far less than seeds differ, in each seed
+        ([0.90, 0.80], [0.80, 0.90], "within noise", False),
         ([0.90, 0.90], [0.89, 0.89], "beyond noise", True),
         ([0.90, 0.91], [0.90, 0.91], "same", False),
     ],
@@ -85,6 +89,9 @@ def test_cells_that_only_one_folder_has_are_listed_and_are_no_regression(tmp_pat
     assert not found.regressed
     assert "only in old: lora r=2 fp32" in render(found)
     assert "no cell is in both" in render(found)
+    assert found.verdict is None
+    assert "no verdict" in render(found)
+    assert "no regression" not in render(found)
 
 
 def test_changed_settings_and_environment_are_told_once(tmp_path: Path) -> None:
@@ -153,3 +160,81 @@ def test_the_columns_line_up(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_cells_whose_scores_were_refused_are_not_the_same_and_there_is_no_verdict(tmp_path: Path) -> None:
+    found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], protocol=2)
+    assert not found.regressed
+    assert found.verdict is None
+    text = render(found)
+    assert "0 of 1 cells in both are the same" in text
+    assert text.endswith("no verdict: no score was compared that could be judged\n")
+
+
+@pytest.mark.parametrize("key", ["data_sha256", "base_sha256"])
+def test_scores_of_other_examples_or_another_base_are_refused_cell_by_cell(tmp_path: Path, key: str) -> None:
+    old, new = folder(tmp_path / "old", [0.9, 0.8]), folder(tmp_path / "new", [0.1, 0.1], **{key: "e" * 64})
+    other = {"cell": "lora r=2 fp32", "rank": 2}
+    folder(old, [0.7, 0.6], **other)
+    folder(new, [0.7, 0.6], **other)
+    found = compare(old, new)
+    by_name = {cell.cell: cell for cell in found.cells}
+    refused = by_name["lora r=8 fp32"].refused
+    assert refused is not None
+    assert refused.name == key
+    assert "score_judge" not in {change.column for change in by_name["lora r=8 fp32"].changes}
+    assert by_name["lora r=2 fp32"].same
+    assert found.verdict is True
+    text = render(found)
+    assert f"score of lora r=8 fp32: {key} is" in text
+    assert "1 of 2 cells in both are the same" in text
+
+
+@pytest.mark.parametrize(("new", "fell"), [(0.899, True), (0.901, False)])
+def test_the_untuned_base_has_no_noise(tmp_path: Path, new: float, fell: bool) -> None:
+    base = {"cell": "base fp32", "method": "base", "rank": None, "seed": None}
+    for name, score in (("old", 0.9), ("new", new)):
+        write(tmp_path / name, make_result(scores={"judge": score}, **base), ["judge"])  # type: ignore[arg-type]
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert verdict(found) == "differs"
+    assert found.regressed is fell
+    assert found.verdict is not fell
+    assert compare(tmp_path / "old", tmp_path / "old").verdict is True
+
+
+def test_fewer_ok_seeds_are_a_regression_also_where_some_had_failed_before(tmp_path: Path) -> None:
+    for name, failed in (("old", 1), ("new", 2)):
+        folder(tmp_path / name, [0.9] * (3 - failed))
+        for seed in range(3 - failed, 3):
+            write(tmp_path / name, make_result(seed=seed, status="oom"), ["judge"])
+    assert compare(tmp_path / "old", tmp_path / "new").verdict is False
+    assert compare(tmp_path / "new", tmp_path / "old").verdict is True
+
+
+def test_a_single_seed_without_an_error_over_examples_is_not_judged(tmp_path: Path) -> None:
+    for name, score in (("old", 0.9), ("new", 0.8)):
+        made = make_result(scores={"judge": score})
+        scores = tuple(dataclasses.replace(one, standard_error=None) for one in made.scores)
+        write(tmp_path / name, dataclasses.replace(made, scores=scores), ["judge"])
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert verdict(found) == "no spread known"
+    assert found.verdict is None
+
+
+def test_only_rows_of_the_recorded_grid_are_compared(tmp_path: Path) -> None:
+    old, new = folder(tmp_path / "old", [0.9, 0.8]), folder(tmp_path / "new", [0.9, 0.8])
+    later = make_result(seed=0, key="short", scores={"judge": 0.1}, finished_at="2026-11-23T00:00:00+00:00")
+    write(new, later, ["judge"])
+    assert not compare(old, new).cells[0].same
+    record_grid(new, [make_result(seed=seed).row.key for seed in (0, 1)], "peftbench run quickstart")
+    found = compare(old, new)
+    assert found.cells[0].same
+    assert "new: 1 stored row not of the grid" in render(found)
+
+
+def test_an_option_that_follows_from_something_else_is_told_as_its_method_shows_it(tmp_path: Path) -> None:
+    for name, layers in (("old", None), ("new", 4)):
+        settings = json.dumps({"method": "llama_adapter", "options": {"layers": layers}})
+        folder(tmp_path / name, [0.9], method="llama_adapter", settings_json=settings)
+    (difference,) = compare(tmp_path / "old", tmp_path / "new").settings
+    assert (difference.old, difference.new) == ("all but 2", "4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import shutil
@@ -15,16 +16,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from results_factory import TASKS, make_grid, make_result
+from results_factory import ENVIRONMENT, TASKS, make_grid, make_result
 
 from peftbench.errors import UserError
-from peftbench.report import FORMATS, render, table
+from peftbench.report import FORMATS, plots, render, table
 from peftbench.report import format as fmt
-from peftbench.report.collect import collect
+from peftbench.report.collect import MEAN, collect
+from peftbench.report.figures import fill_of
 from peftbench.report.labels import push_apart
 from peftbench.report.tables import comparison
-from peftbench.report.words import memory_sentences
-from peftbench.store import open_for_run, write
+from peftbench.report.words import DEFINED, definitions, memory_sentences
+from peftbench.store import open_for_run, record_grid, write
 
 SECTIONS = [
     *("comparison", "ranks", "parameters", "memory-scores", "memory", "loss", "time"),
@@ -390,3 +392,214 @@ def test_several_bases_keep_their_cells_apart(tmp_path: Path) -> None:
     assert rows["lora r=8 fp32 (micro)"] == "0.75"
     ranks = Page(render(folder, tmp_path / "page.html").read_text()).sections["ranks"]
     assert ranks.index("LoRA on micro") < ranks.index("75.0") < ranks.index("LoRA on nano") < ranks.index("25.0")
+
+
+# which rows, and what is said about them
+
+
+def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    wanted = [make_result(seed=seed, scores={"judge": 0.75}) for seed in (0, 1)]
+    short = make_result(key="short", scores={"judge": 0.25}, finished_at="2026-11-23T00:00:00+00:00")
+    other = make_result("adapter r=8 fp32", "adapter", key="other", scores={"elsewhere": 0.5})
+    folder = store(tmp_path / "r", *wanted, short, other)
+    record_grid(folder, [*(made.row.key for made in wanted), "to come"], "peftbench run mine.yaml --set x=1")
+    assert _line(table(folder, "md"), "lora r=8 fp32").startswith("| lora r=8 fp32 | 75.0 ± 0.0 |")
+    assert "adapter" not in table(folder, "csv")
+    assert "elsewhere" not in table(folder, "csv")
+    for form in ("text", "md", "tex"):
+        assert "2 stored rows of other settings or suites are left out." in table(folder, form)
+        assert "1 of the grid's 3 trials has no result yet." in table(folder, form)
+    text = render(folder, tmp_path / "page.html").read_text()
+    assert "2 stored rows of other settings or suites" in Page(text).sections["comparison"]
+    assert '<pre class="command"><code>peftbench run mine.yaml --set x=1</code></pre>' in text
+
+
+def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_path: Path) -> None:
+    older = make_result(key="older", scores={"judge": 0.25}, finished_at="2026-11-20T00:00:00+00:00")
+    told = table(store(tmp_path / "r", make_result(scores={"judge": 0.75}), older))
+    assert "75.0" in _line(told, "lora")
+    assert "1 stored row older, of the same cells and seeds, is left out." in told
+
+
+def test_a_grid_without_any_result_is_a_user_error(tmp_path: Path) -> None:
+    folder = store(tmp_path / "r", make_result())
+    record_grid(folder, ["to come"], "peftbench run x")
+    with pytest.raises(UserError, match="run the suite again"):
+        table(folder)
+
+
+def test_every_tasks_metric_is_named(grid: Path) -> None:
+    told = "describe: ROUGE-L; compute: exact match; judge: accuracy; mean: unweighted."
+    for form in ("text", "md"):
+        assert told in table(grid, form)
+    assert f"% {told}" in table(grid, "tex")
+    assert "exact match" not in table(grid, "csv")
+
+
+def _settings(method: str, **train: object) -> str:
+    return json.dumps({"method": method, "train": {"steps": 30, "learning_rate": 1e-3, "optimizer": "adamw"} | train})
+
+
+def test_the_notes_tell_what_differs_and_is_no_axis(tmp_path: Path) -> None:
+    folder = store(
+        tmp_path / "r",
+        make_result(settings_json=_settings("lora", learning_rate=1e-2), batches_sha256="x"),
+        make_result("full fp32", "full", "fp32", None, settings_json=_settings("full", steps=3), batches_sha256="y"),
+        make_result(
+            "adapter r=8 fp32", "adapter", settings_json=_settings("adapter"), batches_sha256="x", data_sha256="e" * 64
+        ),
+        make_result("qlora r=8 nf4", "qlora", "nf4", settings_json=_settings("qlora", optimizer="paged_adamw")),
+    )
+    told = " ".join(table(folder).split())
+    assert "Training differs between methods, not only in the learning rate: steps 3 (full" in told
+    assert "; 30 (" in told
+    assert "optimizer" not in told
+    assert "learning_rate" not in told
+    assert "Methods did not all see the same batches in the same order for seed 0." in told
+    assert "The tasks' examples of the rows differ: dddddddddddd, eeeeeeeeeeee." in told
+
+
+@pytest.mark.parametrize(
+    ("other", "same"), [({}, True), ({"data_sha256": "e" * 64}, False), ({"batches_sha256": "y"}, False)]
+)
+def test_the_page_says_same_examples_only_where_they_are(tmp_path: Path, other: dict[str, str], same: bool) -> None:
+    fields = {"batches_sha256": "x"} | other
+    made = make_result("full fp32", "full", "fp32", None, **fields)
+    folder = store(tmp_path / "r", make_result(batches_sha256="x"), made)
+    text = render(folder, tmp_path / "page.html").read_text()
+    assert ("every method saw the same examples" in text) is same
+
+
+@pytest.mark.parametrize(
+    ("loads", "told"),
+    [
+        ((3.8, 4.7), "Times were measured on a loaded machine (load 3.8 to 4.7 on 2 CPUs): do not trust them."),
+        ((1.9, 4.7), "Times of 1 of 2 trials were measured on a loaded machine (load 4.7 on 2 CPUs): do not"),
+        ((1.9, 2.6), None),
+        ((None, None), None),
+    ],
+)
+def test_a_loaded_machine_is_told(tmp_path: Path, loads: tuple[float | None, ...], told: str | None) -> None:
+    machine = json.dumps(ENVIRONMENT | {"cpus_available": 2})
+    rows = [make_result(seed=i, load_average=load, environment_json=machine) for i, load in enumerate(loads)]
+    text = " ".join(table(store(tmp_path / "r", *rows)).split())
+    assert told in text if told else "loaded machine" not in text
+
+
+def test_an_option_that_follows_from_something_else_is_shown_as_its_method_says(tmp_path: Path) -> None:
+    settings = json.dumps({"method": "llama_adapter", "options": {"layers": None}})
+    made = make_result("llama_adapter r=10 fp32", "llama_adapter", rank=10, settings_json=settings)
+    told = " ".join(
+        Page(render(store(tmp_path / "r", made), tmp_path / "p.html").read_text()).sections["settings"].split()
+    )
+    assert "options.layers all but 2" in told
+
+
+# the figures' numbers
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """LoRA with two seeds and other step losses, full fine-tuning with one."""
+    made = []
+    for seed, score, shift in ((0, 0.5, 0.0), (1, 0.7, 1.0)):
+        sizes = {"trainable_parameters": 3000, "peak_train_bytes": 4_000_000, "peak_base_weights_bytes": 1_000_000}
+        result = make_result(seed=seed, scores={"judge": score}, peak_activations_bytes=3_000_000, **sizes)
+        steps = tuple(dataclasses.replace(step, loss=step.step + shift) for step in result.steps)
+        made.append(dataclasses.replace(result, steps=steps))
+    sizes = {"peak_base_weights_bytes": 2_000_000, "peak_train_bytes": 2_000_000}
+    made.append(make_result("full fp32", "full", "fp32", None, 0, **sizes))
+    return store(tmp_path / "r", *made)
+
+
+def test_a_point_stands_at_its_cells_mean(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    draw = plots.scatter
+
+    def spy(points: list, *rest: object) -> str:
+        seen.update({point.name: point for point in points})
+        return draw(points, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plots, "scatter", spy)
+    (panel,) = plots.score_panels(collect(three), "trainable_parameters")
+    lora = seen["lora r=8 fp32"]
+    assert (lora.x, lora.y, lora.sd) == (3000, pytest.approx(60), pytest.approx(14.1421356))
+    assert "<title>lora r=8 fp32: 60.0 ± 14.1 %</title>" in panel.svg
+
+
+def test_a_bars_parts_are_as_long_as_their_bytes(three: Path) -> None:
+    bars = plots.memory_bars(collect(three))
+    assert bars is not None
+    svg = str(bars.panel.svg)
+    assert "<title>lora r=8 fp32, base weights: 25.0 %</title>" in svg
+    assert "<title>lora r=8 fp32, saved activations: 75.0 %</title>" in svg
+    row = next(i for i, cell in enumerate(bars.rows) if cell[0] == "lora r=8 fp32")
+    widths = []
+    for part in re.findall(rf'id="memory-part{row}-\d+">.*?<path d="([^"]*)"', svg, re.S):
+        xs = [float(x) for x in re.findall(r"[ML] ([-\d.]+) ", part)]
+        widths.append(max(xs) - min(xs))
+    assert widths == [pytest.approx(100, abs=0.01), pytest.approx(300, abs=0.01)]  # 400 pixels for four million bytes
+
+
+def test_a_loss_curve_is_the_mean_over_seeds(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    draw = plots.curves
+
+    def spy(own: list, *rest: object) -> str:
+        seen.update({curve.name: curve for curve in own})
+        return draw(own, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plots, "curves", spy)
+    _, window = plots.loss_panels(collect(three))
+    assert window == 1
+    lora = seen["lora r=8 fp32"]
+    assert (lora.steps, lora.raw, lora.smooth) == ([1, 2, 3], [1.5, 2.5, 3.5], [1.5, 2.5, 3.5])
+
+
+def test_the_mean_over_tasks_is_null_where_a_task_is_missing(tmp_path: Path) -> None:
+    rows = [
+        make_result(seed=0, scores={"judge": 0.2, "compute": 0.6}),
+        make_result(seed=1, scores={"judge": 0.9}),
+        make_result("full fp32", "full", "fp32", None, 0, scores={"judge": 0.9}),
+    ]
+    cells = {cell.method: cell for cell in collect(store(tmp_path / "r", *rows, tasks=("judge", "compute"))).cells}
+    assert cells["lora"].mean(f"score_{MEAN}") == pytest.approx(0.4)
+    assert cells["lora"].summary.spreads[f"score_{MEAN}"].n == 1
+    assert cells["full"].mean(f"score_{MEAN}") is None
+
+
+def test_a_marker_is_filled_by_the_measured_bits_per_weight(tmp_path: Path) -> None:
+    assert [fill_of(bits) for bits in (32, 16.2, 9.1, None)] == ["full", "none", "bottom", "full"]
+    masters = make_result("full bf16", "full", "bf16", None, base_bits_per_weight=32.0)
+    narrow = make_result("lora r=8 bf16", precision="bf16", base_bits_per_weight=16.0)
+    keys = [key.text for key in plots.marker_keys(collect(store(tmp_path / "a", masters, narrow)))]
+    assert keys[-2:] == ["24 or more bits per base weight", "12 to 24 bits per base weight"]
+    assert "bits" not in "".join(key.text for key in plots.marker_keys(collect(store(tmp_path / "b", masters))))
+
+
+def test_each_untuned_base_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [make_result(scores={"judge": 0.9})]
+    for base, score in (("nano", 0.25), ("micro", 0.5)):
+        made = make_result("base fp32", "base", "fp32", None, None, scores={"judge": score}, key=f"key{base}")
+        results.append(dataclasses.replace(made, row=dataclasses.replace(made.row, base=base)))
+    seen = []
+    monkeypatch.setattr(plots, "scatter", lambda points, lines, *rest: seen.append(lines) or "")
+    plots.score_panels(collect(store(tmp_path / "r", *results)), "trainable_parameters")
+    assert {"nano": 25.0, "micro": 50.0}.items() <= seen[0].items()
+    assert list(plots._base_names(["org/Qwen2.5-0.5B", "org/Qwen2.5-1.5B"]).values()) == ["Qwen…0.5B", "Qwen…1.5B"]
+    assert len(set(plots._base_names(["a-0.5B-Instruct", "a-0.7B-Instruct"]).values())) == 2
+
+
+def test_long_task_names_can_be_told_apart_on_a_terminal(tmp_path: Path) -> None:
+    tasks = ("a_family_of_tasks_one", "a_family_of_tasks_two")
+    folder = store(tmp_path / "r", make_result(scores=dict.fromkeys(tasks, 0.5)), tasks=tasks)
+    assert table(folder).split()[1:3] == ["a_fami…s_one", "a_fami…s_two"]
+
+
+def test_definitions_go_by_the_headings_that_are_shown(grid: Path) -> None:
+    results = collect(grid)
+    named = {column: heading for column, heading in DEFINED.items() if column not in ("peak_base_weights_bytes",)}
+    shown = {column.title for column in comparison(results).columns} | set(plots.MEMORY.values())
+    shown |= set(plots.PHASES.values()) | {"untimed"}
+    assert set(named.values()) <= shown
+    assert ("throughput (tokens_per_second)") in dict(definitions(results))

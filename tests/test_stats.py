@@ -9,7 +9,18 @@ import pytest
 from results_factory import make_grid, make_result
 
 from peftbench.errors import UserError
-from peftbench.stats import flatten, latest, measured_columns, spread, summarize, t_quantile, welch
+from peftbench.stats import (
+    choose,
+    flatten,
+    latest,
+    measured_columns,
+    over_examples,
+    paired,
+    spread,
+    summarize,
+    t_quantile,
+    welch,
+)
 from peftbench.store import read_trials, write
 
 
@@ -131,3 +142,26 @@ def test_nested_settings_become_dotted_names() -> None:
         "tasks.judge.limit": 9,
         "options": {},
     }
+
+
+def test_paired_differences_agree_with_scipy() -> None:
+    from scipy import stats
+
+    old, new = [0.90, 0.80, 0.70], [0.85, 0.78, 0.72]
+    difference, half_width = paired(b - a for a, b in zip(old, new, strict=True))  # type: ignore[misc]
+    interval = stats.ttest_rel(new, old).confidence_interval(0.95)
+    assert (difference - half_width, difference + half_width) == pytest.approx((interval.low, interval.high))
+    assert paired([0.1]) is None
+
+
+def test_errors_over_examples_add_as_squares() -> None:
+    assert over_examples(0.03, 0.04) == pytest.approx(1.959964 * 0.05)
+    assert over_examples(None, 0.04) is None
+
+
+def test_the_rows_of_a_grid_are_chosen_in_its_order(tmp_path: Path) -> None:
+    rows = trials(tmp_path, *(make_result(seed=seed, key=f"k{seed}") for seed in range(4)))
+    assert list(choose(rows, ["k3", "not-run", "k1"])["key"]) == ["k3", "k1"]
+    assert len(choose(rows, None)) == 4
+    with pytest.raises(UserError, match="none of the 1 trials that were last asked for has a result yet, only 4"):
+        choose(rows, ["x"])

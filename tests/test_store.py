@@ -16,7 +16,7 @@ from store_checks import KINDS, assert_equal, fill, plain, stored
 import peftbench.store.writing as writing
 from peftbench.errors import UserError
 from peftbench.records import SCHEMA_VERSION, Status
-from peftbench.store import Tables, compact, done, open_for_run, read, write
+from peftbench.store import Grid, Tables, compact, done, open_for_run, read, record_grid, recorded_grid, write
 from peftbench.store.document import document
 from peftbench.store.schema import columns
 
@@ -239,3 +239,21 @@ def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
     )
     done_ = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done_.stdout == document()
+
+
+def test_a_recorded_grid_comes_back_and_the_last_one_counts(tmp_path: Path) -> None:
+    assert recorded_grid(tmp_path / "nowhere") is None
+    record_grid(tmp_path / "r", ["b", "a"], "peftbench run x")
+    assert recorded_grid(tmp_path / "r") == Grid(("b", "a"), "peftbench run x")
+    record_grid(tmp_path / "r", ["c"], "peftbench run y")
+    assert recorded_grid(tmp_path / "r") == Grid(("c",), "peftbench run y")
+    (tmp_path / "r" / ".1-grid.json.tmp").write_text("{")
+    open_for_run(tmp_path / "r", [])
+    assert [path.name for path in (tmp_path / "r").glob("*grid*")] == ["grid.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": 3, "command": "x"}'])
+def test_a_damaged_record_of_the_grid_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "grid.json").write_text(text)
+    with pytest.raises(UserError, match=r"grid\.json cannot be read"):
+        recorded_grid(tmp_path)

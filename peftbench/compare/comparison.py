@@ -1,7 +1,8 @@
 """Two results folders, cell by cell: what moved, whether seeds explain it, and what else had changed.
 
-Differences are judged by Welch's interval over seeds (see ``peftbench.stats``), so a folder with one seed per cell has
-differences but no verdict. Numbers that do not compare are not compared, and the key that differs is named.
+Differences are judged at 95 %: by the interval of the differences seed by seed where both sides have the same seeds, by
+Welch's where the seeds are others, and for a score of a single seed by its error over examples. The untuned base has no
+seed and no noise. Numbers that do not compare are not compared, and the key that differs is named.
 """
 
 from __future__ import annotations
@@ -12,8 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from peftbench.stats import SAME_IN_CELL, Spread, Summary, flatten, latest, settings_of, summarize, welch
-from peftbench.store import read_trials
+from peftbench.errors import UserError
+from peftbench.methods import METHODS
+from peftbench.stats import (
+    SAME_IN_CELL,
+    Spread,
+    Summary,
+    choose,
+    flatten,
+    over_examples,
+    paired,
+    settings_of,
+    summarize,
+    welch,
+)
+from peftbench.store import read_trials, recorded_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +46,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "trainable_parameters": (),
 }
 """Columns that must be equal on both sides before another is compared."""
+Cell = tuple[str, str]
+"""Base and name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,12 @@ class Change:
     @property
     def fell(self) -> bool:
         """Whether this is a score that fell by more than seeds explain."""
-        return self.column.startswith("score_") and self.verdict == "beyond noise" and (self.difference or 0) < 0
+        return self.judged and self.verdict in ("beyond noise", "differs") and (self.difference or 0) < 0
+
+    @property
+    def judged(self) -> bool:
+        """Whether this is a score that both sides have, and it is known what noise would explain."""
+        return self.column.startswith("score_") and self.verdict not in (None, "no spread known")
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,8 @@ class CellChange:
     old: Summary
     new: Summary
     changes: tuple[Change, ...]
+    refused: Difference | None = None
+    """The key that forbids to compare its scores; None where they are compared."""
 
     @property
     def cell(self) -> str:
@@ -70,8 +93,15 @@ class CellChange:
 
     @property
     def broke(self) -> bool:
-        """Whether all its seeds were ok and now some are not."""
-        return set(self.old.counts) == {"ok"} != set(self.new.counts)
+        """Whether a smaller share of its seeds is ok than was."""
+        was, now = (side.ok / max(1, sum(side.counts.values())) for side in (self.old, self.new))
+        return now < was
+
+    @property
+    def same(self) -> bool:
+        """Whether everything was compared and nothing has changed."""
+        alike = self.old.counts == self.new.counts and self.refused is None
+        return alike and all(change.verdict == "same" for change in self.changes)
 
 
 @dataclass(frozen=True)
@@ -97,34 +127,44 @@ class Comparison:
     settings: tuple[Difference, ...]
     environment: tuple[Difference, ...]
     refused: Mapping[str, Difference]
-    """Column (``score`` for all scores) that was not compared, to the key that forbids it."""
+    """Column (``score`` for all scores) that was not compared in any cell, to the key that forbids it."""
+    left_out: tuple[int, int] = (0, 0)
+    """Stored rows, old and new, that are not of the folder's recorded grid."""
 
     @property
     def regressed(self) -> bool:
-        """Whether a score fell beyond noise or a cell that was ok is not; the command then exits with 1."""
+        """Whether a score fell beyond noise or fewer of a cell's seeds are ok."""
         return any(cell.broke or any(change.fell for change in cell.changes) for cell in self.cells)
+
+    @property
+    def verdict(self) -> bool | None:
+        """False if something regressed, True if scores were judged and none fell, None if no score could be judged.
+
+        The command exits with 0 for True alone.
+        """
+        if self.regressed:
+            return False
+        return True if any(change.judged for cell in self.cells for change in cell.changes) else None
 
 
 def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
     """Return what changed from one results folder to another, cells being matched by base and name.
 
-    Scores, memory, speed and sizes are those of the latest row of each seed. A cell that only one folder has is
-    listed, and is no regression: suites grow and shrink, and ``--only`` selects. Each verdict is at 95 % on its own, so
-    among many cells that were trained anew with other random numbers some will be "beyond noise" by chance; unchanged
-    code gives the same numbers and the verdict "same".
+    Only rows of a folder's recorded grid count (the latest of each seed where there is no record). A cell that only
+    one folder has is listed, and is no regression: suites grow and shrink, and ``--only`` selects. Each verdict is at
+    95 % on its own, so among many cells that were trained anew with other random numbers some will be "beyond noise" by
+    chance; unchanged code gives the same numbers and the verdict "same".
 
     Raises:
         UserError: if a folder holds no results, or its own rows do not compare among themselves.
     """
-    old, new = latest(read_trials(old_folder)), latest(read_trials(new_folder))
-    before, after = ({(s.base, s.cell): s for s in summarize(side)} for side in (old, new))
+    sides = tuple(_Side.read(Path(folder)) for folder in (old_folder, new_folder))
+    (old, before), (new, after) = ((side.trials, side.summaries) for side in sides)
     common = [key for key in after if key in before]
-    refused = _refusals(old, new)
+    refused = _refusals(old, new, NEEDS)
     scores = [name for name in dict.fromkeys([*new.columns, *old.columns]) if _is_score(name)]
     columns = [name for name in (*scores, *MEASURED, *SIZES) if _kind(name) not in refused]
-    cells = tuple(
-        CellChange(before[key], after[key], tuple(_changes(before[key], after[key], columns))) for key in common
-    )
+    cells = tuple(_cell_change(sides[0].cell(key), sides[1].cell(key), columns) for key in common)
     return Comparison(
         str(old_folder),
         str(new_folder),
@@ -134,7 +174,31 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
         _changed_settings(old, new, common),
         _changed_environment(old, new),
         refused,
+        (sides[0].left_out, sides[1].left_out),
     )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One results folder."""
+
+    trials: pd.DataFrame
+    summaries: Mapping[Cell, Summary]
+    left_out: int
+
+    @classmethod
+    def read(cls, folder: Path) -> _Side:
+        stored, grid = read_trials(folder), recorded_grid(folder)
+        try:
+            trials = choose(stored, grid.keys if grid else None)
+            return cls(trials, {(s.base, s.cell): s for s in summarize(trials)}, len(stored) - len(trials))
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
+
+    def cell(self, key: Cell) -> tuple[Summary, pd.DataFrame]:
+        """Return a cell's summary and its ok rows."""
+        rows = self.trials
+        return self.summaries[key], rows[(rows["base"] == key[0]) & (rows["cell"] == key[1]) & (rows["status"] == "ok")]
 
 
 def _is_score(column: str) -> bool:
@@ -145,30 +209,65 @@ def _kind(column: str) -> str:
     return "score" if column.startswith("score_") else column
 
 
-def _changes(old: Summary, new: Summary, columns: Iterable[str]) -> Iterable[Change]:
+def _cell_change(
+    old: tuple[Summary, pd.DataFrame], new: tuple[Summary, pd.DataFrame], columns: Iterable[str]
+) -> CellChange:
+    refused = _refusals(old[1], new[1], {"score": SAME_IN_CELL}).get("score")
+    changes = []
     for column in columns:
-        one, other = old.spreads.get(column), new.spreads.get(column)
+        if refused is not None and _kind(column) == "score":
+            continue
+        one, other = old[0].spreads.get(column), new[0].spreads.get(column)
         if one is not None or other is not None:
-            yield Change(column, one, other, _verdict(column, one, other))
+            changes.append(Change(column, one, other, _verdict(column, old, new)))
+    return CellChange(old[0], new[0], tuple(changes), refused)
 
 
-def _verdict(column: str, old: Spread | None, new: Spread | None) -> Verdict | None:
-    if old is None or new is None:
+def _verdict(column: str, old: tuple[Summary, pd.DataFrame], new: tuple[Summary, pd.DataFrame]) -> Verdict | None:
+    one, other = old[0].spreads.get(column), new[0].spreads.get(column)
+    if one is None or other is None:
         return None
-    if (old.mean, old.minimum, old.maximum) == (new.mean, new.minimum, new.maximum):
+    values = _by_seed(old[1], column), _by_seed(new[1], column)
+    paired_up = values[0] and values[0].keys() == values[1].keys()
+    if values[0] == values[1] if paired_up else _ends(one) == _ends(other):
         return "same"
-    if column in SIZES:
-        return "differs"
-    judged = welch(old, new)
+    if column in SIZES or (_kind(column) == "score" and not any(values)):
+        return "differs"  # without a seed a score is deterministic
+    judged = _interval(column, (old[0], new[0]), (values[0], values[1]))
     if judged is None:
         return "no spread known"
     difference, half_width = judged
     return "within noise" if abs(difference) <= half_width else "beyond noise"
 
 
-def _refusals(old: pd.DataFrame, new: pd.DataFrame) -> dict[str, Difference]:
+def _by_seed(rows: pd.DataFrame, column: str) -> dict[int, float]:
+    """Return a column's values by seed, without those that are null and without rows that have no seed."""
+    known = rows[["seed", column]].dropna()
+    return {int(seed): float(value) for seed, value in known.itertuples(index=False)}
+
+
+def _ends(spread: Spread) -> tuple[float, float, float]:
+    return spread.mean, spread.minimum, spread.maximum
+
+
+def _interval(
+    column: str, sides: tuple[Summary, Summary], values: tuple[dict[int, float], dict[int, float]]
+) -> tuple[float, float] | None:
+    """Return the difference and what noise explains of it; None where that is not known."""
+    one, other = (side.spreads[column] for side in sides)
+    if len(values[0]) > 1 and values[0].keys() == values[1].keys():
+        return paired(values[1][seed] - value for seed, value in values[0].items())
+    judged = welch(one, other)
+    if judged is None and _kind(column) == "score":
+        errors = (side.mean(f"{column}_standard_error") for side in sides)
+        half_width = over_examples(*errors)
+        return None if half_width is None else (other.mean - one.mean, half_width)
+    return judged
+
+
+def _refusals(old: pd.DataFrame, new: pd.DataFrame, every: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
     refused = {}
-    for column, needs in NEEDS.items():
+    for column, needs in every.items():
         for key in needs:
             one, other = (_values(side.loc[side["status"] == "ok", key].dropna()) for side in (old, new))
             if one and other and one != other:
@@ -177,14 +276,14 @@ def _refusals(old: pd.DataFrame, new: pd.DataFrame) -> dict[str, Difference]:
     return refused
 
 
-def _changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[tuple[str, str]]) -> tuple[Difference, ...]:
+def _changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> tuple[Difference, ...]:
     """Return the settings that differ between cells of the same name, each difference once with its cells."""
     found: dict[tuple[str, str, str], list[str]] = {}
     sides = [_settings(side) for side in (old, new)]
     for key in common:
         one, other = (side[key] for side in sides)
         for name in sorted(one.keys() | other.keys()):
-            was, now = (json.dumps(side[name]) if name in side else "(absent)" for side in (one, other))
+            was, now = (_shown(name, side) for side in (one, other))
             if was != now:
                 found.setdefault((name, was, now), []).append(key[1])
     return tuple(
@@ -192,10 +291,22 @@ def _changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[tuple[s
     )
 
 
-def _settings(trials: pd.DataFrame) -> dict[tuple[str, str], dict[str, Any]]:
+def _shown(name: str, settings: Mapping[str, Any]) -> str:
+    """Return a setting's value as text; an option that follows from something else as its method shows it."""
+    if name not in settings:
+        return "(absent)"
+    method, option = METHODS.get(str(settings.get("method"))), name.removeprefix("options.")
+    if settings[name] is None and method is not None and name != option and option in method.options:
+        setting = method.options[option]
+        if setting.default is None and setting.shown:
+            return setting.shown
+    return json.dumps(settings[name])
+
+
+def _settings(trials: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
     """Return the settings of each cell, and the hashes of its inputs where a row got so far as to know them."""
     known = trials[["base", "cell", "settings_json", *SAME_IN_CELL]].astype(object)
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[Cell, dict[str, Any]] = {}
     for base, cell, text, *hashes in known.itertuples(index=False):
         named = {name: value for name, value in zip(SAME_IN_CELL, hashes, strict=True) if isinstance(value, str)}
         found[base, cell] = settings_of(text) | named | found.get((base, cell), {})

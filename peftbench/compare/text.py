@@ -16,7 +16,7 @@ RIGHT = (2, 3, 4)
 def render(comparison: Comparison) -> str:
     """Return the comparison as text: what is the same is counted, everything else gets a line."""
     rows = [row for cell in comparison.cells for row in _cell_rows(cell)]
-    same = sum(1 for cell in comparison.cells if not list(_cell_rows(cell)))
+    same = 0 if "score" in comparison.refused else sum(cell.same for cell in comparison.cells)
     blocks = [
         f"old: {comparison.old}\nnew: {comparison.new}",
         _aligned([HEAD, *rows]) if rows else "",
@@ -26,6 +26,7 @@ def render(comparison: Comparison) -> str:
         _differences("settings", comparison.settings),
         _differences("environment", comparison.environment),
         _refused(comparison),
+        _left_out(comparison),
         _verdict(comparison),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -99,9 +100,25 @@ def _differences(title: str, changes: tuple[Difference, ...]) -> str:
 
 def _refused(comparison: Comparison) -> str:
     lines = [f"  {column}: {c.name} is {c.old} and {c.new}" for column, c in comparison.refused.items()]
+    cells: dict[tuple[str, str, str], list[str]] = {}
+    for cell in comparison.cells:
+        if cell.refused is not None:
+            cells.setdefault((cell.refused.name, cell.refused.old, cell.refused.new), []).append(cell.cell)
+    lines += [f"  score of {', '.join(c)}: {n} is {a[:12]} and {b[:12]}" for (n, a, b), c in cells.items()]
     return "\n".join(["not compared, because it does not compare:", *lines]) if lines else ""
 
 
+def _left_out(comparison: Comparison) -> str:
+    told = [
+        f"{side}: {n} stored row{'s' * (n != 1)} not of the grid that was last run, or older: left out"
+        for side, n in zip(("old", "new"), comparison.left_out, strict=True)
+        if n
+    ]
+    return "\n".join(told)
+
+
 def _verdict(comparison: Comparison) -> str:
+    if comparison.verdict is None:
+        return "no verdict: no score was compared that could be judged"
     bad = [cell.cell for cell in comparison.cells if cell.broke or any(change.fell for change in cell.changes)]
     return f"regressed: {', '.join(bad)}" if bad else "no regression"

@@ -25,9 +25,28 @@ def render(results_folder: str | Path, output: str | Path) -> Path:
     Raises:
         UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
     """
-    from peftbench.report import page
+    return publish(results_folder, output, "html")[0]
 
-    return page.render(Path(results_folder), Path(output))
+
+def publish(results_folder: str | Path, output: str | Path, format: str) -> tuple[Path, str]:
+    """Write the report of a results folder as a file; return its path, and the table as text of the same reading.
+
+    Args:
+        results_folder: A folder that ``peftbench run`` wrote.
+        output: The file to write; its parent folders are made.
+        format: ``html`` for the page, or one of ``FORMATS`` for the table.
+
+    Raises:
+        UserError: If the folder holds no trials, its rows cannot stand in one table, or the file cannot be written.
+    """
+    from peftbench.report import collect, page, tables
+
+    folder, target = Path(results_folder), Path(output)
+    page.refuse_inside(folder, target)
+    results = collect.collect(folder)
+    made = tables.comparison(results)
+    page.save(page.html(results) if format == "html" else tables.write(made, format), target)
+    return target, tables.write(made, "text")
 
 
 def table(results_folder: str | Path, format: str = "text") -> str:

@@ -18,6 +18,7 @@ from peftbench.methods import METHODS, Method
 from peftbench.precision import PRECISIONS
 from peftbench.records import Status
 from peftbench.stats import Summary
+from peftbench.store import Grid
 
 MEAN = "mean over tasks"
 """Name of the unweighted mean over tasks wherever a task's name is asked for."""
@@ -90,8 +91,10 @@ class Results:
     """Scored tasks, in the order of the settings."""
     cells: tuple[Cell, ...]
     """In the order of the methods' table, then rank, then precision."""
-    superseded: int = 0
-    """Older rows of the same cell and seed (a setting of the suite was changed) that are left out."""
+    left_out: int = 0
+    """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
+    grid: Grid | None = None
+    """The recorded grid; None where there is no record."""
 
     @property
     def finished(self) -> tuple[Cell, ...]:
@@ -166,19 +169,20 @@ def _place(table: Mapping[str, Any]) -> Callable[[str], int]:
     return lambda name: places.get(name, len(places))
 
 
-def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFrame) -> Results:
+def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFrame, grid: Grid | None = None) -> Results:
     """Arrange stored tables for a report.
 
     Args:
         trials: One row per trial, the columns of ``records.TrialRow`` and ``score_{task}`` and its kin.
         steps: The columns of ``records.StepRow``.
         examples: The columns of ``records.ExampleRow``.
+        grid: The recorded grid: only its rows are shown; None for the latest row of each cell and seed.
 
     Raises:
         UserError: If the rows' numbers do not compare, naming the column that differs.
     """
-    tasks = _tasks(trials)
-    newest = stats.latest(trials).copy()
+    newest = stats.choose(trials, grid.keys if grid else None).copy()
+    tasks = _tasks(newest)
     scores = [f"score_{task}" for task in tasks]
     newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
     several = newest["base"].nunique() > 1
@@ -187,7 +191,7 @@ def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFram
     cells.sort(
         key=lambda c: (c.summary.base, method_order(c.method), c.rank or 0, precision_order(c.precision), c.name)
     )
-    return Results(newest, steps, examples, tasks, tuple(cells), len(trials) - len(newest))
+    return Results(newest, steps, examples, tasks, tuple(cells), len(trials) - len(newest), grid)
 
 
 def _cell(summary: Summary, rows: pd.DataFrame, several_bases: bool) -> Cell:
@@ -197,7 +201,7 @@ def _cell(summary: Summary, rows: pd.DataFrame, several_bases: bool) -> Cell:
 
 
 def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Return the scored tasks: those with a score column, in the order in which the settings evaluate them."""
+    """Return the scored tasks: those that a row has or should have a score of, in the order of the settings."""
     suffix = "_standard_error"
     columns = [name for name in trials.columns if name.startswith("score_")]
     errors = {name + suffix for name in columns}
@@ -206,7 +210,8 @@ def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
     for settings in trials["settings_json"].dropna().unique():
         named = read_json(settings).get("evaluate")
         wanted += [str(task) for task in named if task not in wanted] if isinstance(named, list) else []
-    return tuple(sorted(found, key=lambda task: wanted.index(task) if task in wanted else len(wanted)))
+    scored = [task for task in found if task in wanted or trials[f"score_{task}"].notna().any()]
+    return tuple(sorted(scored, key=lambda task: wanted.index(task) if task in wanted else len(wanted)))
 
 
 def collect(folder: Path) -> Results:
@@ -220,4 +225,7 @@ def collect(folder: Path) -> Results:
     tables = store.read(folder)
     if not len(tables.trials):
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
-    return from_tables(tables.trials, tables.steps, tables.examples)
+    try:
+        return from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from peftbench.methods import METHODS
-from peftbench.precision import PRECISIONS
 from peftbench.report import format as fmt
 from peftbench.report.axis import Axis
 from peftbench.report.labels import place_labels, push_apart
@@ -33,7 +32,8 @@ class Point:
 
     name: str
     method: str
-    precision: str
+    bits: float | None
+    """Measured bits per weight of the base as trained on."""
     rank: int | None
     x: float
     y: float
@@ -76,12 +76,11 @@ def marker_of(method: str) -> str:
     return MARKERS[names.index(method) % len(MARKERS)] if method in names else MARKERS[-1]
 
 
-def fill_of(precision: str) -> str:
-    """Return how a marker is filled: ``full`` for 32-bit base weights, ``none`` for 16-bit, ``bottom`` for less."""
-    found = PRECISIONS.get(precision)
-    if found is None or found.weights == "float32":
+def fill_of(bits: float | None) -> str:
+    """Return how a marker is filled: a key of ``PRECISION_FILLS``, by the measured bits per weight of the base."""
+    if bits is None or bits >= 24:
         return "full"
-    return "bottom" if found.quantization else "none"
+    return "none" if bits >= 12 else "bottom"
 
 
 @styled()
@@ -129,7 +128,7 @@ def _draw_points(area: Axes, points: Sequence[Point]) -> dict[str, str]:
             [point.y],
             marker=marker_of(point.method),
             markersize=7,
-            fillstyle=fill_of(point.precision),
+            fillstyle=fill_of(point.bits),
             color=color,
             markerfacecoloralt=PAPER,
             markeredgewidth=1.3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -14,27 +15,40 @@ from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Status
 from peftbench.report import grids, plots, samples, settings, tables, words
-from peftbench.report.collect import Results, collect
+from peftbench.report.collect import Results
 from peftbench.report.format import MISSING
 from peftbench.report.svg import css_colors
+from peftbench.store.files import GRID
+from peftbench.store.schema import KINDS
 
 
-def render(results_folder: Path, output: Path) -> Path:
-    """Write the report of a results folder as one HTML file and return its path.
+def refuse_inside(results_folder: Path, output: Path) -> None:
+    """Refuse to write among a results folder's own files, where only the store writes.
 
     Raises:
-        UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
+        UserError: If the output is there.
     """
-    results = collect(results_folder)
+    folder, target = results_folder.resolve(), output.resolve()
+    own = [folder / name for name in (*KINDS, GRID)]
+    if any(target == place or place in target.parents for place in own):
+        raise UserError(f"cannot write the report {output}: only results belong there; give it a place elsewhere")
+
+
+def save(text: str, output: Path) -> None:
+    """Write a text as a file that appears whole or not at all.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = output.with_name(f".{output.name}.{os.getpid()}.part")
-        part.touch()
-        part.write_text(html(results), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         part.replace(output)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise UserError(f"cannot write the report {output}: {error.strerror or error}") from error
-    return output
 
 
 def html(results: Results) -> str:
@@ -67,7 +81,6 @@ def _context(results: Results) -> dict[str, Any]:
         "base": ", ".join(map(str, results.distinct("base"))),
         "reading": words.reading(results),
         "command": words.command(results),
-        "superseded": results.superseded,
         "table": tables.comparison(results),
         "method_grids": grids.method_grids(results),
         "marker_keys": plots.marker_keys(results),

@@ -91,13 +91,13 @@ _TIME_GROUPS = {
 
 
 def marker_keys(results: Results) -> tuple[Key, ...]:
-    """Return the legend of the scatter figures: methods by marker and colour, precisions by filling."""
+    """Return the legend of the scatter figures: methods by marker and colour, the base's bits per weight by filling."""
     methods = dict.fromkeys(cell.method for cell in results.tuned)
     keys = [Key(Markup(marker_svg(marker_of(m), color_of(m))), method_title(m)) for m in methods]
-    fills = {fill_of(cell.precision) for cell in results.tuned}
+    fills = {fill_of(cell.mean("base_bits_per_weight")) for cell in results.tuned}
     if len(fills) > 1:
         shown = [(fill, text) for fill, text in PRECISION_FILLS.items() if fill in fills]
-        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} base weights") for fill, text in shown]
+        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} bits per base weight") for fill, text in shown]
     return tuple(keys)
 
 
@@ -139,14 +139,30 @@ def _plain(value: float) -> str:
 def _point(cell: Cell, column: str, x: float) -> Point:
     mean, sd = cell.mean(column) or 0.0, cell.sd(column)
     family = f"{cell.summary.base} {cell.method} {cell.variant} {cell.precision}"
-    return Point(cell.name, cell.method, cell.precision, cell.rank, x, 100 * mean, sd and 100 * sd, family)
+    bits = cell.mean("base_bits_per_weight")
+    return Point(cell.name, cell.method, bits, cell.rank, x, 100 * mean, sd and 100 * sd, family)
 
 
 def _lines(results: Results, task: str) -> dict[str, float]:
-    """Return the horizontal lines of a task: chance, majority, and the untuned base (of the widest precision)."""
-    base = next((cell.mean(f"score_{task}") for cell in results.finished if cell.is_base), None)
-    found = {"chance": results.reference("chance", task), "majority": results.reference("majority", task), "base": base}
+    """Return the horizontal lines of a task: chance, majority, and each untuned base (of the widest precision)."""
+    bases: dict[str, float | None] = {}
+    names = _base_names(results.distinct("base"))
+    for cell in results.finished:
+        if cell.is_base:
+            bases.setdefault(names[cell.summary.base], cell.mean(f"score_{task}"))
+    found = {"chance": results.reference("chance", task), "majority": results.reference("majority", task), **bases}
     return {name: 100 * value for name, value in found.items() if value is not None}
+
+
+def _base_names(bases: Sequence[str]) -> dict[str, str]:
+    """Return what each base is called beside its line, where nine letters have room: no two the same."""
+    if len(bases) == 1:
+        return {bases[0]: "base"}
+    last = [base.rpartition("/")[2] for base in bases]
+    short = [name if len(name) <= 9 else f"{name[:4]}…{name[-4:]}" for name in last]
+    if len(set(short)) < len(short):
+        short = [f"base {place}" for place in range(1, len(bases) + 1)]
+    return dict(zip(bases, short, strict=True))
 
 
 def memory_bars(results: Results) -> Breakdown | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from peftbench.report import format as fmt
-from peftbench.report.collect import Cell, Results, method_title, read_json
+from peftbench.report.collect import Cell, Results, method_of, method_title, read_json
 
 _AXES = ("method", "precision", "rank", "seed", "cell")
 """Settings that the table's rows differ in on purpose; the cells' names say them."""
@@ -38,13 +38,7 @@ class Audit:
 
 def audit(results: Results) -> Audit:
     """Compare the effective settings of all rows."""
-    per_method: dict[str, dict[str, set[str]]] = {}
-    for cell in results.cells:
-        found = per_method.setdefault(cell.method, {})
-        for settings in cell.trials["settings_json"].dropna().unique():
-            for name, value in flatten(read_json(settings)).items():
-                if name not in _AXES:
-                    found.setdefault(name, set()).add(value)
+    per_method = _per_method(results)
     untuned = {cell.method for cell in results.cells if cell.is_base}
     names = list(dict.fromkeys(name for found in per_method.values() for name in found))
     common, differing = [], []
@@ -60,21 +54,73 @@ def audit(results: Results) -> Audit:
     return Audit(tuple(common), titles, tuple(differing), tuple(_findings(results)))
 
 
-def _findings(results: Results) -> Iterable[str]:
+def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
+    """Return each method's settings with all values that they have in its rows."""
+    per_method: dict[str, dict[str, set[str]]] = {}
+    for cell in results.cells:
+        found = per_method.setdefault(cell.method, {})
+        for settings in cell.trials["settings_json"].dropna().unique():
+            for name, value in flatten(read_json(settings)).items():
+                if name not in _AXES:
+                    found.setdefault(name, set()).add(_shown(cell.method, name, value))
+    return per_method
+
+
+def _shown(method: str, name: str, value: str) -> str:
+    """Return what stands for an option that is none by default and follows from something else."""
+    record, option = method_of(method), name.removeprefix("options.")
+    if value != "none" or record is None or name == option or option not in record.options:
+        return value
+    setting = record.options[option]
+    return setting.shown or value if setting.default is None else value
+
+
+def differing_inputs(results: Results) -> tuple[str, ...]:
+    """Return sentences about inputs that finished rows do not share: batches, examples, base, threads, workers."""
     ok = results.trials[results.trials["status"] == "ok"]
-    if ok["batches_sha256"].notna().any():
-        trained = ok[ok["batches_sha256"].notna()]
-        kinds = trained.groupby("seed")["batches_sha256"].nunique()
-        odd = [str(seed) for seed, n in kinds.items() if n > 1]
-        if odd:
-            yield f"Methods did not all see the same batches in the same order for seed {', '.join(odd)}."
-        else:
-            yield "For each seed, every method saw the same examples in the same batches and order."
+    found = []
+    kinds = ok[ok["batches_sha256"].notna()].groupby("seed")["batches_sha256"].nunique()
+    odd = [str(seed) for seed, n in kinds.items() if n > 1]
+    if odd:
+        found.append(f"Methods did not all see the same batches in the same order for seed {', '.join(odd)}.")
     for column, words in _IDENTITIES.items():
         values = ok[column].dropna().unique().tolist()
         if len(values) > 1:
             shown = ", ".join(str(value)[:12] for value in sorted(values))
-            yield f"The {words} of the rows differ: {shown}."
+            found.append(f"The {words} of the rows differ: {shown}.")
+    return tuple(found)
+
+
+def differing_training(results: Results) -> tuple[str, ...]:
+    """Say which training settings methods do not share, the learning rate and a recipe's own optimizer left out."""
+    tuned = {cell.method for cell in results.cells if not cell.is_base}
+    per_method = {method: found for method, found in _per_method(results).items() if method in tuned}
+    told = []
+    for name in dict.fromkeys(name for found in per_method.values() for name in found if name.startswith("train.")):
+        short = name.removeprefix("train.")
+        values: dict[str, list[str]] = {}
+        for method, found in per_method.items():
+            held = ", ".join(sorted(found.get(name, set()), key=_natural)) or "none"
+            if short != "learning_rate" and not _of_recipe(method, short, held):
+                values.setdefault(held, []).append(method_title(method))
+        if len(values) > 1:
+            told.append(f"{short} " + "; ".join(f"{held} ({', '.join(who)})" for held, who in values.items()))
+    return (f"Training differs between methods, not only in the learning rate: {'. '.join(told)}.",) if told else ()
+
+
+def _of_recipe(method: str, name: str, held: str) -> bool:
+    """Whether this is the optimizer that a method's recipe names."""
+    record = method_of(method)
+    return name == "optimizer" and record is not None and record.training.get("optimizer") == held
+
+
+def _findings(results: Results) -> Iterable[str]:
+    ok = results.trials[results.trials["status"] == "ok"]
+    different = differing_inputs(results)
+    alike = all(len(results.distinct(name)) < 2 for name in ("base_sha256", "data_sha256"))
+    if ok["batches_sha256"].notna().any() and alike and not any("batches" in text for text in different):
+        yield "For each seed, every method saw the same examples in the same batches and order."
+    yield from different
     for cell in results.finished:
         yield from _liveness(cell)
 

@@ -22,8 +22,8 @@ INK = "#010203"
 """Stands for the page's text colour."""
 PAPER = "#fdfeff"
 """Stands for the page's background."""
-PRECISION_FILLS = {"full": "32-bit", "none": "16-bit", "bottom": "8-bit and less"}
-"""How a marker is filled, by how wide the base's weights are."""
+PRECISION_FILLS = {"full": "24 or more", "none": "12 to 24", "bottom": "fewer than 12"}
+"""How a marker is filled, by the bits per weight of the base as measured: embeddings of a quantized base stay wide."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 FONT_SIZE = 11
 AREA_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#999999")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.report import format as fmt
+from peftbench.report import words
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.writers import write_csv, write_md, write_tex, write_text
 
@@ -111,7 +112,7 @@ def comparison(results: Results) -> Table:
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
-    return Table(columns, tuple(rows + [row for row in references if row]), _notes(results))
+    return Table(columns, tuple(rows + [row for row in references if row]), words.notes(results))
 
 
 def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
@@ -171,31 +172,6 @@ def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> 
         text = fmt.spread(score, None, 100) if task else ""
         values.append(Value(text, (score, *(None for _ in column.raw[1:])), sort=score))
     return Row(tuple(values)) if known else None
-
-
-def _notes(results: Results) -> tuple[str, ...]:
-    seeds = sorted({len(cell.ok) for cell in results.tuned})
-    if not seeds:
-        notes = ["No tuned cell has a finished trial."]
-    elif seeds == [1]:
-        notes = ["One seed per cell: no spread can be given."]
-    else:
-        notes = ["Scores: mean ± standard deviation over the n seeds that ended ok."]
-    kind = results.common("memory_kind")
-    if kind:
-        notes.append(f"Memory by {memory_kind_words(str(kind))}.")
-    notes += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
-    return tuple(notes)
-
-
-def _why(cell: Cell) -> str:
-    return f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
-
-
-def memory_kind_words(kind: str) -> str:
-    """Return the kind of memory accounting in words."""
-    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
-    return words.get(kind, kind.replace("_", " "))
 
 
 _WRITERS: dict[str, Callable[[Table], str]] = {"text": write_text, "md": write_md, "csv": write_csv, "tex": write_tex}

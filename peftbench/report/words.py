@@ -1,4 +1,4 @@
-"""Sentences of the page: what was run, what kind of memory was measured, what each quantity means."""
+"""Sentences of page and table: what was run, what must be said under a table, what each quantity means."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from typing import Any, get_args, get_type_hints
 
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
-from peftbench.report.collect import Results, read_json
-from peftbench.report.tables import memory_kind_words
+from peftbench.report import settings
+from peftbench.report.collect import Cell, Results, read_json
 
-DEFINED = (
-    "trainable_parameters",
-    "checkpoint_bytes",
-    "base_weights_bytes",
-    "peak_train_bytes",
-    "peak_evaluate_bytes",
-    "tokens_per_second",
-    "train_seconds",
-    "untimed_seconds",
-    "account_seconds",
-    "check_seconds",
-    "evaluate_seconds",
-    "untracked_seconds",
-    "peak_base_weights_bytes",
-    "peak_quantization_state_bytes",
-    "peak_adapter_bytes",
-    "peak_gradients_bytes",
-    "peak_optimizer_bytes",
-    "peak_activations_bytes",
-    "peak_temporaries_bytes",
-)
-"""Columns whose meaning the page spells out, in the words of the record that declares them."""
+DEFINED = {
+    "trainable_parameters": "trainable parameters",
+    "checkpoint_bytes": "checkpoint",
+    "base_weights_bytes": "base weights",
+    "peak_train_bytes": "peak train memory",
+    "peak_evaluate_bytes": "peak evaluate memory",
+    "tokens_per_second": "throughput",
+    "train_seconds": "train time",
+    "untimed_seconds": "untimed",
+    "account_seconds": "account memory",
+    "check_seconds": "check",
+    "evaluate_seconds": "evaluate",
+    "untracked_seconds": "untracked",
+    "peak_base_weights_bytes": "base weights at the peak",
+    "peak_quantization_state_bytes": "quantization state",
+    "peak_adapter_bytes": "adapter weights",
+    "peak_gradients_bytes": "gradients",
+    "peak_optimizer_bytes": "optimizer state",
+    "peak_activations_bytes": "saved activations",
+    "peak_temporaries_bytes": "temporaries",
+}
+"""Columns whose meaning the page spells out, in the words of the record that declares them, to the heading shown."""
+_LOAD_MARGIN = 1.25
+"""How much more than the trials' own the machine's load may be."""
 
 
 def reading(results: Results) -> str:
@@ -70,12 +72,86 @@ def _where(results: Results) -> str:
 
 
 def command(results: Results) -> str:
-    """Return the command that made the results: as recorded, else by the suite's name."""
+    """Return the command that makes the results: as recorded, else by the suite's name."""
+    if results.grid:
+        return results.grid.command
     for text in results.trials["environment_json"].dropna():
         recorded = read_json(text).get("command")
         if recorded:
             return " ".join(map(str, recorded)) if isinstance(recorded, list) else str(recorded)
     return f"peftbench run {results.common('suite') or 'SUITE'}"
+
+
+def memory_kind_words(kind: str) -> str:
+    """Return the kind of memory accounting in words."""
+    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
+    return words.get(kind, kind.replace("_", " "))
+
+
+def notes(results: Results) -> tuple[str, ...]:
+    """Return what must be said under the table: what its numbers are, and whatever makes them compare less well."""
+    found = [_seeds_note(results), *_metrics_note(results)]
+    kind = results.common("memory_kind")
+    if kind:
+        found.append(f"Memory by {memory_kind_words(str(kind))}.")
+    found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
+    found += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
+    return (*found, *_missing_notes(results))
+
+
+def _seeds_note(results: Results) -> str:
+    seeds = sorted({len(cell.ok) for cell in results.tuned})
+    if not seeds:
+        return "No tuned cell has a finished trial."
+    if seeds == [1]:
+        return "One seed per cell: no spread can be given."
+    return "Scores: mean ± standard deviation over the n seeds that ended ok."
+
+
+def _metrics_note(results: Results) -> Iterable[str]:
+    named = [(task, results.score_record(task).get("metric")) for task in results.tasks]
+    told = [f"{task}: {metric_words(str(metric))}" for task, metric in named if metric]
+    if told:
+        yield "; ".join([*told, *(["mean: unweighted"] if len(results.tasks) > 1 else [])]) + "."
+
+
+def metric_words(metric: str) -> str:
+    """Return a metric's name as it is written in texts."""
+    return {"rouge_l": "ROUGE-L"}.get(metric, metric.replace("_", " "))
+
+
+def _load_note(results: Results) -> Iterable[str]:
+    """Say where the machine had clearly more to do than these trials, so that times tell of the others too."""
+    ok = results.trials[results.trials["status"] == Status.OK.value]
+    loaded: list[float] = []
+    cpus: set[Any] = set()
+    known = ok[["load_average", "workers", "threads", "environment_json"]].dropna()
+    for load, workers, threads, text in known.itertuples(index=False):
+        available = read_json(text).get("cpus_available")
+        own = workers * threads
+        if load > _LOAD_MARGIN * (min(own, available) if available else own) + 0.5:
+            loaded.append(load)
+            cpus.add(available)
+    if loaded:
+        on = f" on {_plural(cpus.pop(), 'CPU')}" if len(cpus) == 1 and None not in cpus else ""
+        span = " to ".join(dict.fromkeys(f"{load:.1f}" for load in (min(loaded), max(loaded))))
+        which = "" if len(loaded) == len(ok) else f" of {len(loaded)} of {len(ok)} trials"
+        yield f"Times{which} were measured on a loaded machine (load {span}{on}): do not trust them."
+
+
+def _missing_notes(results: Results) -> Iterable[str]:
+    asked = len(results.grid.keys) if results.grid else 0
+    lacking = asked - len(results.trials)
+    if lacking > 0:
+        yield f"{lacking:,} of the grid's {_plural(asked, 'trial')} {'has' if lacking == 1 else 'have'} no result yet."
+    if results.left_out:
+        why = "of other settings or suites" if results.grid else "older, of the same cells and seeds,"
+        be = "is" if results.left_out == 1 else "are"
+        yield f"{_plural(results.left_out, 'stored row')} {why} {be} left out."
+
+
+def _why(cell: Cell) -> str:
+    return f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
 
 
 def memory_sentences(results: Results) -> tuple[str, ...]:
@@ -125,7 +201,7 @@ def definitions(results: Results) -> tuple[tuple[str, str], ...]:
     if len(results.tasks) < 2:
         means = []
     spread = ("±", "standard deviation over the seeds that ended ok (n - 1 in the denominator); none for one seed")
-    stored = [(name, get_args(hints[name])[1]) for name in DEFINED]
+    stored = [(f"{heading} ({name})", get_args(hints[name])[1]) for name, heading in DEFINED.items()]
     return (*scores, *means, spread, *stored)
 
 
@@ -133,7 +209,7 @@ def _score_meaning(results: Results, task: str) -> str:
     score = results.score_record(task)
     metric, examples = score.get("metric"), score.get("examples")
     chance, majority = results.reference("chance", task), results.reference("majority", task)
-    parts = [str(metric or "score"), f"over {examples:,} examples" if isinstance(examples, int) else ""]
+    parts = [metric_words(str(metric or "score")), f"over {examples:,} examples" if isinstance(examples, int) else ""]
     marks = f"chance {fmt.percent(chance)}, majority answer {fmt.percent(majority)}"
     return f"{' '.join(filter(None, parts))}; {marks}"
 

@@ -126,7 +126,10 @@ def _line(text: str) -> str:
 
 def _clip(text: str, width: int = 12) -> str:
     text = _line(text)
-    return text if _width(text) <= width else text[: width - 1] + "…"
+    if _width(text) <= width:
+        return text
+    tail = (width - 1) // 2  # names of one family differ at the end as often as at the beginning
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
 
 
 def _width(text: str) -> int:

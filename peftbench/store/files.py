@@ -18,6 +18,8 @@ from peftbench.store.schema import KIND_KEY, KINDS, VERSION_KEY
 
 PART = "part-"
 """How the name of a file of many trials begins; every other file holds one trial and is named by its key."""
+GRID = "grid.json"
+"""Beside the datasets: which trials the folder is about."""
 ROW_GROUP = 50_000
 """Fewest rows of a row group, the last one excepted: the most that is held in memory at once, roughly."""
 
@@ -164,3 +166,5 @@ def sweep_temporaries(folder: Path) -> None:
     for kind in KINDS:
         for path in (folder / kind).glob(".*.tmp"):
             os.unlink(path)
+    for path in folder.glob(f".*-{GRID}.tmp"):
+        os.unlink(path)

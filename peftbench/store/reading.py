@@ -7,6 +7,7 @@ and examples are those of its key **in the files of the same name**: a trial in 
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -61,6 +62,32 @@ class Tables:
     """One row per optimizer step; a trial's steps are together and in order."""
     examples: pd.DataFrame
     """One row per scored example; a trial's examples are together and in order."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the last run of a folder was about: rows of other trials are of earlier settings, or of other suites."""
+
+    keys: tuple[str, ...]
+    """Of the suite's whole grid with its overrides, in the suite's order, whether they have run or not."""
+    command: str
+    """What runs it."""
+
+
+def recorded_grid(folder: Path | str) -> Grid | None:
+    """Return the grid that was recorded last; None where none was (results of before there were records).
+
+    Raises:
+        UserError: if the record cannot be read.
+    """
+    path = Path(folder) / files.GRID
+    try:
+        found = json.loads(path.read_bytes())
+        return Grid(tuple(map(str, found["keys"])), str(found["command"]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
 
 
 def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:

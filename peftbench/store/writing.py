@@ -9,6 +9,7 @@ leftovers of a crash are recognised by their names and swept up by the next open
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,6 +78,23 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
         loose = sum(1 for name in files.names(folder, "trials") if not name.startswith(files.PART))
         if loose % LOOSE_TRIALS == 0:
             _compact(folder)
+
+
+def record_grid(folder: Path | str, keys: Iterable[str], command: str) -> None:
+    """Record which trials the folder is about from now on; the rows of others stay, and are left out of reports.
+
+    Args:
+        folder: the results folder; made where it does not exist.
+        keys: of the suite's whole grid, in the suite's order.
+        command: what runs this grid, without paths of this machine.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    text = json.dumps({"keys": list(keys), "command": command}, indent=1) + "\n"
+    with files.locked(folder), files.replacing(folder / files.GRID) as out:
+        out.write(text.encode())
 
 
 def compact(folder: Path | str) -> None:
