@@ -60,7 +60,7 @@ def test_the_quickstart_is_these_cells_in_40_trials():
     assert all(t.unsupported is None for t in found)
     assert {t.evaluation.max_length for t in found} == {64}
     assert {t.evaluate for t in found} == {("describe", "compute", "judge")}
-    assert {(t.training.steps, t.training.batch_size) for t in found if t.training} == {(200, 16)}
+    assert {(t.training.steps, t.training.batch_size) for t in found if t.training} == {(150, 16)}
 
 
 def test_every_shipped_suite_expands_and_begins_with_its_command():
