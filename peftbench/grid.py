@@ -138,8 +138,9 @@ def prepare(
     _make_room(folder)
     store.record_grid(folder, keys, options.whole_command or command)
     done = set() if options.fresh else store.done(folder)
-    lacking = options.keep_adapters
-    pending = tuple(job for job in jobs if job.key not in done or (lacking and _lacks_adapter(folder, job)))
+    if options.keep_adapters and done:
+        done -= _without_adapter(folder, jobs)
+    pending = tuple(job for job in jobs if job.key not in done)
     return Grid(folder, tasks, tuple(jobs), pending, workers)
 
 
@@ -165,12 +166,15 @@ def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
     return _outcome(grid, results)
 
 
-def _lacks_adapter(folder: Path, job: Job) -> bool:
-    """Whether a finished trial's adapter is asked for and was not kept when it ran."""
-    if job.trial.training is None or not job.adapter_folder or Path(job.adapter_folder).is_dir():
-        return False
+def _without_adapter(folder: Path, jobs: Sequence[Job]) -> set[str]:
+    """Return the keys of finished trials whose adapter is asked for and was not kept when they ran."""
     trials = store.read_trials(folder)
-    return bool(((trials["key"] == job.key) & (trials["status"] == Status.OK)).any())
+    ok = set(trials.loc[trials["status"] == Status.OK, "key"])
+    return {
+        job.key
+        for job in jobs
+        if job.key in ok and job.trial.training and job.adapter_folder and not Path(job.adapter_folder).is_dir()
+    }
 
 
 def _stored(grid: Grid, result: Result) -> Result:
