@@ -56,7 +56,8 @@ Made by peftbench {__version__} (trial `{job.key}` of suite `{trial.suite}`); {s
 - base: `{identity.base_name(trial.base)}` (SHA-256 of its files `{job.base_sha256[:16]}…`)
 - settings: rank {trial.rank}, precision {trial.precision}, options {dict(trial.options)}
 
-Load it (put the base's folder or hub id for BASE, this folder for ADAPTER):
+Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the folder of a built-in base like nano is
+what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prints):
 
 ```python
 {_STOCK_LOADERS[method.load]}
@@ -78,7 +79,8 @@ def _stock_command(job: Job) -> str:
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
     names = ",".join(trial.evaluate)
     return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
-(batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning):
+(batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and
+exact match as stored, and BLEU and chrF over one reference for generation, whose stored headline is ROUGE-L:
 
 ```
 lm_eval --model hf \\
