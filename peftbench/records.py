@@ -76,7 +76,9 @@ class Task:
     max_new_tokens: int = 32
     """Longest answer that is generated; unused by ``choice``."""
     limit: int | None = None
-    """Evaluate only the first this-many examples of the test split; None for all."""
+    """Evaluate only the first this-many examples of the scored split; None for all."""
+    test_seed: int | None = None
+    """Which of a built-in task's disjoint test sets; None for a task of files."""
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def swapped(old, new, text=GOOD):
         (GOOD + "train: {data: {judge: 0}}\n", ["x.yaml:6: train.data.judge: given 0", "above 0"]),
         (GOOD + "train: {data: [judg]}\n", ["x.yaml:6: train.data.judg: unknown task 'judg'", "mean 'judge'?"]),
         (GOOD + "train: {data: []}\n", ["x.yaml:6: train: ", "nothing can be trained on"]),
+        (GOOD + "evaluate: {test_seed: 4}\n", ["x.yaml:6: evaluate.test_seed: given 4", "test set, 0 to 3"]),
         (GOOD + "evaluate: {split: tset}\n", ["x.yaml:6: evaluate.split: unknown split 'tset'", "mean 'test'?"]),
         (GOOD + "device: gpu\n", ["x.yaml:6: device: unknown device 'gpu'; allowed: auto, cpu, cuda"]),
         (GOOD + "seeds: [1, 1]\n", ["x.yaml:6: seeds: given [1, 1]", "different seeds"]),

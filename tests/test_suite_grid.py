@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from peftbench import suite
+from peftbench import identity, suite
 from peftbench.methods import METHODS
 from peftbench.records import Base, Task
 from peftbench.suite.schema import TRAIN, method_settings
@@ -240,11 +240,18 @@ def test_threads_are_shared_by_the_workers(trials, monkeypatch):
     assert [trials(text + more)[0].threads for more in ("", "workers: 3", "workers: 20", "threads: 5")] == [8, 2, 1, 5]
 
 
+def test_the_test_seed_is_of_builtin_tasks_and_part_of_the_key(trials):
+    text = "base: nano\nseeds: 1\nmethods: [full]\ntasks: [judge]\nevaluate: {test_seed: 2}\n"
+    (found,) = trials(text)
+    assert [task.test_seed for task in found.tasks] == [2]
+    assert identity.settings(found)["tasks"][0]["test_seed"] == 2
+
+
 def test_a_builtin_task_may_be_limited(trials):
     (found,) = trials("base: nano\nseeds: 1\nmethods: [full]\ntasks:\n  judge:\n  describe: {limit: 5}\n")
     assert found.tasks == (
-        Task("judge", "choice", builtin="judge", max_new_tokens=4),
-        Task("describe", "generation", builtin="describe", max_new_tokens=40, limit=5),
+        Task("judge", "choice", builtin="judge", max_new_tokens=4, test_seed=1),
+        Task("describe", "generation", builtin="describe", max_new_tokens=40, limit=5, test_seed=1),
     )
 
 

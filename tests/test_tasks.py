@@ -11,27 +11,27 @@ from dataclasses import asdict
 import pytest
 
 from peftbench import bases
-from peftbench.tasks import SPLITS, TASKS
-from peftbench.tasks.draw import COUNTS, draw, split_of
+from peftbench.tasks import DEFAULT_TEST_SEED, SPLITS, TASKS, TEST_SEEDS
+from peftbench.tasks.draw import COUNTS, draw
 
 PINNED = {
-    "describe train": "fa7cabc49efaa8cb244f9e4e13300e75efb5560061c71a7d28649e44268e2790",
-    "describe validation": "76271e21391f6fcff3ada324340fecd9f16f6be73ad6c2ed2f80284e7f4f178c",
-    "describe test": "ccded25ec4bd73f6ff3b4286c3513a68b62c6b54d6bb1d297979febee00310ef",
+    "describe train": "0ab8d99eb3fe2fec3a8d4ca6b042ffbb2fc6f109df08ecdf5e942e94b7a508a3",
+    "describe validation": "1e1c5b0c7035852f3d1f8382ab8c4cc882614260b346f60a4fa31204d5b123d3",
+    "describe test": "7a54c190fd118966c48880bab5c2e2e08496af5ad3bd813b6b99edd061f7746c",
     "compute train": "d43cc7b9e38a6dc0f9027745a44675875b1d5e8b35885734a0dd139c0ff99151",
     "compute validation": "f8dfb7f076f4db43cb8712cde0aebf4643f54203053df0706dae328f4420f939",
-    "compute test": "2109545157c2d364202b240d292b3c6a3b7cbb2b2916c0dedfe6f1225ea8e00e",
+    "compute test": "b19c25cbc377288535a89f3032e99789cdbe92b805952b0c0d025c0dbb641248",
     "judge train": "5869b66a7de19a372b71cef6b7fe06bc9dc2caa5e4ec509a6b1786497ec2f03e",
     "judge validation": "e7965d0d94c1c98985fccf53c3cf4e321cb7855ff42c1affcd6d7ade107c01b7",
-    "judge test": "8b55753c636731962e36e2c119a860ee60a4a64d4e346919fbaabc4b8d07157c",
+    "judge test": "a6afd9d830bc29f35862fec59a66386087d5ef6cb76f420c2743e4d6df39cda0",
 }
 LONGEST_TOKENS = 64
 LARGEST_BYTES = 8_000_000
 
 
-def examples(task, split):
+def examples(task, split, test_seed=DEFAULT_TEST_SEED):
     module, _, function = TASKS[task].examples.partition(":")
-    return getattr(importlib.import_module(module), function)(split)
+    return getattr(importlib.import_module(module), function)(split, test_seed)
 
 
 def digest(found):
@@ -65,11 +65,17 @@ def test_examples_are_the_same_on_every_call_and_machine(task, split):
 
 
 @each_task
-def test_another_seed_draws_other_examples_of_the_same_split(task):
-    module = importlib.import_module(TASKS[task].examples.partition(":")[0])
-    again = module.examples("test", seed=1)
-    assert again != module.examples("test")
-    assert {split_of(example.prompt) for example in again} == {"test"}
+def test_the_test_sets_of_all_seeds_share_no_prompt_and_nothing_else_changes(task):
+    sets = [{e.prompt for e in examples(task, "test", seed)} for seed in range(TEST_SEEDS)]
+    assert len(set.union(*sets)) == sum(map(len, sets)) == TEST_SEEDS * COUNTS["test"]
+    for split in ("train", "validation"):
+        assert examples(task, split, 2) == examples(task, split)
+        assert set.union(*sets).isdisjoint(e.prompt for e in examples(task, split))
+
+
+def test_a_test_seed_beyond_the_last_is_refused():
+    with pytest.raises(ValueError, match=r"test_seed 4; allowed: 0 to 3"):
+        draw(lambda rng: None, "test", "describe", 4)
 
 
 @each_task
@@ -101,7 +107,7 @@ def test_no_answer_is_given_away_by_being_common(task):
 
 def test_an_unknown_split_is_refused_with_the_allowed_ones():
     with pytest.raises(ValueError, match="unknown split 'dev'; allowed: train, validation, test"):
-        draw(lambda rng: None, "dev", "describe")
+        draw(lambda rng: None, "dev", "describe", 0)
 
 
 def test_tasks_and_grammar_load_without_torch():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
     report(b.problems)
+    tasks = tuple(replace(task, test_seed=evaluate.test_seed) if task.builtin else task for task in tasks)
     suite = Suite(
         name=top.name or path.stem,
         description=top.description,

@@ -14,6 +14,7 @@ from peftbench.precision import PRECISIONS
 from peftbench.suite.document import Document, Outside
 from peftbench.suite.read import KeyPath, parse
 from peftbench.suite.words import described, mismatch, without_null, words
+from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
 Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -160,6 +161,9 @@ class EvaluateBlock(Strict):
     batch_size: Count = 32
     max_length: Count | None = None
     split: Literal["test", "validation"] = "test"
+    test_seed: Annotated[int, Field(ge=0, lt=TEST_SEEDS)] = Field(
+        default=DEFAULT_TEST_SEED, description=f"a built-in task's test set, 0 to {TEST_SEEDS - 1}"
+    )
 
 
 def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:

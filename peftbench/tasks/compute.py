@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from peftbench.records import Example
+from peftbench.tasks import DEFAULT_TEST_SEED
 from peftbench.tasks.draw import draw
 from peftbench.tasks.words import GAINS, LOSSES, NUMBERS, THINGS
 
@@ -14,9 +15,9 @@ LARGEST_TOTAL = 15
 """Every total on the way lies between zero and this."""
 
 
-def examples(split: str, seed: int = 0) -> list[Example]:
+def examples(split: str, test_seed: int = DEFAULT_TEST_SEED) -> list[Example]:
     """Return the split's examples; the answer is a number word and what is counted."""
-    return draw(_example, split, "compute", seed)
+    return draw(_example, split, "compute", test_seed)
 
 
 def _example(rng: random.Random) -> Example:

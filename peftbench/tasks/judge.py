@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from peftbench.records import Example
+from peftbench.tasks import DEFAULT_TEST_SEED
 from peftbench.tasks.draw import draw
 from peftbench.tasks.words import EVENTS, PEOPLE
 
@@ -19,9 +20,9 @@ FEELINGS = tuple(CLASSES)
 CHOICES = tuple(CLASSES.values())
 
 
-def examples(split: str, seed: int = 0) -> list[Example]:
+def examples(split: str, test_seed: int = DEFAULT_TEST_SEED) -> list[Example]:
     """Return the split's examples; the choices are the same for each."""
-    return draw(_example, split, "judge", seed)
+    return draw(_example, split, "judge", test_seed)
 
 
 def _example(rng: random.Random) -> Example:

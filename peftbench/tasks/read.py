@@ -35,7 +35,7 @@ def examples(task: Task, split: str) -> list[Example]:
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
     if task.builtin:
-        found: list[Example] = resolve(TASKS[task.builtin].examples)(split)
+        found: list[Example] = resolve(TASKS[task.builtin].examples)(split, task.test_seed)
     else:
         found = _from_file(task, split)
     return found if split == "train" or task.limit is None else found[: task.limit]
