@@ -1,4 +1,4 @@
-"""The built-in tasks and the base that ships with them."""
+"""The built-in tasks."""
 
 import hashlib
 import importlib
@@ -10,7 +10,6 @@ from dataclasses import asdict
 
 import pytest
 
-from peftbench import bases
 from peftbench.tasks import DEFAULT_TEST_SEED, SPLITS, TASKS, TEST_SEEDS
 from peftbench.tasks.draw import COUNTS, draw
 
@@ -25,8 +24,6 @@ PINNED = {
     "judge validation": "e7965d0d94c1c98985fccf53c3cf4e321cb7855ff42c1affcd6d7ade107c01b7",
     "judge test": "a6afd9d830bc29f35862fec59a66386087d5ef6cb76f420c2743e4d6df39cda0",
 }
-LONGEST_TOKENS = 64
-LARGEST_BYTES = 8_000_000
 
 
 def examples(task, split, test_seed=DEFAULT_TEST_SEED):
@@ -40,7 +37,6 @@ def digest(found):
 
 each_task = pytest.mark.parametrize("task", TASKS)
 each_split = pytest.mark.parametrize("split", SPLITS)
-each_base = pytest.mark.parametrize("base", bases.BASES)
 
 
 @each_task
@@ -110,76 +106,7 @@ def test_an_unknown_split_is_refused_with_the_allowed_ones():
         draw(lambda rng: None, "dev", "describe", 0)
 
 
-def test_tasks_and_grammar_load_without_torch():
+def test_tasks_load_without_torch():
     code = "import sys; import peftbench.tasks.describe, peftbench.tasks.compute, peftbench.tasks.judge"
-    code += "; import peftbench.bases.grammar; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    code += "; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@each_task
-def test_the_grammar_never_writes_in_a_tasks_own_format(task):
-    from itertools import islice
-
-    from peftbench.bases.grammar import documents
-
-    text = "\n".join(islice(documents("nano 0"), 20_000))
-    found = examples(task, "test")
-    assert not any(example.prompt in text for example in found)
-    if TASKS[task].kind == "generation":
-        assert not any(reference in text for example in found for reference in example.references)
-    marks = {"describe": "| food:", "compute": "/ total:", "judge": "| class:"}
-    assert marks[task] in found[0].prompt
-    assert marks[task] not in text
-
-
-@pytest.fixture(scope="module")
-def tokenizers():
-    from transformers import AutoTokenizer
-
-    return {base: AutoTokenizer.from_pretrained(bases.folder(base), local_files_only=True) for base in bases.BASES}
-
-
-@each_base
-@each_task
-def test_a_tasks_texts_are_short_in_the_bases_tokens_and_come_back_whole(base, task, tokenizers):
-    tokenizer = tokenizers[base]
-    texts = [f"{e.prompt} {e.target}" for split in SPLITS for e in examples(task, split)]
-    tokens = tokenizer(texts)["input_ids"]
-    assert max(map(len, tokens)) + 1 <= LONGEST_TOKENS
-    assert tokenizer.batch_decode(tokens) == texts
-    assert tokenizer.unk_token_id is None
-    assert tokenizer.eos_token == "</s>"
-    assert tokenizer.pad_token == "<pad>"
-    prompt, target = texts[0].rsplit(" ", 1)
-    joined = tokenizer(prompt)["input_ids"] + tokenizer(" " + target)["input_ids"]
-    assert joined == tokens[0], "the joining space belongs to the answer's first piece"
-
-
-@each_base
-def test_a_base_loads_offline_in_fp32_and_is_small(base):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(bases.folder(base), local_files_only=True)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert 900_000 <= model.num_parameters() <= 1_100_000
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    assert linear
-    assert all(m.in_features % 64 == 0 and m.out_features % 64 == 0 for m in linear)
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    assert model.generation_config.eos_token_id == model.config.eos_token_id
-
-
-@each_base
-def test_a_bases_files_are_complete_and_name_no_path(base):
-    folder = bases.folder(base)
-    names = {path.name for path in folder.iterdir()}
-    needed = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
-    assert needed | {"model.safetensors"} <= names
-    assert (folder / "model.safetensors").stat().st_size <= LARGEST_BYTES
-    for name in needed:
-        text = (folder / name).read_text(encoding="utf-8")
-        assert not re.search(r"/(home|tmp|work|root|usr)/", text)
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "license: apache-2.0" in card
-    assert f"python -m peftbench.bases.make {base}" in card

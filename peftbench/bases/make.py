@@ -1,26 +1,30 @@
 """Make a built-in base from nothing: ``python -m peftbench.bases.make nano [--steps N] [--output FOLDER]``.
 
 Text from the seeded grammar, a byte-level BPE tokenizer trained on it, and a small Llama trained on one CPU thread, so
-that the same machine gives the same weights.
+that the same machine gives the same weights. What the training was goes into ``training.yaml`` beside them; the card is
+made from that by ``python -m peftbench.bases.card``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import math
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-import transformers
+import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from peftbench.bases import BASES, folder
 from peftbench.bases.grammar import documents, repeats
+from peftbench.measure import environment
 
 SEED = 0
 PIECES = 1024
@@ -40,6 +44,9 @@ INITIAL_DEVIATION = 0.06
 """Of the random weights: of the order of 1 / sqrt(width). With the customary 0.02 copying formed later."""
 HELD_OUT_BATCHES = 16
 IGNORED = -100
+THREADS = 1
+LOG = "training.yaml"
+"""What the training was, beside the weights. Not of a type that counts as a base's content (see ``identity``)."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -99,14 +106,23 @@ def batches(tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], seed: str)
             yield torch.nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=IGNORED)
 
 
+def reading(tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
+    """Yield what the training reads, a batch a step: lists told over and over first, then documents without end."""
+    copying = itertools.islice(batches(tokenizer, repeats(f"nano {SEED}"), "order"), COPYING_STEPS)
+    return itertools.chain(copying, batches(tokenizer, documents(f"nano {SEED}"), "order"))
+
+
+def held_out(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
+    """Return batches of documents drawn apart from the training's; in so small a world some are alike by chance."""
+    return list(itertools.islice(batches(tokenizer, documents("nano held out"), "order"), HELD_OUT_BATCHES))
+
+
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> list[tuple[int, int, float]]:
     """Train the model in place with AdamW, warm-up and a cosine; return (step, tokens read, held-out loss) as it went.
 
     The loss is in nats per token.
     """
-    copying = itertools.islice(batches(tokenizer, repeats(f"nano {SEED}"), "order"), COPYING_STEPS)
-    text = itertools.chain(copying, batches(tokenizer, documents(f"nano {SEED}"), "order"))
-    held_out = list(itertools.islice(batches(tokenizer, documents("nano held out"), "order"), HELD_OUT_BATCHES))
+    text, unread = reading(tokenizer), held_out(tokenizer)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
@@ -123,7 +139,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
         optimizer.step()
         optimizer.zero_grad()
         if step % 200 == 0 or step == steps:
-            curve.append((step, tokens, _held_out_loss(model, held_out)))
+            curve.append((step, tokens, held_out_loss(model, unread)))
             seconds = time.perf_counter() - started
             print(f"step {step} loss {loss.item():.3f} held out {curve[-1][-1]:.3f} {seconds:.0f} s", flush=True)
     return curve
@@ -141,85 +157,64 @@ def _loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _held_out_loss(model: LlamaForCausalLM, held_out: list[torch.Tensor]) -> float:
-    weights = [int((batch[:, 1:] != IGNORED).sum()) for batch in held_out]
-    total = sum(_loss(model, batch).item() * weight for batch, weight in zip(held_out, weights, strict=True))
+def held_out_loss(model: LlamaForCausalLM, unread: list[torch.Tensor]) -> float:
+    """Return the mean loss over every token of the batches, in nats."""
+    weights = [int((batch[:, 1:] != IGNORED).sum()) for batch in unread]
+    total = sum(_loss(model, batch).item() * weight for batch, weight in zip(unread, weights, strict=True))
     return total / sum(weights)
 
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
-tags: [peftbench]
----
-
-# nano
-
-The base model that ships inside peftbench: a Llama of {parameters:,} parameters ({layers} layers, width {width},
-{pieces} byte-level BPE pieces) in fp32. With it, fine-tuning methods can be compared on a laptop, in minutes, offline.
-
-It has read nothing but text that peftbench's own grammar generated (`peftbench/bases/grammar.py`): records and
-sentences about places to eat, small stories and the feelings they leave, sums in words, lists, a few animals. It has
-read formats near the built-in tasks, never a task's own. It knows nothing of the world and is of no other use.
-
-- recipe: `python -m peftbench.bases.make nano{options}`
-- read: {tokens:,} tokens in {steps:,} steps of {documents} documents (the first {copying} steps: lists of words told
-  over and over, from which it learns to copy), AdamW at {rate:g} with warm-up and cosine, seed {seed}
-- time: {seconds:.0f} s on one CPU thread (torch {torch}, transformers {transformers})
-- loss on held-out text of the same grammar: {loss:.3f} nats per token, a perplexity of {perplexity:.2f}
-- licence: Apache-2.0, as peftbench; made from generated text only
-
-| step | tokens read | held-out loss |
-|---:|---:|---:|
-{curve}
-
-The model has learned to end a text with `</s>`. The tokenizer adds no `<s>` itself.
-"""
+def make(output: Path, steps: int, command: str) -> None:
+    """Make the base and write it, with the log of its training, into a folder in the Hugging Face layout."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(SEED)
+    started = time.perf_counter()
+    tokenizer = make_tokenizer()
+    model = LlamaForCausalLM(make_config(tokenizer))
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} pieces", flush=True)
+    curve = train(model, tokenizer, steps)
+    seconds = time.perf_counter() - started
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    found = log(curve, command, seconds, weights_sha256(output))
+    (output / LOG).write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
 
 
-def card(model: LlamaForCausalLM, curve: list[tuple[int, int, float]], seconds: float) -> str:
-    """Return the model card."""
-    steps, tokens, loss = curve[-1]
-    return CARD.format(
-        parameters=model.num_parameters(),
-        layers=model.config.num_hidden_layers,
-        width=model.config.hidden_size,
-        pieces=PIECES,
-        options="" if steps == STEPS else f" --steps {steps}",
-        tokens=tokens,
-        steps=steps,
-        documents=DOCUMENTS,
-        copying=COPYING_STEPS,
-        rate=LEARNING_RATE,
-        seed=SEED,
-        seconds=seconds,
-        torch=torch.__version__.partition("+")[0],
-        transformers=transformers.__version__,
-        loss=loss,
-        perplexity=math.exp(loss),
-        curve="\n".join(f"| {step} | {read:,} | {value:.3f} |" for step, read, value in curve),
-    )
+def weights_sha256(base: Path) -> str:
+    """Return the SHA-256 of a base's weights, which ties a log to them."""
+    return hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
+
+
+def log(curve: list[tuple[int, int, float]], command: str, seconds: float, sha256: str) -> dict[str, Any]:
+    """Return the facts of a training as plain data; losses in nats per token."""
+    machine = environment.describe()
+    names = ("step", "tokens_read", "held_out_loss")
+    return {
+        "recipe": command,
+        "seed": SEED,
+        "steps": curve[-1][0],
+        "seconds": round(seconds, 1),
+        "threads": THREADS,
+        "torch": machine["packages"]["torch"],
+        "transformers": machine["packages"]["transformers"],
+        "cpu": machine["cpu"],
+        "weights_sha256": sha256,
+        "curve": [dict(zip(names, row, strict=True)) for row in curve],
+    }
 
 
 def main() -> None:
-    """Make a base and save it in the Hugging Face layout."""
+    """Make a base from the command line."""
     parser = argparse.ArgumentParser(prog="python -m peftbench.bases.make", description="Make a built-in base.")
     parser.add_argument("base", choices=BASES)
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder to write (default: where the package keeps the base)")
     arguments = parser.parse_args()
     output = arguments.output or folder(arguments.base)
-    torch.set_num_threads(1)
-    torch.manual_seed(SEED)
-    started = time.perf_counter()
-    tokenizer = make_tokenizer()
-    model = LlamaForCausalLM(make_config(tokenizer))
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} pieces", flush=True)
-    curve = train(model, tokenizer, arguments.steps)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    (output / "README.md").write_text(card(model, curve, time.perf_counter() - started), encoding="utf-8")
-    print(f"saved {output}")
+    options = "" if arguments.steps == STEPS else f" --steps {arguments.steps}"
+    make(output, arguments.steps, f"{parser.prog} {arguments.base}{options}")
+    place = f" --folder {output}" if arguments.output else ""
+    print(f"saved {output}; its card: python -m peftbench.bases.card {arguments.base}{place}")
 
 
 if __name__ == "__main__":
