@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -126,6 +127,80 @@ def grid_results(seeds: int = 3, steps: int = 30, examples: int = 10) -> list[Re
         why = "full does not exist in nf4, because quantized weights have no gradient"
         made.append(make_result("full nf4", "full", "nf4", None, seed, "unsupported", phase=None, message=why))
     return made
+
+
+def store(folder: Path, *results: Result, tasks: tuple[str, ...] = ("judge",)) -> Path:
+    """Write some results as a results folder and return it."""
+    open_for_run(folder, tasks)
+    for result in results:
+        write(folder, result, tasks)
+    return folder
+
+
+WIDE_METHODS = ("full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "lora", "qlora")
+WIDE_RANKS = (4, 8, 16, 64)
+WEIGHTS = {"fp32": 4_000_000, "bf16": 2_000_000, "int8": 1_150_000, "nf4": 740_000}
+"""Bytes of a made-up base of a million parameters."""
+
+
+def make_wide(folder: Path, seeds: int = 3, steps: int = 60, examples: int = 4) -> Path:
+    """Write a store of 86 cells, seven methods at up to four ranks and precisions, many near 100 % as real ones are."""
+    with mock.patch("os.fsync"):
+        open_for_run(folder, TASKS)
+        for result in wide_results(seeds, steps, examples):
+            write(folder, result, TASKS)
+        compact(folder)
+    return folder
+
+
+def wide_results(seeds: int = 3, steps: int = 60, examples: int = 4) -> list[Result]:
+    """Return the results of 86 cells and of the untuned base."""
+    made = [make_result("base fp32", "base", "fp32", None, None, "ok", dict.fromkeys(TASKS, 0.2), 0, examples)]
+    for method in WIDE_METHODS:
+        precisions = {"full": ("fp32", "bf16"), "qlora": ("nf4",)}.get(method, tuple(WEIGHTS))
+        ranks = (None,) if method == "full" else WIDE_RANKS
+        for rank, precision, seed in itertools.product(ranks, precisions, range(seeds)):
+            made.append(_wide_result(method, rank, precision, seed, steps, examples))
+    return made
+
+
+def _wide_result(method: str, rank: int | None, precision: str, seed: int, steps: int, examples: int) -> Result:
+    draw = random.Random(f"{method} {rank} {precision} {seed}")
+    skill = 0.5 + 0.07 * WIDE_METHODS.index(method) + 0.04 * math.log2(rank or 256)
+    scores = {"describe": 0.97 + 0.05 * skill, "compute": 0.65 * skill, "judge": skill**0.5}
+    parameters = 1_000_000 if rank is None else rank * (130 if "tuning" in method else 2_600)
+    moving = int(14e6 * (1.5 if precision == "fp32" else 1) * (0.8 + 0.07 * WIDE_METHODS.index(method)))
+    settings = {"method": method, "rank": rank, "evaluate": list(TASKS), **settings_of(method)}
+    return make_result(
+        " ".join([method, *([f"r={rank}"] if rank else []), precision]),
+        method,
+        precision,
+        rank,
+        seed,
+        "ok",
+        {task: _clip(score + draw.gauss(0, 0.002 if task == "describe" else 0.02)) for task, score in scores.items()},
+        steps,
+        examples,
+        settings_json=json.dumps(settings),
+        trainable_parameters=parameters,
+        checkpoint_bytes=parameters * 4,
+        base_weights_bytes=WEIGHTS[precision],
+        base_bits_per_weight=32.0 if method == "full" else BITS[precision],
+        peak_base_weights_bytes=WEIGHTS[precision],
+        peak_adapter_bytes=parameters * 4,
+        peak_optimizer_bytes=parameters * 8,
+        peak_activations_bytes=moving,
+        peak_temporaries_bytes=moving // 4,
+        peak_train_bytes=WEIGHTS[precision] + parameters * 12 + moving + moving // 4,
+        tokens_per_second=8_000 * (1 + draw.gauss(0, 0.05)),
+        train_seconds=6 * (1 + draw.gauss(0, 0.05)),
+    )
+
+
+def settings_of(method: str, targets: str = "all-linear", checkpointing: bool = False) -> dict[str, Any]:
+    """Return the settings that decide whether two cells' memory compares, as a trial stores them."""
+    train = {"steps": 30, "learning_rate": 3e-3, "gradient_checkpointing": checkpointing, "micro_batch_size": 16}
+    return {"options": {"target_modules": targets} if "lora" in method else {}, "train": train}
 
 
 def _clip(value: float) -> float:

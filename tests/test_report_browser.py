@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from results_factory import TASKS, grid_results
+from results_factory import TASKS, grid_results, make_wide
 
 from peftbench.records import Result
 from peftbench.report import render
@@ -70,6 +70,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(folder, folder.parent / "page.html").as_uri()
 
 
+@pytest.fixture(scope="module")
+def wide_address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the address of a page of 86 cells, most of which score close to 100 % on one task."""
+    folder = make_wide(tmp_path_factory.mktemp("wide") / "grid", seeds=2, steps=20, examples=2)
+    return render(folder, folder.parent / "page.html").as_uri()
+
+
 def _lively(result: Result) -> Result:
     row, draw = result.row, random.Random(result.row.key)
     if row.status != "ok":
@@ -93,7 +100,16 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
 def opened(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
     """Open the page and see, when the test is over, that nothing went wrong and nothing was fetched."""
-    scheme, width = request.param
+    yield from _open(browser, address, *request.param)
+
+
+@pytest.fixture(params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
+def wide(request: pytest.FixtureRequest, browser: Any, wide_address: str) -> Iterator[Any]:
+    """Open the page of 86 cells in the same way."""
+    yield from _open(browser, wide_address, *request.param)
+
+
+def _open(browser: Any, address: str, scheme: str, width: int) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page = context.new_page()
     troubles: list[str] = []
@@ -118,6 +134,17 @@ def test_no_text_of_a_figure_overlaps(opened: Any) -> None:
     assert opened.evaluate("document.querySelectorAll('figure > svg text').length") > 200
     assert opened.evaluate(OVERLAPS) == []
     assert opened.evaluate(COVERED) == []
+
+
+def test_a_page_of_86_cells_can_be_read(wide: Any) -> None:
+    assert wide.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert wide.evaluate(OVERLAPS) == []
+    assert wide.evaluate(COVERED) == []
+    assert wide.locator("#ranks table.grid").count() == 7 * 8
+    labels = "[...document.querySelectorAll('#parameters figure:first-of-type svg text')].map((t) => t.textContent)"
+    assert "4" in [label.strip() for label in wide.evaluate(labels)]
+    longest = "Math.max(...[...document.querySelectorAll('section')].map((s) => s.offsetHeight / innerHeight))"
+    assert wide.evaluate(longest) < 12
 
 
 def test_the_search_for_overlaps_finds_them(browser: Any, address: str) -> None:

@@ -1,15 +1,21 @@
 """From a results folder to a page or a table. Nothing here imports torch.
 
-``render`` writes one self-contained HTML page, ``table`` returns the comparison table as text. pandas and matplotlib
+``render`` writes one self-contained HTML page, ``table`` returns the comparison or the tables of rank against
+precision as text. pandas and matplotlib
 are imported when they are called, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-FORMATS = ("text", "md", "csv", "tex")
-"""What ``table`` can return: for a terminal, Markdown, raw numbers, LaTeX with booktabs."""
+if TYPE_CHECKING:
+    from peftbench.report.collect import Results
+
+FORMATS = ("text", "md", "csv", "tex", "ranks")
+"""What ``table`` can return: the comparison for a terminal, as Markdown, as raw numbers, as LaTeX with booktabs; or
+the tables of rank against precision as Markdown."""
 
 
 def render(results_folder: str | Path, output: str | Path) -> Path:
@@ -44,13 +50,12 @@ def publish(results_folder: str | Path, output: str | Path, format: str) -> tupl
     folder, target = Path(results_folder), Path(output)
     page.refuse_inside(folder, target)
     results = collect.collect(folder)
-    made = tables.comparison(results)
-    page.save(page.html(results) if format == "html" else tables.write(made, format), target)
-    return target, tables.write(made, "text")
+    page.save(page.html(results) if format == "html" else _text(results, format), target)
+    return target, tables.write(tables.comparison(results), "text")
 
 
 def table(results_folder: str | Path, format: str = "text") -> str:
-    """Return the comparison table of a results folder.
+    """Return the comparison table of a results folder; as ``ranks``, its tables of rank against precision.
 
     Args:
         results_folder: A folder that ``peftbench run`` wrote.
@@ -60,8 +65,16 @@ def table(results_folder: str | Path, format: str = "text") -> str:
         UserError: If the format is unknown, the folder holds no trials, or its rows cannot stand in one table.
     """
     from peftbench.errors import UserError, unknown
-    from peftbench.report import collect, tables
+    from peftbench.report import collect
 
     if format not in FORMATS:
         raise UserError(unknown("format", format, FORMATS))
-    return tables.write(tables.comparison(collect.collect(Path(results_folder))), format)
+    return _text(collect.collect(Path(results_folder)), format)
+
+
+def _text(results: Results, format: str) -> str:
+    from peftbench.report import grids, tables, writers
+
+    if format == "ranks":
+        return writers.write_grids_md(grids.heading(results), grids.method_grids(results))
+    return tables.write(tables.comparison(results), format)

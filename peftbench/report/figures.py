@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from peftbench.methods import METHODS
 from peftbench.report import format as fmt
 from peftbench.report.axis import Axis
-from peftbench.report.labels import place_labels, push_apart
+from peftbench.report.labels import Mark, place_labels, push_apart
 from peftbench.report.svg import FONT_SIZE, INK, MARKERS, PAPER, axes, canvas, styled, to_svg
 
 SCATTER_SIZE = (400, 290)
@@ -34,13 +34,16 @@ class Point:
     method: str
     bits: float | None
     """Measured bits per weight of the base as trained on."""
-    rank: int | None
     x: float
     y: float
     """In percent."""
     sd: float | None
     family: str
     """Points of one family are joined by a line, in the order of x."""
+    label: str
+    """Written beside the marker where there is room; empty for none."""
+    faint: bool = False
+    """Drawn small and without its spread, so that others can be seen among many."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def scatter(points: Sequence[Point], lines: Mapping[str, float], x: Axis, prefix
     spots = {name: float(area.transData.transform((x.low, value))[1]) for name, value in lines.items()}
     for name, y in push_apart(spots, FONT_SIZE + 3, bottom + 5, top - 5).items():
         figure.text(1 - 58 / SCATTER_SIZE[0], y / SCATTER_SIZE[1], name, fontsize=FONT_SIZE - 1, va="center")
-    place_labels(area, [(p.x, p.y, p.sd or 0.0, "" if p.rank is None else str(p.rank)) for p in points], FONT_SIZE - 2)
+    bold = [Mark(p.x, p.y, p.sd or 0.0, p.label) for p in points if not p.faint]
+    place_labels(area, [*bold, *(Mark(p.x, p.y, 0.0, "", 3.5) for p in points if p.faint)], FONT_SIZE - 2)
     return to_svg(figure, prefix, label, titles)
 
 
@@ -117,24 +121,25 @@ def _draw_points(area: Axes, points: Sequence[Point]) -> dict[str, str]:
     for family in dict.fromkeys(p.family for p in points):
         members = sorted((p for p in points if p.family == family), key=lambda p: p.x)
         color = color_of(members[0].method)
-        area.plot([p.x for p in members], [p.y for p in members], color=color, alpha=0.45, linewidth=1)
+        alpha = 0.2 if any(p.faint for p in members) else 0.45
+        area.plot([p.x for p in members], [p.y for p in members], color=color, alpha=alpha, linewidth=1)
     titles = {}
     for i, point in enumerate(points):
         color, gid = color_of(point.method), f"point{i}"
-        if point.sd:
+        if point.sd and not point.faint:
             area.errorbar(point.x, point.y, point.sd, color=color, alpha=0.7, elinewidth=1, capsize=2.5)
         area.plot(
             [point.x],
             [point.y],
             marker=marker_of(point.method),
-            markersize=7,
+            markersize=3.5 if point.faint else 7,
             fillstyle=fill_of(point.bits),
             color=color,
             markerfacecoloralt=PAPER,
-            markeredgewidth=1.3,
+            markeredgewidth=0.8 if point.faint else 1.3,
             linestyle="",
             gid=gid,
-            zorder=3,
+            zorder=2.5 if point.faint else 3,
         )
         titles[gid] = f"{point.name}: {fmt.spread(point.y, point.sd)} %"
     return titles

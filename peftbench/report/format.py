@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -101,6 +102,12 @@ def byte_unit(values: Iterable[Number]) -> Unit:
     """Return the unit in which the middle one of these byte counts is at least one."""
     known = sorted(v for v in values if v is not None and not math.isnan(v) and v > 0)
     return _largest(BYTE_UNITS, known[(len(known) - 1) // 2]) if known else BYTE_UNITS[2]
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Return how many decimals give the middle one of these values three significant digits, at most three."""
+    known = [abs(value) for value in values if value]
+    return min(3, max(0, 2 - math.floor(math.log10(statistics.median_low(known))))) if known else 0
 
 
 def _largest(units: tuple[Unit, ...], value: float) -> Unit:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Status
-from peftbench.report import grids, plots, samples, settings, tables, words
+from peftbench.report import grids, memory, plots, samples, settings, tables, words
 from peftbench.report.collect import Results
 from peftbench.report.format import MISSING
 from peftbench.report.svg import css_colors
@@ -82,12 +82,14 @@ def _context(results: Results) -> dict[str, Any]:
         "reading": words.reading(results),
         "command": words.command(results),
         "table": tables.comparison(results),
+        "ranks_heading": grids.heading(results),
         "method_grids": grids.method_grids(results),
         "marker_keys": plots.marker_keys(results),
         "by_parameters": plots.score_panels(results, "trainable_parameters"),
         "by_memory": plots.score_panels(results, "peak_train_bytes"),
         "memory": plots.memory_bars(results),
-        "memory_sentences": words.memory_sentences(results),
+        "memory_sentences": memory.sentences(results),
+        "thinned": plots.is_thinned(results),
         "losses": losses,
         "window": window,
         "time": plots.time_bars(results),

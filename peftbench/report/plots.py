@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from peftbench.report import format as fmt
 from peftbench.report.axis import Axis
-from peftbench.report.collect import Cell, Results, method_title
+from peftbench.report.collect import Cell, Results, method_title, precision_order
 from peftbench.report.figures import (
     DASHES,
     Bar,
@@ -64,6 +65,8 @@ MEMORY = {
     "peak_temporaries_bytes": "temporaries",
 }
 """Column to category, in the order of the bar."""
+MANY = 30
+"""More cells than this are thinned out in the figures; tables hold all."""
 PHASES = {
     "start_seconds": "start",
     "load_seconds": "load",
@@ -111,6 +114,7 @@ def score_panels(results: Results, column: str) -> tuple[Panel, ...]:
             continue
         axis, size = makers[column](known)
         points = [_point(cell, f"score_{task}", (cell.mean(column) or 0.0) / size) for cell in known]
+        points = _faded(points) if is_thinned(results) else points
         label = f"score on {task} against {axis.title}"
         svg = scatter(points, _lines(results, task), axis, f"{column.split('_')[0]}{number}", label)
         panels.append(Panel(task, Markup(svg)))
@@ -140,7 +144,42 @@ def _point(cell: Cell, column: str, x: float) -> Point:
     mean, sd = cell.mean(column) or 0.0, cell.sd(column)
     family = f"{cell.summary.base} {cell.method} {cell.variant} {cell.precision}"
     bits = cell.mean("base_bits_per_weight")
-    return Point(cell.name, cell.method, bits, cell.rank, x, 100 * mean, sd and 100 * sd, family)
+    label = "" if cell.rank is None else str(cell.rank)
+    return Point(cell.name, cell.method, bits, x, 100 * mean, sd and 100 * sd, family, label)
+
+
+def _faded(points: Sequence[Point]) -> list[Point]:
+    """Return the points, faint but for those on the frontier and each method's best."""
+    frontier, highest = set(), -math.inf
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if point.y > highest:
+            frontier.add(point.name)
+            highest = point.y
+    ordered = sorted(points, key=lambda p: (p.y, -p.x))
+    shown = frontier | {point.name for point in {point.method: point for point in ordered}.values()}
+    return [dataclasses.replace(point, faint=point.name not in shown) for point in points]
+
+
+def is_thinned(results: Results) -> bool:
+    """Whether there are too many cells to draw all of them in full."""
+    return len(results.tuned) > MANY
+
+
+def _largest(cells: Sequence[Cell]) -> list[Cell]:
+    """Return each method's largest size at each precision."""
+    sizes = {(c.summary.base, c.method, c.variant, c.precision): c for c in cells}  # cells are in the order of sizes
+    names = {cell.name for cell in sizes.values()}
+    return [cell for cell in cells if cell.name in names]
+
+
+def _sizes(cells: Sequence[Cell]) -> list[Cell]:
+    """Return each method's sizes at its widest precision and its largest size at the narrowest."""
+    kept = []
+    for family in dict.fromkeys((c.summary.base, c.method, c.variant) for c in cells):
+        mine = [c for c in cells if (c.summary.base, c.method, c.variant) == family]
+        widest = min((c.precision for c in mine), key=precision_order)
+        kept += [c for c in mine if c.precision == widest or c is mine[-1]]
+    return kept
 
 
 def _lines(results: Results, task: str) -> dict[str, float]:
@@ -169,17 +208,20 @@ def memory_bars(results: Results) -> Breakdown | None:
     """Return what was in memory at the training peak, None where no cell knows."""
     cells = [cell for cell in results.tuned if any(cell.mean(column) for column in MEMORY)]
     categories = {name: (column,) for column, name in MEMORY.items()}
-    return _breakdown(cells, categories, "peak_train_bytes") if cells else None
+    return _breakdown(cells, categories, "peak_train_bytes", is_thinned(results)) if cells else None
 
 
 def time_bars(results: Results) -> Breakdown | None:
     """Return where each cell's time went, None where no cell knows."""
     cells = [cell for cell in results.finished if any(cell.mean(column) for column in PHASES)]
-    return _breakdown(cells, _TIME_GROUPS, "wall_seconds") if cells else None
+    return _breakdown(cells, _TIME_GROUPS, "wall_seconds", is_thinned(results)) if cells else None
 
 
-def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], total: str) -> Breakdown:
-    """Stack groups of columns; the table beside it has every column apart, then their total."""
+def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], total: str, many: bool) -> Breakdown:
+    """Stack groups of columns; the table beside it has every column apart, then their total.
+
+    Of many cells only the largest of each method and precision have a bar; the table has all.
+    """
     is_memory = total.endswith("_bytes")
     text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
     used = {
@@ -193,7 +235,7 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
             tuple(max(0.0, sum(cell.mean(column) or 0.0 for column in columns)) for columns, _ in used.values()),
             text(cell.mean(total)),
         )
-        for cell in cells
+        for cell in (_largest(cells) if many else cells)
     ]
     names = "memory at the training peak, by category" if is_memory else "time by phase"
     svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
@@ -244,7 +286,7 @@ def _loss_curves(results: Results) -> tuple[list[Curve], int]:
         return [], 1
     window = max(1, math.ceil(steps["step"].max() / 25))
     found = []
-    for cell in results.tuned:
+    for cell in _sizes(results.tuned) if is_thinned(results) else results.tuned:
         mine = steps[steps["key"].isin(cell.ok["key"])]
         mean = mine.groupby("step")["loss"].mean().astype(float)
         mean = mean[mean.map(math.isfinite)]

@@ -91,12 +91,12 @@ class _Quantity:
 
 
 _QUANTITIES = (
+    _Quantity("base_weights_bytes", "base weights", "base"),
     _Quantity("peak_train_bytes", "peak train memory", "peak"),
     _Quantity("peak_evaluate_bytes", "peak evaluate memory"),
     _Quantity("train_seconds", "train time", "train", "s", 1),
     _Quantity("tokens_per_second", "throughput", "speed", "tokens/s", 0),
     _Quantity("checkpoint_bytes", "checkpoint", "saved"),
-    _Quantity("base_weights_bytes", "base weights"),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
-from peftbench.report import settings
+from peftbench.report import memory, settings
 from peftbench.report.collect import Cell, Results, read_json
 
 DEFINED = {
@@ -68,7 +68,7 @@ def _where(results: Results) -> str:
     count = f" with {_plural(int(threads), 'thread')}" if threads else ""
     where = "on a CUDA GPU" if device == "cuda" else f"on the CPU{count}"
     kind = results.common("memory_kind")
-    return f"{where}, memory by {memory_kind_words(str(kind))}" if kind else where
+    return f"{where}, memory by {memory.kind_words(str(kind))}" if kind else where
 
 
 def command(results: Results) -> str:
@@ -82,18 +82,13 @@ def command(results: Results) -> str:
     return f"peftbench run {results.common('suite') or 'SUITE'}"
 
 
-def memory_kind_words(kind: str) -> str:
-    """Return the kind of memory accounting in words."""
-    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
-    return words.get(kind, kind.replace("_", " "))
-
-
 def notes(results: Results) -> tuple[str, ...]:
     """Return what must be said under the table: what its numbers are, and whatever makes them compare less well."""
     found = [_seeds_note(results), *_metrics_note(results)]
     kind = results.common("memory_kind")
     if kind:
-        found.append(f"Memory by {memory_kind_words(str(kind))}.")
+        found.append(f"Memory by {memory.kind_words(str(kind))}.")
+    found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
     found += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
     return (*found, *_missing_notes(results))
@@ -154,53 +149,19 @@ def _why(cell: Cell) -> str:
     return f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
 
 
-def memory_sentences(results: Results) -> tuple[str, ...]:
-    """Return what kind of accounting the memory figure shows, and how far its totals tell of larger models."""
-    kind = results.common("memory_kind")
-    how = {
-        "tensor_accounting": "Tensor accounting on the CPU: the storages of all live tensors, counted in extra steps "
-        "outside the timed ones, on the run's largest batch. Not comparable with a GPU allocator's peak.",
-        "allocator": "Peak of the CUDA allocator (allocated, not reserved), on the run's largest batch. "
-        "Not comparable with tensor accounting on a CPU.",
-    }.get(str(kind), f"Memory by {memory_kind_words(str(kind))}.")
-    return (how, *_what_dominates(results))
-
-
-def _what_dominates(results: Results) -> Iterable[str]:
-    """Say from the data whether activations outweigh the weights."""
-    shares = []
-    for cell in results.tuned:
-        weights = (cell.mean("peak_base_weights_bytes") or 0) + (cell.mean("peak_quantization_state_bytes") or 0)
-        moving = (cell.mean("peak_activations_bytes") or 0) + (cell.mean("peak_temporaries_bytes") or 0)
-        if weights and moving:
-            shares.append((cell, moving / weights))
-    if not shares:
-        return
-    above = [cell for cell, ratio in shares if ratio > 1]
-    ratios = [ratio for _, ratio in shares]
-    if len(above) * 2 > len(shares):
-        factors = " to ".join(sorted({f"{ratio:.1f}" for ratio in (min(ratios), max(ratios))}, key=float))
-        yield (
-            f"In {len(above)} of {len(shares)} cells activations and temporaries outweigh the base weights (by a "
-            f"factor of {factors} over all cells). At this size, then, little of what a "
-            "method saves in weights, gradients and optimizer state shows in the total, and the order of the totals "
-            "does not carry over to a model with billions of parameters, where the weights come first."
-        )
-    else:
-        yield (
-            f"In {len(shares) - len(above)} of {len(shares)} cells the base weights outweigh activations and "
-            "temporaries, so storage precision and frozen weights decide the totals."
-        )
-
-
 def definitions(results: Results) -> tuple[tuple[str, str], ...]:
     """Return (quantity, meaning) of everything that the page shows."""
     hints: dict[str, Any] = get_type_hints(TrialRow, include_extras=True)
     scores = [(task, _score_meaning(results, task)) for task in results.tasks]
-    means = [("mean over tasks", "unweighted, per seed; then mean and spread over seeds like every score")]
+    means = [("mean over tasks", "unweighted, per seed; then mean, spread and interval over seeds like every score")]
     if len(results.tasks) < 2:
         means = []
-    spread = ("±", "standard deviation over the seeds that ended ok (n - 1 in the denominator); none for one seed")
+    spread = (
+        "±",
+        "in the comparison and the figures the standard deviation over the seeds that ended ok (n - 1 in the "
+        "denominator); in the tables of rank × precision the half width of the 95 % t-interval of the mean over those "
+        "seeds; none for one seed",
+    )
     stored = [(f"{heading} ({name})", get_args(hints[name])[1]) for name, heading in DEFINED.items()]
     return (*scores, *means, spread, *stored)
 

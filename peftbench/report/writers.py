@@ -7,9 +7,11 @@ import io
 import re
 import textwrap
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from peftbench.report.grids import MethodGrids
     from peftbench.report.tables import Table
 
 _TEX = {
@@ -62,6 +64,22 @@ def write_md(table: Table) -> str:
     return "\n".join([*lines, "", *(_md(note) + "  " for note in table.notes)]).rstrip() + "\n"
 
 
+def write_grids_md(heading: str, methods: Sequence[MethodGrids]) -> str:
+    """Return small tables of rank against precision in GitHub's Markdown: a heading per method, bold titles."""
+    lines = [_md(heading), ""]
+    for method in methods:
+        lines += [f"### {_md(method.title)}{f' ({_md(method.knob)})' if method.knob else ''}", ""]
+        for grid in method.grids:
+            lines += [
+                f"**{_md(grid.title)}** ({_md(grid.unit)})",
+                "",
+                _md_line([method.knob and "r", *method.precisions]),
+            ]
+            lines.append("|" + " ---: |" * (1 + len(method.precisions)))
+            lines += [*(_md_line([rank, *entries]) for rank, entries in grid.lines), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def write_csv(table: Table) -> str:
     """Return the raw numbers: base units (bytes, seconds, fractions of 1), empty where nothing was measured."""
     out = io.StringIO()
@@ -106,8 +124,8 @@ def write_tex(table: Table) -> str:
     )
 
 
-def _md_line(texts: object) -> str:
-    return "| " + " | ".join(_md(text) for text in texts) + " |"  # type: ignore[attr-defined]
+def _md_line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(_md(text) for text in texts) + " |"
 
 
 def _md(text: str) -> str:
