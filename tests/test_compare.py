@@ -37,7 +37,8 @@ def test_a_folder_against_itself_has_no_change(tmp_path: Path) -> None:
     text = render(found)
     assert "15 of 15 cells in both are the same" in text
     assert "changed" not in text
-    assert text.endswith("no regression\n")
+    assert "no regression: no score fell by more than noise explains" in text
+    assert text.endswith("not judged: peak_train_bytes did not move, tokens_per_second did not move\n")
 
 
 @pytest.mark.parametrize(
@@ -238,3 +239,47 @@ def test_an_option_that_follows_from_something_else_is_told_as_its_method_shows_
         folder(tmp_path / name, [0.9], method="llama_adapter", settings_json=settings)
     (difference,) = compare(tmp_path / "old", tmp_path / "new").settings
     assert (difference.old, difference.new) == ("all but 2", "4")
+
+
+def test_memory_and_time_are_told_though_scores_alone_are_judged(tmp_path: Path) -> None:
+    found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], tokens_per_second=10_000.0, peak_train_bytes=4_180_000)
+    assert found.verdict is True
+    text = render(found)
+    assert (
+        "memory and time are not judged: peak_train_bytes moved by +10.0 %, tokens_per_second moved by -50.0 %" in text
+    )
+    found = compared(tmp_path / "again", [0.9, 0.8], [0.9, 0.8], threads=2)
+    assert "tokens_per_second was not compared" in render(found)
+
+
+def test_results_of_different_suites_without_a_common_cell_are_told_in_two_lines(tmp_path: Path) -> None:
+    old, new = folder(tmp_path / "old", [0.9]), make_grid(tmp_path / "new", steps=1, examples=1)
+    for seed in range(3):
+        made = make_result("lora r=8 fp32", seed=seed)
+        row = dataclasses.replace(made.row, base="llama", suite="real_small", key=f"{seed}")
+        write(tmp_path / "other", dataclasses.replace(made, row=row, steps=(), examples=()), ["judge"])
+    for place in (old, new):
+        text = render(compare(tmp_path / "other", place))
+        assert text.splitlines() == [
+            "nothing compares, so no verdict: no cell is in both",
+            f"{tmp_path / 'other'} is suite real_small on llama; {place} is suite quickstart on nano",
+        ]
+
+
+@pytest.mark.parametrize("other", ["validation", "test"])
+def test_scores_of_another_split_are_not_compared(tmp_path: Path, other: str) -> None:
+    for name, split in (("old", "test"), ("new", other)):
+        folder(tmp_path / name, [0.9, 0.8], settings_json=json.dumps({"evaluation": {"split": split}}))
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert found.verdict is (True if other == "test" else None)
+    assert ("score of lora r=8 fp32: evaluation.split is test and validation" in render(found)) is (other != "test")
+
+
+def test_times_of_a_busy_machine_are_told_with_their_side(tmp_path: Path) -> None:
+    measured = {"train_seconds": 10.0, "threads": 1}
+    old = folder(tmp_path / "old", [0.9, 0.8], train_waiting_seconds=0.1, **measured)
+    new = folder(tmp_path / "new", [0.9, 0.8], train_waiting_seconds=4.0, **measured)
+    text = render(compare(old, new))
+    assert "new: Times of 2 of 2 trials were measured on a busy machine (threads waited for a CPU in up to 40 %" in text
+    assert "old: Times" not in text
+    assert "busy machine" not in render(compare(old, old))

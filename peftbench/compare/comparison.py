@@ -7,26 +7,21 @@ seed and no noise. Numbers that do not compare are not compared, and the key tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from peftbench.errors import UserError
-from peftbench.methods import METHODS
-from peftbench.stats import (
-    SAME_IN_CELL,
-    Spread,
-    Summary,
-    choose,
-    flatten,
-    over_examples,
-    paired,
-    settings_of,
-    summarize,
-    welch,
+from peftbench.compare.differences import (
+    Cell,
+    Difference,
+    changed_environment,
+    changed_settings,
+    refusals,
+    scored_apart,
 )
+from peftbench.errors import UserError
+from peftbench.stats import Spread, Summary, choose, over_examples, paired, summarize, untrusted_times, welch
 from peftbench.store import read_trials, recorded_grid
 
 if TYPE_CHECKING:
@@ -46,8 +41,6 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "trainable_parameters": (),
 }
 """Columns that must be equal on both sides before another is compared."""
-Cell = tuple[str, str]
-"""Base and name."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +98,6 @@ class CellChange:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A setting, or a piece of the environment, that is not the same on both sides."""
-
-    name: str
-    old: str
-    new: str
-    cells: tuple[str, ...]
-    """The cells in which it differs; empty for all that both folders have."""
-
-
-@dataclass(frozen=True)
 class Comparison:
     """What changed between two results folders."""
 
@@ -130,6 +112,15 @@ class Comparison:
     """Column (``score`` for all scores) that was not compared in any cell, to the key that forbids it."""
     left_out: tuple[int, int] = (0, 0)
     """Stored rows, old and new, that are not of the folder's recorded grid."""
+    titles: tuple[str, str] = ("", "")
+    """What old and new are of: suite and base."""
+    busy: tuple[str | None, str | None] = (None, None)
+    """Why the times of old and new are not to be trusted; None where nothing says so."""
+
+    @property
+    def unrelated(self) -> bool:
+        """Whether these are results of different suites or bases of which no score could be judged."""
+        return self.titles[0] != self.titles[1] and self.verdict is None
 
     @property
     def regressed(self) -> bool:
@@ -161,7 +152,7 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
     sides = tuple(_Side.read(Path(folder)) for folder in (old_folder, new_folder))
     (old, before), (new, after) = ((side.trials, side.summaries) for side in sides)
     common = [key for key in after if key in before]
-    refused = _refusals(old, new, NEEDS)
+    refused = refusals(old, new, NEEDS)
     scores = [name for name in dict.fromkeys([*new.columns, *old.columns]) if _is_score(name)]
     columns = [name for name in (*scores, *MEASURED, *SIZES) if _kind(name) not in refused]
     cells = tuple(_cell_change(sides[0].cell(key), sides[1].cell(key), columns) for key in common)
@@ -171,10 +162,12 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
         cells,
         tuple(cell for base, cell in before if (base, cell) not in after),
         tuple(cell for base, cell in after if (base, cell) not in before),
-        _changed_settings(old, new, common),
-        _changed_environment(old, new),
+        changed_settings(old, new, common),
+        changed_environment(old, new),
         refused,
         (sides[0].left_out, sides[1].left_out),
+        (sides[0].title, sides[1].title),
+        (untrusted_times(old), untrusted_times(new)),
     )
 
 
@@ -195,6 +188,12 @@ class _Side:
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
 
+    @property
+    def title(self) -> str:
+        """What the rows are of, in words."""
+        suites, bases = (", ".join(map(str, self.trials[name].unique())) for name in ("suite", "base"))
+        return f"suite {suites} on {bases}"
+
     def cell(self, key: Cell) -> tuple[Summary, pd.DataFrame]:
         """Return a cell's summary and its ok rows."""
         rows = self.trials
@@ -212,7 +211,7 @@ def _kind(column: str) -> str:
 def _cell_change(
     old: tuple[Summary, pd.DataFrame], new: tuple[Summary, pd.DataFrame], columns: Iterable[str]
 ) -> CellChange:
-    refused = _refusals(old[1], new[1], {"score": SAME_IN_CELL}).get("score")
+    refused = scored_apart(old[1], new[1])
     changes = []
     for column in columns:
         if refused is not None and _kind(column) == "score":
@@ -263,74 +262,3 @@ def _interval(
         half_width = over_examples(*errors)
         return None if half_width is None else (other.mean - one.mean, half_width)
     return judged
-
-
-def _refusals(old: pd.DataFrame, new: pd.DataFrame, every: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
-    refused = {}
-    for column, needs in every.items():
-        for key in needs:
-            one, other = (_values(side.loc[side["status"] == "ok", key].dropna()) for side in (old, new))
-            if one and other and one != other:
-                refused[column] = Difference(key, one, other, ())
-                break
-    return refused
-
-
-def _changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> tuple[Difference, ...]:
-    """Return the settings that differ between cells of the same name, each difference once with its cells."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    sides = [_settings(side) for side in (old, new)]
-    for key in common:
-        one, other = (side[key] for side in sides)
-        for name in sorted(one.keys() | other.keys()):
-            was, now = (_shown(name, side) for side in (one, other))
-            if was != now:
-                found.setdefault((name, was, now), []).append(key[1])
-    return tuple(
-        Difference(*change, tuple(cells) if len(cells) < len(common) else ()) for change, cells in found.items()
-    )
-
-
-def _shown(name: str, settings: Mapping[str, Any]) -> str:
-    """Return a setting's value as text; an option that follows from something else as its method shows it."""
-    if name not in settings:
-        return "(absent)"
-    method, option = METHODS.get(str(settings.get("method"))), name.removeprefix("options.")
-    if settings[name] is None and method is not None and name != option and option in method.options:
-        setting = method.options[option]
-        if setting.default is None and setting.shown:
-            return setting.shown
-    return json.dumps(settings[name])
-
-
-def _settings(trials: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
-    """Return the settings of each cell, and the hashes of its inputs where a row got so far as to know them."""
-    known = trials[["base", "cell", "settings_json", *SAME_IN_CELL]].astype(object)
-    found: dict[Cell, dict[str, Any]] = {}
-    for base, cell, text, *hashes in known.itertuples(index=False):
-        named = {name: value for name, value in zip(SAME_IN_CELL, hashes, strict=True) if isinstance(value, str)}
-        found[base, cell] = settings_of(text) | named | found.get((base, cell), {})
-    return found
-
-
-def _changed_environment(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Difference, ...]:
-    sides = [_environment(side) for side in (old, new)]
-    found = []
-    for name in sorted(sides[0].keys() | sides[1].keys()):
-        one, other = (side.get(name, "(absent)") for side in sides)
-        if one != other:
-            found.append(Difference(name, one, other, ()))
-    return tuple(found)
-
-
-def _environment(trials: pd.DataFrame) -> dict[str, str]:
-    """Return each piece of the rows' environments with all values it has, written out."""
-    values: dict[str, list[Any]] = {}
-    for text in trials["environment_json"].unique():
-        for name, value in flatten(json.loads(text)).items():
-            values.setdefault(name, []).append(value)
-    return {name: _values(listed) for name, listed in values.items()}
-
-
-def _values(listed: Iterable[Any]) -> str:
-    return ", ".join(sorted({value if isinstance(value, str) else json.dumps(value, default=str) for value in listed}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from peftbench.compare.comparison import CellChange, Change, Comparison, Difference
+from peftbench.compare.comparison import MEASURED, CellChange, Change, Comparison
+from peftbench.compare.differences import Difference
 from peftbench.stats import Spread
 
 NONE = "–"
@@ -15,6 +16,8 @@ RIGHT = (2, 3, 4)
 
 def render(comparison: Comparison) -> str:
     """Return the comparison as text: what is the same is counted, everything else gets a line."""
+    if comparison.unrelated:
+        return _unrelated(comparison)
     rows = [row for cell in comparison.cells for row in _cell_rows(cell)]
     same = 0 if "score" in comparison.refused else sum(cell.same for cell in comparison.cells)
     blocks = [
@@ -27,6 +30,7 @@ def render(comparison: Comparison) -> str:
         _differences("environment", comparison.environment),
         _refused(comparison),
         _left_out(comparison),
+        _busy(comparison),
         _verdict(comparison),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -117,8 +121,35 @@ def _left_out(comparison: Comparison) -> str:
     return "\n".join(told)
 
 
+def _unrelated(comparison: Comparison) -> str:
+    """Say in two lines that these are results of different things."""
+    why = "no score of a cell that is in both could be judged" if comparison.cells else "no cell is in both"
+    old, new = (
+        f"{name} is {title}" for name, title in zip((comparison.old, comparison.new), comparison.titles, strict=True)
+    )
+    return f"nothing compares, so no verdict: {why}\n{old}; {new}\n"
+
+
+def _busy(comparison: Comparison) -> str:
+    return "\n".join(
+        f"{side}: {told}" for side, told in zip(("old", "new"), comparison.busy, strict=True) if told is not None
+    )
+
+
 def _verdict(comparison: Comparison) -> str:
     if comparison.verdict is None:
         return "no verdict: no score was compared that could be judged"
     bad = [cell.cell for cell in comparison.cells if cell.broke or any(change.fell for change in cell.changes)]
-    return f"regressed: {', '.join(bad)}" if bad else "no regression"
+    told = f"regressed: {', '.join(bad)}" if bad else "no regression: no score fell by more than noise explains"
+    moved = [f"{column} {_moved(comparison, column)}" for column in MEASURED]
+    return f"{told}\nmemory and time are not judged: {', '.join(moved)}"
+
+
+def _moved(comparison: Comparison, column: str) -> str:
+    """Return by how much a column moved over all cells, in percent of what it was."""
+    changes = [change for cell in comparison.cells for change in cell.changes if change.column == column]
+    ratios = [100 * (c.difference or 0.0) / c.old.mean for c in changes if c.new is not None and c.old and c.old.mean]
+    if not ratios:
+        return "was not compared"
+    ends = list(dict.fromkeys(f"{ratio:+.1f}" for ratio in (min(ratios), max(ratios))))
+    return f"moved by {' to '.join(ends)} %" if ends not in (["+0.0"], ["-0.0"], ["-0.0", "+0.0"]) else "did not move"
