@@ -13,7 +13,7 @@ import torch
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 
-from peftbench.errors import Diverged
+from peftbench.errors import Diverged, UserError
 from peftbench.precision import Precision
 from peftbench.records import Evaluation, Example, ExampleRow, Score, Task
 from peftbench.tasks import harness
@@ -68,6 +68,29 @@ class Harness(HFLM):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) per request."""
         return super().loglikelihood(requests, disable_tqdm=True)
+
+
+def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int) -> None:
+    """See that every choice fits into the longest length of evaluation; its prompt may be cut, it may not.
+
+    Raises:
+        UserError: if one does not fit.
+    """
+    known: set[str] = set()
+    for index, example in enumerate(examples):
+        for choice in set(example.choices) - known:
+            known.add(choice)
+            tokens = len(tokenizer(f" {choice}", add_special_tokens=False)["input_ids"])
+            if tokens >= max_length:
+                raise UserError(
+                    f"task {task.name!r}, example {index}: the choice {_short(choice)} has {tokens} tokens; allowed: "
+                    f"less than evaluate.max_length, which is {max_length} (by default the longest sequence_length of "
+                    "train): raise it, or shorten the choice"
+                )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 def evaluate(

@@ -25,16 +25,27 @@ def resolve_base(base: Base) -> Path:
     Raises:
         UserError: if there is no such folder or hub model, or it holds no config or no safetensors weights.
     """
-    built_in = base.source in bases.BASES
-    path = bases.folder(base.source) if built_in else Path(base.source).expanduser()
-    if not built_in and not path.is_dir():
-        if base.source.count("/") != 1 or path.is_absolute() or base.source.startswith("."):
-            raise UserError(_no_base(base.source))
+    path = bases.folder(base.source) if base.source in bases.BASES else Path(base.source).expanduser()
+    if on_hub(base):
         path = _from_hub(base)
     problem = _why_no_model(path)
     if problem:
         raise UserError(f"base {base.source!r}: {problem}")
     return path
+
+
+def on_hub(base: Base) -> bool:
+    """Return whether a base is neither built-in nor a folder, and its name could be a hub id.
+
+    Raises:
+        UserError: if it could not.
+    """
+    source = base.source
+    if source in bases.BASES or Path(source).expanduser().is_dir():
+        return False
+    if source.count("/") > 1 or not all(source.split("/")) or source.startswith((".", "~")):
+        raise UserError(_no_base(source))
+    return True
 
 
 def _why_no_model(path: Path) -> str | None:
@@ -62,7 +73,7 @@ def _why_no_model(path: Path) -> str | None:
 def _no_base(source: str) -> str:
     return (
         f"base {source!r}: neither a built-in base ({', '.join(bases.BASES)}) nor an existing folder nor a hub id "
-        f"like 'organisation/model'{_hint(source)}"
+        f"like 'organisation/model' or 'gpt2'{_hint(source)}"
     )
 
 
@@ -93,7 +104,8 @@ def _from_hub(base: Base) -> Path:
             f"fetch it first where there is a network{_hint(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{asked}: the hub refused it: {(str(error) or repr(error)).splitlines()[0]}") from None
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f"{asked}: no such folder, and the hub refused it: {reason}{_hint(base.source)}") from None
 
 
 def base_fingerprint(folder: Path) -> str:
@@ -133,6 +145,22 @@ def base_name(base: Base) -> str:
     """Return a base's name without the path of a machine: the last part of a folder, or the hub id."""
     path = Path(base.source).expanduser()
     return path.resolve().name if path.is_dir() else base.source
+
+
+LOG = "; log: "
+"""In a message, before the name of the log file."""
+
+
+def told(job: Job, message: str, failed: bool) -> str:
+    """Return a message as it is stored: without paths of this machine; that of a failure names the log.
+
+    Args:
+        job: whose message it is.
+        message: what happened.
+        failed: whether the log has more to tell.
+    """
+    log = f"{LOG}logs/{Path(job.log).name}" if failed and job.log else ""
+    return without_paths(message) + log
 
 
 _FOLDER = r"[^\s/=,'\"]+/"

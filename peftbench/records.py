@@ -288,6 +288,11 @@ class TrialRow:
     attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
     untimed_seconds: Annotated[float | None, "the part of train_seconds in untimed (warm-up) steps"] = None
+    train_waiting_seconds: Annotated[
+        float | None,
+        "seconds in which threads that could run waited for a CPU during training steps, summed over threads; null "
+        "where the system does not tell",
+    ] = None
     validate_seconds: Annotated[float | None, "validation during training"] = None
     account_seconds: Annotated[float | None, "memory accounting in extra steps"] = None
     check_seconds: Annotated[float | None, "proving that the method is active and the base unchanged"] = None

@@ -15,12 +15,16 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from peftbench.errors import UserError
+from peftbench.identity import LOG
 from peftbench.records import TrialRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CONFIDENCE = 0.95
+MOST_WAITING = 0.05
+"""Largest share of training's thread-seconds spent waiting for a CPU at which times are trusted. A trial alone on the
+machine waits for less than a hundredth; beside another job on its core, for a third and more."""
 NEVER_POOLED = ("device", "memory_kind", "protocol")
 """Columns that must be equal in all rows of one table: their numbers do not compare otherwise."""
 SAME_IN_CELL = ("base_sha256", "data_sha256")
@@ -191,6 +195,40 @@ def over_examples(old_error: float | None, new_error: float | None) -> float | N
     return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.hypot(old_error, new_error)
 
 
+def waiting_share(row: Mapping[str, Any]) -> float | None:
+    """Return the share of training's thread-seconds in which a trial's threads waited for a CPU; None if not known.
+
+    Args:
+        row: of ``trials``.
+    """
+    waiting, seconds, threads = (row.get(name) for name in ("train_waiting_seconds", "train_seconds", "threads"))
+    if not (_present(waiting) and _present(seconds) and _present(threads)) or not seconds:
+        return None
+    # on a GPU one thread does all the work
+    return float(waiting / (seconds * (threads if row.get("device") == "cpu" else 1)))  # type: ignore[operator]
+
+
+def times_are_trusted(row: Mapping[str, Any]) -> bool | None:
+    """Return whether a trial had the CPUs to itself as it trained; None where that is not known."""
+    share = waiting_share(row)
+    return None if share is None else share <= MOST_WAITING
+
+
+def untrusted_times(trials: pd.DataFrame) -> str | None:
+    """Return one sentence about the ok trials that trained on a busy machine; None where none is known to have."""
+    names = ["train_waiting_seconds", "train_seconds", "threads", "device"]
+    shares = [waiting_share(row) for row in trials.loc[trials["status"] == "ok", names].to_dict("records")]
+    known = [share for share in shares if share is not None]
+    high = [share for share in known if share > MOST_WAITING]
+    if not high:
+        return None
+    which = f"{len(high)} of {len(known)} trial{'s' * (len(known) > 1)}"
+    return (
+        f"Times of {which} were measured on a busy machine (threads waited for a CPU in up to "
+        f"{100 * max(high):.0f} % of their time): do not trust them."
+    )
+
+
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted names, records of a list by their names.
 
@@ -225,9 +263,17 @@ def _summarize_cell(base: str, cell: str, rows: pd.DataFrame, measured: Sequence
         first["precision"],
         int(first["rank"]) if _present(first["rank"]) else None,
         {status: int(counts[status]) for status in sorted(counts.index, key=lambda name: (name != "ok", name))},
-        tuple(dict.fromkeys(rows.loc[rows["status"] != "ok", "message"].dropna())),
+        _reasons(rows.loc[rows["status"] != "ok", "message"].dropna()),
         {name: found for name, found in spreads.items() if found is not None},
     )
+
+
+def _reasons(messages: Iterable[str]) -> tuple[str, ...]:
+    """Return each reason once, the seeds' logs apart."""
+    first: dict[str, str] = {}
+    for message in messages:
+        first.setdefault(message.partition(LOG)[0], message)
+    return tuple(first.values())
 
 
 def _check_one_setting(cell: str, rows: pd.DataFrame, ok: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from peftbench import optimizers
 from peftbench.data import IGNORED, Batch, Encoded, micro_batches
 from peftbench.errors import Diverged
+from peftbench.measure import environment
 from peftbench.measure.clock import Clock
 from peftbench.model import autocast
 from peftbench.precision import Precision
@@ -129,6 +130,8 @@ class Trace:
     steps: tuple[StepRow, ...]
     scored_step: int
     best_validation_loss: float | None
+    waiting_seconds: float | None
+    """Waited for a CPU during the steps, over all threads; None where the system does not tell."""
 
 
 Progress = Callable[[int, int, float], None]
@@ -144,15 +147,18 @@ def train(
         Diverged: at the first step whose loss or gradient is not finite (fp16's gradient scaler skips the latter).
     """
     rows: list[StepRow] = []
+    waits: list[float | None] = []
     best = Best()
     training, size = learner.training, learner.training.micro_batch_size
     learner.model.train()
     for index, examples in enumerate(plan):
         batches = [b.to(learner.device) for b in micro_batches(examples, size, learner.pad_id)]
         rate = optimizers.learning_rate(training, index, len(plan))
+        waiting = environment.waiting_by_thread()
         start = clock.now()
         loss, norm = step(learner, batches, rate)
         seconds = clock.now() - start
+        waits.append(environment.waited(waiting, environment.waiting_by_thread()))
         if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):
             raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {len(plan)}")
         checked = None
@@ -171,7 +177,8 @@ def train(
         with torch.no_grad():
             for parameter, kept in zip(learner.parameters, best.weights, strict=True):
                 parameter.copy_(kept)
-    return Trace(tuple(rows), scored, best.loss if best.weights else None)
+    waited = None if None in waits else sum(wait for wait in waits if wait is not None)
+    return Trace(tuple(rows), scored, best.loss if best.weights else None, waited)
 
 
 def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:

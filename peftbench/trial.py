@@ -11,6 +11,7 @@ import random
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -84,11 +85,24 @@ def _attempt(run: Run) -> tuple[Status, str | None]:
     except Diverged as error:
         return Status.DIVERGED, str(error)
     except UserError as error:
+        _log_failure()
         return Status.ERROR, str(error)
     except Exception as error:
-        logging.getLogger("peftbench").exception("the trial failed")
-        text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        return (Status.OOM if out_of_memory(error) else Status.ERROR), text
+        _log_failure()
+        return (Status.OOM if out_of_memory(error) else Status.ERROR), _words(error)
+
+
+def _log_failure() -> None:
+    logging.getLogger("peftbench").exception("the trial failed")
+
+
+def _words(error: BaseException) -> str:
+    """Return an exception's kind and first line; of one without text, the line of code that raised it."""
+    lines = str(error).strip().splitlines()
+    found = traceback.extract_tb(error.__traceback__)
+    if lines or not found:
+        return f"{type(error).__name__}: {lines[0] if lines else 'no text'}"
+    return f"{type(error).__name__} in {Path(found[-1].filename).name}, line {found[-1].lineno}: {found[-1].line}"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -121,12 +135,15 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         memory_kind=memory.KINDS[trial.device],
     )
     _check_context(trial, loaded.model)
+    examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    for task in trial.tasks:
+        evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
     model = loaded.model
     if trial.training is not None:
         model, status = _tune(run, loaded)
     if status[0] is Status.OK:
-        _evaluate(run, loaded, model)
+        _evaluate(run, loaded, model, examples)
     return status
 
 
@@ -231,6 +248,7 @@ def _record_training(run: Run, trace: train.Trace) -> None:
         best_validation_loss=trace.best_validation_loss,
         scored_step=trace.scored_step,
         train_seconds=sum(s.seconds for s in trace.steps),
+        train_waiting_seconds=trace.waiting_seconds,
         untimed_seconds=sum(s.seconds for s in trace.steps if s.untimed),
         median_step_seconds=statistics.median(s.seconds for s in steady) if steady else None,
     )
@@ -255,12 +273,11 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
             card.install(folder, Path(job.adapter_folder))
 
 
-def _evaluate(run: Run, loaded: Loaded, model: Any) -> None:
+def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> None:
     """Score the tasks, after measuring evaluation's peak memory where that takes steps of its own."""
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
-    examples = {task.name: read.examples(task, trial.evaluation.split) for task in tasks}
     wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, PRECISIONS[trial.precision])
     if trial.device == "cpu":
         with run.clock.phase("account"):
@@ -293,7 +310,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
         **{**seconds, **run.facts},
         status=status,
         phase=None if ok else run.phase,
-        message=None if message is None else identity.without_paths(message),
+        message=None if message is None else identity.told(run.job, message, status is Status.ERROR),
         scores_json=json.dumps({s.task: dataclasses.asdict(s) for s in run.scores}, sort_keys=True),
         finished_at=_now(),
     )

@@ -106,6 +106,7 @@ def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, 
     assert (result.row.status, result.row.phase) == ("error", "attach")
     assert "no_such_module" in result.row.message
     assert "Traceback" in Path(job.log).read_text()
+    assert result.row.message.endswith(f"; log: logs/{job.key}.log")
 
 
 def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, tmp_path):
@@ -113,6 +114,7 @@ def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, t
     broken = dataclasses.replace(job, log=str(tmp_path / "no" / "such" / "folder.log"))
     (result,) = finished(local.run([broken], workers=1))
     assert (result.row.status, result.row.phase) == ("error", "start")
+    assert result.row.message.endswith("; log: logs/folder.log")
 
 
 def test_closing_the_iterator_leaves_no_process(tiny, tmp_path):
@@ -123,6 +125,32 @@ def test_closing_the_iterator_leaves_no_process(tiny, tmp_path):
             break
     events.close()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_threads_of_trials_do_not_spin_for_long_unless_the_user_says_otherwise(tmp_path):
+    code = (
+        "import os, sys, multiprocessing\n"
+        "from peftbench.execute import local\n"
+        "from peftbench.measure import environment\n"
+        "NAMES = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')\n"
+        "def say(): print({name: os.environ[name] for name in NAMES if name in os.environ}, flush=True)\n"
+        "def main():\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    local._await_server(context)\n"
+        "    process = context.Process(target=say)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    print(environment.describe()['openmp'])\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    (tmp_path / "runner.py").write_text(code)
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    clean["PYTHONPATH"] = str(Path(__file__).parents[1])
+    for given, found in (({}, {"GOMP_SPINCOUNT": "5000"}), (users := {"OMP_WAIT_POLICY": "active"}, users)):
+        command = [sys.executable, str(tmp_path / "runner.py")]
+        done = subprocess.run(command, env=clean | given, capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines() == [str(found)] * 2, done.stderr
 
 
 def server_says(channel):

@@ -18,7 +18,7 @@ from trials import TRAINING
 
 from peftbench import identity
 from peftbench.errors import UserError
-from peftbench.records import Base, Evaluation, Task, Training, Trial
+from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
 from peftbench.tasks import read
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def field_names(kind) -> list[str]:
 
 def test_the_key_is_pinned():
     # Another key means that every stored result is run again. Where numbers move too, raise PROTOCOL.
-    assert key() == "09735cd0788435d9"
+    assert key() == "34ea28e435f7fd6a"
 
 
 def test_the_key_is_short_and_made_of_hexadecimal_digits():
@@ -250,6 +250,25 @@ def test_a_base_that_is_nowhere_is_told_with_the_nearest_name(folder, monkeypatc
     assert "did you mean 'nano'?" in refused("nanno")
     assert "hub id like 'organisation/model'" in refused("nowhere/")
     assert "at revision 'v2': no such folder, and not in the hub's cache" in refused("nobody/nothing", revision="v2")
+
+
+@pytest.mark.parametrize("source", ["gpt2", "org/tiny"])
+def test_a_hub_id_has_a_slash_or_none(source, folder, monkeypatch):
+    monkeypatch.setattr(identity, "_from_hub", lambda base: folder)
+    assert identity.on_hub(Base(source))
+    assert identity.resolve_base(Base(source)) == folder
+
+
+@pytest.mark.parametrize("source", ["a/b/c", "./gpt2", "~/gpt2", "/gpt2", "gpt2/"])
+def test_what_looks_like_a_path_is_no_hub_id(source, monkeypatch):
+    monkeypatch.setattr(identity, "_from_hub", lambda _: pytest.fail("the hub was asked"))
+    assert "nor a hub id like 'organisation/model' or 'gpt2'" in refused(source)
+
+
+def test_the_message_of_a_failure_names_its_log_without_a_path():
+    job = Job(TRIAL, "k1", "", "", "", "{}", 1, "", log="/home/x/results/mine/logs/k1.log")
+    assert identity.told(job, "no /home/x/file", True) == "no file; log: logs/k1.log"
+    assert identity.told(job, "no /home/x/file", False) == "no file"
 
 
 def hub_cache(place: Path, base: Path, repository: str, revisions: dict[str, str]) -> Path:

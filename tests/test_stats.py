@@ -19,6 +19,9 @@ from peftbench.stats import (
     spread,
     summarize,
     t_quantile,
+    times_are_trusted,
+    untrusted_times,
+    waiting_share,
     welch,
 )
 from peftbench.store import read_trials, write
@@ -165,3 +168,43 @@ def test_the_rows_of_a_grid_are_chosen_in_its_order(tmp_path: Path) -> None:
     assert len(choose(rows, None)) == 4
     with pytest.raises(UserError, match="none of the 1 trials that were last asked for has a result yet, only 4"):
         choose(rows, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "threads", "device", "share", "trusted"),
+    [
+        (0.1, 1, "cpu", 0.01, True),
+        (4.0, 1, "cpu", 0.4, False),
+        (0.9, 2, "cpu", 0.045, True),
+        (0.9, 2, "cuda", 0.09, False),
+        (None, 1, "cpu", None, None),
+        (float("nan"), 1, "cpu", None, None),
+    ],
+)
+def test_times_are_trusted_where_threads_hardly_waited_for_a_cpu(
+    waiting: float | None, threads: int, device: str, share: float | None, trusted: bool | None
+) -> None:
+    row = {"train_waiting_seconds": waiting, "train_seconds": 10.0, "threads": threads, "device": device}
+    assert waiting_share(row) == (None if share is None else pytest.approx(share))
+    assert times_are_trusted(row) is trusted
+    assert waiting_share({}) is None
+
+
+def test_a_reason_is_told_once_though_each_seed_has_its_log(tmp_path: Path) -> None:
+    made = [make_result(seed=i, status="error", message=f"broken; log: logs/{i}.log") for i in range(3)]
+    other = make_result(seed=3, status="error", message="slow")
+    (summary,) = summarize(trials(tmp_path, *made, other))
+    assert len(summary.messages) == 2
+    assert summary.messages[0].startswith("broken; log: logs/")
+
+
+def test_busy_trials_are_counted_among_those_of_which_it_is_known(tmp_path: Path) -> None:
+    measured = {"train_seconds": 10.0, "threads": 1}
+    waits = (0.1, 5.0, None)
+    found = trials(tmp_path, *(make_result(seed=i, train_waiting_seconds=w, **measured) for i, w in enumerate(waits)))
+    told = untrusted_times(found)
+    assert told is not None
+    assert told.startswith(
+        "Times of 1 of 2 trials were measured on a busy machine (threads waited for a CPU in up to 50"
+    )
+    assert untrusted_times(found[found["seed"] != 1]) is None

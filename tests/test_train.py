@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from test_methods import attached, loaded
 
 from peftbench import data, model, optimizers, suite, train
 from peftbench.errors import Diverged, Unsupported
-from peftbench.measure import memory
+from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
@@ -226,3 +229,37 @@ def test_a_checksum_sees_any_single_change():
         changed = tensor.clone()
         changed[index] += 1
         assert model.checksum(changed) != before
+
+
+def test_waiting_for_a_cpu_is_seen_beside_another_job_on_the_same_core():
+    if environment.waiting_by_thread() is None:
+        pytest.skip("this system does not count")
+    code = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from peftbench.measure.environment import waited, waiting_by_thread\n"
+        "child = os.fork()\n"
+        "end = time.perf_counter() + 1\n"
+        "before = waiting_by_thread()\n"
+        "while time.perf_counter() < end: pass\n"
+        "os._exit(0) if child == 0 else print(waited(before, waiting_by_thread()))"
+    )
+    root = str(Path(train.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=60)
+    assert 0.2 < float(done.stdout) < 1.1, done
+
+
+def test_waiting_is_summed_over_threads_of_which_some_are_new(monkeypatch):
+    assert environment.waited({"1": 1.0, "2": 5.0}, {"1": 1.5, "3": 0.25}) == 0.75
+    assert environment.waited(None, {"1": 1.5}) is None
+    assert environment.waited({"1": 1.5}, None) is None
+    monkeypatch.setattr(environment, "_THREADS", "/proc/self/nowhere")
+    assert environment.waiting_by_thread() is None
+
+
+def test_waiting_that_the_system_does_not_tell_is_unknown(tiny, tmp_path, monkeypatch):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    known = train.train(learner, plan, [], Clock(), lambda *_: None).waiting_seconds
+    assert (known is None) is (environment.waiting_by_thread() is None)
+    monkeypatch.setattr(environment, "waiting_by_thread", lambda: None)
+    assert train.train(learner, plan, [], Clock(), lambda *_: None).waiting_seconds is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 
 import pytest
@@ -108,6 +109,32 @@ def test_a_failure_is_a_row_with_its_phase_and_what_was_known(where, error, stat
     assert "\n" not in result.row.message
     assert (result.row.base_parameters is None) == (phase == "load")
     assert result.scores == ()
+
+
+def test_an_error_without_text_is_told_with_the_line_that_raised_it_and_the_log(tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(train, "step", fail)
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert row.status == "error"
+    assert re.match(r"AssertionError in test_trial.py, line \d+: raise AssertionError; log: logs/", row.message)
+    assert row.message.endswith(f"; log: logs/{row.key}.log")
+
+
+def test_a_choice_that_does_not_fit_is_told_before_anything_is_trained(tiny, tmp_path):
+    tasks = trials.tasks(tmp_path)
+    long = "red " * 60
+    wide = dataclasses.replace(tasks[0], choices=(*tasks[0].choices, long.strip()))
+    row = run(trials.trial(tiny, tmp_path, tasks=(wide, *tasks[1:])), tmp_path).row
+    assert (row.status, row.train_seconds) == ("error", None)
+    assert "task 'colour', example 0: the choice 'red red" in row.message
+    assert "allowed: less than evaluate.max_length, which is 48 (by default the longest sequence_length" in row.message
+    fits = trials.Evaluation(4, 100, "test")
+    assert (
+        run(trials.trial(tiny, tmp_path, "base", tasks=(wide, *tasks[1:]), evaluation=fits), tmp_path).row.status
+        == "ok"
+    )
 
 
 def test_an_out_of_memory_error_in_the_first_step_keeps_the_load_time(tiny, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from typing import Any
 from peftbench import identity
 from peftbench.errors import UserError
 from peftbench.execute import Event, child, lifeline
+from peftbench.measure import environment
 from peftbench.records import Job, Result, Status, TrialRow
 
 _KILL_SECONDS = 10.0
@@ -72,6 +73,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
 def _await_server(context: Any) -> None:
     """Return once the server has imported its libraries, so that no trial is charged for it."""
     os.environ[lifeline.RUNNER] = str(os.getpid())
+    os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
     try:
         first.start()
@@ -141,7 +143,7 @@ def _timed(result: Result, wall: float) -> Result:
 def failure(job: Job, status: Status, phase: str, message: str) -> Result:
     """Return the row of a trial that could not write its own."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = identity.without_paths(message)
+    told = identity.told(job, message, status is Status.ERROR)
     return Result(TrialRow(**identity.describe(job), status=status, phase=phase, message=told, finished_at=now))
 
 

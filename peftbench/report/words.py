@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
+from peftbench import stats
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
 from peftbench.report import memory, settings
@@ -116,8 +117,15 @@ def metric_words(metric: str) -> str:
 
 
 def _load_note(results: Results) -> Iterable[str]:
-    """Say where the machine had clearly more to do than these trials, so that times tell of the others too."""
-    ok = results.trials[results.trials["status"] == Status.OK.value]
+    """Say where the machine had clearly more to do than these trials, so that times tell of the others too.
+
+    The load average serves only where the system does not tell how long threads waited: it misses many.
+    """
+    told = stats.untrusted_times(results.trials)
+    if told:
+        yield told
+    unknown = results.trials["train_waiting_seconds"].isna() & results.trials["train_seconds"].notna()
+    ok = results.trials[(results.trials["status"] == Status.OK.value) & unknown]
     loaded: list[float] = []
     cpus: set[Any] = set()
     known = ok[["load_average", "workers", "threads", "environment_json"]].dropna()
