@@ -13,6 +13,7 @@ from pathlib import Path
 
 from peftbench import __version__
 from peftbench.errors import UserError
+from peftbench.records import Trial
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
@@ -60,7 +61,11 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only", action="append", default=[], metavar="FIELD=VALUES", help="keep some trials: method=lora,full"
     )
-    command.add_argument("--seeds", metavar="N|LIST", help="a count (3), or a list (0,5)")
+    command.add_argument(
+        "--seeds",
+        metavar="N|LIST",
+        help="how many (3 for 0, 1, 2; 100 for a hundred of them), or which, with a comma (0,5, or 100, for 100 alone)",
+    )
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,7 +93,10 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="file to write (default: reports/RESULTS.html for the page; a table is printed)",
     )
     command.add_argument(
-        "--format", choices=("html", "text", "md", "csv", "tex"), default="html", help="html makes the page (default)"
+        "--format",
+        choices=("html", "text", "md", "csv", "tex", "ranks"),
+        default="html",
+        help="html makes the page (default); ranks: tables of rank against precision in Markdown",
     )
     command.set_defaults(command=_report)
 
@@ -107,7 +115,9 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("list", help="list methods, tasks, precisions or suites")
-    command.add_argument("what", choices=("methods", "tasks", "precisions", "suites"))
+    command.add_argument(
+        "what", nargs="?", choices=("methods", "tasks", "precisions", "suites"), help="(default: all of them)"
+    )
     command.set_defaults(command=_list)
 
 
@@ -130,15 +140,15 @@ def _run(arguments: argparse.Namespace) -> int:
         grid.Options(arguments.fresh, arguments.keep_adapters, _command(arguments, ("set",))),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
-    print(f"{len(prepared.jobs)} trials, {ready} of them done already -> {folder}", file=sys.stderr)
+    print(f"{_extent(trials)}, {ready} of them done already -> {folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {folder}", file=sys.stderr)
     if outcome.overhead_seconds is not None:
         print(
-            f"median time of a trial outside its own work: {outcome.overhead_seconds:.2f} s "
-            "(wall less load, train, validate, evaluate, accounting and checks)",
+            f"besides its own work a trial took {outcome.overhead_seconds:.2f} s (median): starting its process, "
+            "reading data, attaching, saving",
             file=sys.stderr,
         )
     if outcome.failed:
@@ -166,7 +176,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from peftbench import suite
+    from peftbench import grid, suite
     from peftbench.execute import device
 
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
@@ -177,12 +187,30 @@ def _plan(arguments: argparse.Namespace) -> int:
         cells.setdefault(trial.cell, []).append(trial.seed)
     width = max(len(cell) for cell in cells)
     for cell, seeds in cells.items():
-        named = "no seed" if seeds == [None] else f"seeds {', '.join(map(str, seeds))}"
+        named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
         reason = f"  unsupported: {reasons[cell]}" if reasons[cell] else ""
         print(f"{cell:{width}}  {named}{reason}")
     possible = sum(trial.unsupported is None for trial in trials)
-    print(f"{len(cells)} cells, {len(trials)} trials, {possible} of them can run", file=sys.stderr)
+    print(f"{_extent(trials)}, {possible:,} of them can run", file=sys.stderr)
+    try:
+        for note in grid.check(trials):
+            print(f"peftbench: {note}", file=sys.stderr)
+    except UserError as error:
+        raise UserError(f"run would refuse this: {error}") from None
     return 0
+
+
+def _extent(trials: Sequence[Trial]) -> str:
+    """Return how many cells, seeds and trials there are; how many seeds, and which, is what ``--seeds`` decides."""
+    seeds = sorted({trial.seed for trial in trials if trial.seed is not None})
+    cells = len({trial.cell for trial in trials})
+    named = f"{len(seeds):,} seed{'s' * (len(seeds) != 1)} ({_listed(seeds)})" if seeds else "no seed"
+    return f"{cells:,} cell{'s' * (cells != 1)}, {named}: {len(trials):,} trial{'s' * (len(trials) != 1)}"
+
+
+def _listed(seeds: Sequence[int | None]) -> str:
+    named = [str(seed) for seed in seeds]
+    return ", ".join(named if len(named) <= 10 else [*named[:3], "...", named[-1]])
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -210,7 +238,8 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from peftbench import catalogue
 
-    print(catalogue.text(arguments.what), end="")
+    kinds = (arguments.what,) if arguments.what else ("methods", "tasks", "precisions", "suites")
+    print("\n".join(catalogue.text(kind) for kind in kinds), end="")
     return 0
 
 

@@ -97,7 +97,8 @@ def prepare(
 ) -> Grid:
     """Resolve bases and data, give every trial its key, and find out which are done.
 
-    The keys of the whole grid are recorded in the results folder, so that reports know which rows are of this grid.
+    The keys of the grid are recorded in the results folder, so that reports know which rows are of it: all that were
+    ever asked for, so that a selection neither shrinks a report nor makes what was left out look unfinished.
 
     Args:
         trials: what is to run.
@@ -133,15 +134,49 @@ def prepare(
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
-    keys = [job.key for job in jobs] if whole is None else [inputs.key(trial) for trial in whole]
     store.open_for_run(folder, tasks)
     _make_room(folder)
-    store.record_grid(folder, keys, options.whole_command or command)
+    keys = [job.key for job in jobs]
+    everything = keys if whole is None else [inputs.key(trial) for trial in whole]
+    asked = _asked_for(folder, keys, everything)
+    told = options.whole_command if len(asked) == len(everything) else None
+    store.record_grid(folder, asked, told or command)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     pending = tuple(job for job in jobs if job.key not in done)
     return Grid(folder, tasks, tuple(jobs), pending, workers)
+
+
+def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Return the keys of a whole grid that are selected now, were recorded before, or have a row."""
+    if len(selected) == len(whole):
+        return list(whole)
+    recorded = store.recorded_grid(folder)
+    known = {*selected, *(recorded.keys if recorded else ())}
+    if any((folder / "trials").glob("*.parquet")):
+        known |= set(store.read_trials(folder)["key"])
+    return [key for key in whole if key in known]
+
+
+def check(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """See that what the trials need is there, bases and every split of the data; nothing is fetched or hashed.
+
+    Returns:
+        What is left to be seen when it runs: hub ids that are to be fetched.
+
+    Raises:
+        UserError: if something is missing or unreadable, as ``prepare`` would.
+    """
+    checked: set[tuple[str, str]] = set()
+    bases = tuple(dict.fromkeys(trial.base for trial in trials))
+    hub = tuple(base.source for base in bases if identity.on_hub(base))
+    for base in bases:
+        if base.source not in hub:
+            identity.resolve_base(base)
+    for trial in trials:
+        _check_splits(trial, checked)
+    return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
 
 
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:

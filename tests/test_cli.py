@@ -141,7 +141,8 @@ def test_a_bad_suite_is_refused_with_line_and_key(place, refused, verb, text, pa
         (["mine.yaml", "--set", "train.steps"], ["--set", "'train.steps'", "KEY=VALUE"]),
         (["mine.yaml", "--only", "method=lorra"], ["--only method=lorra", "did you mean 'lora'?"]),
         (["mine.yaml", "--only", "metod=lora"], ["--only: unknown field 'metod'", "did you mean 'method'?"]),
-        (["mine.yaml", "--seeds", "many"], ["--seeds: given 'many'; allowed: a count"]),
+        (["mine.yaml", "--seeds", "many"], ["--seeds: given 'many'; allowed: how many", "(0,5 or 100,)"]),
+        (["mine.yaml", "--only", "method=lora,base,seed=0"], ["write --only method=lora,base --only seed=0"]),
         (["mine.yaml", "--set", "device=cuda"], ["device: cuda was asked for, but"]),
         (["real_small"], ["real_small.yaml", "PEFTBENCH_BASE"]),
     ],
@@ -199,6 +200,7 @@ def test_a_training_task_without_validation_split_is_refused_though_the_untuned_
         ("models/bin", ["the folder has no weights model.safetensors, nor", "(found: .bin, .json)"]),
         ("nobody/has-this", ["base 'nobody/has-this': no such folder, and not in the hub's cache", "local folder"]),
         ("nnano", ["base 'nnano'", "did you mean 'nano'?"]),
+        ("gpt2", ["base 'gpt2': no such folder, and not in the hub's cache (HF_HUB_OFFLINE is set)"]),
     ],
 )
 def test_a_base_that_cannot_be_is_refused(place, refused, base, parts):
@@ -287,14 +289,58 @@ def test_plan_prints_the_quickstarts_cells_one_per_line(command):
     assert code == 0
     assert len(out.splitlines()) == 14
     assert out.splitlines()[0].split("  ")[0] == "base fp32"
-    assert err == "14 cells, 40 trials, 40 of them can run\n"
+    assert err == "14 cells, 3 seeds (0, 1, 2): 40 trials, 40 of them can run\n"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told", "listed"),
+    [
+        (
+            "100",
+            "14 cells, 100 seeds (0, 1, 2, ..., 99): 1,301 trials, 1,301 of them can run",
+            "seeds 0, 1, 2, ..., 99",
+        ),
+        ("100,", "14 cells, 1 seed (100): 14 trials, 14 of them can run", "seed 100"),
+    ],
+)
+def test_how_many_seeds_there_are_is_told_first(command, seeds, told, listed):
+    code, out, err = command("plan", "quickstart", "--seeds", seeds)
+    assert (code, err) == (0, f"{told}\n")
+    assert out.splitlines()[-1].endswith(f"  {listed}")
+    assert "100 for a hundred of them" in " ".join(command("plan", "--help")[1].split())
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("base=./models/tny", "neither a built-in base (nano) nor an existing folder"),
+        ("base=models", "the folder has no config.json"),
+        ("tasks.colour.train=colours.csv", "task 'colour': no such file"),
+        ("tasks.colour.target='{{ thing }}'", "example 1: unknown answer 'sky'; allowed: blue"),
+    ],
+)
+def test_plan_tells_what_run_would_refuse(place, command, monkeypatch, verb, override, part):
+    monkeypatch.setattr(local, "run", lambda *_: pytest.fail("the grid began to run"))
+    code, out, err = command(verb, "mine.yaml", "--set", override)
+    assert code == 2
+    assert part in err
+    assert ("run would refuse this" in err) is (verb == "plan")
+    assert len(out.splitlines()) == (3 if verb == "plan" else 0)
+
+
+def test_plan_fetches_no_base_and_says_so(place, command, monkeypatch):
+    monkeypatch.setattr("peftbench.identity._from_hub", lambda _: pytest.fail("the hub was asked"))
+    code, _, err = command("plan", "mine.yaml", "--set", "base=gpt2")
+    assert code == 0
+    assert "base 'gpt2': no such folder here, so the run takes it for a hub id" in err
 
 
 def test_plan_names_cells_that_cannot_be_with_the_reason(place, command):
     code, out, err = command("plan", "mine.yaml")
     assert code == 0
-    assert "full int8      seeds 0  unsupported: full does not exist in int8, because quantized" in out
-    assert "3 cells, 3 trials, 2 of them can run" in err
+    assert "full int8      seed 0  unsupported: full does not exist in int8, because quantized" in out
+    assert "3 cells, 1 seed (0): 3 trials, 2 of them can run" in err
 
 
 @pytest.mark.parametrize(
@@ -309,6 +355,13 @@ def test_list_names_every_record(command, what, names, least):
     assert heading.startswith(what[:-1])
     assert [line.split()[0] for line in lines] == list(names)
     assert all(len(line.split()) > 1 and not line.endswith("  –") for line in lines if what != "methods")
+
+
+def test_list_alone_lists_everything(command):
+    code, out, _ = command("list")
+    assert code == 0
+    parts = [command("list", what)[1] for what in ("methods", "tasks", "precisions", "suites")]
+    assert out == "\n".join(parts)
 
 
 def test_list_prints_defaults_as_a_suite_would_say_them(command):
@@ -374,7 +427,7 @@ def test_fresh_runs_finished_trials_again_and_replaces_their_rows(place, command
     monkeypatch.setattr(local, "run", made_up(Status.OK))
     code, _, err = command("run", "mine.yaml", "-o", "new", "--fresh", "--only", "method=lora")
     assert code == 0
-    assert "1 trials, 0 of them done already -> new" in err
+    assert "1 cell, 1 seed (0): 1 trial, 0 of them done already -> new" in err
     found = read(place / "new").trials
     assert dict(zip(found["cell"], found["status"], strict=True)) == {
         "base fp32": "oom",
@@ -418,10 +471,11 @@ def test_a_run_with_other_settings_does_not_stay_among_the_first_ones_rows(place
     command("run", "mine.yaml", "-o", "new", "--set", "train.steps=3", "--only", "method=lora")
     short = command("report", "new", "--format", "md")[1]
     assert "2 stored rows of other settings or suites are left out." in short
-    assert "1 of the grid's 3 trials has no result yet." in short  # the untuned base is the same trial
+    assert "has no result yet" not in short, "what was not asked for is not missing"
+    assert "| base fp32" in short  # the untuned base is the same trial
     assert "| full int8" in first
     assert "| full int8" not in short
-    assert recorded_grid("new").command == "peftbench run mine.yaml --set train.steps=3"
+    assert recorded_grid("new").command == "peftbench run mine.yaml --set train.steps=3 --only method=lora"
 
     _, _, err = command("run", "mine.yaml", "-o", "new")
     assert "3 trials, 3 of them done already" in err
@@ -438,6 +492,19 @@ def test_a_selection_does_not_shrink_the_report(place, command, monkeypatch):
     command("run", "mine.yaml", "-o", "new", "--only", "method=lora")
     assert len(recorded_grid("new").keys) == 3
     assert "| base fp32" in command("report", "new", "--format", "md")[1]
+
+
+def test_what_a_selection_leaves_out_is_not_missing_but_what_was_asked_for_before_is(place, command, monkeypatch):
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    command("run", "mine.yaml", "-o", "new", "--only", "method=lora")
+    assert len(recorded_grid("new").keys) == 1
+    assert "no result yet" not in command("report", "new", "--format", "md")[1]
+    monkeypatch.setattr(local, "run", made_up(Status.OK, interrupt=True))
+    assert command("run", "mine.yaml", "-o", "other")[0] == 130
+    command("run", "mine.yaml", "-o", "other", "--only", "method=base")
+    assert len(recorded_grid("other").keys) == 3
+    assert recorded_grid("other").command == "peftbench run mine.yaml"
+    assert "1 of the grid's 3 trials has no result yet" in command("report", "other", "--format", "md")[1]
 
 
 @pytest.mark.parametrize("form", ["text", "md", "csv", "tex"])
@@ -506,7 +573,7 @@ def test_a_suite_runs_once_and_makes_a_page(tiny, tmp_path, command, monkeypatch
     assert "3 trials, 0 of them done already -> results/mine" in err
     assert "2 ok, 1 unsupported -> results/mine" in err
     assert [line.split("]")[0] for line in err.splitlines() if line.startswith("[")] == ["[1/3", "[2/3", "[3/3"]
-    assert "median time of a trial outside its own work" in err
+    assert "besides its own work a trial took 0." in err
     trials = pandas.read_parquet(folder / "trials").set_index("cell")
     assert dict(trials["status"]) == {"base fp32": "ok", "full int8": "unsupported", "lora r=4 fp32": "ok"}
     assert trials.loc["full int8", "message"].startswith("full does not exist in int8")

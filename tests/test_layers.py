@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
     ("tables, no torch", "methods precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
-    ("the making of the built-in base", "bases.phrases bases.grammar bases.make"),
+    ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "methods.prefix_tuning methods.prompt_tuning",
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),
+    ("the card of the built-in base", "bases.card"),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
     (
@@ -42,9 +43,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "commands, no torch",
-        "grid compare compare.comparison compare.text report report.axis report.collect report.figures report.format "
-        "report.grids report.labels report.page report.plots report.samples report.settings report.svg report.tables "
-        "report.words report.writers",
+        "grid compare compare.comparison compare.differences compare.text "
+        "report report.axis report.collect report.figures report.format "
+        "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
+        "report.tables report.words report.writers",
     ),
     ("faces", "catalogue progress"),
     ("command line", "cli __main__"),

@@ -22,16 +22,16 @@ CELLS = [
     "base fp32",
     "full fp32",
     "full bf16",
-    "prompt_tuning r=20 fp32",
+    "prompt_tuning r=50 fp32",
     "prefix_tuning r=16 fp32",
     "adapter r=16 fp32",
     "adapter r=64 fp32",
     "llama_adapter r=10 fp32",
     "lora r=2 fp32",
     "lora r=8 fp32",
-    "lora r=32 fp32",
     "lora r=8 bf16",
     "lora r=8 int8",
+    "lora r=32 fp32",
     "qlora r=8 nf4",
 ]
 

@@ -23,12 +23,27 @@ def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
     for text in only:
         field, equals, values = text.partition("=")
         named = [value.strip() for value in values.split(",")]
+        fields = [value.partition("=")[0].strip() for value in named if "=" in value]
+        if equals and any(name in FIELDS for name in fields):
+            apart = " ".join(f"--only {part}" for part in _apart(text))
+            raise UserError(f"--only: given {text!r}; a comma parts values of one field: write {apart}")
         if not equals or not all(named):
             raise UserError(f"--only: given {text!r}; allowed: FIELD=VALUE or FIELD=VALUE,VALUE: method=lora,full")
         if field.strip() not in FIELDS:
             raise UserError(f"--only: {unknown('field', field.strip(), FIELDS)}")
         pairs += [(field.strip(), value) for value in named]
     return tuple(pairs)
+
+
+def _apart(text: str) -> list[str]:
+    """Return ``a=b,c,d=e`` as ``a=b,c`` and ``d=e``."""
+    parts: list[str] = []
+    for part in text.split(","):
+        if "=" in part or not parts:
+            parts.append(part.strip())
+        else:
+            parts[-1] += f",{part.strip()}"
+    return parts
 
 
 def read_seeds(text: str) -> int | list[int]:
@@ -41,7 +56,7 @@ def read_seeds(text: str) -> int | list[int]:
     if "," in text and parts[-1] == "":
         parts.pop()
     if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise UserError(f"--seeds: given {text!r}; allowed: a count (3 for seeds 0, 1, 2) or a list of seeds (0,5)")
+        raise UserError(f"--seeds: given {text!r}; allowed: how many (3 for 0, 1, 2) or a list of seeds (0,5 or 100,)")
     return [int(part) for part in parts] if "," in text else int(text)
 
 
