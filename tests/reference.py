@@ -1,8 +1,8 @@
-"""Renew what the project shows of its quickstart: ``python tests/reference.py [--run]``.
+"""Renew what the project shows of its own results: ``python tests/reference.py [--run NAME ...]``.
 
-With ``--run`` the quickstart is run afresh into ``results/reference/quickstart``. Then, from those results alone, the
-generated parts of README.md and the picture of the page are made. The tests call ``readme()`` and ``page_digest()`` to
-see whether they are stale.
+With ``--run`` the named runs are made afresh in ``results/reference``. Then, from the results there alone, the
+generated parts of the documents, the grid's page and the picture of the quickstart's page are made. The tests call
+``renewed()`` and ``page_digest()`` to see whether they are stale.
 """
 
 from __future__ import annotations
@@ -15,35 +15,61 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import tuning
+
+from peftbench import catalogue, report
 from peftbench.store.document import document
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "reference" / "quickstart"
-PICTURE = ROOT / "reports" / "reference" / "quickstart.png"
+RESULTS = ROOT / "results" / "reference"
+PAGES = ROOT / "reports" / "reference"
+PICTURE = PAGES / "quickstart.png"
 DIGEST = PICTURE.with_suffix(".json")
-README = ROOT / "README.md"
+
+RUNS = {
+    "quickstart": ("suites/quickstart.yaml",),
+    "quickstart_again": ("suites/quickstart.yaml", "--set", "evaluate.test_seed=2"),
+    "nano_grid": ("suites/nano_grid.yaml",),
+    "nano_tuning": ("suites/nano_tuning.yaml",),
+}
+"""Name of a committed result to what is given to ``peftbench run``."""
+ALL = ("trials", "steps", "examples")
+KEPT = {"quickstart": ALL, "quickstart_again": ALL, "nano_grid": ("trials", "steps"), "nano_tuning": ("trials",)}
+"""What of a run is committed: the larger ones without what no document reads."""
 
 
-def generated() -> dict[str, str]:
-    """Return the generated parts of the README by the name of their marker."""
-    from peftbench import catalogue, report
-
-    return {
-        "quickstart table": f"```\n{report.table(RESULTS, 'text').rstrip()}\n```",
-        "methods": catalogue.markdown("methods"),
-        "precisions": catalogue.markdown("precisions"),
-    }
+def _table(name: str) -> str:
+    return f"```\n{report.table(RESULTS / name, 'text').rstrip()}\n```"
 
 
-def readme(text: str) -> str:
-    """Return the README with its generated parts renewed."""
-    for name, content in generated().items():
+PARTS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {
+        "quickstart table": lambda: _table("quickstart"),
+        "methods": lambda: catalogue.markdown("methods"),
+        "precisions": lambda: catalogue.markdown("precisions"),
+    },
+    PAGES / "nano.md": {
+        "quickstart table": lambda: _table("quickstart"),
+        "second table": lambda: _table("quickstart_again"),
+        "rates": tuning.markdown,
+        "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),
+    },
+}
+"""Document to its generated parts, by the name of their marker."""
+
+
+def renewed(path: Path) -> str:
+    """Return a document with its generated parts renewed."""
+    text = path.read_text()
+    for name, make in PARTS[path].items():
         pattern = re.compile(rf"(<!-- {name}[^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        content = make()
         text, count = pattern.subn(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
         if count != 1:
-            raise ValueError(f"README.md: {count} places are marked {name!r}, expected 1")
+            raise ValueError(f"{path.name}: {count} places are marked {name!r}, expected 1")
     return text
 
 
@@ -51,10 +77,8 @@ def page_digest() -> dict[str, str]:
     """Return the digest of the page as it is rendered now, and the version that draws its figures."""
     import matplotlib
 
-    from peftbench import report
-
     with tempfile.TemporaryDirectory() as folder:
-        page = report.render(RESULTS, Path(folder) / "page.html")
+        page = report.render(RESULTS / "quickstart", Path(folder) / "page.html")
         digest = hashlib.sha256(page.read_bytes()).hexdigest()
     return {"page_sha256": digest, "matplotlib": matplotlib.__version__}
 
@@ -63,10 +87,8 @@ def photograph() -> None:
     """Take the picture of the page's first screen."""
     from playwright.sync_api import sync_playwright
 
-    from peftbench import report
-
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page_file = report.render(RESULTS, Path(folder) / "page.html")
+        page_file = report.render(RESULTS / "quickstart", Path(folder) / "page.html")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1400}, color_scheme="light")
         page.goto(page_file.as_uri())
@@ -76,27 +98,34 @@ def photograph() -> None:
     DIGEST.write_text(json.dumps(page_digest(), indent=2) + "\n")
 
 
-def run() -> None:
-    """Run the quickstart afresh; only the stored rows are kept."""
+def run(name: str) -> None:
+    """Make a run afresh; only the stored rows are kept."""
     with tempfile.TemporaryDirectory(dir=ROOT / "results") as folder:
-        made = Path(folder) / "quickstart"
-        command = [sys.executable, "-m", "peftbench", "run", "suites/quickstart.yaml", "--results", str(made)]
+        made = Path(folder) / name
+        command = [sys.executable, "-m", "peftbench", "run", *RUNS[name], "--results", str(made)]
         subprocess.run(command, cwd=ROOT, check=True)
-        shutil.rmtree(RESULTS, ignore_errors=True)
-        for kind in ("trials", "steps", "examples"):
-            shutil.copytree(made / kind, RESULTS / kind)
-        shutil.copy(made / "grid.json", RESULTS)
+        keep(made, name)
+
+
+def keep(made: Path, name: str) -> None:
+    """Put a results folder where the committed ones are."""
+    shutil.rmtree(RESULTS / name, ignore_errors=True)
+    for kind in KEPT[name]:
+        shutil.copytree(made / kind, RESULTS / name / kind)
+    shutil.copy(made / "grid.json", RESULTS / name)
 
 
 def main() -> None:
     """Renew everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", action="store_true", help="run the quickstart first")
-    if parser.parse_args().run:
-        run()
-    README.write_text(readme(README.read_text()))
+    parser.add_argument("--run", nargs="+", default=[], choices=RUNS, help="make these results afresh first")
+    for name in parser.parse_args().run:
+        run(name)
+    for path in PARTS:
+        path.write_text(renewed(path))
     columns = ROOT / "results" / "README.md"
     columns.write_text(re.sub(r"<!-- generated by.*part -->\n", lambda _: document(), columns.read_text(), flags=re.S))
+    report.render(RESULTS / "nano_grid", PAGES / "nano_grid.html")
     photograph()
 
 
