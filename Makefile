@@ -1,10 +1,12 @@
 # make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
 # make test         set up, check style and types, run the tests
-# make reference    run the quickstart afresh and renew everything in the project that is made from its result
+# make reference    run the quickstart afresh and renew everything in the project that is made from results
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3
 PIP_ARGS ?=
+RUNS ?= quickstart
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -24,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 reference: $(STAMP)
-	$(BIN)/python tests/reference.py --run
+	$(BIN)/python tests/reference.py --run $(RUNS)
 
 # torch first and alone: its build must be the one that PIP_ARGS asks for, and nothing later may replace it
 $(STAMP): pyproject.toml constraints.txt

@@ -139,8 +139,9 @@ def prepare(
     keys = [job.key for job in jobs]
     everything = keys if whole is None else [inputs.key(trial) for trial in whole]
     asked = _asked_for(folder, keys, everything)
-    told = options.whole_command if len(asked) == len(everything) else None
-    store.record_grid(folder, asked, told or command)
+    # a selecting command makes what is recorded only where nothing else of the grid was there before it
+    narrow = len(asked) == len(keys) < len(everything)
+    store.record_grid(folder, asked, command if narrow else options.whole_command or command)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)

@@ -15,6 +15,7 @@ from peftbench import PROTOCOL, bases
 from peftbench.errors import UserError, nearest
 from peftbench.records import Base, Job, Trial
 
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")
 """File types of a model folder that decide what it computes."""
 
@@ -43,7 +44,7 @@ def on_hub(base: Base) -> bool:
     source = base.source
     if source in bases.BASES or Path(source).expanduser().is_dir():
         return False
-    if source.count("/") > 1 or not all(source.split("/")) or source.startswith((".", "~")):
+    if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):  # a name near one that is here is a typo
         raise UserError(_no_base(source))
     return True
 
@@ -124,6 +125,8 @@ def settings(trial: Trial) -> dict[str, Any]:
     for task in trial.tasks:
         plain = dataclasses.asdict(task)
         plain["files"] = {split: Path(name).name for split, name in task.files.items()}
+        if task.test_seed is None:  # a task of files has none, so it has no place in its key
+            del plain["test_seed"]
         tasks.append(plain)
     return {
         "base": {**dataclasses.asdict(trial.base), "source": base_name(trial.base)},

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 MOST_WAITING = 0.05
-"""Largest share of training's thread-seconds spent waiting for a CPU at which times are trusted. A trial alone on the
-machine waits for less than a hundredth; beside another job on its core, for a third and more."""
+"""Largest share of training's thread-seconds spent waiting for a CPU at which times are trusted. Trials alone on the
+machine waited for 0.4 to 2.2 % (the committed quickstarts), those beside another job on their cores for a third and
+more."""
 NEVER_POOLED = ("device", "memory_kind", "protocol")
 """Columns that must be equal in all rows of one table: their numbers do not compare otherwise."""
 SAME_IN_CELL = ("base_sha256", "data_sha256")
@@ -206,12 +207,6 @@ def waiting_share(row: Mapping[str, Any]) -> float | None:
         return None
     # on a GPU one thread does all the work
     return float(waiting / (seconds * (threads if row.get("device") == "cpu" else 1)))  # type: ignore[operator]
-
-
-def times_are_trusted(row: Mapping[str, Any]) -> bool | None:
-    """Return whether a trial had the CPUs to itself as it trained; None where that is not known."""
-    share = waiting_share(row)
-    return None if share is None else share <= MOST_WAITING
 
 
 def untrusted_times(trials: pd.DataFrame) -> str | None:

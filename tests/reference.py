@@ -21,6 +21,8 @@ from pathlib import Path
 import tuning
 
 from peftbench import catalogue, report
+from peftbench.report.collect import MEAN, collect
+from peftbench.stats import Spread
 from peftbench.store.document import document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +47,22 @@ def _table(name: str) -> str:
     return f"```\n{report.table(RESULTS / name, 'text').rstrip()}\n```"
 
 
+def _grid(column: str, show: Callable[[Spread], str]) -> str:
+    """Return one quantity of the grid: a row for each method and rank, a column for each precision."""
+    cells = {(c.method, c.rank, c.precision): c for c in collect(RESULTS / "nano_grid").cells}
+    lines = ["| method | rank | fp32 | bf16 | int8 | nf4 |", "|---|---:|---:|---:|---:|---:|"]
+    for method, rank in dict.fromkeys((c.method, c.rank) for c in cells.values()):
+        row = [cells[method, rank, precision] for precision in ("fp32", "bf16", "int8", "nf4")]
+        told = [show(c.summary.spreads[column]) if column in c.summary.spreads else c.trouble or "–" for c in row]
+        lines.append(f"| {' | '.join([method, '–' if rank is None else str(rank), *told])} |")
+    return "\n".join(lines)
+
+
+def _interval(spread: Spread) -> str:
+    half = "" if spread.half_width is None else f" ± {100 * spread.half_width:.1f}"
+    return f"{100 * spread.mean:.1f}{half}"
+
+
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
         "quickstart table": lambda: _table("quickstart"),
@@ -55,6 +73,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "quickstart table": lambda: _table("quickstart"),
         "second table": lambda: _table("quickstart_again"),
         "rates": tuning.markdown,
+        "scores": lambda: _grid(f"score_{MEAN}", _interval),
+        "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
+    },
+    PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),
     },
 }

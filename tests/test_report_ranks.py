@@ -74,7 +74,7 @@ def test_the_memory_sentence_follows_the_data(tmp_path: Path) -> None:
         return told
 
     small = sentence("small", 1_000_000, 3_000_000)
-    assert "exceed the base weights in 1 of 1 cell (3.0 times): weights are 25 % of the peaks" in small
+    assert "exceed the base weights in 1 of 1 cell (3.0 times): weights are 25 % of unquantized peaks" in small
     assert "Base weights outweigh" in sentence("large", 14_000_000_000, 2_000_000_000)
 
 

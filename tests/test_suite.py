@@ -175,6 +175,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
         ("train.csv", "5", ["x.yaml:6: tasks.mine.train: given 5", "write it in quotes"]),
         ("    test: test.csv\n", "", ["x.yaml:3: tasks: no task has a test split, so nothing would be scored"]),
         ("    train: train.csv\n", "", ["train: no task has a train file, so nothing can be trained on"]),
+        ("tasks:", "evaluate: {test_seed: 1}\ntasks:", ["x.yaml:3: evaluate.test_seed: only built-in tasks have"]),
         ("train: train.csv", "limit: 0", ["tasks.mine.limit: given 0", "at least 1"]),
         ("train: train.csv", "validation_fraction: 0.1", ["tasks.mine.validation_fraction: ", "the train file"]),
         ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "limit and max_new_tokens"]),

@@ -6,8 +6,11 @@ for it, and a second such test set has a table of its own. Every statement is te
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import random
+import re
 from itertools import combinations
 
 import pytest
@@ -16,9 +19,12 @@ import tuning
 
 from peftbench import suite
 from peftbench.methods import METHODS
-from peftbench.report import page
+from peftbench.report import page, tables
 from peftbench.report.collect import MEAN, collect
 from peftbench.stats import welch
+from peftbench.store import read
+from peftbench.tasks import TASKS as BUILT_IN
+from peftbench.tasks.draw import split_of
 
 TESTS = ("quickstart", "quickstart_again")
 TASKS = ("describe", "compute", "judge")
@@ -26,8 +32,13 @@ SEVEN = ("full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "
 
 
 @pytest.fixture(scope="module", params=TESTS)
-def results(request):
-    return collect(reference.RESULTS / request.param)
+def folder(request):
+    return reference.RESULTS / request.param
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return collect(folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,12 @@ def test_the_untuned_base_is_near_chance_or_clearly_low_on_each_task(results):
     assert score(base, "describe") < score(full, "describe") / 2
 
 
-def test_chance_and_majority_are_drawn(results):
+def test_chance_and_majority_are_in_table_and_figures(results):
+    table = tables.write(tables.comparison(results), "text")
+    assert re.search(r"^majority +– +4\.0 +\d\d\.0", table, re.M)
+    assert re.search(r"^chance +– +– +25\.0", table, re.M)
+    drawn = re.findall(r"<text[^>]*>(chance|majority)[^<]*</text>", page.html(results))
+    assert {"chance", "majority"} <= set(drawn)
     assert results.reference("chance", "judge") == 0.25
     assert 0.25 <= results.reference("majority", "judge") < 0.4
     assert 0 < results.reference("majority", "compute") < 0.1
@@ -171,9 +187,11 @@ def test_the_order_holds_on_the_second_test_set(both):
 
 
 def test_rates_were_chosen_on_validation_with_as_many_candidates_for_each():
-    trials = suite.expand(suite.load(suite.find("nano_tuning")), "cpu")
-    assert {trial.evaluation.split for trial in trials} == {"validation"}
-    assert {len(rates) for rates in tuning.means().values()} == {4}
+    stored = collect(tuning.RESULTS)
+    assert stored.left_out == 0
+    used = [json.loads(text) for text in stored.trials["settings_json"]]
+    assert {(one["evaluation"]["split"], one["seed"]) for one in used} == {("validation", 100)}
+    assert {len(rates) for rates in tuning.means().values()} == {5}
     assert {method for method, _ in tuning.means()} == set(SEVEN)
 
 
@@ -181,10 +199,31 @@ def test_rates_were_chosen_on_validation_with_as_many_candidates_for_each():
 def test_every_pinned_rate_is_the_one_that_tuning_chose(name):
     chosen = tuning.chosen()
     trials = suite.expand(suite.load(suite.find(name)), "cpu")
-    pinned = {
-        (t.method, t.rank): t.training.learning_rate for t in trials if METHODS[t.method].trains and not t.unsupported
-    }
-    assert pinned == {setting: chosen[setting] for setting in pinned}
+    trained = [t for t in trials if METHODS[t.method].trains and not t.unsupported]
+    assert [t.cell for t in trained if t.training.learning_rate != chosen[t.method, t.rank]] == []
+
+
+def first_test_set(task):
+    """Return the prompts of the test set that was looked at while the tasks were made, before there were four."""
+    make = importlib.import_module(BUILT_IN[task].examples.partition(":")[0])._example
+    rng, found = random.Random(f"{task} test 0"), {}
+    while len(found) < 100:
+        prompt = make(rng).prompt
+        if split_of(prompt)[0] == "test":
+            found[prompt] = None
+    return set(found)
+
+
+def test_the_few_prompts_that_were_seen_before_change_no_mean_by_a_point(folder):
+    stored = read(folder)
+    rows = stored.examples.merge(stored.trials[["key", "cell"]], on="key")
+    seen = {task: first_test_set(task) for task in TASKS}
+    old = [prompt in seen[task] for task, prompt in zip(rows["task"], rows["prompt"], strict=True)]
+    shares = rows.assign(old=old).drop_duplicates(["task", "prompt"])["old"].mean()
+    assert 0 < shares < 0.08
+    means = [part.groupby(["cell", "task"])["outcome"].mean() for part in (rows, rows[[not o for o in old]])]
+    by_cell = [mean.groupby("cell").mean() for mean in means]
+    assert (by_cell[0] - by_cell[1]).abs().max() < 0.01
 
 
 def test_the_tuning_seeds_are_nobody_elses():

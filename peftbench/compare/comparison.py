@@ -119,8 +119,8 @@ class Comparison:
 
     @property
     def unrelated(self) -> bool:
-        """Whether these are results of different suites or bases of which no score could be judged."""
-        return self.titles[0] != self.titles[1] and self.verdict is None
+        """Whether these are results of different suites or bases that have no cell in common."""
+        return self.titles[0] != self.titles[1] and not self.cells
 
     @property
     def regressed(self) -> bool:

@@ -123,11 +123,10 @@ def _left_out(comparison: Comparison) -> str:
 
 def _unrelated(comparison: Comparison) -> str:
     """Say in two lines that these are results of different things."""
-    why = "no score of a cell that is in both could be judged" if comparison.cells else "no cell is in both"
     old, new = (
         f"{name} is {title}" for name, title in zip((comparison.old, comparison.new), comparison.titles, strict=True)
     )
-    return f"nothing compares, so no verdict: {why}\n{old}; {new}\n"
+    return f"nothing compares, so no verdict: no cell is in both\n{old}; {new}\n"
 
 
 def _busy(comparison: Comparison) -> str:

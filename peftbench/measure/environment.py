@@ -27,7 +27,7 @@ _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _SPINS = {"GOMP_SPINCOUNT": "5000"}
 """How long a thread spins as it waits for another before it sleeps. GNU OpenMP's own 300,000 turns take milliseconds:
 beside any other job, waiting threads then keep the CPU from the one that is waited for, and a step takes tens of times
-as long. With 5,000 it is no slower alone; with none (passive) it is, by half on a small model."""
+as long. With 5,000 it was no slower alone, in seven pairs; with none (passive) it is, by half on a small model."""
 _THREADS = "/proc/self/task"
 
 
@@ -69,9 +69,11 @@ def waiting_by_thread() -> dict[str, float] | None:
     for thread in os.listdir(_THREADS) if os.path.isdir(_THREADS) else ():
         try:
             with open(f"{_THREADS}/{thread}/schedstat", "rb", buffering=0) as file:
-                found[thread] = int(file.read().split()[1]) / 1e9
+                ran, waited, *_ = map(int, file.read().split())
         except (OSError, LookupError, ValueError):  # a thread that has just ended, or a kernel that does not count
             continue
+        if ran:  # a kernel that does not count says zero for both
+            found[thread] = waited / 1e9
     return found or None
 
 

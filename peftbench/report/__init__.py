@@ -1,8 +1,8 @@
 """From a results folder to a page or a table. Nothing here imports torch.
 
 ``render`` writes one self-contained HTML page, ``table`` returns the comparison or the tables of rank against
-precision as text. pandas and matplotlib
-are imported when they are called, so that importing this package costs nothing.
+precision as text. pandas and matplotlib are imported when they are called, so that importing this package costs
+nothing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from peftbench.precision import PRECISIONS
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.settings import flatten
@@ -54,6 +55,8 @@ class _Peak:
     moving: float
     """Activations and temporaries: what it does not."""
     total: float
+    quantized: bool
+    """Whether storage is as narrow as it gets, so that there is nothing left to save."""
 
 
 def _peaks(results: Results) -> list[_Peak]:
@@ -63,7 +66,7 @@ def _peaks(results: Results) -> list[_Peak]:
         moving = _sum(cell, "peak_activations_bytes", "peak_temporaries_bytes")
         total = cell.mean("peak_train_bytes")
         if weights and moving and total:
-            found.append(_Peak(weights, moving, total))
+            found.append(_Peak(weights, moving, total, PRECISIONS[cell.precision].quantization is not None))
     return found
 
 
@@ -84,11 +87,11 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
             "precision and frozen weights decide the totals."
         )
         return
-    shares = _span([100 * peak.weights / peak.total for peak in peaks])
+    shares = [100 * peak.weights / peak.total for peak in peaks if not peak.quantized]
+    most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
     yield (
-        f"Activations and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times): weights "
-        f"are {shares} % of the peaks, the most that 4-bit storage can save here. With billions of parameters "
-        "weights dominate: another order."
+        f"Activations and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times){most if shares else ''}. "
+        "With billions of parameters weights dominate: another order."
     )
 
 

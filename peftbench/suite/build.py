@@ -42,6 +42,8 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
     report(b.problems)
+    if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
+        b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
     tasks = tuple(replace(task, test_seed=evaluate.test_seed) if task.builtin else task for task in tasks)
     suite = Suite(
         name=top.name or path.stem,

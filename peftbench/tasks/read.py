@@ -12,7 +12,7 @@ from typing import Any
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.methods import resolve
 from peftbench.records import Example, Task
-from peftbench.tasks import TASKS
+from peftbench.tasks import DEFAULT_TEST_SEED, TASKS
 
 _SPLIT_SEED = "peftbench validation split"
 
@@ -35,7 +35,8 @@ def examples(task: Task, split: str) -> list[Example]:
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
     if task.builtin:
-        found: list[Example] = resolve(TASKS[task.builtin].examples)(split, task.test_seed)
+        seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
+        found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
     else:
         found = _from_file(task, split)
     return found if split == "train" or task.limit is None else found[: task.limit]
