@@ -1,7 +1,7 @@
 """What the project says of its own base is what its committed results say: each statement is a test.
 
-The quickstart's rates, steps and difficulty were chosen on validation; its table is of a test set that was read once
-for it, and a second such test set has a table of its own. Every statement is tested on both.
+The quickstart's rates were chosen on validation; its table is of a test set that was first read for it, and a second
+such test set has a table of its own. Every statement is tested on both.
 """
 
 from __future__ import annotations

@@ -88,9 +88,11 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
         )
         return
     shares = [100 * peak.weights / peak.total for peak in peaks if not peak.quantized]
-    most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
+    most = ""
+    if shares:
+        most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
     yield (
-        f"Activations and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times){most if shares else ''}. "
+        f"Activations and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times){most}. "
         "With billions of parameters weights dominate: another order."
     )
 
