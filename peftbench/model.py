@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,17 @@ from peftbench.precision import Precision
 _LONGEST_MESSAGE = 300
 _UNQUANTIZED_SHARE = 0.01
 """Of the parameters, in matrices other than embeddings and head: room for a router, not for experts."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a base came from, for methods that start from more than its weights: ``model.peftbench_origin``."""
+
+    folder: Path
+    tokenizer: Any
+    trust_remote_code: bool
+    plan: Sequence[Sequence[Any]] = ()
+    """Every optimizer step's encoded training examples, in order; empty until a trial has planned them."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     _check(model, precision, trains_base, dtypes)
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
+    model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
 
 

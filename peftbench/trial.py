@@ -173,6 +173,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     assert training is not None
     with run.clock.phase("data"):
         plan, held_out = _plan(run, loaded.tokenizer)
+        loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, plan=plan)
     with run.clock.phase("check"):
         probe = data.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
         logits = liveness.probe(loaded.model, probe, precision, trial.device)

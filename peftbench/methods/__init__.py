@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import Field
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Setting:
     doc: str
     shown: str | None = None
     """How the default is printed where it follows from something else; None to print it as it is."""
+    late: bool = False
+    """Whether the setting came after results that its default does not change: at its default it does not enter a
+    trial's key, and a stored row without it had the default."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def shown(value: Any) -> str:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return "+".join(shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}:{shown(item)}" for key, item in value.items()) or "none"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -84,14 +90,35 @@ FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 QUANTIZED = ("int8", "nf4", "fp4")
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
+_TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank like 2r")]
 _LORA = MappingProxyType(
     {
         "alpha": Setting(
-            Annotated[float, Gt(0)] | None, None, "scale of the update is alpha / rank; default 2 x rank", shown="2r"
+            Annotated[float, Gt(0)] | _TIMES_RANK | None,
+            None,
+            "scale of the update is alpha / rank; a number, or a multiple of the rank like 4r; default 2r",
+            shown="2r",
         ),
         "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout before A"),
         "target_modules": Setting(
-            Literal["all-linear"] | list[str], "all-linear", "all-linear, or a list of module name endings"
+            Literal["all-linear", "attention"] | list[str],
+            "all-linear",
+            "all-linear, attention (its projections alone), or a list of module name endings",
+        ),
+    }
+)
+_LORA_MORE = MappingProxyType(
+    {
+        "rank_pattern": Setting(
+            dict[str, Annotated[int, Ge(1)]], {}, "other ranks by regular expression of module name endings", late=True
+        ),
+        "alpha_pattern": Setting(
+            dict[str, Annotated[float, Gt(0)]], {}, "other alphas by regular expression of such endings", late=True
+        ),
+        "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732", late=True),
+        "dora": Setting(bool, False, "weight as magnitude and direction: Liu et al. 2024, arXiv:2402.09353", late=True),
+        "initialization": Setting(
+            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"], "kaiming", "how A and B start", late=True
         ),
     }
 )
@@ -205,12 +232,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="LoRA",
                 paper="Hu et al. 2021, arXiv:2106.09685",
                 attach="peftbench.methods.lora:attach",
-                save=f"{_PEFT}:save",
+                save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
                 precisions=FLOATS + QUANTIZED,
                 knob="rank r",
                 default_rank=8,
-                options=_LORA,
+                options=MappingProxyType({**_LORA, **_LORA_MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
                 color="#1f77b4",
             ),
@@ -219,7 +246,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="QLoRA",
                 paper="Dettmers et al. 2023, arXiv:2305.14314",
                 attach="peftbench.methods.lora:attach",
-                save=f"{_PEFT}:save",
+                save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
                 precisions=("nf4", "fp4"),
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
@@ -230,6 +257,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     {
                         **_LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
+                        **_LORA_MORE,
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
@@ -238,6 +266,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
+
+
+def late_defaults(name: str) -> dict[str, Any]:
+    """Return what a stored row of a method had for the settings that came later: their defaults, by option name."""
+    found = METHODS.get(name)
+    return {key: s.default for key, s in found.options.items() if s.late} if found else {}
+
+
+def alpha_of(alpha: float | str | None, rank: int) -> float:
+    """Return LoRA's alpha as a number: twice the rank where none is given, ``4r`` four times it."""
+    if alpha is None:
+        return 2.0 * rank
+    return float(alpha.removesuffix("r")) * rank if isinstance(alpha, str) else alpha
 
 
 def resolve(path: str) -> Any:
