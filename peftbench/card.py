@@ -9,10 +9,11 @@ from pathlib import Path
 from peftbench import __version__, identity
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
-from peftbench.records import Job
+from peftbench.records import Job, Trial
 from peftbench.tasks import harness, read
 
 _TASKS = "tasks"
+_PARTIAL = "a part of the base's own weights"
 _STOCK_LOADERS = {
     "peftbench.methods.peft_checkpoint:load": (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
@@ -20,6 +21,11 @@ _STOCK_LOADERS = {
     ),
     "peftbench.methods.full:load": (
         'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
+    ),
+    _PARTIAL: (
+        "from pathlib import Path\n\nfrom peftbench.methods.full import load\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     ),
     "peftbench.methods.adapter:load": (
         "from pathlib import Path\n\nfrom peftbench.methods.adapter import load\n"
@@ -60,10 +66,16 @@ Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the 
 what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prints):
 
 ```python
-{_STOCK_LOADERS[method.load]}
+{_STOCK_LOADERS[_PARTIAL if is_partial(trial) else method.load]}
 ```
 
 {_stock_command(job)}"""
+
+
+def is_partial(trial: Trial) -> bool:
+    """Return whether a trial tunes, and saves, only a part of the base's own weights."""
+    options = (trial.options.get("layers"), trial.options.get("modules"))
+    return METHODS[trial.method].trains_base and options != (None, None)
 
 
 def _stock_command(job: Job) -> str:
@@ -71,6 +83,8 @@ def _stock_command(job: Job) -> str:
     trial, load = job.trial, METHODS[job.trial.method].load
     if load.endswith("adapter:load"):
         return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
+    if is_partial(trial):
+        return f"The stock `lm_eval` command cannot load {_PARTIAL} onto the rest.\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = PRECISIONS[trial.precision]

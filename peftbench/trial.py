@@ -268,7 +268,9 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
         resolve(METHODS[job.trial.method].save)(model, folder)
         run.facts["checkpoint_bytes"] = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         if job.adapter_folder:
-            if METHODS[job.trial.method].trains_base:  # a whole model needs its tokenizer beside it
+            if METHODS[job.trial.method].trains_base and not card.is_partial(
+                job.trial
+            ):  # a whole model needs its tokenizer beside it
                 tokenizer.save_pretrained(folder)
             card.write(job, folder)
             card.install(folder, Path(job.adapter_folder))

@@ -190,6 +190,11 @@ def test_olora_on_gpt2_is_refused_where_peft_takes_its_weights_the_wrong_way_rou
         lora.attach(base, 2, PAPER | {"target_modules": "attention", "initialization": "olora"})
 
 
+def test_a_start_that_would_change_a_tied_embedding_is_refused(tiny, tmp_path):
+    with pytest.raises(Unsupported, match="the embedding that is tied to lm_head"):
+        tuned(tiny, tmp_path, target_modules=["q_proj", "lm_head"], initialization="pissa")
+
+
 def test_eva_without_training_batches_is_refused(tiny):
     with pytest.raises(Unsupported, match="needs training batches"):
         lora.attach(fresh(tiny), 2, PAPER | {"target_modules": "all-linear", "initialization": "eva"})

@@ -10,13 +10,13 @@ from results_factory import make_grid, make_result
 
 from peftbench.errors import UserError
 from peftbench.stats import (
-    settings_of,
     choose,
     flatten,
     latest,
     measured_columns,
     over_examples,
     paired,
+    settings_of,
     spread,
     summarize,
     t_quantile,

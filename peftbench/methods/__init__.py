@@ -148,6 +148,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 precisions=FLOATS,
                 why_not="quantized weights have no gradient (training only the rest would be another method)",
                 trains_base=True,
+                options=MappingProxyType(
+                    {
+                        "layers": Setting(
+                            Annotated[int, Ge(1)] | None, None, "topmost layers that train", shown="all", late=True
+                        ),
+                        "modules": Setting(
+                            Literal["norms", "biases"] | list[str] | None,
+                            None,
+                            "what trains: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), or a list "
+                            "of these and of module name endings",
+                            shown="all",
+                            late=True,
+                        ),
+                    }
+                ),
                 training=MappingProxyType({"learning_rate": 1e-3}),
                 color="#d62728",
             ),

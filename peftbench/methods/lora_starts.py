@@ -65,7 +65,7 @@ def apply(tuned: Any, start: str) -> None:
       own needs CUDA and leaves s out.
 
     Raises:
-        Unsupported: if a module has no r directions.
+        Unsupported: if a module has no r directions, or is tied to the embedding that the start would change too.
     """
     if start in _MUTATING:
         # copies on the host: B0 and A0 are needed only when saving, and never on the device
@@ -75,7 +75,10 @@ def apply(tuned: Any, start: str) -> None:
         _eva(tuned)
     if start == "loftq":
         _loftq(tuned)
+    tables = {id(m.weight) for m in tuned.modules() if isinstance(m, nn.Embedding)}
     for name, module in _layers(tuned):
+        if start in _MUTATING and id(module.get_base_layer().weight) in tables:
+            raise Unsupported(f"lora: initialization {start} would change the embedding that is tied to {name}")
         shape = tuple(module.lora_A[_ADAPTER].weight.shape)
         if start not in ("kaiming", "gaussian") and shape[0] != module.r[_ADAPTER]:
             raise Unsupported(
