@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftbench import __version__, identity
 from peftbench.methods import METHODS
-from peftbench.precision import PRECISIONS
+from peftbench.precision import effective
 from peftbench.records import Job, Trial
 from peftbench.tasks import harness, read
 
@@ -87,7 +87,7 @@ def _stock_command(job: Job) -> str:
         return f"The stock `lm_eval` command cannot load {_PARTIAL} onto the rest.\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
-    precision = PRECISIONS[trial.precision]
+    precision = effective(trial.precision, trial.options)
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
     revision = f",revision={trial.base.revision}" if trial.base.revision else ""
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
@@ -106,7 +106,7 @@ lm_eval --model hf \\
 
 def _quantized_base(job: Job) -> str:
     """Return how to make the quantized base that the stock command needs: its arguments cannot quantize one."""
-    precision = PRECISIONS[job.trial.precision]
+    precision = effective(job.trial.precision, job.trial.options)
     if precision.quantization is None:
         return ""
     settings = "load_in_8bit=True"
@@ -114,7 +114,7 @@ def _quantized_base(job: Job) -> str:
         settings = (
             f'load_in_4bit=True, bnb_4bit_quant_type="{precision.quantization}", '
             f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
-            f"bnb_4bit_compute_dtype=torch.{precision.autocast}"
+            f"bnb_4bit_compute_dtype=torch.{precision.compute}"
         )
     return f"""The stock command needs the quantized base in a folder of its own; make it once, as BASE:
 

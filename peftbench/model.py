@@ -48,7 +48,11 @@ class Loaded:
 
 
 def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
-    """Load a causal language model and its tokenizer from a local folder.
+    """Load a causal language model and its tokenizer from a local folder, every weight frozen.
+
+    Of what peft's ``prepare_model_for_kbit_training`` does, freezing is done here, input gradients where checkpointing
+    needs them in ``train.learner``, and its fp32 norms, embeddings and head are the precisions ``nf4-fp32`` and so on:
+    on small bases they cost more than 4 bits save, and they would differ between methods if LoRA alone prepared.
 
     Args:
         folder: a model folder in the Hugging Face layout, weights in safetensors.
@@ -99,7 +103,7 @@ def _quantization(precision: Precision, double_quantization: bool) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type=precision.quantization,
         bnb_4bit_use_double_quant=double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, precision.autocast or precision.weights),
+        bnb_4bit_compute_dtype=getattr(torch, precision.compute),
     )
 
 

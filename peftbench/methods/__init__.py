@@ -87,7 +87,10 @@ def shown(value: Any) -> str:
 
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
-QUANTIZED = ("int8", "nf4", "fp4")
+FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
+QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
+COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
+"""In which 4-bit weights can be multiplied; the first is the default."""
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank like 2r")]
@@ -263,7 +266,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 attach="peftbench.methods.lora:attach",
                 save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
-                precisions=("nf4", "fp4"),
+                precisions=FOUR_BIT,
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
                 default_precision="nf4",
                 knob="rank r",
@@ -272,6 +275,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     {
                         **_LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
+                        "compute_dtype": Setting(
+                            Literal[COMPUTE_DTYPES], "bf16", "in which 4-bit weights are multiplied", late=True
+                        ),
                         **_LORA_MORE,
                     }
                 ),
