@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
@@ -149,6 +150,12 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         raise Unsupported(
             f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
         )
+
+
+def parameters_in(path: Path) -> int:
+    """Return the number of values in a safetensors file, from its header alone."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -26,7 +26,7 @@ from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, resolve
-from peftbench.model import Loaded, cast_trainable, load
+from peftbench.model import Loaded, cast_trainable, load, parameters_in
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
 from peftbench.tasks import read
@@ -266,7 +266,9 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
     with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
         folder = Path(scratch) / "adapter"
         resolve(METHODS[job.trial.method].save)(model, folder)
-        run.facts["checkpoint_bytes"] = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        files = list(folder.glob("*.safetensors"))
+        run.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in files)
+        run.facts["stored_parameters"] = sum(map(parameters_in, files))
         if job.adapter_folder:
             if METHODS[job.trial.method].trains_base and not card.is_partial(
                 job.trial

@@ -204,6 +204,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 why_no_checkpointing="the prefix is a cache, and recomputing a layer would append to it again",
                 knob="virtual tokens",
                 default_rank=16,
+                options=MappingProxyType(
+                    {
+                        "reparameterization": Setting(
+                            Literal["none", "mlp"], "none", "whether an MLP makes the prefix in training", late=True
+                        ),
+                        "hidden_size": Setting(
+                            Annotated[int, Ge(1)] | None, None, "width of that MLP", shown="512", late=True
+                        ),
+                    }
+                ),
                 training=MappingProxyType({"learning_rate": 3e-2}),
                 identity_at_init=False,
                 virtual_tokens=True,
