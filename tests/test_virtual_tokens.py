@@ -12,7 +12,7 @@ from test_methods import IDS, logits
 
 from peftbench import model, trial
 from peftbench.errors import UserError
-from peftbench.methods import peft_checkpoint, prefix_tuning
+from peftbench.methods import peft_checkpoint, prefix_tuning, prompt_tuning
 from peftbench.precision import PRECISIONS
 
 D, KV, LAYERS = 64, 32, 3
@@ -76,3 +76,37 @@ def test_the_stored_prefix_without_the_mlp_gives_the_same_logits(precision, tiny
 def test_a_hidden_size_without_the_mlp_is_refused(tiny):
     with pytest.raises(UserError, match="hidden_size: given 8; allowed: only with reparameterization: mlp"):
         prefix_tuning.attach(fresh(tiny), 4, {"reparameterization": "none", "hidden_size": 8})
+
+
+@pytest.mark.parametrize(("count", "text"), [(3, "red green blue"), (2, "red green blue"), (8, "red green blue")])
+def test_a_text_is_cut_or_repeated_to_the_virtual_tokens(count, text, tiny):
+    made = fresh(tiny)
+    ids = made.peftbench_origin.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tuned = prompt_tuning.attach(made, count, {"initialization": "text", "text": text})
+    table = made.get_input_embeddings().weight
+    found = tuned.prompt_encoder["default"].embedding.weight
+    assert found.requires_grad
+    assert torch.equal(found, table[[ids[i % len(ids)] for i in range(count)]])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_a_trial_that_starts_from_a_text_needs_no_tokenizer_by_name(precision, tiny, tmp_path):
+    options = {"initialization": "text", "text": "the colour of the sky is"}
+    row = ran(tiny, tmp_path, "prompt_tuning", precision, options=options).row
+    assert (row.status, row.message, row.stored_parameters) == ("ok", None, 4 * D)
+    assert row.key != ran(tiny, tmp_path, "prompt_tuning", precision, options=options | {"text": "red"}).row.key
+    again = peft_checkpoint.load(fresh(tiny, precision), tmp_path / "kept")
+    assert logits(again, precision, IDS).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"initialization": "text"}, "initialization: text and text: none; allowed: both"),
+        ({"initialization": "random", "text": "a"}, "initialization: random and text: 'a'"),
+        ({"initialization": "text", "text": ""}, "allowed: a text of at least one token"),
+    ],
+)
+def test_a_text_and_its_initialization_belong_together(options, told, tiny):
+    with pytest.raises(UserError, match=told):
+        prompt_tuning.attach(fresh(tiny), 4, options)

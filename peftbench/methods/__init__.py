@@ -182,10 +182,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 options=MappingProxyType(
                     {
                         "initialization": Setting(
-                            Literal["random", "vocabulary"],
+                            Literal["random", "vocabulary", "text"],
                             "vocabulary",
-                            "random: standard normal; vocabulary: sampled rows of the embedding matrix",
-                        )
+                            "random: standard normal; vocabulary: sampled rows of the embedding matrix; text: its rows "
+                            "for the tokens of text",
+                        ),
+                        "text": Setting(str | None, None, "cut or repeated to the virtual tokens", late=True),
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 1e-1}),
