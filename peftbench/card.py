@@ -8,11 +8,12 @@ from pathlib import Path
 
 from peftbench import __version__, identity
 from peftbench.methods import METHODS
-from peftbench.precision import PRECISIONS
-from peftbench.records import Job
+from peftbench.precision import effective
+from peftbench.records import Job, Trial
 from peftbench.tasks import harness, read
 
 _TASKS = "tasks"
+_PARTIAL = "a part of the base's own weights"
 _STOCK_LOADERS = {
     "peftbench.methods.peft_checkpoint:load": (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
@@ -20,6 +21,11 @@ _STOCK_LOADERS = {
     ),
     "peftbench.methods.full:load": (
         'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
+    ),
+    _PARTIAL: (
+        "from pathlib import Path\n\nfrom peftbench.methods.full import load\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     ),
     "peftbench.methods.adapter:load": (
         "from pathlib import Path\n\nfrom peftbench.methods.adapter import load\n"
@@ -60,10 +66,16 @@ Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the 
 what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prints):
 
 ```python
-{_STOCK_LOADERS[method.load]}
+{_STOCK_LOADERS[_PARTIAL if is_partial(trial) else method.load]}
 ```
 
 {_stock_command(job)}"""
+
+
+def is_partial(trial: Trial) -> bool:
+    """Return whether a trial tunes, and saves, only a part of the base's own weights."""
+    options = (trial.options.get("layers"), trial.options.get("modules"))
+    return METHODS[trial.method].trains_base and options != (None, None)
 
 
 def _stock_command(job: Job) -> str:
@@ -71,9 +83,11 @@ def _stock_command(job: Job) -> str:
     trial, load = job.trial, METHODS[job.trial.method].load
     if load.endswith("adapter:load"):
         return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
+    if is_partial(trial):
+        return f"The stock `lm_eval` command cannot load {_PARTIAL} onto the rest.\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
-    precision = PRECISIONS[trial.precision]
+    precision = effective(trial.precision, trial.options)
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
     revision = f",revision={trial.base.revision}" if trial.base.revision else ""
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
@@ -92,7 +106,7 @@ lm_eval --model hf \\
 
 def _quantized_base(job: Job) -> str:
     """Return how to make the quantized base that the stock command needs: its arguments cannot quantize one."""
-    precision = PRECISIONS[job.trial.precision]
+    precision = effective(job.trial.precision, job.trial.options)
     if precision.quantization is None:
         return ""
     settings = "load_in_8bit=True"
@@ -100,7 +114,7 @@ def _quantized_base(job: Job) -> str:
         settings = (
             f'load_in_4bit=True, bnb_4bit_quant_type="{precision.quantization}", '
             f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
-            f"bnb_4bit_compute_dtype=torch.{precision.autocast}"
+            f"bnb_4bit_compute_dtype=torch.{precision.compute}"
         )
     return f"""The stock command needs the quantized base in a folder of its own; make it once, as BASE:
 

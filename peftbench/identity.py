@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench import PROTOCOL, bases
 from peftbench.errors import UserError, nearest
+from peftbench.methods import late_defaults
 from peftbench.records import Base, Job, Trial
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -181,9 +182,12 @@ def without_paths(text: str) -> str:
 def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     """Return the trial's key: 16 hexadecimal digits over everything that decides its numbers.
 
-    Names of files, folders and revisions do not enter, their content does; nor do the suite's name and the time limit.
+    Names of files, folders and revisions do not enter, their content does; nor do the suite's name and the time limit,
+    nor a setting at its default that stored results are older than.
     """
     plain = settings(trial)
+    late = late_defaults(trial.method)
+    plain["options"] = {n: value for n, value in trial.options.items() if n not in late or value != late[n]}
     plain["base"] = {"trust_remote_code": trial.base.trust_remote_code}
     for task in plain["tasks"]:
         task.pop("files")

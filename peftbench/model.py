@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
@@ -20,6 +21,17 @@ from peftbench.precision import Precision
 _LONGEST_MESSAGE = 300
 _UNQUANTIZED_SHARE = 0.01
 """Of the parameters, in matrices other than embeddings and head: room for a router, not for experts."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a base came from, for methods that start from more than its weights: ``model.peftbench_origin``."""
+
+    folder: Path
+    tokenizer: Any
+    trust_remote_code: bool
+    plan: Sequence[Sequence[Any]] = ()
+    """Every optimizer step's encoded training examples, in order; empty until a trial has planned them."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,11 @@ class Loaded:
 
 
 def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
-    """Load a causal language model and its tokenizer from a local folder.
+    """Load a causal language model and its tokenizer from a local folder, every weight frozen.
+
+    Of what peft's ``prepare_model_for_kbit_training`` does, freezing is done here, input gradients where checkpointing
+    needs them in ``train.learner``, and its fp32 norms, embeddings and head are the precisions ``nf4-fp32`` and so on:
+    on small bases they cost more than 4 bits save, and they would differ between methods if LoRA alone prepared.
 
     Args:
         folder: a model folder in the Hugging Face layout, weights in safetensors.
@@ -75,6 +91,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     _check(model, precision, trains_base, dtypes)
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
+    model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
 
 
@@ -87,7 +104,7 @@ def _quantization(precision: Precision, double_quantization: bool) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type=precision.quantization,
         bnb_4bit_use_double_quant=double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, precision.autocast or precision.weights),
+        bnb_4bit_compute_dtype=getattr(torch, precision.compute),
     )
 
 
@@ -133,6 +150,12 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         raise Unsupported(
             f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
         )
+
+
+def parameters_in(path: Path) -> int:
+    """Return the number of values in a safetensors file, from its header alone."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:

@@ -1,4 +1,9 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name.
+
+Whatever the name, a step multiplies the tensors that decay by 1 - learning rate x weight decay, apart from the gradient
+(plain SGD's L2 term comes to the same). Decay follows the schedule with the rate. Gradients are clipped by
+their norm over all of a method's tensors before any optimizer sees them.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,18 @@ from peftbench.records import Training
 
 
 def _adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
+    # fused exists for every float type on the CPU and on CUDA
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def _bitsandbytes(name: str) -> Callable[[Any, float], Any]:
+    """Return the maker of an AdamW of bitsandbytes.
+
+    8-bit state is quantized in blocks, and only for tensors of 4,096 values or more: smaller ones keep 32 bits. Paged
+    state is for tensors of 100,000 values or more, in memory that the driver moves between device and host; on the CPU
+    nothing is paged. Dettmers et al. 2021, arXiv:2110.02861, section 2; 2023, arXiv:2305.14314, section 3.
+    """
+
     def make(groups: Any, lr: float) -> Any:
         import bitsandbytes
 
@@ -31,6 +44,11 @@ def _sgd(groups: Any, lr: float) -> torch.optim.Optimizer:
 
 
 def _adafactor(groups: Any, lr: float) -> torch.optim.Optimizer:
+    """Return Adafactor at the suite's rate: Shazeer & Stern 2018, arXiv:1804.04235.
+
+    Departs from it: rates are the schedule's, neither relative to the step nor to the tensor's size. Its own clipping
+    of each update to a root mean square of 1 stays, after the clipping of gradients that all methods have.
+    """
     from transformers import Adafactor
 
     return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)
@@ -49,7 +67,11 @@ OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
 
 
 def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
-    """Return the optimizer. Weight decay applies to matrices, never to biases and norms, for every method alike."""
+    """Return the optimizer. Weight decay applies to tensors of two dimensions or more, for every method alike.
+
+    So projections, embeddings, virtual tokens and LoRA's A and B decay; biases, norms, DoRA's magnitudes and
+    LLaMA-Adapter's gates do not.
+    """
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
-from peftbench.methods import Method
+from peftbench.methods import COMPUTE_DTYPES, Method
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Precision:
     tf32: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
     doc: str = ""
+
+    @property
+    def compute(self) -> str:
+        """In what quantized weights are multiplied."""
+        return self.autocast or self.trainable
 
     def base_weights(self, trains_base: bool) -> str:
         """Return the storage type of the base's weights: master weights where they train themselves."""
@@ -51,11 +57,32 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
                 doc="frozen base in fp16, trainables in fp32, autocast, scaled gradients",
             ),
             Precision("int8", "bfloat16", "float32", "bfloat16", "int8", doc="LLM.int8 linear layers, the rest bf16"),
-            Precision("nf4", "bfloat16", "float32", "bfloat16", "nf4", doc="4-bit NormalFloat linear layers"),
-            Precision("fp4", "bfloat16", "float32", "bfloat16", "fp4", doc="4-bit float linear layers"),
+            Precision("nf4", "bfloat16", "float32", "bfloat16", "nf4", doc="4-bit NormalFloat linear, the rest bf16"),
+            Precision("fp4", "bfloat16", "float32", "bfloat16", "fp4", doc="4-bit float linear layers, the rest bf16"),
+            # the rest (norms, embeddings, head) as peft's k-bit preparation leaves it
+            Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),
+            Precision("nf4-fp32", "float32", "float32", "bfloat16", "nf4", doc="as nf4, but the rest fp32"),
+            Precision("fp4-fp32", "float32", "float32", "bfloat16", "fp4", doc="as fp4, but the rest fp32"),
         )
     }
 )
+
+
+def effective(name: str, options: Mapping[str, Any]) -> Precision:
+    """Return a precision with what the method's options change in it.
+
+    ``compute_dtype`` is the type in which 4-bit weights are multiplied: that of autocast, and fp32 without autocast
+    (activations between layers then have the type of the unquantized parts). fp16 scales gradients as everywhere, and
+    a 16-bit rest is stored in fp16 too: autocast to fp16 refuses bf16 tensors.
+    """
+    found = PRECISIONS[name]
+    compute = options.get("compute_dtype", COMPUTE_DTYPES[0])
+    if compute == COMPUTE_DTYPES[0]:
+        return found
+    if compute == "fp32":
+        return replace(found, autocast=None)
+    weights = "float16" if found.weights == "bfloat16" else found.weights
+    return replace(found, weights=weights, autocast="float16", gradient_scaling=True)
 
 
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:

@@ -260,6 +260,7 @@ class TrialRow:
     # size
     base_parameters: Annotated[int | None, "parameters of the base, tied ones once"] = None
     trainable_parameters: Annotated[int | None, "parameters that train"] = None
+    stored_parameters: Annotated[int | None, "parameters in the weight files of what was saved"] = None
     base_weights_bytes: Annotated[int | None, "base weights and quantization state as loaded, tied ones once"] = None
     base_bits_per_weight: Annotated[float | None, "base_weights_bytes x 8 / base_parameters"] = None
     loaded_dtypes: Annotated[str | None, "storage types of the base's weights with their shares of parameters"] = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from peftbench.errors import UserError
 from peftbench.identity import LOG
+from peftbench.methods import late_defaults
 from peftbench.records import TrialRow
 
 if TYPE_CHECKING:
@@ -240,8 +241,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings_of(row_json: str) -> dict[str, Any]:
-    """Return a row's settings, flat, without the seed."""
-    flat = flatten(json.loads(row_json))
+    """Return a row's settings, flat, without the seed; options that came after the row have the default it had."""
+    nested = json.loads(row_json)
+    late = late_defaults(str(nested.get("method")))
+    nested |= {"options": late | nested["options"]} if late and "options" in nested else {}
+    flat = flatten(nested)
     return {name: value for name, value in flat.items() if name.rpartition(".")[2] != "seed"}
 
 

@@ -26,8 +26,8 @@ from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, resolve
-from peftbench.model import Loaded, cast_trainable, load
-from peftbench.precision import PRECISIONS
+from peftbench.model import Loaded, cast_trainable, load, parameters_in
+from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
 from peftbench.tasks import read
 
@@ -115,7 +115,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _phases(run: Run) -> tuple[Status, str | None]:
     trial, job = run.job.trial, run.job
-    method, precision = METHODS[trial.method], PRECISIONS[trial.precision]
+    method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     _prepare_process(trial)
     with run.clock.phase("load"):
         loaded = load(
@@ -169,10 +169,11 @@ def _check_context(trial: Trial, model: Any) -> None:
 def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     """Attach the method, train, account for memory, check and save; return the tuned model."""
     trial, method = run.job.trial, METHODS[run.job.trial.method]
-    training, seed, precision = trial.training, trial.seed or 0, PRECISIONS[trial.precision]
+    training, seed, precision = trial.training, trial.seed or 0, effective(trial.precision, trial.options)
     assert training is not None
     with run.clock.phase("data"):
         plan, held_out = _plan(run, loaded.tokenizer)
+        loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, plan=plan)
     with run.clock.phase("check"):
         probe = data.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
         logits = liveness.probe(loaded.model, probe, precision, trial.device)
@@ -265,9 +266,13 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
     with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
         folder = Path(scratch) / "adapter"
         resolve(METHODS[job.trial.method].save)(model, folder)
-        run.facts["checkpoint_bytes"] = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        files = list(folder.glob("*.safetensors"))
+        run.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in files)
+        run.facts["stored_parameters"] = sum(map(parameters_in, files))
         if job.adapter_folder:
-            if METHODS[job.trial.method].trains_base:  # a whole model needs its tokenizer beside it
+            if METHODS[job.trial.method].trains_base and not card.is_partial(
+                job.trial
+            ):  # a whole model needs its tokenizer beside it
                 tokenizer.save_pretrained(folder)
             card.write(job, folder)
             card.install(folder, Path(job.adapter_folder))
@@ -278,7 +283,8 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
-    wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, PRECISIONS[trial.precision])
+    precision = effective(trial.precision, trial.options)
+    wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, precision)
     if trial.device == "cpu":
         with run.clock.phase("account"):
             run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)

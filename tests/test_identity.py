@@ -18,6 +18,7 @@ from trials import TRAINING
 
 from peftbench import identity
 from peftbench.errors import UserError
+from peftbench.methods import late_defaults
 from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
 from peftbench.tasks import read
 
@@ -122,6 +123,15 @@ def test_the_key_changes_with_what_the_base_may_do(name):
 def test_the_key_changes_with_every_option_of_the_method(name):
     other = {**TRIAL.options, name: changed(TRIAL.options[name])}
     assert key(replace(TRIAL, options=other)) != key()
+
+
+def test_a_setting_younger_than_stored_results_enters_the_key_only_where_it_is_not_the_default():
+    late = late_defaults("lora")
+    assert late
+    assert key(replace(TRIAL, options={**TRIAL.options, **late})) == key()
+    for name, value in late.items():
+        other = changed(value) if value else {"q_proj": 2} if value == {} else True
+        assert key(replace(TRIAL, options={**TRIAL.options, **late, name: other})) != key(), name
 
 
 def test_the_key_changes_with_base_data_and_protocol(monkeypatch):

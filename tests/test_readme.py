@@ -32,7 +32,7 @@ def test_the_picture_is_of_the_page_that_the_committed_result_gives():
 
 def test_every_method_precision_suite_and_command_is_in_the_readme():
     assert len(METHODS) >= 8
-    assert len(PRECISIONS) == 8
+    assert len(PRECISIONS) == 11
     commands = re.findall(r"\n    (\w+)  ", cli.parser().format_help())
     assert set(commands) == {"run", "plan", "report", "compare", "list"}
     assert len(suite.names()) >= 2

@@ -16,6 +16,7 @@ from peftbench.stats import (
     measured_columns,
     over_examples,
     paired,
+    settings_of,
     spread,
     summarize,
     t_quantile,
@@ -206,3 +207,10 @@ def test_busy_trials_are_counted_among_those_of_which_it_is_known(tmp_path: Path
         "Times of 1 of 2 trials were measured on a busy machine (threads waited for a CPU in up to 50"
     )
     assert untrusted_times(found[found["seed"] != 1]) is None
+
+
+def test_a_row_older_than_a_setting_has_the_default_it_had():
+    old, new = ({"method": "lora", "options": {"alpha": 8.0} | more} for more in ({}, {"rslora": False}))
+    assert settings_of(json.dumps(old)) == settings_of(json.dumps(new))
+    other = {"method": "lora", "options": {"alpha": 8.0, "rslora": True}}
+    assert settings_of(json.dumps(other)) != settings_of(json.dumps(new))

@@ -64,10 +64,13 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: true"), ["methods.lora.rank: given True (a boolean)"]),
         (swapped("rank: 4", "rank: [4, x]"), ["x.yaml:5: methods.lora.rank.1: given 'x' (text)"]),
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
-        (swapped("rank: 4", "alpha: big"), ["methods.lora.alpha: given 'big'", "allowed: a number, above 0 or null"]),
+        (
+            swapped("rank: 4", "alpha: big"),
+            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank like 2r or null"],
+        ),
         (
             swapped("rank: 4", "target_modules: [1, a]"),
-            ["methods.lora.target_modules: ", "all-linear or a list of"],
+            ["methods.lora.target_modules: ", "all-linear, attention or a list of"],
         ),
         (swapped("rank: 4", "learning_rate: -1"), ["methods.lora.learning_rate: given -1", "above 0"]),
         (swapped("rank: 4", "learning_rate: .inf"), ["methods.lora.learning_rate: given inf"]),

@@ -197,6 +197,27 @@ def test_every_methods_record_fits_the_table_of_settings(method):
     assert not method.trains or method.training["learning_rate"] > 0
 
 
+def test_alpha_may_be_a_multiple_of_the_rank(trials):
+    found = trials(HEAD + "methods:\n  lora: {rank: [2, 8], alpha: [1r, 16]}\n")
+    assert [(t.cell, t.options["alpha"]) for t in found] == [
+        ("lora r=2 alpha=1r fp32", 2.0),
+        ("lora r=2 alpha=16 fp32", 16.0),
+        ("lora r=8 alpha=1r fp32", 8.0),
+        ("lora r=8 alpha=16 fp32", 16.0),
+    ]
+
+
+def test_ranks_by_pattern_and_starts_are_axes(trials):
+    found = trials(HEAD + "methods:\n  lora: {rank_pattern: [{}, {q_proj: 2}], initialization: [kaiming, pissa]}\n")
+    assert [t.cell for t in found] == [
+        "lora r=8 fp32",
+        "lora r=8 initialization=pissa fp32",
+        "lora r=8 rank_pattern=q_proj:2 fp32",
+        "lora r=8 rank_pattern=q_proj:2 initialization=pissa fp32",
+    ]
+    assert found[2].options["rank_pattern"] == {"q_proj": 2}
+
+
 def test_alpha_is_twice_the_rank_and_in_the_name_only_if_given(trials):
     found = trials(HEAD + "methods:\n  lora: [{rank: [2, 8]}, {rank: 2, alpha: 16}]\n")
     assert [(t.cell, t.options["alpha"]) for t in found] == [

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
+from pydantic import Field
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Setting:
     doc: str
     shown: str | None = None
     """How the default is printed where it follows from something else; None to print it as it is."""
+    late: bool = False
+    """Whether the setting came after results that its default does not change: at its default it does not enter a
+    trial's key, and a stored row without it had the default."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +81,47 @@ def shown(value: Any) -> str:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return "+".join(shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}:{shown(item)}" for key, item in value.items()) or "none"
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
-QUANTIZED = ("int8", "nf4", "fp4")
+FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
+QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
+COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
+"""In which 4-bit weights can be multiplied; the first is the default."""
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
+_TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank like 2r")]
 _LORA = MappingProxyType(
     {
         "alpha": Setting(
-            Annotated[float, Gt(0)] | None, None, "scale of the update is alpha / rank; default 2 x rank", shown="2r"
+            Annotated[float, Gt(0)] | _TIMES_RANK | None,
+            None,
+            "scale of the update is alpha / rank; a number, or a multiple of the rank like 4r; default 2r",
+            shown="2r",
         ),
         "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout before A"),
         "target_modules": Setting(
-            Literal["all-linear"] | list[str], "all-linear", "all-linear, or a list of module name endings"
+            Literal["all-linear", "attention"] | list[str],
+            "all-linear",
+            "all-linear, attention (its projections alone), or a list of module name endings",
+        ),
+    }
+)
+_LORA_MORE = MappingProxyType(
+    {
+        "rank_pattern": Setting(
+            dict[str, Annotated[int, Ge(1)]], {}, "other ranks by regular expression of module name endings", late=True
+        ),
+        "alpha_pattern": Setting(
+            dict[str, Annotated[float, Gt(0)]], {}, "other alphas by regular expression of such endings", late=True
+        ),
+        "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732", late=True),
+        "dora": Setting(bool, False, "weight as magnitude and direction: Liu et al. 2024, arXiv:2402.09353", late=True),
+        "initialization": Setting(
+            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"], "kaiming", "how A and B start", late=True
         ),
     }
 )
@@ -121,6 +151,21 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 precisions=FLOATS,
                 why_not="quantized weights have no gradient (training only the rest would be another method)",
                 trains_base=True,
+                options=MappingProxyType(
+                    {
+                        "layers": Setting(
+                            Annotated[int, Ge(1)] | None, None, "topmost layers that train", shown="all", late=True
+                        ),
+                        "modules": Setting(
+                            Literal["norms", "biases"] | list[str] | None,
+                            None,
+                            "what trains: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), or a list "
+                            "of these and of module name endings",
+                            shown="all",
+                            late=True,
+                        ),
+                    }
+                ),
                 training=MappingProxyType({"learning_rate": 1e-3}),
                 color="#d62728",
             ),
@@ -137,10 +182,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 options=MappingProxyType(
                     {
                         "initialization": Setting(
-                            Literal["random", "vocabulary"],
+                            Literal["random", "vocabulary", "text"],
                             "vocabulary",
-                            "random: standard normal; vocabulary: sampled rows of the embedding matrix",
-                        )
+                            "random: standard normal; vocabulary: sampled rows of the embedding matrix; text: its rows "
+                            "for the tokens of text",
+                        ),
+                        "text": Setting(str | None, None, "cut or repeated to the virtual tokens", late=True),
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 1e-1}),
@@ -159,6 +206,16 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 why_no_checkpointing="the prefix is a cache, and recomputing a layer would append to it again",
                 knob="virtual tokens",
                 default_rank=16,
+                options=MappingProxyType(
+                    {
+                        "reparameterization": Setting(
+                            Literal["none", "mlp"], "none", "whether an MLP makes the prefix in training", late=True
+                        ),
+                        "hidden_size": Setting(
+                            Annotated[int, Ge(1)] | None, None, "width of that MLP", shown="512", late=True
+                        ),
+                    }
+                ),
                 training=MappingProxyType({"learning_rate": 3e-2}),
                 identity_at_init=False,
                 virtual_tokens=True,
@@ -205,12 +262,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="LoRA",
                 paper="Hu et al. 2021, arXiv:2106.09685",
                 attach="peftbench.methods.lora:attach",
-                save=f"{_PEFT}:save",
+                save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
                 precisions=FLOATS + QUANTIZED,
                 knob="rank r",
                 default_rank=8,
-                options=_LORA,
+                options=MappingProxyType({**_LORA, **_LORA_MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
                 color="#1f77b4",
             ),
@@ -219,9 +276,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="QLoRA",
                 paper="Dettmers et al. 2023, arXiv:2305.14314",
                 attach="peftbench.methods.lora:attach",
-                save=f"{_PEFT}:save",
+                save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
-                precisions=("nf4", "fp4"),
+                precisions=FOUR_BIT,
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
                 default_precision="nf4",
                 knob="rank r",
@@ -230,6 +287,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     {
                         **_LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
+                        "compute_dtype": Setting(
+                            Literal[COMPUTE_DTYPES], "bf16", "in which 4-bit weights are multiplied", late=True
+                        ),
+                        **_LORA_MORE,
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
@@ -238,6 +299,19 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )
+
+
+def late_defaults(name: str) -> dict[str, Any]:
+    """Return what a stored row of a method had for the settings that came later: their defaults, by option name."""
+    found = METHODS.get(name)
+    return {key: s.default for key, s in found.options.items() if s.late} if found else {}
+
+
+def alpha_of(alpha: float | str | None, rank: int) -> float:
+    """Return LoRA's alpha as a number: twice the rank where none is given, ``4r`` four times it."""
+    if alpha is None:
+        return 2.0 * rank
+    return float(alpha.removesuffix("r")) * rank if isinstance(alpha, str) else alpha
 
 
 def resolve(path: str) -> Any:

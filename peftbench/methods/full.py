@@ -1,16 +1,104 @@
-"""Full fine-tuning, and its counterpart: the untuned base."""
+"""Full fine-tuning, of all weights or of some, and its counterpart: the untuned base."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from peftbench.errors import Unsupported, UserError, unknown
+
+_CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
+
 
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
-    """Make every weight of the base trainable."""
-    model.requires_grad_(True)
+    """Make every weight of the base trainable, or those that ``layers`` and ``modules`` leave.
+
+    Where both are given, a weight must be in both. The frozen rest is stored in the same type as what trains: under
+    ``bf16`` in fp32 too, so that partial tuning saves gradients and optimizer state, not the memory of weights.
+
+    Args:
+        model: the base.
+        rank: none.
+        options: ``layers``: only the k topmost blocks (their weights alone: neither embeddings, nor final norm, nor
+            head); ``modules``: only ``norms`` (all parameters of normalisation layers), ``biases`` (every bias, those
+            of norms too), or modules whose names end so; a list takes what any of its parts names.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: if a module ending matches nothing, naming what is there.
+        Unsupported: if the base has no such parameters at all, or fewer layers.
+
+    References:
+        Biases alone: BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Departs from it: no task head trains
+        beside them, since a causal language model has none.
+    """
+    layers, modules = options.get("layers"), options.get("modules")
+    if layers is None and modules is None:
+        return model.requires_grad_(True)
+    model.requires_grad_(False)
+    chosen = {id(p): p for p in model.parameters()}
+    if layers is not None:
+        above = {id(p) for block in _blocks(model)[-_known(layers, model) :] for p in block.parameters()}
+        chosen = {key: p for key, p in chosen.items() if key in above}
+    if modules is not None:
+        named = [modules] if isinstance(modules, str) else modules
+        wanted = {id(p) for name in named for p in _parameters(model, name)}
+        chosen = {key: p for key, p in chosen.items() if key in wanted}
+    if not chosen:
+        raise Unsupported(f"full: the {layers} topmost layers have none of modules {modules}")
+    for parameter in chosen.values():
+        parameter.requires_grad_(True)
+    model.peftbench_partial = {"layers": layers, "modules": modules}
     return model
+
+
+def _blocks(model: Any) -> list[nn.Module]:
+    """Return the base's transformer blocks, from the lowest up."""
+    depth = model.config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return list(module)
+    raise Unsupported(f"full: layers: {type(model).__name__} holds no list of its {depth} blocks")
+
+
+def _known(layers: int, model: Any) -> int:
+    """Return ``layers`` where the base has so many."""
+    depth = model.config.num_hidden_layers
+    if layers > depth:
+        raise Unsupported(f"full: layers={layers}, but the base has only {depth}")
+    return layers
+
+
+def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """Return the parameters that one entry of ``modules`` names; never none."""
+    if name == "biases":
+        found = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]
+        reason = "the base has no biases, so BitFit has nothing to train"
+    elif name == "norms":
+        found = [p for m in model.modules() if "norm" in type(m).__name__.lower() for p in m.parameters(recurse=False)]
+        reason = "the base's norms have no parameters"
+    else:
+        return _of_modules(model, name)
+    if not found:
+        raise Unsupported(f"full: modules {name}: {reason}")
+    return found
+
+
+def _of_modules(model: nn.Module, ending: str) -> list[nn.Parameter]:
+    found = [p for n, m in model.named_modules() if f".{n}".endswith(f".{ending}") for p in m.parameters()]
+    if not found:
+        there = {n.rpartition(".")[2] for n, m in model.named_modules() if any(True for _ in m.parameters())}
+        names = {n for n in there if n and not n.isdigit()} | {"norms", "biases"}
+        raise UserError("full: modules: " + unknown("module", ending, names))
+    return found
 
 
 def attach_nothing(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
@@ -20,11 +108,29 @@ def attach_nothing(model: Any, rank: int | None, options: Mapping[str, Any]) -> 
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write the whole model as safetensors, in the dtype in which it trained."""
-    model.save_pretrained(folder)
+    """Write the whole model as safetensors, or what trained of it, in the dtype in which it trained."""
+    partial = getattr(model, "peftbench_partial", None)
+    if partial is None:
+        model.save_pretrained(folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"library": "peftbench", "base_model_name_or_path": model.name_or_path, **partial}
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    state = {name: p.detach().cpu().contiguous() for name, p in _trained(model)}
+    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def load(model: Any, folder: Path) -> Any:
-    """Return the model of ``folder`` in the dtype and on the device of the base given."""
-    tuned = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
-    return tuned.to(model.device)
+    """Return the model of ``folder`` in the dtype and on the device of the base given, frozen where it is a part."""
+    if not (folder / _WEIGHTS).is_file():
+        tuned = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+        return tuned.to(model.device)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in load_file(folder / _WEIGHTS).items():
+            own[name].copy_(tensor)
+    return model.requires_grad_(False)

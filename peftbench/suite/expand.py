@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.methods import METHODS, Method, shown
+from peftbench.methods import METHODS, Method, alpha_of, shown
 from peftbench.precision import why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
@@ -36,10 +36,10 @@ class _Cell:
     name: str = ""
 
     def resolved_options(self) -> dict[str, Any]:
-        """Return the options with alpha at 2 x rank where none is given."""
+        """Return the options with alpha as a number where it follows the rank."""
         options = dict(self.options)
-        if "alpha" in options and options["alpha"] is None and self.rank is not None:
-            options["alpha"] = 2.0 * self.rank
+        if "alpha" in options and self.rank is not None:
+            options["alpha"] = alpha_of(options["alpha"], self.rank)
         return options
 
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
