@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import findings
 import tuning
 
 from peftbench import catalogue, report
@@ -72,8 +73,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),
         "second table": lambda: _table("quickstart_again"),
+        "other base": lambda: _table("quickstart_avx2"),
         "rates": tuning.markdown,
         "scores": lambda: _grid(f"score_{MEAN}", _interval),
+        "findings": findings.markdown,
         "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
     },
     PAGES / "nano_ranks.md": {
