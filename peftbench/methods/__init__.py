@@ -186,13 +186,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                             Literal["gelu", "relu", "silu"] | None,
                             None,
                             "between down and up projection; default gelu for houlsby, relu for the others",
-                            shown="gelu or relu",
+                            shown="by kind",
                         ),
                         "scale": Setting(
                             Annotated[float, Gt(0)] | None,
                             None,
                             "factor of what a bottleneck adds; default 4 for parallel, 1 for the others",
-                            shown="1 or 4",
+                            shown="by kind",
                         ),
                     }
                 ),
