@@ -192,8 +192,8 @@ def test_checkpointing_and_the_cache_change_no_number(family, kind):
 
 
 def golden_base():
-    settings = GROUPED | {"tie_word_embeddings": True}
-    found = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **settings)).eval()
+    tied = AutoConfig.for_model("llama", **GROUPED, tie_word_embeddings=True)
+    found = AutoModelForCausalLM.from_config(tied).eval()
     taken = found.load_state_dict(part_of("base."), strict=False)
     assert (taken.missing_keys, taken.unexpected_keys) == (["lm_head.weight"], [])
     assert torch.equal(logits(found), GOLDEN["logits.base"])
@@ -206,8 +206,7 @@ def part_of(prefix):
 
 def with_golden_weights(tuned, name):
     taken = tuned.load_state_dict(part_of(f"{name}."), strict=False)
-    assert taken.unexpected_keys == []
-    assert not any("bottleneck" in key for key in taken.missing_keys)
+    assert [*taken.unexpected_keys, *(key for key in taken.missing_keys if "bottleneck" in key)] == []
     return tuned
 
 
@@ -225,14 +224,13 @@ def test_adapterhub_gives_the_same_numbers(name, changes):
 
 
 def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_what_the_feed_forward_reads(monkeypatch):
-    expected = GOLDEN["logits.parallel"]
     ours = with_golden_weights(adapter.attach(golden_base(), R, options("parallel")), "parallel")
-    assert (logits(ours) - expected).abs().max() > 1
+    assert (logits(ours) - GOLDEN["logits.parallel"]).abs().max() > 1
     tuned = golden_base()
     sites = [adapter.Site(b, "bottleneck", b.mlp, b.post_attention_layernorm) for b in tuned.model.layers]
     monkeypatch.setattr(adapter, "_sites", lambda *_: sites)
     theirs = with_golden_weights(adapter.attach(tuned, R, options("parallel")), "parallel")
-    torch.testing.assert_close(logits(theirs), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits(theirs), GOLDEN["logits.parallel"], atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "activation"), [("houlsby", "gelu"), ("pfeiffer", "relu"), ("parallel", "relu")])
@@ -253,11 +251,9 @@ def test_a_bottleneck_is_its_formula_and_each_kind_has_its_own_defaults(kind, ac
 
 
 def test_activation_and_scale_are_settings_that_are_saved(tmp_path):
-    tuned = adapter.attach(base("llama"), R, options("pfeiffer", activation="silu", scale=2.0))
-    adapter.save(tuned, tmp_path)
+    adapter.save(adapter.attach(base("llama"), R, options("pfeiffer", activation="silu", scale=2.0)), tmp_path)
     (found, *_) = bottlenecks(adapter.load(base("llama"), tmp_path))
-    assert isinstance(found.activation, nn.SiLU)
-    assert found.scale == 2.0
+    assert (type(found.activation), found.scale) == (nn.SiLU, 2.0)
 
 
 def trained(folder, kind, precision, tmp_path, steps):
@@ -266,8 +262,7 @@ def trained(folder, kind, precision, tmp_path, steps):
     loaded = model.load(folder, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False)
     torch.manual_seed(0)
     tuned = adapter.attach(loaded.model, made.rank, made.options)
-    where = {"device": "cpu", "pad_id": loaded.tokenizer.pad_token_id, "virtual_tokens": 0}
-    where["precision"] = PRECISIONS[precision]
+    where = {"device": "cpu", "pad_id": 0, "virtual_tokens": 0, "precision": PRECISIONS[precision]}
     learner = train.learner(tuned, model.cast_trainable(tuned, PRECISIONS[precision]), made.training, **where)
     plan = data.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
     trace = train.train(learner, plan[:steps], [], Clock(), lambda *_: None)
@@ -288,13 +283,11 @@ def test_every_kind_trains_on_every_storage_of_the_base(kind, precision, tiny, t
         with torch.no_grad(), model.autocast(PRECISIONS[precision], "cpu"):
             return tuned(input_ids=IDS, use_cache=False).logits
 
-    where = {"device": "cpu", "trust_remote_code": False}
-    fresh = model.load(tiny, PRECISIONS[precision], False, True, **where).model
+    fresh = model.load(tiny, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False).model
     start = answers(fresh)
     tuned, _ = trained(tiny, kind, precision, tmp_path, 2)
-    assert {str(p.dtype) for m in bottlenecks(tuned) for p in m.parameters()} == {
-        f"torch.{PRECISIONS[precision].trainable}"
-    }
+    trainable = getattr(torch, PRECISIONS[precision].trainable)
+    assert {p.dtype for m in bottlenecks(tuned) for p in m.parameters()} == {trainable}
     expected = answers(tuned)
     assert not torch.equal(expected, start)
     with adapter.disabled(tuned):
@@ -337,8 +330,8 @@ def test_a_model_without_blocks_is_refused():
 
 
 def test_a_projection_that_bloom_does_not_call_is_refused():
-    exact = BLOOM | {"slow_but_exact": True, "pretraining_tp": 2}
-    found = AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **exact))
+    exact = AutoConfig.for_model("bloom", **BLOOM, slow_but_exact=True, pretraining_tp=2)
+    found = AutoModelForCausalLM.from_config(exact)
     with pytest.raises(Unsupported, match="BloomAttention adds the residual itself, and with slow_but_exact"):
         adapter.attach(found, R, options("houlsby"))
 

@@ -8,7 +8,8 @@ feed-forward F and residual stream h:
     parallel   F(x) + f(x), with x what F reads
 
 They are forward hooks on the block's modules, not wrappers around projections, so that they mean the same in every
-family: fused or quantized projections, mixtures of experts and blocks that run A and F side by side.
+family: fused or quantized projections, mixtures of experts and blocks that run A and F side by side. With gradient
+checkpointing, pfeiffer's keep their activations: the hook of a whole block runs outside of what is recomputed.
 """
 
 from __future__ import annotations
