@@ -232,7 +232,26 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 knob="bottleneck width",
                 default_rank=64,
                 options=MappingProxyType(
-                    {"activation": Setting(Literal["gelu", "relu", "silu"], "gelu", "between down and up projection")}
+                    {
+                        "kind": Setting(
+                            Literal["houlsby", "pfeiffer", "parallel"],
+                            "houlsby",
+                            "houlsby: after attention and after feed-forward; pfeiffer: after the block; parallel: "
+                            "beside the feed-forward",
+                        ),
+                        "activation": Setting(
+                            Literal["gelu", "relu", "silu"] | None,
+                            None,
+                            "between down and up projection; default gelu for houlsby, relu for the others",
+                            shown="by kind",
+                        ),
+                        "scale": Setting(
+                            Annotated[float, Gt(0)] | None,
+                            None,
+                            "factor of what a bottleneck adds; default 4 for parallel, 1 for the others",
+                            shown="by kind",
+                        ),
+                    }
                 ),
                 training=MappingProxyType({"learning_rate": 3e-3}),
                 color="#2ca02c",

@@ -1,10 +1,24 @@
-"""Bottleneck adapters after the attention and the feed-forward part of every block."""
+"""Bottleneck adapters: Houlsby's (two per block), Pfeiffer's (one per block), parallel ones (beside the feed-forward).
+
+With r the bottleneck's width, s a scale and f(x) = s (up(activation(down(x)))), they are, in a block of attention A,
+feed-forward F and residual stream h:
+
+    houlsby    y + f(y), with y what A, and what F, returns before the residual is added
+    pfeiffer   h + f(h), with h what the block returns
+    parallel   F(x) + f(x), with x what F reads
+
+They are forward hooks on the block's modules, not wrappers around projections, so that they mean the same in every
+family: fused or quantized projections, mixtures of experts and blocks that run A and F side by side. With gradient
+checkpointing, pfeiffer's keep their activations: the hook of a whole block runs outside of what is recomputed.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +29,197 @@ from torch import nn
 from peftbench.errors import Unsupported
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-_ATTENTION_OUTPUTS = (
-    "attn.o_proj",
-    "attn.out_proj",
-    "attn.dense",
-    "attn.c_proj",
-    "attention.dense",
-    "self_attention.dense",
-)
-_FEED_FORWARD_OUTPUTS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "mlp.fc_out", ".fc2")
+_DEFAULTS: Mapping[str, tuple[str, float]] = {
+    "houlsby": ("gelu", 1.0),  # google-research/adapter-bert, modeling.py: feedforward_adapter
+    "pfeiffer": ("relu", 1.0),  # arXiv:2005.00052, equation 1
+    "parallel": ("relu", 4.0),  # jxhe/unify-parameter-efficient-tuning, exps: ffn_adapter_scalar
+}
+"""Activation and scale of each kind, where the suite is silent."""
+_ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
+_FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
+_PROJECTIONS = ("dense", "dense_4h_to_h", "down_proj", "o_proj", "out_proj", "c_proj", "fc2")
+"""Output projections, by name, inside a module that adds the residual itself."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Bottleneck(nn.Module):
-    """A linear layer followed by a residual bottleneck: y + up(activation(down(y))), with y = layer(x).
+    """The map f(x) = scale * up(activation(down(x))), and the hooks that add it to what a module returns.
 
-    Shapes: x (b, t, d_in), y (b, t, d), down (r, d), up (d, r).
+    Shapes: x and y (..., d), down (r, d), up (d, r).
     """
 
-    def __init__(self, base_layer: Any, width: int, activation: str) -> None:
+    def __init__(self, d: int, r: int, activation: str, scale: float, device: Any) -> None:
         super().__init__()
-        self.base_layer = base_layer
-        d = getattr(base_layer, "out_features", None) or base_layer.nf  # nf: gpt2's Conv1D
-        device = base_layer.weight.device
-        self.down = nn.Linear(d, width, device=device)
-        self.up = nn.Linear(width, d, device=device)
+        self.down = nn.Linear(d, r, device=device)
+        self.up = nn.Linear(r, d, device=device)
         self.activation = _ACTIVATIONS[activation]()
+        self.scale = scale
         self.enabled = True
+        self.reads_input = False
+        self._held: torch.Tensor | None = None
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the layer's output, adapted where enabled; the base layer's dtype is kept."""
-        y = self.base_layer(x)
+        """Return what is to be added; outside of autocast it is computed in the bottleneck's own type."""
+        inner = x if torch.is_autocast_enabled(x.device.type) else x.to(self.down.weight.dtype)
+        change = self.up(self.activation(self.down(inner)))
+        return change if self.scale == 1 else self.scale * change
+
+    def hold_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before a module runs: keep what it reads until ``add`` is called."""
+        if self.enabled:
+            self._held = args[0] if args else kwargs["hidden_states"]
+
+    def add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """After a module ran: return its output, adapted where enabled; the base's type is kept, and so is a tuple."""
         if not self.enabled:
-            return y
-        inner = y if torch.is_autocast_enabled(y.device.type) else y.to(self.down.weight.dtype)
-        return y + self.up(self.activation(self.down(inner))).to(y.dtype)
+            return output
+        y, *rest = output if isinstance(output, tuple) else (output,)
+        # let go before computing: where checkpointing stops a recomputation early, this is the last that runs
+        x, self._held = self._held if self.reads_input else y, None
+        adapted = y + self(x).to(y.dtype).reshape(y.shape)  # llama4's experts return (b t, d) for (b, t, d)
+        return (adapted, *rest) if isinstance(output, tuple) else adapted
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A block's two sublayers."""
+
+    block: nn.Module
+    attention: nn.Module
+    feed_forward: tuple[nn.Module, nn.Module]
+    """The module that reads the feed-forward's input and the one that returns its output; mostly the same one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a bottleneck goes."""
+
+    block: nn.Module
+    name: str
+    """Of the bottleneck, as a child of the block: the sublayers stay as they are."""
+    writes: nn.Module
+    """The module to whose output it adds."""
+    reads: nn.Module | None = None
+    """The module whose input it reads; None if it reads the output to which it adds."""
 
 
 def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
-    """Add a bottleneck after the attention output and after the feed-forward output of every block.
-
-    The up-projection starts at zero, so that the first forward pass equals the base model's.
+    """Add bottlenecks to every block; their up-projections start at zero: the first forward equals the base model's.
 
     Args:
         model: the frozen base.
         rank: bottleneck width r.
-        options: ``activation``.
+        options: ``kind``, and ``activation`` and ``scale``, None for the kind's own (s of pfeiffer and houlsby is 1).
 
     Returns:
         The same model; only the bottlenecks require gradients.
 
     Raises:
-        Unsupported: if not every block has both output projections, naming the linear layers that are there.
+        Unsupported: if the blocks' attention and feed-forward modules cannot be told, naming what is there.
 
     References:
-        Houlsby et al. 2019, arXiv:1902.00751, section 2.1. Departs from it: zero instead of near-zero start, and the
-        layer norms stay frozen.
+        houlsby: Houlsby et al. 2019, arXiv:1902.00751, section 2.1 and figure 2: before the residual, and so before the
+        second norms of gemma3 and glm4. The authors' gelu is the tanh formula (google-research/adapter-bert), ours is
+        exact. AdapterHub's activation is silu; the rest is equal.
+
+        pfeiffer: Pfeiffer et al. 2020, arXiv:2005.00247 and arXiv:2005.00052, equation 1. Theirs are post-norm blocks:
+        f reads the norm of residual plus F, is added to F, and the norm is applied again. In pre-norm blocks there is
+        no norm between, so that f reads residual plus F, which is what the block returns, and is added to it. That is
+        AdapterHub's form too (equal on Llama), and ours in every block, side by side or post-norm as well.
+
+        parallel: He et al. 2022, arXiv:2110.04366, table 1: f reads what F reads. In pre-norm blocks that is the
+        normalised stream, as by default in the authors' code (jxhe/unify-parameter-efficient-tuning, petl/options.py:
+        ``hi_lnbefore`` 0). AdapterHub reads the residual stream before that norm (their 1), with equal numbers where
+        the norm changes nothing.
+
+    Departs from them: up-projections start at zero (He's too; Houlsby's and Pfeiffer's small and random), down-
+    projections as torch's linear layers do, but for pfeiffer and parallel with zero biases (so start all of theirs);
+    norms stay frozen (Houlsby trains them); no dropout within the bottleneck (He has it).
     """
     model.requires_grad_(False)
-    attention = [n for n, _ in model.named_modules() if n.endswith(_ATTENTION_OUTPUTS)]
-    feed_forward = [n for n, _ in model.named_modules() if n.endswith(_FEED_FORWARD_OUTPUTS)]
-    names = attention + feed_forward
-    if not attention or len(attention) != len(feed_forward):
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)})
-        raise Unsupported(
-            f"adapter: {len(attention)} attention and {len(feed_forward)} feed-forward output projections found in "
-            f"{type(model).__name__}, one of each per block is needed; linear layers: {', '.join(linear)}"
-        )
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, child, Bottleneck(getattr(owner, child), rank, options["activation"]))
-    model.peftbench_adapter = {"bottleneck_width": rank, "activation": options["activation"]}
+    kind = options["kind"]
+    activation, scale = _DEFAULTS[kind]
+    activation, scale = options["activation"] or activation, options["scale"] or scale
+    d = model.config.get_text_config().hidden_size
+    for site in _sites(kind, _parts(model), model.config):
+        bottleneck = Bottleneck(d, rank, activation, scale, next(site.block.parameters()).device)
+        if kind != "houlsby":  # in front of a relu, a random bias can outweigh the input and leave a unit dead
+            nn.init.zeros_(bottleneck.down.bias)
+        site.block.add_module(site.name, bottleneck)
+        if site.reads is not None:
+            bottleneck.reads_input = True
+            site.reads.register_forward_pre_hook(bottleneck.hold_input, with_kwargs=True)
+        site.writes.register_forward_hook(bottleneck.add)
+    model.peftbench_adapter = {"kind": kind, "bottleneck_width": rank, "activation": activation, "scale": scale}
     return model
+
+
+def _sites(kind: str, blocks: list[Parts], config: Any) -> Iterator[Site]:
+    """Yield where the bottlenecks go, in the order in which they draw their start from the random generator."""
+    if kind == "houlsby":
+        for parts in blocks:
+            yield Site(parts.block, "attention_bottleneck", _before_residual(parts.attention, config))
+        for parts in blocks:
+            yield Site(parts.block, "feed_forward_bottleneck", _before_residual(parts.feed_forward[1], config))
+        return
+    for parts in blocks:
+        reads, writes = (None, parts.block) if kind == "pfeiffer" else parts.feed_forward
+        yield Site(parts.block, "bottleneck", writes, reads)
+
+
+def _parts(model: Any) -> list[Parts]:
+    """Return the parts of the decoder's blocks: the first list of modules that has an attention in every entry."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # not a vision tower's blocks
+    lists = [list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList)]
+    for blocks in lists:
+        found = [parts for block in blocks if (parts := _parts_of(block)) is not None]
+        if found and len(found) == len(blocks):
+            return found
+    odd = [block for block in max(lists, key=len, default=[]) if _parts_of(block) is None]
+    told = {f"{type(block).__name__} has {', '.join(_weighted(block)) or 'nothing'}": None for block in odd}
+    raise Unsupported(
+        "adapter: each block must have one attention and one feed-forward module, and no third one with weight "
+        f"matrices; in {type(model).__name__}, {'; '.join(told) or 'there is no list of blocks'}"
+    )
+
+
+def _weighted(block: nn.Module) -> dict[str, nn.Module]:
+    """Return the block's children that hold weight matrices: not norms, dropout or rotary tables."""
+    return {name: m for name, m in block.named_children() if any(p.ndim > 1 for p in m.parameters())}
+
+
+def _parts_of(block: nn.Module) -> Parts | None:
+    """Return a block's parts, or None if they are not plain: after a guess, it would not be the published method."""
+    held = _weighted(block)
+    attention = [m for name, m in held.items() if name in _ATTENTIONS]
+    rest = {name: m for name, m in held.items() if name not in _ATTENTIONS}
+    if len(attention) != 1:
+        return None
+    if set(rest) == {"fc1", "fc2"}:  # opt: the feed-forward is not a module of its own
+        return Parts(block, attention[0], (rest["fc1"], rest["fc2"]))
+    if len(rest) == 1 and set(rest) <= set(_FEED_FORWARDS):
+        (feed_forward,) = rest.values()
+        return Parts(block, attention[0], (feed_forward, feed_forward))
+    return None
+
+
+def _before_residual(module: nn.Module, config: Any) -> nn.Module:
+    """Return the module whose output does not hold the residual yet: itself, or its projection if it adds it (bloom).
+
+    Raises:
+        Unsupported: if the module adds the residual itself and its output projection is not found or not called.
+    """
+    if "residual" not in inspect.signature(type(module).forward).parameters:
+        return module
+    found = [m for name, m in module.named_children() if name in _PROJECTIONS]
+    told = f"adapter: {type(module).__name__} adds the residual itself"
+    if len(found) != 1:
+        raise Unsupported(f"{told}, and its output projection is not known among {', '.join(_weighted(module))}")
+    if getattr(config, "slow_but_exact", False) and getattr(config, "pretraining_tp", 1) > 1:
+        raise Unsupported(f"{told}, and with slow_but_exact does not call its output projection")
+    return found[0]
 
 
 def _bottlenecks(model: nn.Module) -> Iterator[tuple[str, Bottleneck]]:
@@ -118,7 +248,6 @@ def save(model: Any, folder: Path) -> None:
         f"{name}.{part}": tensor.detach().cpu().contiguous()
         for name, module in _bottlenecks(model)
         for part, tensor in module.state_dict().items()
-        if not part.startswith("base_layer.")
     }
     save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
 
@@ -130,8 +259,6 @@ def load(model: Any, folder: Path) -> Any:
     state = load_file(folder / _WEIGHTS)
     with torch.no_grad():
         for name, module in _bottlenecks(model):
-            for part in ("down.weight", "down.bias", "up.weight", "up.bias"):
-                tensor = module.get_parameter(part)
-                saved = state[f"{name}.{part}"]
-                tensor.data = saved.to(tensor.device)
+            for part, tensor in module.named_parameters():
+                tensor.data = state[f"{name}.{part}"].to(tensor.device)
     return model.requires_grad_(False)
