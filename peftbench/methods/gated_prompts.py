@@ -213,7 +213,8 @@ def _prepare_fused(heads_last: bool, attention: Any, prompt: torch.Tensor, setti
     prompts = attention.llama_adapter
     _, key, value = prompts.split(attention.query_key_value(prompt))
     prompts.keys_values = (key.transpose(1, 2), value.transpose(1, 2)) if heads_last else (key, value)
-    prompts.heads_last, prompts.rotation = heads_last, settings.get("position_embeddings")
+    rotated = settings.get("alibi") is None  # falcon is given rotary angles with ALiBi too, and does not use them
+    prompts.heads_last, prompts.rotation = heads_last, settings.get("position_embeddings") if rotated else None
 
 
 _TABLE = Seam(_join_table, _prepare_table)
