@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import architectures
@@ -32,6 +33,7 @@ VARIANTS = {
     "phi with norms": ("phi", {"qk_layernorm": True}),
     "llama, eager": ("llama", {"attn_implementation": "eager"}),
 }
+PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")
 OPTIONS = {"layers": 2, "gate": "per_layer"}
 IDS = torch.arange(2, 26).reshape(2, 12) * 7 % 300
 FAST = [(family, "fp32", "per_layer") for family in FAMILIES] + [
@@ -298,7 +300,7 @@ def own_attention(attention, prompt, args, kwargs):
         given["alibi"] = None if kwargs["alibi"] is None else flat
         given["residual"] = torch.zeros_like(whole)  # bloom adds it within its attention
     out = attention(whole, **given)[0][:, p:]
-    projection = next(m for n, m in attention.named_children() if n in ("o_proj", "out_proj", "dense", "c_proj"))
+    projection = next(m for n, m in attention.named_children() if n in PROJECTIONS)
     bias = getattr(projection, "bias", None)
     return out, 0.0 if bias is None else bias
 
@@ -360,6 +362,29 @@ def test_a_family_that_cannot_be_met_is_unsupported_with_the_line_that_prevents_
     odd.model.layers[2].self_attn = OddAttention(64, 64)
     with pytest.raises(Unsupported, match=r"OddAttention\.forward, line \d+ of test_llama_adapter"):
         llama_adapter.attach(odd, 4, OPTIONS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj", "bloom", "falcon"])
+def test_a_forward_that_fails_half_way_leaves_nothing_behind(family):
+    tuned, failing = attached(family), []
+
+    def fail(*arguments):
+        if failing:
+            raise MemoryError
+
+    for module in (m for m in tuned.modules() if hasattr(m, "llama_adapter")):
+        projection = next(m for n, m in module.named_children() if n in PROJECTIONS)
+        projection.register_forward_pre_hook(fail, prepend=True)
+    with llama_adapter.disabled(tuned):
+        base = logits(tuned, "fp32", IDS)
+    adapted = logits(tuned, "fp32", IDS)
+    for expected, context in ((adapted, nullcontext()), (base, llama_adapter.disabled(tuned))):
+        failing.append(True)
+        with pytest.raises(MemoryError):
+            logits(tuned, "fp32", IDS)
+        failing.clear()
+        with context:
+            assert torch.equal(logits(tuned, "fp32", IDS), expected)
 
 
 def test_layers_without_attention_are_named():

@@ -137,7 +137,7 @@ def _join_table(attention: Any) -> None:
     prompts, own = attention.llama_adapter, attention.config
     eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
     prompts.attend = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, eager)
-    prompts.own_config, prompts.our_config = own, copy.copy(own)
+    prompts.own_config, prompts.our_config = own, copy.deepcopy(own)
     prompts.our_config._attn_implementation = NAME
     ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
 
@@ -157,6 +157,8 @@ def _attend(attention: Any, query: Any, key: Any, value: Any, mask: Any, **setti
     """
     prompts: Any = attention.llama_adapter
     attention.config = prompts.own_config
+    if not prompts.enabled:  # after a forward pass that failed half-way
+        return prompts.attend(attention, query, key, value, mask, **settings)
     if prompts.keys_values is None:
         prompts.keys_values = key, value
         return query[..., : value.shape[-1]].transpose(1, 2), None
@@ -172,11 +174,13 @@ def _join_gptj(attention: Any) -> None:
 def _attend_gptj(attention: Any, attend: Any, query: Any, key: Any, value: Any, mask: Any = None) -> tuple[Any, Any]:
     """Do as ``_attend`` in place of GPT-J's method; shapes (b, h, t, d_h), result too."""
     prompts: GatedPrompts = attention.llama_adapter
-    if prompts.enabled and prompts.keys_values is None:
+    if not prompts.enabled:
+        return attend(query, key, value, mask)
+    if prompts.keys_values is None:
         prompts.keys_values = key, value
         return query, None
     output, weights = attend(query, key, value, mask)
-    return output + prompts(query).to(output.dtype) if prompts.enabled else output, weights
+    return output + prompts(query).to(output.dtype), weights
 
 
 def _join_fused(split: str, attention: Any) -> None:
