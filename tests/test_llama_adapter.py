@@ -76,12 +76,13 @@ def trained(request, tmp_path_factory):
     family, precision, gate = request.param
     folder = tmp_path_factory.mktemp(family)
     architectures.make(folder / "base", family)
-    if PRECISIONS[precision].quantization and family in NOT_QUANTIZED:
-        with pytest.raises(Unsupported, match=NOT_QUANTIZED[family]):
-            loaded(folder / "base", precision)
-        pytest.skip("the base does not load")
+    try:
+        base = loaded(folder / "base", precision)
+    except Unsupported as refused:
+        if not PRECISIONS[precision].quantization or NOT_QUANTIZED.get(family, "none is known") not in str(refused):
+            raise
+        pytest.skip(f"the base does not load: {refused}")
     made = trials.trial(folder / "base", folder, "llama_adapter", precision, options={"layers": 2, "gate": gate})
-    base = loaded(folder / "base", precision)
     seen = SimpleNamespace(folder=folder, precision=precision, made=made, tokenizer=base.tokenizer, gate=gate)
     seen.base = logits(base.model, precision, IDS)
     torch.manual_seed(0)
