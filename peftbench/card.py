@@ -32,6 +32,11 @@ _STOCK_LOADERS = {
         "from transformers import AutoModelForCausalLM\n\n"
         'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     ),
+    "peftbench.methods.llama_adapter:load": (
+        "from pathlib import Path\n\nfrom peftbench.methods.llama_adapter import load\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
+    ),
 }
 
 
@@ -40,7 +45,7 @@ def write(job: Job, folder: Path) -> None:
     for task in job.trial.tasks:
         if task.name in job.trial.evaluate:
             harness.export(task, read.examples(task, job.trial.evaluation.split), folder / _TASKS)
-    (folder / "README.md").write_text(_text(job), encoding="utf-8")
+    (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
 
 
 def install(folder: Path, destination: Path) -> None:
@@ -51,7 +56,7 @@ def install(folder: Path, destination: Path) -> None:
     os.replace(folder, destination)
 
 
-def _text(job: Job) -> str:
+def _text(job: Job, folder: Path) -> str:
     trial, method = job.trial, METHODS[job.trial.method]
     training = trial.training
     settings = "" if training is None else f"learning rate {training.learning_rate:g}, optimizer {training.optimizer}"
@@ -69,7 +74,7 @@ what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prin
 {_STOCK_LOADERS[_PARTIAL if is_partial(trial) else method.load]}
 ```
 
-{_stock_command(job)}"""
+{_stock_command(job, folder)}"""
 
 
 def is_partial(trial: Trial) -> bool:
@@ -78,13 +83,18 @@ def is_partial(trial: Trial) -> bool:
     return METHODS[trial.method].trains_base and options != (None, None)
 
 
-def _stock_command(job: Job) -> str:
+def _stock_command(job: Job, folder: Path) -> str:
     """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
     trial, load = job.trial, METHODS[job.trial.method].load
-    if load.endswith("adapter:load"):
+    if load.endswith(".adapter:load"):
         return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
     if is_partial(trial):
         return f"The stock `lm_eval` command cannot load {_PARTIAL} onto the rest.\n"
+    if load.endswith(".llama_adapter:load") and '"ADAPTION_PROMPT"' not in (folder / "adapter_config.json").read_text():
+        return (
+            "The stock `lm_eval` command cannot load this LLaMA-Adapter: peft has its form for llama and mistral only, "
+            "with one gate per layer.\n"
+        )
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = effective(trial.precision, trial.options)

@@ -205,16 +205,14 @@ def test_an_output_that_is_no_number_is_diverged_not_scored(tiny, tmp_path):
 
 
 def test_a_method_that_does_not_exist_on_a_base_is_unsupported_with_the_reason(tiny, tmp_path):
-    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
 
-    config = OPTConfig(
-        vocab_size=320, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=32
-    )
-    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
-    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "opt")
-    row = run(trials.trial(tmp_path / "opt", tmp_path, "llama_adapter"), tmp_path).row
+    config = MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4, tie_word_embeddings=False)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "mamba")
+    row = run(trials.trial(tmp_path / "mamba", tmp_path, "llama_adapter"), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "attach")
-    assert "'opt'" in row.message
+    assert "MambaBlock, has no attention" in row.message
 
 
 def test_texts_that_look_like_code_or_numbers_are_scored_as_they_are(tiny, tmp_path):
@@ -317,7 +315,19 @@ def test_a_kept_adapter_has_a_card_and_the_tasks_of_the_stock_command(tiny, tmp_
     assert not list(tmp_path.glob(".saving-*"))
 
 
+@pytest.mark.parametrize("gate", ["per_layer", "per_head"])
+def test_the_card_of_a_llama_adapter_names_the_stock_command_only_where_peft_has_its_form(gate, tiny, tmp_path):
+    folder = tmp_path / "kept"
+    options = {"layers": 1, "gate": gate}
+    assert run(trials.trial(tiny, tmp_path, "llama_adapter", options=options), tmp_path, adapter_folder=str(folder))
+    card = (folder / "README.md").read_text()
+    assert "from peftbench.methods.llama_adapter import load" in card
+    assert ("lm_eval --model hf" in card) is (gate == "per_layer")
+    assert ("cannot load this LLaMA-Adapter" in card) is (gate == "per_head")
+
+
 PEFT_METHODS = [n for n, m in METHODS.items() if m.trains and m.load.endswith("peft_checkpoint:load")]
+PEFT_METHODS.append("llama_adapter")  # saved in peft's format on this base
 
 
 @pytest.mark.parametrize("name", [*PEFT_METHODS, "full"])

@@ -11,19 +11,24 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 TEXTS = ["one two three four red green blue sum of is the colour of sky grass yes no a b c d : ? . "] * 3
 
 
-def make(folder: Path, **changes) -> Path:
-    """Write a tiny Llama with its tokenizer; keyword arguments change its configuration."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of 320 tokens that can spell anything."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    made.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+def make(folder: Path, **changes) -> Path:
+    """Write a tiny Llama with its tokenizer; keyword arguments change its configuration."""
+    tokenizer().save_pretrained(folder)
     settings = {
         "vocab_size": 320,
         "hidden_size": 64,

@@ -261,8 +261,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 title="LLaMA-Adapter",
                 paper="Zhang et al. 2023, arXiv:2303.16199",
                 attach="peftbench.methods.llama_adapter:attach",
-                save=f"{_PEFT}:save",
-                load=f"{_PEFT}:load",
+                save="peftbench.methods.llama_adapter:save",
+                load="peftbench.methods.llama_adapter:load",
                 precisions=FLOATS + QUANTIZED,
                 knob="prompt length",
                 default_rank=10,
@@ -270,7 +270,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                     {
                         "layers": Setting(
                             Annotated[int, Ge(1)] | None, None, "topmost layers that are adapted", shown="all but 2"
-                        )
+                        ),
+                        "gate": Setting(
+                            Literal["per_layer", "per_head"],
+                            "per_layer",
+                            "per_layer: one factor, as peft has it; per_head: the tanh of one per head, as the authors",
+                        ),
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 3e-2}),

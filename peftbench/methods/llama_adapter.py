@@ -1,47 +1,149 @@
-"""LLaMA-Adapter: zero-initialised gated attention to trainable prompts in the topmost layers."""
+"""LLaMA-Adapter: trainable prompts in the topmost layers' attention, behind a gate that starts at zero."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from peft import AdaptionPromptConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from peftbench.errors import Unsupported
+from peftbench.errors import Unsupported, UserError
+from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
 
-_MODEL_TYPES = ("llama", "mistral", "gpt2")
 _UNADAPTED_LAYERS = 2
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_PEFTS = ("llama", "mistral")
+"""Families for which peft's form is ours, so that what is saved is in peft's format."""
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PEFT_TYPE, _OUR_TYPE = "ADAPTION_PROMPT", "LLAMA_ADAPTER"
 
 
-def attach(model: Any, rank: int, options: Mapping[str, Any]) -> nn.Module:
+def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     """Let the topmost layers attend to ``rank`` trainable prompts through a gate that starts at zero.
 
-    In each adapted layer the attention output becomes ``attention(x) + g softmax(q k_p^T / sqrt(d)) v_p``, with the
-    keys and values k_p, v_p computed by the layer's own projections from a prompt of shape (rank, d), and a gate g
-    that starts at zero, so that the first forward pass equals the base model's.
+    In each adapted layer the heads' output becomes ``attention(x) + g softmax(s q k_p^T) v_p`` before the output
+    projection. The layer's own code gives the query q and the scale s, and from a prompt of shape (rank, d), standard
+    normal at first, the keys and values k_p, v_p, without a position. The gate g starts at zero, so that the first
+    forward pass equals the base model's.
 
     Args:
-        model: the frozen base; llama, mistral or gpt2, the families that peft covers.
+        model: the frozen base.
         rank: prompt length.
         options: ``layers``: how many topmost layers are adapted; default all but two, as the paper's 30 of 32.
+            ``gate``: ``per_layer`` for one factor g per layer, ``per_head`` for tanh(g) of each head's own.
 
     Returns:
-        The base wrapped by peft; only prompts and gates require gradients.
+        The same model; only prompts and gates require gradients.
 
     Raises:
-        Unsupported: if peft does not cover the model's family.
+        Unsupported: if the base has fewer layers, or a layer's attention cannot be met; it is named.
 
     References:
-        Zhang et al. 2023, arXiv:2303.16199, section 3. Departs from it as peft does: one gate per layer instead of
-        one per head, and no tanh on the gate.
+        Zhang et al. 2023, arXiv:2303.16199, section 3; a tanh and a gate per head are in its authors' code only. The
+        default, one gate without tanh, is peft's (``AdaptionPromptConfig``). Departs from peft where that departs from
+        the paper: on gpt2 it adds the prompts' part behind the output projection, unprojected; it adds the output
+        projection's bias once more, and scales by 1 / sqrt(d_h) where the layer scales otherwise.
     """
-    if model.config.model_type not in _MODEL_TYPES:
-        allowed = ", ".join(_MODEL_TYPES)
-        raise Unsupported(f"llama_adapter: model type {model.config.model_type!r} is not covered by peft ({allowed})")
-    depth = model.config.num_hidden_layers
+    attentions = _attentions(model)
+    depth = len(attentions)
     layers = max(1, depth - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
     if layers > depth:
         raise Unsupported(f"llama_adapter: layers={layers}, but the base has only {depth}")
-    config = AdaptionPromptConfig(adapter_len=rank, adapter_layers=layers, task_type="CAUSAL_LM")
-    return get_peft_model(model, config)
+    model.requires_grad_(False)
+    settings = model.config.get_text_config()
+    heads = settings.num_attention_heads if options["gate"] == "per_head" else None
+    for attention in attentions[-layers:]:
+        insert(attention, GatedPrompts(rank, settings.hidden_size, heads, next(attention.parameters())))
+    model.peftbench_adapter = {"adapter_len": rank, "adapter_layers": layers, "gate": options["gate"]}
+    return model
+
+
+def _attentions(model: Any) -> list[Any]:
+    """Return the attention module of every layer, from the lowest.
+
+    Raises:
+        Unsupported: if a layer has none, naming what it has.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = [m for m in model.get_decoder().modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if not stacks:
+        raise Unsupported(f"llama_adapter: no list of {depth} layers found in {type(model).__name__}")
+    found = []
+    for index, layer in enumerate(stacks[0]):
+        children = dict(layer.named_children())
+        name = next((n for n in _ATTENTION if n in children), None)
+        if name is None:
+            raise Unsupported(
+                f"llama_adapter: layer {index} of {type(model).__name__}, {type(layer).__name__}, has no attention "
+                f"({', '.join(_ATTENTION)}); it has {', '.join(children)}"
+            )
+        found.append(children[name])
+    return found
+
+
+def _prompts(model: nn.Module) -> Iterator[tuple[str, GatedPrompts]]:
+    """Yield the prompts, with the name of the attention module that reads them."""
+    return ((n.removesuffix(f".{NAME}"), m) for n, m in model.named_modules() if isinstance(m, GatedPrompts))
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[None]:
+    """Switch the prompts off within the context: the model is the base again."""
+    modules = [module for _, module in _prompts(model)]
+    for module in modules:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.enabled = True
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Tensors are named as peft names them. Where peft has the same form (one gate per layer, llama and mistral), so is
+    the configuration, and peft can load the folder; elsewhere its type is one that peft does not know.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dict(model.peftbench_adapter)
+    if model.config.model_type in _PEFTS and config["gate"] == "per_layer":
+        del config["gate"]
+        config |= {"peft_type": _PEFT_TYPE, "target_modules": "self_attn", "inference_mode": True}
+    else:
+        config |= {"peft_type": _OUR_TYPE, "library": "peftbench"}
+    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": model.name_or_path}
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    state = {
+        key: tensor.detach().cpu().contiguous()
+        for name, module in _prompts(model)
+        for key, tensor in zip(_keys(name), (module.prompt, module.gate), strict=True)
+    }
+    save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _keys(name: str) -> tuple[str, str]:
+    """Return the names of a layer's prompt and gate in a saved folder."""
+    return f"base_model.model.{name}.adaption_prompt", f"base_model.model.{name}.adaption_gate"
+
+
+def load(model: Any, folder: Path) -> Any:
+    """Return a freshly loaded base with the prompts of ``folder`` attached, frozen, in the dtype they were saved in.
+
+    Raises:
+        UserError: if peft saved the folder for a family on which its form is another.
+    """
+    config = json.loads((folder / _CONFIG).read_text())
+    if config["peft_type"] == _PEFT_TYPE and model.config.model_type not in _PEFTS:
+        raise UserError(f"{folder}: peft's LLaMA-Adapter on {model.config.model_type} is another method than ours")
+    options = {"layers": config["adapter_layers"], "gate": config.get("gate", "per_layer")}
+    attach(model, config["adapter_len"], options)
+    state = load_file(folder / _WEIGHTS)
+    for name, module in _prompts(model):
+        for key, parameter in zip(_keys(name), (module.prompt, module.gate), strict=True):
+            parameter.data = state[key].to(parameter.device)
+    return model.requires_grad_(False)

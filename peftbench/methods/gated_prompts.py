@@ -1,0 +1,230 @@
+"""Trainable prompts that an attention layer of the base reads beside its input, on any family of models.
+
+The base's code is not copied. Its attention modules are met where they hand on the query, after its position encoding,
+its norm and its scaling: at transformers' table of attention functions, or, in families older than that table, at a
+method of their own. The prompts' keys and values come from the same code, run on the prompts at no position.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from peftbench.errors import Unsupported
+
+NAME = "llama_adapter"
+"""Of the prompts within their attention module, and of the attention function that reads them."""
+
+
+class GatedPrompts(nn.Module):
+    """The prompts of one layer and their gate: g softmax(s q k_p^T) v_p, with k_p, v_p from the prompts.
+
+    Shapes: prompt (1, p, d), gate (1,) or (1, h, 1, 1), with h the number of query heads.
+    """
+
+    def __init__(self, length: int, width: int, heads: int | None, like: torch.Tensor) -> None:
+        """Draw prompts on the device and, unless that is an integer, in the dtype of ``like``.
+
+        Args:
+            length: p.
+            width: d.
+            heads: h for a gate per head, under a tanh; None for one gate, without.
+            like: a weight of the layer.
+        """
+        super().__init__()
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        shape = (1,) if heads is None else (1, heads, 1, 1)
+        self.prompt = nn.Parameter(torch.empty(1, length, width, device=like.device, dtype=dtype).normal_())
+        self.gate = nn.Parameter(torch.zeros(shape, device=like.device, dtype=dtype))
+        self.enabled = True
+        self.keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
+        """Of the forward pass that runs now; never kept beyond it, or training would go on with old prompts."""
+
+    def forward(self, query: torch.Tensor, scaling: float | None = None, softcap: float | None = None) -> torch.Tensor:
+        """Return what the queries read from the prompts, and forget the prompts' keys and values.
+
+        Args:
+            query: (b, h, t, d_h), as the layer's own attention takes it.
+            scaling: s; None for 1 / sqrt(d_h).
+            softcap: c where the layer bounds its scores by c tanh(score / c).
+
+        Returns:
+            (b, h, t, d_v), zero at the start of training.
+        """
+        if self.keys_values is None:
+            raise RuntimeError("a layer's attention ran outside of its module: its prompts have no keys and values")
+        groups = query.shape[1] // self.keys_values[0].shape[1]
+        key, value = (x.to(query.dtype).repeat_interleave(groups, dim=1) for x in self.keys_values)
+        self.keys_values = None
+        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        gate = self.gate if self.gate.ndim == 1 else torch.tanh(self.gate)
+        return (gate * scores.softmax(-1, dtype=torch.float32)).to(value.dtype) @ value
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Where the code of an attention module can be met."""
+
+    join: Callable[[Any], None]
+    """Called once, when the prompts are in place."""
+    prepare: Callable[[Any, torch.Tensor, Mapping[str, Any]], None]
+    """Called before each forward pass with the module, the prompts and the pass's keyword arguments."""
+
+
+def insert(attention: Any, prompts: GatedPrompts) -> None:
+    """Let an attention module read prompts.
+
+    Raises:
+        Unsupported: if its code cannot be met, naming it.
+    """
+    seam = _seam(attention)
+    attention.add_module(NAME, prompts)
+    seam.join(attention)
+    attention.register_forward_pre_hook(partial(_before, seam), with_kwargs=True)
+
+
+def _seam(attention: Any) -> Seam:
+    kind = type(attention)
+    if found := _SEAMS.get(kind.__name__):
+        return found
+    forward = inspect.unwrap(kind.forward)
+    if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
+        return _TABLE
+    raise Unsupported(
+        f"llama_adapter: the query is out of reach in {kind.__name__}.forward, line {forward.__code__.co_firstlineno} "
+        f"of {kind.__module__}: it calls none of transformers' attention functions and is not one of "
+        f"{', '.join(sorted(_SEAMS))}"
+    )
+
+
+def _before(seam: Seam, attention: Any, arguments: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
+    """Compute the prompts' keys and values for the forward pass that follows."""
+    prompts: GatedPrompts = attention.llama_adapter
+    prompts.keys_values = None
+    if prompts.enabled:
+        hidden = arguments[0] if arguments else settings["hidden_states"]
+        seam.prepare(attention, prompts.prompt.to(hidden.dtype), settings)
+
+
+def _run_on_prompts(attention: Any, prompt: torch.Tensor, settings: Mapping[str, Any]) -> None:
+    """Run the module's own code on the prompts as far as its attention, which takes their keys and values.
+
+    So biases, norms, quantized and fused projections are as the layer has them. The prompts have no position (a rotary
+    angle of zero), see no mask and enter no cache.
+    """
+    place: dict[str, Any] = {}
+    if settings.get("position_embeddings") is not None:
+        cos, sin = settings["position_embeddings"]
+        place["position_embeddings"] = (torch.ones_like(cos[:1, :1]), torch.zeros_like(sin[:1, :1]))
+    if settings.get("position_ids") is not None:
+        place["position_ids"] = torch.zeros(1, prompt.shape[1], dtype=torch.long, device=prompt.device)
+    attention.forward(prompt, attention_mask=None, **place)
+
+
+def _join_table(attention: Any) -> None:
+    """Make ready to send the module to another entry of transformers' table of attention functions."""
+    prompts, own = attention.llama_adapter, attention.config
+    eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
+    prompts.attend = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, eager)
+    prompts.own_config, prompts.our_config = own, copy.deepcopy(own)
+    prompts.our_config._attn_implementation = NAME
+    ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+
+
+def _prepare_table(attention: Any, prompt: torch.Tensor, settings: Mapping[str, Any]) -> None:
+    prompts = attention.llama_adapter
+    attention.config = prompts.our_config
+    _run_on_prompts(attention, prompt, settings)
+    attention.config = prompts.our_config
+
+
+def _attend(attention: Any, query: Any, key: Any, value: Any, mask: Any, **settings: Any) -> tuple[Any, Any]:
+    """Attend as the base does, then to the prompts: an entry of transformers' table of attention functions.
+
+    Shapes: query, key, value (b, heads, t, d_h), result (b, t, h, d_h). The module's own settings are back in place
+    before the base's function, which may read them, runs.
+    """
+    prompts: Any = attention.llama_adapter
+    attention.config = prompts.own_config
+    if not prompts.enabled:  # after a forward pass that failed half-way
+        return prompts.attend(attention, query, key, value, mask, **settings)
+    if prompts.keys_values is None:
+        prompts.keys_values = key, value
+        return query[..., : value.shape[-1]].transpose(1, 2), None
+    output, weights = prompts.attend(attention, query, key, value, mask, **settings)
+    read = prompts(query, settings.get("scaling"), settings.get("softcap"))
+    return output + read.transpose(1, 2).to(output.dtype), weights
+
+
+def _join_gptj(attention: Any) -> None:
+    attention._attn = partial(_attend_gptj, attention, attention._attn)
+
+
+def _attend_gptj(attention: Any, attend: Any, query: Any, key: Any, value: Any, mask: Any = None) -> tuple[Any, Any]:
+    """Do as ``_attend`` in place of GPT-J's method; shapes (b, h, t, d_h), result too."""
+    prompts: GatedPrompts = attention.llama_adapter
+    if not prompts.enabled:
+        return attend(query, key, value, mask)
+    if prompts.keys_values is None:
+        prompts.keys_values = key, value
+        return query, None
+    output, weights = attend(query, key, value, mask)
+    return output + prompts(query).to(output.dtype), weights
+
+
+def _join_fused(split: str, attention: Any) -> None:
+    """Note the query where the fused projection is split, and add to what goes into the output projection."""
+    attention.llama_adapter.split = getattr(attention, split)
+    setattr(attention, split, partial(_split, attention))
+    attention.dense.register_forward_pre_hook(partial(_add, attention))
+
+
+def _split(attention: Any, fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    prompts = attention.llama_adapter
+    parts = prompts.split(fused)
+    prompts.query = parts[0]
+    return parts
+
+
+def _add(attention: Any, dense: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """Add what the queries read to the heads' outputs, (b, t, h d_h), before the output projection."""
+    prompts = attention.llama_adapter
+    query, prompts.query = prompts.query, None
+    (output,) = arguments
+    if not prompts.enabled:
+        return (output,)
+    if prompts.heads_last:
+        query = query.transpose(1, 2)
+    if prompts.rotation is not None:
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb  # type: ignore[attr-defined]
+        query, prompts.rotation = rotate(query, query, *prompts.rotation)[0], None
+    return (output + prompts(query).transpose(1, 2).flatten(2).to(output.dtype),)
+
+
+def _prepare_fused(heads_last: bool, attention: Any, prompt: torch.Tensor, settings: Mapping[str, Any]) -> None:
+    """Split the prompts' fused projection; falcon leaves (b, t, heads, d_h), bloom (b, heads, t, d_h)."""
+    prompts = attention.llama_adapter
+    _, key, value = prompts.split(attention.query_key_value(prompt))
+    prompts.keys_values = (key.transpose(1, 2), value.transpose(1, 2)) if heads_last else (key, value)
+    rotated = settings.get("alibi") is None  # falcon is given rotary angles with ALiBi too, and does not use them
+    prompts.heads_last, prompts.rotation = heads_last, settings.get("position_embeddings") if rotated else None
+
+
+_TABLE = Seam(_join_table, _prepare_table)
+_SEAMS: Mapping[str, Seam] = {
+    "GPTJAttention": Seam(_join_gptj, _run_on_prompts),
+    "BloomAttention": Seam(partial(_join_fused, "_reshape"), partial(_prepare_fused, False)),
+    "FalconAttention": Seam(partial(_join_fused, "_split_heads"), partial(_prepare_fused, True)),
+}
+"""Attention modules that call none of transformers' attention functions."""
