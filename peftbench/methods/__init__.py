@@ -61,13 +61,23 @@ class Method:
     """Whether each unit of rank takes one position of the model's context."""
     color: str = "#888888"
     """In every figure."""
+    variants: str = ""
+    """``module:function`` with ``variants(block) -> ((record, block), ...)`` where the options depend on what a block
+    gives (``peft``: on the tuner); only options that a block gives are then part of a trial."""
+    variant: str = ""
+    """Which of its variants a record describes."""
+    rank_key: str = "rank"
+    """The key of a block that gives ``rank``."""
+    after_step: str = ""
+    """``module:function`` with ``after_step(model, steps_done)`` for a method that changes itself while it trains."""
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
         """Return a readable name of a cell: the method, its knob, options that differ from the default, precision."""
-        parts = [self.name]
+        parts = [self.name, self.variant] if self.variant else [self.name]
         if rank is not None:
             parts.append(f"r={rank}")
-        parts += [f"{k}={shown(v)}" for k, v in options.items() if k in self.options and v != self.options[k].default]
+        told = {k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)}
+        parts += [f"{k}={shown(v)}" for k, v in told.items()]
         return " ".join([*parts, precision])
 
 
@@ -77,6 +87,8 @@ def shown(value: Any) -> str:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return "+".join(shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return "+".join(f"{key}:{shown(item)}" for key, item in value.items())
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -235,9 +247,31 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
                 color="#ff7f0e",
             ),
+            Method(
+                name="peft",
+                title="peft tuner",
+                paper="",
+                attach="peftbench.methods.peft:attach",
+                save=f"{_PEFT}:save",
+                load=f"{_PEFT}:load",
+                precisions=FLOATS + QUANTIZED,
+                options=MappingProxyType(
+                    {"peft_type": Setting(str, None, "which tuner", shown="any of peft's, with its config's fields")}
+                ),
+                variants="peftbench.methods.peft_fields:variants",
+                after_step="peftbench.methods.peft:after_step",
+                identity_at_init=False,
+                color="#17becf",
+            ),
         )
     }
 )
+
+
+def method_of(name: str, options: Mapping[str, Any]) -> Method:
+    """Return a method's record, of the variant that a trial's options describe."""
+    record = METHODS[name]
+    return resolve(record.variants)(options)[0][0] if record.variants else record
 
 
 def resolve(path: str) -> Any:
