@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import torch
 from peft import get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import method_of
+from peftbench.methods import method_of, peft_checkpoint
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
 """What peft raises where a tuner cannot be attached to a base; any other exception is a fault, and told as one."""
+
+_WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
+"""Tuners whose forward pass wants to know each example's task."""
 
 
 def attach(model: nn.Module, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
     """Attach the tuner that the options name, as ``peft.get_peft_model`` does.
 
-    Nothing is changed about the tuner but its task type, CAUSAL_LM. What departs from it is the loss: every method
-    here trains on the same cross-entropy, so what a tuner adds to a model's own loss (AdaLoRA's orthogonality,
-    Shadow's auxiliary loss) is left out.
+    The tuner is peft's own, for causal language models. What departs from it is the loss: every method here trains on
+    the same cross-entropy, so what a tuner adds to a model's own loss (AdaLoRA's orthogonality, CPT's weights of the
+    context, Shadow's auxiliary loss) is left out. Tuners that part tasks (Poly, multitask prompt tuning) are told that
+    all examples are of task 0.
 
     Args:
         model: the frozen base.
@@ -45,11 +51,42 @@ def attach(model: nn.Module, rank: int | None, options: Mapping[str, Any]) -> nn
         config = config_class(task_type="CAUSAL_LM", **_with_configs(config_class, fields))
     except (*_REFUSALS, ImportError) as error:
         raise UserError(f"peft {record.variant}: its config refuses these settings: {error}") from error
+    if rank is not None and getattr(config, record.rank_key) != rank:
+        made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
+        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that it follows from")
+    if getattr(config, "adapters", fields) is None:
+        raise Unsupported(f"peft {record.variant} mixes adapters that have been trained before; give adapters: folders")
     try:
-        tuned = get_peft_model(model, config)
+        return _prepared(get_peft_model(model, config))
     except _REFUSALS as error:
         raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {error}") from error
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    """Return a freshly loaded base with the tuner of ``folder`` attached, frozen, ready to be called as it was tuned."""
+    return _prepared(peft_checkpoint.load(model, folder))
+
+
+def _prepared(tuned: Any) -> Any:
+    """Make a tuner callable as any model is: without task numbers, and by programs that tie weights once more."""
+    if tuned.active_peft_config.peft_type in _WITH_TASKS:
+        generate = tuned.generate
+        tuned.register_forward_pre_hook(_with_task, with_kwargs=True)
+        tuned.generate = lambda **given: generate(**{"task_ids": _first_task(given["input_ids"]), **given})
+    # lm-eval ties weights anew, which would write over a tuner's wrapper of a tied embedding (or fail at it); they are
+    # tied since the base was loaded
+    tuned.get_base_model().tie_weights = lambda *_, **__: None
     return tuned
+
+
+def _with_task(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Add the number of the one task to a call."""
+    return args, {"task_ids": _first_task(given["input_ids"]), **given}
+
+
+def _first_task(ids: torch.Tensor) -> torch.Tensor:
+    """Return task 0 for each example of ids of shape (b, t)."""
+    return torch.zeros(ids.shape[0], dtype=torch.long, device=ids.device)
 
 
 def _with_configs(config_class: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
