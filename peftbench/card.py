@@ -18,13 +18,12 @@ _STOCK_LOADERS = {
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
     ),
+    "peftbench.methods.peft:load": (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
+    ),
     "peftbench.methods.full:load": (
         'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
-    ),
-    "peftbench.methods.adapter:load": (
-        "from pathlib import Path\n\nfrom peftbench.methods.adapter import load\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     ),
 }
 
@@ -60,17 +59,28 @@ Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the 
 what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prints):
 
 ```python
-{_STOCK_LOADERS[method.load]}
+{_loader(method.load)}
 ```
 
 {_stock_command(job)}"""
 
 
+def _loader(load: str) -> str:
+    """Return the lines that load a tuned model: stock ones, else by the method's own function."""
+    module, _, name = load.partition(":")
+    own = (
+        f"from pathlib import Path\n\nfrom {module} import {name}\nfrom transformers import AutoModelForCausalLM\n\n"
+        f'model = {name}(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
+    )
+    return _STOCK_LOADERS.get(load, own)
+
+
 def _stock_command(job: Job) -> str:
     """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
     trial, load = job.trial, METHODS[job.trial.method].load
-    if load.endswith("adapter:load"):
-        return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
+    if load not in _STOCK_LOADERS:
+        title = METHODS[trial.method].title
+        return f"The stock `lm_eval` command cannot load this: peft has no such method ({title}).\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = PRECISIONS[trial.precision]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -9,6 +10,8 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
+
+from peftbench.methods.outside import Table
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ class Method:
         parts = [self.name, self.variant] if self.variant else [self.name]
         if rank is not None:
             parts.append(f"r={rank}")
-        told = {k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)}
-        parts += [f"{k}={shown(v)}" for k, v in told.items()]
+        told = {
+            k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)
+        }
+        parts += [f"{k}={_brief(shown(v)) if self.variant else shown(v)}" for k, v in told.items()]
         return " ".join([*parts, precision])
 
 
@@ -92,6 +97,12 @@ def shown(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
+def _brief(text: str) -> str:
+    """Return a long text cut, with a checksum that tells it from others."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}..{zlib.crc32(text.encode()) & 0xFFFF:04x}"
+
+
+_LONGEST = 30
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 QUANTIZED = ("int8", "nf4", "fp4")
 _PEFT = "peftbench.methods.peft_checkpoint"
@@ -108,7 +119,8 @@ _LORA = MappingProxyType(
     }
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Table[Method] = Table(
+    Method,
     {
         m.name: m
         for m in (
@@ -264,8 +276,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 color="#17becf",
             ),
         )
-    }
+    },
 )
+"""Those that come with peftbench, then those of other packages (``outside``)."""
 
 
 def method_of(name: str, options: Mapping[str, Any]) -> Method:

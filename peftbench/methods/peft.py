@@ -63,7 +63,7 @@ def attach(model: nn.Module, rank: int | None, options: Mapping[str, Any]) -> nn
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
-    """Return a freshly loaded base with the tuner of ``folder`` attached, frozen, ready to be called as it was tuned."""
+    """Return a freshly loaded base with the tuner of ``folder`` attached, frozen, to be called as it was tuned."""
     return _prepared(peft_checkpoint.load(model, folder))
 
 

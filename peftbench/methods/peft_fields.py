@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Union
 
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method, Setting
@@ -63,8 +63,9 @@ def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
         UserError: peft is not installed, or it registers its tuners in a way that is not understood here.
     """
     asked = given.get(TYPE) if isinstance(given, Mapping) else None
-    names = list(dict.fromkeys(asked)) if isinstance(asked, list) and {*map(type, asked)} == {str} else [asked]
-    if not set(names) <= set(tuners()):  # told as a wrong value of the key; of what tuner the others are is not known
+    names = asked if isinstance(asked, list) else [asked]
+    known = all(isinstance(name, str) and name in tuners() for name in names)
+    if not names or not known:  # told as a wrong value of the key; what other keys there may be is not known
         only = {TYPE: asked} if isinstance(given, Mapping) and TYPE in given else {}
         return ((replace(METHODS["peft"], options=MappingProxyType(_type())), only),)
     return tuple((_variant(name), {**given, TYPE: name}) for name in names)
@@ -153,7 +154,7 @@ def _all_fields(name: str) -> dict[str, tuple[ast.expr, ast.expr | None]]:
 def _setting(annotation: ast.expr, default: ast.expr | None) -> Setting:
     value = _default(default)
     kind = _kind(annotation)
-    return Setting(Optional[kind] if value is None else kind, value, "")  # noqa: UP045: a kind may be a Literal
+    return Setting(kind | None if value is None else kind, value, "")
 
 
 def _default(node: ast.expr | None) -> Any:
@@ -176,7 +177,7 @@ def _kind(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant):
         return None if node.value is None else _kind(ast.parse(str(node.value), mode="eval").body)
     if isinstance(node, ast.BinOp):
-        return Union[_kind(node.left), _kind(node.right)]  # noqa: UP007
+        return _kind(node.left) | _kind(node.right)
     if isinstance(node, ast.Subscript):
         return _subscript(node)
     name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
@@ -191,7 +192,7 @@ def _subscript(node: ast.Subscript) -> Any:
         return str if any("[" in str(found) for found in names) else Literal[names]  # type: ignore[valid-type]
     kinds = tuple(_kind(part) for part in parts)
     if name == "Optional":
-        return Optional[kinds[0]]  # noqa: UP045
+        return kinds[0] | None
     if name == "Union":
         return Union[kinds]  # noqa: UP007
     if name in ("list", "List", "tuple", "Tuple"):

@@ -136,7 +136,7 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
     for name, given in methods.items():
         path: KeyPath = ("methods", name)
         if name not in METHODS:
-            b.problem(path, unknown("method", name, METHODS))
+            b.problem(path, "; ".join([unknown("method", name, METHODS), *METHODS.problems]))
             continue
         if isinstance(given, list) and not given:
             b.problem(path, "an empty list has no block; allowed: a mapping of settings, a list of them, or null")

@@ -229,8 +229,8 @@ def _explain(model: type[Strict], error: Any) -> str:
         if name == "rank" and model.__name__.split()[0] in METHODS:
             knob = f"its size is the key {model.rank_key!r}" if model.rank_key else "it has no size knob"
             return f"{model.__name__} takes no rank; {knob}"
-        kind = f"key of {model.__name__}" if " " in model.__name__ else "key"
-        return unknown(kind, name, model.allowed or model.model_fields)
+        what = f"key of {model.__name__}" if " " in model.__name__ else "key"
+        return unknown(what, name, model.allowed or model.model_fields)
     if error["type"] == "missing":
         wanted = described(model.model_fields[name].annotation, [model.model_fields[name]])
         return f"the key {name!r} is missing; allowed: {wanted}"
