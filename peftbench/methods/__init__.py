@@ -58,8 +58,8 @@ class Method:
     """False for the untuned base, which has no seed and no training."""
     trains_base: bool = False
     """True where the base's own weights train, which then need master weights under autocast."""
-    identity_at_init: bool = True
-    """Whether the first forward pass equals the base model's."""
+    identity_at_init: bool | None = True
+    """Whether the first forward pass equals the base model's; None where nothing is promised."""
     virtual_tokens: bool = False
     """Whether each unit of rank takes one position of the model's context."""
     color: str = "#888888"
@@ -272,7 +272,7 @@ METHODS: Table[Method] = Table(
                 ),
                 variants="peftbench.methods.peft_fields:variants",
                 after_step="peftbench.methods.peft:after_step",
-                identity_at_init=False,
+                identity_at_init=None,
                 color="#17becf",
             ),
         )

@@ -42,7 +42,7 @@ class Table(Mapping[str, Record], Generic[Record]):
         try:
             found = point.load()
             record = found() if callable(found) and not isinstance(found, self._kind) else found
-        except Exception as error:  # of a package that is not ours: whatever it is, the others go on
+        except (Exception, SystemExit) as error:  # of a package that is not ours: whatever it is, the others go on
             return f"{point.value} cannot be loaded: {type(error).__name__}: {error}"
         if not isinstance(record, self._kind):
             wanted = f"a {self._kind.__name__}, or a function that returns one"

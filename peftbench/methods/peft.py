@@ -21,8 +21,11 @@ _REFUSALS = (ValueError, TypeError, NotImplementedError)
 _WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 """Tuners whose forward pass wants to know each example's task."""
 
+_SHAPES = ("shapes cannot be multiplied", "is invalid for input of size", "must match the size", "floating point")
+"""In what torch says of packed weights where plain ones are expected."""
 
-def attach(model: nn.Module, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
+
+def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
     """Attach the tuner that the options name, as ``peft.get_peft_model`` does.
 
     The tuner is peft's own, for causal language models. What departs from it is the loss: every method here trains on
@@ -54,12 +57,20 @@ def attach(model: nn.Module, rank: int | None, options: Mapping[str, Any]) -> nn
     if rank is not None and getattr(config, record.rank_key) != rank:
         made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
         raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that it follows from")
-    if getattr(config, "adapters", fields) is None:
-        raise Unsupported(f"peft {record.variant} mixes adapters that have been trained before; give adapters: folders")
+    if hasattr(config, "adapters"):  # X-LoRA
+        if not config.adapters:
+            raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
+        model.config.use_cache = False  # it runs each pass twice, and refuses a base with a cache
+    packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
     try:
-        return _prepared(get_peft_model(model, config))
+        tuned = _prepared(get_peft_model(model, config))
     except _REFUSALS as error:
-        raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {error}") from error
+        raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {_line(error)}") from error
+    except RuntimeError as error:
+        if not packed:
+            raise
+        raise _packed_weights(record.variant, error) from error
+    return _watched(tuned, record.variant) if packed else tuned
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
@@ -77,6 +88,32 @@ def _prepared(tuned: Any) -> Any:
     # tied since the base was loaded
     tuned.get_base_model().tie_weights = lambda *_, **__: None
     return tuned
+
+
+def _watched(tuned: Any, tuner: str) -> Any:
+    """Tell of a tuner that computes with packed weights as if they were plain: its first pass fails at their shape."""
+
+    def first(*args: Any, **given: Any) -> Any:
+        try:
+            out = type(tuned).forward(tuned, *args, **given)
+        except RuntimeError as error:
+            raise _packed_weights(tuner, error) from error
+        del tuned.forward
+        return out
+
+    tuned.forward = first
+    return tuned
+
+
+def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
+    """Return what an error means where the base's weights are packed; itself where it is another (no memory left)."""
+    if not any(words in str(error) for words in _SHAPES):
+        return error
+    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _with_task(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
