@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -210,3 +211,10 @@ def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():
     rows = [("a", "ok", 3.0, 2.0), ("b", "ok", 3.0, 3.0), ("c", "ok", None, None), ("d", "diverged", 3.0, 9.0)]
     table = pd.DataFrame(rows, columns=["cell", "status", "first_loss", "last_loss"])
     assert list(stats.unlearned(table)["cell"]) == ["b"]
+
+
+def test_the_readmes_blocks_of_peft_load(tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    block = text.split("**Any tuner of peft.**")[1].split("```\n")[1]
+    (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nseeds: 1\n{block}")
+    assert len(suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")) == 4
