@@ -64,7 +64,7 @@ def problems(tmp_path, block: str) -> str:
             ["x.yaml:5: methods.peft.d_inital: unknown key of peft VERA", "did you mean 'd_initial'?"],
         ),
         ("{ peft_type: VERA, rank: 8, learning_rate: 1e-2 }", ["peft VERA takes no rank; its size is the key 'r'"]),
-        ("{ peft_type: IA3, rank: 8, learning_rate: 1e-2 }", ["peft IA3 takes no rank; it has no size knob"]),
+        ("{ peft_type: IA3, rank: 8, learning_rate: 1e-2 }", ["peft IA3 has no size knob, so it takes no rank"]),
         ("{ peft_type: VERA, r: eight, learning_rate: 1e-2 }", ["given 'eight' (text); allowed: a whole number"]),
         ("{ peft_type: VERA, d_initial: x, learning_rate: 1e-2 }", ["methods.peft.d_initial", "allowed: a number"]),
         ("{ peft_type: LORA, bias: lora, learning_rate: 1e-2 }", ["allowed: all, lora_only, none"]),

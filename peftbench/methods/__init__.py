@@ -268,7 +268,11 @@ METHODS: Table[Method] = Table(
                 load="peftbench.methods.peft:load",
                 precisions=FLOATS + QUANTIZED,
                 options=MappingProxyType(
-                    {"peft_type": Setting(str, None, "which tuner", shown="any of peft's, with its config's fields")}
+                    {
+                        "peft_type": Setting(
+                            str | None, None, "which tuner", shown="any of peft's, with its config's fields"
+                        )
+                    }
                 ),
                 variants="peftbench.methods.peft_fields:variants",
                 after_step="peftbench.methods.peft:after_step",

@@ -227,8 +227,9 @@ def _explain(model: type[Strict], error: Any) -> str:
     name, given = str(error["loc"][0]), error["input"]
     if error["type"] == "extra_forbidden":
         if name == "rank" and model.__name__.split()[0] in METHODS:
-            knob = f"its size is the key {model.rank_key!r}" if model.rank_key else "it has no size knob"
-            return f"{model.__name__} takes no rank; {knob}"
+            if model.rank_key:
+                return f"{model.__name__} takes no rank; its size is the key {model.rank_key!r}"
+            return f"{model.__name__} has no size knob, so it takes no rank"
         what = f"key of {model.__name__}" if " " in model.__name__ else "key"
         return unknown(what, name, model.allowed or model.model_fields)
     if error["type"] == "missing":
