@@ -185,7 +185,7 @@ def test_settings_that_the_config_refuses_are_an_error_in_the_configs_words():
     with pytest.raises(UserError, match=r"peft ADALORA: its config refuses these settings: .*total_step"):
         attached("ADALORA", total_step=None)
     with pytest.raises(UserError, match="num_virtual_tokens of 13 becomes 1"):
-        attached("CPT", cpt_token_ids=None, cpt_mask=None, cpt_tokens_type_mask=None)
+        attached("CPT", cpt_token_ids=None, cpt_tokens_type_mask=None)
 
 
 def test_a_mapping_becomes_the_config_that_a_field_wants():

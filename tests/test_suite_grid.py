@@ -194,7 +194,7 @@ def test_every_methods_record_fits_the_table_of_settings(method):
         if not (key == "learning_rate" and setting.default is None):
             checked = TypeAdapter(setting.type).validate_python(setting.default, strict=True)
             assert repr(checked) == repr(setting.default), key
-    assert not method.trains or method.training["learning_rate"] > 0
+    assert not method.trains or method.variants or method.training["learning_rate"] > 0  # tuners differ too much
 
 
 def test_alpha_is_twice_the_rank_and_in_the_name_only_if_given(trials):

@@ -102,7 +102,8 @@ def _brief(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}..{zlib.crc32(text.encode()) & 0xFFFF:04x}"
 
 
-_LONGEST = 30
+_LONGEST = 24
+"""Characters of an option in the name of a variant's cell."""
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 QUANTIZED = ("int8", "nf4", "fp4")
 _PEFT = "peftbench.methods.peft_checkpoint"
