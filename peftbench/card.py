@@ -13,29 +13,17 @@ from peftbench.records import Job, Trial
 from peftbench.tasks import harness, read
 
 _TASKS = "tasks"
-_PARTIAL = "a part of the base's own weights"
 _STOCK_LOADERS = {
     "peftbench.methods.peft_checkpoint:load": (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
     ),
+    "peftbench.methods.peft:load": (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
+    ),
     "peftbench.methods.full:load": (
         'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
-    ),
-    _PARTIAL: (
-        "from pathlib import Path\n\nfrom peftbench.methods.full import load\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
-    ),
-    "peftbench.methods.adapter:load": (
-        "from pathlib import Path\n\nfrom peftbench.methods.adapter import load\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
-    ),
-    "peftbench.methods.llama_adapter:load": (
-        "from pathlib import Path\n\nfrom peftbench.methods.llama_adapter import load\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        'model = load(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     ),
 }
 
@@ -71,10 +59,20 @@ Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the 
 what `python -c "from peftbench import bases; print(bases.folder('nano'))"` prints):
 
 ```python
-{_STOCK_LOADERS[_PARTIAL if is_partial(trial) else method.load]}
+{_loader(method.load, stock=not is_partial(trial))}
 ```
 
 {_stock_command(job, folder)}"""
+
+
+def _loader(load: str, stock: bool) -> str:
+    """Return the lines that load a tuned model: stock ones where they can, else by the method's own function."""
+    module, _, name = load.partition(":")
+    own = (
+        f"from pathlib import Path\n\nfrom {module} import {name}\nfrom transformers import AutoModelForCausalLM\n\n"
+        f'model = {name}(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
+    )
+    return _STOCK_LOADERS.get(load, own) if stock else own
 
 
 def is_partial(trial: Trial) -> bool:
@@ -86,15 +84,16 @@ def is_partial(trial: Trial) -> bool:
 def _stock_command(job: Job, folder: Path) -> str:
     """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
     trial, load = job.trial, METHODS[job.trial.method].load
-    if load.endswith(".adapter:load"):
-        return "The stock `lm_eval` command cannot load bottleneck adapters: peft has none.\n"
     if is_partial(trial):
-        return f"The stock `lm_eval` command cannot load {_PARTIAL} onto the rest.\n"
+        return "The stock `lm_eval` command cannot load a part of the base's own weights onto the rest.\n"
     if load.endswith(".llama_adapter:load") and '"ADAPTION_PROMPT"' not in (folder / "adapter_config.json").read_text():
         return (
             "The stock `lm_eval` command cannot load this LLaMA-Adapter: peft has its form for llama and mistral only, "
             "with one gate per layer.\n"
         )
+    if load not in _STOCK_LOADERS and not load.endswith(".llama_adapter:load"):
+        title = METHODS[trial.method].title
+        return f"The stock `lm_eval` command cannot load this: peft has no such method ({title}).\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = effective(trial.precision, trial.options)

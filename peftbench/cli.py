@@ -121,10 +121,19 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.set_defaults(command=_list)
 
 
+def _tell_left_out() -> None:
+    """Say which methods of other packages cannot be used."""
+    from peftbench.methods import METHODS
+
+    for problem in METHODS.problems:
+        print(f"peftbench: {problem}", file=sys.stderr)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench import grid, progress, suite
     from peftbench.execute import device
 
+    _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     kind = device.resolve(loaded.device)
     trials = suite.expand(loaded, kind)
@@ -179,6 +188,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from peftbench import grid, suite
     from peftbench.execute import device
 
+    _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     trials = suite.expand(loaded, device.resolve(loaded.device))
     cells: dict[str, list[int | None]] = {}
@@ -238,6 +248,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from peftbench import catalogue
 
+    _tell_left_out()
     kinds = (arguments.what,) if arguments.what else ("methods", "tasks", "precisions", "suites")
     print("\n".join(catalogue.text(kind) for kind in kinds), end="")
     return 0

@@ -210,6 +210,14 @@ def waiting_share(row: Mapping[str, Any]) -> float | None:
     return float(waiting / (seconds * (threads if row.get("device") == "cpu" else 1)))  # type: ignore[operator]
 
 
+def unlearned(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished, tuned trials whose loss did not fall: the mean of the last steps is not below the first.
+
+    Derived here, not a status: what a loss should do in how many steps is the reader's to say.
+    """
+    return trials[(trials["status"] == "ok") & (trials["last_loss"] >= trials["first_loss"])]
+
+
 def untrusted_times(trials: pd.DataFrame) -> str | None:
     """Return one sentence about the ok trials that trained on a busy machine; None where none is known to have."""
     names = ["train_waiting_seconds", "train_seconds", "threads", "device"]

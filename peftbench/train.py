@@ -40,6 +40,8 @@ class Learner:
     pad_id: int
     virtual_tokens: int
     """Positions that the method itself takes in every example of a forward pass."""
+    after_step: Callable[[Any, int], None] | None = None
+    """Called with the model and the steps done before, while the step's gradients are still there."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
@@ -49,7 +51,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         model: the base with the method attached.
         parameters: those that train.
         training: the settings.
-        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens.
+        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step.
     """
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
@@ -71,8 +73,14 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
     )
 
 
-def step(learner: Learner, batches: Sequence[Batch], rate: float) -> tuple[float, float]:
+def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | None = None) -> tuple[float, float]:
     """Take one optimizer step over micro-batches whose gradients add up to the whole batch's.
+
+    Args:
+        learner: what trains.
+        batches: the micro-batches.
+        rate: learning rate.
+        done: steps done before; None for a step that will be undone, of which a method that counts hears nothing.
 
     Returns:
         The loss in nats per loss-bearing token and the gradient norm before clipping.
@@ -91,6 +99,8 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float) -> tuple[float
         group["lr"] = rate
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
+    if learner.after_step is not None and done is not None:
+        learner.after_step(learner.model, done)
     learner.optimizer.zero_grad(set_to_none=True)
     return float(total), float(norm)
 
@@ -156,7 +166,7 @@ def train(
         rate = optimizers.learning_rate(training, index, len(plan))
         waiting = environment.waiting_by_thread()
         start = clock.now()
-        loss, norm = step(learner, batches, rate)
+        loss, norm = step(learner, batches, rate, index)
         seconds = clock.now() - start
         waits.append(environment.waited(waiting, environment.waiting_by_thread()))
         if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):

@@ -25,7 +25,7 @@ from peftbench.errors import Diverged, Unsupported, UserError
 from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
-from peftbench.methods import METHODS, resolve
+from peftbench.methods import METHODS, method_of, resolve
 from peftbench.model import Loaded, cast_trainable, load, parameters_in
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
@@ -160,7 +160,7 @@ def _seed(seed: int) -> None:
 def _check_context(trial: Trial, model: Any) -> None:
     """Refuse a cell whose virtual tokens leave no room in the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
-    virtual = (trial.rank or 0) if METHODS[trial.method].virtual_tokens else 0
+    virtual = (trial.rank or 0) if method_of(trial.method, trial.options).virtual_tokens else 0
     needed = max(trial.evaluation.max_length, trial.training.sequence_length if trial.training else 0)
     if context is not None and needed + virtual > context:
         raise Unsupported(f"{needed} data tokens and {virtual} virtual tokens exceed the base's context of {context}")
@@ -168,7 +168,8 @@ def _check_context(trial: Trial, model: Any) -> None:
 
 def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     """Attach the method, train, account for memory, check and save; return the tuned model."""
-    trial, method = run.job.trial, METHODS[run.job.trial.method]
+    trial = run.job.trial
+    method = method_of(trial.method, trial.options)
     training, seed, precision = trial.training, trial.seed or 0, effective(trial.precision, trial.options)
     assert training is not None
     with run.clock.phase("data"):
@@ -190,6 +191,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
             device=trial.device,
             pad_id=loaded.tokenizer.pad_token_id,
             virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
+            after_step=resolve(method.after_step) if method.after_step else None,
         )
     with run.clock.phase("check"):
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))

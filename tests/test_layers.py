@@ -19,7 +19,7 @@ PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     ("records and errors", "_suites errors records"),
     ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
-    ("tables, no torch", "methods precision tasks bases"),
+    ("tables, no torch", "methods methods.outside methods.peft_fields precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
@@ -30,7 +30,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("a base in memory", "model data optimizers measure.ledger"),
     (
         "methods, each a file",
-        "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_starts methods.peft_checkpoint "
+        "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_starts "
+        "methods.peft methods.peft_checkpoint "
         "methods.prefix_tuning methods.prompt_tuning",
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),

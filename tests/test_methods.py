@@ -41,6 +41,8 @@ def trainable_parameters(method: str, r: int, base: int) -> int:
         "llama_adapter": (LAYERS - 2) * (r * D + 1),
         "lora": LAYERS * sum(r * (i + o) for i, o in linears),
         "qlora": LAYERS * sum(r * (i + o) for i, o in linears),
+        "peft": LAYERS * sum(2 * r * (i + o) for i, o in [(D, D), (D, KV)]),  # LoHa on the queries and values
+        "steering": LAYERS * D,  # of tests/outside_method, where it is installed
     }[method]
 
 
@@ -92,7 +94,8 @@ def test_the_first_forward_equals_the_base_models_where_the_record_promises_it(n
     before = logits(loaded(tiny, name, precision).model, precision, IDS)
     _, learner, _ = attached(tiny, name, precision, tmp_path)
     same = torch.allclose(logits(learner.model, precision, IDS), before, atol=1e-5)
-    assert same is METHODS[name].identity_at_init
+    promised = METHODS[name].identity_at_init
+    assert promised is None or same is promised
 
 
 @pytest.mark.parametrize(("name", "precision"), CELLS)

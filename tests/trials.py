@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftbench import identity
-from peftbench.methods import METHODS
+from peftbench.methods import METHODS, method_of
 from peftbench.precision import why_unsupported
 from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
 from peftbench.tasks import read
 
 COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
+EXAMPLES = {"peft": {"peft_type": "LOHA"}}
+"""Options without which a method is nothing in particular."""
 TRAINING = Training(
     data=(("colour", 1.0),),
     steps=4,
@@ -52,9 +54,11 @@ def tasks(folder: Path) -> tuple[Task, ...]:
 
 def trial(base: Path, data: Path, method: str = "lora", precision: str = "fp32", **changes) -> Trial:
     """Return a trial on the tiny tasks; ``training`` takes changes to the training settings, others go to Trial."""
-    found = METHODS[method]
+    options = EXAMPLES.get(method, {}) | changes.pop("options", {})
+    found = method_of(method, options)
     rank = changes.pop("rank", None if found.knob is None else 4)
-    options = {name: setting.default for name, setting in found.options.items()} | changes.pop("options", {})
+    if not METHODS[method].variants:
+        options = {name: setting.default for name, setting in found.options.items()} | options
     if "alpha" in options and options["alpha"] is None:
         options["alpha"] = 2.0 * rank
     training = replace(TRAINING, **{k: v for k, v in found.training.items() if k == "optimizer"})

@@ -64,6 +64,10 @@ class Ledger(TorchDispatchMode):
 
     def track(self, tensor: torch.Tensor, category: str, *, move: bool = True) -> None:
         """Book a tensor's storage under a category, or move it there if it was a temporary."""
+        if tensor.layout is torch.sparse_coo:  # has no storage of its own (SHiRA's updates, FRoD's rotations)
+            self.track(tensor._indices(), category, move=move)
+            self.track(tensor._values(), category, move=move)
+            return
         storage = tensor.untyped_storage()
         known = self._storages.get(storage)
         if known is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import Field
+
+from peftbench.methods.outside import Table
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,31 @@ class Method:
     """False for the untuned base, which has no seed and no training."""
     trains_base: bool = False
     """True where the base's own weights train, which then need master weights under autocast."""
-    identity_at_init: bool = True
-    """Whether the first forward pass equals the base model's."""
+    identity_at_init: bool | None = True
+    """Whether the first forward pass equals the base model's; None where nothing is promised."""
     virtual_tokens: bool = False
     """Whether each unit of rank takes one position of the model's context."""
     color: str = "#888888"
     """In every figure."""
+    variants: str = ""
+    """``module:function`` with ``variants(block) -> ((record, block), ...)`` where the options depend on what a block
+    gives (``peft``: on the tuner); only options that a block gives are then part of a trial."""
+    variant: str = ""
+    """Which of its variants a record describes."""
+    rank_key: str = "rank"
+    """The key of a block that gives ``rank``."""
+    after_step: str = ""
+    """``module:function`` with ``after_step(model, steps_done)`` for a method that changes itself while it trains."""
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
         """Return a readable name of a cell: the method, its knob, options that differ from the default, precision."""
-        parts = [self.name]
+        parts = [self.name, self.variant] if self.variant else [self.name]
         if rank is not None:
             parts.append(f"r={rank}")
-        parts += [f"{k}={shown(v)}" for k, v in options.items() if k in self.options and v != self.options[k].default]
+        told = {
+            k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)
+        }
+        parts += [f"{k}={_brief(shown(v)) if self.variant else shown(v)}" for k, v in told.items()]
         return " ".join([*parts, precision])
 
 
@@ -86,6 +101,13 @@ def shown(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
+def _brief(text: str) -> str:
+    """Return a long text cut, with a checksum that tells it from others."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}..{zlib.crc32(text.encode()) & 0xFFFF:04x}"
+
+
+_LONGEST = 24
+"""Characters of an option in the name of a variant's cell."""
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
 QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
@@ -126,7 +148,8 @@ _LORA_MORE = MappingProxyType(
     }
 )
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+METHODS: Table[Method] = Table(
+    Method,
     {
         m.name: m
         for m in (
@@ -320,9 +343,36 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
                 color="#ff7f0e",
             ),
+            Method(
+                name="peft",
+                title="peft tuner",
+                paper="",
+                attach="peftbench.methods.peft:attach",
+                save=f"{_PEFT}:save",
+                load="peftbench.methods.peft:load",
+                precisions=FLOATS + QUANTIZED,
+                options=MappingProxyType(
+                    {
+                        "peft_type": Setting(
+                            str | None, None, "which tuner", shown="any of peft's, with its config's fields"
+                        )
+                    }
+                ),
+                variants="peftbench.methods.peft_fields:variants",
+                after_step="peftbench.methods.peft:after_step",
+                identity_at_init=None,
+                color="#17becf",
+            ),
         )
-    }
+    },
 )
+"""Those that come with peftbench, then those of other packages (``outside``)."""
+
+
+def method_of(name: str, options: Mapping[str, Any]) -> Method:
+    """Return a method's record, of the variant that a trial's options describe."""
+    record = METHODS[name]
+    return resolve(record.variants)(options)[0][0] if record.variants else record
 
 
 def late_defaults(name: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     base = {id(p) for p in model.parameters()}
     tuned = PeftModel.from_pretrained(model, str(folder))
     weights = load_peft_weights(str(folder), device="cpu")
-    dtype = next(iter(weights.values())).dtype
+    dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())  # others are places
     for parameter in tuned.parameters():
         if id(parameter) not in base:
             parameter.data = parameter.data.to(dtype)

@@ -92,7 +92,16 @@ def notes(results: Results) -> tuple[str, ...]:
     found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
     found += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
-    return (*found, *_missing_notes(results))
+    return (*found, *_learning_note(results), *_missing_notes(results))
+
+
+def _learning_note(results: Results) -> Iterable[str]:
+    """Name the cells with a trial whose loss did not fall: they ended ok, and learned nothing."""
+    rows = stats.unlearned(results.trials)
+    if len(rows):
+        columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
+        each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
+        yield f"Training did not lower the loss (first step to the mean of the last tenth): {'; '.join(each)}."
 
 
 def _seeds_note(results: Results) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import unknown
-from peftbench.methods import METHODS
+from peftbench.methods import METHODS, Method, resolve
 from peftbench.records import Base, Task
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
@@ -24,7 +24,7 @@ from peftbench.suite.schema import (
     method_settings,
     train_model,
 )
-from peftbench.suite.words import words
+from peftbench.suite.words import described, words
 
 
 def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> Suite:
@@ -136,19 +136,30 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
     for name, given in methods.items():
         path: KeyPath = ("methods", name)
         if name not in METHODS:
-            b.problem(path, unknown("method", name, METHODS))
+            b.problem(path, "; ".join([unknown("method", name, METHODS), *METHODS.problems]))
             continue
         if isinstance(given, list) and not given:
             b.problem(path, "an empty list has no block; allowed: a mapping of settings, a list of them, or null")
-        settings = method_settings(METHODS[name])
         places = [((*path, i), raw) for i, raw in enumerate(given)] if isinstance(given, list) else [(path, given)]
         for here, raw in places:
-            block = b.check(axes_model(name, settings, raw), here, _or_empty(raw))
-            if block is not None:
-                axes = {key: tuple(getattr(block, key)) for key in raw or ()}
-                _check_amounts(b, here, axes)
-                found.append(Block(name, f"{b.document.origin(here)}: {dotted(here)}", axes))
+            found += _variants(b, METHODS[name], here, raw)
     return tuple(found)
+
+
+def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator[Block]:
+    """Yield a block's variants: itself, or where a method's settings depend on what is given, one for each variant."""
+    variants = resolve(record.variants)(given) if record.variants else ((record, given),)
+    for method, raw in variants:
+        model = axes_model(f"{record.name} {method.variant}".rstrip(), method_settings(method), raw)
+        model.rank_key = method.rank_key if method.knob else ""
+        block = b.check(model, here, _or_empty(raw))
+        if block is not None:
+            axes = {key: tuple(getattr(block, key)) for key in raw or ()}
+            _check_amounts(b, here, axes)
+            if record.variants and not method.variant:
+                wanted = ", ".join(method.options)
+                b.problem(here, f"the key {wanted!r} is missing; allowed: {described(method.options[wanted].type, ())}")
+            yield Block(record.name, f"{b.document.origin(here)}: {dotted(here)}", axes)
 
 
 def _check_use(b: Builder, suite: Suite) -> None:

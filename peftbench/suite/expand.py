@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.methods import METHODS, Method, alpha_of, shown
+from peftbench.methods import METHODS, Method, alpha_of, method_of, shown
 from peftbench.precision import why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
@@ -95,10 +95,11 @@ def threads_of(suite: Suite) -> int:
 
 def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     """Yield a block's cells; the axis written first varies slowest."""
-    method = METHODS[block.method]
+    record = METHODS[block.method]
+    method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
     axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
     if method.knob is not None:
-        axes.setdefault("rank", suite.axes.get("rank", (method.default_rank,)))
+        axes.setdefault(method.rank_key, suite.axes.get("rank", (method.default_rank,)))
     axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
     if method.trains:
         for key, values in _training_axes(method, block, suite).items():
@@ -106,8 +107,10 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     for values in itertools.product(*axes.values()):
         value = dict(zip(axes, values, strict=True))
         options = {key: value.get(key, setting.default) for key, setting in method.options.items()}
+        if record.variants:  # the library's own defaults are its version's, which the environment tells
+            options = {key: option for key, option in options.items() if key in value}
         settings = {key: value[key] for key in TRAIN} if method.trains else {}
-        yield _Cell(method, block.where, value["precision"], value.get("rank"), options, settings)
+        yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings)
 
 
 def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:

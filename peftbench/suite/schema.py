@@ -57,6 +57,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
     allowed: ClassVar[tuple[str, ...]] = ()
     """Keys for messages, where the model has fewer fields than the block may have."""
+    rank_key: ClassVar[str] = ""
+    """Of a method's block: the key that gives its size."""
 
 
 def as_list(value: Any) -> Any:
@@ -85,7 +87,7 @@ def method_settings(method: Method) -> dict[str, Setting]:
     if not method.trains:
         return settings
     if method.knob is not None:
-        settings["rank"] = Setting(Count, method.default_rank, method.knob)
+        settings[method.rank_key] = Setting(Count, method.default_rank, method.knob)
     return {**settings, **method.options, **TRAIN}
 
 
@@ -224,9 +226,12 @@ def _explain(model: type[Strict], error: Any) -> str:
     """Return one validation error in words."""
     name, given = str(error["loc"][0]), error["input"]
     if error["type"] == "extra_forbidden":
-        if name == "rank" and model.__name__ in METHODS:
+        if name == "rank" and model.__name__.split()[0] in METHODS:
+            if model.rank_key:
+                return f"{model.__name__} takes no rank; its size is the key {model.rank_key!r}"
             return f"{model.__name__} has no size knob, so it takes no rank"
-        return unknown("key", name, model.allowed or model.model_fields)
+        what = f"key of {model.__name__}" if " " in model.__name__ else "key"
+        return unknown(what, name, model.allowed or model.model_fields)
     if error["type"] == "missing":
         wanted = described(model.model_fields[name].annotation, [model.model_fields[name]])
         return f"the key {name!r} is missing; allowed: {wanted}"

@@ -1,0 +1,150 @@
+"""Any tuner that the installed peft has, by its own config."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from peft import get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import nn
+
+from peftbench.errors import Unsupported, UserError
+from peftbench.methods import method_of, peft_checkpoint
+
+_REFUSALS = (ValueError, TypeError, NotImplementedError)
+"""What peft raises where a tuner cannot be attached to a base; any other exception is a fault, and told as one."""
+
+_WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
+"""Tuners whose forward pass wants to know each example's task."""
+
+_SHAPES = ("shapes cannot be multiplied", "is invalid for input of size", "must match the size", "floating point")
+"""In what torch says of packed weights where plain ones are expected."""
+
+
+def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
+    """Attach the tuner that the options name, as ``peft.get_peft_model`` does.
+
+    The tuner is peft's own, for causal language models. What departs from it is the loss: every method here trains on
+    the same cross-entropy, so what a tuner adds to a model's own loss (AdaLoRA's orthogonality, CPT's weights of the
+    context, Shadow's auxiliary loss) is left out. Tuners that part tasks (Poly, multitask prompt tuning) are told that
+    all examples are of task 0.
+
+    Args:
+        model: the frozen base.
+        rank: the config's size: ``r``, ``init_r``, ``num_virtual_tokens`` or ``adapter_len``; None for peft's default.
+        options: ``peft_type`` and fields of that tuner's config; a mapping where a field is a config itself.
+
+    Returns:
+        The base wrapped by peft.
+
+    Raises:
+        UserError: if the config does not accept its fields.
+        Unsupported: if peft cannot attach this tuner to this base, with its reason.
+    """
+    record = method_of("peft", options)
+    fields = {name: value for name, value in options.items() if name != "peft_type"}
+    if rank is not None:
+        fields[record.rank_key] = rank
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[record.variant]
+    try:
+        config = config_class(task_type="CAUSAL_LM", **_with_configs(config_class, fields))
+    except (*_REFUSALS, ImportError) as error:
+        raise UserError(f"peft {record.variant}: its config refuses these settings: {error}") from error
+    if rank is not None and getattr(config, record.rank_key) != rank:
+        made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
+        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that it follows from")
+    if hasattr(config, "adapters"):  # X-LoRA
+        if not config.adapters:
+            raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
+        model.config.use_cache = False  # it runs each pass twice, and refuses a base with a cache
+    packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
+    try:
+        tuned = _prepared(get_peft_model(model, config))
+    except _REFUSALS as error:
+        raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {_line(error)}") from error
+    except RuntimeError as error:
+        if not packed:
+            raise
+        raise _packed_weights(record.variant, error) from error
+    return _watched(tuned, record.variant) if packed else tuned
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    """Return a freshly loaded base with the tuner of ``folder`` attached, frozen, to be called as it was tuned."""
+    return _prepared(peft_checkpoint.load(model, folder))
+
+
+def _prepared(tuned: Any) -> Any:
+    """Make a tuner callable as any model is: without task numbers, and by programs that tie weights once more."""
+    if tuned.active_peft_config.peft_type in _WITH_TASKS:
+        generate = tuned.generate
+        tuned.register_forward_pre_hook(_with_task, with_kwargs=True)
+        tuned.generate = lambda **given: generate(**{"task_ids": _first_task(given["input_ids"]), **given})
+    # lm-eval ties weights anew, which would write over a tuner's wrapper of a tied embedding (or fail at it); they are
+    # tied since the base was loaded
+    tuned.get_base_model().tie_weights = lambda *_, **__: None
+    return tuned
+
+
+def _watched(tuned: Any, tuner: str) -> Any:
+    """Tell of a tuner that computes with packed weights as if they were plain: its first pass fails at their shape."""
+
+    def first(*args: Any, **given: Any) -> Any:
+        try:
+            out = type(tuned).forward(tuned, *args, **given)
+        except RuntimeError as error:
+            raise _packed_weights(tuner, error) from error
+        del tuned.forward
+        return out
+
+    tuned.forward = first
+    return tuned
+
+
+def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
+    """Return what an error means where the base's weights are packed; itself where it is another (no memory left)."""
+    if not any(words in str(error) for words in _SHAPES):
+        return error
+    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _with_task(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Add the number of the one task to a call."""
+    return args, {"task_ids": _first_task(given["input_ids"]), **given}
+
+
+def _first_task(ids: torch.Tensor) -> torch.Tensor:
+    """Return task 0 for each example of ids of shape (b, t)."""
+    return torch.zeros(ids.shape[0], dtype=torch.long, device=ids.device)
+
+
+def _with_configs(config_class: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with mappings made configs where peft takes a config only (``eva_config``)."""
+    hints = get_type_hints(config_class)
+    made = {}
+    for name, value in fields.items():
+        kinds = (hints[name], *get_args(hints[name]))
+        config = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        wanted = isinstance(value, dict) and config is not None and dict not in kinds
+        made[name] = config(**value) if wanted and isinstance(config, type) else value
+    return made
+
+
+def after_step(model: Any, step: int) -> None:
+    """Let a tuner that changes itself while it trains (AdaLoRA's ranks) do so; gradients are still there.
+
+    Args:
+        model: the tuned model.
+        step: steps done before this one.
+    """
+    update = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
+    if update is not None:
+        update(step)

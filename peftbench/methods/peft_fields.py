@@ -1,0 +1,204 @@
+"""The tuners of the installed peft and the fields of their configs, read from its source: importing it takes seconds.
+
+peft's own registration is what is read: ``register_peft_method(name=..., config_cls=...)`` in each tuner's package, and
+the dataclasses that it names. A test compares what is found here with what peft says of itself once imported.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Union
+
+from peftbench.errors import UserError
+from peftbench.methods import METHODS, Method, Setting
+
+TYPE = "peft_type"
+"""The key of a block that says which tuner it is."""
+_OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode")
+"""Fields that the trial decides."""
+_KNOBS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
+"""Fields that say how large a tuner is where its rank is not ``r``."""
+_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "List": list, "Any": Any}
+_NO_LITERAL = object()
+"""Default of a field whose default is computed."""
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A dataclass in peft's source: the names of its bases, and each field's annotation and default."""
+
+    bases: tuple[str, ...]
+    fields: Mapping[str, tuple[ast.expr, ast.expr | None]]
+
+
+def tuners() -> tuple[str, ...]:
+    """Return the name of every tuner of the installed peft, sorted: ``ADALORA``, ``VERA``, ..."""
+    return tuple(sorted(_registered()))
+
+
+@cache
+def fields(tuner: str) -> Mapping[str, Setting]:
+    """Return what the config of a tuner may be given, without what the trial decides.
+
+    Args:
+        tuner: one of ``tuners()``.
+    """
+    found = {name: field for name, field in _all_fields(_registered()[tuner]).items() if name not in _OURS}
+    return MappingProxyType({name: _setting(annotation, default) for name, (annotation, default) in found.items()})
+
+
+def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
+    """Return the records that a block, or a trial's options, describe, one per tuner, each with its part of the block.
+
+    Args:
+        given: the block as written; its tuner may be a list of them, and any other key is for all.
+
+    Raises:
+        UserError: peft is not installed, or it registers its tuners in a way that is not understood here.
+    """
+    asked = given.get(TYPE) if isinstance(given, Mapping) else None
+    names = asked if isinstance(asked, list) else [asked]
+    known = all(isinstance(name, str) and name in tuners() for name in names)
+    if not names or not known:  # told as a wrong value of the key; what other keys there may be is not known
+        only = {TYPE: asked} if isinstance(given, Mapping) and TYPE in given else {}
+        return ((replace(METHODS["peft"], options=MappingProxyType(_type())), only),)
+    return tuple((_variant(name), {**given, TYPE: name}) for name in names)
+
+
+@cache
+def _variant(tuner: str) -> Method:
+    record, settings = METHODS["peft"], dict(fields(tuner))
+    knob = _knob(settings)
+    size = settings.pop(knob) if knob else None
+    return replace(
+        record,
+        variant=tuner,
+        knob=None if knob is None else _KNOBS.get(knob, "rank r"),
+        rank_key=knob or record.rank_key,
+        default_rank=None if size is None else size.default,
+        options=MappingProxyType({**_type(), **settings}),
+        virtual_tokens=knob == "num_virtual_tokens",
+    )
+
+
+def _type() -> dict[str, Setting]:
+    return {TYPE: Setting(Literal[tuners()], None, "which tuner of peft")}  # type: ignore[valid-type]
+
+
+def _knob(settings: Mapping[str, Setting]) -> str | None:
+    """Return the field that says how large a tuner is, or None: an ``r`` of nought (OFT) means another field counts."""
+    for name in _KNOBS:
+        if name in settings:
+            return name
+    default = settings["r"].default if "r" in settings else None
+    return "r" if isinstance(default, int) and default > 0 else None
+
+
+@cache
+def _folder() -> Path:
+    spec = find_spec("peft")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the method peft needs the package peft, which is not installed")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def _registered() -> Mapping[str, str]:
+    """Return each tuner's name and its config class."""
+    found = {}
+    for path in sorted((_folder() / "tuners").glob("*/__init__.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "register_peft_method":
+                given = {word.arg: word.value for word in call.keywords}
+                name, config = given.get("name"), given.get("config_cls")
+                if isinstance(name, ast.Constant) and isinstance(config, ast.Name):
+                    found[str(name.value).upper()] = config.id
+    if not found:
+        raise UserError("the method peft: the installed peft registers its tuners in a way that peftbench cannot read")
+    return MappingProxyType(found)
+
+
+@cache
+def _classes() -> Mapping[str, _Class]:
+    """Return every class of peft's config modules by its name."""
+    tuners = _folder() / "tuners"
+    sources = (_folder() / "config.py", *tuners.glob("*_utils.py"), *sorted(tuners.glob("*/config.py")))
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
+    return {node.name: _class(node) for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _class(node: ast.ClassDef) -> _Class:
+    fields = {
+        line.target.id: (line.annotation, line.value)
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
+    return _Class(tuple(base.id for base in node.bases if isinstance(base, ast.Name)), fields)
+
+
+def _all_fields(name: str) -> dict[str, tuple[ast.expr, ast.expr | None]]:
+    """Return a class's fields, inherited ones first."""
+    found = _classes().get(name)
+    if found is None:
+        return {}
+    inherited = [item for base in found.bases for item in _all_fields(base).items()]
+    return {**dict(inherited), **found.fields}
+
+
+def _setting(annotation: ast.expr, default: ast.expr | None) -> Setting:
+    value = _default(default)
+    kind = _kind(annotation)
+    return Setting(kind | None if value is None else kind, value, "")
+
+
+def _default(node: ast.expr | None) -> Any:
+    """Return a field's default, from ``x`` or ``field(default=x)``; _NO_LITERAL where it is computed."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "field":
+        given = {word.arg: word.value for word in node.keywords}
+        node = given.get("default")
+    try:
+        return _NO_LITERAL if node is None else ast.literal_eval(node)
+    except ValueError:
+        return _NO_LITERAL
+
+
+def _kind(node: ast.expr) -> Any:
+    """Return an annotation as the type of what a suite may give for it.
+
+    Configs and mappings are mappings; an enumeration's values are text; a tuple is a list. A Literal that stands for a
+    family of names (``pissa_niter_[number of iters]``) allows any text.
+    """
+    if isinstance(node, ast.Constant):
+        return None if node.value is None else _kind(ast.parse(str(node.value), mode="eval").body)
+    if isinstance(node, ast.BinOp):
+        return _kind(node.left) | _kind(node.right)
+    if isinstance(node, ast.Subscript):
+        return _subscript(node)
+    name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+    return _KINDS.get(name, dict if name.endswith("Config") else str)
+
+
+def _subscript(node: ast.Subscript) -> Any:
+    name = getattr(node.value, "id", None) or getattr(node.value, "attr", "")
+    parts: Iterable[ast.expr] = node.slice.elts if isinstance(node.slice, ast.Tuple) else (node.slice,)
+    if name == "Literal":
+        names = tuple(_literals(parts))
+        return str if any("[" in str(found) for found in names) else Literal[names]  # type: ignore[valid-type]
+    kinds = tuple(_kind(part) for part in parts)
+    if name == "Optional":
+        return kinds[0] | None
+    if name == "Union":
+        return Union[kinds]  # noqa: UP007
+    if name in ("list", "List", "tuple", "Tuple"):
+        return list[kinds[0]]  # type: ignore[valid-type]
+    return dict if name in ("dict", "Dict") else Any
+
+
+def _literals(parts: Iterable[ast.expr]) -> Iterator[Any]:
+    return (part.value for part in parts if isinstance(part, ast.Constant))

@@ -1,0 +1,113 @@
+"""Methods of other packages: the worked example keeps every promise, a broken package breaks nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parent / "outside_method"
+PAGE = (EXAMPLE / "README.md").read_text()
+
+
+def install(folder: Path, name: str, points: dict[str, str], **modules: str) -> None:
+    """Write what pip would: the metadata of a package with entry points, and modules where they are given."""
+    info = folder / f"{name.replace('-', '_')}-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[peftbench.methods]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    for module, text in modules.items():
+        (folder / f"{module}.py").write_text(text)
+
+
+def call(folder: Path, *argv: str) -> subprocess.CompletedProcess:
+    """Run a Python module where the folder's packages are installed."""
+    paths = [str(folder), str(EXAMPLE.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", *argv]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture
+def steering(tmp_path) -> Path:
+    """A folder in which the example is installed as its pyproject says."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    install(tmp_path, project["name"], project["entry-points"]["peftbench.methods"])
+    (tmp_path / "peftbench_steering").symlink_to(EXAMPLE / "peftbench_steering")
+    return tmp_path
+
+
+def test_the_example_passes_the_conformance_tests_by_being_installed(steering):
+    tests = str(EXAMPLE.parent / "test_methods.py")
+    done = call(steering, "pytest", tests, "-k", "steering", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLE.parent))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[0].count(".") == 7
+
+
+def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
+    toml, record, functions = re.findall(r"```(?:toml|python)\n(.*?)```", PAGE, re.DOTALL)
+    assert toml == (EXAMPLE / "pyproject.toml").read_text()
+    assert record == (EXAMPLE / "peftbench_steering" / "__init__.py").read_text()
+    assert functions == (EXAMPLE / "peftbench_steering" / "vectors.py").read_text()
+    (steering / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
+    done = call(steering, "peftbench", "run", "mine.yaml", "--keep-adapters", "--set", "methods.steering.layers=2")
+    assert done.returncode == 0, done.stderr
+    assert "3 ok" in done.stderr
+    table = call(steering, "peftbench", "report", "results/mine", "--format", "text").stdout
+    assert "steering layers=2 nf4" in table
+    card = next((steering / "results" / "mine" / "adapters").glob("*/README.md")).read_text()
+    assert "from peftbench_steering.vectors import load" in card
+
+
+def test_a_method_of_another_package_is_listed_without_torch(steering):
+    done = call(steering, "peftbench", "list", "methods")
+    assert "steering" in done.stdout.splitlines()[-1]
+    code = (
+        "import sys\nfrom peftbench.methods import METHODS\nassert 'steering' in METHODS and 'torch' not in sys.modules"
+    )
+    (steering / "look.py").write_text(code)
+    assert call(steering, "look").returncode == 0
+
+
+BROKEN = "raise RuntimeError('no such GPU')"
+GOOD = "from peftbench.methods import METHODS, Method\n"
+GOOD += "def make(): return Method('mine', '', '', METHODS['lora'].attach, '', '', ('fp32',))\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "point", "reason"),
+    [
+        (BROKEN, "broken_method:X", "broken_method:X cannot be loaded: RuntimeError: no such GPU"),
+        ("", "broken_method:X", "AttributeError"),
+        ("X = 3", "broken_method:X", "gives a int; allowed: a Method, or a function that returns one"),
+        ("X = lambda: 3", "broken_method:X", "gives a int; allowed"),
+        ("def X(): 1 / 0", "broken_method:X", "ZeroDivisionError"),
+        (GOOD, "broken_method:make", "the record is called 'mine'; allowed: the name of its entry point"),
+        ("import sys; sys.exit(3)", "broken_method:X", "SystemExit"),
+    ],
+)
+def test_a_broken_package_is_named_and_the_others_go_on(tmp_path, text, point, reason):
+    install(tmp_path, "bad-package", {"bad": point}, broken_method=text)
+    install(tmp_path, "good-package", {"mine": "good_method:make"}, good_method=GOOD)
+    done = call(tmp_path, "peftbench", "list", "methods")
+    assert done.returncode == 0, done.stderr
+    assert "peftbench: package bad-package 0.1: its method 'bad' is left out: " in done.stderr
+    assert reason in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("mine")
+    (tmp_path / "x.yaml").write_text("base: nano\ntasks: [compute]\nmethods: [bad]\n")
+    done = call(tmp_path, "peftbench", "plan", "x.yaml")
+    assert done.returncode == 2
+    assert "unknown method 'bad'" in done.stderr
+    assert reason in done.stderr
+
+
+def test_a_package_cannot_take_the_name_of_another_method(tmp_path):
+    install(tmp_path, "thief", {"lora": "thief:make"}, thief=GOOD.replace("'mine'", "'lora'"))
+    done = call(tmp_path, "peftbench", "list", "methods")
+    assert "package thief 0.1: its method 'lora' is left out: there is a method of that name already" in done.stderr
+    assert "Hu et al." in done.stdout
