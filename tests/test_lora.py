@@ -190,6 +190,29 @@ def test_olora_on_gpt2_is_refused_where_peft_takes_its_weights_the_wrong_way_rou
         lora.attach(base, 2, PAPER | {"target_modules": "attention", "initialization": "olora"})
 
 
+@pytest.mark.parametrize("options", [{"dora": True}, {"initialization": "pissa"}], ids=str)
+def test_fused_experts_take_plain_lora_only(options):
+    from transformers import MixtralConfig
+
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = meta(MixtralConfig(**small, num_key_value_heads=2, num_local_experts=2, vocab_size=32))
+    with pytest.raises(Unsupported, match=r"fused experts \(model\.layers\.0\.mlp\.experts\..*attention, or a list"):
+        lora.attach(base, 2, PAPER | {"target_modules": "all-linear"} | options)
+    attached = lora.attach(base, 2, PAPER | {"target_modules": "all-linear"})
+    assert any(name.endswith("experts") for name in layers(attached))
+
+
+def test_eva_takes_inputs_of_any_shape(tiny, tmp_path):
+    from transformers import OPTConfig, OPTForCausalLM
+
+    plan = tuned(tiny, tmp_path).get_base_model().peftbench_origin
+    small = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = OPTForCausalLM(OPTConfig(**small, vocab_size=320, word_embed_proj_dim=16, max_position_embeddings=64))
+    base.peftbench_origin = plan
+    attached = lora.attach(base, 2, PAPER | {"target_modules": "all-linear", "initialization": "eva"})
+    assert sum(m.r["default"] for m in layers(attached).values()) == 6 * 2
+
+
 def test_a_start_that_would_change_a_tied_embedding_is_refused(tiny, tmp_path):
     with pytest.raises(Unsupported, match="the embedding that is tied to lm_head"):
         tuned(tiny, tmp_path, target_modules=["q_proj", "lm_head"], initialization="pissa")
@@ -222,6 +245,16 @@ def test_a_saved_variant_loaded_on_the_original_base_gives_the_same_logits(optio
 
     again = peft_checkpoint.load(fresh(tiny), tmp_path / "saved")
     torch.testing.assert_close(logits(again, "fp32", IDS), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_saved_pissa_of_a_bf16_base_differs_by_the_rounding_of_what_was_left(tiny, tmp_path):
+    from peftbench.methods import peft_checkpoint
+
+    attached = tuned(tiny, tmp_path, "bf16", steps=3, initialization="pissa")
+    lora.save(attached, tmp_path / "saved")
+    again = peft_checkpoint.load(fresh(tiny, "bf16"), tmp_path / "saved")
+    expected = logits(attached, "bf16", IDS).float()
+    assert 0 < float((logits(again, "bf16", IDS).float() - expected).abs().max()) < 0.3 < float(expected.std())
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,19 @@ def test_the_same_cell_twice_is_refused(refused):
     assert "'lora r=4 fp32' and 'lora r=4 alpha=8 fp32'" in refused(GOOD + "    alpha: [null, 8]\n")
 
 
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("prefix_tuning: {hidden_size: 8}", "hidden_size: given 8; allowed: only with reparameterization: mlp"),
+        ("prompt_tuning: {text: red}", "text: given red; allowed: only with initialization: text"),
+    ],
+)
+def test_an_option_that_means_nothing_without_another_is_refused(refused, block, told):
+    message = refused(swapped("lora:\n    rank: 4", block))
+    assert told in message
+    assert "methods." in message
+
+
 def test_an_unknown_suite_is_told_with_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(GOOD)

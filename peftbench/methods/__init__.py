@@ -28,6 +28,8 @@ class Setting:
     late: bool = False
     """Whether the setting came after results that its default does not change: at its default it does not enter a
     trial's key, and a stored row without it had the default."""
+    only_with: tuple[str, str] | None = None
+    """Another option and the value of it without which this one would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,13 @@ METHODS: Table[Method] = Table(
                             "random: standard normal; vocabulary: sampled rows of the embedding matrix; text: its rows "
                             "for the tokens of text",
                         ),
-                        "text": Setting(str | None, None, "cut or repeated to the virtual tokens", late=True),
+                        "text": Setting(
+                            str | None,
+                            None,
+                            "cut or repeated to the virtual tokens",
+                            late=True,
+                            only_with=("initialization", "text"),
+                        ),
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 1e-1}),
@@ -235,7 +243,12 @@ METHODS: Table[Method] = Table(
                             Literal["none", "mlp"], "none", "whether an MLP makes the prefix in training", late=True
                         ),
                         "hidden_size": Setting(
-                            Annotated[int, Ge(1)] | None, None, "width of that MLP", shown="512", late=True
+                            Annotated[int, Ge(1)] | None,
+                            None,
+                            "width of that MLP",
+                            shown="512",
+                            late=True,
+                            only_with=("reparameterization", "mlp"),
                         ),
                     }
                 ),

@@ -23,8 +23,18 @@ _EVA_PASSES = 200
 """Most forward passes of EVA's incremental SVD; it converges within some ten where it converges at all."""
 
 
-def check(model: nn.Module, start: str) -> None:
-    """Raise Unsupported if a start does not exist on this base, before anything is changed."""
+def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
+    """Raise Unsupported if a start, or DoRA, does not exist on this base, before anything is changed."""
+    words = [word for word in ("dora",) if options.get(word)] + [start] * (start not in ("kaiming", "gaussian"))
+    fused = [name for name, p in model.named_parameters() if p.ndim >= 3]
+    if words and fused and options["target_modules"] == "all-linear":
+        raise Unsupported(
+            f"lora: all-linear reaches fused experts ({fused[0]}), where peft has no {' and no '.join(words)}; "
+            "target_modules: attention, or a list, leaves them out"
+        )
+    if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
+        # peft reads the weight in every forward; what it puts back on the CPU has lost its scales
+        raise Unsupported("lora: dora on int8 weights: peft 0.21 loses their scales on the CPU")
     quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
     if start in _MUTATING and quantized:
         raise Unsupported(
@@ -111,7 +121,20 @@ def _eva(tuned: Any) -> None:
             raise Unsupported(f"lora: initialization eva did not converge in {_EVA_PASSES} forward passes")
         model(**inputs, use_cache=False)
 
-    initialize_lora_eva_weights(tuned, batches, forward_fn=forward, show_progress_bar=False)
+    initialize_lora_eva_weights(
+        tuned,
+        batches,
+        forward_fn=forward,
+        prepare_model_inputs_fn=lambda inputs, _: inputs["attention_mask"].bool(),
+        prepare_layer_inputs_fn=_tokens,
+        show_progress_bar=False,
+    )
+
+
+def _tokens(layer_input: Any, mask: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a module's inputs (n, d) at the n positions of a mask (b, t); opt's come as (b t, d), others (b, t, d)."""
+    x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
+    return x.reshape(-1, x.shape[-1])[mask.flatten()]
 
 
 @torch.no_grad()

@@ -139,7 +139,12 @@ def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
 
 
 def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
-    """Yield why a cell's training settings exclude each other."""
+    """Yield why a cell's settings exclude each other."""
+    for name, setting in cell.method.options.items():
+        other, value = setting.only_with or ("", "")
+        if other and cell.options[name] != setting.default and cell.options[other] != value:
+            given = shown(cell.options[name])
+            yield f"{cell.where}: {name}: given {given}; allowed: only with {other}: {value}"
     settings = cell.settings
     if not settings:
         return
