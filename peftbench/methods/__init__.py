@@ -150,6 +150,13 @@ _LORA_MORE = MappingProxyType(
     }
 )
 
+ADAPTER_KINDS: Mapping[str, tuple[str, float]] = {
+    "houlsby": ("gelu", 1.0),  # google-research/adapter-bert, modeling.py: feedforward_adapter
+    "pfeiffer": ("relu", 1.0),  # arXiv:2005.00052, equation 1
+    "parallel": ("relu", 4.0),  # jxhe/unify-parameter-efficient-tuning, exps: ffn_adapter_scalar
+}
+"""Activation and scale of each kind, where the suite is silent."""
+
 METHODS: Table[Method] = Table(
     Method,
     {
@@ -274,6 +281,7 @@ METHODS: Table[Method] = Table(
                             "houlsby",
                             "houlsby: after attention and after feed-forward; pfeiffer: after the block; parallel: "
                             "beside the feed-forward",
+                            late=True,
                         ),
                         "activation": Setting(
                             Literal["gelu", "relu", "silu"] | None,
@@ -286,6 +294,7 @@ METHODS: Table[Method] = Table(
                             None,
                             "factor of what a bottleneck adds; default 4 for parallel, 1 for the others",
                             shown="by kind",
+                            late=True,
                         ),
                     }
                 ),
@@ -311,6 +320,7 @@ METHODS: Table[Method] = Table(
                             Literal["per_layer", "per_head"],
                             "per_layer",
                             "per_layer: one factor, as peft has it; per_head: the tanh of one per head, as the authors",
+                            late=True,
                         ),
                     }
                 ),

@@ -27,14 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported
+from peftbench.methods import ADAPTER_KINDS
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-_DEFAULTS: Mapping[str, tuple[str, float]] = {
-    "houlsby": ("gelu", 1.0),  # google-research/adapter-bert, modeling.py: feedforward_adapter
-    "pfeiffer": ("relu", 1.0),  # arXiv:2005.00052, equation 1
-    "parallel": ("relu", 4.0),  # jxhe/unify-parameter-efficient-tuning, exps: ffn_adapter_scalar
-}
-"""Activation and scale of each kind, where the suite is silent."""
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 _FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 _PROJECTIONS = ("dense", "dense_4h_to_h", "down_proj", "o_proj", "out_proj", "c_proj", "fc2")
@@ -140,7 +135,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     """
     model.requires_grad_(False)
     kind = options["kind"]
-    activation, scale = _DEFAULTS[kind]
+    activation, scale = ADAPTER_KINDS[kind]
     activation, scale = options["activation"] or activation, options["scale"] or scale
     d = model.config.get_text_config().hidden_size
     for site in _sites(kind, _parts(model), model.config):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.methods import METHODS, Method, alpha_of, method_of, shown
+from peftbench.methods import ADAPTER_KINDS, METHODS, Method, alpha_of, method_of, shown
 from peftbench.precision import why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
@@ -36,10 +36,12 @@ class _Cell:
     name: str = ""
 
     def resolved_options(self) -> dict[str, Any]:
-        """Return the options with alpha as a number where it follows the rank."""
+        """Return the options with alpha as a number where it follows the rank, and the activation that follows a kind."""
         options = dict(self.options)
         if "alpha" in options and self.rank is not None:
             options["alpha"] = alpha_of(options["alpha"], self.rank)
+        if self.method.name == "adapter" and options["activation"] is None:
+            options["activation"] = ADAPTER_KINDS[options["kind"]][0]
         return options
 
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
