@@ -36,7 +36,7 @@ class _Cell:
     name: str = ""
 
     def resolved_options(self) -> dict[str, Any]:
-        """Return the options with alpha as a number where it follows the rank, and the activation that follows a kind."""
+        """Return the options, an alpha that follows the rank as a number and an activation that follows the kind by name."""
         options = dict(self.options)
         if "alpha" in options and self.rank is not None:
             options["alpha"] = alpha_of(options["alpha"], self.rank)
