@@ -36,7 +36,7 @@ class _Cell:
     name: str = ""
 
     def resolved_options(self) -> dict[str, Any]:
-        """Return the options, an alpha that follows the rank as a number and an activation that follows the kind by name."""
+        """Return the options with what follows from others: alpha from the rank, activation from the kind."""
         options = dict(self.options)
         if "alpha" in options and self.rank is not None:
             options["alpha"] = alpha_of(options["alpha"], self.rank)
