@@ -68,8 +68,7 @@ def _precision() -> str:
         f"{sum(beyond for _, beyond, _ in found)} differ from fp32 at the same method and rank beyond the noise of "
         f"three seeds (chance alone would give about {0.05 * len(found):.0f}); the largest difference is "
         f"{100 * worst:+.1f} points ({cell.name}), on average they are "
-        f"{100 * sum(d for d, _, _ in found) / len(found):+.1f}. A base of a million weights that was trained for long "
-        "may well lose more."
+        f"{100 * sum(d for d, _, _ in found) / len(found):+.1f}. Of other bases this says nothing."
     )
 
 
