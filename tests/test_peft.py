@@ -158,7 +158,7 @@ def test_xlora_says_that_it_needs_trained_adapters():
     ("tuner", "words"),
     [
         ("GLORA", "Linear4bit.*GLoRA does not support this layer type"),
-        ("DEFT", "computes with the base's weights, which are packed here: mat1 and mat2 shapes"),
+        ("DEFT", "computes with the base's weights, which are packed here"),
         ("LOHA", "computes with the base's weights, which are packed here: mat1 and mat2 shapes"),
         ("ADAMSS", "which are packed here: Only Tensors of floating point"),
     ],
@@ -166,6 +166,18 @@ def test_xlora_says_that_it_needs_trained_adapters():
 def test_a_tuner_that_cannot_use_packed_weights_is_unsupported_with_the_reason(tuner, words):
     with pytest.raises(Unsupported, match=words):
         logits(attached(tuner, "nf4").eval(), "nf4")
+
+
+@pytest.mark.parametrize("tuner", sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS - NO_IDENTITY))
+def test_no_tuner_takes_int8_codes_for_weights(tuner):
+    if method_of("peft", ZOO[tuner].options).virtual_tokens:
+        pytest.skip("does not start as the base")
+    base = logits(loaded("int8").eval(), "int8")
+    try:
+        start = logits(attached(tuner, "int8").eval(), "int8")
+    except Unsupported:
+        return
+    assert float((start - base).abs().max()) < 0.5
 
 
 def test_a_first_pass_on_packed_weights_leaves_no_guard_behind():

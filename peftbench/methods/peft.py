@@ -21,8 +21,17 @@ _REFUSALS = (ValueError, TypeError, NotImplementedError)
 _WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 """Tuners whose forward pass wants to know each example's task."""
 
-_SHAPES = ("shapes cannot be multiplied", "is invalid for input of size", "must match the size", "floating point")
+_SHAPES = (
+    "shapes cannot be multiplied",
+    "is invalid for input of size",
+    "must match the size",
+    "same dtype",
+    "floating point",
+)
 """In what torch says of packed weights where plain ones are expected."""
+
+_READ_WEIGHTS = ("DEFT", "HRA", "PEANUT", "SUPERTUNING")
+"""Tuners of peft 0.21 that multiply with ``base_layer.weight``; of int8 layers they would take codes for them."""
 
 
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
@@ -62,6 +71,8 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
             raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
         model.config.use_cache = False  # it runs each pass twice, and refuses a base with a cache
     packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
+    if packed and record.variant in _READ_WEIGHTS:
+        raise Unsupported(f"peft {record.variant} computes with the base's weights, which are packed here")
     try:
         tuned = _prepared(get_peft_model(model, config))
     except _REFUSALS as error:
