@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from peftbench import suite
 from peftbench.execute import device
-from peftbench.methods import METHODS, Method, shown
+from peftbench.methods import METHODS, Method
+from peftbench.methods.record import shown
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.tasks import TASKS
 

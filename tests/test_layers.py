@@ -19,7 +19,7 @@ PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     ("records and errors", "_suites errors records"),
     ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
-    ("tables, no torch", "methods methods.outside methods.peft_fields precision tasks bases"),
+    ("tables, no torch", "methods methods.outside methods.record methods.peft_fields precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (

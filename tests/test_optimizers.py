@@ -34,7 +34,7 @@ def test_the_same_kinds_of_tensors_decay_for_every_method(name, tiny, tmp_path):
     named = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
     assert len(decays) == len(named)
     for parameter_name, p in named.items():
-        spared = any(part in parameter_name for part in ("norm", "bias", "adaption_gate"))
+        spared = any(part in parameter_name for part in ("norm", "bias", "llama_adapter.gate"))
         assert decays[id(p)] == (0.0 if spared else 0.1), parameter_name
 
 

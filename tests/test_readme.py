@@ -9,7 +9,8 @@ import pytest
 import reference
 
 from peftbench import cli, suite
-from peftbench.methods import METHODS, shown
+from peftbench.methods import METHODS
+from peftbench.methods.record import shown
 from peftbench.precision import PRECISIONS
 from peftbench.records import Task
 from peftbench.suite import schema

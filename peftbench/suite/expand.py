@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.methods import ADAPTER_KINDS, METHODS, Method, alpha_of, method_of, shown
+from peftbench.methods import ADAPTER_KINDS, METHODS, Method, alpha_of, method_of
+from peftbench.methods.record import shown
 from peftbench.precision import why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
