@@ -18,10 +18,6 @@ _STOCK_LOADERS = {
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
     ),
-    "peftbench.methods.peft:load": (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
-    ),
     "peftbench.methods.full:load": (
         'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
     ),
@@ -92,8 +88,7 @@ def _stock_command(job: Job, folder: Path) -> str:
             "with one gate per layer.\n"
         )
     if load not in _STOCK_LOADERS and not load.endswith(".llama_adapter:load"):
-        title = METHODS[trial.method].title
-        return f"The stock `lm_eval` command cannot load this: peft has no such method ({title}).\n"
+        return f"The stock `lm_eval` command cannot load this: {METHODS[trial.method].title} needs its own loader.\n"
     length = trial.evaluation.max_length
     where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
     precision = effective(trial.precision, trial.options)

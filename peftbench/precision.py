@@ -88,7 +88,8 @@ def effective(name: str, options: Mapping[str, Any]) -> Precision:
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:
     """Return the reason why a (method, precision, device) cell cannot exist, or None where it can."""
     if precision not in method.precisions:
-        return f"{method.name} does not exist in {precision}, because {method.why_not}"
+        because = f", because {method.why_not}" if method.why_not else ""
+        return f"{method.name} does not exist in {precision}{because}"
     if device not in PRECISIONS[precision].devices:
         return f"{precision} does not exist on {device} (only on {', '.join(PRECISIONS[precision].devices)})"
     return None

@@ -99,7 +99,8 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         group["lr"] = rate
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
-    if learner.after_step is not None and done is not None:
+    skipped = learner.precision.gradient_scaling and not math.isfinite(norm)
+    if learner.after_step is not None and done is not None and not skipped:
         learner.after_step(learner.model, done)
     learner.optimizer.zero_grad(set_to_none=True)
     return float(total), float(norm)

@@ -272,9 +272,8 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
         run.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in files)
         run.facts["stored_parameters"] = sum(map(parameters_in, files))
         if job.adapter_folder:
-            if METHODS[job.trial.method].trains_base and not card.is_partial(
-                job.trial
-            ):  # a whole model needs its tokenizer beside it
+            # a whole model needs its tokenizer beside it
+            if METHODS[job.trial.method].trains_base and not card.is_partial(job.trial):
                 tokenizer.save_pretrained(folder)
             card.write(job, folder)
             card.install(folder, Path(job.adapter_folder))

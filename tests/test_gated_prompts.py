@@ -80,7 +80,7 @@ def test_a_gate_per_head_weighs_each_head_by_its_tanh():
     for each in (module, plain):
         each.keys_values = tuple(keys_values)
         read.append(each(query))
-    torch.testing.assert_close(read[0], torch.tanh(module.gate) * read[1])
+    torch.testing.assert_close(read[0], torch.tanh(module.gate)[:, None, None] * read[1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -38,6 +38,17 @@ def test_the_same_kinds_of_tensors_decay_for_every_method(name, tiny, tmp_path):
         assert decays[id(p)] == (0.0 if spared else 0.1), parameter_name
 
 
+def test_the_gates_of_every_head_do_not_decay(tiny):
+    from peftbench.methods import llama_adapter
+
+    tuned = llama_adapter.attach(loaded(tiny, "llama_adapter", "fp32").model, 4, {"layers": 2, "gate": "per_head"})
+    named = {n: p for n, p in tuned.named_parameters() if p.requires_grad}
+    groups = optimizers.make(list(named.values()), replace(trials.TRAINING, weight_decay=1.0)).param_groups
+    spared = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert {n.rpartition(".")[2] for n, p in named.items() if id(p) in spared} == {"gate"}
+    assert sum(id(p) in spared for p in named.values()) == 2
+
+
 def test_doras_magnitudes_do_not_decay(tiny):
     from peftbench.methods import lora
 

@@ -141,6 +141,8 @@ def test_a_tuner_starts_as_the_base_trains_saves_loads_and_can_be_switched_off(t
     train(tuned, ZOO[tuner].training.learning_rate, 3)
     after = logits(tuned)
     assert not torch.allclose(after, start, atol=1e-3)
+    with torch.no_grad():  # as lm-eval calls it: by place, without a mask
+        torch.testing.assert_close(tuned(IDS).logits[:, -20:].float(), after, atol=1e-5, rtol=0)
     with tuned.disable_adapter():
         assert torch.equal(logits(tuned), base)
     resolve(METHODS["peft"].save)(tuned, tmp_path)

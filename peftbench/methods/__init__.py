@@ -223,7 +223,6 @@ METHODS: Table[Method] = Table(
                             Literal["per_layer", "per_head"],
                             "per_layer",
                             "per_layer: one factor, as peft has it; per_head: the tanh of one per head, as the authors",
-                            late=True,
                         ),
                     }
                 ),

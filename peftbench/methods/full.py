@@ -62,7 +62,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
 
 def _blocks(model: Any) -> list[nn.Module]:
     """Return the base's transformer blocks, from the lowest up."""
-    depth = model.config.num_hidden_layers
+    depth = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return list(module)
@@ -71,7 +71,7 @@ def _blocks(model: Any) -> list[nn.Module]:
 
 def _known(layers: int, model: Any) -> int:
     """Return ``layers`` where the base has so many."""
-    depth = model.config.num_hidden_layers
+    depth = model.config.get_text_config().num_hidden_layers
     if layers > depth:
         raise Unsupported(f"full: layers={layers}, but the base has only {depth}")
     return layers

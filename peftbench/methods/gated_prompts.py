@@ -28,7 +28,7 @@ NAME = "llama_adapter"
 class GatedPrompts(nn.Module):
     """The prompts of one layer and their gate: g softmax(s q k_p^T) v_p, with k_p, v_p from the prompts.
 
-    Shapes: prompt (1, p, d), gate (1,) or (1, h, 1, 1), with h the number of query heads.
+    Shapes: prompt (1, p, d), gate (1,) or (h,), with h the number of query heads.
     """
 
     def __init__(self, length: int, width: int, heads: int | None, like: torch.Tensor) -> None:
@@ -42,9 +42,9 @@ class GatedPrompts(nn.Module):
         """
         super().__init__()
         dtype = like.dtype if like.is_floating_point() else torch.float32
-        shape = (1,) if heads is None else (1, heads, 1, 1)
+        self.per_head = heads is not None
         self.prompt = nn.Parameter(torch.empty(1, length, width, device=like.device, dtype=dtype).normal_())
-        self.gate = nn.Parameter(torch.zeros(shape, device=like.device, dtype=dtype))
+        self.gate = nn.Parameter(torch.zeros(heads or 1, device=like.device, dtype=dtype))
         self.enabled = True
         self.keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
         """Of the forward pass that runs now; never kept beyond it, or training would go on with old prompts."""
@@ -68,7 +68,7 @@ class GatedPrompts(nn.Module):
         scores = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
-        gate = self.gate if self.gate.ndim == 1 else torch.tanh(self.gate)
+        gate = torch.tanh(self.gate)[:, None, None] if self.per_head else self.gate
         return (gate * scores.softmax(-1, dtype=torch.float32)).to(value.dtype) @ value
 
 

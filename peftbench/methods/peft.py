@@ -129,7 +129,8 @@ def _line(error: Exception) -> str:
 
 def _with_task(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Add the number of the one task to a call."""
-    return args, {"task_ids": _first_task(given["input_ids"]), **given}
+    ids = args[0] if args else given["input_ids"]  # lm-eval gives them by place
+    return args, {"task_ids": _first_task(ids), **given}
 
 
 def _first_task(ids: torch.Tensor) -> torch.Tensor:

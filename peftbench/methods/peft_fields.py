@@ -22,6 +22,8 @@ TYPE = "peft_type"
 """The key of a block that says which tuner it is."""
 _OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode")
 """Fields that the trial decides."""
+_CACHES = ("PREFIX_TUNING", "CARTRIDGE")
+"""Tuners that hand the base a cache."""
 _KNOBS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
 """Fields that say how large a tuner is where its rank is not ``r``."""
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "List": list, "Any": Any}
@@ -84,6 +86,7 @@ def _variant(tuner: str) -> Method:
         default_rank=None if size is None else size.default,
         options=MappingProxyType({**_type(), **settings}),
         virtual_tokens=knob == "num_virtual_tokens",
+        why_no_checkpointing=METHODS["prefix_tuning"].why_no_checkpointing if tuner in _CACHES else "",
     )
 
 

@@ -85,7 +85,9 @@ class Method:
         told = {
             k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)
         }
-        parts += [f"{k}={_brief(shown(v)) if self.variant else shown(v)}" for k, v in told.items()]
+        parts += [
+            f"{k}={_brief(shown(v)) if self.variant or isinstance(v, str) else shown(v)}" for k, v in told.items()
+        ]
         return " ".join([*parts, precision])
 
 
@@ -102,4 +104,5 @@ def shown(value: Any) -> str:
 
 def _brief(text: str) -> str:
     """Return a long text cut, with a checksum that tells it from others."""
+    text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}..{zlib.crc32(text.encode()) & 0xFFFF:04x}"
