@@ -66,7 +66,7 @@ def _precision() -> str:
     return (
         f"- **Storage precision hardly moves scores here.** Of {len(found)} cells in bf16, int8 or nf4, "
         f"{sum(beyond for _, beyond, _ in found)} differ from fp32 at the same method and rank beyond the noise of "
-        f"three seeds (chance alone would give about {0.05 * len(found):.0f}); the largest difference is "
+        f"three seeds (Welch's t; chance alone would give about {0.05 * len(found):.0f}); the largest difference is "
         f"{100 * worst:+.1f} points ({cell.name}), on average they are "
         f"{100 * sum(d for d, _, _ in found) / len(found):+.1f}. Of other bases this says nothing."
     )
@@ -76,7 +76,7 @@ def _ranks() -> str:
     told = ", ".join(f"{method} {100 * gain:.0f}" for method, gain in sorted(rank_gains().items(), key=lambda g: -g[1]))
     return (
         f"- **Size moves them a lot.** From its lowest rank to its best, at fp32, in points: {told}. More is not "
-        "always better: adapters of width 128 are below those of 64."
+        "always better: at fp32 adapters of width 128 are below those of 64."
     )
 
 
@@ -96,10 +96,11 @@ def _memory() -> str:
 def _speed() -> str:
     def median(narrow: str) -> str:
         found = sorted(ratios("tokens_per_second", narrow, "fp32"))
-        return f"{found[len(found) // 2]:.2f}"
+        return f"{found[len(found) // 2]:.2f} ({found[0]:.2f} to {found[-1]:.2f})"
 
     return (
-        "- **Nothing below fp32 is faster on this CPU.** tokens/s as a share of fp32's, median over methods and ranks: "
+        "- **At the median nothing below fp32 is faster on this CPU**, though some cells are. tokens/s as a share of "
+        "fp32's, median (lowest to highest) over methods and ranks: "
         f"bf16 {median('bf16')}, int8 {median('int8')}, nf4 {median('nf4')}. This says nothing of GPUs."
     )
 

@@ -266,6 +266,6 @@ def test_bf16_saves_memory_at_this_size_and_narrower_storage_hardly_more():
     assert min(findings.ratios("peak_train_bytes", "nf4", "bf16")) > 0.8
 
 
-def test_nothing_below_fp32_is_faster_on_this_cpu():
+def test_at_the_median_nothing_below_fp32_is_faster_on_this_cpu():
     for narrow in ("bf16", "int8", "nf4"):
         assert statistics.median(findings.ratios("tokens_per_second", narrow, "fp32")) < 1.02
