@@ -190,6 +190,17 @@ def paired(differences: Iterable[Any]) -> tuple[float, float] | None:
     return None if found is None or found.half_width is None else (found.mean, found.half_width)
 
 
+def lent(old: Spread, new: Spread) -> float | None:
+    """Return the half width of a 95 % interval of the difference where one side's spread over seeds stands for both.
+
+    None where neither side has one. A single seed says nothing of its own spread, but it is a draw from some.
+    """
+    known = old if old.sd is not None else new
+    if known.sd is None:
+        return None
+    return t_quantile(known.n - 1) * known.sd * math.sqrt(1 / old.n + 1 / new.n)
+
+
 def over_examples(old_error: float | None, new_error: float | None) -> float | None:
     """Return the half width of a 95 % interval of the difference of two scores, from their errors over examples."""
     if old_error is None or new_error is None:

@@ -222,6 +222,12 @@ def test_a_single_seed_without_an_error_over_examples_is_not_judged(tmp_path: Pa
     assert found.verdict is None
 
 
+def test_a_single_seed_is_judged_by_the_other_sides_spread_over_seeds(tmp_path: Path) -> None:
+    # the same seed 0 on both sides: 0.44, among seeds that spread from 0.44 to 0.56
+    assert verdict(compared(tmp_path / "same", [0.44, 0.48, 0.56], [0.44])) == "within noise"
+    assert verdict(compared(tmp_path / "fell", [0.99, 0.98, 0.97], [0.02])) == "beyond noise"
+
+
 def test_only_rows_of_the_recorded_grid_are_compared(tmp_path: Path) -> None:
     old, new = folder(tmp_path / "old", [0.9, 0.8]), folder(tmp_path / "new", [0.9, 0.8])
     later = make_result(seed=0, key="short", scores={"judge": 0.1}, finished_at="2026-11-23T00:00:00+00:00")

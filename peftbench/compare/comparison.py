@@ -21,7 +21,7 @@ from peftbench.compare.differences import (
     scored_apart,
 )
 from peftbench.errors import UserError
-from peftbench.stats import Spread, Summary, choose, over_examples, paired, summarize, untrusted_times, welch
+from peftbench.stats import Spread, Summary, choose, lent, over_examples, paired, summarize, untrusted_times, welch
 from peftbench.store import read_trials, recorded_grid
 
 if TYPE_CHECKING:
@@ -259,6 +259,6 @@ def _interval(
     judged = welch(one, other)
     if judged is None and _kind(column) == "score":
         errors = (side.mean(f"{column}_standard_error") for side in sides)
-        half_width = over_examples(*errors)
-        return None if half_width is None else (other.mean - one.mean, half_width)
+        known = [half for half in (over_examples(*errors), lent(one, other)) if half is not None]
+        return (other.mean - one.mean, max(known)) if known else None
     return judged
