@@ -164,7 +164,7 @@ def zero_shot_table(scores: Sequence[Score]) -> str:
     """Return the scores of the untuned base."""
     rows = []
     for s in scores:
-        own = f"{s.value:.3f} ± {s.standard_error or 0:.3f}"
+        own = f"{s.value:.3f}" + ("" if s.standard_error is None else f" ± {s.standard_error:.3f}")
         others = ", ".join(f"`{name}` {value:.3f}" for name, value in s.metrics.items() if name != s.metric)
         rows.append((s.task, f"`{s.metric}`", own, _share(s.chance), _share(s.majority), others or "-"))
     header = ("task", "metric", "score ± standard error", "by chance", "always the commonest answer", "other metrics")

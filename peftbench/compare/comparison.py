@@ -1,7 +1,8 @@
 """Two results folders, cell by cell: what moved, whether seeds explain it, and what else had changed.
 
 Differences are judged at 95 %: by the interval of the differences seed by seed where both sides have the same seeds, by
-Welch's where the seeds are others, and for a score of a single seed by its error over examples. The untuned base has no
+Welch's where the seeds are others, and for a score of a single seed by its error over
+examples or the other side's spread over seeds, whichever is wider. The untuned base has no
 seed and no noise. Numbers that do not compare are not compared, and the key that differs is named.
 """
 
