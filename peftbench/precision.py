@@ -1,4 +1,7 @@
-"""The table of precisions: exact words for storage, computation and quantization. Nothing here imports torch."""
+"""The table of precisions: exact words for storage, computation and quantization. Nothing here imports torch.
+
+What the words come to, as seen in a run, is in ``docs/precisions.md``.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,16 @@ class Precision:
     weights: str
     """Storage of the base's (unquantized) weights when they are frozen."""
     trainable: str
-    """Storage of whatever trains, and of its optimizer state."""
+    """Storage of whatever trains, and of its gradients and AdamW's state; other optimizers have their own types."""
     autocast: str | None
     """dtype of autocast in training and evaluation; None computes in the storage type."""
     quantization: str | None = None
-    """``int8``, ``nf4`` or ``fp4``: how the linear layers of the base are stored; None for not at all."""
+    """``int8``, ``nf4`` or ``fp4``: how the linear layers of the base are stored; None for not at all.
+
+    LLM.int8 multiplies codes by codes, and columns of activations beyond its threshold of 6 unquantized: Dettmers et
+    al. 2022, arXiv:2208.07339, section 3. On the CPU bitsandbytes does so in evaluation only: in training it multiplies
+    with dequantized weights in the compute type.
+    """
     gradient_scaling: bool = False
     tf32: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -47,7 +55,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision(
                 "bf16", "bfloat16", "float32", "bfloat16", doc="frozen base in bf16, trainables in fp32, autocast"
             ),
-            Precision("bf16-true", "bfloat16", "bfloat16", None, doc="everything in bf16, optimizer state too"),
+            Precision("bf16-true", "bfloat16", "bfloat16", None, doc="everything stored in bf16, AdamW's state too"),
             Precision(
                 "fp16",
                 "float16",
@@ -93,3 +101,10 @@ def why_unsupported(method: Method, precision: str, device: str) -> str | None:
     if device not in PRECISIONS[precision].devices:
         return f"{precision} does not exist on {device} (only on {', '.join(PRECISIONS[precision].devices)})"
     return None
+
+
+def why_no_checkpointing(method: Method) -> str | None:
+    """Return the reason why a method cannot train with gradient checkpointing, or None where it can."""
+    if not method.why_no_checkpointing:
+        return None
+    return f"{method.name} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"

@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import findings
+import precision_document
 import tuning
 
 from peftbench import catalogue, report
@@ -69,6 +71,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "quickstart table": lambda: _table("quickstart"),
         "methods": lambda: catalogue.markdown("methods"),
         "precisions": lambda: catalogue.markdown("precisions"),
+    },
+    ROOT / "docs" / "precisions.md": {
+        **{name: partial(precision_document.markdown, name) for name in ("stored", "computed", "bits", "states")},
+        "cells": precision_document.cells,
+        "reasons": precision_document.reasons,
     },
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, Method, alpha_of, method_of
 from peftbench.methods.record import shown
-from peftbench.precision import why_unsupported
+from peftbench.precision import why_no_checkpointing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
 from peftbench.suite.grid import Block, Suite, splits
@@ -209,6 +209,7 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
 def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
     """Yield a cell's trials, one per seed; the untuned base has one, without seed."""
     training = cell.training(suite.data)
+    unchecked = why_no_checkpointing(cell.method) if training and training.gradient_checkpointing else None
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
         yield Trial(
@@ -227,13 +228,5 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             device=device,
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
-            unsupported=why_unsupported(cell.method, cell.precision, device)
-            or _why_not_checkpointed(cell.method, training),
+            unsupported=why_unsupported(cell.method, cell.precision, device) or unchecked,
         )
-
-
-def _why_not_checkpointed(method: Method, training: Training | None) -> str | None:
-    """Return why a method cannot train as asked where that is with gradient checkpointing, or None."""
-    if training is None or not training.gradient_checkpointing or not method.why_no_checkpointing:
-        return None
-    return f"{method.name} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
