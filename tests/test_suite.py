@@ -274,8 +274,30 @@ def test_the_same_cell_twice_is_refused(refused):
 @pytest.mark.parametrize(
     ("block", "told"),
     [
+        ("adapter: {scale: [null, 1]}", "'adapter r=64 fp32' and 'adapter r=64 scale=1 fp32'"),
+        ("adapter: {kind: parallel, scale: [4, null]}", "'adapter r=64 kind=parallel scale=4 fp32' and 'adapter r=64"),
+        ("prefix_tuning: {reparameterization: mlp, hidden_size: [null, 512]}", "hidden_size=512 fp32'"),
+    ],
+)
+def test_a_value_and_the_null_that_comes_to_it_are_the_same_cell(refused, block, told):
+    message = refused(swapped("lora:\n    rank: 4", block))
+    assert "the same cell twice: " in message
+    assert told in message
+
+
+def test_values_that_null_does_not_come_to_are_other_cells(tmp_path):
+    (tmp_path / "x.yaml").write_text(swapped("lora:\n    rank: 4", "adapter: {kind: parallel, scale: [1, null]}"))
+    cells = {trial.cell for trial in suite.expand(suite.load(tmp_path / "x.yaml", environ={}), "cpu")}
+    assert cells == {"adapter r=64 kind=parallel scale=1 fp32", "adapter r=64 kind=parallel fp32"}
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
         ("prefix_tuning: {hidden_size: 8}", "hidden_size: given 8; allowed: only with reparameterization: mlp"),
         ("prompt_tuning: {text: red}", "text: given red; allowed: only with initialization: text"),
+        ("prompt_tuning: {initialization: text}", "the key 'text' is missing; initialization: text needs it"),
+        ("prompt_tuning: {initialization: [vocabulary, text]}", "x.yaml:4: methods.prompt_tuning: the key 'text' is"),
     ],
 )
 def test_an_option_that_means_nothing_without_another_is_refused(refused, block, told):

@@ -60,6 +60,9 @@ ADAPTER_KINDS: Mapping[str, tuple[str, float]] = {
 }
 """Activation and scale of each kind, where the suite is silent."""
 
+PREFIX_HIDDEN = 512
+"""Width of prefix tuning's MLP in the paper for table-to-text (800 for summarization)."""
+
 METHODS: Table[Method] = Table(
     Method,
     {
@@ -128,6 +131,7 @@ METHODS: Table[Method] = Table(
                             "cut or repeated to the virtual tokens",
                             late=True,
                             only_with=("initialization", "text"),
+                            needed=True,
                         ),
                     }
                 ),
@@ -156,7 +160,7 @@ METHODS: Table[Method] = Table(
                             Annotated[int, Ge(1)] | None,
                             None,
                             "width of that MLP",
-                            shown="512",
+                            shown=str(PREFIX_HIDDEN),
                             late=True,
                             only_with=("reparameterization", "mlp"),
                         ),

@@ -9,9 +9,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import nn
 
 from peftbench.errors import UserError
-
-_HIDDEN = 512
-"""Width of the MLP for table-to-text in the paper (800 for summarization)."""
+from peftbench.methods import PREFIX_HIDDEN
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
@@ -41,6 +39,6 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     hidden, mlp = options.get("hidden_size"), options.get("reparameterization", "none") == "mlp"
     if hidden is not None and not mlp:
         raise UserError(f"prefix_tuning: hidden_size: given {hidden}; allowed: only with reparameterization: mlp")
-    width = {"encoder_hidden_size": hidden or _HIDDEN} if mlp else {}
+    width = {"encoder_hidden_size": hidden or PREFIX_HIDDEN} if mlp else {}
     config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=mlp, task_type="CAUSAL_LM", **width)
     return get_peft_model(model, config)

@@ -27,6 +27,8 @@ class Setting:
     trial's key, and a stored row without it had the default."""
     only_with: tuple[str, str] | None = None
     """Another option and the value of it without which this one would mean nothing."""
+    needed: bool = False
+    """Whether that value means nothing without this option either."""
 
 
 @dataclass(frozen=True)

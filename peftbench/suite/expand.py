@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.methods import ADAPTER_KINDS, METHODS, Method, alpha_of, method_of
+from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of
 from peftbench.methods.record import shown
 from peftbench.precision import why_no_checkpointing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
@@ -43,6 +43,15 @@ class _Cell:
             options["alpha"] = alpha_of(options["alpha"], self.rank)
         if self.method.name == "adapter" and options["activation"] is None:
             options["activation"] = ADAPTER_KINDS[options["kind"]][0]
+        return options
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the options with what null comes to, also where a trial keeps the null."""
+        options = self.resolved_options()
+        if self.method.name == "adapter" and options["scale"] is None:
+            options["scale"] = ADAPTER_KINDS[options["kind"]][1]
+        if options.get("reparameterization") == "mlp" and options["hidden_size"] is None:
+            options["hidden_size"] = PREFIX_HIDDEN
         return options
 
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
@@ -148,6 +157,8 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
         if other and cell.options[name] != setting.default and cell.options[other] != value:
             given = shown(cell.options[name])
             yield f"{cell.where}: {name}: given {given}; allowed: only with {other}: {value}"
+        if setting.needed and cell.options[name] == setting.default and cell.options[other] == value:
+            yield f"{cell.where}: the key {name!r} is missing; {other}: {value} needs it"
     settings = cell.settings
     if not settings:
         return
@@ -195,7 +206,7 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
     names: dict[str, _Cell] = {}
     problems = []
     for cell in cells:
-        same = repr((cell.method.name, cell.precision, cell.rank, cell.resolved_options(), cell.training(())))
+        same = repr((cell.method.name, cell.precision, cell.rank, cell.meaning(), cell.training(())))
         first = seen.setdefault(same, cell)
         other = names.setdefault(cell.name, cell)
         if first is not cell:
