@@ -182,7 +182,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         _seed(seed)
         model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
         parameters = cast_trainable(model, precision)
-        run.facts["trainable_parameters"] = sum(p.numel() for p in parameters)
+        # of lora on parts of a fused projection, what of B stays zero does not count
+        run.facts["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)
         learner = train.learner(
             model,
             parameters,

@@ -30,9 +30,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("a base in memory", "model data optimizers measure.ledger"),
     (
         "methods, each a file",
-        "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_starts "
-        "methods.peft methods.peft_checkpoint "
-        "methods.prefix_tuning methods.prompt_tuning",
+        "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_parts "
+        "methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning methods.prompt_tuning",
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),
     ("the card of the built-in base", "bases.card"),

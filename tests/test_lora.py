@@ -11,7 +11,7 @@ import torch
 import trials
 from test_methods import IDS, logits
 
-from peftbench import data, model, train
+from peftbench import data, model, optimizers, train
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, alpha_of, lora
@@ -326,28 +326,105 @@ def test_gpt2_medium_with_rank_4_on_q_and_v_trains_393_216_where_the_paper_print
     config = GPT2Config(n_layer=24, n_embd=1024, n_head=16)
     closed_form = 24 * 2 * 4 * (1024 + 1024)
     assert closed_form == 393_216  # Hu et al. 2021, table 3, prints 0.35 M: not what the formula gives
-    attached = lora.attach(meta(config), 4, PAPER | {"target_modules": ["c_attn"]})
+    # on parts, as on projections of their own: two A and two B a layer; that k's part of the update is zero, below
+    parts = lora.attach(meta(config), 4, PAPER | {"target_modules": ["c_attn.q", "c_attn.v"]})
+    trained = [getattr(p, "peftbench_trained", p.numel()) for p in parts.parameters() if p.requires_grad]
+    assert sum(trained) == closed_form
+    assert count(parts) == 24 * 8 * (1024 + 3 * 1024)  # stored: B holds zeros
     # peft adapts the fused projection of q, k and v as one matrix (3 x 1024, 1024): the same number by chance,
     # 24 x 4 x (1024 + 3072), for another model: one A for all three, and k is adapted too
+    attached = lora.attach(meta(config), 4, PAPER | {"target_modules": ["c_attn"]})
     assert count(attached) == 24 * 4 * (1024 + 3 * 1024) == closed_form
     assert {tuple(m.lora_B["default"].weight.shape) for m in layers(attached).values()} == {(3 * 1024, 4)}
 
 
-def test_the_fused_projection_of_gpt2_adapts_k_too():
+def gpt2(tmp_path, width=32):
+    """A tiny GPT-2 on disk, with the tests' tokenizer."""
+    import tiny_base
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    base = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=16))
-    attached = lora.attach(base, 2, PAPER | {"target_modules": ["c_attn"]})
-    for _ in range(2):
-        attached(input_ids=IDS % 32).logits.square().sum().backward()
-        with torch.no_grad():
-            for p in attached.parameters():
-                if p.grad is not None:
-                    p -= 1e-2 * p.grad
+    config = GPT2Config(n_layer=1, n_embd=width, n_head=2, vocab_size=320, n_positions=64, initializer_range=0.2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tiny_base.tokenizer().save_pretrained(tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def parts_of_update(attached):
     (module,) = layers(attached).values()
-    q, k, v = module.get_delta_weight("default").T.split(16)  # Conv1D: (in, out)
-    assert min(float(part.abs().max()) for part in (q, k, v)) > 0
+    update = module.get_delta_weight("default").T.detach()  # Conv1D: (in, out)
+    return dict(zip("qkv", update.split(len(update) // 3), strict=True))
+
+
+def test_the_fused_projection_of_gpt2_adapts_k_too(tmp_path):
+    update = parts_of_update(tuned(gpt2(tmp_path), tmp_path, steps=2, target_modules=["c_attn"]))
+    assert min(float(part.abs().max()) for part in update.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [("fp32", name) for name in optimizers.OPTIMIZERS] + [(name, "adamw") for name in ("bf16", "bf16-true", "fp16")],
+)
+def test_lora_on_q_and_v_of_a_fused_projection_leaves_k_as_it_is(precision, optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "TRAINING", dataclasses.replace(trials.TRAINING, optimizer=optimizer, weight_decay=0.1))
+    base = gpt2(tmp_path, 256 if "8bit" in optimizer else 32)  # 8-bit state is for 4,096 values or more
+    attached = tuned(base, tmp_path, precision, steps=4, target_modules=["c_attn.q", "c_attn.v"])
+    update = parts_of_update(attached)
+    width = len(update["q"])
+    assert not update["k"].any()
+    assert min(float(update[part].abs().max()) for part in "qv") > 0
+    (module,) = layers(attached).values()
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    q, v = b[:width, :4] @ a[:4], b[2 * width :, 4:] @ a[4:]
+    scale = 2.0  # alpha / r, of each part
+    torch.testing.assert_close(update["q"], scale * q, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(update["v"], scale * v, atol=1e-2, rtol=1e-2)
+
+
+def test_parts_of_a_fused_projection_train_what_projections_of_their_own_would(tmp_path):
+    """One step of gradient descent on the parts gives the updates that two LoRAs with these A would have."""
+    attached = tuned(gpt2(tmp_path), tmp_path, target_modules=["c_attn.q", "c_attn.v"], rslora=True, alpha=8.0)
+    (module,) = layers(attached).values()
+    assert module.scaling["default"] == pytest.approx(8.0 / math.sqrt(4))
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    inputs, outputs = [], []
+    module.register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    module.register_forward_hook(lambda m, args, out: out.register_hook(outputs.append) and None)
+    attached(input_ids=IDS).logits.square().mean().backward()
+    gradient = outputs[0].flatten(0, 1).T @ inputs[0].flatten(0, 1)  # of the whole weight (out, in)
+    expected = module.scaling["default"] * torch.cat([gradient[:32] @ a[:4].T, gradient[64:] @ a[4:].T])
+    torch.testing.assert_close(torch.cat([b.grad[:32, :4], b.grad[64:, 4:]]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_trial_on_parts_is_ok_counts_what_trains_and_its_adapter_is_pefts(tmp_path):
+    from peft import PeftModel
+
+    from peftbench import trial
+
+    base = gpt2(tmp_path)
+    made = trials.trial(base, tmp_path, "lora", rank=4, options={"target_modules": ["c_attn.q", "c_attn.v"]})
+    job = dataclasses.replace(trials.job(made, tmp_path), adapter_folder=str(tmp_path / "kept"))
+    row = trial.run(job, 0.0, lambda *_: None, lambda *_: None).row
+    assert (row.status, row.message, row.stalled_tensors) == ("ok", None, None)
+    assert row.trainable_parameters == 2 * 4 * (32 + 32)
+    assert row.stored_parameters == 8 * (32 + 96)  # k's zeros are stored too
+    loaded = PeftModel.from_pretrained(fresh(base), tmp_path / "kept")
+    assert not parts_of_update(loaded)["k"].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"target_modules": ["c_attn.q", "c_attn"]}, UserError, "allowed: c_attn whole or its parts"),
+        ({"target_modules": ["c_attn.x"]}, UserError, r"unknown module 'c_attn.x'; allowed: .*c_attn"),
+        ({"target_modules": ["c_attn.q"], "dora": True}, Unsupported, r"\(c_attn\) take plain LoRA only, no dora"),
+        ({"target_modules": ["c_attn.q"], "initialization": "pissa"}, Unsupported, "no initialization pissa"),
+        ({"target_modules": ["c_attn.q"], "rank_pattern": {"c_attn": 2}}, Unsupported, "no rank_pattern"),
+    ],
+)
+def test_parts_with_what_would_change_the_others_are_refused(options, error, told, tmp_path):
+    with pytest.raises(error, match=told):
+        tuned(gpt2(tmp_path), tmp_path, **options)
 
 
 def test_the_options_are_axes_of_a_suite():

@@ -119,7 +119,7 @@ def run(method, precision, device, base, folder, **changes):
     return trial.run(trials.job(made, folder), 0.0, lambda *_: None, lambda *_: None)
 
 
-@pytest.mark.parametrize(("method", "precision", "device"), allowed())
+@pytest.mark.parametrize(("method", "precision", "device"), list(allowed()))
 def test_every_cell_that_the_table_allows_is_ok(method, precision, device, bases, tmp_path):
     result = run(method, precision, device, bases[0], tmp_path)
     row, trained = result.row, METHODS[method].trains

@@ -33,7 +33,8 @@ _LORA = MappingProxyType(
         "target_modules": Setting(
             Literal["all-linear", "attention"] | list[str],
             "all-linear",
-            "all-linear, attention (its projections alone), or a list of module name endings",
+            "all-linear, attention (its projections alone), or a list of module name endings (of gpt2's fused one also "
+            "c_attn.q, c_attn.k and c_attn.v)",
         ),
     }
 )

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import UserError, unknown
-from peftbench.methods import lora_starts, peft_checkpoint
+from peftbench.methods import lora_parts, lora_starts, peft_checkpoint
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """What the modules that hold attention's projections are called in every family that we know."""
@@ -43,8 +43,9 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     Args:
         model: the frozen base.
         rank: r.
-        options: ``alpha`` (a number), ``dropout``, ``target_modules``; ``rank_pattern`` and ``alpha_pattern`` (regular
-            expression that a module's name ends with -> its own r or alpha), ``rslora``, ``dora``, ``initialization``.
+        options: ``alpha`` (a number), ``dropout``, ``target_modules`` (of gpt2's fused projection also its parts,
+            ``c_attn.q``: see ``lora_parts``); ``rank_pattern`` and ``alpha_pattern`` (regular expression that a
+            module's name ends with -> its own r or alpha), ``rslora``, ``dora``, ``initialization``.
 
     Returns:
         The base wrapped by peft; only A, B and m require gradients.
@@ -63,12 +64,14 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     lora_starts.check(model, start, options)
     patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    targets, parts = lora_parts.split(model, options["target_modules"])
+    own = lora_parts.config(parts, rank, options) if parts else {key: dict(options.get(key, {})) for key in patterns}
     config = LoraConfig(
         r=rank,
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
-        target_modules=_targets(linear, options["target_modules"]),
-        **{key: dict(options.get(key, {})) for key in patterns},
+        target_modules=_targets(linear, targets),
+        **own,
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
         init_lora_weights=_PEFT_STARTS.get(start, start),
@@ -85,6 +88,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
             if not any(matches.match(name) for name in adapted):
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, _ending_set(adapted)))
     lora_starts.apply(tuned, start)
+    lora_parts.restrict(tuned, parts)
     return tuned
 
 

@@ -150,8 +150,8 @@ def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     return {key: layer[key] for key in AMOUNTS if any(value is not None for value in layer.get(key, ()))}
 
 
-def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
-    """Yield why a cell's settings exclude each other."""
+def _option_problems(cell: _Cell) -> Iterable[str]:
+    """Yield what options are given, or left out, against what others say."""
     for name, setting in cell.method.options.items():
         other, value = setting.only_with or ("", "")
         if other and cell.options[name] != setting.default and cell.options[other] != value:
@@ -159,6 +159,11 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
             yield f"{cell.where}: {name}: given {given}; allowed: only with {other}: {value}"
         if setting.needed and cell.options[name] == setting.default and cell.options[other] == value:
             yield f"{cell.where}: the key {name!r} is missing; {other}: {value} needs it"
+
+
+def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
+    """Yield why a cell's settings exclude each other."""
+    yield from _option_problems(cell)
     settings = cell.settings
     if not settings:
         return

@@ -1,0 +1,79 @@
+"""LoRA on parts of a fused projection: gpt2's ``c_attn`` multiplies with q, k and v at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from peftbench.errors import Unsupported, UserError
+
+FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {"gpt2": {"c_attn": ("q", "k", "v")}}
+"""By ``model_type``, projections whose outputs are equal parts one after the other. Where a projection holds them head
+by head (gpt_neox, falcon, bloom), its parts have no name here."""
+_ADAPTER = "default"
+
+
+def split(model: Any, wanted: str | list[str]) -> tuple[str | list[str], dict[str, list[str]]]:
+    """Return target modules with parts (``c_attn.q``) as the modules that hold them, and the parts of each of these.
+
+    Raises:
+        UserError: if a module is named whole and in part.
+    """
+    if isinstance(wanted, str):
+        return wanted, {}
+    fused = FUSED.get(getattr(model.config, "model_type", ""), {})
+    names: list[str] = []
+    parts: dict[str, list[str]] = {}
+    for name in dict.fromkeys(wanted):
+        module, _, part = name.rpartition(".")
+        if part in fused.get(module, ()):
+            parts.setdefault(module, []).append(part)
+        else:
+            names.append(name)
+    if twice := set(names) & set(parts):
+        raise UserError(f"lora: target_modules: given {', '.join(wanted)}; allowed: {twice.pop()} whole or its parts")
+    return [*names, *parts], parts
+
+
+def config(parts: Mapping[str, Sequence[str]], rank: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what gives n parts n updates of rank r: rank n r at the same scale.
+
+    Raises:
+        Unsupported: with options under which the other parts would not stay as they are, or other ranks.
+    """
+    start = options.get("initialization", "kaiming")
+    words = [word for word in ("dora", "rank_pattern", "alpha_pattern") if options.get(word)]
+    if words or start != "kaiming":
+        given = ", ".join(words) or f"initialization {start}"
+        raise Unsupported(f"lora: parts of a fused projection ({', '.join(parts)}) take plain LoRA only, no {given}")
+    counts = {module: len(found) for module, found in parts.items()}
+    root = math.sqrt if options.get("rslora") else float
+    return {
+        "rank_pattern": {module: n * rank for module, n in counts.items()},
+        "alpha_pattern": {module: root(n) * options["alpha"] for module, n in counts.items()},
+    }
+
+
+def restrict(tuned: Any, parts: Mapping[str, Sequence[str]]) -> None:
+    """Let each named part of a fused projection train an update of its own, and leave the others as they are.
+
+    B of shape (out, n r) keeps zeros but for one block for each part: its outputs by its r columns. So part i is
+    s B_i A_i with A_i the i-th r rows of A, as if it were a projection of its own.
+    """
+    order = FUSED.get(getattr(tuned.config, "model_type", ""), {})
+    for name, module in tuned.get_base_model().named_modules():
+        found = [key for key in parts if f".{name}".endswith(f".{key}")]
+        if not found or not isinstance(module, LoraLayer):
+            continue
+        weight, names = module.lora_B[_ADAPTER].weight, parts[found[0]]
+        zero = torch.ones_like(weight, dtype=torch.bool)
+        height, width = weight.shape[0] // len(order[found[0]]), weight.shape[1] // len(names)
+        for i, part in enumerate(names):
+            first = order[found[0]].index(part) * height
+            zero[first : first + height, i * width : (i + 1) * width] = False
+        weight.register_hook(lambda gradient, zero=zero: gradient.masked_fill(zero, 0.0))
+        weight.peftbench_trained = len(names) * height * width
