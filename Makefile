@@ -1,7 +1,7 @@
 # make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
 # make test         set up, check style and types, run the tests
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
-# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning precisions
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""What each precision's word comes to: ``python tests/precision_table.py`` looks again.
+"""What each precision's word comes to: ``make reference RUNS=precisions`` looks again.
 
 One optimizer step is taken on the tests' tiny base through the code that trials run, for a method on a frozen base and
 for full fine-tuning, and the dtypes are written down as they pass. ``precision_document`` makes ``docs/precisions.md``
@@ -169,6 +169,8 @@ def operation(name: str, args: Any, inner: list[str]) -> tuple[str | None, Itera
         return (inner[-1] if inner else None), given[-2:]  # outside of linear layers: rotary angles
     if name == "int8_mixed_scaled_mm":
         return inner[-1], given[1:3]  # after the activations come their codes and the weights'
+    if name == "gemm_4bit":
+        return inner[-1], given[:1]  # the type that its codes are turned to
     if name.startswith("_scaled_dot_product") and not name.endswith("backward"):
         return "attention", given[:3]
     return {"rsqrt": "norm", "_log_softmax": "loss"}.get(name), given

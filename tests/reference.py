@@ -21,6 +21,7 @@ from pathlib import Path
 
 import findings
 import precision_document
+import precision_table
 import tuning
 
 from peftbench import catalogue, report
@@ -150,9 +151,9 @@ def keep(made: Path, name: str) -> None:
 def main() -> None:
     """Renew everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", nargs="+", default=[], choices=RUNS, help="make these results afresh first")
+    parser.add_argument("--run", nargs="+", default=[], choices=[*RUNS, "precisions"], help="make these afresh first")
     for name in parser.parse_args().run:
-        run(name)
+        precision_table.main() if name == "precisions" else run(name)
     for path in PARTS:
         path.write_text(renewed(path))
     columns = ROOT / "results" / "README.md"

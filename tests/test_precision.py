@@ -47,12 +47,12 @@ def bases(tmp_path_factory):
 def test_the_committed_tables_are_what_is_seen_now(device, bases, tmp_path):
     committed = precision_document.seen(device)
     if committed is None:
-        pytest.skip(f"nobody has looked at {device} yet: python tests/precision_table.py")
+        pytest.skip(f"nobody has looked at {device} yet: make reference RUNS=precisions")
     found = precision_table.everything(*bases, tmp_path, device)
     assert list(found["precisions"]) == [name for name, record in PRECISIONS.items() if device in record.devices]
     for part, made in found.items():
         for name in {*made, *committed[part]}:
-            assert made.get(name) == committed[part].get(name), f"{part}, {name}: run: python tests/precision_table.py"
+            assert made.get(name) == committed[part].get(name), f"{part}, {name}: run: make reference RUNS=precisions"
 
 
 def short(dtype):
@@ -71,6 +71,8 @@ def test_a_precisions_record_says_what_was_seen(name, kind):
     assert seen["rest"] == short(record.base_weights(kind == "full"))
     assert {seen[key] for key in ("trainables", "gradients", "state")} == {short(record.trainable)}
     assert {seen[key] for key in ("product", "product_head", "attention")} == {short(record.compute)}
+    # on the CPU int8 is multiplied as int8 in evaluation only
+    assert seen["product_evaluated"] == ("int8" if record.quantization == "int8" else short(record.compute))
     assert seen["scaling"] == ("yes" if record.gradient_scaling else "no")
     assert seen["loss"] == "fp32"
 
