@@ -34,7 +34,8 @@ _SHAPES = (
 _PACKED = MappingProxyType(
     {
         **dict.fromkeys(("DEFT", "HRA", "PEANUT", "SUPERTUNING"), "computes with the base's weights, which are packed"),
-        "UNILORA": "keeps its scales in the type of the base's weights, packed ones are whole numbers, so they are zero",
+        "UNILORA": "keeps its scales in the type of the base's weights, packed ones are whole numbers, "
+        "so they are zero",
     }
 )
 """Tuners of peft 0.21 that take int8 codes for weights without a word, or change nothing, and why."""
