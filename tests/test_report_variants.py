@@ -1,4 +1,4 @@
-"""Tuners of peft are told apart in a report: each has its own title, colour, marker, label and name of its size."""
+"""Tuners of peft are told apart in a report, and unsupported cells of a method together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from results_factory import make_result, store
 from peftbench.errors import UserError
 from peftbench.methods import peft_fields
 from peftbench.records import Result
-from peftbench.report import collect, grids, page, plots
+from peftbench.report import collect, grids, page, plots, words
 from peftbench.report.figures import color_of, marker_of
 
 TUNERS = {"VERA": ("r", 64), "PROMPT_TUNING": ("num_virtual_tokens", 20), "ROAD": (None, None)}
@@ -63,3 +63,21 @@ def test_without_peft_a_report_is_still_made(folder: Path, monkeypatch: pytest.M
     results = collect.collect(folder)
     assert [cell.kind for cell in results.cells] == ["lora", "peft", "peft", "peft"]
     assert "peft VERA r=64 fp32" in page.html(results)
+
+
+def test_unsupported_cells_of_a_method_are_told_together_where_they_share_the_reason(tmp_path: Path) -> None:
+    def absent(cell: str, method: str, precision: str, because: str) -> Result:
+        why = f"{method} does not exist in {precision}, because {because}"
+        return make_result(cell, method, precision, None, status="unsupported", phase=None, message=why)
+
+    rows = [absent(f"qlora r={r} {p}", "qlora", p, "it is 4-bit") for r in (1, 2) for p in ("fp32", "bf16")]
+    rows += [absent("full nf4", "full", "nf4", "no gradient"), absent("lora nf4", "lora", "nf4", "no gradient")]
+    rows += [make_result(f"adapter r={r} fp32", "adapter", rank=r, status="oom") for r in (1, 2)]
+    told = words.notes(collect.collect(store(tmp_path / "r", make_result(), *rows)))
+    assert "qlora in fp32, bf16: 4 cells unsupported (it is 4-bit)." in told
+    assert "full nf4: unsupported (full does not exist in nf4, because no gradient)." in told
+    assert "lora nf4: unsupported (lora does not exist in nf4, because no gradient)." in told
+    assert [note for note in told if note.startswith("adapter")] == [
+        f"adapter r={r} fp32: 1 oom (made up to be oom)." for r in (1, 2)
+    ]
+    assert len([note for note in told if "unsupported" in note]) == 3

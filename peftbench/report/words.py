@@ -103,7 +103,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
             why = "; ".join(message.partition(_BECAUSE)[2] or message for message in cell.summary.messages)
-            groups.setdefault((cell.summary.base, cell.method, why), []).append(cell)
+            groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
         elif cell.trouble:
             groups[(cell.name,)] = [cell]
     several_bases = len(results.distinct("base")) > 1
