@@ -1,50 +1,144 @@
-"""What peftbench knows, as text: the tables of methods, tasks, precisions and suites, read from their records."""
+"""What peftbench knows, as text: methods, tasks, precisions and suites, read from their records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 from peftbench import suite
+from peftbench.columns import aligned, hanging
+from peftbench.errors import UserError, nearest, unknown
 from peftbench.execute import device
-from peftbench.methods import METHODS, Method
-from peftbench.methods.record import shown
+from peftbench.methods import METHODS, Method, method_of, peft_fields
+from peftbench.methods.record import Setting, shown
 from peftbench.precision import PRECISIONS, why_unsupported
+from peftbench.suite.words import describe
 from peftbench.tasks import TASKS
+
+_LABEL = 11
 
 
 def text(what: str) -> str:
-    """Return the list of ``methods``, ``tasks``, ``precisions`` or ``suites``, one line each under a heading."""
+    """Return the list of ``methods``, ``tasks``, ``precisions`` or ``suites``: a block per method, else a line each."""
     if what == "methods":
-        return aligned(_methods(device.resolve("auto")))
+        here = device.resolve("auto")
+        return "\n".join(_block(method, here) for method in METHODS.values())
     return aligned({"tasks": _tasks, "precisions": _precisions, "suites": _suites}[what]())
 
 
+def method(name: str) -> str:
+    """Return all about one method: what it has here, and each setting with its default, what is allowed and what it is.
+
+    Args:
+        name: of a method, or of one of peft's tuners.
+
+    Raises:
+        UserError: if there is none of that name, with the nearest one.
+    """
+    record = METHODS[name] if name in METHODS else _tuner(name)
+    if record.variants and not record.variant:
+        more = [*hanging(f"  {peft_fields.TYPE}  ", ", ".join(peft_fields.tuners())), ""]
+        more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
+    else:
+        more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
+    return "\n".join([_block(record, device.resolve("auto"), settings=False), *more])
+
+
+def _tuner(name: str) -> Method:
+    """Return the record of one of peft's tuners."""
+    tuners = peft_fields.tuners()
+    if name not in tuners:
+        raise UserError(
+            "list methods: " + unknown("method", name, [*METHODS, *tuners] if _like(name, tuners) else METHODS)
+        )
+    return method_of("peft", {peft_fields.TYPE: name})
+
+
+def _like(name: str, tuners: Iterable[str]) -> bool:
+    """Whether a name is more like a tuner's than like a method's."""
+    return nearest(name, METHODS) is None and nearest(name, tuners) is not None
+
+
 def markdown(what: str) -> str:
-    """Return the list of ``methods`` or ``precisions`` as a Markdown table that is the same on every machine."""
-    head, *rows = {"methods": lambda: _methods(None), "precisions": _precisions}[what]()
+    """Return ``methods``, ``settings`` or ``precisions`` as a Markdown table: peftbench's own, the same everywhere."""
+    head, *rows = {"methods": _methods, "settings": _settings, "precisions": _precisions}[what]()
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as left-aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+def _block(m: Method, here: str, settings: bool = True) -> str:
+    """Return what a method is and what of it exists on a device, its settings in short or not at all."""
+    absent: dict[str, list[str]] = {}
+    for precision in PRECISIONS:
+        reason = why_unsupported(m, precision, here)
+        if reason:
+            absent.setdefault(_reason(m, precision, reason), []).append(precision)
+    present = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
+    facts = {
+        "paper": m.paper,
+        "size": f"{m.rank_key}={_default_rank(m)}: {m.knob}" if m.knob else "",
+        f"on {here}": " ".join(p if p != m.default_precision else f"{p} (default)" for p in present),
+        "not here": "; ".join(f"{' '.join(names)} ({reason})" for reason, names in absent.items()),
+        "training": ", ".join(f"{key}={shown(value)}" for key, value in m.training.items()),
+        "without": f"gradient checkpointing: {m.why_no_checkpointing}" if m.why_no_checkpointing else "",
+        "settings": _in_short(m.options) if settings else "",
+    }
+    name = " ".join(filter(None, (m.name, m.variant)))
+    lines = [f"{name}: {m.title}"]
+    for label, words in facts.items():
+        lines += hanging(f"  {label:{_LABEL}}", words) if words else []
     return "\n".join(lines) + "\n"
 
 
-def _methods(here: str | None) -> list[list[str]]:
-    """Return a row per method, with the precisions that exist on a device, or on any where none is given."""
-    rows = [["method", "rank is", "default", f"precisions on {here}" if here else "precisions", "settings", "paper"]]
-    for m in METHODS.values():
-        exist = [p for p in PRECISIONS if (here is None and p in m.precisions) or _exists(m, p, here)]
-        options = ", ".join(f"{name}={s.shown or shown(s.default)}" for name, s in m.options.items())
-        rank = "–" if m.default_rank is None else str(m.default_rank)
-        rows.append([m.name, m.knob or "–", rank, " ".join(exist), options or "–", m.paper or "–"])
+def _reason(m: Method, precision: str, whole: str) -> str:
+    """Return why a precision is absent, without its name: the same words for all that share them."""
+    return m.why_not or whole if precision not in m.precisions else whole.partition("(")[2].removesuffix(")")
+
+
+def _default_rank(m: Method) -> str:
+    return "–" if m.default_rank is None else str(m.default_rank)
+
+
+def _in_short(options: Mapping[str, Setting]) -> str:
+    return ", ".join(f"{name}={_default(setting)}" for name, setting in options.items())
+
+
+def _default(setting: Setting) -> str:
+    """Return a default as a suite would say it."""
+    return setting.shown or shown(setting.default)
+
+
+def _setting(name: str, setting: Setting) -> str:
+    """Return one setting: its default, then what it is, then what is allowed."""
+    lines = [f"  {name}={_default(setting)}"]
+    for words in (setting.doc, f"allowed: {_allowed(setting)}"):
+        lines += hanging("      ", words) if words else []
+    return "\n".join(lines) + ("\n" if setting.doc else "")
+
+
+def _allowed(setting: Setting) -> str:
+    only = f"; only with {setting.only_with[0]}: {setting.only_with[1]}" if setting.only_with else ""
+    return describe(setting.type) + only
+
+
+def _methods() -> list[list[str]]:
+    """Return a row per method, with the precisions that exist on some device."""
+    rows = [["method", "what", "rank is", "default", "precisions", "paper"]]
+    for m in METHODS.own.values():
+        precisions = "all" if set(m.precisions) == set(PRECISIONS) else " ".join(m.precisions)
+        rows.append([m.name, m.title, m.knob or "–", _default_rank(m), precisions, m.paper or "–"])
     return rows
 
 
-def _exists(method: Method, precision: str, here: str | None) -> bool:
-    return here is not None and why_unsupported(method, precision, here) is None
+def _settings() -> list[list[str]]:
+    """Return a row per setting; methods that have the same one share it."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for m in METHODS.own.values():
+        for name, setting in m.options.items():
+            told = (f"`{name}`", _default(setting), _allowed(setting), setting.doc)
+            rows.setdefault(told, []).append(m.name)
+    return [
+        ["method", "setting", "default", "allowed", "what"],
+        *([", ".join(who), *told] for told, who in rows.items()),
+    ]
 
 
 def _tasks() -> list[list[str]]:

@@ -118,6 +118,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument(
         "what", nargs="?", choices=("methods", "tasks", "precisions", "suites"), help="(default: all of them)"
     )
+    command.add_argument("name", nargs="?", metavar="NAME", help="after methods: one of them, or a tuner of peft")
     command.set_defaults(command=_list)
 
 
@@ -185,7 +186,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from peftbench import grid, suite
+    from peftbench import columns, grid, suite
     from peftbench.execute import device
 
     _tell_left_out()
@@ -195,16 +196,16 @@ def _plan(arguments: argparse.Namespace) -> int:
     reasons = {trial.cell: trial.unsupported for trial in trials}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
-    width = max(len(cell) for cell in cells)
+    rows = []
     for cell, seeds in cells.items():
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
-        reason = f"  unsupported: {reasons[cell]}" if reasons[cell] else ""
-        print(f"{cell:{width}}  {named}{reason}")
+        rows.append([cell, named, f"unsupported: {reasons[cell]}" if reasons[cell] else ""])
+    print(columns.aligned(rows), end="")
     possible = sum(trial.unsupported is None for trial in trials)
-    print(f"{_extent(trials)}, {possible:,} of them can run", file=sys.stderr)
+    print(f"{_extent(trials)}, {possible:,} of them can run")
     try:
         for note in grid.check(trials):
-            print(f"peftbench: {note}", file=sys.stderr)
+            print(f"note: {note}")
     except UserError as error:
         raise UserError(f"run would refuse this: {error}") from None
     return 0
@@ -249,6 +250,11 @@ def _list(arguments: argparse.Namespace) -> int:
     from peftbench import catalogue
 
     _tell_left_out()
+    if arguments.name:
+        if arguments.what != "methods":
+            raise UserError(f"list {arguments.what} {arguments.name}: only methods are listed one by one")
+        print(catalogue.method(arguments.name), end="")
+        return 0
     kinds = (arguments.what,) if arguments.what else ("methods", "tasks", "precisions", "suites")
     print("\n".join(catalogue.text(kind) for kind in kinds), end="")
     return 0

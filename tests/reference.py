@@ -23,6 +23,7 @@ import findings
 import precision_document
 import precision_table
 import tuning
+import zoo
 
 from peftbench import catalogue, report
 from peftbench.report.collect import MEAN, collect
@@ -40,10 +41,17 @@ RUNS = {
     "quickstart_again": ("suites/quickstart.yaml", "--set", "evaluate.test_seed=2"),
     "nano_grid": ("suites/nano_grid.yaml",),
     "nano_tuning": ("suites/nano_tuning.yaml",),
+    "peft_zoo": ("suites/peft_zoo.yaml",),
 }
 """Name of a committed result to what is given to ``peftbench run``."""
 ALL = ("trials", "steps", "examples")
-KEPT = {"quickstart": ALL, "quickstart_again": ALL, "nano_grid": ("trials", "steps"), "nano_tuning": ("trials",)}
+KEPT = {
+    "quickstart": ALL,
+    "quickstart_again": ALL,
+    "nano_grid": ("trials", "steps"),
+    "nano_tuning": ("trials",),
+    "peft_zoo": ("trials",),
+}
 """What of a run is committed: the larger ones without what no document reads."""
 
 
@@ -71,6 +79,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
         "quickstart table": lambda: _table("quickstart"),
         "methods": lambda: catalogue.markdown("methods"),
+        "settings": lambda: catalogue.markdown("settings"),
         "precisions": lambda: catalogue.markdown("precisions"),
     },
     ROOT / "docs" / "precisions.md": {
@@ -89,6 +98,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     },
     PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),
+    },
+    ROOT / "docs" / "peft_zoo.md": {
+        "tuner counts": zoo.counts,
+        "zoo in fp32": zoo.in_fp32,
+        "zoo quantized": zoo.quantized,
     },
 }
 """Document to its generated parts, by the name of their marker."""

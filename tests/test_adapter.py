@@ -325,8 +325,10 @@ def test_blocks_of_other_parts_are_refused_with_what_they_have(name, settings, t
 
 
 def test_a_model_without_blocks_is_refused():
-    with pytest.raises(Unsupported, match="in Linear, there is no list of blocks"):
-        adapter._parts(nn.Linear(2, 2))
+    found = base("gpt2")
+    found.transformer.h = nn.Identity()
+    with pytest.raises(Unsupported, match=f"adapter: GPT2LMHeadModel has no list of its {LAYERS} blocks"):
+        adapter.attach(found, R, options("houlsby"))
 
 
 def test_a_projection_that_bloom_does_not_call_is_refused():

@@ -14,10 +14,10 @@ import pytest
 from results_factory import make_result
 from store_checks import contents, fill
 
-from peftbench import __version__, catalogue, cli, suite
-from peftbench.execute import Event, local
+from peftbench import __version__, catalogue, cli, columns, suite
+from peftbench.execute import Event, device, local
 from peftbench.methods import METHODS
-from peftbench.precision import PRECISIONS
+from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.records import Status
 from peftbench.store import read, recorded_grid, write
 from peftbench.tasks import TASKS
@@ -287,9 +287,10 @@ def test_help_lists_the_commands_and_version_is_the_packages(command):
 def test_plan_prints_the_quickstarts_cells_one_per_line(command):
     code, out, err = command("plan", "quickstart")
     assert code == 0
-    assert len(out.splitlines()) == 14
-    assert out.splitlines()[0].split("  ")[0] == "base fp32"
-    assert err == "14 cells, 3 seeds (0, 1, 2): 40 trials, 40 of them can run\n"
+    *cells, extent = out.splitlines()
+    assert len(cells) == 14
+    assert cells[0].split("  ")[0] == "base fp32"
+    assert (extent, err) == ("14 cells, 3 seeds (0, 1, 2): 40 trials, 40 of them can run", "")
 
 
 @pytest.mark.parametrize(
@@ -305,8 +306,9 @@ def test_plan_prints_the_quickstarts_cells_one_per_line(command):
 )
 def test_how_many_seeds_there_are_is_told_first(command, seeds, told, listed):
     code, out, err = command("plan", "quickstart", "--seeds", seeds)
-    assert (code, err) == (0, f"{told}\n")
-    assert out.splitlines()[-1].endswith(f"  {listed}")
+    assert (code, err) == (0, "")
+    *cells, extent = out.splitlines()
+    assert (extent, cells[-1].endswith(f"  {listed}")) == (told, True)
     assert "100 for a hundred of them" in " ".join(command("plan", "--help")[1].split())
 
 
@@ -326,35 +328,96 @@ def test_plan_tells_what_run_would_refuse(place, command, monkeypatch, verb, ove
     assert code == 2
     assert part in err
     assert ("run would refuse this" in err) is (verb == "plan")
-    assert len(out.splitlines()) == (3 if verb == "plan" else 0)
+    assert len(out.splitlines()) == (5 if verb == "plan" else 0)
 
 
 def test_plan_fetches_no_base_and_says_so(place, command, monkeypatch):
     monkeypatch.setattr("peftbench.identity._from_hub", lambda _: pytest.fail("the hub was asked"))
-    code, _, err = command("plan", "mine.yaml", "--set", "base=gpt2")
-    assert code == 0
-    assert "base 'gpt2': no such folder here, so the run takes it for a hub id" in err
+    code, out, err = command("plan", "mine.yaml", "--set", "base=gpt2")
+    assert (code, err) == (0, "")
+    assert "note: base 'gpt2': no such folder here, so the run takes it for a hub id" in out
 
 
 def test_plan_names_cells_that_cannot_be_with_the_reason(place, command):
     code, out, err = command("plan", "mine.yaml")
     assert code == 0
-    assert "full int8      seed 0  unsupported: full does not exist in int8, because quantized" in out
-    assert "3 cells, 1 seed (0): 3 trials, 2 of them can run" in err
+    assert "full int8      seed 0   unsupported: full does not exist in int8, because quantized" in out
+    assert "3 cells, 1 seed (0): 3 trials, 2 of them can run" in out
+    assert err == ""
 
 
-@pytest.mark.parametrize(
-    ("what", "names", "least"),
-    [("methods", METHODS, 8), ("tasks", TASKS, 3), ("precisions", PRECISIONS, 8), ("suites", suite.names(), 2)],
-)
-def test_list_names_every_record(command, what, names, least):
-    assert len(names) >= least
+def test_a_plans_lines_fit_and_no_name_is_cut(command):
+    _, out, _ = command("plan", "peft_zoo")
+    assert max(map(len, out.splitlines())) <= columns.WIDTH
+    cells = {trial.cell for trial in suite.expand(suite.load("peft_zoo"), "cpu")}
+    lines = out.splitlines()[:-1]
+    assert sum(not line.startswith(" ") for line in lines) == len(cells) < len(lines)
+    words = [word for line in lines for word in line[:60].split()]
+    assert [cell for cell in cells if not set(cell.split()) <= set(words)] == []
+
+
+@pytest.mark.parametrize(("what", "names"), [("tasks", TASKS), ("precisions", PRECISIONS), ("suites", suite.names())])
+def test_list_names_every_record(command, what, names):
     code, out, _ = command("list", what)
     assert code == 0
     heading, *lines = out.splitlines()
     assert heading.startswith(what[:-1])
-    assert [line.split()[0] for line in lines] == list(names)
-    assert all(len(line.split()) > 1 and not line.endswith("  –") for line in lines if what != "methods")
+    begun = [line for line in lines if not line.startswith(" ")]
+    assert [line.split()[0] for line in begun] == list(names)
+    assert {"compute", "fp32", "quickstart"} & set(names)
+    assert all(len(line.split()) > 1 and not line.endswith("  –") for line in begun)
+
+
+def test_list_methods_has_a_block_for_each_with_what_exists_here(command):
+    code, out, _ = command("list", "methods")
+    blocks = {block.partition(":")[0]: block for block in out.split("\n\n")}
+    assert (code, list(blocks)) == (0, list(METHODS))
+    assert max(map(len, out.splitlines())) <= columns.WIDTH
+    here = device.resolve("auto")
+    for name, block in blocks.items():
+        assert METHODS[name].paper in block
+        (line,) = (line for line in block.splitlines() if line.startswith(f"  on {here} "))
+        exist = [p for p in PRECISIONS if why_unsupported(METHODS[name], p, here) is None]
+        assert line.removeprefix(f"  on {here} ").replace("(default)", "").split() == exist
+    assert "rank=16: virtual tokens" in blocks["prefix_tuning"]
+    assert "gradient checkpointing: the prefix is a cache" in blocks["prefix_tuning"]
+    assert "int8 nf4 fp4 int8-fp32 nf4-fp32 fp4-fp32 (quantized weights have no gradient" in blocks["full"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_list_of_one_method_tells_each_setting_with_default_and_what_is_allowed(command, name):
+    code, out, _ = command("list", "methods", name)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= columns.WIDTH
+    for key, setting in METHODS[name].options.items():
+        assert f"\n  {key}" in out
+        if name != "peft":
+            assert " ".join(setting.doc.split()) in " ".join(out.split())
+    assert out.count("allowed: ") == (0 if name == "peft" else len(METHODS[name].options))
+
+
+def test_list_of_one_method_knows_the_tuners_of_peft(command):
+    assert "VERA" in command("list", "methods", "peft")[1]
+    _, out, _ = command("list", "methods", "VERA")
+    assert out.startswith("peft VERA: ")
+    assert "size       r=256: rank r" in out
+    assert "d_initial=0.1\n      Initial init value for d vector.\n      allowed: a number\n" in out
+    assert "=computed\n" in command("list", "methods", "P_TUNING")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("methods", "lorra"), "list methods: unknown method 'lorra'; allowed: adapter, base, "),
+        (("methods", "lorra"), "did you mean 'lora'?"),
+        (("methods", "verra"), "did you mean 'VERA'?"),
+        (("suites", "quickstart"), "list suites quickstart: only methods are listed one by one"),
+    ],
+)
+def test_list_of_one_that_is_not_there_is_told_with_the_nearest(command, argv, told):
+    code, out, err = command("list", *argv)
+    assert (code, out) == (2, "")
+    assert told in err
 
 
 def test_list_alone_lists_everything(command):
@@ -366,7 +429,7 @@ def test_list_alone_lists_everything(command):
 
 def test_list_prints_defaults_as_a_suite_would_say_them(command):
     text = catalogue.text("methods")
-    assert "alpha=2r, dropout=0, target_modules=all-linear, double_quantization=true" in text
+    assert "alpha=2r, dropout=0, target_modules=all-linear, double_quantization=true" in " ".join(text.split())
     assert "layers=all but 2" in text
     assert "None" not in text
 

@@ -30,8 +30,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("a base in memory", "model data optimizers measure.ledger"),
     (
         "methods, each a file",
-        "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_parts "
-        "methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning methods.prompt_tuning",
+        "methods.adapter methods.blocks methods.full methods.gated_prompts methods.llama_adapter methods.lora "
+        "methods.lora_parts methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning "
+        "methods.prompt_tuning",
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),
     ("the card of the built-in base", "bases.card"),
@@ -48,7 +49,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
         "report.tables report.words report.writers",
     ),
-    ("faces", "catalogue progress"),
+    ("faces", "catalogue columns progress"),
     ("command line", "cli __main__"),
 )
 """From the lowest up, by module name without ``peftbench.``. A module may import those of its own and lower layers."""

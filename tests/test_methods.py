@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 import trials
+from peft.tuners.tuners_utils import BaseTuner
+from safetensors.torch import load_file
 
 from peftbench import data, evaluate, model, train
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, resolve
+from peftbench.methods import METHODS, method_of, resolve
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.tasks import read
 
 TRAINED = [name for name, method in METHODS.items() if method.trains]
-CELLS = [(name, "fp32") for name in TRAINED if "fp32" in METHODS[name].precisions] + [
-    ("full", "bf16"),
-    ("prompt_tuning", "nf4"),
-    ("prefix_tuning", "bf16"),
-    ("adapter", "int8"),
-    ("llama_adapter", "bf16"),
-    ("llama_adapter", "nf4"),
-    ("lora", "int8"),
-    ("lora", "fp16"),
-    ("lora", "bf16-true"),
-    ("qlora", "nf4"),
-    ("qlora", "fp4"),
-]
+COMMON = ("fp32", "bf16", "int8", "nf4")
+"""The precisions in which every method is tested; in the others, with --run-slow."""
 D, FEED, LAYERS, KV = 64, 128, 3, 32
 """Of the tiny base: width, feed-forward width, layers, key-value width."""
+LINEARS = ((D, D), (D, KV), (D, KV), (D, D), (D, FEED), (D, FEED), (FEED, D))
+"""Inputs and outputs of a layer's linear maps."""
+FORMS: dict[str, Callable[[int, int], int]] = {
+    "full": lambda r, base: base,
+    "prompt_tuning": lambda r, base: r * D,
+    "prefix_tuning": lambda r, base: r * LAYERS * 2 * KV,
+    "adapter": lambda r, base: LAYERS * 2 * (2 * D * r + r + D),
+    "llama_adapter": lambda r, base: (LAYERS - 2) * (r * D + 1),
+    "lora": lambda r, base: LAYERS * sum(r * (i + o) for i, o in LINEARS),
+    "qlora": lambda r, base: LAYERS * sum(r * (i + o) for i, o in LINEARS),
+    "peft": lambda r, base: LAYERS * r * (D + KV),  # MiSS on the queries and values: (r, out) each
+}
+"""How many parameters a method trains on the tiny base, from its rank and the base's number. Another package's method
+is counted by that package's own tests (tests/outside_method/test_vectors.py)."""
 
 
-def trainable_parameters(method: str, r: int, base: int) -> int:
-    """The closed form of what a method trains on the tiny base."""
-    linears = [(D, D), (D, KV), (D, KV), (D, D), (D, FEED), (D, FEED), (FEED, D)]
-    return {
-        "full": base,
-        "prompt_tuning": r * D,
-        "prefix_tuning": r * LAYERS * 2 * KV,
-        "adapter": LAYERS * 2 * (2 * D * r + r + D),
-        "llama_adapter": (LAYERS - 2) * (r * D + 1),
-        "lora": LAYERS * sum(r * (i + o) for i, o in linears),
-        "qlora": LAYERS * sum(r * (i + o) for i, o in linears),
-        "peft": LAYERS * sum(2 * r * (i + o) for i, o in [(D, D), (D, KV)]),  # LoHa on the queries and values
-        "steering": LAYERS * D,  # of tests/outside_method, where it is installed
-    }[method]
+def cells():
+    """Yield every method in every precision that exists on the CPU, the less common ones marked slow."""
+    for name in TRAINED:
+        for precision in METHODS[name].precisions:
+            if why_unsupported(METHODS[name], precision, "cpu") is None:
+                marks = () if precision in COMMON else pytest.mark.slow
+                yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
+
+
+CELLS = list(cells())
 
 
 def loaded(tiny, name, precision):
@@ -51,9 +58,9 @@ def loaded(tiny, name, precision):
     return model.load(tiny, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False)
 
 
-def attached(tiny, name, precision, tmp_path):
+def attached(tiny, name, precision, tmp_path, **changes):
     """Return the loaded base, the learner, and the plan of its training batches."""
-    method, made = METHODS[name], trials.trial(tiny, tmp_path, name, precision)
+    method, made = METHODS[name], trials.trial(tiny, tmp_path, name, precision, **changes)
     base = loaded(tiny, name, precision)
     torch.manual_seed(0)
     tuned = resolve(method.attach)(base.model, made.rank, made.options)
@@ -79,13 +86,32 @@ def logits(tuned, precision, ids):
 IDS = torch.arange(2, 26).reshape(2, 12) * 7 % 300
 
 
+def test_every_method_that_comes_with_peftbench_has_a_closed_form():
+    assert set(FORMS) == {name for name, method in METHODS.own.items() if method.trains}
+    assert {"full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "lora", "qlora", "peft"} == set(FORMS)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_number_of_parameters_is_the_closed_form_at_every_rank_and_all_of_them_are_saved(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    for rank in (1, 4, 7):
+        changes = {"rank": rank} if method_of(name, trials.EXAMPLES.get(name, {})).knob else {}
+        base, learner, _ = attached(tiny, name, precision, tmp_path, **changes)
+        wanted = FORMS[name](rank, base.parameters)
+        assert sum(p.numel() for p in learner.parameters) == wanted
+        resolve(METHODS[name].save)(learner.model, tmp_path / str(rank))
+        files = (tmp_path / str(rank)).glob("*.safetensors")
+        assert sum(tensor.numel() for file in files for tensor in load_file(file).values()) == wanted
+
+
 @pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_only_the_methods_own_parameters_train_and_their_number_is_the_closed_form(name, precision, tiny, tmp_path):
+def test_only_the_methods_own_parameters_train_in_the_type_that_the_precision_says(name, precision, tiny, tmp_path):
     base, learner, _ = attached(tiny, name, precision, tmp_path)
-    wanted = trainable_parameters(name, 4, base.parameters)
-    assert sum(p.numel() for p in learner.parameters) == wanted
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in learner.parameters}
-    assert dtypes == {PRECISIONS[precision].trainable}
+    ours = {id(p) for p in learner.parameters}
+    assert {id(p) for p in learner.model.parameters() if p.requires_grad} == ours != set()
+    assert {str(p.dtype).removeprefix("torch.") for p in learner.parameters} == {PRECISIONS[precision].trainable}
+    if not METHODS[name].trains_base:
+        assert sum(p.numel() for p in learner.parameters) < base.parameters
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -186,15 +212,73 @@ def test_generated_answers_equal_those_taken_one_step_at_a_time(name, tiny, tmp_
         assert sample["resps"][0][0] == direct
 
 
-def test_bottleneck_adapters_can_be_switched_off(tiny, tmp_path):
-    from peftbench.methods import adapter
-
-    before = logits(loaded(tiny, "adapter", "fp32").model, "fp32", IDS)
-    _, learner, plan = attached(tiny, "adapter", "fp32", tmp_path)
+@pytest.mark.parametrize("name", [name for name in TRAINED if METHODS[name].switch_off])
+def test_a_method_that_is_switched_off_leaves_the_base_bit_for_bit(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    before = logits(loaded(tiny, name, precision).model, precision, IDS)
+    _, learner, plan = attached(tiny, name, precision, tmp_path)
     train.train(learner, plan[:2], [], Clock(), lambda *_: None)
-    with adapter.disabled(learner.model):
-        assert torch.equal(logits(learner.model, "fp32", IDS), before)
-    assert not torch.equal(logits(learner.model, "fp32", IDS), before)
+    tuned = logits(learner.model, precision, IDS)
+    with resolve(METHODS[name].switch_off)(learner.model):
+        assert torch.equal(logits(learner.model, precision, IDS), before)
+    assert torch.equal(logits(learner.model, precision, IDS), tuned)
+    assert not torch.equal(tuned, before)
+
+
+def test_every_method_but_full_can_be_switched_off():
+    assert {name for name, method in METHODS.own.items() if method.trains and not method.switch_off} == {"full"}
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if METHODS[name].default_precision == "fp32"])
+def test_what_can_be_merged_gives_the_same_logits_merged_and_unmerged(name, tiny, tmp_path):
+    _, learner, plan = attached(tiny, name, "fp32", tmp_path)
+    if not isinstance(getattr(learner.model, "base_model", None), BaseTuner):
+        assert name not in ("lora", "peft")
+        pytest.skip("is no update of weights")
+    train.train(learner, plan[:2], [], Clock(), lambda *_: None)
+    before = logits(learner.model, "fp32", IDS)
+    learner.model.merge_adapter()
+    merged = logits(learner.model, "fp32", IDS)
+    learner.model.unmerge_adapter()
+    for found in (merged, logits(learner.model, "fp32", IDS)):  # on quantized layers: test_lora, which has the bounds
+        torch.testing.assert_close(found, before, atol=1e-4, rtol=0)
+
+
+LOADING = """
+import sys
+import torch
+from pathlib import Path
+from test_methods import IDS, METHODS, loaded, logits, resolve
+torch.set_num_threads(1)
+tiny, folder = map(Path, sys.argv[1:])
+found = {}
+for saved in sorted(folder.iterdir()):
+    precision = METHODS[saved.name].default_precision
+    tuned = resolve(METHODS[saved.name].load)(loaded(tiny, saved.name, precision).model, saved)
+    found[saved.name] = logits(tuned, precision, IDS)
+torch.save(found, folder / "logits.pt")
+"""
+
+
+def test_what_each_method_saved_gives_the_same_logits_in_another_process(tiny, tmp_path):
+    expected = {}
+    for name in TRAINED:
+        precision = METHODS[name].default_precision
+        _, learner, plan = attached(tiny, name, precision, tmp_path / "data")
+        train.train(learner, plan[:2], [], Clock(), lambda *_: None)
+        resolve(METHODS[name].save)(learner.model, tmp_path / "saved" / name)
+        expected[name] = logits(learner.model, precision, IDS)
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [sys.executable, "-c", LOADING, tiny, tmp_path / "saved"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        check=True,
+        timeout=300,
+    )
+    found = torch.load(tmp_path / "saved" / "logits.pt")
+    assert set(found) == set(TRAINED)
+    assert [name for name in TRAINED if not torch.equal(found[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4", "fp4"])

@@ -35,6 +35,8 @@ def test_the_same_kinds_of_tensors_decay_for_every_method(name, tiny, tmp_path):
     assert len(decays) == len(named)
     for parameter_name, p in named.items():
         spared = any(part in parameter_name for part in ("norm", "bias", "llama_adapter.gate"))
+        if name not in METHODS.own:  # another package's names are its own
+            spared = p.ndim < 2
         assert decays[id(p)] == (0.0 if spared else 0.1), parameter_name
 
 

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import test_methods
 
 EXAMPLE = Path(__file__).parent / "outside_method"
 PAGE = (EXAMPLE / "README.md").read_text()
@@ -42,11 +43,24 @@ def steering(tmp_path) -> Path:
     return tmp_path
 
 
-def test_the_example_passes_the_conformance_tests_by_being_installed(steering):
-    tests = str(EXAMPLE.parent / "test_methods.py")
-    done = call(steering, "pytest", tests, "-k", "steering", "-p", "no:cacheprovider", "--rootdir", str(EXAMPLE.parent))
+def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(steering):
+    tests, own = str(EXAMPLE.parent / "test_methods.py"), str(EXAMPLE / "test_vectors.py")
+    options = ("-p", "no:cacheprovider", "--disable-warnings", "--rootdir", str(EXAMPLE.parent), "-rA")
+    done = call(steering, "pytest", tests, own, "-k", "steering or another_process or vector", *options)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.splitlines()[0].count(".") == 7
+    passed = re.findall(r"^PASSED \S*::(\w+)(?:\[(\S+)\])?$", done.stdout, re.M)
+    added = {name for name, which in passed if which.startswith("steering")}
+    assert added == {name for name in vars(test_methods) if name.startswith("test_") and over_the_table(name)}
+    assert len(added) == 7
+    assert len([1 for _, which in passed if which.startswith("steering")]) == 4 + 3 * len(test_methods.COMMON)
+    assert "test_what_each_method_saved_gives_the_same_logits_in_another_process" in [name for name, _ in passed]
+    assert len([1 for name, _ in passed if name.startswith("test_there_is_one_vector")]) == 3
+
+
+def over_the_table(name: str) -> bool:
+    """Whether a conformance test runs for every method that trains."""
+    marks = getattr(vars(test_methods)[name], "pytestmark", [])
+    return any(mark.args[1] is each for mark in marks for each in (test_methods.TRAINED, test_methods.CELLS))
 
 
 def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
@@ -66,7 +80,8 @@ def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
 
 def test_a_method_of_another_package_is_listed_without_torch(steering):
     done = call(steering, "peftbench", "list", "methods")
-    assert "steering" in done.stdout.splitlines()[-1]
+    assert "\nsteering: steering vectors\n  paper      after Subramani et al." in done.stdout
+    assert "  layers=all\n" in call(steering, "peftbench", "list", "methods", "steering").stdout
     code = (
         "import sys\nfrom peftbench.methods import METHODS\nassert 'steering' in METHODS and 'torch' not in sys.modules"
     )
@@ -98,7 +113,7 @@ def test_a_broken_package_is_named_and_the_others_go_on(tmp_path, text, point, r
     assert done.returncode == 0, done.stderr
     assert "peftbench: package bad-package 0.1: its method 'bad' is left out: " in done.stderr
     assert reason in done.stderr
-    assert done.stdout.splitlines()[-1].startswith("mine")
+    assert "\nmine: \n" in done.stdout
     (tmp_path / "x.yaml").write_text("base: nano\ntasks: [compute]\nmethods: [bad]\n")
     done = call(tmp_path, "peftbench", "plan", "x.yaml")
     assert done.returncode == 2

@@ -533,7 +533,7 @@ def test_of_many_cells_only_the_frontier_and_each_methods_best_are_in_full(
     for points in seen:
         full = [point for point in points if not point.faint]
         assert len(points) == 86
-        assert {point.method for point in full} == {cell.method for cell in results.tuned}
+        assert {point.kind for point in full} == {cell.method for cell in results.tuned}
         assert len(full) < 20
         for point in points:
             best = all(point.y > other.y for other in points if other.x <= point.x and other is not point)

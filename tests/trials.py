@@ -13,7 +13,7 @@ from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
 from peftbench.tasks import read
 
 COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
-EXAMPLES = {"peft": {"peft_type": "LOHA"}}
+EXAMPLES = {"peft": {"peft_type": "MISS"}}
 """Options without which a method is nothing in particular."""
 TRAINING = Training(
     data=(("colour", 1.0),),

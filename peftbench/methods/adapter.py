@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
+from peftbench.methods.blocks import blocks, switched_off
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -151,33 +152,34 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _sites(kind: str, blocks: list[Parts], config: Any) -> Iterator[Site]:
+def _sites(kind: str, every: list[Parts], config: Any) -> Iterator[Site]:
     """Yield where the bottlenecks go, in the order in which they draw their start from the random generator."""
     if kind == "houlsby":
-        for parts in blocks:
+        for parts in every:
             yield Site(parts.block, "attention_bottleneck", _before_residual(parts.attention, config))
-        for parts in blocks:
+        for parts in every:
             yield Site(parts.block, "feed_forward_bottleneck", _before_residual(parts.feed_forward[1], config))
         return
-    for parts in blocks:
+    for parts in every:
         reads, writes = (None, parts.block) if kind == "pfeiffer" else parts.feed_forward
         yield Site(parts.block, "bottleneck", writes, reads)
 
 
 def _parts(model: Any) -> list[Parts]:
-    """Return the parts of the decoder's blocks: the first list of modules that has an attention in every entry."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # not a vision tower's blocks
-    lists = [list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList)]
-    for blocks in lists:
-        found = [parts for block in blocks if (parts := _parts_of(block)) is not None]
-        if found and len(found) == len(blocks):
-            return found
-    odd = [block for block in max(lists, key=len, default=[]) if _parts_of(block) is None]
-    told = {f"{type(block).__name__} has {', '.join(_weighted(block)) or 'nothing'}": None for block in odd}
-    raise Unsupported(
-        "adapter: each block must have one attention and one feed-forward module, and no third one with weight "
-        f"matrices; in {type(model).__name__}, {'; '.join(told) or 'there is no list of blocks'}"
-    )
+    """Return the parts of each block.
+
+    Raises:
+        Unsupported: if a block's parts are not plain, naming what it has.
+    """
+    found = [(block, _parts_of(block)) for block in blocks(model, "adapter")]
+    odd = [block for block, parts in found if parts is None]
+    if odd:
+        told = dict.fromkeys(f"{type(block).__name__} has {', '.join(_weighted(block)) or 'nothing'}" for block in odd)
+        raise Unsupported(
+            "adapter: each block must have one attention and one feed-forward module, and no third one with weight "
+            f"matrices; in {type(model).__name__}, {'; '.join(told)}"
+        )
+    return [parts for _, parts in found if parts is not None]
 
 
 def _weighted(block: nn.Module) -> dict[str, nn.Module]:
@@ -221,17 +223,9 @@ def _bottlenecks(model: nn.Module) -> Iterator[tuple[str, Bottleneck]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Bottleneck))
 
 
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
+def disabled(model: nn.Module) -> AbstractContextManager[None]:
     """Switch the bottlenecks off within the context: the model is the base again."""
-    modules = [module for _, module in _bottlenecks(model)]
-    for module in modules:
-        module.enabled = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.enabled = True
+    return switched_off(module for _, module in _bottlenecks(model))
 
 
 def save(model: Any, folder: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
+from peftbench.methods.blocks import blocks, check_layers
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 
@@ -46,7 +47,9 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     model.requires_grad_(False)
     chosen = {id(p): p for p in model.parameters()}
     if layers is not None:
-        above = {id(p) for block in _blocks(model)[-_known(layers, model) :] for p in block.parameters()}
+        every = blocks(model, "full")
+        check_layers(layers, len(every), "full")
+        above = {id(p) for block in every[-layers:] for p in block.parameters()}
         chosen = {key: p for key, p in chosen.items() if key in above}
     if modules is not None:
         named = [modules] if isinstance(modules, str) else modules
@@ -58,23 +61,6 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
         parameter.requires_grad_(True)
     model.peftbench_partial = {"layers": layers, "modules": modules}
     return model
-
-
-def _blocks(model: Any) -> list[nn.Module]:
-    """Return the base's transformer blocks, from the lowest up."""
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
-    raise Unsupported(f"full: layers: {type(model).__name__} holds no list of its {depth} blocks")
-
-
-def _known(layers: int, model: Any) -> int:
-    """Return ``layers`` where the base has so many."""
-    depth = model.config.get_text_config().num_hidden_layers
-    if layers > depth:
-        raise Unsupported(f"full: layers={layers}, but the base has only {depth}")
-    return layers
 
 
 def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
+from peftbench.methods.blocks import blocks, check_layers, switched_off
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
 
 _UNADAPTED_LAYERS = 2
@@ -48,11 +49,9 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         the paper: on gpt2 it adds the prompts' part behind the output projection, unprojected; it adds the output
         projection's bias once more, and scales by 1 / sqrt(d_h) where the layer scales otherwise.
     """
-    attentions = _attentions(model)
-    depth = len(attentions)
-    layers = max(1, depth - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
-    if layers > depth:
-        raise Unsupported(f"llama_adapter: layers={layers}, but the base has only {depth}")
+    attentions = [_attention(model, index, block) for index, block in enumerate(blocks(model, "llama_adapter"))]
+    layers = max(1, len(attentions) - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
+    check_layers(layers, len(attentions), "llama_adapter")
     model.requires_grad_(False)
     settings = model.config.get_text_config()
     heads = settings.num_attention_heads if options["gate"] == "per_head" else None
@@ -62,27 +61,20 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _attentions(model: Any) -> list[Any]:
-    """Return the attention module of every layer, from the lowest.
+def _attention(model: Any, index: int, block: nn.Module) -> Any:
+    """Return a block's attention module.
 
     Raises:
-        Unsupported: if a layer has none, naming what it has.
+        Unsupported: if it has none, naming what it has.
     """
-    depth = model.config.get_text_config().num_hidden_layers
-    stacks = [m for m in model.get_decoder().modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
-    if not stacks:
-        raise Unsupported(f"llama_adapter: no list of {depth} layers found in {type(model).__name__}")
-    found = []
-    for index, layer in enumerate(stacks[0]):
-        children = dict(layer.named_children())
-        name = next((n for n in _ATTENTION if n in children), None)
-        if name is None:
-            raise Unsupported(
-                f"llama_adapter: layer {index} of {type(model).__name__}, {type(layer).__name__}, has no attention "
-                f"({', '.join(_ATTENTION)}); it has {', '.join(children)}"
-            )
-        found.append(children[name])
-    return found
+    children = dict(block.named_children())
+    name = next((n for n in _ATTENTION if n in children), None)
+    if name is None:
+        raise Unsupported(
+            f"llama_adapter: layer {index} of {type(model).__name__}, {type(block).__name__}, has no attention "
+            f"({', '.join(_ATTENTION)}); it has {', '.join(children)}"
+        )
+    return children[name]
 
 
 def _prompts(model: nn.Module) -> Iterator[tuple[str, GatedPrompts]]:
@@ -90,17 +82,9 @@ def _prompts(model: nn.Module) -> Iterator[tuple[str, GatedPrompts]]:
     return ((n.removesuffix(f".{NAME}"), m) for n, m in model.named_modules() if isinstance(m, GatedPrompts))
 
 
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
+def disabled(model: nn.Module) -> AbstractContextManager[None]:
     """Switch the prompts off within the context: the model is the base again."""
-    modules = [module for _, module in _prompts(model)]
-    for module in modules:
-        module.enabled = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.enabled = True
+    return switched_off(module for _, module in _prompts(model))
 
 
 def save(model: Any, folder: Path) -> None:

@@ -56,6 +56,11 @@ class Table(Mapping[str, Record], Generic[Record]):
         return None
 
     @property
+    def own(self) -> Mapping[str, Record]:
+        """The records that come with peftbench."""
+        return self._own
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What other packages' records are left out, and why, one line each."""
         self._loaded()

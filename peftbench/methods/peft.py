@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -30,8 +31,14 @@ _SHAPES = (
 )
 """In what torch says of packed weights where plain ones are expected."""
 
-_READ_WEIGHTS = ("DEFT", "HRA", "PEANUT", "SUPERTUNING")
-"""Tuners of peft 0.21 that multiply with ``base_layer.weight``; of int8 layers they would take codes for them."""
+_PACKED = MappingProxyType(
+    {
+        **dict.fromkeys(("DEFT", "HRA", "PEANUT", "SUPERTUNING"), "computes with the base's weights, which are packed"),
+        "UNILORA": "keeps its scales in the type of the base's weights, packed ones are whole numbers, "
+        "so they are zero",
+    }
+)
+"""Tuners of peft 0.21 that take int8 codes for weights without a word, or change nothing, and why."""
 
 
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
@@ -71,8 +78,8 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
             raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
         model.config.use_cache = False  # it runs each pass twice, and refuses a base with a cache
     packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
-    if packed and record.variant in _READ_WEIGHTS:
-        raise Unsupported(f"peft {record.variant} computes with the base's weights, which are packed here")
+    if packed and record.variant in _PACKED:
+        raise Unsupported(f"peft {record.variant} {_PACKED[record.variant]}")
     try:
         tuned = _prepared(get_peft_model(model, config))
     except _REFUSALS as error:

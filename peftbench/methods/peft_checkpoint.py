@@ -1,7 +1,8 @@
-"""Save and load what peft attached, in peft's own format."""
+"""Save, load and switch off what peft attached, in peft's own format."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,9 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
             parameter.data = parameter.data.to(dtype)
     set_peft_model_state_dict(tuned, weights)
     return tuned.requires_grad_(False)
+
+
+def disabled(model: Any) -> AbstractContextManager[None]:
+    """Switch what peft attached off within the context: the model is the base again."""
+    off: AbstractContextManager[None] = model.disable_adapter()
+    return off

@@ -155,16 +155,21 @@ def _all_fields(name: str) -> dict[str, tuple[ast.expr, ast.expr | None]]:
 
 
 def _setting(annotation: ast.expr, default: ast.expr | None) -> Setting:
-    value = _default(default)
+    value, told = _default(default)
     kind = _kind(annotation)
-    return Setting(kind | None if value is None else kind, value, "")
+    return Setting(kind | None if value is None else kind, value, told, "computed" if value is _NO_LITERAL else None)
 
 
-def _default(node: ast.expr | None) -> Any:
-    """Return a field's default, from ``x`` or ``field(default=x)``; _NO_LITERAL where it is computed."""
+def _default(node: ast.expr | None) -> tuple[Any, str]:
+    """Return the default and the help of ``x`` or ``field(default=x, metadata=...)``; _NO_LITERAL if computed."""
+    told: Any = None
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "field":
         given = {word.arg: word.value for word in node.keywords}
-        node = given.get("default")
+        told, node = _literal(given.get("metadata")), given.get("default")
+    return _literal(node), " ".join(str(told["help"]).split()) if isinstance(told, dict) and "help" in told else ""
+
+
+def _literal(node: ast.expr | None) -> Any:
     try:
         return _NO_LITERAL if node is None else ast.literal_eval(node)
     except ValueError:

@@ -76,6 +76,9 @@ class Method:
     """Which of its variants a record describes."""
     rank_key: str = "rank"
     """The key of a block that gives ``rank``."""
+    switch_off: str = ""
+    """``module:function`` with ``disabled(model)``, a context in which a tuned model is the base again, bit for bit;
+    empty where the method cannot be switched off."""
     after_step: str = ""
     """``module:function`` with ``after_step(model, steps_done)`` for a method that changes itself while it trains."""
 

@@ -15,6 +15,7 @@ import pandas as pd
 from peftbench import stats
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method
+from peftbench.methods import method_of as variant_of
 from peftbench.precision import PRECISIONS
 from peftbench.records import Status
 from peftbench.stats import Summary
@@ -40,7 +41,21 @@ class Cell:
     @property
     def title(self) -> str:
         """The method as it is written in tables."""
-        return method_title(self.method)
+        return method_title(self.kind)
+
+    @cached_property
+    def record(self) -> Method | None:
+        """The record of the method, of the variant that the cell's options describe; None for one not in the table."""
+        settings = read_json(next(iter(self.trials["settings_json"].dropna()), "{}"))
+        try:
+            return variant_of(self.method, settings.get("options", {})) if self.method in METHODS else None
+        except UserError:  # peft, whose tuners are its variants, is not installed where the report is made
+            return METHODS[self.method]
+
+    @property
+    def kind(self) -> str:
+        """The method with its variant, "peft VERA": what has a colour, a marker and a legend of its own."""
+        return " ".join(filter(None, (self.method, self.record.variant if self.record else "")))
 
     @property
     def variant(self) -> str:
@@ -90,7 +105,7 @@ class Results:
     tasks: tuple[str, ...]
     """Scored tasks, in the order of the settings."""
     cells: tuple[Cell, ...]
-    """In the order of the methods' table, then rank, then precision."""
+    """In the order of the methods' table, then variant, rank and precision."""
     left_out: int = 0
     """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
     grid: Grid | None = None
@@ -144,9 +159,10 @@ def read_json(text: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def method_title(name: str) -> str:
-    """Return a method's title; of one that is not in the table (a plugin's that is not installed), its name."""
-    return METHODS[name].title if name in METHODS else name
+def method_title(kind: str) -> str:
+    """Return a method's title, with its variant; of one that is not in the table (of a package not here), its name."""
+    name, _, variant = kind.partition(" ")
+    return " ".join(filter(None, (METHODS[name].title if name in METHODS else name, variant)))
 
 
 def method_order(name: str) -> int:
@@ -189,7 +205,14 @@ def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFram
     rows = {(str(base), str(cell)): found for (base, cell), found in newest.groupby(["base", "cell"], sort=False)}
     cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in stats.summarize(newest)]
     cells.sort(
-        key=lambda c: (c.summary.base, method_order(c.method), c.rank or 0, precision_order(c.precision), c.name)
+        key=lambda c: (
+            c.summary.base,
+            method_order(c.method),
+            c.kind,
+            c.rank or 0,
+            precision_order(c.precision),
+            c.name,
+        )
     )
     return Results(newest, steps, examples, tasks, tuple(cells), len(trials) - len(newest), grid)
 

@@ -7,10 +7,13 @@ so that its text stays readable when several stand side by side or one fills a n
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
+from colorsys import hls_to_rgb
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from peftbench.methods import METHODS
@@ -31,7 +34,8 @@ class Point:
     """One cell in a scatter figure."""
 
     name: str
-    method: str
+    kind: str
+    """Of its cell: what it is coloured by."""
     bits: float | None
     """Measured bits per weight of the base as trained on."""
     x: float
@@ -62,21 +66,33 @@ class Curve:
     """One cell's loss."""
 
     name: str
-    method: str
+    kind: str
+    """Of its cell."""
     steps: Sequence[float]
     raw: Sequence[float]
     smooth: Sequence[float]
 
 
-def color_of(method: str) -> str:
-    """Return a method's colour."""
+def color_of(kind: str) -> str:
+    """Return a method's colour; a variant of one ("peft VERA") has a hue of its own, the same in every report."""
+    method, _, variant = kind.partition(" ")
+    if variant:
+        return to_hex(hls_to_rgb(_spread(variant) % 360 / 360, 0.45, 0.6))
     return METHODS[method].color.lower() if method in METHODS else "#888888"
 
 
-def marker_of(method: str) -> str:
-    """Return a method's marker, by its place in the table of methods."""
+def marker_of(kind: str) -> str:
+    """Return a method's marker, by its place in the table of methods; a variant's, by its name."""
+    method, _, variant = kind.partition(" ")
     names = list(METHODS)
+    if variant:
+        return MARKERS[_spread(variant) // 360 % len(MARKERS)]
     return MARKERS[names.index(method) % len(MARKERS)] if method in names else MARKERS[-1]
+
+
+def _spread(name: str) -> int:
+    """Return a number that is the same for a name everywhere and seldom the same for two."""
+    return zlib.crc32(name.encode())
 
 
 def fill_of(bits: float | None) -> str:
@@ -120,18 +136,18 @@ def _draw_points(area: Axes, points: Sequence[Point]) -> dict[str, str]:
     """Draw lines, spreads and markers; return a tooltip per gid."""
     for family in dict.fromkeys(p.family for p in points):
         members = sorted((p for p in points if p.family == family), key=lambda p: p.x)
-        color = color_of(members[0].method)
+        color = color_of(members[0].kind)
         alpha = 0.2 if any(p.faint for p in members) else 0.45
         area.plot([p.x for p in members], [p.y for p in members], color=color, alpha=alpha, linewidth=1)
     titles = {}
     for i, point in enumerate(points):
-        color, gid = color_of(point.method), f"point{i}"
+        color, gid = color_of(point.kind), f"point{i}"
         if point.sd and not point.faint:
             area.errorbar(point.x, point.y, point.sd, color=color, alpha=0.7, elinewidth=1, capsize=2.5)
         area.plot(
             [point.x],
             [point.y],
-            marker=marker_of(point.method),
+            marker=marker_of(point.kind),
             markersize=3.5 if point.faint else 7,
             fillstyle=fill_of(point.bits),
             color=color,
@@ -195,7 +211,7 @@ def curves(own: Sequence[Curve], others: Sequence[Curve], limits: tuple[float, f
     for curve in others:
         area.plot(*_thin(curve.steps, curve.smooth, 60), color=INK, alpha=0.22, linewidth=0.9)
     for i, curve in enumerate(own):
-        color, dash = color_of(curve.method), DASHES[i % len(DASHES)]
+        color, dash = color_of(curve.kind), DASHES[i % len(DASHES)]
         area.plot(*_thin(curve.steps, curve.raw, 300), color=color, alpha=0.22, linewidth=0.7)
         style = (0, tuple(float(v) / 1.6 for v in dash.split())) if dash else "-"
         area.plot(*_thin(curve.steps, curve.smooth, 150), color=color, linewidth=1.6, linestyle=style)

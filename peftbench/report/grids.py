@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftbench.report import format as fmt
-from peftbench.report.collect import MEAN, Cell, Results, method_of, method_title, precision_order
+from peftbench.report.collect import MEAN, Cell, Results, method_title, precision_order
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def method_grids(results: Results) -> tuple[MethodGrids, ...]:
     for (method, variant, base), cells in families.items():
         precisions = tuple(sorted({cell.precision for cell in cells}, key=precision_order))
         if len(precisions) > 1 or any(cell.rank is not None for cell in cells):
-            record = method_of(method)
+            record = cells[0].record
             title = " ".join(filter(None, (method_title(method), variant, base)))
             knob = (record.knob if record else "rank") or ""
             grids = tuple(_grid(q, cells, precisions, usual) for q in quantities if _applies(q, cells))

@@ -95,8 +95,8 @@ _TIME_GROUPS = {
 
 def marker_keys(results: Results) -> tuple[Key, ...]:
     """Return the legend of the scatter figures: methods by marker and colour, the base's bits per weight by filling."""
-    methods = dict.fromkeys(cell.method for cell in results.tuned)
-    keys = [Key(Markup(marker_svg(marker_of(m), color_of(m))), method_title(m)) for m in methods]
+    kinds = dict.fromkeys(cell.kind for cell in results.tuned)
+    keys = [Key(Markup(marker_svg(marker_of(kind), color_of(kind))), method_title(kind)) for kind in kinds]
     fills = {fill_of(cell.mean("base_bits_per_weight")) for cell in results.tuned}
     if len(fills) > 1:
         shown = [(fill, text) for fill, text in PRECISION_FILLS.items() if fill in fills]
@@ -144,8 +144,9 @@ def _point(cell: Cell, column: str, x: float) -> Point:
     mean, sd = cell.mean(column) or 0.0, cell.sd(column)
     family = f"{cell.summary.base} {cell.method} {cell.variant} {cell.precision}"
     bits = cell.mean("base_bits_per_weight")
-    label = "" if cell.rank is None else str(cell.rank)
-    return Point(cell.name, cell.method, bits, x, 100 * mean, sd and 100 * sd, family, label)
+    variant = cell.kind.partition(" ")[2]
+    label = " ".join(filter(None, (variant, "" if cell.rank is None else str(cell.rank))))
+    return Point(cell.name, cell.kind, bits, x, 100 * mean, sd and 100 * sd, family, label)
 
 
 def _faded(points: Sequence[Point]) -> list[Point]:
@@ -156,7 +157,7 @@ def _faded(points: Sequence[Point]) -> list[Point]:
             frontier.add(point.name)
             highest = point.y
     ordered = sorted(points, key=lambda p: (p.y, -p.x))
-    shown = frontier | {point.name for point in {point.method: point for point in ordered}.values()}
+    shown = frontier | {point.name for point in {point.kind: point for point in ordered}.values()}
     return [dataclasses.replace(point, faint=point.name not in shown) for point in points]
 
 
@@ -262,12 +263,12 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
     limits = (max(0.0, min(smooth) - room), max(starts) + room)
     panels = []
     for number, own in enumerate(_panels_of(found)):
-        method = own[0].method
-        others = [curve for curve in found if curve.method != method]
-        title = method_title(method)
+        kind = own[0].kind
+        others = [curve for curve in found if curve.kind != kind]
+        title = method_title(kind)
         svg = curves(own, others, limits, f"loss{number}", f"training loss of {title}")
-        names = [curve.name.removeprefix(method).strip() or curve.name for curve in own]
-        keys = [Key(Markup(line_svg(color_of(method), DASHES[i % len(DASHES)])), n) for i, n in enumerate(names)]
+        names = [curve.name.removeprefix(kind).strip() or curve.name for curve in own]
+        keys = [Key(Markup(line_svg(color_of(kind), DASHES[i % len(DASHES)])), n) for i, n in enumerate(names)]
         panels.append(Panel(title, Markup(svg), tuple(keys)))
     return tuple(panels), window
 
@@ -275,8 +276,8 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
 def _panels_of(found: Sequence[Curve]) -> list[list[Curve]]:
     """Return the curves of each panel: one method's, in several panels where there are more than dashes to tell."""
     most = len(DASHES)
-    methods = [[c for c in found if c.method == method] for method in dict.fromkeys(c.method for c in found)]
-    return [own[start : start + most] for own in methods for start in range(0, len(own), most)]
+    kinds = [[c for c in found if c.kind == kind] for kind in dict.fromkeys(c.kind for c in found)]
+    return [own[start : start + most] for own in kinds for start in range(0, len(own), most)]
 
 
 def _loss_curves(results: Results) -> tuple[list[Curve], int]:
@@ -293,7 +294,7 @@ def _loss_curves(results: Results) -> tuple[list[Curve], int]:
         if not len(mean):
             continue
         smooth = mean.rolling(window, center=True, min_periods=1).mean()
-        found.append(Curve(cell.name, cell.method, _floats(mean.index.to_series()), _floats(mean), _floats(smooth)))
+        found.append(Curve(cell.name, cell.kind, _floats(mean.index.to_series()), _floats(mean), _floats(smooth)))
     return found, window
 
 

@@ -9,7 +9,7 @@ from peftbench import stats
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
 from peftbench.report import memory, settings
-from peftbench.report.collect import Cell, Results, read_json
+from peftbench.report.collect import Cell, Results, precision_order, read_json
 
 DEFINED = {
     "trainable_parameters": "trainable parameters",
@@ -33,6 +33,8 @@ DEFINED = {
     "peak_temporaries_bytes": "temporaries",
 }
 """Columns whose meaning the page spells out, in the words of the record that declares them, to the heading shown."""
+_BECAUSE = ", because "
+"""In the message of a cell that cannot be: between its method and precision, and the reason."""
 _LOAD_MARGIN = 1.25
 """How much more than the trials' own the machine's load may be."""
 
@@ -91,8 +93,27 @@ def notes(results: Results) -> tuple[str, ...]:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
-    found += [f"{cell.name}: {cell.trouble}{_why(cell)}." for cell in results.cells if cell.trouble]
+    found += _trouble_notes(results)
     return (*found, *_learning_note(results), *_missing_notes(results))
+
+
+def _trouble_notes(results: Results) -> Iterable[str]:
+    """Say which cells did not end ok and why; unsupported ones of a method together where they share the reason."""
+    groups: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in results.cells:
+        if cell.trouble == Status.UNSUPPORTED.value:
+            why = "; ".join(message.partition(_BECAUSE)[2] or message for message in cell.summary.messages)
+            groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
+        elif cell.trouble:
+            groups[(cell.name,)] = [cell]
+    several_bases = len(results.distinct("base")) > 1
+    for key, cells in groups.items():
+        if len(cells) == 1:
+            yield f"{cells[0].name}: {cells[0].trouble}{_why(cells[0])}."
+        else:
+            precisions = ", ".join(sorted({cell.precision for cell in cells}, key=precision_order))
+            on = f" on {key[0]}" if several_bases else ""
+            yield f"{key[1]} in {precisions}{on}: {_plural(len(cells), 'cell')} unsupported ({key[2]})."
 
 
 def _learning_note(results: Results) -> Iterable[str]:

@@ -1,0 +1,15 @@
+"""The package's own tests: what peftbench's conformance tests (tests/test_methods.py) cannot know of its method."""
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+METHOD = pytest.importorskip("peftbench_steering").METHOD
+
+
+@pytest.mark.parametrize(("layers", "steered"), [(None, 3), (2, 2), (9, 3)])
+def test_there_is_one_vector_of_the_models_width_for_each_steered_block(layers, steered, tiny):
+    from peftbench_steering.vectors import attach
+
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    tuned = attach(base, None, {name: setting.default for name, setting in METHOD.options.items()} | {"layers": layers})
+    assert sum(p.numel() for p in tuned.parameters() if p.requires_grad) == steered * base.config.hidden_size
