@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import findings
+import matrix
 import tuning
 
 from peftbench import catalogue, report
@@ -69,6 +70,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "quickstart table": lambda: _table("quickstart"),
         "methods": lambda: catalogue.markdown("methods"),
         "precisions": lambda: catalogue.markdown("precisions"),
+    },
+    ROOT / "docs" / "architectures.md": {
+        "counts": matrix.counts,
+        "fp32": lambda: matrix.table("fp32"),
+        "nf4": lambda: matrix.table("nf4"),
+        "reasons": matrix.reasons,
+        "bits": matrix.bits,
     },
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),
