@@ -142,11 +142,12 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
 
 
 def matrices(model: Any) -> dict[str, nn.Parameter]:
-    """Return the model's weight matrices by name, quantized ones too; without embeddings and head."""
+    """Return the model's weight matrices by name, quantized ones too; without embeddings, head and experts' biases."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables.add(id(getattr(head, "weight", None)))
-    return {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
+    found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
+    return {name: p for name, p in found.items() if not name.endswith("bias")}  # (experts, out) where they are fused
 
 
 def parameters_in(path: Path) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from peftbench.precision import Precision
 
 _LINEAR = ("FalconLinear",)
-"""Classes that compute x W^T + b like ``nn.Linear``, of which they are subclasses for reasons of speed alone."""
+"""Subclasses of ``nn.Linear`` that compute x W^T + b too; in 16 bits falcon's rounds once more, before it adds b."""
 
 
 def config(precision: Precision, double_quantization: bool) -> Any:
@@ -58,8 +58,8 @@ def quantize_experts(model: nn.Module, precision: Precision, double_quantization
     reads them; gradients flow through what is multiplied with them. Blocks and double quantization are those of the
     linear layers. What this costs, and where it ends:
 
-    - Autograd keeps the matrices of every layer for the backward pass, in 16 bits: that is booked under activations.
-      Gradient checkpointing keeps those of one layer.
+    - Autograd keeps the matrices of every layer for the backward pass, in 16 bits, booked under activations: a step's
+      peak can be above that of bf16. With gradient checkpointing those of one layer exist at a time.
     - They are loaded in 16 bits before they are quantized.
     - LoRA on them does not exist: where a parametrization is there already, peft 0.21 adds its update once more with
       every forward pass, and torch's cache gives the inner of two updates no gradient. ``all-linear`` passes over them,

@@ -7,10 +7,12 @@ import shutil
 import architectures
 import bitsandbytes as bnb
 import pytest
+import tiny_base
 import torch
+import trials
 from test_methods import IDS, loaded, logits
 
-from peftbench import model, quantization
+from peftbench import model, quantization, trial
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import METHODS, adapter
 from peftbench.precision import PRECISIONS, effective, why_unsupported
@@ -173,11 +175,35 @@ def test_the_scales_of_fused_experts_are_booked_as_quantization_state(family):
     assert book.live["base_weights"] + book.live["quantization_state"] >= base.weights_bytes
 
 
+def test_with_checkpointing_a_steps_peak_on_experts_in_four_bits_is_below_that_of_bf16(family, tmp_path):
+    home, peaks = family("mixtral", intermediate_size=512), {}
+    for precision in ("bf16", "nf4"):
+        settings = {"steps": 2, "gradient_checkpointing": True}
+        made = trials.trial(home, tmp_path, "adapter", precision, training=settings, evaluate=("colour",))
+        row = trial.run(trials.job(made, tmp_path), 0.0, lambda _: None, lambda *_: None).row
+        assert row.status == "ok", row.message
+        peaks[precision] = row.peak_train_bytes
+    assert peaks["nf4"] < 0.75 * peaks["bf16"]
+
+
 @pytest.mark.parametrize("precision", ["int8", "int8-fp32"])
 def test_fused_experts_in_int8_are_refused_with_the_reason(precision, family):
     told = r"9 weight matrices .* largest model\.layers\.0\.mlp\.experts\.gate_up_proj.*LLM\.int8 has no form"
     with pytest.raises(Unsupported, match=told):
         loaded(family("mixtral"), "lora", precision)
+
+
+def test_matrices_are_neither_embeddings_nor_head_nor_norms_nor_experts_biases(tmp_path):
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16, "vocab_size": 320}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    GptOssForCausalLM(GptOssConfig(**sizes, **heads, pad_token_id=1)).save_pretrained(tmp_path)
+    tiny_base.tokenizer().save_pretrained(tmp_path)
+    found = loaded(tmp_path, "lora", "nf4").model
+    ends = [n.removeprefix("model.layers.0.").removesuffix(".weight") for n in model.matrices(found)]
+    attention, experts = [f"self_attn.{x}_proj" for x in "qkvo"], "mlp.experts.parametrizations.{}.original"
+    assert ends == [*attention, "mlp.router", experts.format("gate_up_proj"), experts.format("down_proj")]
 
 
 def test_tensors_of_three_dimensions_that_are_no_experts_stay_as_they_are():
