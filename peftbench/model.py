@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from peftbench import quantization
 from peftbench.errors import Unsupported, UserError
 from peftbench.precision import Precision
 
@@ -71,18 +72,21 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     device, trust = where["device"], where["trust_remote_code"]
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
     if precision.quantization:
-        settings["quantization_config"] = _quantization(precision, double_quantization)
+        settings["quantization_config"] = quantization.config(precision, double_quantization)
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust, **settings)
+        settings |= {"use_safetensors": True, "trust_remote_code": trust}
+        with quantization.every_linear_layer() if precision.quantization else nullcontext():
+            model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError(str(error)) from error
         told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
         raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
     model = model if precision.quantization else model.to(device)
+    quantization.quantize_experts(model, precision, double_quantization)
     _use_one_kernel(model)
     model.requires_grad_(False)
     if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
@@ -93,19 +97,6 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
-
-
-def _quantization(precision: Precision, double_quantization: bool) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if precision.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=precision.quantization,
-        bnb_4bit_use_double_quant=double_quantization,
-        bnb_4bit_compute_dtype=getattr(torch, precision.compute),
-    )
 
 
 def _use_one_kernel(model: nn.Module) -> None:
@@ -141,15 +132,22 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         raise UserError(f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)}")
     if not precision.quantization:
         return
+    plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
+    if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
+        largest = max(plain, key=lambda name: plain[name].numel())
+        fused = ", which is of fused experts: LLM.int8 has no form for those" if plain[largest].ndim == 3 else ""
+        raise Unsupported(
+            f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}{fused}"
+        )
+
+
+def matrices(model: Any) -> dict[str, nn.Parameter]:
+    """Return the model's weight matrices by name, quantized ones too; without embeddings, head and experts' biases."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables.add(id(getattr(head, "weight", None)))
-    plain = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point() and id(p) not in tables}
-    if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
-        largest = max(plain, key=lambda name: plain[name].numel())
-        raise Unsupported(
-            f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
-        )
+    found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
+    return {name: p for name, p in found.items() if not name.endswith("bias")}  # (experts, out) where they are fused
 
 
 def parameters_in(path: Path) -> int:
@@ -160,13 +158,13 @@ def parameters_in(path: Path) -> int:
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     """Yield the tensors that quantized weights need beside their codes: scales, offsets, code tables."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        state = getattr(weight, "quant_state", None)
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
         while state is not None:
             yield from (t for t in (state.absmax, state.offset, state.code) if isinstance(t, torch.Tensor))
             state = state.state2
-        for holder in (weight, getattr(module, "state", None)):
+    for module in model.modules():
+        for holder in (getattr(module, "weight", None), getattr(module, "state", None)):
             scale = getattr(holder, "SCB", None)
             if isinstance(scale, torch.Tensor):
                 yield scale

@@ -260,6 +260,14 @@ class TrialRow:
     # size
     base_parameters: Annotated[int | None, "parameters of the base, tied ones once"] = None
     trainable_parameters: Annotated[int | None, "parameters that train"] = None
+    adapted_share: Annotated[
+        float | None,
+        "of the weights in the base's matrices without embeddings and head, the share in those that the method trains "
+        "or updates; null where it does neither",
+    ] = None
+    unadapted_matrices: Annotated[
+        str | None, "names of the base's other such matrices, * for a layer's number, comma separated"
+    ] = None
     stored_parameters: Annotated[int | None, "parameters in the weight files of what was saved"] = None
     base_weights_bytes: Annotated[int | None, "base weights and quantization state as loaded, tied ones once"] = None
     base_bits_per_weight: Annotated[float | None, "base_weights_bytes x 8 / base_parameters"] = None

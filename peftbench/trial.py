@@ -25,8 +25,8 @@ from peftbench.errors import Diverged, Unsupported, UserError
 from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
-from peftbench.methods import METHODS, method_of, resolve
-from peftbench.model import Loaded, cast_trainable, load, parameters_in
+from peftbench.methods import METHODS, method_of, reach, resolve
+from peftbench.model import Loaded, cast_trainable, load, matrices, parameters_in
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
 from peftbench.tasks import read
@@ -180,7 +180,9 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         logits = liveness.probe(loaded.model, probe, precision, trial.device)
     with run.clock.phase("attach"):
         _seed(seed)
+        found = matrices(loaded.model)
         model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+        run.facts.update(reach.columns(found, model))
         parameters = cast_trainable(model, precision)
         # of lora on parts of a fused projection, what of B stays zero does not count
         run.facts["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)

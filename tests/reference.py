@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import findings
+import matrix
 import precision_document
 import precision_table
 import tuning
@@ -86,6 +87,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         **{name: partial(precision_document.markdown, name) for name in ("stored", "computed", "bits", "states")},
         "cells": precision_document.cells,
         "reasons": precision_document.reasons,
+    },
+    ROOT / "docs" / "architectures.md": {
+        "counts": matrix.counts,
+        "fp32": lambda: matrix.table("fp32"),
+        "nf4": lambda: matrix.table("nf4"),
+        "reasons": matrix.reasons,
+        "bits": matrix.bits,
     },
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),

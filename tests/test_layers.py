@@ -27,12 +27,12 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
         "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
     ),
-    ("a base in memory", "model data optimizers measure.ledger"),
+    ("a base in memory", "model quantization data optimizers measure.ledger"),
     (
         "methods, each a file",
         "methods.adapter methods.blocks methods.full methods.gated_prompts methods.llama_adapter methods.lora "
         "methods.lora_parts methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning "
-        "methods.prompt_tuning",
+        "methods.prompt_tuning methods.reach",
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),
     ("the card of the built-in base", "bases.card"),

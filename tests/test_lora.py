@@ -191,7 +191,7 @@ def test_olora_on_gpt2_is_refused_where_peft_takes_its_weights_the_wrong_way_rou
         lora.attach(base, 2, PAPER | {"target_modules": "attention", "initialization": "olora"})
 
 
-@pytest.mark.parametrize("options", [{"dora": True}, {"initialization": "pissa"}], ids=str)
+@pytest.mark.parametrize("options", [{"dora": True}, {"initialization": "pissa"}, {"dropout": 0.1}], ids=str)
 def test_fused_experts_take_plain_lora_only(options):
     from transformers import MixtralConfig
 

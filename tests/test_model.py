@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 
+import architectures
+import bitsandbytes as bnb
 import pytest
+import tiny_base
 import torch
-from test_methods import loaded
+import trials
+from test_methods import IDS, loaded, logits
 
-from peftbench import model
+from peftbench import model, quantization, trial
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import METHODS
-from peftbench.precision import PRECISIONS, why_unsupported
+from peftbench.methods import METHODS, adapter
+from peftbench.precision import PRECISIONS, effective, why_unsupported
 
 LINEAR = 3 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
 """Weights in the tiny base's linear layers; the rest is 320 x 64 embeddings (tied) and 7 norms of 64."""
@@ -59,33 +63,155 @@ def test_evaluation_leaves_a_quantized_base_as_it_was(tiny):
 
 
 def test_a_base_that_is_not_what_the_precision_says_is_refused(tiny, monkeypatch):
-    monkeypatch.setattr(model, "_quantization", lambda *_: None)  # a library that skips quantization silently
-    with pytest.raises(Unsupported, match="precision nf4: 21 weight matrices were not quantized"):
+    monkeypatch.setattr(quantization, "config", lambda *_: None)  # a library that skips quantization silently
+    with pytest.raises(Unsupported, match=r"precision nf4: 21 weight matrices were not quantized, .*_proj\.weight$"):
         loaded(tiny, "qlora", "nf4")
 
 
-def test_experts_that_the_library_leaves_unquantized_are_refused_and_plain_ones_take_adapters(tiny, tmp_path):
-    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """A function that returns the folder of a family's tiny base."""
+    return lambda name, **changes: architectures.make(tmp_path_factory.mktemp(name), name, **changes)
 
-    from peftbench.methods import adapter
 
-    config = MixtralConfig(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-    )
-    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
-    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "moe")
-    with pytest.raises(Unsupported, match=r"not quantized, the largest model\.layers\.0\.mlp\.experts"):
-        loaded(tmp_path / "moe", "qlora", "nf4")
-    plain = loaded(tmp_path / "moe", "adapter", "fp32").model
-    adapter.attach(plain, 4, {"kind": "houlsby", "activation": "gelu", "scale": None})
-    trained = [name for name, p in plain.named_parameters() if p.requires_grad]
-    assert len(trained) == 2 * 2 * 4
+@pytest.mark.parametrize("precision", ["nf4", "fp4", "int8", "nf4-fp32"])
+def test_falcons_linear_layers_are_quantized_as_by_hand(precision, family):
+    from transformers import integrations
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    unpatched = integrations.replace_with_bnb_linear
+    found = loaded(home := family("falcon"), "lora", precision)
+    assert integrations.replace_with_bnb_linear is unpatched
+    by_hand = loaded(home, "lora", "fp32" if precision == "nf4-fp32" else "bf16").model
+    layers = [(name, m) for name, m in by_hand.named_modules() if isinstance(m, FalconLinear)]
+    assert len(layers) == 3 * 4
+    for name, layer in layers:
+        bias = layer.bias is not None
+        if precision == "int8":
+            made = bnb.nn.Linear8bitLt(
+                layer.in_features, layer.out_features, bias, has_fp16_weights=False, threshold=6.0
+            )
+            made.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+        else:
+            settings = {"compress_statistics": True, "quant_type": precision[:3]}
+            made = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias, torch.bfloat16, **settings)
+            made.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **settings)
+            made.support_avx512bf16_for_cpu = False
+        made.bias = layer.bias
+        by_hand.set_submodule(name, made.to("cpu"))
+    assert [n for n, _ in found.model.named_parameters()] == [n for n, _ in by_hand.named_parameters()]
+    assert torch.equal(logits(found.model, precision, IDS), logits(by_hand, precision, IDS))
+
+
+def test_a_failed_load_leaves_the_library_as_it_was(tmp_path):
+    from transformers import integrations
+
+    unpatched = integrations.replace_with_bnb_linear
+    with pytest.raises(UserError, match="cannot be loaded"):
+        loaded(tmp_path, "lora", "nf4")
+    assert integrations.replace_with_bnb_linear is unpatched
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute", "double"),
+    [
+        ("nf4", "bf16", True),
+        ("nf4", "bf16", False),
+        ("fp4", "bf16", True),
+        ("nf4", "fp16", True),
+        ("nf4-fp32", "bf16", True),
+        ("nf4-fp32", "fp32", True),
+    ],
+)
+def test_fused_experts_are_stored_in_four_bits_and_computed_with_as_those_bits_say(precision, compute, double, family):
+    how = effective(precision, {"compute_dtype": compute})
+    where = {"device": "cpu", "trust_remote_code": False}
+    home = family("mixtral")
+    found, whole = model.load(home, how, False, double, **where), loaded(home, "lora", "fp32")
+    assert found.parameters == whole.parameters
+    experts = [(n, p) for n, p in whole.model.named_parameters() if p.ndim == 3]
+    assert len(experts) == 3 * 2
+    stored = dict(found.model.named_parameters())
+    for name, parameter in experts:
+        path, _, end = name.rpartition(".")
+        as_loaded = parameter.data.to(getattr(torch, how.weights))
+        codes, state = bnb.functional.quantize_4bit(as_loaded, compress_statistics=double, quant_type=precision[:3])
+        assert torch.equal(stored[f"{path}.parametrizations.{end}.original"], codes)
+        plain = bnb.functional.dequantize_4bit(codes, state).to(getattr(torch, how.compute))
+        read = getattr(found.model.get_submodule(path), end)
+        assert torch.equal(read, plain)
+        assert read.dtype == plain.dtype
+    codes = sum(p.numel() for p in stored.values() if p.dtype == torch.uint8)
+    packed = sum(model.parameter_count(p) for p in stored.values() if p.dtype == torch.uint8)
+    assert packed == 2 * codes == sum(p.numel() for n, p in model.matrices(whole.model).items() if "mlp.gate" not in n)
+
+
+def test_gradients_flow_through_fused_experts_as_through_the_matrices_that_their_codes_stand_for(family):
+    home, found = family("mixtral"), {}
+    for who in ("codes", "matrices"):
+        base = loaded(home, "adapter", "nf4-fp32").model
+        for module in [m for m in base.modules() if who == "matrices" and hasattr(m, "parametrizations")]:
+            for name in list(module.parametrizations):
+                setattr(type(module), name, getattr(module, name))  # in place of the property
+        torch.manual_seed(0)
+        tuned = adapter.attach(base, 4, {"kind": "houlsby", "activation": "gelu", "scale": None})
+        with model.autocast(PRECISIONS["nf4-fp32"], "cpu"):
+            tuned(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+        found[who] = [p.grad for p in tuned.parameters() if p.requires_grad]
+    assert sum(float(g.abs().sum()) > 0 for g in found["codes"]) >= 3 * 2 * 2
+    assert all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
+
+
+def test_the_scales_of_fused_experts_are_booked_as_quantization_state(family):
+    from peftbench.measure.ledger import account
+
+    base = loaded(family("mixtral"), "adapter", "nf4")
+    with account(base.model, False, {}) as book:
+        pass
+    experts = [m for m in base.model.modules() if hasattr(m, "parametrizations")]
+    scales = sum(p[0].quant_state.absmax.nbytes for m in experts for p in m.parametrizations.values())
+    assert scales == 3 * 4 * 3 * 64 * 128 // 64  # a byte for each block of 64
+    assert book.live["quantization_state"] > scales
+    assert book.live["base_weights"] + book.live["quantization_state"] >= base.weights_bytes
+
+
+def test_with_checkpointing_a_steps_peak_on_experts_in_four_bits_is_below_that_of_bf16(family, tmp_path):
+    home, peaks = family("mixtral", intermediate_size=512), {}
+    for precision in ("bf16", "nf4"):
+        settings = {"steps": 2, "gradient_checkpointing": True}
+        made = trials.trial(home, tmp_path, "adapter", precision, training=settings, evaluate=("colour",))
+        row = trial.run(trials.job(made, tmp_path), 0.0, lambda _: None, lambda *_: None).row
+        assert row.status == "ok", row.message
+        peaks[precision] = row.peak_train_bytes
+    assert peaks["nf4"] < 0.75 * peaks["bf16"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fp32"])
+def test_fused_experts_in_int8_are_refused_with_the_reason(precision, family):
+    told = r"9 weight matrices .* largest model\.layers\.0\.mlp\.experts\.gate_up_proj.*LLM\.int8 has no form"
+    with pytest.raises(Unsupported, match=told):
+        loaded(family("mixtral"), "lora", precision)
+
+
+def test_matrices_are_neither_embeddings_nor_head_nor_norms_nor_experts_biases(tmp_path):
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16, "vocab_size": 320}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    GptOssForCausalLM(GptOssConfig(**sizes, **heads, pad_token_id=1)).save_pretrained(tmp_path)
+    tiny_base.tokenizer().save_pretrained(tmp_path)
+    found = loaded(tmp_path, "lora", "nf4").model
+    ends = [n.removeprefix("model.layers.0.").removesuffix(".weight") for n in model.matrices(found)]
+    attention, experts = [f"self_attn.{x}_proj" for x in "qkvo"], "mlp.experts.parametrizations.{}.original"
+    assert ends == [*attention, "mlp.router", experts.format("gate_up_proj"), experts.format("down_proj")]
+
+
+def test_tensors_of_three_dimensions_that_are_no_experts_stay_as_they_are():
+    convolution = torch.nn.Conv1d(8, 8, 4)
+    assert not quantization.is_fused(convolution, convolution.weight)
+    assert not quantization.is_fused(torch.nn.Module(), torch.zeros(4, 1, 8))
+    assert not quantization.is_fused(torch.nn.Linear(4, 4), torch.zeros(4, 4))
+    assert quantization.is_fused(torch.nn.Module(), torch.zeros(4, 8, 8))
 
 
 def test_all_methods_train_in_the_same_type_on_a_bf16_base(tiny):

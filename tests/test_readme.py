@@ -107,10 +107,12 @@ def test_every_name_in_a_results_folder_is_in_its_readme():
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for document in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
-        text = (reference.ROOT / document).read_text()
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert (reference.ROOT / target).exists(), f"{document}: {target}"
+    documents = [reference.ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")]
+    documents += (reference.ROOT / "docs").glob("*.md")
+    assert len(documents) >= 4
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
 def test_every_module_of_the_architecture_exists_and_none_is_missing():

@@ -24,13 +24,15 @@ _EVA_PASSES = 200
 
 
 def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
-    """Raise Unsupported if a start, or DoRA, does not exist on this base, before anything is changed."""
-    words = [word for word in ("dora",) if options.get(word)] + [start] * (start not in ("kaiming", "gaussian"))
-    fused = [name for name, p in model.named_parameters() if p.ndim >= 3]
+    """Raise Unsupported if a start, DoRA or dropout does not exist on this base, before anything is changed."""
+    words = [word for word in ("dora", "dropout") if options.get(word)]
+    words += [start] * (start not in ("kaiming", "gaussian"))
+    # in 4 bits experts are a parametrization; all-linear reaches their router alone, by the same wrapper
+    fused = [name for name, p in model.named_parameters() if p.ndim >= 3 or ".parametrizations." in name]
     if words and fused and options["target_modules"] == "all-linear":
         raise Unsupported(
-            f"lora: all-linear reaches fused experts ({fused[0]}), where peft has no {' and no '.join(words)}; "
-            "target_modules: attention, or a list, leaves them out"
+            f"lora: all-linear reaches fused experts ({fused[0]}) or their router, where peft has no "
+            f"{' and no '.join(words)}; target_modules: attention, or a list, leaves them out"
         )
     if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
         # peft reads the weight in every forward; what it puts back on the CPU has lost its scales

@@ -94,7 +94,22 @@ def notes(results: Results) -> tuple[str, ...]:
     found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
     found += _trouble_notes(results)
-    return (*found, *_learning_note(results), *_missing_notes(results))
+    return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
+
+
+def _reach_notes(results: Results) -> Iterable[str]:
+    """Name what ``all-linear`` did not reach: fused experts are not always linear layers."""
+    cells: dict[tuple[float, str], list[str]] = {}
+    for cell in results.cells:
+        rows = cell.trials[["settings_json", "adapted_share", "unadapted_matrices"]].dropna()
+        for text, share, missed in rows.itertuples(index=False):
+            if read_json(text).get("options", {}).get("target_modules") == "all-linear":
+                cells.setdefault((share, missed), []).append(cell.name)
+    for (share, missed), names in cells.items():
+        yield (
+            f"{_series(tuple(dict.fromkeys(names)))}: all-linear reached {fmt.percent(share)} of the weights in the "
+            f"base's matrices, not {missed}."
+        )
 
 
 def _trouble_notes(results: Results) -> Iterable[str]:
