@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from peftbench import bases, random_weights
 from peftbench.errors import Unsupported, UserError
 from peftbench.precision import Precision
 
@@ -60,7 +61,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         precision: how to store the base.
         trains_base: whether the base itself will train, and so needs master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
-        **where: ``device`` (``cpu`` or ``cuda``) and ``trust_remote_code``.
+        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, and for a shape ``random_weights``.
 
     Raises:
         UserError: if the folder cannot be loaded, or its weights are not stored as the precision's word says.
@@ -75,8 +76,13 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder), trust_remote_code=trust)
+        if where.get("random_weights"):
+            model = random_weights.load(folder, device, trust, **settings)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=trust, **settings
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError(str(error)) from error
@@ -93,6 +99,12 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """Return where a base's tokenizer is: a shape without one reads with the built-in base's, whose ids all have."""
+    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
+    return folder if has_one or any(folder.glob("*.safetensors")) else bases.folder(bases.BASES[0])
 
 
 def _quantization(precision: Precision, double_quantization: bool) -> Any:

@@ -44,11 +44,13 @@ class Base:
     """The base model as the suite names it."""
 
     source: str
-    """A built-in base (``nano``), a local folder, or a Hugging Face hub id."""
+    """A built-in base (``nano``), a local folder, or a Hugging Face hub id; of random weights, a shape."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Whether code that comes with the weights may run. Off unless the suite says otherwise."""
+    random_weights: bool = False
+    """Whether the weights are drawn at random: source names a shape, and nothing is scored."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Training:
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
     """First steps that train and count but are left out of steady-state rates."""
+    group_by_length: bool = False
+    """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
 
 
 @dataclass(frozen=True)

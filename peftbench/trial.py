@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,6 +125,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             trial.options.get("double_quantization", True),
             device=trial.device,
             trust_remote_code=trial.base.trust_remote_code,
+            random_weights=trial.base.random_weights,
         )
     loaded.model.name_or_path = identity.base_name(trial.base)  # a saved adapter names no folder of this machine
     run.facts.update(
@@ -214,7 +215,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     return model, (status, reason)
 
 
-def _plan(run: Run, tokenizer: Any) -> tuple[list[list[data.Encoded]], list[data.Encoded]]:
+def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[data.Encoded]]:
     """Return the batches of every step and the held-out examples."""
     trial, training = run.job.trial, run.job.trial.training
     assert training is not None
@@ -289,6 +290,8 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
     if trial.device == "cpu":
         with run.clock.phase("account"):
             run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)
+    if trial.base.random_weights:  # the scores of random weights would be numbers without a meaning
+        return
     with run.clock.phase("evaluate"), memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores

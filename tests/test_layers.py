@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
         "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
     ),
-    ("a base in memory", "model data optimizers measure.ledger"),
+    ("a base in memory", "random_weights model data optimizers measure.ledger"),
     (
         "methods, each a file",
         "methods.adapter methods.full methods.gated_prompts methods.llama_adapter methods.lora methods.lora_starts "
