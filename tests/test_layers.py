@@ -36,6 +36,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     ("phases of a trial", "train evaluate liveness card measure.memory"),
     ("the card of the built-in base", "bases.card"),
+    (
+        "a trial's needs, predicted",
+        "plan plan.record plan.depth plan.stand_ins plan.stored plan.fake plan.trace plan.predict",
+    ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
     (
