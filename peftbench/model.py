@@ -67,7 +67,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         UserError: if the folder cannot be loaded, or its weights are not stored as the precision's word says.
         Unsupported: if the libraries left more than embeddings and head of this base unquantized.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     device, trust = where["device"], where["trust_remote_code"]
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
@@ -76,7 +76,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder), trust_remote_code=trust)
+        tokenizer = load_tokenizer(folder, trust)
         if where.get("random_weights"):
             model = random_weights.load(folder, device, trust, **settings)
         else:
@@ -91,8 +91,6 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model = model if precision.quantization else model.to(device)
     _use_one_kernel(model)
     model.requires_grad_(False)
-    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
     total = sum(dtypes.values())
@@ -101,10 +99,16 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
 
 
-def tokenizer_folder(folder: Path) -> Path:
-    """Return where a base's tokenizer is: a shape without one reads with the built-in base's, whose ids all have."""
+def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """Return a base's tokenizer; a shape without one reads with the built-in base's, whose ids all models have."""
+    from transformers import AutoTokenizer
+
     has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
-    return folder if has_one or any(folder.glob("*.safetensors")) else bases.folder(bases.BASES[0])
+    here = folder if has_one or any(folder.glob("*.safetensors")) else bases.folder(bases.BASES[0])
+    tokenizer = AutoTokenizer.from_pretrained(here, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
 
 
 def _quantization(precision: Precision, double_quantization: bool) -> Any:

@@ -200,6 +200,10 @@ class Job:
     """An existing folder for temporary files."""
     adapter_folder: str | None = None
     """Where to keep the tuned adapter; None to delete it after its size is known."""
+    predicts: bool = False
+    """Whether to predict the peak that the trial then measures; once for a cell does."""
+    budget_bytes: int | None = None
+    """Memory that a training step may take: a trial predicted to need more is skipped. None for no limit."""
     log: str | None = None
     """File that takes everything the trial's libraries print; None to let them print."""
 
@@ -289,6 +293,7 @@ class TrialRow:
     # time
     start_seconds: Annotated[float | None, "from asking for the process to its first line of work"] = None
     load_seconds: Annotated[float | None, "loading (and quantizing) the base and tokenizer"] = None
+    plan_seconds: Annotated[float | None, "predicting memory for a budget, tokenizing for it included"] = None
     data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
     attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
@@ -308,6 +313,9 @@ class TrialRow:
     # memory
     memory_kind: Annotated[str | None, "tensor_accounting (cpu) or allocator (cuda): never compare the two"] = None
     peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
+    predicted_train_bytes: Annotated[
+        int | None, "peak of a training step as predicted from the config alone, in a cell's first trial"
+    ] = None
     peak_evaluate_bytes: Annotated[int | None, "peak of evaluation on its longest prompts"] = None
     peak_base_weights_bytes: Annotated[int | None, "base weights at the training peak"] = None
     peak_quantization_state_bytes: Annotated[int | None, "quantization state at the training peak"] = None

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 
 from peftbench import card, data, evaluate, identity, liveness, train
-from peftbench.errors import Diverged, Unsupported, UserError
+from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, resolve
-from peftbench.model import Loaded, cast_trainable, load, parameters_in
+from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, parameters_in
+from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
 from peftbench.tasks import read
@@ -84,6 +85,8 @@ def _attempt(run: Run) -> tuple[Status, str | None]:
         return Status.UNSUPPORTED, str(error)
     except Diverged as error:
         return Status.DIVERGED, str(error)
+    except DoesNotFit as error:
+        return Status.SKIPPED, str(error)
     except UserError as error:
         _log_failure()
         return Status.ERROR, str(error)
@@ -117,6 +120,9 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     trial, job = run.job.trial, run.job
     method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     _prepare_process(trial)
+    if job.budget_bytes is not None and trial.training is not None:
+        with run.clock.phase("plan"):
+            _predict(run, _plan(run, load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code))[0])
     with run.clock.phase("load"):
         loaded = load(
             Path(job.base_folder),
@@ -206,6 +212,9 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         with run.clock.phase("account"):
             step = memory.largest_step(plan, training.micro_batch_size)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
+    if run.job.predicts and run.job.budget_bytes is None:
+        with run.clock.phase("plan"):
+            _predict(run, plan)
     with run.clock.phase("check"):
         after = liveness.probe(model, probe, precision, trial.device)
         facts, status, reason = liveness.verdict(model, before, after)
@@ -237,6 +246,15 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
             held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
     return plan, held_out
+
+
+def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
+    """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
+    job, training = run.job, run.job.trial.training
+    assert training is not None
+    step = memory.largest_step(plan, training.micro_batch_size)
+    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes)
+    run.facts["predicted_train_bytes"] = peak
 
 
 def _record_training(run: Run, trace: train.Trace) -> None:

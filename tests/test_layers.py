@@ -38,7 +38,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the card of the built-in base", "bases.card"),
     (
         "a trial's needs, predicted",
-        "plan plan.record plan.depth plan.stand_ins plan.stored plan.fake plan.trace plan.predict",
+        "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
+        "plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
@@ -53,7 +54,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
         "report.tables report.words report.writers",
     ),
-    ("faces", "catalogue progress"),
+    ("faces", "catalogue progress plan.tell"),
     ("command line", "cli __main__"),
 )
 """From the lowest up, by module name without ``peftbench.``. A module may import those of its own and lower layers."""
