@@ -323,7 +323,13 @@ class TrialRow:
     peak_gradients_bytes: Annotated[int | None, "gradients at the training peak"] = None
     peak_optimizer_bytes: Annotated[int | None, "optimizer state at the training peak"] = None
     peak_activations_bytes: Annotated[int | None, "tensors saved for backward at the training peak"] = None
+    peak_logits_bytes: Annotated[
+        int | None, "logits, their copies and gradients at the training peak; null where they count as the next two"
+    ] = None
     peak_temporaries_bytes: Annotated[int | None, "all other live tensors at the training peak"] = None
+    peak_unexplained_bytes: Annotated[
+        int | None, "allocator's peak of the accounted step less its categories: what operators hold inside"
+    ] = None
     host_peak_resident_bytes: Annotated[int | None, "resident peak of the trial's process, libraries included"] = None
     # proof of life
     trainable_tensors: Annotated[int | None, "tensors that train"] = None

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from peftbench.plan.forecast import Forecast, Question
 from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
 
-_COLUMNS = ("base", "own", "grads", "optim", "activ", "temp")
+_COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
 _WIDTH = 120
 _NOTE = """
 base: weights with quantization state; own: the method's weights; then gradients, optimizer state, activations saved
-for the backward pass, temporaries. Predicted from the config alone: a training step of {shape}, the longest that the
-settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and libraries come on
+for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
+longest that the settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and libraries come on
 top (--reserve says how much), and other kernels hold other temporaries."""
 
 
@@ -59,8 +59,7 @@ def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[s
     parts = [
         part["base_weights"] + part["quantization_state"],
         part["adapter"],
-        *(part[name] for name in ("gradients", "optimizer", "activations")),
-        sum(part[name] for name in part if name not in _BOOKED),
+        *(part[name] for name in ("gradients", "optimizer", "activations", "logits", "temporaries")),
     ]
     row = [forecast.trial.cell, *(_in(value, unit) for value in (found.peak_bytes, *parts))]
     row += [_in(found.checkpoint_bytes, saved), count(found.trainable_parameters), number(found.flops_per_token / 1e9)]
@@ -69,9 +68,6 @@ def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[s
     elif asked.budget is not None:
         row.append("yes" if forecast.fits else "no")
     return row
-
-
-_BOOKED = ("base_weights", "quantization_state", "adapter", "gradients", "optimizer", "activations")
 
 
 def _in(value: float, unit: Unit) -> str:
