@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -74,12 +75,25 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
     command.add_argument("--keep-adapters", action="store_true", help="keep each tuned adapter, with a card")
+    command.add_argument(
+        "--budget", metavar="SIZE", help="memory for a training step, like 16GiB: skip trials predicted to need more"
+    )
     command.set_defaults(command=_run)
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("plan", help="print the cells of a suite, one line each, and run nothing")
     _add_suite(command)
+    command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
+    command.add_argument("--budget", metavar="SIZE", help="with --memory: memory of the device, like 16GiB")
+    command.add_argument(
+        "--reserve",
+        metavar="SIZE",
+        help="of the budget, for what is no tensor: a GPU's context and libraries",
+    )
+    command.add_argument(
+        "--fit", choices=("batch_size", "sequence_length"), help="with --budget: the largest that fits"
+    )
     command.set_defaults(command=_plan)
 
 
@@ -133,6 +147,7 @@ def _tell_left_out() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench import grid, progress, suite
     from peftbench.execute import device
+    from peftbench.plan import size
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
@@ -147,7 +162,12 @@ def _run(arguments: argparse.Namespace) -> int:
         loaded.workers,
         _command(arguments, ("set", "only")),
         whole,
-        grid.Options(arguments.fresh, arguments.keep_adapters, _command(arguments, ("set",))),
+        grid.Options(
+            arguments.fresh,
+            arguments.keep_adapters,
+            size.read(arguments.budget, "--budget") if arguments.budget else None,
+            _command(arguments, ("set",)),
+        ),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     print(f"{_extent(trials)}, {ready} of them done already -> {folder}", file=sys.stderr)
@@ -192,6 +212,10 @@ def _plan(arguments: argparse.Namespace) -> int:
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     trials = suite.expand(loaded, device.resolve(loaded.device))
+    if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
+        raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
+    if arguments.memory:
+        return _forecast(arguments, trials)
     cells: dict[str, list[int | None]] = {}
     reasons = {trial.cell: trial.unsupported for trial in trials}
     for trial in trials:
@@ -208,6 +232,24 @@ def _plan(arguments: argparse.Namespace) -> int:
             print(f"note: {note}")
     except UserError as error:
         raise UserError(f"run would refuse this: {error}") from None
+    return 0
+
+
+def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
+    """Print what each cell is predicted to take."""
+    from peftbench import identity
+    from peftbench.plan import size
+
+    if arguments.fit and not arguments.budget:
+        raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
+    budget = size.read(arguments.budget, "--budget") if arguments.budget else None
+    reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
+    from peftbench.plan import forecast, tell
+
+    asked = forecast.Question(budget, reserve, arguments.fit)
+    found = list(forecast.forecasts(trials, lambda trial: identity.resolve_base(trial.base), asked))
+    print("\n".join(tell.lines(found, asked)))
     return 0
 
 

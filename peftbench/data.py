@@ -120,7 +120,7 @@ def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> 
 
 def plan_steps(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
-) -> list[list[Encoded]]:
+) -> list[Sequence[Encoded]]:
     """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask."""
     sizes = {name: len(found) for name, found in examples.items()}
     stream = order(sizes, dict(training.data), seed)
@@ -128,7 +128,7 @@ def plan_steps(
     if training.epochs is not None:
         steps = max(1, math.ceil(training.epochs * sum(sizes.values()) / training.batch_size))
     known: dict[Identity, Encoded] = {}
-    plan: list[list[Encoded]] = []
+    plan: list[Sequence[Encoded]] = []
     seen = 0
     while True:
         drawn = [list(itertools.islice(stream, training.batch_size)) for _ in range(min(_CHUNK, steps or _CHUNK))]
@@ -136,11 +136,21 @@ def plan_steps(
         pairs = [(identity, examples[identity[0]][identity[1]]) for identity in new]
         if pairs:
             known.update(zip(new, encode(tokenizer, pairs, training.sequence_length, training.loss_on), strict=True))
-        for step in drawn:
-            plan.append([known[identity] for identity in step])
+        chunk = [[known[identity] for identity in step] for step in drawn]
+        for step in _grouped(chunk, random.Random(f"group {seed} {len(plan)}")) if training.group_by_length else chunk:
+            plan.append(step)
             seen += sum(len(e.ids) for e in plan[-1])
             if len(plan) == steps or (steps is None and seen >= (training.tokens or 0)):
                 return plan
+
+
+def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Sequence[Encoded]]:
+    """Return the same examples in steps of like length; which step comes when is drawn."""
+    ordered = sorted((e for step in steps for e in step), key=lambda e: len(e.ids))
+    size = len(steps[0])
+    found: list[Sequence[Encoded]] = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    rng.shuffle(found)
+    return found
 
 
 def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:

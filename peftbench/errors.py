@@ -17,6 +17,10 @@ class Unsupported(Exception):
     """The method does not exist on this base; the trial ends as ``unsupported`` with this reason."""
 
 
+class DoesNotFit(Exception):
+    """The trial is predicted to need more memory than there is; it ends as ``skipped`` with the figures."""
+
+
 class Diverged(Exception):
     """A loss, a gradient or an output is no longer a number; the trial ends as ``diverged``."""
 

@@ -20,7 +20,7 @@ from peftbench.tasks import read
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("load", "train", "validate", "account", "check", "evaluate")
+_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate")
 """Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
@@ -57,6 +57,8 @@ class Options:
     fresh: bool = False
     """Whether finished trials run again."""
     keep_adapters: bool = False
+    budget_bytes: int | None = None
+    """Memory for a training step: trials predicted to need more are skipped; None for no limit."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
 
@@ -114,7 +116,8 @@ def prepare(
     described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
     inputs = _Inputs()
     checked: set[tuple[str, str]] = set()
-    jobs = []
+    jobs: list[Job] = []
+    predicted: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
@@ -130,10 +133,13 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
+                predicts=trial.training is not None and trial.cell not in predicted,
+                budget_bytes=options.budget_bytes,
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
+        predicted.add(trial.cell)
     store.open_for_run(folder, tasks)
     _make_room(folder)
     keys = [job.key for job in jobs]

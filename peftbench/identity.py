@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import PROTOCOL, bases
-from peftbench.errors import UserError, nearest
+from peftbench.errors import UserError, nearest, unknown
 from peftbench.methods import late_defaults
 from peftbench.records import Base, Job, Trial
 
@@ -27,6 +27,8 @@ def resolve_base(base: Base) -> Path:
     Raises:
         UserError: if there is no such folder or hub model, or it holds no config or no safetensors weights.
     """
+    if base.random_weights:
+        return _shape(base.source)
     path = bases.folder(base.source) if base.source in bases.BASES else Path(base.source).expanduser()
     if on_hub(base):
         path = _from_hub(base)
@@ -43,11 +45,23 @@ def on_hub(base: Base) -> bool:
         UserError: if it could not.
     """
     source = base.source
-    if source in bases.BASES or Path(source).expanduser().is_dir():
+    if base.random_weights or source in bases.BASES or Path(source).expanduser().is_dir():
         return False
     if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):  # a name near one that is here is a typo
         raise UserError(_no_base(source))
     return True
+
+
+def _shape(name: str) -> Path:
+    """Return the folder with a shape's config.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = bases.shape(name)
+    if not (path / "config.json").is_file():
+        raise UserError(f"base.shape: no folder with a config.json, and {unknown('shape', name, bases.SHAPES)}")
+    return path
 
 
 def _why_no_model(path: Path) -> str | None:
@@ -129,8 +143,13 @@ def settings(trial: Trial) -> dict[str, Any]:
         if task.test_seed is None:  # a task of files has none, so it has no place in its key
             del plain["test_seed"]
         tasks.append(plain)
+    base = {**dataclasses.asdict(trial.base), "source": base_name(trial.base)}
+    train = dataclasses.asdict(trial.training) if trial.training else None
+    for block, name in ((base, "random_weights"), (train, "group_by_length")):
+        if block and not block[name]:  # so that rows from before there was this setting have the same ones
+            del block[name]
     return {
-        "base": {**dataclasses.asdict(trial.base), "source": base_name(trial.base)},
+        "base": base,
         "method": trial.method,
         "precision": trial.precision,
         "rank": trial.rank,
@@ -138,7 +157,7 @@ def settings(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "tasks": tasks,
         "evaluate": list(trial.evaluate),
-        "train": dataclasses.asdict(trial.training) if trial.training else None,
+        "train": train,
         "evaluation": dataclasses.asdict(trial.evaluation),
         "device": trial.device,
         "threads": trial.threads,
@@ -188,7 +207,7 @@ def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     plain = settings(trial)
     late = late_defaults(trial.method)
     plain["options"] = {n: value for n, value in trial.options.items() if n not in late or value != late[n]}
-    plain["base"] = {"trust_remote_code": trial.base.trust_remote_code}
+    plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
         task.pop("files")
     everything: Mapping[str, Any] = {

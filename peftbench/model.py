@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from peftbench import quantization
+from peftbench import bases, quantization, random_weights
 from peftbench.errors import Unsupported, UserError
 from peftbench.precision import Precision
 
@@ -61,13 +61,13 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         precision: how to store the base.
         trains_base: whether the base itself will train, and so needs master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
-        **where: ``device`` (``cpu`` or ``cuda``) and ``trust_remote_code``.
+        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, and for a shape ``random_weights``.
 
     Raises:
         UserError: if the folder cannot be loaded, or its weights are not stored as the precision's word says.
         Unsupported: if the libraries left more than embeddings and head of this base unquantized.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     device, trust = where["device"], where["trust_remote_code"]
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
@@ -76,10 +76,13 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-        settings |= {"use_safetensors": True, "trust_remote_code": trust}
+        tokenizer = load_tokenizer(folder, trust)
         with quantization.every_linear_layer() if precision.quantization else nullcontext():
-            model = AutoModelForCausalLM.from_pretrained(folder, **settings)
+            if where.get("random_weights"):
+                model = random_weights.load(folder, device, trust, **settings)
+            else:
+                settings |= {"use_safetensors": True, "trust_remote_code": trust}
+                model = AutoModelForCausalLM.from_pretrained(folder, **settings)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError(str(error)) from error
@@ -89,14 +92,24 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     quantization.quantize_experts(model, precision, double_quantization)
     _use_one_kernel(model)
     model.requires_grad_(False)
-    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """Return a base's tokenizer; a shape without one reads with the built-in base's, whose ids all models have."""
+    from transformers import AutoTokenizer
+
+    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
+    here = folder if has_one or any(folder.glob("*.safetensors")) else bases.folder(bases.BASES[0])
+    tokenizer = AutoTokenizer.from_pretrained(here, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
 
 
 def _use_one_kernel(model: nn.Module) -> None:

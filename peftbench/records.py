@@ -44,11 +44,13 @@ class Base:
     """The base model as the suite names it."""
 
     source: str
-    """A built-in base (``nano``), a local folder, or a Hugging Face hub id."""
+    """A built-in base (``nano``), a local folder, or a Hugging Face hub id; of random weights, a shape."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Whether code that comes with the weights may run. Off unless the suite says otherwise."""
+    random_weights: bool = False
+    """Whether the weights are drawn at random: source names a shape, and nothing is scored."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Training:
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
     """First steps that train and count but are left out of steady-state rates."""
+    group_by_length: bool = False
+    """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,10 @@ class Job:
     """An existing folder for temporary files."""
     adapter_folder: str | None = None
     """Where to keep the tuned adapter; None to delete it after its size is known."""
+    predicts: bool = False
+    """Whether to predict the peak that the trial then measures; once for a cell does."""
+    budget_bytes: int | None = None
+    """Memory that a training step may take: a trial predicted to need more is skipped. None for no limit."""
     log: str | None = None
     """File that takes everything the trial's libraries print; None to let them print."""
 
@@ -293,6 +301,7 @@ class TrialRow:
     # time
     start_seconds: Annotated[float | None, "from asking for the process to its first line of work"] = None
     load_seconds: Annotated[float | None, "loading (and quantizing) the base and tokenizer"] = None
+    plan_seconds: Annotated[float | None, "predicting memory for a budget, tokenizing for it included"] = None
     data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
     attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
@@ -312,6 +321,9 @@ class TrialRow:
     # memory
     memory_kind: Annotated[str | None, "tensor_accounting (cpu) or allocator (cuda): never compare the two"] = None
     peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
+    predicted_train_bytes: Annotated[
+        int | None, "peak of a training step as predicted from the config alone, in a cell's first trial"
+    ] = None
     peak_evaluate_bytes: Annotated[int | None, "peak of evaluation on its longest prompts"] = None
     peak_base_weights_bytes: Annotated[int | None, "base weights at the training peak"] = None
     peak_quantization_state_bytes: Annotated[int | None, "quantization state at the training peak"] = None
@@ -319,7 +331,13 @@ class TrialRow:
     peak_gradients_bytes: Annotated[int | None, "gradients at the training peak"] = None
     peak_optimizer_bytes: Annotated[int | None, "optimizer state at the training peak"] = None
     peak_activations_bytes: Annotated[int | None, "tensors saved for backward at the training peak"] = None
+    peak_logits_bytes: Annotated[
+        int | None, "logits, their copies and gradients at the training peak; null where they count as the next two"
+    ] = None
     peak_temporaries_bytes: Annotated[int | None, "all other live tensors at the training peak"] = None
+    peak_unexplained_bytes: Annotated[
+        int | None, "allocator's peak of the accounted step less its categories: what operators hold inside"
+    ] = None
     host_peak_resident_bytes: Annotated[int | None, "resident peak of the trial's process, libraries included"] = None
     # proof of life
     trainable_tensors: Annotated[int | None, "tensors that train"] = None

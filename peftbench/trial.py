@@ -11,8 +11,7 @@ import random
 import statistics
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +19,14 @@ from typing import Any
 
 import torch
 
-from peftbench import card, data, evaluate, identity, liveness, train
-from peftbench.errors import Diverged, Unsupported, UserError
+from peftbench import card, data, evaluate, failures, identity, liveness, train
+from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
-from peftbench.model import Loaded, cast_trainable, load, matrices, parameters_in
+from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices, parameters_in
+from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
 from peftbench.tasks import read
@@ -34,7 +34,6 @@ from peftbench.tasks import read
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
 """Most held-out examples in a validation loss, in file order, shared among the training sets."""
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
 _TAIL = 0.1
 """Share of the steps whose mean is ``last_loss``."""
 
@@ -84,39 +83,27 @@ def _attempt(run: Run) -> tuple[Status, str | None]:
         return Status.UNSUPPORTED, str(error)
     except Diverged as error:
         return Status.DIVERGED, str(error)
+    except DoesNotFit as error:
+        return Status.SKIPPED, str(error)
     except UserError as error:
         _log_failure()
         return Status.ERROR, str(error)
     except Exception as error:
         _log_failure()
-        return (Status.OOM if out_of_memory(error) else Status.ERROR), _words(error)
+        return (Status.OOM if failures.out_of_memory(error) else Status.ERROR), failures.words(error)
 
 
 def _log_failure() -> None:
     logging.getLogger("peftbench").exception("the trial failed")
 
 
-def _words(error: BaseException) -> str:
-    """Return an exception's kind and first line; of one without text, the line of code that raised it."""
-    lines = str(error).strip().splitlines()
-    found = traceback.extract_tb(error.__traceback__)
-    if lines or not found:
-        return f"{type(error).__name__}: {lines[0] if lines else 'no text'}"
-    return f"{type(error).__name__} in {Path(found[-1].filename).name}, line {found[-1].lineno}: {found[-1].line}"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the host or on the device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-
-
 def _phases(run: Run) -> tuple[Status, str | None]:
     trial, job = run.job.trial, run.job
     method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     _prepare_process(trial)
+    if job.budget_bytes is not None and trial.training is not None:
+        with run.clock.phase("plan"):
+            _predict(run, _plan(run, load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code))[0])
     with run.clock.phase("load"):
         loaded = load(
             Path(job.base_folder),
@@ -125,6 +112,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             trial.options.get("double_quantization", True),
             device=trial.device,
             trust_remote_code=trial.base.trust_remote_code,
+            random_weights=trial.base.random_weights,
         )
     loaded.model.name_or_path = identity.base_name(trial.base)  # a saved adapter names no folder of this machine
     run.facts.update(
@@ -208,6 +196,9 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         with run.clock.phase("account"):
             step = memory.largest_step(plan, training.micro_batch_size)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
+    if run.job.predicts and run.job.budget_bytes is None:
+        with run.clock.phase("plan"):
+            _predict(run, plan)
     with run.clock.phase("check"):
         after = liveness.probe(model, probe, precision, trial.device)
         facts, status, reason = liveness.verdict(model, before, after)
@@ -217,7 +208,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     return model, (status, reason)
 
 
-def _plan(run: Run, tokenizer: Any) -> tuple[list[list[data.Encoded]], list[data.Encoded]]:
+def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[data.Encoded]]:
     """Return the batches of every step and the held-out examples."""
     trial, training = run.job.trial, run.job.trial.training
     assert training is not None
@@ -239,6 +230,15 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[list[data.Encoded]], list[data
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
             held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
     return plan, held_out
+
+
+def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
+    """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
+    job, training = run.job, run.job.trial.training
+    assert training is not None
+    step = memory.largest_step(plan, training.micro_batch_size)
+    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes)
+    run.facts["predicted_train_bytes"] = peak
 
 
 def _record_training(run: Run, trace: train.Trace) -> None:
@@ -292,6 +292,8 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
     if trial.device == "cpu":
         with run.clock.phase("account"):
             run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)
+    if trial.base.random_weights:  # the scores of random weights would be numbers without a meaning
+        return
     with run.clock.phase("evaluate"), memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores

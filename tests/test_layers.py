@@ -27,15 +27,20 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
         "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
     ),
-    ("a base in memory", "model quantization data optimizers measure.ledger"),
+    ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
         "methods, each a file",
         "methods.adapter methods.blocks methods.full methods.gated_prompts methods.llama_adapter methods.lora "
         "methods.lora_parts methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning "
         "methods.prompt_tuning methods.reach",
     ),
-    ("phases of a trial", "train evaluate liveness card measure.memory"),
+    ("phases of a trial", "train evaluate failures liveness card measure.memory"),
     ("the card of the built-in base", "bases.card"),
+    (
+        "a trial's needs, predicted",
+        "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
+        "plan.predict plan.forecast plan.budget",
+    ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
     (
@@ -49,7 +54,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
         "report.tables report.words report.writers",
     ),
-    ("faces", "catalogue columns progress"),
+    ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),
 )
 """From the lowest up, by module name without ``peftbench.``. A module may import those of its own and lower layers."""

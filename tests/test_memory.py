@@ -6,10 +6,10 @@ import gc
 
 import pytest
 import torch
-from test_methods import attached
+from test_methods import CELLS, attached
 from torch import nn
 
-from peftbench import model, train
+from peftbench import data, model, train
 from peftbench.measure import memory
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import CATEGORIES, account
@@ -78,6 +78,56 @@ def test_weights_gradients_and_optimizer_state_are_exact_for_every_method(name, 
     if not METHODS[name].trains_base:
         known = book.peak["base_weights"] + book.peak["quantization_state"]
         assert base.weights_bytes <= known <= base.weights_bytes + buffers
+
+
+@pytest.mark.parametrize(("name", "precision"), [*CELLS, ("lora", "nf4"), ("lora", "bf16"), ("full", "bf16-true")])
+def test_the_categories_explain_what_the_allocator_counts(name, precision, tiny, tmp_path):
+    """Of which the accountant knows nothing: on the CPU, every allocation that torch's profiler is told of."""
+    _, learner, plan = attached(tiny, name, precision, tmp_path)
+    train.train(learner, plan[:1], [], Clock(), lambda *_: None)
+    book = memory.account_step(learner, plan[1], METHODS[name].trains_base)
+    assert book.allocated_bytes == pytest.approx(book.peak_bytes, rel=0.02)
+    assert memory.train_columns(book)["peak_unexplained_bytes"] == book.allocated_bytes - book.peak_bytes
+
+
+def test_what_an_operator_holds_inside_is_unexplained_and_told(tiny, tmp_path, monkeypatch):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    held = 64 * MB
+
+    def greedy(model, batch, loss=train.batch_loss):
+        with torch.utils._python_dispatch._disable_current_modes():
+            torch.empty(held, dtype=torch.uint8)
+        return loss(model, batch)
+
+    monkeypatch.setattr(train, "batch_loss", greedy)
+    book = memory.account_step(learner, plan[1], False)
+    assert book.peak_bytes < held <= book.allocated_bytes
+
+
+def test_a_planted_leak_shows_in_the_temporaries(tiny, tmp_path, monkeypatch):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    train.train(learner, plan[:1], [], Clock(), lambda *_: None)
+    before, leak = memory.account_step(learner, plan[1], False), []
+
+    def leaky(model, batch, loss=train.batch_loss):
+        leak.append(torch.zeros(MB // 4))
+        return loss(model, batch)
+
+    monkeypatch.setattr(train, "batch_loss", leaky)
+    after = memory.account_step(learner, plan[1], False)
+    assert after.peak["temporaries"] - before.peak["temporaries"] == MB
+    assert after.peak_bytes - before.peak_bytes == MB
+
+
+def test_logits_their_copies_and_gradients_are_a_category(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    batch = data.collate(plan[1], 1)
+    with account(learner.model, False, {}) as book:
+        logits = learner.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        assert book.live["logits"] == logits.numel() * 4
+        soft = logits.softmax(-1)
+        assert book.live["logits"] == 2 * logits.numel() * 4
+    assert soft.shape[-1] == 320
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "qlora"])

@@ -84,7 +84,7 @@ def test_a_minority_of_cells_with_large_activations_is_told_with_its_factor(tmp_
         for rank, moving in ((2, 10), (4, 20), (8, 150))
     ]
     (note,) = memory.notes(collect(store(tmp_path / "r", *rows)))
-    assert note.startswith("Base weights outweigh activations and temporaries in 2 of 3 cells (others: ")
+    assert note.startswith("Base weights outweigh activations, logits and temporaries in 2 of 3 cells (others: ")
     assert "up to 1.5 times" in note
 
 

@@ -98,7 +98,7 @@ def swapped(old, new, text=GOOD):
         (GOOD + "precision: [fp32, nf5]\n", ["x.yaml:6: precision.1: unknown precision 'nf5'", "did you mean 'nf4'?"]),
         (GOOD + "name: a/b\n", ["x.yaml:6: name: given 'a/b' (text); allowed: a folder's name"]),
         (GOOD + "description: 5\n", ["x.yaml:6: description: given 5", "write it in quotes"]),
-        (swapped("base: nano", "base: {sorce: nano}"), ["base.sorce: unknown key", "the key 'source' is missing"]),
+        (swapped("base: nano", "base: {sorce: nano}"), ["base.sorce: unknown key", "did you mean 'source'?"]),
         (swapped("base: nano", "base: 5"), ["x.yaml:1: base: given 5", "a hub id"]),
         (swapped("base: nano\n", ""), ["x.yaml:1: base: the key 'base' is missing; allowed: a built-in base"]),
         (swapped("tasks: [judge]", "tasks: judge"), ["x.yaml:2: tasks: given 'judge' (text); allowed: a list"]),

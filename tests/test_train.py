@@ -118,6 +118,21 @@ def test_epochs_and_tokens_are_budgets_too(tiny, tmp_path):
     assert sum(tokens) >= 200 > sum(tokens[:-1])
 
 
+def test_grouping_by_length_leaves_less_padding_and_drops_no_example(tiny, tmp_path):
+    def padding(steps):
+        return sum(max(len(e.ids) for e in step) * len(step) - sum(len(e.ids) for e in step) for step in steps)
+
+    mixed = plan_of(tiny, tmp_path, steps=6)
+    grouped = plan_of(tiny, tmp_path, steps=6, group_by_length=True)
+    assert padding(grouped) < padding(mixed)
+    assert [len(step) for step in grouped] == [len(step) for step in mixed]
+    seen = [sorted(e.identity for step in steps for e in step) for steps in (mixed, grouped)]
+    assert seen[0] == seen[1]
+    assert grouped == plan_of(tiny, tmp_path, steps=6, group_by_length=True)
+    longest = [max(len(e.ids) for e in step) for step in grouped]
+    assert longest != sorted(longest), "the steps come in no order of length"
+
+
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
 def test_the_learning_rate_rises_over_the_warm_up_and_follows_its_schedule(schedule, last):
     training = replace(trials.TRAINING, learning_rate=1.0, schedule=schedule, warmup_ratio=0.1)

@@ -26,6 +26,7 @@ CATEGORIES = (
     "gradients",
     "optimizer",
     "activations",
+    "logits",
     "temporaries",
 )
 
@@ -45,6 +46,8 @@ class Book:
     live: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
     peak_bytes: int = 0
+    allocated_bytes: int | None = None
+    """Peak by the allocator's own count, where there was one to hold the book against."""
 
     def add(self, category: str, size: int) -> None:
         """Book bytes (negative to take them out), and remember the peak."""
@@ -57,9 +60,16 @@ class Book:
 class Ledger(TorchDispatchMode):
     """Books every storage made while active; views and tied tensors once, freed storages no longer."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int | None = None, width: int | None = None) -> None:
+        """Begin an empty book.
+
+        Args:
+            vocabulary: v: a float tensor that ends on v is logits, a copy of them, their softmax or their gradient.
+            width: d of the model, to tell those from the head's weights and gradients, transposed to (d, v).
+        """
         super().__init__()
         self.book = Book()
+        self._vocabulary, self._width = vocabulary, width
         self._storages: weakref.WeakKeyDictionary[Any, _Storage] = weakref.WeakKeyDictionary()
 
     def track(self, tensor: torch.Tensor, category: str, *, move: bool = True) -> None:
@@ -88,8 +98,13 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
-                self.track(leaf, "temporaries", move=False)
+                self.track(leaf, "logits" if self._is_logits(leaf) else "temporaries", move=False)
         return out
+
+    def _is_logits(self, tensor: torch.Tensor) -> bool:
+        if tensor.ndim < 2 or tensor.shape[-1] != self._vocabulary or not tensor.is_floating_point():
+            return False
+        return tensor.numel() // tensor.shape[-1] != self._width
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Book a tensor that autograd saves for backward as an activation, unless it is a weight."""
@@ -106,7 +121,9 @@ def account(model: nn.Module, trains_base: bool, optimizer_state: Mapping[Any, A
         trains_base: whether the base's own weights train.
         optimizer_state: the optimizer's ``state``: parameter -> name -> tensor or number.
     """
-    ledger = Ledger()
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if config is not None else None
+    ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None))
     for tensor in quantization_tensors(model):
         ledger.track(tensor, "quantization_state")
     for tensor in tree_leaves([dict(entry) for entry in optimizer_state.values()]):

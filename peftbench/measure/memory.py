@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,8 +33,32 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
     batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
     with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as book:
         learner.model.train()
-        train.step(learner, batches, learner.training.learning_rate)
+        held = sum(book.live.values())
+        with _allocations(learner.device) as peaks:
+            train.step(learner, batches, learner.training.learning_rate)
+    book.allocated_bytes = held + peaks[0]
     return book
+
+
+@contextmanager
+def _allocations(device: str) -> Iterator[list[int]]:
+    """Yield a list that gets the highest sum of what is allocated within the context, by the allocator's own count.
+
+    So what an operator allocates and frees inside itself is seen too, which the accountant cannot see.
+    """
+    found: list[int] = []
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield found
+        torch.cuda.synchronize()
+        found.append(torch.cuda.max_memory_allocated() - before)
+        return
+    with torch.autograd.profiler.profile(use_kineto=True, profile_memory=True) as profiler:
+        yield found
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+    found.append(max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())), default=0))
 
 
 @contextmanager
@@ -63,7 +88,10 @@ def _copied(entry: dict[str, Any]) -> dict[str, Any]:
 
 def train_columns(book: Book) -> dict[str, int]:
     """Return a training step's peak and its categories as columns of the trial's row."""
-    return {"peak_train_bytes": book.peak_bytes} | {f"peak_{name}_bytes": book.peak[name] for name in CATEGORIES}
+    columns = {"peak_train_bytes": book.peak_bytes} | {f"peak_{name}_bytes": book.peak[name] for name in CATEGORIES}
+    if book.allocated_bytes is not None:
+        columns["peak_unexplained_bytes"] = book.allocated_bytes - book.peak_bytes
+    return columns
 
 
 @contextmanager

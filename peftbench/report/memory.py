@@ -30,7 +30,22 @@ def sentences(results: Results) -> tuple[str, ...]:
         "allocator": "Peak of the CUDA allocator (allocated, not reserved), on the run's largest batch. "
         "Not comparable with tensor accounting on a CPU.",
     }.get(str(kind), f"Memory by {kind_words(str(kind))}.")
-    return (how, *_what_dominates(_peaks(results)), *_pairs(results, most=6))
+    return (how, *_held_against(results), *_what_dominates(_peaks(results)), *_pairs(results, most=6))
+
+
+def _held_against(results: Results) -> Iterable[str]:
+    """Say how far the categories are from the allocator's own count, and from what was predicted."""
+    for column, told in (
+        ("peak_unexplained_bytes", "The categories explain the allocator's own peak to within"),
+        ("predicted_train_bytes", "Peaks predicted from the config alone are within"),
+    ):
+        shares = []
+        for cell in results.tuned:
+            value, peak = cell.mean(column), cell.mean("peak_train_bytes")
+            if value is not None and peak:
+                shares.append(abs(value if column.startswith("peak") else value - peak) / peak)
+        if shares:
+            yield f"{told} {fmt.share(max(shares))} of it in {len(shares)} cells."
 
 
 def notes(results: Results) -> tuple[str, ...]:
@@ -53,7 +68,7 @@ class _Peak:
     weights: float
     """Base weights and quantization state: what storage precision decides."""
     moving: float
-    """Activations and temporaries: what it does not."""
+    """Activations, logits and temporaries: what it does not."""
     total: float
     quantized: bool
     """Whether storage is as narrow as it gets, so that there is nothing left to save."""
@@ -63,7 +78,7 @@ def _peaks(results: Results) -> list[_Peak]:
     found = []
     for cell in results.tuned:
         weights = _sum(cell, "peak_base_weights_bytes", "peak_quantization_state_bytes")
-        moving = _sum(cell, "peak_activations_bytes", "peak_temporaries_bytes")
+        moving = _sum(cell, "peak_activations_bytes", "peak_logits_bytes", "peak_temporaries_bytes")
         total = cell.mean("peak_train_bytes")
         if weights and moving and total:
             found.append(_Peak(weights, moving, total, PRECISIONS[cell.precision].quantization is not None))
@@ -81,10 +96,10 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
     above = [peak.moving / peak.weights for peak in peaks if peak.moving > peak.weights]
     cells = f"of {len(peaks)} {'cell' if len(peaks) == 1 else 'cells'}"
     if 2 * len(above) <= len(peaks):
-        told = f" (others: activations and temporaries up to {max(above):.1f} times them)" if above else ""
+        told = f" (others: activations, logits and temporaries up to {max(above):.1f} times them)" if above else ""
         yield (
-            f"Base weights outweigh activations and temporaries in {len(peaks) - len(above)} {cells}{told}: storage "
-            "precision and frozen weights decide the totals."
+            f"Base weights outweigh activations, logits and temporaries in {len(peaks) - len(above)} {cells}{told}: "
+            "storage precision and frozen weights decide the totals."
         )
         return
     shares = [100 * peak.weights / peak.total for peak in peaks if not peak.quantized]
@@ -92,8 +107,8 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
     if shares:
         most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
     yield (
-        f"Activations and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times){most}. "
-        "With billions of parameters weights dominate: another order."
+        f"Activations, logits and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times)"
+        f"{most}. With billions of parameters weights dominate: another order."
     )
 
 

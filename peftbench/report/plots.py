@@ -62,6 +62,7 @@ MEMORY = {
     "peak_gradients_bytes": "gradients",
     "peak_optimizer_bytes": "optimizer state",
     "peak_activations_bytes": "saved activations",
+    "peak_logits_bytes": "logits",
     "peak_temporaries_bytes": "temporaries",
 }
 """Column to category, in the order of the bar."""
@@ -69,6 +70,7 @@ MANY = 30
 """More cells than this are thinned out in the figures; tables hold all."""
 PHASES = {
     "start_seconds": "start",
+    "plan_seconds": "plan",
     "load_seconds": "load",
     "data_seconds": "data",
     "attach_seconds": "attach",

@@ -26,7 +26,7 @@ PRECISION_FILLS = {"full": "24 or more", "none": "12 to 24", "bottom": "fewer th
 """How a marker is filled, by the bits per weight of the base as measured: embeddings of a quantized base stay wide."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 FONT_SIZE = 11
-AREA_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#999999")
+AREA_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#999999")
 """Okabe and Ito's palette, which stays apart for colour-blind eyes; neighbours in a bar differ in lightness too."""
 _LIGHT, _DARK = (255, 255, 255), (22, 24, 29)
 _RC = {

@@ -30,6 +30,7 @@ DEFINED = {
     "peak_gradients_bytes": "gradients",
     "peak_optimizer_bytes": "optimizer state",
     "peak_activations_bytes": "saved activations",
+    "peak_logits_bytes": "logits",
     "peak_temporaries_bytes": "temporaries",
 }
 """Columns whose meaning the page spells out, in the words of the record that declares them, to the heading shown."""

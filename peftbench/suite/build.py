@@ -79,10 +79,17 @@ def _base(b: Builder) -> Base:
     block = b.check(BaseBlock, ("base",)) if isinstance(b.document.get(("base",)), dict) else None
     if block is None:
         return Base("")  # its problem is told
-    source = b.document.get(("base", "source"))
+    if (block.source is None) == (block.shape is None):
+        b.problem(("base",), "allowed: exactly one of source (a model) and shape (a known model's config)")
+        return Base("")
+    if block.shape is None and block.weights:
+        b.problem(("base", "weights"), f"given {words(block.weights)}; random weights are those of a shape")
+    if block.shape is not None and block.revision is not None:
+        b.problem(("base", "revision"), "a shape has random weights and no revision")
+    source = b.document.get(("base", "source" if block.shape is None else "shape"))
     if source.startswith(("./", "../", "~/")):
         source = b.resolved(source)
-    return Base(str(source), block.revision, block.trust_remote_code)
+    return Base(str(source), block.revision, block.trust_remote_code, block.shape is not None)
 
 
 def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:

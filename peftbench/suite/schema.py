@@ -45,6 +45,7 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "loss_on": Setting(Literal["completion", "all"], "completion", "which tokens bear loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "which step's weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),
+        "group_by_length": Setting(bool, False, "steps of examples of like length: less padding"),
         "untimed_steps": Setting(Annotated[int, Field(ge=0)], 3, "first steps, left out of steady rates"),
     }
 )
@@ -134,11 +135,13 @@ class SuiteFile(Strict):
 
 
 class BaseBlock(Strict):
-    """``base:``."""
+    """``base:``. A shape has no revision: its weights are random."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)] | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    shape: Annotated[str, Field(min_length=1)] | None = None
+    weights: Literal["random"] | None = None
 
 
 class TaskBlock(Strict):

@@ -1,0 +1,1 @@
+"""What a trial will take, predicted before anything is loaded: ``predict`` is the entry, ``record`` what it returns."""

@@ -1,0 +1,54 @@
+"""Whether a trial will fit, before its base is loaded: on the shapes of its own batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench.data import Encoded
+from peftbench.errors import DoesNotFit, Unsupported
+from peftbench.plan.predict import predict
+from peftbench.plan.record import Pass
+from peftbench.records import Trial
+
+_SHOWN = 2**30
+
+
+def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None) -> int | None:
+    """Return a trial's predicted peak in bytes; None where its step cannot be traced.
+
+    Args:
+        trial: a trial that trains.
+        folder: with its base's config.
+        step: the examples of its largest step.
+        budget: bytes that a training step may take; None for no limit.
+
+    Raises:
+        DoesNotFit: with the figures, if it is predicted to need more memory than there is.
+        Unsupported: if the method or precision does not exist on this base.
+    """
+    assert trial.training is not None
+    try:
+        found = predict(trial, folder, passes(step, trial.training.micro_batch_size))
+    except Unsupported:
+        raise
+    except Exception:  # whatever a model's code does with tensors that have no values; the trial itself may well run
+        logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
+        return None
+    if budget is not None and found.peak_bytes > budget:
+        parts = ", ".join(f"{k.replace('_', ' ')} {v / _SHOWN:.2f}" for k, v in found.categories.items() if v)
+        raise DoesNotFit(
+            f"predicted to need {found.peak_bytes / _SHOWN:.2f} GiB in a training step ({parts}), "
+            f"more than the budget of {budget / _SHOWN:.2f} GiB"
+        )
+    return found.peak_bytes
+
+
+def passes(step: Sequence[Encoded], size: int) -> tuple[Pass, ...]:
+    """Return the shapes of a step's forward passes, of which the planner takes two: the largest, last."""
+    found = []
+    for chunk in (step[i : i + size] for i in range(0, len(step), size)):
+        lengths = [len(e.ids) for e in chunk]
+        found.append(Pass(len(chunk), max(lengths), padded=min(lengths) < max(lengths)))
+    return tuple(sorted(found, key=lambda p: p.examples * p.tokens)[-2:])

@@ -1,0 +1,82 @@
+"""At which depths a model is traced so that what is found is exact at its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftbench.records import Trial
+
+_ENDS = 2
+"""Blocks at either end that are told apart: the end itself, and one that stands for all between."""
+_UNADAPTED = 2
+"""Lowest layers that LLaMA-Adapter leaves as they are by default."""
+
+
+@dataclass(frozen=True)
+class Depths:
+    """Which depths are traced, and which windows are the same in both."""
+
+    own: int
+    traced: tuple[int, ...]
+    low: int = 0
+    """Blocks from the lowest that are matched by their place from there."""
+    high: int = 0
+    """Blocks from the topmost that are matched by their place from there."""
+
+
+def depths(trial: Trial, config: Any) -> Depths:
+    """Return at which depths to trace a trial: two where they tell all, else its own."""
+    own = config.get_text_config().num_hidden_layers
+    period = _period(config, own)
+    if period is None or _names_layers(trial.options):
+        return Depths(own, (own,))
+    low = high = _ENDS * period
+    if trial.method == "llama_adapter" or trial.options.get("layers"):
+        top = trial.options.get("layers") or own - _UNADAPTED
+        few = min(top, own - top)
+        low, high = (low, high + few) if few == top else (low + few, high)
+    first = low + high + (own - low - high) % period
+    return Depths(own, (own,)) if own <= first + period else Depths(own, (first, first + period), low, high)
+
+
+def at(trial: Trial, config: Any, depth: int) -> tuple[Trial, Any]:
+    """Return a trial and its config at another depth."""
+    made, text = copy.deepcopy(config), config.get_text_config()
+    own = text.num_hidden_layers
+    changed = made.get_text_config()
+    for name, value in _lists(text, own).items():
+        setattr(changed, name, list(value[:depth]))
+    changed.num_hidden_layers = depth
+    layers = trial.options.get("layers")
+    if isinstance(layers, int) and own - layers < layers:  # the frozen ones stay as they are, as they are fewer
+        trial = replace(trial, options={**trial.options, "layers": layers - (own - depth)})
+    return trial, made
+
+
+def _lists(config: Any, own: int) -> Mapping[str, Sequence[Any]]:
+    """Return what a config says layer by layer."""
+    return {n: v for n, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == own}
+
+
+def _period(config: Any, own: int) -> int | None:
+    """Return after how many layers the config's pattern of layers comes again; None if it does not."""
+    lists = list(_lists(config.get_text_config(), own).values())
+    for period in range(1, own // 2 + 1):
+        if all(v[i] == v[i + period] for v in lists for i in range(own - period)):
+            return period
+    return None
+
+
+def _names_layers(value: Any) -> bool:
+    """Whether options speak of layers by number."""
+    if isinstance(value, Mapping):
+        return any(
+            _names_layers(v) or (isinstance(k, str) and ("layers_" in k and v is not None or any(map(str.isdigit, k))))
+            for k, v in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return any(_names_layers(v) or isinstance(v, str) and any(map(str.isdigit, v)) for v in value)
+    return False

@@ -1,0 +1,125 @@
+"""A base without weights: built from its config on ``meta``, where methods attach, then made of fake tensors.
+
+``meta`` alone does not do, since transformers' masks ask for a real device; nor does attaching under fake tensors,
+since modules cannot be moved there. So methods attach on ``meta``, and every tensor is then replaced by a fake one on
+the CPU, of the same shape, strides and type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peftbench import model as models
+from peftbench import quantization
+from peftbench.methods import method_of, resolve
+from peftbench.plan import stand_ins
+from peftbench.precision import Precision, effective
+from peftbench.records import Trial
+
+
+def base(trial: Trial, config: Any, precision: Precision) -> Any:
+    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it."""
+    from transformers import AutoModelForCausalLM
+
+    method = method_of(trial.method, trial.options)
+    dtype = getattr(torch, precision.base_weights(method.trains_base))
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trial.base.trust_remote_code)
+    if precision.quantization:
+        double = trial.options.get("double_quantization", True)
+        with quantization.every_linear_layer():
+            stand_ins.quantize(made, quantization.config(precision, double))
+    models._use_one_kernel(made)
+    return made.requires_grad_(False)
+
+
+def attach(made: Any, trial: Trial) -> Any:
+    """Attach the trial's method on ``meta``, its parameters in the precision's type; return the tuned model."""
+    method = method_of(trial.method, trial.options)
+    with torch.device("meta"):
+        tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
+        models.cast_trainable(tuned, effective(trial.precision, trial.options))
+    return tuned
+
+
+def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options whose start reads no weights, texts or batches: values do not change what is held in training."""
+    if "initialization" not in options:
+        return options
+    plain = {"initialization": "kaiming" if "alpha" in options else "random"}
+    return {name: value for name, value in options.items() if name != "text"} | plain
+
+
+def materialize(model: nn.Module) -> None:
+    """Replace every tensor of a model on ``meta`` by one on the CPU; under fake tensors, that takes no memory."""
+    made: dict[int, torch.Tensor] = {}
+    storages: dict[int, torch.Tensor] = {}
+    replaced = []  # kept, so that no id is used twice
+
+    def other(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            replaced.append(tensor)
+            shape, strides = tensor.shape, tensor.stride()
+            held = storages.get(tensor.untyped_storage()._cdata)
+            if held is None:
+                new = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cpu")
+            else:
+                new = held.detach().as_strided(shape, strides, tensor.storage_offset())
+            storages.setdefault(tensor.untyped_storage()._cdata, new)
+            if isinstance(tensor, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+            made[id(tensor)] = new
+            new.__dict__.update({k: other(v) if isinstance(v, torch.Tensor) else v for k, v in vars(tensor).items()})
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for state in stand_ins.states(module):
+            _replace(vars(state), other)
+        for holder in (module._parameters, module._buffers, vars(module)):
+            _replace(holder, other)
+        for name, value in vars(module).items():
+            if isinstance(value, dict) and not name.startswith("_"):
+                _replace(value, other)
+
+
+def _replace(holder: dict[str, Any], other: Any) -> None:
+    for name, value in holder.items():
+        if isinstance(value, torch.Tensor):
+            holder[name] = other(value)
+
+
+class Answers(TorchDispatchMode):
+    """Answers what code asks of a tensor's value: yes; 1 of integers; 0 of floats, the gradients' infinities too."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            dtype = args[0].dtype
+            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fake_tensors(padded: bool) -> Iterator[None]:
+    """Make no tensor real within the context.
+
+    transformers makes masks for any batch of fake tensors. Where there is no padding, a real batch has none, and the
+    question for the mask's values is let through to be answered.
+    """
+    from transformers import masking_utils
+
+    asked = masking_utils.is_tracing
+    if not padded:
+        masking_utils.is_tracing = lambda tensor=None: False
+    try:
+        with FakeTensorMode(), Answers():
+            yield
+    finally:
+        masking_utils.is_tracing = asked

@@ -1,0 +1,100 @@
+"""A suite's cells with what each will take, and whether that fits: the predictions behind ``plan --memory``."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import Unsupported
+from peftbench.plan import fit
+from peftbench.plan.predict import predict
+from peftbench.plan.record import Prediction
+from peftbench.records import Trial
+
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every cell."""
+
+    budget: int | None = None
+    """Bytes that the device has; None to ask for no fit."""
+    reserve: int = 0
+    """Bytes of the budget that are not for tensors: the context of CUDA, libraries, other programs."""
+    axis: str | None = None
+    """Of ``fit.AXES``: what to make as large as fits."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One cell's answer."""
+
+    trial: Trial
+    found: Prediction | None = None
+    """None where the cell trains nothing or does not exist."""
+    problem: str | None = None
+    """Why there is no prediction."""
+    fits: bool | None = None
+    """Whether the peak stays within the budget less its reserve; None without a budget."""
+    most: int | None = None
+    """Largest size of the axis that fits; None where none was asked for, or not even the least fits."""
+
+
+def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Question) -> Iterator[Forecast]:
+    """Yield an answer for each cell, in the suite's order; its seeds are alike.
+
+    Args:
+        trials: of a suite.
+        folder: with the config of a trial's base.
+        asked: the question.
+    """
+    cells: dict[str, Trial] = {}
+    for trial in trials:
+        cells.setdefault(trial.cell, trial)
+    folders = [folder(trial) for trial in cells.values()]
+    workers = min(len(os.sched_getaffinity(0)), _WORKERS, len(cells))
+    # forked, so that torch and the others are imported once; nothing here runs a kernel or touches CUDA
+    with ProcessPoolExecutor(workers, get_context("fork"), _be_quiet) as pool:
+        yield from pool.map(partial(_forecast, asked), cells.values(), folders)
+
+
+def _be_quiet() -> None:
+    """Let libraries not warn: nothing of what they warn about happens."""
+    warnings.simplefilter("ignore")
+
+
+def _forecast(asked: Question, trial: Trial, folder: Path) -> Forecast:
+    from transformers import AutoConfig
+
+    if trial.unsupported or trial.training is None:
+        return Forecast(trial, problem=trial.unsupported or "nothing trains")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trial.base.trust_remote_code)
+        found = predict(trial, config)
+        if asked.budget is None:
+            return Forecast(trial, found)
+        room = asked.budget - asked.reserve
+        answer = Forecast(trial, found, fits=found.peak_bytes <= room)
+        return replace(answer, most=_most(trial, config, asked.axis, room)) if asked.axis else answer
+    except Unsupported as error:
+        return Forecast(trial, problem=str(error))
+    except Exception as error:  # whatever a model's code does with tensors that have no values
+        told = (str(error) or "no text").splitlines()[0]
+        return Forecast(trial, problem=f"the step cannot be traced: {type(error).__name__}: {told}")
+
+
+def _most(trial: Trial, config: Any, axis: str, room: int) -> int | None:
+    def peak(size: int) -> int:
+        return predict(fit.with_size(trial, axis, size), config).peak_bytes
+
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = context if axis == "sequence_length" and context else fit.MOST
+    return fit.most(peak, room, 1 if axis == "batch_size" else 2, limit)

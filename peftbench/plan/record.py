@@ -1,0 +1,56 @@
+"""What the planner is asked and what it answers. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peftbench.records import Training
+
+_PASSES = 2
+"""Forward passes of a step that are traced: from the second on, gradients are there while activations grow."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The shape of one forward pass of a training step."""
+
+    examples: int
+    """b."""
+    tokens: int
+    """t: the longest example in data tokens; virtual tokens come on top."""
+    padded: bool = True
+    """Whether an example is shorter than the longest, so that attention gets a mask."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a trial is predicted to take. Bytes are those that the accountant of a real step on the CPU would book."""
+
+    peak_bytes: int
+    """Highest sum of live tensors in a training step."""
+    categories: Mapping[str, int]
+    """The peak by the ledger's categories; they add up to it."""
+    base_parameters: int
+    """Tied ones once; packed 4-bit weights count as what they stand for."""
+    base_weights_bytes: int
+    """Weights and quantization state of the base as loaded."""
+    trainable_parameters: int
+    checkpoint_bytes: int
+    """Tensors of the saved adapter (or of the whole model, if full), without the file's header."""
+    flops_per_token: float
+    """Floating-point operations of a step's products, forward and backward, per data token (padding counted)."""
+    passes: tuple[Pass, ...]
+    """The forward passes for which the peak holds."""
+    depths: tuple[int, ...]
+    """Layers of the models that were traced; a single one is the model's own depth."""
+    depth: int
+    """Layers of the model."""
+
+
+def longest(training: Training) -> tuple[Pass, ...]:
+    """Return the passes of the largest step that the settings allow: every example as long as the longest."""
+    full, rest = divmod(training.batch_size, training.micro_batch_size)
+    sizes = [training.micro_batch_size] * full + [rest] * (rest > 0)
+    # the largest last: what was held before does not matter beyond the gradients
+    return tuple(Pass(size, training.sequence_length) for size in sorted(sizes)[-_PASSES:])

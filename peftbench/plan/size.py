@@ -1,0 +1,32 @@
+"""Sizes of memory as people write them. No torch."""
+
+from __future__ import annotations
+
+import re
+
+from peftbench.errors import UserError
+
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{kind}": base**power
+    for power, prefix in enumerate("kmgt", 1)
+    for kind, base in (("ib", 1024), ("b", 1000))
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+
+
+def read(text: str, name: str) -> int:
+    """Return a size in bytes: ``16GiB`` is 16 x 2^30, ``16GB`` 16 x 10^9, ``1024`` bytes.
+
+    Args:
+        text: what was given.
+        name: of the option that it was given for.
+
+    Raises:
+        UserError: if it is no size, or none at all.
+    """
+    found = _SIZE.fullmatch(text)
+    unit = _UNITS.get(found[2].lower()) if found else None
+    size = int(float(found[1]) * unit) if found and unit else 0
+    if size < 1:
+        raise UserError(f"{name}: given {text!r}; allowed: a size like 16GiB, 24GB or 500MiB")
+    return size

@@ -1,0 +1,88 @@
+"""Quantized layers of a model without weights: bitsandbytes' own, with the tensors that quantizing would have made."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+from torch import nn
+from transformers.quantizers import AutoHfQuantizer
+
+_BLOCK, _SCALES_BLOCK = 64, 256
+"""Weights that share a scale, and scales that share one where they are quantized too: bitsandbytes' defaults."""
+_LEVELS, _SCALE_LEVELS = 16, 256
+
+
+def quantize(model: Any, settings: Any) -> None:
+    """Turn a model on the device ``meta`` into what transformers would load with a quantization config.
+
+    Which layers are quantized is left to transformers. Only the weights are made here, since quantizing reads values.
+
+    Args:
+        model: the model, every parameter on ``meta``.
+        settings: a ``BitsAndBytesConfig``.
+    """
+    quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
+    quantizer.preprocess_model(model, device_map={"": "cpu"})
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            _four_bits(module, model.dtype)
+        elif isinstance(module, Linear8bitLt):
+            _eight_bits(module)
+        if isinstance(module, Linear4bit | Linear8bitLt) and module.bias is not None:
+            module.bias.data = module.bias.data.to(model.dtype)
+    quantizer.postprocess_model(model)
+
+
+def _four_bits(layer: Any, dtype: torch.dtype) -> None:
+    """Give a layer the tensors of ``quantize_4bit``: codes, two a byte, and their scales, quantized where asked."""
+    weight = layer.weight
+    blocks = math.ceil(weight.numel() / _BLOCK)
+    nested: dict[str, Any] = {}
+    if weight.compress_statistics:
+        nested["offset"] = torch.empty((), device="meta")
+        nested["state2"] = QuantState(
+            absmax=torch.empty(math.ceil(blocks / _SCALES_BLOCK), device="meta"),
+            code=torch.empty(_SCALE_LEVELS, device="meta"),
+            blocksize=_SCALES_BLOCK,
+            dtype=torch.float32,
+        )
+    state = QuantState(
+        absmax=torch.empty(blocks, device="meta", dtype=torch.uint8 if nested else torch.float32),
+        shape=weight.shape,
+        code=torch.empty(_LEVELS, device="meta"),
+        blocksize=_BLOCK,
+        quant_type=weight.quant_type,
+        dtype=dtype,
+        **nested,
+    )
+    layer.weight = Params4bit(
+        torch.empty(math.ceil(weight.numel() / 2), 1, device="meta", dtype=torch.uint8),
+        quant_state=state,
+        blocksize=_BLOCK,
+        compress_statistics=weight.compress_statistics,
+        quant_type=weight.quant_type,
+        module=layer,
+        bnb_quantized=True,
+    )
+    layer.quant_state = state
+
+
+def _eight_bits(layer: Any) -> None:
+    """Give a layer the tensors of ``int8_vectorwise_quant``: codes, and a scale for each output."""
+    codes = torch.empty(layer.weight.shape, device="meta", dtype=torch.int8)
+    layer.weight = Int8Params(codes, requires_grad=False)
+    layer.weight.CB, layer.weight.SCB = layer.weight.data, torch.empty(codes.shape[0], device="meta")
+
+
+def states(module: nn.Module) -> list[Any]:
+    """Return the objects of a layer that hold tensors of its quantization beside its parameters."""
+    found: list[Any] = []
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    while state is not None:
+        found.append(state)
+        state = state.state2
+    return found

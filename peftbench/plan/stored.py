@@ -1,0 +1,34 @@
+"""How much a tuned model's saved weights take, without saving them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.methods import METHODS
+from peftbench.records import Trial
+
+
+def stored_bytes(tuned: Any, trial: Trial) -> int:
+    """Return the bytes of the tensors that a trial would save.
+
+    As ``Method.save`` chooses them: the whole base if it all trains; what peft takes for its state; elsewhere what
+    trains.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if isinstance(tuned, PeftModel):
+        tensors = list(get_peft_model_state_dict(tuned, save_embedding_layers=False).values())
+    elif METHODS[trial.method].trains_base and getattr(tuned, "peftbench_partial", None) is None:
+        tensors = list(tuned.parameters())
+    else:
+        tensors = _trained(tuned)
+    # PiSSA and OLoRA are saved as an update of twice the rank
+    factor = 2 if trial.options.get("initialization") in ("pissa", "olora") else 1
+    return factor * sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _trained(model: nn.Module) -> list[torch.Tensor]:
+    return [p for p in model.parameters() if p.requires_grad]

@@ -1,0 +1,78 @@
+"""Forecasts as text: a line per cell, then what the numbers are of."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from peftbench.plan.forecast import Forecast, Question
+from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
+
+_COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
+_WIDTH = 120
+_NOTE = """
+base: weights with quantization state; own: the method's weights; then gradients, optimizer state, activations saved
+for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
+longest that the settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and
+libraries come on top (--reserve says how much), and other kernels hold other temporaries."""
+
+
+def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
+    """Yield the lines of a table, and the notes that it needs."""
+    known = [f for f in found if f.found is not None]
+    if known:
+        yield from _table(known, asked)
+        yield from textwrap.wrap(_NOTE.format(shape=_shape(known)), _WIDTH)
+        if asked.budget is not None:
+            kept = f", of which {memory(asked.reserve)} are kept for what is no tensor" if asked.reserve else ""
+            yield f"fits: within {memory(asked.budget)}{kept}."
+    for reason in dict.fromkeys(f.problem for f in found if f.problem):
+        cells = [f.trial.cell for f in found if f.problem == reason]
+        yield f"no figures: {', '.join(cells)}: {reason}"
+
+
+def _shape(found: Sequence[Forecast]) -> str:
+    shapes = {
+        f"{t.training.micro_batch_size} x {t.training.sequence_length} tokens" for f in found if (t := f.trial).training
+    }
+    return shapes.pop() if len(shapes) == 1 else "each cell's micro-batch and sequence length"
+
+
+def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
+    unit = byte_unit([f.found.peak_bytes for f in found if f.found])
+    saved = byte_unit([f.found.checkpoint_bytes for f in found if f.found])
+    head = ["cell", "peak", *_COLUMNS, "saved", "params", "GFLOP", *(["fits"] if asked.budget is not None else [])]
+    units = ["", *[unit.name] * (1 + len(_COLUMNS)), saved.name, "", "/token"]
+    if asked.axis:
+        head[-1] = f"most {asked.axis}"
+    rows = [head, [*units, *[""] * (len(head) - len(units))], *(_row(f, unit, saved, asked) for f in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for row in rows:
+        cells = (f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
+        yield f"{row[0]:{widths[0]}}  {'  '.join(cells)}".rstrip()
+
+
+def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[str]:
+    found = forecast.found
+    assert found is not None
+    part = found.categories
+    parts = [
+        part["base_weights"] + part["quantization_state"],
+        part["adapter"],
+        *(part[name] for name in ("gradients", "optimizer", "activations", "logits", "temporaries")),
+    ]
+    row = [forecast.trial.cell, *(_in(value, unit) for value in (found.peak_bytes, *parts))]
+    row += [_in(found.checkpoint_bytes, saved), count(found.trainable_parameters), number(found.flops_per_token / 1e9)]
+    if asked.axis:
+        row.append("not one" if forecast.most is None else integer(forecast.most))
+    elif asked.budget is not None:
+        row.append("yes" if forecast.fits else "no")
+    return row
+
+
+def _in(value: float, unit: Unit) -> str:
+    """Return bytes in a unit; nothing at all as a dash, what is too little to be seen as less than that."""
+    if value == 0:
+        return MISSING
+    text = f"{value / unit.size:,.2f}" if unit != BYTE_UNITS[0] else f"{value:,.0f}"
+    return text if float(text.replace(",", "")) else "<0.01"

@@ -1,0 +1,60 @@
+"""A model of a config without weights: drawn on the device, one tensor at a time, quantized as they are drawn.
+
+Speed and memory do not depend on the values, so a shape can be measured where its weights cannot be had. Loading goes
+the way of real weights: transformers reads a tensor when it needs it, and of a base that is quantized holds one at a
+time, so that a 7B base in 4 bits never takes more than its own few GiB.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import torch
+
+_SPREAD = 0.02
+"""Standard deviation of matrices where the config has none."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A tensor that does not exist until it is read: what a slice of a safetensors file is to its loader."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+    spread: float
+
+    def __getitem__(self, _: EllipsisType) -> torch.Tensor:
+        """Draw the tensor: matrices from a normal distribution, scales one, biases zero; the same for a name."""
+        made = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        if len(self.shape) < 2:
+            return made.fill_(0.0 if self.name.endswith("bias") else 1.0)
+        seeded = torch.Generator(self.device).manual_seed(zlib.crc32(self.name.encode()))
+        return made.normal_(0.0, self.spread, generator=seeded)
+
+
+def load(folder: Path, device: str, trust_remote_code: bool, **settings: Any) -> Any:
+    """Return a causal language model of a folder's config.
+
+    Args:
+        folder: with a ``config.json``; other files are not read.
+        device: where the weights are drawn and stay.
+        trust_remote_code: whether code beside the config may run.
+        **settings: of ``from_pretrained``: dtype, quantization.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    spread = float(getattr(config, "initializer_range", None) or _SPREAD)
+    drawn = {
+        name: Drawn(name, tuple(p.shape), settings["dtype"], device, spread) for name, p in empty.named_parameters()
+    }
+    settings["device_map"] = {"": device}
+    return type(empty).from_pretrained(None, config=config, state_dict=drawn, **settings)

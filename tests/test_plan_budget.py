@@ -1,0 +1,155 @@
+"""What fits: sizes as people write them, the most that fits, forecasts of a suite, and trials that are skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+
+import pytest
+import trials
+
+from peftbench import cli, data, errors, trial
+from peftbench.plan import budget, fit, forecast, size, tell, textbook
+from peftbench.plan.predict import predict
+from peftbench.records import Base
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("16GiB", 16 * 2**30), ("16 gib", 16 * 2**30), ("24GB", 24 * 10**9), ("1.5MiB", 1572864), ("1024", 1024)],
+)
+def test_a_size_is_read_as_it_is_written(text, expected):
+    assert size.read(text, "--budget") == expected
+
+
+@pytest.mark.parametrize("text", ["", "16 giga", "GiB", "-1GiB", "0", "1e3"])
+def test_what_is_no_size_is_refused_with_what_is_one(text):
+    with pytest.raises(errors.UserError, match=r"--budget: given .*; allowed: a size like 16GiB"):
+        size.read(text, "--budget")
+
+
+@pytest.mark.parametrize("curve", [0, 3])
+def test_the_most_that_fits_fits_and_one_more_does_not(curve):
+    rng = random.Random(curve)
+    for _ in range(300):
+        lines = [(rng.randrange(10**6), rng.randrange(10**4), rng.random() * curve) for _ in range(3)]
+
+        asked: list[int] = []
+
+        def peak(n, lines=lines, asked=asked):
+            asked.append(n)
+            return int(max(a + b * n + c * n * n for a, b, c in lines))
+
+        room, limit = rng.randrange(2 * 10**7), rng.choice([1, 2, 4096, 2**20])
+        found = fit.most(peak, room, 1, limit)
+        assert len(asked) <= 45
+        assert max(asked) <= limit
+        if found is None:
+            assert peak(1) > room
+        else:
+            assert peak(found) <= room
+            assert found == limit or peak(found + 1) > room
+
+
+def test_the_textbook_gives_the_figures_that_are_printed_everywhere():
+    whole = textbook.estimate(7e9, "fp32")
+    assert [whole.weights / 1e9, whole.gradients / 1e9, whole.optimizer / 1e9] == [28, 28, 56]
+    small = textbook.estimate(6e9, "int8")
+    assert [small.weights / 1e9, small.gradients / 1e9, small.optimizer / 1e9] == [6, 6, 12]
+    assert textbook.estimate(65e9, "mixed").total == 780e9
+    assert textbook.estimate(65e9, "nf4", trainable=0.2e9).total < 48e9
+
+
+def _run(made, tmp_path, **changes):
+    job = dataclasses.replace(trials.job(made, tmp_path), **changes)
+    return trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None)
+
+
+def test_a_trial_that_fits_tells_its_prediction_beside_what_it_measures(tiny, tmp_path):
+    row = _run(trials.trial(tiny, tmp_path), tmp_path, predicts=True).row
+    assert row.status == "ok"
+    assert row.predicted_train_bytes == pytest.approx(row.peak_train_bytes, rel=0.02)
+    assert row.plan_seconds > 0
+
+
+def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_figures_and_runs_with_more(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path)
+    needed = _run(made, tmp_path, predicts=True).row.predicted_train_bytes
+    skipped = _run(made, tmp_path, budget_bytes=needed - 1)
+    assert (skipped.row.status, skipped.row.phase) == ("skipped", "plan")
+    assert not skipped.row.status.final, "the same command with more memory runs it"
+    assert "predicted to need 0.00 GiB in a training step (base weights 0.00" in skipped.row.message
+    assert skipped.row.load_seconds is None, "nothing was loaded"
+    assert _run(made, tmp_path, budget_bytes=needed).row.status == "ok"
+
+
+def test_a_step_that_cannot_be_traced_is_not_predicted_and_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "predict", lambda *_: 1 / 0)
+    row = _run(trials.trial(tiny, tmp_path), tmp_path, budget_bytes=1).row
+    assert (row.status, row.predicted_train_bytes) == ("ok", None)
+
+
+def test_passes_have_the_shapes_of_the_largest_micro_batches():
+    step = [data.Encoded(tuple(range(n)), 1, False, ("t", 0)) for n in (3, 5, 4, 4, 9)]
+    found = budget.passes(step, 2)
+    assert [(p.examples, p.tokens, p.padded) for p in found] == [(1, 9, False), (2, 5, True)]
+
+
+def cells(tmp_path, tiny, *made):
+    asked = forecast.Question(*made)
+    shape = Base(str(tiny))
+    suite = [
+        dataclasses.replace(trials.trial(tiny, tmp_path, name, precision), base=shape)
+        for name, precision in (("base", "fp32"), ("lora", "fp32"), ("full", "nf4"), ("qlora", "nf4"))
+    ]
+    found = list(forecast.forecasts([*suite, *suite], lambda _: tiny, asked))
+    assert [f.trial.cell for f in found] == [t.cell for t in suite]
+    return found, "\n".join(tell.lines(found, asked))
+
+
+def test_a_forecast_tells_every_cell_or_why_there_is_none(tiny, tmp_path):
+    found, text = cells(tmp_path, tiny)
+    assert [f.found is not None for f in found] == [False, True, False, True]
+    assert [f.fits for f in found] == [None] * 4
+    assert "no figures: base fp32: nothing trains" in text
+    assert "no figures: full nf4: full does not exist in nf4, because quantized weights have no gradient" in text
+    assert found[1].found == predict(found[1].trial, tiny)
+    assert f"{found[1].found.peak_bytes / 2**20:.2f}" in text
+
+
+def test_a_forecast_says_what_fits_and_how_much_would(tiny, tmp_path):
+    lora = cells(tmp_path, tiny)[0][1].found.peak_bytes
+    found, text = cells(tmp_path, tiny, lora + 100, 100)
+    assert found[1].fits
+    assert "yes" in text
+    found, _ = cells(tmp_path, tiny, lora + 100, 101)
+    assert not found[1].fits
+    found, text = cells(tmp_path, tiny, 3 * lora, 0, "batch_size")
+    most = found[1].most
+    peaks = [predict(fit.with_size(found[1].trial, "batch_size", n), tiny).peak_bytes for n in (most, most + 1)]
+    assert peaks[0] <= 3 * lora < peaks[1]
+    assert "most batch_size" in text
+
+
+def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
+    found, _ = cells(tmp_path, tiny, 2**40, 0, "sequence_length")
+    assert found[1].most == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--budget", "16GiB"], "--budget, --reserve and --fit are about memory: they need --memory"),
+        (["--memory", "--fit", "batch_size"], "--fit: what fits depends on the memory there is"),
+        (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
+    ],
+)
+def test_options_that_mean_nothing_alone_are_refused(options, told, capsys):
+    assert cli.main(["plan", "quickstart", *options]) == cli.BAD_INPUT
+    assert told in capsys.readouterr().err
+
+
+def test_nothing_is_predicted_where_nobody_asks(tiny, tmp_path):
+    row = _run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert (row.plan_seconds, row.predicted_train_bytes) == (None, None)
