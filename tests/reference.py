@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import arithmetic
 import findings
 import matrix
 import precision_document
@@ -82,6 +83,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "methods": lambda: catalogue.markdown("methods"),
         "settings": lambda: catalogue.markdown("settings"),
         "precisions": lambda: catalogue.markdown("precisions"),
+    },
+    ROOT / "docs" / "memory_arithmetic.md": {
+        "bytes": arithmetic.bytes_per_parameter,
+        "cases": arithmetic.cases,
     },
     ROOT / "docs" / "precisions.md": {
         **{name: partial(precision_document.markdown, name) for name in ("stored", "computed", "bits", "states")},
