@@ -1,6 +1,7 @@
 """The grid: lists are axes, the strongest setting wins, every cell has its name, the shipped suites expand."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -69,7 +70,7 @@ def test_every_shipped_suite_expands_and_begins_with_its_command():
     assert suite.names() == tuple(file.stem for file in files)
     for file in files:
         assert file.read_text().startswith("#")
-        assert f"peftbench run {file.stem}" in file.read_text().split("\n\n")[0]
+        assert re.search(rf"peftbench (run|plan) {file.stem}\b", file.read_text().split("\n\n")[0])
         found = suite.expand(suite.load(file.stem, environ=REAL), "cpu")
         assert found
         assert len({(t.cell, t.seed) for t in found}) == len(found)
