@@ -24,7 +24,11 @@ from peftbench.records import Trial
 
 
 def base(trial: Trial, config: Any, precision: Precision) -> Any:
-    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it."""
+    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it.
+
+    Raises:
+        Unsupported: if the libraries would leave more than embeddings and head of this base unquantized.
+    """
     from transformers import AutoModelForCausalLM
 
     method = method_of(trial.method, trial.options)
@@ -35,7 +39,9 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         double = trial.options.get("double_quantization", True)
         stand_ins.quantize(made, models._quantization(precision, double))
     models._use_one_kernel(made)
-    return made.requires_grad_(False)
+    made.requires_grad_(False)
+    models._check(made, precision, method.trains_base, models.storage(made))
+    return made
 
 
 def attach(made: Any, trial: Trial) -> Any:
@@ -73,6 +79,7 @@ def materialize(model: nn.Module) -> None:
             storages.setdefault(tensor.untyped_storage()._cdata, new)
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                stand_ins.name(new, tensor)
             made[id(tensor)] = new
             new.__dict__.update({k: other(v) if isinstance(v, torch.Tensor) else v for k, v in vars(tensor).items()})
         return made[id(tensor)]
@@ -96,12 +103,35 @@ def _replace(holder: dict[str, Any], other: Any) -> None:
 class Answers(TorchDispatchMode):
     """Answers what code asks of a tensor's value: yes; 1 of integers; 0 of floats, the gradients' infinities too."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and asking each time takes a sixth of a trace
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator."""
+        if func is torch.ops.prim.device.default:  # asked more often than anything is computed
+            return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
             return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 1
-        return func(*args, **(kwargs or {}))
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator that returns tensors."""
+        if func is torch.ops.aten._grouped_mm.default:
+            return _experts_product(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _experts_product(
+    x: torch.Tensor, y: torch.Tensor, ends: Any = None, bias: Any = None, dtype: Any = None
+) -> torch.Tensor:
+    """Return what a product of grouped matrices returns; torch's own fake one refuses all types but bf16.
+
+    Shapes: x (n, d) and y (experts, d, o) give (n, o); x (d, n) and y (n, o) give (experts, d, o).
+    """
+    shape = (x.shape[0], y.shape[-1]) if y.ndim == 3 else (ends.shape[0], x.shape[0], y.shape[-1])
+    return x.new_empty(shape, dtype=dtype or x.dtype)
 
 
 @contextmanager
@@ -117,7 +147,7 @@ def fake_tensors(padded: bool) -> Iterator[None]:
     if not padded:
         masking_utils.is_tracing = lambda tensor=None: False
     try:
-        with FakeTensorMode(), Answers():
+        with FakeTensorMode():
             yield
     finally:
         masking_utils.is_tracing = asked
