@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.errors import Unsupported, UserError
 from peftbench.plan.depth import Depths, at, depths
-from peftbench.plan.record import Pass, Prediction, longest
+from peftbench.plan.record import Pass, Prediction, Unplannable, longest
 from peftbench.plan.trace import Moment, Traced, Window, trace
 from peftbench.records import Trial
 
@@ -27,12 +28,19 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
 
     Raises:
         Unsupported: if the method or precision does not exist on this base.
+        UserError: if an option is wrong for this base.
+        Unplannable: if the step cannot be taken without values.
     """
     assert trial.training is not None
     passes = tuple(passes or longest(trial.training))
     config = _config(trial, config)
     where = depths(trial, config)
-    traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
+    try:
+        traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
+    except (Unsupported, UserError):
+        raise
+    except Exception as error:
+        raise Unplannable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
     peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
     totals = {name: _extrapolated([t.totals[name] for t in traced], where) for name in traced[0].totals}
     tokens = sum(p.examples * p.tokens for p in passes)

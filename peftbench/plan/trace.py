@@ -81,6 +81,7 @@ def _bytes(*tensors: torch.Tensor) -> int:
 
 def _learner(tuned: Any, trial: Trial, precision: Precision) -> train.Learner:
     """Return a learner with the state of optimizer and scaler after a step: a trial is accounted after its last."""
+    assert trial.training is not None
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     learner = train.learner(
         tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=0, virtual_tokens=0
