@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import findings
+import planner_accuracy
 import tuning
 
 from peftbench import catalogue, report
@@ -78,6 +79,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "scores": lambda: _grid(f"score_{MEAN}", _interval),
         "findings": findings.markdown,
         "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
+    },
+    ROOT / "docs" / "planner.md": {
+        "accuracy": planner_accuracy.summary,
+        "table": planner_accuracy.table,
     },
     PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),

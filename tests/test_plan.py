@@ -95,7 +95,7 @@ def test_one_more_saved_activation_in_the_step_moves_the_prediction_by_its_bytes
 DEEP = [
     slow("llama", 9, "lora", {}, {"optimizer": "adafactor", "gradient_checkpointing": True}, (3, 4)),
     ("llama", 9, "prefix_tuning", {}, {}, (3, 4)),
-    ("llama", 12, "llama_adapter", {}, {}, (5, 6)),
+    slow("llama", 12, "llama_adapter", {}, {}, (5, 6)),
     slow("llama", 12, "llama_adapter", {"layers": 2}, {}, (5, 6)),
     slow("llama", 9, "full", {"layers": 8}, {"optimizer": "adamw_8bit"}, (4, 5)),
     slow("gemma3", 14, "adapter", {}, {}, (5, 8)),
