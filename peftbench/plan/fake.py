@@ -70,13 +70,12 @@ def materialize(model: nn.Module) -> None:
     def other(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             replaced.append(tensor)
-            shape, strides = tensor.shape, tensor.stride()
-            held = storages.get(tensor.untyped_storage()._cdata)
-            if held is None:
-                new = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cpu")
-            else:
-                new = held.detach().as_strided(shape, strides, tensor.storage_offset())
-            storages.setdefault(tensor.untyped_storage()._cdata, new)
+            storage = tensor.untyped_storage()
+            if storage._cdata not in storages:  # all of it: a slice keeps the whole alive
+                whole = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
+                storages[storage._cdata] = whole
+            held = storages[storage._cdata]
+            new = held.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
                 stand_ins.name(new, tensor)
@@ -85,27 +84,25 @@ def materialize(model: nn.Module) -> None:
         return made[id(tensor)]
 
     for module in model.modules():
-        for state in stand_ins.states(module):
-            _replace(vars(state), other)
-        for holder in (module._parameters, module._buffers, vars(module)):
-            _replace(holder, other)
-        for name, value in vars(module).items():
-            if isinstance(value, dict) and not name.startswith("_"):
-                _replace(value, other)
+        for holder in _holders(module):
+            for name, value in holder.items():
+                if isinstance(value, torch.Tensor):
+                    holder[name] = other(value)
 
 
-def _replace(holder: dict[str, Any], other: Any) -> None:
-    for name, value in holder.items():
-        if isinstance(value, torch.Tensor):
-            holder[name] = other(value)
+def _holders(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield what holds a module's tensors by name: parameters, buffers, attributes and dictionaries among these."""
+    yield from (vars(state) for state in stand_ins.states(module))
+    yield from (module._parameters, module._buffers, vars(module))
+    yield from (v for name, v in vars(module).items() if isinstance(v, dict) and not name.startswith("_"))
 
 
 class Answers(TorchDispatchMode):
-    """Answers what code asks of a tensor's value: yes; 1 of integers; 0 of floats, the gradients' infinities too."""
+    """Answers what code asks of a tensor's value: yes, or 0 (of infinite gradients too, so that no step is skipped)."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and asking each time takes a sixth of a trace
+        return False  # nothing is compiled here; asking costs time at every operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator."""
@@ -113,7 +110,7 @@ class Answers(TorchDispatchMode):
             return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
-            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 1
+            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:

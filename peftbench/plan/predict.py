@@ -37,10 +37,8 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
     where = depths(trial, config)
     try:
         traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
-    except (Unsupported, UserError):
-        raise
     except Exception as error:
-        raise Unplannable(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+        raise _meant(error) from error
     peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
     totals = {name: _extrapolated([t.totals[name] for t in traced], where) for name in traced[0].totals}
     tokens = sum(p.examples * p.tokens for p in passes)
@@ -61,6 +59,15 @@ def _config(trial: Trial, given: Any) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(given, trust_remote_code=trial.base.trust_remote_code)
+
+
+def _meant(error: Exception) -> Exception:
+    """Return an error as the trial would raise it, or as one of planning if it comes from tensors without values."""
+    cause = error.__cause__ or error
+    valueless = "meta" in str(cause).lower() or "fake" in str(cause).lower()
+    if isinstance(error, Unsupported | UserError) and not valueless:
+        return error
+    return Unplannable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
 
 
 def _moments(traced: Sequence[Traced], where: Depths) -> Iterator[Mapping[str, int]]:

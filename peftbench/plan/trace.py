@@ -148,7 +148,7 @@ def _mark(model: nn.Module, depth: int, windows: _Windows) -> None:
         def mark(module: nn.Module, args: Any, output: Any) -> None:
             windows.enter("recomputed" if _in_backward() else "after", place)
             first = output[0] if isinstance(output, tuple) else output
-            if first.requires_grad and not _in_backward():
+            if isinstance(first, torch.Tensor) and first.requires_grad and not _in_backward():
                 first.register_hook(lambda _: windows.enter("backward", place))
 
         return mark
