@@ -22,6 +22,7 @@ from pathlib import Path
 import arithmetic
 import findings
 import matrix
+import planner_accuracy
 import precision_document
 import precision_table
 import tuning
@@ -108,6 +109,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "scores": lambda: _grid(f"score_{MEAN}", _interval),
         "findings": findings.markdown,
         "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
+    },
+    ROOT / "docs" / "planner.md": {
+        "accuracy": planner_accuracy.summary,
+        "table": planner_accuracy.table,
     },
     PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from peftbench.records import Trial
 
-_ENDS = 2
-"""Blocks at either end that are told apart: the end itself, and one that stands for all between."""
 _UNADAPTED = 2
 """Lowest layers that LLaMA-Adapter leaves as they are by default."""
 
@@ -33,12 +32,13 @@ def depths(trial: Trial, config: Any) -> Depths:
     period = _period(config, own)
     if period is None or _names_layers(trial.options):
         return Depths(own, (own,))
-    low = high = _ENDS * period
+    low = high = 1 + period  # the end itself, and what stands for all between
     if trial.method == "llama_adapter" or trial.options.get("layers"):
         top = trial.options.get("layers") or own - _UNADAPTED
         few = min(top, own - top)
         low, high = (low, high + few) if few == top else (low + few, high)
-    first = low + high + (own - low - high) % period
+    # one block may stand for what is between at both ends
+    first = low + high - period + (own - low - high) % period
     return Depths(own, (own,)) if own <= first + period else Depths(own, (first, first + period), low, high)
 
 
@@ -70,13 +70,7 @@ def _period(config: Any, own: int) -> int | None:
     return None
 
 
-def _names_layers(value: Any) -> bool:
-    """Whether options speak of layers by number."""
-    if isinstance(value, Mapping):
-        return any(
-            _names_layers(v) or (isinstance(k, str) and ("layers_" in k and v is not None or any(map(str.isdigit, k))))
-            for k, v in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return any(_names_layers(v) or isinstance(v, str) and any(map(str.isdigit, v)) for v in value)
-    return False
+def _names_layers(options: Mapping[str, Any]) -> bool:
+    """Whether options speak of layers by number: then no other depth shows what they do at this one."""
+    named = {k: v for k, v in options.items() if any(word in k for word in ("modules", "pattern", "parameters"))}
+    return bool(re.search(r"\d", repr(named))) or any("layer" in k and k != "layers" and v for k, v in options.items())

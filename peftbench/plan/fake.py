@@ -25,7 +25,11 @@ from peftbench.records import Trial
 
 
 def base(trial: Trial, config: Any, precision: Precision) -> Any:
-    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it."""
+    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it.
+
+    Raises:
+        Unsupported: if the libraries would leave more than embeddings and head of this base unquantized.
+    """
     from transformers import AutoModelForCausalLM
 
     method = method_of(trial.method, trial.options)
@@ -37,7 +41,9 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         with quantization.every_linear_layer():
             stand_ins.quantize(made, quantization.config(precision, double))
     models._use_one_kernel(made)
-    return made.requires_grad_(False)
+    made.requires_grad_(False)
+    models._check(made, precision, method.trains_base, models.storage(made))
+    return made
 
 
 def attach(made: Any, trial: Trial) -> Any:
@@ -66,44 +72,65 @@ def materialize(model: nn.Module) -> None:
     def other(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             replaced.append(tensor)
-            shape, strides = tensor.shape, tensor.stride()
-            held = storages.get(tensor.untyped_storage()._cdata)
-            if held is None:
-                new = torch.empty_strided(shape, strides, dtype=tensor.dtype, device="cpu")
-            else:
-                new = held.detach().as_strided(shape, strides, tensor.storage_offset())
-            storages.setdefault(tensor.untyped_storage()._cdata, new)
+            storage = tensor.untyped_storage()
+            if storage._cdata not in storages:  # all of it: a slice keeps the whole alive
+                whole = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
+                storages[storage._cdata] = whole
+            held = storages[storage._cdata]
+            new = held.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
             if isinstance(tensor, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                stand_ins.name(new, tensor)
             made[id(tensor)] = new
             new.__dict__.update({k: other(v) if isinstance(v, torch.Tensor) else v for k, v in vars(tensor).items()})
         return made[id(tensor)]
 
     for module in model.modules():
-        for state in stand_ins.states(module):
-            _replace(vars(state), other)
-        for holder in (module._parameters, module._buffers, vars(module)):
-            _replace(holder, other)
-        for name, value in vars(module).items():
-            if isinstance(value, dict) and not name.startswith("_"):
-                _replace(value, other)
+        for holder in _holders(module):
+            for name, value in holder.items():
+                if isinstance(value, torch.Tensor):
+                    holder[name] = other(value)
 
 
-def _replace(holder: dict[str, Any], other: Any) -> None:
-    for name, value in holder.items():
-        if isinstance(value, torch.Tensor):
-            holder[name] = other(value)
+def _holders(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield what holds a module's tensors by name: parameters, buffers, attributes and dictionaries among these."""
+    yield from (vars(state) for state in stand_ins.states(module))
+    yield from (module._parameters, module._buffers, vars(module))
+    yield from (v for name, v in vars(module).items() if isinstance(v, dict) and not name.startswith("_"))
 
 
 class Answers(TorchDispatchMode):
-    """Answers what code asks of a tensor's value: yes; 1 of integers; 0 of floats, the gradients' infinities too."""
+    """Answers what code asks of a tensor's value: yes, or 0 (of infinite gradients too, so that no step is skipped)."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; asking costs time at every operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator."""
+        if func is torch.ops.prim.device.default:  # asked more often than anything is computed
+            return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
-            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 1
-        return func(*args, **(kwargs or {}))
+            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator that returns tensors."""
+        if func is torch.ops.aten._grouped_mm.default:
+            return _experts_product(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _experts_product(
+    x: torch.Tensor, y: torch.Tensor, ends: Any = None, bias: Any = None, dtype: Any = None
+) -> torch.Tensor:
+    """Return what a product of grouped matrices returns; torch's own fake one refuses all types but bf16.
+
+    Shapes: x (n, d) and y (experts, d, o) give (n, o); x (d, n) and y (n, o) give (experts, d, o).
+    """
+    shape = (x.shape[0], y.shape[-1]) if y.ndim == 3 else (ends.shape[0], x.shape[0], y.shape[-1])
+    return x.new_empty(shape, dtype=dtype or x.dtype)
 
 
 @contextmanager
@@ -119,7 +146,7 @@ def fake_tensors(padded: bool) -> Iterator[None]:
     if not padded:
         masking_utils.is_tracing = lambda tensor=None: False
     try:
-        with FakeTensorMode(), Answers():
+        with FakeTensorMode():
             yield
     finally:
         masking_utils.is_tracing = asked

@@ -11,6 +11,10 @@ _PASSES = 2
 """Forward passes of a step that are traced: from the second on, gradients are there while activations grow."""
 
 
+class Unplannable(Exception):
+    """A trial that may well run, but whose step cannot be taken on tensors without values."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """The shape of one forward pass of a training step."""

@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.quantizers import AutoHfQuantizer
 
 _BLOCK, _SCALES_BLOCK = 64, 256
@@ -76,6 +77,24 @@ def _eight_bits(layer: Any) -> None:
     codes = torch.empty(layer.weight.shape, device="meta", dtype=torch.int8)
     layer.weight = Int8Params(codes, requires_grad=False)
     layer.weight.CB, layer.weight.SCB = layer.weight.data, torch.empty(codes.shape[0], device="meta")
+
+
+class _FakeParams4bit(FakeTensor):
+    """A fake tensor that peft takes for packed weights: it goes by the name of the class."""
+
+
+class _FakeInt8Params(FakeTensor):
+    """The same for codes of 8 bits."""
+
+
+_FakeParams4bit.__name__, _FakeInt8Params.__name__ = Params4bit.__name__, Int8Params.__name__
+
+
+def name(parameter: Any, like: torch.Tensor) -> None:
+    """Let a fake parameter go by the name of the parameter that it replaces, where that is bitsandbytes'."""
+    kind = {Params4bit: _FakeParams4bit, Int8Params: _FakeInt8Params}.get(type(like))
+    if kind is not None:
+        parameter.__class__ = kind
 
 
 def states(module: nn.Module) -> list[Any]:

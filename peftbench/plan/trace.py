@@ -6,13 +6,14 @@ block, its backward pass, one kind of operator after the backward pass.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import bitsandbytes  # noqa: F401 (its operators are looked up below)
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from peftbench import train
@@ -23,19 +24,20 @@ from peftbench.model import parameter_count, quantization_tensors
 from peftbench.plan import fake
 from peftbench.plan.record import Pass
 from peftbench.plan.stored import stored_bytes
-from peftbench.precision import effective
+from peftbench.precision import Precision, effective
 from peftbench.records import Trial
 
 Window = tuple[Any, ...]
 """Kind, the block's place (None outside of blocks), the forward pass's number, which time the place is met."""
+Moment = tuple[str, Mapping[str, int]]
+"""An operator, and the bytes by category when most were live from its start to the next one's."""
 
 
 @dataclass(frozen=True)
 class Traced:
     """What a traced step shows. Every number is linear in the number of layers."""
 
-    windows: Mapping[Window, Mapping[str, int]]
-    """Bytes by category at the highest moment of each window."""
+    windows: Mapping[Window, Sequence[Moment]]
     totals: Mapping[str, int]
     """Parameters, bytes and operations of the whole model and step, by name."""
 
@@ -57,24 +59,19 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
     }
     tuned = fake.attach(made, trial)
     with fake.fake_tensors(any(p.padded for p in passes)):
-        fake.materialize(tuned)
-        parameters = [p for p in tuned.parameters() if p.requires_grad]
-        totals["trainable_parameters"] = sum(p.numel() for p in parameters)
-        totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
-        learner = train.learner(
-            tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=0, virtual_tokens=0
-        )
-        _fill_optimizer(learner)
-        batches = [_batch(p) for p in passes]
-        tuned.train()
+        with fake.Answers():
+            fake.materialize(tuned)
+            learner = _learner(tuned, trial, precision)
+            totals["trainable_parameters"] = sum(p.numel() for p in learner.parameters)
+            totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
+            batches = [_batch(p) for p in passes]
         with account(tuned, method.trains_base, learner.optimizer.state) as book:
             windows = _Windows(book)
             _mark(tuned, config.get_text_config().num_hidden_layers, windows)
-            operators = _Operators(windows)
-            with operators:
+            with _Operators(windows) as operators:
                 train.step(learner, batches, trial.training.learning_rate)
-            windows.close()
-    return Traced(windows.peaks, totals | {"flops": operators.flops})
+            windows.next("")
+    return Traced(windows.moments, totals | {"flops": operators.flops})
 
 
 def _bytes(*tensors: torch.Tensor) -> int:
@@ -82,13 +79,20 @@ def _bytes(*tensors: torch.Tensor) -> int:
     return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
-def _fill_optimizer(learner: train.Learner) -> None:
-    """Make the state that optimizer and scaler have after the first step; a real trial is accounted after its last."""
-    for parameter in learner.parameters:
+def _learner(tuned: Any, trial: Trial, precision: Precision) -> train.Learner:
+    """Return a learner with the state of optimizer and scaler after a step: a trial is accounted after its last."""
+    assert trial.training is not None
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    learner = train.learner(
+        tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=0, virtual_tokens=0
+    )
+    for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(torch.zeros(()))
+    tuned.train()
+    return learner
 
 
 def _batch(shape: Pass) -> Batch:
@@ -97,28 +101,31 @@ def _batch(shape: Pass) -> Batch:
 
 
 class _Windows:
-    """The peaks of a book, window by window."""
+    """The peaks of a book, operator by operator, in windows."""
 
     def __init__(self, book: Book) -> None:
         self.book = book
-        self.peaks: dict[Window, dict[str, int]] = {}
+        self.moments: dict[Window, list[Moment]] = {}
         self.forward_pass = 0
-        self._window: Window = ("start", None)
-        self._met: dict[Window, int] = {}
+        self._met: Counter[Window] = Counter()
+        self._operator = ""
+        self._open(("start", None))
 
-    def enter(self, kind: str, place: int | None = None, count: bool = True) -> None:
-        """Begin a window; the one before ends."""
-        self.close()
+    def enter(self, kind: str, place: int | None = None) -> None:
+        """Begin a window."""
+        self.next("")
         window = (kind, place, self.forward_pass)
-        if count:
-            self._met[window] = self._met.get(window, 0) + 1
-        self._window = (*window, self._met.get(window, 0))
+        self._met[window] += 1
+        self._open((*window, self._met[window]))
 
-    def close(self) -> None:
-        """End a window: keep its peak if it is the window's highest, and begin to look anew."""
+    def _open(self, window: Window) -> None:
+        self._here = self.moments[window] = []
+
+    def next(self, operator: str) -> None:
+        """Begin an operator: keep the peak since the last one began."""
         book = self.book
-        if book.peak_bytes > sum(self.peaks.get(self._window, {}).values()):
-            self.peaks[self._window] = book.peak
+        self._here.append((self._operator, book.peak))
+        self._operator = operator
         book.peak_bytes, book.peak = sum(book.live.values()), dict(book.live)
 
 
@@ -141,7 +148,7 @@ def _mark(model: nn.Module, depth: int, windows: _Windows) -> None:
         def mark(module: nn.Module, args: Any, output: Any) -> None:
             windows.enter("recomputed" if _in_backward() else "after", place)
             first = output[0] if isinstance(output, tuple) else output
-            if first.requires_grad and not _in_backward():
+            if isinstance(first, torch.Tensor) and first.requires_grad and not _in_backward():
                 first.register_hook(lambda _: windows.enter("backward", place))
 
         return mark
@@ -156,40 +163,39 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _FLOPS: Mapping[Any, Any] = {
     **flop_registry,
-    _SDPA: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
         sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
     ),
+    torch.ops.aten._grouped_mm: lambda x, y, *_, **__: 2 * x.numel() * y.shape[-1],
+    torch.ops.bitsandbytes.gemm_4bit: lambda x, codes, shape, *_, **__: 2 * x.numel() * shape[0],
 }
 """Operators with products: torch's own table, and those that it lacks."""
 
 
-def _four_bit_flops(x: torch.Tensor, codes: Any, shape: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * shape[0]
-
-
-class _Operators(TorchDispatchMode):
-    """Counts products, and begins a window with each kind of operator that follows the backward pass."""
+class _Operators(fake.Answers):
+    """Counts products, and begins a window when the backward pass is over."""
 
     def __init__(self, windows: _Windows) -> None:
         super().__init__()
         self.flops = 0
         self._windows = windows
-        self._backward_seen = False
+        self._backward = False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator."""
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator that returns tensors."""
         if _in_backward():
-            self._backward_seen = True
-        elif self._backward_seen:
-            self._windows.enter(func.name(), count=False)
-        out = func(*args, **(kwargs or {}))
+            self._backward = True
+        elif self._backward:
+            self._backward = False
+            self._windows.enter("after backward")
+        self._windows.next(func.name())
+        out = super().run(func, args, kwargs)
         packet = func._overloadpacket
         if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **(kwargs or {}), out_val=out)
-        elif packet is torch.ops.bitsandbytes.gemm_4bit:
-            self.flops += _four_bit_flops(*args)
+            self.flops += _FLOPS[packet](*args, **kwargs, out_val=out)
         return out
