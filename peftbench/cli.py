@@ -76,7 +76,9 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
     command.add_argument("--keep-adapters", action="store_true", help="keep each tuned adapter, with a card")
     command.add_argument(
-        "--budget", metavar="SIZE", help="memory for a training step, like 16GiB: skip trials predicted to need more"
+        "--budget",
+        metavar="SIZE",
+        help="like 16GiB, or device: skip trials predicted to need more memory",
     )
     command.set_defaults(command=_run)
 
@@ -85,7 +87,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command = commands.add_parser("plan", help="print the cells of a suite, one line each, and run nothing")
     _add_suite(command)
     command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
-    command.add_argument("--budget", metavar="SIZE", help="with --memory: memory of the device, like 16GiB")
+    command.add_argument("--budget", metavar="SIZE", help="with --memory: what there is, like 16GiB, or device")
     command.add_argument(
         "--reserve",
         metavar="SIZE",
@@ -165,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> int:
         grid.Options(
             arguments.fresh,
             arguments.keep_adapters,
-            size.read(arguments.budget, "--budget") if arguments.budget else None,
+            size.budget(arguments.budget, kind) if arguments.budget else None,
             _command(arguments, ("set",)),
         ),
     )
@@ -242,13 +244,13 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
 
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
-    budget = size.read(arguments.budget, "--budget") if arguments.budget else None
+    budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
     reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell
 
     asked = forecast.Question(budget, reserve, arguments.fit)
-    found = list(forecast.forecasts(trials, lambda trial: identity.resolve_base(trial.base), asked))
+    found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
     print("\n".join(tell.lines(found, asked)))
     return 0
 

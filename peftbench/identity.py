@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,22 @@ def resolve_base(base: Base) -> Path:
     problem = _why_no_model(path)
     if problem:
         raise UserError(f"base {base.source!r}: {problem}")
+    return path
+
+
+def config_folder(base: Base) -> Path:
+    """Return a folder with a base's config; weights need not be there, and of a hub id nothing else is fetched.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if base.random_weights:
+        return _shape(base.source)
+    if on_hub(base):
+        return _from_hub(base, ["config.json"])
+    path = bases.folder(base.source) if base.source in bases.BASES else Path(base.source).expanduser()
+    if not (path / "config.json").is_file():
+        raise UserError(f"base {base.source!r}: {_why_no_model(path)}")
     return path
 
 
@@ -101,11 +117,11 @@ def _hint(source: str) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
-def _from_hub(base: Base) -> Path:
+def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+    patterns = [*files]
     if base.trust_remote_code:
         patterns.append("*.py")
     asked = f"base {base.source!r}" + (f" at revision {base.revision!r}" if base.revision else "")

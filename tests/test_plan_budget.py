@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
+import shutil
 import time
 
 import pytest
 import trials
 
-from peftbench import cli, data, errors, trial
+from peftbench import bases, cli, data, errors, identity, trial
+from peftbench.measure import environment
 from peftbench.plan import budget, fit, forecast, size, tell, textbook
 from peftbench.plan.predict import predict
 from peftbench.records import Base
@@ -21,6 +24,17 @@ from peftbench.records import Base
 )
 def test_a_size_is_read_as_it_is_written(text, expected):
     assert size.read(text, "--budget") == expected
+
+
+def test_the_budget_may_be_what_the_device_has(monkeypatch):
+    gpus = [{"memory.total": "143771 MiB"}]
+    monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": gpus})
+    assert size.budget("device", "cpu") == 5
+    assert size.budget("device", "cuda") == 143771 * 2**20
+    assert size.budget("1KiB", "cuda") == 1024
+    gpus.clear()
+    with pytest.raises(errors.UserError, match="does not tell how much memory the GPU has"):
+        size.budget("device", "cuda")
 
 
 @pytest.mark.parametrize("text", ["", "16 giga", "GiB", "-1GiB", "0", "1e3"])
@@ -153,3 +167,34 @@ def test_options_that_mean_nothing_alone_are_refused(options, told, capsys):
 def test_nothing_is_predicted_where_nobody_asks(tiny, tmp_path):
     row = _run(trials.trial(tiny, tmp_path), tmp_path).row
     assert (row.plan_seconds, row.predicted_train_bytes) == (None, None)
+
+
+def test_a_plan_needs_no_weights(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(errors.UserError, match=r"no config\.json"):
+        identity.config_folder(Base(str(folder)))
+    shutil.copy(bases.shape("gpt2-medium") / "config.json", folder)
+    assert identity.config_folder(Base(str(folder))) == folder
+    assert identity.config_folder(Base("nano")) == bases.folder("nano")
+    assert identity.config_folder(Base("llama-7b", random_weights=True)) == bases.shape("llama-7b")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **more: asked.append((name, more)) or folder)
+    assert identity.config_folder(Base("org/model", revision="v1")) == folder
+    assert asked == [("org/model", {"revision": "v1", "allow_patterns": ["config.json"]})]
+
+
+def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
+    config = json.loads((bases.shape("gpt2-medium") / "config.json").read_text()) | {"n_layer": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "s.yaml").write_text(
+        f"base: {{shape: {tmp_path}}}\ntasks: [compute]\nseeds: 1\ndevice: cpu\nmethods: {{lora: {{rank: [2, 4]}}}}\n"
+    )
+    command = ["plan", str(tmp_path / "s.yaml"), "--memory", "--budget", "1GiB", "--reserve", "100MiB"]
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["cell", "peak", "base"]
+    assert [line.split()[:2] for line in lines[2:4]] == [["lora", "r=2"], ["lora", "r=4"]]
+    assert [line.split()[-1] for line in lines[2:4]] in (["yes", "yes"], ["no", "no"])
+    assert lines[-1] == "fits: within 1.0 GiB, of which 100.0 MiB are kept for what is no tensor."
+    assert max(map(len, lines)) <= 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from peftbench.errors import UserError
+from peftbench.measure import environment
 
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{kind}": base**power
@@ -12,6 +13,26 @@ _UNITS = {"": 1, "b": 1} | {
     for kind, base in (("ib", 1024), ("b", 1000))
 }
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+
+
+DEVICE = "device"
+"""In place of a size: what the device has."""
+
+
+def budget(text: str, device: str) -> int:
+    """Return a budget in bytes: a size, or the memory of the device (the machine's, or its first GPU's).
+
+    Raises:
+        UserError: if it is no size, or the device does not tell.
+    """
+    if text != DEVICE:
+        return read(text, "--budget")
+    found = environment.describe()
+    if device == "cpu":
+        return int(found["memory_bytes"])
+    if not found["gpus"]:
+        raise UserError("--budget: nvidia-smi does not tell how much memory the GPU has; give a size like 16GiB")
+    return read(found["gpus"][0]["memory.total"], "--budget")
 
 
 def read(text: str, name: str) -> int:
