@@ -148,9 +148,12 @@ def summary() -> str:
     exact = sum(cell.error == 0 for cell in found)
     median = statistics.median(abs(cell.error) for cell in found)
     libraries = ", ".join(f"{k} {v}" for k, v in json.loads(PATH.read_text())["libraries"].items())
+    off = (
+        f"the largest is {worst.error:+.4%}, {worst.name}" if worst.error else "none is off, so there is no worst cell"
+    )
     return (
-        f"{len(found)} cells; {exact} are equal to the byte. Median error {median:.3%}, largest {worst.error:+.3%}: "
-        f"{worst.name}. With {libraries}."
+        f"{len(found)} cells, of which {exact} are equal to the byte; the median error is {median:.4%}; {off}. "
+        f"With {libraries}."
     )
 
 

@@ -137,6 +137,7 @@ def test_what_trains_and_what_is_saved_are_counted_as_the_method_does(name, tiny
     assert found.checkpoint_bytes == size
 
 
+@pytest.mark.slow
 def test_the_quickstarts_checkpoints_have_the_predicted_size_but_for_the_header(tmp_path):
     rows = pandas.read_parquet(planner_accuracy.PATH.parent / "quickstart" / "trials").query("status == 'ok'")
     seen = 0
@@ -214,6 +215,12 @@ def test_a_step_that_needs_values_is_told_as_one_that_cannot_be_planned(tiny, tm
     monkeypatch.setattr(train, "batch_loss", needs_values)
     with pytest.raises(Unplannable, match=r"^RuntimeError: needs values$"):
         predict(trials.trial(tiny, tmp_path), tiny, SHAPE)
+
+
+def test_a_tuner_that_reads_values_as_it_attaches_is_unplannable_not_unsupported(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "peft", options={"peft_type": "SHIRA"})
+    with pytest.raises(Unplannable, match="nonzero"):
+        predict(made, tiny, SHAPE)
 
 
 def test_nothing_is_left_behind(tiny, tmp_path):

@@ -98,10 +98,11 @@ def name(parameter: Any, like: torch.Tensor) -> None:
 
 
 def states(module: nn.Module) -> list[Any]:
-    """Return the objects of a layer that hold tensors of its quantization beside its parameters."""
+    """Return the objects that hold tensors of the quantization of a module's own parameters."""
     found: list[Any] = []
-    state = getattr(getattr(module, "weight", None), "quant_state", None)
-    while state is not None:
-        found.append(state)
-        state = state.state2
+    for parameter in module._parameters.values():
+        state = getattr(parameter, "quant_state", None)
+        while state is not None:
+            found.append(state)
+            state = state.state2
     return found
