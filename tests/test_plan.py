@@ -62,11 +62,23 @@ def test_a_prediction_is_what_a_real_step_is_accounted_for_to_the_byte(method, p
     assert (found.base_parameters, found.base_weights_bytes) == (loaded.parameters, loaded.weights_bytes)
 
 
-@pytest.mark.parametrize("family", ["mixtral", "gpt2", slow("gemma3"), slow("bloom")])
-def test_other_families_are_predicted_to_the_byte_too(family, tmp_path):
+FAMILIES = [
+    ("mixtral", "fp32"),
+    ("mixtral", "nf4"),
+    ("falcon", "nf4"),
+    ("gpt2", "fp32"),
+    slow("falcon", "int8"),
+    slow("gemma3", "fp32"),
+    slow("bloom", "fp32"),
+]
+
+
+@pytest.mark.parametrize(("family", "precision"), FAMILIES)
+def test_other_families_are_predicted_to_the_byte_too(family, precision, tmp_path):
     folder = architectures.make(tmp_path / family, family)
-    found, _, book = compare(folder, "lora", "fp32", SHAPE)
+    found, loaded, book = compare(folder, "lora", precision, SHAPE)
     assert dict(found.categories) == book.peak
+    assert (found.base_parameters, found.base_weights_bytes) == (loaded.parameters, loaded.weights_bytes)
 
 
 def keep_one_more_tensor(monkeypatch) -> None:
@@ -198,9 +210,9 @@ def test_a_config_alone_is_enough(tiny, tmp_path):
 
 
 def test_what_does_not_exist_on_a_base_is_told_as_the_trial_would_tell_it(tmp_path):
-    config = architectures.CONFIGS["falcon"]()
-    with pytest.raises(Unsupported, match="precision nf4: 12 weight matrices were not quantized"):
-        predict(trials.trial(tmp_path, tmp_path, "qlora", "nf4"), config, SHAPE)
+    config = architectures.CONFIGS["mixtral"]()
+    with pytest.raises(Unsupported, match=r"precision int8: 9 weight matrices were not quantized.*LLM\.int8 has no"):
+        predict(trials.trial(tmp_path, tmp_path, "lora", "int8"), config, SHAPE)
     llama = architectures.CONFIGS["llama"]()
     with pytest.raises(Unsupported, match="layers=4, but the base has only 3"):
         predict(trials.trial(tmp_path, tmp_path, "llama_adapter", options={"layers": 4}), llama, SHAPE)

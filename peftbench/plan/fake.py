@@ -40,6 +40,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         double = trial.options.get("double_quantization", True)
         with quantization.every_linear_layer():
             stand_ins.quantize(made, quantization.config(precision, double))
+        stand_ins.quantize_experts(made, precision, double)
     models._use_one_kernel(made)
     made.requires_grad_(False)
     models._check(made, precision, method.trains_base, models.storage(made))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest import mock
 
 import torch
 from bitsandbytes.functional import QuantState
-from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit, parametrize
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.quantizers import AutoHfQuantizer
+
+from peftbench import quantization
+from peftbench.precision import Precision
 
 _BLOCK, _SCALES_BLOCK = 64, 256
 """Weights that share a scale, and scales that share one where they are quantized too: bitsandbytes' defaults."""
@@ -38,30 +42,23 @@ def quantize(model: Any, settings: Any) -> None:
     quantizer.postprocess_model(model)
 
 
+def quantize_experts(model: Any, precision: Precision, double_quantization: bool) -> None:
+    """Do as ``quantization.quantize_experts`` with codes and scales that nothing was computed for."""
+
+    def quantize_4bit(weight: torch.Tensor, *_: Any, **settings: Any) -> tuple[torch.Tensor, QuantState]:
+        double, kind = settings["compress_statistics"], settings["quant_type"]
+        return _codes(weight), _state(weight, weight.dtype, double, kind)
+
+    with mock.patch.object(parametrize.F, "quantize_4bit", quantize_4bit):
+        quantization.quantize_experts(model, precision, double_quantization)
+
+
 def _four_bits(layer: Any, dtype: torch.dtype) -> None:
-    """Give a layer the tensors of ``quantize_4bit``: codes, two a byte, and their scales, quantized where asked."""
+    """Give a layer the tensors of ``quantize_4bit``."""
     weight = layer.weight
-    blocks = math.ceil(weight.numel() / _BLOCK)
-    nested: dict[str, Any] = {}
-    if weight.compress_statistics:
-        nested["offset"] = torch.empty((), device="meta")
-        nested["state2"] = QuantState(
-            absmax=torch.empty(math.ceil(blocks / _SCALES_BLOCK), device="meta"),
-            code=torch.empty(_SCALE_LEVELS, device="meta"),
-            blocksize=_SCALES_BLOCK,
-            dtype=torch.float32,
-        )
-    state = QuantState(
-        absmax=torch.empty(blocks, device="meta", dtype=torch.uint8 if nested else torch.float32),
-        shape=weight.shape,
-        code=torch.empty(_LEVELS, device="meta"),
-        blocksize=_BLOCK,
-        quant_type=weight.quant_type,
-        dtype=dtype,
-        **nested,
-    )
+    state = _state(weight, dtype, weight.compress_statistics, weight.quant_type)
     layer.weight = Params4bit(
-        torch.empty(math.ceil(weight.numel() / 2), 1, device="meta", dtype=torch.uint8),
+        _codes(weight),
         quant_state=state,
         blocksize=_BLOCK,
         compress_statistics=weight.compress_statistics,
@@ -70,6 +67,34 @@ def _four_bits(layer: Any, dtype: torch.dtype) -> None:
         bnb_quantized=True,
     )
     layer.quant_state = state
+
+
+def _codes(weight: torch.Tensor) -> torch.Tensor:
+    """Return codes, two a byte."""
+    return torch.empty(math.ceil(weight.numel() / 2), 1, device="meta", dtype=torch.uint8)
+
+
+def _state(weight: torch.Tensor, dtype: torch.dtype, double: bool, kind: str) -> QuantState:
+    """Return the scales of codes, quantized themselves where asked."""
+    blocks = math.ceil(weight.numel() / _BLOCK)
+    nested: dict[str, Any] = {}
+    if double:
+        nested["offset"] = torch.empty((), device="meta")
+        nested["state2"] = QuantState(
+            absmax=torch.empty(math.ceil(blocks / _SCALES_BLOCK), device="meta"),
+            code=torch.empty(_SCALE_LEVELS, device="meta"),
+            blocksize=_SCALES_BLOCK,
+            dtype=torch.float32,
+        )
+    return QuantState(
+        absmax=torch.empty(blocks, device="meta", dtype=torch.uint8 if nested else torch.float32),
+        shape=weight.shape,
+        code=torch.empty(_LEVELS, device="meta"),
+        blocksize=_BLOCK,
+        quant_type=kind,
+        dtype=dtype,
+        **nested,
+    )
 
 
 def _eight_bits(layer: Any) -> None:
