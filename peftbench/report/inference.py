@@ -190,9 +190,9 @@ def _what(cells: Sequence[Measured]) -> str:
     prompts, tokens, new = (raw.get(key) for key in ("prompts", "prompt_tokens", "new_tokens"))
     return (
         f"Inference: rates of a batch of {prompts} prompts of {tokens} tokens, latencies of one prompt, {new} new "
-        f"tokens each; medians of {repeats} repeats in a cell's first trial, in brackets their quartiles. × base: time "
-        "against that of the base without the method, in turns with it in the same process, with the 95 % interval "
-        "over the repeats."
+        f"tokens each; medians of {repeats} repeats in a cell's first trial. × base: time against that of the base "
+        "without the method, in turns with it in the same process. In brackets, on the page and in Markdown: quartiles "
+        "of latencies, 95 % intervals of ratios over the repeats."
     )
 
 
