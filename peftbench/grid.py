@@ -20,7 +20,7 @@ from peftbench.tasks import read
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate")
+_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "inference")
 """Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
@@ -117,7 +117,7 @@ def prepare(
     inputs = _Inputs()
     checked: set[tuple[str, str]] = set()
     jobs: list[Job] = []
-    predicted: set[str] = set()
+    seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
@@ -133,13 +133,14 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                predicts=trial.training is not None and trial.cell not in predicted,
+                predicts=trial.training is not None and trial.cell not in seen,
+                measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=options.budget_bytes,
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
-        predicted.add(trial.cell)
+        seen.add(trial.cell)
     store.open_for_run(folder, tasks)
     _make_room(folder)
     keys = [job.key for job in jobs]

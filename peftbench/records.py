@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
+from peftbench.inference_columns import InferenceColumns
+
 SCHEMA_VERSION = 1
 """History: 1 (2026-11) first schema."""
 
@@ -180,6 +182,8 @@ class Trial:
     """CPU threads of the trial's process."""
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
+    inference: bool = True
+    """Whether the tuned model is measured in use, in a cell's first trial; not part of the key."""
     unsupported: str | None = None
     """Why this cell cannot exist; None where it can."""
 
@@ -202,6 +206,8 @@ class Job:
     """Where to keep the tuned adapter; None to delete it after its size is known."""
     predicts: bool = False
     """Whether to predict the peak that the trial then measures; once for a cell does."""
+    measures_inference: bool = False
+    """Whether to measure the tuned model in use; once for a cell does."""
     budget_bytes: int | None = None
     """Memory that a training step may take: a trial predicted to need more is skipped. None for no limit."""
     log: str | None = None
@@ -233,8 +239,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TrialRow:
-    """One row of ``trials``: flat, named with units. Absent values are null."""
+class TrialColumns:
+    """The columns of ``trials`` but for those of inference."""
 
     # what
     key: Annotated[str, "hash of everything that decides the numbers; the row's identity"]
@@ -352,6 +358,11 @@ class TrialRow:
     load_average: Annotated[float | None, "the machine's one-minute load average as the trial began"] = None
     started_at: Annotated[str | None, "UTC, ISO 8601"] = None
     finished_at: Annotated[str | None, "UTC, ISO 8601"] = None
+
+
+@dataclass(frozen=True)
+class TrialRow(InferenceColumns, TrialColumns):
+    """One row of ``trials``: flat, named with units. Absent values are null."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import os
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ import torch
 
 from peftbench import card, data, evaluate, failures, identity, liveness, train
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
-from peftbench.measure import environment, memory
+from peftbench.measure import environment, inference, memory, structure
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
@@ -34,8 +32,6 @@ from peftbench.tasks import read
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
 """Most held-out examples in a validation loss, in file order, shared among the training sets."""
-_TAIL = 0.1
-"""Share of the steps whose mean is ``last_loss``."""
 
 
 @dataclass
@@ -50,6 +46,8 @@ class Run:
     steps: tuple[Any, ...] = ()
     scores: tuple[Any, ...] = ()
     examples: tuple[Any, ...] = ()
+    bare: structure.Structure | None = None
+    """The base before a method was put beside its weights, where it will be measured in use."""
 
 
 def run(job: Job, asked_at: float, announce: Callable[[str], None], report: train.Progress) -> Result:
@@ -132,6 +130,9 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         model, status = _tune(run, loaded)
     if status[0] is Status.OK:
         _evaluate(run, loaded, model, examples)
+        if job.measures_inference:
+            with run.clock.phase("inference"):
+                run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
     return status
 
 
@@ -166,6 +167,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     with run.clock.phase("check"):
         probe = data.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
         logits = liveness.probe(loaded.model, probe, precision, trial.device)
+    if run.job.measures_inference and not method.trains_base:
+        run.bare = structure.remember(loaded.model.modules(), weights=False)
     with run.clock.phase("attach"):
         _seed(seed)
         found = matrices(loaded.model)
@@ -189,7 +192,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     with run.clock.phase("train"), memory.allocator_peak(trial.device, run.facts, "peak_train_bytes"):
         _seed(seed)
         trace = train.train(learner, plan, held_out, run.clock, run.report)
-    _record_training(run, trace)
+    run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
+    run.facts.update(train.columns(trace))
     if trial.device == "cuda":
         run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
     if trial.device == "cpu":
@@ -241,30 +245,6 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     run.facts["predicted_train_bytes"] = peak
 
 
-def _record_training(run: Run, trace: train.Trace) -> None:
-    run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
-    steady = [s for s in trace.steps if not s.untimed]
-    seconds = sum(s.seconds for s in steady)
-    tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
-    run.facts.update(
-        steps_done=len(trace.steps),
-        skipped_steps=sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
-        first_loss=trace.steps[0].loss,
-        last_loss=statistics.fmean(s.loss for s in tail),
-        best_validation_loss=trace.best_validation_loss,
-        scored_step=trace.scored_step,
-        train_seconds=sum(s.seconds for s in trace.steps),
-        train_waiting_seconds=trace.waiting_seconds,
-        untimed_seconds=sum(s.seconds for s in trace.steps if s.untimed),
-        median_step_seconds=statistics.median(s.seconds for s in steady) if steady else None,
-    )
-    for name in ("processed", "nonpadding", "loss"):
-        column = f"{name}_tokens"
-        run.facts[column] = sum(getattr(s, column) for s in trace.steps)
-        rate = sum(getattr(s, column) for s in steady) / seconds if steady else None
-        run.facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
-
-
 def _save(run: Run, model: Any, tokenizer: Any) -> None:
     """Save the tuned weights, measure them, and keep them with a card if asked to."""
     job = run.job
@@ -298,6 +278,23 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores
     run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
+
+
+def _subject(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> inference.Subject:
+    """Return the tuned model as what is measured in use: last of all, so that nothing else depends on it."""
+    trial = run.job.trial
+    return inference.Subject(
+        model=model,
+        base=loaded.model,
+        bare=run.bare,
+        method=method_of(trial.method, trial.options),
+        precision=effective(trial.precision, trial.options),
+        device=trial.device,
+        clock=run.clock,
+        prompts=inference.prompts(loaded.tokenizer, examples.values(), trial.evaluation.max_length),
+        pad_id=loaded.tokenizer.pad_token_id,
+        scratch=Path(run.job.scratch),
+    )
 
 
 def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str, list[Example]]) -> int:

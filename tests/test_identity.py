@@ -42,8 +42,9 @@ TRIAL = Trial(
     device="cpu",
     threads=1,
 )
-NAMES = {"suite", "cell", "timeout_seconds", "unsupported"}
-"""Fields of a trial that decide no number: how it is called, how long it may take, why it is not run."""
+NAMES = {"suite", "cell", "timeout_seconds", "inference", "unsupported"}
+"""Fields of a trial that decide no score: how it is called, how long it may take, what is measured after its work, why
+it is not run."""
 PLACES = {"Base": {"source", "revision"}, "Task": {"files"}}
 """Fields that say where content is; the content itself is in the key."""
 

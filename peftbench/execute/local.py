@@ -135,6 +135,7 @@ def _timed(result: Result, wall: float) -> Result:
         row.check_seconds,
         row.evaluate_seconds,
         row.save_seconds,
+        row.inference_seconds,
     )
     untracked = wall - sum(seconds or 0.0 for seconds in phases)
     return replace(result, row=replace(row, wall_seconds=wall, untracked_seconds=untracked))

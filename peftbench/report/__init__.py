@@ -73,8 +73,10 @@ def table(results_folder: str | Path, format: str = "text") -> str:
 
 
 def _text(results: Results, format: str) -> str:
-    from peftbench.report import grids, tables, writers
+    from peftbench.report import grids, inference, tables, writers
 
     if format == "ranks":
         return writers.write_grids_md(grids.heading(results), grids.method_grids(results))
-    return tables.write(tables.comparison(results), format)
+    text = tables.write(tables.comparison(results), format)
+    used = inference.table(results) if format in ("text", "md") else None  # csv and tex hold one table
+    return text if used is None else f"{text}\n{tables.write(used, format)}"

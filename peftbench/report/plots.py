@@ -80,6 +80,7 @@ PHASES = {
     "check_seconds": "check",
     "evaluate_seconds": "evaluate",
     "save_seconds": "save",
+    "inference_seconds": "inference",
     "untracked_seconds": "untracked",
 }
 """Column to phase, in the order in which they happen."""
@@ -88,7 +89,7 @@ _TIME_GROUPS = {
     "train": ("train_seconds",),
     "validate": ("validate_seconds",),
     "account and check": ("account_seconds", "check_seconds"),
-    "evaluate": ("evaluate_seconds",),
+    "evaluate": ("evaluate_seconds", "inference_seconds"),
     "save": ("save_seconds",),
     "untracked": ("untracked_seconds",),
 }
@@ -243,7 +244,9 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     names = "memory at the training peak, by category" if is_memory else "time by phase"
     svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
     keys = tuple(Key(_swatch(color), name) for name, (_, color) in used.items())
-    heads = MEMORY if is_memory else PHASES
+    heads = dict(MEMORY if is_memory else PHASES)
+    if not any(cell.mean("inference_seconds") for cell in cells):  # a phase that not every suite has
+        heads.pop("inference_seconds", None)
     numbers = tuple((cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells)
     return Breakdown(Panel(names, Markup(svg), keys), ("cell", *heads.values(), "total"), numbers)
 

@@ -65,6 +65,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         timeout_seconds=top.timeout_seconds,
         shown=document.shown,
         only=only,
+        inference=evaluate.inference,
     )
     _check_use(b, suite)
     report(b.problems)

@@ -244,5 +244,6 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             device=device,
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
+            inference=suite.inference,
             unsupported=why_unsupported(cell.method, cell.precision, device) or unchecked,
         )

@@ -54,6 +54,8 @@ class Suite:
     """The file as messages name it."""
     only: tuple[tuple[str, str], ...] = ()
     """(field, value) pairs that select trials; see ``select``."""
+    inference: bool = True
+    """Whether tuned models are measured in use."""
 
     @property
     def scored(self) -> tuple[str, ...]:

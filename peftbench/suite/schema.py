@@ -169,6 +169,7 @@ class EvaluateBlock(Strict):
     test_seed: Annotated[int, Field(ge=0, lt=TEST_SEEDS)] = Field(
         default=DEFAULT_TEST_SEED, description=f"a built-in task's test set, 0 to {TEST_SEEDS - 1}"
     )
+    inference: bool = True
 
 
 def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:
