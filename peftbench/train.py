@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,11 @@ from peftbench.records import StepRow, Training
 _SCALE = 2.0**10
 """First loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
 skipped: the method would do less work than the others. Skipped steps show as an infinite gradient norm."""
+
+_TAIL = 0.1
+"""Share of the steps whose mean is ``last_loss``."""
+_LEAST_STEADY = 3
+"""Fewest steady steps from which a rate is told."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +202,28 @@ def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:
     """Return (processed, non-padding, loss-bearing) tokens of a step."""
     processed = sum(b.ids.numel() + virtual * b.ids.shape[0] for b in batches)
     return processed, sum(int(b.mask.sum()) for b in batches), sum(b.loss_tokens for b in batches)
+
+
+def columns(trace: Trace) -> dict[str, Any]:
+    """Return what training was, as columns of the trial's row; rates are null with too few steady steps."""
+    steady = [s for s in trace.steps if not s.untimed]
+    seconds = sum(s.seconds for s in steady)
+    tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
+    facts = {
+        "steps_done": len(trace.steps),
+        "skipped_steps": sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
+        "first_loss": trace.steps[0].loss,
+        "last_loss": statistics.fmean(s.loss for s in tail),
+        "best_validation_loss": trace.best_validation_loss,
+        "scored_step": trace.scored_step,
+        "train_seconds": sum(s.seconds for s in trace.steps),
+        "train_waiting_seconds": trace.waiting_seconds,
+        "untimed_seconds": sum(s.seconds for s in trace.steps if s.untimed),
+        "median_step_seconds": statistics.median(s.seconds for s in steady) if steady else None,
+    }
+    for name in ("processed", "nonpadding", "loss"):
+        column = f"{name}_tokens"
+        facts[column] = sum(getattr(s, column) for s in trace.steps)
+        rate = sum(getattr(s, column) for s in steady) / seconds if len(steady) >= _LEAST_STEADY else None
+        facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
+    return facts

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     ("records and errors", "_suites errors records"),
-    ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
+    (
+        "what the machine is",
+        "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
+    ),
     ("tables, no torch", "methods methods.outside methods.record methods.peft_fields precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
@@ -34,7 +37,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "methods.lora_parts methods.lora_starts methods.peft methods.peft_checkpoint methods.prefix_tuning "
         "methods.prompt_tuning methods.reach",
     ),
-    ("phases of a trial", "train evaluate failures liveness card measure.memory"),
+    ("phases of a trial", "train evaluate failures liveness card measure.memory measure.watch measure.work"),
     ("the card of the built-in base", "bases.card"),
     (
         "a trial's needs, predicted",
@@ -51,7 +54,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "commands, no torch",
         "grid compare compare.comparison compare.differences compare.text "
         "report report.axis report.collect report.figures report.format "
-        "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
+        "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.speed report.svg "
         "report.tables report.words report.writers",
     ),
     ("faces", "catalogue columns progress plan.tell"),

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from peftbench import train
 from peftbench.data import Batch
+from peftbench.measure import work
 from peftbench.measure.ledger import Book, account
 from peftbench.methods import method_of
 from peftbench.model import parameter_count, quantization_tensors
@@ -156,21 +156,6 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-_SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_FLOPS: Mapping[Any, Any] = {
-    **flop_registry,
-    _SDPA: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
-    ),
-}
-"""Operators with products: torch's own table, and those that it lacks."""
-
-
-def _four_bit_flops(x: torch.Tensor, codes: Any, shape: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * x.numel() * shape[0]
-
-
 class _Operators(TorchDispatchMode):
     """Counts products, and begins a window with each kind of operator that follows the backward pass."""
 
@@ -187,9 +172,5 @@ class _Operators(TorchDispatchMode):
         elif self._backward_seen:
             self._windows.enter(func.name(), count=False)
         out = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
-        if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **(kwargs or {}), out_val=out)
-        elif packet is torch.ops.bitsandbytes.gemm_4bit:
-            self.flops += _four_bit_flops(*args)
+        self.flops += work.operations(func, args, kwargs or {}, out)
         return out
