@@ -293,7 +293,9 @@ class TrialRow:
     train_flops_per_token: Annotated[float | None, "matrix products' FLOPs of a typical step per processed token"] = (
         None
     )
-    device_flops_per_second: Annotated[float | None, "best square matrix product here, in the computing type"] = None
+    device_flops_per_second: Annotated[float | None, "best square matrix product, measured: what MFU is a share of"] = (
+        None
+    )
     train_energy_joules: Annotated[float | None, "energy of the training loop, without validation"] = None
     energy_source: Annotated[str | None, "nvml: the whole GPU; rapl: all CPU packages of the machine"] = None
     first_loss: Annotated[float | None, "loss of the first step, nats per loss-bearing token"] = None

@@ -19,9 +19,9 @@ and more than 10 to 30 batches gain little (Schmeiser 1982, Operations Research 
 LEAST_STEADY = 3
 """Fewest steady steps that have a rate."""
 RATE = "tokens_per_second"
-_HEADS = (
+HEADS = (
     *("cell", "non-padding tokens/s", "processed tokens/s", "loss-bearing tokens/s", "± within a trial"),
-    *("padding left", "median step", "p5", "p95", "untimed"),
+    *("padding left", "median step [ms]", "p5 [ms]", "p95 [ms]", "untimed"),
     *("FLOPs per token", "FLOP/s", "MFU", "energy", "samples/J"),
 )
 
@@ -136,7 +136,7 @@ def rates(results: Results) -> Rates | None:
     """
     cells = [cell for cell in results.tuned if cell.mean("train_seconds") is not None]
     made = [_row(cell, [s for s in (trial_steps(results, key) for key in cell.ok["key"]) if s]) for cell in cells]
-    return Rates(_HEADS, tuple(made)) if made else None
+    return Rates(HEADS, tuple(made)) if made else None
 
 
 def trial_steps(results: Results, key: str) -> Steady | None:
@@ -163,7 +163,7 @@ def _row(cell: Cell, steps: Sequence[Steady]) -> tuple[str, ...]:
         fmt.number(cell.mean("loss_tokens_per_second")),
         fmt.percent(within),
         fmt.percent(mean(lambda row: padding(row, virtual))),
-        *(fmt.seconds(mean(lambda s, name=name: getattr(s, name), steps)) for name in ("median", "p5", "p95")),  # type: ignore[misc]
+        *(fmt.number(mean(lambda s, name=name: 1e3 * getattr(s, name), steps)) for name in ("median", "p5", "p95")),  # type: ignore[misc]
         fmt.seconds(cell.mean("untimed_seconds")),
         fmt.count(cell.mean("train_flops_per_token")),
         fmt.count(mean(achieved)),

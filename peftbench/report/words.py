@@ -22,7 +22,7 @@ DEFINED = {
     "processed_tokens_per_second": "processed tokens/s",
     "loss_tokens_per_second": "loss-bearing tokens/s",
     "train_flops_per_token": "FLOPs per token",
-    "device_flops_per_second": "the device's FLOP/s, which MFU is a share of",
+    "device_flops_per_second": "MFU",
     "train_energy_joules": "energy",
     "untimed_seconds": "untimed",
     "account_seconds": "account memory",
