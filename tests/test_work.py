@@ -105,6 +105,20 @@ def test_a_known_product_is_counted_and_what_is_no_product_is_not():
     assert products.operations == 2 * 3 * 4 * 5
 
 
+def test_a_mixture_of_fused_experts_takes_6_n_of_the_weights_that_a_token_meets():
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    d, kv, f, layers, vocabulary, tokens, experts, met = 64, 32, 128, 2, 64, 16, 4, 2
+    sizes = {"hidden_size": d, "intermediate_size": f, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads, num_local_experts=experts, num_experts_per_tok=met))
+    with work.Products() as products:
+        logits = model(input_ids=torch.arange(2 * tokens).reshape(2, tokens), use_cache=False).logits
+        logits.logsumexp(-1).sum().backward()
+    weights = layers * (2 * d * d + 2 * d * kv + d * experts + met * 3 * d * f) + d * vocabulary
+    assert products.operations / (2 * tokens) == 6 * weights + 2 * PASSES * d * layers * tokens
+
+
 def test_int8_products_of_cuda_are_counted_as_dense_ones():
     import bitsandbytes  # noqa: F401  registers its operators
 

@@ -137,8 +137,9 @@ def resident_peak(facts: dict[str, Any], column: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if reset:
+        if reset:  # the kernel's count is approximate: a later reading can be some pages lower
             facts[column] = _resident_peak()
+            facts["host_peak_resident_bytes"] = max(facts["host_peak_resident_bytes"], facts[column])
 
 
 def note_resident_peak(facts: dict[str, Any]) -> None:
