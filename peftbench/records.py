@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from peftbench.inference_columns import InferenceColumns
+from peftbench.memory_columns import MemoryColumns
 
 SCHEMA_VERSION = 1
 """History: 1 (2026-11) first schema."""
@@ -274,14 +275,8 @@ class TrialColumns:
     # size
     base_parameters: Annotated[int | None, "parameters of the base, tied ones once"] = None
     trainable_parameters: Annotated[int | None, "parameters that train"] = None
-    adapted_share: Annotated[
-        float | None,
-        "of the weights in the base's matrices without embeddings and head, the share in those that the method trains "
-        "or updates; null where it does neither",
-    ] = None
-    unadapted_matrices: Annotated[
-        str | None, "names of the base's other such matrices, * for a layer's number, comma separated"
-    ] = None
+    adapted_share: Annotated[float | None, "share of the base's matrix weights (no embedding, head) it adapts"] = None
+    unadapted_matrices: Annotated[str | None, "names of the other such matrices, * for a layer's number"] = None
     stored_parameters: Annotated[int | None, "parameters in the weight files of what was saved"] = None
     base_weights_bytes: Annotated[int | None, "base weights and quantization state as loaded, tied ones once"] = None
     base_bits_per_weight: Annotated[float | None, "base_weights_bytes x 8 / base_parameters"] = None
@@ -296,10 +291,20 @@ class TrialColumns:
     processed_tokens: Annotated[int | None, "tokens in training's forward passes, with padding and virtual ones"] = None
     nonpadding_tokens: Annotated[int | None, "data tokens in training, without padding and virtual ones"] = None
     loss_tokens: Annotated[int | None, "tokens in training that bore loss"] = None
-    tokens_per_second: Annotated[float | None, "non-padding data tokens per second over steady steps"] = None
+    tokens_per_second: Annotated[float | None, "non-padding data tokens per second over three steady steps or more"] = (
+        None
+    )
     processed_tokens_per_second: Annotated[float | None, "processed tokens per second over steady steps"] = None
     loss_tokens_per_second: Annotated[float | None, "loss-bearing tokens per second over steady steps"] = None
     median_step_seconds: Annotated[float | None, "median of the steady steps"] = None
+    train_flops_per_token: Annotated[float | None, "matrix products' FLOPs of a typical step per processed token"] = (
+        None
+    )
+    device_flops_per_second: Annotated[float | None, "best square matrix product, measured: what MFU is a share of"] = (
+        None
+    )
+    train_energy_joules: Annotated[float | None, "energy of the training loop, without validation"] = None
+    energy_source: Annotated[str | None, "nvml: the whole GPU; rapl: all CPU packages of the machine"] = None
     first_loss: Annotated[float | None, "loss of the first step, nats per loss-bearing token"] = None
     last_loss: Annotated[float | None, "mean loss of the last tenth of the steps, nats per loss-bearing token"] = None
     best_validation_loss: Annotated[float | None, "lowest validation loss, nats per loss-bearing token"] = None
@@ -312,56 +317,30 @@ class TrialColumns:
     attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
     untimed_seconds: Annotated[float | None, "the part of train_seconds in untimed (warm-up) steps"] = None
-    train_waiting_seconds: Annotated[
-        float | None,
-        "seconds in which threads that could run waited for a CPU during training steps, summed over threads; null "
-        "where the system does not tell",
-    ] = None
+    train_waiting_seconds: Annotated[float | None, "runnable threads' wait for a CPU in training steps, summed"] = None
     validate_seconds: Annotated[float | None, "validation during training"] = None
-    account_seconds: Annotated[float | None, "memory accounting in extra steps"] = None
+    account_seconds: Annotated[float | None, "counting memory and work in extra steps"] = None
     check_seconds: Annotated[float | None, "proving that the method is active and the base unchanged"] = None
     evaluate_seconds: Annotated[float | None, "scoring the tasks"] = None
     save_seconds: Annotated[float | None, "saving the adapter"] = None
     untracked_seconds: Annotated[float | None, "wall time of the trial that no phase owns"] = None
     wall_seconds: Annotated[float | None, "from asking for the process to its result"] = None
-    # memory
-    memory_kind: Annotated[str | None, "tensor_accounting (cpu) or allocator (cuda): never compare the two"] = None
-    peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
-    predicted_train_bytes: Annotated[
-        int | None, "peak of a training step as predicted from the config alone, in a cell's first trial"
-    ] = None
-    peak_evaluate_bytes: Annotated[int | None, "peak of evaluation on its longest prompts"] = None
-    peak_base_weights_bytes: Annotated[int | None, "base weights at the training peak"] = None
-    peak_quantization_state_bytes: Annotated[int | None, "quantization state at the training peak"] = None
-    peak_adapter_bytes: Annotated[int | None, "the method's own weights at the training peak"] = None
-    peak_gradients_bytes: Annotated[int | None, "gradients at the training peak"] = None
-    peak_optimizer_bytes: Annotated[int | None, "optimizer state at the training peak"] = None
-    peak_activations_bytes: Annotated[int | None, "tensors saved for backward at the training peak"] = None
-    peak_logits_bytes: Annotated[
-        int | None, "logits, their copies and gradients at the training peak; null where they count as the next two"
-    ] = None
-    peak_temporaries_bytes: Annotated[int | None, "all other live tensors at the training peak"] = None
-    peak_unexplained_bytes: Annotated[
-        int | None, "allocator's peak of the accounted step less its categories: what operators hold inside"
-    ] = None
-    host_peak_resident_bytes: Annotated[int | None, "resident peak of the trial's process, libraries included"] = None
     # proof of life
     trainable_tensors: Annotated[int | None, "tensors that train"] = None
     moved_tensors: Annotated[int | None, "of those, how many training changed"] = None
     stalled_tensors: Annotated[str | None, "names of the others, comma separated"] = None
-    largest_logit_change: Annotated[
-        float | None, "largest absolute change of a logit against the base, probe batch"
-    ] = None
+    largest_logit_change: Annotated[float | None, "largest absolute change of a logit against the base, probe"] = None
     # results and environment
     scores_json: Annotated[str, "every task's Score record as JSON"] = "{}"
     environment_json: Annotated[str, "packages, Python, CPU, GPU, driver, git state, settings of the machine"] = "{}"
+    device_state_json: Annotated[str | None, "cuda: clocks, power, heat, why slowed, as training began, ended"] = None
     load_average: Annotated[float | None, "the machine's one-minute load average as the trial began"] = None
     started_at: Annotated[str | None, "UTC, ISO 8601"] = None
     finished_at: Annotated[str | None, "UTC, ISO 8601"] = None
 
 
 @dataclass(frozen=True)
-class TrialRow(InferenceColumns, TrialColumns):
+class TrialRow(InferenceColumns, MemoryColumns, TrialColumns):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 
 

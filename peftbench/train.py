@@ -27,6 +27,8 @@ skipped: the method would do less work than the others. Skipped steps show as an
 
 _TAIL = 0.1
 """Share of the steps whose mean is ``last_loss``."""
+_LEAST_STEADY = 3
+"""Fewest steady steps from which a rate is told."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
             loss = batch_loss(learner.model, batch) / loss_tokens
         learner.scaler.scale(loss).backward()
         total += loss.detach()
+        del loss  # its graph, of which bitsandbytes' int8 layers keep their inputs alive beyond the backward pass
     learner.scaler.unscale_(learner.optimizer)
     clip = learner.training.clip_norm
     norm = nn.utils.clip_grad_norm_(learner.parameters, math.inf if clip is None else clip)
@@ -203,7 +206,7 @@ def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:
 
 
 def columns(trace: Trace) -> dict[str, Any]:
-    """Return what a trial's row tells of its training."""
+    """Return what training was, as columns of the trial's row; rates are null with too few steady steps."""
     steady = [s for s in trace.steps if not s.untimed]
     seconds = sum(s.seconds for s in steady)
     tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
@@ -222,6 +225,6 @@ def columns(trace: Trace) -> dict[str, Any]:
     for name in ("processed", "nonpadding", "loss"):
         column = f"{name}_tokens"
         facts[column] = sum(getattr(s, column) for s in trace.steps)
-        rate = sum(getattr(s, column) for s in steady) / seconds if steady else None
+        rate = sum(getattr(s, column) for s in steady) / seconds if len(steady) >= _LEAST_STEADY else None
         facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
     return facts

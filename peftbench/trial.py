@@ -19,7 +19,7 @@ import torch
 
 from peftbench import card, data, evaluate, failures, identity, liveness, train
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
-from peftbench.measure import environment, inference, memory, structure
+from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
@@ -42,6 +42,9 @@ class Run:
     clock: Clock
     report: train.Progress
     phase: str = "start"
+    gauges: watch.Gauges = field(default_factory=watch.Gauges)
+    ledger: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Bytes by category at each phase's border."""
     facts: dict[str, Any] = field(default_factory=dict)
     steps: tuple[Any, ...] = ()
     scores: tuple[Any, ...] = ()
@@ -69,7 +72,7 @@ def run(job: Job, asked_at: float, announce: Callable[[str], None], report: trai
     run.clock = Clock(torch.cuda.synchronize if job.trial.device == "cuda" else lambda: None, enter)
     run.facts.update(started_at=_now(), load_average=environment.load_average(), start_seconds=started - asked_at)
     status, message = _attempt(run)
-    run.facts["host_peak_resident_bytes"] = memory.host_peak_resident_bytes()
+    memory.note_resident_peak(run.facts)
     return _result(run, status, message)
 
 
@@ -99,6 +102,9 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     trial, job = run.job.trial, run.job
     method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     _prepare_process(trial)
+    run.gauges = watch.gauges(trial.device)
+    if run.gauges.meter:
+        run.clock.energy = run.gauges.meter.read
     if job.budget_bytes is not None and trial.training is not None:
         with run.clock.phase("plan"):
             _predict(run, _plan(run, load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code))[0])
@@ -120,6 +126,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         loaded_dtypes=loaded.dtypes,
         memory_kind=memory.KINDS[trial.device],
     )
+    run.ledger["load"] = memory.held(loaded.model, method.trains_base)
     _check_context(trial, loaded.model)
     examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
@@ -187,19 +194,22 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
             virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
             after_step=resolve(method.after_step) if method.after_step else None,
         )
+    run.ledger["attach"] = memory.held(model, method.trains_base)
     with run.clock.phase("check"):
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
-    with run.clock.phase("train"), memory.allocator_peak(trial.device, run.facts, "peak_train_bytes"):
+    with run.clock.phase("train"), watch.training(run.gauges, run.facts):
         _seed(seed)
-        trace = train.train(learner, plan, held_out, run.clock, run.report)
+        trace = train.train(learner, plan, held_out, run.clock, watch.each_step(run.gauges, run.report))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
     run.facts.update(train.columns(trace))
+    run.facts.update(watch.energy_columns(run.gauges, run.clock))
     if trial.device == "cuda":
         run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
-    if trial.device == "cpu":
-        with run.clock.phase("account"):
+    with run.clock.phase("account"):
+        if trial.device == "cpu":
             step = memory.largest_step(plan, training.micro_batch_size)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
+        run.facts.update(work.columns(learner, plan))
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase("plan"):
             _predict(run, plan)
@@ -271,10 +281,15 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
     wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, precision)
     if trial.device == "cpu":
         with run.clock.phase("account"):
-            run.facts["peak_evaluate_bytes"] = _account_evaluation(run, wrapped, examples)
+            run.ledger["evaluate"] = _account_evaluation(run, wrapped, examples)
+            run.facts["peak_evaluate_bytes"] = sum(run.ledger["evaluate"].values())
     if trial.base.random_weights:  # the scores of random weights would be numbers without a meaning
         return
-    with run.clock.phase("evaluate"), memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"):
+    with (
+        run.clock.phase("evaluate"),
+        memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"),
+        memory.resident_peak(run.facts, "host_peak_evaluate_bytes"),
+    ):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores
     run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
@@ -297,16 +312,16 @@ def _subject(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exam
     )
 
 
-def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str, list[Example]]) -> int:
-    """Return the highest peak over one batch of each task's longest prompts."""
-    peak = 0
+def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str, list[Example]]) -> dict[str, int]:
+    """Return the bytes by category at the highest peak over one batch of each task's longest prompts."""
+    peak: dict[str, int] = {}
     for task in run.job.trial.tasks:
         if task.name in examples:
             largest = evaluate.largest_batch(wrapped, task, examples[task.name])
             with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
                 evaluate.run_harness(wrapped, task, largest)
-            peak = max(peak, book.peak_bytes)
-    return peak
+            peak = max(peak, book.peak, key=lambda found: sum(found.values()))
+    return {name: size for name, size in peak.items() if size}
 
 
 def _result(run: Run, status: Status, message: str | None) -> Result:
@@ -320,6 +335,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
         status=status,
         phase=None if ok else run.phase,
         message=None if message is None else identity.told(run.job, message, status is Status.ERROR),
+        ledger_json=json.dumps(run.ledger) if run.ledger else None,
         scores_json=json.dumps({s.task: dataclasses.asdict(s) for s in run.scores}, sort_keys=True),
         finished_at=_now(),
     )

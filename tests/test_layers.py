@@ -17,8 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns records"),
-    ("what the machine is", "measure measure.clock measure.environment execute.device execute.lifeline"),
+    ("records and errors", "_suites errors inference_columns memory_columns records"),
+    (
+        "what the machine is",
+        "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
+    ),
     ("tables, no torch", "methods methods.outside methods.record methods.peft_fields precision tasks bases"),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
@@ -36,7 +39,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "train evaluate failures liveness card measure.memory measure.structure measure.inference",
+        "train evaluate failures liveness card measure.memory measure.structure measure.inference measure.watch "
+        "measure.work",
     ),
     ("the card of the built-in base", "bases.card"),
     (
@@ -55,7 +59,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "grid compare compare.comparison compare.differences compare.text "
         "report report.axis report.collect report.figures report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
-        "report.settings report.svg report.tables report.words report.writers",
+        "report.settings report.speed report.svg report.tables report.words report.writers",
     ),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),

@@ -214,3 +214,32 @@ def test_evaluations_peak_is_measured_on_the_batch_with_most_tokens(tiny, tmp_pa
     many, one = [Example(f"one two {n} ?", "red") for n in range(5)], Example("one two three 7 ?", "red")
     assert len(base.tokenizer.encode(one.prompt)) > len(base.tokenizer.encode(many[0].prompt))
     assert evaluate.largest_batch(wrapped, task, [one, *many]) == many[:4]
+
+
+def test_a_resident_peak_that_cannot_be_reset_is_not_told(monkeypatch):
+    facts: dict = {}
+    monkeypatch.setattr(memory, "_reset_resident_peak", lambda: False)
+    with memory.resident_peak(facts, "host_peak_train_bytes"):
+        pass
+    assert facts.keys() == {"host_peak_resident_bytes"}
+
+
+def test_resets_of_the_resident_peak_do_not_lower_the_whole_process_peak():
+    facts: dict = {}
+    block = bytearray(200 * MB)
+    memory.note_resident_peak(facts)
+    highest = facts["host_peak_resident_bytes"]
+    del block
+    with memory.resident_peak(facts, "host_peak_train_bytes"):
+        pass
+    memory.note_resident_peak(facts)
+    assert facts["host_peak_train_bytes"] < highest - 100 * MB
+    assert facts["host_peak_resident_bytes"] >= highest
+
+
+def test_what_a_model_holds_is_counted_by_category_and_its_hooks_are_gone(tiny, tmp_path):
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
+    found = memory.held(learner.model, False)
+    assert found.keys() == {"base_weights", "adapter"}
+    assert found["adapter"] == 4 * sum(p.numel() for p in learner.parameters)
+    assert not any(p._post_accumulate_grad_hooks for p in learner.parameters)

@@ -20,7 +20,7 @@ from results_factory import ENVIRONMENT, TASKS, make_grid, make_result, store, w
 
 from peftbench.errors import UserError
 from peftbench.report import format as fmt
-from peftbench.report import plots, render, table
+from peftbench.report import plots, render, speed, table
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.figures import fill_of
 from peftbench.report.labels import push_apart
@@ -617,6 +617,6 @@ def test_definitions_go_by_the_headings_that_are_shown(grid: Path) -> None:
     results = collect(grid)
     named = {column: heading for column, heading in DEFINED.items() if column not in ("peak_base_weights_bytes",)}
     shown = {column.title for column in comparison(results).columns} | set(plots.MEMORY.values())
-    shown |= set(plots.PHASES.values()) | {"untimed"}
+    shown |= set(plots.PHASES.values()) | {"untimed"} | set(speed.HEADS)
     assert set(named.values()) <= shown
     assert ("throughput (tokens_per_second)") in dict(definitions(results))

@@ -37,7 +37,9 @@ def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_pat
     assert (row.status, row.phase, row.message) == ("ok", None, None)
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
-    none = {"stalled_tensors", "unadapted_matrices", "plan_seconds", "predicted_train_bytes"}
+    none = {"stalled_tensors", "unadapted_matrices"}
+    none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
+    none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
     assert row.trainable_tensors == row.moved_tensors
     assert row.largest_logit_change > 0
@@ -82,12 +84,44 @@ def test_the_same_seed_gives_the_same_losses_and_scores_bit_for_bit(tiny, tmp_pa
 
 def test_memory_by_category_adds_up_to_the_peak(tiny, tmp_path):
     row = run(trials.trial(tiny, tmp_path), tmp_path).row
-    parts = [f.name for f in dataclasses.fields(row) if f.name.startswith("peak_")]
-    others = ("peak_train_bytes", "peak_evaluate_bytes", "peak_unexplained_bytes")
-    parts = [name for name in parts if name not in others and "generate" not in name]
-    assert len(parts) == len(CATEGORIES)
-    assert sum(getattr(row, name) for name in parts) == row.peak_train_bytes
+    assert sum(getattr(row, f"peak_{name}_bytes") for name in CATEGORIES) == row.peak_train_bytes
     assert row.memory_kind == "tensor_accounting"
+
+
+def test_bytes_by_category_are_told_at_the_phases_borders_and_at_evaluations_peak(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "qlora", "nf4")
+    row = run(made, tmp_path).row
+    ledger = json.loads(row.ledger_json)
+    assert list(ledger) == ["load", "attach", "evaluate"]
+    assert ledger["load"].keys() == {"base_weights", "quantization_state"}
+    assert ledger["attach"] == ledger["load"] | {"adapter": 4 * row.trainable_parameters}
+    assert ledger["evaluate"].items() >= ledger["attach"].items()
+    assert "optimizer" not in ledger["evaluate"]
+    assert sum(ledger["evaluate"].values()) == row.peak_evaluate_bytes
+    assert json.loads(run(trials.trial(tiny, tmp_path, "base"), tmp_path).row.ledger_json).keys() == {
+        "load",
+        "evaluate",
+    }
+
+
+def test_the_hosts_peaks_are_of_training_and_of_evaluation_alone(tiny, tmp_path, monkeypatch):
+    held, evaluated = 300 << 20, evaluate.evaluate
+
+    def greedy(*args):
+        memory_held = bytearray(held)
+        return evaluated(*args) if memory_held else None
+
+    monkeypatch.setattr(evaluate, "evaluate", greedy)
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert row.host_peak_evaluate_bytes - row.host_peak_train_bytes > held / 2
+    assert row.host_peak_resident_bytes >= row.host_peak_evaluate_bytes
+
+
+def test_a_rate_needs_three_steady_steps(tiny, tmp_path):
+    rows = [run(trials.trial(tiny, tmp_path, training={"steps": n}), tmp_path).row for n in (3, 4)]
+    rates = ("tokens_per_second", "processed_tokens_per_second", "loss_tokens_per_second")
+    assert [[getattr(row, name) is None for name in rates] for row in rows] == [[True] * 3, [False] * 3]
+    assert all(row.median_step_seconds for row in rows)
 
 
 @pytest.mark.parametrize(

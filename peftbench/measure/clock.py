@@ -14,12 +14,19 @@ class Clock:
     Args:
         synchronize: called before each reading, so that queued device work counts where it was asked for.
         announce: called with a phase's name when it begins.
+
+    Attributes:
+        seconds: by phase; an inner phase's are in those of the outer one too.
+        joules: by phase, likewise; phases of which they are not known are absent.
+        energy: returns the joules used since some moment, None where they are not known.
     """
 
     def __init__(
         self, synchronize: Callable[[], None] = lambda: None, announce: Callable[[str], None] = lambda _: None
     ) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.joules: dict[str, float] = defaultdict(float)
+        self.energy: Callable[[], float | None] = lambda: None
         self._synchronize = synchronize
         self._announce = announce
         self._open: list[str] = []
@@ -34,13 +41,16 @@ class Clock:
         """Add the time spent in the context to a phase, also when it ends in an exception."""
         self._announce(name)
         self._open.append(name)
-        start = self.now()
+        start, before = self.now(), self.energy()
         try:
             yield
         except BaseException:  # a broken device must not be waited for; the phase that failed stays announced
             self.seconds[name] += time.perf_counter() - start
             raise
         self.seconds[name] += self.now() - start
+        after = self.energy()
+        if before is not None and after is not None:
+            self.joules[name] += after - before
         self._open.pop()
         if self._open:
             self._announce(self._open[-1])

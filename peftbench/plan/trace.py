@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import bitsandbytes  # noqa: F401 (its operators are looked up below)
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from peftbench import train
 from peftbench.data import Batch
+from peftbench.measure import work
 from peftbench.measure.ledger import Book, account
 from peftbench.methods import method_of
 from peftbench.model import parameter_count, quantization_tensors
@@ -163,20 +162,6 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-_FLOPS: Mapping[Any, Any] = {
-    **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-        q.shape, k.shape, v.shape
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
-    ),
-    torch.ops.aten._grouped_mm: lambda x, y, *_, **__: 2 * x.numel() * y.shape[-1],
-    torch.ops.bitsandbytes.gemm_4bit: lambda x, codes, shape, *_, **__: 2 * x.numel() * shape[0],
-}
-"""Operators with products: torch's own table, and those that it lacks."""
-
-
 class _Operators(fake.Answers):
     """Counts products, and begins a window when the backward pass is over."""
 
@@ -195,7 +180,5 @@ class _Operators(fake.Answers):
             self._windows.enter("after backward")
         self._windows.next(func.name())
         out = super().run(func, args, kwargs)
-        packet = func._overloadpacket
-        if packet in _FLOPS:
-            self.flops += _FLOPS[packet](*args, **kwargs, out_val=out)
+        self.flops += work.operations(func, args, kwargs, out)
         return out

@@ -44,12 +44,19 @@ def number(value: Number) -> str:
     return f"{value:,.{min(digits, 6)}f}"
 
 
-def count(value: Number) -> str:
-    """Return "1.2 M": a count with a decimal prefix (k, M, B = billion, T)."""
+def count(value: Number, significant: bool = False) -> str:
+    """Return "1.2 M": a count with a decimal prefix (k, M, B = billion, T).
+
+    Args:
+        value: the count.
+        significant: whether to give three significant digits in place of one decimal: "984 k" for "984.2 k".
+    """
     if value is None or math.isnan(value):
         return MISSING
     unit = _largest(COUNT_UNITS, value)
-    return f"{value:.0f}" if unit.size == 1 else f"{value / unit.size:.1f} {unit.name}"
+    if unit.size == 1:
+        return f"{value:.0f}"
+    return f"{number(value / unit.size) if significant else f'{value / unit.size:.1f}'} {unit.name}"
 
 
 def integer(value: Number) -> str:

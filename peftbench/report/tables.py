@@ -73,7 +73,8 @@ class _Quantity:
     unit: str = ""
     """Empty for bytes, whose unit the column's values choose."""
     digits: int | None = None
-    """Decimals, shown with the spread over seeds; None for three significant digits without it."""
+    """Decimals, shown with the spread over seeds (in the terminal's table in % of the mean, to save room); None for
+    three significant digits without it."""
 
     def build(self, cells: tuple[Cell, ...]) -> tuple[Column, Callable[[Cell], Value]]:
         """Return the column and the function that fills it."""
@@ -84,6 +85,8 @@ class _Quantity:
         def fill(cell: Cell) -> Value:
             mean, sd = cell.mean(self.column), cell.sd(self.column)
             plain = fmt.number(None if mean is None else mean / unit.size)
+            if self.digits is not None and mean and sd is not None:
+                plain += f"±{100 * sd / mean:.0f}%"
             text = plain if self.digits is None else fmt.spread(mean, sd, 1 / unit.size, self.digits)
             return Value(text, (mean, sd), plain, mean)
 
@@ -143,7 +146,7 @@ def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
         trainable, base = cell.mean("trainable_parameters"), cell.mean("base_parameters")
         fraction = trainable / base if trainable is not None and base else None
         text = fmt.count(trainable) + (f" ({fmt.share(fraction)})" if fraction else "")
-        return Value(text, (trainable, fraction), fmt.count(trainable), trainable)
+        return Value(text, (trainable, fraction), fmt.count(trainable, significant=True), trainable)
 
     return column, fill
 

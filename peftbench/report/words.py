@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 from peftbench import stats
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
-from peftbench.report import memory, settings
+from peftbench.report import memory, settings, speed
 from peftbench.report.collect import Cell, Results, precision_order, read_json
 
 DEFINED = {
@@ -19,6 +19,11 @@ DEFINED = {
     "peak_evaluate_bytes": "peak evaluate memory",
     "tokens_per_second": "throughput",
     "train_seconds": "train time",
+    "processed_tokens_per_second": "processed tokens/s",
+    "loss_tokens_per_second": "loss-bearing tokens/s",
+    "train_flops_per_token": "FLOPs per token",
+    "device_flops_per_second": "MFU",
+    "train_energy_joules": "energy",
     "untimed_seconds": "untimed",
     "account_seconds": "account memory",
     "check_seconds": "check",
@@ -94,6 +99,7 @@ def notes(results: Results) -> tuple[str, ...]:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
+    found += speed.notes(results)
     found += _trouble_notes(results)
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
 
@@ -147,7 +153,7 @@ def _seeds_note(results: Results) -> str:
         return "No tuned cell has a finished trial."
     if seeds == [1]:
         return "One seed per cell: no spread can be given."
-    return "Scores: mean ± standard deviation over the n seeds that ended ok."
+    return "Scores, train, speed: mean ± standard deviation over the n seeds that ended ok."
 
 
 def _metrics_note(results: Results) -> Iterable[str]:
