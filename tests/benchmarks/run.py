@@ -78,7 +78,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.json"
         command = [sys.executable, "-m", "pytest", *sorted(map(str, Path(__file__).parent.glob("bench_*.py")))]
-        command += ["-o", "python_functions=bench_*", f"--benchmark-json={made}", "--benchmark-quiet", "-rs"]
+        command += ["-o", "python_functions=bench_*", "--disable-warnings"]
+        command += [f"--benchmark-json={made}", "--benchmark-quiet"]
         command += ["-k", arguments.k] if arguments.k else []
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         # one thread: the same for both sides of a ratio, and least disturbed by neighbours
