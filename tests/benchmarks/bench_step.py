@@ -22,7 +22,7 @@ from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, method_of, resolve
 from peftbench.precision import PRECISIONS
 
-ROUNDS, STEPS = 20, 2
+ROUNDS, STEPS = 40, 1
 """Turns of each loop, and optimizer steps in a turn."""
 BATCH, LENGTH, PAD = 4, 64, 2
 SHAPE = {
