@@ -1,5 +1,6 @@
 # make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
 # make test         set up, check style and types, run the tests
+# make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning precisions
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
@@ -7,11 +8,12 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 RUNS ?= quickstart
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check reference clean
+.PHONY: quickstart test check bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -24,6 +26,9 @@ check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
 reference: $(STAMP)
 	$(BIN)/python tests/reference.py --run $(RUNS)

@@ -126,6 +126,7 @@ def _timed(result: Result, wall: float) -> Result:
     row = result.row
     phases = (
         row.start_seconds,
+        row.plan_seconds,
         row.load_seconds,
         row.data_seconds,
         row.attach_seconds,

@@ -73,7 +73,7 @@ class Ledger(TorchDispatchMode):
         self._storages: weakref.WeakKeyDictionary[Any, _Storage] = weakref.WeakKeyDictionary()
 
     def track(self, tensor: torch.Tensor, category: str, *, move: bool = True) -> None:
-        """Book a tensor's storage under a category, or move it there if it was a temporary."""
+        """Book a tensor's storage under a category, or move it there if it was booked by its looks alone."""
         if tensor.layout is torch.sparse_coo:  # has no storage of its own (SHiRA's updates, FRoD's rotations)
             self.track(tensor._indices(), category, move=move)
             self.track(tensor._values(), category, move=move)
@@ -85,8 +85,9 @@ class Ledger(TorchDispatchMode):
             self._storages[storage] = entry
             self.book.add(category, entry.size)
             weakref.finalize(storage, self._free, entry)
-        elif move and known.category == "temporaries":
-            self.book.live["temporaries"] -= known.size
+        elif move and (known.category == "temporaries" or (known.category, category) == ("logits", "gradients")):
+            # a weight as wide as the vocabulary has a gradient that looks like logits
+            self.book.live[known.category] -= known.size
             known.category = category
             self.book.live[category] += known.size
 

@@ -85,7 +85,7 @@ PHASES = {
 }
 """Column to phase, in the order in which they happen."""
 _TIME_GROUPS = {
-    "set up": ("start_seconds", "load_seconds", "data_seconds", "attach_seconds"),
+    "set up": ("start_seconds", "plan_seconds", "load_seconds", "data_seconds", "attach_seconds"),
     "train": ("train_seconds",),
     "validate": ("validate_seconds",),
     "account and check": ("account_seconds", "check_seconds"),
