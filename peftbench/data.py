@@ -131,7 +131,8 @@ def plan_steps(
     plan: list[Sequence[Encoded]] = []
     seen = 0
     while True:
-        drawn = [list(itertools.islice(stream, training.batch_size)) for _ in range(min(_CHUNK, steps or _CHUNK))]
+        count = _CHUNK if steps is None else min(_CHUNK, steps - len(plan))
+        drawn = [list(itertools.islice(stream, training.batch_size)) for _ in range(count)]
         new = dict.fromkeys(identity for step in drawn for identity in step if identity not in known)
         pairs = [(identity, examples[identity[0]][identity[1]]) for identity in new]
         if pairs:

@@ -58,7 +58,8 @@ class Options:
     """Whether finished trials run again."""
     keep_adapters: bool = False
     budget_bytes: int | None = None
-    """Memory for a training step: trials predicted to need more are skipped; None for no limit."""
+    """Memory for the training steps that run at the same time: trials predicted to need more than their share are
+    skipped. None for no limit."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
 
@@ -135,7 +136,7 @@ def prepare(
                 scratch=str(folder),
                 predicts=trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and trial.cell not in seen,
-                budget_bytes=options.budget_bytes,
+                budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )

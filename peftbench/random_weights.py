@@ -1,8 +1,8 @@
 """A model of a config without weights: drawn on the device, one tensor at a time, quantized as they are drawn.
 
 Speed and memory do not depend on the values, so a shape can be measured where its weights cannot be had. Loading goes
-the way of real weights: transformers reads a tensor when it needs it, and of a base that is quantized holds one at a
-time, so that a 7B base in 4 bits never takes more than its own few GiB.
+the way of real weights: transformers reads a tensor when it needs it, and of linear layers that are quantized holds one
+at a time, so that a 7B base in 4 bits never takes more than its own few GiB. Fused experts are quantized after loading.
 """
 
 from __future__ import annotations

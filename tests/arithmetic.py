@@ -22,7 +22,7 @@ CASES = {
     "LLaMA-6B, everything in 8 bits": (6e9, "int8", None, None),
     "LLaMA-65B, full fine-tuning in 16 bits with 32-bit moments": (65e9, "mixed", None, None),
     "LLaMA-65B, full fine-tuning, all in bf16": (None, None, None, ("llama-65b", "full", "{precision: bf16-true}")),
-    "LLaMA-65B, LoRA r=64 on all linear layers of a 4-bit base": (
+    "LLaMA-65B, LoRA r=64 on all linear layers of a 4-bit base, checkpointing": (
         65e9,
         "nf4",
         0.8e9,

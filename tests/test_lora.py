@@ -14,7 +14,7 @@ from test_methods import IDS, logits
 from peftbench import data, model, optimizers, train
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, alpha_of, lora
+from peftbench.methods import METHODS, alpha_of, lora, resolve
 from peftbench.precision import PRECISIONS
 from peftbench.tasks import read
 
@@ -30,7 +30,8 @@ def tuned(tiny, tmp_path, precision="fp32", rank=4, steps=0, **options):
     parameters = model.cast_trainable(attached, PRECISIONS[precision])
     if steps:
         where = {"precision": PRECISIONS[precision], "device": "cpu", "pad_id": base.tokenizer.pad_token_id}
-        learner = train.learner(attached, parameters, made.training, virtual_tokens=0, **where)
+        after_step = resolve(METHODS["lora"].after_step)
+        learner = train.learner(attached, parameters, made.training, virtual_tokens=0, after_step=after_step, **where)
         train.train(learner, plan[:steps], [], Clock(), lambda *_: None)
     return attached.eval()
 
@@ -367,15 +368,18 @@ def test_the_fused_projection_of_gpt2_adapts_k_too(tmp_path):
 )
 def test_lora_on_q_and_v_of_a_fused_projection_leaves_k_as_it_is(precision, optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "TRAINING", dataclasses.replace(trials.TRAINING, optimizer=optimizer, weight_decay=0.1))
-    base = gpt2(tmp_path, 256 if "8bit" in optimizer else 32)  # 8-bit state is for 4,096 values or more
-    attached = tuned(base, tmp_path, precision, steps=4, target_modules=["c_attn.q", "c_attn.v"])
+    # 8-bit state is for 4,096 values or more, in blocks of 256: of rank 32 they hold values of two parts
+    width, r = (128, 32) if "8bit" in optimizer else (32, 4)
+    base = gpt2(tmp_path, width)
+    attached = tuned(base, tmp_path, precision, r, steps=10, target_modules=["c_attn.q", "c_attn.v"])
     update = parts_of_update(attached)
-    width = len(update["q"])
     assert not update["k"].any()
     assert min(float(update[part].abs().max()) for part in "qv") > 0
     (module,) = layers(attached).values()
     a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-    q, v = b[:width, :4] @ a[:4], b[2 * width :, 4:] @ a[4:]
+    assert not b[:width, r:].any()
+    assert not b[2 * width :, :r].any()
+    q, v = b[:width, :r] @ a[:r], b[2 * width :, r:] @ a[r:]
     scale = 2.0  # alpha / r, of each part
     torch.testing.assert_close(update["q"], scale * q, atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(update["v"], scale * v, atol=1e-2, rtol=1e-2)

@@ -119,6 +119,20 @@ def test_a_planted_leak_shows_in_the_temporaries(tiny, tmp_path, monkeypatch):
     assert after.peak_bytes - before.peak_bytes == MB
 
 
+def test_as_many_tokens_as_the_model_is_wide_do_not_hide_the_logits(tiny, tmp_path):
+    """Of shape (b t, v), they then look like the gradient of the head, transposed: (d, v)."""
+    _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
+    booked = []
+    for tokens in (31, 32, 33):  # twice 32 is the width, and with the label shift 33
+        ids = torch.arange(2 * tokens).reshape(2, tokens) % 300
+        batch = data.Batch(ids, torch.ones_like(ids), ids)
+        with account(learner.model, True, {}) as book:
+            train.batch_loss(learner.model, batch).backward()
+        booked.append(book.peak["logits"] / tokens)
+        learner.optimizer.zero_grad(set_to_none=True)
+    assert max(booked) < 1.1 * min(booked)
+
+
 def test_logits_their_copies_and_gradients_are_a_category(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     batch = data.collate(plan[1], 1)

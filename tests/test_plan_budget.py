@@ -93,7 +93,7 @@ def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_figures_and_ru
     skipped = _run(made, tmp_path, budget_bytes=needed - 1)
     assert (skipped.row.status, skipped.row.phase) == ("skipped", "plan")
     assert not skipped.row.status.final, "the same command with more memory runs it"
-    assert "predicted to need 0.00 GiB in a training step (base weights 0.00" in skipped.row.message
+    assert "MiB in a training step (base weights 0.50 MiB" in skipped.row.message
     assert skipped.row.load_seconds is None, "nothing was loaded"
     assert _run(made, tmp_path, budget_bytes=needed).row.status == "ok"
 
@@ -101,6 +101,16 @@ def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_figures_and_ru
 def test_a_step_that_cannot_be_traced_is_not_predicted_and_runs(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "predict", lambda *_: 1 / 0)
     row = _run(trials.trial(tiny, tmp_path), tmp_path, budget_bytes=1).row
+    assert (row.status, row.predicted_train_bytes) == ("ok", None)
+
+
+@pytest.mark.parametrize("error", [errors.Unsupported("not here"), RuntimeError("no values")])
+def test_what_prevents_a_prediction_costs_no_trial_that_is_trained(error, tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(budget, "predict", fail)
+    row = _run(trials.trial(tiny, tmp_path), tmp_path, predicts=True).row
     assert (row.status, row.predicted_train_bytes) == ("ok", None)
 
 

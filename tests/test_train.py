@@ -118,6 +118,14 @@ def test_epochs_and_tokens_are_budgets_too(tiny, tmp_path):
     assert sum(tokens) >= 200 > sum(tokens[:-1])
 
 
+def test_grouping_by_length_sees_every_example_once_in_an_epoch_of_many_steps(tiny):
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    examples = {"colour": [Example("x " * (i % 7 + 1) + str(i), "red") for i in range(1200)]}
+    settings = replace(trials.TRAINING, steps=None, epochs=1.0, group_by_length=True)
+    seen = [e.identity for step in data.plan_steps(examples, settings, tokenizer, 0) for e in step]
+    assert len(seen) == len(set(seen)) == 1200
+
+
 def test_grouping_by_length_leaves_less_padding_and_drops_no_example(tiny, tmp_path):
     def padding(steps):
         return sum(max(len(e.ids) for e in step) * len(step) - sum(len(e.ids) for e in step) for step in steps)

@@ -65,7 +65,8 @@ class Ledger(TorchDispatchMode):
 
         Args:
             vocabulary: v: a float tensor that ends on v is logits, a copy of them, their softmax or their gradient.
-            width: d of the model, to tell those from the head's weights and gradients, transposed to (d, v).
+            width: d of the model, to tell those from the head's gradient, a product of shape (d, v) in the backward
+                pass.
         """
         super().__init__()
         self.book = Book()
@@ -99,13 +100,14 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
-                self.track(leaf, "logits" if self._is_logits(leaf) else "temporaries", move=False)
+                self.track(leaf, "logits" if self._is_logits(leaf, func) else "temporaries", move=False)
         return out
 
-    def _is_logits(self, tensor: torch.Tensor) -> bool:
+    def _is_logits(self, tensor: torch.Tensor, func: Any) -> bool:
         if tensor.ndim < 2 or tensor.shape[-1] != self._vocabulary or not tensor.is_floating_point():
             return False
-        return tensor.numel() // tensor.shape[-1] != self._width
+        product = func is torch.ops.aten.mm.default and torch._C._current_graph_task_id() != -1
+        return not (product and tuple(tensor.shape) == (self._width, self._vocabulary))
 
     def keep(self, tensor: torch.Tensor) -> torch.Tensor:
         """Book a tensor that autograd saves for backward as an activation, unless it is a weight."""

@@ -251,6 +251,7 @@ METHODS: Table[Method] = Table(
                 default_rank=8,
                 options=MappingProxyType({**_LORA, **_LORA_MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
+                after_step="peftbench.methods.lora_parts:keep_zeros",
                 color="#1f77b4",
             ),
             Method(
@@ -277,6 +278,7 @@ METHODS: Table[Method] = Table(
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
+                after_step="peftbench.methods.lora_parts:keep_zeros",
                 color="#ff7f0e",
             ),
             Method(

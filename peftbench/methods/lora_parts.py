@@ -76,4 +76,11 @@ def restrict(tuned: Any, parts: Mapping[str, Sequence[str]]) -> None:
             first = order[found[0]].index(part) * height
             zero[first : first + height, i * width : (i + 1) * width] = False
         weight.register_hook(lambda gradient, zero=zero: gradient.masked_fill(zero, 0.0))
+        tuned.peftbench_zeros = [*getattr(tuned, "peftbench_zeros", ()), (weight, zero)]
         weight.peftbench_trained = len(names) * height * width
+
+
+def keep_zeros(tuned: Any, _: int) -> None:
+    """Put back the zeros of B after a step: 8-bit optimizer state rounds them together with their neighbours."""
+    for weight, zero in getattr(tuned, "peftbench_zeros", ()):
+        weight.data.masked_fill_(zero, 0.0)

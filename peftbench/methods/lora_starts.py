@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.data import collate
 from peftbench.errors import Unsupported
+from peftbench.quantization import is_fused
 
 _MUTATING = ("pissa", "olora")
 _ADAPTER = "default"
@@ -28,7 +29,12 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
     words = [word for word in ("dora", "dropout") if options.get(word)]
     words += [start] * (start not in ("kaiming", "gaussian"))
     # in 4 bits experts are a parametrization; all-linear reaches their router alone, by the same wrapper
-    fused = [name for name, p in model.named_parameters() if p.ndim >= 3 or ".parametrizations." in name]
+    fused = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name, p in module.named_parameters(recurse=False)
+        if is_fused(module, p) or ".parametrizations." in f"{path}."
+    ]
     if words and fused and options["target_modules"] == "all-linear":
         raise Unsupported(
             f"lora: all-linear reaches fused experts ({fused[0]}) or their router, where peft has no "

@@ -12,11 +12,11 @@ from peftbench.plan.predict import predict
 from peftbench.plan.record import Pass
 from peftbench.records import Trial
 
-_SHOWN = 2**30
-
 
 def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None) -> int | None:
-    """Return a trial's predicted peak in bytes; None where its step cannot be traced.
+    """Return a trial's predicted peak in bytes; None where there is none.
+
+    Without a budget nothing depends on the prediction, and whatever prevents it leaves the trial as it is.
 
     Args:
         trial: a trial that trains.
@@ -26,23 +26,28 @@ def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | Non
 
     Raises:
         DoesNotFit: with the figures, if it is predicted to need more memory than there is.
-        Unsupported: if the method or precision does not exist on this base.
+        Unsupported: with a budget, if the method or precision does not exist on this base.
     """
     assert trial.training is not None
     try:
         found = predict(trial, folder, passes(step, trial.training.micro_batch_size))
-    except Unsupported:
-        raise
-    except Exception:  # whatever a model's code does with tensors that have no values; the trial itself may well run
+    except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
+        if budget is not None and isinstance(error, Unsupported):
+            raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
     if budget is not None and found.peak_bytes > budget:
-        parts = ", ".join(f"{k.replace('_', ' ')} {v / _SHOWN:.2f}" for k, v in found.categories.items() if v)
+        parts = ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
-            f"predicted to need {found.peak_bytes / _SHOWN:.2f} GiB in a training step ({parts}), "
-            f"more than the budget of {budget / _SHOWN:.2f} GiB"
+            f"predicted to need {_told(found.peak_bytes)} in a training step ({parts}), "
+            f"more than the budget of {_told(budget)}"
         )
     return found.peak_bytes
+
+
+def _told(size: int) -> str:
+    """Return bytes in the unit in which they can be read."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"
 
 
 def passes(step: Sequence[Encoded], size: int) -> tuple[Pass, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.measure import environment
@@ -29,10 +31,20 @@ def budget(text: str, device: str) -> int:
         return read(text, "--budget")
     found = environment.describe()
     if device == "cpu":
-        return int(found["memory_bytes"])
+        return min(int(found["memory_bytes"]), _allowed())
     if not found["gpus"]:
         raise UserError("--budget: nvidia-smi does not tell how much memory the GPU has; give a size like 16GiB")
-    return read(found["gpus"][0]["memory.total"], "--budget")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    first = int(visible) if visible.isdigit() and int(visible) < len(found["gpus"]) else 0
+    return read(found["gpus"][first]["memory.total"], "--budget")
+
+
+def _allowed() -> int:
+    """Return the memory that this process's control group may take, which a container sets; no limit is very much."""
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # "max" is no number
+        return 2**63
 
 
 def read(text: str, name: str) -> int:

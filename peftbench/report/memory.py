@@ -35,17 +35,20 @@ def sentences(results: Results) -> tuple[str, ...]:
 
 def _held_against(results: Results) -> Iterable[str]:
     """Say how far the categories are from the allocator's own count, and from what was predicted."""
+    if results.common("memory_kind") != "tensor_accounting":
+        return
     for column, told in (
         ("peak_unexplained_bytes", "The categories explain the allocator's own peak to within"),
         ("predicted_train_bytes", "Peaks predicted from the config alone are within"),
     ):
         shares = []
         for cell in results.tuned:
-            value, peak = cell.mean(column), cell.mean("peak_train_bytes")
-            if value is not None and peak:
+            rows = cell.trials[[column, "peak_train_bytes"]].dropna()
+            for value, peak in rows.itertuples(index=False):
                 shares.append(abs(value if column.startswith("peak") else value - peak) / peak)
         if shares:
-            yield f"{told} {fmt.share(max(shares))} of it in {len(shares)} cells."
+            trials = f"{len(shares)} trial{'s' * (len(shares) != 1)}"
+            yield f"{told} {fmt.share(max(shares))} of it in {trials}."
 
 
 def notes(results: Results) -> tuple[str, ...]:
