@@ -161,3 +161,14 @@ def test_every_label_of_a_crowded_line_is_written_once() -> None:
     svg = scatter(points, {}, Axis.over("memory", [10, 40], False, str), "crowded", "label")
     written = [text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
     assert [written.count(str(rank)) for rank in RANKS] == [1] * len(RANKS)
+
+
+def test_what_categories_leave_unexplained_and_predictions_miss_is_said_of_the_largest(tmp_path: Path) -> None:
+    def said(**columns: int) -> str:
+        rows = [make_result(seed=seed, peak_train_bytes=1000, **columns) for seed in (0, 1)]
+        return " ".join(memory.sentences(collect(store(tmp_path / f"r{len(list(tmp_path.iterdir()))}", *rows))))
+
+    assert "the allocator's own peak to within 2.0 % in 2 trials" in said(peak_unexplained_bytes=-20)
+    assert "are those measured to the byte in 2 trials" in said(predicted_train_bytes=1000)
+    assert "are those measured to within 5.0 % in 2 trials" in said(predicted_train_bytes=950)
+    assert "allocator's own" not in said()

@@ -38,8 +38,8 @@ def _held_against(results: Results) -> Iterable[str]:
     if results.common("memory_kind") != "tensor_accounting":
         return
     for column, told in (
-        ("peak_unexplained_bytes", "The categories explain the allocator's own peak to within"),
-        ("predicted_train_bytes", "Peaks predicted from the config alone are within"),
+        ("peak_unexplained_bytes", "The categories explain the allocator's own peak"),
+        ("predicted_train_bytes", "Peaks predicted from the config alone are those measured"),
     ):
         shares = []
         for cell in results.tuned:
@@ -47,8 +47,8 @@ def _held_against(results: Results) -> Iterable[str]:
             for value, peak in rows.itertuples(index=False):
                 shares.append(abs(value if column.startswith("peak") else value - peak) / peak)
         if shares:
-            trials = f"{len(shares)} trial{'s' * (len(shares) != 1)}"
-            yield f"{told} {fmt.share(max(shares))} of it in {trials}."
+            how = f"to within {fmt.share(max(shares))}" if max(shares) else "to the byte"
+            yield f"{told} {how} in {len(shares)} trial{'s' * (len(shares) != 1)}."
 
 
 def notes(results: Results) -> tuple[str, ...]:
