@@ -214,7 +214,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
-    trials = suite.expand(loaded, device.resolve(loaded.device))
+    trials = suite.expand(loaded, device.resolve(loaded.device, present=False))
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
@@ -243,15 +243,22 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
     from peftbench import identity
     from peftbench.plan import size
 
+    if arguments.reserve and not arguments.budget:
+        raise UserError("--reserve: a part of the memory there is; give that with --budget, like 16GiB")
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
     budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
     reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
+    if budget is not None and reserve >= budget:
+        raise UserError(f"--reserve: given {arguments.reserve!r}; allowed: less than the budget of {budget:,} bytes")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell
 
     asked = forecast.Question(budget, reserve, arguments.fit)
-    found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
+    try:
+        found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
+    except UserError as error:
+        raise UserError(f"{arguments.suite}: {error}") from None
     print("\n".join(tell.lines(found, asked)))
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from peftbench import card, data, evaluate, failures, identity, liveness, train
+from peftbench import card, context, data, evaluate, failures, identity, liveness, train
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
@@ -127,7 +127,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         memory_kind=memory.KINDS[trial.device],
     )
     run.ledger["load"] = memory.held(loaded.model, method.trains_base)
-    _check_context(trial, loaded.model)
+    context.check(trial, loaded.model.config)
     examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
@@ -151,15 +151,6 @@ def _prepare_process(trial: Trial) -> None:
 def _seed(seed: int) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
-
-
-def _check_context(trial: Trial, model: Any) -> None:
-    """Refuse a cell whose virtual tokens leave no room in the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    virtual = (trial.rank or 0) if method_of(trial.method, trial.options).virtual_tokens else 0
-    needed = max(trial.evaluation.max_length, trial.training.sequence_length if trial.training else 0)
-    if context is not None and needed + virtual > context:
-        raise Unsupported(f"{needed} data tokens and {virtual} virtual tokens exceed the base's context of {context}")
 
 
 def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:

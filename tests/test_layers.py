@@ -39,8 +39,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "train evaluate failures liveness card measure.memory measure.structure measure.inference measure.watch "
-        "measure.work",
+        "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
+        "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card"),
     (

@@ -14,6 +14,7 @@ import planner_accuracy
 import pytest
 import tiny_base
 import torch
+import transformers
 import trials
 from planner_accuracy import compare
 
@@ -128,10 +129,69 @@ def test_two_depths_tell_all_of_a_deeper_model(
     assert dataclasses.replace(predict(made, config, TWO), depths=traced) == found
 
 
-def test_a_pattern_that_does_not_come_again_is_traced_whole(tmp_path):
-    kinds = ["full_attention"] + ["sliding_attention"] * 6
-    config = architectures.CONFIGS["gemma3"](num_hidden_layers=7, layer_types=kinds)
-    assert depth.depths(trials.trial(tmp_path, tmp_path), config).traced == (7,)
+EXPERTS = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 64,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 1,
+}
+QWEN = {"num_experts": 4, "shared_expert_intermediate_size": 64}
+DEEPSEEK = {
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "traced"),
+    [
+        ("Qwen2MoeConfig", QWEN | {"decoder_sparse_step": 2}, (4, 6)),
+        ("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [0, 1, 2, 3, 4, 5]}, (9, 10)),
+        ("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [1, 2, 5, 9, 10]}, (12,)),
+        ("DeepseekV3Config", DEEPSEEK | {"first_k_dense_replace": 3}, (6, 7)),
+    ],
+)
+def test_blocks_that_differ_though_no_list_of_the_config_says_so_are_told_apart(
+    kind, settings, traced, tmp_path, monkeypatch
+):
+    config = getattr(transformers, kind)(**EXPERTS | settings)
+    made = trials.trial(tmp_path, tmp_path)
+    found = predict(made, config, SHAPE)
+    assert found.depths == traced
+    monkeypatch.setattr(planner, "depths", lambda *_: depth.Depths(12, (12,)))
+    assert dataclasses.replace(predict(made, config, SHAPE), depths=traced) == found
+
+
+@pytest.mark.parametrize(("kinds", "traced"), [("fssssss", (4, 5)), ("fsssfss", (7,))])
+def test_lowest_layers_may_stand_apart_but_a_pattern_that_does_not_come_again_is_traced_whole(kinds, traced, tmp_path):
+    words = {"f": "full_attention", "s": "sliding_attention"}
+    config = architectures.CONFIGS["gemma3"](num_hidden_layers=7, layer_types=[words[kind] for kind in kinds])
+    assert depth.depths(trials.trial(tmp_path, tmp_path), config).traced == traced
+
+
+@pytest.mark.parametrize("method", ["full", "llama_adapter"])
+def test_more_layers_than_a_base_has_are_told_with_its_own_number(method, tmp_path):
+    config = architectures.CONFIGS["llama"](num_hidden_layers=12)
+    with pytest.raises(Unsupported, match="layers=13, but the base has only 12"):
+        predict(trials.trial(tmp_path, tmp_path, method, options={"layers": 13}), config, SHAPE)
+
+
+def test_of_a_part_of_a_fused_projection_only_what_trains_is_counted(tmp_path):
+    config = architectures.CONFIGS["gpt2"]()
+    found = predict(trials.trial(tmp_path, tmp_path, options={"target_modules": ["c_attn.q", "c_attn.v"]}), config)
+    assert found.trainable_parameters == 3 * 2 * 4 * (64 + 64)  # layers, parts, rank, widths
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 import time
 
@@ -12,6 +13,7 @@ import pytest
 import trials
 
 from peftbench import bases, cli, data, errors, identity, trial
+from peftbench.execute import device
 from peftbench.measure import environment
 from peftbench.plan import budget, fit, forecast, size, tell, textbook
 from peftbench.plan.predict import predict
@@ -168,6 +170,11 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
     [
         (["--budget", "16GiB"], "--budget, --reserve and --fit are about memory: they need --memory"),
         (["--memory", "--fit", "batch_size"], "--fit: what fits depends on the memory there is"),
+        (["--memory", "--reserve", "1GiB"], "--reserve: a part of the memory there is; give that with --budget"),
+        (
+            ["--memory", "--budget", "1GiB", "--reserve", "2GiB"],
+            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes",
+        ),
         (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
     ],
 )
@@ -179,6 +186,47 @@ def test_options_that_mean_nothing_alone_are_refused(options, told, capsys):
 def test_nothing_is_predicted_where_nobody_asks(tiny, tmp_path):
     row = _run(trials.trial(tiny, tmp_path), tmp_path).row
     assert (row.plan_seconds, row.predicted_train_bytes) == (None, None)
+
+
+def test_virtual_tokens_take_from_the_context_as_in_a_run(tmp_path):
+    def asked(**changes):
+        nano = bases.folder("nano")
+        made = trials.trial(nano, tmp_path, "prompt_tuning", rank=200, **changes)
+        return next(forecast.forecasts([made], lambda _: nano, forecast.Question(2**40, 0, "sequence_length")))
+
+    assert asked().most == 256 - 200
+    told = asked(training={"sequence_length": 100})
+    assert told.problem == "100 data tokens and 200 virtual tokens exceed the base's context of 256"
+    assert (told.found, told.fits) == (None, None)
+
+
+SUITE = "base: {{shape: {}}}\ntasks: [compute]\nseeds: 1\ndevice: cpu\nmethods: {{lora: {{target_modules: [{}]}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "told"),
+    [
+        ("{", "q_proj", "config.json"),
+        ('{"model_type": "lama"}', "q_proj", "config.json: .*`lama`"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', "q_proj", "config.json: .*hidden_size"),
+        ('{"model_type": "llama", "num_hidden_layers": 2}', "q_prj", "lora r=.*target_modules.*'q_prj'"),
+    ],
+)
+def test_bad_input_ends_a_plan_as_bad_input(config, module, told, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "s.yaml").write_text(SUITE.format(tmp_path, module))
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory"]) == cli.BAD_INPUT
+    assert re.search(f"s.yaml: .*{told}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("options", [[], ["--memory"]])
+def test_a_plan_for_a_gpu_needs_none(options, monkeypatch, capsys):
+    monkeypatch.setattr(device, "has_nvidia", lambda: False)
+    asked = ["plan", "quickstart", "--only", "method=lora", "--set", "device=cuda", *options]
+    assert cli.main(asked) == 0
+    assert "lora" in capsys.readouterr().out
+    with pytest.raises(errors.UserError, match="cuda was asked for, but"):
+        device.resolve("cuda")
 
 
 def test_a_plan_needs_no_weights(tmp_path, monkeypatch):
@@ -209,4 +257,5 @@ def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
     assert [line.split()[:2] for line in lines[2:4]] == [["lora", "r=2"], ["lora", "r=4"]]
     assert [line.split()[-1] for line in lines[2:4]] in (["yes", "yes"], ["no", "no"])
     assert lines[-1] == "fits: within 1.0 GiB, of which 100.0 MiB are kept for what is no tensor."
+    assert not [line for line in lines if line.startswith(" ") and "base:" in line]
     assert max(map(len, lines)) <= 130

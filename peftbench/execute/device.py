@@ -29,18 +29,22 @@ def may_touch_cuda() -> bool:
     return has_nvidia() and torch_has_cuda()
 
 
-def resolve(asked: str) -> str:
+def resolve(asked: str, present: bool = True) -> str:
     """Return ``cpu`` or ``cuda`` for a suite's ``device``; ``auto`` takes the GPU where torch can use one.
 
+    Args:
+        asked: ``auto``, ``cpu`` or ``cuda``.
+        present: whether the device has to be there: a plan needs none.
+
     Raises:
-        UserError: if cuda is asked for where there is none, with the reason.
+        UserError: if cuda is asked for and has to be there, but is not, with the reason.
     """
     reason = None
     if not torch_has_cuda():
         reason = "the installed torch is a CPU build"
     elif not has_nvidia():
         reason = "this machine shows no NVIDIA device"
-    if asked == "cuda" and reason:
+    if asked == "cuda" and reason and present:
         raise UserError(f"device: cuda was asked for, but {reason}")
     if asked == "auto":
         return "cpu" if reason else "cuda"

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftbench.plan import fake
+from peftbench.plan.trace import blocks
 from peftbench.records import Trial
 
 _UNADAPTED = 2
@@ -29,10 +31,13 @@ class Depths:
 def depths(trial: Trial, config: Any) -> Depths:
     """Return at which depths to trace a trial: two where they tell all, else its own."""
     own = config.get_text_config().num_hidden_layers
-    period = _period(config, own)
-    if period is None or _names_layers(trial.options):
+    if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method's own message comes
         return Depths(own, (own,))
-    low = high = 1 + period  # the end itself, and what stands for all between
+    pattern = _pattern(_kinds(trial, config, own))
+    if pattern is None:
+        return Depths(own, (own,))
+    prefix, period = pattern
+    low, high = prefix + 1 + period, 1 + period  # the end itself, and what stands for all between
     if trial.method == "llama_adapter" or trial.options.get("layers"):
         top = trial.options.get("layers") or own - _UNADAPTED
         few = min(top, own - top)
@@ -61,13 +66,30 @@ def _lists(config: Any, own: int) -> Mapping[str, Sequence[Any]]:
     return {n: v for n, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == own}
 
 
-def _period(config: Any, own: int) -> int | None:
-    """Return after how many layers the config's pattern of layers comes again; None if it does not."""
-    lists = list(_lists(config.get_text_config(), own).values())
-    for period in range(1, own // 2 + 1):
-        if all(v[i] == v[i + period] for v in lists for i in range(own - period)):
-            return period
-    return None
+def _kinds(trial: Trial, config: Any, own: int) -> list[int]:
+    """Return a number for every layer, equal where the config says the same of both and the parameters are alike.
+
+    Many configs give a pattern as a number (every second block has experts), so the blocks themselves are looked at.
+    """
+    made = fake.without_weights(trial, config)
+    alike = [[(n, p.shape, p.dtype) for n, p in block.named_parameters()] for block in blocks(made, own)]
+    layers = list(zip(alike, *_lists(config.get_text_config(), own).values(), strict=True))
+    return [layers.index(layer) for layer in layers]
+
+
+def _pattern(kinds: Sequence[int]) -> tuple[int, int] | None:
+    """Return how many lowest layers stand apart, and after how many the pattern of the others comes again.
+
+    Of several answers the one that needs the fewest layers; None if there is none.
+    """
+    own = len(kinds)
+    found = [
+        (prefix, period)
+        for prefix in range(own)
+        for period in range(1, (own - prefix) // 2 + 1)
+        if all(kinds[i] == kinds[i + period] for i in range(prefix, own - period))
+    ]
+    return min(found, key=lambda pattern: pattern[0] + 2 * pattern[1], default=None)
 
 
 def _names_layers(options: Mapping[str, Any]) -> bool:

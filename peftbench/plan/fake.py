@@ -30,12 +30,8 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
     Raises:
         Unsupported: if the libraries would leave more than embeddings and head of this base unquantized.
     """
-    from transformers import AutoModelForCausalLM
-
     method = method_of(trial.method, trial.options)
-    dtype = getattr(torch, precision.base_weights(method.trains_base))
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trial.base.trust_remote_code)
+    made = without_weights(trial, config, getattr(torch, precision.base_weights(method.trains_base)))
     if precision.quantization:
         double = trial.options.get("double_quantization", True)
         with quantization.every_linear_layer():
@@ -45,6 +41,14 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
     made.requires_grad_(False)
     models._check(made, precision, method.trains_base, models.storage(made))
     return made
+
+
+def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the model of a config on ``meta``, in one type."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trial.base.trust_remote_code)
 
 
 def attach(made: Any, trial: Trial) -> Any:

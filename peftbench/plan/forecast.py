@@ -12,9 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import Unsupported
+from peftbench import context
+from peftbench.errors import Unsupported, UserError
 from peftbench.plan import fit
-from peftbench.plan.predict import predict
+from peftbench.plan.predict import load_config, predict
 from peftbench.plan.record import Prediction
 from peftbench.records import Trial
 
@@ -55,15 +56,20 @@ def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Q
         trials: of a suite.
         folder: with the config of a trial's base.
         asked: the question.
+
+    Raises:
+        UserError: if a base's config cannot be read, or an option of a cell is wrong for its base.
     """
     cells: dict[str, Trial] = {}
     for trial in trials:
         cells.setdefault(trial.cell, trial)
-    folders = [folder(trial) for trial in cells.values()]
+    bases = {trial.base: trial for trial in cells.values()}
+    configs = {base: load_config(base, folder(trial)) for base, trial in bases.items()}
+    each = [configs[trial.base] for trial in cells.values()]
     workers = min(len(os.sched_getaffinity(0)), _WORKERS, len(cells))
     # forked, so that torch and the others are imported once; nothing here runs a kernel or touches CUDA
     with ProcessPoolExecutor(workers, get_context("fork"), _be_quiet) as pool:
-        yield from pool.map(partial(_forecast, asked), cells.values(), folders)
+        yield from pool.map(partial(_forecast, asked), cells.values(), each)
 
 
 def _be_quiet() -> None:
@@ -71,19 +77,19 @@ def _be_quiet() -> None:
     warnings.simplefilter("ignore")
 
 
-def _forecast(asked: Question, trial: Trial, folder: Path) -> Forecast:
-    from transformers import AutoConfig
-
+def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
     if trial.unsupported or trial.training is None:
         return Forecast(trial, problem=trial.unsupported or "nothing trains")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trial.base.trust_remote_code)
+        context.check(trial, config)
         found = predict(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)
         room = asked.budget - asked.reserve
         answer = Forecast(trial, found, fits=found.peak_bytes <= room)
         return replace(answer, most=_most(trial, config, asked.axis, room)) if asked.axis else answer
+    except UserError as error:
+        raise UserError(f"{trial.cell}: {error}") from error
     except Unsupported as error:
         return Forecast(trial, problem=str(error))
     except Exception as error:  # whatever a model's code does with tensors that have no values
@@ -95,6 +101,5 @@ def _most(trial: Trial, config: Any, axis: str, room: int) -> int | None:
     def peak(size: int) -> int:
         return predict(fit.with_size(trial, axis, size), config).peak_bytes
 
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limit = context if axis == "sequence_length" and context else fit.MOST
-    return fit.most(peak, room, 1 if axis == "batch_size" else 2, limit)
+    limit = context.room(trial, config) if axis == "sequence_length" else None
+    return fit.most(peak, room, 1 if axis == "batch_size" else 2, limit or fit.MOST)

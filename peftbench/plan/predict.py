@@ -14,7 +14,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.plan.depth import Depths, at, depths
 from peftbench.plan.record import Pass, Prediction, Unplannable, longest
 from peftbench.plan.trace import Moment, Traced, Window, trace
-from peftbench.records import Trial
+from peftbench.records import Base, Trial
 
 
 def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> Prediction:
@@ -33,9 +33,10 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
     """
     assert trial.training is not None
     passes = tuple(passes or longest(trial.training))
-    config = _config(trial, config)
-    where = depths(trial, config)
+    if isinstance(config, str | Path):
+        config = load_config(trial.base, Path(config))
     try:
+        where = depths(trial, config)
         traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
     except Exception as error:
         raise _meant(error) from error
@@ -53,12 +54,19 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
     )
 
 
-def _config(trial: Trial, given: Any) -> Any:
-    if not isinstance(given, str | Path):
-        return given
+def load_config(base: Base, folder: Path) -> Any:
+    """Return the transformers config in a base's folder.
+
+    Raises:
+        UserError: if transformers cannot read it, or does not know such a model.
+    """
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(given, trust_remote_code=trial.base.trust_remote_code)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=base.trust_remote_code)
+    except Exception as error:  # of many kinds, and code that comes with a config may raise any
+        told = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise UserError(f"base {base.source!r}: {folder / 'config.json'}: {told}") from error
 
 
 def _meant(error: Exception) -> Exception:

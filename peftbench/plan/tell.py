@@ -10,7 +10,7 @@ from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count,
 
 _COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
 _WIDTH = 120
-_NOTE = """
+_NOTE = """\
 base: weights with quantization state; own: the method's weights; then gradients, optimizer state, activations saved
 for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
 longest that the settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and

@@ -61,7 +61,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
         with fake.Answers():
             fake.materialize(tuned)
             learner = _learner(tuned, trial, precision)
-            totals["trainable_parameters"] = sum(p.numel() for p in learner.parameters)
+            totals["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in learner.parameters)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
             batches = [_batch(p) for p in passes]
         with account(tuned, method.trains_base, learner.optimizer.state) as book:
