@@ -14,6 +14,7 @@ from typing import Any
 
 from peftbench import context
 from peftbench.errors import Unsupported, UserError
+from peftbench.execute import device
 from peftbench.plan import fit
 from peftbench.plan.predict import load_config, predict
 from peftbench.plan.record import Prediction
@@ -68,8 +69,13 @@ def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Q
     each = [configs[trial.base] for trial in cells.values()]
     workers = min(len(os.sched_getaffinity(0)), _WORKERS, len(cells))
     # forked, so that torch and the others are imported once; nothing here runs a kernel or touches CUDA
-    with ProcessPoolExecutor(workers, get_context("fork"), _be_quiet) as pool:
+    with ProcessPoolExecutor(workers, get_context(_start_method()), _be_quiet) as pool:
         yield from pool.map(partial(_forecast, asked), cells.values(), each)
+
+
+def _start_method() -> str:
+    """Return how the workers start: forked, so that libraries are imported once, unless importing them touched CUDA."""
+    return "spawn" if device.may_touch_cuda() else "fork"
 
 
 def _be_quiet() -> None:
