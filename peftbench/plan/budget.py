@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.data import Encoded
-from peftbench.errors import DoesNotFit, Unsupported
+from peftbench.errors import DoesNotFit, Unsupported, UserError
 from peftbench.plan.predict import predict
 from peftbench.plan.record import Pass
 from peftbench.records import Trial
@@ -26,13 +26,13 @@ def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | Non
 
     Raises:
         DoesNotFit: with the figures, if it is predicted to need more memory than there is.
-        Unsupported: with a budget, if the method or precision does not exist on this base.
+        Unsupported, UserError: with a budget, if the method, its settings or the precision do not exist on this base.
     """
     assert trial.training is not None
     try:
         found = predict(trial, folder, passes(step, trial.training.micro_batch_size))
     except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
-        if budget is not None and isinstance(error, Unsupported):
+        if budget is not None and isinstance(error, Unsupported | UserError):
             raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
