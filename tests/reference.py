@@ -58,8 +58,9 @@ KEPT = {
 """What of a run is committed: the larger ones without what no document reads."""
 
 
-def _table(name: str) -> str:
-    return f"```\n{report.table(RESULTS / name, 'text').rstrip()}\n```"
+def _table(name: str, place: int = 0) -> str:
+    """Return one of the tables that the terminal shows: of training and scores, then of the tuned model in use."""
+    return f"```\n{report.table(RESULTS / name, 'text').rstrip().split(BLANK)[place]}\n```"
 
 
 def _grid(column: str, show: Callable[[Spread], str]) -> str:
@@ -77,6 +78,8 @@ def _interval(spread: Spread) -> str:
     half = "" if spread.half_width is None else f" ± {100 * spread.half_width:.1f}"
     return f"{100 * spread.mean:.1f}{half}"
 
+
+BLANK = "\n\n"
 
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
@@ -103,6 +106,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     },
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),
+        "in use": lambda: _table("quickstart", 1),
         "second table": lambda: _table("quickstart_again"),
         "other base": lambda: _table("quickstart_avx2"),
         "rates": tuning.markdown,
