@@ -45,7 +45,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("processes", "execute execute.child execute.preload execute.local"),
     (
         "results, no torch",
-        "store store.document store.files store.reading store.schema store.writing store.__main__ stats",
+        "store store.document store.files store.reading store.schema store.writing store.__main__ stats "
+        "crossed crossed.model crossed.ranking crossed.planning crossed.front crossed.outcomes",
     ),
     (
         "commands, no torch",
@@ -169,7 +170,11 @@ def test_importing_the_command_line_loads_nothing_at_all():
 
 
 def test_what_makes_tables_and_pages_loads_no_torch():
-    names = [n for n in modules() if n.partition(".")[0] in ("report", "compare", "store", "stats") and "__" not in n]
+    names = [
+        n
+        for n in modules()
+        if n.partition(".")[0] in ("report", "compare", "store", "stats", "crossed") and "__" not in n
+    ]
     assert len(names) >= 20
     code = "".join(f"import peftbench.{name}\n" for name in names)
     assert loaded_after(code, MODELS) == []
