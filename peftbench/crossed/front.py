@@ -27,7 +27,7 @@ def covariance(cells: Sequence[Outcomes]) -> Array:
     tasks = len(cells[0].tasks)
     total = np.zeros((len(cells), len(cells)))
     for place in range(tasks):
-        means = np.stack([cell.tasks[place].mean(axis=0) for cell in cells])
+        means = np.stack([cell.by_example[place] for cell in cells])
         total += np.atleast_2d(np.cov(means)) / means.shape[1] / tasks**2
     own = [parts(cell) for cell in cells]
     seeds = [sum(a for a, _ in found.seeds) - sum(r for r, _ in found.residual) for found in own]

@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit  # type: ignore[import-untyped]
 
 Array = NDArray[np.float64]
+Terms = tuple[tuple[float, int], ...]
+"""Variances of a mean, each with its degrees of freedom."""
 Scope = Literal["new seeds and new examples", "new examples, these checkpoints"]
 """What an interval speaks of: the second where a trained cell has one seed, whose spread is then unknown."""
 LEVEL = 0.05
@@ -90,10 +93,28 @@ class Outcomes:
         """The score, a fraction of 1."""
         return float(self.by_seed.mean())
 
-    @property
+    @cached_property
     def by_seed(self) -> Array:
         """Each seed's score, (seeds,)."""
         return np.mean([task.mean(axis=1) for task in self.tasks], axis=0)
+
+    @cached_property
+    def by_example(self) -> tuple[Array, ...]:
+        """Each task's outcomes averaged over seeds, (examples,)."""
+        return tuple(task.mean(axis=0) for task in self.tasks)
+
+    @cached_property
+    def seed_parts(self) -> tuple[Terms, Terms]:
+        """A and, per task, R, each with its degrees of freedom; empty for one seed or none."""
+        s, t = self.seeds, len(self.tasks)
+        if s < 2:
+            return (), ()
+        residual = []
+        for task, means in zip(self.tasks, self.by_example, strict=True):
+            left = task - task.mean(axis=1, keepdims=True) - means + means.mean()
+            freedom = (s - 1) * (task.shape[1] - 1)
+            residual.append((float((left**2).sum()) / freedom / task.size / t**2, freedom))
+        return ((float(self.by_seed.var(ddof=1)) / s, s - 1),), tuple(residual)
 
     @property
     def spread_known(self) -> bool:
@@ -137,11 +158,11 @@ class Estimate:
 class Parts:
     """What the variance of a mean or a difference is made of; each is a variance of a mean."""
 
-    seeds: tuple[tuple[float, int], ...]
+    seeds: Terms
     """Per cell with seeds: A and its degrees of freedom."""
-    example: tuple[tuple[float, int], ...]
+    example: Terms
     """Per task: B and its degrees of freedom."""
-    residual: tuple[tuple[float, int], ...]
+    residual: Terms
     """Per cell with seeds and task: R and its degrees of freedom."""
 
     @property
@@ -174,9 +195,8 @@ def components(outcomes: Outcomes) -> Components:
 
 def parts(outcomes: Outcomes) -> Parts:
     """Return what the variance of a cell's mean is made of."""
-    seeds, residual = _seed_parts(outcomes)
-    means = [task.mean(axis=0) for task in outcomes.tasks]
-    return Parts(seeds, _example_parts(means), residual)
+    seeds, residual = outcomes.seed_parts
+    return Parts(seeds, _example_parts(outcomes.by_example), residual)
 
 
 def difference_parts(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Parts:
@@ -196,21 +216,23 @@ def difference_parts(one: Outcomes, other: Outcomes, *, paired: bool = False) ->
         if one.seeds != other.seeds:
             raise ValueError(f"paired seeds must be as many in both, got {one.seeds} and {other.seeds}")
         return parts(_subtract(one, other))
-    means = [b.mean(axis=0) - a.mean(axis=0) for a, b in zip(one.tasks, other.tasks, strict=True)]
-    (seeds, residual), (more_seeds, more_residual) = _seed_parts(one), _seed_parts(other)
+    means = [b - a for a, b in zip(one.by_example, other.by_example, strict=True)]
+    (seeds, residual), (more_seeds, more_residual) = one.seed_parts, other.seed_parts
     return Parts(seeds + more_seeds, _example_parts(means), residual + more_residual)
 
 
 def score(outcomes: Outcomes) -> Estimate:
     """Return a cell's score with its interval.
 
-    The interval of bounded outcomes is made on the logit scale, so that it stays inside [0, 1] and is longer towards
-    the middle; of outcomes that are all 0 or all 1 it is the exact binomial one over examples.
+    The interval of outcomes within [0, 1] is Wilson's for as many independent examples as would have the variance V, so
+    it stays inside and is longer towards the middle. Outcomes that are all 0 or all 1 count as one run's examples.
+
+    Reference: Wilson 1927, Journal of the American Statistical Association 22(158).
     """
     found, value = parts(outcomes), outcomes.mean
-    error, freedom = math.sqrt(found.variance), found.degrees_of_freedom
-    low, high = _score_interval(outcomes, value, _quantile(freedom) * error)
-    return Estimate(value, error, freedom, low, high, None, _scope(outcomes))
+    low, high = _score_interval(outcomes, value, found)
+    error = math.sqrt(found.variance)
+    return Estimate(value, error, found.degrees_of_freedom, low, high, None, _scope(outcomes))
 
 
 def difference(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Estimate:
@@ -247,20 +269,7 @@ def p_value(value: float, error: float, degrees_of_freedom: float) -> float:
     return float(2 * stdtr(min(degrees_of_freedom, 1e9), -abs(value) / error)) if error > 0 else 0.0
 
 
-def _seed_parts(outcomes: Outcomes) -> tuple[tuple[tuple[float, int], ...], tuple[tuple[float, int], ...]]:
-    """Return A and, per task, R of a cell; empty where it has one seed or none."""
-    s, t = outcomes.seeds, len(outcomes.tasks)
-    if s < 2:
-        return (), ()
-    residual = []
-    for task in outcomes.tasks:
-        left = task - task.mean(axis=1, keepdims=True) - task.mean(axis=0) + task.mean()
-        freedom = (s - 1) * (task.shape[1] - 1)
-        residual.append((float((left**2).sum()) / freedom / task.size / t**2, freedom))
-    return ((float(outcomes.by_seed.var(ddof=1)) / s, s - 1),), tuple(residual)
-
-
-def _example_parts(means: Sequence[Array]) -> tuple[tuple[float, int], ...]:
+def _example_parts(means: Sequence[Array]) -> Terms:
     """Return B and its degrees of freedom of each task, from the examples' means over seeds."""
     return tuple((float(task.var(ddof=1)) / len(task) / len(means) ** 2, len(task) - 1) for task in means)
 
@@ -278,16 +287,15 @@ def _quantile(degrees_of_freedom: float) -> float:
     return float(stdtrit(min(degrees_of_freedom, 1e9), 1 - LEVEL / 2))
 
 
-def _score_interval(outcomes: Outcomes, value: float, half: float) -> tuple[float, float]:
+def _score_interval(outcomes: Outcomes, value: float, found: Parts) -> tuple[float, float]:
+    """Return the values whose own standard error puts the score within t of them."""
+    t, variance = _quantile(found.degrees_of_freedom), found.variance
     if not outcomes.bounded:
-        return value - half, value + half
-    if value in (0.0, 1.0):
-        # the exact binomial bound where nothing, or everything, was right
-        away = 1 - (LEVEL / 2) ** (1 / sum(outcomes.examples))
-        return (0.0, away) if value == 0 else (1 - away, 1.0)
-    centre, width = math.log(value / (1 - value)), half / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(min(700.0, -(centre + side * width)))) for side in (-1, 1))
-    return low, high
+        return value - t * math.sqrt(variance), value + t * math.sqrt(variance)
+    room = value * (1 - value)
+    k = t**2 * variance / room if room > 0 else _quantile(math.inf) ** 2 / sum(outcomes.examples)
+    centre, half = (value + k / 2) / (1 + k), math.sqrt(k * room + k**2 / 4) / (1 + k)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _mcnemar(one: Outcomes, other: Outcomes) -> float | None:
