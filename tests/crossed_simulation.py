@@ -138,6 +138,10 @@ def designs() -> Iterator[tuple[str, Design]]:
             given = {"seeds": seeds, "examples": examples}
             yield from (("all the same", null(methods, spread, **given)) for methods in (2, 7))
             yield "two lead", two_lead(7, spread, **given)
+    for seeds in (3, 5):
+        for spread in SPREADS:
+            alike = null(7, spread, seeds=seeds, examples=1319)
+            yield "one leads by 5 points", replace(alike, truth=(SCORE + 0.05, *alike.truth[1:]))
     for spread in SPREADS:
         yield "continuous", null(7, spread, continuous=True)
         yield "continuous, two lead", two_lead(7, spread, continuous=True)
@@ -170,7 +174,9 @@ def record(draws: int) -> dict[str, Any]:
                     row |= {f"seeds_for_{gap}": seeds_needed(known, gap / 100, methods - 1) for gap in (2, 3, 5)}
                     power.append(row)
                     print(row, flush=True)
-    return {"draws": draws, "rows": rows, "power": power}
+    import crossed_rules
+
+    return {"draws": draws, "rows": rows, "power": power, "rules": crossed_rules.tried(draws)}
 
 
 if __name__ == "__main__":

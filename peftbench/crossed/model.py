@@ -153,6 +153,11 @@ class Estimate:
     """Two-sided, of no difference; None for a score."""
     scope: Scope
 
+    @property
+    def half_width(self) -> float:
+        """Half the interval by Student's t, before it is kept within bounds."""
+        return _quantile(self.degrees_of_freedom) * self.standard_error
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -168,8 +173,7 @@ class Parts:
     @property
     def variance(self) -> float:
         """V, see above."""
-        a, b, r = self.sums
-        return max(a, b + (a - r if a > r else (a - r) / 2))
+        return float(variance(*self.sums))
 
     @property
     def sums(self) -> tuple[float, float, float]:
@@ -183,6 +187,12 @@ class Parts:
         each = (*self.seeds, *self.example, *self.residual)
         uncertainty = sum(value**2 / freedom for value, freedom in each)
         return self.variance**2 / uncertainty if uncertainty > 0 else math.inf
+
+
+def variance(a: Array | float, b: Array | float, r: Array | float) -> Array:
+    """Return V of A, B and R (see above); any of them may be many."""
+    seeds = np.subtract(a, r)
+    return np.maximum(a, b + np.where(seeds > 0, seeds, seeds / 2))
 
 
 def components(outcomes: Outcomes) -> Components:
@@ -293,9 +303,9 @@ def _score_interval(outcomes: Outcomes, value: float, found: Parts) -> tuple[flo
     if not outcomes.bounded:
         return value - t * math.sqrt(variance), value + t * math.sqrt(variance)
     room = value * (1 - value)
-    k = t**2 * variance / room if room > 0 else _quantile(math.inf) ** 2 / sum(outcomes.examples)
+    k = t**2 * variance / room if room > 1e-12 else _quantile(math.inf) ** 2 / sum(outcomes.examples)
     centre, half = (value + k / 2) / (1 + k), math.sqrt(k * room + k**2 / 4) / (1 + k)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
 
 
 def _mcnemar(one: Outcomes, other: Outcomes) -> float | None:

@@ -22,8 +22,9 @@ ROUNDING = 1e-6
 def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes]:
     """Return the outcomes of the ``ok`` trials of each cell, over one task or several.
 
-    A cell is left out where its layout is not complete (a trial's examples are not stored, or are others than the first
-    cell's by position or target) or where a score is not the mean of its outcomes.
+    Rows of outcomes are in the order of their seeds. A cell is left out where its layout is not complete (a trial's
+    examples are not stored, or are others than the first cell's by position or target) or where a score is not the mean
+    of its outcomes.
 
     Args:
         trials: the rows that a table is about.
@@ -34,7 +35,8 @@ def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) 
     ok = trials[trials["status"] == "ok"]
     layout: list[tuple[object, ...]] | None = None
     found: dict[Key, Outcomes] = {}
-    for (base, cell), rows in ok.groupby(["base", "cell"], sort=False):
+    for (base, cell), unsorted in ok.groupby(["base", "cell"], sort=False):
+        rows = unsorted.sort_values("seed", kind="stable")
         table = [[stored.get((key, task)) for task in tasks] for key in rows["key"]]
         complete = [[one for one in row if one is not None] for row in table]
         if not tasks or any(len(row) < len(tasks) for row in complete) or not _agree(rows, complete, tasks):

@@ -6,11 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.special import stdtrit  # type: ignore[import-untyped]
+import numpy as np
+from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
 
-from peftbench.crossed.model import LEVEL, Outcomes, difference_parts
+from peftbench.crossed.model import LEVEL, Outcomes, difference_parts, variance
 
 POWER = 0.8
+DRAWS = 2000
+SEED = 0
+"""Of the draws: the same noise gives the same answer."""
 MOST_SEEDS = 1000
 """Where the search for a number of seeds ends."""
 
@@ -52,22 +56,38 @@ def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
 
 
 def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
-    """Return the smallest true difference that a test finds with a probability of 80 %, a fraction of 1.
+    """Return the smallest true difference that the test finds with a probability of 80 %, a fraction of 1.
 
-    (t(1 - a/2) + t(0.8)) times the standard error, with the Satterthwaite degrees of freedom that the components give
-    for this many seeds; a is the level divided by the number of comparisons, Holm's strictest step.
+    The test's own error and degrees of freedom vary with the mean squares that it meets. These are drawn, as multiples
+    of chi-squared around what the components make them for this many seeds; the difference is normal.
+
+    Args:
+        given: variances between seeds and examples.
+        seeds: of each of the two cells, at least 2.
+        comparisons: by which the level is divided, Holm's strictest step.
     """
-    a, r = (given.seed + given.residual) / seeds, given.residual / seeds
-    variance = given.seed / seeds + given.example + r
-    if variance <= 0:
+    between, example, residual = given.seed / seeds, given.example, given.residual / seeds
+    exact = between + example + residual
+    if exact <= 0:
         return 0.0
-    b = given.example + r
-    # two cells share A and R evenly: each has seeds - 1 degrees of freedom for its half
-    uncertainty = a**2 / (2 * (seeds - 1)) + b**2 / (given.examples - 1)
-    uncertainty += r**2 / (2 * (seeds - 1) * (given.examples - 1))
-    freedom = variance**2 / uncertainty
-    quantiles = stdtrit(freedom, 1 - LEVEL / comparisons / 2) + stdtrit(freedom, POWER)
-    return min(1.0, float(quantiles) * math.sqrt(variance))
+    generator = np.random.default_rng(SEED)
+    freedom, many = seeds - 1, given.examples - 1
+    halves = (between + residual) / 2 * generator.chisquare(freedom, (2, DRAWS)) / freedom
+    b = (example + residual) * generator.chisquare(many, DRAWS) / many
+    a = halves.sum(axis=0)
+    found = variance(a, b, residual)
+    uncertainty = (halves**2).sum(axis=0) / freedom + b**2 / many + residual**2 / (2 * freedom * many)
+    needed = stdtrit(found**2 / uncertainty, 1 - LEVEL / comparisons / 2) * np.sqrt(found)
+
+    def power(gap: float) -> float:
+        error = math.sqrt(exact)
+        return float(np.mean(ndtr((gap - needed) / error) + ndtr((-gap - needed) / error)))
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return high
 
 
 def seeds_needed(given: Noise, gap: float, comparisons: int = 1) -> int | None:
