@@ -50,10 +50,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "commands, no torch",
-        "grid compare compare.comparison compare.differences compare.text "
+        "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.figures report.format "
-        "report.grids report.labels report.memory report.page report.plots report.samples report.settings report.svg "
-        "report.tables report.words report.writers",
+        "report.grids report.labels report.memory report.page report.plots report.samples report.settings "
+        "report.standing report.svg report.tables report.words report.writers",
     ),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),
