@@ -114,6 +114,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "statistics.md": {
         "bounds": crossed_document.bounds,
         "coverage": crossed_document.coverage,
+        "lesson": crossed_document.lesson,
         "power": crossed_document.power,
         "rules": crossed_document.rules,
     },

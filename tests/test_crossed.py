@@ -373,14 +373,18 @@ def test_a_gap_that_is_said_to_be_found_is_found():
 def test_the_recorded_simulation_meets_what_is_asked():
     found = crossed_document.recorded()
     assert found["draws"] >= 2000
-    assert len(found["rows"]) >= 60
-    for row in found["rows"]:
+    asked = [row for row in found["rows"] if not row["name"].startswith(simulation.BEYOND)]
+    assert len(asked) >= 60
+    slack = 2 * math.sqrt(0.07 * 0.93 / found["draws"])
+    for row in asked:
         result, name = row["found"], (row["name"], row["design"])
-        assert within(result["covered_score"], 0.93, 0.97, found["draws"]), name
+        assert 0.93 - slack <= result["covered_score"] <= 0.97 + slack, name
         # where a seed moves all methods alike, not pairing seeds is conservative
         most = 0.99 if row["design"]["common"] else 0.97
-        assert within(result["covered_difference"], 0.93, most, found["draws"]), name
-        assert within(result["called_best_wrongly"], 0.0, 0.06, found["draws"]), name
+        assert 0.93 - slack <= result["covered_difference"] <= most + slack, name
+        assert result["called_best_wrongly"] <= 0.06, name
+    for row in found["power"]:
+        assert row["told"] == pytest.approx(0.8, abs=0.06), row
 
 
 @pytest.mark.slow
