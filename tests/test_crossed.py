@@ -245,12 +245,12 @@ def test_of_two_alike_the_dearer_is_on_the_front_half_the_time():
 
 
 def test_examples_that_all_find_hard_do_not_blur_the_front():
-    # b is right on one example in twenty more than a, whatever the others are
+    # b is right on all that a is right on, and on one example in fifty more
     hard = np.random.default_rng(6).integers(0, 2, 400).astype(float)
     better = hard.copy()
-    better[np.flatnonzero(hard == 0)[:40]] = 1
+    better[np.flatnonzero(hard == 0)[:8]] = 1
     cells = {"a": Outcomes.of(np.tile(hard, (3, 1))), "b": Outcomes.of(np.tile(better, (3, 1)))}
-    assert front.on_front(cells, {"a": [2.0], "b": [1.0]})["a"] < 0.01
+    assert front.on_front(cells, {"a": [2.0], "b": [1.0]})["a"] < 0.02
 
 
 def test_the_covariance_is_no_negative_form():

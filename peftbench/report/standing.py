@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from peftbench.crossed import front, outcomes, planning
+from peftbench.crossed import front, planning
 from peftbench.crossed.model import Estimate, Outcomes
 from peftbench.crossed.ranking import Ranking, rank
 from peftbench.report.collect import MEAN, Cell, Results
@@ -52,7 +52,7 @@ def standing(results: Results) -> Standing:
     """Return what is known of the order of the cells, per task and for the mean over tasks."""
     headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
     wanted = {task: (task,) for task in results.tasks} | ({MEAN: results.tasks} if headline == MEAN else {})
-    found = {task: _outcomes(results, names) for task, names in wanted.items()}
+    found = {task: results.outcomes(names) for task, names in wanted.items()}
     rankings = {task: rank(cells, reference(results, cells)) for task, cells in found.items() if len(cells) > 1}
     cells = found.get(headline, {})
     if headline not in rankings:
@@ -66,14 +66,6 @@ def reference(results: Results, cells: Iterable[str]) -> str | None:
     """Return the cell that others are compared with: the first of full fine-tuning; None where there is none."""
     known = set(cells)
     return next((cell.name for cell in results.finished if cell.method == "full" and cell.name in known), None)
-
-
-def _outcomes(results: Results, tasks: Iterable[str]) -> dict[str, Outcomes]:
-    """Return the outcomes of the finished cells by name; none where any of them has none stored."""
-    stored = outcomes.by_cell(results.trials, results.examples, tuple(tasks))
-    each = {cell.name: stored.get((cell.summary.base, cell.summary.cell)) for cell in results.finished}
-    known = {name: found for name, found in each.items() if found is not None}
-    return known if len(known) == len(each) else {}
 
 
 def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict[str, float]:
