@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import arithmetic
+import crossed_document
 import findings
 import matrix
 import planner_accuracy
@@ -113,6 +114,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "scores": lambda: _grid(f"score_{MEAN}", _interval),
         "findings": findings.markdown,
         "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
+    },
+    ROOT / "docs" / "statistics.md": {
+        "bounds": crossed_document.bounds,
+        "coverage": crossed_document.coverage,
+        "lesson": crossed_document.lesson,
+        "power": crossed_document.power,
+        "rules": crossed_document.rules,
     },
     ROOT / "docs" / "planner.md": {
         "accuracy": planner_accuracy.summary,

@@ -52,14 +52,15 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("processes", "execute execute.child execute.preload execute.local"),
     (
         "results, no torch",
-        "store store.document store.files store.reading store.schema store.writing store.__main__ stats",
+        "store store.document store.files store.reading store.schema store.writing store.__main__ stats "
+        "crossed crossed.model crossed.ranking crossed.planning crossed.front crossed.outcomes",
     ),
     (
         "commands, no torch",
-        "grid compare compare.comparison compare.differences compare.text "
+        "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.figures report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
-        "report.settings report.speed report.svg report.tables report.words report.writers",
+        "report.settings report.speed report.standing report.svg report.tables report.words report.writers",
     ),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),
@@ -176,7 +177,11 @@ def test_importing_the_command_line_loads_nothing_at_all():
 
 
 def test_what_makes_tables_and_pages_loads_no_torch():
-    names = [n for n in modules() if n.partition(".")[0] in ("report", "compare", "store", "stats") and "__" not in n]
+    names = [
+        n
+        for n in modules()
+        if n.partition(".")[0] in ("report", "compare", "store", "stats", "crossed") and "__" not in n
+    ]
     assert len(names) >= 20
     code = "".join(f"import peftbench.{name}\n" for name in names)
     assert loaded_after(code, MODELS) == []

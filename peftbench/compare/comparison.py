@@ -1,9 +1,11 @@
 """Two results folders, cell by cell: what moved, whether seeds explain it, and what else had changed.
 
-Differences are judged at 95 %: by the interval of the differences seed by seed where both sides have the same seeds, by
-Welch's where the seeds are others, and for a score of a single seed by its error over
-examples or the other side's spread over seeds, whichever is wider. The untuned base has no
-seed and no noise. Numbers that do not compare are not compared, and the key that differs is named.
+Differences are judged at 95 %. Scores of several seeds, where both sides store outcomes of the same examples: by the
+crossed model of seeds and examples (``peftbench.crossed``), seeds paired where both sides have the same. All else: by
+the interval of the differences seed by seed where both sides have the same seeds, by Welch's where the seeds are
+others, and for a score of a single seed by its error over examples or the other side's spread over seeds, whichever is
+wider. The untuned base has no seed and no noise. Numbers that do not compare are not compared, and the key that differs
+is named.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from peftbench.compare.differences import (
     refusals,
     scored_apart,
 )
+from peftbench.compare.examples import Stored, crossed
 from peftbench.errors import UserError
 from peftbench.stats import Spread, Summary, choose, lent, over_examples, paired, summarize, untrusted_times, welch
 from peftbench.store import read_trials, recorded_grid
@@ -156,7 +159,8 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
     refused = refusals(old, new, NEEDS)
     scores = [name for name in dict.fromkeys([*new.columns, *old.columns]) if _is_score(name)]
     columns = [name for name in (*scores, *MEASURED, *SIZES) if _kind(name) not in refused]
-    cells = tuple(_cell_change(sides[0].cell(key), sides[1].cell(key), columns) for key in common)
+    stored = (sides[0].stored, sides[1].stored)
+    cells = tuple(_cell_change(sides[0].cell(key), sides[1].cell(key), columns, stored) for key in common)
     return Comparison(
         str(old_folder),
         str(new_folder),
@@ -179,13 +183,15 @@ class _Side:
     trials: pd.DataFrame
     summaries: Mapping[Cell, Summary]
     left_out: int
+    stored: Stored
 
     @classmethod
     def read(cls, folder: Path) -> _Side:
         stored, grid = read_trials(folder), recorded_grid(folder)
         try:
             trials = choose(stored, grid.keys if grid else None)
-            return cls(trials, {(s.base, s.cell): s for s in summarize(trials)}, len(stored) - len(trials))
+            summaries = {(s.base, s.cell): s for s in summarize(trials)}
+            return cls(trials, summaries, len(stored) - len(trials), Stored(folder, trials))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
 
@@ -210,7 +216,10 @@ def _kind(column: str) -> str:
 
 
 def _cell_change(
-    old: tuple[Summary, pd.DataFrame], new: tuple[Summary, pd.DataFrame], columns: Iterable[str]
+    old: tuple[Summary, pd.DataFrame],
+    new: tuple[Summary, pd.DataFrame],
+    columns: Iterable[str],
+    stored: tuple[Stored, Stored],
 ) -> CellChange:
     refused = scored_apart(old[1], new[1])
     changes = []
@@ -219,11 +228,16 @@ def _cell_change(
             continue
         one, other = old[0].spreads.get(column), new[0].spreads.get(column)
         if one is not None or other is not None:
-            changes.append(Change(column, one, other, _verdict(column, old, new)))
+            changes.append(Change(column, one, other, _verdict(column, old, new, stored)))
     return CellChange(old[0], new[0], tuple(changes), refused)
 
 
-def _verdict(column: str, old: tuple[Summary, pd.DataFrame], new: tuple[Summary, pd.DataFrame]) -> Verdict | None:
+def _verdict(
+    column: str,
+    old: tuple[Summary, pd.DataFrame],
+    new: tuple[Summary, pd.DataFrame],
+    stored: tuple[Stored, Stored],
+) -> Verdict | None:
     one, other = old[0].spreads.get(column), new[0].spreads.get(column)
     if one is None or other is None:
         return None
@@ -233,7 +247,8 @@ def _verdict(column: str, old: tuple[Summary, pd.DataFrame], new: tuple[Summary,
         return "same"
     if column in SIZES or (_kind(column) == "score" and not any(values)):
         return "differs"  # without a seed a score is deterministic
-    judged = _interval(column, (old[0], new[0]), (values[0], values[1]))
+    judged = crossed(column, (old[0].base, old[0].cell), stored, paired=bool(paired_up))
+    judged = judged or _interval(column, (old[0], new[0]), (values[0], values[1]))
     if judged is None:
         return "no spread known"
     difference, half_width = judged

@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from peftbench import stats
+from peftbench.crossed.model import Outcomes
+from peftbench.crossed.outcomes import by_cell
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method
 from peftbench.methods import method_of as variant_of
@@ -130,6 +132,19 @@ class Results:
         column = f"{kind}_{task}"
         known = self.trials[column].dropna() if column in self.trials else pd.Series(dtype=float)
         return float(known.iloc[0]) if len(known) else None
+
+    def outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes]:
+        """Return the outcomes of the finished cells by name; none at all where any of them has none stored."""
+        if tasks not in self._outcomes:
+            stored = by_cell(self.trials, self.examples, tasks)
+            each = {cell.name: stored.get((cell.summary.base, cell.summary.cell)) for cell in self.finished}
+            known = {name: found for name, found in each.items() if found is not None}
+            self._outcomes[tasks] = known if len(known) == len(each) else {}
+        return self._outcomes[tasks]
+
+    @cached_property
+    def _outcomes(self) -> dict[tuple[str, ...], dict[str, Outcomes]]:
+        return {}
 
     def score_record(self, task: str) -> dict[str, Any]:
         """Return a task's stored Score of some finished trial (metric, examples, ...); empty where there is none."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from peftbench.report import format as fmt
 from peftbench.report.collect import MEAN, Cell, Results, method_title, precision_order
+from peftbench.report.standing import Standing, standing
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def heading(results: Results) -> str:
     told = f"Mean ± half width of the 95 % t-interval over n = {usual} {'seed' if usual == 1 else 'seeds'}"
     if len(counts) > 1:
         told += f" where an entry names no other n{'; one seed has no interval' if 1 in counts else ''}"
+    if standing(results).rankings:
+        told = f"Scores: mean and 95 % interval for new seeds and new examples. Costs: {told[0].lower()}{told[1:]}"
     per_seed = " The mean over tasks is taken per seed, then like every score." if len(results.tasks) > 1 else ""
     return f"{told}.{per_seed} Bytes without ± are the same for every seed."
 
@@ -64,7 +67,7 @@ def method_grids(results: Results) -> tuple[MethodGrids, ...]:
     for cell in results.cells:
         base = f"on {cell.summary.base}" if several_bases else ""
         families.setdefault((cell.method, cell.variant, base), []).append(cell)
-    quantities, usual = _quantities(results), _usual_n(results)
+    quantities, usual, known = _quantities(results), _usual_n(results), standing(results)
     found = []
     for (method, variant, base), cells in families.items():
         precisions = tuple(sorted({cell.precision for cell in cells}, key=precision_order))
@@ -72,7 +75,7 @@ def method_grids(results: Results) -> tuple[MethodGrids, ...]:
             record = cells[0].record
             title = " ".join(filter(None, (method_title(method), variant, base)))
             knob = (record.knob if record else "rank") or ""
-            grids = tuple(_grid(q, cells, precisions, usual) for q in quantities if _applies(q, cells))
+            grids = tuple(_grid(q, cells, precisions, usual, known) for q in quantities if _applies(q, cells))
             found.append(MethodGrids(title, knob, precisions, grids))
     return tuple(found)
 
@@ -107,11 +110,11 @@ def _applies(quantity: _Quantity, cells: Sequence[Cell]) -> bool:
     return not finished or any(cell.mean(quantity.column) is not None for cell in finished)
 
 
-def _grid(quantity: _Quantity, cells: Sequence[Cell], precisions: Sequence[str], usual: int) -> Grid:
+def _grid(quantity: _Quantity, cells: Sequence[Cell], precisions: Sequence[str], usual: int, known: Standing) -> Grid:
     ranks = sorted({cell.rank for cell in cells}, key=lambda rank: rank or 0)
     at = {(cell.rank, cell.precision): cell for cell in cells}
     lines = tuple(
-        (_rank(rank), tuple(_entry(at.get((rank, precision)), quantity, usual) for precision in precisions))
+        (_rank(rank), tuple(_entry(at.get((rank, precision)), quantity, usual, known) for precision in precisions))
         for rank in ranks
     )
     return Grid(quantity.title, quantity.unit.name, lines)
@@ -121,7 +124,7 @@ def _rank(rank: int | None) -> str:
     return fmt.MISSING if rank is None else str(rank)
 
 
-def _entry(cell: Cell | None, quantity: _Quantity, usual: int) -> str:
+def _entry(cell: Cell | None, quantity: _Quantity, usual: int, known: Standing) -> str:
     """Return a cell's number; what became of it where it has none; nothing where the suite has no such cell."""
     if cell is None:
         return ""
@@ -132,4 +135,7 @@ def _entry(cell: Cell | None, quantity: _Quantity, usual: int) -> str:
         return fmt.MISSING
     same = quantity.exact and found.minimum == found.maximum
     text = fmt.spread(found.mean, None if same else found.half_width, 1 / quantity.unit.size, quantity.digits)
+    estimate = known.estimate(quantity.title, cell) if quantity.column.startswith("score_") else None
+    if estimate is not None:
+        text = f"{fmt.spread(found.mean, None, 100)} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
     return text if found.n == usual or cell.is_base else f"{text} (n={found.n})"

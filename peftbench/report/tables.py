@@ -9,6 +9,7 @@ from typing import Any
 from peftbench.report import format as fmt
 from peftbench.report import words
 from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.standing import COSTS, TIED, Standing, standing
 from peftbench.report.writers import write_csv, write_md, write_tex, write_text
 
 
@@ -41,6 +42,8 @@ class Value:
     """In the terminal's table, where it differs."""
     sort: float | str | None = None
     """What the page's table sorts by; None sorts last."""
+    best: bool = False
+    """Whether this is the significantly best score of its column, which the page prints bold."""
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,19 @@ _QUANTITIES = (
 def comparison(results: Results) -> Table:
     """Return the comparison table: a row per cell, then the rows of chance and majority.
 
-    Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown.
+    Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown. Where
+    outcomes of all examples are stored, the interval for new seeds and new examples stands behind, and ties are marked.
     """
-    pairs = [_cell_column(), *(_score_column(task) for task in results.tasks)]
+    known = standing(results)
+    pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
     if len(results.tasks) > 1:
-        pairs.append(_score_column(MEAN))
-    pairs += [_parameters_column(), *(quantity.build(results.cells) for quantity in _QUANTITIES), _n_column()]
+        pairs.append(_score_column(MEAN, known))
+    pairs += [_parameters_column(), *(quantity.build(results.cells) for quantity in _QUANTITIES)]
+    pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
-    return Table(columns, tuple(rows + [row for row in references if row]), words.notes(results))
+    return Table(columns, tuple(rows + [row for row in references if row]), (*words.notes(results), *known.notes))
 
 
 def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
@@ -123,16 +129,25 @@ def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
 
 
-def _score_column(task: str) -> tuple[Column, Callable[[Cell], Value]]:
+def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
     name = f"score_{task}"
     title = "mean" if task == MEAN else task
-    raw = ("score_mean_over_tasks_mean", "score_mean_over_tasks_sd") if task == MEAN else (f"{name}_mean", f"{name}_sd")
+    stem = "score_mean_over_tasks" if task == MEAN else name
+    raw = tuple(f"{stem}_{kind}" for kind in ("mean", "sd", *(("low", "high") if task in known.rankings else ())))
     column = Column(MEAN if task == MEAN else task, "%", raw, f"{title}\n%")
 
     def fill(cell: Cell) -> Value:
         mean, sd = cell.mean(name), cell.sd(name)
-        short = fmt.spread(mean, None, 100) if task == MEAN else None
-        return Value(fmt.spread(mean, sd, 100), (mean, sd), short, mean)
+        text, found, mark = (
+            fmt.spread(mean, sd, 100),
+            known.estimate(task, cell),
+            TIED if known.tied(task, cell) else "",
+        )
+        short = (fmt.spread(mean, None, 100) if task == MEAN else text) + mark
+        if found is None:
+            return Value(text, (mean, sd), short, mean)
+        interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]{mark}"
+        return Value(text + interval, (mean, sd, found.low, found.high), short, mean, known.best(task, cell))
 
     return column, fill
 
@@ -147,6 +162,19 @@ def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
         fraction = trainable / base if trainable is not None and base else None
         text = fmt.count(trainable) + (f" ({fmt.share(fraction)})" if fraction else "")
         return Value(text, (trainable, fraction), fmt.count(trainable, significant=True), trainable)
+
+    return column, fill
+
+
+def _front_column(known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+    names = [name for name in COSTS.values() if name in known.fronts]
+    raw = tuple(f"on_front_by_{name}" for name in names)
+    column = Column("on the front", f"%, by {' / '.join(names)}", raw)
+
+    def fill(cell: Cell) -> Value:
+        found = tuple(known.fronts[name].get(cell.name) for name in names)
+        text = " / ".join(fmt.MISSING if share is None else f"{100 * share:.0f}" for share in found)
+        return Value(text, found, sort=found[0])
 
     return column, fill
 

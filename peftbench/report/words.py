@@ -222,8 +222,9 @@ def definitions(results: Results) -> tuple[tuple[str, str], ...]:
         "denominator); in the tables of rank × precision the half width of the 95 % t-interval of the mean over those "
         "seeds; none for one seed",
     )
+    bounds = ("[ ]", "95 % interval of the score for new seeds and new examples, from one crossed model of both")
     stored = [(f"{heading} ({name})", get_args(hints[name])[1]) for name, heading in DEFINED.items()]
-    return (*scores, *means, spread, *stored)
+    return (*scores, *means, spread, bounds, *stored)
 
 
 def _score_meaning(results: Results, task: str) -> str:
