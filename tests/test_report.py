@@ -219,7 +219,7 @@ def test_formats_agree_on_the_numbers(grid: Path) -> None:
     assert f"| {mean:.1f} ± {sd:.1f} |" in _line(table(grid, "md"), "lora r=8 fp32")
     assert f"| {peak:.2f} |" in _line(table(grid, "md"), "lora r=8 fp32")
     assert rf" & {mean:.1f} $\pm$ {sd:.1f} & " in _line(table(grid, "tex"), "lora r=8 fp32")
-    assert f" {mean:.1f} ± {sd:.1f} " in _line(table(grid, "text"), "lora r=8 fp32")
+    assert f" {mean:.1f}±{sd:.1f} " in _line(table(grid, "text"), "lora r=8 fp32")
     assert len(rows) == len(comparison(collect(grid)).rows) == 17
 
 

@@ -143,7 +143,8 @@ def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], 
             known.estimate(task, cell),
             TIED if known.tied(task, cell) else "",
         )
-        short = (fmt.spread(mean, None, 100) if task == MEAN else text) + mark
+        # closer than elsewhere, so that a terminal's line has room for all
+        short = (fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")) + mark
         if found is None:
             return Value(text, (mean, sd), short, mean)
         interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]{mark}"
