@@ -65,7 +65,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
                 doc="frozen base in fp16, trainables in fp32, autocast, scaled gradients",
             ),
             Precision("int8", "bfloat16", "float32", "bfloat16", "int8", doc="LLM.int8 linear layers, the rest bf16"),
-            Precision("nf4", "bfloat16", "float32", "bfloat16", "nf4", doc="4-bit NormalFloat linear, the rest bf16"),
+            Precision("nf4", "bfloat16", "float32", "bfloat16", "nf4", doc="4-bit NormalFloat layers, the rest bf16"),
             Precision("fp4", "bfloat16", "float32", "bfloat16", "fp4", doc="4-bit float linear layers, the rest bf16"),
             # the rest (norms, embeddings, head) as peft's k-bit preparation leaves it
             Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),

@@ -148,12 +148,11 @@ def summary() -> str:
     exact = sum(cell.error == 0 for cell in found)
     median = statistics.median(abs(cell.error) for cell in found)
     libraries = ", ".join(f"{k} {v}" for k, v in json.loads(PATH.read_text())["libraries"].items())
-    off = (
-        f"the largest is {worst.error:+.4%}, {worst.name}" if worst.error else "none is off, so there is no worst cell"
-    )
+    if exact == len(found):
+        return f"All {len(found)} cells are equal to the byte. With {libraries}."
     return (
-        f"{len(found)} cells, of which {exact} are equal to the byte; the median error is {median:.4%}; {off}. "
-        f"With {libraries}."
+        f"{len(found)} cells, of which {exact} are equal to the byte; the median error is {median:.4%}; the largest is "
+        f"{worst.error:+.4%}, {worst.name}. With {libraries}."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftbench.errors import UserError
 from peftbench.measure import environment
 
-_UNITS = {"": 1, "b": 1} | {
+_UNITS = {"b": 1} | {
     f"{prefix}{kind}": base**power
     for power, prefix in enumerate("kmgt", 1)
     for kind, base in (("ib", 1024), ("b", 1000))
@@ -48,7 +48,7 @@ def _allowed() -> int:
 
 
 def read(text: str, name: str) -> int:
-    """Return a size in bytes: ``16GiB`` is 16 x 2^30, ``16GB`` 16 x 10^9, ``1024`` bytes.
+    """Return a size in bytes: ``16GiB`` is 16 x 2^30, ``16GB`` 16 x 10^9, ``1024B`` bytes.
 
     Args:
         text: what was given.

@@ -11,7 +11,8 @@ from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count,
 _COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
 _WIDTH = 120
 _NOTE = """\
-base: weights with quantization state; own: the method's weights; then gradients, optimizer state, activations saved
+At the moment of the peak (gradients may not be there yet): base: weights with quantization state; own: the method's
+weights; then gradients, optimizer state, activations saved
 for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
 longest that the settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and
 libraries come on top (--reserve says how much), and other kernels hold other temporaries."""
@@ -25,7 +26,8 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         yield from textwrap.wrap(_NOTE.format(shape=_shape(known)), _WIDTH)
         if asked.budget is not None:
             kept = f", of which {memory(asked.reserve)} are kept for what is no tensor" if asked.reserve else ""
-            yield f"fits: within {memory(asked.budget)}{kept}."
+            what = f"most {asked.axis}: the largest whose peak is" if asked.axis else "fits:"
+            yield f"{what} within {memory(asked.budget)}{kept}."
     for reason in dict.fromkeys(f.problem for f in found if f.problem):
         cells = [f.trial.cell for f in found if f.problem == reason]
         yield f"no figures: {', '.join(cells)}: {reason}"

@@ -82,7 +82,7 @@ def _reading(rankings: Mapping[str, Ranking]) -> Iterable[str]:
     mark = f"{TIED}: cannot be told from the best of its column (Holm)"
     best = [f"{found.significantly_best} ({task})" for task, found in rankings.items() if found.significantly_best]
     told = f"significantly best: {', '.join(best)}" if best else "none is significantly best"
-    yield f"Intervals (in brackets, and every test) are 95 % for {meant}. {mark}; {told}."
+    yield f"Tests, and intervals in brackets on the page and in Markdown, are at 95 % for {meant}. {mark}; {told}."
 
 
 def _against_reference(found: Ranking, headline: str) -> Iterable[str]:
