@@ -174,7 +174,9 @@ def test_the_server_has_the_libraries_and_has_never_touched_cuda():
     assert has_peft is not device.may_touch_cuda()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(name, marks=pytest.mark.slow) for name in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_no_process_outlives_a_runner_that_is_gone(how, tiny, tmp_path):
     script = tmp_path / "runner.py"
     script.write_text(

@@ -63,6 +63,7 @@ def over_the_table(name: str) -> bool:
     return any(mark.args[1] is each for mark in marks for each in (test_methods.TRAINED, test_methods.CELLS))
 
 
+@pytest.mark.slow
 def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
     toml, record, functions = re.findall(r"```(?:toml|python)\n(.*?)```", PAGE, re.DOTALL)
     assert toml == (EXAMPLE / "pyproject.toml").read_text()

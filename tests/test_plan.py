@@ -158,8 +158,8 @@ DEEPSEEK = {
     ("kind", "settings", "traced"),
     [
         ("Qwen2MoeConfig", QWEN | {"decoder_sparse_step": 2}, (4, 6)),
-        ("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [0, 1, 2, 3, 4, 5]}, (9, 10)),
-        ("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [1, 2, 5, 9, 10]}, (12,)),
+        slow("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [0, 1, 2, 3, 4, 5]}, (9, 10)),
+        slow("Qwen2MoeConfig", QWEN | {"mlp_only_layers": [1, 2, 5, 9, 10]}, (12,)),
         ("DeepseekV3Config", DEEPSEEK | {"first_k_dense_replace": 3}, (6, 7)),
     ],
 )
