@@ -154,18 +154,11 @@ def settings(trial: Trial) -> dict[str, Any]:
     """Return every resolved setting of a trial as plain data, paths reduced to file names."""
     tasks = []
     for task in trial.tasks:
-        plain = dataclasses.asdict(task)
+        plain = _plain(task)
         plain["files"] = {split: Path(name).name for split, name in task.files.items()}
-        if task.test_seed is None:  # a task of files has none, so it has no place in its key
-            del plain["test_seed"]
         tasks.append(plain)
-    base = {**dataclasses.asdict(trial.base), "source": base_name(trial.base)}
-    train = dataclasses.asdict(trial.training) if trial.training else None
-    for block, name in ((base, "random_weights"), (train, "group_by_length")):
-        if block and not block[name]:  # so that rows from before there was this setting have the same ones
-            del block[name]
     return {
-        "base": base,
+        "base": {**_plain(trial.base), "source": base_name(trial.base)},
         "method": trial.method,
         "precision": trial.precision,
         "rank": trial.rank,
@@ -173,11 +166,22 @@ def settings(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "tasks": tasks,
         "evaluate": list(trial.evaluate),
-        "train": train,
-        "evaluation": dataclasses.asdict(trial.evaluation),
+        "train": _plain(trial.training) if trial.training else None,
+        "evaluation": _plain(trial.evaluation),
         "device": trial.device,
         "threads": trial.threads,
     }
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """Return a record's fields; late ones at their default left out, so that older rows have the same settings."""
+    plain = dataclasses.asdict(record)
+    for each in dataclasses.fields(record):
+        factory = each.default_factory
+        default = each.default if factory is dataclasses.MISSING else factory()
+        if each.metadata.get("late") and plain[each.name] == default:
+            del plain[each.name]
+    return plain
 
 
 def base_name(base: Base) -> str:

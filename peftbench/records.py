@@ -42,6 +42,15 @@ class Status(StrEnum):
 FINAL = frozenset({Status.OK, Status.UNSUPPORTED, Status.OOM, Status.DIVERGED, Status.INERT, Status.CORRUPT})
 
 
+def late(**default: Any) -> Any:
+    """Return a field that came after rows were stored: at its default it enters neither a row's settings nor its key.
+
+    Args:
+        default: ``default`` or ``default_factory``, as of ``dataclasses.field``.
+    """
+    return field(**default, metadata={"late": True})
+
+
 @dataclass(frozen=True)
 class Base:
     """The base model as the suite names it."""
@@ -52,7 +61,7 @@ class Base:
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Whether code that comes with the weights may run. Off unless the suite says otherwise."""
-    random_weights: bool = False
+    random_weights: bool = late(default=False)
     """Whether the weights are drawn at random: source names a shape, and nothing is scored."""
 
 
@@ -82,7 +91,7 @@ class Task:
     """Longest answer that is generated; unused by ``choice``."""
     limit: int | None = None
     """Evaluate only the first this-many examples of the scored split; None for all."""
-    test_seed: int | None = None
+    test_seed: int | None = late(default=None)
     """Which of a built-in task's disjoint test sets; None for a task of files."""
 
 
@@ -138,7 +147,7 @@ class Training:
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
     """First steps that train and count but are left out of steady-state rates."""
-    group_by_length: bool = False
+    group_by_length: bool = late(default=False)
     """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
 
 
