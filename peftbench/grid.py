@@ -17,10 +17,11 @@ from peftbench.execute import Event, local
 from peftbench.measure import environment
 from peftbench.records import Base, Job, Result, Status, Task, Trial
 from peftbench.tasks import read
+from peftbench.tasks.texts import texts
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "inference")
+_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "retention", "inference")
 """Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
@@ -243,7 +244,7 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
 
     Args:
         trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
-        checked: (task, split) that are known to be there; grows.
+        checked: (task, split) and texts that are known to be there; grows.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -251,6 +252,9 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
+    if trial.retention and (repr(trial.retention), "text") not in checked:
+        texts(trial.retention)
+        checked.add((repr(trial.retention), "text"))
     for name, split in wanted:
         task: Task = tasks[name]
         if (repr(task), split) not in checked and not read.examples(task, split):

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from peftbench.inference_columns import InferenceColumns
 from peftbench.memory_columns import MemoryColumns
+from peftbench.retention_columns import Retention, RetentionColumns
 
 SCHEMA_VERSION = 1
 """History: 1 (2026-11) first schema."""
@@ -194,6 +195,8 @@ class Trial:
     """Wall time after which the trial is stopped; not part of the key."""
     inference: bool = True
     """Whether the tuned model is measured in use, in a cell's first trial; not part of the key."""
+    retention: Retention | None = None
+    """Text of which the loss before and after training is told; not part of the key."""
     unsupported: str | None = None
     """Why this cell cannot exist; None where it can."""
 
@@ -349,7 +352,7 @@ class TrialColumns:
 
 
 @dataclass(frozen=True)
-class TrialRow(InferenceColumns, MemoryColumns, TrialColumns):
+class TrialRow(RetentionColumns, InferenceColumns, MemoryColumns, TrialColumns):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from peftbench import card, context, data, evaluate, failures, identity, liveness, train
+from peftbench import card, context, data, evaluate, failures, identity, liveness, retention, train
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
@@ -133,10 +133,18 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
     model = loaded.model
+    if trial.retention:
+        with run.clock.phase("retention"):
+            held = retention.held(trial, trial.retention, loaded.tokenizer)
+            before = held.nats(model)
+            run.facts.update(retention.columns(held, before, None))
     if trial.training is not None:
         model, status = _tune(run, loaded)
     if status[0] is Status.OK:
         _evaluate(run, loaded, model, examples)
+        if trial.retention and trial.training:
+            with run.clock.phase("retention"):
+                run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
             with run.clock.phase("inference"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns memory_columns records"),
+    ("records and errors", "_suites errors inference_columns memory_columns records retention_columns"),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "suite and inputs, no torch",
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
-        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
+        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -39,10 +39,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
+        "context train evaluate failures liveness retention card measure.memory measure.structure measure.inference "
         "measure.watch measure.work",
     ),
-    ("the card of the built-in base", "bases.card"),
+    ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
         "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "

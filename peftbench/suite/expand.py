@@ -245,5 +245,6 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
+            retention=suite.retention,
             unsupported=why_unsupported(cell.method, cell.precision, device) or unchecked,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Base, Task
+from peftbench.retention_columns import Retention
 from peftbench.tasks import SPLITS
 
 
@@ -56,6 +57,8 @@ class Suite:
     """(field, value) pairs that select trials; see ``select``."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    retention: Retention | None = None
+    """Text of which each trial's loss before and after training is told."""
 
     @property
     def scored(self) -> tuple[str, ...]:
