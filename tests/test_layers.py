@@ -59,8 +59,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "commands, no torch",
         "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.figures report.format "
-        "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
-        "report.settings report.speed report.standing report.svg report.tables report.words report.writers",
+        "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
+        "report.samples report.settings report.speed report.standing report.svg report.tables report.words "
+        "report.writers",
     ),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),

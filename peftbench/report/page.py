@@ -14,7 +14,7 @@ from markupsafe import Markup
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Status
-from peftbench.report import grids, inference, memory, plots, samples, settings, speed, tables, words
+from peftbench.report import grids, inference, memory, plots, retention, samples, settings, speed, tables, words
 from peftbench.report.collect import Results
 from peftbench.report.format import MISSING
 from peftbench.report.svg import css_colors
@@ -94,6 +94,7 @@ def _context(results: Results) -> dict[str, Any]:
         "window": window,
         "time": plots.time_bars(results),
         "inference": inference.table(results),
+        "retention": retention.table(results),
         "rates": speed.rates(results),
         "samples": samples.task_samples(results),
         "troubles": _troubles(results),
