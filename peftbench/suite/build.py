@@ -13,12 +13,13 @@ from peftbench.records import Base, Task
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.grid import Block, Search, Suite, splits
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
     EvaluateBlock,
+    SearchBlock,
     SuiteFile,
     axes_model,
     method_settings,
@@ -41,6 +42,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     blocks = _blocks(b)
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
+    search = _search(b)
     report(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
@@ -66,6 +68,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         shown=document.shown,
         only=only,
         inference=evaluate.inference,
+        search=search,
     )
     _check_use(b, suite)
     report(b.problems)
@@ -91,6 +94,12 @@ def _base(b: Builder) -> Base:
     if source.startswith(("./", "../", "~/")):
         source = b.resolved(source)
     return Base(str(source), block.revision, block.trust_remote_code, block.shape is not None)
+
+
+def _search(b: Builder) -> Search | None:
+    given = b.document.get(("search",))
+    block = None if given is False else b.check(SearchBlock, ("search",), _or_empty(given))
+    return Search(block.seeds, block.share) if block else None
 
 
 def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:

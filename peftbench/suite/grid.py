@@ -23,6 +23,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a learning rate is chosen where a suite gives several: on the validation split, before the grid runs."""
+
+    seeds: int
+    """Trials of each candidate; their seeds are none of the grid's."""
+    share: float
+    """Of the grid's steps, epochs or tokens that a candidate trains for."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A validated suite: what ``expand`` turns into trials."""
 
@@ -56,6 +66,8 @@ class Suite:
     """(field, value) pairs that select trials; see ``select``."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    search: Search | None = None
+    """None where a list of learning rates is an axis as any other."""
 
     @property
     def scored(self) -> tuple[str, ...]:
