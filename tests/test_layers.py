@@ -60,7 +60,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.figures report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
-        "report.settings report.speed report.standing report.svg report.tables report.words report.writers",
+        "report.search report.searched report.settings report.speed report.standing report.svg report.tables "
+        "report.words report.writers",
     ),
     ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
