@@ -59,7 +59,7 @@ def panels(results: Results) -> tuple[Panel, ...]:
     ]
     wanted = (
         ("Validation score against learning rate", by_rate, Axis.over("learning rate", rates, True, shown), "rate"),
-        ("Expected best so far", spent, Axis.over("trials spent", [p.x for p in spent], False, fmt.number), "spent"),
+        ("Expected best so far", spent, Axis.over("trials spent", [p.x for p in spent], False, _whole), "spent"),
     )
     return tuple(Panel(title, Markup(scatter(points, {}, axis, name, title))) for title, points, axis, name in wanted)
 
@@ -108,3 +108,7 @@ def _meaning(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
 
 def _point(cell: Cell, x: float, score: float, faint: bool) -> Point:
     return Point(cell.name, cell.kind, cell.mean("base_bits_per_weight"), x, 100 * score, None, cell.name, "", faint)
+
+
+def _whole(value: float) -> str:
+    return f"{value:g}"
