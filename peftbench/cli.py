@@ -9,12 +9,15 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Trial
+
+if TYPE_CHECKING:
+    from peftbench.stages import Stage
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
@@ -147,36 +150,40 @@ def _tell_left_out() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench import grid, progress, suite
+    from peftbench import stages, suite
     from peftbench.execute import device
-    from peftbench.plan import size
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     kind = device.resolve(loaded.device)
-    trials = suite.expand(loaded, kind)
-    whole = suite.expand(replace(loaded, only=()), kind)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     signal.signal(signal.SIGTERM, _interrupt)
+    ended = [_run_stage(arguments, stage, loaded.workers) for stage in stages.stages(loaded, kind, folder)]
+    return max(ended)
+
+
+def _run_stage(arguments: argparse.Namespace, stage: Stage, workers: int) -> int:
+    """Run one stage of a suite, tell how it ended, and return the exit code."""
+    from peftbench import grid, progress
+    from peftbench.plan import size
+
+    budget = size.budget(arguments.budget, stage.trials[0].device) if arguments.budget else None
+    keeps = arguments.keep_adapters and not stage.searches
     prepared = grid.prepare(
-        trials,
-        folder,
-        loaded.workers,
+        stage.trials,
+        stage.folder,
+        workers,
         _command(arguments, ("set", "only")),
-        whole,
-        grid.Options(
-            arguments.fresh,
-            arguments.keep_adapters,
-            size.budget(arguments.budget, kind) if arguments.budget else None,
-            _command(arguments, ("set",)),
-        ),
+        stage.whole,
+        grid.Options(arguments.fresh, keeps, budget, _command(arguments, ("set",))),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
-    print(f"{_extent(trials)}, {ready} of them done already -> {folder}", file=sys.stderr)
+    what = "search for learning rates: " if stage.searches else ""
+    print(f"{what}{_extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    print(f"{counts} -> {folder}", file=sys.stderr)
+    print(f"{counts} -> {stage.folder}", file=sys.stderr)
     if outcome.overhead_seconds is not None:
         print(
             f"besides its own work a trial took {outcome.overhead_seconds:.2f} s (median): starting its process, "
@@ -187,7 +194,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
-    asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
+    # a budget asks for skipping, and a search goes to where training fails
+    asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
     return FAILED if bad else 0
 
@@ -211,10 +219,12 @@ def _interrupt(*_: object) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench import columns, grid, suite
     from peftbench.execute import device
+    from peftbench.suite import candidates
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
-    trials = suite.expand(loaded, device.resolve(loaded.device, present=False))
+    kind = device.resolve(loaded.device, present=False)
+    trials = suite.expand(loaded, kind)
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
@@ -228,6 +238,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if reasons[cell] else ""])
     print(columns.aligned(rows), end="")
+    tried = candidates.candidates(loaded, kind)
+    if tried:
+        print(f"before them a search chooses learning rates on the validation split: {_extent(tried)}")
     possible = sum(trial.unsupported is None for trial in trials)
     print(f"{_extent(trials)}, {possible:,} of them can run")
     try:

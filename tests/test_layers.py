@@ -27,8 +27,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
-        "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
-        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.texts tasks.harness",
+        "suite suite.build suite.build_tasks suite.builder suite.candidates suite.document suite.expand "
+        "suite.grid suite.read suite.schema suite.select suite.templates suite.words identity tasks.read "
+        "tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -52,7 +53,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("processes", "execute execute.child execute.preload execute.local"),
     (
         "results, no torch",
-        "store store.document store.files store.reading store.schema store.writing store.__main__ stats "
+        "store store.document store.files store.reading store.schema store.writing store.__main__ stats choice "
         "crossed crossed.model crossed.ranking crossed.planning crossed.front crossed.outcomes",
     ),
     (
@@ -60,9 +61,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.figures report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
-        "report.samples report.settings report.speed report.standing report.svg report.tables report.words "
-        "report.writers",
+        "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
+        "report.tables report.words report.writers",
     ),
+    ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),
 )

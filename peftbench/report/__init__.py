@@ -73,10 +73,12 @@ def table(results_folder: str | Path, format: str = "text") -> str:
 
 
 def _text(results: Results, format: str) -> str:
-    from peftbench.report import grids, inference, retention, tables, writers
+    from peftbench.report import grids, inference, retention, search, tables, writers
 
     if format == "ranks":
         return writers.write_grids_md(grids.heading(results), grids.method_grids(results))
     text = tables.write(tables.comparison(results), format)
-    more = (retention.table(results), inference.table(results)) if format in ("text", "md") else ()  # the others: one
+    if format not in ("text", "md"):  # csv and tex hold one table
+        return text
+    more = (table(results) for table in (retention.table, search.table, inference.table))
     return "\n".join([text, *(tables.write(found, format) for found in more if found)])

@@ -15,13 +15,14 @@ from peftbench.retention_columns import Retention
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.grid import Block, Search, Suite, splits
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
     EvaluateBlock,
     RetentionBlock,
+    SearchBlock,
     SuiteFile,
     axes_model,
     method_settings,
@@ -44,6 +45,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     blocks = _blocks(b)
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
+    search = _search(b)
     report(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
@@ -70,6 +72,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         only=only,
         inference=evaluate.inference,
         retention=_retention(b, base, evaluate.retention),
+        search=search,
     )
     _check_use(b, suite)
     report(b.problems)
@@ -107,6 +110,12 @@ def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | 
         b.problem(("evaluate", "retention"), "the loss of random weights would be a number without a meaning")
     block = b.check(RetentionBlock, ("evaluate", "retention"), given)
     return Retention(b.resolved(given["file"]), block.field, block.separator, block.limit) if block else None
+
+
+def _search(b: Builder) -> Search | None:
+    given = b.document.get(("search",))
+    block = None if given is False else b.check(SearchBlock, ("search",), _or_empty(given))
+    return Search(block.seeds, block.share) if block else None
 
 
 def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:

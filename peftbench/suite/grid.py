@@ -24,6 +24,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a learning rate is chosen where a suite gives several: on the validation split, before the grid runs."""
+
+    seeds: int
+    """Trials of each candidate; their seeds are none of the grid's."""
+    share: float
+    """Of the grid's steps, epochs or tokens that a candidate trains for."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A validated suite: what ``expand`` turns into trials."""
 
@@ -59,6 +69,8 @@ class Suite:
     """Whether tuned models are measured in use."""
     retention: Retention | None = None
     """Text of which each trial's loss before and after training is told."""
+    search: Search | None = None
+    """None where a list of learning rates is an axis as any other."""
 
     @property
     def scored(self) -> tuple[str, ...]:

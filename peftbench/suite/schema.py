@@ -132,6 +132,7 @@ class SuiteFile(Strict):
     methods: dict[str, Any] = Field(description="a list of methods, or a mapping of methods to their settings")
     train: Any = None
     evaluate: Any = None
+    search: Any = None
     timeout_seconds: Positive | None = None
 
 
@@ -159,6 +160,13 @@ class TaskBlock(Strict):
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_new_tokens: Count | None = None
     limit: Count | None = None
+
+
+class SearchBlock(Strict):
+    """``search:``: how a list of learning rates is chosen from; ``false`` makes such lists an axis of the grid."""
+
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class EvaluateBlock(Strict):
