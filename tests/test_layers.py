@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "suite and inputs, no torch",
         "suite suite.build suite.build_tasks suite.builder suite.candidates suite.document suite.expand "
-        "suite.grid suite.read suite.schema suite.select suite.templates suite.words identity tasks.read "
+        "suite.grid suite.read suite.schema suite.select suite.smoke suite.templates suite.words identity tasks.read "
         "tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),

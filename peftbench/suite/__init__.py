@@ -26,6 +26,7 @@ def load(
     only: Iterable[str] = (),
     seeds: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    placeholders: bool = False,
 ) -> Suite:
     """Return a suite, validated, with overrides and environment variables filled in.
 
@@ -35,6 +36,7 @@ def load(
         only: ``field=value,value`` each, over method, precision, rank and seed; applied by ``expand``.
         seeds: a count (``"3"``) or a list (``"0,5"``) in place of the suite's.
         environ: where ``${NAME}`` is looked up.
+        placeholders: whether a ``${NAME}`` that is not set stands for NAME, as in smoke mode, which touches no data.
 
     Raises:
         UserError: anything is wrong; every problem is a line ``file:line: key.path: what, and what is allowed``.
@@ -46,6 +48,7 @@ def load(
         document.put(("seeds",), read_seeds(seeds), "--seeds")
     for text in overrides:
         document.override(text)
+    document.placeholders = placeholders
     document.interpolate(environ)
     return build(document, path, selected)
 
