@@ -63,6 +63,8 @@ class Options:
     skipped. None for no limit."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
+    predicts: bool = True
+    """Whether a cell's first trial predicts the memory that it then measures."""
 
 
 _ORDINARY = Options()
@@ -135,7 +137,7 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                predicts=trial.training is not None and trial.cell not in seen,
+                predicts=options.predicts and trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,

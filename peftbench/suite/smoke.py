@@ -7,8 +7,9 @@ mean nothing. Base, data and hub are not touched. What is made for another archi
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -25,6 +26,8 @@ from peftbench.tasks import TASKS
 BASE = "nano"
 STEPS, BATCH, LENGTH, EXAMPLES = 2, 2, 64, 2
 """Optimizer steps, examples of each, tokens of an example, examples that are scored of each task."""
+WORKERS = 4
+"""Most trials at the same time, since no time matters; each takes half a gigabyte."""
 SUFFIX = "-smoke"
 """Of the suite's name in the rows, and of the results folder."""
 _FALLBACK = "compute"
@@ -40,20 +43,26 @@ class Smoke:
     """What was changed to fit, and which cells are the same as others here."""
 
 
+def smoked(suite: Suite) -> Suite:
+    """Return a suite for smoke mode: on the base that ships and the device that is there, one seed, all cores."""
+    workers = min(WORKERS, os.cpu_count() or 1)
+    given = {"base": Base(BASE), "device": "auto", "seeds": suite.seeds[:1], "threads": 1, "workers": workers}
+    return replace(suite, name=suite.name + SUFFIX, smoke=True, **given)
+
+
 def smoke(suite: Suite, device: str) -> Smoke:
     """Return a small trial for each cell of a suite, in its order.
 
     Args:
-        suite: a validated suite.
-        device: as for ``expand``: the one that is here, whatever the suite asks for.
+        suite: what ``smoked`` returned.
+        device: as for ``expand``.
 
     Raises:
         UserError: as ``expand``: settings that exclude each other are told here too.
     """
-    small = replace(suite, name=suite.name + SUFFIX, base=Base(BASE), seeds=suite.seeds[:1], threads=1)
     found: dict[str, Trial] = {}
-    notes: list[str] = []
-    for trial in expand(small, device):
+    notes = [f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base and data are not touched"]
+    for trial in expand(suite, device):
         made, changes = _small(trial)
         notes += [f"{trial.cell}: {change}" for change in changes]
         first = found.setdefault(json.dumps(identity.settings(made), sort_keys=True, default=list), made)
@@ -176,9 +185,3 @@ _FITS: Mapping[str, Callable[[Any], Any]] = {
     "target_r": lambda value: min(value, _config()["hidden_size"]),
 }
 """Option to what makes its value fit; nothing left of it means the method's default."""
-
-
-def lines(found: Smoke) -> Iterator[str]:
-    """Yield what a person must know of a smoke run."""
-    yield f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base and data are not touched"
-    yield from found.notes
