@@ -71,11 +71,8 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
         metavar="N|LIST",
         help="how many (3 for 0, 1, 2; 100 for a hundred of them), or which, with a comma (0,5, or 100, for 100 alone)",
     )
-    command.add_argument(
-        "--smoke",
-        action="store_true",
-        help="every cell in two steps on the built-in base; touches no other base or data",
-    )
+    what = "each cell in two steps on the built-in base; touches no other base or data"
+    command.add_argument("--smoke", action="store_true", help=what)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -181,20 +178,14 @@ def _run_stage(arguments: argparse.Namespace, stage: Stage, workers: int) -> int
     from peftbench.plan import size
 
     budget = size.budget(arguments.budget, stage.trials[0].device) if arguments.budget else None
-    keeps = arguments.keep_adapters and not stage.searches
+    keeps, fresh = arguments.keep_adapters and not stage.searches, arguments.fresh or arguments.smoke
     prepared = grid.prepare(
         stage.trials,
         stage.folder,
         workers,
         _command(arguments, ("set", "only")),
         stage.whole,
-        grid.Options(
-            arguments.fresh or arguments.smoke,
-            keeps,
-            budget,
-            _command(arguments, ("set",)),
-            predicts=not arguments.smoke,
-        ),
+        grid.Options(fresh, keeps, budget, _command(arguments, ("set",)), not arguments.smoke),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     what = "search for learning rates: " if stage.searches else ""

@@ -46,8 +46,8 @@ class Smoke:
 def smoked(suite: Suite) -> Suite:
     """Return a suite for smoke mode: on the base that ships and the device that is there, one seed, all cores."""
     workers = min(WORKERS, os.cpu_count() or 1)
-    given = {"base": Base(BASE), "device": "auto", "seeds": suite.seeds[:1], "threads": 1, "workers": workers}
-    return replace(suite, name=suite.name + SUFFIX, smoke=True, **given)
+    named = replace(suite, name=suite.name + SUFFIX, smoke=True)
+    return replace(named, base=Base(BASE), device="auto", seeds=suite.seeds[:1], threads=1, workers=workers)
 
 
 def smoke(suite: Suite, device: str) -> Smoke:
