@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from peftbench import card, context, data, evaluate, failures, identity, liveness, train
+from peftbench import card, causality, context, data, evaluate, failures, identity, liveness, train
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
@@ -128,6 +128,8 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     )
     run.ledger["load"] = memory.held(loaded.model, method.trains_base)
     context.check(trial, loaded.model.config)
+    with run.clock.phase("check"):
+        causality.check(loaded.model, precision, trial.device)
     examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
+        "causality context train evaluate failures liveness card measure.memory measure.structure measure.inference "
         "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card"),

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from peftbench import context
+from peftbench import causality, context
 from peftbench.errors import Unsupported, UserError
 from peftbench.execute import device
 from peftbench.plan import fit
@@ -87,6 +87,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
     if trial.unsupported or trial.training is None:
         return Forecast(trial, problem=trial.unsupported or "nothing trains")
     try:
+        causality.check_config(config)
         context.check(trial, config)
         found = predict(trial, config)
         if asked.budget is None:
