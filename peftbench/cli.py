@@ -17,7 +17,9 @@ from peftbench.errors import UserError
 from peftbench.records import Trial
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+"""Exit codes: a trial failed, none can run, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+_NO_BUDGET = "--reserve: a part of the memory there is; give that with --budget, like 16GiB"
+_NOTHING = "none of them can run, every cell is unsupported"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +82,16 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="SIZE",
         help="like 16GiB, or device: skip trials predicted to need more memory",
     )
+    _add_reserve(command)
     command.set_defaults(command=_run)
+
+
+def _add_reserve(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reserve",
+        metavar="SIZE",
+        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of the device)",
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -88,11 +99,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_suite(command)
     command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
     command.add_argument("--budget", metavar="SIZE", help="with --memory: what there is, like 16GiB, or device")
-    command.add_argument(
-        "--reserve",
-        metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries",
-    )
+    _add_reserve(command)
     command.add_argument(
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: the largest that fits"
     )
@@ -157,6 +164,10 @@ def _run(arguments: argparse.Namespace) -> int:
     trials = suite.expand(loaded, kind)
     whole = suite.expand(replace(loaded, only=()), kind)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
+    if arguments.reserve and not arguments.budget:
+        raise UserError(_NO_BUDGET)
+    budget = size.budget(arguments.budget, kind) if arguments.budget else None
+    reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
     prepared = grid.prepare(
         trials,
@@ -167,8 +178,9 @@ def _run(arguments: argparse.Namespace) -> int:
         grid.Options(
             arguments.fresh,
             arguments.keep_adapters,
-            size.budget(arguments.budget, kind) if arguments.budget else None,
-            _command(arguments, ("set",)),
+            budget,
+            reserve,
+            whole_command=_command(arguments, ("set",)),
         ),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
@@ -187,6 +199,9 @@ def _run(arguments: argparse.Namespace) -> int:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
+    if set(outcome.statuses) == {"unsupported"}:
+        print(_NOTHING, file=sys.stderr)
+        return FAILED
     asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
     return FAILED if bad else 0
@@ -220,22 +235,32 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.memory:
         return _forecast(arguments, trials)
     cells: dict[str, list[int | None]] = {}
-    reasons = {trial.cell: trial.unsupported for trial in trials}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
+    reasons = grid.impossible(trials)
     rows = []
     for cell, seeds in cells.items():
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
-        rows.append([cell, named, f"unsupported: {reasons[cell]}" if reasons[cell] else ""])
+        rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(columns.aligned(rows), end="")
-    possible = sum(trial.unsupported is None for trial in trials)
-    print(f"{_extent(trials)}, {possible:,} of them can run")
     try:
-        for note in grid.check(trials):
-            print(f"note: {note}")
+        notes = grid.check(trials)
     except UserError as error:
+        print(_extent(trials))
         raise UserError(f"run would refuse this: {error}") from None
-    return 0
+    possible = sum(trial.cell not in reasons for trial in trials)
+    print(f"{_extent(trials)}, {possible:,} of them can run" if possible else f"{_extent(trials)}: {_NOTHING}")
+    for note in (*notes, *_no_device(trials)):
+        print(f"note: {note}")
+    return 0 if possible else FAILED
+
+
+def _no_device(trials: Sequence[Trial]) -> list[str]:
+    """Return a note where a run would refuse the device."""
+    from peftbench.execute import device
+
+    missing = device.why_no_cuda() if trials[0].device == "cuda" else None
+    return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
 
 
 def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
@@ -244,13 +269,11 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
     from peftbench.plan import size
 
     if arguments.reserve and not arguments.budget:
-        raise UserError("--reserve: a part of the memory there is; give that with --budget, like 16GiB")
+        raise UserError(_NO_BUDGET)
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
     budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
-    reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
-    if budget is not None and reserve >= budget:
-        raise UserError(f"--reserve: given {arguments.reserve!r}; allowed: less than the budget of {budget:,} bytes")
+    reserve = size.reserve(arguments.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell
 
@@ -259,7 +282,7 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
         found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{arguments.suite}: {error}") from None
-    print("\n".join(tell.lines(found, asked)))
+    print("\n".join([*tell.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
     return 0
 
 

@@ -244,7 +244,7 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     job, training = run.job, run.job.trial.training
     assert training is not None
     step = memory.largest_step(plan, training.micro_batch_size)
-    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes)
+    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
 
 

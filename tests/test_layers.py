@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the card of the built-in base", "bases.card"),
     (
         "a trial's needs, predicted",
-        "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
         "plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
