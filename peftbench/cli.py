@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,13 @@ from peftbench.errors import UserError
 from peftbench.records import Trial
 
 if TYPE_CHECKING:
+    from peftbench.grid import Options
     from peftbench.stages import Stage
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+"""Exit codes: a trial failed, none can run, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+_NO_BUDGET = "--reserve: a part of the memory there is; give that with --budget, like 16GiB"
+_NOTHING = "none of them can run, every cell is unsupported"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +87,16 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="SIZE",
         help="like 16GiB, or device: skip trials predicted to need more memory",
     )
+    _add_reserve(command)
     command.set_defaults(command=_run)
+
+
+def _add_reserve(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reserve",
+        metavar="SIZE",
+        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of the device)",
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -91,11 +104,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_suite(command)
     command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
     command.add_argument("--budget", metavar="SIZE", help="with --memory: what there is, like 16GiB, or device")
-    command.add_argument(
-        "--reserve",
-        metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries",
-    )
+    _add_reserve(command)
     command.add_argument(
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: the largest that fits"
     )
@@ -150,32 +159,37 @@ def _tell_left_out() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench import stages, suite
+    from peftbench import grid, stages, suite
     from peftbench.execute import device
+    from peftbench.plan import size
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     kind = device.resolve(loaded.device)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
+    if arguments.reserve and not arguments.budget:
+        raise UserError(_NO_BUDGET)
+    budget = size.budget(arguments.budget, kind) if arguments.budget else None
+    reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
-    ended = [_run_stage(arguments, stage, loaded.workers) for stage in stages.stages(loaded, kind, folder)]
-    return max(ended)
+    options = grid.Options(
+        arguments.fresh, arguments.keep_adapters, budget, reserve, whole_command=_command(arguments, ("set",))
+    )
+    command = _command(arguments, ("set", "only"))
+    return max(_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder))
 
 
-def _run_stage(arguments: argparse.Namespace, stage: Stage, workers: int) -> int:
+def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> int:
     """Run one stage of a suite, tell how it ended, and return the exit code."""
     from peftbench import grid, progress
-    from peftbench.plan import size
 
-    budget = size.budget(arguments.budget, stage.trials[0].device) if arguments.budget else None
-    keeps = arguments.keep_adapters and not stage.searches
     prepared = grid.prepare(
         stage.trials,
         stage.folder,
         workers,
-        _command(arguments, ("set", "only")),
+        command,
         stage.whole,
-        grid.Options(arguments.fresh, keeps, budget, _command(arguments, ("set",))),
+        replace(options, keep_adapters=options.keep_adapters and not stage.searches),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     what = "search for learning rates: " if stage.searches else ""
@@ -194,6 +208,9 @@ def _run_stage(arguments: argparse.Namespace, stage: Stage, workers: int) -> int
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
+    if set(outcome.statuses) == {"unsupported"}:
+        print(_NOTHING, file=sys.stderr)
+        return FAILED
     # a budget asks for skipping, and a search goes to where training fails
     asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
@@ -230,25 +247,35 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.memory:
         return _forecast(arguments, trials)
     cells: dict[str, list[int | None]] = {}
-    reasons = {trial.cell: trial.unsupported for trial in trials}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
+    reasons = grid.impossible(trials)
     rows = []
     for cell, seeds in cells.items():
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
-        rows.append([cell, named, f"unsupported: {reasons[cell]}" if reasons[cell] else ""])
+        rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(columns.aligned(rows), end="")
     tried = candidates.candidates(loaded, kind)
     if tried:
         print(f"before them a search chooses learning rates on the validation split: {_extent(tried)}")
-    possible = sum(trial.unsupported is None for trial in trials)
-    print(f"{_extent(trials)}, {possible:,} of them can run")
     try:
-        for note in grid.check(trials):
-            print(f"note: {note}")
+        notes = grid.check(trials)
     except UserError as error:
+        print(_extent(trials))
         raise UserError(f"run would refuse this: {error}") from None
-    return 0
+    possible = sum(trial.cell not in reasons for trial in trials)
+    print(f"{_extent(trials)}, {possible:,} of them can run" if possible else f"{_extent(trials)}: {_NOTHING}")
+    for note in (*notes, *_no_device(trials)):
+        print(f"note: {note}")
+    return 0 if possible else FAILED
+
+
+def _no_device(trials: Sequence[Trial]) -> list[str]:
+    """Return a note where a run would refuse the device."""
+    from peftbench.execute import device
+
+    missing = device.why_no_cuda() if trials[0].device == "cuda" else None
+    return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
 
 
 def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
@@ -257,13 +284,11 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
     from peftbench.plan import size
 
     if arguments.reserve and not arguments.budget:
-        raise UserError("--reserve: a part of the memory there is; give that with --budget, like 16GiB")
+        raise UserError(_NO_BUDGET)
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
     budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
-    reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
-    if budget is not None and reserve >= budget:
-        raise UserError(f"--reserve: given {arguments.reserve!r}; allowed: less than the budget of {budget:,} bytes")
+    reserve = size.reserve(arguments.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell
 
@@ -272,7 +297,7 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
         found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{arguments.suite}: {error}") from None
-    print("\n".join(tell.lines(found, asked)))
+    print("\n".join([*tell.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
     return 0
 
 

@@ -222,7 +222,10 @@ class Job:
     measures_inference: bool = False
     """Whether to measure the tuned model in use; once for a cell does."""
     budget_bytes: int | None = None
-    """Memory that a training step may take: a trial predicted to need more is skipped. None for no limit."""
+    """Memory that the trial may take: one whose training step is predicted to need more is skipped. None for no
+    limit."""
+    reserve_bytes: int = 0
+    """Of these, what is kept for what is no tensor."""
     log: str | None = None
     """File that takes everything the trial's libraries print; None to let them print."""
 

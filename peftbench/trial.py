@@ -17,7 +17,18 @@ from typing import Any
 
 import torch
 
-from peftbench import card, context, data, evaluate, failures, identity, liveness, retention, train
+from peftbench import (
+    card,
+    causality,
+    context,
+    data,
+    evaluate,
+    failures,
+    identity,
+    liveness,
+    retention,
+    train,
+)
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
@@ -128,6 +139,8 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     )
     run.ledger["load"] = memory.held(loaded.model, method.trains_base)
     context.check(trial, loaded.model.config)
+    with run.clock.phase("check"):
+        causality.check(loaded.model, precision, trial.device)
     examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
@@ -250,7 +263,7 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     job, training = run.job, run.job.trial.training
     assert training is not None
     step = memory.largest_step(plan, training.micro_batch_size)
-    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes)
+    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
 
 

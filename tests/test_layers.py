@@ -40,13 +40,14 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate failures liveness retention card measure.memory measure.structure measure.inference "
+        "causality context train evaluate failures liveness retention card measure.memory measure.structure "
+        "measure.inference "
         "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
-        "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
         "plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
