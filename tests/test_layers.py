@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns memory_columns records"),
+    ("records and errors", "_suites errors effective_columns inference_columns memory_columns records"),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "phases of a trial",
         "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
-        "measure.watch measure.work",
+        "measure.watch measure.work measure.effective",
     ),
     ("the card of the built-in base", "bases.card"),
     (
@@ -58,7 +58,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "commands, no torch",
         "grid compare compare.comparison compare.differences compare.examples compare.text "
-        "report report.axis report.collect report.figures report.format "
+        "report report.axis report.collect report.fairness report.figures report.flat report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
         "report.settings report.speed report.standing report.svg report.tables report.words report.writers",
     ),
