@@ -169,6 +169,7 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.keep_adapters,
             size.budget(arguments.budget, kind) if arguments.budget else None,
             _command(arguments, ("set",)),
+            loaded.strict,
         ),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
@@ -189,7 +190,25 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
     asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    return FAILED if bad else 0
+    unfair = _tell_differences(folder, loaded.strict)
+    return FAILED if bad or (unfair and loaded.strict) else 0
+
+
+def _tell_differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(f"peftbench: {text}", file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
@@ -277,17 +296,19 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from peftbench import report
+    from peftbench import report, store
 
     folder = Path(arguments.results)
+    recorded = store.recorded_grid(folder)
+    strict = recorded is not None and recorded.strict
     page = arguments.format == "html"
     if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
-        return 0
+        return FAILED if strict and _tell_differences(folder, strict) else 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
     written, table = report.publish(folder, output, arguments.format)
     print(f"{table}page: {written}" if page else f"table: {written}")
-    return 0
+    return FAILED if strict and _tell_differences(folder, strict) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

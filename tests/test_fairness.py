@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from results_factory import ENVIRONMENT, make_result, store
 
+from peftbench import cli, identity
+from peftbench.execute import Event, local
 from peftbench.records import Result
 from peftbench.report import collect, fairness, table
+from peftbench.store import record_grid, recorded_grid
 
 TRAIN = {"steps": 30, "learning_rate": 1e-3, "optimizer": "adamw", "weight_decay": 0.1, "batch_size": 16}
 
@@ -67,7 +71,8 @@ def test_what_each_method_has_for_itself_is_no_finding(tmp_path):
     rows = [
         row("lora", settings={"options": {"alpha": 16}}, train={"learning_rate": 1e-2}),
         row("adapter", settings={"options": {"kind": "pfeiffer"}}),
-        row("qlora", precision="nf4", train={"optimizer": "paged_adamw"}),
+        row("qlora", precision="nf4", train={"optimizer": "paged_adamw"}, optimizer_class="paged"),
+        row("lora", precision="nf4", optimizer_class="torch"),
         row("base", None),
     ]
     assert told(tmp_path, *rows) == []
@@ -164,3 +169,48 @@ def test_many_rows_are_counted_after_the_first(tmp_path):
     ]
     (found,) = told(tmp_path, *rows)
     assert found.endswith("lora 5, and 3 more), weight_decay 0.1 (the others).")
+
+
+def planted(folder: Path, strict: bool, weight_decay: float = 0.01) -> Path:
+    """A results folder whose grid is recorded, with one method at another weight decay."""
+    rows = [row("full"), row("lora", train={"weight_decay": weight_decay})]
+    made = store(folder / "r", *rows)
+    record_grid(made, [r.row.key for r in rows], "peftbench run mine", strict)
+    return made
+
+
+@pytest.mark.parametrize(("strict", "decay", "code"), [(True, 0.01, 1), (True, 0.1, 0), (False, 0.01, 0)])
+def test_a_report_fails_where_the_suite_demands_a_fair_comparison(tmp_path, capsys, strict, decay, code):
+    folder = planted(tmp_path, strict, decay)
+    page = ["report", str(folder), "-o", str(tmp_path / "page.html")]
+    for argv in (["report", str(folder), "--format", "csv"], page):
+        assert cli.main(argv) == code
+        told = capsys.readouterr().err
+        assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in told) is bool(code)
+        assert ("audit: strict: the rows do not compare" in told) is bool(code)
+
+
+@pytest.mark.parametrize(("audit", "code"), [("audit: strict\n", 1), ("", 0), ("audit: report\n", 0)])
+def test_a_run_tells_what_differs_and_fails_where_that_is_demanded(tmp_path, monkeypatch, capsys, audit, code):
+    def run(jobs, workers):
+        for job in jobs:
+            made = row(job.trial.method, job.trial.seed, job.trial.cell, key=job.key)
+            known = {n: v for n, v in identity.describe(job).items() if n == "settings_json"}
+            yield Event(job, "train", result=replace(made, row=replace(made.row, **known), steps=(), examples=()))
+
+    monkeypatch.setattr(local, "run", run)
+    monkeypatch.setattr(identity, "base_fingerprint", lambda folder: "b" * 64)
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(f"{audit}base: nano\nseeds: 1\ntasks: [judge]\nmethods:\n  full:\n  lora: {{clip_norm: 2}}\n")
+    assert cli.main(["run", str(suite), "-o", str(tmp_path / "r")]) == code
+    assert "Differs, and is no axis (training): clip_norm 1 (full fine-tuning), clip_norm 2 (LoRA)." in (
+        capsys.readouterr().err
+    )
+    assert recorded_grid(tmp_path / "r").strict is bool(code)
+
+
+def test_an_audit_that_there_is_not_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("audit: strickt\nbase: nano\ntasks: [judge]\nmethods: [full]\n")
+    assert cli.main(["plan", str(tmp_path / "mine.yaml")]) == 2
+    assert "audit: no audit 'strickt'" in (told := capsys.readouterr().err), told
+    assert "strict" in told

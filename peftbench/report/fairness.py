@@ -176,9 +176,11 @@ def _compared(row: _Row, kind: str, name: str, value: str) -> bool:
     known = (kind, name) in row.facts
     if not known and (row.cell.is_base or kind in ("inputs", "work", "as computed")):
         return False
+    setting = name.removeprefix("train.") if kind == "training" else name.partition(" ")[0]  # of "optimizer class"
     recipe = row.cell.record.training if row.cell.record else {}
-    setting = name.removeprefix("train.")
-    return not (kind == "training" and setting in recipe and plain(recipe[setting]) == value)
+    used = row.facts.get(("training", f"train.{setting}"), ((), ""))[1]
+    own = kind in ("training", "as computed") and setting in recipe and plain(recipe[setting]) == used
+    return not own
 
 
 def _is_axis(held: Iterable[tuple[_Row, str]]) -> bool:

@@ -56,6 +56,8 @@ class Suite:
     """(field, value) pairs that select trials; see ``select``."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
     @property
     def scored(self) -> tuple[str, ...]:

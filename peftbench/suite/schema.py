@@ -132,6 +132,7 @@ class SuiteFile(Strict):
     train: Any = None
     evaluate: Any = None
     timeout_seconds: Positive | None = None
+    audit: Literal["report", "strict"] = "report"
 
 
 class BaseBlock(Strict):
