@@ -173,14 +173,21 @@ def _run(arguments: argparse.Namespace) -> int:
     reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
     options = grid.Options(
-        arguments.fresh, arguments.keep_adapters, budget, reserve, whole_command=_command(arguments, ("set",))
+        arguments.fresh,
+        arguments.keep_adapters,
+        budget,
+        reserve,
+        whole_command=_command(arguments, ("set",)),
+        strict=loaded.strict,
     )
     command = _command(arguments, ("set", "only"))
-    return max(_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder))
+    failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
+    unfair = _tell_differences(folder, loaded.strict)
+    return FAILED if any(failed) or (unfair and loaded.strict) else 0
 
 
-def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> int:
-    """Run one stage of a suite, tell how it ended, and return the exit code."""
+def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
+    """Run one stage of a suite and tell how it ended; return whether it is a failure."""
     from peftbench import grid, progress
 
     prepared = grid.prepare(
@@ -210,11 +217,28 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> in
             print(f"  {progress.sentence(result)}", file=sys.stderr)
     if set(outcome.statuses) == {"unsupported"}:
         print(_NOTHING, file=sys.stderr)
-        return FAILED
+        return True
     # a budget asks for skipping, and a search goes to where training fails
     asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    return FAILED if bad else 0
+    return bad > 0
+
+
+def _tell_differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(f"peftbench: {text}", file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
@@ -315,17 +339,19 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from peftbench import report
+    from peftbench import report, store
 
     folder = Path(arguments.results)
+    recorded = store.recorded_grid(folder)
+    strict = recorded is not None and recorded.strict
     page = arguments.format == "html"
     if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
-        return 0
+        return FAILED if strict and _tell_differences(folder, strict) else 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
     written, table = report.publish(folder, output, arguments.format)
     print(f"{table}page: {written}" if page else f"table: {written}")
-    return 0
+    return FAILED if strict and _tell_differences(folder, strict) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

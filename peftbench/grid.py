@@ -67,6 +67,8 @@ class Options:
     """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
 
 _ORDINARY = Options()
@@ -155,7 +157,7 @@ def prepare(
     asked = _asked_for(folder, keys, everything)
     # a selecting command makes what is recorded only where nothing else of the grid was there before it
     narrow = len(asked) == len(keys) < len(everything)
-    store.record_grid(folder, asked, command if narrow else options.whole_command or command)
+    store.record_grid(folder, asked, command if narrow else options.whole_command or command, options.strict)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
+from peftbench.effective_columns import EffectiveColumns
 from peftbench.inference_columns import InferenceColumns
 from peftbench.memory_columns import MemoryColumns
 from peftbench.retention_columns import Retention, RetentionColumns
@@ -355,7 +356,7 @@ class TrialColumns:
 
 
 @dataclass(frozen=True)
-class TrialRow(RetentionColumns, InferenceColumns, MemoryColumns, TrialColumns):
+class TrialRow(RetentionColumns, EffectiveColumns, InferenceColumns, MemoryColumns, TrialColumns):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 
 

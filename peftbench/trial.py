@@ -32,6 +32,7 @@ from peftbench import (
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
+from peftbench.measure.effective import columns as effective_columns
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
 from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices, parameters_in
@@ -222,6 +223,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
             step = memory.largest_step(plan, training.micro_batch_size)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
         run.facts.update(work.columns(learner, plan))
+        run.facts.update(effective_columns(learner))
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase("plan"):
             _predict(run, plan)

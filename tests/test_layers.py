@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns memory_columns records retention_columns"),
+    (
+        "records and errors",
+        "_suites errors effective_columns inference_columns memory_columns records retention_columns",
+    ),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
@@ -41,14 +44,13 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "phases of a trial",
         "causality context train evaluate failures liveness retention card measure.memory measure.structure "
-        "measure.inference "
-        "measure.watch measure.work",
+        "measure.effective measure.inference measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
-        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
-        "plan.predict plan.forecast plan.budget",
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake "
+        "plan.trace plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
@@ -60,7 +62,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "commands, no torch",
         "grid compare compare.comparison compare.differences compare.examples compare.text "
-        "report report.axis report.collect report.figures report.format "
+        "report report.axis report.collect report.fairness report.figures report.flat report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
         "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
         "report.tables report.words report.writers",

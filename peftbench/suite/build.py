@@ -73,6 +73,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         inference=evaluate.inference,
         retention=_retention(b, base, evaluate.retention),
         search=search,
+        strict=top.audit == "strict",
     )
     _check_use(b, suite)
     report(b.problems)

@@ -71,6 +71,8 @@ class Suite:
     """Text of which each trial's loss before and after training is told."""
     search: Search | None = None
     """None where a list of learning rates is an axis as any other."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
     @property
     def scored(self) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ class SuiteFile(Strict):
     evaluate: Any = None
     search: Any = None
     timeout_seconds: Positive | None = None
+    audit: Literal["report", "strict"] = "report"
 
 
 class BaseBlock(Strict):
