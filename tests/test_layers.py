@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns memory_columns records"),
+    ("records and errors", "_suites errors inference_columns memory_columns records score"),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
@@ -27,8 +27,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
-        "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
-        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
+        "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.document suite.expand suite.grid "
+        "suite.read suite.schema suite.select suite.templates suite.words identity tasks.answers tasks.fewshot "
+        "tasks.read tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -39,7 +40,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
+        "context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness card "
+        "measure.memory measure.structure measure.inference "
         "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card"),
