@@ -39,7 +39,7 @@ from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matric
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import read
+from peftbench.tasks import fewshot, read
 
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
@@ -142,7 +142,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     context.check(trial, loaded.model.config)
     with run.clock.phase("check"):
         causality.check(loaded.model, precision, trial.device)
-    examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    examples = {t.name: fewshot.scored(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     (
         "records and errors",
-        "_suites errors effective_columns inference_columns memory_columns records retention_columns",
+        "_suites errors effective_columns inference_columns memory_columns records retention_columns score",
     ),
     (
         "what the machine is",
@@ -30,9 +30,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
-        "suite suite.build suite.build_tasks suite.builder suite.candidates suite.document suite.expand "
-        "suite.grid suite.read suite.schema suite.select suite.templates suite.words identity tasks.read "
-        "tasks.texts tasks.harness",
+        "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
+        "suite.expand suite.grid suite.read suite.schema suite.select suite.templates suite.words identity "
+        "tasks.answers tasks.fewshot tasks.read tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -43,8 +43,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "causality context train evaluate failures liveness retention card measure.memory measure.structure "
-        "measure.effective measure.inference measure.watch measure.work",
+        "causality context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness "
+        "retention card measure.memory measure.structure measure.effective measure.inference measure.watch "
+        "measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
