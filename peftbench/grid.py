@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from peftbench import execute, identity, store
-from peftbench.errors import UserError
+from peftbench import causality, context, execute, identity, store
+from peftbench.errors import Unsupported, UserError
 from peftbench.execute import Event, local
 from peftbench.measure import environment
+from peftbench.plan import cuda
 from peftbench.records import Base, Job, Result, Status, Task, Trial
 from peftbench.tasks import read
 from peftbench.tasks.texts import texts
@@ -61,10 +63,14 @@ class Options:
     budget_bytes: int | None = None
     """Memory for the training steps that run at the same time: trials predicted to need more than their share are
     skipped. None for no limit."""
+    reserve_bytes: int | None = None
+    """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
     predicts: bool = True
     """Whether a cell's first trial predicts the memory that it then measures."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
 
 _ORDINARY = Options()
@@ -140,6 +146,7 @@ def prepare(
                 predicts=options.predicts and trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
+                reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )
@@ -152,12 +159,16 @@ def prepare(
     asked = _asked_for(folder, keys, everything)
     # a selecting command makes what is recorded only where nothing else of the grid was there before it
     narrow = len(asked) == len(keys) < len(everything)
-    store.record_grid(folder, asked, command if narrow else options.whole_command or command)
+    store.record_grid(folder, asked, command if narrow else options.whole_command or command, options.strict)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     pending = tuple(job for job in jobs if job.key not in done)
     return Grid(folder, tasks, tuple(jobs), pending, workers)
+
+
+def _reserve(trial: Trial, options: Options) -> int:
+    return cuda.reserve(trial) if options.reserve_bytes is None else options.reserve_bytes
 
 
 def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:
@@ -189,6 +200,28 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     for trial in trials:
         _check_splits(trial, checked)
     return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
+
+
+def impossible(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the cells that a run would end as ``unsupported``, each with its reason, as far as configs tell.
+
+    Of bases that are here; what only a loaded base shows is not seen.
+    """
+    found: dict[str, str] = {}
+    configs: dict[Base, Any] = {}
+    for trial in {trial.cell: trial for trial in trials}.values():
+        if trial.unsupported is not None:
+            found[trial.cell] = trial.unsupported
+            continue
+        if trial.base not in configs:
+            configs[trial.base] = identity.read_config(trial.base)
+        try:
+            if configs[trial.base]:
+                causality.check_config(configs[trial.base])
+                context.check(trial, configs[trial.base])
+        except Unsupported as error:
+            found[trial.cell] = str(error)
+    return found
 
 
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:

@@ -24,6 +24,9 @@ from peftbench.records import Trial
 from peftbench.retention_columns import Retention
 from peftbench.tasks.texts import texts
 
+_BATCH = 16
+"""Texts per forward pass where the suite leaves evaluation's batch size to be found."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -75,7 +78,8 @@ def held(trial: Trial, source: Retention, tokenizer: Any) -> Held:
         raise UserError(f"evaluate.retention: {source.file} holds no text of two tokens or more")
     known = None if None in sizes else sum(size for size in sizes if size is not None)
     precision = effective(trial.precision, trial.options)
-    return Held(encoded, known, evaluation.batch_size, tokenizer.pad_token_id, precision, trial.device)
+    batch = evaluation.batch_size or _BATCH
+    return Held(encoded, known, batch, tokenizer.pad_token_id, precision, trial.device)
 
 
 def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) -> dict[str, Any]:

@@ -72,6 +72,17 @@ def table(results_folder: str | Path, format: str = "text") -> str:
     return _text(collect.collect(Path(results_folder)), format)
 
 
+def findings(results_folder: str | Path) -> tuple[str, ...]:
+    """Return sentences about what differs between the rows of a results folder and is no axis.
+
+    Raises:
+        UserError: If the folder holds no trials, or its rows cannot stand in one table.
+    """
+    from peftbench.report import collect, fairness
+
+    return fairness.findings(collect.collect(Path(results_folder), examples=False))
+
+
 def _text(results: Results, format: str) -> str:
     from peftbench.report import grids, inference, retention, search, tables, writers
 

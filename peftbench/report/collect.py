@@ -255,15 +255,20 @@ def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
     return tuple(sorted(scored, key=lambda task: wanted.index(task) if task in wanted else len(wanted)))
 
 
-def collect(folder: Path) -> Results:
+def collect(folder: Path, examples: bool = True) -> Results:
     """Read a results folder for a report.
+
+    Args:
+        folder: what ``peftbench run`` wrote.
+        examples: whether steps and examples are needed too, which are most of what is stored.
 
     Raises:
         UserError: If it holds no trials, or its rows cannot stand in one table.
     """
     from peftbench import store
 
-    tables = store.read(folder)
+    nothing = pd.DataFrame()
+    tables = store.read(folder) if examples else store.Tables(store.read_trials(folder), nothing, nothing)
     if not len(tables.trials):
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:

@@ -64,7 +64,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         data=data,
         train=train,
         blocks=blocks,
-        evaluate_batch_size=evaluate.batch_size,
+        evaluate_batch_size=None if evaluate.batch_size == "auto" else evaluate.batch_size,
         max_length=evaluate.max_length,
         split=evaluate.split,
         timeout_seconds=top.timeout_seconds,
@@ -73,6 +73,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         inference=evaluate.inference,
         retention=_retention(b, base, evaluate.retention),
         search=search,
+        strict=top.audit == "strict",
     )
     _check_use(b, suite)
     report(b.problems)

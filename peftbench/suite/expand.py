@@ -119,7 +119,11 @@ def _checked(suite: Suite) -> list[_Cell]:
 def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
     """Yield the scored tasks whose answers leave no room for a prompt."""
     for task in suite.tasks:
-        if task.name in suite.scored and task.kind != "choice" and task.max_new_tokens >= evaluation.max_length:
+        if (
+            task.name in suite.scored
+            and task.kind in ("exact_match", "generation")
+            and task.max_new_tokens >= evaluation.max_length
+        ):
             yield (
                 f"tasks.{task.name}: max_new_tokens is {task.max_new_tokens}; allowed: less than evaluate.max_length, "
                 f"which is {evaluation.max_length} (by default the longest sequence_length of train)"

@@ -56,7 +56,8 @@ class Suite:
     train: Mapping[str, tuple[Any, ...]]
     """Values of each training setting that the suite gives, in the order written."""
     blocks: tuple[Block, ...]
-    evaluate_batch_size: int
+    evaluate_batch_size: int | None
+    """None for one that is found."""
     max_length: int | None
     """None for the grid's longest ``sequence_length``."""
     split: str
@@ -73,6 +74,8 @@ class Suite:
     """Text of which each trial's loss before and after training is told."""
     search: Search | None = None
     """None where a list of learning rates is an axis as any other."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -84,5 +87,7 @@ def splits(task: Task) -> tuple[str, ...]:
     """Return the splits that a task has."""
     if task.builtin:
         return SPLITS
+    if task.lm_eval:
+        return ("test",)
     cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
     return (*task.files, *cut)

@@ -134,6 +134,7 @@ class SuiteFile(Strict):
     evaluate: Any = None
     search: Any = None
     timeout_seconds: Positive | None = None
+    audit: Literal["report", "strict"] = "report"
 
 
 class BaseBlock(Strict):
@@ -147,7 +148,7 @@ class BaseBlock(Strict):
 
 
 class TaskBlock(Strict):
-    """One entry of ``tasks:``. A built-in task takes ``limit`` and ``max_new_tokens`` only."""
+    """One entry of ``tasks:``. A built-in task, and one of lm-eval, take the keys about scoring only."""
 
     kind: Literal["choice", "exact_match", "generation"] | None = None
     train: str | None = None
@@ -160,6 +161,13 @@ class TaskBlock(Strict):
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_new_tokens: Count | None = None
     limit: Count | None = None
+    answer_pattern: Annotated[str, Field(min_length=1)] | None = None
+    stop: Annotated[list[str], Field(min_length=1)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    metric: str | None = None
+    lm_eval: bool | Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="true, the name of a task of lm-eval, or a YAML file with one"
+    )
 
 
 class SearchBlock(Strict):
@@ -172,7 +180,7 @@ class SearchBlock(Strict):
 class EvaluateBlock(Strict):
     """``evaluate:``."""
 
-    batch_size: Count = 32
+    batch_size: Count | Literal["auto"] = Field(default=32, description="a whole number, at least 1, or auto")
     max_length: Count | None = None
     split: Literal["test", "validation"] = "test"
     test_seed: Annotated[int, Field(ge=0, lt=TEST_SEEDS)] = Field(
