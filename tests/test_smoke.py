@@ -97,7 +97,7 @@ methods:
   full: {layers: 24, precision: bf16-true}
   lora:
     - {rank: 256, target_modules: [query_key_value]}
-    - {rank: 256, target_modules: [q_proj, c_attn], rank_pattern: {k_proj: 4, c_fc: 4}}
+    - {rank: 256, target_modules: [q_proj, k_proj, c_attn], rank_pattern: {k_proj: 4, c_fc: 4}}
     - {rank: 256, target_modules: [c_proj]}
   qlora: {precision: nf4}
   peft:
@@ -119,7 +119,8 @@ def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
     full, one, two, _, ia3, loha, tokens, prompt = found.trials
     assert full.options["layers"] == 4
     assert (one.rank, one.options["target_modules"], one.training.micro_batch_size) == (128, "all-linear", 1)
-    assert (two.options["target_modules"], two.options["rank_pattern"]) == (["q_proj"], {})
+    assert two.options["target_modules"] == ["q_proj", "k_proj"]
+    assert two.options["rank_pattern"] == {"k_proj": 4}
     assert "target_modules" not in ia3.options
     assert loha.options["layers_to_transform"] == [1]
     assert tokens.options["token_indices"] == [5, 32000 % 1024]
