@@ -183,6 +183,8 @@ def _run(arguments: argparse.Namespace) -> int:
             "reading data, attaching, saving",
             file=sys.stderr,
         )
+    for sentence in outcome.data:
+        print(sentence, file=sys.stderr)
     if outcome.failed:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:

@@ -7,16 +7,16 @@ import os
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peftbench import execute, identity, store
+from peftbench import execute, exposure, identity, store
 from peftbench.errors import UserError
 from peftbench.execute import Event, local
 from peftbench.measure import environment
 from peftbench.records import Base, Job, Result, Status, Task, Trial
-from peftbench.tasks import read
+from peftbench.tasks import hub, overlap, read
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
@@ -48,6 +48,8 @@ class Outcome:
     """Median over this run's ok trials of the time outside their own work; None where none ran."""
     failed: tuple[Result, ...]
     """This run's rows that are neither ok nor unsupported."""
+    data: tuple[str, ...] = ()
+    """Sentences about what the grid's trials saw of their data, earlier runs included."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Inputs:
 
     bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
     data: dict[tuple[str, ...], str] = field(default_factory=dict)
+    overlaps: dict[tuple[str, ...], str | None] = field(default_factory=dict)
 
     def of(self, trial: Trial) -> tuple[Path, str, str]:
         """Return the base's folder, its hash and the hash of the tasks' examples."""
@@ -83,6 +86,14 @@ class _Inputs:
         if names not in self.data:
             self.data[names] = read.fingerprint(trial.tasks)
         return *self.bases[trial.base], self.data[names]
+
+    def overlap(self, trial: Trial) -> str | None:
+        """Return what the trial's scored prompts have in common with its training data."""
+        trained = () if trial.training is None else tuple(name for name, _ in trial.training.data)
+        names = (*map(repr, trial.tasks), repr(trained), *trial.evaluate, trial.evaluation.split)
+        if names not in self.overlaps:
+            self.overlaps[names] = overlap.of_trial(trial)
+        return self.overlaps[names]
 
     def key(self, trial: Trial) -> str:
         """Return the trial's key."""
@@ -138,6 +149,7 @@ def prepare(
                 measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
+                overlap_json=inputs.overlap(trial),
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
@@ -179,13 +191,15 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     """
     checked: set[tuple[str, str]] = set()
     bases = tuple(dict.fromkeys(trial.base for trial in trials))
-    hub = tuple(base.source for base in bases if identity.on_hub(base))
+    away = tuple(base.source for base in bases if identity.on_hub(base))
     for base in bases:
-        if base.source not in hub:
+        if base.source not in away:
             identity.resolve_base(base)
+    remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     for trial in trials:
-        _check_splits(trial, checked)
-    return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
+        _check_splits(trial, checked, remote)
+    unseen = [f"base {source!r}" for source in away] + [f"dataset {name!r}" for name in dict.fromkeys(remote.values())]
+    return tuple(f"{what}: no such folder here, so the run takes it for a hub id" for what in unseen)
 
 
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
@@ -235,15 +249,17 @@ def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
         if row.wall_seconds is not None:
             overheads.append(row.wall_seconds - sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE))
     failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
-    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed)
+    told = exposure.sentences(trials[trials["key"].isin(keys)])
+    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed, told)
 
 
-def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
+def _check_splits(trial: Trial, checked: set[tuple[str, str]], unseen: Container[str] = ()) -> None:
     """Refuse before anything runs what no trial could do: train or score on a split that a task does not have.
 
     Args:
         trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
         checked: (task, split) that are known to be there; grows.
+        unseen: names of tasks whose data is not read.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -253,6 +269,8 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
             wanted += [(name, "validation") for name, _ in trial.training.data]
     for name, split in wanted:
         task: Task = tasks[name]
+        if name in unseen:
+            continue
         if (repr(task), split) not in checked and not read.examples(task, split):
             raise UserError(f"task {name!r}: its {split} split is empty")
         checked.add((repr(task), split))

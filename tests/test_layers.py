@@ -17,18 +17,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors inference_columns memory_columns records"),
+    ("records and errors", "_suites errors task_data data_columns inference_columns memory_columns records"),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
     ),
-    ("tables, no torch", "methods methods.outside methods.record methods.peft_fields precision tasks bases"),
+    (
+        "tables, no torch",
+        "methods methods.outside methods.record methods.peft_fields precision tasks tasks.templates bases",
+    ),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
         "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
-        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
+        "suite.schema suite.select suite.templates suite.words identity tasks.chunks tasks.files tasks.hub "
+        "tasks.overlap tasks.read tasks.splits tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -52,7 +56,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("processes", "execute execute.child execute.preload execute.local"),
     (
         "results, no torch",
-        "store store.document store.files store.reading store.schema store.writing store.__main__ stats "
+        "store store.document store.files store.reading store.schema store.writing store.__main__ stats exposure "
         "crossed crossed.model crossed.ranking crossed.planning crossed.front crossed.outcomes",
     ),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
-from peftbench import stats
+from peftbench import exposure, stats
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
 from peftbench.report import memory, settings, speed
@@ -99,7 +99,7 @@ def notes(results: Results) -> tuple[str, ...]:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
     found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
-    found += speed.notes(results)
+    found += [*exposure.sentences(results.trials), *speed.notes(results)]
     found += _trouble_notes(results)
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
 

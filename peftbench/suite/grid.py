@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Base, Task
-from peftbench.tasks import SPLITS
+from peftbench.tasks.splits import splits
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,3 @@ class Suite:
     def scored(self) -> tuple[str, ...]:
         """Names of the tasks that are scored."""
         return tuple(task.name for task in self.tasks if self.split in splits(task))
-
-
-def splits(task: Task) -> tuple[str, ...]:
-    """Return the splits that a task has."""
-    if task.builtin:
-        return SPLITS
-    cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
-    return (*task.files, *cut)
