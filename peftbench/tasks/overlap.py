@@ -49,8 +49,12 @@ def measure(train: Iterable[Example], scored: Sequence[Example], size: int = WOR
     return Overlap(len(texts), sum(exact), sum(ngram), size)
 
 
-def of_trial(trial: Trial) -> str | None:
+def of_trial(trial: Trial, reader: read.Reader = read.examples) -> str | None:
     """Return, as JSON, each scored task's overlap with all that the trial trains on; None where it trains on nothing.
+
+    Args:
+        trial: the trial.
+        reader: as of ``read.fingerprint``.
 
     Raises:
         UserError: as ``read.examples``.
@@ -58,8 +62,8 @@ def of_trial(trial: Trial) -> str | None:
     if trial.training is None:
         return None
     tasks = {task.name: task for task in trial.tasks}
-    train = [e for name, _ in trial.training.data for e in read.examples(tasks[name], "train")]
-    scored = {name: read.examples(tasks[name], trial.evaluation.split) for name in trial.evaluate}
+    train = [e for name, _ in trial.training.data for e in reader(tasks[name], "train")]
+    scored = {name: reader(tasks[name], trial.evaluation.split) for name in trial.evaluate}
     return json.dumps({name: asdict(measure(train, found)) for name, found in scored.items()})
 
 

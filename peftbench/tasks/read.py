@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from peftbench.tasks.chunks import chunks
 from peftbench.tasks.splits import cut, is_cut, splits, with_all_references
 from peftbench.tasks.templates import CHUNK_CHARACTERS
 
-__all__ = ["examples", "fingerprint", "splits"]
+__all__ = ["Reader", "examples", "fingerprint", "splits"]
 
+Reader = Callable[[Task, str], Sequence[Example]]
+"""Gives the examples of a task's split."""
 _SHOWN_FIELDS = 20
 
 
@@ -40,13 +42,18 @@ def examples(task: Task, split: str) -> list[Example]:
     return found if split == "train" or task.limit is None else found[: task.limit]
 
 
-def fingerprint(tasks: Sequence[Task]) -> str:
-    """Return the SHA-256 of every example of every split of the tasks, and of how they are scored."""
+def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
+    """Return the SHA-256 of every example of every split of the tasks, and of how they are scored.
+
+    Args:
+        tasks: the tasks.
+        reader: what gives a split's examples: ``examples``, or something that remembers what that gave.
+    """
     digest = hashlib.sha256()
     for task in tasks:
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):
-            for e in examples(task, split):
+            for e in reader(task, split):
                 record = [split, e.prompt, e.target, e.choices, e.references, e.slots]
                 record += [] if e.join == Example.join else [e.join]
                 digest.update(json.dumps(record, ensure_ascii=False).encode())
