@@ -203,7 +203,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
         ),
         ("exact_match", "language_modelling", ["tasks.mine.prompt: a language_modelling task has no prompt"]),
         ("exact_match", "choice\n    labels: {a: 1}", ["tasks.mine.labels.a: given 1", "in quotes"]),
-        ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "limit and max_new_tokens"]),
+        ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "only limit, max_new"]),
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),
     ],
 )

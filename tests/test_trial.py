@@ -275,14 +275,14 @@ def test_an_exact_answer_in_brackets_counts_as_right(tiny, tmp_path, monkeypatch
     task = trials.Task("odd", "exact_match", max_new_tokens=4)
     base = test_methods.loaded(tiny, "base", "fp32")
     wrapped = evaluate.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
-    monkeypatch.setattr(evaluate.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
+    monkeypatch.setattr(evaluate.model.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
     samples, _ = evaluate.run_harness(wrapped, task, [Example("42", "[1,2]"), Example("43", "[1,3]")])
     assert [sample["exact_match"] for sample in samples] == [1.0, 0.0]
 
 
 def test_rouge_reads_words_of_any_script():
-    assert evaluate._rouge_l("кот сидит", ("кот сидит",)) == 1.0
-    assert evaluate._rouge_l("кот лежит", ("кот сидит",)) == 0.5
+    assert evaluate.metrics.rouge_l("кот сидит", ("кот сидит",)) == 1.0
+    assert evaluate.metrics.rouge_l("кот лежит", ("кот сидит",)) == 0.5
 
 
 @pytest.mark.parametrize("closing", ["$A", "<s> $A", "<s> $A </s>"])

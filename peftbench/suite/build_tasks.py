@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from peftbench.errors import unknown
 from peftbench.records import Task
+from peftbench.suite.build_scoring import lm_eval_task, scoring
 from peftbench.suite.builder import Builder
 from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import TaskBlock
@@ -14,8 +16,8 @@ from peftbench.suite.words import words
 from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 
-_FOR_BUILTINS = ("limit", "max_new_tokens")
 TEXT = "language_modelling"
+_FOR_BUILTINS = ("limit", "max_new_tokens", "num_fewshot", "stop", "metric", "answer_pattern")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -34,6 +36,7 @@ def _task(b: Builder, name: str) -> Task | None:
     raw = b.document.get(path)
     if name not in TASKS and not raw:
         own = "a task of your own is a mapping with template or kind, prompt, target, and train, test or dataset"
+        own += "; one of lm-eval with lm_eval"
         b.problem(path, f"{unknown('task', name, TASKS)} ({own})")
         return None
     if not _TASK_NAME.fullmatch(name):
@@ -43,22 +46,26 @@ def _task(b: Builder, name: str) -> Task | None:
         return None
     if name in TASKS:
         for key in [key for key in raw or {} if key not in _FOR_BUILTINS]:
-            text = f"{name} is a built-in task, of which only {' and '.join(_FOR_BUILTINS)} may be set"
+            allowed = f"{', '.join(_FOR_BUILTINS[:-1])} and {_FOR_BUILTINS[-1]}"
+            text = f"{name} is a built-in task, of which only {allowed} may be set"
             b.problem((*path, key), f"{text}; give a task of your own another name")
         tokens = block.max_new_tokens or TASKS[name].max_new_tokens
-        return Task(name, TASKS[name].kind, builtin=name, max_new_tokens=tokens, limit=block.limit)
-    return _own_task(b, name, block)
+        made = Task(name, TASKS[name].kind, builtin=name, max_new_tokens=tokens, limit=block.limit)
+    elif block.lm_eval is not None:
+        return lm_eval_task(b, name, block)
+    else:
+        block = _filled(b, path, block)
+        made = _own_task(b, name, block)
+    return replace(made, **scoring(b, path, block, made))
 
 
 def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     path: KeyPath = ("tasks", name)
-    own = block.model_fields_set
-    block = _filled(b, path, block)
     raw = b.document.get(path)
     _check_needs(b, path, block)
     _check_data(b, path, block)
     _check_cut(b, path, block)
-    for key in own & {"prompt", "target"}:
+    for key in sorted({"prompt", "target"} & set(raw)):  # a template's own fields are those of data in any form
         for problem in template_problems(getattr(block, key) or "", block.columns):
             b.problem((*path, key), problem)
     text = block.kind == TEXT
@@ -114,7 +121,7 @@ def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
             "a choice task needs choices: at least two different texts, or labels that map a field's values to them; "
             f"given {words(block.choices)}",
         )
-    if block.kind != "choice" and block.choices and "choices" in block.model_fields_set:
+    if block.kind != "choice" and b.document.get((*path, "choices")):
         b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
     for key in ("separator", "chunk_characters"):
         if getattr(block, key) is not None and block.kind != TEXT:

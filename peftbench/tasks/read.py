@@ -32,6 +32,8 @@ def examples(task: Task, split: str) -> list[Example]:
     """
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
+    if task.lm_eval:
+        return resolve("peftbench.tasks.by_lm_eval:examples")(task)  # it imports lm-eval
     if task.builtin:
         seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
         found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
@@ -51,6 +53,9 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
     """
     digest = hashlib.sha256()
     for task in tasks:
+        if task.lm_eval:
+            digest.update(resolve("peftbench.tasks.by_lm_eval:fingerprint")(task).encode())
+            continue
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):
             for e in reader(task, split):

@@ -21,6 +21,8 @@ def splits(task: Task) -> tuple[str, ...]:
     """Return all splits that a task has, of train, validation and test."""
     if task.builtin:
         return SPLITS
+    if task.lm_eval:
+        return ("test",)
     found = given(task)
     return tuple(s for s in SPLITS if s in found or ("train" in found and _fraction(task, s) > 0))
 

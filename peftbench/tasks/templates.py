@@ -27,6 +27,8 @@ class Template:
     labels: Mapping[str, str] = field(default_factory=dict)
     several_references: bool = False
     max_new_tokens: int | None = None
+    answer_pattern: str | None = None
+    stop: tuple[str, ...] = ()
 
     def block(self) -> dict[str, Any]:
         """Return the keys of a task's block that the template fills in."""
@@ -72,6 +74,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 _INSTRUCTION.replace("{input}", "input"),
                 "{{ output }}",
                 max_new_tokens=256,
+                stop=("### Instruction:",),
             ),
             Template(
                 "dolly",
@@ -81,6 +84,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 _INSTRUCTION.replace("{input}", "context"),
                 "{{ response }}",
                 max_new_tokens=256,
+                stop=("### Instruction:",),
             ),
             Template(
                 "gsm8k",
@@ -90,6 +94,8 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 "Question: {{ question }}\nAnswer:",
                 "{{ answer }}",
                 max_new_tokens=256,
+                answer_pattern="gsm8k",
+                stop=("Question:",),
             ),
             Template(
                 "e2e",
