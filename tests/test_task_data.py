@@ -334,6 +334,32 @@ def test_a_template_reads_the_real_data_whole(task, real_data, name):
         assert overlap.measure(train, test).exact == 11, "SOURCES.md has counted 11 too"
 
 
+LOCAL = {
+    "trec": {"train": "trec/train.csv", "test": "trec/test.csv", "columns": "[label, question]"},
+    "sst2": {"train": "sst2/dev.tsv", "test": "sst2/test.tsv"},
+    "e2e": {"train": "e2e_nlg/valid.txt", "test": "e2e_nlg/test.txt"},
+    "gsm8k": {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"},
+    "alpaca": {"train": "instruction_data_rasbt/instruction-data.json"},
+}
+"""How the suites of hub datasets are pointed at files."""
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_a_suite_of_a_hub_dataset_names_one_and_can_be_pointed_at_files(real_data, name):
+    (task,) = suite.load(name).tasks
+    assert task.dataset
+    assert hub.is_remote(task)
+    assert {"train", "validation", "test"} == set(read.splits(task))
+    places = {key: value if key == "columns" else real_data / value for key, value in LOCAL[name].items()}
+    loaded = suite.load(name, overrides=[f"tasks.{name}.{key}={value}" for key, value in places.items()])
+    assert suite.expand(loaded, "cpu")
+    assert not hub.is_remote(loaded.tasks[0])
+    for split in ("validation", "test"):
+        assert read.examples(loaded.tasks[0], split)
+    first = (suite.find(name).read_text().split("\n\n")[0]).replace("\n# ", " ")
+    assert all(f"--set tasks.{name}.{key}=" in first or f"--set 'tasks.{name}.{key}=" in first for key in places)
+
+
 def test_real_text_is_cut_into_stories_and_paragraphs(task, real_data):
     stories = task(
         f"template: text, separator: <|endoftext|>, train: {real_data}/tinystories/tinystories_sample_cased.txt, "
