@@ -211,6 +211,8 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
             "reading data, attaching, saving",
             file=sys.stderr,
         )
+    for sentence in outcome.data:
+        print(sentence, file=sys.stderr)
     if outcome.failed:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
