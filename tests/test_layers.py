@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.document suite.expand suite.grid "
         "suite.read suite.schema suite.select suite.templates suite.words identity tasks.answers tasks.fewshot "
-        "tasks.read tasks.harness",
+        "tasks.by_lm_eval tasks.read tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -40,7 +40,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness card "
+        "context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model evaluate.outcomes failures "
+        "liveness card "
         "measure.memory measure.structure measure.inference "
         "measure.watch measure.work",
     ),
