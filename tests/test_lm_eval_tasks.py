@@ -267,15 +267,19 @@ def test_a_file_that_is_no_task_is_told(text, tmp_path):
     assert refused(task).startswith("task 'mine': lm-eval's task 'no.yaml'")
 
 
-def test_a_task_is_found_by_its_name_without_reading_them_all():
-    assert by_lm_eval._file("hellaswag").name == "hellaswag.yaml"
-    assert by_lm_eval._file("hellaswg") is None
+def test_a_name_of_lm_evals_is_found_and_a_wrong_one_is_told():
+    assert by_lm_eval._files()["hellaswag"].name == "hellaswag.yaml"
+    assert len(by_lm_eval._files()) > 10_000
+    assert refused(Task("mine", "lm_eval", lm_eval="hellaswg")).endswith("did you mean 'hellaswag'?")
+    assert "a group is several" in refused(Task("mine", "lm_eval", lm_eval="mmlu"))
 
 
 @pytest.mark.slow
-def test_a_wrong_name_and_a_groups_are_told():
-    assert refused(Task("mine", "lm_eval", lm_eval="hellaswg")).endswith("did you mean 'hellaswag'?")
-    assert "it is a group or a tag of several tasks" in refused(Task("mine", "lm_eval", lm_eval="mmlu"))
+def test_the_names_are_those_of_lm_evals_own_index():
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    assert by_lm_eval._files() == {name: manager.task_index[name].yaml_path for name in manager.all_subtasks}
 
 
 def test_a_suite_with_such_a_task_loads_without_lm_eval(tmp_path):

@@ -15,6 +15,7 @@ from peftbench.evaluate.metrics import mean, share_choices
 from peftbench.evaluate.model import Harness as Harness
 from peftbench.records import Example, ExampleRow, Score, Task
 from peftbench.tasks import HEADLINES, by_lm_eval, harness
+from peftbench.tasks.answers import read_answer
 
 _KINDS = {
     "choice": outcomes.choose,
@@ -125,7 +126,8 @@ def _majority(task: Task, examples: Sequence[Example]) -> float | None:
     """Return the score of always giving the commonest answer; None where answers are texts of their own."""
     if task.kind not in _OF_CLASSES and not (task.lm_eval and share_choices(examples)):
         return None
-    return Counter(e.target for e in examples).most_common(1)[0][1] / len(examples)
+    answers = [read_answer(task.answer_pattern, e.target) if task.answer_pattern else e.target for e in examples]
+    return Counter(answers).most_common(1)[0][1] / len(examples)
 
 
 def _settings(model: Harness, task: Task) -> dict[str, Any]:

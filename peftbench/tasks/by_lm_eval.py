@@ -121,14 +121,11 @@ def _loaded(source: str, name: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     told = _told(name, source)
-    path = Path(source) if source.endswith((".yaml", ".yml")) else _file(source)
-    manager = TaskManager(include_defaults=path is None)
-    if path is None and source not in manager.all_subtasks:
-        raise UserError(_unknown(told, source, manager))
+    path = _file(source, told).resolve()
     try:
-        # a relative path of a YAML file's data starts where the file is
-        with contextlib.chdir(path.parent if path and path.is_absolute() else "."):
-            found = list(manager.load(source if path is None else str(path))["tasks"].values())
+        # a relative path of its data starts where the file is; what is silenced are progress bars
+        with contextlib.chdir(path.parent), contextlib.redirect_stderr(io.StringIO()):
+            found = list(TaskManager(include_defaults=False).load(str(path))["tasks"].values())
     except Exception as error:  # whatever its source, its parser and its functions raise
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UserError(f"{told} or its data cannot be loaded{offline}: {_line(error)}") from error
@@ -142,22 +139,28 @@ def _loaded(source: str, name: str) -> Any:
     return one
 
 
-def _file(name: str) -> Path | None:
-    """Return the file of lm-eval that defines a task, by a search of the texts: reading all as YAML takes 9 s."""
+@cache
+def _files() -> dict[str, Path]:
+    """Return the file of each of lm-eval's tasks, by a search of their texts: reading all as YAML takes 9 s, not 1."""
     import lm_eval.tasks
 
-    line = re.compile(rf"^task:[ \t]*(['\"]?){re.escape(name)}\1[ \t]*(#.*)?$", re.MULTILINE)
-    paths = sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml"), key=Path.as_posix)
-    return next((p for p in paths if line.search(p.read_text(encoding="utf-8", errors="replace"))), None)
+    line = re.compile(r"^['\"]?task['\"]?:[ \t]*(['\"]?)([^\s'\"#\[{]+)\1[ \t]*(?:#.*)?$", re.MULTILINE)
+    found: dict[str, Path] = {}
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml"), key=Path.as_posix):
+        for match in line.finditer(path.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(match[2], path)
+    return found
 
 
-def _unknown(told: str, source: str, manager: Any) -> str:
-    """Return what to say of a name that is no task: a group's, a tag's, or nobody's."""
-    if source in manager.all_tasks:
-        return f"{told}: it is a group or a tag of several tasks; name one of them"
-    near = nearest(source, manager.all_subtasks)
-    hint = f"; did you mean {near!r}?" if near else ""
-    return f"{told}: lm-eval has no task of that name, and it is no YAML file{hint}"
+def _file(source: str, told: str) -> Path:
+    """Return the YAML file of a task: itself, or where lm-eval defines the name."""
+    if source.endswith((".yaml", ".yml")):
+        return Path(source)
+    if source not in _files():
+        near = nearest(source, _files())
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"{told}: neither a YAML file nor one task of lm-eval (a group is several){hint}")
+    return _files()[source]
 
 
 def _told(name: str, source: str | None) -> str:
