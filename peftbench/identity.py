@@ -54,6 +54,17 @@ def config_folder(base: Base) -> Path:
     return path
 
 
+def read_config(base: Base) -> dict[str, Any]:
+    """Return what the ``config.json`` of a base says; nothing where it is not here or cannot be read."""
+    path = bases.folder(base.source) if base.source in bases.BASES else Path(base.source).expanduser()
+    path = bases.shape(base.source) if base.random_weights else path
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # told by what needs it
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def on_hub(base: Base) -> bool:
     """Return whether a base is neither built-in nor a folder, and its name could be a hub id.
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any
 
+from peftbench.effective_columns import EffectiveColumns
 from peftbench.inference_columns import InferenceColumns
 from peftbench.memory_columns import MemoryColumns
+from peftbench.retention_columns import Retention, RetentionColumns
 from peftbench.score import Score as Score
 
 SCHEMA_VERSION = 1
@@ -206,6 +208,8 @@ class Trial:
     """Wall time after which the trial is stopped; not part of the key."""
     inference: bool = True
     """Whether the tuned model is measured in use, in a cell's first trial; not part of the key."""
+    retention: Retention | None = None
+    """Text of which the loss before and after training is told; not part of the key."""
     unsupported: str | None = None
     """Why this cell cannot exist; None where it can."""
 
@@ -231,7 +235,10 @@ class Job:
     measures_inference: bool = False
     """Whether to measure the tuned model in use; once for a cell does."""
     budget_bytes: int | None = None
-    """Memory that a training step may take: a trial predicted to need more is skipped. None for no limit."""
+    """Memory that the trial may take: one whose training step is predicted to need more is skipped. None for no
+    limit."""
+    reserve_bytes: int = 0
+    """Of these, what is kept for what is no tensor."""
     log: str | None = None
     """File that takes everything the trial's libraries print; None to let them print."""
 
@@ -337,7 +344,7 @@ class TrialColumns:
 
 
 @dataclass(frozen=True)
-class TrialRow(InferenceColumns, MemoryColumns, TrialColumns):
+class TrialRow(RetentionColumns, EffectiveColumns, InferenceColumns, MemoryColumns, TrialColumns):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from peftbench.errors import UserError, unknown
 from peftbench.methods import METHODS, Method, Setting
 from peftbench.precision import PRECISIONS
+from peftbench.retention_columns import Retention
 from peftbench.suite.document import Document, Outside
 from peftbench.suite.read import KeyPath, parse
 from peftbench.suite.words import described, mismatch, without_null, words
@@ -131,7 +132,9 @@ class SuiteFile(Strict):
     methods: dict[str, Any] = Field(description="a list of methods, or a mapping of methods to their settings")
     train: Any = None
     evaluate: Any = None
+    search: Any = None
     timeout_seconds: Positive | None = None
+    audit: Literal["report", "strict"] = "report"
 
 
 class BaseBlock(Strict):
@@ -167,6 +170,13 @@ class TaskBlock(Strict):
     )
 
 
+class SearchBlock(Strict):
+    """``search:``: how a list of learning rates is chosen from; ``false`` makes such lists an axis of the grid."""
+
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
 class EvaluateBlock(Strict):
     """``evaluate:``."""
 
@@ -177,6 +187,18 @@ class EvaluateBlock(Strict):
         default=DEFAULT_TEST_SEED, description=f"a built-in task's test set, 0 to {TEST_SEEDS - 1}"
     )
     inference: bool = True
+    retention: dict[str, Any] | Literal[False] | None = Field(
+        default=None, description="a mapping with file, field, separator and limit, or false"
+    )
+
+
+class RetentionBlock(Strict):
+    """``evaluate.retention:``."""
+
+    file: Annotated[str, Field(min_length=1)]
+    field: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="a field's name")] = Retention.field
+    separator: Annotated[str, Field(min_length=1)] = Retention.separator
+    limit: Count | None = Retention.limit
 
 
 def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:
