@@ -326,9 +326,9 @@ def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str,
     peak: dict[str, int] = {}
     for task in run.job.trial.tasks:
         if task.name in examples:
-            largest = evaluate.largest_batch(wrapped, task, examples[task.name])
+            own, largest = evaluate.largest_batch(wrapped, task, examples[task.name])
             with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
-                evaluate.run_harness(wrapped, task, largest)
+                evaluate.run_harness(wrapped, own, largest)
             peak = max(peak, book.peak, key=lambda found: sum(found.values()))
     return {name: size for name, size in peak.items() if size}
 

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
         "suite.expand suite.grid suite.read suite.schema suite.select suite.templates suite.words identity "
-        "tasks.answers tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap tasks.read tasks.splits "
+        "tasks.answers tasks.by_lm_eval tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap tasks.read tasks.splits "
         "tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
@@ -48,9 +48,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "causality context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness "
-        "retention card measure.memory measure.structure measure.effective measure.inference measure.watch "
-        "measure.work",
+        "causality context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model evaluate.outcomes "
+        "failures liveness retention card measure.memory measure.structure measure.effective measure.inference "
+        "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
