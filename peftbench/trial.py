@@ -140,7 +140,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     if status[0] is Status.OK:
         _evaluate(run, loaded, model, examples)
         if job.measures_inference:
-            with run.clock.phase("inference"):
+            with run.clock.phase("inference"), watch.waiting(run.facts, "inference_waiting_seconds"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
     return status
 

@@ -196,7 +196,10 @@ def test_virtual_tokens_take_from_the_context_as_in_a_run(tmp_path):
 
     assert asked().most == 256 - 200
     told = asked(training={"sequence_length": 100})
-    assert told.problem == "100 data tokens (train.sequence_length) and 200 virtual tokens exceed the base's context of 256"
+    assert (
+        told.problem
+        == "100 data tokens (train.sequence_length) and 200 virtual tokens exceed the base's context of 256"
+    )
     assert (told.found, told.fits) == (None, None)
 
 
