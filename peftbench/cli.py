@@ -11,10 +11,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Trial
+
+if TYPE_CHECKING:
+    from peftbench.grid import Options
+    from peftbench.stages import Stage
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: a trial failed or none can run, a comparison regressed or judged nothing; bad input; Ctrl-C."""
@@ -154,41 +159,52 @@ def _tell_left_out() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench import grid, progress, suite
+    from peftbench import grid, stages, suite
     from peftbench.execute import device
     from peftbench.plan import size
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
     kind = device.resolve(loaded.device)
-    trials = suite.expand(loaded, kind)
-    whole = suite.expand(replace(loaded, only=()), kind)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     if arguments.reserve and not arguments.budget:
         raise UserError(_NO_BUDGET)
     budget = size.budget(arguments.budget, kind) if arguments.budget else None
     reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
+    options = grid.Options(
+        arguments.fresh,
+        arguments.keep_adapters,
+        budget,
+        reserve,
+        whole_command=_command(arguments, ("set",)),
+        strict=loaded.strict,
+    )
+    command = _command(arguments, ("set", "only"))
+    failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
+    unfair = _tell_differences(folder, loaded.strict)
+    return FAILED if any(failed) or (unfair and loaded.strict) else 0
+
+
+def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
+    """Run one stage of a suite and tell how it ended; return whether it is a failure."""
+    from peftbench import grid, progress
+
     prepared = grid.prepare(
-        trials,
-        folder,
-        loaded.workers,
-        _command(arguments, ("set", "only")),
-        whole,
-        grid.Options(
-            arguments.fresh,
-            arguments.keep_adapters,
-            budget,
-            reserve,
-            whole_command=_command(arguments, ("set",)),
-        ),
+        stage.trials,
+        stage.folder,
+        workers,
+        command,
+        stage.whole,
+        replace(options, keep_adapters=options.keep_adapters and not stage.searches),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
-    print(f"{_extent(trials)}, {ready} of them done already -> {folder}", file=sys.stderr)
+    what = "search for learning rates: " if stage.searches else ""
+    print(f"{what}{_extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    print(f"{counts} -> {folder}", file=sys.stderr)
+    print(f"{counts} -> {stage.folder}", file=sys.stderr)
     if outcome.overhead_seconds is not None:
         print(
             f"besides its own work a trial took {outcome.overhead_seconds:.2f} s (median): starting its process, "
@@ -201,10 +217,28 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
     if set(outcome.statuses) == {"unsupported"}:
         print(_NOTHING, file=sys.stderr)
-        return FAILED
-    asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
+        return True
+    # a budget asks for skipping, and a search goes to where training fails
+    asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    return FAILED if bad else 0
+    return bad > 0
+
+
+def _tell_differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(f"peftbench: {text}", file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
@@ -226,10 +260,12 @@ def _interrupt(*_: object) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench import columns, grid, suite
     from peftbench.execute import device
+    from peftbench.suite import candidates
 
     _tell_left_out()
     loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
-    trials = suite.expand(loaded, device.resolve(loaded.device, present=False))
+    kind = device.resolve(loaded.device, present=False)
+    trials = suite.expand(loaded, kind)
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
@@ -243,6 +279,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(columns.aligned(rows), end="")
+    tried = candidates.candidates(loaded, kind)
+    if tried:
+        print(f"before them a search chooses learning rates on the validation split: {_extent(tried)}")
     try:
         notes = grid.check(trials)
     except UserError as error:
@@ -300,17 +339,19 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from peftbench import report
+    from peftbench import report, store
 
     folder = Path(arguments.results)
+    recorded = store.recorded_grid(folder)
+    strict = recorded is not None and recorded.strict
     page = arguments.format == "html"
     if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
-        return 0
+        return FAILED if strict and _tell_differences(folder, strict) else 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
     written, table = report.publish(folder, output, arguments.format)
     print(f"{table}page: {written}" if page else f"table: {written}")
-    return 0
+    return FAILED if strict and _tell_differences(folder, strict) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

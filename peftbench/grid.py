@@ -19,10 +19,11 @@ from peftbench.measure import environment
 from peftbench.plan import cuda
 from peftbench.records import Base, Job, Result, Status, Task, Trial
 from peftbench.tasks import read
+from peftbench.tasks.texts import texts
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "inference")
+_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "retention", "inference")
 """Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
@@ -66,6 +67,8 @@ class Options:
     """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
 
 
 _ORDINARY = Options()
@@ -154,7 +157,7 @@ def prepare(
     asked = _asked_for(folder, keys, everything)
     # a selecting command makes what is recorded only where nothing else of the grid was there before it
     narrow = len(asked) == len(keys) < len(everything)
-    store.record_grid(folder, asked, command if narrow else options.whole_command or command)
+    store.record_grid(folder, asked, command if narrow else options.whole_command or command, options.strict)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
@@ -274,7 +277,7 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
 
     Args:
         trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
-        checked: (task, split) that are known to be there; grows.
+        checked: (task, split) and texts that are known to be there; grows.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -282,6 +285,9 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
+    if trial.retention and (repr(trial.retention), "text") not in checked:
+        texts(trial.retention)
+        checked.add((repr(trial.retention), "text"))
     for name, split in wanted:
         task: Task = tasks[name]
         if (repr(task), split) not in checked and not read.examples(task, split):

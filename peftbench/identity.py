@@ -167,6 +167,8 @@ def settings(trial: Trial) -> dict[str, Any]:
     for task in trial.tasks:
         plain = _plain(task)
         plain["files"] = {split: Path(name).name for split, name in task.files.items()}
+        if task.lm_eval:
+            plain["lm_eval"] = Path(task.lm_eval).name
         tasks.append(plain)
     return {
         "base": {**_plain(trial.base), "source": base_name(trial.base)},
@@ -241,6 +243,7 @@ def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
         task.pop("files")
+        task.pop("lm_eval", None)  # its content is in the data's hash
     everything: Mapping[str, Any] = {
         **plain,
         "base_sha256": base_sha256,

@@ -17,17 +17,29 @@ from typing import Any
 
 import torch
 
-from peftbench import card, causality, context, data, evaluate, failures, identity, liveness, train
+from peftbench import (
+    card,
+    causality,
+    context,
+    data,
+    evaluate,
+    failures,
+    identity,
+    liveness,
+    retention,
+    train,
+)
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
+from peftbench.measure.effective import columns as effective_columns
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
 from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices, parameters_in
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import read
+from peftbench.tasks import fewshot, read
 
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
@@ -130,15 +142,23 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     context.check(trial, loaded.model.config)
     with run.clock.phase("check"):
         causality.check(loaded.model, precision, trial.device)
-    examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    examples = {t.name: fewshot.scored(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
     model = loaded.model
+    if trial.retention:
+        with run.clock.phase("retention"):
+            held = retention.held(trial, trial.retention, loaded.tokenizer)
+            before = held.nats(model)
+            run.facts.update(retention.columns(held, before, None))
     if trial.training is not None:
         model, status = _tune(run, loaded)
     if status[0] is Status.OK:
         _evaluate(run, loaded, model, examples)
+        if trial.retention and trial.training:
+            with run.clock.phase("retention"):
+                run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
             with run.clock.phase("inference"), watch.waiting(run.facts, "inference_waiting_seconds"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
@@ -203,6 +223,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
             step = memory.largest_step(plan, training.micro_batch_size)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
         run.facts.update(work.columns(learner, plan))
+        run.facts.update(effective_columns(learner))
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase("plan"):
             _predict(run, plan)

@@ -171,7 +171,7 @@ def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) ->
     assert "train.learning_rate 0.001 0.1" in told
     assert told.count("train.steps") == 1
     assert told.index("Shared by all rows") < told.index("train.steps")
-    assert "The workers of the rows differ: 1, 2." in told
+    assert "Differs, and is no axis (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)." in told
 
 
 def test_the_page_is_the_same_in_another_process_without_torch(grid: Path, text: str, tmp_path: Path) -> None:
@@ -429,29 +429,6 @@ def test_every_tasks_metric_is_named(grid: Path) -> None:
         assert told in table(grid, form)
     assert f"% {told}" in table(grid, "tex")
     assert "exact match" not in table(grid, "csv")
-
-
-def _settings(method: str, **train: object) -> str:
-    return json.dumps({"method": method, "train": {"steps": 30, "learning_rate": 1e-3, "optimizer": "adamw"} | train})
-
-
-def test_the_notes_tell_what_differs_and_is_no_axis(tmp_path: Path) -> None:
-    folder = store(
-        tmp_path / "r",
-        make_result(settings_json=_settings("lora", learning_rate=1e-2), batches_sha256="x"),
-        make_result("full fp32", "full", "fp32", None, settings_json=_settings("full", steps=3), batches_sha256="y"),
-        make_result(
-            "adapter r=8 fp32", "adapter", settings_json=_settings("adapter"), batches_sha256="x", data_sha256="e" * 64
-        ),
-        make_result("qlora r=8 nf4", "qlora", "nf4", settings_json=_settings("qlora", optimizer="paged_adamw")),
-    )
-    told = " ".join(table(folder).split())
-    assert "Training differs between methods, not only in the learning rate: steps 3 (full" in told
-    assert "; 30 (" in told
-    assert "optimizer" not in told
-    assert "learning_rate" not in told
-    assert "Methods did not all see the same batches in the same order for seed 0." in told
-    assert "The tasks' examples of the rows differ: dddddddddddd, eeeeeeeeeeee." in told
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from test_methods import attached
 from torch import nn
 
 from peftbench import identity, train
-from peftbench.measure import work
+from peftbench.measure import effective, work
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
@@ -164,3 +164,24 @@ def test_a_row_has_its_work_and_the_devices_rate(tiny, tmp_path):
     row = run(trials.trial(tiny, tmp_path), tmp_path).row
     assert row.train_flops_per_token > 4 * 131_072
     assert row.device_flops_per_second > row.train_flops_per_token
+    assert (row.attention_implementation, row.attention_kernels) == (
+        "sdpa",
+        "scaled_dot_product_flash_attention_for_cpu",
+    )
+    assert (row.optimizer_class, row.optimizer_state_dtypes) == ("torch AdamW fused", "float32")
+    assert (row.trainable_dtypes, row.autocast_dtype, row.checkpointing_active) == ("float32", "none", "0")
+
+
+def test_what_was_really_computed_with_is_looked_at_and_not_asked_for(tiny, tmp_path):
+    _, learner, plan = attached(
+        tiny, "lora", "bf16", tmp_path, training={"optimizer": "adamw_8bit", "gradient_checkpointing": True}
+    )
+    learner.model.config._attn_implementation = "eager"
+    train.train(learner, plan, [], Clock(), lambda *_: None)
+    assert work.columns(learner, plan)["attention_kernels"] == "eager"
+    found = effective.columns(learner)
+    assert (found["autocast_dtype"], found["trainable_dtypes"]) == ("bfloat16", "float32")
+    assert found["attention_implementation"] == "eager"
+    assert found["optimizer_class"] == "bitsandbytes AdamW8bit"
+    assert found["optimizer_state_dtypes"] == "float32"  # its tensors are too small for 8 bits
+    assert int(found["checkpointing_active"]) > 0

@@ -6,6 +6,7 @@ gradient checkpointing too, frozen weights' gradients not, quantized layers as t
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ _QUANTIZED: Mapping[str, Callable[..., int]] = {
     "bitsandbytes::int8_scaled_mm": lambda rows, codes, *_, **__: 2 * rows.numel() * codes.shape[0],
 }
 """bitsandbytes' products of inputs of width d with stored weights of shape (out, d). By name: no import."""
+_ATTENTION = re.compile("attention|flash|flex")
 _SIZES = {"cpu": 512, "cuda": 8192}
 """Side of the square matrices whose product measures a device's rate."""
 _SECONDS = 0.1
@@ -54,23 +56,29 @@ def operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 
 class Products(TorchDispatchMode):
-    """Counts the operations of matrix products while active."""
+    """Counts the operations of matrix products while active, and keeps the names of fused attention."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
+        self.attention: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator."""
         out = func(*args, **(kwargs or {}))
         self.operations += operations(func, args, kwargs or {}, out)
+        name = func._overloadpacket.__name__.lstrip("_")
+        if _ATTENTION.search(name) and "backward" not in name:
+            self.attention.add(name)
         return out
 
 
-def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> dict[str, float | None]:
-    """Return a step's work and the device's rate as columns of the trial's row."""
+def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
+    """Return a step's work, what computed its attention and the device's rate as columns of the trial's row."""
+    products, tokens = _passes(learner, typical_step(plan))
     return {
-        "train_flops_per_token": flops_per_token(learner, typical_step(plan)),
+        "train_flops_per_token": products.operations / tokens,
+        "attention_kernels": ", ".join(sorted(products.attention)) or "eager",
         "device_flops_per_second": matrix_rate(learner.precision, learner.device),
     }
 
@@ -90,6 +98,12 @@ def flops_per_token(learner: Learner, step: Sequence[Encoded]) -> float:
     References:
         Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
     """
+    products, tokens = _passes(learner, step)
+    return products.operations / tokens
+
+
+def _passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
+    """Run a step's forward and backward passes; return what was counted and the processed tokens."""
     batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:
@@ -99,7 +113,7 @@ def flops_per_token(learner: Learner, step: Sequence[Encoded]) -> float:
                 loss = train.batch_loss(learner.model, batch) / batch.loss_tokens
             loss.backward()
     learner.optimizer.zero_grad(set_to_none=True)
-    return products.operations / sum(b.ids.numel() + learner.virtual_tokens * b.ids.shape[0] for b in batches)
+    return products, sum(b.ids.numel() + learner.virtual_tokens * b.ids.shape[0] for b in batches)
 
 
 def matrix_rate(precision: Precision, device: str) -> float | None:

@@ -1,25 +1,16 @@
-"""The fairness audit: which settings and surroundings the rows share, and every one in which they differ."""
+"""The page's tables of settings and surroundings: what the rows share, and everything in which they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from peftbench.report import fairness
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_of, method_title, read_json
-
-_AXES = ("method", "precision", "rank", "seed", "cell")
-"""Settings that the table's rows differ in on purpose; the cells' names say them."""
-_IDENTITIES = {
-    "base_sha256": "base model",
-    "data_sha256": "tasks' examples",
-    "threads": "threads",
-    "workers": "workers",
-}
-"""Columns of which every trial should hold the same value, in words."""
+from peftbench.report.flat import flatten, natural
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ def audit(results: Results) -> Audit:
         if len(values) == 1 and not absent:
             common.append((name, next(iter(values))))
         elif name != "train":  # the untuned base has no training at all
-            differing.append((name, tuple(", ".join(sorted(each, key=_natural)) or "–" for each in held.values())))
+            differing.append((name, tuple(", ".join(sorted(each, key=natural)) or "–" for each in held.values())))
     titles = tuple(method_title(method) for method in per_method)
     return Audit(tuple(common), titles, tuple(differing), tuple(_findings(results)))
 
@@ -61,7 +52,7 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
         found = per_method.setdefault(cell.method, {})
         for settings in cell.trials["settings_json"].dropna().unique():
             for name, value in flatten(read_json(settings)).items():
-                if name not in _AXES:
+                if name not in fairness.AXES:
                     found.setdefault(name, set()).add(_shown(cell.method, name, value))
     return per_method
 
@@ -75,52 +66,15 @@ def _shown(method: str, name: str, value: str) -> str:
     return setting.shown or value if setting.default is None else value
 
 
-def differing_inputs(results: Results) -> tuple[str, ...]:
-    """Return sentences about inputs that finished rows do not share: batches, examples, base, threads, workers."""
-    ok = results.trials[results.trials["status"] == "ok"]
-    found = []
-    kinds = ok[ok["batches_sha256"].notna()].groupby("seed")["batches_sha256"].nunique()
-    odd = [str(seed) for seed, n in kinds.items() if n > 1]
-    if odd:
-        found.append(f"Methods did not all see the same batches in the same order for seed {', '.join(odd)}.")
-    for column, words in _IDENTITIES.items():
-        values = ok[column].dropna().unique().tolist()
-        if len(values) > 1:
-            shown = ", ".join(str(value)[:12] for value in sorted(values))
-            found.append(f"The {words} of the rows differ: {shown}.")
-    return tuple(found)
-
-
-def differing_training(results: Results) -> tuple[str, ...]:
-    """Say which training settings methods do not share, the learning rate and a recipe's own optimizer left out."""
-    tuned = {cell.method for cell in results.cells if not cell.is_base}
-    per_method = {method: found for method, found in _per_method(results).items() if method in tuned}
-    told = []
-    for name in dict.fromkeys(name for found in per_method.values() for name in found if name.startswith("train.")):
-        short = name.removeprefix("train.")
-        values: dict[str, list[str]] = {}
-        for method, found in per_method.items():
-            held = ", ".join(sorted(found.get(name, set()), key=_natural)) or "none"
-            if short != "learning_rate" and not _of_recipe(method, short, held):
-                values.setdefault(held, []).append(method_title(method))
-        if len(values) > 1:
-            told.append(f"{short} " + "; ".join(f"{held} ({', '.join(who)})" for held, who in values.items()))
-    return (f"Training differs between methods, not only in the learning rate: {'. '.join(told)}.",) if told else ()
-
-
-def _of_recipe(method: str, name: str, held: str) -> bool:
-    """Whether this is the optimizer that a method's recipe names."""
-    record = method_of(method)
-    return name == "optimizer" and record is not None and record.training.get("optimizer") == held
-
-
 def _findings(results: Results) -> Iterable[str]:
     ok = results.trials[results.trials["status"] == "ok"]
-    different = differing_inputs(results)
+    batches = ok[ok["batches_sha256"].notna()].groupby("seed")["batches_sha256"].nunique()
     alike = all(len(results.distinct(name)) < 2 for name in ("base_sha256", "data_sha256"))
-    if ok["batches_sha256"].notna().any() and alike and not any("batches" in text for text in different):
+    if len(batches) and batches.max() == 1 and alike:
         yield "For each seed, every method saw the same examples in the same batches and order."
-    yield from different
+    yield from fairness.findings(results) or (
+        "Nothing differs between rows but the axes and what is each method's own.",
+    )
     for cell in results.finished:
         yield from _liveness(cell)
 
@@ -130,43 +84,6 @@ def _liveness(cell: Cell) -> Iterable[str]:
     names = sorted({str(name) for name in cell.ok["stalled_tensors"] if not pd.isna(name) and name})
     if names:
         yield f"{cell.name}: tensors that training did not change: {'; '.join(names)}."
-
-
-def flatten(nested: Any, prefix: str = "") -> dict[str, str]:
-    """Return nested settings as dotted names and plain texts; records in a list go by their name."""
-    if isinstance(nested, Mapping):
-        return {k: v for key, value in nested.items() for k, v in flatten(value, f"{prefix}{key}.").items()}
-    if isinstance(nested, list) and any(isinstance(item, Mapping) for item in nested):
-        return flatten(dict(_named(item, place) for place, item in enumerate(nested)), prefix)
-    return {prefix.removesuffix("."): _plain(nested)}
-
-
-def _named(item: Any, place: int) -> tuple[str, Any]:
-    """Return what a record in a list goes by (its name, else its place) and the rest of it."""
-    if isinstance(item, Mapping) and "name" in item:
-        return str(item["name"]), {key: value for key, value in item.items() if key != "name"}
-    return str(place), item
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        parts = (" ".join(map(_plain, item)) if isinstance(item, list) else _plain(item) for item in value)
-        return ", ".join(parts) or "none"
-    return str(value)
-
-
-def _natural(text: str) -> tuple[int, float, str]:
-    """Sort numbers by size, before words."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from peftbench import stats
 from peftbench.records import Status, TrialRow
+from peftbench.report import fairness, memory, searched, speed
 from peftbench.report import format as fmt
-from peftbench.report import memory, settings, speed
 from peftbench.report.collect import Cell, Results, precision_order, read_json
 
 DEFINED = {
@@ -98,8 +98,8 @@ def notes(results: Results) -> tuple[str, ...]:
     if kind:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
-    found += [*settings.differing_inputs(results), *settings.differing_training(results), *_load_note(results)]
-    found += speed.notes(results)
+    found += [*fairness.findings(results), *_load_note(results)]
+    found += [*searched.notes(results), *speed.notes(results)]
     found += _trouble_notes(results)
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
 

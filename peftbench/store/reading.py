@@ -72,6 +72,8 @@ class Grid:
     """Of the suite's whole grid with its overrides, in the suite's order, whether they have run or not."""
     command: str
     """What runs it."""
+    strict: bool = False
+    """Whether the suite demands that its rows differ in nothing but axes."""
 
 
 def recorded_grid(folder: Path | str) -> Grid | None:
@@ -83,7 +85,7 @@ def recorded_grid(folder: Path | str) -> Grid | None:
     path = Path(folder) / files.GRID
     try:
         found = json.loads(path.read_bytes())
-        return Grid(tuple(map(str, found["keys"])), str(found["command"]))
+        return Grid(tuple(map(str, found["keys"])), str(found["command"]), found.get("audit") == "strict")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -80,19 +80,22 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
             _compact(folder)
 
 
-def record_grid(folder: Path | str, keys: Iterable[str], command: str) -> None:
+def record_grid(folder: Path | str, keys: Iterable[str], command: str, strict: bool = False) -> None:
     """Record which trials the folder is about from now on; the rows of others stay, and are left out of reports.
 
     Args:
         folder: the results folder; made where it does not exist.
         keys: of the suite's whole grid, in the suite's order.
         command: what runs this grid, without paths of this machine.
+        strict: whether an unfair comparison of its rows is an error.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     folder = Path(folder)
-    text = json.dumps({"keys": list(keys), "command": command}, indent=1) + "\n"
+    text = (
+        json.dumps({"keys": list(keys), "command": command} | ({"audit": "strict"} if strict else {}), indent=1) + "\n"
+    )
     with files.locked(folder), files.replacing(folder / files.GRID) as out:
         out.write(text.encode())
 
