@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftbench.suite import Suite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed, none can run, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+"""Exit codes: a trial failed or none can run, a comparison regressed or judged nothing; bad input; Ctrl-C."""
 _NO_BUDGET = "--reserve: a part of the memory there is; give that with --budget, like 16GiB"
 _NOTHING = "none of them can run, every cell is unsupported"
 
@@ -98,7 +98,7 @@ def _add_reserve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--reserve",
         metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of the device)",
+        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of it)",
     )
 
 

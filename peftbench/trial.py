@@ -160,7 +160,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             with run.clock.phase("retention"):
                 run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
-            with run.clock.phase("inference"):
+            with run.clock.phase("inference"), watch.waiting(run.facts, "inference_waiting_seconds"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
     return status
 

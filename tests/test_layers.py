@@ -55,8 +55,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
-        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake "
-        "plan.trace plan.predict plan.forecast plan.budget",
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.memo plan.stored "
+        "plan.fake plan.trace plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
