@@ -69,6 +69,8 @@ class Options:
     """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
+    predicts: bool = True
+    """Whether a cell's first trial predicts the memory that it then measures."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
 
@@ -159,7 +161,7 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                predicts=trial.training is not None and trial.cell not in seen,
+                predicts=options.predicts and trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
                 reserve_bytes=_reserve(trial, options),

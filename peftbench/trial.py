@@ -161,7 +161,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             with run.clock.phase("retention"):
                 run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
-            with run.clock.phase("inference"):
+            with run.clock.phase("inference"), watch.waiting(run.facts, "inference_waiting_seconds"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
     return status
 
@@ -327,9 +327,9 @@ def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str,
     peak: dict[str, int] = {}
     for task in run.job.trial.tasks:
         if task.name in examples:
-            largest = evaluate.largest_batch(wrapped, task, examples[task.name])
+            own, largest = evaluate.largest_batch(wrapped, task, examples[task.name])
             with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
-                evaluate.run_harness(wrapped, task, largest)
+                evaluate.run_harness(wrapped, own, largest)
             peak = max(peak, book.peak, key=lambda found: sum(found.values()))
     return {name: size for name, size in peak.items() if size}
 

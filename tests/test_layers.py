@@ -35,9 +35,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
-        "suite.expand suite.grid suite.read suite.schema suite.select suite.templates suite.words identity "
-        "tasks.answers tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap tasks.read "
-        "tasks.splits tasks.texts tasks.harness",
+        "suite.expand suite.grid suite.read suite.schema suite.select suite.smoke suite.templates suite.words "
+        "identity tasks.answers tasks.by_lm_eval tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub "
+        "tasks.overlap tasks.read tasks.splits tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -48,15 +48,15 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "causality context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness "
-        "retention card measure.memory measure.structure measure.effective measure.inference measure.watch "
-        "measure.work",
+        "causality context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model evaluate.outcomes "
+        "failures liveness retention card measure.memory measure.structure measure.effective measure.inference "
+        "measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
-        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake "
-        "plan.trace plan.predict plan.forecast plan.budget",
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.memo plan.stored "
+        "plan.fake plan.trace plan.predict plan.forecast plan.budget",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),

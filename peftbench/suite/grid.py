@@ -66,6 +66,8 @@ class Suite:
     """The file as messages name it."""
     only: tuple[tuple[str, str], ...] = ()
     """(field, value) pairs that select trials; see ``select``."""
+    smoke: bool = False
+    """Whether it is run in smoke mode."""
     inference: bool = True
     """Whether tuned models are measured in use."""
     retention: Retention | None = None
