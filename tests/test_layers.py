@@ -36,8 +36,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
         "suite.expand suite.grid suite.read suite.schema suite.select suite.smoke suite.templates suite.words "
-        "identity tasks.answers tasks.by_lm_eval tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap "
-        "tasks.read tasks.splits tasks.texts tasks.harness",
+        "identity tasks.answers tasks.by_lm_eval tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub "
+        "tasks.overlap tasks.read tasks.splits tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
