@@ -71,7 +71,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report report.axis report.collect report.fairness report.figures report.flat report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
         "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
-        "report.tables report.words report.writers",
+        "report.tables report.task_metrics report.words report.writers",
     ),
     ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
