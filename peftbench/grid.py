@@ -197,7 +197,8 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
             identity.resolve_base(base)
     for trial in trials:
         _check_splits(trial, checked)
-    return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
+    told = "no such folder here, so the run takes it for a hub id"
+    return tuple(f"base {source!r}: {told}{identity.hint_of_shape(source)}" for source in hub)
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:

@@ -24,7 +24,6 @@ from peftbench.records import Trial
 from peftbench.retention_columns import Retention
 from peftbench.tasks.texts import texts
 
-
 _BATCH = 16
 """Texts per forward pass where the suite leaves evaluation's batch size to be found."""
 

@@ -71,7 +71,7 @@ def test_attention_of_gpt2_leaves_its_feed_forward_output_of_the_same_name_alone
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"target_modules": ["q_proj", "vproj"]}, r"unknown module 'vproj'; allowed: .*v_proj; did you mean 'v_proj'"),
+        ({"target_modules": ["q_proj", "vproj"]}, r"unknown module 'vproj'; did you mean 'v_proj'\? allowed: .*v_proj"),
         ({"rank_pattern": {"kproj": 2}}, "rank_pattern: unknown module 'kproj'; .*did you mean 'k_proj'"),
         ({"alpha_pattern": {"lm_head": 2.0}}, "alpha_pattern: unknown module 'lm_head'"),
         ({"rank_pattern": {"(": 2}}, r"rank_pattern: given \(; allowed: regular expressions"),
