@@ -420,7 +420,11 @@ def test_a_trial_on_parts_is_ok_counts_what_trains_and_its_adapter_is_pefts(tmp_
     ("options", "error", "told"),
     [
         ({"target_modules": ["c_attn.q", "c_attn"]}, UserError, "allowed: c_attn whole or its parts"),
-        ({"target_modules": ["c_attn.x"]}, UserError, r"unknown module 'c_attn.x'; allowed: .*c_attn"),
+        (
+            {"target_modules": ["c_attn.x"]},
+            UserError,
+            r"unknown module 'c_attn.x'; did you mean 'c_attn'. allowed: .*c_attn",
+        ),
         ({"target_modules": ["c_attn.q"], "dora": True}, Unsupported, r"\(c_attn\) take plain LoRA only, no dora"),
         ({"target_modules": ["c_attn.q"], "initialization": "pissa"}, Unsupported, "no initialization pissa"),
         ({"target_modules": ["c_attn.q"], "rank_pattern": {"c_attn": 2}}, Unsupported, "no rank_pattern"),
