@@ -22,7 +22,10 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
     ),
-    ("tables, no torch", "methods methods.outside methods.record methods.peft_fields precision tasks bases"),
+    (
+        "tables, no torch",
+        "methods methods.outside methods.record methods.peft_fields methods.profiles precision tasks bases",
+    ),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (

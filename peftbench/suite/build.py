@@ -66,6 +66,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         shown=document.shown,
         only=only,
         inference=evaluate.inference,
+        profile=top.profile,
         strict=top.audit == "strict",
     )
     _check_use(b, suite)

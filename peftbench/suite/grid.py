@@ -56,6 +56,8 @@ class Suite:
     """(field, value) pairs that select trials; see ``select``."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    profile: str | None = None
+    """Of ``methods.profiles``: which settings methods have where the suite gives none."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
 

@@ -133,6 +133,7 @@ class SuiteFile(Strict):
     evaluate: Any = None
     timeout_seconds: Positive | None = None
     audit: Literal["report", "strict"] = "report"
+    profile: Literal["paper", "shared"] | None = None
 
 
 class BaseBlock(Strict):
