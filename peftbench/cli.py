@@ -11,10 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Trial
+
+if TYPE_CHECKING:
+    from peftbench.suite import Suite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
@@ -146,13 +150,27 @@ def _tell_left_out() -> None:
         print(f"peftbench: {problem}", file=sys.stderr)
 
 
+def _loaded(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | None]:
+    """Return the suite, and the parameters that its ranks were chosen for; tell on a stream how near they come."""
+    from peftbench import suite
+
+    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
+    if loaded.match is None:
+        return loaded, None
+    from peftbench.plan import match
+
+    found = match.apply(loaded)
+    print("\n".join(found.lines()), file=out)
+    return found.suite, found.budget
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench import grid, progress, suite
     from peftbench.execute import device
     from peftbench.plan import size
 
     _tell_left_out()
-    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
+    loaded, parameters = _loaded(arguments, sys.stderr)
     kind = device.resolve(loaded.device)
     trials = suite.expand(loaded, kind)
     whole = suite.expand(replace(loaded, only=()), kind)
@@ -170,6 +188,7 @@ def _run(arguments: argparse.Namespace) -> int:
             size.budget(arguments.budget, kind) if arguments.budget else None,
             _command(arguments, ("set",)),
             loaded.strict,
+            parameters,
         ),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
@@ -190,25 +209,8 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
     asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    unfair = _tell_differences(folder, loaded.strict)
+    unfair = progress.differences(folder, loaded.strict)
     return FAILED if bad or (unfair and loaded.strict) else 0
-
-
-def _tell_differences(folder: Path, strict: bool) -> bool:
-    """Say what differs between a folder's rows and is no axis; return whether anything does."""
-    from peftbench import report
-
-    try:
-        found = report.findings(folder)
-    except UserError:  # rows that cannot stand in one table, which the report will say
-        if strict:
-            raise
-        return False
-    for text in found:
-        print(f"peftbench: {text}", file=sys.stderr)
-    if found and strict:
-        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
-    return bool(found)
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
@@ -232,7 +234,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from peftbench.execute import device
 
     _tell_left_out()
-    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
+    loaded, _ = _loaded(arguments, sys.stdout)
     trials = suite.expand(loaded, device.resolve(loaded.device, present=False))
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
@@ -296,7 +298,7 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from peftbench import report, store
+    from peftbench import progress, report, store
 
     folder = Path(arguments.results)
     recorded = store.recorded_grid(folder)
@@ -304,11 +306,11 @@ def _report(arguments: argparse.Namespace) -> int:
     page = arguments.format == "html"
     if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
-        return FAILED if strict and _tell_differences(folder, strict) else 0
+        return FAILED if strict and progress.differences(folder, strict) else 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
     written, table = report.publish(folder, output, arguments.format)
     print(f"{table}page: {written}" if page else f"table: {written}")
-    return FAILED if strict and _tell_differences(folder, strict) else 0
+    return FAILED if strict and progress.differences(folder, strict) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "a trial's needs, predicted",
         "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
-        "plan.predict plan.forecast plan.budget",
+        "plan.predict plan.forecast plan.budget plan.count plan.match",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from peftbench import stats
 from peftbench.methods import profiles
+from peftbench.plan import match
 from peftbench.records import Status, TrialRow
 from peftbench.report import fairness, memory, speed
 from peftbench.report import format as fmt
@@ -102,8 +103,16 @@ def notes(results: Results) -> tuple[str, ...]:
     found += [*fairness.findings(results), *_load_note(results)]
     found += speed.notes(results)
     found += _trouble_notes(results)
-    found += _profile_notes(results)
+    found += [*_match_notes(results), *_profile_notes(results)]
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
+
+
+def _match_notes(results: Results) -> Iterable[str]:
+    """Say how near the cells come to the trainable parameters that their ranks were chosen for."""
+    if results.grid and results.grid.parameters:
+        cells = [(cell, cell.mean("trainable_parameters")) for cell in results.tuned]
+        counts = [(c.name, bool(c.record and c.record.knob), n) for c, n in cells if n is not None]
+        yield from match.told(counts, results.grid.parameters)
 
 
 def _profile_notes(results: Results) -> Iterable[str]:

@@ -13,12 +13,14 @@ from peftbench.records import Base, Task
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.grid import Block, Budget, Suite, splits
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
     EvaluateBlock,
+    MatchBlock,
+    MeasureBlock,
     SuiteFile,
     axes_model,
     method_settings,
@@ -41,6 +43,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     blocks = _blocks(b)
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
+    match = _match(b, top)
     report(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
@@ -67,11 +70,33 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         only=only,
         inference=evaluate.inference,
         profile=top.profile,
+        match=match,
         strict=top.audit == "strict",
     )
     _check_use(b, suite)
     report(b.problems)
     return suite
+
+
+def _match(b: Builder, top: Any) -> Budget | None:
+    """Return the budget of trainable parameters that ranks are chosen for."""
+    if not top or top.match is None:
+        return None
+    path: KeyPath = ("match", "trainable_parameters")
+    block = b.check(MatchBlock, ("match",))
+    given = block.trainable_parameters if block else None
+    if top.rank is not None:
+        b.problem(("match",), "it chooses the rank, and the suite gives one; allowed: one of the two")
+    if isinstance(given, dict):
+        measure = b.check(MeasureBlock, path)
+        if measure and measure.method not in METHODS:
+            b.problem((*path, "method"), unknown("method", measure.method, METHODS))
+        elif measure and METHODS[measure.method].knob is None:
+            b.problem((*path, "method"), f"{measure.method} has no rank")
+        return Budget(None, measure.method, measure.rank) if measure else None
+    if block and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        b.problem(path, f"given {words(given)}; allowed: a whole number, at least 1, or a mapping of method and rank")
+    return Budget(given)
 
 
 def _or_empty(block: Any) -> Any:

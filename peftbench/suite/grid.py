@@ -23,6 +23,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """``match:``: how many parameters every method is to train."""
+
+    parameters: int | None = None
+    """As given; None for what a method at a rank trains."""
+    method: str = ""
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
 class Suite:
     """A validated suite: what ``expand`` turns into trials."""
 
@@ -58,6 +68,8 @@ class Suite:
     """Whether tuned models are measured in use."""
     profile: str | None = None
     """Of ``methods.profiles``: which settings methods have where the suite gives none."""
+    match: Budget | None = None
+    """What ranks are chosen for; None where they are as given."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
 
