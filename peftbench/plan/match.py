@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -82,6 +83,7 @@ def solve(suite: Suite) -> Match:
     """Return a suite with each method's rank chosen, counted in this process."""
     from peftbench.plan.predict import load_config
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     warnings.simplefilter("ignore")
     config = load_config(suite.base, identity.config_folder(suite.base))
     budget = _budget(suite, config)
