@@ -10,7 +10,7 @@ from peftbench import __version__, identity
 from peftbench.methods import METHODS
 from peftbench.precision import effective
 from peftbench.records import Job, Trial
-from peftbench.tasks import harness, read
+from peftbench.tasks import fewshot, harness
 
 _TASKS = "tasks"
 _STOCK_LOADERS = {
@@ -28,7 +28,7 @@ def write(job: Job, folder: Path) -> None:
     """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
     for task in job.trial.tasks:
         if task.name in job.trial.evaluate:
-            harness.export(task, read.examples(task, job.trial.evaluation.split), folder / _TASKS)
+            harness.export(task, fewshot.scored(task, job.trial.evaluation.split), folder / _TASKS)
     (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
 
 

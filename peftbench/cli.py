@@ -18,10 +18,14 @@ from peftbench.errors import UserError
 from peftbench.records import Trial
 
 if TYPE_CHECKING:
+    from peftbench.grid import Options
+    from peftbench.stages import Stage
     from peftbench.suite import Suite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+"""Exit codes: a trial failed, none can run, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+_NO_BUDGET = "--reserve: a part of the memory there is; give that with --budget, like 16GiB"
+_NOTHING = "none of them can run, every cell is unsupported"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +88,16 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="SIZE",
         help="like 16GiB, or device: skip trials predicted to need more memory",
     )
+    _add_reserve(command)
     command.set_defaults(command=_run)
+
+
+def _add_reserve(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--reserve",
+        metavar="SIZE",
+        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of the device)",
+    )
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -92,11 +105,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _add_suite(command)
     command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
     command.add_argument("--budget", metavar="SIZE", help="with --memory: what there is, like 16GiB, or device")
-    command.add_argument(
-        "--reserve",
-        metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries",
-    )
+    _add_reserve(command)
     command.add_argument(
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: the largest that fits"
     )
@@ -165,38 +174,53 @@ def _loaded(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | No
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench import grid, progress, suite
+    from peftbench import grid, progress, stages
     from peftbench.execute import device
     from peftbench.plan import size
 
     _tell_left_out()
     loaded, parameters = _loaded(arguments, sys.stderr)
     kind = device.resolve(loaded.device)
-    trials = suite.expand(loaded, kind)
-    whole = suite.expand(replace(loaded, only=()), kind)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
+    if arguments.reserve and not arguments.budget:
+        raise UserError(_NO_BUDGET)
+    budget = size.budget(arguments.budget, kind) if arguments.budget else None
+    reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
+    options = grid.Options(
+        arguments.fresh,
+        arguments.keep_adapters,
+        budget,
+        reserve,
+        whole_command=_command(arguments, ("set",)),
+        strict=loaded.strict,
+        parameters=parameters,
+    )
+    command = _command(arguments, ("set", "only"))
+    failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
+    unfair = progress.differences(folder, loaded.strict)
+    return FAILED if any(failed) or (unfair and loaded.strict) else 0
+
+
+def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
+    """Run one stage of a suite and tell how it ended; return whether it is a failure."""
+    from peftbench import grid, progress
+
     prepared = grid.prepare(
-        trials,
-        folder,
-        loaded.workers,
-        _command(arguments, ("set", "only")),
-        whole,
-        grid.Options(
-            arguments.fresh,
-            arguments.keep_adapters,
-            size.budget(arguments.budget, kind) if arguments.budget else None,
-            _command(arguments, ("set",)),
-            loaded.strict,
-            parameters,
-        ),
+        stage.trials,
+        stage.folder,
+        workers,
+        command,
+        stage.whole,
+        replace(options, keep_adapters=options.keep_adapters and not stage.searches),
     )
     ready = len(prepared.jobs) - len(prepared.pending)
-    print(f"{_extent(trials)}, {ready} of them done already -> {folder}", file=sys.stderr)
+    what = "search for learning rates: " if stage.searches else ""
+    print(f"{what}{_extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    print(f"{counts} -> {folder}", file=sys.stderr)
+    print(f"{counts} -> {stage.folder}", file=sys.stderr)
     if outcome.overhead_seconds is not None:
         print(
             f"besides its own work a trial took {outcome.overhead_seconds:.2f} s (median): starting its process, "
@@ -207,10 +231,13 @@ def _run(arguments: argparse.Namespace) -> int:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
             print(f"  {progress.sentence(result)}", file=sys.stderr)
-    asked = ("ok", "unsupported", "skipped")  # a budget asks for skipping
+    if set(outcome.statuses) == {"unsupported"}:
+        print(_NOTHING, file=sys.stderr)
+        return True
+    # a budget asks for skipping, and a search goes to where training fails
+    asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    unfair = progress.differences(folder, loaded.strict)
-    return FAILED if bad or (unfair and loaded.strict) else 0
+    return bad > 0
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
@@ -232,31 +259,46 @@ def _interrupt(*_: object) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench import columns, grid, suite
     from peftbench.execute import device
+    from peftbench.suite import candidates
 
     _tell_left_out()
     loaded, _ = _loaded(arguments, sys.stdout)
-    trials = suite.expand(loaded, device.resolve(loaded.device, present=False))
+    kind = device.resolve(loaded.device, present=False)
+    trials = suite.expand(loaded, kind)
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
         return _forecast(arguments, trials)
     cells: dict[str, list[int | None]] = {}
-    reasons = {trial.cell: trial.unsupported for trial in trials}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
+    reasons = grid.impossible(trials)
     rows = []
     for cell, seeds in cells.items():
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
-        rows.append([cell, named, f"unsupported: {reasons[cell]}" if reasons[cell] else ""])
+        rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(columns.aligned(rows), end="")
-    possible = sum(trial.unsupported is None for trial in trials)
-    print(f"{_extent(trials)}, {possible:,} of them can run")
+    tried = candidates.candidates(loaded, kind)
+    if tried:
+        print(f"before them a search chooses learning rates on the validation split: {_extent(tried)}")
     try:
-        for note in grid.check(trials):
-            print(f"note: {note}")
+        notes = grid.check(trials)
     except UserError as error:
+        print(_extent(trials))
         raise UserError(f"run would refuse this: {error}") from None
-    return 0
+    possible = sum(trial.cell not in reasons for trial in trials)
+    print(f"{_extent(trials)}, {possible:,} of them can run" if possible else f"{_extent(trials)}: {_NOTHING}")
+    for note in (*notes, *_no_device(trials)):
+        print(f"note: {note}")
+    return 0 if possible else FAILED
+
+
+def _no_device(trials: Sequence[Trial]) -> list[str]:
+    """Return a note where a run would refuse the device."""
+    from peftbench.execute import device
+
+    missing = device.why_no_cuda() if trials[0].device == "cuda" else None
+    return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
 
 
 def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
@@ -265,13 +307,11 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
     from peftbench.plan import size
 
     if arguments.reserve and not arguments.budget:
-        raise UserError("--reserve: a part of the memory there is; give that with --budget, like 16GiB")
+        raise UserError(_NO_BUDGET)
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
     budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
-    reserve = size.read(arguments.reserve, "--reserve") if arguments.reserve else 0
-    if budget is not None and reserve >= budget:
-        raise UserError(f"--reserve: given {arguments.reserve!r}; allowed: less than the budget of {budget:,} bytes")
+    reserve = size.reserve(arguments.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell
 
@@ -280,7 +320,7 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
         found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{arguments.suite}: {error}") from None
-    print("\n".join(tell.lines(found, asked)))
+    print("\n".join([*tell.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
     return 0
 
 

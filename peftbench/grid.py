@@ -10,17 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from peftbench import execute, identity, store
-from peftbench.errors import UserError
+from peftbench import causality, context, execute, identity, store
+from peftbench.errors import Unsupported, UserError
 from peftbench.execute import Event, local
 from peftbench.measure import environment
+from peftbench.plan import cuda
 from peftbench.records import Base, Job, Result, Status, Task, Trial
 from peftbench.tasks import read
+from peftbench.tasks.texts import texts
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "inference")
+_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "retention", "inference")
 """Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
@@ -60,6 +63,8 @@ class Options:
     budget_bytes: int | None = None
     """Memory for the training steps that run at the same time: trials predicted to need more than their share are
     skipped. None for no limit."""
+    reserve_bytes: int | None = None
+    """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
     whole_command: str | None = None
     """The command without its selection of trials; None where nothing is selected."""
     strict: bool = False
@@ -141,6 +146,7 @@ def prepare(
                 predicts=trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and trial.cell not in seen,
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
+                reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 log=str(folder / "logs" / f"{key}.log"),
             )
@@ -160,6 +166,10 @@ def prepare(
         done -= _without_adapter(folder, jobs)
     pending = tuple(job for job in jobs if job.key not in done)
     return Grid(folder, tasks, tuple(jobs), pending, workers)
+
+
+def _reserve(trial: Trial, options: Options) -> int:
+    return cuda.reserve(trial) if options.reserve_bytes is None else options.reserve_bytes
 
 
 def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:
@@ -191,6 +201,28 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     for trial in trials:
         _check_splits(trial, checked)
     return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
+
+
+def impossible(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the cells that a run would end as ``unsupported``, each with its reason, as far as configs tell.
+
+    Of bases that are here; what only a loaded base shows is not seen.
+    """
+    found: dict[str, str] = {}
+    configs: dict[Base, Any] = {}
+    for trial in {trial.cell: trial for trial in trials}.values():
+        if trial.unsupported is not None:
+            found[trial.cell] = trial.unsupported
+            continue
+        if trial.base not in configs:
+            configs[trial.base] = identity.read_config(trial.base)
+        try:
+            if configs[trial.base]:
+                causality.check_config(configs[trial.base])
+                context.check(trial, configs[trial.base])
+        except Unsupported as error:
+            found[trial.cell] = str(error)
+    return found
 
 
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
@@ -248,7 +280,7 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
 
     Args:
         trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
-        checked: (task, split) that are known to be there; grows.
+        checked: (task, split) and texts that are known to be there; grows.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -256,6 +288,9 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
+    if trial.retention and (repr(trial.retention), "text") not in checked:
+        texts(trial.retention)
+        checked.add((repr(trial.retention), "text"))
     for name, split in wanted:
         task: Task = tasks[name]
         if (repr(task), split) not in checked and not read.examples(task, split):

@@ -54,6 +54,17 @@ def config_folder(base: Base) -> Path:
     return path
 
 
+def read_config(base: Base) -> dict[str, Any]:
+    """Return what the ``config.json`` of a base says; nothing where it is not here or cannot be read."""
+    path = bases.folder(base.source) if base.source in bases.BASES else Path(base.source).expanduser()
+    path = bases.shape(base.source) if base.random_weights else path
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # told by what needs it
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def on_hub(base: Base) -> bool:
     """Return whether a base is neither built-in nor a folder, and its name could be a hub id.
 
@@ -156,6 +167,8 @@ def settings(trial: Trial) -> dict[str, Any]:
     for task in trial.tasks:
         plain = _plain(task)
         plain["files"] = {split: Path(name).name for split, name in task.files.items()}
+        if task.lm_eval:
+            plain["lm_eval"] = Path(task.lm_eval).name
         tasks.append(plain)
     return {
         "base": {**_plain(trial.base), "source": base_name(trial.base)},
@@ -230,6 +243,7 @@ def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
         task.pop("files")
+        task.pop("lm_eval", None)  # its content is in the data's hash
     everything: Mapping[str, Any] = {
         **plain,
         "base_sha256": base_sha256,

@@ -147,7 +147,7 @@ def measured_columns(names: Iterable[str]) -> list[str]:
 
 def spread(values: Iterable[Any]) -> Spread | None:
     """Return mean, spread and interval of the values that are present and finite; None where there are none."""
-    found = [float(value) for value in values if _present(value)]
+    found = [float(value) for value in values if present(value)]
     n = len(found)
     if not n:
         return None
@@ -215,7 +215,7 @@ def waiting_share(row: Mapping[str, Any]) -> float | None:
         row: of ``trials``.
     """
     waiting, seconds, threads = (row.get(name) for name in ("train_waiting_seconds", "train_seconds", "threads"))
-    if not (_present(waiting) and _present(seconds) and _present(threads)) or not seconds:
+    if not (present(waiting) and present(seconds) and present(threads)) or not seconds:
         return None
     # on a GPU one thread does all the work
     return float(waiting / (seconds * (threads if row.get("device") == "cpu" else 1)))  # type: ignore[operator]
@@ -279,7 +279,7 @@ def _summarize_cell(base: str, cell: str, rows: pd.DataFrame, measured: Sequence
         cell,
         first["method"],
         first["precision"],
-        int(first["rank"]) if _present(first["rank"]) else None,
+        int(first["rank"]) if present(first["rank"]) else None,
         {status: int(counts[status]) for status in sorted(counts.index, key=lambda name: (name != "ok", name))},
         _reasons(rows.loc[rows["status"] != "ok", "message"].dropna()),
         {name: found for name, found in spreads.items() if found is not None},
@@ -320,7 +320,7 @@ def _differs(where: str, name: str, one: object, other: object) -> str:
     )
 
 
-def _present(value: Any) -> bool:
+def present(value: Any) -> bool:
     """Whether a cell of a table holds a finite number: null and not-a-number are no measurement."""
     try:
         return math.isfinite(value)

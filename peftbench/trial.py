@@ -17,7 +17,18 @@ from typing import Any
 
 import torch
 
-from peftbench import card, context, data, evaluate, failures, identity, liveness, train
+from peftbench import (
+    card,
+    causality,
+    context,
+    data,
+    evaluate,
+    failures,
+    identity,
+    liveness,
+    retention,
+    train,
+)
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.measure import environment, inference, memory, structure, watch, work
 from peftbench.measure.clock import Clock
@@ -28,7 +39,7 @@ from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matric
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import read
+from peftbench.tasks import fewshot, read
 
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
@@ -129,15 +140,25 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     )
     run.ledger["load"] = memory.held(loaded.model, method.trains_base)
     context.check(trial, loaded.model.config)
-    examples = {t.name: read.examples(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    with run.clock.phase("check"):
+        causality.check(loaded.model, precision, trial.device)
+    examples = {t.name: fewshot.scored(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
     model = loaded.model
+    if trial.retention:
+        with run.clock.phase("retention"):
+            held = retention.held(trial, trial.retention, loaded.tokenizer)
+            before = held.nats(model)
+            run.facts.update(retention.columns(held, before, None))
     if trial.training is not None:
         model, status = _tune(run, loaded)
     if status[0] is Status.OK:
         _evaluate(run, loaded, model, examples)
+        if trial.retention and trial.training:
+            with run.clock.phase("retention"):
+                run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
             with run.clock.phase("inference"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
@@ -244,7 +265,7 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     job, training = run.job, run.job.trial.training
     assert training is not None
     step = memory.largest_step(plan, training.micro_batch_size)
-    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes)
+    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
 
 

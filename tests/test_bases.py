@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from peftbench import bases, identity
-from peftbench.bases import card, make, overlap, skills
+from peftbench.bases import card, make, overlap, skills, unread
 from peftbench.bases.grammar import documents
 from peftbench.errors import UserError
 from peftbench.records import Example
+from peftbench.retention_columns import Retention
 from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.judge import CHOICES
 from peftbench.tasks.read import examples
+from peftbench.tasks.texts import texts
 from peftbench.tasks.words import EVENTS
 
 LONGEST_TOKENS = 64
@@ -95,7 +97,7 @@ def test_a_bases_files_are_complete_and_name_no_path(base):
     folder = bases.folder(base)
     names = {path.name for path in folder.iterdir()}
     needed = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", make.LOG}
-    assert needed | {"model.safetensors"} == names
+    assert needed | {"model.safetensors", bases.held_out(base).name} == names
     assert (folder / "model.safetensors").stat().st_size <= LARGEST_BYTES
     for name in needed:
         text = (folder / name).read_text(encoding="utf-8")
@@ -150,6 +152,18 @@ def test_no_document_tells_of_an_event_and_of_a_class_of_judge(base, beginning):
     assert len(told) > 1000
     assert with_class == []
     assert events_told(["Ada won a race -> yellow"])[1]
+
+
+@each_base
+def test_the_text_that_tells_retention_was_not_read(base, beginning, loaded):
+    found = texts(Retention(str(bases.held_out(base)), limit=None))
+    assert len(found) == unread.TEXTS
+    assert set(found).isdisjoint(beginning[base])
+    tokens = loaded[base].tokenizer(found)["input_ids"]
+    assert all(len(ids) in unread.TOKENS for ids in tokens)
+    kept = unread.unread(loaded[base].tokenizer, set(beginning[base]))
+    assert kept[0] == found[0], "the recipe: the first that are held out"
+    assert unread.unread(loaded[base].tokenizer, {found[0]})[0] != found[0]
 
 
 @each_base
@@ -262,6 +276,8 @@ def test_the_cards_overlap_is_that_of_all_the_text_read(base, loaded):
     read = list(card.text_read(loaded[base].tokenizer, log["curve"]))
     assert len(read) == log["steps"] * make.DOCUMENTS
     assert events_told(read)[1] == []
+    unread_texts = unread.unread(loaded[base].tokenizer, set(read))
+    assert unread_texts == texts(Retention(str(bases.held_out(base)), limit=None))
     found = overlap.measure({name: card.scored_examples(name) for name in TASKS}, read)
     assert card.overlap_table(found) in printed(base)
     tokenizer = loaded[base].tokenizer

@@ -346,6 +346,25 @@ def test_plan_names_cells_that_cannot_be_with_the_reason(place, command):
     assert err == ""
 
 
+def test_plan_tells_what_the_bases_config_rules_out(place, command):
+    config = Path("models/tiny/config.json")
+    config.write_text('{"max_position_embeddings": 100}')
+    code, out, _ = command("plan", "mine.yaml", "--set", "train.sequence_length=128", "--only", "method=base,lora")
+    assert code == 1
+    assert "128 data tokens (train.sequence_length) and 0 virtual tokens exceed the" in " ".join(out.split())
+    assert out.splitlines()[-1] == "2 cells, 1 seed (0): 2 trials: none of them can run, every cell is unsupported"
+    config.write_text('{"model_type": "bert"}')
+    code, out, _ = command("plan", "mine.yaml", "--only", "method=lora")
+    assert code == 1
+    assert "unsupported: base: bert reads in both directions" in " ".join(out.split())
+
+
+def test_a_run_in_which_nothing_can_run_says_so(place, command):
+    code, _, err = command("run", "mine.yaml", "--only", "method=full")
+    assert code == 1
+    assert "none of them can run, every cell is unsupported" in err
+
+
 def test_a_plans_lines_fit_and_no_name_is_cut(command):
     _, out, _ = command("plan", "peft_zoo")
     assert max(map(len, out.splitlines())) <= columns.WIDTH

@@ -45,7 +45,7 @@ TRIAL = Trial(
 NAMES = {"suite", "cell", "timeout_seconds", "inference", "unsupported"}
 """Fields of a trial that decide no score: how it is called, how long it may take, what is measured after its work, why
 it is not run."""
-PLACES = {"Base": {"source", "revision"}, "Task": {"files"}}
+PLACES = {"Base": {"source", "revision"}, "Task": {"files", "lm_eval"}}
 """Fields that say where content is; the content itself is in the key."""
 
 

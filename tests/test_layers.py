@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
-    ("records and errors", "_suites errors effective_columns inference_columns memory_columns records"),
+    (
+        "records and errors",
+        "_suites errors effective_columns inference_columns memory_columns records retention_columns score",
+    ),
     (
         "what the machine is",
         "measure measure.clock measure.energy measure.environment measure.nvml execute.device execute.lifeline",
@@ -30,8 +33,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
     (
         "suite and inputs, no torch",
-        "suite suite.build suite.build_tasks suite.builder suite.document suite.expand suite.grid suite.read "
-        "suite.schema suite.select suite.templates suite.words identity tasks.read tasks.harness",
+        "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
+        "suite.expand suite.grid suite.read suite.schema suite.select suite.templates suite.words identity "
+        "tasks.answers tasks.fewshot tasks.read tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -42,29 +46,32 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "context train evaluate failures liveness card measure.memory measure.structure measure.inference "
-        "measure.watch measure.work measure.effective",
+        "causality context train evaluate evaluate.metrics evaluate.model evaluate.outcomes failures liveness "
+        "retention card measure.memory measure.structure measure.effective measure.inference measure.watch "
+        "measure.work",
     ),
-    ("the card of the built-in base", "bases.card"),
+    ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
-        "plan plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake plan.trace "
-        "plan.predict plan.forecast plan.budget plan.count plan.match",
+        "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.stored plan.fake "
+        "plan.trace plan.predict plan.forecast plan.budget plan.count plan.match",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
     (
         "results, no torch",
-        "store store.document store.files store.reading store.schema store.writing store.__main__ stats "
+        "store store.document store.files store.reading store.schema store.writing store.__main__ stats choice "
         "crossed crossed.model crossed.ranking crossed.planning crossed.front crossed.outcomes",
     ),
     (
         "commands, no torch",
         "grid compare compare.comparison compare.differences compare.examples compare.text "
         "report report.axis report.collect report.fairness report.figures report.flat report.format "
-        "report.grids report.inference report.labels report.memory report.page report.plots report.samples "
-        "report.settings report.speed report.standing report.svg report.tables report.words report.writers",
+        "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
+        "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
+        "report.tables report.words report.writers",
     ),
+    ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
     ("command line", "cli __main__"),
 )

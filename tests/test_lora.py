@@ -435,3 +435,25 @@ def test_the_options_are_axes_of_a_suite():
     assert (
         METHODS["lora"].cell_name(8, "fp32", {"rank_pattern": {"q_proj": 4}}) == "lora r=8 rank_pattern=q_proj:4 fp32"
     )
+
+
+def _llama4(tmp_path):
+    import architectures
+    import tiny_base
+    import transformers
+
+    sizes = {"num_local_experts": 4, "head_dim": 16, "intermediate_size_mlp": 128, "attention_chunk_size": 64}
+    tiny_base.tokenizer().save_pretrained(tmp_path / "llama4")
+    torch.manual_seed(0)
+    config = architectures._config("Llama4TextConfig", **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llama4")
+    return tmp_path / "llama4"
+
+
+def test_a_router_that_returns_more_than_its_product_is_passed_over(tmp_path):
+    attached = tuned(_llama4(tmp_path), tmp_path, steps=2)
+    ends = {name.rpartition(".")[2] for name in layers(attached)}
+    assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert logits(attached, "fp32", IDS).isfinite().all()
+    with pytest.raises(Unsupported, match="router picks experts"):
+        tuned(tmp_path / "llama4", tmp_path, target_modules=["q_proj", "router"])

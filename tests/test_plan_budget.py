@@ -173,7 +173,7 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
         (["--memory", "--reserve", "1GiB"], "--reserve: a part of the memory there is; give that with --budget"),
         (
             ["--memory", "--budget", "1GiB", "--reserve", "2GiB"],
-            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes",
+            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes for a trial",
         ),
         (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
     ],
@@ -196,7 +196,10 @@ def test_virtual_tokens_take_from_the_context_as_in_a_run(tmp_path):
 
     assert asked().most == 256 - 200
     told = asked(training={"sequence_length": 100})
-    assert told.problem == "100 data tokens and 200 virtual tokens exceed the base's context of 256"
+    assert (
+        told.problem
+        == "100 data tokens (train.sequence_length) and 200 virtual tokens exceed the base's context of 256"
+    )
     assert (told.found, told.fits) == (None, None)
 
 
@@ -224,7 +227,9 @@ def test_a_plan_for_a_gpu_needs_none(options, monkeypatch, capsys):
     monkeypatch.setattr(device, "has_nvidia", lambda: False)
     asked = ["plan", "quickstart", "--only", "method=lora", "--set", "device=cuda", *options]
     assert cli.main(asked) == 0
-    assert "lora" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "lora" in out
+    assert "note: device cuda: run would refuse this here, as" in out
     with pytest.raises(errors.UserError, match="cuda was asked for, but"):
         device.resolve("cuda")
 

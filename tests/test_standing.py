@@ -57,6 +57,16 @@ def test_csv_has_the_interval_and_the_front_as_numbers(quickstart):
     assert all(0 <= float(row[f"on_front_by_{cost}"]) <= 1 for cost in ("memory", "time", "parameters"))
 
 
+@pytest.mark.parametrize(("source", "workers", "counts"), [("nvml", 1, True), ("rapl", 1, True), ("rapl", 2, False)])
+def test_energy_has_a_front_where_it_was_counted_for_the_trial_alone(quickstart, source, workers, counts):
+    trials = quickstart.trials.drop(columns=f"score_{MEAN}").assign(energy_source=source, workers=workers)
+    trials["train_energy_joules"] = trials["train_seconds"].astype(float) * 2
+    assert "energy" not in standing(quickstart).fronts
+    known = standing(from_tables(trials, quickstart.steps, quickstart.examples)).fronts
+    assert ("energy" in known) == counts
+    assert not counts or known["energy"] == known["time"], "as much energy as time"
+
+
 def test_without_outcomes_the_table_is_as_before_and_nothing_is_said_of_new_examples(quickstart):
     bare = again(quickstart, examples=quickstart.examples.head(0))
     table = tables.comparison(bare)

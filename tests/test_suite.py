@@ -181,7 +181,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
         ("tasks:", "evaluate: {test_seed: 1}\ntasks:", ["x.yaml:3: evaluate.test_seed: only built-in tasks have"]),
         ("train: train.csv", "limit: 0", ["tasks.mine.limit: given 0", "at least 1"]),
         ("train: train.csv", "validation_fraction: 0.1", ["tasks.mine.validation_fraction: ", "the train file"]),
-        ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "limit and max_new_tokens"]),
+        ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "only limit, max_new"]),
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),
     ],
 )

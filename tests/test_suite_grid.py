@@ -135,7 +135,10 @@ def test_a_list_of_names_is_one_value_and_a_list_of_lists_an_axis(trials):
 
 
 def test_a_training_setting_that_tells_cells_apart_is_in_the_name(trials):
-    text = HEAD + "methods:\n  full: {learning_rate: [1e-3, 2e-3], clip_norm: [1, null]}\n  lora: {rank: [4, 8]}\n"
+    text = (
+        HEAD + "search: false\nmethods:\n"
+        "  full: {learning_rate: [1e-3, 2e-3], clip_norm: [1, null]}\n  lora: {rank: [4, 8]}\n"
+    )
     assert cells(trials(text)) == [
         "full lr=0.001 clip_norm=1 fp32",
         "full lr=0.001 clip_norm=none fp32",
@@ -315,7 +318,7 @@ def test_validation_is_scored_where_the_suite_says_so(trials):
 def test_scalars_are_read_as_yaml_1_2(trials):
     text = (
         "base: {source: nano, revision: 0123456}\nmethods: {full: {learning_rate: [1e-3, 1E-4, .5]}}\nseeds: 1\n"
-        "name: 1e5x\ndescription: 2024-01-01\ntasks:\n"
+        "search: false\nname: 1e5x\ndescription: 2024-01-01\ntasks:\n"
         "  t: {kind: choice, train: a, test: b, prompt: p, target: t, choices: [on, off, yes, n]}\n"
     )
     found = trials(text)

@@ -17,6 +17,7 @@ from peftbench.measure.ledger import CATEGORIES
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
 from peftbench.records import Result, Score, Status
+from peftbench.retention_columns import RetentionColumns
 
 
 def run(made, tmp_path, **job_fields) -> Result:
@@ -38,6 +39,7 @@ def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_pat
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
     none = {"stalled_tensors", "unadapted_matrices"}
+    none |= {f.name for f in dataclasses.fields(RetentionColumns)}  # the suite names no text
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
@@ -275,14 +277,14 @@ def test_an_exact_answer_in_brackets_counts_as_right(tiny, tmp_path, monkeypatch
     task = trials.Task("odd", "exact_match", max_new_tokens=4)
     base = test_methods.loaded(tiny, "base", "fp32")
     wrapped = evaluate.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
-    monkeypatch.setattr(evaluate.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
+    monkeypatch.setattr(evaluate.model.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
     samples, _ = evaluate.run_harness(wrapped, task, [Example("42", "[1,2]"), Example("43", "[1,3]")])
     assert [sample["exact_match"] for sample in samples] == [1.0, 0.0]
 
 
 def test_rouge_reads_words_of_any_script():
-    assert evaluate._rouge_l("кот сидит", ("кот сидит",)) == 1.0
-    assert evaluate._rouge_l("кот лежит", ("кот сидит",)) == 0.5
+    assert evaluate.metrics.rouge_l("кот сидит", ("кот сидит",)) == 1.0
+    assert evaluate.metrics.rouge_l("кот лежит", ("кот сидит",)) == 0.5
 
 
 @pytest.mark.parametrize("closing", ["$A", "<s> $A", "<s> $A </s>"])

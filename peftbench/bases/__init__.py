@@ -17,6 +17,11 @@ def folder(name: str) -> Path:
     return Path(__file__).parent / name
 
 
+def held_out(name: str) -> Path:
+    """Return the file of general text that a built-in base has not read, JSONL with the field ``text``."""
+    return folder(name) / "held_out.jsonl"
+
+
 def shape(name: str) -> Path:
     """Return the folder of a shape's ``config.json``: of one of ``SHAPES``, else the folder of that name."""
     return _SHAPES / name if name in SHAPES else Path(name).expanduser()

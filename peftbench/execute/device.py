@@ -29,6 +29,13 @@ def may_touch_cuda() -> bool:
     return has_nvidia() and torch_has_cuda()
 
 
+def why_no_cuda() -> str | None:
+    """Return why torch cannot use a GPU here; None where it can."""
+    if not torch_has_cuda():
+        return "the installed torch is a CPU build"
+    return None if has_nvidia() else "this machine shows no NVIDIA device"
+
+
 def resolve(asked: str, present: bool = True) -> str:
     """Return ``cpu`` or ``cuda`` for a suite's ``device``; ``auto`` takes the GPU where torch can use one.
 
@@ -39,11 +46,7 @@ def resolve(asked: str, present: bool = True) -> str:
     Raises:
         UserError: if cuda is asked for and has to be there, but is not, with the reason.
     """
-    reason = None
-    if not torch_has_cuda():
-        reason = "the installed torch is a CPU build"
-    elif not has_nvidia():
-        reason = "this machine shows no NVIDIA device"
+    reason = why_no_cuda()
     if asked == "cuda" and reason and present:
         raise UserError(f"device: cuda was asked for, but {reason}")
     if asked == "auto":

@@ -137,6 +137,7 @@ def _timed(result: Result, wall: float) -> Result:
         row.evaluate_seconds,
         row.save_seconds,
         row.inference_seconds,
+        row.retention_seconds,
     )
     untracked = wall - sum(seconds or 0.0 for seconds in phases)
     return replace(result, row=replace(row, wall_seconds=wall, untracked_seconds=untracked))

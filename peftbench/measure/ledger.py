@@ -60,17 +60,18 @@ class Book:
 class Ledger(TorchDispatchMode):
     """Books every storage made while active; views and tied tensors once, freed storages no longer."""
 
-    def __init__(self, vocabulary: int | None = None, width: int | None = None) -> None:
+    def __init__(self, vocabulary: int | None = None, width: int | None = None, rounding: int = 1) -> None:
         """Begin an empty book.
 
         Args:
             vocabulary: v: a float tensor that ends on v is logits, a copy of them, their softmax or their gradient.
             width: d of the model, to tell those from the head's gradient, a product of shape (d, v) in the backward
                 pass.
+            rounding: a storage takes a multiple of so many bytes.
         """
         super().__init__()
         self.book = Book()
-        self._vocabulary, self._width = vocabulary, width
+        self._vocabulary, self._width, self._rounding = vocabulary, width, rounding
         self._storages: weakref.WeakKeyDictionary[Any, _Storage] = weakref.WeakKeyDictionary()
 
     def track(self, tensor: torch.Tensor, category: str, *, move: bool = True) -> None:
@@ -82,7 +83,7 @@ class Ledger(TorchDispatchMode):
         storage = tensor.untyped_storage()
         known = self._storages.get(storage)
         if known is None:
-            entry = _Storage(storage.nbytes(), category)
+            entry = _Storage(-(-storage.nbytes() // self._rounding) * self._rounding, category)
             self._storages[storage] = entry
             self.book.add(category, entry.size)
             weakref.finalize(storage, self._free, entry)
@@ -116,17 +117,20 @@ class Ledger(TorchDispatchMode):
 
 
 @contextmanager
-def account(model: nn.Module, trains_base: bool, optimizer_state: Mapping[Any, Any]) -> Iterator[Book]:
+def account(
+    model: nn.Module, trains_base: bool, optimizer_state: Mapping[Any, Any], rounding: int = 1
+) -> Iterator[Book]:
     """Account for everything that happens within the context, beginning with what is there already.
 
     Args:
         model: its parameters are base weights or, where they train beside a frozen base, adapter.
         trains_base: whether the base's own weights train.
         optimizer_state: the optimizer's ``state``: parameter -> name -> tensor or number.
+        rounding: a storage takes a multiple of so many bytes.
     """
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if config is not None else None
-    ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None))
+    ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None), rounding)
     for tensor in quantization_tensors(model):
         ledger.track(tensor, "quantization_state")
     for tensor in tree_leaves([dict(entry) for entry in optimizer_state.values()]):

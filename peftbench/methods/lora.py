@@ -15,11 +15,13 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from peftbench.errors import UserError, unknown
+from peftbench.errors import Unsupported, UserError, unknown
 from peftbench.methods import lora_parts, lora_starts, peft_checkpoint
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """What the modules that hold attention's projections are called in every family that we know."""
+_ROUTER = "Router"
+"""How the class of a linear layer ends that picks experts and returns more than its product (llama4, phimoe)."""
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True}
 """How peft names starts that it names differently; loftq is put in afterwards."""
 
@@ -52,7 +54,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
 
     Raises:
         UserError: if a module name or pattern matches nothing, naming what is there.
-        Unsupported: if the start does not exist on this base.
+        Unsupported: if the start does not exist on this base, or a target module is no plain projection.
 
     References:
         Hu et al. 2021, arXiv:2106.09685, section 4.1; Dettmers et al. 2023, arXiv:2305.14314, section 4 (all linear
@@ -71,6 +73,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
         target_modules=_targets(linear, targets),
+        exclude_modules=_routers(model, targets),
         **own,
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
@@ -109,6 +112,19 @@ def _targets(linear: Iterable[str], wanted: str | list[str]) -> str | list[str]:
         if not any(f".{module}".endswith(f".{name}") for module in linear):
             raise UserError("lora: target_modules: " + unknown("module", name, _ending_set(linear)))
     return list(wanted)
+
+
+def _routers(model: nn.Module, wanted: str | list[str]) -> list[str] | None:
+    """Return the linear layers that peft cannot wrap, to be passed over.
+
+    Raises:
+        Unsupported: if one of them is asked for by name.
+    """
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and type(m).__name__.endswith(_ROUTER)]
+    named = [] if isinstance(wanted, str) else [n for n in wanted if any(f".{m}".endswith(f".{n}") for m in found)]
+    if named:
+        raise Unsupported(f"lora: target_modules: {named[0]} picks experts, and returns more than its product")
+    return found or None
 
 
 def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:

@@ -13,7 +13,7 @@ from peftbench.plan.record import Pass
 from peftbench.records import Trial
 
 
-def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None) -> int | None:
+def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None, reserve: int = 0) -> int | None:
     """Return a trial's predicted peak in bytes; None where there is none.
 
     Without a budget nothing depends on the prediction, and whatever prevents it leaves the trial as it is.
@@ -23,6 +23,7 @@ def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | Non
         folder: with its base's config.
         step: the examples of its largest step.
         budget: bytes that a training step may take; None for no limit.
+        reserve: bytes of these that are kept for what is no tensor.
 
     Raises:
         DoesNotFit: with the figures, if it is predicted to need more memory than there is.
@@ -36,11 +37,12 @@ def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | Non
             raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
-    if budget is not None and found.peak_bytes > budget:
+    if budget is not None and found.peak_bytes > budget - reserve:
         parts = ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
             f"predicted to need {_told(found.peak_bytes)} in a training step ({parts}), "
             f"more than the budget of {_told(budget)}"
+            + (f", of which {_told(reserve)} are kept for what is no tensor" if reserve else "")
         )
     return found.peak_bytes
 

@@ -12,10 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from peftbench import context
+from peftbench import causality, context
 from peftbench.errors import Unsupported, UserError
 from peftbench.execute import device
-from peftbench.plan import fit
+from peftbench.plan import cuda, fit
 from peftbench.plan.predict import load_config, predict
 from peftbench.plan.record import Prediction
 from peftbench.records import Trial
@@ -29,8 +29,9 @@ class Question:
 
     budget: int | None = None
     """Bytes that the device has; None to ask for no fit."""
-    reserve: int = 0
-    """Bytes of the budget that are not for tensors: the context of CUDA, libraries, other programs."""
+    reserve: int | None = None
+    """Bytes of the budget that are not for tensors: the context of CUDA, libraries, other programs. None for what each
+    trial's device is known to hold beside them."""
     axis: str | None = None
     """Of ``fit.AXES``: what to make as large as fits."""
 
@@ -87,11 +88,12 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
     if trial.unsupported or trial.training is None:
         return Forecast(trial, problem=trial.unsupported or "nothing trains")
     try:
+        causality.check_config(config)
         context.check(trial, config)
         found = predict(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)
-        room = asked.budget - asked.reserve
+        room = asked.budget - (cuda.reserve(trial) if asked.reserve is None else asked.reserve)
         answer = Forecast(trial, found, fits=found.peak_bytes <= room)
         return replace(answer, most=_most(trial, config, asked.axis, room)) if asked.axis else answer
     except UserError as error:

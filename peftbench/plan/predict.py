@@ -50,6 +50,7 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
         passes=passes,
         depths=where.traced,
         depth=where.own,
+        attention=traced[0].attention,
         **totals,
     )
 

@@ -29,7 +29,9 @@ class Pass:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a trial is predicted to take. Bytes are those that the accountant of a real step on the CPU would book."""
+    """What a trial is predicted to take. Bytes are those that the accountant of a real step on the CPU would book; for CUDA,
+    each storage rounded up as its allocator does.
+    """
 
     peak_bytes: int
     """Highest sum of live tensors in a training step."""
@@ -50,6 +52,8 @@ class Prediction:
     """Layers of the models that were traced; a single one is the model's own depth."""
     depth: int
     """Layers of the model."""
+    attention: str = "fused"
+    """``fused``: a kernel that saves no attention matrix; ``matrix``: they are saved whole; ``none``: there is none."""
 
 
 def longest(training: Training) -> tuple[Pass, ...]:

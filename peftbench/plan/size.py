@@ -39,6 +39,18 @@ def budget(text: str, device: str) -> int:
     return read(found["gpus"][first]["memory.total"], "--budget")
 
 
+def reserve(text: str | None, budget: int | None) -> int | None:
+    """Return what of a trial's budget is kept for what is no tensor; None where nothing was given.
+
+    Raises:
+        UserError: if it is no size, or not less than the budget.
+    """
+    kept = read(text, "--reserve") if text else None
+    if kept is not None and budget is not None and kept >= budget:
+        raise UserError(f"--reserve: given {text!r}; allowed: less than the budget of {budget:,} bytes for a trial")
+    return kept
+
+
 def _allowed() -> int:
     """Return the memory that this process's control group may take, which a container sets; no limit is very much."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from peftbench.plan import cuda
 from peftbench.plan.forecast import Forecast, Question
 from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
 
@@ -14,8 +15,8 @@ _NOTE = """\
 At the moment of the peak (gradients may not be there yet): base: weights with quantization state; own: the method's
 weights; then gradients, optimizer state, activations saved
 for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
-longest that the settings allow, as the accountant of a real step on the CPU would book it. On a GPU, its context and
-libraries come on top (--reserve says how much), and other kernels hold other temporaries."""
+longest that the settings allow, as the accountant of a real step on the CPU would book it{rounded}."""
+_ROUNDED = ", each tensor rounded up to 512 bytes; a GPU's other kernels hold other temporaries"
 
 
 def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
@@ -23,14 +24,44 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     known = [f for f in found if f.found is not None]
     if known:
         yield from _table(known, asked)
-        yield from textwrap.wrap(_NOTE.format(shape=_shape(known)), _WIDTH)
-        if asked.budget is not None:
-            kept = f", of which {memory(asked.reserve)} are kept for what is no tensor" if asked.reserve else ""
-            what = f"most {asked.axis}: the largest whose peak is" if asked.axis else "fits:"
-            yield f"{what} within {memory(asked.budget)}{kept}."
+        rounded = _ROUNDED if known[0].trial.device == "cuda" else ""
+        yield from textwrap.wrap(_NOTE.format(shape=_shape(known), rounded=rounded), _WIDTH)
+        for note in (*_attention(known), *_beside(known), *_budget(known, asked)):
+            yield from textwrap.wrap(note, _WIDTH)
     for reason in dict.fromkeys(f.problem for f in found if f.problem):
         cells = [f.trial.cell for f in found if f.problem == reason]
-        yield f"no figures: {', '.join(cells)}: {reason}"
+        yield from textwrap.wrap(f"no figures: {', '.join(cells)}: {reason}", _WIDTH, break_on_hyphens=False)
+
+
+def _attention(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield which cells keep whole attention matrices, as no fused kernel takes their step."""
+    cells = [f.trial.cell for f in found if f.found and f.found.attention == "matrix"]
+    if cells:
+        which = "every cell" if len(cells) == len(found) else ", ".join(cells)
+        yield f"attention matrices are saved whole, as on the CPU there is no fused kernel for it: {which}."
+
+
+def _beside(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield what a device holds beside tensors, each different sum once."""
+    for parts in dict.fromkeys(tuple(cuda.parts(f.trial).items()) for f in found):
+        if parts:
+            told = ", ".join(f"{name} {memory(size)}" for name, size in parts)
+            cells = [f.trial for f in found if tuple(cuda.parts(f.trial).items()) == parts]
+            which = "" if len(cells) == len(found) else f" ({', '.join(dict.fromkeys(t.precision for t in cells))})"
+            yield f"beside the tensors{which}: {memory(sum(size for _, size in parts))}: {told} (not measured)."
+
+
+def _budget(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
+    """Yield what fitting means."""
+    if asked.budget is None:
+        return
+    what = f"most {asked.axis}: the largest whose peak is" if asked.axis else "fits:"
+    kept = ""
+    if asked.reserve is None and found[0].trial.device == "cuda":
+        kept = " less what is beside the tensors (--reserve says otherwise)"
+    elif asked.reserve:
+        kept = f", of which {memory(asked.reserve)} are kept for what is no tensor"
+    yield f"{what} within {memory(asked.budget)}{kept}."
 
 
 def _shape(found: Sequence[Forecast]) -> str:
@@ -51,7 +82,7 @@ def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     for row in rows:
         cells = (f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
-        yield f"{row[0]:{widths[0]}}  {'  '.join(cells)}".rstrip()
+        yield f"{row[0]:{widths[0]}} {' '.join(cells)}".rstrip()
 
 
 def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[str]:

@@ -20,7 +20,7 @@ from peftbench.measure import work
 from peftbench.measure.ledger import Book, account
 from peftbench.methods import method_of
 from peftbench.model import parameter_count, quantization_tensors
-from peftbench.plan import fake
+from peftbench.plan import cuda, fake
 from peftbench.plan.record import Pass
 from peftbench.plan.stored import stored_bytes
 from peftbench.precision import Precision, effective
@@ -39,6 +39,8 @@ class Traced:
     windows: Mapping[Window, Sequence[Moment]]
     totals: Mapping[str, int]
     """Parameters, bytes and operations of the whole model and step, by name."""
+    attention: str
+    """As ``Prediction.attention``."""
 
 
 def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
@@ -64,13 +66,13 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
             totals["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in learner.parameters)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
             batches = [_batch(p) for p in passes]
-        with account(tuned, method.trains_base, learner.optimizer.state) as book:
+        with account(tuned, method.trains_base, learner.optimizer.state, cuda.rounding(trial.device)) as book:
             windows = _Windows(book)
             _mark(tuned, config.get_text_config().num_hidden_layers, windows)
             with _Operators(windows) as operators:
                 train.step(learner, batches, trial.training.learning_rate)
             windows.next("")
-    return Traced(windows.moments, totals | {"flops": operators.flops})
+    return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention)
 
 
 def _bytes(*tensors: torch.Tensor) -> int:
@@ -168,6 +170,7 @@ class _Operators(fake.Answers):
     def __init__(self, windows: _Windows) -> None:
         super().__init__()
         self.flops = 0
+        self.attention = "none"
         self._windows = windows
         self._backward = False
 
@@ -178,7 +181,12 @@ class _Operators(fake.Answers):
         elif self._backward:
             self._backward = False
             self._windows.enter("after backward")
-        self._windows.next(func.name())
+        name = func.name()
+        if "scaled_dot_product" in name:
+            self.attention = "fused"
+        elif self.attention == "none" and name == "aten::_softmax":
+            self.attention = "matrix"
+        self._windows.next(name)
         out = super().run(func, args, kwargs)
         self.flops += work.operations(func, args, kwargs, out)
         return out

@@ -84,10 +84,12 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
 
 
 def _text(results: Results, format: str) -> str:
-    from peftbench.report import grids, inference, tables, writers
+    from peftbench.report import grids, inference, retention, search, tables, writers
 
     if format == "ranks":
         return writers.write_grids_md(grids.heading(results), grids.method_grids(results))
     text = tables.write(tables.comparison(results), format)
-    used = inference.table(results) if format in ("text", "md") else None  # csv and tex hold one table
-    return text if used is None else f"{text}\n{tables.write(used, format)}"
+    if format not in ("text", "md"):  # csv and tex hold one table
+        return text
+    more = (table(results) for table in (retention.table, search.table, inference.table))
+    return "\n".join([text, *(tables.write(found, format) for found in more if found)])

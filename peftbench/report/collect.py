@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from peftbench import stats
+from peftbench import choice, stats
+from peftbench.choice import Choice
 from peftbench.crossed.model import Outcomes
 from peftbench.crossed.outcomes import by_cell
 from peftbench.errors import UserError
@@ -112,6 +113,8 @@ class Results:
     """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
     grid: Grid | None = None
     """The recorded grid; None where there is no record."""
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    """How the learning rates of searched cells were chosen, by the cell's name as stored."""
 
     @property
     def finished(self) -> tuple[Cell, ...]:
@@ -269,6 +272,7 @@ def collect(folder: Path, examples: bool = True) -> Results:
     if not len(tables.trials):
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:
-        return from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
+        found = from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
+        return replace(found, choices=choice.choices(folder))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error

@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftbench import __version__
+from peftbench.choice import FOLDER
 from peftbench.errors import UserError
 from peftbench.records import Status
-from peftbench.report import grids, inference, memory, plots, samples, settings, speed, tables, words
+from peftbench.report import grids, inference, memory, plots, retention, samples, search, settings, speed, tables, words
 from peftbench.report.collect import Results
 from peftbench.report.format import MISSING
 from peftbench.report.svg import css_colors
@@ -29,7 +30,7 @@ def refuse_inside(results_folder: Path, output: Path) -> None:
         UserError: If the output is there.
     """
     folder, target = results_folder.resolve(), output.resolve()
-    own = [folder / name for name in (*KINDS, GRID)]
+    own = [folder / name for name in (*KINDS, GRID, FOLDER)]
     if any(target == place or place in target.parents for place in own):
         raise UserError(f"cannot write the report {output}: only results belong there; give it a place elsewhere")
 
@@ -94,6 +95,9 @@ def _context(results: Results) -> dict[str, Any]:
         "window": window,
         "time": plots.time_bars(results),
         "inference": inference.table(results),
+        "retention": retention.table(results),
+        "search": search.table(results),
+        "search_panels": search.panels(results),
         "rates": speed.rates(results),
         "samples": samples.task_samples(results),
         "troubles": _troubles(results),

@@ -79,6 +79,7 @@ PHASES = {
     "account_seconds": "account memory",
     "check_seconds": "check",
     "evaluate_seconds": "evaluate",
+    "retention_seconds": "retention",
     "save_seconds": "save",
     "inference_seconds": "inference",
     "untracked_seconds": "untracked",
@@ -89,7 +90,7 @@ _TIME_GROUPS = {
     "train": ("train_seconds",),
     "validate": ("validate_seconds",),
     "account and check": ("account_seconds", "check_seconds"),
-    "evaluate": ("evaluate_seconds", "inference_seconds"),
+    "evaluate": ("evaluate_seconds", "retention_seconds", "inference_seconds"),
     "save": ("save_seconds",),
     "untracked": ("untracked_seconds",),
 }
@@ -245,8 +246,9 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
     keys = tuple(Key(_swatch(color), name) for name, (_, color) in used.items())
     heads = dict(MEMORY if is_memory else PHASES)
-    if not any(cell.mean("inference_seconds") for cell in cells):  # a phase that not every suite has
-        heads.pop("inference_seconds", None)
+    for column in ("retention_seconds", "inference_seconds"):  # phases that not every suite has
+        if not any(cell.mean(column) for cell in cells):
+            heads.pop(column, None)
     numbers = tuple((cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells)
     return Breakdown(Panel(names, Markup(svg), keys), ("cell", *heads.values(), "total"), numbers)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from peftbench.crossed import front, planning
 from peftbench.crossed.model import Estimate, Outcomes
 from peftbench.crossed.ranking import Ranking, rank
+from peftbench.report import speed
 from peftbench.report.collect import MEAN, Cell, Results
 
 TIED = "*"
@@ -19,6 +20,7 @@ COSTS: Mapping[str, str] = {
     "peak_train_bytes": "memory",
     "train_seconds": "time",
     "trainable_parameters": "parameters",
+    "train_energy_joules": "energy",
 }
 """Column to its name where the front of score against it is meant."""
 
@@ -71,6 +73,10 @@ def reference(results: Results, cells: Iterable[str]) -> str | None:
 def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict[str, float]:
     """Return the probabilities of the tuned cells whose cost is known."""
     costs = {cell.name: cell.mean(column) for cell in results.tuned if cell.name in cells}
+    if column == "train_energy_joules" and any(
+        speed.samples_per_joule(row) is None for cell in results.tuned for row in cell.ok.to_dict("records")
+    ):
+        return {}  # not counted, or the counter saw other work too
     known = {name: (cost,) for name, cost in costs.items() if cost is not None}
     return front.on_front({name: cells[name] for name in known}, known) if len(known) > 1 else {}
 

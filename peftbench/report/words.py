@@ -9,7 +9,7 @@ from peftbench import stats
 from peftbench.methods import profiles
 from peftbench.plan import match
 from peftbench.records import Status, TrialRow
-from peftbench.report import fairness, memory, speed
+from peftbench.report import fairness, memory, searched, speed
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, precision_order, read_json
 
@@ -101,7 +101,7 @@ def notes(results: Results) -> tuple[str, ...]:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
     found += [*fairness.findings(results), *_load_note(results)]
-    found += speed.notes(results)
+    found += [*searched.notes(results), *speed.notes(results)]
     found += _trouble_notes(results)
     found += [*_match_notes(results), *_profile_notes(results)]
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))

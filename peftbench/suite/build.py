@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from peftbench import bases
 from peftbench.errors import unknown
 from peftbench.methods import METHODS, Method, resolve
 from peftbench.records import Base, Task
+from peftbench.retention_columns import Retention
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Budget, Suite, splits
+from peftbench.suite.grid import Block, Budget, Search, Suite, splits
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
@@ -21,6 +23,8 @@ from peftbench.suite.schema import (
     EvaluateBlock,
     MatchBlock,
     MeasureBlock,
+    RetentionBlock,
+    SearchBlock,
     SuiteFile,
     axes_model,
     method_settings,
@@ -44,6 +48,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
     match = _match(b, top)
+    search = _search(b)
     report(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
@@ -62,7 +67,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         data=data,
         train=train,
         blocks=blocks,
-        evaluate_batch_size=evaluate.batch_size,
+        evaluate_batch_size=None if evaluate.batch_size == "auto" else evaluate.batch_size,
         max_length=evaluate.max_length,
         split=evaluate.split,
         timeout_seconds=top.timeout_seconds,
@@ -71,6 +76,8 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         inference=evaluate.inference,
         profile=top.profile,
         match=match,
+        retention=_retention(b, base, evaluate.retention),
+        search=search,
         strict=top.audit == "strict",
     )
     _check_use(b, suite)
@@ -118,6 +125,24 @@ def _base(b: Builder) -> Base:
     if source.startswith(("./", "../", "~/")):
         source = b.resolved(source)
     return Base(str(source), block.revision, block.trust_remote_code, block.shape is not None)
+
+
+def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | None) -> Retention | None:
+    """Return the general text that a suite names, else what a built-in base has not read; None for none."""
+    if given is None and base.source in bases.BASES and not base.random_weights:
+        return Retention(str(bases.held_out(base.source)))
+    if not isinstance(given, dict):
+        return None
+    if base.random_weights:
+        b.problem(("evaluate", "retention"), "the loss of random weights would be a number without a meaning")
+    block = b.check(RetentionBlock, ("evaluate", "retention"), given)
+    return Retention(b.resolved(given["file"]), block.field, block.separator, block.limit) if block else None
+
+
+def _search(b: Builder) -> Search | None:
+    given = b.document.get(("search",))
+    block = None if given is False else b.check(SearchBlock, ("search",), _or_empty(given))
+    return Search(block.seeds, block.share) if block else None
 
 
 def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from peftbench.errors import unknown
 from peftbench.records import Task
+from peftbench.suite.build_scoring import lm_eval_task, scoring
 from peftbench.suite.builder import Builder
 from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import TaskBlock
@@ -13,7 +15,7 @@ from peftbench.suite.templates import template_problems
 from peftbench.suite.words import words
 from peftbench.tasks import SPLITS, TASKS
 
-_FOR_BUILTINS = ("limit", "max_new_tokens")
+_FOR_BUILTINS = ("limit", "max_new_tokens", "num_fewshot", "stop", "metric", "answer_pattern")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -31,7 +33,7 @@ def _task(b: Builder, name: str) -> Task | None:
     path: KeyPath = ("tasks", name)
     raw = b.document.get(path)
     if name not in TASKS and not raw:
-        own = "a task of your own is a mapping with kind, train, test, prompt, target"
+        own = "a task of your own is a mapping with kind, train, test, prompt, target; one of lm-eval with lm_eval"
         b.problem(path, f"{unknown('task', name, TASKS)} ({own})")
         return None
     if not _TASK_NAME.fullmatch(name):
@@ -41,11 +43,16 @@ def _task(b: Builder, name: str) -> Task | None:
         return None
     if name in TASKS:
         for key in [key for key in raw or {} if key not in _FOR_BUILTINS]:
-            text = f"{name} is a built-in task, of which only {' and '.join(_FOR_BUILTINS)} may be set"
+            allowed = f"{', '.join(_FOR_BUILTINS[:-1])} and {_FOR_BUILTINS[-1]}"
+            text = f"{name} is a built-in task, of which only {allowed} may be set"
             b.problem((*path, key), f"{text}; give a task of your own another name")
         tokens = block.max_new_tokens or TASKS[name].max_new_tokens
-        return Task(name, TASKS[name].kind, builtin=name, max_new_tokens=tokens, limit=block.limit)
-    return _own_task(b, name, block)
+        made = Task(name, TASKS[name].kind, builtin=name, max_new_tokens=tokens, limit=block.limit)
+    elif block.lm_eval is not None:
+        return lm_eval_task(b, name, block)
+    else:
+        made = _own_task(b, name, block)
+    return replace(made, **scoring(b, path, block, made))
 
 
 def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
@@ -18,6 +19,7 @@ from peftbench.suite.grid import Block, Suite, splits
 from peftbench.suite.schema import TRAIN
 from peftbench.suite.select import select
 
+_NONE_CHOSEN: Mapping[str, float] = MappingProxyType({})
 _SHORT = {"learning_rate": "lr"}
 """The field's own abbreviations, in cell names only."""
 
@@ -34,6 +36,8 @@ class _Cell:
     """As given: an alpha that follows the rank is None."""
     settings: Mapping[str, Any]
     """Training settings as given: a micro-batch size that follows the batch size is None. Empty for the base."""
+    rates: tuple[float, ...] = ()
+    """Learning rates that a search chooses from; empty where there is one."""
     name: str = ""
 
     def resolved_options(self) -> dict[str, Any]:
@@ -54,6 +58,10 @@ class _Cell:
             options["hidden_size"] = PREFIX_HIDDEN
         return options
 
+    def at(self, rate: float) -> _Cell:
+        """Return the cell with this learning rate."""
+        return replace(self, settings={**self.settings, "learning_rate": rate})
+
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
         """Return the training record; None for the untuned base."""
         if not self.settings:
@@ -62,7 +70,7 @@ class _Cell:
         return Training(data=data, **{**self.settings, "micro_batch_size": micro})
 
 
-def expand(suite: Suite, device: str) -> tuple[Trial, ...]:
+def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NONE_CHOSEN) -> tuple[Trial, ...]:
     """Return the suite's trials: cell by cell in the order written, each cell's seeds together.
 
     Training settings come from the method's block, else the suite's ``train``, else the method's own recipe
@@ -71,28 +79,51 @@ def expand(suite: Suite, device: str) -> tuple[Trial, ...]:
     Args:
         suite: a validated suite.
         device: ``cpu`` or ``cuda``: what the suite's ``device`` comes to on this machine.
+        rates: cell name to the learning rate that its search chose. A searched cell without one has its smallest
+            candidate, which is the least likely to diverge.
 
     Raises:
         UserError: settings that exclude each other, two cells that are the same, an ``only`` that matches nothing.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: given {device!r}; allowed: cpu, cuda")
-    cells = [cell for block in suite.blocks for cell in _cells(block, suite)]
-    report(problem for cell in cells for problem in _problems(cell, suite))
-    named = _named(cells)
-    _refuse_duplicates(named)
-    lengths = [cell.settings["sequence_length"] for cell in cells if cell.settings]
+    named = _checked(suite)
+    lengths = [cell.settings["sequence_length"] for cell in named if cell.settings]
     longest = max(lengths, default=TRAIN["sequence_length"].default)
     evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split)
     report(_too_long_answers(suite, evaluation))
-    trials = [trial for cell in named for trial in _trials(cell, suite, evaluation, device)]
+    chosen = [cell.at(rates.get(cell.name, min(cell.rates))) if cell.rates else cell for cell in named]
+    trials = [trial for cell in chosen for trial in _trials(cell, suite, evaluation, device)]
     return select(tuple(trials), suite.only)
+
+
+def searched(suite: Suite) -> dict[str, tuple[float, ...]]:
+    """Return the learning rates that a search chooses from, by the cell's name; the other cells are not in it.
+
+    Raises:
+        UserError: as ``expand``.
+    """
+    return {cell.name: cell.rates for cell in _checked(suite) if cell.rates}
+
+
+def _checked(suite: Suite) -> list[_Cell]:
+    """Return the suite's cells with their names."""
+    cells = [cell for block in suite.blocks for cell in _cells(block, suite)]
+    report(problem for cell in cells for problem in _problems(cell, suite))
+    report(_search_problems(cells, suite))
+    named = _named(cells)
+    _refuse_duplicates(named)
+    return named
 
 
 def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
     """Yield the scored tasks whose answers leave no room for a prompt."""
     for task in suite.tasks:
-        if task.name in suite.scored and task.kind != "choice" and task.max_new_tokens >= evaluation.max_length:
+        if (
+            task.name in suite.scored
+            and task.kind in ("exact_match", "generation")
+            and task.max_new_tokens >= evaluation.max_length
+        ):
             yield (
                 f"tasks.{task.name}: max_new_tokens is {task.max_new_tokens}; allowed: less than evaluate.max_length, "
                 f"which is {evaluation.max_length} (by default the longest sequence_length of train)"
@@ -119,13 +150,16 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
             axes.setdefault(key, values)
     profile = _profile(method, block, suite, axes)
     published = profiles.options(suite.profile, method.name)
+    rates: tuple[float, ...] = ()
+    if suite.search and len(axes.get("learning_rate", ())) > 1:
+        rates, axes["learning_rate"] = axes["learning_rate"], axes["learning_rate"][:1]
     for values in itertools.product(*axes.values()):
         value = dict(zip(axes, values, strict=True))
         options = {key: value.get(key, published.get(key, setting.default)) for key, setting in method.options.items()}
         if record.variants:  # the library's own defaults are its version's, which the environment tells
             options = {key: option for key, option in options.items() if key in value}
         settings = {key: value[key] for key in TRAIN} | {"profile": profile} if method.trains else {}
-        yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings)
+        yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings, rates)
 
 
 def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tuple[Any, ...]]) -> str | None:
@@ -199,6 +233,34 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
             yield f"{cell.where}: validate_every: no validation split or validation_fraction: {', '.join(missing)}"
 
 
+def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
+    """Yield what stands in the way of choosing learning rates on the validation split."""
+    found = [cell for cell in cells if cell.rates]
+    if not found:
+        return
+    for cell in found:
+        if len(set(cell.rates)) < len(cell.rates):
+            yield f"{cell.where}: learning_rate: a rate is given twice; allowed: different ones"
+    first = found[0]
+    for cell in found[1:]:
+        if len(cell.rates) != len(first.rates):
+            yield (
+                f"{cell.where}: learning_rate: {len(cell.rates)} candidates, but {len(first.rates)} in {first.where}; "
+                "allowed: as many for each method (search: false makes each rate a cell of its own)"
+            )
+    if suite.split != "test":
+        yield (
+            f"evaluate.split: given {suite.split!r}; a search chooses the learning rate on it, so allowed: test "
+            "(search: false makes each rate a cell of its own)"
+        )
+    missing = [task.name for task in suite.tasks if task.name in suite.scored and "validation" not in splits(task)]
+    if missing:
+        yield (
+            f"{first.where}: learning_rate: several are chosen from on the validation split, which is missing in "
+            f"{', '.join(missing)}: give validation or validation_fraction, one rate, or search: false"
+        )
+
+
 def _named(cells: list[_Cell]) -> list[_Cell]:
     """Name the cells: method, rank, options, precision, and the training settings that tell alike ones apart."""
     alike: dict[str, list[_Cell]] = defaultdict(list)
@@ -261,5 +323,6 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
+            retention=suite.retention,
             unsupported=why_unsupported(cell.method, cell.precision, device) or unchecked,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Base, Task
+from peftbench.retention_columns import Retention
 from peftbench.tasks import SPLITS
 
 
@@ -33,6 +34,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a learning rate is chosen where a suite gives several: on the validation split, before the grid runs."""
+
+    seeds: int
+    """Trials of each candidate; their seeds are none of the grid's."""
+    share: float
+    """Of the grid's steps, epochs or tokens that a candidate trains for."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A validated suite: what ``expand`` turns into trials."""
 
@@ -55,7 +66,8 @@ class Suite:
     train: Mapping[str, tuple[Any, ...]]
     """Values of each training setting that the suite gives, in the order written."""
     blocks: tuple[Block, ...]
-    evaluate_batch_size: int
+    evaluate_batch_size: int | None
+    """None for one that is found."""
     max_length: int | None
     """None for the grid's longest ``sequence_length``."""
     split: str
@@ -70,6 +82,10 @@ class Suite:
     """Of ``methods.profiles``: which settings methods have where the suite gives none."""
     match: Budget | None = None
     """What ranks are chosen for; None where they are as given."""
+    retention: Retention | None = None
+    """Text of which each trial's loss before and after training is told."""
+    search: Search | None = None
+    """None where a list of learning rates is an axis as any other."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
 
@@ -83,5 +99,7 @@ def splits(task: Task) -> tuple[str, ...]:
     """Return the splits that a task has."""
     if task.builtin:
         return SPLITS
+    if task.lm_eval:
+        return ("test",)
     cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
     return (*task.files, *cut)

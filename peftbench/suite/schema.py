@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from peftbench.errors import UserError, unknown
 from peftbench.methods import METHODS, Method, Setting
 from peftbench.precision import PRECISIONS
+from peftbench.retention_columns import Retention
 from peftbench.suite.document import Document, Outside
 from peftbench.suite.read import KeyPath, parse
 from peftbench.suite.words import described, mismatch, without_null, words
@@ -131,6 +132,7 @@ class SuiteFile(Strict):
     methods: dict[str, Any] = Field(description="a list of methods, or a mapping of methods to their settings")
     train: Any = None
     evaluate: Any = None
+    search: Any = None
     timeout_seconds: Positive | None = None
     audit: Literal["report", "strict"] = "report"
     profile: Literal["paper", "shared"] | None = None
@@ -161,7 +163,7 @@ class BaseBlock(Strict):
 
 
 class TaskBlock(Strict):
-    """One entry of ``tasks:``. A built-in task takes ``limit`` and ``max_new_tokens`` only."""
+    """One entry of ``tasks:``. A built-in task, and one of lm-eval, take the keys about scoring only."""
 
     kind: Literal["choice", "exact_match", "generation"] | None = None
     train: str | None = None
@@ -174,18 +176,44 @@ class TaskBlock(Strict):
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_new_tokens: Count | None = None
     limit: Count | None = None
+    answer_pattern: Annotated[str, Field(min_length=1)] | None = None
+    stop: Annotated[list[str], Field(min_length=1)] | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    metric: str | None = None
+    lm_eval: bool | Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="true, the name of a task of lm-eval, or a YAML file with one"
+    )
+
+
+class SearchBlock(Strict):
+    """``search:``: how a list of learning rates is chosen from; ``false`` makes such lists an axis of the grid."""
+
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class EvaluateBlock(Strict):
     """``evaluate:``."""
 
-    batch_size: Count = 32
+    batch_size: Count | Literal["auto"] = Field(default=32, description="a whole number, at least 1, or auto")
     max_length: Count | None = None
     split: Literal["test", "validation"] = "test"
     test_seed: Annotated[int, Field(ge=0, lt=TEST_SEEDS)] = Field(
         default=DEFAULT_TEST_SEED, description=f"a built-in task's test set, 0 to {TEST_SEEDS - 1}"
     )
     inference: bool = True
+    retention: dict[str, Any] | Literal[False] | None = Field(
+        default=None, description="a mapping with file, field, separator and limit, or false"
+    )
+
+
+class RetentionBlock(Strict):
+    """``evaluate.retention:``."""
+
+    file: Annotated[str, Field(min_length=1)]
+    field: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="a field's name")] = Retention.field
+    separator: Annotated[str, Field(min_length=1)] = Retention.separator
+    limit: Count | None = Retention.limit
 
 
 def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:

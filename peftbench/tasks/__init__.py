@@ -11,6 +11,15 @@ TEST_SEEDS = 4
 """How many test sets a built-in task has: disjoint, chosen by a suite's ``evaluate.test_seed``."""
 DEFAULT_TEST_SEED = 1
 """Sets 1 and 2 were first read for the committed tables, when rates had been chosen on validation."""
+HEADLINES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "choice": ("accuracy", "accuracy_norm"),
+        "exact_match": ("exact_match",),
+        "generation": ("rouge_l",),
+        "language_modelling": ("probability_per_byte",),
+    }
+)
+"""Kind of a task to the metrics that may be its headline, the default first: those with an outcome per example."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from typing import Any
 
 from peftbench.records import Example, Task
 
-STOP = "\n"
-"""Answers are one line: generation stops here or at the end-of-text token."""
 _METRICS = {
-    "choice": ("acc",),
+    "choice": ("acc", "acc_bytes"),
     "exact_match": ("exact_match",),
     "generation": ("bleu", "chrf"),
+    "language_modelling": ("bits_per_byte",),
 }
 
 
@@ -36,11 +35,13 @@ def config(task: Task) -> dict[str, Any]:
             "doc_to_choice": "choices",
             "doc_to_target": "answer",
         }
+    if task.kind == "language_modelling":
+        return {**shared, "output_type": "loglikelihood_rolling", "doc_to_target": "target"}
     return {
         **shared,
         "output_type": "generate_until",
         "doc_to_target": "target",
-        "generation_kwargs": {"until": [STOP], "max_gen_toks": task.max_new_tokens, "do_sample": False},
+        "generation_kwargs": {"until": list(task.stop), "max_gen_toks": task.max_new_tokens, "do_sample": False},
         "filter_list": [
             {"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
         ],

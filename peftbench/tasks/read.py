@@ -21,6 +21,8 @@ def splits(task: Task) -> tuple[str, ...]:
     """Return the splits that the task has, of train, validation and test."""
     if task.builtin:
         return ("train", "validation", "test")
+    if task.lm_eval:
+        return ("test",)
     cut = task.validation_fraction > 0 and "train" in task.files
     return tuple(s for s in ("train", "validation", "test") if s in task.files or (s == "validation" and cut))
 
@@ -34,6 +36,8 @@ def examples(task: Task, split: str) -> list[Example]:
     """
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
+    if task.lm_eval:
+        return resolve("peftbench.tasks.by_lm_eval:examples")(task)  # it imports lm-eval
     if task.builtin:
         seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
         found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
@@ -46,6 +50,9 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     """Return the SHA-256 of every example of every split of the tasks, and of how they are scored."""
     digest = hashlib.sha256()
     for task in tasks:
+        if task.lm_eval:
+            digest.update(resolve("peftbench.tasks.by_lm_eval:fingerprint")(task).encode())
+            continue
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):
             for e in examples(task, split):

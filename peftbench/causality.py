@@ -1,0 +1,95 @@
+"""Whether a base is a causal language model: what it says of a token depends on no later one. torch only in ``check``.
+
+Encoders such as BERT have a head for language modelling too, and transformers builds it. Trained on the next token,
+they would learn to copy it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from peftbench.errors import Unsupported
+
+if TYPE_CHECKING:
+    from peftbench.precision import Precision
+
+ENCODERS: Mapping[str, str] = MappingProxyType(
+    {"xlm": "causal"}
+    | dict.fromkeys(
+        (
+            *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+            *("reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta"),
+            *("xlm-roberta-xl", "xmod"),
+        ),
+        "is_decoder",
+    )
+)
+"""``model_type`` of what reads in both directions, to the key of its config that makes it read in one."""
+_TOKENS = 4
+_NOISE = 1e-3
+"""Largest share of the first token's gradient that may come from a later one: rounding, where a product runs over all
+tokens. Masked attention gives none at all; a random encoder of two layers some hundred times as much."""
+_WHY = "so it is no causal language model, and training on the next token would teach it to copy"
+
+
+def check_config(config: Any) -> None:
+    """Raise ``Unsupported`` for a base that reads in both directions by its config, or is no language model at all.
+
+    Args:
+        config: transformers' own, or what a ``config.json`` says; of the latter, only encoders are known.
+    """
+    of = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
+    kind = of("model_type")
+    key = ENCODERS.get(str(kind))
+    if key is not None and not of(key):
+        raise Unsupported(f"base: {kind} reads in both directions (its config has no {key}: true), {_WHY}")
+    if not isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise Unsupported(f"base: transformers has no causal language model of {kind}")
+
+
+def check(model: Any, precision: Precision, device: str) -> None:
+    """See that logits at a position do not change with a later token, to first order.
+
+    The gradient of the first position's logits with respect to each token's embedding is looked at: of a later token it
+    is zero. Changing a token and comparing logits would show the same, but for mixtures of experts and LLM.int8, where
+    tokens share products and so each other's rounding.
+
+    Args:
+        model: a base as loaded.
+        precision: in which it computes.
+        device: where it is.
+
+    Raises:
+        Unsupported: if they change.
+    """
+    import torch
+
+    from peftbench.model import autocast
+
+    seen: list[torch.Tensor] = []
+
+    def keep(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        seen.append(out.detach().requires_grad_())
+        return seen[-1].clone()  # some models change their embeddings in place
+
+    ids = torch.arange(_TOKENS, device=device)[None]
+    model.eval()
+    hook = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        with torch.enable_grad(), autocast(precision, device):
+            first = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, 0].float()
+        if not seen or not first.requires_grad:  # code of its own, whose gradients do not reach its embeddings
+            return
+        gradient = torch.autograd.grad(first.square().sum(), seen[0])[0].float().norm(dim=-1)[0]
+    finally:
+        hook.remove()
+    if gradient[1:].max() > _NOISE * gradient[0]:
+        raise Unsupported(
+            f"base: {type(model).__name__} reads in both directions (a later token changes what it says of an earlier "
+            f"one), {_WHY}"
+        )

@@ -1,0 +1,81 @@
+"""How a task of ``tasks:`` is scored: parser, stop strings, few-shot examples, headline metric, or lm-eval's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import unknown
+from peftbench.records import Task
+from peftbench.suite.builder import Builder
+from peftbench.suite.read import KeyPath
+from peftbench.suite.schema import TaskBlock
+from peftbench.tasks import HEADLINES, answers
+
+_DECODED = ("exact_match", "generation")
+_FOR_LM_EVAL = ("lm_eval", "num_fewshot", "max_new_tokens", "stop", "limit", "metric")
+
+
+def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str, Any]:
+    """Return the fields of a Task that say how it is scored, its problems written down.
+
+    Args:
+        b: the suite.
+        path: where the task's block stands.
+        block: the block.
+        task: the task so far: its kind and files are known.
+    """
+    if block.answer_pattern is not None:
+        problem = answers.problem(block.answer_pattern)
+        if task.kind != "exact_match":
+            problem = f"only an exact_match task has a parser; this one's kind is {task.kind}"
+        if problem:
+            ready = ", ".join(answers.NAMED)
+            b.problem((*path, "answer_pattern"), f"given {block.answer_pattern!r}; {problem} (ready ones: {ready})")
+    if block.stop is not None and task.kind not in _DECODED:
+        b.problem((*path, "stop"), f"only {' and '.join(_DECODED)} decode text; this one's kind is {task.kind}")
+    if block.num_fewshot and not task.builtin and "train" not in task.files:
+        b.problem((*path, "num_fewshot"), "the task has no train file, and examples are never drawn from the test")
+    if block.num_fewshot and task.kind == "language_modelling":
+        b.problem((*path, "num_fewshot"), "a text that is modelled has no prompt to put examples before")
+    allowed = HEADLINES.get(task.kind, ())
+    if block.metric is not None and allowed and block.metric not in allowed:
+        b.problem((*path, "metric"), f"{unknown('metric', block.metric, allowed)} (those with an outcome per example)")
+    return {
+        "answer_pattern": block.answer_pattern,
+        "stop": _stop(b, path, block) or Task.stop,
+        "num_fewshot": block.num_fewshot or None,
+        "metric": None if block.metric in allowed[:1] else block.metric,
+    }
+
+
+def _stop(b: Builder, path: KeyPath, block: TaskBlock) -> tuple[str, ...]:
+    if block.stop is not None and not all(block.stop):
+        b.problem((*path, "stop"), "an empty text stops everything; allowed: texts of at least one character")
+    return tuple(block.stop or ())
+
+
+def lm_eval_task(b: Builder, name: str, block: TaskBlock) -> Task:
+    """Return a task that lm-eval defines: by its name there, or in a YAML file beside the suite. It is only scored."""
+    path: KeyPath = ("tasks", name)
+    for key in [key for key in b.document.get(path) if key not in _FOR_LM_EVAL]:
+        told = f"{', '.join(_FOR_LM_EVAL[:-1])} and {_FOR_LM_EVAL[-1]}"
+        b.problem((*path, key), f"a task of lm-eval is defined there; only {told} may be set")
+    source = name if block.lm_eval is True else str(block.lm_eval)
+    if block.lm_eval is False:
+        b.problem((*path, "lm_eval"), "given false; allowed: true, the name of a task of lm-eval, or a YAML file")
+    elif source.endswith((".yaml", ".yml")):
+        given = b.document.get((*path, "lm_eval"))
+        source = b.resolved(given)
+        if not Path(source).is_file():
+            b.problem((*path, "lm_eval"), f"given {str(given)!r}; there is no such file")
+    return Task(
+        name,
+        "lm_eval",
+        lm_eval=source,
+        max_new_tokens=block.max_new_tokens or 0,
+        limit=block.limit,
+        stop=_stop(b, path, block),
+        num_fewshot=block.num_fewshot,
+        metric=block.metric,
+    )

@@ -1,0 +1,61 @@
+"""What is scored: a split's examples, each behind solved examples of the training split where the suite asks for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from peftbench.errors import UserError
+from peftbench.records import Example, Task
+from peftbench.tasks import answers, read
+
+SEPARATOR = "\n\n"
+"""Between the examples of a prompt, as in lm-eval."""
+
+
+def scored(task: Task, split: str) -> list[Example]:
+    """Return the examples of a split as they are scored.
+
+    Raises:
+        UserError: as ``read.examples``; or if an example's target has no answer that the task's pattern can read.
+    """
+    found = read.examples(task, split)
+    if task.answer_pattern is not None:
+        for index, e in enumerate(found):
+            if answers.read_answer(task.answer_pattern, e.target) is None:
+                raise UserError(
+                    f"task {task.name!r}: answer_pattern: given {task.answer_pattern!r}; it finds no answer in the "
+                    f"target of {split} example {index}: {e.target[:80]!r}"
+                )
+    if not task.num_fewshot or task.lm_eval:  # lm-eval's task draws its own
+        return found
+    return with_shots(task, found, read.examples(task, "train"))
+
+
+def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]) -> list[Example]:
+    """Put ``task.num_fewshot`` solved training examples before each prompt.
+
+    Each prompt has a draw of its own, which its place in the split decides. A training example with the prompt that is
+    asked would give the answer away and is not drawn.
+
+    Raises:
+        UserError: if there are too few training examples.
+    """
+    count = task.num_fewshot or 0
+    found = []
+    for index, e in enumerate(examples):
+        rng = random.Random(f"few-shot {task.name} {index}")
+        drawn = [train[i] for i in rng.sample(range(len(train)), min(len(train), count + 1))]
+        shots = [shot for shot in drawn if shot.prompt != e.prompt][:count]
+        if len(shots) < count:  # the prompt came twice, or there are too few
+            others = [shot for shot in train if shot.prompt != e.prompt]
+            if len(others) < count:
+                raise UserError(
+                    f"task {task.name!r}: num_fewshot: given {count}; allowed: at most {len(others)}, the training "
+                    "examples with another prompt"
+                )
+            shots = rng.sample(others, count)
+        lines = [f"{shot.prompt} {shot.target}" for shot in shots]
+        found.append(replace(e, prompt=SEPARATOR.join([*lines, e.prompt])))
+    return found

@@ -1,0 +1,103 @@
+"""A base that reads in both directions is refused, by its config and by its gradients; every causal family passes."""
+
+from __future__ import annotations
+
+import architectures
+import pytest
+import torch
+import transformers
+import trials
+from test_trial import run
+
+from peftbench import causality, model
+from peftbench.errors import Unsupported
+from peftbench.plan import forecast
+from peftbench.precision import PRECISIONS
+
+SMALL = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+ENCODERS = [("BertConfig", {}), ("RobertaConfig", {}), ("ElectraConfig", {}), ("XLMConfig", {"n_words": 320})]
+
+
+def encoder(kind, tmp_path=None, **changes):
+    """An encoder with the head that transformers gives it, saved in a folder if there is one."""
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**{**SMALL, "vocab_size": 320, "max_position_embeddings": 130, **changes})
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    if tmp_path is not None:
+        made.save_pretrained(architectures.make(tmp_path / kind, "llama"))
+    return made
+
+
+@pytest.mark.parametrize("family", list(architectures.CONFIGS))
+def test_every_causal_family_passes(family):
+    made = architectures.build(family)
+    causality.check_config(made.config)
+    causality.check_config(made.config.to_dict())
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "nf4"])
+def test_a_causal_family_passes_in_every_precision(family, precision, tmp_path):
+    folder = architectures.make(tmp_path / "base", family)
+    try:
+        made = model.load(folder, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False).model
+    except Unsupported:
+        assert (family, precision) == ("mixtral", "int8")
+        return
+    causality.check(made, PRECISIONS[precision], "cpu")
+
+
+@pytest.mark.parametrize(("kind", "changes"), ENCODERS)
+def test_an_encoder_is_refused_by_its_config_and_by_its_gradients(kind, changes):
+    made = encoder(kind, **changes)
+    for config in (made.config, made.config.to_dict()):
+        with pytest.raises(Unsupported, match="reads in both directions .its config has no "):
+            causality.check_config(config)
+    with pytest.raises(Unsupported, match="a later token changes what it says of an earlier one"):
+        causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+def test_what_the_gradients_say_is_what_changing_the_last_token_does():
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
+    for made, reads_ahead in ((encoder("BertConfig"), True), (encoder("BertConfig", is_decoder=True), False)):
+        made.eval()
+        with torch.no_grad():
+            first, other = made(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        assert torch.equal(first[:-1], other[:-1]) is not reads_ahead
+
+
+def test_an_encoder_made_a_decoder_passes():
+    made = encoder("BertConfig", is_decoder=True)
+    causality.check_config(made.config)
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+def test_the_check_leaves_nothing_behind():
+    made = architectures.build("llama")
+    state = torch.get_rng_state()
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in made.parameters())
+    assert not made.get_input_embeddings()._forward_hooks
+
+
+def test_a_model_without_a_causal_head_is_refused_by_its_config():
+    with pytest.raises(Unsupported, match="no causal language model of t5"):
+        causality.check_config(transformers.T5Config())
+
+
+@pytest.mark.parametrize("method", ["base", "lora"])
+def test_a_trial_on_an_encoder_is_unsupported_with_the_reason(method, tmp_path):
+    encoder("BertConfig", tmp_path)
+    row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "check")
+    assert "BertLMHeadModel reads in both directions" in row.message
+
+
+def test_a_plan_on_an_encoder_says_why_there_are_no_figures(tmp_path):
+    encoder("RobertaConfig", tmp_path)
+    folder = tmp_path / "RobertaConfig"
+    (found,) = forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question())
+    assert found.found is None
+    assert "roberta reads in both directions" in found.problem
