@@ -13,6 +13,7 @@ from peftbench.methods.record import Setting, shown
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.suite.words import describe
 from peftbench.tasks import TASKS
+from peftbench.tasks.templates import TEMPLATES
 
 _LABEL = 11
 
@@ -144,7 +145,10 @@ def _settings() -> list[list[str]]:
 
 
 def _tasks() -> list[list[str]]:
-    return [["task", "kind", "what"], *([t.name, t.kind, t.doc] for t in TASKS.values())]
+    """Return a row per built-in task, then a row per ready template for data of one's own."""
+    built_in = [[t.name, t.kind, t.doc] for t in TASKS.values()]
+    ready = [[f"template: {t.name}", t.kind, f"{t.doc}; reads {t.reads}"] for t in TEMPLATES.values()]
+    return [["task", "kind", "what"], *built_in, *ready]
 
 
 def _precisions() -> list[list[str]]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftbench.suite import Suite
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed, none can run, or a comparison regressed or could not judge anything; bad input; Ctrl-C."""
+"""Exit codes: a trial failed or none can run, a comparison regressed or judged nothing; bad input; Ctrl-C."""
 _NO_BUDGET = "--reserve: a part of the memory there is; give that with --budget, like 16GiB"
 _NOTHING = "none of them can run, every cell is unsupported"
 
@@ -75,6 +75,8 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
         metavar="N|LIST",
         help="how many (3 for 0, 1, 2; 100 for a hundred of them), or which, with a comma (0,5, or 100, for 100 alone)",
     )
+    what = "each cell in two steps on the built-in base; touches no other base or data"
+    command.add_argument("--smoke", action="store_true", help=what)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -96,7 +98,7 @@ def _add_reserve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--reserve",
         metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of the device)",
+        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of it)",
     )
 
 
@@ -159,20 +161,6 @@ def _tell_left_out() -> None:
         print(f"peftbench: {problem}", file=sys.stderr)
 
 
-def _loaded(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | None]:
-    """Return the suite, and the parameters that its ranks were chosen for; tell on a stream how near they come."""
-    from peftbench import suite
-
-    loaded = suite.load(arguments.suite, overrides=arguments.set, only=arguments.only, seeds=arguments.seeds)
-    if loaded.match is None:
-        return loaded, None
-    from peftbench.plan import match
-
-    found = match.apply(loaded)
-    print("\n".join(found.lines()), file=out)
-    return found.suite, found.budget
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench import grid, progress, stages
     from peftbench.execute import device
@@ -188,18 +176,34 @@ def _run(arguments: argparse.Namespace) -> int:
     reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
     options = grid.Options(
-        arguments.fresh,
+        arguments.fresh or arguments.smoke,
         arguments.keep_adapters,
         budget,
         reserve,
         whole_command=_command(arguments, ("set",)),
         strict=loaded.strict,
         parameters=parameters,
+        predicts=not arguments.smoke,
     )
     command = _command(arguments, ("set", "only"))
     failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
     unfair = progress.differences(folder, loaded.strict)
     return FAILED if any(failed) or (unfair and loaded.strict) else 0
+
+
+def _loaded(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | None]:
+    """Return the suite that a command names, with its options applied, and the parameters that its ranks meet."""
+    from peftbench import suite
+
+    options = {"overrides": arguments.set, "only": arguments.only, "seeds": arguments.seeds, "smoke": arguments.smoke}
+    loaded = suite.load(arguments.suite, **options)
+    if loaded.match is None or arguments.smoke:
+        return loaded, None
+    from peftbench.plan import match
+
+    found = match.apply(loaded)
+    print("\n".join(found.lines()), file=out)
+    return found.suite, found.budget
 
 
 def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
@@ -216,6 +220,8 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     what = "search for learning rates: " if stage.searches else ""
+    for note in stage.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"{what}{_extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
@@ -227,6 +233,8 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
             "reading data, attaching, saving",
             file=sys.stderr,
         )
+    for sentence in outcome.data:
+        print(sentence, file=sys.stderr)
     if outcome.failed:
         print("these did not end ok:", file=sys.stderr)
         for result in outcome.failed:
@@ -244,7 +252,7 @@ def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
     """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
     from peftbench import identity
 
-    words = ["peftbench", "run", arguments.suite]
+    words = ["peftbench", "run", arguments.suite, *(["--smoke"] if arguments.smoke else [])]
     for name in options:
         words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
     if arguments.seeds:
@@ -259,12 +267,13 @@ def _interrupt(*_: object) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench import columns, grid, suite
     from peftbench.execute import device
-    from peftbench.suite import candidates
+    from peftbench.suite import candidates, smoke
 
     _tell_left_out()
     loaded, _ = _loaded(arguments, sys.stdout)
     kind = device.resolve(loaded.device, present=False)
-    trials = suite.expand(loaded, kind)
+    small = smoke.smoke(loaded, kind) if arguments.smoke else None
+    trials = small.trials if small else suite.expand(loaded, kind)
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
@@ -278,7 +287,9 @@ def _plan(arguments: argparse.Namespace) -> int:
         named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {_listed(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(columns.aligned(rows), end="")
-    tried = candidates.candidates(loaded, kind)
+    tried = () if small else candidates.candidates(loaded, kind)
+    for line in small.notes if small else ():
+        print(f"note: {line}")
     if tried:
         print(f"before them a search chooses learning rates on the validation split: {_extent(tried)}")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,6 @@ from peftbench.records import Example, Training
 
 IGNORED = -100
 """Label of positions that bear no loss."""
-_JOIN = " "
-"""Between prompt and answer, as in lm-eval's ``target_delimiter``."""
-
 
 _CHUNK = 256
 """Steps whose examples are tokenized together."""
@@ -70,7 +68,7 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     if eos is None:
         raise Unsupported("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
     prompts = tokenizer([e.prompt for _, e in examples])["input_ids"]
-    wholes = tokenizer([e.prompt + _JOIN + e.target for _, e in examples])["input_ids"]
+    wholes = tokenizer([e.prompt + e.join + e.target for _, e in examples])["input_ids"]
     found = []
     for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
         # some tokenizers close every text themselves
@@ -160,6 +158,27 @@ def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
     for step in plan:
         digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
     return digest.hexdigest()
+
+
+def columns(plan: Sequence[Sequence[Encoded]], examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """Return what the steps' examples are, as columns of the trial's row."""
+    drawn = [e for step in plan for e in step]
+    seen = {
+        name: {
+            "examples": len(found),
+            "drawn": sum(e.identity[0] == name for e in drawn),
+            "distinct": len({e.identity for e in drawn if e.identity[0] == name}),
+            "truncated": sum(e.truncated for e in drawn if e.identity[0] == name),
+        }
+        for name, found in examples.items()
+    }
+    return {
+        "batches_sha256": fingerprint(plan),
+        "examples_seen": len(drawn),
+        "distinct_examples_seen": sum(each["distinct"] for each in seen.values()),
+        "truncated_examples": sum(each["truncated"] for each in seen.values()),
+        "data_seen_json": json.dumps(seen),
+    }
 
 
 def micro_batches(step: Sequence[Encoded], size: int, pad_id: int) -> list[Batch]:

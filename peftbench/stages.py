@@ -11,6 +11,7 @@ from peftbench.records import Trial
 from peftbench.suite import Suite, expand
 from peftbench.suite.candidates import candidates
 from peftbench.suite.expand import searched
+from peftbench.suite.smoke import smoke
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Stage:
     """Of the results."""
     searches: bool
     """Whether its trials are the candidates of a search."""
+    notes: tuple[str, ...] = ()
+    """What to tell before it runs."""
 
 
 def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
@@ -35,6 +38,10 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
         device: ``cpu`` or ``cuda``.
         folder: of the grid's results; the search's are in a folder of their own inside it.
     """
+    if suite.smoke:
+        found = smoke(suite, device)
+        yield Stage(found.trials, found.trials, folder, False, found.notes)
+        return
     everything = replace(suite, only=())
     tried = candidates(suite, device)
     if tried:

@@ -160,7 +160,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             with run.clock.phase("retention"):
                 run.facts.update(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
-            with run.clock.phase("inference"):
+            with run.clock.phase("inference"), watch.waiting(run.facts, "inference_waiting_seconds"):
                 run.facts.update(inference.measure(_subject(run, loaded, model, examples)))
     return status
 
@@ -242,14 +242,9 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[
     assert training is not None
     tasks = {task.name: task for task in trial.tasks}
     names = [name for name, _ in training.data]
-    plan = data.plan_steps({n: read.examples(tasks[n], "train") for n in names}, training, tokenizer, trial.seed or 0)
-    flat = [e for step in plan for e in step]
-    run.facts.update(
-        batches_sha256=data.fingerprint(plan),
-        examples_seen=len(flat),
-        distinct_examples_seen=len({e.identity for e in flat}),
-        truncated_examples=sum(e.truncated for e in flat),
-    )
+    examples = {name: read.examples(tasks[name], "train") for name in names}
+    plan = data.plan_steps(examples, training, tokenizer, trial.seed or 0)
+    run.facts.update(data.columns(plan, examples))
     held_out: list[data.Encoded] = []
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(names))
@@ -331,9 +326,9 @@ def _account_evaluation(run: Run, wrapped: evaluate.Harness, examples: dict[str,
     peak: dict[str, int] = {}
     for task in run.job.trial.tasks:
         if task.name in examples:
-            largest = evaluate.largest_batch(wrapped, task, examples[task.name])
+            own, largest = evaluate.largest_batch(wrapped, task, examples[task.name])
             with account(wrapped.model, METHODS[run.job.trial.method].trains_base, {}) as book:
-                evaluate.run_harness(wrapped, task, largest)
+                evaluate.run_harness(wrapped, own, largest)
             peak = max(peak, book.peak, key=lambda found: sum(found.values()))
     return {name: size for name, size in peak.items() if size}
 

@@ -21,6 +21,7 @@ from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.records import Status
 from peftbench.store import read, recorded_grid, write
 from peftbench.tasks import TASKS
+from peftbench.tasks.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 SUITE = """\
@@ -172,7 +173,8 @@ def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, pa
         ("colours.jsonl", DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
         ("colours.jsonl", "[]\n", ["colours.jsonl, example 1: expected an object"]),
         ("colours.parquet", "PAR1", ["colours.parquet cannot be read as parquet"]),
-        ("colours.txt", "sky blue\n", ["unknown file type '.txt'; allowed: .csv, .json"]),
+        ("colours.doc", "sky blue\n", ["unknown file type '.doc'; allowed: .csv, .json"]),
+        ("colours.txt", "sky blue\n", ["a template failed: 'colour' is undefined; its fields are: text"]),
     ],
 )
 def test_bad_data_is_refused_before_anything_runs(place, refused, name, content, parts):
@@ -375,7 +377,10 @@ def test_a_plans_lines_fit_and_no_name_is_cut(command):
     assert [cell for cell in cells if not set(cell.split()) <= set(words)] == []
 
 
-@pytest.mark.parametrize(("what", "names"), [("tasks", TASKS), ("precisions", PRECISIONS), ("suites", suite.names())])
+LISTED = [*TASKS, *("template:" for _ in TEMPLATES)]
+
+
+@pytest.mark.parametrize(("what", "names"), [("tasks", LISTED), ("precisions", PRECISIONS), ("suites", suite.names())])
 def test_list_names_every_record(command, what, names):
     code, out, _ = command("list", what)
     assert code == 0
@@ -384,6 +389,7 @@ def test_list_names_every_record(command, what, names):
     begun = [line for line in lines if not line.startswith(" ")]
     assert [line.split()[0] for line in begun] == list(names)
     assert {"compute", "fp32", "quickstart"} & set(names)
+    assert what != "tasks" or all(f"template: {name} " in out for name in TEMPLATES)
     assert all(len(line.split()) > 1 and not line.endswith("  –") for line in begun)
 
 

@@ -37,20 +37,22 @@ def trial_process() -> psutil.Process:
 def test_each_trial_is_one_result_and_seeds_agree_bit_for_bit_with_this_process(tiny, tmp_path):
     from peftbench import trial
 
-    jobs = [trials.job(trials.trial(tiny, tmp_path, method), tmp_path) for method in ("base", "lora", "full")]
+    made = [trials.trial(tiny, tmp_path, "base"), trials.trial(tiny, tmp_path, options={"dropout": 0.1})]
+    jobs = [trials.job(one, tmp_path) for one in (*made, trials.trial(tiny, tmp_path, "full"))]
     events = list(local.run(jobs, workers=1))
     results = finished(events)
     assert [r.row.key for r in results] == [j.key for j in jobs]
     assert {r.row.status for r in results} == {"ok"}
     here = trial.run(jobs[1], time.perf_counter(), lambda _: None, lambda *_: None)
-    assert [s.loss for s in results[1].steps] == [s.loss for s in here.steps]
+    assert [(s.loss, s.gradient_norm) for s in results[1].steps] == [(s.loss, s.gradient_norm) for s in here.steps]
+    assert results[1].row.batches_sha256 == here.row.batches_sha256 == results[2].row.batches_sha256
     assert results[1].scores == here.scores
     row = results[1].row
     assert row.wall_seconds > row.train_seconds
     assert 0 <= row.untracked_seconds < row.wall_seconds
     phases = [e.phase for e in events if e.job == jobs[1]]
     ordered = list(dict.fromkeys(phases))
-    assert ordered == ["start", "load", "data", "check", "attach", "train", "account", "save", "evaluate"]
+    assert ordered == ["start", "load", "check", "data", "attach", "train", "account", "save", "evaluate"]
     assert [e.step for e in events if e.job == jobs[1] and e.steps] == [1, 2, 3, 4]
 
 

@@ -79,7 +79,7 @@ methods:
   base:
   full:
   prompt_tuning:
-  adapter: {kind: [houlsby, pfeiffer], learning_rate: [1e-2, 1e-3]}
+  adapter: {kind: [houlsby, pfeiffer], batch_size: [8, 16]}
   lora: [{precision: [fp32, nf4]}, {rank: 2}]
 """
     found = match.solve(load(tmp_path, text))
@@ -87,10 +87,10 @@ methods:
     ranks = chosen(found)
     assert ranks["lora r=8 fp32"] == ranks["lora r=8 nf4"] == 8
     assert ranks["lora r=2 fp32"] == 2
-    assert "adapter r=39 lr=0.01 fp32" in ranks
-    assert "adapter r=79 kind=pfeiffer lr=0.001 fp32" in ranks
+    assert "adapter r=39 batch_size=8 fp32" in ranks
+    assert "adapter r=79 kind=pfeiffer batch_size=16 fp32" in ranks
     told = "\n".join(found.lines())
-    assert "adapter r=39 lr=0.01: 81,208 (-0.9 %)" in told or "adapter r=39: 81,208 (-0.9 %)" in told
+    assert "adapter r=39 batch_size=8: 81,208 (-0.9 %)" in told
     assert "left as it is, full: 984,192 (it has no size)" in told
     assert "left as it is, lora r=2: 20,480 (its size is given)" in told
     assert "no rank that the base has room for comes within 20% of that: prompt_tuning r=192" in told

@@ -133,7 +133,7 @@ def test_unusual_line_ends_inside_json_text_do_not_end_the_line(write):
         ("a.json", "[", ["cannot be read as json"]),
         ("a.parquet", b"PAR1 half", ["cannot be read as parquet"]),
         ("a.parquet", b"", ["cannot be read as parquet"]),
-        ("a.txt", "x", ["unknown file type '.txt'", ".jsonl"]),
+        ("a.doc", "x", ["unknown file type '.doc'", ".jsonl"]),
         ("a.CSV", "x", ["unknown file type '.CSV'", "did you mean '.csv'?"]),
         ("data", "x", ["unknown file type ''", ".tsv"]),
     ],

@@ -12,12 +12,12 @@ import test_methods
 import torch
 import trials
 
-from peftbench import evaluate, liveness, train, trial
+from peftbench import bases, evaluate, liveness, train, trial
 from peftbench.measure.ledger import CATEGORIES
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
 from peftbench.records import Result, Score, Status
-from peftbench.retention_columns import RetentionColumns
+from peftbench.retention_columns import Retention
 
 
 def run(made, tmp_path, **job_fields) -> Result:
@@ -33,13 +33,14 @@ def threads():
 
 
 def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_path):
-    result = run(trials.trial(tiny, tmp_path), tmp_path, measures_inference=True, predicts=True)
+    general = Retention(str(bases.held_out("nano")), limit=4)
+    made = trials.trial(tiny, tmp_path, retention=general)
+    result = run(made, tmp_path, measures_inference=True, predicts=True)
     row = result.row
     assert (row.status, row.phase, row.message) == ("ok", None, None)
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
     none = {"stalled_tensors", "unadapted_matrices"}
-    none |= {f.name for f in dataclasses.fields(RetentionColumns)}  # the suite names no text
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
-from peftbench import stats
+from peftbench import exposure, stats
 from peftbench.methods import profiles
 from peftbench.plan import match
 from peftbench.records import Status, TrialRow
@@ -100,7 +100,7 @@ def notes(results: Results) -> tuple[str, ...]:
     if kind:
         found.append(f"Memory by {memory.kind_words(str(kind))}.")
     found += memory.notes(results)
-    found += [*fairness.findings(results), *_load_note(results)]
+    found += [*fairness.findings(results), *_load_note(results), *exposure.sentences(results.trials)]
     found += [*searched.notes(results), *speed.notes(results)]
     found += _trouble_notes(results)
     found += [*_match_notes(results), *_profile_notes(results)]

@@ -12,6 +12,7 @@ from peftbench.suite.document import Document
 from peftbench.suite.expand import expand
 from peftbench.suite.grid import Suite
 from peftbench.suite.select import read_only, read_seeds
+from peftbench.suite.smoke import smoked
 
 __all__ = ["Suite", "expand", "find", "load", "names"]
 
@@ -26,6 +27,7 @@ def load(
     only: Iterable[str] = (),
     seeds: str | None = None,
     environ: Mapping[str, str] = os.environ,
+    smoke: bool = False,
 ) -> Suite:
     """Return a suite, validated, with overrides and environment variables filled in.
 
@@ -35,6 +37,8 @@ def load(
         only: ``field=value,value`` each, over method, precision, rank and seed; applied by ``expand``.
         seeds: a count (``"3"``) or a list (``"0,5"``) in place of the suite's.
         environ: where ``${NAME}`` is looked up.
+        smoke: whether it is meant for smoke mode, which touches no base and no data of the suite: a ``${NAME}`` that is
+            not set stands for NAME.
 
     Raises:
         UserError: anything is wrong; every problem is a line ``file:line: key.path: what, and what is allowed``.
@@ -46,8 +50,10 @@ def load(
         document.put(("seeds",), read_seeds(seeds), "--seeds")
     for text in overrides:
         document.override(text)
+    document.placeholders = smoke
     document.interpolate(environ)
-    return build(document, path, selected)
+    built = build(document, path, selected)
+    return smoked(built) if smoke else built
 
 
 def names() -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from peftbench.retention_columns import Retention
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Budget, Search, Suite, splits
+from peftbench.suite.grid import Block, Budget, Search, Suite
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
@@ -31,6 +31,7 @@ from peftbench.suite.schema import (
     train_model,
 )
 from peftbench.suite.words import described, words
+from peftbench.tasks.splits import splits
 
 
 def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> Suite:

@@ -62,6 +62,7 @@ def _candidate(trial: Trial, rate: float, seed: int, search: Search) -> Trial:
         training=_shorter(replace(training, learning_rate=rate), search.share),
         evaluation=Evaluation(trial.evaluation.batch_size, trial.evaluation.max_length, SPLIT),
         inference=False,
+        retention=None,
     )
 
 

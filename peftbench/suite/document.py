@@ -39,6 +39,8 @@ class Document:
     """``file:line`` or the option that gave the value."""
     written: dict[KeyPath, KeyPath] = field(default_factory=dict)
     """Path as the user wrote it, where normal form differs (``base`` for ``base.source``)."""
+    placeholders: bool = False
+    """Whether a variable that is not set stands for its own name, where what it names will not be touched."""
 
     @classmethod
     def read(cls, path: Path, shown: str) -> Document:
@@ -179,6 +181,8 @@ class Document:
                 problems.append(self.problem(path, "'${' begins neither ${NAME} nor ${NAME:-default}; write '$${'"))
                 return ""
             found = environ.get(match["name"]) or match["default"]
+            if found is None and self.placeholders:
+                found = match["name"]
             if found is None:
                 key = dotted(self.written.get(path, path))
                 how = f"set it, or give the value: --set {key}=..."

@@ -15,9 +15,10 @@ from peftbench.methods.record import shown
 from peftbench.precision import why_no_checkpointing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
-from peftbench.suite.grid import Block, Suite, splits
+from peftbench.suite.grid import Block, Suite
 from peftbench.suite.schema import TRAIN
 from peftbench.suite.select import select
+from peftbench.tasks.splits import splits
 
 _NONE_CHOSEN: Mapping[str, float] = MappingProxyType({})
 _SHORT = {"learning_rate": "lr"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftbench.records import Base, Task
 from peftbench.retention_columns import Retention
-from peftbench.tasks import SPLITS
+from peftbench.tasks.splits import splits
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Suite:
     """The file as messages name it."""
     only: tuple[tuple[str, str], ...] = ()
     """(field, value) pairs that select trials; see ``select``."""
+    smoke: bool = False
+    """Whether it is run in smoke mode."""
     inference: bool = True
     """Whether tuned models are measured in use."""
     profile: str | None = None
@@ -93,13 +95,3 @@ class Suite:
     def scored(self) -> tuple[str, ...]:
         """Names of the tasks that are scored."""
         return tuple(task.name for task in self.tasks if self.split in splits(task))
-
-
-def splits(task: Task) -> tuple[str, ...]:
-    """Return the splits that a task has."""
-    if task.builtin:
-        return SPLITS
-    if task.lm_eval:
-        return ("test",)
-    cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
-    return (*task.files, *cut)
