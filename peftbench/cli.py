@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from peftbench import __version__
 from peftbench.errors import UserError
@@ -165,12 +165,12 @@ def _tell_left_out() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench import grid, stages
+    from peftbench import grid, progress, stages
     from peftbench.execute import device
     from peftbench.plan import size
 
     _tell_left_out()
-    loaded = _loaded(arguments)
+    loaded, parameters = _loaded(arguments, sys.stderr)
     kind = device.resolve(loaded.device)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     if arguments.reserve and not arguments.budget:
@@ -185,20 +185,28 @@ def _run(arguments: argparse.Namespace) -> int:
         reserve,
         whole_command=_command(arguments, ("set",)),
         strict=loaded.strict,
+        parameters=parameters,
         predicts=not arguments.smoke,
     )
     command = _command(arguments, ("set", "only"))
     failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
-    unfair = _tell_differences(folder, loaded.strict)
+    unfair = progress.differences(folder, loaded.strict)
     return FAILED if any(failed) or (unfair and loaded.strict) else 0
 
 
-def _loaded(arguments: argparse.Namespace) -> Suite:
-    """Return the suite that a command names, with its options applied."""
+def _loaded(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | None]:
+    """Return the suite that a command names, with its options applied, and the parameters that its ranks meet."""
     from peftbench import suite
 
     options = {"overrides": arguments.set, "only": arguments.only, "seeds": arguments.seeds, "smoke": arguments.smoke}
-    return suite.load(arguments.suite, **options)
+    loaded = suite.load(arguments.suite, **options)
+    if loaded.match is None or arguments.smoke:
+        return loaded, None
+    from peftbench.plan import match
+
+    found = match.apply(loaded)
+    print("\n".join(found.lines()), file=out)
+    return found.suite, found.budget
 
 
 def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
@@ -244,23 +252,6 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
     return bad > 0
 
 
-def _tell_differences(folder: Path, strict: bool) -> bool:
-    """Say what differs between a folder's rows and is no axis; return whether anything does."""
-    from peftbench import report
-
-    try:
-        found = report.findings(folder)
-    except UserError:  # rows that cannot stand in one table, which the report will say
-        if strict:
-            raise
-        return False
-    for text in found:
-        print(f"peftbench: {text}", file=sys.stderr)
-    if found and strict:
-        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
-    return bool(found)
-
-
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
     """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
     from peftbench import identity
@@ -283,7 +274,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from peftbench.suite import candidates, smoke
 
     _tell_left_out()
-    loaded = _loaded(arguments)
+    loaded, _ = _loaded(arguments, sys.stdout)
     kind = device.resolve(loaded.device, present=False)
     small = smoke.smoke(loaded, kind) if arguments.smoke else None
     trials = small.trials if small else suite.expand(loaded, kind)
@@ -362,7 +353,7 @@ def _listed(seeds: Sequence[int | None]) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from peftbench import report, store
+    from peftbench import progress, report, store
 
     folder = Path(arguments.results)
     recorded = store.recorded_grid(folder)
@@ -370,11 +361,11 @@ def _report(arguments: argparse.Namespace) -> int:
     page = arguments.format == "html"
     if not page and not arguments.output:
         print(report.table(folder, arguments.format), end="")
-        return FAILED if strict and _tell_differences(folder, strict) else 0
+        return FAILED if strict and progress.differences(folder, strict) else 0
     output = Path(arguments.output) if arguments.output else Path("reports") / f"{folder.resolve().name}.html"
     written, table = report.publish(folder, output, arguments.format)
     print(f"{table}page: {written}" if page else f"table: {written}")
-    return FAILED if strict and _tell_differences(folder, strict) else 0
+    return FAILED if strict and progress.differences(folder, strict) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tables, no torch",
-        "methods methods.outside methods.record methods.peft_fields precision tasks tasks.templates bases",
+        "methods methods.outside methods.record methods.peft_fields methods.profiles precision tasks tasks.templates "
+        "bases",
     ),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
@@ -56,7 +57,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "a trial's needs, predicted",
         "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.memo plan.stored "
-        "plan.fake plan.trace plan.predict plan.forecast plan.budget",
+        "plan.fake plan.trace plan.predict plan.forecast plan.budget plan.count plan.match",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
