@@ -49,9 +49,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "causality context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model evaluate.outcomes "
-        "failures liveness retention card measure.memory measure.structure measure.effective measure.inference "
-        "measure.watch measure.work",
+        "causality checkpoint context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model "
+        "evaluate.outcomes failures liveness retention card measure.memory measure.structure measure.effective "
+        "measure.inference measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
@@ -76,7 +76,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
-    ("command line", "cli __main__"),
+    ("command line", "commands commands.chosen commands.plan commands.results commands.run cli __main__"),
 )
 """From the lowest up, by module name without ``peftbench.``. A module may import those of its own and lower layers."""
 RANK = {module: rank for rank, (_, modules) in enumerate(LAYERS) for module in modules.split()}
