@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from peftbench import __version__, identity
 from peftbench.methods import METHODS
 from peftbench.precision import effective
-from peftbench.records import Job, Trial
-from peftbench.tasks import fewshot, harness
+from peftbench.records import Job, Task, Trial
+from peftbench.tasks import chat, fewshot, harness
 
 _TASKS = "tasks"
 _STOCK_LOADERS = {
@@ -24,12 +25,18 @@ _STOCK_LOADERS = {
 }
 
 
-def write(job: Job, folder: Path) -> None:
+def write(job: Job, folder: Path, tokenizer: Any) -> None:
     """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
-    for task in job.trial.tasks:
-        if task.name in job.trial.evaluate:
-            harness.export(task, fewshot.scored(task, job.trial.evaluation.split), folder / _TASKS)
+    for task in _exported(job.trial):
+        found = chat.apply(task, fewshot.scored(task, job.trial.evaluation.split), tokenizer)
+        harness.export(task, found, folder / _TASKS)
     (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
+
+
+def _exported(trial: Trial) -> list[Task]:
+    """Return the scored tasks that the stock command can score alike: it has no parser of ours, and its own by name."""
+    scored = [task for task in trial.tasks if task.name in trial.evaluate]
+    return [task for task in scored if not (task.lm_eval or task.answer_pattern)]
 
 
 def install(folder: Path, destination: Path) -> None:
@@ -95,7 +102,9 @@ def _stock_command(job: Job, folder: Path) -> str:
     dtype = precision.base_weights(METHODS[trial.method].trains_base)
     revision = f",revision={trial.base.revision}" if trial.base.revision else ""
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
-    names = ",".join(trial.evaluate)
+    names = ",".join(task.name for task in _exported(trial))
+    if not names:
+        return "None of its tasks can be scored alike with a stock `lm_eval` command and a file here.\n"
     return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
 (batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and
 exact match as stored, and BLEU and chrF over one reference for generation, whose stored headline is ROUGE-L:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,6 @@ from peftbench.records import Example, Training
 
 IGNORED = -100
 """Label of positions that bear no loss."""
-_JOIN = " "
-"""Between prompt and answer, as in lm-eval's ``target_delimiter``."""
-
 
 _CHUNK = 256
 """Steps whose examples are tokenized together."""
@@ -69,8 +67,8 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     eos = tokenizer.eos_token_id
     if eos is None:
         raise Unsupported("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
-    prompts = tokenizer([e.prompt for _, e in examples])["input_ids"]
-    wholes = tokenizer([e.prompt + _JOIN + e.target for _, e in examples])["input_ids"]
+    prompts = _ids(tokenizer, [e.prompt for _, e in examples])
+    wholes = _ids(tokenizer, [e.prompt + e.join + e.target + e.end for _, e in examples])
     found = []
     for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
         # some tokenizers close every text themselves
@@ -80,6 +78,17 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
         cut = max(0, len(closed) - length)
         found.append(Encoded(tuple(closed[cut:]), max(1, loss_from - cut), cut > 0, identity))
     return found
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return texts' token ids with the tokenizer's own special tokens; without, where a text begins with one itself.
+
+    So does lm-eval. A chat template writes the beginning-of-text token as text.
+    """
+    first = tokenizer.bos_token or tokenizer.eos_token
+    if not any(text.startswith(first) for text in texts):
+        return tokenizer(list(texts))["input_ids"]
+    return [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in texts]
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
@@ -160,6 +169,27 @@ def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
     for step in plan:
         digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
     return digest.hexdigest()
+
+
+def columns(plan: Sequence[Sequence[Encoded]], examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """Return what the steps' examples are, as columns of the trial's row."""
+    drawn = [e for step in plan for e in step]
+    seen = {
+        name: {
+            "examples": len(found),
+            "drawn": sum(e.identity[0] == name for e in drawn),
+            "distinct": len({e.identity for e in drawn if e.identity[0] == name}),
+            "truncated": sum(e.truncated for e in drawn if e.identity[0] == name),
+        }
+        for name, found in examples.items()
+    }
+    return {
+        "batches_sha256": fingerprint(plan),
+        "examples_seen": len(drawn),
+        "distinct_examples_seen": sum(each["distinct"] for each in seen.values()),
+        "truncated_examples": sum(each["truncated"] for each in seen.values()),
+        "data_seen_json": json.dumps(seen),
+    }
 
 
 def micro_batches(step: Sequence[Encoded], size: int, pad_id: int) -> list[Batch]:

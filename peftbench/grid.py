@@ -7,18 +7,18 @@ import os
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench import causality, context, execute, identity, store
+from peftbench import causality, context, execute, exposure, identity, store
 from peftbench.errors import Unsupported, UserError
 from peftbench.execute import Event, local
 from peftbench.measure import environment
 from peftbench.plan import cuda
-from peftbench.records import Base, Job, Result, Status, Task, Trial
-from peftbench.tasks import read
+from peftbench.records import Base, Example, Job, Result, Status, Task, Trial
+from peftbench.tasks import hub, overlap, read
 from peftbench.tasks.texts import texts
 
 _COMPACT_EVERY = 500
@@ -51,6 +51,8 @@ class Outcome:
     """Median over this run's ok trials of the time outside their own work; None where none ran."""
     failed: tuple[Result, ...]
     """This run's rows that are neither ok nor unsupported."""
+    data: tuple[str, ...] = ()
+    """Sentences about what the grid's trials saw of their data, earlier runs included."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Options:
     """Whether a cell's first trial predicts the memory that it then measures."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
+    parameters: int | None = None
+    """Trainable parameters that ranks were chosen for."""
 
 
 _ORDINARY = Options()
@@ -82,6 +86,8 @@ class _Inputs:
 
     bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
     data: dict[tuple[str, ...], str] = field(default_factory=dict)
+    overlaps: dict[tuple[str, ...], str | None] = field(default_factory=dict)
+    found: dict[tuple[str, str], list[Example]] = field(default_factory=dict)
 
     def of(self, trial: Trial) -> tuple[Path, str, str]:
         """Return the base's folder, its hash and the hash of the tasks' examples."""
@@ -90,8 +96,23 @@ class _Inputs:
             self.bases[trial.base] = found, identity.base_fingerprint(found)
         names = tuple(repr(task) for task in trial.tasks)
         if names not in self.data:
-            self.data[names] = read.fingerprint(trial.tasks)
+            self.data[names] = read.fingerprint(trial.tasks, self.examples)
         return *self.bases[trial.base], self.data[names]
+
+    def examples(self, task: Task, split: str) -> list[Example]:
+        """Return a split's examples, read once."""
+        key = (repr(task), split)
+        if key not in self.found:
+            self.found[key] = read.examples(task, split)
+        return self.found[key]
+
+    def overlap(self, trial: Trial) -> str | None:
+        """Return what the trial's scored prompts have in common with its training data."""
+        trained = () if trial.training is None else tuple(name for name, _ in trial.training.data)
+        names = (*map(repr, trial.tasks), repr(trained), *trial.evaluate, trial.evaluation.split)
+        if names not in self.overlaps:
+            self.overlaps[names] = overlap.of_trial(trial, self.examples)
+        return self.overlaps[names]
 
     def key(self, trial: Trial) -> str:
         """Return the trial's key."""
@@ -125,13 +146,12 @@ def prepare(
     """
     described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
     inputs = _Inputs()
-    checked: set[tuple[str, str]] = set()
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
-        _check_splits(trial, checked)
+        _check_splits(trial, inputs.examples)
         key = inputs.key(trial)
         jobs.append(
             Job(
@@ -148,6 +168,7 @@ def prepare(
                 budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
                 reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
+                overlap_json=inputs.overlap(trial),
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
@@ -159,7 +180,8 @@ def prepare(
     asked = _asked_for(folder, keys, everything)
     # a selecting command makes what is recorded only where nothing else of the grid was there before it
     narrow = len(asked) == len(keys) < len(everything)
-    store.record_grid(folder, asked, command if narrow else options.whole_command or command, options.strict)
+    whole_command = command if narrow else options.whole_command or command
+    store.record_grid(folder, asked, whole_command, strict=options.strict, parameters=options.parameters)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
@@ -191,15 +213,18 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     Raises:
         UserError: if something is missing or unreadable, as ``prepare`` would.
     """
-    checked: set[tuple[str, str]] = set()
     bases = tuple(dict.fromkeys(trial.base for trial in trials))
-    hub = tuple(base.source for base in bases if identity.on_hub(base))
+    away = tuple(base.source for base in bases if identity.on_hub(base))
     for base in bases:
-        if base.source not in hub:
+        if base.source not in away:
             identity.resolve_base(base)
+    remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
+    inputs = _Inputs()
     for trial in trials:
-        _check_splits(trial, checked)
-    return tuple(f"base {source!r}: no such folder here, so the run takes it for a hub id" for source in hub)
+        _check_splits(trial, inputs.examples, remote)
+    unseen = [(f"base {source!r}", identity.hint_of_shape(source)) for source in away]
+    unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
+    return tuple(f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:
@@ -271,15 +296,17 @@ def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
         if row.wall_seconds is not None:
             overheads.append(row.wall_seconds - sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE))
     failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
-    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed)
+    told = exposure.sentences(trials[trials["key"].isin(keys)])
+    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed, told)
 
 
-def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
+def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()) -> None:
     """Refuse before anything runs what no trial could do: train or score on a split that a task does not have.
 
     Args:
         trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
-        checked: (task, split) and texts that are known to be there; grows.
+        reader: gives a split's examples.
+        unseen: names of tasks whose data is not read.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -287,14 +314,11 @@ def _check_splits(trial: Trial, checked: set[tuple[str, str]]) -> None:
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
-    if trial.retention and (repr(trial.retention), "text") not in checked:
+    if trial.retention:
         texts(trial.retention)
-        checked.add((repr(trial.retention), "text"))
     for name, split in wanted:
-        task: Task = tasks[name]
-        if (repr(task), split) not in checked and not read.examples(task, split):
+        if name not in unseen and not reader(tasks[name], split):
             raise UserError(f"task {name!r}: its {split} split is empty")
-        checked.add((repr(task), split))
 
 
 def _tidy_log(event: execute.Event) -> None:

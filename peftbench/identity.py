@@ -128,6 +128,12 @@ def _hint(source: str) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
+def hint_of_shape(source: str) -> str:
+    """Return the shape whose name is near that of a base that is not there, as the end of a message."""
+    near = nearest(source, bases.SHAPES)
+    return f"; a shape is written base: {{shape: {near}}}" if near else ""
+
+
 def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -144,11 +150,13 @@ def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         raise UserError(
             f"{asked}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
-            f"fetch it first where there is a network{_hint(base.source)}"
+            f"fetch it first where there is a network{_hint(base.source)}{hint_of_shape(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f"{asked}: no such folder, and the hub refused it: {reason}{_hint(base.source)}") from None
+        raise UserError(
+            f"{asked}: no such folder, and the hub refused it: {reason}{_hint(base.source)}{hint_of_shape(base.source)}"
+        ) from None
 
 
 def base_fingerprint(folder: Path) -> str:
@@ -167,6 +175,8 @@ def settings(trial: Trial) -> dict[str, Any]:
     for task in trial.tasks:
         plain = _plain(task)
         plain["files"] = {split: Path(name).name for split, name in task.files.items()}
+        if task.dataset is not None:
+            plain["dataset"] = _without_folders(task.dataset)
         if task.lm_eval:
             plain["lm_eval"] = Path(task.lm_eval).name
         tasks.append(plain)
@@ -199,8 +209,12 @@ def _plain(record: Any) -> dict[str, Any]:
 
 def base_name(base: Base) -> str:
     """Return a base's name without the path of a machine: the last part of a folder, or the hub id."""
-    path = Path(base.source).expanduser()
-    return path.resolve().name if path.is_dir() else base.source
+    return _without_folders(base.source)
+
+
+def _without_folders(source: str) -> str:
+    path = Path(source).expanduser()
+    return path.resolve().name if path.is_dir() else source
 
 
 LOG = "; log: "
@@ -242,8 +256,8 @@ def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     plain["options"] = {n: value for n, value in trial.options.items() if n not in late or value != late[n]}
     plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
-        task.pop("files")
-        task.pop("lm_eval", None)  # its content is in the data's hash
+        for where in ("files", "dataset", "config", "revision", "splits", "lm_eval"):
+            task.pop(where, None)  # the content is in the data's hash
     everything: Mapping[str, Any] = {
         **plain,
         "base_sha256": base_sha256,
@@ -274,6 +288,7 @@ def describe(job: Job) -> dict[str, Any]:
         "base_sha256": job.base_sha256,
         "data_sha256": job.data_sha256,
         "environment_json": job.environment_json,
+        "overlap_json": job.overlap_json,
     }
     if training is not None:
         for name in ("learning_rate", "optimizer", "batch_size", "micro_batch_size", "sequence_length"):

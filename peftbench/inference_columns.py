@@ -11,6 +11,9 @@ class InferenceColumns:
     """Measured at the end of a cell's first trial; null elsewhere. Rates and latencies are medians of repeats."""
 
     inference_seconds: Annotated[float | None, "measuring the tuned model in use"] = None
+    inference_waiting_seconds: Annotated[
+        float | None, "of these, waited for a CPU, over all threads; null where the system does not tell"
+    ] = None
     inference_prompts_sha256: Annotated[str | None, "of the prompts and the number of new tokens"] = None
     prefill_tokens_per_second: Annotated[
         float | None, "prompt tokens of a batch of prompts per second until their first new tokens"

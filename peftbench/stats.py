@@ -208,13 +208,14 @@ def over_examples(old_error: float | None, new_error: float | None) -> float | N
     return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.hypot(old_error, new_error)
 
 
-def waiting_share(row: Mapping[str, Any]) -> float | None:
-    """Return the share of training's thread-seconds in which a trial's threads waited for a CPU; None if not known.
+def waiting_share(row: Mapping[str, Any], of: str = "train") -> float | None:
+    """Return the share of a phase's thread-seconds in which a trial's threads waited for a CPU; None if not known.
 
     Args:
         row: of ``trials``.
+        of: ``train`` or ``inference``.
     """
-    waiting, seconds, threads = (row.get(name) for name in ("train_waiting_seconds", "train_seconds", "threads"))
+    waiting, seconds, threads = (row.get(name) for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads"))
     if not (present(waiting) and present(seconds) and present(threads)) or not seconds:
         return None
     # on a GPU one thread does all the work
@@ -229,17 +230,23 @@ def unlearned(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[(trials["status"] == "ok") & (trials["last_loss"] >= trials["first_loss"])]
 
 
-def untrusted_times(trials: pd.DataFrame) -> str | None:
-    """Return one sentence about the ok trials that trained on a busy machine; None where none is known to have."""
-    names = ["train_waiting_seconds", "train_seconds", "threads", "device"]
-    shares = [waiting_share(row) for row in trials.loc[trials["status"] == "ok", names].to_dict("records")]
+def untrusted_times(trials: pd.DataFrame, of: str = "train") -> str | None:
+    """Return one sentence about the ok trials that were measured on a busy machine; None where none is known to be.
+
+    Args:
+        trials: rows.
+        of: ``train`` or ``inference``.
+    """
+    names = [name for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device") if name in trials]
+    shares = [waiting_share(row, of) for row in trials.loc[trials["status"] == "ok", names].to_dict("records")]
     known = [share for share in shares if share is not None]
     high = [share for share in known if share > MOST_WAITING]
     if not high:
         return None
     which = f"{len(high)} of {len(known)} trial{'s' * (len(known) > 1)}"
+    what = "Times" if of == "train" else "Rates and latencies"
     return (
-        f"Times of {which} were measured on a busy machine (threads waited for a CPU in up to "
+        f"{what} of {which} were measured on a busy machine (threads waited for a CPU in up to "
         f"{100 * max(high):.0f} % of their time): do not trust them."
     )
 

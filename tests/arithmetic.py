@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from peftbench import bases, suite
+from peftbench.plan import cuda
 from peftbench.plan.predict import predict
 from peftbench.plan.textbook import BYTES, estimate
 
@@ -44,15 +45,21 @@ def bytes_per_parameter() -> str:
 
 def cases() -> str:
     """Return the table of whole models."""
-    lines = ["| model | textbook, GB | sum | planner, GiB | sum |", "|---|---|---:|---|---:|"]
+    lines = ["| model | textbook, GB | sum, GB | planner, GB | sum, GB |", "|---|---|---:|---|---:|"]
     for name, (parameters, word, trainable, planned) in CASES.items():
         told = ["–", "–"]
         if parameters is not None:
             book = estimate(parameters, word, trainable)
             parts = (book.weights, book.gradients, book.optimizer)
-            told = [" + ".join(f"{part / 1e9:.3g}" for part in parts), f"{book.total / 1e9:.3g} GB"]
+            told = [" + ".join(f"{part / 1e9:.3g}" for part in parts), f"{book.total / 1e9:.3g}"]
         lines.append(f"| {name} | {' | '.join([*told, *_planned(planned)])} |")
     return "\n".join(lines)
+
+
+def beside() -> str:
+    """Return the table of what a CUDA device holds beside tensors."""
+    rows = [f"| {part.name} | {part.size / 1e6:,.0f} | {part.doc} | {part.source} |" for part in cuda.EVERY]
+    return "\n".join(["| what | MB | why | source |", "|---|---:|---|---|", *rows])
 
 
 def _planned(case: tuple[str, str, str] | None) -> list[str]:
@@ -64,6 +71,6 @@ def _planned(case: tuple[str, str, str] | None) -> list[str]:
         path.write_text(SUITE.format(shape=shape, method=method, settings=settings))
         (trial,) = suite.expand(suite.load(path), "cpu")
     found = predict(trial, bases.shape(shape))
-    shown = {k.replace("_", " "): v / 2**30 for k, v in found.categories.items()}
+    shown = {k.replace("_", " "): v / 1e9 for k, v in found.categories.items()}
     parts = ", ".join(f"{name} {value:.2f}" for name, value in shown.items() if value >= 0.005)
-    return [parts, f"{found.peak_bytes / 2**30:.2f} GiB"]
+    return [parts, f"{found.peak_bytes / 1e9:.2f}"]

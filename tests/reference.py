@@ -123,6 +123,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "rules": crossed_document.rules,
     },
     ROOT / "docs" / "planner.md": {
+        "beside": arithmetic.beside,
         "accuracy": planner_accuracy.summary,
         "table": planner_accuracy.table,
     },

@@ -52,7 +52,7 @@ def test_a_causal_family_passes_in_every_precision(family, precision, tmp_path):
 def test_an_encoder_is_refused_by_its_config_and_by_its_gradients(kind, changes):
     made = encoder(kind, **changes)
     for config in (made.config, made.config.to_dict()):
-        with pytest.raises(Unsupported, match="reads in both directions .its config has no "):
+        with pytest.raises(Unsupported, match=r"reads in both directions \(its config has no "):
             causality.check_config(config)
     with pytest.raises(Unsupported, match="a later token changes what it says of an earlier one"):
         causality.check(made, PRECISIONS["fp32"], "cpu")

@@ -216,11 +216,14 @@ def test_training_on_a_gpu_without_its_library_knows_what_torch_knows(cuda):
 
 def test_an_oom_keeps_the_peaks_at_death(cuda):
     facts: dict = {}
+    found = processes((1, 60), (2, 40))
+    gpu = nvml.Gpu(Library(nvmlDeviceGetComputeRunningProcesses=found), "handle")
 
     def fail():
-        with watch.training(watch.Gauges("cuda"), facts):
+        with watch.training(watch.Gauges("cuda", gpu), facts):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         fail()
     assert (facts["peak_train_bytes"], facts["peak_train_reserved_bytes"]) == (40, 48)
+    assert (facts["device_used_bytes"], facts["other_gpu_processes"]) == (70, 1), "what was there when it died"

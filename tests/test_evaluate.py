@@ -56,14 +56,15 @@ def saying(base, monkeypatch):
 
 
 def test_a_parsed_answer_is_right_wrong_or_a_format_failure_and_the_raw_text_is_kept(saying):
-    targets = ["5 * 3 = 15\n#### 15", "#### 2,125", "#### 18", "#### 18", "#### 7", "#### 7"]
-    said = ["so #### 15", "2125", "18 dollars", "I know.", " it is 8", "7.\n\nQuestion: 9?"]
+    targets = ["5 * 3 = 15\n#### 15", "#### 2,125", "#### 18", "so #### 18", "#### 7", "#### 9"]
+    said = ["so #### 15", "2125", "18 dollars", "I know.", " it is 8", "9.\n\nQuestion: 7?"]
     examples = [Example(f"question {i}", target) for i, target in enumerate(targets)]
     score, rows = saying(Task("sums", "exact_match", answer_pattern="gsm8k"), examples, said)
     assert [row.outcome for row in rows] == [1, 1, 1, 0, 0, 1]
     assert [row.format_ok for row in rows] == [True, True, True, False, True, True]
     assert [row.prediction for row in rows] == [text.strip() for text in said]
     assert (score.value, score.metric, score.format_failures) == (4 / 6, "exact_match", 1)
+    assert score.majority == 2 / 6, "of answers, not of texts"
     assert score.settings["parser"] == "gsm8k"
 
 

@@ -10,23 +10,28 @@ import csv
 import dataclasses
 import gc
 import io
+import os
 import re
 import statistics
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import results_factory
+import test_inference
 import test_methods
 import torch
 import trials
 from safetensors.torch import load_file
 
 from peftbench import data, identity, report, store, suite, train, trial
+from peftbench.measure import environment, inference, nvml, watch, work
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
-from peftbench.records import Result
+from peftbench.records import Base, Result
 from peftbench.tasks import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,6 +194,103 @@ def test_no_method_runs_the_base_twice(name, tiny, tmp_path):
     train.train(learner, plan[:1], [], Clock(), lambda *_: None)
     assert len(calls) == 3 + 3 + 1
     assert set(calls.values()) == {1}
+
+
+def gpu(*processes):
+    """A GPU of which its library tells processes alone, (pid, bytes) each."""
+    listed = [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in processes]
+    library = SimpleNamespace(NVMLError=OSError, nvmlDeviceGetComputeRunningProcesses=lambda _: listed)
+    return nvml.Gpu(library, "handle")
+
+
+def test_another_process_on_the_gpu_is_in_the_row(tiny, tmp_path, monkeypatch):
+    made = trials.trial(tiny, tmp_path)
+    for others in ((), ((99_999_999, 5 * MB),)):
+        gauges = watch.Gauges("cpu", gpu((os.getpid(), MB), *others))
+        monkeypatch.setattr(watch, "gauges", lambda _, gauges=gauges: gauges)
+        row = run(made, tmp_path).row
+        assert (row.status, row.other_gpu_processes, row.device_process_bytes) == ("ok", len(others), MB)
+
+
+def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_who_was_there(tiny, tmp_path, monkeypatch):
+    answers = {"synchronize": None, "reset_peak_memory_stats": None, "mem_get_info": (MB, 100 * MB)}
+    answers |= {"max_memory_allocated": 70 * MB, "max_memory_reserved": 80 * MB}
+    for name, value in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(watch, "gauges", lambda _: watch.Gauges("cuda", gpu((os.getpid(), MB), (1, MB))))
+
+    def dies(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(train, "step", dies)
+    row = run(trials.trial(tiny, tmp_path), tmp_path).row
+    assert (row.status, row.phase) == ("oom", "train")
+    assert "Tried to allocate 20.00 MiB" in row.message
+    assert (row.peak_train_bytes, row.peak_train_reserved_bytes) == (70 * MB, 80 * MB)
+    assert (row.device_used_bytes, row.other_gpu_processes) == (99 * MB, 1)
+    assert row.train_seconds is None
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("lora", 3.5, 4.6), ("full", 6.0, 6.6)])
+def test_the_work_of_a_step_is_neither_the_forward_pass_alone_nor_a_whole_backward_pass_for_all(
+    name, least, most, tmp_path
+):
+    nano = identity.resolve_base(Base("nano"))
+    base, learner, plan = test_methods.attached(nano, name, "fp32", tmp_path)
+    config = base.model.config
+    weights = base.parameters if config.tie_word_embeddings else base.parameters - config.vocab_size * 64
+    flops = work.flops_per_token(learner, work.typical_step(plan))
+    assert least * weights < flops < most * weights
+
+
+def test_inference_is_measured_after_a_warm_up(tiny, tmp_path, monkeypatch):
+    seconds = iter([100.0, 100.0, *(1.0,) * 100])
+    monkeypatch.setattr(inference, "_generate", lambda *_: [next(seconds)] * 4)
+    found = inference._in_turns(test_inference.subject(tiny, tmp_path), {"tuned": (None, nullcontext)})
+    assert {t for repeats in found["tuned"].values() for one in repeats for t in one} == {1.0}
+    assert [len(repeats) for repeats in found["tuned"].values()] == [inference.REPEATS] * 2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_the_base_beside_which_a_tuned_model_is_measured_has_its_precision_and_its_weights(
+    precision, tiny, tmp_path, monkeypatch
+):
+    subject, seen = test_inference.subject(tiny, tmp_path, "lora", precision), []
+
+    def generate(_, model, count):
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        layer = inner.model.layers[0].mlp.up_proj
+        weight = getattr(layer, "base_layer", layer).weight
+        seen.append((weight.dtype, weight.data_ptr(), hasattr(layer, "base_layer")))
+        return [1.0] * 4
+
+    monkeypatch.setattr(inference, "_generate", generate)
+    inference._in_turns(subject, inference._variants(subject))
+    assert len({(dtype, place) for dtype, place, _ in seen}) == 1
+    assert {tuned for *_, tuned in seen} == {True, False}
+
+
+def test_the_adapter_that_is_measured_in_use_is_the_trained_one(tiny, tmp_path, monkeypatch):
+    moved = []
+
+    def measure(subject):
+        moved.extend(float(p.abs().max()) for n, p in subject.model.named_parameters() if "lora_B" in n)
+        return {}
+
+    monkeypatch.setattr(trial.inference, "measure", measure)
+    assert run(trials.trial(tiny, tmp_path), tmp_path, measures_inference=True).row.status == "ok"
+    assert moved
+    assert min(moved) > 0, "B is zero before training"
+
+
+def test_the_waiting_for_a_cpu_while_inference_is_measured_is_told(tiny, tmp_path, monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(environment, "waiting_by_thread", lambda: {"1": 10.0 * next(seconds)})
+    row = run(trials.trial(tiny, tmp_path), tmp_path, measures_inference=True).row
+    assert row.inference_waiting_seconds == 10.0
+    folder = results_factory.store(tmp_path / "r", dataclasses.replace(results_factory.make_result(), row=row))
+    told = " ".join(report.table(folder, "text").split())
+    assert "Rates and latencies of 1 of 1 trial were measured on a busy machine" in told
 
 
 def test_no_step_collects_garbage_or_empties_the_allocators_cache(tiny, tmp_path, monkeypatch):

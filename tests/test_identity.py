@@ -45,7 +45,7 @@ TRIAL = Trial(
 NAMES = {"suite", "cell", "timeout_seconds", "inference", "unsupported"}
 """Fields of a trial that decide no score: how it is called, how long it may take, what is measured after its work, why
 it is not run."""
-PLACES = {"Base": {"source", "revision"}, "Task": {"files", "lm_eval"}}
+PLACES = {"Base": {"source", "revision"}, "Task": {"files", "dataset", "config", "revision", "splits", "lm_eval"}}
 """Fields that say where content is; the content itself is in the key."""
 
 
@@ -152,7 +152,7 @@ def test_the_key_does_not_change_with_places_and_the_order_of_options(tmp_path):
     other = replace(
         TRIAL,
         base=Base(str(tmp_path / "elsewhere"), revision="main"),
-        tasks=(replace(TASK, files={"test": "/other/b.jsonl"}),),
+        tasks=(replace(TASK, files={}, dataset="someone/something", revision="main", splits={"test": "dev"}),),
         options=dict(reversed(TRIAL.options.items())),
     )
     assert key(other) == key()

@@ -187,6 +187,9 @@ def test_the_share_of_waiting_is_over_all_threads_of_a_cpu_trial(
     row = {"train_waiting_seconds": waiting, "train_seconds": 10.0, "threads": threads, "device": device}
     assert waiting_share(row) == (None if share is None else pytest.approx(share))
     assert waiting_share({}) is None
+    measured = {name.replace("train", "inference"): value for name, value in row.items()}
+    assert waiting_share(measured, "inference") == waiting_share(row)
+    assert waiting_share(measured) is None
 
 
 def test_a_reason_is_told_once_though_each_seed_has_its_log(tmp_path: Path) -> None:

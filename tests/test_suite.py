@@ -91,7 +91,10 @@ def swapped(old, new, text=GOOD):
         (GOOD + "train: {data: []}\n", ["x.yaml:6: train: ", "nothing can be trained on"]),
         (GOOD + "evaluate: {test_seed: 4}\n", ["x.yaml:6: evaluate.test_seed: given 4", "test set, 0 to 3"]),
         (GOOD + "evaluate: {split: tset}\n", ["x.yaml:6: evaluate.split: unknown split 'tset'", "mean 'test'?"]),
-        (GOOD + "device: gpu\n", ["x.yaml:6: device: unknown device 'gpu'; allowed: auto, cpu, cuda"]),
+        (
+            GOOD + "device: gpu\n",
+            ["x.yaml:6: device: unknown device 'gpu'; did you mean 'cpu'? allowed: auto, cpu, cuda"],
+        ),
         (GOOD + "seeds: [1, 1]\n", ["x.yaml:6: seeds: given [1, 1]", "different seeds"]),
         (GOOD + "seeds: []\n", ["x.yaml:6: seeds: an empty list"]),
         (GOOD + "seeds: many\n", ["x.yaml:6: seeds: given 'many' (text); allowed: how many", "or a list"]),
@@ -180,7 +183,30 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
         ("    train: train.csv\n", "", ["train: no task has a train file, so nothing can be trained on"]),
         ("tasks:", "evaluate: {test_seed: 1}\ntasks:", ["x.yaml:3: evaluate.test_seed: only built-in tasks have"]),
         ("train: train.csv", "limit: 0", ["tasks.mine.limit: given 0", "at least 1"]),
-        ("train: train.csv", "validation_fraction: 0.1", ["tasks.mine.validation_fraction: ", "the train file"]),
+        ("train: train.csv", "validation_fraction: 0.1", ["tasks.mine.validation_fraction: ", "the train split"]),
+        ("kind: exact_match", "template: e2", ["x.yaml:5: tasks.mine.template: unknown template 'e2'", "mean 'e2e'?"]),
+        ("train: train.csv", "dataset: a/b", ["x.yaml:4: tasks.mine: the key 'splits' is missing"]),
+        ("train: train.csv", "revision: main", ["tasks.mine.revision: belongs to a dataset, and the key 'dataset'"]),
+        (
+            "train: train.csv",
+            "dataset: a/b\n    splits: {trian: train}",
+            ["x.yaml:7: tasks.mine.splits.trian: unknown split 'trian'", "did you mean 'train'?"],
+        ),
+        ("test: test.csv", "test: test.csv\n    test_fraction: 0.1", ["tasks.mine.test_fraction: ", "no test file"]),
+        ("test: test.csv", "split_seed: 1", ["tasks.mine.split_seed: seeds the cut of"]),
+        (
+            "test: test.csv",
+            "test_fraction: 0.5\n    validation_fraction: 0.5",
+            ["tasks.mine.test_fraction: given 0.5", "nothing is left to train on"],
+        ),
+        (
+            "test: test.csv",
+            "test: test.csv\n    separator: x",
+            ["tasks.mine.separator: only a language_modelling task"],
+        ),
+        ("exact_match", "language_modelling", ["tasks.mine.prompt: a language_modelling task has no prompt"]),
+        ("test: test.csv", "test: test.csv\n    system: Be kind.", ["tasks.mine.system: ", "needs chat: true"]),
+        ("exact_match", "choice\n    labels: {a: 1}", ["tasks.mine.labels.a: given 1", "in quotes"]),
         ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "only limit, max_new"]),
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),
     ],
@@ -311,7 +337,7 @@ def test_an_unknown_suite_is_told_with_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text(GOOD)
     (tmp_path / "folder").mkdir()
     for name, parts in {
-        "quickstrat": ["suite 'quickstrat': no such file", "quickstart, real_small", "did you mean 'quickstart'?"],
+        "quickstrat": ["suite 'quickstrat': no such file", "quickstart, real_small", "; did you mean 'quickstart'?"],
         "./folder/../onw.yaml": ["no such file", "own.yaml'?"],
         "folder": ["suite 'folder': this is a folder"],
         "nowhere/x.yaml": ["suite 'nowhere/x.yaml': no such file"],

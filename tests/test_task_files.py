@@ -133,7 +133,7 @@ def test_unusual_line_ends_inside_json_text_do_not_end_the_line(write):
         ("a.json", "[", ["cannot be read as json"]),
         ("a.parquet", b"PAR1 half", ["cannot be read as parquet"]),
         ("a.parquet", b"", ["cannot be read as parquet"]),
-        ("a.txt", "x", ["unknown file type '.txt'", ".jsonl"]),
+        ("a.doc", "x", ["unknown file type '.doc'", ".jsonl"]),
         ("a.CSV", "x", ["unknown file type '.CSV'", "did you mean '.csv'?"]),
         ("data", "x", ["unknown file type ''", ".tsv"]),
     ],
@@ -195,7 +195,7 @@ def test_a_template_cannot_leave_its_sandbox(write, template):
 def test_an_answer_must_be_one_of_the_choices(refused):
     text = separated([*ROWS, {"text": "last", "label": "yess"}], ",")
     message = refused("a.csv", text, kind="choice", choices=("yes", "no"))
-    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; allowed: no, yes; did you mean 'yes'?"
+    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; did you mean 'yes'? allowed: no, yes"
 
 
 def test_the_prompts_right_edge_and_the_answers_edges_bear_no_space(write):

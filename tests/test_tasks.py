@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 import pytest
 
+from peftbench.records import Example
 from peftbench.tasks import DEFAULT_TEST_SEED, SPLITS, TASKS, TEST_SEEDS
 from peftbench.tasks.draw import COUNTS, draw
 
@@ -31,8 +32,14 @@ def examples(task, split, test_seed=DEFAULT_TEST_SEED):
     return getattr(importlib.import_module(module), function)(split, test_seed)
 
 
+LATER = ("join", "end", "content")
+"""Fields that examples did not have when the digests were pinned; a built-in task sets none of them."""
+
+
 def digest(found):
-    return hashlib.sha256(json.dumps([asdict(e) for e in found]).encode()).hexdigest()
+    assert all(getattr(e, name) == getattr(Example, name) for e in found for name in LATER)
+    plain = [{key: value for key, value in asdict(e).items() if key not in LATER} for e in found]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 each_task = pytest.mark.parametrize("task", TASKS)

@@ -10,7 +10,7 @@ from peftbench import identity
 from peftbench.methods import METHODS, method_of
 from peftbench.precision import why_unsupported
 from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
-from peftbench.tasks import read
+from peftbench.tasks import overlap, read
 
 COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
 EXAMPLES = {"peft": {"peft_type": "MISS"}}
@@ -88,4 +88,15 @@ def job(made: Trial, scratch: Path) -> Job:
     folder = identity.resolve_base(made.base)
     base_sha256, data_sha256 = identity.base_fingerprint(folder), read.fingerprint(made.tasks)
     key = identity.key(made, base_sha256, data_sha256)
-    return Job(made, key, str(folder), base_sha256, data_sha256, "{}", 1, str(scratch), log=str(scratch / f"{key}.log"))
+    return Job(
+        made,
+        key,
+        str(folder),
+        base_sha256,
+        data_sha256,
+        "{}",
+        1,
+        str(scratch),
+        overlap_json=overlap.of_trial(made),
+        log=str(scratch / f"{key}.log"),
+    )

@@ -40,7 +40,11 @@ def words(text: str) -> list[str]:
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
     """Return the distinct n-grams of a text's words."""
-    found = words(text)
+    return grams(words(text), size)
+
+
+def grams(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    """Return the distinct runs of so many words."""
     return set(zip(*(found[start:] for start in range(size)), strict=False))
 
 

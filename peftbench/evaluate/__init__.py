@@ -10,11 +10,12 @@ from typing import Any
 from lm_eval import evaluator
 
 from peftbench.errors import UserError
-from peftbench.evaluate import outcomes
-from peftbench.evaluate.metrics import mean
+from peftbench.evaluate import lm_eval_outcomes, outcomes
+from peftbench.evaluate.metrics import mean, share_choices
 from peftbench.evaluate.model import Harness as Harness
 from peftbench.records import Example, ExampleRow, Score, Task
-from peftbench.tasks import HEADLINES, harness
+from peftbench.tasks import HEADLINES, by_lm_eval, harness
+from peftbench.tasks.answers import read_answer
 
 _KINDS = {
     "choice": outcomes.choose,
@@ -30,9 +31,17 @@ _OF_CLASSES = ("choice", "exact_match")
 def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int) -> None:
     """See that every choice fits into the longest length of evaluation; its prompt may be cut, it may not.
 
+    So must the answers that a task of lm-eval decodes, which the suite does not say.
+
     Raises:
         UserError: if one does not fit.
     """
+    own = by_lm_eval.stand_in(task) if task.lm_eval else task
+    if task.lm_eval and own.kind in _DECODED and own.max_new_tokens >= max_length:
+        raise UserError(
+            f"task {task.name!r}: lm-eval's task decodes up to {own.max_new_tokens} tokens; allowed: less than "
+            f"evaluate.max_length, which is {max_length}: raise it, or give max_new_tokens"
+        )
     known: set[str] = set()
     for index, example in enumerate(examples):
         for choice in set(example.choices) - known:
@@ -63,16 +72,23 @@ def evaluate(
     scores, rows = [], []
     for task in tasks:
         found = examples[task.name]
-        samples, _ = run_harness(model, task, found)
-        mine, metrics = _KINDS[task.kind](task, found, samples, model)
-        scores.append(_score(model, task, found, (mine, metrics)))
+        samples, reported = run_harness(model, task, found)
+        if task.lm_eval:
+            (mine, metrics), headline = lm_eval_outcomes.judge(task, found, samples, model)
+            metrics = reported | metrics
+        else:
+            mine, metrics = _KINDS[task.kind](task, found, samples, model)
+            headline = task.metric or HEADLINES[task.kind][0]
+        scores.append(_score(model, task, found, (mine, metrics), headline))
         rows += mine
     return tuple(scores), tuple(rows)
 
 
 def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[list[dict], dict[str, float]]:
     """Run one task through lm-eval; return its samples in document order and its metrics."""
-    done = evaluator.evaluate(model, {task.name: harness.build(task, examples)}, bootstrap_iters=0, log_samples=True)
+    built = {task.name: by_lm_eval.build(task) if task.lm_eval else harness.build(task, examples)}
+    limit = len(examples) if task.lm_eval else None
+    done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = sorted(done["samples"][task.name], key=lambda s: s["doc_id"])
     metrics = {
         name.removesuffix(",none"): float(value)
@@ -82,38 +98,43 @@ def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tupl
     return samples, metrics
 
 
-def _score(model: Harness, task: Task, examples: Sequence[Example], found: outcomes.Found) -> Score:
+def _score(model: Harness, task: Task, examples: Sequence[Example], found: outcomes.Found, headline: str) -> Score:
     """Put a task's outcomes into one record; the headline is the mean outcome over examples."""
     rows, metrics = found
+    own = by_lm_eval.stand_in(task) if task.lm_eval else task
+    ranked = own.kind == "choice" and all(len(e.choices) > 1 for e in examples)
     each = [row.outcome for row in rows]
     value = mean(each)
     spread = math.sqrt(sum((x - value) ** 2 for x in each) / (len(each) - 1)) if len(each) > 1 else None
     flags = [row.format_ok for row in rows if row.format_ok is not None]
     return Score(
         task=task.name,
-        metric=task.metric or HEADLINES[task.kind][0],
+        metric=headline,
         value=value,
         standard_error=None if spread is None else spread / math.sqrt(len(each)),
         metrics={name: number for name, number in metrics.items() if math.isfinite(number)},
         examples=len(each),
-        chance=mean([1 / len(e.choices) for e in examples]) if task.kind == "choice" else None,
+        chance=mean([1 / len(e.choices) for e in examples]) if ranked else None,
         majority=_majority(task, examples),
         format_failures=flags.count(False) if flags else None,
-        truncated_prompts=_cut(model, task, examples),
+        truncated_prompts=_cut(model, own, examples),
         settings=_settings(model, task),
     )
 
 
 def _majority(task: Task, examples: Sequence[Example]) -> float | None:
     """Return the score of always giving the commonest answer; None where answers are texts of their own."""
-    if task.kind not in _OF_CLASSES:
+    if task.kind not in _OF_CLASSES and not (task.lm_eval and share_choices(examples)):
         return None
-    return Counter(e.target for e in examples).most_common(1)[0][1] / len(examples)
+    answers = [read_answer(task.answer_pattern, e.target) if task.answer_pattern else e.target for e in examples]
+    return Counter(answers).most_common(1)[0][1] / len(examples)
 
 
 def _settings(model: Harness, task: Task) -> dict[str, Any]:
     """Return how a task was scored."""
     shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
+    if task.lm_eval:
+        return shared | lm_eval_outcomes.settings(task)
     if task.kind not in _DECODED:
         return shared
     return {**shared, "stop": list(task.stop), "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
@@ -129,22 +150,24 @@ def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
 def _length(model: Harness, example: Example, task: Task) -> int:
     """Return the tokens that an example needs: prompt and longest choice, or prompt and room to answer."""
     if task.kind == "choice":
-        return max(len(model.tok_encode(f"{example.prompt} {c}")) for c in example.choices)
+        return max(len(model.tok_encode(example.prompt + example.join + c)) for c in example.choices)
     if task.kind == "language_modelling":
         return min(len(model.text_tokens(example.target)), model.max_length)
     return len(model.tok_encode(example.prompt)) + task.max_new_tokens
 
 
-def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> list[Example]:
+def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[Task, list[Example]]:
     """Return the batch of a task's examples whose forward pass holds most tokens: evaluation's peak is there.
 
-    Log-probabilities are computed longest first; generation runs in batches of equal prompt length.
+    Log-probabilities are computed longest first; generation runs in batches of equal prompt length. In place of a task
+    of lm-eval stands one of our own that asks the same of the model.
     """
+    task = by_lm_eval.stand_in(task) if task.lm_eval else task
     by_length = sorted(examples, key=lambda e: -_length(model, e, task))
     if task.kind not in _DECODED:
-        return by_length[: model.batch_size]
+        return task, by_length[: model.batch_size]
     groups: dict[int, list[Example]] = defaultdict(list)
     for e in examples:
         groups[_length(model, e, task)].append(e)
     length = max(groups, key=lambda n: n * min(len(groups[n]), model.batch_size))
-    return groups[length][: model.batch_size]
+    return task, groups[length][: model.batch_size]

@@ -74,6 +74,10 @@ class Ledger(TorchDispatchMode):
         self._vocabulary, self._width, self._rounding = vocabulary, width, rounding
         self._storages: weakref.WeakKeyDictionary[Any, _Storage] = weakref.WeakKeyDictionary()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; asking costs time at every operator
+
     def track(self, tensor: torch.Tensor, category: str, *, move: bool = True) -> None:
         """Book a tensor's storage under a category, or move it there if it was booked by its looks alone."""
         if tensor.layout is torch.sparse_coo:  # has no storage of its own (SHiRA's updates, FRoD's rotations)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from peftbench.measure import energy, memory, nvml
+from peftbench.measure import energy, environment, memory, nvml
 from peftbench.measure.clock import Clock
 
 
@@ -31,19 +31,35 @@ def gauges(device: str) -> Gauges:
 
 
 @contextmanager
+def waiting(facts: dict[str, Any], column: str) -> Iterator[None]:
+    """Put the seconds for which threads waited for a CPU within the context into a column, where Linux tells."""
+    before = environment.waiting_by_thread()
+    yield
+    facts[column] = environment.waited(before, environment.waiting_by_thread())
+
+
+@contextmanager
 def training(gauges: Gauges, facts: dict[str, Any]) -> Iterator[None]:
     """Put what training takes beside time into a row's columns, also when it ends in an exception."""
     reserved = "peak_train_reserved_bytes"
     begin = nvml.state(gauges.gpu) if gauges.gpu else None
     others = [nvml.other_processes(gauges.gpu) if gauges.gpu else None]
-    with (
-        memory.allocator_peak(gauges.device, facts, "peak_train_bytes", reserved),
-        memory.resident_peak(facts, "host_peak_train_bytes"),
-    ):
-        yield
-    if gauges.device == "cuda":
-        free, total = torch.cuda.mem_get_info()
-        facts["device_used_bytes"] = total - free
+    try:
+        with (
+            memory.allocator_peak(gauges.device, facts, "peak_train_bytes", reserved),
+            memory.resident_peak(facts, "host_peak_train_bytes"),
+        ):
+            yield
+    finally:
+        if gauges.device == "cuda":
+            with suppress(RuntimeError):  # of a device that an exception has left unusable, which is what counts
+                free, total = torch.cuda.mem_get_info()
+                facts["device_used_bytes"] = total - free
+        _note_gpu(gauges, begin, others, facts)
+
+
+def _note_gpu(gauges: Gauges, begin: dict[str, Any] | None, others: list[int | None], facts: dict[str, Any]) -> None:
+    """Put what the driver says of the GPU at the end of training into columns: also of a training that died of it."""
     if gauges.gpu:
         others.append(nvml.other_processes(gauges.gpu))
         facts["device_process_bytes"] = nvml.process_bytes(gauges.gpu, os.getpid())

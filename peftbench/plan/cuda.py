@@ -1,4 +1,4 @@
-"""What a CUDA device holds beside a step's tensors, part by part with its source. None of it was measured here. No torch.
+"""What a CUDA device holds beside a step's tensors, part by part with its source: not measured here. No torch.
 
 The tensors themselves are traced. Already among them are what 4-bit layers dequantize (bitsandbytes' operators return
 it), gradients and optimizer state (AdamW is the fused one on both devices), and what attention saves: the fused kernel
@@ -58,9 +58,13 @@ PARTS: Sequence[Part] = (
         "PyTorch, c10/cuda/CUDACachingAllocator.cpp: kSmallBuffer, kLargeBuffer",
     ),
 )
-_CONTEXT_WITH_INT8 = 1_300_000_000
-"""Bytes; of LLaMA-6B in int8, as the field's arithmetic of memory has it (``textbook``): older libraries, no more than
-a figure that is told everywhere."""
+_WITH_INT8 = Part(
+    "context with `int8`",
+    1_300_000_000,
+    "in place of the first, with bitsandbytes' 8-bit kernels: LLaMA-6B as it is taught, 6 + 6 + 12 + 1.3 GB",
+    "told everywhere, of older libraries",
+)
+EVERY = (*PARTS, _WITH_INT8)
 
 
 def parts(trial: Trial) -> Mapping[str, int]:
@@ -69,7 +73,7 @@ def parts(trial: Trial) -> Mapping[str, int]:
         return MappingProxyType({})
     found = {part.name: part.size for part in PARTS}
     if effective(trial.precision, trial.options).quantization == "int8":
-        found["context"] = _CONTEXT_WITH_INT8
+        found["context"] = _WITH_INT8.size
     return MappingProxyType(found)
 
 

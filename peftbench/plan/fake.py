@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench import model as models
 from peftbench import quantization
 from peftbench.methods import method_of, resolve
 from peftbench.plan import stand_ins
+from peftbench.plan.memo import Remembering
 from peftbench.precision import Precision, effective
 from peftbench.records import Trial
 
@@ -151,7 +151,7 @@ def fake_tensors(padded: bool) -> Iterator[None]:
     if not padded:
         masking_utils.is_tracing = lambda tensor=None: False
     try:
-        with FakeTensorMode():
+        with Remembering():
             yield
     finally:
         masking_utils.is_tracing = asked

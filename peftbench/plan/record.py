@@ -29,8 +29,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a trial is predicted to take. Bytes are those that the accountant of a real step on the CPU would book; for CUDA,
-    each storage rounded up as its allocator does.
+    """What a trial is predicted to take.
+
+    Bytes are those that the accountant of a real step on the CPU would book; for CUDA, each storage is rounded up as
+    its allocator does.
     """
 
     peak_bytes: int

@@ -101,7 +101,8 @@ def table(results: Results) -> Table | None:
         *(_mean(cells, *described) for described in _REST),
     ]
     rows = tuple(Row(tuple(fill(one) for _, fill in pairs), one.cell) for one in cells)
-    return Table(tuple(column for column, _ in pairs), rows, tuple(_notes(cells)))
+    busy = stats.untrusted_times(results.trials, "inference")
+    return Table(tuple(column for column, _ in pairs), rows, (*([busy] if busy else []), *_notes(cells)))
 
 
 def _name(one: Measured) -> Value:

@@ -11,6 +11,7 @@ from peftbench.suite.builder import Builder
 from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import TaskBlock
 from peftbench.tasks import HEADLINES, answers
+from peftbench.tasks.splits import splits
 
 _DECODED = ("exact_match", "generation")
 _FOR_LM_EVAL = ("lm_eval", "num_fewshot", "max_new_tokens", "stop", "limit", "metric")
@@ -34,8 +35,8 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
             b.problem((*path, "answer_pattern"), f"given {block.answer_pattern!r}; {problem} (ready ones: {ready})")
     if block.stop is not None and task.kind not in _DECODED:
         b.problem((*path, "stop"), f"only {' and '.join(_DECODED)} decode text; this one's kind is {task.kind}")
-    if block.num_fewshot and not task.builtin and "train" not in task.files:
-        b.problem((*path, "num_fewshot"), "the task has no train file, and examples are never drawn from the test")
+    if block.num_fewshot and not task.builtin and "train" not in splits(task):
+        b.problem((*path, "num_fewshot"), "the task has no train split, and examples are never drawn from the test")
     if block.num_fewshot and task.kind == "language_modelling":
         b.problem((*path, "num_fewshot"), "a text that is modelled has no prompt to put examples before")
     allowed = HEADLINES.get(task.kind, ())

@@ -14,7 +14,9 @@ from peftbench.suite.schema import TaskBlock
 from peftbench.suite.templates import template_problems
 from peftbench.suite.words import words
 from peftbench.tasks import SPLITS, TASKS
+from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 
+TEXT = "language_modelling"
 _FOR_BUILTINS = ("limit", "max_new_tokens", "num_fewshot", "stop", "metric", "answer_pattern")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -33,7 +35,8 @@ def _task(b: Builder, name: str) -> Task | None:
     path: KeyPath = ("tasks", name)
     raw = b.document.get(path)
     if name not in TASKS and not raw:
-        own = "a task of your own is a mapping with kind, train, test, prompt, target; one of lm-eval with lm_eval"
+        own = "a task of your own is a mapping with template or kind, prompt, target, and train, test or dataset"
+        own += "; one of lm-eval with lm_eval"
         b.problem(path, f"{unknown('task', name, TASKS)} ({own})")
         return None
     if not _TASK_NAME.fullmatch(name):
@@ -51,27 +54,21 @@ def _task(b: Builder, name: str) -> Task | None:
     elif block.lm_eval is not None:
         return lm_eval_task(b, name, block)
     else:
+        block = _filled(b, path, block)
         made = _own_task(b, name, block)
     return replace(made, **scoring(b, path, block, made))
 
 
 def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     path: KeyPath = ("tasks", name)
-    for key in ("kind", "prompt", "target"):
-        if not getattr(block, key):
-            b.problem(path, f"the key {key!r} is missing; a task needs kind, prompt, target, and train or test files")
-    if block.kind == "choice" and len(set(block.choices)) < max(2, len(block.choices)):
-        b.problem(path, f"a choice task needs choices: at least two different texts; given {words(block.choices)}")
-    if block.kind != "choice" and block.choices:
-        b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
-    if block.validation_fraction and (block.validation or not block.train):
-        b.problem((*path, "validation_fraction"), "is cut off the train file; it needs one, and no validation file")
-    if not (block.train or block.validation or block.test):
-        b.problem(path, f"no file is given; allowed: {', '.join(SPLITS)}")
-    for key in ("prompt", "target"):
+    raw = b.document.get(path)
+    _check_needs(b, path, block)
+    _check_data(b, path, block)
+    _check_cut(b, path, block)
+    for key in sorted({"prompt", "target"} & set(raw)):  # a template's own fields are those of data in any form
         for problem in template_problems(getattr(block, key) or "", block.columns):
             b.problem((*path, key), problem)
-    raw = b.document.get(path)
+    text = block.kind == TEXT
     return Task(
         name=name,
         kind=block.kind or "",
@@ -83,4 +80,98 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
         validation_fraction=block.validation_fraction,
         max_new_tokens=block.max_new_tokens or Task.max_new_tokens,
         limit=block.limit,
+        labels=block.labels,
+        several_references=block.several_references,
+        dataset=_dataset(b, path, block),
+        config=block.config,
+        revision=block.revision,
+        splits={split: given for split, given in (block.splits or {}).items() if given and split in SPLITS},
+        test_fraction=block.test_fraction,
+        split_seed=block.split_seed,
+        separator=block.separator,
+        chat=block.chat,
+        system=block.system,
+        chunk_characters=(block.chunk_characters or CHUNK_CHARACTERS) if text else None,
     )
+
+
+def _filled(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
+    """Return a block with what its template says where it says nothing itself, and the choices its labels make."""
+    if block.template is not None and block.template not in TEMPLATES:
+        b.problem((*path, "template"), unknown("template", block.template, TEMPLATES))
+    elif block.template is not None:
+        known = TEMPLATES[block.template].block()
+        if "labels" in block.model_fields_set:  # the template's choices are its own labels' words
+            known.pop("choices", None)
+        block = block.model_copy(
+            update={key: value for key, value in known.items() if key not in block.model_fields_set}
+        )
+    if block.kind == "choice" and block.labels and not block.choices:
+        block = block.model_copy(update={"choices": list(dict.fromkeys(block.labels.values()))})
+    return block
+
+
+def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
+    """Write down what a task of its kind lacks, or has and cannot use."""
+    for key in ("kind", "prompt", "target"):
+        if not getattr(block, key) and not (key == "prompt" and block.kind == TEXT) and not _is_unknown(block):
+            text = f"the key {key!r} is missing; a task needs a template, or kind, prompt and target"
+            b.problem(path, f"{text}; and train or test files, or a dataset")
+    if block.kind == "choice" and len(set(block.choices)) < max(2, len(block.choices)):
+        b.problem(
+            path,
+            "a choice task needs choices: at least two different texts, or labels that map a field's values to them; "
+            f"given {words(block.choices)}",
+        )
+    if block.kind != "choice" and b.document.get((*path, "choices")):
+        b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
+    for key in ("separator", "chunk_characters"):
+        if getattr(block, key) is not None and block.kind != TEXT:
+            b.problem((*path, key), f"only a {TEXT} task is cut into chunks; this one's kind is {block.kind}")
+    if block.chat and block.kind == TEXT:
+        b.problem((*path, "chat"), f"a {TEXT} task has no prompt that could be a message")
+    if block.system is not None and not block.chat:
+        b.problem((*path, "system"), "is the chat template's system message; it needs chat: true")
+    if block.kind == TEXT and block.prompt:
+        b.problem((*path, "prompt"), f"a {TEXT} task has no prompt; its text is what target gives")
+
+
+def _is_unknown(block: TaskBlock) -> bool:
+    """Whether the block names a template that does not exist: what it would fill in is not missing then."""
+    return block.template is not None and block.template not in TEMPLATES
+
+
+def _check_data(b: Builder, path: KeyPath, block: TaskBlock) -> None:
+    """Write down what is wrong with where the data comes from."""
+    if not (block.train or block.validation or block.test or block.dataset):
+        b.problem(path, f"no file is given; allowed: {', '.join(SPLITS)}, or a dataset with its splits")
+    for key in ("config", "revision", "splits"):
+        if getattr(block, key) is not None and block.dataset is None:
+            b.problem((*path, key), "belongs to a dataset, and the key 'dataset' is missing")
+    if block.dataset and not any((block.splits or {}).values()):
+        b.problem(path, "the key 'splits' is missing; it says which of the dataset's are meant: {train: train, ...}")
+    for split in block.splits or {}:
+        if split not in SPLITS:
+            b.problem((*path, "splits", split), unknown("split", split, SPLITS))
+
+
+def _check_cut(b: Builder, path: KeyPath, block: TaskBlock) -> None:
+    """Write down what is wrong with the splits that are cut off the training examples."""
+    hub = {split for split, given in (block.splits or {}).items() if given}
+    shares = {"validation": block.validation_fraction, "test": block.test_fraction}
+    for split, share in shares.items():
+        if share and (getattr(block, split) or split in hub or not (block.train or "train" in hub)):
+            text = f"is cut off the train split; it needs one, and no {split} file or split"
+            b.problem((*path, f"{split}_fraction"), text)
+    if sum(shares.values()) >= 1:
+        b.problem((*path, "test_fraction"), f"given {words(block.test_fraction)}; nothing is left to train on")
+    if block.split_seed and not any(shares.values()):
+        b.problem((*path, "split_seed"), "seeds the cut of validation_fraction and test_fraction; neither is given")
+
+
+def _dataset(b: Builder, path: KeyPath, block: TaskBlock) -> str | None:
+    """Return a dataset's hub id, or the path of a local folder made absolute."""
+    given = b.document.get((*path, "dataset"))
+    if isinstance(given, str) and given.startswith(("./", "../", "~/", "/")):
+        return b.resolved(given)
+    return None if block.dataset is None else str(given)

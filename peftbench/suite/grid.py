@@ -9,7 +9,7 @@ from typing import Any
 
 from peftbench.records import Base, Task
 from peftbench.retention_columns import Retention
-from peftbench.tasks import SPLITS
+from peftbench.tasks.splits import splits
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,16 @@ class Block:
     """``file:line: key path`` for messages."""
     axes: Mapping[str, tuple[Any, ...]]
     """Values of each setting that the block gives, in the order written."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``match:``: how many parameters every method is to train."""
+
+    parameters: int | None = None
+    """As given; None for what a method at a rank trains."""
+    method: str = ""
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,10 @@ class Suite:
     """Whether it is run in smoke mode."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    profile: str | None = None
+    """Of ``methods.profiles``: which settings methods have where the suite gives none."""
+    match: Budget | None = None
+    """What ranks are chosen for; None where they are as given."""
     retention: Retention | None = None
     """Text of which each trial's loss before and after training is told."""
     search: Search | None = None
@@ -81,13 +95,3 @@ class Suite:
     def scored(self) -> tuple[str, ...]:
         """Names of the tasks that are scored."""
         return tuple(task.name for task in self.tasks if self.split in splits(task))
-
-
-def splits(task: Task) -> tuple[str, ...]:
-    """Return the splits that a task has."""
-    if task.builtin:
-        return SPLITS
-    if task.lm_eval:
-        return ("test",)
-    cut = ("validation",) if "train" in task.files and task.validation_fraction else ()
-    return (*task.files, *cut)

@@ -135,6 +135,21 @@ class SuiteFile(Strict):
     search: Any = None
     timeout_seconds: Positive | None = None
     audit: Literal["report", "strict"] = "report"
+    profile: Literal["paper", "shared"] | None = None
+    match: dict[str, Any] | None = None
+
+
+class MatchBlock(Strict):
+    """``match:``."""
+
+    trainable_parameters: Any = Field(description="a whole number, or a mapping of method and rank")
+
+
+class MeasureBlock(Strict):
+    """``match.trainable_parameters``: what a method at a rank trains."""
+
+    method: str
+    rank: Count
 
 
 class BaseBlock(Strict):
@@ -150,15 +165,28 @@ class BaseBlock(Strict):
 class TaskBlock(Strict):
     """One entry of ``tasks:``. A built-in task, and one of lm-eval, take the keys about scoring only."""
 
-    kind: Literal["choice", "exact_match", "generation"] | None = None
+    template: str | None = None
+    kind: Literal["choice", "exact_match", "generation", "language_modelling"] | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    dataset: Annotated[str, Field(min_length=1)] | None = None
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, str | None] | None = None
     columns: list[str] = []
     prompt: str | None = None
     target: str | None = None
     choices: list[str] = []
+    labels: dict[str, str] = {}
+    several_references: bool = False
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    split_seed: Seed = 0
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    chunk_characters: Count | None = None
+    chat: bool = False
+    system: str | None = None
     max_new_tokens: Count | None = None
     limit: Count | None = None
     answer_pattern: Annotated[str, Field(min_length=1)] | None = None

@@ -56,6 +56,6 @@ def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]
                     "examples with another prompt"
                 )
             shots = rng.sample(others, count)
-        lines = [f"{shot.prompt} {shot.target}" for shot in shots]
+        lines = [shot.prompt + shot.join + shot.target for shot in shots]
         found.append(replace(e, prompt=SEPARATOR.join([*lines, e.prompt])))
     return found

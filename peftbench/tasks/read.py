@@ -1,38 +1,34 @@
-"""A task's examples: generated, or read from a file and put through its templates. No torch."""
+"""A task's examples: generated, or read from files or a dataset and put through its templates. No torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError, nearest, unknown
+from peftbench.errors import UserError, unknown
 from peftbench.methods import resolve
 from peftbench.records import Example, Task
-from peftbench.tasks import DEFAULT_TEST_SEED, TASKS
+from peftbench.tasks import DEFAULT_TEST_SEED, TASKS, files, hub
+from peftbench.tasks.chunks import chunks
+from peftbench.tasks.splits import cut, is_cut, splits, with_all_references
+from peftbench.tasks.templates import CHUNK_CHARACTERS
 
-_SPLIT_SEED = "peftbench validation split"
+__all__ = ["Reader", "examples", "fingerprint", "splits"]
 
-
-def splits(task: Task) -> tuple[str, ...]:
-    """Return the splits that the task has, of train, validation and test."""
-    if task.builtin:
-        return ("train", "validation", "test")
-    if task.lm_eval:
-        return ("test",)
-    cut = task.validation_fraction > 0 and "train" in task.files
-    return tuple(s for s in ("train", "validation", "test") if s in task.files or (s == "validation" and cut))
+Reader = Callable[[Task, str], Sequence[Example]]
+"""Gives the examples of a task's split."""
+_SHOWN_FIELDS = 20
 
 
 def examples(task: Task, split: str) -> list[Example]:
-    """Return the examples of one split in file order; ``limit`` applies to every split but train.
+    """Return the examples of one split in the data's order; ``limit`` applies to every split but train.
 
     Raises:
-        UserError: if the split does not exist, the file is missing, empty or unreadable, a template asks for a field
-            that the data does not have, or an answer is not among the choices.
+        UserError: if the split does not exist, its data is missing, empty or unreadable, a template asks for a field
+            that the data does not have, or an answer is not among the labels or choices.
     """
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
@@ -42,12 +38,19 @@ def examples(task: Task, split: str) -> list[Example]:
         seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
         found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
     else:
-        found = _from_file(task, split)
+        found = cut(task, _given(task, "train"), split) if is_cut(task, split) else _given(task, split)
+        if task.several_references and split != "train":
+            found = with_all_references(found)
     return found if split == "train" or task.limit is None else found[: task.limit]
 
 
-def fingerprint(tasks: Sequence[Task]) -> str:
-    """Return the SHA-256 of every example of every split of the tasks, and of how they are scored."""
+def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
+    """Return the SHA-256 of every example of every split of the tasks, and of how they are scored.
+
+    Args:
+        tasks: the tasks.
+        reader: what gives a split's examples: ``examples``, or something that remembers what that gave.
+    """
     digest = hashlib.sha256()
     for task in tasks:
         if task.lm_eval:
@@ -55,131 +58,65 @@ def fingerprint(tasks: Sequence[Task]) -> str:
             continue
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):
-            for e in examples(task, split):
+            for e in reader(task, split):
                 record = [split, e.prompt, e.target, e.choices, e.references, e.slots]
+                record += [] if e.join == Example.join else [e.join]
                 digest.update(json.dumps(record, ensure_ascii=False).encode())
     return digest.hexdigest()
 
 
-def _from_file(task: Task, split: str) -> list[Example]:
-    if split == "validation" and "validation" not in task.files:
-        return _cut(task, _render(task, Path(task.files["train"])))[1]
-    found = _render(task, Path(task.files[split]))
-    if split == "train" and "validation" not in task.files and task.validation_fraction > 0:
-        return _cut(task, found)[0]
-    return found
+def _given(task: Task, split: str) -> list[Example]:
+    """Return the examples of a split that a file or the dataset gives."""
+    if split in task.files:
+        path = Path(task.files[split])
+        return _render(task, path.name, files.rows(task, path))
+    return _render(task, f"{task.dataset} {task.splits[split]}", hub.rows(task, split))
 
 
-def _cut(task: Task, found: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Split training examples into (train, validation), the same way on every machine."""
-    order = list(range(len(found)))
-    random.Random(_SPLIT_SEED).shuffle(order)
-    held_out = set(order[: max(1, round(len(found) * task.validation_fraction))])
-    return (
-        [e for i, e in enumerate(found) if i not in held_out],
-        [e for i, e in enumerate(found) if i in held_out],
-    )
+def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Example]:
+    """Return rows as examples.
 
-
-def _render(task: Task, path: Path) -> list[Example]:
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import SandboxedEnvironment
-
-    rows = _rows(task, path)
-    environment = SandboxedEnvironment(undefined=StrictUndefined)
-    try:
-        prompt, target = environment.from_string(task.prompt), environment.from_string(task.target)
-    except TemplateError as error:
-        raise UserError(f"task {task.name!r}: a template cannot be read: {error}") from None
+    Args:
+        task: whose templates they go through.
+        source: what the rows come from, for messages.
+        rows: the data's records.
+    """
+    prompt, content, target = _templates(task)
     found = []
     for number, row in enumerate(rows, 1):
-        where = f"task {task.name!r}: {path.name}, example {number}"
+        where = f"task {task.name!r}: {source}, example {number}"
         try:
             answer = target.render(row).strip()
-            found.append(Example(prompt.render(row).rstrip(), answer, task.choices, (answer,)))
+            read, own = prompt.render(row).rstrip(), content.render(row).strip()
         except Exception as error:  # a template may do arithmetic, look things up, call filters
-            fields = ", ".join(row)
+            fields = ", ".join(list(row)[:_SHOWN_FIELDS])
             raise UserError(f"{where}: a template failed: {error}; its fields are: {fields}") from None
+        if task.labels:
+            if answer not in task.labels:
+                raise UserError(f"{where}: " + unknown("label", answer, task.labels))
+            answer = task.labels[answer]
         if task.choices and answer not in task.choices:
             raise UserError(f"{where}: " + unknown("answer", answer, task.choices))
-    return found
+        found.append(Example(read, answer, task.choices, (answer,), content=own))
+    return _chunked(task, found) if task.kind == "language_modelling" else found
 
 
-def _rows(task: Task, path: Path) -> list[dict[str, Any]]:
-    """Return a data file's records, every field of CSV and TSV as text."""
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-        near = nearest(path.name, siblings)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(f"task {task.name!r}: no such file: {path}{hint}")
+def _templates(task: Task) -> tuple[Any, Any, Any]:
+    """Return the templates of the prompt, of the prompt without its own words, and of the target."""
+    from jinja2 import StrictUndefined, TemplateError, nodes
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(undefined=StrictUndefined)
     try:
-        rows = _parse(path, task.columns)
-    except UserError as error:
-        raise UserError(f"task {task.name!r}: {error}") from None
-    except Exception as error:  # whatever a parser of one of five formats raises
-        raise UserError(f"task {task.name!r}: {path} cannot be read as {path.suffix[1:]}: {error}") from None
-    if not rows:
-        raise UserError(f"task {task.name!r}: {path} holds no examples")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise UserError(f"task {task.name!r}: {path}, example {number}: expected an object with fields, got {kind}")
-    return rows
+        tree = environment.parse(task.prompt)
+        for words in tree.find_all(nodes.TemplateData):
+            words.data = "\n"
+        return environment.from_string(task.prompt), environment.from_string(tree), environment.from_string(task.target)
+    except TemplateError as error:
+        raise UserError(f"task {task.name!r}: a template cannot be read: {error}") from None
 
 
-def _parse(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    if path.suffix == ".jsonl":
-        return _parse_lines(path)
-    if path.suffix == ".json":
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(data, list):
-            raise UserError(f"{path}: expected a JSON list of objects, got {type(data).__name__}")
-        return data
-    if path.suffix == ".parquet":
-        import pandas
-
-        return pandas.read_parquet(path).to_dict("records")  # type: ignore[return-value]
-    if path.suffix in (".csv", ".tsv"):
-        return _parse_separated(path, columns)
-    raise UserError(f"{path}: " + unknown("file type", path.suffix, [".csv", ".tsv", ".json", ".jsonl", ".parquet"]))
-
-
-def _parse_lines(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    # not splitlines: a JSON text may hold U+2028 and the like as they are
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON: {error.msg} (column {error.colno})") from None
-    return rows
-
-
-def _parse_separated(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    import csv
-
-    # tab-separated corpora carry bare quotes: quoting would swallow lines
-    quoting: Any = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting, strict=True)
-        try:
-            return _records(path, lines, columns)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {lines.line_num}: {error} (is a quote left open?)") from None
-
-
-def _records(path: Path, lines: Any, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return one record per line of a csv reader; its first line names the fields where no columns are given."""
-    header = list(columns) or next(lines, [])
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}: two columns have the same name: {', '.join(header)}")
-    rows: list[dict[str, Any]] = []
-    for values in lines:
-        if not values:
-            continue
-        if len(values) != len(header):
-            raise UserError(f"{path}, line {lines.line_num}: {len(values)} fields, expected {len(header)}: {header}")
-        if not rows and values == list(columns):
-            raise UserError(f"{path} has a header line; leave 'columns' out, which is for files without one")
-        rows.append(dict(zip(header, values, strict=True)))
-    return rows
+def _chunked(task: Task, found: Iterable[Example]) -> list[Example]:
+    """Return texts as chunks that follow nothing."""
+    texts = chunks((e.target for e in found), task.separator, task.chunk_characters or CHUNK_CHARACTERS)
+    return [Example("", text, join="", references=(text,)) for text in texts]

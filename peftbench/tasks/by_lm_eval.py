@@ -1,0 +1,181 @@
+"""Tasks that lm-eval defines, by their name there or from a YAML file: loaded, read as examples, hashed.
+
+lm-eval is imported when such a task is first asked for: it takes seconds, and other suites need none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import io
+import json
+import os
+import re
+from dataclasses import replace
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError, nearest, unknown
+from peftbench.records import Example, Task
+
+_FEWSHOT_SEED = 1234
+"""As the stock command's."""
+_NEW_TOKENS = 256
+"""What lm-eval generates where a task does not say."""
+_KINDS = {
+    "multiple_choice": "choice",
+    "loglikelihood": "choice",
+    "generate_until": "generation",
+    "loglikelihood_rolling": "language_modelling",
+}
+"""lm-eval's output types as the kinds that need the same of a model."""
+_PLACES = ("task", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "metadata")
+"""Parts of a configuration that say where documents are, not what they are."""
+
+
+def build(task: Task) -> Any:
+    """Return lm-eval's task with the suite's settings in it, ready to draw its few-shot examples from their seed.
+
+    Raises:
+        UserError: if there is none, its documents cannot be had, or it needs what is not done here.
+    """
+    found = _loaded(str(task.lm_eval), task.name)
+    config = found.config
+    if task.num_fewshot is not None:
+        found.set_config("num_fewshot", task.num_fewshot)
+    if found.OUTPUT_TYPE == "generate_until":
+        given = {"max_gen_toks": task.max_new_tokens, "until": list(task.stop)}
+        found.set_config(
+            "generation_kwargs", {**(config.generation_kwargs or {}), **{k: v for k, v in given.items() if v}}
+        )
+    if task.metric and found.OUTPUT_TYPE != "loglikelihood_rolling":
+        name, metrics = task.metric.partition(",")[0], list(found.aggregation())
+        if name not in metrics:
+            raise UserError(f"{_told(task.name, task.lm_eval)}: {unknown('metric', name, metrics)}")
+    found.set_fewshot_seed(_FEWSHOT_SEED)
+    return found
+
+
+def stand_in(task: Task) -> Task:
+    """Return a task of our own kinds that needs of a model what this one does: its memory, its length."""
+    found = build(task)
+    kwargs = (found.config.generation_kwargs if found.OUTPUT_TYPE == "generate_until" else None) or {}
+    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    tokens = next((int(kwargs[name]) for name in names if name in kwargs), _NEW_TOKENS)
+    return replace(task, kind=_KINDS[found.OUTPUT_TYPE], lm_eval=None, max_new_tokens=tokens, metric=None)
+
+
+def examples(task: Task) -> list[Example]:
+    """Return what is asked and what is right, document by document; few-shot examples stand in the prompt."""
+    found = build(task)
+    return [_example(found, each) for each in _asked(task, found)]
+
+
+def fingerprint(task: Task) -> str:
+    """Return the SHA-256 of a task's configuration and of everything that it asks, wherever its documents lie."""
+    found = build(task)
+    config = {k: v for k, v in found.dump_config().items() if k not in _PLACES}
+    records = [[r.request_type, r.args, r.doc] for each in _asked(task, found) for r in each]
+    text = json.dumps([task.name, found.VERSION, config, records], sort_keys=True, default=_source)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _asked(task: Task, found: Any) -> list[list[Any]]:
+    """Return the requests for each document, in their order."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            found.build_all_requests(limit=task.limit, rank=0, world_size=1)
+    except Exception as error:  # whatever its templates and functions raise
+        raise UserError(f"{_told(task.name, task.lm_eval)}: its prompts cannot be made: {_line(error)}") from error
+    return [list(each) for _, each in groupby(found.instances, key=lambda request: request.doc_id)]
+
+
+def _example(found: Any, requests: list[Any]) -> Example:
+    first, doc = requests[0], requests[0].doc
+    if found.OUTPUT_TYPE == "loglikelihood_rolling":
+        return Example("", first.args[0])
+    if found.OUTPUT_TYPE == "loglikelihood":
+        return Example(first.args[0], first.args[1], (first.args[1],))
+    choices = tuple(found.doc_to_choice(doc)) if found.config.doc_to_choice is not None else ()
+    # of a task whose choices are prompts, the text says which is right
+    gold = found.doc_to_text(doc) if getattr(found, "multiple_input", 0) else found.doc_to_target(doc)
+    right = [_text(one, choices) for one in (gold if isinstance(gold, list) else [gold])]
+    if found.OUTPUT_TYPE == "multiple_choice":
+        return Example(first.args[0], right[0], choices)
+    return Example(first.args[0], right[0], (), tuple(right))
+
+
+def _text(gold: Any, choices: tuple[str, ...]) -> str:
+    """Return a right answer as text: lm-eval gives an index where there are choices."""
+    if isinstance(gold, int) and choices:
+        return choices[gold] if gold < len(choices) else ""
+    return str(gold)
+
+
+@cache
+def _loaded(source: str, name: str) -> Any:
+    """Return lm-eval's task as it is defined."""
+    from lm_eval.tasks import TaskManager
+
+    told = _told(name, source)
+    path = _file(source, told).resolve()
+    try:
+        # a relative path of its data starts where the file is; what is silenced are progress bars
+        with contextlib.chdir(path.parent), contextlib.redirect_stderr(io.StringIO()):
+            found = list(TaskManager(include_defaults=False).load(str(path))["tasks"].values())
+    except Exception as error:  # whatever its source, its parser and its functions raise
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise UserError(f"{told} or its data cannot be loaded{offline}: {_line(error)}") from error
+    if len(found) != 1:
+        raise UserError(f"{told}: it is a group of {len(found)} tasks; name one of them")
+    (one,) = found
+    if getattr(one, "MULTIMODAL", False) or one.OUTPUT_TYPE not in _KINDS:
+        raise UserError(f"{told}: it needs more than text; allowed: tasks of type {', '.join(_KINDS)}")
+    if getattr(one, "UNSAFE_CODE", False):
+        raise UserError(f"{told}: it runs code that the model wrote, which is not done here")
+    return one
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Return the file of each of lm-eval's tasks, by a search of their texts: reading all as YAML takes 9 s, not 1."""
+    import lm_eval.tasks
+
+    line = re.compile(r"^['\"]?task['\"]?:[ \t]*(['\"]?)([^\s'\"#\[{]+)\1[ \t]*(?:#.*)?$", re.MULTILINE)
+    found: dict[str, Path] = {}
+    for path in sorted(Path(lm_eval.tasks.__file__).parent.glob("**/*.yaml"), key=Path.as_posix):
+        for match in line.finditer(path.read_text(encoding="utf-8", errors="replace")):
+            found.setdefault(match[2], path)
+    return found
+
+
+def _file(source: str, told: str) -> Path:
+    """Return the YAML file of a task: itself, or where lm-eval defines the name."""
+    if source.endswith((".yaml", ".yml")):
+        return Path(source)
+    if source not in _files():
+        near = nearest(source, _files())
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"{told}: neither a YAML file nor one task of lm-eval (a group is several){hint}")
+    return _files()[source]
+
+
+def _told(name: str, source: str | None) -> str:
+    return f"task {name!r}: lm-eval's task {Path(str(source)).name!r}"
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _source(value: Any) -> str:
+    """Return a value that JSON has no form for as text: of a function its source, which is the same everywhere."""
+    if not callable(value):
+        return str(value)
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return str(getattr(value, "__qualname__", type(value).__name__))

@@ -1,0 +1,44 @@
+"""Plain text cut into chunks for language modelling. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_BLANK = re.compile(r"\n[^\S\n]*\n")
+"""Between two paragraphs: a line with nothing on it."""
+
+
+def chunks(texts: Iterable[str], separator: str | None, longest: int) -> list[str]:
+    """Return the chunks of texts in order, without white space at their ends; empty ones are none.
+
+    Args:
+        texts: of the rows or the file, in order.
+        separator: what stands between two documents. Each document, and each text, is then a chunk by itself. None
+            cuts at blank lines instead and joins neighbouring paragraphs, over the borders of texts too, as long as
+            the chunk stays within ``longest``.
+        longest: characters of the longest chunk; a longer piece is cut at white space, else within a word.
+    """
+    if separator is not None:
+        pieces = [piece for text in texts for piece in text.split(separator)]
+        return [chunk for piece in pieces for chunk in _short(piece.strip(), longest)]
+    pieces = [piece.strip() for text in texts for piece in _BLANK.split(text)]
+    found: list[str] = []
+    for short in (short for piece in pieces for short in _short(piece, longest)):
+        if found and len(found[-1]) + 2 + len(short) <= longest:
+            found[-1] += f"\n\n{short}"
+        else:
+            found.append(short)
+    return found
+
+
+def _short(piece: str, longest: int) -> Iterable[str]:
+    """Yield a piece in parts of at most ``longest`` characters."""
+    while len(piece) > longest:
+        # the last white space that leaves a part of half the length or more
+        space = max(piece.rfind(mark, longest // 2, longest + 1) for mark in (" ", "\n", "\t"))
+        cut = space if space > 0 else longest
+        yield piece[:cut].rstrip()
+        piece = piece[cut:].lstrip()
+    if piece:
+        yield piece

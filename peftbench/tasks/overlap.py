@@ -1,0 +1,72 @@
+"""How much of the scored prompts stands in the training data. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from peftbench.bases.overlap import grams
+from peftbench.records import Example, Trial
+from peftbench.tasks import read
+
+WORDS = 13
+"""Length of the n-grams that are compared, as Brown et al. 2020 (arXiv:2005.14165, appendix C) compared them."""
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What scored examples have in common with the training data; answers are not compared."""
+
+    examples: int
+    exact: int
+    """Whose prompt is a training prompt, word for word."""
+    ngram: int
+    """Of which that is true, or which share ``words`` words in a row with a training prompt. A prompt that is shorter
+    counts as a whole."""
+    words: int
+
+
+def measure(train: Iterable[Example], scored: Sequence[Example], size: int = WORDS) -> Overlap:
+    """Compare scored with training examples, in time linear in their words.
+
+    What is compared are the words of what the data put into a prompt, the template's own left out, and of plain text
+    the text itself; case, marks and white space do not count.
+    """
+    texts = [_words(e) for e in scored]
+    of_each = [grams(words, size) for words in texts]
+    wanted = set().union(*of_each)
+    wholes: set[tuple[str, ...]] = set()
+    shared: set[tuple[str, ...]] = set()
+    for example in train:
+        words = _words(example)
+        wholes.add(tuple(words))
+        shared |= wanted.intersection(grams(words, size))
+    exact = [tuple(words) in wholes for words in texts]
+    ngram = [same or not shared.isdisjoint(found) for same, found in zip(exact, of_each, strict=True)]
+    return Overlap(len(texts), sum(exact), sum(ngram), size)
+
+
+def of_trial(trial: Trial, reader: read.Reader = read.examples) -> str | None:
+    """Return, as JSON, each scored task's overlap with all that the trial trains on; None where it trains on nothing.
+
+    Args:
+        trial: the trial.
+        reader: as of ``read.fingerprint``.
+
+    Raises:
+        UserError: as ``read.examples``.
+    """
+    if trial.training is None:
+        return None
+    tasks = {task.name: task for task in trial.tasks}
+    train = [e for name, _ in trial.training.data for e in reader(tasks[name], "train")]
+    scored = {name: reader(tasks[name], trial.evaluation.split) for name in trial.evaluate}
+    return json.dumps({name: asdict(measure(train, found)) for name, found in scored.items()})
+
+
+def _words(example: Example) -> list[str]:
+    """Return an example's words in lower case."""
+    return _WORD.findall((example.content or example.prompt or example.target).casefold())

@@ -1,0 +1,70 @@
+"""Which splits a task has, and how those that are not given are cut off its training examples by seed. No torch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from peftbench.records import Example, Task
+from peftbench.tasks import SPLITS
+
+_SPLIT_SEED = "peftbench validation split"
+
+
+def given(task: Task) -> tuple[str, ...]:
+    """Return the splits that a task's files and dataset give."""
+    return tuple(split for split in SPLITS if split in task.files or split in task.splits)
+
+
+def splits(task: Task) -> tuple[str, ...]:
+    """Return all splits that a task has, of train, validation and test."""
+    if task.builtin:
+        return SPLITS
+    if task.lm_eval:
+        return ("test",)
+    found = given(task)
+    return tuple(s for s in SPLITS if s in found or ("train" in found and _fraction(task, s) > 0))
+
+
+def is_cut(task: Task, split: str) -> bool:
+    """Whether a split is what cutting leaves: a part cut off the training examples, or the rest of them."""
+    cut = [s for s in splits(task) if s not in given(task)]
+    return split in cut or (split == "train" and bool(cut))
+
+
+def cut(task: Task, found: Sequence[Example], split: str) -> list[Example]:
+    """Return one split of the training examples: cut off, or what is left to train on; the same on every machine.
+
+    Examples of one prompt stay together where a task has several references. A fraction above 0 cuts off one at least.
+    """
+    together = _together(found) if task.several_references else [[e] for e in found]
+    order = list(range(len(together)))
+    random.Random(_SPLIT_SEED + (f" {task.split_seed}" if task.split_seed else "")).shuffle(order)
+    taken: set[int] = set()
+    for part in ("validation", "test"):
+        if part in given(task) or not _fraction(task, part):
+            continue
+        size = max(1, round(len(together) * _fraction(task, part)))
+        held_out, order = set(order[:size]), order[size:]
+        if part == split:
+            return [e for i, group in enumerate(together) if i in held_out for e in group]
+        taken |= held_out
+    return [e for i, group in enumerate(together) if i not in taken for e in group]
+
+
+def _fraction(task: Task, split: str) -> float:
+    return {"validation": task.validation_fraction, "test": task.test_fraction}.get(split, 0.0)
+
+
+def _together(found: Sequence[Example]) -> list[list[Example]]:
+    """Return examples in groups of the same prompt, in the order of first appearance."""
+    groups: dict[str, list[Example]] = {}
+    for e in found:
+        groups.setdefault(e.prompt, []).append(e)
+    return list(groups.values())
+
+
+def with_all_references(found: Sequence[Example]) -> list[Example]:
+    """Return one example for each prompt: the first, with the answers of all as references, repeats left out."""
+    return [replace(g[0], references=tuple(dict.fromkeys(e.target for e in g))) for g in _together(found)]
