@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
+from peftbench.errors import UserError
 from peftbench.execute import Event
 from peftbench.records import Result
+
+_WIDTH = 120
 
 
 class Lines:
@@ -24,7 +29,7 @@ class Lines:
             return
         self._done += 1
         width = len(str(self._total))
-        print(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}", file=self._out, flush=True)
+        print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"), file=self._out, flush=True)
 
 
 class Bar:
@@ -90,5 +95,27 @@ def sentence(result: Result) -> str:
     return text
 
 
+def wrapped(text: str) -> str:
+    """Return a line that fits a terminal: a longer one goes on below, indented."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
 def _seed(seed: int | None) -> str:
     return "" if seed is None else f", seed {seed}"
+
+
+def differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(f"peftbench: {text}", file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)

@@ -163,6 +163,8 @@ class Training:
     """First steps that train and count but are left out of steady-state rates."""
     group_by_length: bool = late(default=False)
     """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
+    profile: str | None = late(default=None)
+    """``paper`` or ``shared``, where that changed the cell; None for each method's own recipe."""
 
 
 @dataclass(frozen=True)

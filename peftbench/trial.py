@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +16,8 @@ from typing import Any
 import torch
 
 from peftbench import (
-    card,
     causality,
+    checkpoint,
     context,
     data,
     evaluate,
@@ -35,7 +33,7 @@ from peftbench.measure.clock import Clock
 from peftbench.measure.effective import columns as effective_columns
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
-from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices, parameters_in
+from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
@@ -231,7 +229,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         facts, status, reason = liveness.verdict(model, before, after)
         run.facts.update(facts)
     with run.clock.phase("save"):
-        _save(run, model, loaded.tokenizer)
+        run.facts.update(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, (status, reason)
 
 
@@ -249,23 +247,6 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     step = memory.largest_step(plan, training.micro_batch_size)
     peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
-
-
-def _save(run: Run, model: Any, tokenizer: Any) -> None:
-    """Save the tuned weights, measure them, and keep them with a card if asked to."""
-    job = run.job
-    with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
-        folder = Path(scratch) / "adapter"
-        resolve(METHODS[job.trial.method].save)(model, folder)
-        files = list(folder.glob("*.safetensors"))
-        run.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in files)
-        run.facts["stored_parameters"] = sum(map(parameters_in, files))
-        if job.adapter_folder:
-            # a whole model needs its tokenizer beside it
-            if METHODS[job.trial.method].trains_base and not card.is_partial(job.trial):
-                tokenizer.save_pretrained(folder)
-            card.write(job, folder, tokenizer)
-            card.install(folder, Path(job.adapter_folder))
 
 
 def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> None:
