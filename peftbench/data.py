@@ -14,13 +14,17 @@ from typing import Any
 import torch
 
 from peftbench.errors import Unsupported
-from peftbench.records import Example, Training
+from peftbench.records import Example, Training, Trial
+from peftbench.tasks import chat, read
 
 IGNORED = -100
 """Label of positions that bear no loss."""
 
 _CHUNK = 256
 """Steps whose examples are tokenized together."""
+
+_VALIDATION_EXAMPLES = 256
+"""Most held-out examples in a validation loss, in file order, shared among the training sets."""
 
 Identity = tuple[str, int]
 """(task, index): which training example it is."""
@@ -169,6 +173,28 @@ def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
     for step in plan:
         digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
     return digest.hexdigest()
+
+
+def of_trial(trial: Trial, tokenizer: Any) -> tuple[list[Sequence[Encoded]], list[Encoded], dict[str, Any]]:
+    """Return a trial's batches of every step, its held-out examples, and what the batches are as columns of its row."""
+    training = trial.training
+    assert training is not None
+    tasks = {task.name: task for task in trial.tasks if task.name in dict(training.data)}
+
+    def examples(split: str) -> dict[str, list[Example]]:
+        return {
+            name: chat.apply(tasks[name], read.examples(tasks[name], split), tokenizer) for name, _ in training.data
+        }
+
+    train = examples("train")
+    plan = plan_steps(train, training, tokenizer, trial.seed or 0)
+    held_out: list[Encoded] = []
+    if training.validate_every:
+        share = max(1, _VALIDATION_EXAMPLES // len(tasks))
+        for name, found in examples("validation").items():
+            pairs = [((f"validation {name}", index), e) for index, e in enumerate(found[:share])]
+            held_out += encode(tokenizer, pairs, training.sequence_length, training.loss_on)
+    return plan, held_out, columns(plan, train)
 
 
 def columns(plan: Sequence[Sequence[Encoded]], examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:

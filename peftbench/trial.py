@@ -37,11 +37,9 @@ from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matric
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import chat, fewshot, read
+from peftbench.tasks import chat, fewshot
 
 _PROBE_EXAMPLES = 4
-_VALIDATION_EXAMPLES = 256
-"""Most held-out examples in a validation loss, in file order, shared among the training sets."""
 
 
 @dataclass
@@ -237,20 +235,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
 
 def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[data.Encoded]]:
     """Return the batches of every step and the held-out examples."""
-    trial, training = run.job.trial, run.job.trial.training
-    assert training is not None
-    tasks = {task.name: task for task in trial.tasks}
-    names = [name for name, _ in training.data]
-    examples = {name: chat.apply(tasks[name], read.examples(tasks[name], "train"), tokenizer) for name in names}
-    plan = data.plan_steps(examples, training, tokenizer, trial.seed or 0)
-    run.facts.update(data.columns(plan, examples))
-    held_out: list[data.Encoded] = []
-    if training.validate_every:
-        share = max(1, _VALIDATION_EXAMPLES // len(names))
-        for name in names:
-            found = chat.apply(tasks[name], read.examples(tasks[name], "validation")[:share], tokenizer)
-            pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
-            held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
+    plan, held_out, columns = data.of_trial(run.job.trial, tokenizer)
+    run.facts.update(columns)
     return plan, held_out
 
 
