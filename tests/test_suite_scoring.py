@@ -64,7 +64,7 @@ def test_a_setting_that_the_kind_has_not_is_told(tmp_path, kind, more, part):
 
 def test_shots_need_a_train_file(tmp_path):
     text = SUITE.replace("    train: train.csv\n", "") + "    num_fewshot: 2\n"
-    with pytest.raises(UserError, match=r"tasks\.mine\.num_fewshot: the task has no train file"):
+    with pytest.raises(UserError, match=r"tasks\.mine\.num_fewshot: the task has no train split"):
         loaded(tmp_path, text)
 
 
