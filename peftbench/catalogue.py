@@ -8,7 +8,7 @@ from peftbench import bases, identity, suite
 from peftbench.columns import aligned, hanging
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.execute import device
-from peftbench.methods import METHODS, Method, method_of, peft_fields
+from peftbench.methods import METHODS, Method, method_of, peft_fields, profiles
 from peftbench.methods.record import Setting, shown
 from peftbench.precision import PRECISIONS, why_unsupported
 from peftbench.records import Base
@@ -43,7 +43,9 @@ def method(name: str) -> str:
         more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
     else:
         more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
-    return "\n".join([_block(record, device.resolve("auto"), settings=False), *more])
+    published = hanging("  profile paper  ", profiles.told(name)) if name in profiles.PUBLISHED else []
+    block = _block(record, device.resolve("auto"), settings=False)
+    return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
 
 
 def _tuner(name: str) -> Method:

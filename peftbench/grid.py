@@ -73,6 +73,8 @@ class Options:
     """Whether a cell's first trial predicts the memory that it then measures."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
+    parameters: int | None = None
+    """Trainable parameters that ranks were chosen for."""
 
 
 _ORDINARY = Options()
@@ -178,7 +180,8 @@ def prepare(
     asked = _asked_for(folder, keys, everything)
     # a selecting command makes what is recorded only where nothing else of the grid was there before it
     narrow = len(asked) == len(keys) < len(everything)
-    store.record_grid(folder, asked, command if narrow else options.whole_command or command, options.strict)
+    whole_command = command if narrow else options.whole_command or command
+    store.record_grid(folder, asked, whole_command, strict=options.strict, parameters=options.parameters)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)

@@ -7,8 +7,10 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
+from peftbench.errors import UserError
 from peftbench.execute import Event
 from peftbench.records import Result
 
@@ -100,3 +102,20 @@ def wrapped(text: str) -> str:
 
 def _seed(seed: int | None) -> str:
     return "" if seed is None else f", seed {seed}"
+
+
+def differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(f"peftbench: {text}", file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)

@@ -118,6 +118,8 @@ class Example:
     """Strings that a right generation must contain; empty where the task has none."""
     join: str = " "
     """What stands between prompt and answer."""
+    end: str = ""
+    """What closes the answer before the end-of-text token; of a chat."""
     content: str = ""
     """The prompt without its template's own words, by which test and training data are compared; empty if it has none
     or they are not known."""
@@ -161,6 +163,8 @@ class Training:
     """First steps that train and count but are left out of steady-state rates."""
     group_by_length: bool = late(default=False)
     """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
+    profile: str | None = late(default=None)
+    """``paper`` or ``shared``, where that changed the cell; None for each method's own recipe."""
 
 
 @dataclass(frozen=True)

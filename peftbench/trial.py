@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +16,8 @@ from typing import Any
 import torch
 
 from peftbench import (
-    card,
     causality,
+    checkpoint,
     context,
     data,
     evaluate,
@@ -35,11 +33,11 @@ from peftbench.measure.clock import Clock
 from peftbench.measure.effective import columns as effective_columns
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
-from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices, parameters_in
+from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import fewshot, read
+from peftbench.tasks import chat, fewshot, read
 
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
@@ -142,7 +140,8 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     context.check(trial, loaded.model.config)
     with run.clock.phase("check"):
         causality.check(loaded.model, precision, trial.device)
-    examples = {t.name: fewshot.scored(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    scored = [t for t in trial.tasks if t.name in trial.evaluate]
+    examples = {t.name: chat.apply(t, fewshot.scored(t, trial.evaluation.split), loaded.tokenizer) for t in scored}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
@@ -232,7 +231,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         facts, status, reason = liveness.verdict(model, before, after)
         run.facts.update(facts)
     with run.clock.phase("save"):
-        _save(run, model, loaded.tokenizer)
+        run.facts.update(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, (status, reason)
 
 
@@ -242,14 +241,14 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[
     assert training is not None
     tasks = {task.name: task for task in trial.tasks}
     names = [name for name, _ in training.data]
-    examples = {name: read.examples(tasks[name], "train") for name in names}
+    examples = {name: chat.apply(tasks[name], read.examples(tasks[name], "train"), tokenizer) for name in names}
     plan = data.plan_steps(examples, training, tokenizer, trial.seed or 0)
     run.facts.update(data.columns(plan, examples))
     held_out: list[data.Encoded] = []
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(names))
         for name in names:
-            found = read.examples(tasks[name], "validation")[:share]
+            found = chat.apply(tasks[name], read.examples(tasks[name], "validation")[:share], tokenizer)
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
             held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
     return plan, held_out
@@ -262,23 +261,6 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     step = memory.largest_step(plan, training.micro_batch_size)
     peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
-
-
-def _save(run: Run, model: Any, tokenizer: Any) -> None:
-    """Save the tuned weights, measure them, and keep them with a card if asked to."""
-    job = run.job
-    with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
-        folder = Path(scratch) / "adapter"
-        resolve(METHODS[job.trial.method].save)(model, folder)
-        files = list(folder.glob("*.safetensors"))
-        run.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in files)
-        run.facts["stored_parameters"] = sum(map(parameters_in, files))
-        if job.adapter_folder:
-            # a whole model needs its tokenizer beside it
-            if METHODS[job.trial.method].trains_base and not card.is_partial(job.trial):
-                tokenizer.save_pretrained(folder)
-            card.write(job, folder)
-            card.install(folder, Path(job.adapter_folder))
 
 
 def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> None:

@@ -173,7 +173,7 @@ def planted(folder: Path, strict: bool, weight_decay: float = 0.01) -> Path:
     """A results folder whose grid is recorded, with one method at another weight decay."""
     rows = [row("full"), row("lora", train={"weight_decay": weight_decay})]
     made = store(folder / "r", *rows)
-    record_grid(made, [r.row.key for r in rows], "peftbench run mine", strict)
+    record_grid(made, [r.row.key for r in rows], "peftbench run mine", strict=strict)
     return made
 
 

@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tables, no torch",
-        "methods methods.outside methods.record methods.peft_fields precision tasks tasks.templates bases",
+        "methods methods.outside methods.record methods.peft_fields methods.profiles precision tasks tasks.templates "
+        "bases",
     ),
     ("built-in tasks", "tasks.words tasks.draw tasks.describe tasks.compute tasks.judge"),
     ("the making of the built-in base", "bases.phrases bases.grammar bases.make bases.overlap bases.skills"),
@@ -36,8 +37,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
         "suite.expand suite.grid suite.read suite.schema suite.select suite.smoke suite.templates suite.words "
-        "identity tasks.answers tasks.by_lm_eval tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap "
-        "tasks.read tasks.splits tasks.texts tasks.harness",
+        "identity tasks.answers tasks.by_lm_eval tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub "
+        "tasks.overlap tasks.read tasks.splits tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -48,15 +49,15 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ),
     (
         "phases of a trial",
-        "causality context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model evaluate.outcomes "
-        "failures liveness retention card measure.memory measure.structure measure.effective measure.inference "
-        "measure.watch measure.work",
+        "causality checkpoint context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model "
+        "evaluate.outcomes failures liveness retention card measure.memory measure.structure measure.effective "
+        "measure.inference measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (
         "a trial's needs, predicted",
         "plan plan.cuda plan.size plan.textbook plan.record plan.depth plan.fit plan.stand_ins plan.memo plan.stored "
-        "plan.fake plan.trace plan.predict plan.forecast plan.budget",
+        "plan.fake plan.trace plan.predict plan.forecast plan.budget plan.count plan.match",
     ),
     ("a trial", "trial"),
     ("processes", "execute execute.child execute.preload execute.local"),
@@ -71,11 +72,11 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report report.axis report.collect report.fairness report.figures report.flat report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
         "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
-        "report.tables report.words report.writers",
+        "report.tables report.task_metrics report.words report.writers",
     ),
     ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),
-    ("command line", "cli __main__"),
+    ("command line", "commands commands.chosen commands.plan commands.results commands.run cli __main__"),
 )
 """From the lowest up, by module name without ``peftbench.``. A module may import those of its own and lower layers."""
 RANK = {module: rank for rank, (_, modules) in enumerate(LAYERS) for module in modules.split()}

@@ -59,7 +59,7 @@ def test_a_candidate_differs_from_its_cell_in_rate_seed_length_and_split(load):
     assert {t.seed for t in tried} == {FIRST_SEED}
     assert one.training == replace(final.training, steps=20, learning_rate=1e-3)
     assert (one.evaluation.split, final.evaluation.split) == ("validation", "test")
-    same = {"training", "evaluation", "seed", "cell", "inference"}
+    same = {"training", "evaluation", "seed", "cell", "inference", "retention"}
     assert all(getattr(one, name) == getattr(final, name) for name in final.__dataclass_fields__ if name not in same)
 
 

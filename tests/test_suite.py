@@ -205,6 +205,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
             ["tasks.mine.separator: only a language_modelling task"],
         ),
         ("exact_match", "language_modelling", ["tasks.mine.prompt: a language_modelling task has no prompt"]),
+        ("test: test.csv", "test: test.csv\n    system: Be kind.", ["tasks.mine.system: ", "needs chat: true"]),
         ("exact_match", "choice\n    labels: {a: 1}", ["tasks.mine.labels.a: given 1", "in quotes"]),
         ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "only limit, max_new"]),
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),

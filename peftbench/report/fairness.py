@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from peftbench.effective_columns import EffectiveColumns
+from peftbench.methods import profiles
 from peftbench.records import Base, Evaluation, Status, Training
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_title, read_json
@@ -40,6 +41,8 @@ _WORK = {
     "loss_tokens": "loss-bearing tokens",
 }
 """Columns of which every finished trial of a seed should hold the same value, in words."""
+_AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_by_length")
+"""Settings that decide which work is done; where a recipe names one, its work is its own."""
 _LATE = {
     f"{prefix}.{field.name}": plain(field.default)
     for prefix, record in (("train", Training), ("base", Base), ("evaluation", Evaluation))
@@ -63,6 +66,14 @@ class _Row:
     cell: Cell
     seed: Any
     facts: Mapping[tuple[str, str], tuple[Stratum, str]]
+
+    def follows(self, setting: str) -> bool:
+        """Whether a training setting is as the method's recipe, or the suite's profile, names it."""
+        profile = self.facts.get(("training", "train.profile"), ((), None))[1]
+        own = self.cell.record.training if self.cell.record else {}
+        recipe = profiles.training(profile, self.cell.method, own)
+        used = self.facts.get(("training", f"train.{setting}"), ((), ""))[1]
+        return setting in recipe and plain(recipe[setting]) == used
 
     @property
     def alike(self) -> tuple[str, str, Any, str]:
@@ -156,7 +167,7 @@ def _differences(rows: Sequence[_Row]) -> Iterable[_Difference]:
         held: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
             stratum, value = row.facts.get((kind, name), ((), _absent(kind, name)))
-            if _compared(row, kind, name, value):
+            if _compared(row, kind, name):
                 held[stratum][value].append(place)
         odd = [values for values in held.values() if len(values) > 1]
         values: dict[str, list[int]] = defaultdict(list)
@@ -171,16 +182,15 @@ def _absent(kind: str, name: str) -> str:
     return _LATE.get(name, "none") if kind in ("training", "base", "evaluation") else "not recorded"
 
 
-def _compared(row: _Row, kind: str, name: str, value: str) -> bool:
+def _compared(row: _Row, kind: str, name: str) -> bool:
     """Whether a row's value is held against the others': not what is unknown, and not what its recipe names."""
-    known = (kind, name) in row.facts
-    if not known and (row.cell.is_base or kind in ("inputs", "work", "as computed")):
+    if (kind, name) not in row.facts and (row.cell.is_base or kind in ("inputs", "work", "as computed")):
         return False
-    setting = name.removeprefix("train.") if kind == "training" else name.partition(" ")[0]  # of "optimizer class"
-    recipe = row.cell.record.training if row.cell.record else {}
-    used = row.facts.get(("training", f"train.{setting}"), ((), ""))[1]
-    own = kind in ("training", "as computed") and setting in recipe and plain(recipe[setting]) == used
-    return not own
+    if kind == "work":
+        return not any(map(row.follows, _AMOUNT))
+    if kind == "as computed":
+        return not row.follows(name.partition(" ")[0])  # of "optimizer class"
+    return kind != "training" or not row.follows(name.removeprefix("train."))
 
 
 def _is_axis(held: Iterable[tuple[_Row, str]]) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
 from peftbench import exposure, stats
+from peftbench.methods import profiles
+from peftbench.plan import match
 from peftbench.records import Status, TrialRow
 from peftbench.report import fairness, memory, searched, speed
 from peftbench.report import format as fmt
@@ -101,7 +103,33 @@ def notes(results: Results) -> tuple[str, ...]:
     found += [*fairness.findings(results), *_load_note(results), *exposure.sentences(results.trials)]
     found += [*searched.notes(results), *speed.notes(results)]
     found += _trouble_notes(results)
+    found += [*_match_notes(results), *_profile_notes(results)]
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
+
+
+def _match_notes(results: Results) -> Iterable[str]:
+    """Say how near the cells come to the trainable parameters that their ranks were chosen for."""
+    if results.grid and results.grid.parameters:
+        cells = [(cell, cell.mean("trainable_parameters")) for cell in results.tuned]
+        counts = [(c.name, bool(c.record and c.record.knob), n) for c, n in cells if n is not None]
+        yield from match.told(counts, results.grid.parameters)
+
+
+def _profile_notes(results: Results) -> Iterable[str]:
+    """Say which cells have a profile's settings, and what the published ones leave open or go beyond."""
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for cell in results.cells:
+        for text in cell.trials["settings_json"].dropna().unique():
+            profile = (read_json(text).get("train") or {}).get("profile")
+            if profile:
+                cells.setdefault((profile, cell.method if profile == profiles.PAPER else ""), []).append(cell)
+                break
+    for (profile, method), found in cells.items():
+        if profile == profiles.PAPER and method in profiles.PUBLISHED:
+            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.told(method)}"
+        else:
+            titles = _series(tuple(dict.fromkeys(cell.title for cell in found)))
+            yield f"Profile {profile}, one setting for all: it took the place of the recipe of {titles}."
 
 
 def _reach_notes(results: Results) -> Iterable[str]:
@@ -165,7 +193,8 @@ def _metrics_note(results: Results) -> Iterable[str]:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as it is written in texts."""
-    return {"rouge_l": "ROUGE-L"}.get(metric, metric.replace("_", " "))
+    known = {"rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "f1_macro": "macro F1", "matthews": "Matthews' r"}
+    return known.get(metric, metric.replace("_", " "))
 
 
 def _load_note(results: Results) -> Iterable[str]:

@@ -74,6 +74,8 @@ class Grid:
     """What runs it."""
     strict: bool = False
     """Whether the suite demands that its rows differ in nothing but axes."""
+    parameters: int | None = None
+    """Trainable parameters that ranks were chosen for; None where they were given."""
 
 
 def recorded_grid(folder: Path | str) -> Grid | None:
@@ -85,7 +87,8 @@ def recorded_grid(folder: Path | str) -> Grid | None:
     path = Path(folder) / files.GRID
     try:
         found = json.loads(path.read_bytes())
-        return Grid(tuple(map(str, found["keys"])), str(found["command"]), found.get("audit") == "strict")
+        more = {name: found[name] for name in ("strict", "parameters") if name in found}
+        return Grid(tuple(map(str, found["keys"])), str(found["command"]), **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -80,22 +81,21 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
             _compact(folder)
 
 
-def record_grid(folder: Path | str, keys: Iterable[str], command: str, strict: bool = False) -> None:
+def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: Any) -> None:
     """Record which trials the folder is about from now on; the rows of others stay, and are left out of reports.
 
     Args:
         folder: the results folder; made where it does not exist.
         keys: of the suite's whole grid, in the suite's order.
         command: what runs this grid, without paths of this machine.
-        strict: whether an unfair comparison of its rows is an error.
+        **more: the other fields of ``Grid``.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     folder = Path(folder)
-    text = (
-        json.dumps({"keys": list(keys), "command": command} | ({"audit": "strict"} if strict else {}), indent=1) + "\n"
-    )
+    record = {"keys": list(keys), "command": command} | {name: value for name, value in more.items() if value}
+    text = json.dumps(record, indent=1) + "\n"
     with files.locked(folder), files.replacing(folder / files.GRID) as out:
         out.write(text.encode())
 

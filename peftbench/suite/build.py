@@ -15,12 +15,14 @@ from peftbench.retention_columns import Retention
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Search, Suite
+from peftbench.suite.grid import Block, Budget, Search, Suite
 from peftbench.suite.read import KeyPath, dotted
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
     EvaluateBlock,
+    MatchBlock,
+    MeasureBlock,
     RetentionBlock,
     SearchBlock,
     SuiteFile,
@@ -46,6 +48,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     blocks = _blocks(b)
     evaluate = b.check(EvaluateBlock, ("evaluate",), _or_empty(document.get(("evaluate",))))
     seeds = _seeds(b, top.seeds) if top else ()
+    match = _match(b, top)
     search = _search(b)
     report(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
@@ -72,6 +75,8 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         shown=document.shown,
         only=only,
         inference=evaluate.inference,
+        profile=top.profile,
+        match=match,
         retention=_retention(b, base, evaluate.retention),
         search=search,
         strict=top.audit == "strict",
@@ -79,6 +84,27 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     _check_use(b, suite)
     report(b.problems)
     return suite
+
+
+def _match(b: Builder, top: Any) -> Budget | None:
+    """Return the budget of trainable parameters that ranks are chosen for."""
+    if not top or top.match is None:
+        return None
+    path: KeyPath = ("match", "trainable_parameters")
+    block = b.check(MatchBlock, ("match",))
+    given = block.trainable_parameters if block else None
+    if top.rank is not None:
+        b.problem(("match",), "it chooses the rank, and the suite gives one; allowed: one of the two")
+    if isinstance(given, dict):
+        measure = b.check(MeasureBlock, path)
+        if measure and measure.method not in METHODS:
+            b.problem((*path, "method"), unknown("method", measure.method, METHODS))
+        elif measure and METHODS[measure.method].knob is None:
+            b.problem((*path, "method"), f"{measure.method} has no rank")
+        return Budget(None, measure.method, measure.rank) if measure else None
+    if block and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        b.problem(path, f"given {words(given)}; allowed: a whole number, at least 1, or a mapping of method and rank")
+    return Budget(given)
 
 
 def _or_empty(block: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of
+from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
 from peftbench.methods.record import shown
 from peftbench.precision import why_no_checkpointing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
@@ -143,21 +143,36 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
     axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
     if method.knob is not None:
-        axes.setdefault(method.rank_key, suite.axes.get("rank", (method.default_rank,)))
+        rank = profiles.rank(suite.profile, method.name, method.default_rank)
+        axes.setdefault(method.rank_key, suite.axes.get("rank", (rank,)))
     axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
     if method.trains:
         for key, values in _training_axes(method, block, suite).items():
             axes.setdefault(key, values)
+    profile = _profile(method, block, suite, axes)
+    published = profiles.options(suite.profile, method.name)
     rates: tuple[float, ...] = ()
     if suite.search and len(axes.get("learning_rate", ())) > 1:
         rates, axes["learning_rate"] = axes["learning_rate"], axes["learning_rate"][:1]
     for values in itertools.product(*axes.values()):
         value = dict(zip(axes, values, strict=True))
-        options = {key: value.get(key, setting.default) for key, setting in method.options.items()}
+        options = {key: value.get(key, published.get(key, setting.default)) for key, setting in method.options.items()}
         if record.variants:  # the library's own defaults are its version's, which the environment tells
             options = {key: option for key, option in options.items() if key in value}
-        settings = {key: value[key] for key in TRAIN} if method.trains else {}
+        settings = {key: value[key] for key in TRAIN} | {"profile": profile} if method.trains else {}
         yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings, rates)
+
+
+def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tuple[Any, ...]]) -> str | None:
+    """Return the suite's profile if it changes anything in a block, else None."""
+    if suite.profile is None or not method.trains:
+        return None
+    without = replace(suite, profile=None)
+    same = all(axes[key] == values for key, values in _training_axes(method, block, without).items())
+    options = profiles.options(suite.profile, method.name)
+    same &= all(key in block.axes or value == method.options[key].default for key, value in options.items())
+    same &= method.knob is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
+    return None if same else suite.profile
 
 
 def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:
@@ -166,7 +181,7 @@ def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tupl
     layers = [
         {key: values for key, values in block.axes.items() if key in TRAIN},
         suite.train,
-        {key: (value,) for key, value in method.training.items()},
+        {key: (value,) for key, value in profiles.training(suite.profile, method.name, method.training).items()},
         defaults,
     ]
     amount = next(found for layer in layers if (found := _amount(layer)))
@@ -205,7 +220,8 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
     if sum(settings[key] is not None for key in AMOUNTS) != 1:
         yield f"{cell.where}: exactly one of {', '.join(AMOUNTS)} is needed"
     if settings["learning_rate"] is None:
-        yield f"{cell.where}: the key 'learning_rate' is missing, and {cell.method.name} has no default"
+        why = "profile: shared has none" if suite.profile == profiles.SHARED else f"{cell.method.name} has no default"
+        yield f"{cell.where}: the key 'learning_rate' is missing, and {why}"
     micro, batch = settings["micro_batch_size"], settings["batch_size"]
     if micro is not None and micro > batch:
         yield f"{cell.where}: micro_batch_size: given {micro}; allowed: at most batch_size, which is {batch}"

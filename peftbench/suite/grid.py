@@ -24,6 +24,16 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """``match:``: how many parameters every method is to train."""
+
+    parameters: int | None = None
+    """As given; None for what a method at a rank trains."""
+    method: str = ""
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
 class Search:
     """How a learning rate is chosen where a suite gives several: on the validation split, before the grid runs."""
 
@@ -70,6 +80,10 @@ class Suite:
     """Whether it is run in smoke mode."""
     inference: bool = True
     """Whether tuned models are measured in use."""
+    profile: str | None = None
+    """Of ``methods.profiles``: which settings methods have where the suite gives none."""
+    match: Budget | None = None
+    """What ranks are chosen for; None where they are as given."""
     retention: Retention | None = None
     """Text of which each trial's loss before and after training is told."""
     search: Search | None = None

@@ -135,6 +135,21 @@ class SuiteFile(Strict):
     search: Any = None
     timeout_seconds: Positive | None = None
     audit: Literal["report", "strict"] = "report"
+    profile: Literal["paper", "shared"] | None = None
+    match: dict[str, Any] | None = None
+
+
+class MatchBlock(Strict):
+    """``match:``."""
+
+    trainable_parameters: Any = Field(description="a whole number, or a mapping of method and rank")
+
+
+class MeasureBlock(Strict):
+    """``match.trainable_parameters``: what a method at a rank trains."""
+
+    method: str
+    rank: Count
 
 
 class BaseBlock(Strict):
@@ -170,6 +185,8 @@ class TaskBlock(Strict):
     split_seed: Seed = 0
     separator: Annotated[str, Field(min_length=1)] | None = None
     chunk_characters: Count | None = None
+    chat: bool = False
+    system: str | None = None
     max_new_tokens: Count | None = None
     limit: Count | None = None
     answer_pattern: Annotated[str, Field(min_length=1)] | None = None

@@ -1,0 +1,109 @@
+"""``peftbench run``: a suite's stages, what is said while they run and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftbench.commands import FAILED, chosen
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    from peftbench.grid import Options
+    from peftbench.stages import Stage
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a suite and return the exit code."""
+    from peftbench import grid, progress, stages
+    from peftbench.execute import device
+    from peftbench.plan import size
+
+    chosen.tell_left_out()
+    loaded, parameters = chosen.load(arguments, sys.stderr)
+    kind = device.resolve(loaded.device)
+    folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
+    if arguments.reserve and not arguments.budget:
+        raise UserError(chosen.NO_BUDGET)
+    budget = size.budget(arguments.budget, kind) if arguments.budget else None
+    reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = grid.Options(
+        arguments.fresh or arguments.smoke,
+        arguments.keep_adapters,
+        budget,
+        reserve,
+        whole_command=_command(arguments, ("set",)),
+        strict=loaded.strict,
+        parameters=parameters,
+        predicts=not arguments.smoke,
+    )
+    command = _command(arguments, ("set", "only"))
+    failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
+    unfair = progress.differences(folder, loaded.strict)
+    return FAILED if any(failed) or (unfair and loaded.strict) else 0
+
+
+def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
+    """Run one stage of a suite and tell how it ended; return whether it is a failure."""
+    from peftbench import grid, progress
+
+    prepared = grid.prepare(
+        stage.trials,
+        stage.folder,
+        workers,
+        command,
+        stage.whole,
+        replace(options, keep_adapters=options.keep_adapters and not stage.searches),
+    )
+    ready = len(prepared.jobs) - len(prepared.pending)
+    what = "search for learning rates: " if stage.searches else ""
+    for note in stage.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{what}{chosen.extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
+    with progress.shown(len(prepared.pending)) as observer:
+        outcome = grid.run(prepared, observer)
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
+    print(f"{counts} -> {stage.folder}", file=sys.stderr)
+    if outcome.overhead_seconds is not None:
+        print(
+            f"overhead: {outcome.overhead_seconds:.2f} s a trial (median), for starting its process, reading data, "
+            "attaching and saving",
+            file=sys.stderr,
+        )
+    for sentence in outcome.data:
+        print(sentence, file=sys.stderr)
+    failed = [result for result in outcome.failed if result.row.status != "skipped"]  # those were asked for
+    if failed:
+        print("these did not end ok:", file=sys.stderr)
+        for result in failed:
+            print(progress.wrapped(f"  {progress.sentence(result)}"), file=sys.stderr)
+    if set(outcome.statuses) == {"unsupported"}:
+        print(chosen.NOTHING, file=sys.stderr)
+        return True
+    # a budget asks for skipping, and a search goes to where training fails
+    asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
+    bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
+    return bad > 0
+
+
+def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
+    """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
+    from peftbench import identity
+
+    words = ["peftbench", "run", arguments.suite, *(["--smoke"] if arguments.smoke else [])]
+    for name in options:
+        words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
+    if arguments.seeds:
+        words += ["--seeds", arguments.seeds]
+    return " ".join(shlex.quote(identity.without_paths(word)) for word in words)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
