@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from peftbench import __version__, identity
 from peftbench.methods import METHODS
 from peftbench.precision import effective
 from peftbench.records import Job, Task, Trial
-from peftbench.tasks import fewshot, harness
+from peftbench.tasks import chat, fewshot, harness
 
 _TASKS = "tasks"
 _STOCK_LOADERS = {
@@ -24,10 +25,11 @@ _STOCK_LOADERS = {
 }
 
 
-def write(job: Job, folder: Path) -> None:
+def write(job: Job, folder: Path, tokenizer: Any) -> None:
     """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
     for task in _exported(job.trial):
-        harness.export(task, fewshot.scored(task, job.trial.evaluation.split), folder / _TASKS)
+        found = chat.apply(task, fewshot.scored(task, job.trial.evaluation.split), tokenizer)
+        harness.export(task, found, folder / _TASKS)
     (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
 
 

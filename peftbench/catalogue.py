@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from peftbench import suite
+from peftbench import bases, identity, suite
 from peftbench.columns import aligned, hanging
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.execute import device
 from peftbench.methods import METHODS, Method, method_of, peft_fields, profiles
 from peftbench.methods.record import Setting, shown
 from peftbench.precision import PRECISIONS, why_unsupported
+from peftbench.records import Base
 from peftbench.suite.words import describe
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
+KINDS = ("methods", "tasks", "precisions", "suites", "shapes")
 _LABEL = 11
 
 
 def text(what: str) -> str:
-    """Return the list of ``methods``, ``tasks``, ``precisions`` or ``suites``: a block per method, else a line each."""
+    """Return the list of one of ``KINDS``: a block per method, else a line each."""
     if what == "methods":
         here = device.resolve("auto")
         return "\n".join(_block(method, here) for method in METHODS.values())
-    return aligned({"tasks": _tasks, "precisions": _precisions, "suites": _suites}[what]())
+    return aligned(_TABLES[what]())
 
 
 def method(name: str) -> str:
@@ -106,6 +108,8 @@ def _in_short(options: Mapping[str, Setting]) -> str:
 
 def _default(setting: Setting) -> str:
     """Return a default as a suite would say it."""
+    if setting.default is None or setting.default == {}:
+        return setting.shown or ("null" if setting.default is None else "{}")
     return setting.shown or shown(setting.default)
 
 
@@ -160,3 +164,17 @@ def _suites() -> list[list[str]]:
 
     described = ((name, yaml.safe_load(suite.find(name).read_text(encoding="utf-8"))) for name in suite.names())
     return [["suite", "what"], *([name, str(content.get("description", "–"))] for name, content in described)]
+
+
+def _shapes() -> list[list[str]]:
+    rows = [["shape", "family", "experts", "layers", "width"]]
+    for name in bases.SHAPES:
+        config = identity.read_config(Base(name, random_weights=True))
+        sizes = [config.get(key) or config.get(other, "–") for key, other in _SIZES]
+        rows.append([name, config["model_type"], *map(str, sizes)])
+    return rows
+
+
+_SIZES = (("num_local_experts", ""), ("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+"""What families call the same size in their configs."""
+_TABLES = {"tasks": _tasks, "precisions": _precisions, "suites": _suites, "shapes": _shapes}

@@ -145,9 +145,12 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("list", help="list methods, tasks, precisions or suites")
+    command = commands.add_parser("list", help="list methods, tasks, precisions, suites or shapes")
     command.add_argument(
-        "what", nargs="?", choices=("methods", "tasks", "precisions", "suites"), help="(default: all of them)"
+        "what",
+        nargs="?",
+        choices=("methods", "tasks", "precisions", "suites", "shapes"),
+        help="(default: all of them); shapes: known models' configs for base: {shape: NAME}",
     )
     command.add_argument("name", nargs="?", metavar="NAME", help="after methods: one of them, or a tuner of peft")
     command.set_defaults(command=_list)
@@ -229,16 +232,17 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
     print(f"{counts} -> {stage.folder}", file=sys.stderr)
     if outcome.overhead_seconds is not None:
         print(
-            f"besides its own work a trial took {outcome.overhead_seconds:.2f} s (median): starting its process, "
-            "reading data, attaching, saving",
+            f"overhead: {outcome.overhead_seconds:.2f} s a trial (median), for starting its process, reading data, "
+            "attaching and saving",
             file=sys.stderr,
         )
     for sentence in outcome.data:
         print(sentence, file=sys.stderr)
-    if outcome.failed:
+    failed = [result for result in outcome.failed if result.row.status != "skipped"]  # those were asked for
+    if failed:
         print("these did not end ok:", file=sys.stderr)
-        for result in outcome.failed:
-            print(f"  {progress.sentence(result)}", file=sys.stderr)
+        for result in failed:
+            print(progress.wrapped(f"  {progress.sentence(result)}"), file=sys.stderr)
     if set(outcome.statuses) == {"unsupported"}:
         print(_NOTHING, file=sys.stderr)
         return True
@@ -381,7 +385,7 @@ def _list(arguments: argparse.Namespace) -> int:
             raise UserError(f"list {arguments.what} {arguments.name}: only methods are listed one by one")
         print(catalogue.method(arguments.name), end="")
         return 0
-    kinds = (arguments.what,) if arguments.what else ("methods", "tasks", "precisions", "suites")
+    kinds = (arguments.what,) if arguments.what else catalogue.KINDS
     print("\n".join(catalogue.text(kind) for kind in kinds), end="")
     return 0
 

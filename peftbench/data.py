@@ -67,8 +67,8 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     eos = tokenizer.eos_token_id
     if eos is None:
         raise Unsupported("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
-    prompts = tokenizer([e.prompt for _, e in examples])["input_ids"]
-    wholes = tokenizer([e.prompt + e.join + e.target for _, e in examples])["input_ids"]
+    prompts = _ids(tokenizer, [e.prompt for _, e in examples])
+    wholes = _ids(tokenizer, [e.prompt + e.join + e.target + e.end for _, e in examples])
     found = []
     for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
         # some tokenizers close every text themselves
@@ -78,6 +78,17 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
         cut = max(0, len(closed) - length)
         found.append(Encoded(tuple(closed[cut:]), max(1, loss_from - cut), cut > 0, identity))
     return found
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return texts' token ids with the tokenizer's own special tokens; without, where a text begins with one itself.
+
+    So does lm-eval. A chat template writes the beginning-of-text token as text.
+    """
+    first = tokenizer.bos_token or tokenizer.eos_token
+    if not any(text.startswith(first) for text in texts):
+        return tokenizer(list(texts))["input_ids"]
+    return [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in texts]
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:

@@ -34,8 +34,8 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> str:
-    """Return "unknown method 'lorra'; allowed: ...; did you mean 'lora'?"."""
+    """Return "unknown method 'lorra'; did you mean 'lora'? allowed: ...": the list, which may be long, comes last."""
     names = sorted(str(name) for name in allowed)
-    text = f"unknown {kind} {given!r}; allowed: {', '.join(names)}"
     near = nearest(str(given), names)
-    return f"{text}; did you mean {near!r}?" if near else text
+    hint = f" did you mean {near!r}?" if near else ""
+    return f"unknown {kind} {given!r};{hint} allowed: {', '.join(names)}"

@@ -222,8 +222,9 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     inputs = _Inputs()
     for trial in trials:
         _check_splits(trial, inputs.examples, remote)
-    unseen = [f"base {source!r}" for source in away] + [f"dataset {name!r}" for name in dict.fromkeys(remote.values())]
-    return tuple(f"{what}: no such folder here, so the run takes it for a hub id" for what in unseen)
+    unseen = [(f"base {source!r}", identity.hint_of_shape(source)) for source in away]
+    unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
+    return tuple(f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:

@@ -128,6 +128,12 @@ def _hint(source: str) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
+def hint_of_shape(source: str) -> str:
+    """Return the shape whose name is near that of a base that is not there, as the end of a message."""
+    near = nearest(source, bases.SHAPES)
+    return f"; a shape is written base: {{shape: {near}}}" if near else ""
+
+
 def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -144,11 +150,13 @@ def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         raise UserError(
             f"{asked}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
-            f"fetch it first where there is a network{_hint(base.source)}"
+            f"fetch it first where there is a network{_hint(base.source)}{hint_of_shape(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f"{asked}: no such folder, and the hub refused it: {reason}{_hint(base.source)}") from None
+        raise UserError(
+            f"{asked}: no such folder, and the hub refused it: {reason}{_hint(base.source)}{hint_of_shape(base.source)}"
+        ) from None
 
 
 def base_fingerprint(folder: Path) -> str:

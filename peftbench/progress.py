@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 from peftbench.errors import UserError
 from peftbench.execute import Event
 from peftbench.records import Result
+
+_WIDTH = 120
 
 
 class Lines:
@@ -26,7 +29,7 @@ class Lines:
             return
         self._done += 1
         width = len(str(self._total))
-        print(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}", file=self._out, flush=True)
+        print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"), file=self._out, flush=True)
 
 
 class Bar:
@@ -90,6 +93,11 @@ def sentence(result: Result) -> str:
     if row.message:
         text += f" ({row.phase}: {row.message})"
     return text
+
+
+def wrapped(text: str) -> str:
+    """Return a line that fits a terminal: a longer one goes on below, indented."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _seed(seed: int | None) -> str:

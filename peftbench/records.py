@@ -118,6 +118,8 @@ class Example:
     """Strings that a right generation must contain; empty where the task has none."""
     join: str = " "
     """What stands between prompt and answer."""
+    end: str = ""
+    """What closes the answer before the end-of-text token; of a chat."""
     content: str = ""
     """The prompt without its template's own words, by which test and training data are compared; empty if it has none
     or they are not known."""

@@ -39,7 +39,7 @@ from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matric
 from peftbench.plan import budget
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
-from peftbench.tasks import fewshot, read
+from peftbench.tasks import chat, fewshot, read
 
 _PROBE_EXAMPLES = 4
 _VALIDATION_EXAMPLES = 256
@@ -142,7 +142,8 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     context.check(trial, loaded.model.config)
     with run.clock.phase("check"):
         causality.check(loaded.model, precision, trial.device)
-    examples = {t.name: fewshot.scored(t, trial.evaluation.split) for t in trial.tasks if t.name in trial.evaluate}
+    scored = [t for t in trial.tasks if t.name in trial.evaluate]
+    examples = {t.name: chat.apply(t, fewshot.scored(t, trial.evaluation.split), loaded.tokenizer) for t in scored}
     for task in trial.tasks:
         evaluate.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
     status: tuple[Status, str | None] = (Status.OK, None)
@@ -242,14 +243,14 @@ def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[
     assert training is not None
     tasks = {task.name: task for task in trial.tasks}
     names = [name for name, _ in training.data]
-    examples = {name: read.examples(tasks[name], "train") for name in names}
+    examples = {name: chat.apply(tasks[name], read.examples(tasks[name], "train"), tokenizer) for name in names}
     plan = data.plan_steps(examples, training, tokenizer, trial.seed or 0)
     run.facts.update(data.columns(plan, examples))
     held_out: list[data.Encoded] = []
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(names))
         for name in names:
-            found = read.examples(tasks[name], "validation")[:share]
+            found = chat.apply(tasks[name], read.examples(tasks[name], "validation")[:share], tokenizer)
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found)]
             held_out += data.encode(tokenizer, pairs, training.sequence_length, training.loss_on)
     return plan, held_out
@@ -277,7 +278,7 @@ def _save(run: Run, model: Any, tokenizer: Any) -> None:
             # a whole model needs its tokenizer beside it
             if METHODS[job.trial.method].trains_base and not card.is_partial(job.trial):
                 tokenizer.save_pretrained(folder)
-            card.write(job, folder)
+            card.write(job, folder, tokenizer)
             card.install(folder, Path(job.adapter_folder))
 
 

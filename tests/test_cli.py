@@ -14,7 +14,7 @@ import pytest
 from results_factory import make_result
 from store_checks import contents, fill
 
-from peftbench import __version__, catalogue, cli, columns, suite
+from peftbench import __version__, bases, catalogue, cli, columns, suite
 from peftbench.execute import Event, device, local
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS, why_unsupported
@@ -114,7 +114,7 @@ BAD_SUITES = [
     (swapped("lora:", "lorra:"), ["mine.yaml:19: methods.lorra: unknown method 'lorra'", "did you mean 'lora'?"]),
     (
         swapped("  colour:\n", "  juge:\n  colour:\n"),
-        ["unknown task 'juge'; allowed: compute", "did you mean 'judge'?"],
+        ["unknown task 'juge'; did you mean 'judge'? allowed: compute"],
     ),
     (swapped("int8", "int9"), ["mine.yaml:18: methods.full.precision: unknown precision 'int9'", "mean 'int8'?"]),
     (SUITE + "evaluate: {split: validation}\n", ["mine.yaml:2: tasks: no task has a validation split"]),
@@ -168,7 +168,7 @@ def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, pa
         (
             "colours.csv",
             "thing,colour\nsky,bleu\n",
-            ["example 1: unknown answer 'bleu'; allowed: blue", "mean 'blue'?"],
+            ["example 1: unknown answer 'bleu'; did you mean 'blue'? allowed: blue"],
         ),
         ("colours.jsonl", DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
         ("colours.jsonl", "[]\n", ["colours.jsonl, example 1: expected an object"]),
@@ -340,6 +340,31 @@ def test_plan_fetches_no_base_and_says_so(place, command, monkeypatch):
     assert "note: base 'gpt2': no such folder here, so the run takes it for a hub id" in out
 
 
+def test_the_name_of_a_shape_given_as_a_base_is_told_how_to_write(place, command):
+    code, out, _ = command("plan", "mine.yaml", "--set", "base=llama7b")
+    assert code == 0
+    assert "a shape is written base: {shape: llama-7b}" in out
+    code, _, err = command("run", "mine.yaml", "--set", "base=llama7b")
+    assert code == 2
+    assert "a shape is written base: {shape: llama-7b}" in err
+
+
+def test_skipped_trials_are_told_once_in_lines_that_fit(place, command, monkeypatch):
+    def skips(jobs, workers):
+        for job in jobs:
+            result = make_result(job.trial.cell, job.trial.method, seed=job.trial.seed, status=Status.SKIPPED)
+            reason = "predicted to need 100.42 GiB in a training step (" + "base weights 25.10 GiB, " * 8 + ")"
+            row = replace(result.row, key=job.key, phase="plan", message=reason)
+            yield Event(job, "plan", result=replace(result, row=row, steps=(), examples=()))
+
+    monkeypatch.setattr(local, "run", skips)
+    code, _, err = command("run", "mine.yaml", "--only", "method=lora", "--budget", "1GiB")
+    assert code == 0
+    assert err.count("predicted to need 100.42 GiB") == 1
+    assert "did not end ok" not in err
+    assert max(map(len, err.splitlines())) <= 120
+
+
 def test_plan_names_cells_that_cannot_be_with_the_reason(place, command):
     code, out, err = command("plan", "mine.yaml")
     assert code == 0
@@ -380,7 +405,10 @@ def test_a_plans_lines_fit_and_no_name_is_cut(command):
 LISTED = [*TASKS, *("template:" for _ in TEMPLATES)]
 
 
-@pytest.mark.parametrize(("what", "names"), [("tasks", LISTED), ("precisions", PRECISIONS), ("suites", suite.names())])
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [("tasks", LISTED), ("precisions", PRECISIONS), ("suites", suite.names()), ("shapes", bases.SHAPES)],
+)
 def test_list_names_every_record(command, what, names):
     code, out, _ = command("list", what)
     assert code == 0
@@ -388,7 +416,7 @@ def test_list_names_every_record(command, what, names):
     assert heading.startswith(what[:-1])
     begun = [line for line in lines if not line.startswith(" ")]
     assert [line.split()[0] for line in begun] == list(names)
-    assert {"compute", "fp32", "quickstart"} & set(names)
+    assert {"compute", "fp32", "quickstart", "llama-7b"} & set(names)
     assert what != "tasks" or all(f"template: {name} " in out for name in TEMPLATES)
     assert all(len(line.split()) > 1 and not line.endswith("  –") for line in begun)
 
@@ -433,7 +461,7 @@ def test_list_of_one_method_knows_the_tuners_of_peft(command):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("methods", "lorra"), "list methods: unknown method 'lorra'; allowed: adapter, base, "),
+        (("methods", "lorra"), "list methods: unknown method 'lorra'; did you mean 'lora'? allowed: adapter, base, "),
         (("methods", "lorra"), "did you mean 'lora'?"),
         (("methods", "verra"), "did you mean 'VERA'?"),
         (("suites", "quickstart"), "list suites quickstart: only methods are listed one by one"),
@@ -448,14 +476,15 @@ def test_list_of_one_that_is_not_there_is_told_with_the_nearest(command, argv, t
 def test_list_alone_lists_everything(command):
     code, out, _ = command("list")
     assert code == 0
-    parts = [command("list", what)[1] for what in ("methods", "tasks", "precisions", "suites")]
+    parts = [command("list", what)[1] for what in catalogue.KINDS]
     assert out == "\n".join(parts)
 
 
 def test_list_prints_defaults_as_a_suite_would_say_them(command):
     text = catalogue.text("methods")
     assert "alpha=2r, dropout=0, target_modules=all-linear, double_quantization=true" in " ".join(text.split())
-    assert "layers=all but 2" in text
+    assert "layers=null (all but 2)" in text
+    assert "rank_pattern={}" in text
     assert "None" not in text
 
 
@@ -662,7 +691,7 @@ def test_a_suite_runs_once_and_makes_a_page(tiny, tmp_path, command, monkeypatch
     assert "3 trials, 0 of them done already -> results/mine" in err
     assert "2 ok, 1 unsupported -> results/mine" in err
     assert [line.split("]")[0] for line in err.splitlines() if line.startswith("[")] == ["[1/3", "[2/3", "[3/3"]
-    assert "besides its own work a trial took 0." in err
+    assert "overhead: 0." in err
     trials = pandas.read_parquet(folder / "trials").set_index("cell")
     assert dict(trials["status"]) == {"base fp32": "ok", "full int8": "unsupported", "lora r=4 fp32": "ok"}
     assert trials.loc["full int8", "message"].startswith("full does not exist in int8")

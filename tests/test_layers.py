@@ -37,8 +37,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "suite and inputs, no torch",
         "suite suite.build suite.build_scoring suite.build_tasks suite.builder suite.candidates suite.document "
         "suite.expand suite.grid suite.read suite.schema suite.select suite.smoke suite.templates suite.words "
-        "identity tasks.answers tasks.by_lm_eval tasks.chunks tasks.fewshot tasks.files tasks.hub tasks.overlap "
-        "tasks.read tasks.splits tasks.texts tasks.harness",
+        "identity tasks.answers tasks.by_lm_eval tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub "
+        "tasks.overlap tasks.read tasks.splits tasks.texts tasks.harness",
     ),
     ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
     (
@@ -72,7 +72,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "report report.axis report.collect report.fairness report.figures report.flat report.format "
         "report.grids report.inference report.labels report.memory report.page report.plots report.retention "
         "report.samples report.search report.searched report.settings report.speed report.standing report.svg "
-        "report.tables report.words report.writers",
+        "report.tables report.task_metrics report.words report.writers",
     ),
     ("a suite in stages", "stages"),
     ("faces", "catalogue columns progress plan.tell"),

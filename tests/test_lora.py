@@ -71,7 +71,7 @@ def test_attention_of_gpt2_leaves_its_feed_forward_output_of_the_same_name_alone
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"target_modules": ["q_proj", "vproj"]}, r"unknown module 'vproj'; allowed: .*v_proj; did you mean 'v_proj'"),
+        ({"target_modules": ["q_proj", "vproj"]}, r"unknown module 'vproj'; did you mean 'v_proj'\? allowed: .*v_proj"),
         ({"rank_pattern": {"kproj": 2}}, "rank_pattern: unknown module 'kproj'; .*did you mean 'k_proj'"),
         ({"alpha_pattern": {"lm_head": 2.0}}, "alpha_pattern: unknown module 'lm_head'"),
         ({"rank_pattern": {"(": 2}}, r"rank_pattern: given \(; allowed: regular expressions"),
@@ -420,7 +420,11 @@ def test_a_trial_on_parts_is_ok_counts_what_trains_and_its_adapter_is_pefts(tmp_
     ("options", "error", "told"),
     [
         ({"target_modules": ["c_attn.q", "c_attn"]}, UserError, "allowed: c_attn whole or its parts"),
-        ({"target_modules": ["c_attn.x"]}, UserError, r"unknown module 'c_attn.x'; allowed: .*c_attn"),
+        (
+            {"target_modules": ["c_attn.x"]},
+            UserError,
+            r"unknown module 'c_attn.x'; did you mean 'c_attn'. allowed: .*c_attn",
+        ),
         ({"target_modules": ["c_attn.q"], "dora": True}, Unsupported, r"\(c_attn\) take plain LoRA only, no dora"),
         ({"target_modules": ["c_attn.q"], "initialization": "pissa"}, Unsupported, "no initialization pissa"),
         ({"target_modules": ["c_attn.q"], "rank_pattern": {"c_attn": 2}}, Unsupported, "no rank_pattern"),

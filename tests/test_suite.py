@@ -91,7 +91,10 @@ def swapped(old, new, text=GOOD):
         (GOOD + "train: {data: []}\n", ["x.yaml:6: train: ", "nothing can be trained on"]),
         (GOOD + "evaluate: {test_seed: 4}\n", ["x.yaml:6: evaluate.test_seed: given 4", "test set, 0 to 3"]),
         (GOOD + "evaluate: {split: tset}\n", ["x.yaml:6: evaluate.split: unknown split 'tset'", "mean 'test'?"]),
-        (GOOD + "device: gpu\n", ["x.yaml:6: device: unknown device 'gpu'; allowed: auto, cpu, cuda"]),
+        (
+            GOOD + "device: gpu\n",
+            ["x.yaml:6: device: unknown device 'gpu'; did you mean 'cpu'? allowed: auto, cpu, cuda"],
+        ),
         (GOOD + "seeds: [1, 1]\n", ["x.yaml:6: seeds: given [1, 1]", "different seeds"]),
         (GOOD + "seeds: []\n", ["x.yaml:6: seeds: an empty list"]),
         (GOOD + "seeds: many\n", ["x.yaml:6: seeds: given 'many' (text); allowed: how many", "or a list"]),
@@ -202,6 +205,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
             ["tasks.mine.separator: only a language_modelling task"],
         ),
         ("exact_match", "language_modelling", ["tasks.mine.prompt: a language_modelling task has no prompt"]),
+        ("test: test.csv", "test: test.csv\n    system: Be kind.", ["tasks.mine.system: ", "needs chat: true"]),
         ("exact_match", "choice\n    labels: {a: 1}", ["tasks.mine.labels.a: given 1", "in quotes"]),
         ("mine:", "judge:", ["x.yaml:5: tasks.judge.kind: judge is a built-in task", "only limit, max_new"]),
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),
@@ -333,7 +337,7 @@ def test_an_unknown_suite_is_told_with_the_nearest(tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text(GOOD)
     (tmp_path / "folder").mkdir()
     for name, parts in {
-        "quickstrat": ["suite 'quickstrat': no such file", "quickstart, real_small", "did you mean 'quickstart'?"],
+        "quickstrat": ["suite 'quickstrat': no such file", "quickstart, real_small", "; did you mean 'quickstart'?"],
         "./folder/../onw.yaml": ["no such file", "own.yaml'?"],
         "folder": ["suite 'folder': this is a folder"],
         "nowhere/x.yaml": ["suite 'nowhere/x.yaml': no such file"],

@@ -205,12 +205,12 @@ def test_only_changes_no_trial(trials):
 @pytest.mark.parametrize(
     ("only", "parts"),
     [
-        (["method=lorra"], ["--only method=lorra: no trial has it; there are: base, full, lora; did you mean 'lora'?"]),
+        (["method=lorra"], ["--only method=lorra: no trial has it; did you mean 'lora'? there are: base, full, lora"]),
         (["rank=4"], ["--only rank=4: no trial has it; there are: none, 2, 8"]),
         (["seed=7"], ["there are: none, 0, 1"]),
         (
             ["metod=lora"],
-            ["--only: unknown field 'metod'; allowed: method, precision, rank, seed; did you mean 'method'?"],
+            ["--only: unknown field 'metod'; did you mean 'method'? allowed: method, precision, rank, seed"],
         ),
         (["lora"], ["--only: given 'lora'; allowed: FIELD=VALUE"]),
         (["method="], ["--only: given 'method='"]),

@@ -195,7 +195,7 @@ def test_a_template_cannot_leave_its_sandbox(write, template):
 def test_an_answer_must_be_one_of_the_choices(refused):
     text = separated([*ROWS, {"text": "last", "label": "yess"}], ",")
     message = refused("a.csv", text, kind="choice", choices=("yes", "no"))
-    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; allowed: no, yes; did you mean 'yes'?"
+    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; did you mean 'yes'? allowed: no, yes"
 
 
 def test_the_prompts_right_edge_and_the_answers_edges_bear_no_space(write):

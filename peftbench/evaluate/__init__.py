@@ -150,7 +150,7 @@ def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
 def _length(model: Harness, example: Example, task: Task) -> int:
     """Return the tokens that an example needs: prompt and longest choice, or prompt and room to answer."""
     if task.kind == "choice":
-        return max(len(model.tok_encode(f"{example.prompt} {c}")) for c in example.choices)
+        return max(len(model.tok_encode(example.prompt + example.join + c)) for c in example.choices)
     if task.kind == "language_modelling":
         return min(len(model.text_tokens(example.target)), model.max_length)
     return len(model.tok_encode(example.prompt)) + task.max_new_tokens

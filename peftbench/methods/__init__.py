@@ -93,14 +93,18 @@ METHODS: Table[Method] = Table(
                 options=MappingProxyType(
                     {
                         "layers": Setting(
-                            Annotated[int, Ge(1)] | None, None, "topmost layers that train", shown="all", late=True
+                            Annotated[int, Ge(1)] | None,
+                            None,
+                            "topmost layers that train",
+                            shown="null (all)",
+                            late=True,
                         ),
                         "modules": Setting(
                             Literal["norms", "biases"] | list[str] | None,
                             None,
                             "what trains: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), or a list "
                             "of these and of module name endings",
-                            shown="all",
+                            shown="null (all)",
                             late=True,
                         ),
                     }
@@ -198,13 +202,13 @@ METHODS: Table[Method] = Table(
                             Literal["gelu", "relu", "silu"] | None,
                             None,
                             "between down and up projection; default gelu for houlsby, relu for the others",
-                            shown="by kind",
+                            shown="null (by kind)",
                         ),
                         "scale": Setting(
                             Annotated[float, Gt(0)] | None,
                             None,
                             "factor of what a bottleneck adds; default 4 for parallel, 1 for the others",
-                            shown="by kind",
+                            shown="null (by kind)",
                             late=True,
                         ),
                     }
@@ -226,7 +230,10 @@ METHODS: Table[Method] = Table(
                 options=MappingProxyType(
                     {
                         "layers": Setting(
-                            Annotated[int, Ge(1)] | None, None, "topmost layers that are adapted", shown="all but 2"
+                            Annotated[int, Ge(1)] | None,
+                            None,
+                            "topmost layers that are adapted",
+                            shown="null (all but 2)",
                         ),
                         "gate": Setting(
                             Literal["per_layer", "per_head"],
@@ -293,7 +300,7 @@ METHODS: Table[Method] = Table(
                 options=MappingProxyType(
                     {
                         "peft_type": Setting(
-                            str | None, None, "which tuner", shown="any of peft's, with its config's fields"
+                            str | None, None, "which tuner", shown="null (any of peft's, with its config's fields)"
                         )
                     }
                 ),

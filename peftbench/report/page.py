@@ -15,7 +15,20 @@ from peftbench import __version__
 from peftbench.choice import FOLDER
 from peftbench.errors import UserError
 from peftbench.records import Status
-from peftbench.report import grids, inference, memory, plots, retention, samples, search, settings, speed, tables, words
+from peftbench.report import (
+    grids,
+    inference,
+    memory,
+    plots,
+    retention,
+    samples,
+    search,
+    settings,
+    speed,
+    tables,
+    task_metrics,
+    words,
+)
 from peftbench.report.collect import Results
 from peftbench.report.format import MISSING
 from peftbench.report.svg import css_colors
@@ -99,6 +112,7 @@ def _context(results: Results) -> dict[str, Any]:
         "search": search.table(results),
         "search_panels": search.panels(results),
         "rates": speed.rates(results),
+        "task_metrics": task_metrics.task_metrics(results),
         "samples": samples.task_samples(results),
         "troubles": _troubles(results),
         "audit": settings.audit(results),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pandas as pd
@@ -78,7 +79,7 @@ def _sample(rows: pd.DataFrame, why: str, chosen: dict[str, tuple[int, str]]) ->
 
 def _answer(row: dict[str, object], cell: str, graded: bool) -> Answer:
     """Mark one answer: right or wrong where the metric knows nothing between, else by its score."""
-    text, outcome = _cut(str(row["prediction"])), float(row["outcome"])  # type: ignore[arg-type]
+    text, outcome = _cut(str(row["prediction"]) or _likelihood(row)), float(row["outcome"])  # type: ignore[arg-type]
     readable = row.get("format_ok")
     if not pd.isna(readable) and not readable:
         return Answer(cell, text, "unreadable", "wrong")
@@ -86,6 +87,15 @@ def _answer(row: dict[str, object], cell: str, graded: bool) -> Answer:
         mark = "right" if outcome else "wrong"
         return Answer(cell, text, mark, mark)
     return Answer(cell, text, f"{outcome:.2f}", "between")
+
+
+def _likelihood(row: dict[str, object]) -> str:
+    """Return what stands for an answer where none is decoded: the log-probability of the text that was given."""
+    try:
+        (logprob,) = json.loads(str(row.get("choice_logprobs")))
+        return f"(log-probability {logprob:,.2f} nats)"
+    except (TypeError, ValueError):  # an empty answer
+        return ""
 
 
 def _cut(text: str) -> str:

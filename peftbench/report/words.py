@@ -193,7 +193,8 @@ def _metrics_note(results: Results) -> Iterable[str]:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as it is written in texts."""
-    return {"rouge_l": "ROUGE-L"}.get(metric, metric.replace("_", " "))
+    known = {"rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "f1_macro": "macro F1", "matthews": "Matthews' r"}
+    return known.get(metric, metric.replace("_", " "))
 
 
 def _load_note(results: Results) -> Iterable[str]:

@@ -81,8 +81,8 @@ def find(name: str | os.PathLike[str]) -> Path:
         near = nearest(text, beside)
         raise UserError(f"suite {text!r}: no such file" + (f"; did you mean {near!r}?" if near else ""))
     near = nearest(Path(stem).stem, names())
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise UserError(f"suite {text!r}: no such file, and no suite of peftbench: {_listed()}{hint}")
+    hint = f" did you mean {near!r}?" if near else ""
+    raise UserError(f"suite {text!r}: no such file, and no suite of peftbench;{hint} allowed: {_listed()}")
 
 
 def _folder() -> Path:

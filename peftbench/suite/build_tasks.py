@@ -89,6 +89,8 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
         test_fraction=block.test_fraction,
         split_seed=block.split_seed,
         separator=block.separator,
+        chat=block.chat,
+        system=block.system,
         chunk_characters=(block.chunk_characters or CHUNK_CHARACTERS) if text else None,
     )
 
@@ -126,6 +128,10 @@ def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
     for key in ("separator", "chunk_characters"):
         if getattr(block, key) is not None and block.kind != TEXT:
             b.problem((*path, key), f"only a {TEXT} task is cut into chunks; this one's kind is {block.kind}")
+    if block.chat and block.kind == TEXT:
+        b.problem((*path, "chat"), f"a {TEXT} task has no prompt that could be a message")
+    if block.system is not None and not block.chat:
+        b.problem((*path, "system"), "is the chat template's system message; it needs chat: true")
     if block.kind == TEXT and block.prompt:
         b.problem((*path, "prompt"), f"a {TEXT} task has no prompt; its text is what target gives")
 

@@ -185,6 +185,8 @@ class TaskBlock(Strict):
     split_seed: Seed = 0
     separator: Annotated[str, Field(min_length=1)] | None = None
     chunk_characters: Count | None = None
+    chat: bool = False
+    system: str | None = None
     max_new_tokens: Count | None = None
     limit: Count | None = None
     answer_pattern: Annotated[str, Field(min_length=1)] | None = None

@@ -71,8 +71,8 @@ def select(trials: tuple[Trial, ...], only: Sequence[tuple[str, str]]) -> tuple[
         there = list(dict.fromkeys(_value(trial, field) for trial in trials))
         if value not in there:
             near = nearest(value, there)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise UserError(f"--only {field}={value}: no trial has it; there are: {', '.join(there)}{hint}")
+            hint = f" did you mean {near!r}?" if near else ""
+            raise UserError(f"--only {field}={value}: no trial has it;{hint} there are: {', '.join(there)}")
         wanted[field].append(value)
     found = tuple(t for t in trials if all(_value(t, field) in values for field, values in wanted.items()))
     if not found and trials:

@@ -23,7 +23,7 @@ def config(task: Task) -> dict[str, Any]:
         "task": task.name,
         "test_split": "test",
         "doc_to_text": "prompt",
-        "target_delimiter": " ",
+        "target_delimiter": "" if task.chat else " ",
         "num_fewshot": 0,
         "metric_list": [{"metric": name} for name in _METRICS[task.kind]],
         "metadata": {"version": 1.0},

@@ -1,0 +1,138 @@
+"""Tasks through a base's own chat template: the same token ids in training and in evaluation."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_base
+import trials
+from tokenizers import processors
+
+from peftbench import data, suite
+from peftbench.errors import Unsupported
+from peftbench.records import Evaluation, Example, Task
+from peftbench.tasks import chat, harness
+
+TURNS = "{% for m in messages %}<{{ m.role }}>\n{{ m.content | trim }}{{ eos_token }}\n{% endfor %}"
+TEMPLATES = {
+    "plain": TURNS,
+    "with a beginning": "{{ bos_token }}" + TURNS,
+    "without an end": TURNS.replace("{{ eos_token }}", "<end>"),
+    "thinking": TURNS.replace("{{ m.content", "{% if m.role == 'assistant' %}<think>\n\n{% endif %}{{ m.content"),
+}
+EXAMPLES = [
+    Example("the colour of sky ?", "blue", ("blue", "red"), content="sky"),
+    Example("the colour of grass ?\n", "red", ("blue", "red")),
+]
+
+
+@pytest.fixture(params=TEMPLATES)
+def template(request) -> str:
+    return TEMPLATES[request.param]
+
+
+@pytest.fixture(params=[False, True], ids=["", "tokenizer adds <s>"])
+def tokenizer(request, template):
+    made = tiny_base.tokenizer()
+    if request.param:
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    made.chat_template, made.pad_token = template, made.eos_token
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny)
+
+
+@pytest.mark.parametrize("kind", ["choice", "generation"])
+def test_training_and_evaluation_read_the_same_token_ids(model, tokenizer, kind):
+    from peftbench.evaluate import Harness
+    from peftbench.precision import PRECISIONS
+
+    task = Task("mine", kind, choices=("blue", "red"), chat=True, system="Be kind.")
+    examples = chat.apply(task, EXAMPLES, tokenizer)
+    trained = data.encode(tokenizer, [(("mine", i), e) for i, e in enumerate(examples)], 512, "completion")
+    scored = Harness(model, tokenizer, Evaluation(4, 128, "test"), PRECISIONS["fp32"])
+    built = harness.build(task, examples)
+    built.build_all_requests()
+    for e, seen in zip(examples, trained, strict=True):
+        ids = list(seen.ids)
+        assert ids[-1] == tokenizer.eos_token_id
+        assert ids.count(tokenizer.bos_token_id) <= 1, "a second beginning-of-text token"
+        (asked,) = [
+            r.args for r in built.instances if r.args[0] == e.prompt and (kind == "generation" or r.args[1] == e.target)
+        ]
+        if kind == "generation":
+            found = scored.tok_batch_encode([asked[0]])[0][0].tolist()
+            assert ids[: seen.loss_from] == found
+        else:
+            found = [part for each in scored._encode_pair(*asked) for part in each]
+            assert ids[: len(found)] == found
+        answer = tokenizer.decode(ids[seen.loss_from :])
+        assert answer.startswith(e.target)
+
+
+def test_the_words_around_an_answer_are_the_templates(tokenizer, template):
+    task = Task("mine", "generation", chat=True, system="Be kind.")
+    first, second = chat.apply(task, EXAMPLES, tokenizer)
+    whole = tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": EXAMPLES[0].prompt},
+            {"role": "assistant", "content": "blue"},
+        ],
+        tokenize=False,
+    )
+    assert whole.startswith(first.prompt + first.join + first.target + first.end)
+    assert first.prompt.count("sky") == second.prompt.count("grass") == 1
+    assert (first.target, first.choices, first.content) == ("blue", ("blue", "red"), "sky")
+    if "<end>" in template:
+        assert first.end == "<end>\n"
+    else:
+        assert first.end == tokenizer.eos_token
+
+
+def test_a_task_without_chat_is_left_as_it_is(tokenizer):
+    assert chat.apply(Task("mine", "choice"), EXAMPLES, tokenizer) == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "message"),
+    [
+        (None, None, r"tasks.mine.chat: the base's tokenizer has no chat template"),
+        (
+            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+            "{{ m.content }}{% endfor %}",
+            "Be kind.",
+            r"tasks.mine: system and chat: the base's chat template refuses: no system here",
+        ),
+        ("{{ messages[0].content }}", None, r"tasks.mine.chat: .* leaves out the assistant's answer"),
+    ],
+)
+def test_a_base_that_cannot_chat_is_unsupported_and_names_the_key(template, system, message):
+    made = tiny_base.tokenizer()
+    made.chat_template = template
+    with pytest.raises(Unsupported, match=message):
+        chat.apply(Task("mine", "choice", chat=True, system=system), EXAMPLES, made)
+
+
+def test_chat_and_system_are_keys_of_a_task(tmp_path):
+    text = "base: nano\nmethods: [lora]\ntasks:\n  mine: {template: alpaca, train: a.json, test: a.json, MORE}\n"
+    (tmp_path / "x.yaml").write_text(text.replace("MORE", "chat: true, system: Be kind."))
+    (task,) = suite.load(tmp_path / "x.yaml").tasks
+    assert (task.chat, task.system) == (True, "Be kind.")
+
+
+def test_a_trial_on_a_base_without_chat_template_ends_as_unsupported(tiny, tmp_path):
+    import time
+    from dataclasses import replace
+
+    from peftbench import trial
+
+    made = trials.trial(tiny, tmp_path)
+    made = replace(made, tasks=tuple(replace(task, chat=True) for task in made.tasks))
+    row = trial.run(trials.job(made, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None).row
+    assert row.status == "unsupported"
+    assert row.message.startswith("tasks.colour.chat: ")
