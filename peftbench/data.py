@@ -134,28 +134,44 @@ def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> 
 def plan_steps(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
 ) -> list[Sequence[Encoded]]:
-    """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask."""
+    """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask.
+
+    How many seconds make is not known before: of those, the first steps, after which ``onward`` goes on.
+    """
+    steps = draw_steps(examples, training, tokenizer, seed)
+    if training.seconds is not None:
+        return list(itertools.islice(steps, _CHUNK))
+    plan: list[Sequence[Encoded]] = []
+    seen = 0
+    for step in steps:
+        plan.append(step)
+        seen += sum(len(e.ids) for e in step)
+        if training.tokens is not None and seen >= training.tokens:
+            break
+    return plan
+
+
+def draw_steps(
+    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
+) -> Iterator[Sequence[Encoded]]:
+    """Yield each optimizer step's examples: as many as steps or epochs ask, else without end."""
     sizes = {name: len(found) for name, found in examples.items()}
     stream = order(sizes, dict(training.data), seed)
     steps = training.steps
     if training.epochs is not None:
         steps = max(1, math.ceil(training.epochs * sum(sizes.values()) / training.batch_size))
     known: dict[Identity, Encoded] = {}
-    plan: list[Sequence[Encoded]] = []
-    seen = 0
-    while True:
-        count = _CHUNK if steps is None else min(_CHUNK, steps - len(plan))
+    done = 0
+    while steps is None or done < steps:
+        count = _CHUNK if steps is None else min(_CHUNK, steps - done)
         drawn = [list(itertools.islice(stream, training.batch_size)) for _ in range(count)]
         new = dict.fromkeys(identity for step in drawn for identity in step if identity not in known)
         pairs = [(identity, examples[identity[0]][identity[1]]) for identity in new]
         if pairs:
             known.update(zip(new, encode(tokenizer, pairs, training.sequence_length, training.loss_on), strict=True))
         chunk = [[known[identity] for identity in step] for step in drawn]
-        for step in _grouped(chunk, random.Random(f"group {seed} {len(plan)}")) if training.group_by_length else chunk:
-            plan.append(step)
-            seen += sum(len(e.ids) for e in plan[-1])
-            if len(plan) == steps or (steps is None and seen >= (training.tokens or 0)):
-                return plan
+        yield from _grouped(chunk, random.Random(f"group {seed} {done}")) if training.group_by_length else chunk
+        done += count
 
 
 def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Sequence[Encoded]]:
@@ -175,8 +191,19 @@ def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
     return digest.hexdigest()
 
 
-def of_trial(trial: Trial, tokenizer: Any) -> tuple[list[Sequence[Encoded]], list[Encoded], dict[str, Any]]:
-    """Return a trial's batches of every step, its held-out examples, and what the batches are as columns of its row."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a trial trains on."""
+
+    plan: list[Sequence[Encoded]]
+    """Each step's examples; where training ends by the clock, the first steps, and more as it goes on."""
+    held_out: Sequence[Encoded]
+    examples: Mapping[str, Sequence[Example]]
+    """Each training set's."""
+
+
+def of_trial(trial: Trial, tokenizer: Any) -> Prepared:
+    """Return what a trial trains on."""
     training = trial.training
     assert training is not None
     tasks = {task.name: task for task in trial.tasks if task.name in dict(training.data)}
@@ -194,11 +221,22 @@ def of_trial(trial: Trial, tokenizer: Any) -> tuple[list[Sequence[Encoded]], lis
         for name, found in examples("validation").items():
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found[:share])]
             held_out += encode(tokenizer, pairs, training.sequence_length, training.loss_on)
-    return plan, held_out, columns(plan, train)
+    return Prepared(plan, held_out, train)
 
 
-def columns(plan: Sequence[Sequence[Encoded]], examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+def onward(prepared: Prepared, trial: Trial, tokenizer: Any) -> Iterator[Sequence[Encoded]]:
+    """Yield the steps of a plan and go on without end; what is drawn is added to the plan."""
+    assert trial.training is not None
+    yield from tuple(prepared.plan)
+    steps = draw_steps(prepared.examples, trial.training, tokenizer, trial.seed or 0)
+    for step in itertools.islice(steps, len(prepared.plan), None):
+        prepared.plan.append(step)
+        yield step
+
+
+def columns(prepared: Prepared) -> dict[str, Any]:
     """Return what the steps' examples are, as columns of the trial's row."""
+    plan, examples = prepared.plan, prepared.examples
     drawn = [e for step in plan for e in step]
     seen = {
         name: {

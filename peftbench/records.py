@@ -132,7 +132,7 @@ class Training:
     data: tuple[tuple[str, float], ...]
     """(task name, weight) of each training set in the mixture."""
     steps: int | None
-    """Optimizer steps; exactly one of steps, epochs and tokens is given."""
+    """Optimizer steps; exactly one of steps, epochs, tokens and seconds is given."""
     epochs: float | None
     """Draws as a multiple of all training examples; in a mixture, weights decide how often each set comes."""
     tokens: int | None
@@ -161,6 +161,8 @@ class Training:
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
     """First steps that train and count but are left out of steady-state rates."""
+    seconds: float | None = late(default=None)
+    """Seconds of steps after which training stops, at the end of the step that reaches them."""
     group_by_length: bool = late(default=False)
     """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
     profile: str | None = late(default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,44 +152,79 @@ class Trace:
     """Waited for a CPU during the steps, over all threads; None where the system does not tell."""
 
 
+_PARTS = 1_000_000
+"""Into which a budget of seconds is cut for the schedule."""
+
+
+@dataclass(frozen=True)
+class _Goal:
+    """When training ends: after so many seconds of steps, or so many steps. One of them is None."""
+
+    seconds: float | None
+    steps: int | None
+
+    def place(self, index: int, spent: float) -> tuple[int, int]:
+        """Return where a step (from 0) stands in the schedule, and how long that is."""
+        if self.steps is not None:
+            return index, self.steps
+        assert self.seconds is not None
+        return min(_PARTS - 1, int(_PARTS * spent / self.seconds)), _PARTS
+
+    def total(self, done: int, spent: float) -> int:
+        """Return how many steps there are in all; by the clock, as far as it can be told from those done."""
+        if self.steps is not None:
+            return self.steps
+        assert self.seconds is not None
+        return done if spent >= self.seconds else max(done + 1, round(done * self.seconds / spent))
+
+
 Progress = Callable[[int, int, float], None]
 """Called after each step with the step (from 1), all steps and the loss."""
 
 
 def train(
-    learner: Learner, plan: Sequence[Sequence[Encoded]], held_out: Sequence[Encoded], clock: Clock, report: Progress
+    learner: Learner, plan: Iterable[Sequence[Encoded]], held_out: Sequence[Encoded], clock: Clock, report: Progress
 ) -> Trace:
     """Train for the planned steps; leave the weights that are to be scored in the model.
+
+    Where the suite gives seconds, the plan has no end: the step that reaches them is the last, and the schedule follows
+    the share of them that is used up. What steps alone take counts, the first ones too; validation does not.
 
     Raises:
         Diverged: at the first step whose loss or gradient is not finite (fp16's gradient scaler skips the latter).
     """
     rows: list[StepRow] = []
+    spent = 0.0
     waits: list[float | None] = []
     best = Best()
     training, size = learner.training, learner.training.micro_batch_size
+    goal = _Goal(training.seconds, len(plan) if isinstance(plan, Sequence) else None)
     learner.model.train()
     for index, examples in enumerate(plan):
         batches = [b.to(learner.device) for b in micro_batches(examples, size, learner.pad_id)]
-        rate = optimizers.learning_rate(training, index, len(plan))
+        rate = optimizers.learning_rate(training, *goal.place(index, spent))
         waiting = environment.waiting_by_thread()
         start = clock.now()
         loss, norm = step(learner, batches, rate, index)
         seconds = clock.now() - start
+        spent += seconds
+        total = goal.total(index + 1, spent)
         waits.append(environment.waited(waiting, environment.waiting_by_thread()))
         if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):
-            raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {len(plan)}")
+            raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {total}")
         checked = None
-        if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == len(plan)):
+        if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
             with clock.phase("validate"):
                 checked = validation_loss(learner, held_out)
             if not math.isfinite(checked):
-                raise Diverged(f"validation loss {checked} after step {index + 1} of {len(plan)}")
+                raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
             best.offer(checked, index + 1, learner.parameters)
         counts = _tokens(batches, learner.virtual_tokens)
         rows.append(StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked))
-        report(index + 1, len(plan), loss)
-    scored = len(plan)
+        report(index + 1, total, loss)
+        if index + 1 == total:
+            break
+    scored = len(rows)
     if training.score == "best_on_validation":
         scored = best.step
         with torch.no_grad():

@@ -115,7 +115,8 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         run.clock.energy = run.gauges.meter.read
     if job.budget_bytes is not None and trial.training is not None:
         with run.clock.phase("plan"):
-            _predict(run, _plan(run, load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code))[0])
+            tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
+            _predict(run, _prepared(run, tokenizer).plan)
     with run.clock.phase("load"):
         loaded = load(
             Path(job.base_folder),
@@ -179,7 +180,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     training, seed, precision = trial.training, trial.seed or 0, effective(trial.precision, trial.options)
     assert training is not None
     with run.clock.phase("data"):
-        plan, held_out = _plan(run, loaded.tokenizer)
+        prepared = _prepared(run, loaded.tokenizer)
+        plan = prepared.plan
         loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, plan=plan)
     with run.clock.phase("check"):
         probe = data.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
@@ -209,7 +211,11 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
     with run.clock.phase("train"), watch.training(run.gauges, run.facts):
         _seed(seed)
-        trace = train.train(learner, plan, held_out, run.clock, watch.each_step(run.gauges, run.report))
+        steps = plan if training.seconds is None else data.onward(prepared, trial, loaded.tokenizer)
+        trace = train.train(learner, steps, prepared.held_out, run.clock, watch.each_step(run.gauges, run.report))
+    if training.seconds is not None:  # how far it came is known now
+        del plan[len(trace.steps) :]
+        run.facts.update(data.columns(prepared))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
     run.facts.update(train.columns(trace))
     run.facts.update(watch.energy_columns(run.gauges, run.clock))
@@ -233,11 +239,11 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     return model, (status, reason)
 
 
-def _plan(run: Run, tokenizer: Any) -> tuple[list[Sequence[data.Encoded]], list[data.Encoded]]:
-    """Return the batches of every step and the held-out examples."""
-    plan, held_out, columns = data.of_trial(run.job.trial, tokenizer)
-    run.facts.update(columns)
-    return plan, held_out
+def _prepared(run: Run, tokenizer: Any) -> data.Prepared:
+    """Return what the trial trains on."""
+    prepared = data.of_trial(run.job.trial, tokenizer)
+    run.facts.update(data.columns(prepared))
+    return prepared
 
 
 def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:

@@ -232,7 +232,10 @@ def test_a_task_that_nothing_uses_is_refused(refused):
     ("more", "parts"),
     [
         ("train: {steps: 5, epochs: 1}\n", ["train.epochs: allowed: exactly one of steps", "given: steps, epochs"]),
-        ("train: {steps: [5, null]}\n", ["x.yaml:4: methods.lora: exactly one of steps, epochs, tokens is needed"]),
+        (
+            "train: {steps: [5, null]}\n",
+            ["x.yaml:4: methods.lora: exactly one of steps, epochs, tokens, seconds is needed"],
+        ),
         ("train: {micro_batch_size: 32}\n", ["micro_batch_size: given 32; allowed: at most batch_size, which is 16"]),
         ("train: {score: best_on_validation}\n", ["best_on_validation needs validate_every"]),
     ],

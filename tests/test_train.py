@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -116,6 +117,37 @@ def test_epochs_and_tokens_are_budgets_too(tiny, tmp_path):
     plan = plan_of(tiny, tmp_path, steps=None, tokens=200)
     tokens = [sum(len(e.ids) for e in step) for step in plan]
     assert sum(tokens) >= 200 > sum(tokens[:-1])
+
+
+class Ticking(Clock):
+    """A clock on which a second passes whenever it is looked at: a step takes one."""
+
+    seconds_passed = 0.0
+
+    def now(self) -> float:
+        self.seconds_passed += 1
+        return self.seconds_passed
+
+
+def test_seconds_are_a_budget_of_steps_time_and_the_schedule_follows_them(tiny, tmp_path):
+    _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
+    learner = replace(learner, training=replace(learner.training, steps=None, seconds=4.5, learning_rate=1.0))
+    told = []
+    trace = train.train(learner, iter(plan * 9), [], Ticking(), lambda *each: told.append(each[:2]))
+    assert [s.learning_rate for s in trace.steps] == pytest.approx([1 - n / 4.5 for n in range(5)], abs=1e-6)
+    assert trace.scored_step == 5, "the step that reaches the seconds is the last"
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 5), (5, 5)], "how many there will be is told as far as it is known"
+
+
+def test_the_steps_of_a_budget_of_seconds_are_those_that_steps_would_give_and_go_on(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_CHUNK", 4)
+    tokenizer = loaded(tiny, "base", "fp32").tokenizer
+    made = trials.trial(tiny, tmp_path, training={"steps": None, "seconds": 60.0})
+    prepared = data.of_trial(made, tokenizer)
+    assert len(prepared.plan) == 4
+    drawn = list(itertools.islice(data.onward(prepared, made, tokenizer), 10))
+    assert drawn == prepared.plan, "what is drawn is of the plan"
+    assert drawn == data.of_trial(trials.trial(tiny, tmp_path, training={"steps": 10}), tokenizer).plan
 
 
 def test_grouping_by_length_sees_every_example_once_in_an_epoch_of_many_steps(tiny):

@@ -59,6 +59,15 @@ def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_pat
     assert {e.key for e in result.examples} == {s.key for s in result.steps} == {row.key}
 
 
+def test_a_trial_of_so_many_seconds_tells_what_it_saw_of_its_data(tiny, tmp_path):
+    """The shortest of all: its first step is the last."""
+    row = run(trials.trial(tiny, tmp_path, training={"steps": None, "seconds": 1e-6}), tmp_path).row
+    one = run(trials.trial(tiny, tmp_path, training={"steps": 1}), tmp_path).row
+    assert (row.status, row.steps_done, row.examples_seen) == ("ok", 1, 4)
+    assert (row.batches_sha256, row.data_seen_json) == (one.batches_sha256, one.data_seen_json)
+    assert row.key != one.key or json.loads(row.settings_json)["train"]["seconds"] == 1e-6
+
+
 def test_the_untuned_base_is_a_row_without_seed_training_or_checkpoint(tiny, tmp_path):
     row = run(trials.trial(tiny, tmp_path, "base"), tmp_path).row
     assert row.status == "ok"

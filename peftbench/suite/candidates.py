@@ -67,10 +67,11 @@ def _candidate(trial: Trial, rate: float, seed: int, search: Search) -> Trial:
 
 
 def _shorter(training: Training, share: float) -> Training:
-    """Return the training with this share of its steps, epochs or tokens."""
+    """Return the training with this share of its steps, epochs, tokens or seconds."""
 
     def part(count: int | None) -> int | None:
         return None if count is None else max(1, round(share * count))
 
     epochs = None if training.epochs is None else share * training.epochs
-    return replace(training, steps=part(training.steps), epochs=epochs, tokens=part(training.tokens))
+    seconds = None if training.seconds is None else share * training.seconds
+    return replace(training, steps=part(training.steps), epochs=epochs, tokens=part(training.tokens), seconds=seconds)

@@ -15,7 +15,7 @@ from peftbench.suite.words import words
 SET = "--set"
 NAME_LISTS: tuple[tuple[KeyPath, Any], ...] = ((("tasks",), None), (("methods",), None), (("train", "data"), 1.0))
 """Where a list of names may stand for a mapping, and what each name then maps to."""
-AMOUNTS = ("steps", "epochs", "tokens")
+AMOUNTS = ("steps", "epochs", "tokens", "seconds")
 """How much training: exactly one is given."""
 _VARIABLE = re.compile(
     r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}|(?P<malformed>\$\{(?!\{))"

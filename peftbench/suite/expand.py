@@ -196,7 +196,7 @@ def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tupl
 
 
 def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """Return the one of steps, epochs and tokens that a layer gives."""
+    """Return the one of steps, epochs, tokens and seconds that a layer gives."""
     return {key: layer[key] for key in AMOUNTS if any(value is not None for value in layer.get(key, ()))}
 
 

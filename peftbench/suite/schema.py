@@ -26,9 +26,10 @@ PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 
 TRAIN: Mapping[str, Setting] = MappingProxyType(
     {
-        "steps": Setting(Count | None, 100, "optimizer steps; exactly one of steps, epochs and tokens"),
+        "steps": Setting(Count | None, 100, "optimizer steps; exactly one of steps, epochs, tokens and seconds"),
         "epochs": Setting(Positive | None, None, "passes over the training examples"),
         "tokens": Setting(Count | None, None, "non-padding data tokens after which training stops"),
+        "seconds": Setting(Positive | None, None, "seconds of training steps after which training stops"),
         "batch_size": Setting(Count, 16, "examples per optimizer step"),
         "micro_batch_size": Setting(Count | None, None, "examples per forward pass; default batch_size"),
         "sequence_length": Setting(Length, 128, "longest training example in data tokens"),

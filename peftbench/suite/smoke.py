@@ -103,6 +103,7 @@ def _training(training: Training) -> Training:
         steps=STEPS,
         epochs=None,
         tokens=None,
+        seconds=None,
         batch_size=BATCH,
         micro_batch_size=BATCH if training.micro_batch_size == training.batch_size else 1,
         sequence_length=min(LENGTH, training.sequence_length),
