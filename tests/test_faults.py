@@ -102,15 +102,18 @@ def test_the_peak_of_training_is_neither_that_of_loading_nor_that_of_evaluation(
     assert plain.peak_evaluate_bytes < held <= fed.peak_evaluate_bytes
 
 
-@pytest.mark.parametrize(("place", "column"), [("load", "base_parameters"), ("_save", "checkpoint_bytes")])
-def test_what_a_failed_trial_did_not_measure_is_null_and_no_number(place, column, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("holder", "place", "column"),
+    [(trial, "load", "base_parameters"), (trial.checkpoint, "save", "checkpoint_bytes")],
+)
+def test_what_a_failed_trial_did_not_measure_is_null_and_no_number(holder, place, column, tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(trial, place, fail)
+    monkeypatch.setattr(holder, place, fail)
     made = trials.trial(tiny, tmp_path)
     row = run(made, tmp_path).row
-    assert (row.status, row.phase) == ("error", place.strip("_"))
+    assert (row.status, row.phase) == ("error", place)
     assert getattr(row, column) is None
     if place == "load":
         known = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is not None}

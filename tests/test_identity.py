@@ -42,8 +42,8 @@ TRIAL = Trial(
     device="cpu",
     threads=1,
 )
-NAMES = {"suite", "cell", "timeout_seconds", "inference", "unsupported"}
-"""Fields of a trial that decide no score: how it is called, how long it may take, what is measured after its work, why
+NAMES = {"suite", "cell", "timeout_seconds", "inference", "retention", "unsupported"}
+"""Fields of a trial that decide no score: how it is called, how long it may take, what is measured beside its work, why
 it is not run."""
 PLACES = {"Base": {"source", "revision"}, "Task": {"files", "dataset", "config", "revision", "splits", "lm_eval"}}
 """Fields that say where content is; the content itself is in the key."""

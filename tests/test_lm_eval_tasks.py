@@ -236,7 +236,8 @@ def refused(task, then=read.fingerprint):
 
 def test_a_metric_that_the_task_has_not_is_told_before_anything_runs(write):
     told = refused(write("multiple_choice", metric="acc_nrom"))
-    assert "task 'mine': lm-eval's task 'own.yaml': unknown metric 'acc_nrom'; allowed: acc, acc_norm, mcc" in told
+    assert "task 'mine': lm-eval's task 'own.yaml': unknown metric 'acc_nrom'; did you mean 'acc_norm'?" in told
+    assert "allowed: acc, acc_norm, mcc" in told
 
 
 def test_metrics_without_outcomes_per_example_are_no_headline(base, write):

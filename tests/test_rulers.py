@@ -91,7 +91,7 @@ PLANTS = {
     "account": (memory, "account_step"),
     "plan": (trial, "_predict"),
     "check": (liveness, "verdict"),
-    "save": (trial, "_save"),
+    "save": (trial.checkpoint, "save"),
     "evaluate": (evaluate, "evaluate"),
 }
 """Phase to the function in which a sleep is planted."""

@@ -67,7 +67,7 @@ def test_a_template_fills_in_what_the_block_leaves_out(task):
 
 def test_a_label_without_a_word_is_told(task):
     one = task("template: sst2, train: FILE, test: FILE", jsonl([{"sentence": "x", "label": -1}]))
-    with pytest.raises(UserError, match=r"data.jsonl, example 1: unknown label '-1'; allowed: 0, 1"):
+    with pytest.raises(UserError, match=r"data.jsonl, example 1: unknown label '-1'; did you mean '1'. allowed: 0, 1"):
         read.examples(one, "test")
 
 

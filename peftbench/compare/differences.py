@@ -75,8 +75,8 @@ def _shown(name: str, settings: Mapping[str, Any]) -> str:
     method, option = METHODS.get(str(settings.get("method"))), name.removeprefix("options.")
     if settings[name] is None and method is not None and name != option and option in method.options:
         setting = method.options[option]
-        if setting.default is None and setting.shown:
-            return setting.shown
+        if setting.meaning:
+            return setting.meaning
     return json.dumps(settings[name])
 
 

@@ -30,6 +30,13 @@ class Setting:
     needed: bool = False
     """Whether that value means nothing without this option either."""
 
+    @property
+    def meaning(self) -> str | None:
+        """What the null that is the default comes to, in words: "all but 2"; None where nothing is said of it."""
+        if self.default is not None or not self.shown:
+            return None
+        return self.shown.removeprefix("null (").removesuffix(")")
+
 
 @dataclass(frozen=True)
 class Method:

@@ -63,7 +63,7 @@ def _shown(method: str, name: str, value: str) -> str:
     if value != "none" or record is None or name == option or option not in record.options:
         return value
     setting = record.options[option]
-    return setting.shown or value if setting.default is None else value
+    return setting.meaning or value
 
 
 def _findings(results: Results) -> Iterable[str]:
