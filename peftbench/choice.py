@@ -46,6 +46,8 @@ class Choice:
     seeds: tuple[int, ...]
     steps: int | None
     """Optimizer steps of each candidate that ended ok."""
+    tasks: tuple[str, ...]
+    """Those that the rate was chosen on."""
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -59,9 +61,17 @@ class Choice:
         return max(known, key=lambda c: (c.score, -c.rate)) if known else None
 
     @property
+    def undecided(self) -> bool:
+        """Whether several candidates scored alike, and all of them did."""
+        return len(self.scores) > 1 and len(set(self.scores)) == 1
+
+    @property
     def edge(self) -> str | None:
-        """Whether the best rate is the ``smallest`` or the ``largest`` given, so that a better one may lie beyond."""
-        if self.best is None or len(self.candidates) < 2:
+        """Whether the best rate is the ``smallest`` or the ``largest`` given, so that a better one may lie beyond.
+
+        One that others equal says nothing of what lies beyond.
+        """
+        if self.best is None or len(self.candidates) < 2 or self.scores.count(max(self.scores)) > 1:
             return None
         return {0: "smallest", len(self.candidates) - 1: "largest"}.get(self.candidates.index(self.best))
 
@@ -116,6 +126,7 @@ def _choice(cell: str, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> 
         tuple(_candidate(rate, by_rate[rate], tasks) for rate in sorted(by_rate)),
         tuple(sorted({int(row["seed"]) for row in rows})),
         max((int(row["steps_done"]) for row in rows if row["status"] == "ok"), default=None),
+        tuple(tasks),
     )
 
 

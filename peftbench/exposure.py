@@ -89,7 +89,8 @@ def _cut(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
 
 
 def _share(cut: int, drawn: int, task: str) -> str:
-    return f"{cut:,} of {drawn:,} of {task} ({100 * cut / drawn:.2g} %)"
+    percent = 100 * cut / drawn
+    return f"{cut:,} of {drawn:,} of {task} ({f'{percent:.2g}' if percent < 99.5 else f'{percent:.0f}'} %)"
 
 
 def _overlap(trials: pd.DataFrame) -> Iterable[str]:
@@ -98,8 +99,8 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
         found = json.loads(text)
         parts = [
             f"{task}: of {_plural(each['examples'], 'scored prompt')} {each['exact']:,} "
-            f"{'is a training prompt' if each['exact'] == 1 else 'are training prompts'} word for word, and "
-            f"{each['ngram']:,} {'is' if each['ngram'] == 1 else 'are'} that or share {each['words']} words in a row"
+            f"{'is a training prompt' if each['exact'] == 1 else 'are training prompts'} word for word, "
+            f"{each['ngram'] - each['exact']:,} more have {each['words']} words in a row of one"
             for task, each in found.items()
             if each["ngram"]
         ]
@@ -107,7 +108,7 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
             yield f"Overlap of test and training data: {'; '.join(parts)}."
         elif found:
             words = max(each["words"] for each in found.values())
-            yield f"No scored prompt is a training prompt or shares {words} words in a row with one."
+            yield f"No scored prompt is a training prompt or has {words} words in a row of one."
 
 
 def _span(values: Iterable[Any]) -> str:

@@ -66,10 +66,10 @@ def test_what_was_cut_is_counted_over_the_seeds_and_told_by_cell():
 
 def test_overlap_is_told_and_its_absence_too():
     assert told(row(exact=11, ngram=12))[2] == (
-        "Overlap of test and training data: trec: of 500 scored prompts 11 are training prompts word for word, and "
-        "12 are that or share 13 words in a row."
+        "Overlap of test and training data: trec: of 500 scored prompts 11 are training prompts word for word, "
+        "1 more have 13 words in a row of one."
     )
-    assert told(row())[2] == "No scored prompt is a training prompt or shares 13 words in a row with one."
+    assert told(row())[2] == "No scored prompt is a training prompt or has 13 words in a row of one."
 
 
 def test_nothing_is_said_of_rows_that_are_older_than_the_columns():
@@ -91,7 +91,7 @@ def test_the_columns_count_what_was_drawn(tiny):
     mixed = (("a", 1.0), ("b", 1.0))
     training = replace(trials.TRAINING, steps=4, batch_size=2, data=mixed, sequence_length=24)
     plan = data.plan_steps(examples, training, tokenizer, 0)
-    found = data.columns(plan, examples)
+    found = data.columns(data.Prepared(plan, (), examples))
     seen = json.loads(found["data_seen_json"])
     drawn = [e for step in plan for e in step]
     assert seen["a"]["drawn"] + seen["b"]["drawn"] == len(drawn) == found["examples_seen"] == 8

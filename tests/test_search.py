@@ -115,9 +115,12 @@ def test_a_search_that_would_not_be_fair_is_refused(load, overrides, words):
 def test_a_task_without_validation_split_cannot_be_searched_on(load, tmp_path):
     own = "{mine: {kind: choice, train: a.csv, test: b.csv, prompt: p, target: t, choices: [t, u]}}"
     text = SUITE.replace("[compute, judge]", own)
-    with pytest.raises(UserError, match=r"validation split, which is missing in mine: give validation or"):
+    with pytest.raises(UserError, match=r"validation split, which no scored task has: give validation or"):
         suite.expand(load(text), "cpu")
     assert candidates(load(text.replace("choices", "validation_fraction: 0.1, choices")), "cpu")
+    both = text.replace("{mine", "{judge: , mine").replace("train: a.csv, ", "")
+    tried = candidates(load(both), "cpu")[0]
+    assert (tried.evaluate, [task.name for task in tried.tasks]) == (("judge",), ["judge"]), "chosen on what has one"
 
 
 def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int = 1) -> None:
@@ -141,6 +144,14 @@ def test_the_best_rate_on_validation_is_chosen_and_the_smallest_among_equals(tmp
     assert found["full fp32"].best.score == pytest.approx(0.705), "the mean over the search's seeds"
     assert (found["full fp32"].edge, found["lora fp32"].edge) == (None, "smallest")
     assert found["lora fp32"].seeds == (FIRST_SEED, FIRST_SEED + 1)
+
+
+def test_candidates_that_score_alike_are_no_choice_and_no_edge(tmp_path):
+    _write(tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.5}, "lora fp32": {1e-3: 0.1, 1e-2: 0.3, 1e-1: 0.3}})
+    found = choice.choices(tmp_path)
+    full, lora = found["full fp32"], found["lora fp32"]
+    assert (full.undecided, full.edge, full.best.rate) == (True, None, 1e-3)
+    assert (lora.undecided, lora.edge, lora.best.rate) == (False, None, 1e-2)
 
 
 def test_a_candidate_that_failed_is_not_chosen_and_told(tmp_path):

@@ -60,7 +60,7 @@ class Match:
 
 def miss(parameters: float | None, budget: int) -> str:
     """Return by how much a count misses the budget, as "+1.2 %"."""
-    return "unknown" if parameters is None else f"{100 * (parameters / budget - 1):+.1f} %"
+    return "unknown" if parameters is None else f"{100 * (parameters / budget - 1) + 0.0:+.1f} %".replace("-0.0", "0.0")
 
 
 def far(parameters: float | None, budget: int) -> bool:
@@ -81,9 +81,9 @@ def apply(suite: Suite) -> Match:
 
 def solve(suite: Suite) -> Match:
     """Return a suite with each method's rank chosen, counted in this process."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan.predict import load_config
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     warnings.simplefilter("ignore")
     config = load_config(suite.base, identity.config_folder(suite.base))
     budget = _budget(suite, config)
@@ -160,14 +160,16 @@ def nearest(count: Callable[[int], int], budget: int, most: int) -> int:
 
 
 def _most(suite: Suite, block: Block, config: Any) -> int:
-    """Return the largest rank: of virtual tokens, what the base's context leaves room for."""
+    """Return the largest rank: of virtual tokens, what the base's context leaves room for; else the base's width."""
     from peftbench import context
 
     trial = _trial(suite, block, 1)
     assert trial.training is not None
     free = context.room(trial, config) if _method(block).virtual_tokens else None
     needed = max(trial.evaluation.max_length, trial.training.sequence_length)
-    return _MOST if free is None else max(1, free + 1 - needed)
+    if free is None:
+        return int(getattr(config.get_text_config(), "hidden_size", _MOST))
+    return max(1, free + 1 - needed)
 
 
 def _trial(suite: Suite, block: Block, rank: int | None) -> Trial:

@@ -122,13 +122,18 @@ def _forgetting(change: Estimate | None) -> Value:
 def _notes(cells: Sequence[Retained]) -> Iterable[str]:
     sizes = {(len(one.tokens), int(one.tokens.sum())) for one in cells}
     texts, tokens = next(iter(sizes))
-    held = f"{texts:,} texts, {tokens:,} predicted tokens" if len(sizes) == 1 else "texts that differ from cell to cell"
+    noun = "text" if texts == 1 else "texts"
+    held = (
+        f"{texts:,} {noun}, {tokens:,} predicted tokens" if len(sizes) == 1 else "texts that differ from cell to cell"
+    )
     scopes = {one.change.scope.replace("examples", "texts") for one in cells if one.change}
     meant = f" Intervals are at 95 % for {' or for '.join(sorted(scopes))}." if scopes else ""
     yield (
         f"Retention: loss on held-out general text ({held}) of the untouched base and after training, at the cell's "
         f"precision. Forgetting is after less before, paired by text; above zero, the model got worse.{meant}"
     )
+    if texts == 1:
+        yield "Of a single text no forgetting is told, as it has no interval: is evaluate.retention.separator right?"
     hashes = {text for one in cells for text in one.cell.ok["retention_sha256"].dropna()}
     if len(hashes) > 1 and len({one.cell.summary.base for one in cells}) == 1:
         yield "Not all cells read the same general text: their losses do not compare."

@@ -32,7 +32,7 @@ def table(results: Results) -> Table | None:
         Column("chosen rate", "", ("learning_rate",), "rate"),
         Column(f"× that of {_REFERENCE}", "", ("learning_rate_to_full",), f"x {_REFERENCE}"),
         Column("validation score", "%", ("validation_score",), "validation\n%"),
-        Column("candidates and their scores", "%", ("candidates",), "candidates, %", numeric=False),
+        Column("candidates and their scores", "%", ("candidates",), "tried: %", numeric=False),
         Column("trials", "", ("trials",), "trials"),
         Column("time", "s", ("wall_seconds",), "time\ns"),
     )
@@ -102,7 +102,7 @@ def _meaning(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
     of = f", the grid's have {' or '.join(f'{n:,}' for n in final)}" if final else ""
     return (
         f"Mean validation score over tasks; each candidate had {length}{of}. {_CHOSEN} is chosen, the smallest rate "
-        "among equals. Expected best so far: of that many candidates in random order, without replacement."
+        "among equals."
     )
 
 

@@ -22,8 +22,10 @@ def notes(results: Results) -> Iterable[str]:
     counts = sorted({len(choice.candidates) for _, choice in found})
     seeds = sorted({seed for _, choice in found for seed in choice.seeds})
     trials = sum(candidate.trials for _, choice in found for candidate in choice.candidates)
+    tasks = found[0][1].tasks
+    on = "" if set(tasks) == set(results.tasks) else f" of {', '.join(tasks)}"
     yield (
-        f"Learning rates were chosen on the validation split from {' or '.join(map(str, counts))} candidates for each "
+        f"Learning rates were chosen on the validation split{on} from {' or '.join(map(str, counts))} candidates for each "
         f"cell (seed {', '.join(map(str, seeds))}; {trials} trials before these); the test split was read for the "
         "chosen ones only."
     )
@@ -33,6 +35,9 @@ def notes(results: Results) -> Iterable[str]:
     edges = [f"{cell.name} ({shown(c.best.rate)}, the {c.edge})" for cell, c in found if c.best and c.edge]
     if edges:
         yield f"The best learning rate is at the edge of those tried, a better one may lie beyond: {'; '.join(edges)}."
+    alike = [cell.name for cell, choice in found if choice.undecided]
+    if alike:
+        yield f"All candidates scored alike, so that the search chose nothing, and the smallest: {', '.join(alike)}."
     failed = [
         f"{cell.name} at {shown(candidate.rate)} ({', '.join(dict.fromkeys(candidate.failures))})"
         for cell, choice in found

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from peftbench.methods.record import shown
 from peftbench.records import Evaluation, Training, Trial
-from peftbench.suite.expand import expand, searched
-from peftbench.suite.grid import Search, Suite
+from peftbench.suite.expand import expand, searched, validated
+from peftbench.suite.grid import Suite
 
 SPLIT = "validation"
 FIRST_SEED = 1000
@@ -34,10 +34,7 @@ def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
             found.setdefault(trial.cell, trial)
     seeds = list(itertools.islice((n for n in itertools.count(FIRST_SEED) if n not in suite.seeds), suite.search.seeds))
     return tuple(
-        _candidate(trial, rate, seed, suite.search)
-        for cell, trial in found.items()
-        for rate in rates[cell]
-        for seed in seeds
+        _candidate(trial, rate, seed, suite) for cell, trial in found.items() for rate in rates[cell] for seed in seeds
     )
 
 
@@ -52,14 +49,18 @@ def cell_of(candidate: str, rate: float) -> str:
     return f"{head}{tail}"
 
 
-def _candidate(trial: Trial, rate: float, seed: int, search: Search) -> Trial:
-    training = trial.training
+def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
+    training, scored = trial.training, validated(suite)
     assert training is not None
+    assert suite.search is not None
+    used = {*scored, *dict(training.data)}
     return replace(
         trial,
         cell=named(trial.cell, trial.precision, rate),
         seed=seed,
-        training=_shorter(replace(training, learning_rate=rate), search.share),
+        tasks=tuple(task for task in trial.tasks if task.name in used),
+        evaluate=scored,
+        training=_shorter(replace(training, learning_rate=rate), suite.search.share),
         evaluation=Evaluation(trial.evaluation.batch_size, trial.evaluation.max_length, SPLIT),
         inference=False,
         retention=None,

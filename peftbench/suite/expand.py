@@ -254,12 +254,16 @@ def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
             f"evaluate.split: given {suite.split!r}; a search chooses the learning rate on it, so allowed: test "
             "(search: false makes each rate a cell of its own)"
         )
-    missing = [task.name for task in suite.tasks if task.name in suite.scored and "validation" not in splits(task)]
-    if missing:
+    if not validated(suite):
         yield (
-            f"{first.where}: learning_rate: several are chosen from on the validation split, which is missing in "
-            f"{', '.join(missing)}: give validation or validation_fraction, one rate, or search: false"
+            f"{first.where}: learning_rate: several are chosen from on the validation split, which no scored task has: "
+            "give validation or validation_fraction, one rate, or search: false"
         )
+
+
+def validated(suite: Suite) -> tuple[str, ...]:
+    """Return the scored tasks that a search can choose on: those with a validation split."""
+    return tuple(t.name for t in suite.tasks if t.name in suite.scored and "validation" in splits(t))
 
 
 def _named(cells: list[_Cell]) -> list[_Cell]:

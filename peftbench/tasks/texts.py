@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from peftbench.errors import UserError
@@ -27,10 +28,12 @@ def texts(source: Retention) -> list[str]:
         found = [example.target for example in read.examples(task, "test")]
     else:
         try:
-            found = path.read_text(encoding="utf-8-sig").split(source.separator)
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{_NAME}: {source.file} cannot be read as text: {why}") from None
+        # a line that looks empty is
+        found = re.split(r"\n[^\S\n]*\n", text) if source.separator == "\n\n" else text.split(source.separator)
     kept = [text.strip() for text in found if text.strip()][: source.limit]
     if not kept:
         raise UserError(f"{_NAME}: {source.file} holds no text")
