@@ -25,8 +25,8 @@ def notes(results: Results) -> Iterable[str]:
     tasks = found[0][1].tasks
     on = "" if set(tasks) == set(results.tasks) else f" of {', '.join(tasks)}"
     yield (
-        f"Learning rates were chosen on the validation split{on} from {' or '.join(map(str, counts))} candidates for each "
-        f"cell (seed {', '.join(map(str, seeds))}; {trials} trials before these); the test split was read for the "
+        f"Learning rates were chosen on the validation split{on} from {' or '.join(map(str, counts))} candidates for "
+        f"each cell (seed {', '.join(map(str, seeds))}; {trials} trials before these); the test split was read for the "
         "chosen ones only."
     )
     given = [cell.name for cell in results.tuned if cell.summary.cell not in results.choices]
