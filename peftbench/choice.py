@@ -5,6 +5,7 @@ A search is a results folder of its own, ``search`` inside the grid's: its rows 
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench import stats, store
+from peftbench.records import FINAL, Status
 from peftbench.suite.candidates import cell_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_TRIED = FINAL | {Status.SKIPPED}
 FOLDER = "search"
 """Of a results folder: where the search for its learning rates is stored."""
 
@@ -55,10 +58,20 @@ class Choice:
         return tuple(c.score for c in self.candidates if c.score is not None)
 
     @property
+    def spent(self) -> tuple[float, ...]:
+        """Every candidate's score; one that failed counts as the worst of the others."""
+        return tuple(min(self.scores) if c.score is None else c.score for c in self.candidates) if self.scores else ()
+
+    @property
     def best(self) -> Candidate | None:
         """The candidate with the best score, the smallest rate among equals; None where none ended ok."""
         known = [c for c in self.candidates if c.score is not None]
         return max(known, key=lambda c: (c.score, -c.rate)) if known else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether each candidate has had its trial: none was killed, ran out of time or met an error."""
+        return all(Status(failure) in _TRIED for c in self.candidates for failure in c.failures)
 
     @property
     def undecided(self) -> bool:
@@ -89,7 +102,12 @@ def choices(folder: Path) -> dict[str, Choice]:
     if not (place / "trials").is_dir():
         return {}
     grid = store.recorded_grid(place)
-    rows = stats.choose(store.read_trials(place), grid.keys if grid else None)
+    if not any((place / "trials").glob("*.parquet")):  # nothing of it has ended yet
+        return {}
+    rows = store.read_trials(place)
+    if grid and not rows["key"].isin(grid.keys).any():
+        return {}
+    rows = stats.choose(rows, grid.keys if grid else None)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_dict("records"):
         found[cell_of(row["cell"], row["learning_rate"])].append(row)
@@ -144,5 +162,6 @@ def _candidate(rate: float, rows: Sequence[dict[str, Any]], tasks: Sequence[str]
 
 
 def _tasks(rows: pd.DataFrame) -> list[str]:
-    errors = {f"{name}_standard_error" for name in rows.columns}
-    return [n.removeprefix("score_") for n in rows.columns if n.startswith("score_") and n not in errors]
+    """Return the tasks that the candidates are scored on; the folder may have columns of others."""
+    settings = [json.loads(text) for text in rows["settings_json"].dropna().unique()]
+    return list(dict.fromkeys(name for one in settings for name in one.get("evaluate", ())))

@@ -56,7 +56,7 @@ def _passes(seen: Sequence[dict[str, dict[str, int]]]) -> str:
     for task, first in seen[0].items():
         size = first["examples"]
         drawn = sorted({each[task]["drawn"] for each in seen})
-        ends = list(dict.fromkeys(f"{n / size:.2g}" for n in (drawn[0], drawn[-1])))
+        ends = list(dict.fromkeys(_brief(n / size) for n in (drawn[0], drawn[-1])))
         noun = "pass" if ends == ["1"] else "passes"
         parts.append(f"{' to '.join(ends)} {noun} over the {_plural(size, 'example')} of {task}")
     return ", ".join(parts)
@@ -89,8 +89,11 @@ def _cut(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
 
 
 def _share(cut: int, drawn: int, task: str) -> str:
-    percent = 100 * cut / drawn
-    return f"{cut:,} of {drawn:,} of {task} ({f'{percent:.2g}' if percent < 99.5 else f'{percent:.0f}'} %)"
+    return f"{cut:,} of {drawn:,} of {task} ({_brief(100 * cut / drawn)} %)"
+
+
+def _brief(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:,.0f}"
 
 
 def _overlap(trials: pd.DataFrame) -> Iterable[str]:
@@ -105,7 +108,7 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
             if each["ngram"]
         ]
         if parts:
-            yield f"Overlap of test and training data: {'; '.join(parts)}."
+            yield f"Overlap of scored and training data: {'; '.join(parts)}."
         elif found:
             words = max(each["words"] for each in found.values())
             yield f"No scored prompt is a training prompt or has {words} words in a row of one."

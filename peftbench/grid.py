@@ -18,7 +18,7 @@ from peftbench.execute import Event, local
 from peftbench.measure import environment
 from peftbench.plan import cuda
 from peftbench.records import Base, Example, Job, Result, Status, Task, Trial
-from peftbench.tasks import hub, overlap, read
+from peftbench.tasks import chat, hub, overlap, read
 from peftbench.tasks.texts import texts
 
 _COMPACT_EVERY = 500
@@ -244,6 +244,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
             if configs[trial.base]:
                 causality.check_config(configs[trial.base])
                 context.check(trial, configs[trial.base])
+                chat.check(trial.tasks, identity.config_folder(trial.base))
         except Unsupported as error:
             found[trial.cell] = str(error)
     return found

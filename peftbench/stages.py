@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftbench import choice
+from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.suite import Suite, expand
 from peftbench.suite.candidates import candidates
@@ -39,17 +40,35 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
         folder: of the grid's results; the search's are in a folder of their own inside it.
     """
     if suite.smoke:
-        found = smoke(suite, device)
-        yield Stage(found.trials, found.trials, folder, False, found.notes)
+        small = smoke(suite, device)
+        yield Stage(small.trials, small.trials, folder, False, small.notes)
         return
     everything = replace(suite, only=())
     tried = candidates(suite, device)
     if tried:
         yield Stage(tried, candidates(everything, device), folder / choice.FOLDER, True)
-    rates = choice.rates(folder) if searched(everything) else {}
-    unknown = searched(everything).keys() - rates.keys()
+    found = choice.choices(folder) if searched(everything) else {}
+    rates = {cell: each.best.rate for cell, each in found.items() if each.best}
+    # the trials of a cell that was not searched to the end have no key yet
+    unknown = {cell for cell in searched(everything) if cell not in found or not found[cell].complete}
     trials = expand(suite, device, rates)
-    asked = {trial.cell for trial in trials}
-    # the trials of a cell that was never searched have no key yet
-    whole = tuple(t for t in expand(everything, device, rates) if t.cell in asked or t.cell not in unknown)
-    yield Stage(trials, whole, folder, False)
+    waiting = dict.fromkeys(trial.cell for trial in trials if trial.cell in unknown and not trial.unsupported)
+    trials = tuple(trial for trial in trials if trial.cell not in waiting)
+    whole = tuple(t for t in expand(everything, device, rates) if t.cell not in unknown or t.unsupported)
+    notes = _notes(waiting, [c for c in found if c in {t.cell for t in trials} and c not in rates])
+    if not trials:
+        raise UserError(notes[0])
+    yield Stage(trials, whole, folder, False, notes)
+
+
+def _notes(waiting: Iterable[str], untold: Iterable[str]) -> tuple[str, ...]:
+    """Return what to tell of cells whose search is not complete, and of those of which no candidate ended ok."""
+    notes = []
+    if waiting:
+        notes.append(
+            f"the search of {', '.join(waiting)} is not complete (candidates were killed, ran out of time or met an "
+            "error): left out until it is; run the suite again, or take those rates out"
+        )
+    if untold:
+        notes.append(f"no candidate ended ok, so the smallest learning rate is taken: {', '.join(untold)}")
+    return tuple(notes)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import tiny_base
 import trials
 from tokenizers import processors
 
-from peftbench import data, suite
+from peftbench import data, grid, suite
 from peftbench.errors import Unsupported
-from peftbench.records import Evaluation, Example, Task
+from peftbench.records import Base, Evaluation, Example, Task
 from peftbench.tasks import chat, harness
 
 TURNS = "{% for m in messages %}<{{ m.role }}>\n{{ m.content | trim }}{{ eos_token }}\n{% endfor %}"
@@ -136,3 +139,13 @@ def test_a_trial_on_a_base_without_chat_template_ends_as_unsupported(tiny, tmp_p
     row = trial.run(trials.job(made, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None).row
     assert row.status == "unsupported"
     assert row.message.startswith("tasks.colour.chat: ")
+
+
+def test_a_plan_sees_that_a_base_cannot_chat(tiny, tmp_path):
+    trial = trials.trial(tiny, tmp_path)
+    talking = replace(trial, tasks=tuple(replace(task, chat=True) for task in trial.tasks))
+    assert grid.impossible([trial]) == {}
+    assert "the base's tokenizer has no chat template" in grid.impossible([talking])[trial.cell]
+    able = shutil.copytree(tiny, tmp_path / "able")
+    (able / "chat_template.jinja").write_text(TURNS)
+    assert grid.impossible([replace(talking, base=Base(str(able)))]) == {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +133,9 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
         for (rate, score), seed in itertools.product(tried.items(), range(seeds)):
             ended = {"status": score} if isinstance(score, str) else {"scores": {"judge": score + 0.01 * seed}}
             name = named(cell, precision, rate)
-            result = make_result(name, method, precision, seed=FIRST_SEED + seed, learning_rate=rate, **ended)
+            settings = json.dumps({"method": method, "evaluate": ["judge"]})
+            more = {"seed": FIRST_SEED + seed, "learning_rate": rate, "settings_json": settings}
+            result = make_result(name, method, precision, **more, **ended)
             store.write(folder / choice.FOLDER, result, ("judge",))
 
 
@@ -182,6 +186,65 @@ def test_the_grid_is_made_after_the_search_has_run_with_the_rates_it_chose(load,
     assert next(steps, None) is None
 
 
+def test_a_task_that_the_suite_has_no_more_leaves_the_choice_alone(tmp_path):
+    store.open_for_run(tmp_path / choice.FOLDER, ("judge", "compute"))
+    _write(tmp_path, {"full fp32": {1e-3: 0.2, 1e-2: 0.9}})
+    assert choice.rates(tmp_path) == {"full fp32": 1e-2}
+
+
+def test_a_search_of_which_nothing_ended_is_none(searched_folder):
+    grid_of = store.recorded_grid(searched_folder)
+    shutil.rmtree(searched_folder / "search")
+    store.open_for_run(searched_folder / "search", ("judge",))
+    store.record_grid(searched_folder / "search", ["nothing of it has ended"], "peftbench run x")
+    assert choice.choices(searched_folder) == {}
+    assert report.table(searched_folder), "the grid's own results can be read"
+    assert store.recorded_grid(searched_folder) == grid_of
+
+
+@pytest.mark.parametrize(("ended", "waits"), [("killed", True), ("error", True), ("timeout", True), ("oom", False)])
+def test_a_cell_waits_until_each_of_its_candidates_has_had_its_trial(load, tmp_path, ended, waits):
+    loaded = load(SUITE, only=["method=full,base"])
+    steps = stages.stages(loaded, "cpu", tmp_path)
+    next(steps)
+    _write(tmp_path, {"full fp32": {1e-4: 0.5, 1e-3: ended, 1e-2: 0.3}})
+    stage = next(steps)
+    assert {t.method for t in stage.trials} == ({"base"} if waits else {"base", "full"})
+    assert any("is not complete" in note for note in stage.notes) == waits
+    if waits:
+        steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
+        next(steps)
+        with pytest.raises(UserError, match="the search of full fp32 is not complete"):
+            next(steps)
+
+
+def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ended_ok(load, tmp_path):
+    _write(tmp_path, {"full fp32": {1e-4: 0.5, 1e-3: 0.7, 1e-2: 0.3}, "lora r=2 fp32": {1e-3: "oom", 1e-2: "oom"}})
+    steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
+    next(steps)
+    assert {t.cell for t in next(steps).whole} == {"base fp32", "full fp32", "lora r=2 fp32"}
+    steps = stages.stages(load(SUITE, only=["rank=2"]), "cpu", tmp_path)
+    next(steps)
+    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is taken: lora r=2 fp32",)
+
+
+def test_a_searched_cell_beside_one_with_a_rate_of_its_own(load):
+    blocks = "lora: [{learning_rate: [1e-3, 1e-2]}, {learning_rate: %s, batch_size: 8}]"
+    text = SUITE[: SUITE.index("  full")] + "  " + blocks
+    found = suite.expand(load(text % "5e-4"), "cpu", {"lora r=8 batch_size=4 lr=searched fp32": 1e-2})
+    rates = {t.cell: t.training.learning_rate for t in found if t.training}
+    assert rates == {"lora r=8 batch_size=4 lr=searched fp32": 1e-2, "lora r=8 batch_size=8 lr=0.0005 fp32": 5e-4}
+    same = (text % "1e-2").replace(", batch_size: 8", "")
+    with pytest.raises(UserError, match="the same cell twice"):
+        suite.expand(load(same), "cpu")
+
+
+def test_random_weights_have_no_best_rate(load):
+    text = SUITE.replace("base: nano\n", "base: {shape: gpt2-medium, weights: random}\n", 1)
+    with pytest.raises(UserError, match="random weights are not scored"):
+        candidates(load(text), "cpu")
+
+
 def test_a_suite_without_lists_has_one_stage(load, tmp_path):
     (only,) = stages.stages(
         load(SUITE.replace("[1e-4, 1e-3, 1e-2]", "1e-3").replace("[1e-3, 1e-2, 1e-1]", "1e-2")), "cpu", tmp_path
@@ -207,13 +270,23 @@ def test_under_the_table_stands_what_was_searched_and_what_was_not(searched_fold
     told = list(searched.notes(collect.collect(searched_folder)))
     assert told == [
         "Learning rates were chosen on the validation split from 2 candidates for each cell (seed 1000; 4 trials "
-        "before these); the test split was read for the chosen ones only.",
+        "before these).",
         "Not searched, their learning rate was given: adapter r=4 fp32.",
         "The best learning rate is at the edge of those tried, a better one may lie beyond: full fp32 (0.01, the "
         "largest); lora r=4 fp32 (0.01, the smallest).",
         "Candidates that did not end ok and were not chosen: lora r=4 fp32 at 0.1 (diverged).",
         "Trained with another learning rate than the search chooses now: lora r=4 fp32.",
     ]
+
+
+def test_only_where_it_is_so_it_is_said_that_the_test_split_was_read_once(searched_folder):
+    rows = {"rank": 4, "learning_rate": 1e-2, "finished_at": "2026-11-23T00:00:00+00:00"}
+    for seed in range(2):
+        result = make_result("lora r=4 fp32", "lora", seed=seed, **rows)
+        store.write(searched_folder, result, ("judge",))
+    told = " ".join(searched.notes(collect.collect(searched_folder)))
+    assert "the test split was read for the chosen ones only" in told
+    assert "Trained with another" not in told
 
 
 def test_the_report_shows_every_candidate_and_draws_them(searched_folder, tmp_path):

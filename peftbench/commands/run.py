@@ -60,7 +60,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
         workers,
         command,
         stage.whole,
-        replace(options, keep_adapters=options.keep_adapters and not stage.searches),
+        _of_search(options, len(stage.trials) < len(stage.whole)) if stage.searches else options,
     )
     ready = len(prepared.jobs) - len(prepared.pending)
     what = "search for learning rates: " if stage.searches else ""
@@ -84,13 +84,18 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
         print("these did not end ok:", file=sys.stderr)
         for result in failed:
             print(progress.wrapped(f"  {progress.sentence(result)}"), file=sys.stderr)
-    if set(outcome.statuses) == {"unsupported"}:
+    if set(outcome.statuses) == {"unsupported"} and not stage.searches:
         print(chosen.NOTHING, file=sys.stderr)
         return True
     # a budget asks for skipping, and a search goes to where training fails
     asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
     bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
     return bad > 0
+
+
+def _of_search(options: Options, selected: bool) -> Options:
+    """Return the options for a search: one that other cells of the grid rest on is not run afresh for some of them."""
+    return replace(options, keep_adapters=False, fresh=options.fresh and not selected)
 
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:

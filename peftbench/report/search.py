@@ -53,9 +53,9 @@ def panels(results: Results) -> tuple[Panel, ...]:
         if candidate.score is not None
     ]
     spent = [
-        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.scores))
+        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.spent))
         for cell, choice in found
-        for number, score in enumerate(expected_best(choice.scores))
+        for number, score in enumerate(expected_best(choice.spent))
     ]
     wanted = (
         ("Validation score against learning rate", by_rate, Axis.over("learning rate", rates, True, shown), "rate"),

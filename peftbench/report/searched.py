@@ -22,13 +22,17 @@ def notes(results: Results) -> Iterable[str]:
     counts = sorted({len(choice.candidates) for _, choice in found})
     seeds = sorted({seed for _, choice in found for seed in choice.seeds})
     trials = sum(candidate.trials for _, choice in found for candidate in choice.candidates)
+    chosen = all(choice.best and _is_chosen(cell, choice) for cell, choice in found)
+    told = "; the test split was read for the chosen ones only" if chosen and not results.left_out else ""
     tasks = found[0][1].tasks
     on = "" if set(tasks) == set(results.tasks) else f" of {', '.join(tasks)}"
     yield (
         f"Learning rates were chosen on the validation split{on} from {' or '.join(map(str, counts))} candidates for "
-        f"each cell (seed {', '.join(map(str, seeds))}; {trials} trials before these); the test split was read for the "
-        "chosen ones only."
+        f"each cell (seed {', '.join(map(str, seeds))}; {trials} trials before these){told}."
     )
+    untold = [cell.name for cell, choice in found if choice.best is None]
+    if untold:
+        yield f"No candidate ended ok, so that the smallest learning rate was taken: {', '.join(untold)}."
     given = [cell.name for cell in results.tuned if cell.summary.cell not in results.choices]
     if given:
         yield f"Not searched, their learning rate was given: {', '.join(given)}."

@@ -63,6 +63,8 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     path: KeyPath = ("tasks", name)
     raw = b.document.get(path)
     _check_needs(b, path, block)
+    if block.several_references and block.kind != "generation":
+        b.problem((*path, "several_references"), f"only a generation task has them; this one's kind is {block.kind}")
     _check_data(b, path, block)
     _check_cut(b, path, block)
     for key in sorted({"prompt", "target"} & set(raw)):  # a template's own fields are those of data in any form

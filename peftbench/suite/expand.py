@@ -249,6 +249,8 @@ def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
                 f"{cell.where}: learning_rate: {len(cell.rates)} candidates, but {len(first.rates)} in {first.where}; "
                 "allowed: as many for each method (search: false makes each rate a cell of its own)"
             )
+    if suite.base.random_weights:
+        yield f"{first.where}: learning_rate: random weights are not scored, so that none can be chosen; give one rate"
     if suite.split != "test":
         yield (
             f"evaluate.split: given {suite.split!r}; a search chooses the learning rate on it, so allowed: test "
@@ -278,10 +280,14 @@ def _named(cells: list[_Cell]) -> list[_Cell]:
     named = []
     for cell in cells:
         name = cell.method.cell_name(cell.rank, cell.precision, cell.options)
-        parts = [f"{_SHORT.get(key, key)}={shown(cell.settings[key])}" for key in telling[name] if _tells(cell, key)]
+        parts = [f"{_SHORT.get(key, key)}={_telling(cell, key)}" for key in telling[name] if _tells(cell, key)]
         head = name.removesuffix(f" {cell.precision}")
         named.append(replace(cell, name=" ".join([head, *parts, cell.precision])))
     return named
+
+
+def _telling(cell: _Cell, key: str) -> str:
+    return "searched" if key == "learning_rate" and cell.rates else shown(cell.settings[key])
 
 
 def _tells(cell: _Cell, key: str) -> bool:
@@ -294,8 +300,9 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
     names: dict[str, _Cell] = {}
     problems = []
     for cell in cells:
-        same = repr((cell.method.name, cell.precision, cell.rank, cell.meaning(), cell.training(())))
-        first = seen.setdefault(same, cell)
+        what = (cell.method.name, cell.precision, cell.rank, cell.meaning())
+        each = [cell.at(rate) for rate in cell.rates] or [cell]  # a search may choose any of them
+        first = next(one for one in [seen.setdefault(repr((*what, c.training(()))), cell) for c in each][::-1])
         other = names.setdefault(cell.name, cell)
         if first is not cell:
             twice = repr(cell.name) if cell.name == first.name else f"{first.name!r} and {cell.name!r}"

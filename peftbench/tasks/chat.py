@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported
@@ -11,8 +14,10 @@ from peftbench.records import Example, Task
 
 _ANSWER = "PEFTBENCH-ANSWER"
 """Stands for the answer while a template is filled in."""
-_DATE = "26 Jul 2024"
-"""Llama 3's templates write a date: the day's own would give every day other results. This is their own default."""
+_DAY = datetime(2024, 7, 26)
+"""Many templates write a date: the day's own would give every day other results. This is Llama 3's own default."""
+_OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+"""What a template's code may raise."""
 
 
 def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Example]:
@@ -28,11 +33,32 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
     if not task.chat:
         return list(examples)
     if not getattr(tokenizer, "chat_template", None):
-        raise Unsupported(
-            f"tasks.{task.name}.chat: the base's tokenizer has no chat template; leave the key out, or take an "
-            "instruct model"
-        )
+        raise Unsupported(_missing(task))
     return [_turned(task, e, tokenizer) for e in examples]
+
+
+def check(tasks: Iterable[Task], folder: Path) -> None:
+    """See that a model's folder has the chat template that tasks ask for, without loading its tokenizer.
+
+    Raises:
+        Unsupported: if a task is a chat and the folder has none.
+    """
+    asking = [task for task in tasks if task.chat]
+    if not asking or any((folder / name).exists() for name in ("chat_template.jinja", "additional_chat_templates")):
+        return
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # told by what needs it
+        return
+    if not found.get("chat_template"):
+        raise Unsupported(_missing(asking[0]))
+
+
+def _missing(task: Task) -> str:
+    return (
+        f"tasks.{task.name}.chat: the base's tokenizer has no chat template; leave the key out, or take an instruct "
+        "model"
+    )
 
 
 def _turned(task: Task, example: Example, tokenizer: Any) -> Example:
@@ -42,8 +68,10 @@ def _turned(task: Task, example: Example, tokenizer: Any) -> Example:
     if task.system is not None:
         messages.insert(0, {"role": "system", "content": task.system})
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, date_string=_DATE)
-    except TemplateError as error:  # many raise one for a role that they do not know
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, date_string=f"{_DAY:%d %b %Y}", strftime_now=_DAY.strftime
+        )
+    except (TemplateError, *_OF_CODE) as error:  # many raise one for a role that they do not know
         keys = "system and chat" if task.system is not None else "chat"
         raise Unsupported(f"tasks.{task.name}: {keys}: the base's chat template refuses: {error}") from None
     prompt, found, end = text.rpartition(_ANSWER)

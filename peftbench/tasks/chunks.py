@@ -34,11 +34,14 @@ def chunks(texts: Iterable[str], separator: str | None, longest: int) -> list[st
 
 def _short(piece: str, longest: int) -> Iterable[str]:
     """Yield a piece in parts of at most ``longest`` characters."""
-    while len(piece) > longest:
+    start = 0
+    while len(piece) - start > longest:
         # the last white space that leaves a part of half the length or more
-        space = max(piece.rfind(mark, longest // 2, longest + 1) for mark in (" ", "\n", "\t"))
-        cut = space if space > 0 else longest
-        yield piece[:cut].rstrip()
-        piece = piece[cut:].lstrip()
-    if piece:
-        yield piece
+        space = max(piece.rfind(mark, start + longest // 2, start + longest + 1) for mark in (" ", "\n", "\t"))
+        cut = space if space > 0 else start + longest
+        yield piece[start:cut].rstrip()
+        start = cut
+        while start < len(piece) and piece[start].isspace():
+            start += 1
+    if start < len(piece):
+        yield piece[start:]

@@ -30,7 +30,7 @@ def rows(task: Task, split: str) -> list[dict[str, Any]]:
         found = datasets.load_dataset(
             str(task.dataset), task.config, revision=task.revision, split=task.splits[split]
         ).to_list()
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
+    except Exception as error:  # its readers of files raise what they like
         raise UserError(f"task {task.name!r}: {_asked(task, split)}: {_why(task, error)}") from None
     finally:
         if shown:
@@ -49,7 +49,8 @@ def _asked(task: Task, split: str) -> str:
 
 def _why(task: Task, error: Exception) -> str:
     """Return why a dataset could not be loaded, and what to do."""
-    reason = (str(error) or repr(error)).splitlines()[0]
+    cause = error.__cause__ or error  # "an error occurred while generating the dataset" has its reason behind it
+    reason = (str(cause) or repr(cause)).splitlines()[0]
     local = f"give local files (--set tasks.{task.name}.train=FILE), or fetch it first where there is a network"
     if isinstance(error, ConnectionError) or "offline" in reason.lower():
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"

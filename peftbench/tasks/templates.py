@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-CHUNK_CHARACTERS = 2000
-"""Longest chunk of plain text where a task does not say: about 500 tokens of English."""
+CHUNK_CHARACTERS = 500
+"""Longest chunk of plain text where a task does not say: about 125 tokens of English, so that the default
+``sequence_length`` cuts little."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def texts(source: Retention) -> list[str]:
     if path.suffix in RECORDS:
         field = f"{{{{ {source.field} }}}}"
         task = Task(_NAME, "generation", files={"test": source.file}, prompt=field, target=field)
-        found = [example.target for example in read.examples(task, "test")]
+        found = [e.target for e in read.examples(task, "test") if e.target != "None"]  # how a null is written
     else:
         try:
             text = path.read_text(encoding="utf-8-sig")
