@@ -66,7 +66,7 @@ def test_what_was_cut_is_counted_over_the_seeds_and_told_by_cell():
 
 def test_overlap_is_told_and_its_absence_too():
     assert told(row(exact=11, ngram=12))[2] == (
-        "Overlap of test and training data: trec: of 500 scored prompts 11 are training prompts word for word, "
+        "Overlap of scored and training data: trec: of 500 scored prompts 11 are training prompts word for word, "
         "1 more have 13 words in a row of one."
     )
     assert told(row())[2] == "No scored prompt is a training prompt or has 13 words in a row of one."

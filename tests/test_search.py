@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from results_factory import make_result
 
-from peftbench import choice, cli, grid, report, stages, store, suite
+from peftbench import choice, cli, grid, identity, report, stages, store, suite
 from peftbench.errors import UserError
 from peftbench.report import collect, searched
 from peftbench.suite.candidates import FIRST_SEED, candidates, cell_of, named
@@ -315,7 +315,14 @@ def test_run_searches_and_then_trains_with_what_was_chosen(load, tmp_path, monke
             rate = trial.training.learning_rate if trial.training else None
             ran.append((trial.cell, rate, trial.evaluation.split))
             diverged = rate == 1e-1
-            row = {"key": job.key, "learning_rate": rate, "seed": trial.seed, "rank": trial.rank}
+            settings = json.dumps(identity.settings(trial))
+            row = {
+                "key": job.key,
+                "settings_json": settings,
+                "learning_rate": rate,
+                "seed": trial.seed,
+                "rank": trial.rank,
+            }
             ended = (
                 {"status": "diverged"}
                 if diverged
