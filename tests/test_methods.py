@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 
 from peftbench import data, evaluate, model, train
+from peftbench.execute import local
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, method_of, resolve
 from peftbench.precision import PRECISIONS, why_unsupported
@@ -244,20 +242,15 @@ def test_what_can_be_merged_gives_the_same_logits_merged_and_unmerged(name, tiny
         torch.testing.assert_close(found, before, atol=1e-4, rtol=0)
 
 
-LOADING = """
-import sys
-import torch
-from pathlib import Path
-from test_methods import IDS, METHODS, loaded, logits, resolve
-torch.set_num_threads(1)
-tiny, folder = map(Path, sys.argv[1:])
-found = {}
-for saved in sorted(folder.iterdir()):
-    precision = METHODS[saved.name].default_precision
-    tuned = resolve(METHODS[saved.name].load)(loaded(tiny, saved.name, precision).model, saved)
-    found[saved.name] = logits(tuned, precision, IDS)
-torch.save(found, folder / "logits.pt")
-"""
+def load_all(tiny, folder):
+    """Write the logits of everything saved in a folder."""
+    torch.set_num_threads(1)
+    found = {}
+    for saved in sorted(folder.iterdir()):
+        precision = METHODS[saved.name].default_precision
+        tuned = resolve(METHODS[saved.name].load)(loaded(tiny, saved.name, precision).model, saved)
+        found[saved.name] = logits(tuned, precision, IDS)
+    torch.save(found, folder / "logits.pt")
 
 
 def test_what_each_method_saved_gives_the_same_logits_in_another_process(tiny, tmp_path):
@@ -268,14 +261,13 @@ def test_what_each_method_saved_gives_the_same_logits_in_another_process(tiny, t
         train.train(learner, plan[:2], [], Clock(), lambda *_: None)
         resolve(METHODS[name].save)(learner.model, tmp_path / "saved" / name)
         expected[name] = logits(learner.model, precision, IDS)
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
-    subprocess.run(
-        [sys.executable, "-c", LOADING, tiny, tmp_path / "saved"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        check=True,
-        timeout=300,
-    )
+    context = multiprocessing.get_context("forkserver")  # it has the libraries, and nothing was ever attached in it
+    context.set_forkserver_preload(["peftbench.execute.preload"])
+    local._await_server(context)
+    process = context.Process(target=load_all, args=(tiny, tmp_path / "saved"))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
     found = torch.load(tmp_path / "saved" / "logits.pt")
     assert set(found) == set(TRAINED)
     assert [name for name in TRAINED if not torch.equal(found[name], expected[name])] == []

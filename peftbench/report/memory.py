@@ -111,7 +111,7 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
         most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
     yield (
         f"Activations, logits and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times)"
-        f"{most}. With billions of parameters weights dominate: another order."
+        f"{most}. With billions of parameters weights dominate, and the order of the cells is another."
     )
 
 
