@@ -19,7 +19,7 @@ from peftbench.measure import environment
 from peftbench.plan import cuda
 from peftbench.records import Base, Example, Job, Result, Status, Task, Trial
 from peftbench.tasks import chat, hub, overlap, read
-from peftbench.tasks.texts import texts
+from peftbench.tasks.texts import as_task, texts
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
@@ -219,6 +219,7 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
         if base.source not in away:
             identity.resolve_base(base)
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
+    remote |= {general.name: general.dataset for general in map(_general, trials) if general and hub.is_remote(general)}
     inputs = _Inputs()
     for trial in trials:
         _check_splits(trial, inputs.examples, remote)
@@ -315,11 +316,17 @@ def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
-    if trial.retention:
+    general = _general(trial)
+    if trial.retention and general and general.name not in unseen:
         texts(trial.retention)
     for name, split in wanted:
         if name not in unseen and not reader(tasks[name], split):
             raise UserError(f"task {name!r}: its {split} split is empty")
+
+
+def _general(trial: Trial) -> Task | None:
+    """Return the general text that a trial's retention is told of, as a task."""
+    return as_task(trial.retention) if trial.retention else None
 
 
 def _tidy_log(event: execute.Event) -> None:

@@ -75,7 +75,7 @@ def held(trial: Trial, source: Retention, tokenizer: Any) -> Held:
     pairs = [_encode(tokenizer, text, index, evaluation.max_length) for index, text in enumerate(texts(source))]
     encoded, sizes = tuple(e for e, _ in pairs), [size for _, size in pairs]
     if not any(len(e.ids) > 1 for e in encoded):
-        raise UserError(f"evaluate.retention: {source.file} holds no text of two tokens or more")
+        raise UserError(f"evaluate.retention: {source.source} holds no text of two tokens or more")
     known = None if None in sizes else sum(size for size in sizes if size is not None)
     precision = effective(trial.precision, trial.options)
     batch = evaluation.batch_size or _BATCH

@@ -10,14 +10,25 @@ from typing import Annotated
 class Retention:
     """General text on which a trial's loss is measured before and after training; not part of the key."""
 
-    file: str
-    """Plain text, or CSV, TSV, JSON, JSONL or Parquet."""
+    file: str | None = None
+    """Plain text, or CSV, TSV, JSON, JSONL or Parquet. One of file and dataset is given."""
     field: str = "text"
-    """Of a file of records: the field that holds the text."""
+    """Of records: the field that holds the text."""
     separator: str = "\n\n"
     """Of a file of plain text: what parts two texts."""
     limit: int | None = 200
     """Only the first so many texts; None for all."""
+    dataset: str | None = None
+    """Hugging Face dataset: a hub id, or a local folder."""
+    config: str | None = None
+    revision: str | None = None
+    split: str = "test"
+    """Of the dataset."""
+
+    @property
+    def source(self) -> str:
+        """What messages call it."""
+        return str(self.file or f"dataset {self.dataset!r}")
 
 
 @dataclass(frozen=True)

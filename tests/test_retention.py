@@ -174,7 +174,9 @@ def test_a_suite_names_a_text_and_nano_has_its_own(tmp_path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("{limit: 3}", r"s\.yaml:5: evaluate\.retention\.file: the key 'file' is missing"),
+        ("{limit: 3}", r"s\.yaml:5: evaluate\.retention: allowed: exactly one of file"),
+        ("{file: b.txt, dataset: org/x}", r"allowed: exactly one of file"),
+        ("{file: b.txt, split: train}", r"retention\.split: belongs to a dataset"),
         ("{file: b.txt, limits: 3}", "unknown key 'limits'; .*did you mean 'limit'"),
         ("{file: b.txt, field: a b}", "allowed: a field's name"),
         ("yes", "a mapping with file, field, separator and limit, or false"),
@@ -183,6 +185,17 @@ def test_a_suite_names_a_text_and_nano_has_its_own(tmp_path):
 def test_a_wrong_retention_is_told(given, told, tmp_path):
     with pytest.raises(UserError, match=told):
         expanded(tmp_path, f"evaluate: {{retention: {given}}}\n")
+
+
+def test_texts_of_a_dataset_that_is_a_folder_and_of_one_that_is_on_the_hub(tmp_path):
+    (tmp_path / "general").mkdir()
+    (tmp_path / "general" / "validation.jsonl").write_text('{"body": "one"}\n{"body": ""}\n{"body": "two"}\n')
+    (found, *_) = expanded(tmp_path, "evaluate: {retention: {dataset: ./general, split: validation, field: body}}\n")
+    assert texts(found.retention) == ["one", "two"]
+    away = expanded(tmp_path, "evaluate: {retention: {dataset: org/x, config: raw}}\n")
+    assert any("dataset 'org/x': no such folder here" in note for note in grid.check(away))
+    with pytest.raises(UserError, match=r"evaluate.retention.*dataset 'org/x', config 'raw', split 'test'"):
+        grid.prepare(away, tmp_path / "r", 1, "peftbench run")
 
 
 def test_random_weights_forget_nothing(tmp_path):

@@ -136,8 +136,21 @@ def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | 
         return None
     if base.random_weights:
         b.problem(("evaluate", "retention"), "the loss of random weights would be a number without a meaning")
-    block = b.check(RetentionBlock, ("evaluate", "retention"), given)
-    return Retention(b.resolved(given["file"]), block.field, block.separator, block.limit) if block else None
+    path: KeyPath = ("evaluate", "retention")
+    block = b.check(RetentionBlock, path, given)
+    if block is None:
+        return None
+    if (block.file is None) == (block.dataset is None):
+        b.problem(path, "allowed: exactly one of file (a text, or records) and dataset (a hub id or a folder)")
+        return None
+    for key in ("config", "revision", "split"):
+        if block.dataset is None and key in given:
+            b.problem((*path, key), "belongs to a dataset, and the key 'dataset' is missing")
+    return Retention(
+        file=None if block.file is None else b.resolved(given["file"]),
+        dataset=b.dataset((*path, "dataset")),
+        **block.model_dump(exclude={"file", "dataset"}),
+    )
 
 
 def _search(b: Builder) -> Search | None:

@@ -84,7 +84,7 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
         limit=block.limit,
         labels=block.labels,
         several_references=block.several_references,
-        dataset=_dataset(b, path, block),
+        dataset=b.dataset((*path, "dataset")),
         config=block.config,
         revision=block.revision,
         splits={split: given for split, given in (block.splits or {}).items() if given and split in SPLITS},
@@ -169,11 +169,3 @@ def _check_cut(b: Builder, path: KeyPath, block: TaskBlock) -> None:
         b.problem((*path, "test_fraction"), f"given {words(block.test_fraction)}; nothing is left to train on")
     if block.split_seed and not any(shares.values()):
         b.problem((*path, "split_seed"), "seeds the cut of validation_fraction and test_fraction; neither is given")
-
-
-def _dataset(b: Builder, path: KeyPath, block: TaskBlock) -> str | None:
-    """Return a dataset's hub id, or the path of a local folder made absolute."""
-    given = b.document.get((*path, "dataset"))
-    if isinstance(given, str) and given.startswith(("./", "../", "~/", "/")):
-        return b.resolved(given)
-    return None if block.dataset is None else str(given)

@@ -27,6 +27,13 @@ class Builder:
         """Return the block at a path as a model, or None with its problems written down."""
         return check(model, self.document, path, self.problems, block)
 
+    def dataset(self, path: KeyPath) -> str | None:
+        """Return the dataset at a path, its hub id or the path of a local folder made absolute; None for none."""
+        given = self.document.get(path)
+        if isinstance(given, str) and given.startswith(("./", "../", "~/", "/")):
+            return self.resolved(given)
+        return None if given is None else str(given)
+
     def resolved(self, path: str) -> str:
         """Return a path made absolute: from the suite's folder, or from the user's where it came from outside."""
         folder = Path.cwd() if isinstance(path, Outside) else self.document.folder

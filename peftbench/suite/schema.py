@@ -224,7 +224,11 @@ class EvaluateBlock(Strict):
 class RetentionBlock(Strict):
     """``evaluate.retention:``."""
 
-    file: Annotated[str, Field(min_length=1)]
+    file: Annotated[str, Field(min_length=1)] | None = None
+    dataset: Annotated[str, Field(min_length=1)] | None = None
+    config: str | None = None
+    revision: str | None = None
+    split: Annotated[str, Field(min_length=1)] = Retention.split
     field: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="a field's name")] = Retention.field
     separator: Annotated[str, Field(min_length=1)] = Retention.separator
     limit: Count | None = Retention.limit
