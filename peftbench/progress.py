@@ -115,7 +115,7 @@ def differences(folder: Path, strict: bool) -> bool:
             raise
         return False
     for text in found:
-        print(f"peftbench: {text}", file=sys.stderr)
+        print(wrapped(f"peftbench: {text}"), file=sys.stderr)
     if found and strict:
         print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
     return bool(found)

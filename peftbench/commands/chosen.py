@@ -32,10 +32,11 @@ def load(arguments: argparse.Namespace, out: TextIO) -> tuple[Suite, int | None]
     loaded = suite.load(arguments.suite, **options)
     if loaded.match is None or arguments.smoke:
         return loaded, None
+    from peftbench import progress
     from peftbench.plan import match
 
     found = match.apply(loaded)
-    print("\n".join(found.lines()), file=out)
+    print("\n".join(progress.wrapped(line) for line in found.lines()), file=out)
     return found.suite, found.budget
 
 

@@ -78,7 +78,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
             file=sys.stderr,
         )
     for sentence in outcome.data:
-        print(sentence, file=sys.stderr)
+        print(progress.wrapped(sentence), file=sys.stderr)
     failed = [result for result in outcome.failed if result.row.status != "skipped"]  # those were asked for
     if failed:
         print("these did not end ok:", file=sys.stderr)
