@@ -90,7 +90,9 @@ def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Exa
             read, own = prompt.render(row).rstrip(), content.render(row).strip()
         except Exception as error:  # a template may do arithmetic, look things up, call filters
             fields = ", ".join(list(row)[:_SHOWN_FIELDS])
-            raise UserError(f"{where}: a template failed: {error}; its fields are: {fields}") from None
+            headless = Path(source).suffix in (".csv", ".tsv") and not task.columns
+            hint = " (if that is the first example, the file has no header: give its columns)" if headless else ""
+            raise UserError(f"{where}: a template failed: {error}; its fields are: {fields}{hint}") from None
         if task.labels:
             if answer not in task.labels:
                 raise UserError(f"{where}: " + unknown("label", answer, task.labels))
