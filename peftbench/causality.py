@@ -21,7 +21,7 @@ ENCODERS: Mapping[str, str] = MappingProxyType(
         (
             *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
             *("reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta"),
-            *("xlm-roberta-xl", "xmod"),
+            *("xlm-roberta-xl", "xlnet", "xmod"),
         ),
         "is_decoder",
     )
@@ -77,15 +77,21 @@ def check(model: Any, precision: Precision, device: str) -> None:
         seen.append(out.detach().requires_grad_())
         return seen[-1].clone()  # some models change their embeddings in place
 
-    ids = torch.arange(_TOKENS, device=device)[None]
+    embeddings = model.get_input_embeddings()
+    # from the middle of the vocabulary: the first rows may be special ones, the padding token's is often all zero
+    start = max(0, min(embeddings.num_embeddings // 2, embeddings.num_embeddings - _TOKENS - 1))
+    chosen = [
+        token for token in range(start, start + _TOKENS + 1) if token != model.config.get_text_config().pad_token_id
+    ]
+    ids = torch.tensor([chosen[:_TOKENS]], device=device)
     model.eval()
-    hook = model.get_input_embeddings().register_forward_hook(keep)
+    hook = embeddings.register_forward_hook(keep)
     try:
         with torch.enable_grad(), autocast(precision, device):
             first = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, 0].float()
         if not seen or not first.requires_grad:  # code of its own, whose gradients do not reach its embeddings
             return
-        gradient = torch.autograd.grad(first.square().sum(), seen[0])[0].float().norm(dim=-1)[0]
+        gradient = torch.autograd.grad(first.square().sum(), seen[0])[0].float().norm(dim=-1).flatten()
     finally:
         hook.remove()
     if gradient[1:].max() > _NOISE * gradient[0]:

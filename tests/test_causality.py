@@ -58,6 +58,18 @@ def test_an_encoder_is_refused_by_its_config_and_by_its_gradients(kind, changes)
         causality.check(made, PRECISIONS["fp32"], "cpu")
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "xlnet"])
+def test_an_encoder_is_refused_though_its_first_row_is_zero_or_its_embeddings_are_turned(kind):
+    if kind == "gemma3":
+        turned = {"use_bidirectional_attention": True, "head_dim": 16, "num_key_value_heads": 2}
+        made = encoder("Gemma3TextConfig", pad_token_id=0, **turned)
+    else:
+        config = transformers.XLNetConfig(vocab_size=320, d_model=64, n_layer=2, n_head=4, d_inner=128)
+        made = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(Unsupported, match="a later token changes what it says of an earlier one"):
+        causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
 def test_what_the_gradients_say_is_what_changing_the_last_token_does():
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
     for made, reads_ahead in ((encoder("BertConfig"), True), (encoder("BertConfig", is_decoder=True), False)):

@@ -87,13 +87,24 @@ def test_a_recipes_optimizer_is_one_only_where_the_recipe_names_it(tmp_path):
 
 def test_a_setting_of_which_every_cell_has_all_values_is_an_axis(tmp_path):
     rows = [
-        row(method, cell=f"{method} batch_size={size} fp32", train={"batch_size": size})
+        row(
+            method,
+            cell=f"{method} batch_size={size} fp32",
+            train={"batch_size": size, "optimizer": "sgd" if size == 8 else "adamw"},
+            batches_sha256=f"{size}" * 16,
+            examples_seen=10 * size,
+            optimizer_class=f"torch of {size}",
+        )
         for method in ("full", "lora")
         for size in (8, 32)
     ]
     assert told(tmp_path / "crossed", *rows) == []
-    (found,) = told(tmp_path / "not", *rows[:3])
-    assert found == "(training): batch_size 32 (full batch_size=32 fp32), batch_size 8 (LoRA, full batch_size=8 fp32)."
+    training, *_ = told(tmp_path / "not", *rows[:3])
+    assert "batch_size 32 (full batch_size=32 fp32)" in training
+    settings = {"batch_size": 8, "optimizer": "sgd"}
+    other = row("lora", cell="lora batch_size=8 fp32", train=settings, batches_sha256="f" * 32)
+    (work,) = told(tmp_path / "other", rows[0], rows[1], other, rows[3])
+    assert work.startswith("(work): training batches in their order")
 
 
 def test_a_setting_that_goes_with_the_precision_is_no_axis(tmp_path):

@@ -26,7 +26,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if not arguments.memory and (arguments.budget or arguments.reserve or arguments.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
     if arguments.memory:
-        return _forecast(arguments, trials)
+        return _forecast(arguments, trials, loaded.workers)
     cells: dict[str, list[int | None]] = {}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
@@ -65,8 +65,8 @@ def _no_device(trials: Sequence[Trial]) -> list[str]:
     return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
 
 
-def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
-    """Print what each cell is predicted to take."""
+def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial], workers: int) -> int:
+    """Print what each cell is predicted to take, against the share of a budget that each of the workers has."""
     from peftbench import identity
     from peftbench.plan import size
 
@@ -74,7 +74,7 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial]) -> int:
         raise UserError(chosen.NO_BUDGET)
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
-    budget = size.budget(arguments.budget, trials[0].device) if arguments.budget else None
+    budget = size.budget(arguments.budget, trials[0].device) // workers if arguments.budget else None
     reserve = size.reserve(arguments.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
     from peftbench.plan import forecast, tell

@@ -17,7 +17,7 @@ from peftbench.precision import effective
 from peftbench.records import Trial
 
 ROUNDING = 512
-"""Every allocation is a multiple of so many bytes: kMinBlockSize in c10/core/AllocatorConfig.h of PyTorch 2.14."""
+"""Every allocation is a multiple of so many bytes: kMinBlockSize in c10/core/AllocatorConfig.h of PyTorch."""
 _MIB = 2**20
 
 

@@ -112,7 +112,12 @@ def _budget(suite: Suite, config: Any) -> int:
         return match.parameters
     named = next((part for b in suite.blocks if b.method == match.method for part in _parts(b)), None)
     block = named or Block(match.method, f"{suite.shown}: match", {})
-    return _count(_trial(suite, block, match.rank), config)
+    try:
+        return _count(_trial(suite, block, match.rank), config)
+    except (Unsupported, UserError) as error:
+        raise UserError(
+            f"{suite.shown}: match.trainable_parameters: {match.method} cannot be counted: {error}"
+        ) from None
 
 
 def _sized(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block, Matched | None]:
@@ -144,11 +149,14 @@ def nearest(count: Callable[[int], int], budget: int, most: int) -> int:
         budget: what to come near to.
         most: largest rank.
     """
-    first, step = count(1), count(2) - count(1)
-    if budget <= first or most < 2:
+    first, step = count(1), count(min(2, most)) - count(1)
+    if step < 0:  # some tuners train less at a larger rank
+        ranks = [2**power for power in range(most.bit_length())]
+        return min(ranks, key=lambda rank: (abs(count(rank) - budget), rank))
+    if budget <= first:
         return 1
-    guess = min(max(2, round(1 + (budget - first) / step)), most) if step > 0 else 2
-    if step > 0 and count(guess) == first + step * (guess - 1):
+    guess = min(max(2, round(1 + (budget - first) / step)), most) if step else min(2, most)
+    if step and count(guess) == first + step * (guess - 1):
         return min((guess, guess - 1), key=lambda rank: abs(count(rank) - budget))
     low, high = 1, guess
     while count(high) < budget and high < most:
@@ -156,7 +164,16 @@ def nearest(count: Callable[[int], int], budget: int, most: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) <= budget else (low, middle)
-    return min((low, high), key=lambda rank: abs(count(rank) - budget))
+    return _smallest(count, min((low, high), key=lambda rank: abs(count(rank) - budget)))
+
+
+def _smallest(count: Callable[[int], int], rank: int) -> int:
+    """Return the smallest rank that trains as much as this one: some tuners' sizes end before the rank does."""
+    low, high = 0, rank
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(middle) == count(rank) else (middle, high)
+    return high
 
 
 def _most(suite: Suite, block: Block, config: Any) -> int:

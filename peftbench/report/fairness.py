@@ -50,6 +50,10 @@ _LATE = {
     if field.metadata.get("late")
 }
 """What an older row had for settings that came later."""
+_FOLLOWS = ("work", "as computed")
+"""Kinds of facts that follow from training settings: where one of these is an axis, they differ with it."""
+_DECIDED_BY = {"optimizer": "optimizer", "checkpointing": "gradient_checkpointing"}
+"""How the name of something computed begins, to the training setting that decides it."""
 _MOST = 6
 """Names of rows before the others are only counted."""
 _LONGEST = 60
@@ -161,12 +165,15 @@ def _differences(rows: Sequence[_Row]) -> Iterable[_Difference]:
     """Yield the fields whose values differ between rows of one stratum and are no axis."""
     keys = dict.fromkeys(key for row in rows for key in row.facts)
     nested = {name[: end.start()] for _, name in keys for end in re.finditer(r"[. ]", name)}
+    axes = [name for kind, name in keys if kind == "training" and _is_axis((r, _held(r, name)) for r in rows)]
     for kind, name in keys:
         if name in _APART or name.startswith(_OPTIONS) or name in nested:  # the parts of what is nested are compared
             continue
         held: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
             stratum, value = row.facts.get((kind, name), ((), _absent(kind, name)))
+            if kind in _FOLLOWS:
+                stratum = (*stratum, *(_held(row, axis) for axis in axes))
             if _compared(row, kind, name):
                 held[stratum][value].append(place)
         odd = [values for values in held.values() if len(values) > 1]
@@ -176,6 +183,10 @@ def _differences(rows: Sequence[_Row]) -> Iterable[_Difference]:
         if odd and not (kind == "training" and _is_axis((rows[p], v) for v, found in values.items() for p in found)):
             ordered = sorted(values.items(), key=lambda item: (len(item[1]), natural(item[0])))
             yield _Difference(kind, name, tuple((value, tuple(places)) for value, places in ordered))
+
+
+def _held(row: _Row, setting: str) -> str:
+    return row.facts.get(("training", setting), ((), _absent("training", setting)))[1]
 
 
 def _absent(kind: str, name: str) -> str:
@@ -189,7 +200,7 @@ def _compared(row: _Row, kind: str, name: str) -> bool:
     if kind == "work":
         return not any(map(row.follows, _AMOUNT))
     if kind == "as computed":
-        return not row.follows(name.partition(" ")[0])  # of "optimizer class"
+        return not row.follows(_DECIDED_BY.get(name.partition(" ")[0], ""))
     return kind != "training" or not row.follows(name.removeprefix("train."))
 
 

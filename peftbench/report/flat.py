@@ -29,7 +29,7 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, list):
         parts = (" ".join(map(plain, item)) if isinstance(item, list) else plain(item) for item in value)
         return ", ".join(parts) or "none"
