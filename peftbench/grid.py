@@ -149,6 +149,7 @@ def prepare(
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
+    _check_texts(trials)
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
         _check_splits(trial, inputs.examples)
@@ -219,8 +220,10 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
         if base.source not in away:
             identity.resolve_base(base)
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
-    remote |= {general.name: general.dataset for general in map(_general, trials) if general and hub.is_remote(general)}
+    general = [as_task(trial.retention) for trial in trials if trial.retention]
+    remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
     inputs = _Inputs()
+    _check_texts(trials, remote)
     for trial in trials:
         _check_splits(trial, inputs.examples, remote)
     unseen = [(f"base {source!r}", identity.hint_of_shape(source)) for source in away]
@@ -316,17 +319,16 @@ def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()
         wanted += [(name, "train") for name, _ in trial.training.data]
         if trial.training.validate_every:
             wanted += [(name, "validation") for name, _ in trial.training.data]
-    general = _general(trial)
-    if trial.retention and general and general.name not in unseen:
-        texts(trial.retention)
     for name, split in wanted:
         if name not in unseen and not reader(tasks[name], split):
             raise UserError(f"task {name!r}: its {split} split is empty")
 
 
-def _general(trial: Trial) -> Task | None:
-    """Return the general text that a trial's retention is told of, as a task."""
-    return as_task(trial.retention) if trial.retention else None
+def _check_texts(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
+    """See that the general text of retention can be read, each once."""
+    for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
+        if as_task(source).name not in unseen:
+            texts(source)
 
 
 def _tidy_log(event: execute.Event) -> None:

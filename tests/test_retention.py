@@ -198,6 +198,14 @@ def test_texts_of_a_dataset_that_is_a_folder_and_of_one_that_is_on_the_hub(tmp_p
         grid.prepare(away, tmp_path / "r", 1, "peftbench run")
 
 
+def test_the_text_is_read_once_for_all_trials(tmp_path, monkeypatch):
+    read: list[Retention] = []
+    monkeypatch.setattr(grid, "texts", lambda source: read.append(source) or ["a text"])
+    made = expanded(tmp_path) * 9
+    grid.check(made)
+    assert len(read) == 1
+
+
 def test_random_weights_forget_nothing(tmp_path):
     with pytest.raises(UserError, match="the loss of random weights"):
         expanded(tmp_path, "evaluate: {retention: {file: b.txt}}\n", "{shape: llama-7b}")
