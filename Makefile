@@ -1,6 +1,6 @@
 # make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
 # make test         set up, check style and types, run the tests
-# make smoke        each method, tuner and precision of every suite in two steps, with the tests' environment
+# make smoke        each method, tuner and precision of every suite in two steps; an outside package and a wide page too
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning precisions
@@ -29,7 +29,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 smoke: $(STAMP)
-	$(BIN)/python -m pytest --run-slow tests/test_smoke.py
+	$(BIN)/python -m pytest --run-slow tests/test_smoke.py tests/test_outside.py tests/test_report_browser.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

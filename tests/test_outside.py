@@ -43,6 +43,7 @@ def steering(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(steering):
     tests, own = str(EXAMPLE.parent / "test_methods.py"), str(EXAMPLE / "test_vectors.py")
     options = ("-p", "no:cacheprovider", "--disable-warnings", "--rootdir", str(EXAMPLE.parent), "-rA")

@@ -136,6 +136,7 @@ def test_no_text_of_a_figure_overlaps(opened: Any) -> None:
     assert opened.evaluate(COVERED) == []
 
 
+@pytest.mark.slow
 def test_a_page_of_86_cells_can_be_read(wide: Any) -> None:
     assert wide.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert wide.evaluate(OVERLAPS) == []
