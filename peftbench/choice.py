@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +68,10 @@ class Choice:
         known = [c for c in self.candidates if c.score is not None]
         return max(known, key=lambda c: (c.score, -c.rate)) if known else None
 
-    @property
-    def complete(self) -> bool:
-        """Whether each candidate has had its trial: none was killed, ran out of time or met an error."""
-        return all(Status(failure) in _TRIED for c in self.candidates for failure in c.failures)
+    def complete(self, rates: Iterable[float]) -> bool:
+        """Whether each of these rates has had its trial: none is missing, was killed, out of time or met an error."""
+        tried = {c.rate for c in self.candidates if all(Status(failure) in _TRIED for failure in c.failures)}
+        return tried.issuperset(rates)
 
     @property
     def undecided(self) -> bool:
@@ -113,11 +113,6 @@ def choices(folder: Path) -> dict[str, Choice]:
         found[cell_of(row["cell"], row["learning_rate"])].append(row)
     tasks = _tasks(rows)
     return {cell: _choice(cell, each, tasks) for cell, each in found.items()}
-
-
-def rates(folder: Path) -> dict[str, float]:
-    """Return each searched cell's chosen learning rate; cells of which no candidate ended ok are left out."""
-    return {cell: choice.best.rate for cell, choice in choices(folder).items() if choice.best}
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:

@@ -47,10 +47,11 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
     tried = candidates(suite, device)
     if tried:
         yield Stage(tried, candidates(everything, device), folder / choice.FOLDER, True)
-    found = choice.choices(folder) if searched(everything) else {}
+    given = searched(everything)
+    found = choice.choices(folder) if given else {}
     rates = {cell: each.best.rate for cell, each in found.items() if each.best}
     # the trials of a cell that was not searched to the end have no key yet
-    unknown = {cell for cell in searched(everything) if cell not in found or not found[cell].complete}
+    unknown = {cell for cell, each in given.items() if cell not in found or not found[cell].complete(each)}
     trials = expand(suite, device, rates)
     waiting = dict.fromkeys(trial.cell for trial in trials if trial.cell in unknown and not trial.unsupported)
     trials = tuple(trial for trial in trials if trial.cell not in waiting)

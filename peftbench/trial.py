@@ -36,7 +36,7 @@ from peftbench.methods import METHODS, method_of, reach, resolve
 from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices
 from peftbench.plan import budget
 from peftbench.precision import effective
-from peftbench.records import Example, Job, Result, Status, Trial, TrialRow
+from peftbench.records import Example, Job, Result, Status, Training, Trial, TrialRow
 from peftbench.tasks import chat, fewshot
 
 _PROBE_EXAMPLES = 4
@@ -188,24 +188,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         logits = liveness.probe(loaded.model, probe, precision, trial.device)
     if run.job.measures_inference and not method.trains_base:
         run.bare = structure.remember(loaded.model.modules(), weights=False)
-    with run.clock.phase("attach"):
-        _seed(seed)
-        found = matrices(loaded.model)
-        model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
-        run.facts.update(reach.columns(found, model))
-        parameters = cast_trainable(model, precision)
-        # of lora on parts of a fused projection, what of B stays zero does not count
-        run.facts["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)
-        learner = train.learner(
-            model,
-            parameters,
-            training,
-            precision=precision,
-            device=trial.device,
-            pad_id=loaded.tokenizer.pad_token_id,
-            virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
-            after_step=resolve(method.after_step) if method.after_step else None,
-        )
+    model, learner = _attach(run, loaded, training)
     run.ledger["attach"] = memory.held(model, method.trains_base)
     with run.clock.phase("check"):
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
@@ -237,6 +220,31 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     with run.clock.phase("save"):
         run.facts.update(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, (status, reason)
+
+
+def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, train.Learner]:
+    """Attach the method; return the model and what its training needs."""
+    trial = run.job.trial
+    method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
+    with run.clock.phase("attach"):
+        _seed(trial.seed or 0)
+        found = matrices(loaded.model)
+        model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+        run.facts.update(reach.columns(found, model))
+        parameters = cast_trainable(model, precision)
+        # of lora on parts of a fused projection, what of B stays zero does not count
+        run.facts["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)
+        learner = train.learner(
+            model,
+            parameters,
+            training,
+            precision=precision,
+            device=trial.device,
+            pad_id=loaded.tokenizer.pad_token_id,
+            virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
+            after_step=resolve(method.after_step) if method.after_step else None,
+        )
+    return model, learner
 
 
 def _prepared(run: Run, tokenizer: Any) -> data.Prepared:

@@ -77,7 +77,12 @@ def test_an_expressions_one_group_is_the_answer_where_it_first_matches(pattern, 
 
 @pytest.mark.parametrize(
     ("pattern", "told"),
-    [("answer", "with 0 groups"), ("(a)(b)", "with 2 groups"), ("(a", "not a regular expression: missing )")],
+    [
+        ("answer", "with 0 groups"),
+        ("(a)(b)", "with 2 groups"),
+        ("(a", "not a regular expression: missing )"),
+        ("a{99999999999}(b)", "not a regular expression: the repetition number is too large"),
+    ],
 )
 def test_a_pattern_that_cannot_be_one_says_why(pattern, told):
     assert told in problem(pattern)

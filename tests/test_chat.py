@@ -111,6 +111,7 @@ def test_a_task_without_chat_is_left_as_it_is(tokenizer):
             "Be kind.",
             r"tasks.mine: system and chat: the base's chat template refuses: no system here",
         ),
+        ("{{ messages[0].content + 1 }}", None, r"tasks.mine: chat: the base's chat template refuses: .*str"),
         ("{{ messages[0].content }}", None, r"tasks.mine.chat: .* leaves out the assistant's answer"),
     ],
 )
@@ -119,6 +120,14 @@ def test_a_base_that_cannot_chat_is_unsupported_and_names_the_key(template, syst
     made.chat_template = template
     with pytest.raises(Unsupported, match=message):
         chat.apply(Task("mine", "choice", chat=True, system=system), EXAMPLES, made)
+
+
+@pytest.mark.parametrize("date", ["{{ strftime_now('%Y-%m-%d') }}", "{{ date_string }}"])
+def test_a_template_that_writes_the_date_has_the_same_one_every_day(date):
+    made = tiny_base.tokenizer()
+    made.chat_template = date + TURNS
+    (first, *_) = chat.apply(Task("mine", "choice", chat=True), EXAMPLES, made)
+    assert first.prompt.startswith(("2024-07-26", "26 Jul 2024"))
 
 
 def test_chat_and_system_are_keys_of_a_task(tmp_path):

@@ -242,7 +242,7 @@ def test_the_work_of_a_step_is_neither_the_forward_pass_alone_nor_a_whole_backwa
     base, learner, plan = test_methods.attached(nano, name, "fp32", tmp_path)
     config = base.model.config
     weights = base.parameters if config.tie_word_embeddings else base.parameters - config.vocab_size * 64
-    flops = work.flops_per_token(learner, work.typical_step(plan))
+    flops = work.columns(learner, plan)["train_flops_per_token"]
     assert least * weights < flops < most * weights
 
 

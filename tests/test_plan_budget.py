@@ -249,6 +249,18 @@ def test_a_plan_needs_no_weights(tmp_path, monkeypatch):
     assert asked == [("org/model", {"revision": "v1", "allow_patterns": ["config.json"]})]
 
 
+@pytest.mark.parametrize(("workers", "fits"), [(1, True), (2, False)])
+def test_a_plan_shares_a_budget_among_the_workers_as_a_run_does(workers, fits, tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text(
+        f"base: nano\ntasks: [compute]\nseeds: 1\ndevice: cpu\nthreads: 1\nworkers: {workers}\nmethods: {{lora: }}\n"
+    )
+    command = ["plan", str(tmp_path / "s.yaml"), "--memory"]
+    assert cli.main([*command, "--budget", "1GiB"]) == 0
+    peak = float(re.search(r"lora r=8 fp32 +([\d.]+)", capsys.readouterr().out)[1])  # in MiB
+    assert cli.main([*command, "--budget", f"{1.5 * peak:.0f}MiB"]) == 0
+    assert (" yes" in capsys.readouterr().out) == fits
+
+
 def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
     config = json.loads((bases.shape("gpt2-medium") / "config.json").read_text()) | {"n_layer": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))

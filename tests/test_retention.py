@@ -127,8 +127,8 @@ def test_texts_of_plain_files_and_of_records(tmp_path):
     assert texts(Retention(str(plain))) == ["one", "two\nlines", "three"]
     assert texts(Retention(str(plain), separator="\n", limit=2)) == ["one", "two"]
     records = tmp_path / "a.jsonl"
-    records.write_text('{"body": "one"}\n{"body": ""}\n{"body": "two"}\n')
-    assert texts(Retention(str(records), field="body")) == ["one", "two"]
+    records.write_text('{"body": "one"}\n{"body": ""}\n{"body": null}\n{"body": "None"}\n{"body": "two"}\n')
+    assert texts(Retention(str(records), field="body")) == ["one", "None", "two"], "a null is no text, the word is one"
     with pytest.raises(UserError, match="its fields are: body"):
         texts(Retention(str(records)))
     with pytest.raises(UserError, match=r"evaluate\.retention: .*gone\.txt cannot be read as text: No such file"):

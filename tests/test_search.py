@@ -139,12 +139,17 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
             store.write(folder / choice.FOLDER, result, ("judge",))
 
 
+def chosen(folder: Path) -> dict[str, float]:
+    """Each searched cell's rate, where one was found."""
+    return {cell: found.best.rate for cell, found in choice.choices(folder).items() if found.best}
+
+
 def test_the_best_rate_on_validation_is_chosen_and_the_smallest_among_equals(tmp_path):
     _write(
         tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.7, 1e-1: 0.7}, "lora fp32": {1e-3: 0.9, 1e-2: 0.2, 1e-1: 0.1}}, 2
     )
     found = choice.choices(tmp_path)
-    assert choice.rates(tmp_path) == {"full fp32": 1e-2, "lora fp32": 1e-3}
+    assert chosen(tmp_path) == {"full fp32": 1e-2, "lora fp32": 1e-3}
     assert found["full fp32"].best.score == pytest.approx(0.705), "the mean over the search's seeds"
     assert (found["full fp32"].edge, found["lora fp32"].edge) == (None, "smallest")
     assert found["lora fp32"].seeds == (FIRST_SEED, FIRST_SEED + 1)
@@ -161,7 +166,7 @@ def test_candidates_that_score_alike_are_no_choice_and_no_edge(tmp_path):
 def test_a_candidate_that_failed_is_not_chosen_and_told(tmp_path):
     _write(tmp_path, {"full fp32": {1e-3: 0.1, 1e-2: "diverged"}, "lora fp32": {1e-3: "oom", 1e-2: "oom"}})
     found = choice.choices(tmp_path)
-    assert choice.rates(tmp_path) == {"full fp32": 1e-3}
+    assert chosen(tmp_path) == {"full fp32": 1e-3}
     assert found["full fp32"].candidates[1].failures == ("diverged",)
     assert found["lora fp32"].best is None
 
@@ -189,7 +194,7 @@ def test_the_grid_is_made_after_the_search_has_run_with_the_rates_it_chose(load,
 def test_a_task_that_the_suite_has_no_more_leaves_the_choice_alone(tmp_path):
     store.open_for_run(tmp_path / choice.FOLDER, ("judge", "compute"))
     _write(tmp_path, {"full fp32": {1e-3: 0.2, 1e-2: 0.9}})
-    assert choice.rates(tmp_path) == {"full fp32": 1e-2}
+    assert chosen(tmp_path) == {"full fp32": 1e-2}
 
 
 def test_a_search_of_which_nothing_ended_is_none(searched_folder):
@@ -218,8 +223,51 @@ def test_a_cell_waits_until_each_of_its_candidates_has_had_its_trial(load, tmp_p
             next(steps)
 
 
+def test_a_rate_that_has_had_no_trial_yet_is_waited_for(load, tmp_path):
+    _write(tmp_path, {"full fp32": {1e-4: 0.5, 1e-3: 0.7}})
+    steps = stages.stages(load(SUITE, only=["method=full,base"]), "cpu", tmp_path)
+    next(steps)
+    assert {t.method for t in next(steps).trials} == {"base"}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "only", "runs"), [(False, [], 0), (True, [], 9), (True, ["--only", "method=lora"], 0)]
+)
+def test_a_search_that_other_cells_rest_on_is_not_run_afresh_for_some(load, tmp_path, monkeypatch, fresh, only, runs):
+    load()
+    _write(tmp_path / "out", {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), 0.5)})
+    ran: list[int] = []
+
+    def run(prepared, observe):
+        ran.append(len(prepared.pending))
+        return grid.Outcome({"ok": 1}, None, ())
+
+    monkeypatch.setattr(grid, "run", run)
+    monkeypatch.setattr(store, "done", lambda folder: {job_key(t) for t in candidates(load(), "cpu")})
+    asked = ["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), *(["--fresh"] if fresh else []), *only]
+    cli.main(asked)
+    assert ran[0] == runs
+
+
+def job_key(trial) -> str:
+    return grid._Inputs().key(trial)
+
+
+def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(load, tmp_path, monkeypatch, capsys):
+    load()
+    _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
+    found = choice.choices(tmp_path)
+    monkeypatch.setattr(choice, "choices", lambda folder: found)
+    monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
+    cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
+    assert capsys.readouterr().err.count("none of them can run") == 1, "said of the grid, not of the search"
+
+
 def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ended_ok(load, tmp_path):
-    _write(tmp_path, {"full fp32": {1e-4: 0.5, 1e-3: 0.7, 1e-2: 0.3}, "lora r=2 fp32": {1e-3: "oom", 1e-2: "oom"}})
+    _write(
+        tmp_path,
+        {"full fp32": {1e-4: 0.5, 1e-3: 0.7, 1e-2: 0.3}, "lora r=2 fp32": dict.fromkeys((1e-3, 1e-2, 1e-1), "oom")},
+    )
     steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
     next(steps)
     assert {t.cell for t in next(steps).whole} == {"base fp32", "full fp32", "lora r=2 fp32"}

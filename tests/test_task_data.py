@@ -234,6 +234,22 @@ def test_what_a_dataset_does_not_have_is_told(task, dataset, block, parts):
         assert part in str(raised.value), str(raised.value)
 
 
+def test_a_dataset_whose_files_cannot_be_read_is_told(task, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "train.jsonl").write_text('{"sentence": "x", "label": 0}\n{"sentence": \n')
+    (broken / "test.jsonl").write_text('{"sentence": "x", "label": 0}\n')
+    one = task(f"template: sst2, dataset: {broken}, splits: {{train: train, test: test}}")
+    with pytest.raises(UserError, match=r"task 'mine': dataset .*split 'train': .*JSON"):
+        read.examples(one, "train")
+
+
+@pytest.mark.parametrize("kind", ["template: text", "template: sst2"])
+def test_only_a_generation_has_several_references(task, kind):
+    with pytest.raises(UserError, match="several_references: only a generation task has them"):
+        task(f"{kind}, train: FILE, test: FILE, several_references: true")
+
+
 def test_a_dataset_that_cannot_be_reached_is_told_with_the_way_out(task, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     one = task("template: sst2, dataset: nobody/nothing, revision: v1, splits: {train: train, test: test}")

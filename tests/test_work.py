@@ -27,6 +27,12 @@ def base(request, tiny):
     return tiny if request.param == "tiny" else identity.resolve_base(Base("nano"))
 
 
+def flops_per_token(learner, step):
+    """Return the operations of a step per processed token."""
+    products, tokens = work.passes(learner, step)
+    return products.operations / tokens
+
+
 def measured(base, name, precision, tmp_path, **changes):
     """Return a method's FLOPs per token, the base's matrices' weights, and attention's FLOPs per token."""
     found, learner, plan = attached(base, name, precision, tmp_path, **changes)
@@ -36,7 +42,7 @@ def measured(base, name, precision, tmp_path, **changes):
     kv = config.num_key_value_heads * (d // config.num_attention_heads)
     weights = layers * (2 * d * d + 2 * d * kv + 3 * d * f) + d * config.vocab_size
     attention = 2 * PASSES * d * layers * max(len(e.ids) for e in step)
-    return work.flops_per_token(learner, step), weights, attention, learner
+    return flops_per_token(learner, step), weights, attention, learner
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -79,9 +85,9 @@ def test_checkpointing_adds_a_second_forward_pass(tiny, tmp_path):
 
 def test_virtual_tokens_are_tokens(tiny, tmp_path):
     _, learner, plan = attached(tiny, "prompt_tuning", "fp32", tmp_path)
-    without = work.flops_per_token(learner, plan[0])
+    without = flops_per_token(learner, plan[0])
     longest = max(len(e.ids) for e in plan[0])
-    counted = work.flops_per_token(dataclasses.replace(learner, virtual_tokens=4), plan[0])
+    counted = flops_per_token(dataclasses.replace(learner, virtual_tokens=4), plan[0])
     assert counted * (longest + 4) == pytest.approx(without * longest)
 
 
@@ -91,7 +97,7 @@ def test_counting_leaves_no_trace(name, tiny, tmp_path):
     train.train(learner, plan[:1], [], Clock(), lambda *_: None)
     before = [p.detach().clone() for p in learner.model.parameters()]
     state = torch.get_rng_state()
-    assert work.flops_per_token(learner, plan[1]) > 0
+    assert flops_per_token(learner, plan[1]) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, learner.model.parameters(), before))
     assert all(p.grad is None for p in learner.parameters)

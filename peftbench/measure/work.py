@@ -75,7 +75,7 @@ class Products(TorchDispatchMode):
 
 def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
     """Return a step's work, what computed its attention and the device's rate as columns of the trial's row."""
-    products, tokens = _passes(learner, typical_step(plan))
+    products, tokens = passes(learner, typical_step(plan))
     return {
         "train_flops_per_token": products.operations / tokens,
         "attention_kernels": ", ".join(sorted(products.attention)) or "eager",
@@ -88,22 +88,16 @@ def typical_step(plan: Sequence[Sequence[Encoded]]) -> Sequence[Encoded]:
     return sorted(plan, key=lambda step: sum(len(e.ids) for e in step))[len(plan) // 2]
 
 
-def flops_per_token(learner: Learner, step: Sequence[Encoded]) -> float:
-    """Return the operations of a step's forward and backward passes per processed token, padding and virtual included.
+def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
+    """Run a step's forward and backward passes; return what was counted and the processed tokens.
 
-    About 6 N for full fine-tuning (N parameters without the embedding), 4 N and an adapter's own where the base is
-    frozen: its weights need no gradient. The passes are extra ones, without an optimizer step; gradients are dropped
-    and the random state is as before.
+    Operations per processed token, padding and virtual included, are about 6 N for full fine-tuning (N parameters
+    without the embedding), 4 N and an adapter's own where the base is frozen: its weights need no gradient. The passes
+    are extra ones, without an optimizer step; gradients are dropped and the random state is as before.
 
     References:
         Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
     """
-    products, tokens = _passes(learner, step)
-    return products.operations / tokens
-
-
-def _passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
-    """Run a step's forward and backward passes; return what was counted and the processed tokens."""
     batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -16,6 +17,8 @@ _ANSWER = "PEFTBENCH-ANSWER"
 """Stands for the answer while a template is filled in."""
 _DAY = datetime(2024, 7, 26)
 """Many templates write a date: the day's own would give every day other results. This is Llama 3's own default."""
+_NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+"""How they ask for it. Newer transformers hand on plain data only, and drop a function given in its place."""
 _OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 """What a template's code may raise."""
 
@@ -34,7 +37,8 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
         return list(examples)
     if not getattr(tokenizer, "chat_template", None):
         raise Unsupported(_missing(task))
-    return [_turned(task, e, tokenizer) for e in examples]
+    template = _NOW.sub(lambda found: repr(_DAY.strftime(found["format"])), tokenizer.get_chat_template())
+    return [_turned(task, e, tokenizer, template) for e in examples]
 
 
 def check(tasks: Iterable[Task], folder: Path) -> None:
@@ -61,7 +65,7 @@ def _missing(task: Task) -> str:
     )
 
 
-def _turned(task: Task, example: Example, tokenizer: Any) -> Example:
+def _turned(task: Task, example: Example, tokenizer: Any, template: str) -> Example:
     from jinja2 import TemplateError
 
     messages = [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": _ANSWER}]
@@ -69,7 +73,7 @@ def _turned(task: Task, example: Example, tokenizer: Any) -> Example:
         messages.insert(0, {"role": "system", "content": task.system})
     try:
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, date_string=f"{_DAY:%d %b %Y}", strftime_now=_DAY.strftime
+            messages, chat_template=template, tokenize=False, date_string=f"{_DAY:%d %b %Y}"
         )
     except (TemplateError, *_OF_CODE) as error:  # many raise one for a role that they do not know
         keys = "system and chat" if task.system is not None else "chat"

@@ -24,9 +24,7 @@ def texts(source: Retention) -> list[str]:
     """
     path = Path(source.file or "")
     if source.dataset or path.suffix in RECORDS:
-        found = [
-            e.target for e in read.examples(as_task(source), "test") if e.target != "None"
-        ]  # how a null is written
+        found = [e.target for e in read.examples(as_task(source), "test")]
     else:
         try:
             text = path.read_text(encoding="utf-8-sig")
@@ -43,7 +41,7 @@ def texts(source: Retention) -> list[str]:
 
 def as_task(source: Retention) -> Task:
     """Return general text in records as a task whose answers are the texts."""
-    field = f"{{{{ {source.field} }}}}"
+    field = f"{{{{ '' if {source.field} is none else {source.field} }}}}"  # a null is no text
     made = Task(_NAME, "generation", prompt=field, target=field)
     if source.file:
         return replace(made, files={"test": source.file})
