@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from peftbench.errors import Unsupported
 
 if TYPE_CHECKING:
+    import torch
+
     from peftbench.precision import Precision
 
 ENCODERS: Mapping[str, str] = MappingProxyType(
@@ -28,9 +30,9 @@ ENCODERS: Mapping[str, str] = MappingProxyType(
 )
 """``model_type`` of what reads in both directions, to the key of its config that makes it read in one."""
 _TOKENS = 4
-_NOISE = 1e-3
-"""Largest share of the first token's gradient that may come from a later one: rounding, where a product runs over all
-tokens. Masked attention gives none at all; a random encoder of two layers some hundred times as much."""
+NOISE = 1e-3
+"""Largest share of another token's influence that one without any may seem to have: rounding, where a product runs over
+all tokens. Masked attention gives none at all; a random encoder of two layers some hundred times as much."""
 _WHY = "so it is no causal language model, and training on the next token would teach it to copy"
 
 
@@ -69,6 +71,38 @@ def check(model: Any, precision: Precision, device: str) -> None:
     """
     import torch
 
+    embeddings = model.get_input_embeddings()
+    # from the middle of the vocabulary: the first rows may be special ones, the padding token's is often all zero
+    start = max(0, min(embeddings.num_embeddings // 2, embeddings.num_embeddings - _TOKENS - 1))
+    chosen = [
+        token for token in range(start, start + _TOKENS + 1) if token != model.config.get_text_config().pad_token_id
+    ]
+    ids = torch.tensor([chosen[:_TOKENS]], device=device)
+    found = influence(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 0, precision, device)
+    if found is not None and found[1:].max() > NOISE * found[0]:
+        raise Unsupported(
+            f"base: {type(model).__name__} reads in both directions (a later token changes what it says of an earlier "
+            f"one), {_WHY}"
+        )
+
+
+def influence(
+    model: Any, inputs: Mapping[str, torch.Tensor], place: int, precision: Precision, device: str
+) -> torch.Tensor | None:
+    """Return how much each token of a row bears on the logits at a place: the norm of the gradient to its embedding.
+
+    Args:
+        model: a base, or what was made of one.
+        inputs: what it is called with, of shapes (1, t).
+        place: whose logits are looked at.
+        precision: in which it computes.
+        device: where it is.
+
+    Returns:
+        Shape (t,); None where a model's own code keeps gradients from its embeddings.
+    """
+    import torch
+
     from peftbench.model import autocast
 
     seen: list[torch.Tensor] = []
@@ -77,25 +111,13 @@ def check(model: Any, precision: Precision, device: str) -> None:
         seen.append(out.detach().requires_grad_())
         return seen[-1].clone()  # some models change their embeddings in place
 
-    embeddings = model.get_input_embeddings()
-    # from the middle of the vocabulary: the first rows may be special ones, the padding token's is often all zero
-    start = max(0, min(embeddings.num_embeddings // 2, embeddings.num_embeddings - _TOKENS - 1))
-    chosen = [
-        token for token in range(start, start + _TOKENS + 1) if token != model.config.get_text_config().pad_token_id
-    ]
-    ids = torch.tensor([chosen[:_TOKENS]], device=device)
     model.eval()
-    hook = embeddings.register_forward_hook(keep)
+    hook = model.get_input_embeddings().register_forward_hook(keep)
     try:
         with torch.enable_grad(), autocast(precision, device):
-            first = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, 0].float()
-        if not seen or not first.requires_grad:  # code of its own, whose gradients do not reach its embeddings
-            return
-        gradient = torch.autograd.grad(first.square().sum(), seen[0])[0].float().norm(dim=-1).flatten()
+            logits = model(**inputs, use_cache=False).logits[0, place].float()
+        if not seen or not logits.requires_grad:
+            return None
+        return torch.autograd.grad(logits.square().sum(), seen[0])[0].float().norm(dim=-1).flatten()
     finally:
         hook.remove()
-    if gradient[1:].max() > _NOISE * gradient[0]:
-        raise Unsupported(
-            f"base: {type(model).__name__} reads in both directions (a later token changes what it says of an earlier "
-            f"one), {_WHY}"
-        )

@@ -8,11 +8,12 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from peftbench import layout
 from peftbench.errors import Unsupported
 from peftbench.records import Example, Training, Trial
 from peftbench.tasks import chat, read
@@ -51,6 +52,16 @@ class Batch:
     """(b, t): 1 for data, 0 for padding."""
     labels: torch.Tensor
     """(b, t): the token to predict at the position before, or ``IGNORED``."""
+    positions: torch.Tensor | None = None
+    """(b, t): each token's place in its example, where examples may share a row; else None. Padding is counted as an
+    example."""
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What a model is called with. Without a mask, transformers tells examples of a row apart by their places."""
+        if self.positions is None:
+            return {"input_ids": self.ids, "attention_mask": self.mask}
+        return {"input_ids": self.ids, "position_ids": self.positions}
 
     @property
     def loss_tokens(self) -> int:
@@ -59,7 +70,8 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """Return the batch on a device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+        positions = None if self.positions is None else self.positions.to(device)
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), positions)
 
 
 def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length: int, loss_on: str) -> list[Encoded]:
@@ -96,16 +108,34 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
-    """Pad examples on the right to the longest of them."""
-    t = max(len(e.ids) for e in examples)
-    ids = torch.full((len(examples), t), pad_id)
-    mask = torch.zeros(len(examples), t, dtype=torch.long)
-    labels = torch.full((len(examples), t), IGNORED)
-    for row, e in enumerate(examples):
-        n = len(e.ids)
-        ids[row, :n] = torch.tensor(e.ids)
-        mask[row, :n] = 1
-        labels[row, e.loss_from : n] = torch.tensor(e.ids[e.loss_from :])
+    """Return examples in a row each, padded on the right to the longest of them."""
+    return _filled([[e] for e in examples], pad_id)
+
+
+def pack(rows: Sequence[layout.Row], pad_id: int) -> Batch:
+    """Return rows of examples, padded on the right to the longest row; ``positions`` tells the examples apart."""
+    batch = _filled(rows, pad_id)
+    positions = torch.zeros_like(batch.ids)
+    for row, examples in enumerate(rows):
+        lengths = [len(e.ids) for e in examples]
+        parts = [*lengths, batch.ids.shape[1] - sum(lengths)]
+        positions[row] = torch.cat([torch.arange(n) for n in parts])
+    return replace(batch, positions=positions)
+
+
+def _filled(rows: Sequence[layout.Row], pad_id: int) -> Batch:
+    shape = layout.shape(rows)
+    ids = torch.full(shape, pad_id)
+    mask = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED)
+    for row, examples in enumerate(rows):
+        start = 0
+        for e in examples:
+            end = start + len(e.ids)
+            ids[row, start:end] = torch.tensor(e.ids)
+            mask[row, start:end] = 1
+            labels[row, start + e.loss_from : end] = torch.tensor(e.ids[e.loss_from :])
+            start = end
     return Batch(ids, mask, labels)
 
 
@@ -256,6 +286,7 @@ def columns(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def micro_batches(step: Sequence[Encoded], size: int, pad_id: int) -> list[Batch]:
-    """Cut one step's examples into forward passes of at most ``size``."""
-    return [collate(step[i : i + size], pad_id) for i in range(0, len(step), size)]
+def micro_batches(step: Sequence[Encoded], training: Training, pad_id: int) -> list[Batch]:
+    """Return one step's examples as its forward passes."""
+    fill = pack if training.packing else _filled
+    return [fill(rows, pad_id) for rows in layout.forward_passes(step, training)]

@@ -37,7 +37,7 @@ def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.
     model.eval()
     on_device = batch.to(device)
     with autocast(precision, device):
-        out = model(input_ids=on_device.ids, attention_mask=on_device.mask, use_cache=False)
+        out = model(**on_device.inputs, use_cache=False)
     return out.logits[:, -batch.ids.shape[1] :].float().cpu()
 
 

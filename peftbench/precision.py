@@ -108,3 +108,10 @@ def why_no_checkpointing(method: Method) -> str | None:
     if not method.why_no_checkpointing:
         return None
     return f"{method.name} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
+
+
+def why_no_packing(method: Method) -> str | None:
+    """Return the reason why a method cannot train on packed examples, or None where it can."""
+    if not method.virtual_tokens:
+        return None
+    return f"{method.name} does not exist with packing, because its virtual tokens stand before a row, not each example"

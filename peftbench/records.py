@@ -165,6 +165,8 @@ class Training:
     """Seconds of steps after which training stops, at the end of the step that reaches them."""
     group_by_length: bool = late(default=False)
     """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
+    packing: bool = late(default=False)
+    """Whether examples share rows of at most ``sequence_length`` tokens, each seeing itself only; else none does."""
     profile: str | None = late(default=None)
     """``paper`` or ``shared``, where that changed the cell; None for each method's own recipe."""
 

@@ -73,7 +73,7 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
 
     Logits have shape (b, p + t, v) where a method puts p virtual positions first; the last t are the data's.
     """
-    logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits[:, -batch.ids.shape[1] :]
+    logits = model(**batch.inputs, use_cache=False).logits[:, -batch.ids.shape[1] :]
     return functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
     )
@@ -118,7 +118,7 @@ def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
     """Return the loss in nats per loss-bearing token over held-out examples."""
     learner.model.eval()
     total, tokens = 0.0, 0
-    for batch in micro_batches(examples, learner.training.micro_batch_size, learner.pad_id):
+    for batch in micro_batches(examples, learner.training, learner.pad_id):
         with autocast(learner.precision, learner.device):
             total += float(batch_loss(learner.model, batch.to(learner.device)))
         tokens += batch.loss_tokens
@@ -197,11 +197,11 @@ def train(
     spent = 0.0
     waits: list[float | None] = []
     best = Best()
-    training, size = learner.training, learner.training.micro_batch_size
+    training = learner.training
     goal = _Goal(training.seconds, len(plan) if isinstance(plan, Sequence) else None)
     learner.model.train()
     for index, examples in enumerate(plan):
-        batches = [b.to(learner.device) for b in micro_batches(examples, size, learner.pad_id)]
+        batches = [b.to(learner.device) for b in micro_batches(examples, training, learner.pad_id)]
         rate = optimizers.learning_rate(training, *goal.place(index, spent))
         waiting = environment.waiting_by_thread()
         start = clock.now()

@@ -24,6 +24,7 @@ from peftbench import (
     failures,
     identity,
     liveness,
+    packing,
     retention,
     train,
 )
@@ -191,6 +192,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     model, learner = _attach(run, loaded, training)
     run.ledger["attach"] = memory.held(model, method.trains_base)
     with run.clock.phase("check"):
+        if training.packing:
+            packing.check(learner, plan)
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
     with run.clock.phase("train"), watch.training(run.gauges, run.facts):
         _seed(seed)
@@ -206,7 +209,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
     with run.clock.phase("account"):
         if trial.device == "cpu":
-            step = memory.largest_step(plan, training.micro_batch_size)
+            step = memory.largest_step(plan, training)
             run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
         run.facts.update(work.columns(learner, plan))
         run.facts.update(effective_columns(learner))
@@ -258,7 +261,7 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
     job, training = run.job, run.job.trial.training
     assert training is not None
-    step = memory.largest_step(plan, training.micro_batch_size)
+    step = memory.largest_step(plan, training)
     peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
     run.facts["predicted_train_bytes"] = peak
 

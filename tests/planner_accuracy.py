@@ -105,7 +105,7 @@ def account(trial: Trial, folder: Path, shapes: Sequence[Pass]) -> tuple[model.L
         tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=1, virtual_tokens=0
     )
     tuned.train()
-    train.step(learner, data.micro_batches(examples([Pass(1, 8)]), 1, 1), 1e-4)
+    train.step(learner, [data.collate(examples([Pass(1, 8)]), 1)], 1e-4)
     return loaded, memory.account_step(learner, examples(shapes), method.trains_base)
 
 

@@ -11,7 +11,7 @@ from results_factory import ENVIRONMENT, make_result, store
 
 from peftbench import cli, identity
 from peftbench.execute import Event, local
-from peftbench.records import Result
+from peftbench.records import Result, Status
 from peftbench.report import collect, fairness, table
 from peftbench.store import record_grid, recorded_grid
 
@@ -105,6 +105,15 @@ def test_a_setting_of_which_every_cell_has_all_values_is_an_axis(tmp_path):
     other = row("lora", cell="lora batch_size=8 fp32", train=settings, batches_sha256="f" * 32)
     (work,) = told(tmp_path / "other", rows[0], rows[1], other, rows[3])
     assert work.startswith("(work): training batches in their order")
+
+
+def test_a_cell_that_could_not_run_has_its_part_in_an_axis(tmp_path):
+    cells = [("lora", False), ("lora", True), ("prompt_tuning", False), ("prompt_tuning", True)]
+    rows = [row(m, cell=f"{m} packing={packed} fp32", train={"packing": packed}) for m, packed in cells]
+    failed = replace(rows[-1], row=replace(rows[-1].row, status=Status.UNSUPPORTED))
+    assert told(tmp_path / "unsupported", *rows[:3], failed) == []
+    (training,) = told(tmp_path / "missing", *rows[:3])
+    assert training.startswith("(training): packing yes (lora packing=True fp32)")
 
 
 def test_a_setting_that_goes_with_the_precision_is_no_axis(tmp_path):

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "identity tasks.answers tasks.by_lm_eval tasks.chat tasks.chunks tasks.fewshot tasks.files tasks.hub "
         "tasks.overlap tasks.read tasks.splits tasks.texts tasks.harness",
     ),
-    ("a base in memory", "random_weights model quantization data optimizers measure.ledger"),
+    ("a base in memory", "random_weights model quantization layout data optimizers measure.ledger"),
     (
         "methods, each a file",
         "methods.adapter methods.blocks methods.full methods.gated_prompts methods.llama_adapter methods.lora "
@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "phases of a trial",
         "causality checkpoint context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model "
-        "evaluate.outcomes failures liveness retention card measure.memory measure.structure measure.effective "
+        "evaluate.outcomes failures liveness packing retention card measure.memory measure.structure measure.effective "
         "measure.inference measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),

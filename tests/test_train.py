@@ -28,8 +28,9 @@ def gradients(tiny, tmp_path, micro_batch_size):
     _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
     plan = plan_of(tiny, tmp_path, loss_on="all")
     assert len({len(e.ids) for e in plan[0]}) > 1, "texts of several lengths, or a mean of means would pass too"
-    tokens = sum(b.loss_tokens for b in data.micro_batches(plan[0], 4, 1))
-    for batch in data.micro_batches(plan[0], micro_batch_size, 1):
+    settings = replace(learner.training, micro_batch_size=micro_batch_size)
+    tokens = data.collate(plan[0], 1).loss_tokens
+    for batch in data.micro_batches(plan[0], settings, 1):
         (train.batch_loss(learner.model, batch) / tokens).backward()
     return [p.grad for p in learner.parameters]
 

@@ -10,27 +10,27 @@ from typing import Any
 
 import torch
 
-from peftbench import train
+from peftbench import layout, train
 from peftbench.data import Encoded, micro_batches
 from peftbench.measure.ledger import CATEGORIES, Book, account
+from peftbench.records import Training
 from peftbench.train import Learner
 
 KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 
 
-def largest_step(plan: Sequence[Sequence[Encoded]], micro_batch_size: int) -> Sequence[Encoded]:
-    """Return the step with the largest forward pass: the run's peak is there."""
+def largest_step(plan: Sequence[Sequence[Encoded]], training: Training) -> Sequence[Encoded]:
+    """Return the step with the largest forward pass, of several the one with the longest rows: the run's peak."""
 
-    def tokens(step: Sequence[Encoded]) -> int:
-        chunks = [step[i : i + micro_batch_size] for i in range(0, len(step), micro_batch_size)]
-        return max(len(chunk) * max(len(e.ids) for e in chunk) for chunk in chunks)
+    def largest(step: Sequence[Encoded]) -> tuple[int, int]:
+        return max((b * t, t) for b, t in map(layout.shape, layout.forward_passes(step, training)))
 
-    return max(plan, key=tokens)
+    return max(plan, key=largest)
 
 
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> Book:
     """Take one more training step under the accountant and undo it: weights, optimizer and random state return."""
-    batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
+    batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
     with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as book:
         learner.model.train()
         held = sum(book.live.values())

@@ -98,7 +98,7 @@ def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
     References:
         Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
     """
-    batches = [b.to(learner.device) for b in micro_batches(step, learner.training.micro_batch_size, learner.pad_id)]
+    batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:
         learner.model.train()

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftbench import layout
 from peftbench.data import Encoded
 from peftbench.errors import DoesNotFit, Unsupported, UserError
 from peftbench.plan.predict import predict
 from peftbench.plan.record import Pass
-from peftbench.records import Trial
+from peftbench.records import Training, Trial
 
 
 def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None, reserve: int = 0) -> int | None:
@@ -31,7 +32,7 @@ def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | Non
     """
     assert trial.training is not None
     try:
-        found = predict(trial, folder, passes(step, trial.training.micro_batch_size))
+        found = predict(trial, folder, passes(step, trial.training))
     except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
@@ -52,10 +53,11 @@ def _told(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"
 
 
-def passes(step: Sequence[Encoded], size: int) -> tuple[Pass, ...]:
+def passes(step: Sequence[Encoded], training: Training) -> tuple[Pass, ...]:
     """Return the shapes of a step's forward passes, of which the planner takes two: the largest, last."""
     found = []
-    for chunk in (step[i : i + size] for i in range(0, len(step), size)):
-        lengths = [len(e.ids) for e in chunk]
-        found.append(Pass(len(chunk), max(lengths), padded=min(lengths) < max(lengths)))
-    return tuple(sorted(found, key=lambda p: p.examples * p.tokens)[-2:])
+    for rows in layout.forward_passes(step, training):
+        b, t = layout.shape(rows)
+        masked = any(len(row) > 1 or layout.tokens(row) < t for row in rows)
+        found.append(Pass(b, t, masked, training.packing))
+    return tuple(sorted(found, key=lambda p: (p.examples * p.tokens, p.tokens))[-2:])

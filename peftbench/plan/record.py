@@ -20,11 +20,13 @@ class Pass:
     """The shape of one forward pass of a training step."""
 
     examples: int
-    """b."""
+    """b: rows, which are examples unless several are packed into one."""
     tokens: int
-    """t: the longest example in data tokens; virtual tokens come on top."""
+    """t: the longest row in data tokens; virtual tokens come on top."""
     padded: bool = True
-    """Whether an example is shorter than the longest, so that attention gets a mask."""
+    """Whether a row is shorter than the longest or holds several examples, so that attention gets a mask."""
+    packed: bool = False
+    """Whether examples are told apart by their places in a row."""
 
 
 @dataclass(frozen=True)
@@ -63,4 +65,4 @@ def longest(training: Training) -> tuple[Pass, ...]:
     full, rest = divmod(training.batch_size, training.micro_batch_size)
     sizes = [training.micro_batch_size] * full + [rest] * (rest > 0)
     # the largest last: what was held before does not matter beyond the gradients
-    return tuple(Pass(size, training.sequence_length) for size in sorted(sizes)[-_PASSES:])
+    return tuple(Pass(size, training.sequence_length, packed=training.packing) for size in sorted(sizes)[-_PASSES:])

@@ -98,7 +98,7 @@ def _learner(tuned: Any, trial: Trial, precision: Precision) -> train.Learner:
 
 def _batch(shape: Pass) -> Batch:
     ids = torch.zeros(shape.examples, shape.tokens, dtype=torch.long)
-    return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), torch.zeros_like(ids) if shape.packed else None)
 
 
 class _Windows:

@@ -69,6 +69,8 @@ class _Row:
 
     cell: Cell
     seed: Any
+    ran: bool
+    """Whether it could run. One that could not has no place in the comparison, but shows what is an axis."""
     facts: Mapping[tuple[str, str], tuple[Stratum, str]]
 
     def follows(self, setting: str) -> bool:
@@ -101,9 +103,10 @@ def findings(results: Results) -> tuple[str, ...]:
     A learning rate is each method's own, as is what its recipe names. A training setting is an axis where every cell
     has all of its values.
     """
-    rows = list(_rows(results))
+    every = list(_rows(results))
+    rows = [row for row in every if row.ran]
     grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[_Difference]] = defaultdict(list)
-    for found in _differences(rows):
+    for found in _differences(rows, _axes(every)):
         grouped[found.kind, tuple(held for _, held in found.values)].append(found)
     told: dict[str, list[str]] = defaultdict(list)
     for (kind, _), alike in grouped.items():
@@ -112,14 +115,13 @@ def findings(results: Results) -> tuple[str, ...]:
 
 
 def _rows(results: Results) -> Iterable[_Row]:
-    """Yield every trial that could run, with what is known of it."""
+    """Yield every trial, with what is known of it."""
     parsed = cache(lambda text: flatten(read_json(text)))
     needed = ["status", "seed", "precision", "settings_json", "environment_json", *_INPUTS, *_WORK]
     needed += [f.name for f in dataclasses.fields(EffectiveColumns)]
     columns = [name for name in needed if name in results.trials]
     for cell in results.cells:
-        trials = cell.trials.loc[cell.trials["status"] != Status.UNSUPPORTED.value, columns]
-        for row in trials.to_dict("records"):
+        for row in cell.trials[columns].to_dict("records"):
             facts: dict[tuple[str, str], tuple[Stratum, str]] = {}
             settings = parsed(row["settings_json"])
             for name, value in settings.items():
@@ -130,7 +132,7 @@ def _rows(results: Results) -> Iterable[_Row]:
                     facts[_place(name), name.removeprefix("packages.").replace(".", " ")] = (), value
             if row["status"] == Status.OK.value:
                 facts |= _measured(row)
-            yield _Row(cell, row["seed"], facts)
+            yield _Row(cell, row["seed"], row["status"] != Status.UNSUPPORTED.value, facts)
 
 
 def _measured(row: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Stratum, str]]:
@@ -161,13 +163,20 @@ def _place(name: str) -> str:
     return {"packages": "packages", "git": "source"}.get(name.partition(".")[0], "machine")
 
 
-def _differences(rows: Sequence[_Row]) -> Iterable[_Difference]:
+def _axes(rows: Sequence[_Row]) -> list[str]:
+    """Return the training settings that are axes."""
+    names = dict.fromkeys(name for row in rows for kind, name in row.facts if kind == "training")
+    return [name for name in names if _is_axis((row, _held(row, name)) for row in rows)]
+
+
+def _differences(rows: Sequence[_Row], axes: Sequence[str]) -> Iterable[_Difference]:
     """Yield the fields whose values differ between rows of one stratum and are no axis."""
     keys = dict.fromkeys(key for row in rows for key in row.facts)
     nested = {name[: end.start()] for _, name in keys for end in re.finditer(r"[. ]", name)}
-    axes = [name for kind, name in keys if kind == "training" and _is_axis((r, _held(r, name)) for r in rows)]
     for kind, name in keys:
         if name in _APART or name.startswith(_OPTIONS) or name in nested:  # the parts of what is nested are compared
+            continue
+        if kind == "training" and name in axes:
             continue
         held: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):

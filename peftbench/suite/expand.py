@@ -12,7 +12,7 @@ from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
 from peftbench.methods.record import shown
-from peftbench.precision import why_no_checkpointing, why_unsupported
+from peftbench.precision import why_no_checkpointing, why_no_packing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
 from peftbench.suite.grid import Block, Suite
@@ -315,7 +315,11 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
 def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
     """Yield a cell's trials, one per seed; the untuned base has one, without seed."""
     training = cell.training(suite.data)
-    unchecked = why_no_checkpointing(cell.method) if training and training.gradient_checkpointing else None
+    unfit = why_unsupported(cell.method, cell.precision, device)
+    if training and training.gradient_checkpointing:
+        unfit = unfit or why_no_checkpointing(cell.method)
+    if training and training.packing:
+        unfit = unfit or why_no_packing(cell.method)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
         yield Trial(
@@ -336,5 +340,5 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
             retention=suite.retention,
-            unsupported=why_unsupported(cell.method, cell.precision, device) or unchecked,
+            unsupported=unfit,
         )

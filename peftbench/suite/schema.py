@@ -48,6 +48,7 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "score": Setting(Literal["last", "best_on_validation"], "last", "which step's weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),
         "group_by_length": Setting(bool, False, "steps of examples of like length: less padding"),
+        "packing": Setting(bool, False, "examples share rows of up to sequence_length tokens: hardly any padding"),
         "untimed_steps": Setting(Annotated[int, Field(ge=0)], 3, "first steps, left out of steady rates"),
     }
 )

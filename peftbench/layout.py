@@ -1,0 +1,71 @@
+"""How a step's examples lie in its forward passes: each in a row of its own, or packed into shared rows. No torch."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peftbench.data import Encoded
+    from peftbench.records import Training
+
+Row = Sequence["Encoded"]
+"""Examples that stand in one row of a batch, one after the other."""
+_SPARE = 0.02
+"""Share of a packed forward pass that may be padding, for the sake of shorter rows."""
+
+
+def forward_passes(step: Sequence[Encoded], training: Training) -> list[Sequence[Row]]:
+    """Return the rows of each forward pass of a step; a pass has at most ``micro_batch_size`` examples."""
+    size = training.micro_batch_size
+    chunks = [step[i : i + size] for i in range(0, len(step), size)]
+    if training.packing:
+        return [_packed(chunk, training.sequence_length) for chunk in chunks]
+    return [[[example] for example in chunk] for chunk in chunks]
+
+
+def tokens(row: Row) -> int:
+    """Return how many tokens a row holds without padding."""
+    return sum(len(example.ids) for example in row)
+
+
+def shape(rows: Sequence[Row]) -> tuple[int, int]:
+    """Return rows and tokens of a forward pass, (b, t): t is the longest row's."""
+    return len(rows), max(map(tokens, rows))
+
+
+def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:
+    """Share examples out to rows of at most ``longest`` tokens: the most rows that leave hardly any padding.
+
+    Attention's work and its mask grow with the square of a row, so short rows are better while they are full. Where
+    no number of rows leaves so little, the one that leaves least is taken; a row for each example is among them, so
+    there are never more tokens than without packing. No example is cut or crosses rows.
+    """
+    best: Sequence[Row] = [[example] for example in examples]
+    for count in range(len(examples), 0, -1):
+        rows = _shared_out(examples, count)
+        b, t = shape(rows)
+        if t > longest:
+            break
+        if b * t < math.prod(shape(best)):
+            best = rows
+        if b * t - sum(map(tokens, rows)) <= _SPARE * b * t:
+            break
+    return best
+
+
+def _shared_out(examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+    """Return examples in rows of like length: the longest first, each to the row that is shortest so far.
+
+    The longest row is at most 4/3 of the shortest possible (Graham 1969, "Bounds on multiprocessing timing anomalies",
+    theorem 3).
+    """
+    rows: list[list[Encoded]] = [[] for _ in range(count)]
+    lengths = [(0, row) for row in range(count)]  # a heap
+    for example in sorted(examples, key=lambda e: len(e.ids), reverse=True):
+        length, row = lengths[0]
+        rows[row].append(example)
+        heapq.heapreplace(lengths, (length + len(example.ids), row))
+    return rows

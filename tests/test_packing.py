@@ -1,0 +1,264 @@
+"""Packing changes where examples lie and nothing else: same loss, same gradients, same predictions, less padding."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+
+import architectures
+import pytest
+import torch
+import trials
+from test_methods import TRAINED, attached
+
+from peftbench import data, layout, model, packing, suite, train, trial
+from peftbench.errors import Unsupported
+from peftbench.measure import memory
+from peftbench.methods import METHODS, resolve
+from peftbench.plan import budget
+from peftbench.plan.predict import predict
+from peftbench.precision import effective
+from peftbench.records import Status
+
+PACKED = replace(trials.TRAINING, packing=True, sequence_length=32, batch_size=6, micro_batch_size=6)
+PACKS = [name for name in TRAINED if not METHODS[name].virtual_tokens]
+MIXES = ("opt", "falcon", "bloom")
+"""Families whose code makes its mask without the places of tokens."""
+
+
+def step(*lengths: int) -> list[data.Encoded]:
+    """Return examples of these lengths, of other tokens each, of which the last three bear loss."""
+    return [
+        data.Encoded(tuple(7 + (31 * i + j * j) % 290 for j in range(n)), max(1, n - 3), False, ("made", i))
+        for i, n in enumerate(lengths)
+    ]
+
+
+STEP = step(9, 14, 5, 21, 8, 11)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_every_example_lies_in_one_row_whole_and_no_row_is_too_long(size):
+    rng = random.Random(size)
+    lengths = [rng.randint(1, 32) for _ in range(50)]
+    examples = [data.Encoded(tuple(range(n)), 1, False, ("made", i)) for i, n in enumerate(lengths)]
+    passes = layout.forward_passes(examples, replace(PACKED, micro_batch_size=size))
+    assert [sorted(e.identity for row in rows for e in row) for rows in passes] == [
+        sorted(e.identity for e in examples[i : i + size]) for i in range(0, len(examples), size)
+    ], "each forward pass has the examples that it has without packing"
+    assert all(layout.tokens(row) <= 32 for rows in passes for row in rows)
+    for index, rows in enumerate(passes):
+        b, t = layout.shape(rows)
+        chunk = examples[index * size : (index + 1) * size]
+        assert b * t <= len(chunk) * max(len(e.ids) for e in chunk), "never more tokens than without packing"
+
+
+def test_rows_are_short_where_that_leaves_hardly_any_padding_and_few_where_it_would():
+    def shape(*lengths: int) -> tuple[int, int]:
+        (rows,) = layout.forward_passes(step(*lengths), replace(PACKED, micro_batch_size=len(lengths)))
+        return layout.shape(rows)
+
+    assert shape(8, 8, 8, 8) == (4, 8), "there is nothing to gain"
+    assert shape(16, 8, 8, 5, 11) == (3, 16)
+    assert shape(12, 8, 5) == (1, 25), "two rows of 13 would hold one token of padding, of 26"
+    assert shape(32, 3, 3, 3) == (2, 32), "as long as the longest row may be"
+    assert shape(20, 20, 20) == (3, 20), "two do not fit in a row"
+
+
+def test_a_packed_batch_is_known_to_the_token():
+    a, b, c = step(4, 3, 5)
+    batch = data.pack([[c, b], [a]], 1)
+    assert batch.ids.tolist() == [[*c.ids, *b.ids], [*a.ids, 1, 1, 1, 1]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 0, 1, 2, 3]]
+    assert batch.mask.tolist() == [[1] * 8, [1] * 4 + [0] * 4]
+    x = data.IGNORED
+    assert batch.labels.tolist() == [[x, x, *c.ids[2:], x, *b.ids[1:]], [x, *a.ids[1:], x, x, x, x]]
+    assert batch.loss_tokens == 9 - 1, "the first token of b has none before it that could tell it"
+
+
+def grown(learner):
+    """Give what trains random values, so that each method does something."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in learner.parameters:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def loss_and_gradients(learner, training):
+    learner.model.eval()  # no dropout
+    total = torch.zeros(())
+    for batch in data.micro_batches(STEP, training, learner.pad_id):
+        with model.autocast(learner.precision, "cpu"):
+            loss = train.batch_loss(learner.model, batch)
+        loss.backward()
+        total += loss.detach()
+    found = [p.grad.clone() for p in learner.parameters]
+    for parameter in learner.parameters:
+        parameter.grad = None
+    return total, found
+
+
+def compare(learner):
+    grown(learner)
+    alone, one = loss_and_gradients(learner, replace(PACKED, packing=False))
+    packed, other = loss_and_gradients(learner, PACKED)
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=0)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-5 * float(a.abs().max()) + 1e-6)
+    assert any(bool(g.any()) for g in one)
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_loss_and_gradients_are_those_without_packing_for_every_method(name, tiny, tmp_path):
+    if "fp32" not in METHODS[name].precisions:
+        name, precision = name, METHODS[name].default_precision
+        _, learner, _ = attached(tiny, name, precision, tmp_path)
+        return near(learner)
+    _, learner, _ = attached(tiny, name, "fp32", tmp_path)
+    return compare(learner)
+
+
+def near(learner):
+    """Compare in a low precision, where another order of sums is another rounding."""
+    grown(learner)
+    alone, one = loss_and_gradients(learner, replace(PACKED, packing=False))
+    packed, other = loss_and_gradients(learner, PACKED)
+    torch.testing.assert_close(packed, alone, rtol=1e-2, atol=0)
+    one, other = (torch.cat([g.flatten().float() for g in found]) for found in (one, other))
+    assert float((one - other).norm() / one.norm()) < 0.05
+
+
+def learner_of(family, tmp_path, name="lora", training=PACKED):
+    folder = architectures.make(tmp_path / family, family)
+    made = trials.trial(folder, tmp_path, name)
+    precision = effective("fp32", made.options)
+    loaded = model.load(folder, precision, METHODS[name].trains_base, True, device="cpu", trust_remote_code=False)
+    tuned = resolve(METHODS[name].attach)(loaded.model, made.rank, made.options)
+    where = {"precision": precision, "device": "cpu", "pad_id": 1, "virtual_tokens": 0}
+    return train.learner(tuned, model.cast_trainable(tuned, precision), training, **where)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(
+            family,
+            name,
+            marks=()
+            if (family, name) in (("gpt2", "lora"), ("gptj", "llama_adapter"), ("gemma3", "lora"))
+            else pytest.mark.slow,
+        )
+        for family in architectures.CONFIGS
+        if family not in MIXES
+        for name in ("lora", "adapter", "llama_adapter")
+    ],
+)
+def test_loss_and_gradients_are_those_without_packing_for_other_families(family, name, tmp_path):
+    learner = learner_of(family, tmp_path, name)
+    packing.check(learner, [STEP])
+    compare(learner)
+
+
+@pytest.mark.parametrize("family", MIXES)
+def test_a_base_that_would_mix_the_examples_of_a_row_is_unsupported(family, tmp_path):
+    with pytest.raises(Unsupported, match=r"packing: .* mixes the examples of a row .*packing: false"):
+        packing.check(learner_of(family, tmp_path), [STEP])
+
+
+def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeypatch):
+    learner = learner_of("gpt2", tmp_path)
+    forward = learner.model.get_base_model().transformer.wpe.forward
+    places = torch.arange(32)
+    monkeypatch.setattr(
+        learner.model.get_base_model().transformer.wpe, "forward", lambda ids: forward(places[: ids.shape[1]][None])
+    )
+    with pytest.raises(Unsupported, match=r"packing: .* says something else of an example in a shared row than alone"):
+        packing.check(learner, [STEP])
+
+
+def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
+    learner = learner_of("llama", tmp_path)
+    inner = learner.model.get_base_model()
+    forward = inner.forward
+    monkeypatch.setattr(
+        inner, "forward", lambda input_ids, attention_mask=None, use_cache=None, **_: forward(input_ids, attention_mask)
+    )
+    monkeypatch.setattr(
+        learner.model, "forward", lambda input_ids, attention_mask=None, use_cache=None: inner(input_ids)
+    )
+    with pytest.raises(Unsupported, match=r"packing: .* takes no places of tokens"):
+        packing.check(learner, [STEP])
+
+
+def test_a_plan_in_which_no_row_is_shared_needs_no_check(tmp_path):
+    packing.check(learner_of("opt", tmp_path), [step(30, 31), step(32)])
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("lora", "fp32"), ("full", "bf16"), ("qlora", "nf4"), ("llama_adapter", "fp32")]
+)
+@pytest.mark.parametrize("examples", [STEP, step(32, 32), step(16, 16)], ids=["shared", "apart", "one row"])
+def test_the_peak_of_a_packed_step_is_predicted(name, precision, examples, tiny, tmp_path):
+    training = {"packing": True, "batch_size": len(examples), "micro_batch_size": len(examples)}
+    made = trials.trial(tiny, tmp_path, name, precision, training=training)
+    _, learner, _ = attached(tiny, name, precision, tmp_path, training=training)
+    learner.model.train()
+    train.step(learner, data.micro_batches(STEP[:1], made.training, 1), 1e-4)
+    book = memory.account_step(learner, examples, METHODS[name].trains_base)
+    assert predict(made, tiny, budget.passes(examples, made.training)).peak_bytes == book.peak_bytes
+
+
+def test_the_peak_of_packed_steps_is_at_most_that_of_the_settings_alone(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, training={"packing": True, "batch_size": 6, "micro_batch_size": 6})
+    assert predict(made, tiny).peak_bytes > predict(made, tiny, budget.passes(STEP, made.training)).peak_bytes
+
+
+def ran(tiny, tmp_path, name="lora", **training):
+    made = trials.trial(tiny, tmp_path, name, training={"validate_every": 2, **training})
+    job = replace(trials.job(made, tmp_path), predicts=True)
+    return trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None).row
+
+
+def test_a_packed_trial_does_the_same_work_with_less_padding_and_says_so(tiny, tmp_path):
+    padded, packed = (ran(tiny, tmp_path, packing=choice, sequence_length=64) for choice in (False, True))
+    assert (padded.status, packed.status) == (Status.OK, Status.OK), packed.message
+    for name in ("batches_sha256", "nonpadding_tokens", "loss_tokens", "examples_seen", "steps_done"):
+        assert getattr(packed, name) == getattr(padded, name), name
+    assert packed.nonpadding_tokens <= packed.processed_tokens
+    assert packed.first_loss == pytest.approx(padded.first_loss, rel=1e-5)
+    assert packed.last_loss == pytest.approx(padded.last_loss, rel=1e-2)
+    assert packed.best_validation_loss == pytest.approx(padded.best_validation_loss, rel=1e-2)
+    assert packed.predicted_train_bytes == pytest.approx(packed.peak_train_bytes, rel=0.02)
+
+
+def test_a_packed_trial_of_a_base_that_mixes_is_a_row_that_says_why(tmp_path):
+    folder = architectures.make(tmp_path / "opt", "opt")
+    row = ran(folder, tmp_path, packing=True, sequence_length=64)
+    assert row.status == Status.UNSUPPORTED
+    assert "mixes the examples of a row" in row.message
+
+
+def suite_of(tmp_path, methods):
+    path = tmp_path / "grid.yaml"
+    path.write_text(f"base: nano\ntasks: [compute]\ntrain: {{packing: true}}\nmethods: {methods}\n")
+    return suite.expand(suite.load(path), "cpu")
+
+
+def test_methods_with_virtual_tokens_do_not_exist_with_packing_unless_they_are_given_none(tmp_path):
+    found = suite_of(
+        tmp_path,
+        "{lora: , prompt_tuning: , prefix_tuning: {packing: false}, peft: {peft_type: P_TUNING, learning_rate: 1e-2}}",
+    )
+    why = {t.method: t.unsupported for t in found}
+    assert why["lora"] is why["prefix_tuning"] is None
+    assert why["prompt_tuning"].startswith("prompt_tuning does not exist with packing, because its virtual tokens")
+    assert why["peft"].startswith("peft does not exist with packing")
+    assert {t.method: t.training.packing for t in found} == {m: m != "prefix_tuning" for m in why}
+
+
+def test_the_largest_step_is_that_of_the_packed_rows_and_of_several_the_one_with_the_longest():
+    several, one, padded = step(14, 14), step(28), step(3, 20)
+    training = replace(PACKED, sequence_length=28, micro_batch_size=2)
+    assert memory.largest_step([several, padded, one, several], training) == one
+    assert memory.largest_step([several, padded, one], replace(training, packing=False)) == padded
