@@ -107,11 +107,16 @@ def why_no_checkpointing(method: Method) -> str | None:
     """Return the reason why a method cannot train with gradient checkpointing, or None where it can."""
     if not method.why_no_checkpointing:
         return None
-    return f"{method.name} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
+    return f"{_name(method)} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
 
 
 def why_no_packing(method: Method) -> str | None:
     """Return the reason why a method cannot train on packed examples, or None where it can."""
     if not method.virtual_tokens:
         return None
-    return f"{method.name} does not exist with packing, because its virtual tokens stand before a row, not each example"
+    because = "its virtual tokens stand before a row, not each example"
+    return f"{_name(method)} does not exist with packing, because {because}"
+
+
+def _name(method: Method) -> str:
+    return f"{method.name} {method.variant}".strip()

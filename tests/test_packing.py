@@ -253,7 +253,7 @@ def test_methods_with_virtual_tokens_do_not_exist_with_packing_unless_they_are_g
     why = {t.method: t.unsupported for t in found}
     assert why["lora"] is why["prefix_tuning"] is None
     assert why["prompt_tuning"].startswith("prompt_tuning does not exist with packing, because its virtual tokens")
-    assert why["peft"].startswith("peft does not exist with packing")
+    assert why["peft"].startswith("peft P_TUNING does not exist with packing")
     assert {t.method: t.training.packing for t in found} == {m: m != "prefix_tuning" for m in why}
 
 
