@@ -19,6 +19,7 @@ from peftbench.memory_columns import MemoryColumns
 from peftbench.retention_columns import Retention, RetentionColumns
 from peftbench.score import Score as Score
 from peftbench.task_data import TaskData, late
+from peftbench.time_columns import TimeColumns
 
 SCHEMA_VERSION = 1
 """History: 1 (2026-11) first schema."""
@@ -321,22 +322,6 @@ class TrialColumns:
     last_loss: Annotated[float | None, "mean loss of the last tenth of the steps, nats per loss-bearing token"] = None
     best_validation_loss: Annotated[float | None, "lowest validation loss, nats per loss-bearing token"] = None
     scored_step: Annotated[int | None, "step whose weights are scored"] = None
-    # time
-    start_seconds: Annotated[float | None, "from asking for the process to its first line of work"] = None
-    load_seconds: Annotated[float | None, "loading (and quantizing) the base and tokenizer"] = None
-    plan_seconds: Annotated[float | None, "predicting memory for a budget, tokenizing for it included"] = None
-    data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
-    attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
-    train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
-    untimed_seconds: Annotated[float | None, "the part of train_seconds in untimed (warm-up) steps"] = None
-    train_waiting_seconds: Annotated[float | None, "runnable threads' wait for a CPU in training steps, summed"] = None
-    validate_seconds: Annotated[float | None, "validation during training"] = None
-    account_seconds: Annotated[float | None, "counting memory and work in extra steps"] = None
-    check_seconds: Annotated[float | None, "proving that the method is active and the base unchanged"] = None
-    evaluate_seconds: Annotated[float | None, "scoring the tasks"] = None
-    save_seconds: Annotated[float | None, "saving the adapter"] = None
-    untracked_seconds: Annotated[float | None, "wall time of the trial that no phase owns"] = None
-    wall_seconds: Annotated[float | None, "from asking for the process to its result"] = None
     # proof of life
     trainable_tensors: Annotated[int | None, "tensors that train"] = None
     moved_tensors: Annotated[int | None, "of those, how many training changed"] = None
@@ -352,7 +337,9 @@ class TrialColumns:
 
 
 @dataclass(frozen=True)
-class TrialRow(DataColumns, RetentionColumns, EffectiveColumns, InferenceColumns, MemoryColumns, TrialColumns):
+class TrialRow(
+    DataColumns, RetentionColumns, EffectiveColumns, InferenceColumns, MemoryColumns, TimeColumns, TrialColumns
+):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 
 

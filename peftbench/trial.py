@@ -29,7 +29,7 @@ from peftbench import (
     train,
 )
 from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
-from peftbench.measure import environment, inference, memory, structure, watch, work
+from peftbench.measure import environment, inference, memory, passes, structure, watch, work
 from peftbench.measure.clock import Clock
 from peftbench.measure.effective import columns as effective_columns
 from peftbench.measure.ledger import account
@@ -283,6 +283,7 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
         run.clock.phase("evaluate"),
         memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"),
         memory.resident_peak(run.facts, "host_peak_evaluate_bytes"),
+        passes.split(loaded.model, trial.device, run.facts),
     ):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     run.scores = scores

@@ -15,6 +15,7 @@ from test_methods import TRAINED, attached, logits
 from peftbench import evaluate, train
 from peftbench.errors import UserError
 from peftbench.evaluate import metrics
+from peftbench.measure import passes
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.precision import PRECISIONS
@@ -285,12 +286,14 @@ def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_pat
     modelled = Task("text", "language_modelling")
     examples = {t.name: read.examples(t, "test") for t in (choice, text, line)}
     examples["text"] = [Example("", text) for text in TEXTS]
-    results = []
+    results, facts = [], {}
     for size in (1, 3, None):
         model = evaluate.Harness(
             learner.model, found.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[precision]
         )
-        results.append(evaluate.evaluate(model, [choice, text, line, modelled], examples)[1])
+        with passes.split(found.model, "cpu", facts):
+            results.append(evaluate.evaluate(model, [choice, text, line, modelled], examples)[1])
+    assert facts["evaluate_prefill_seconds"] > 0 < facts["evaluate_decode_seconds"]
     close = 1e-4 if precision == "fp32" else 0.1
     for one, *others in zip(*results, strict=True):
         for other in others:

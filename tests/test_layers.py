@@ -19,7 +19,7 @@ PACKAGE = ROOT / "peftbench"
 LAYERS: tuple[tuple[str, str], ...] = (
     (
         "records and errors",
-        "_suites errors task_data data_columns effective_columns inference_columns memory_columns records "
+        "_suites errors task_data data_columns effective_columns inference_columns memory_columns time_columns records "
         "retention_columns score",
     ),
     (
@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "phases of a trial",
         "causality checkpoint context train evaluate evaluate.lm_eval_outcomes evaluate.metrics evaluate.model "
         "evaluate.outcomes failures liveness packing retention card measure.memory measure.structure measure.effective "
-        "measure.inference measure.watch measure.work",
+        "measure.inference measure.passes measure.watch measure.work",
     ),
     ("the card of the built-in base", "bases.card bases.unread"),
     (

@@ -13,7 +13,7 @@ import trials
 
 from peftbench import bases, data, evaluate, liveness, model, train, trial
 from peftbench.execute import local
-from peftbench.measure import clock, memory
+from peftbench.measure import clock, memory, passes
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, resolve
@@ -38,7 +38,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch) -> Time:
     made = Time()
-    for module in (clock, trial):
+    for module in (clock, trial, passes):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: made.now))
     return made
 
@@ -73,6 +73,7 @@ def run(made, tmp_path, time: Time, *, asked: float = 0.0, report=lambda *_: Non
 def phases(row: TrialRow) -> dict[str, float]:
     """Every column of seconds that a phase has, and what no phase owns."""
     others = {"untimed_seconds", "train_waiting_seconds", "median_step_seconds", "wall_seconds"}
+    others |= {"evaluate_prefill_seconds", "evaluate_decode_seconds"}  # parts of a phase
     names = [f.name for f in dataclasses.fields(row) if f.name.endswith("_seconds") and f.name not in others]
     return {name.removesuffix("_seconds"): getattr(row, name) or 0.0 for name in names}
 
@@ -124,6 +125,67 @@ def test_time_that_no_phase_owns_is_untracked_and_the_start_is_the_parents(tiny,
         "train": 4.0,
         "untracked": 8.0,
     }
+
+
+class Sleeper(torch.nn.Module):
+    """A model whose pass over a text takes a second, over one new token a quarter."""
+
+    def __init__(self, time: Time) -> None:
+        super().__init__()
+        self.time = time
+
+    def forward(self, input_ids=None, inputs_embeds=None, past_key_values=None):
+        given = inputs_embeds if input_ids is None else input_ids
+        self.time.sleep(0.25 if past_key_values and given.shape[1] == 1 else 1.0)
+
+
+def test_evaluation_is_split_into_passes_over_texts_and_over_new_tokens(time):
+    slept, facts = Sleeper(time), {}
+    one, several = torch.zeros(2, 1), torch.zeros(2, 5)
+    with passes.split(slept, "cpu", facts):
+        slept(input_ids=several)
+        time.sleep(7.0)  # between passes
+        slept(input_ids=one)  # a text of one token
+        slept(input_ids=several, past_key_values="a prefix")
+        for _ in range(3):
+            slept(inputs_embeds=torch.zeros(2, 1, 4), past_key_values="a cache")
+    slept(input_ids=several)
+    assert facts == {"evaluate_prefill_seconds": 3.0, "evaluate_decode_seconds": 0.75}
+
+
+def test_a_pass_that_runs_out_of_memory_is_in_neither_part(time):
+    slept, facts = Sleeper(time), {}
+    with passes.split(slept, "cpu", facts):
+        with pytest.raises(AttributeError):
+            slept(input_ids="no tensor", past_key_values="a cache")
+        slept(input_ids=torch.zeros(2, 5))
+    assert facts == {"evaluate_prefill_seconds": 1.0, "evaluate_decode_seconds": 0}
+
+
+def test_on_cuda_passes_are_timed_between_events_that_are_waited_for_once(time, monkeypatch):
+    waited = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = time.now
+
+        def synchronize(self) -> None:
+            waited.append(self.at)
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1000 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    slept, facts = Sleeper(time), {}
+    with passes.split(slept, "cuda", facts):
+        slept(input_ids=torch.zeros(2, 5))
+        slept(input_ids=torch.zeros(2, 5))
+        assert not waited
+    assert facts == {"evaluate_prefill_seconds": 2.0, "evaluate_decode_seconds": 0}
+    assert waited == [102.0]
 
 
 def test_rates_are_tokens_of_the_steady_steps_over_their_seconds(tiny, tmp_path, time, slow):

@@ -79,12 +79,16 @@ PHASES = {
     "account_seconds": "account memory",
     "check_seconds": "check",
     "evaluate_seconds": "evaluate",
+    "evaluate_prefill_seconds": "of which prefill",
+    "evaluate_decode_seconds": "of which decode",
     "retention_seconds": "retention",
     "save_seconds": "save",
     "inference_seconds": "inference",
     "untracked_seconds": "untracked",
 }
 """Column to phase, in the order in which they happen."""
+_NOT_ALWAYS = ("evaluate_prefill_seconds", "evaluate_decode_seconds", "retention_seconds", "inference_seconds")
+"""What not every suite, nor older rows, have."""
 _TIME_GROUPS = {
     "set up": ("start_seconds", "plan_seconds", "load_seconds", "data_seconds", "attach_seconds"),
     "train": ("train_seconds",),
@@ -246,7 +250,7 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
     keys = tuple(Key(_swatch(color), name) for name, (_, color) in used.items())
     heads = dict(MEMORY if is_memory else PHASES)
-    for column in ("retention_seconds", "inference_seconds"):  # phases that not every suite has
+    for column in _NOT_ALWAYS:
         if not any(cell.mean(column) for cell in cells):
             heads.pop(column, None)
     numbers = tuple((cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells)
