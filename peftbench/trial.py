@@ -36,6 +36,7 @@ from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
 from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices
 from peftbench.plan import budget
+from peftbench.plan.predict import load_config
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Training, Trial, TrialRow
 from peftbench.tasks import chat, fewshot
@@ -119,6 +120,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
             _predict(run, _prepared(run, tokenizer).plan)
     with run.clock.phase("load"):
+        causality.check_config(load_config(trial.base, Path(job.base_folder)))
         loaded = load(
             Path(job.base_folder),
             precision,

@@ -222,6 +222,14 @@ def test_bad_input_ends_a_plan_as_bad_input(config, module, told, tmp_path, caps
     assert re.search(f"s.yaml: .*{told}", capsys.readouterr().err)
 
 
+def test_a_plan_without_any_figure_fails_with_the_reason(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "s.yaml").write_text(SUITE.format(tmp_path, "q_proj").replace("{lora:", "{base: , lora:"))
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory"]) == cli.FAILED
+    assert "no figures: lora r=8" in capsys.readouterr().out
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory", "--only", "method=base"]) == 0
+
+
 @pytest.mark.parametrize("options", [[], ["--memory"]])
 def test_a_plan_for_a_gpu_needs_none(options, monkeypatch, capsys):
     monkeypatch.setattr(device, "has_nvidia", lambda: False)
