@@ -102,7 +102,7 @@ def influence(
         device: where it is.
 
     Returns:
-        Shape (t,); None where a model's own code keeps gradients from its embeddings.
+        Shape (t,); None where a model's own code keeps gradients from its embeddings, or they are no numbers.
     """
     import torch
 
@@ -121,6 +121,8 @@ def influence(
             logits = model(**inputs, use_cache=False).logits[0, place].float()
         if not seen or not logits.requires_grad:
             return None
-        return torch.autograd.grad(logits.square().sum(), seen[0])[0].float().norm(dim=-1).flatten()
+        along = (logits / logits.norm()).detach()  # the length of large logits would overflow in fp16
+        found = torch.autograd.grad((logits * along).sum(), seen[0])[0].float().norm(dim=-1).flatten()
+        return found if bool(found.isfinite().all()) else None
     finally:
         hook.remove()

@@ -119,7 +119,9 @@ def test_what_prevents_a_prediction_costs_no_trial_that_is_trained(error, tiny, 
 def test_passes_have_the_shapes_of_the_largest_micro_batches():
     step = [data.Encoded(tuple(range(n)), 1, False, ("t", 0)) for n in (3, 5, 4, 4, 9)]
     found = budget.passes(step, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
-    assert [(p.examples, p.tokens, p.padded) for p in found] == [(1, 9, False), (2, 5, True)]
+    assert [(p.examples, p.tokens, p.padded) for p in found] == [(2, 4, False), (1, 9, False), (2, 5, True)]
+    found = budget.passes(step[:4] * 3, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
+    assert [(p.examples, p.tokens) for p in found] == [(2, 5), (2, 5)]
 
 
 CELLS = (("base", "fp32"), ("lora", "fp32"), ("full", "nf4"), ("qlora", "nf4"))
