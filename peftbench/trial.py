@@ -246,7 +246,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, train.Le
             precision=precision,
             device=trial.device,
             pad_id=loaded.tokenizer.pad_token_id,
-            virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
+            virtual_tokens=context.virtual(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
         )
     return model, learner
