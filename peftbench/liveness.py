@@ -6,7 +6,8 @@ Frozen buffers and the scales of quantized weights are not compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ from peftbench.data import Batch
 from peftbench.model import autocast, checksum
 from peftbench.precision import Precision
 from peftbench.records import Status
+
+_STIR = 0.05
+"""Standard deviation of what parameters are moved by where a method is looked at before it is trained."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,26 @@ def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.
     with autocast(precision, device):
         out = model(**on_device.inputs, use_cache=False)
     return out.logits[:, -batch.ids.shape[1] :].float().cpu()
+
+
+@contextmanager
+def stirred(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Move parameters at random within the context, so that a method that begins as nothing does something.
+
+    They return bit for bit, and so does the random state.
+    """
+    kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    devices = {p.device for p, _ in kept if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter, before in kept:
+            parameter.add_(torch.randn_like(before).mul_(_STIR))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in kept:
+                parameter.copy_(before)
 
 
 def checksums(model: nn.Module, trainable: bool) -> dict[str, int]:

@@ -327,6 +327,7 @@ class TrialColumns:
     moved_tensors: Annotated[int | None, "of those, how many training changed"] = None
     stalled_tensors: Annotated[str | None, "names of the others, comma separated"] = None
     largest_logit_change: Annotated[float | None, "largest absolute change of a logit against the base, probe"] = None
+    later_token_influence: Annotated[float | None, "on a token's logits, of its own; 0 where a model is causal"] = None
     # results and environment
     scores_json: Annotated[str, "every task's Score record as JSON"] = "{}"
     environment_json: Annotated[str, "packages, Python, CPU, GPU, driver, git state, settings of the machine"] = "{}"

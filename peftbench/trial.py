@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,7 +196,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     run.ledger["attach"] = memory.held(model, method.trains_base)
     with run.clock.phase("check"):
         if training.packing:
-            packing.check(learner, plan)
+            with nullcontext() if method.trains_base else liveness.stirred(learner.parameters):
+                packing.check(learner, plan)
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
     with run.clock.phase("train"), watch.training(run.gauges, run.facts):
         _seed(seed)
@@ -221,7 +223,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
     with run.clock.phase("check"):
         after = liveness.probe(model, probe, precision, trial.device)
         facts, status, reason = liveness.verdict(model, before, after)
-        run.facts.update(facts)
+        run.facts.update(facts, later_token_influence=causality.reads_ahead(model, precision, trial.device))
     with run.clock.phase("save"):
         run.facts.update(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, (status, reason)

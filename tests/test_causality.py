@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import architectures
 import pytest
 import torch
 import transformers
 import trials
+from results_factory import store
+from test_methods import TRAINED, attached
 from test_trial import run
 
-from peftbench import causality, model, trial
+from peftbench import causality, liveness, model, trial
 from peftbench.errors import Unsupported
+from peftbench.methods import METHODS
 from peftbench.plan import forecast
 from peftbench.precision import PRECISIONS
+from peftbench.report import words
+from peftbench.report.collect import collect
 
 SMALL = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
 ENCODERS = [("BertConfig", {}), ("RobertaConfig", {}), ("ElectraConfig", {}), ("XLMConfig", {"n_words": 320})]
@@ -118,6 +125,58 @@ def test_a_trial_on_an_encoder_that_no_config_tells_is_unsupported_with_the_reas
     row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "check")
     assert "BertLMHeadModel reads in both directions" in row.message
+
+
+def test_a_base_that_runs_only_without_gradients_is_not_looked_at(tmp_path):
+    folder = architectures.make(tmp_path / "falcon", "falcon")
+    loaded = model.load(folder, PRECISIONS["int8"], False, True, device="cpu", trust_remote_code=False)
+    causality.check(loaded.model, PRECISIONS["int8"], "cpu")
+    assert causality.reads_ahead(loaded.model, PRECISIONS["int8"], "cpu") is None
+    assert not loaded.model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_method_that_comes_with_peftbench_reads_ahead(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    _, learner, _ = attached(tiny, name, precision, tmp_path)
+    with liveness.stirred(learner.parameters):
+        assert causality.reads_ahead(learner.model, PRECISIONS[precision], "cpu") == 0.0
+
+
+LILY = {"peft_type": "LILY"}
+
+
+def test_a_method_that_reads_ahead_is_told_in_its_row_and_under_the_table(tiny, tmp_path):
+    """LILY mixes its adapters by a mean over all tokens of the text, later ones too (peft 0.21, arXiv:2407.09946)."""
+    made = trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY)
+    result = run(made, tmp_path)
+    assert result.row.status == "ok", result.row.message
+    assert result.row.later_token_influence > causality.NOISE
+    results = collect(store(tmp_path / "r", result))
+    (told,) = (note for note in words.notes(results) if "reads ahead" in note)
+    assert re.match(r"peft LILY r=4.* reads ahead: later tokens bear on what it says of a token \(.* %", told)
+
+
+def test_what_mixes_examples_only_when_it_is_trained_cannot_be_packed(tiny, tmp_path):
+    training = {"packing": True, "sequence_length": 64}
+    row = run(trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY, training=training), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "check")
+    assert "mixes the examples of a row" in row.message
+
+
+def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny, tmp_path):
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
+    before, state = [p.detach().clone() for p in learner.parameters], torch.get_rng_state()
+
+    def fail():
+        with liveness.stirred(learner.parameters):
+            assert not any(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        fail()
+    assert all(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_plan_on_an_encoder_says_why_there_are_no_figures(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
-from peftbench import exposure, stats
+from peftbench import causality, exposure, stats
 from peftbench.methods import profiles
 from peftbench.plan import match
 from peftbench.records import Status, TrialRow
@@ -102,7 +102,7 @@ def notes(results: Results) -> tuple[str, ...]:
     found += memory.notes(results)
     found += [*fairness.findings(results), *_load_note(results), *exposure.sentences(results.trials)]
     found += [*searched.notes(results), *speed.notes(results)]
-    found += _trouble_notes(results)
+    found += [*_trouble_notes(results), *_causal_notes(results)]
     found += [*_match_notes(results), *_profile_notes(results)]
     return (*found, *_reach_notes(results), *_learning_note(results), *_missing_notes(results))
 
@@ -130,6 +130,17 @@ def _profile_notes(results: Results) -> Iterable[str]:
         else:
             titles = _series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}, one setting for all: it took the place of the recipe of {titles}."
+
+
+def _causal_notes(results: Results) -> Iterable[str]:
+    """Say which cells say something else of a token when a later one changes."""
+    for cell in results.tuned:
+        ahead = cell.trials["later_token_influence"].max()
+        if ahead > causality.NOISE:
+            yield (
+                f"{cell.name} reads ahead: later tokens bear on what it says of a token ({100 * ahead:.2g} % of what "
+                "the token itself does), so its losses and likelihoods know something of the answer."
+            )
 
 
 def _reach_notes(results: Results) -> Iterable[str]:
