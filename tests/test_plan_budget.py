@@ -192,8 +192,11 @@ def test_a_forecast_says_what_fits_and_how_much_would(tiny, tmp_path):
 
 
 def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
-    found, _ = cells(tmp_path, tiny, 2**40, 0, "sequence_length", which=[("lora", "fp32")])
+    found, text = cells(tmp_path, tiny, 2**40, 0, "sequence_length", which=[("lora", "fp32")])
     assert found[0].most == 128
+    assert "as long as the base's context allows, though there is memory for more: every cell." in text
+    _, text = cells(tmp_path, tiny, 2**23, 0, "sequence_length", which=[("lora", "fp32")])
+    assert "context allows" not in text
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ class Forecast:
     """Whether the peak stays within the budget less its reserve; None without a budget."""
     most: int | None = None
     """Largest size of the axis that fits; None where none was asked for, or not even the least fits."""
+    capped: bool = False
+    """Whether that is as long as the base's context allows, and no matter of memory."""
 
 
 def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Question) -> Iterator[Forecast]:
@@ -95,7 +97,11 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
             return Forecast(trial, found)
         room = asked.budget - (cuda.reserve(trial) if asked.reserve is None else asked.reserve)
         answer = Forecast(trial, found, fits=found.peak_bytes <= room)
-        return replace(answer, most=_most(trial, config, asked.axis, room)) if asked.axis else answer
+        if not asked.axis:
+            return answer
+        limit = context.room(trial, config) if asked.axis == "sequence_length" else None
+        most = _most(trial, config, asked.axis, room, limit)
+        return replace(answer, most=most, capped=most is not None and most == limit)
     except UserError as error:
         raise UserError(f"{trial.cell}: {error}") from error
     except Unsupported as error:
@@ -105,9 +111,8 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         return Forecast(trial, problem=f"the step cannot be traced: {type(error).__name__}: {told}")
 
 
-def _most(trial: Trial, config: Any, axis: str, room: int) -> int | None:
+def _most(trial: Trial, config: Any, axis: str, room: int, limit: int | None) -> int | None:
     def peak(size: int) -> int:
         return predict(fit.with_size(trial, axis, size), config).peak_bytes
 
-    limit = context.room(trial, config) if axis == "sequence_length" else None
     return fit.most(peak, room, 1 if axis == "batch_size" else 2, limit or fit.MOST)

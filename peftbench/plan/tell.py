@@ -62,6 +62,10 @@ def _budget(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     elif asked.reserve:
         kept = f", of which {memory(asked.reserve)} are kept for what is no tensor"
     yield f"{what} within {memory(asked.budget)}{kept}."
+    capped = [f.trial.cell for f in found if f.capped]
+    if capped:
+        which = "every cell" if len(capped) == len(found) else ", ".join(capped)
+        yield f"as long as the base's context allows, though there is memory for more: {which}."
 
 
 def _shape(found: Sequence[Forecast]) -> str:
