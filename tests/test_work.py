@@ -142,20 +142,25 @@ def test_the_typical_step_has_the_median_of_tokens(tiny, tmp_path):
 
 
 def test_the_rate_is_measured_in_the_computing_type(monkeypatch):
-    types = []
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda *size, **where: types.append(where["dtype"]) or ones(*size, **where))
+    given, state = [], torch.get_rng_state()
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *pair, out: given.append(pair) or multiply(*pair, out=out))
     monkeypatch.setattr(work, "_SIZES", {"cpu": 16})
-    assert all(work.matrix_rate(PRECISIONS[name], "cpu") > 0 for name in ("fp32", "nf4"))
-    assert types == [torch.float32] * 2 + [torch.bfloat16] * 2
+    monkeypatch.setattr(work, "_SECONDS", 0.001)
+    for name, dtype in (("fp32", torch.float32), ("nf4", torch.bfloat16)):
+        given.clear()
+        assert work.matrix_rate(PRECISIONS[name], "cpu") > 0
+        assert {matrix.dtype for matrix in given[0]} == {dtype}
+        assert all(matrix.unique().numel() > 16 for matrix in given[0]), "of constants a GPU is faster"
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_no_memory_for_the_rate_is_no_rate_and_other_failures_are_told(monkeypatch):
     def fail(error):
-        def ones(*_, **__):
+        def randn(*_, **__):
             raise error
 
-        monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(torch, "randn", randn)
 
     fail(torch.OutOfMemoryError("CUDA out of memory"))
     assert work.matrix_rate(PRECISIONS["fp32"], "cpu") is None

@@ -114,13 +114,15 @@ def matrix_rate(precision: Precision, device: str) -> float | None:
     """Return the operations per second of the device's best square product in a precision's computing type.
 
     Measured for a tenth of a second with the threads of this process, not looked up: what a step's rate is held
-    against. None where the memory that is left is too small for it.
+    against. The matrices are random, as constant ones take a GPU less power and so let it run faster. None where the
+    memory that is left is too small for it.
     """
     dtype = getattr(torch, precision.autocast or precision.trainable)
     side = _SIZES[device]
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     try:
-        one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        drawn = torch.Generator(device).manual_seed(0)
+        one, other = (torch.randn(side, side, dtype=dtype, device=device, generator=drawn) for _ in range(2))
         out = one @ other  # the first product loads libraries
         wait()
         best, begin = float("inf"), time.perf_counter()
