@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from peftbench import bases, failures, quantization, random_weights
+from peftbench import bases, quantization, random_weights
 from peftbench.errors import Unsupported, UserError
 from peftbench.precision import Precision
 
@@ -108,7 +108,8 @@ def _told(folder: Path, device: str) -> Iterator[None]:
         raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
     except RuntimeError as error:
         # where quantizing a tensor fails, transformers logs why and raises that something did
-        if device == "cuda" and not failures.out_of_memory(error) and torch.cuda.memory_stats().get("num_ooms"):
+        ran_out = device == "cuda" and torch.cuda.memory_stats().get("num_ooms")
+        if ran_out and not isinstance(error, torch.OutOfMemoryError):
             raise torch.OutOfMemoryError("CUDA out of memory while the base was loaded") from error
         raise
 

@@ -172,7 +172,7 @@ def test_accounting_leaves_the_optimizer_its_own_tensors(tiny, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or no -m gpu")
 def test_accounting_restores_the_gpus_random_state(tmp_path):
     from test_rulers import on_nano
 
