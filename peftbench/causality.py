@@ -40,13 +40,16 @@ def check_config(config: Any) -> None:
     """Raise ``Unsupported`` for a base that reads in both directions by its config, or is no language model at all.
 
     Args:
-        config: transformers' own, or what a ``config.json`` says; of the latter, only encoders are known.
+        config: transformers' own, or what a ``config.json`` says; of the latter, only encoders are known, with or
+            without a decoder.
     """
     of = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
     kind = of("model_type")
     key = ENCODERS.get(str(kind))
     if key is not None and not of(key):
         raise Unsupported(f"base: {kind} reads in both directions (its config has no {key}: true), {_WHY}")
+    if of("is_encoder_decoder") and not of("is_decoder"):
+        raise Unsupported(f"base: {kind} is an encoder with a decoder, and no causal language model")
     if not isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -99,7 +102,7 @@ def influence(
         device: where it is.
 
     Returns:
-        Shape (t,); None where a model's own code keeps gradients from its embeddings.
+        Shape (t,); None where a model's own code keeps gradients from its embeddings, or they are no numbers.
     """
     import torch
 
@@ -118,6 +121,8 @@ def influence(
             logits = model(**inputs, use_cache=False).logits[0, place].float()
         if not seen or not logits.requires_grad:
             return None
-        return torch.autograd.grad(logits.square().sum(), seen[0])[0].float().norm(dim=-1).flatten()
+        along = (logits / logits.norm()).detach()  # the length of large logits would overflow in fp16
+        found = torch.autograd.grad((logits * along).sum(), seen[0])[0].float().norm(dim=-1).flatten()
+        return found if bool(found.isfinite().all()) else None
     finally:
         hook.remove()

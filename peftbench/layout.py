@@ -39,32 +39,41 @@ def shape(rows: Sequence[Row]) -> tuple[int, int]:
 def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:
     """Share examples out to rows of at most ``longest`` tokens: the most rows that leave hardly any padding.
 
-    Attention's work and its mask grow with the square of a row, so short rows are better while they are full. Where
-    no number of rows leaves so little, the one that leaves least is taken; a row for each example is among them, so
-    there are never more tokens than without packing. No example is cut or crosses rows.
+    Attention's work and its mask grow with the square of a row, so short rows are better while they are full. Where no
+    number of rows leaves so little, that of those tried is taken which leaves least; a row for each example is among
+    them, so there are never more tokens than without packing. No example is cut or crosses rows.
     """
+    ordered = sorted(examples, key=lambda e: len(e.ids), reverse=True)
     best: Sequence[Row] = [[example] for example in examples]
-    for count in range(len(examples), 0, -1):
-        rows = _shared_out(examples, count)
+    total, least = tokens(examples), len(ordered[0].ids)
+    most = min(len(ordered), int(total / ((1 - _SPARE) * least)))  # more rows, each as long as that, have too much room
+    for count in range(most, 0, -1):
+        rows = _shared_out(ordered, count)
         b, t = shape(rows)
         if t > longest:
             break
         if b * t < math.prod(shape(best)):
             best = rows
-        if b * t - sum(map(tokens, rows)) <= _SPARE * b * t:
+        if b * t - total <= _SPARE * b * t:
+            return best
+    for count in range(most + 1, len(ordered)):
+        if count * least >= math.prod(shape(best)):
             break
+        rows = _shared_out(ordered, count)
+        if math.prod(shape(rows)) < math.prod(shape(best)) and shape(rows)[1] <= longest:
+            best = rows
     return best
 
 
-def _shared_out(examples: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-    """Return examples in rows of like length: the longest first, each to the row that is shortest so far.
+def _shared_out(ordered: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+    """Return examples, the longest first, in rows of like length: each goes to the row that is shortest so far.
 
-    The longest row is at most 4/3 of the shortest possible (Graham 1969, "Bounds on multiprocessing timing anomalies",
-    theorem 3).
+    The longest row is at most a third longer than the shortest possible (Graham 1969, "Bounds on multiprocessing
+    timing anomalies").
     """
     rows: list[list[Encoded]] = [[] for _ in range(count)]
     lengths = [(0, row) for row in range(count)]  # a heap
-    for example in sorted(examples, key=lambda e: len(e.ids), reverse=True):
+    for example in ordered:
         length, row = lengths[0]
         rows[row].append(example)
         heapq.heapreplace(lengths, (length + len(example.ids), row))

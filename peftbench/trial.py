@@ -36,6 +36,7 @@ from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, method_of, reach, resolve
 from peftbench.model import Loaded, cast_trainable, load, load_tokenizer, matrices
 from peftbench.plan import budget
+from peftbench.plan.predict import load_config
 from peftbench.precision import effective
 from peftbench.records import Example, Job, Result, Status, Training, Trial, TrialRow
 from peftbench.tasks import chat, fewshot
@@ -119,6 +120,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
             _predict(run, _prepared(run, tokenizer).plan)
     with run.clock.phase("load"):
+        causality.check_config(load_config(trial.base, Path(job.base_folder)))
         loaded = load(
             Path(job.base_folder),
             precision,
@@ -209,8 +211,8 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
     with run.clock.phase("account"):
         if trial.device == "cpu":
-            step = memory.largest_step(plan, training)
-            run.facts.update(memory.train_columns(memory.account_step(learner, step, method.trains_base)))
+            steps = memory.largest_steps(plan, training)
+            run.facts.update(memory.train_columns(memory.account_steps(learner, steps, method.trains_base)))
         run.facts.update(work.columns(learner, plan))
         run.facts.update(effective_columns(learner))
     if run.job.predicts and run.job.budget_bytes is None:
@@ -261,9 +263,10 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
     job, training = run.job, run.job.trial.training
     assert training is not None
-    step = memory.largest_step(plan, training)
-    peak = budget.check(job.trial, Path(job.base_folder), step, job.budget_bytes, job.reserve_bytes)
-    run.facts["predicted_train_bytes"] = peak
+    where = Path(job.base_folder), job.budget_bytes, job.reserve_bytes
+    peaks = [budget.check(job.trial, step, *where) for step in memory.largest_steps(plan, training)]
+    known = [peak for peak in peaks if peak is not None]
+    run.facts["predicted_train_bytes"] = max(known) if len(known) == len(peaks) else None
 
 
 def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> None:

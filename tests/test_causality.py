@@ -9,7 +9,7 @@ import transformers
 import trials
 from test_trial import run
 
-from peftbench import causality, model
+from peftbench import causality, model, trial
 from peftbench.errors import Unsupported
 from peftbench.plan import forecast
 from peftbench.precision import PRECISIONS
@@ -95,13 +95,26 @@ def test_the_check_leaves_nothing_behind():
 
 
 def test_a_model_without_a_causal_head_is_refused_by_its_config():
-    with pytest.raises(Unsupported, match="no causal language model of t5"):
-        causality.check_config(transformers.T5Config())
+    for config in (transformers.T5Config(), transformers.T5Config().to_dict()):
+        with pytest.raises(Unsupported, match="t5 is an encoder with a decoder"):
+            causality.check_config(config)
+    with pytest.raises(Unsupported, match="no causal language model of clip_text_model"):
+        causality.check_config(transformers.CLIPTextConfig())
+    causality.check_config(transformers.BartConfig(is_encoder_decoder=False, is_decoder=True))
+
+
+def test_a_trial_on_an_encoder_is_unsupported_before_its_weights_are_loaded(tmp_path, monkeypatch):
+    encoder("BertConfig", tmp_path)
+    monkeypatch.setattr(trial, "load", None)
+    row = run(trials.trial(tmp_path / "BertConfig", tmp_path), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "load")
+    assert "bert reads in both directions" in row.message
 
 
 @pytest.mark.parametrize("method", ["base", "lora"])
-def test_a_trial_on_an_encoder_is_unsupported_with_the_reason(method, tmp_path):
+def test_a_trial_on_an_encoder_that_no_config_tells_is_unsupported_with_the_reason(method, tmp_path, monkeypatch):
     encoder("BertConfig", tmp_path)
+    monkeypatch.setattr(causality, "check_config", lambda _: None)
     row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "check")
     assert "BertLMHeadModel reads in both directions" in row.message

@@ -122,12 +122,38 @@ def test_a_base_that_cannot_chat_is_unsupported_and_names_the_key(template, syst
         chat.apply(Task("mine", "choice", chat=True, system=system), EXAMPLES, made)
 
 
-@pytest.mark.parametrize("date", ["{{ strftime_now('%Y-%m-%d') }}", "{{ date_string }}"])
+DATED = (
+    "{{ strftime_now('%Y-%m-%d') }}",
+    '{{ strftime_now( "%Y-%m-%d" ) }}',
+    "{{ date_string }}",
+    "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}",
+)
+
+
+@pytest.mark.parametrize("date", DATED)
 def test_a_template_that_writes_the_date_has_the_same_one_every_day(date):
     made = tiny_base.tokenizer()
     made.chat_template = date + TURNS
     (first, *_) = chat.apply(Task("mine", "choice", chat=True), EXAMPLES, made)
     assert first.prompt.startswith(("2024-07-26", "26 Jul 2024"))
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["{% set f = '%Y' %}{{ strftime_now(f) }}", "{{ strftime_now('%Y' ~ '-%m') }}", "{{ strftime_now(format='%Y') }}"],
+)
+def test_a_template_whose_date_cannot_be_fixed_is_unsupported(date):
+    made = tiny_base.tokenizer()
+    made.chat_template = date + TURNS
+    with pytest.raises(Unsupported, match=r"tasks.mine.chat: .* writes today's date"):
+        chat.apply(Task("mine", "choice", chat=True), EXAMPLES, made)
+
+
+def test_several_templates_without_a_default_are_unsupported():
+    made = tiny_base.tokenizer()
+    made.chat_template = {"one": TURNS, "other": TURNS}
+    with pytest.raises(Unsupported, match=r"tasks.mine.chat: .*multiple chat templates"):
+        chat.apply(Task("mine", "choice", chat=True), EXAMPLES, made)
 
 
 def test_chat_and_system_are_keys_of_a_task(tmp_path):

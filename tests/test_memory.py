@@ -189,7 +189,7 @@ def test_a_larger_batch_has_a_larger_peak_and_the_largest_one_is_chosen(tiny, tm
     small = memory.account_step(learner, plan[1][:1], False).peak_bytes
     large = memory.account_step(learner, plan[1], False).peak_bytes
     assert small < large
-    chosen = memory.largest_step(plan, learner.training)
+    (chosen,) = memory.largest_steps(plan, learner.training)
     assert max(len(e.ids) for e in chosen) == max(len(e.ids) for step in plan for e in step)
 
 

@@ -9,12 +9,14 @@ from dataclasses import replace
 import architectures
 import pytest
 import torch
+import transformers
 import trials
 from test_methods import TRAINED, attached
 
 from peftbench import data, layout, model, packing, suite, train, trial
 from peftbench.errors import Unsupported
 from peftbench.measure import memory
+from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, resolve
 from peftbench.plan import budget
 from peftbench.plan.predict import predict
@@ -111,12 +113,16 @@ def compare(learner):
 
 @pytest.mark.parametrize("name", PACKS)
 def test_loss_and_gradients_are_those_without_packing_for_every_method(name, tiny, tmp_path):
-    if "fp32" not in METHODS[name].precisions:
-        name, precision = name, METHODS[name].default_precision
-        _, learner, _ = attached(tiny, name, precision, tmp_path)
-        return near(learner)
-    _, learner, _ = attached(tiny, name, "fp32", tmp_path)
-    return compare(learner)
+    precision = METHODS[name].default_precision
+    _, learner, _ = attached(tiny, name, precision, tmp_path)
+    (compare if precision == "fp32" else near)(learner)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "bf16-true", "int8", "nf4"])
+def test_a_low_precision_is_no_mixing(precision, tiny, tmp_path):
+    _, learner, _ = attached(tiny, "lora", precision, tmp_path)
+    packing.check(learner, [STEP])
+    near(learner)
 
 
 def near(learner):
@@ -166,6 +172,32 @@ def test_a_base_that_would_mix_the_examples_of_a_row_is_unsupported(family, tmp_
         packing.check(learner_of(family, tmp_path), [STEP])
 
 
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 96,
+    "initializer_range": 0.2,
+}
+OTHERS = {
+    "RecurrentGemmaConfig": {"lru_width": 64, "block_types": ["recurrent", "recurrent", "attention"]},
+    "RwkvConfig": {"attention_hidden_size": 64, "context_length": 1024},
+    "Lfm2Config": {"num_key_value_heads": 2, "layer_types": ["full_attention", "conv", "conv"]},
+}
+"""Families that keep a state, or look at neighbours, beside attention or in its place."""
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_mixes_at_the_border_alone_is_seen_in_long_rows_too(kind, tiny, tmp_path):
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
+    torch.manual_seed(0)
+    made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**SMALL, **OTHERS[kind])).eval()
+    learner = replace(learner, model=made, training=replace(PACKED, sequence_length=1024))
+    with pytest.raises(Unsupported, match=r"packing: .* mixes the examples of a row"):
+        packing.check(learner, [step(500, 450)])
+
+
 def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("gpt2", tmp_path)
     forward = learner.model.get_base_model().transformer.wpe.forward
@@ -179,20 +211,30 @@ def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeyp
 
 def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("llama", tmp_path)
-    inner = learner.model.get_base_model()
-    forward = inner.forward
-    monkeypatch.setattr(
-        inner, "forward", lambda input_ids, attention_mask=None, use_cache=None, **_: forward(input_ids, attention_mask)
-    )
-    monkeypatch.setattr(
-        learner.model, "forward", lambda input_ids, attention_mask=None, use_cache=None: inner(input_ids)
-    )
+    forward = learner.model.forward
+    monkeypatch.setattr(learner.model, "forward", lambda input_ids, use_cache: forward(input_ids, use_cache=use_cache))
     with pytest.raises(Unsupported, match=r"packing: .* takes no places of tokens"):
         packing.check(learner, [STEP])
 
 
-def test_a_plan_in_which_no_row_is_shared_needs_no_check(tmp_path):
-    packing.check(learner_of("opt", tmp_path), [step(30, 31), step(32)])
+@pytest.mark.parametrize("plan", [[step(30), step(31)], [step(32)], [[*step(5), *STEP]]])
+def test_a_base_is_looked_at_whether_or_not_a_row_is_shared_in_training(plan, tmp_path):
+    """Held-out examples may share one, and so may those that are drawn later."""
+    with pytest.raises(Unsupported, match="mixes the examples"):
+        packing.check(learner_of("opt", tmp_path), plan)
+
+
+def test_the_check_leaves_nothing_behind_and_takes_less_than_a_step(tiny, tmp_path):
+    training = {"packing": True, "sequence_length": 64, "gradient_checkpointing": True}
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path, training=training)
+    long = step(31, 30, 28, 29)
+    train.step(learner, data.micro_batches(long, learner.training, 1), 0.0)
+    state = torch.get_rng_state()
+    with account(learner.model, False, learner.optimizer.state) as book:
+        packing.check(learner, [long])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in learner.model.parameters())
+    assert book.peak_bytes < memory.account_step(learner, long, False).peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -257,8 +299,28 @@ def test_methods_with_virtual_tokens_do_not_exist_with_packing_unless_they_are_g
     assert {t.method: t.training.packing for t in found} == {m: m != "prefix_tuning" for m in why}
 
 
-def test_the_largest_step_is_that_of_the_packed_rows_and_of_several_the_one_with_the_longest():
-    several, one, padded = step(14, 14), step(28), step(3, 20)
-    training = replace(PACKED, sequence_length=28, micro_batch_size=2)
-    assert memory.largest_step([several, padded, one, several], training) == one
-    assert memory.largest_step([several, padded, one], replace(training, packing=False)) == padded
+def test_the_peak_of_a_run_is_found_though_its_step_has_not_the_most_tokens(tiny, tmp_path):
+    """Two steps of as many tokens, nearly: eight rows against a single long one, whose mask is the larger."""
+    training = {"packing": True, "sequence_length": 120, "batch_size": 8, "micro_batch_size": 8}
+    made = trials.trial(tiny, tmp_path, training=training)
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path, training=training)
+    rows, row = step(*[15] * 8), step(63, *[8] * 7)
+    plan = [step(3, 4), rows, row]
+    assert memory.largest_steps(plan, made.training) == [rows, row]
+    train.step(learner, data.micro_batches(rows, made.training, 1), 0.0)
+    peaks = [memory.account_step(learner, each, False).peak_bytes for each in (rows, row)]
+    assert peaks[1] > peaks[0]
+    assert memory.account_steps(learner, [rows, row], False).peak_bytes == peaks[1]
+    found = [predict(made, tiny, budget.passes(each, made.training)).peak_bytes for each in (rows, row)]
+    assert found == peaks
+
+
+def test_without_packing_the_largest_step_is_mostly_one():
+    plan = [step(14, 14), step(3, 20), step(20, 19)]
+    assert memory.largest_steps(plan, replace(PACKED, packing=False)) == [plan[1]]
+
+
+def test_of_several_passes_the_longest_row_is_planned_too():
+    training = replace(PACKED, sequence_length=120, batch_size=20, micro_batch_size=8)
+    passes = budget.passes(step(63, *[8] * 7, *[15] * 8, 3, 4, 5, 6), training)
+    assert [(p.examples, p.tokens) for p in passes] == [(2, 9), (1, 119), (8, 15)]

@@ -140,7 +140,9 @@ def test_what_prevents_a_prediction_costs_no_trial_that_is_trained(error, tiny, 
 def test_passes_have_the_shapes_of_the_largest_micro_batches():
     step = [data.Encoded(tuple(range(n)), 1, False, ("t", 0)) for n in (3, 5, 4, 4, 9)]
     found = budget.passes(step, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
-    assert [(p.examples, p.tokens, p.padded) for p in found] == [(1, 9, False), (2, 5, True)]
+    assert [(p.examples, p.tokens, p.padded) for p in found] == [(2, 4, False), (1, 9, False), (2, 5, True)]
+    found = budget.passes(step[:4] * 3, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
+    assert [(p.examples, p.tokens) for p in found] == [(2, 5), (2, 5)]
 
 
 CELLS = (("base", "fp32"), ("lora", "fp32"), ("full", "nf4"), ("qlora", "nf4"))
@@ -241,6 +243,14 @@ def test_bad_input_ends_a_plan_as_bad_input(config, module, told, tmp_path, caps
     (tmp_path / "s.yaml").write_text(SUITE.format(tmp_path, module))
     assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory"]) == cli.BAD_INPUT
     assert re.search(f"s.yaml: .*{told}", capsys.readouterr().err)
+
+
+def test_a_plan_without_any_figure_fails_with_the_reason(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    (tmp_path / "s.yaml").write_text(SUITE.format(tmp_path, "q_proj").replace("{lora:", "{base: , lora:"))
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory"]) == cli.FAILED
+    assert "no figures: lora r=8" in capsys.readouterr().out
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory", "--only", "method=base"]) == 0
 
 
 @pytest.mark.parametrize("options", [[], ["--memory"]])

@@ -66,7 +66,10 @@ def _no_device(trials: Sequence[Trial]) -> list[str]:
 
 
 def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial], workers: int) -> int:
-    """Print what each cell is predicted to take, against the share of a budget that each of the workers has."""
+    """Print what each cell is predicted to take, against the share of a budget that each of the workers has.
+
+    That fails where there is no figure at all for what trains.
+    """
     from peftbench import identity
     from peftbench.plan import size
 
@@ -85,4 +88,5 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial], workers: i
     except UserError as error:
         raise UserError(f"{arguments.suite}: {error}") from None
     print("\n".join([*tell.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
-    return 0
+    trained = [each for each in found if each.trial.training]
+    return FAILED if trained and not any(each.found for each in trained) else 0

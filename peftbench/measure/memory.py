@@ -19,13 +19,21 @@ from peftbench.train import Learner
 KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 
 
-def largest_step(plan: Sequence[Sequence[Encoded]], training: Training) -> Sequence[Encoded]:
-    """Return the step with the largest forward pass, of several the one with the longest rows: the run's peak."""
+def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training) -> list[Sequence[Encoded]]:
+    """Return the steps in one of which is the run's peak: that with the most tokens in a forward pass, and that with
+    the most pairs of them, which masks and unfused attention hold. Mostly they are one; under packing often not.
+    """
+    found: dict[int, Sequence[Encoded]] = {}
+    sizes = [list(map(layout.shape, layout.forward_passes(step, training))) for step in plan]
+    for power in (1, 2):
+        index = max(range(len(plan)), key=lambda i: max(b * t**power for b, t in sizes[i]))
+        found[index] = plan[index]
+    return list(found.values())
 
-    def largest(step: Sequence[Encoded]) -> tuple[int, int]:
-        return max((b * t, t) for b, t in map(layout.shape, layout.forward_passes(step, training)))
 
-    return max(plan, key=largest)
+def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_base: bool) -> Book:
+    """Return the book of the step with the highest peak."""
+    return max((account_step(learner, step, trains_base) for step in steps), key=lambda book: book.peak_bytes)
 
 
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> Book:

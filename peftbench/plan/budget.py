@@ -14,15 +14,15 @@ from peftbench.plan.record import Pass
 from peftbench.records import Training, Trial
 
 
-def check(trial: Trial, folder: Path, step: Sequence[Encoded], budget: int | None, reserve: int = 0) -> int | None:
+def check(trial: Trial, step: Sequence[Encoded], folder: Path, budget: int | None, reserve: int = 0) -> int | None:
     """Return a trial's predicted peak in bytes; None where there is none.
 
     Without a budget nothing depends on the prediction, and whatever prevents it leaves the trial as it is.
 
     Args:
         trial: a trial that trains.
+        step: the examples of a step, one of its largest.
         folder: with its base's config.
-        step: the examples of its largest step.
         budget: bytes that a training step may take; None for no limit.
         reserve: bytes of these that are kept for what is no tensor.
 
@@ -54,10 +54,18 @@ def _told(size: int) -> str:
 
 
 def passes(step: Sequence[Encoded], training: Training) -> tuple[Pass, ...]:
-    """Return the shapes of a step's forward passes, of which the planner takes two: the largest, last."""
+    """Return the shapes of those of a step's forward passes that decide its peak.
+
+    They are the largest by tokens, last; where that is another one, the largest by pairs of tokens; and one that comes
+    before them, as from the second pass on gradients are there while activations grow.
+    """
     found = []
     for rows in layout.forward_passes(step, training):
         b, t = layout.shape(rows)
         masked = any(len(row) > 1 or layout.tokens(row) < t for row in rows)
         found.append(Pass(b, t, masked, training.packing))
-    return tuple(sorted(found, key=lambda p: (p.examples * p.tokens, p.tokens))[-2:])
+    ordered = sorted(found, key=lambda p: (p.examples * p.tokens, p.tokens))
+    longest = max(range(len(ordered)), key=lambda i: (ordered[i].examples * ordered[i].tokens ** 2, i))
+    if longest < len(ordered) - 2:
+        return ordered[-2], ordered[longest], ordered[-1]
+    return tuple(ordered[-2:]) if longest == len(ordered) - 1 else tuple(ordered[-3:])

@@ -164,9 +164,18 @@ def _place(name: str) -> str:
 
 
 def _axes(rows: Sequence[_Row]) -> list[str]:
-    """Return the training settings that are axes."""
+    """Return the training settings that are axes, of which one value at least ran wherever any did."""
     names = dict.fromkeys(name for row in rows for kind, name in row.facts if kind == "training")
-    return [name for name in names if _is_axis((row, _held(row, name)) for row in rows)]
+    return [name for name in names if _is_axis((row, _held(row, name)) for row in rows) and _shared(rows, name)]
+
+
+def _shared(rows: Sequence[_Row], name: str) -> bool:
+    """Whether all rows that are alike but for this setting, and ran, have a value of it in common."""
+    values: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.ran:
+            values[row.alike].add(_held(row, name))
+    return bool(values) and bool(set.intersection(*values.values()))
 
 
 def _differences(rows: Sequence[_Row], axes: Sequence[str]) -> Iterable[_Difference]:

@@ -17,8 +17,10 @@ _ANSWER = "PEFTBENCH-ANSWER"
 """Stands for the answer while a template is filled in."""
 _DAY = datetime(2024, 7, 26)
 """Many templates write a date: the day's own would give every day other results. This is Llama 3's own default."""
-_NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+_NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quote)).)*)(?P=quote)\s*\)""")
 """How they ask for it. Newer transformers hand on plain data only, and drop a function given in its place."""
+_ASKED = re.compile(r"\bstrftime_now\b(?!\s+is\b)")
+"""That they still do; ``strftime_now is defined`` asks for nothing."""
 _OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 """What a template's code may raise."""
 
@@ -37,7 +39,7 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
         return list(examples)
     if not getattr(tokenizer, "chat_template", None):
         raise Unsupported(_missing(task))
-    template = _NOW.sub(lambda found: repr(_DAY.strftime(found["format"])), tokenizer.get_chat_template())
+    template = _dated(task, tokenizer)
     return [_turned(task, e, tokenizer, template) for e in examples]
 
 
@@ -63,6 +65,20 @@ def _missing(task: Task) -> str:
         f"tasks.{task.name}.chat: the base's tokenizer has no chat template; leave the key out, or take an instruct "
         "model"
     )
+
+
+def _dated(task: Task, tokenizer: Any) -> str:
+    """Return the tokenizer's chat template with a day of our own wherever it asks for today's."""
+    try:
+        template = _NOW.sub(lambda found: repr(_DAY.strftime(found["format"])), tokenizer.get_chat_template())
+    except ValueError as error:  # several templates, none of them the default
+        raise Unsupported(f"tasks.{task.name}.chat: {error}") from None
+    if _ASKED.search(template):
+        raise Unsupported(
+            f"tasks.{task.name}.chat: the base's chat template writes today's date in a way in which it cannot be "
+            "fixed (strftime_now without a format in quotes), so every day would give other results"
+        )
+    return template
 
 
 def _turned(task: Task, example: Example, tokenizer: Any, template: str) -> Example:
