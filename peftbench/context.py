@@ -25,7 +25,7 @@ def room(trial: Trial, config: Any) -> int | None:
         context = next((text[name] for name in _NAMES if isinstance(text.get(name), int)), None)
     else:
         context = getattr(config.get_text_config(), _NAMES[0], None)
-    return None if context is None else context - _virtual(trial)
+    return None if context is None else context - virtual(trial)
 
 
 def check(trial: Trial, config: Any) -> None:
@@ -34,12 +34,13 @@ def check(trial: Trial, config: Any) -> None:
     trained = trial.training.sequence_length if trial.training else 0
     needed = max(trial.evaluation.max_length, trained)
     if free is not None and needed > free:
-        virtual = _virtual(trial)
+        taken = virtual(trial)
         key = "train.sequence_length" if needed == trained else "evaluate.max_length"
         raise Unsupported(
-            f"{needed} data tokens ({key}) and {virtual} virtual tokens exceed the base's context of {free + virtual}"
+            f"{needed} data tokens ({key}) and {taken} virtual tokens exceed the base's context of {free + taken}"
         )
 
 
-def _virtual(trial: Trial) -> int:
+def virtual(trial: Trial) -> int:
+    """Return how many positions of the context a trial's method takes."""
     return (trial.rank or 0) if method_of(trial.method, trial.options).virtual_tokens else 0

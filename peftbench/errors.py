@@ -20,6 +20,10 @@ class Unsupported(Exception):
 class DoesNotFit(Exception):
     """The trial is predicted to need more memory than there is; it ends as ``skipped`` with the figures."""
 
+    def __init__(self, peak_bytes: int, message: str) -> None:
+        super().__init__(message)
+        self.peak_bytes = peak_bytes
+
 
 class Diverged(Exception):
     """A loss, a gradient or an output is no longer a number; the trial ends as ``diverged``."""

@@ -246,7 +246,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, train.Le
             precision=precision,
             device=trial.device,
             pad_id=loaded.tokenizer.pad_token_id,
-            virtual_tokens=(trial.rank or 0) if method.virtual_tokens else 0,
+            virtual_tokens=context.virtual(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
         )
     return model, learner
@@ -264,7 +264,11 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     job, training = run.job, run.job.trial.training
     assert training is not None
     where = Path(job.base_folder), job.budget_bytes, job.reserve_bytes
-    peaks = [budget.check(job.trial, step, *where) for step in memory.largest_steps(plan, training)]
+    try:
+        peaks = [budget.check(job.trial, step, *where) for step in memory.largest_steps(plan, training)]
+    except DoesNotFit as error:
+        run.facts["predicted_train_bytes"] = error.peak_bytes
+        raise
     known = [peak for peak in peaks if peak is not None]
     run.facts["predicted_train_bytes"] = max(known) if len(known) == len(peaks) else None
 
@@ -286,7 +290,7 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
         run.clock.phase("evaluate"),
         memory.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"),
         memory.resident_peak(run.facts, "host_peak_evaluate_bytes"),
-        passes.split(loaded.model, trial.device, run.facts),
+        passes.split(loaded.model, trial.device, run.facts, context.virtual(trial)),
     ):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
     if trial.device == "cuda":

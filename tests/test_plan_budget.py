@@ -11,10 +11,12 @@ import time
 
 import pytest
 import trials
+from test_methods import attached
 
-from peftbench import bases, cli, data, errors, identity, trial
+from peftbench import bases, cli, data, errors, identity, train, trial
 from peftbench.execute import device
-from peftbench.measure import environment
+from peftbench.measure import environment, memory
+from peftbench.methods import METHODS
 from peftbench.plan import budget, fit, forecast, size, tell, textbook
 from peftbench.plan.predict import predict
 from peftbench.records import Base
@@ -118,6 +120,7 @@ def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_figures_and_ru
     assert not skipped.row.status.final, "the same command with more memory runs it"
     assert "MiB in a training step (base weights 0.50 MiB" in skipped.row.message
     assert skipped.row.load_seconds is None, "nothing was loaded"
+    assert skipped.row.predicted_train_bytes == needed
     assert _run(made, tmp_path, budget_bytes=needed).row.status == "ok"
 
 
@@ -140,9 +143,35 @@ def test_what_prevents_a_prediction_costs_no_trial_that_is_trained(error, tiny, 
 def test_passes_have_the_shapes_of_the_largest_micro_batches():
     step = [data.Encoded(tuple(range(n)), 1, False, ("t", 0)) for n in (3, 5, 4, 4, 9)]
     found = budget.passes(step, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
-    assert [(p.examples, p.tokens, p.padded) for p in found] == [(2, 4, False), (1, 9, False), (2, 5, True)]
+    assert [(p.examples, p.tokens, p.padded) for p in found] == [(2, 5, True), (1, 9, False)]
     found = budget.passes(step[:4] * 3, dataclasses.replace(trials.TRAINING, micro_batch_size=2))
-    assert [(p.examples, p.tokens) for p in found] == [(2, 5), (2, 5)]
+    assert [(p.examples, p.tokens) for p in found] == [(2, 5), (2, 5)], "the first, and one while gradients are there"
+    (found,) = budget.passes(step, dataclasses.replace(trials.TRAINING, micro_batch_size=5))
+    assert (found.examples, found.tokens) == (5, 9)
+
+
+def accumulated(*steps: tuple[int, ...]) -> list[list[data.Encoded]]:
+    return [
+        [data.Encoded(tuple(range(7, 7 + n)), n - 2, False, ("made", index)) for index, n in enumerate(lengths)]
+        for lengths in steps
+    ]
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_the_peak_of_accumulated_steps_is_found_in_a_pass_while_which_gradients_are_there(name, tiny, tmp_path):
+    plan = accumulated((5, 6, 5, 6), (80, 20, 20, 20), (20, 20, 20, 79))
+    training = {"micro_batch_size": 1, "sequence_length": 96}
+    made = trials.trial(tiny, tmp_path, name, training=training)
+    _, learner, _ = attached(tiny, name, "fp32", tmp_path, training=training)
+    learner.model.train()
+    train.step(learner, data.micro_batches(plan[0], made.training, 1), 0.0)
+    trains_base = METHODS[name].trains_base
+    peaks = [memory.account_step(learner, step, trains_base).peak_bytes for step in plan]
+    assert max(peaks) == peaks[2], "the shorter text, behind others"
+    assert memory.largest_steps(plan, made.training) == plan[:0:-1], "the longest text may yet be larger"
+    assert memory.account_steps(learner, plan[1:], trains_base).peak_bytes == peaks[2]
+    found = [predict(made, tiny, budget.passes(step, made.training)).peak_bytes for step in plan]
+    assert found == pytest.approx(peaks, rel=1e-3), "of four passes two are traced"
 
 
 CELLS = (("base", "fp32"), ("lora", "fp32"), ("full", "nf4"), ("qlora", "nf4"))

@@ -113,11 +113,12 @@ def test_a_reserve_of_a_run_needs_a_larger_budget(options, told, tmp_path, capsy
     assert told in capsys.readouterr().err
 
 
-def test_an_attention_that_has_no_fused_kernel_is_told(tiny, tmp_path):
+@pytest.mark.parametrize(("family", "changes"), [("bloom", {}), ("gpt2", {"attn_pdrop": 0.1})])
+def test_an_attention_that_has_no_fused_kernel_is_told(family, changes, tiny, tmp_path):
     import architectures
 
-    folder = tmp_path / "bloom"
-    architectures.CONFIGS["bloom"]().save_pretrained(folder)
+    folder = tmp_path / family
+    architectures.CONFIGS[family](**changes).save_pretrained(folder)
     found = list(forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question()))
     assert found[0].found.attention == "matrix"
     assert "attention matrices are saved whole" in "\n".join(tell.lines(found, forecast.Question()))

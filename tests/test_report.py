@@ -24,6 +24,7 @@ from peftbench.report import plots, render, speed, table
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.figures import fill_of
 from peftbench.report.labels import push_apart
+from peftbench.report.settings import audit
 from peftbench.report.tables import comparison
 from peftbench.report.words import DEFINED, definitions
 from peftbench.store import record_grid
@@ -172,6 +173,43 @@ def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) ->
     assert told.count("train.steps") == 1
     assert told.index("Shared by all rows") < told.index("train.steps")
     assert "Differs, and is no axis (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)." in told
+
+
+def test_a_default_is_shown_beside_another_value_of_a_setting_that_came_later(tmp_path: Path) -> None:
+    def row(method: str, **train: object) -> object:
+        settings = {"method": method, "train": {"steps": 30, **train}, "base": {"source": "x"}}
+        cell = f"{method} packing={bool(train)} fp32"
+        return make_result(cell, method, "fp32", None, settings_json=json.dumps(settings))
+
+    base = make_result("base fp32", "base", "fp32", None, None, settings_json='{"method": "base", "train": null}')
+    rows = (row("full", packing=True), row("full"), row("lora"), row("adapter", packing=True), base)
+    held = audit(collect(store(tmp_path / "r", *rows)))
+    (packing,) = (values for name, values in held.differing if name == "train.packing")
+    assert dict(zip(held.methods, packing, strict=True)) == {
+        "untuned base": "–",
+        "full fine-tuning": "no, yes",
+        "LoRA": "no",
+        "bottleneck adapter": "yes",
+    }
+    held = audit(collect(store(tmp_path / "s", row("full"), row("lora"))))
+    assert not [name for name, _ in (*held.common, *held.differing) if name == "train.packing"]
+
+
+def test_the_memory_table_has_what_was_predicted_beside_what_the_same_trial_measured(tmp_path: Path) -> None:
+    def row(cell: str, seed: int, peak: int, predicted: int | None) -> object:
+        facts = {"peak_train_bytes": peak, "predicted_train_bytes": predicted, "peak_base_weights_bytes": 500}
+        return make_result(cell, "lora", "fp32", 8, seed, **facts)
+
+    rows = (row("lora r=8 fp32", 0, 4096, 3072), row("lora r=8 fp32", 1, 8192, None), row("lora r=4 fp32", 0, 64, None))
+    bars = plots.memory_bars(collect(store(tmp_path / "r", *rows)))
+    assert bars.heads[-2:] == ("total", "predicted")
+    assert {values[0]: values[-2:] for values in bars.rows} == {
+        "lora r=8 fp32": ("6.0 KiB", "3.0 KiB (-25.0 %)"),
+        "lora r=4 fp32": ("64 B", "–"),
+    }
+    (exact,) = plots.memory_bars(collect(store(tmp_path / "s", row("lora r=8 fp32", 0, 4096, 4096)))).rows
+    assert exact[-1] == "4.0 KiB (exact)"
+    assert plots.memory_bars(collect(store(tmp_path / "t", rows[2]))).heads[-1] == "total"
 
 
 def test_the_page_is_the_same_in_another_process_without_torch(grid: Path, text: str, tmp_path: Path) -> None:

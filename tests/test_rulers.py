@@ -127,6 +127,10 @@ def test_time_that_no_phase_owns_is_untracked_and_the_start_is_the_parents(tiny,
     }
 
 
+def cache(tokens: int) -> SimpleNamespace:
+    return SimpleNamespace(get_seq_length=lambda: tokens)
+
+
 class Sleeper(torch.nn.Module):
     """A model whose pass over a text takes a second, over one new token a quarter."""
 
@@ -134,30 +138,33 @@ class Sleeper(torch.nn.Module):
         super().__init__()
         self.time = time
 
-    def forward(self, input_ids=None, inputs_embeds=None, past_key_values=None):
+    def forward(self, input_ids=None, inputs_embeds=None, past_key_values=None, fails=False):
+        if fails:
+            raise MemoryError
         given = inputs_embeds if input_ids is None else input_ids
-        self.time.sleep(0.25 if past_key_values and given.shape[1] == 1 else 1.0)
+        self.time.sleep(0.25 if past_key_values and given.shape[1] == 1 and past_key_values.get_seq_length() > 4 else 1)
 
 
 def test_evaluation_is_split_into_passes_over_texts_and_over_new_tokens(time):
     slept, facts = Sleeper(time), {}
     one, several = torch.zeros(2, 1), torch.zeros(2, 5)
-    with passes.split(slept, "cpu", facts):
+    with passes.split(slept, "cpu", facts, 4):
         slept(input_ids=several)
         time.sleep(7.0)  # between passes
         slept(input_ids=one)  # a text of one token
-        slept(input_ids=several, past_key_values="a prefix")
+        slept(input_ids=several, past_key_values=cache(4))
+        slept(input_ids=one, past_key_values=cache(4))  # such a text behind a prefix
         for _ in range(3):
-            slept(inputs_embeds=torch.zeros(2, 1, 4), past_key_values="a cache")
+            slept(inputs_embeds=torch.zeros(2, 1, 4), past_key_values=cache(9))
     slept(input_ids=several)
-    assert facts == {"evaluate_prefill_seconds": 3.0, "evaluate_decode_seconds": 0.75}
+    assert facts == {"evaluate_prefill_seconds": 4.0, "evaluate_decode_seconds": 0.75}
 
 
 def test_a_pass_that_runs_out_of_memory_is_in_neither_part(time):
     slept, facts = Sleeper(time), {}
     with passes.split(slept, "cpu", facts):
-        with pytest.raises(AttributeError):
-            slept(input_ids="no tensor", past_key_values="a cache")
+        with pytest.raises(MemoryError):
+            slept(input_ids=torch.zeros(2, 1), past_key_values=cache(9), fails=True)
         slept(input_ids=torch.zeros(2, 5))
     assert facts == {"evaluate_prefill_seconds": 1.0, "evaluate_decode_seconds": 0}
 

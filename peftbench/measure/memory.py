@@ -20,14 +20,20 @@ KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 
 
 def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training) -> list[Sequence[Encoded]]:
-    """Return the steps in one of which is the run's peak: that with the most tokens in a forward pass, and that with
-    the most pairs of them, which masks and unfused attention hold. Mostly they are one; under packing often not.
+    """Return the steps in one of which is the run's peak; mostly it is a single one.
+
+    It is looked for by the most tokens in a forward pass and by the most pairs of them, which masks and unfused
+    attention hold; and among a step's later passes, while which there are gradients, before its first one.
     """
+    shapes = [list(map(layout.shape, layout.forward_passes(step, training))) for step in plan]
     found: dict[int, Sequence[Encoded]] = {}
-    sizes = [list(map(layout.shape, layout.forward_passes(step, training))) for step in plan]
     for power in (1, 2):
-        index = max(range(len(plan)), key=lambda i: max(b * t**power for b, t in sizes[i]))
-        found[index] = plan[index]
+        known = 0
+        for passes in ([each[1:] for each in shapes], [each[:1] for each in shapes]):
+            sizes = [max((b * t**power for b, t in each), default=0) for each in passes]
+            if max(sizes) > known:
+                known = max(sizes)
+                found.setdefault(sizes.index(known), plan[sizes.index(known)])
     return list(found.values())
 
 

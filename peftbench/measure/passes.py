@@ -11,29 +11,32 @@ import torch
 
 
 @contextmanager
-def split(model: Any, device: str, facts: dict[str, Any]) -> Iterator[None]:
+def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> Iterator[None]:
     """Put the seconds of a model's forward passes within the context into a row's columns, unless it fails.
 
-    A pass over one token with a cache is decoding, every other one is prefill. On CUDA each is timed between two events
-    on the device's queue, so that nothing waits for the clock.
+    A pass over one token that comes after others is decoding, every other one is prefill. On CUDA each is timed between
+    two events on the device's queue, so that nothing waits for the clock.
 
     Args:
         model: the base's own module, which every method's forward pass goes through.
         device: where it is.
         facts: of the trial's row.
+        virtual: tokens that the method itself may put into a cache before a text.
     """
-    begun: list[Any] = []
+    begun: list[tuple[str, Any]] = []
     passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": []}
 
-    def begin(*_: Any) -> None:
-        begun.append(_moment(device))
-
-    def end(_: Any, __: Any, inputs: Mapping[str, Any], ___: Any) -> None:
+    def begin(_: Any, __: Any, inputs: Mapping[str, Any]) -> None:
         given = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
-        single = inputs.get("past_key_values") is not None and given is not None and given.shape[1] == 1
-        passes["decode" if single else "prefill"].append((begun.pop(), _moment(device)))
+        cache = inputs.get("past_key_values")
+        single = cache is not None and given is not None and given.shape[1] == 1 and cache.get_seq_length() > virtual
+        begun.append(("decode" if single else "prefill", _moment(device)))
 
-    hooks = (model.register_forward_pre_hook(begin), model.register_forward_hook(end, with_kwargs=True))
+    def end(*_: Any) -> None:
+        name, start = begun.pop()
+        passes[name].append((start, _moment(device)))
+
+    hooks = (model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end))
     try:
         yield
     finally:

@@ -41,9 +41,10 @@ def check(trial: Trial, step: Sequence[Encoded], folder: Path, budget: int | Non
     if budget is not None and found.peak_bytes > budget - reserve:
         parts = ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
+            found.peak_bytes,
             f"predicted to need {_told(found.peak_bytes)} in a training step ({parts}), "
             f"more than the budget of {_told(budget)}"
-            + (f", of which {_told(reserve)} are kept for what is no tensor" if reserve else "")
+            + (f", of which {_told(reserve)} are kept for what is no tensor" if reserve else ""),
         )
     return found.peak_bytes
 
@@ -56,16 +57,14 @@ def _told(size: int) -> str:
 def passes(step: Sequence[Encoded], training: Training) -> tuple[Pass, ...]:
     """Return the shapes of those of a step's forward passes that decide its peak.
 
-    They are the largest by tokens, last; where that is another one, the largest by pairs of tokens; and one that comes
-    before them, as from the second pass on gradients are there while activations grow.
+    They are the first, and of the later ones, while which there are gradients, the largest: by tokens and by pairs of
+    tokens.
     """
     found = []
     for rows in layout.forward_passes(step, training):
         b, t = layout.shape(rows)
         masked = any(len(row) > 1 or layout.tokens(row) < t for row in rows)
         found.append(Pass(b, t, masked, training.packing))
-    ordered = sorted(found, key=lambda p: (p.examples * p.tokens, p.tokens))
-    longest = max(range(len(ordered)), key=lambda i: (ordered[i].examples * ordered[i].tokens ** 2, i))
-    if longest < len(ordered) - 2:
-        return ordered[-2], ordered[longest], ordered[-1]
-    return tuple(ordered[-2:]) if longest == len(ordered) - 1 else tuple(ordered[-3:])
+    first, *later = found
+    largest = {max(later, key=lambda p: p.examples * p.tokens**power): None for power in (1, 2) if later}
+    return first, *largest

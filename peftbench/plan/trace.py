@@ -184,7 +184,7 @@ class _Operators(fake.Answers):
         name = func.name()
         if "scaled_dot_product" in name:
             self.attention = "fused"
-        elif self.attention == "none" and name == "aten::_softmax":
+        elif self.attention == "none" and name in ("aten::_softmax", "aten::_safe_softmax"):
             self.attention = "matrix"
         self._windows.next(name)
         out = super().run(func, args, kwargs)

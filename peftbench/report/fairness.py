@@ -43,7 +43,7 @@ _WORK = {
 """Columns of which every finished trial of a seed should hold the same value, in words."""
 _AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_by_length")
 """Settings that decide which work is done; where a recipe names one, its work is its own."""
-_LATE = {
+LATE = {
     f"{prefix}.{field.name}": plain(field.default)
     for prefix, record in (("train", Training), ("base", Base), ("evaluation", Evaluation))
     for field in dataclasses.fields(record)
@@ -208,7 +208,7 @@ def _held(row: _Row, setting: str) -> str:
 
 
 def _absent(kind: str, name: str) -> str:
-    return _LATE.get(name, "none") if kind in ("training", "base", "evaluation") else "not recorded"
+    return LATE.get(name, "none") if kind in ("training", "base", "evaluation") else "not recorded"
 
 
 def _compared(row: _Row, kind: str, name: str) -> bool:

@@ -253,8 +253,23 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     for column in _NOT_ALWAYS:
         if not any(cell.mean(column) for cell in cells):
             heads.pop(column, None)
-    numbers = tuple((cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells)
-    return Breakdown(Panel(names, Markup(svg), keys), ("cell", *heads.values(), "total"), numbers)
+    numbers = [(cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells]
+    titles = ["cell", *heads.values(), "total"]
+    predicted = [_predicted(cell) for cell in cells] if is_memory else []
+    if any(predicted):
+        titles.append("predicted")
+        numbers = [(*row, told or fmt.MISSING) for row, told in zip(numbers, predicted, strict=True)]
+    return Breakdown(Panel(names, Markup(svg), keys), tuple(titles), tuple(numbers))
+
+
+def _predicted(cell: Cell) -> str:
+    """Return what the peak was predicted to be, and how far that is from what the same trials measured."""
+    known = cell.trials[["predicted_train_bytes", "peak_train_bytes"]].dropna().astype(float)
+    if known.empty:
+        return ""
+    predicted, measured = known.mean()
+    off = "exact" if predicted == measured else f"{100 * (predicted / measured - 1):+.1f} %"
+    return f"{fmt.memory(predicted)} ({off})"
 
 
 def _swatch(color: str) -> Markup:

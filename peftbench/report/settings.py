@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -46,14 +47,25 @@ def audit(results: Results) -> Audit:
 
 
 def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
-    """Return each method's settings with all values that they have in its rows."""
+    """Return each method's settings with all values that they have in its rows.
+
+    A setting that came later is not stored at its default; where other rows have another value, the default is shown.
+    """
     per_method: dict[str, dict[str, set[str]]] = {}
+    kept: dict[str, list[dict[str, str]]] = {}
     for cell in results.cells:
         found = per_method.setdefault(cell.method, {})
         for settings in cell.trials["settings_json"].dropna().unique():
-            for name, value in flatten(read_json(settings)).items():
+            values = flatten(read_json(settings))
+            kept.setdefault(cell.method, []).append(values)
+            for name, value in values.items():
                 if name not in fairness.AXES:
                     found.setdefault(name, set()).add(_shown(cell.method, name, value))
+    late = {name for each in kept.values() for values in each for name in values if name in fairness.LATE}
+    for method, name in itertools.product(kept, sorted(late)):
+        block = name.partition(".")[0]
+        if any(name not in values and any(n.startswith(f"{block}.") for n in values) for values in kept[method]):
+            per_method[method].setdefault(name, set()).add(fairness.LATE[name])
     return per_method
 
 
