@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_status_alloc_failed", "_allocation_failed")
+"""In what the host, CUDA, and CUDA's libraries (cuBLAS, cuDNN, cuSOLVER) say."""
 
 
 def words(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import errno
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         settings["quantization_config"] = quantization.config(precision, double_quantization)
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
-    try:
+    torch.backends.cudnn.allow_tf32 = precision.tf32  # of convolutions, where torch's default is to round
+    with _told(folder, device):
         tokenizer = load_tokenizer(folder, trust)
         with quantization.every_linear_layer() if precision.quantization else nullcontext():
             if where.get("random_weights"):
@@ -83,11 +84,6 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
             else:
                 settings |= {"use_safetensors": True, "trust_remote_code": trust}
                 model = AutoModelForCausalLM.from_pretrained(folder, **settings)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOMEM:
-            raise MemoryError(str(error)) from error
-        told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
-        raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     _use_one_kernel(model)
@@ -98,6 +94,24 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
+
+
+@contextmanager
+def _told(folder: Path, device: str) -> Iterator[None]:
+    """Raise what a library raises while it loads a base as what it means: the user's error, or that memory ran out."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            raise MemoryError(str(error)) from error
+        told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+        raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
+    except RuntimeError as error:
+        # where quantizing a tensor fails, transformers logs why and raises that something did
+        ran_out = device == "cuda" and torch.cuda.memory_stats().get("num_ooms")
+        if ran_out and not isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError("CUDA out of memory while the base was loaded") from error
+        raise
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:

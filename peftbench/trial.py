@@ -295,6 +295,8 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
         passes.split(loaded.model, trial.device, run.facts, context.virtual(trial)),
     ):
         scores, rows = evaluate.evaluate(wrapped, tasks, examples)
+    if trial.device == "cuda":
+        run.facts["peak_evaluate_bytes"] = max(run.facts["peak_evaluate_bytes"], wrapped.fitted_peak_bytes)
     run.scores = scores
     run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
 

@@ -16,6 +16,13 @@ def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests that take minutes")
 
 
+def pytest_configure(config):
+    """Hide a GPU from all tests but those that are marked for one: the others know the CPU's numbers."""
+    words = config.option.markexpr.split()
+    if not any(word == "gpu" and before != "not" for before, word in zip(["", *words], words, strict=False)):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--run-slow"):
         return

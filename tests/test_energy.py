@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from peftbench.measure import energy, nvml, watch
+from peftbench.measure import energy, memory, nvml, watch
 from peftbench.measure.clock import Clock
 
 
@@ -182,7 +182,7 @@ def test_other_processes_on_the_gpu_are_counted(listed, own, others):
 def cuda(monkeypatch):
     """A torch that believes in a GPU of 100 bytes, 30 of them free."""
     answers = {"synchronize": None, "reset_peak_memory_stats": None, "mem_get_info": (30, 100)}
-    answers |= {"max_memory_allocated": 40, "max_memory_reserved": 48}
+    answers |= {"max_memory_allocated": 40, "max_memory_reserved": 48, "empty_cache": None}
     for name, value in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
 
@@ -204,6 +204,15 @@ def test_training_on_a_gpu_leaves_its_peaks_processes_and_state_in_the_row(cuda)
         "device_process_bytes": 45,
         "other_gpu_processes": 1,
     }
+
+
+def test_what_was_reserved_before_is_given_back_before_the_peak_is_reset(monkeypatch):
+    called: list[str] = []
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: called.append(name))
+    with memory.allocator_peak("cuda", {}, "peak_evaluate_bytes"):
+        called.append("work")
+    assert called == ["synchronize", "empty_cache", "reset_peak_memory_stats", "work", "max_memory_allocated"]
 
 
 def test_training_on_a_gpu_without_its_library_knows_what_torch_knows(cuda):

@@ -264,6 +264,27 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_answers_stay(base, mo
         evaluate.evaluate(wrapped(base, trials.Evaluation(12, 48, "test")), [task], {"c": examples})
 
 
+def test_the_peak_of_batches_that_did_not_fit_is_not_evaluations(base, monkeypatch):
+    """A batch that does not fit fills the GPU before it fails."""
+    model, peak = wrapped(base, trials.Evaluation(None, 48, "test")), [0]
+    model._device = torch.device("cuda")
+    for name, value in {"max_memory_allocated": lambda: peak[0], "empty_cache": lambda: None}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peak.__setitem__(0, 0))
+
+    def ask(requests):
+        peak[0] = max(peak[0], 10 * min(len(requests), model.batch_size))
+        if peak[0] > 500:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return requests
+
+    first = model.batch_size
+    model._fitting(ask, [*range(30)])
+    assert (model.batch_size, model.fitted_peak_bytes, peak) == (first, 0, [300])
+    model._fitting(ask, [*range(200)])
+    assert (model.batch_size, model.fitted_peak_bytes, peak) == (first // 4, 300, [10 * (first // 4)])
+
+
 def test_memory_that_runs_out_with_one_prompt_and_other_faults_are_told(base, monkeypatch):
     model = wrapped(base, trials.Evaluation(None, 48, "test"))
     for error in (torch.OutOfMemoryError("out of memory"), ValueError("other")):

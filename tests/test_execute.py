@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import trials
 
 from peftbench.execute import local
@@ -220,3 +221,31 @@ def test_the_environment_is_described_without_a_path_of_this_machine():
     text = repr(described)
     assert str(Path.home()) not in text
     assert str(Path(__file__).parents[1]) not in text
+
+
+def test_the_libraries_that_the_server_imports_beside_a_gpu_ask_cuda_nothing():
+    """Asking how many GPUs there are is enough to make CUDA unusable in every process forked afterwards."""
+    code = """
+        import importlib, sys, torch
+        from peftbench.execute import device
+        device.may_touch_cuda = lambda: True
+        def asked(*_, **__):
+            sys.exit("CUDA was asked")
+        for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties"):
+            setattr(torch.cuda, name, asked)
+        from peftbench.execute import preload
+        assert "datasets" in sys.modules and not {"peft", "bitsandbytes"} & set(sys.modules)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_log_is_not_filled_by_bitsandbytes_word_on_each_product(caplog):
+    from bitsandbytes.nn import Linear8bitLt
+
+    from peftbench.execute import child
+
+    layer = Linear8bitLt(8, 8, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
+    child._quiet()
+    layer(torch.ones(2, 8))
+    assert caplog.messages == []

@@ -217,7 +217,7 @@ def test_another_process_on_the_gpu_is_in_the_row(tiny, tmp_path, monkeypatch):
 
 def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_who_was_there(tiny, tmp_path, monkeypatch):
     answers = {"synchronize": None, "reset_peak_memory_stats": None, "mem_get_info": (MB, 100 * MB)}
-    answers |= {"max_memory_allocated": 70 * MB, "max_memory_reserved": 80 * MB}
+    answers |= {"max_memory_allocated": 70 * MB, "max_memory_reserved": 80 * MB, "empty_cache": None}
     for name, value in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(watch, "gauges", lambda _: watch.Gauges("cuda", gpu((os.getpid(), MB), (1, MB))))

@@ -121,6 +121,15 @@ def test_measuring_leaves_no_trace_and_what_is_saved_after_it_is_what_was_before
         assert 0 < found["largest_merge_logit_difference"] < MERGING[precision]
 
 
+def test_measuring_on_the_cpu_reads_nothing_onto_a_gpu(tiny, tmp_path, monkeypatch):
+    """By itself, peft does wherever there is one."""
+    for place in ("peft.peft_model", "peft.utils.save_and_load"):
+        monkeypatch.setattr(f"{place}.infer_device", lambda: "cuda")
+    found = inference.measure(subject(tiny, tmp_path, "lora"))
+    assert found["load_adapter_seconds"] > 0, raw_of(found)["reasons"]
+    assert found["switch_adapter_seconds"] > 0, raw_of(found)["reasons"]
+
+
 def test_within_the_exchange_the_base_is_bare_and_after_it_tuned_again(tiny, tmp_path):
     made = subject(tiny, tmp_path, "adapter")
     names = {name for name, _ in made.base.named_modules()}

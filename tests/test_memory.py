@@ -160,6 +160,29 @@ def test_accounting_restores_weights_optimizer_and_random_state_bit_for_bit(name
     assert losses[0] == losses[1]
 
 
+def test_accounting_leaves_the_optimizer_its_own_tensors(tiny, tmp_path):
+    """A paged one is more than its values: a copy of it is no longer on the GPU."""
+    _, learner, plan = attached(tiny, "qlora", "nf4", tmp_path)
+    train.train(learner, plan[:1], [], Clock(), lambda *_: None)
+    held = [(v, v.clone()) for entry in learner.optimizer.state.values() for v in entry.values() if torch.is_tensor(v)]
+    memory.account_step(learner, plan[1], False)
+    now = [value for entry in learner.optimizer.state.values() for value in entry.values() if torch.is_tensor(value)]
+    assert len(now) == len(held) > 0
+    assert all(value is before and torch.equal(value, was) for value, (before, was) in zip(now, held, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or no -m gpu")
+def test_accounting_restores_the_gpus_random_state(tmp_path):
+    from test_rulers import on_nano
+
+    learner, _ = on_nano("lora", "bf16", tmp_path, "cuda")
+    state = torch.cuda.get_rng_state()
+    with memory._undone(learner):
+        torch.rand(3, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
 def test_a_larger_batch_has_a_larger_peak_and_the_largest_one_is_chosen(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     train.train(learner, plan[:1], [], Clock(), lambda *_: None)

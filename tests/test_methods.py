@@ -280,3 +280,30 @@ def test_full_fine_tuning_of_a_quantized_base_is_refused_with_the_reason(precisi
 
 def test_tf32_does_not_exist_on_the_cpu():
     assert "only on cuda" in why_unsupported(METHODS["lora"], "tf32", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in TRAINED),
+        ("adapter", {"kind": "parallel"}),
+        ("llama_adapter", {"gate": "per_head"}),
+        ("lora", {"dora": True}),
+        ("prefix_tuning", {"reparameterization": "mlp"}),
+    ],
+)
+def test_a_method_keeps_all_its_tensors_where_the_base_is(name, options, tiny, tmp_path, monkeypatch):
+    """``meta`` stands for a GPU: a tensor that stays on the CPU, or is made there in a pass, is met with an error."""
+    from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *_: None)  # asks for values
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)  # no device of that name has autocast
+    made = trials.trial(tiny, tmp_path, name, METHODS[name].default_precision, options=options)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny))
+    base.requires_grad_(METHODS[name].trains_base)
+    tuned = resolve(METHODS[name].attach)(base, made.rank, made.options)
+    assert {t.device.type for t in (*tuned.parameters(), *tuned.buffers())} == {"meta"}
+    ids = torch.zeros(2, 7, dtype=torch.long, device="meta")
+    tuned(input_ids=ids, use_cache=False).logits.sum().backward()
+    assert {p.grad.device.type for p in tuned.parameters() if p.requires_grad} == {"meta"}

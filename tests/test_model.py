@@ -12,7 +12,7 @@ import torch
 import trials
 from test_methods import IDS, loaded, logits
 
-from peftbench import model, quantization, trial
+from peftbench import failures, model, quantization, trial
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import METHODS, adapter
 from peftbench.precision import PRECISIONS, effective, why_unsupported
@@ -234,3 +234,31 @@ def test_a_base_that_cannot_be_loaded_is_named(spoil, told, tiny, tmp_path):
         (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=f"broken_base.*{told}"):
         loaded(folder, "lora", "fp32")
+
+
+@pytest.mark.parametrize(("ooms", "raised"), [(1, torch.OutOfMemoryError), (0, RuntimeError)])
+def test_memory_that_runs_out_while_a_tensor_is_quantized_is_told_as_that(ooms, raised, tiny, monkeypatch):
+    """transformers takes any error of a tensor's conversion for itself and raises another, without the reason."""
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": ooms})
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bnb.functional, "quantize_4bit", full)
+    with pytest.raises(RuntimeError) as told, model._told(tiny, "cuda"):
+        load_in_four_bits(tiny)
+    assert type(told.value) is raised
+    assert failures.out_of_memory(told.value) is bool(ooms)
+
+
+def load_in_four_bits(folder):
+    from transformers import AutoModelForCausalLM
+
+    how = quantization.config(PRECISIONS["nf4"], True)
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"})
+
+
+def test_no_precision_but_tf32_lets_convolutions_round(tiny):
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
+    loaded(tiny, "lora", "fp32")
+    assert torch.backends.cudnn.allow_tf32 is False

@@ -31,12 +31,33 @@ def test_a_size_is_read_as_it_is_written(text, expected):
 
 
 def test_the_budget_may_be_what_the_device_has(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = [{"memory.total": "143771 MiB"}]
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": gpus})
     assert size.budget("device", "cpu") == 5
     assert size.budget("device", "cuda") == 143771 * 2**20
     assert size.budget("1KiB", "cuda") == 1024
-    gpus.clear()
+    gpus.append({"memory.total": "81559 MiB"})
+    for visible, told in (("", 143771), ("1", 81559), ("1,0", 81559)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert size.budget("device", "cuda") == told * 2**20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "visible"),
+    [
+        ([], ""),
+        (["[N/A]"], ""),
+        (["[Insufficient Permissions]"], "0"),
+        (["143771 MiB"], "1"),
+        (["143771 MiB"], "MIG-3e2c"),  # a part of it
+        (["143771 MiB", "81559 MiB"], "GPU-3e2c"),  # one of the two
+    ],
+)
+def test_a_gpu_of_which_nobody_tells_the_memory_is_no_budget(sizes, visible, monkeypatch):
+    found = [{"memory.total": size} for size in sizes] or None
+    monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": found})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(errors.UserError, match="does not tell how much memory the GPU has"):
         size.budget("device", "cuda")
 

@@ -34,7 +34,7 @@ def allowed():
 @pytest.fixture(autouse=True)
 def _device(request):
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+        pytest.skip("no CUDA device, or no -m gpu")
 
 
 @pytest.fixture(scope="module")

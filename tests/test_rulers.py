@@ -328,7 +328,7 @@ def test_memory_held_for_an_instant_is_in_the_peak(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or no -m gpu")
 @pytest.mark.parametrize(("method", "precision"), [("full", "fp32"), ("lora", "bf16"), ("qlora", "nf4")])
 def test_the_ledgers_sum_is_the_cuda_allocators(method, precision, tmp_path):
     learner, _ = on_nano(method, precision, tmp_path, "cuda")

@@ -135,6 +135,24 @@ def test_int8_products_of_cuda_are_counted_as_dense_ones():
     assert work.operations(scaled, (x.char(), codes), {}, None) == 2 * 6 * 8 * 5
 
 
+@pytest.mark.parametrize(
+    "kernel", ["flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"]
+)
+def test_every_fused_kernel_counts_shared_heads_as_the_queries_do(kernel, monkeypatch):
+    """Whatever torch's own table makes of them: that of 2.11 refuses them."""
+    q, shared, own = torch.empty(2, 8, 5, 4), torch.empty(2, 2, 7, 4), torch.empty(2, 8, 7, 4)
+    forward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
+    backward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward").default
+    asked = []
+    count = work.sdpa_flop_count
+    monkeypatch.setattr(work, "sdpa_flop_count", lambda *shapes: asked.append(shapes) or count(*shapes))
+    product = 2 * 2 * 8 * 5 * 7 * 4
+    for k in (shared, own):
+        assert work.operations(forward, (q, k, k), {}, None) == 2 * product
+        assert work.operations(backward, (q, q, k, k), {}, None) == 5 * product
+    assert {shape[1] for shapes in asked for shape in shapes} == {8}
+
+
 def test_the_typical_step_has_the_median_of_tokens(tiny, tmp_path):
     _, _, plan = attached(tiny, "lora", "fp32", tmp_path, training={"steps": 5})
     sizes = [sum(len(e.ids) for e in step) for step in plan]
@@ -142,20 +160,25 @@ def test_the_typical_step_has_the_median_of_tokens(tiny, tmp_path):
 
 
 def test_the_rate_is_measured_in_the_computing_type(monkeypatch):
-    types = []
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda *size, **where: types.append(where["dtype"]) or ones(*size, **where))
+    given, state = [], torch.get_rng_state()
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *pair, out: given.append(pair) or multiply(*pair, out=out))
     monkeypatch.setattr(work, "_SIZES", {"cpu": 16})
-    assert all(work.matrix_rate(PRECISIONS[name], "cpu") > 0 for name in ("fp32", "nf4"))
-    assert types == [torch.float32] * 2 + [torch.bfloat16] * 2
+    monkeypatch.setattr(work, "_SECONDS", 0.001)
+    for name, dtype in (("fp32", torch.float32), ("nf4", torch.bfloat16)):
+        given.clear()
+        assert work.matrix_rate(PRECISIONS[name], "cpu") > 0
+        assert {matrix.dtype for matrix in given[0]} == {dtype}
+        assert all(matrix.unique().numel() > 16 for matrix in given[0]), "of constants a GPU is faster"
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_no_memory_for_the_rate_is_no_rate_and_other_failures_are_told(monkeypatch):
     def fail(error):
-        def ones(*_, **__):
+        def randn(*_, **__):
             raise error
 
-        monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(torch, "randn", randn)
 
     fail(torch.OutOfMemoryError("CUDA out of memory"))
     assert work.matrix_rate(PRECISIONS["fp32"], "cpu") is None

@@ -42,6 +42,8 @@ class Harness(HFLM):
         )
         self.searches = evaluation.batch_size is None
         """Whether the batch size may be halved where memory runs out."""
+        self.fitted_peak_bytes = 0
+        """The CUDA allocator's peak before memory last ran out: of batches that fitted, counted no more since."""
         self.dtype = precision.autocast or precision.weights
         """In what is computed; log-probabilities are taken in float32."""
 
@@ -107,11 +109,14 @@ class Harness(HFLM):
     def _fitting(self, ask: Callable[[list[Any]], list[Any]], requests: list[Any]) -> list[Any]:
         """Return the answers; where the batch size is searched and memory runs out, ask again with half of it."""
         while True:
+            peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
             try:
                 return ask(requests)
             except Exception as error:
                 if not (self.searches and self.batch_size > 1 and failures.out_of_memory(error)):
                     raise
                 self.batch_size_per_gpu = self.batch_size // 2
-            if torch.cuda.is_available():
+            if self.device.type == "cuda":
+                self.fitted_peak_bytes = max(self.fitted_peak_bytes, peak)
                 torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()

@@ -71,9 +71,11 @@ def _redirect(log: str) -> None:
 
 
 def _quiet() -> None:
-    """Switch off progress bars, which are of no use in a log."""
+    """Switch off what is of no use in a log: progress bars, and bitsandbytes' word on each product of LLM.int8."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
+    # that its inputs are cast to float16: a line for each layer and pass, which takes time within the steps
+    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)

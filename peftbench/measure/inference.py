@@ -294,7 +294,7 @@ def _switch(subject: Subject, found: _Found, folder: Path) -> None:
     model, taken = subject.model, []
     with structure.kept(model):
         first = model.active_adapter
-        model.load_adapter(str(folder), "second")
+        model.load_adapter(str(folder), "second", torch_device=subject.device)
         for name in ("second", first) * (WARM_UP + REPEATS):
             start = subject.clock.now()
             model.set_adapter(name)

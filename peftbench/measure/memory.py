@@ -81,23 +81,33 @@ def _undone(learner: Learner) -> Iterator[None]:
     weights = [p.detach().clone() for p in learner.parameters]
     state = {p: _copied(entry) for p, entry in learner.optimizer.state.items()}
     rates = [group["lr"] for group in learner.optimizer.param_groups]
-    scaler, random_state = learner.scaler.state_dict(), torch.get_rng_state()
+    scaler = learner.scaler.state_dict()
+    devices = [torch.cuda.current_device()] if learner.device == "cuda" else []
     try:
-        yield
+        with torch.random.fork_rng(devices=devices):
+            yield
     finally:
         with torch.no_grad():
             for parameter, kept in zip(learner.parameters, weights, strict=True):
                 parameter.copy_(kept)
-        for parameter, entry in state.items():
-            learner.optimizer.state[parameter].update(entry)
+            for parameter, entry in state.items():
+                _put_back(learner.optimizer.state[parameter], entry)
         for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         learner.scaler.load_state_dict(scaler)
-        torch.set_rng_state(random_state)
 
 
 def _copied(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
+
+
+def _put_back(entry: dict[str, Any], kept: dict[str, Any]) -> None:
+    """Give a parameter's state its old values, in the tensors that it has: a paged one is more than its values."""
+    for name, value in kept.items():
+        if isinstance(value, torch.Tensor):
+            entry[name].copy_(value)
+        else:
+            entry[name] = value
 
 
 def train_columns(book: Book) -> dict[str, int]:
@@ -128,6 +138,7 @@ def allocator_peak(device: str, facts: dict[str, Any], column: str, reserved: st
         yield
         return
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()  # what was reserved before, for loading or a larger batch, is not of this work
     torch.cuda.reset_peak_memory_stats()
     try:
         yield

@@ -22,14 +22,29 @@ from peftbench.precision import Precision
 from peftbench.train import Learner
 
 _ATEN = torch.ops.aten
+_FUSED = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+
+
+def _attended(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, *_shared(q, k, v))
+
+
+def _attended_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient.shape, q.shape, *_shared(q, k, v))
+
+
+def _shared(q: Any, *of: Any) -> list[tuple[int, ...]]:
+    """Return shapes of keys and values (b, h_kv, t, d_h) as if each query's head had its own: so they are computed.
+
+    torch's table has refused fewer heads than the query's until 2.12.
+    """
+    return [(x.shape[0], q.shape[1], *x.shape[2:]) for x in of]
+
+
 _PRODUCTS: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
-        q.shape, k.shape, v.shape
-    ),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(
-        g.shape, q.shape, k.shape, v.shape
-    ),
+    **{getattr(_ATEN, f"_scaled_dot_product_{name}"): _attended for name in _FUSED},
+    **{getattr(_ATEN, f"_scaled_dot_product_{name}_backward"): _attended_backward for name in _FUSED},
     _ATEN._grouped_mm: lambda rows, experts, *_, **__: 2 * rows.numel() * experts.shape[-1],
 }
 """Operators with products: torch's own table, and those that it lacks. Attention is counted without its mask."""
@@ -114,13 +129,15 @@ def matrix_rate(precision: Precision, device: str) -> float | None:
     """Return the operations per second of the device's best square product in a precision's computing type.
 
     Measured for a tenth of a second with the threads of this process, not looked up: what a step's rate is held
-    against. None where the memory that is left is too small for it.
+    against. The matrices are random, as constant ones take a GPU less power and so let it run faster. None where the
+    memory that is left is too small for it.
     """
     dtype = getattr(torch, precision.autocast or precision.trainable)
     side = _SIZES[device]
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     try:
-        one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+        drawn = torch.Generator(device).manual_seed(0)
+        one, other = (torch.randn(side, side, dtype=dtype, device=device, generator=drawn) for _ in range(2))
         out = one @ other  # the first product loads libraries
         wait()
         best, begin = float("inf"), time.perf_counter()

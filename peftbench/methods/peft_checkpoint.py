@@ -22,7 +22,8 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     peft alone would round a LLaMA-Adapter to the base's dtype, and compute a bf16 LoRA in fp32.
     """
     base = {id(p) for p in model.parameters()}
-    tuned = PeftModel.from_pretrained(model, str(folder))
+    # by itself peft reads the weights onto a GPU wherever there is one
+    tuned = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
     weights = load_peft_weights(str(folder), device="cpu")
     dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())  # others are places
     for parameter in tuned.parameters():

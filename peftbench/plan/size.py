@@ -32,11 +32,15 @@ def budget(text: str, device: str) -> int:
     found = environment.describe()
     if device == "cpu":
         return min(int(found["memory_bytes"]), _allowed())
-    if not found["gpus"]:
-        raise UserError("--budget: nvidia-smi does not tell how much memory the GPU has; give a size like 16GiB")
+    told = [gpu["memory.total"] for gpu in found["gpus"] or ()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    first = int(visible) if visible.isdigit() and int(visible) < len(found["gpus"]) else 0
-    return read(found["gpus"][first]["memory.total"], "--budget")
+    if visible.isdigit():
+        told = told[int(visible) :][:1]
+    elif visible.startswith("MIG-") or (visible and len(set(told)) > 1):  # a part of one, or which of several
+        told = []
+    if not told or not _SIZE.fullmatch(told[0]):  # as "[N/A]"
+        raise UserError("--budget: nvidia-smi does not tell how much memory the GPU has; give a size like 16GiB")
+    return read(told[0], "--budget")
 
 
 def reserve(text: str | None, budget: int | None) -> int | None:
