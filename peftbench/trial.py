@@ -265,14 +265,13 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
     job, training = run.job, run.job.trial.training
     assert training is not None
-    where = Path(job.base_folder), job.budget_bytes, job.reserve_bytes
+    steps = memory.largest_steps(plan, training)
     try:
-        peaks = [budget.check(job.trial, step, *where) for step in memory.largest_steps(plan, training)]
+        peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
     except DoesNotFit as error:
         run.facts["predicted_train_bytes"] = error.peak_bytes
         raise
-    known = [peak for peak in peaks if peak is not None]
-    run.facts["predicted_train_bytes"] = max(known) if len(known) == len(peaks) else None
+    run.facts["predicted_train_bytes"] = peak
 
 
 def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Example]]) -> None:
@@ -280,8 +279,7 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
-    precision = effective(trial.precision, trial.options)
-    wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, precision)
+    wrapped = evaluate.Harness(model, loaded.tokenizer, trial.evaluation, effective(trial.precision, trial.options))
     if trial.device == "cpu":
         with run.clock.phase("account"):
             run.ledger["evaluate"] = _account_evaluation(run, wrapped, examples)

@@ -17,7 +17,7 @@ def losses(tiny, tmp_path, monkeypatch):
     """Return a trial's losses and its batches' hash with a seed of its own for each use; nothing else is measured."""
     for module, name in ((trial.memory, "train_columns"), (trial.work, "columns")):
         monkeypatch.setattr(module, name, lambda *_: {})
-    monkeypatch.setattr(trial.memory, "account_step", lambda *_: None)
+    monkeypatch.setattr(trial.memory, "account_steps", lambda *_: None)
     monkeypatch.setattr(trial, "_evaluate", lambda *_: None)
     seeding, planning = trial._seed, data.plan_steps
 

@@ -14,15 +14,17 @@ from peftbench.plan.record import Pass
 from peftbench.records import Training, Trial
 
 
-def check(trial: Trial, step: Sequence[Encoded], folder: Path, budget: int | None, reserve: int = 0) -> int | None:
+def check(
+    trial: Trial, folder: Path, steps: Sequence[Sequence[Encoded]], budget: int | None, reserve: int = 0
+) -> int | None:
     """Return a trial's predicted peak in bytes; None where there is none.
 
     Without a budget nothing depends on the prediction, and whatever prevents it leaves the trial as it is.
 
     Args:
         trial: a trial that trains.
-        step: the examples of a step, one of its largest.
         folder: with its base's config.
+        steps: the examples of its largest steps, in one of which is its peak.
         budget: bytes that a training step may take; None for no limit.
         reserve: bytes of these that are kept for what is no tensor.
 
@@ -32,12 +34,13 @@ def check(trial: Trial, step: Sequence[Encoded], folder: Path, budget: int | Non
     """
     assert trial.training is not None
     try:
-        found = predict(trial, folder, passes(step, trial.training))
+        each = [predict(trial, folder, passes(step, trial.training)) for step in steps]
     except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
+    found = max(each, key=lambda prediction: prediction.peak_bytes)
     if budget is not None and found.peak_bytes > budget - reserve:
         parts = ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
