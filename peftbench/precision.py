@@ -12,6 +12,9 @@ from typing import Any
 
 from peftbench.methods import COMPUTE_DTYPES, Method
 
+BECAUSE = ", because "
+"""Stands between a cell that cannot be and the reason."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -96,7 +99,7 @@ def effective(name: str, options: Mapping[str, Any]) -> Precision:
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:
     """Return the reason why a (method, precision, device) cell cannot exist, or None where it can."""
     if precision not in method.precisions:
-        because = f", because {method.why_not}" if method.why_not else ""
+        because = f"{BECAUSE}{method.why_not}" if method.why_not else ""
         return f"{method.name} does not exist in {precision}{because}"
     if device not in PRECISIONS[precision].devices:
         return f"{precision} does not exist on {device} (only on {', '.join(PRECISIONS[precision].devices)})"
@@ -107,7 +110,7 @@ def why_no_checkpointing(method: Method) -> str | None:
     """Return the reason why a method cannot train with gradient checkpointing, or None where it can."""
     if not method.why_no_checkpointing:
         return None
-    return f"{_name(method)} does not exist with gradient checkpointing, because {method.why_no_checkpointing}"
+    return f"{_name(method)} does not exist with gradient checkpointing{BECAUSE}{method.why_no_checkpointing}"
 
 
 def why_no_packing(method: Method) -> str | None:
@@ -115,7 +118,7 @@ def why_no_packing(method: Method) -> str | None:
     if not method.virtual_tokens:
         return None
     because = "its virtual tokens stand before a row, not each example"
-    return f"{_name(method)} does not exist with packing, because {because}"
+    return f"{_name(method)} does not exist with packing{BECAUSE}{because}"
 
 
 def _name(method: Method) -> str:

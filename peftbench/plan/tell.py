@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.plan import cuda
 from peftbench.plan.forecast import Forecast, Question
+from peftbench.precision import BECAUSE
 from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
 
 _COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
@@ -28,9 +29,12 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         yield from textwrap.wrap(_NOTE.format(shape=_shape(known), rounded=rounded), _WIDTH)
         for note in (*_attention(known), *_beside(known), *_budget(known, asked)):
             yield from textwrap.wrap(note, _WIDTH)
-    for reason in dict.fromkeys(f.problem for f in found if f.problem):
-        cells = [f.trial.cell for f in found if f.problem == reason]
-        yield from textwrap.wrap(f"no figures: {', '.join(cells)}: {reason}", _WIDTH, break_on_hyphens=False)
+    cells: dict[str, list[str]] = {}
+    for each in found:
+        if each.problem:
+            cells.setdefault(each.problem.partition(BECAUSE)[2] or each.problem, []).append(each.trial.cell)
+    for reason, names in cells.items():
+        yield from textwrap.wrap(f"no figures: {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
 
 
 def _attention(found: Sequence[Forecast]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from peftbench import causality, exposure, stats
 from peftbench.methods import profiles
 from peftbench.plan import match
+from peftbench.precision import BECAUSE
 from peftbench.records import Status, TrialRow
 from peftbench.report import fairness, memory, searched, speed
 from peftbench.report import format as fmt
@@ -41,8 +42,6 @@ DEFINED = {
     "peak_temporaries_bytes": "temporaries",
 }
 """Columns whose meaning the page spells out, in the words of the record that declares them, to the heading shown."""
-_BECAUSE = ", because "
-"""In the message of a cell that cannot be: between its method and precision, and the reason."""
 _LOAD_MARGIN = 1.25
 """How much more than the trials' own the machine's load may be."""
 
@@ -163,7 +162,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
-            why = "; ".join(message.partition(_BECAUSE)[2] or message for message in cell.summary.messages)
+            why = "; ".join(message.partition(BECAUSE)[2] or message for message in cell.summary.messages)
             groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
         elif cell.trouble:
             groups[(cell.name,)] = [cell]
