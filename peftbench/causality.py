@@ -34,7 +34,7 @@ NOISE = 1e-5
 """Largest share of another token's influence that one without any may seem to have. Masked attention gives none at all,
 in any precision; what is left room for is a kernel that mixes rounding."""
 _NO_GRADIENT = "is being modified inplace"
-"""In autograd's words for code that only runs without gradients: Falcon's on LLM.int8."""
+"""In autograd's words for code that only runs without gradients: Falcon's, and some tuners', on LLM.int8."""
 _WHY = "so it is no causal language model, and training on the next token would teach it to copy"
 
 
@@ -95,12 +95,10 @@ def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
     """
     import torch
 
-    embeddings = model.get_input_embeddings()
+    config = model.config.get_text_config()
     # from the middle of the vocabulary: the first rows may be special ones, the padding token's is often all zero
-    start = max(0, min(embeddings.num_embeddings // 2, embeddings.num_embeddings - _TOKENS - 1))
-    chosen = [
-        token for token in range(start, start + _TOKENS + 1) if token != model.config.get_text_config().pad_token_id
-    ]
+    start = max(0, min(config.vocab_size // 2, config.vocab_size - _TOKENS - 1))
+    chosen = [token for token in range(start, start + _TOKENS + 1) if token != config.pad_token_id]
     ids = torch.tensor([chosen[:_TOKENS]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     found = influence(model, inputs, -_TOKENS, precision, device)  # virtual tokens stand before the first

@@ -36,6 +36,24 @@ def shape(rows: Sequence[Row]) -> tuple[int, int]:
     return len(rows), max(map(tokens, rows))
 
 
+def masked(rows: Sequence[Row]) -> bool:
+    """Return whether attention needs a mask: a row is shorter than the longest, or holds several examples."""
+    longest = shape(rows)[1]
+    return any(len(row) > 1 or tokens(row) < longest for row in rows)
+
+
+def sizes(rows: Sequence[Row], virtual: int) -> tuple[int, int, int]:
+    """Return what a forward pass's memory grows with: its tokens, their pairs, and their pairs under a mask.
+
+    Args:
+        rows: of the pass.
+        virtual: tokens that the method itself puts before each.
+    """
+    b, t = shape(rows)
+    pairs = b * (t + virtual) ** 2
+    return b * (t + virtual), pairs, pairs if masked(rows) else 0
+
+
 def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:
     """Share examples out to rows of at most ``longest`` tokens: the most rows that leave hardly any padding.
 

@@ -213,7 +213,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         run.facts["peak_train_bytes"] += memory.paged_bytes(learner.optimizer)
     with run.clock.phase("account"):
         if trial.device == "cpu":
-            steps = memory.largest_steps(plan, training)
+            steps = memory.largest_steps(plan, training, context.virtual(trial))
             run.facts.update(memory.train_columns(memory.account_steps(learner, steps, method.trains_base)))
         run.facts.update(work.columns(learner, plan))
         run.facts.update(effective_columns(learner))
@@ -265,7 +265,7 @@ def _predict(run: Run, plan: Sequence[Sequence[data.Encoded]]) -> None:
     """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
     job, training = run.job, run.job.trial.training
     assert training is not None
-    steps = memory.largest_steps(plan, training)
+    steps = memory.largest_steps(plan, training, context.virtual(job.trial))
     try:
         peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
     except DoesNotFit as error:

@@ -18,7 +18,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Hide a GPU from all tests but those that are marked for one: the others know the CPU's numbers."""
-    words = config.option.markexpr.split()
+    words = config.option.markexpr.replace("(", " ").replace(")", " ").split()
     if not any(word == "gpu" and before != "not" for before, word in zip(["", *words], words, strict=False)):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -153,8 +153,8 @@ def test_a_method_that_reads_ahead_is_told_in_its_row_and_under_the_table(tiny, 
     assert result.row.status == "ok", result.row.message
     assert result.row.later_token_influence > causality.NOISE
     results = collect(store(tmp_path / "r", result))
-    (told,) = (note for note in words.notes(results) if "reads ahead" in note)
-    assert re.match(r"peft LILY r=4.* reads ahead: later tokens bear on what it says of a token \(.* %", told)
+    (told,) = (note for note in words.notes(results) if "later tokens" in note)
+    assert re.match(r"peft LILY r=4.*: later tokens bear on what is said of a token \(up to .* %", told)
 
 
 def test_what_mixes_examples_only_when_it_is_trained_cannot_be_packed(tiny, tmp_path):
@@ -162,6 +162,18 @@ def test_what_mixes_examples_only_when_it_is_trained_cannot_be_packed(tiny, tmp_
     row = run(trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY, training=training), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "check")
     assert "mixes the examples of a row" in row.message
+
+
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [
+        (None, {"peft_type": "TRAINABLE_TOKENS", "token_indices": [9]}),
+        (4, {"peft_type": "LORA", "target_modules": ["embed_tokens", "q_proj"]}),
+    ],
+)
+def test_a_method_that_replaces_the_embedding_is_measured_too(rank, options, tiny, tmp_path):
+    row = run(trials.trial(tiny, tmp_path, "peft", rank=rank, options=options), tmp_path).row
+    assert (row.status, row.later_token_influence) == ("ok", 0.0), row.message
 
 
 def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny, tmp_path):

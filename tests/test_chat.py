@@ -140,7 +140,12 @@ def test_a_template_that_writes_the_date_has_the_same_one_every_day(date):
 
 @pytest.mark.parametrize(
     "date",
-    ["{% set f = '%Y' %}{{ strftime_now(f) }}", "{{ strftime_now('%Y' ~ '-%m') }}", "{{ strftime_now(format='%Y') }}"],
+    [
+        "{% set f = '%Y' %}{{ strftime_now(f) }}",
+        "{{ strftime_now('%Y' ~ '-%m') }}",
+        "{{ strftime_now(format='%Y') }}",
+        r"{{ strftime_now('%d\n%b') }}",
+    ],
 )
 def test_a_template_whose_date_cannot_be_fixed_is_unsupported(date):
     made = tiny_base.tokenizer()

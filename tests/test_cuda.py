@@ -51,7 +51,7 @@ def look(row: TrialRow) -> None:
         assert row.base_weights_bytes < row.peak_train_bytes <= row.peak_train_reserved_bytes < row.device_used_bytes
         assert row.predicted_train_bytes > row.base_weights_bytes
         assert row.stalled_tensors is None
-        assert row.device_flops_per_second > row.train_flops_per_token
+        assert row.device_flops_per_second > row.train_flops_per_token * row.processed_tokens_per_second
         assert row.train_flops_per_token > 0
 
 

@@ -323,4 +323,6 @@ def test_without_packing_the_largest_step_is_mostly_one():
 def test_of_several_passes_the_longest_row_is_planned_too():
     training = replace(PACKED, sequence_length=120, batch_size=20, micro_batch_size=8)
     passes = budget.passes(step(63, *[8] * 7, *[15] * 8, 3, 4, 5, 6), training)
-    assert [(p.examples, p.tokens) for p in passes] == [(1, 119), (8, 15)]
+    assert [(p.examples, p.tokens) for p in passes] == [(1, 119), (8, 15), (2, 9)], (
+        "first, largest, largest with a mask"
+    )

@@ -9,11 +9,12 @@ import re
 import shutil
 import time
 
+import architectures
 import pytest
 import trials
 from test_methods import attached
 
-from peftbench import bases, cli, data, errors, identity, train, trial
+from peftbench import bases, cli, context, data, errors, identity, train, trial
 from peftbench.execute import device
 from peftbench.measure import environment, memory
 from peftbench.methods import METHODS
@@ -155,6 +156,31 @@ def accumulated(*steps: tuple[int, ...]) -> list[list[data.Encoded]]:
         [data.Encoded(tuple(range(7, 7 + n)), n - 2, False, ("made", index)) for index, n in enumerate(lengths)]
         for lengths in steps
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "steps"),
+    [
+        ("lora", {"batch_size": 2, "micro_batch_size": 2}, [(120, 120), (120, 60)]),
+        ("lora", {"batch_size": 2, "micro_batch_size": 2}, [(121, 121), (120, 60)]),
+        ("lora", {"batch_size": 6, "micro_batch_size": 2}, [(20, 20, 120, 120, 120, 60)]),
+        ("prompt_tuning", {"batch_size": 3, "micro_batch_size": 2}, [(10, 10, 77), (38, 38, 5)]),
+    ],
+)
+def test_the_peak_is_found_where_a_mask_or_virtual_tokens_decide(name, sizes, steps, tmp_path):
+    changes = {"training": {"sequence_length": 128, **sizes}} | ({"rank": 50} if name == "prompt_tuning" else {})
+    folder = architectures.make(tmp_path / "base", "llama", max_position_embeddings=256)
+    made = trials.trial(folder, tmp_path, name, **changes)
+    _, learner, _ = attached(folder, name, "fp32", tmp_path, **changes)
+    learner.model.train()
+    plan = accumulated(*steps)
+    train.step(learner, data.micro_batches(plan[0], made.training, 1), 0.0)
+    true = max(memory.account_step(learner, step, False).peak_bytes for step in plan)
+    virtual = context.virtual(made)
+    found = memory.largest_steps(plan, made.training, virtual)
+    assert memory.account_steps(learner, found, False).peak_bytes == true
+    predicted = max(predict(made, folder, budget.passes(s, made.training, virtual)).peak_bytes for s in found)
+    assert predicted == pytest.approx(true, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

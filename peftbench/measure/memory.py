@@ -19,21 +19,21 @@ from peftbench.train import Learner
 KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 
 
-def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training) -> list[Sequence[Encoded]]:
-    """Return the steps in one of which is the run's peak; mostly it is a single one.
+def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual: int = 0) -> list[Sequence[Encoded]]:
+    """Return the steps in one of which is the run's peak, but for the inputs of other passes; mostly it is one.
 
-    It is looked for by the most tokens in a forward pass and by the most pairs of them, which masks and unfused
-    attention hold; and among a step's later passes, while which there are gradients, before its first one.
+    It is looked for by the most tokens in a forward pass, by the most pairs of them, which unfused attention holds, and
+    by those under a mask; and among a step's later passes, while which there are gradients, before its first one.
     """
-    shapes = [list(map(layout.shape, layout.forward_passes(step, training))) for step in plan]
+    known = [[layout.sizes(rows, virtual) for rows in layout.forward_passes(step, training)] for step in plan]
     found: dict[int, Sequence[Encoded]] = {}
-    for power in (1, 2):
-        known = 0
-        for passes in ([each[1:] for each in shapes], [each[:1] for each in shapes]):
-            sizes = [max((b * t**power for b, t in each), default=0) for each in passes]
-            if max(sizes) > known:
-                known = max(sizes)
-                found.setdefault(sizes.index(known), plan[sizes.index(known)])
+    for kind in range(len(known[0][0])):
+        largest = 0
+        for passes in ([each[1:] for each in known], [each[:1] for each in known]):
+            sizes = [max((size[kind] for size in each), default=0) for each in passes]
+            if max(sizes) > largest:
+                largest = max(sizes)
+                found.setdefault(sizes.index(largest), plan[sizes.index(largest)])
     return list(found.values())
 
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+_CACHES = ("past_key_values", "cache_params", "state")
+"""As what models are given what came before: attention, Mamba, RWKV."""
+
 
 @contextmanager
 def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> Iterator[None]:
@@ -28,8 +31,10 @@ def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> I
 
     def begin(_: Any, __: Any, inputs: Mapping[str, Any]) -> None:
         given = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
-        cache = inputs.get("past_key_values")
-        single = cache is not None and given is not None and given.shape[1] == 1 and cache.get_seq_length() > virtual
+        cache = next((inputs[name] for name in _CACHES if inputs.get(name) is not None), None)
+        single = cache is not None and given is not None and given.shape[1] == 1
+        if cache is not None and single and virtual:
+            single = cache.get_seq_length() > virtual
         begun.append(("decode" if single else "prefill", _moment(device)))
 
     def end(*_: Any) -> None:

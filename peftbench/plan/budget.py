@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftbench import layout
+from peftbench import context, layout
 from peftbench.data import Encoded
 from peftbench.errors import DoesNotFit, Unsupported, UserError
 from peftbench.plan.predict import predict
@@ -34,7 +34,7 @@ def check(
     """
     assert trial.training is not None
     try:
-        each = [predict(trial, folder, passes(step, trial.training)) for step in steps]
+        each = [predict(trial, folder, passes(step, trial.training, context.virtual(trial))) for step in steps]
     except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
@@ -57,17 +57,15 @@ def _told(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"
 
 
-def passes(step: Sequence[Encoded], training: Training) -> tuple[Pass, ...]:
+def passes(step: Sequence[Encoded], training: Training, virtual: int = 0) -> tuple[Pass, ...]:
     """Return the shapes of those of a step's forward passes that decide its peak.
 
-    They are the first, and of the later ones, while which there are gradients, the largest: by tokens and by pairs of
-    tokens.
+    They are the first, and of the later ones, while which there are gradients, the largest: by tokens, by pairs of
+    tokens and by pairs under a mask.
     """
-    found = []
-    for rows in layout.forward_passes(step, training):
-        b, t = layout.shape(rows)
-        masked = any(len(row) > 1 or layout.tokens(row) < t for row in rows)
-        found.append(Pass(b, t, masked, training.packing))
-    first, *later = found
-    largest = {max(later, key=lambda p: p.examples * p.tokens**power): None for power in (1, 2) if later}
-    return first, *largest
+    first, *later = layout.forward_passes(step, training)
+    sizes = [layout.sizes(rows, virtual) for rows in later]
+    kinds = zip(*sizes, strict=True)
+    largest = dict.fromkeys(kind.index(max(kind)) for kind in kinds if max(kind))
+    taken = (first, *(later[i] for i in largest))
+    return tuple(Pass(*layout.shape(rows), layout.masked(rows), training.packing) for rows in taken)

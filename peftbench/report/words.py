@@ -133,13 +133,14 @@ def _profile_notes(results: Results) -> Iterable[str]:
 
 def _causal_notes(results: Results) -> Iterable[str]:
     """Say which cells say something else of a token when a later one changes."""
-    for cell in results.tuned:
-        ahead = cell.trials["later_token_influence"].max()
-        if ahead > causality.NOISE:
-            yield (
-                f"{cell.name} reads ahead: later tokens bear on what it says of a token ({100 * ahead:.2g} % of what "
-                "the token itself does), so its losses and likelihoods know something of the answer."
-            )
+    known = {cell.name: cell.trials["later_token_influence"].max() for cell in results.tuned}
+    ahead = {name: share for name, share in known.items() if share > causality.NOISE}
+    if ahead:
+        yield (
+            f"{_series(tuple(ahead))}: later tokens bear on what is said of a token (up to "
+            f"{100 * max(ahead.values()):.2g} % of what the token itself does), so losses and likelihoods know"
+            " something of the answer."
+        )
 
 
 def _reach_notes(results: Results) -> Iterable[str]:

@@ -17,7 +17,7 @@ _ANSWER = "PEFTBENCH-ANSWER"
 """Stands for the answer while a template is filled in."""
 _DAY = datetime(2024, 7, 26)
 """Many templates write a date: the day's own would give every day other results. This is Llama 3's own default."""
-_NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quote)).)*)(?P=quote)\s*\)""")
+_NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quote))[^\\])*)(?P=quote)\s*\)""")
 """How they ask for it. Newer transformers hand on plain data only, and drop a function given in its place."""
 _ASKED = re.compile(r"\bstrftime_now\b(?!\s+is\b)")
 """That they still do; ``strftime_now is defined`` asks for nothing."""
