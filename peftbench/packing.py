@@ -37,7 +37,7 @@ def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
     Raises:
         Unsupported: if the model mixes the examples of a row, or cannot be told where they begin.
     """
-    name, half = type(learner.model).__name__, max(1, learner.training.sequence_length // 2)
+    name, half = _name(learner.model), max(1, learner.training.sequence_length // 2)
     first, *others = itertools.islice(itertools.chain(*plan), 2)
     pair = [_cut(e, half) for e in (first, others[0] if others else first)]
     few = [_cut(e, _FEW) for e in pair]
@@ -59,6 +59,11 @@ def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
                 f"packing: {name} says something else of an example in a shared row than alone (its logits are "
                 f"{distance:.0%} away): its places do not begin again; {_INSTEAD}"
             )
+
+
+def _name(model: Any) -> str:
+    """Return what the base is, below what a method put around it."""
+    return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 
 def _cut(example: Encoded, tokens: int) -> Encoded:

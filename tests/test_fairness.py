@@ -112,6 +112,7 @@ def test_a_cell_that_could_not_run_has_its_part_in_an_axis(tmp_path):
     rows = [row(m, cell=f"{m} packing={packed} fp32", train={"packing": packed}) for m, packed in cells]
     failed = replace(rows[-1], row=replace(rows[-1].row, status=Status.UNSUPPORTED))
     assert told(tmp_path / "unsupported", *rows[:3], failed) == []
+    assert told(tmp_path / "untuned", row("base", None), *rows[:3], failed) == []
     other = replace(rows[0], row=replace(rows[0].row, status=Status.UNSUPPORTED))
     (training,) = told(tmp_path / "opposite", other, rows[1], rows[2], failed)
     assert training == "(training): packing no (prompt tuning), packing yes (LoRA)."

@@ -168,7 +168,9 @@ def test_loss_and_gradients_are_those_without_packing_for_other_families(family,
 
 @pytest.mark.parametrize("family", MIXES)
 def test_a_base_that_would_mix_the_examples_of_a_row_is_unsupported(family, tmp_path):
-    with pytest.raises(Unsupported, match=r"packing: .* mixes the examples of a row .*packing: false"):
+    with pytest.raises(
+        Unsupported, match=r"packing: (OPT|Falcon|Bloom)ForCausalLM mixes the examples of a row .*packing: false"
+    ):
         packing.check(learner_of(family, tmp_path), [STEP])
 
 

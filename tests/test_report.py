@@ -202,7 +202,7 @@ def test_the_memory_table_has_what_was_predicted_beside_what_the_same_trial_meas
 
     rows = (row("lora r=8 fp32", 0, 4096, 3072), row("lora r=8 fp32", 1, 8192, None), row("lora r=4 fp32", 0, 64, None))
     bars = plots.memory_bars(collect(store(tmp_path / "r", *rows)))
-    assert bars.heads[-2:] == ("total", "predicted")
+    assert bars.heads[-2:] == ("total", "predicted, first trial")
     assert {values[0]: values[-2:] for values in bars.rows} == {
         "lora r=8 fp32": ("6.0 KiB", "3.0 KiB (-25.0 %)"),
         "lora r=4 fp32": ("64 B", "–"),

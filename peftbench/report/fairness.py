@@ -165,8 +165,9 @@ def _place(name: str) -> str:
 
 def _axes(rows: Sequence[_Row]) -> list[str]:
     """Return the training settings that are axes, of which one value at least ran wherever any did."""
-    names = dict.fromkeys(name for row in rows for kind, name in row.facts if kind == "training")
-    return [name for name in names if _is_axis((row, _held(row, name)) for row in rows) and _shared(rows, name)]
+    trained = [row for row in rows if not row.cell.is_base]
+    names = dict.fromkeys(name for row in trained for kind, name in row.facts if kind == "training")
+    return [n for n in names if _is_axis((row, _held(row, n)) for row in trained) and _shared(trained, n)]
 
 
 def _shared(rows: Sequence[_Row], name: str) -> bool:

@@ -15,6 +15,7 @@ _MUST_EQUAL = {
     "train.gradient_checkpointing": "gradient checkpointing",
     "train.micro_batch_size": "micro-batch sizes",
     "train.sequence_length": "sequence lengths",
+    "train.packing": "packing",
 }
 """Settings that decide how much a training step holds, next to method, rank and precision; in words."""
 _PARTNERS = ("bf16", "fp16", "fp32")

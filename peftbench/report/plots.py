@@ -257,7 +257,7 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     titles = ["cell", *heads.values(), "total"]
     predicted = [_predicted(cell) for cell in cells] if is_memory else []
     if any(predicted):
-        titles.append("predicted")
+        titles.append("predicted, first trial")
         numbers = [(*row, told or fmt.MISSING) for row, told in zip(numbers, predicted, strict=True)]
     return Breakdown(Panel(names, Markup(svg), keys), tuple(titles), tuple(numbers))
 
