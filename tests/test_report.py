@@ -26,7 +26,7 @@ from peftbench.report.figures import fill_of
 from peftbench.report.labels import push_apart
 from peftbench.report.settings import audit
 from peftbench.report.tables import comparison
-from peftbench.report.words import DEFINED, definitions
+from peftbench.report.words import DEFINED, definitions, reading
 from peftbench.store import record_grid
 
 SECTIONS = [
@@ -193,6 +193,15 @@ def test_a_default_is_shown_beside_another_value_of_a_setting_that_came_later(tm
     }
     held = audit(collect(store(tmp_path / "s", row("full"), row("lora"))))
     assert not [name for name, _ in (*held.common, *held.differing) if name == "train.packing"]
+
+
+def test_skipped_trials_are_no_failures(tmp_path: Path) -> None:
+    rows = [
+        make_result("lora r=8 fp32", seed=seed, status=status) for seed, status in enumerate(["ok", "skipped", "oom"])
+    ]
+    told = reading(collect(store(tmp_path / "r", *rows)))
+    assert told.endswith("1 of 3 trials ended ok, 0 unsupported, 1 skipped, 1 failed.")
+    assert reading(collect(store(tmp_path / "s", rows[0]))).endswith("1 of 1 trial ended ok, 0 unsupported, 0 failed.")
 
 
 def test_the_memory_table_has_what_was_predicted_beside_what_the_same_trial_measured(tmp_path: Path) -> None:

@@ -61,8 +61,10 @@ def reading(results: Results) -> str:
         *_work(results),
     ]
     tasks = f"scored on {_series(results.tasks)}" if results.tasks else "with no task scored"
-    failed = len(trials) - good - unsupported
-    ended = f"{good} of {_plural(len(trials), 'trial')} ended ok, {unsupported} unsupported, {failed} failed"
+    skipped = int(counts.get(Status.SKIPPED.value, 0))
+    ended = f"{good} of {_plural(len(trials), 'trial')} ended ok, {unsupported} unsupported"
+    ended += f", {skipped} skipped" if skipped else ""
+    ended += f", {len(trials) - good - unsupported - skipped} failed"
     return f"{', '.join(parts)}; {tasks}; {_where(results)}. {ended}."
 
 
