@@ -29,13 +29,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 smoke: $(STAMP)
-	$(BIN)/python -m pytest --run-slow tests/test_smoke.py tests/test_outside.py tests/test_report_browser.py
+	$(BIN)/python -m pytest --run-slow tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
 reference: $(STAMP)
-	$(BIN)/python tests/reference.py --run $(RUNS)
+	$(BIN)/python -m tools.docs.reference --run $(RUNS)
 
 # torch first and alone: its build must be the one that PIP_ARGS asks for, and nothing later may replace it
 $(STAMP): pyproject.toml constraints.txt

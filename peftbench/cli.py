@@ -165,17 +165,16 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from peftbench import catalogue
-    from peftbench.commands import chosen
+    from peftbench.commands import listing, selection
 
-    chosen.tell_left_out()
+    selection.tell_left_out()
     if arguments.name:
         if arguments.what != "methods":
             raise UserError(f"list {arguments.what} {arguments.name}: only methods are listed one by one")
-        print(catalogue.method(arguments.name), end="")
+        print(listing.method(arguments.name), end="")
         return 0
-    kinds = (arguments.what,) if arguments.what else catalogue.KINDS
-    print("\n".join(catalogue.text(kind) for kind in kinds), end="")
+    kinds = (arguments.what,) if arguments.what else listing.KINDS
+    print("\n".join(listing.text(kind) for kind in kinds), end="")
     return 0
 
 

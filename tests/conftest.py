@@ -34,8 +34,9 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A folder with a small random Llama and its tokenizer, the same in every run."""
-    import tiny_base
     import torch
+
+    from tests.support import tiny_base
 
     torch.set_num_threads(1)
     return tiny_base.make(tmp_path_factory.mktemp("bases") / "tiny")

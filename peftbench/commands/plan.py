@@ -7,19 +7,21 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from peftbench.commands import FAILED, chosen
+from peftbench.commands import FAILED, selection
 from peftbench.errors import UserError
 from peftbench.records import Trial
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print a suite's cells, or what they are predicted to take, and return the exit code."""
-    from peftbench import columns, grid, suite
-    from peftbench.execute import device
-    from peftbench.suite import candidates, smoke
+    from peftbench import suite
+    from peftbench.commands import terminal
+    from peftbench.measure import device
+    from peftbench.runner import prepare
+    from peftbench.suite import learning_rate_search, smoke
 
-    chosen.tell_left_out()
-    loaded, _ = chosen.load(arguments, sys.stdout)
+    selection.tell_left_out()
+    loaded, _ = selection.load(arguments, sys.stdout)
     kind = device.resolve(loaded.device, present=False)
     small = smoke.smoke(loaded, kind) if arguments.smoke else None
     trials = small.trials if small else suite.expand(loaded, kind)
@@ -30,27 +32,27 @@ def plan(arguments: argparse.Namespace) -> int:
     cells: dict[str, list[int | None]] = {}
     for trial in trials:
         cells.setdefault(trial.cell, []).append(trial.seed)
-    reasons = grid.impossible(trials)
+    reasons = prepare.impossible(trials)
     rows = []
     for cell, seeds in cells.items():
-        named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {chosen.listed(seeds)}"
+        named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {selection.listed(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
-    print(columns.aligned(rows), end="")
-    tried = () if small else candidates.candidates(loaded, kind)
+    print(terminal.aligned(rows), end="")
+    tried = () if small else learning_rate_search.candidates(loaded, kind)
     for line in small.notes if small else ():
         print(f"note: {line}")
     if tried:
-        print(f"before them a search chooses learning rates on the validation split: {chosen.extent(tried)}")
+        print(f"before them a search chooses learning rates on the validation split: {selection.extent(tried)}")
     try:
-        notes = grid.check(trials)
+        notes = prepare.check(trials)
     except UserError as error:
-        print(chosen.extent(trials))
+        print(selection.extent(trials))
         raise UserError(f"run would refuse this: {error}") from None
     possible = sum(trial.cell not in reasons for trial in trials)
     print(
-        f"{chosen.extent(trials)}, {possible:,} of them can run"
+        f"{selection.extent(trials)}, {possible:,} of them can run"
         if possible
-        else f"{chosen.extent(trials)}: {chosen.NOTHING}"
+        else f"{selection.extent(trials)}: {selection.NOTHING}"
     )
     for note in (*notes, *_no_device(trials)):
         print(f"note: {note}")
@@ -59,7 +61,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def _no_device(trials: Sequence[Trial]) -> list[str]:
     """Return a note where a run would refuse the device."""
-    from peftbench.execute import device
+    from peftbench.measure import device
 
     missing = device.why_no_cuda() if trials[0].device == "cuda" else None
     return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
@@ -70,23 +72,24 @@ def _forecast(arguments: argparse.Namespace, trials: Sequence[Trial], workers: i
 
     That fails where there is no figure at all for what trains.
     """
-    from peftbench import identity
-    from peftbench.plan import size
+    from peftbench.models import find
+    from peftbench.planner import memory_sizes
 
     if arguments.reserve and not arguments.budget:
-        raise UserError(chosen.NO_BUDGET)
+        raise UserError(selection.NO_BUDGET)
     if arguments.fit and not arguments.budget:
         raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
-    budget = size.budget(arguments.budget, trials[0].device) // workers if arguments.budget else None
-    reserve = size.reserve(arguments.reserve, budget)
+    budget = memory_sizes.budget(arguments.budget, trials[0].device) // workers if arguments.budget else None
+    reserve = memory_sizes.reserve(arguments.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
-    from peftbench.plan import forecast, tell
+    from peftbench.commands import memory_table
+    from peftbench.planner import forecast
 
     asked = forecast.Question(budget, reserve, arguments.fit)
     try:
-        found = list(forecast.forecasts(trials, lambda trial: identity.config_folder(trial.base), asked))
+        found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{arguments.suite}: {error}") from None
-    print("\n".join([*tell.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
+    print("\n".join([*memory_table.lines(found, asked), *(f"note: {note}" for note in _no_device(trials))]))
     trained = [each for each in found if each.trial.training]
     return FAILED if trained and not any(each.found for each in trained) else 0

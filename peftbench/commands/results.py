@@ -10,7 +10,9 @@ from peftbench.commands import FAILED
 
 def report(arguments: argparse.Namespace) -> int:
     """Make a page or a table of a results folder and return the exit code."""
-    from peftbench import progress, report, store
+    from peftbench import report
+    from peftbench.commands import progress
+    from peftbench.results import store
 
     folder = Path(arguments.results)
     recorded = store.recorded_grid(folder)
@@ -27,8 +29,9 @@ def report(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print what changed between two results folders and return the exit code."""
-    from peftbench import compare
+    from peftbench.report.comparison import render
+    from peftbench.results import compare as comparison
 
-    found = compare.compare(Path(arguments.old), Path(arguments.new))
-    print(compare.render(found), end="")
+    found = comparison.compare(Path(arguments.old), Path(arguments.new))
+    print(render(found), end="")
     return 0 if found.verdict else FAILED

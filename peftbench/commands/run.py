@@ -11,30 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.commands import FAILED, chosen
+from peftbench.commands import FAILED, selection
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
-    from peftbench.grid import Options
-    from peftbench.stages import Stage
+    from peftbench.runner.prepare import Options
+    from peftbench.runner.stages import Stage
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a suite and return the exit code."""
-    from peftbench import grid, progress, stages
-    from peftbench.execute import device
-    from peftbench.plan import size
+    from peftbench.commands import progress
+    from peftbench.measure import device
+    from peftbench.planner import memory_sizes
+    from peftbench.runner import prepare, stages
 
-    chosen.tell_left_out()
-    loaded, parameters = chosen.load(arguments, sys.stderr)
+    selection.tell_left_out()
+    loaded, parameters = selection.load(arguments, sys.stderr)
     kind = device.resolve(loaded.device)
     folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
     if arguments.reserve and not arguments.budget:
-        raise UserError(chosen.NO_BUDGET)
-    budget = size.budget(arguments.budget, kind) if arguments.budget else None
-    reserve = size.reserve(arguments.reserve, budget and budget // loaded.workers)
+        raise UserError(selection.NO_BUDGET)
+    budget = memory_sizes.budget(arguments.budget, kind) if arguments.budget else None
+    reserve = memory_sizes.reserve(arguments.reserve, budget and budget // loaded.workers)
     signal.signal(signal.SIGTERM, _interrupt)
-    options = grid.Options(
+    options = prepare.Options(
         arguments.fresh or arguments.smoke,
         arguments.keep_adapters,
         budget,
@@ -52,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
     """Run one stage of a suite and tell how it ended; return whether it is a failure."""
-    from peftbench import grid, progress
+    from peftbench.commands import progress
+    from peftbench.runner import grid, prepare
 
-    prepared = grid.prepare(
+    prepared = prepare.prepare(
         stage.trials,
         stage.folder,
         workers,
@@ -66,7 +68,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
     what = "search for learning rates: " if stage.searches else ""
     for note in stage.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{what}{chosen.extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
+    print(f"{what}{selection.extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
     with progress.shown(len(prepared.pending)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
@@ -85,7 +87,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bo
         for result in failed:
             print(progress.wrapped(f"  {progress.sentence(result)}"), file=sys.stderr)
     if set(outcome.statuses) == {"unsupported"} and not stage.searches:
-        print(chosen.NOTHING, file=sys.stderr)
+        print(selection.NOTHING, file=sys.stderr)
         return True
     # a budget asks for skipping, and a search goes to where training fails
     asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
@@ -100,14 +102,14 @@ def _of_search(options: Options, selected: bool) -> Options:
 
 def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
     """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
-    from peftbench import identity
+    from peftbench.records import failures
 
     words = ["peftbench", "run", arguments.suite, *(["--smoke"] if arguments.smoke else [])]
     for name in options:
         words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
     if arguments.seeds:
         words += ["--seeds", arguments.seeds]
-    return " ".join(shlex.quote(identity.without_paths(word)) for word in words)
+    return " ".join(shlex.quote(failures.without_paths(word)) for word in words)
 
 
 def _interrupt(*_: object) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from peftbench.model import quantization_tensors
+from peftbench.models.load import quantization_tensors
 
 CATEGORIES = (
     "base_weights",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from peftbench.measure import energy, environment, memory, nvml
+from peftbench.measure import energy, environment, nvml, peaks
 from peftbench.measure.clock import Clock
 
 
@@ -46,8 +46,8 @@ def training(gauges: Gauges, facts: dict[str, Any]) -> Iterator[None]:
     others = [nvml.other_processes(gauges.gpu) if gauges.gpu else None]
     try:
         with (
-            memory.allocator_peak(gauges.device, facts, "peak_train_bytes", reserved),
-            memory.resident_peak(facts, "host_peak_train_bytes"),
+            peaks.allocator_peak(gauges.device, facts, "peak_train_bytes", reserved),
+            peaks.resident_peak(facts, "host_peak_train_bytes"),
         ):
             yield
     finally:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from pydantic import Field
 
-from peftbench.methods.outside import Table
+from peftbench.methods.plugins import Table
 from peftbench.methods.record import Method, Setting
+from peftbench.models.precision import COMPUTE_DTYPES
+from peftbench.records.resolve import resolve
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
 QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
-COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
-"""In which 4-bit weights can be multiplied; the first is the default."""
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank like 2r")]
@@ -332,9 +331,3 @@ def alpha_of(alpha: float | str | None, rank: int) -> float:
     if alpha is None:
         return 2.0 * rank
     return float(alpha.removesuffix("r")) * rank if isinstance(alpha, str) else alpha
-
-
-def resolve(path: str) -> Any:
-    """Import and return the function named by ``module:function``."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

@@ -28,7 +28,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
-from peftbench.methods.blocks import blocks, switched_off
+from peftbench.models.layers import blocks, switched_off
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.methods.blocks import blocks, check_layers
+from peftbench.models.layers import blocks, check_layers
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods.blocks import blocks, check_layers, switched_off
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
+from peftbench.models.layers import blocks, check_layers, switched_off
 
 _UNADAPTED_LAYERS = 2
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.methods import lora_parts, lora_starts, peft_checkpoint
+from peftbench.methods import lora_initialization, lora_parts, peft_checkpoint
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """What the modules that hold attention's projections are called in every family that we know."""
@@ -63,7 +63,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         nothing: as section 4.3 proposes, no gradient flows through the norm.
     """
     start = options.get("initialization", "kaiming")
-    lora_starts.check(model, start, options)
+    lora_initialization.check(model, start, options)
     patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     targets, parts = lora_parts.split(model, options["target_modules"])
@@ -79,7 +79,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         use_dora=options.get("dora", False),
         init_lora_weights=_PEFT_STARTS.get(start, start),
         task_type="CAUSAL_LM",
-        **lora_starts.config(model, start, rank, options),
+        **lora_initialization.config(model, start, rank, options),
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft finds gpt2's Conv1D by itself and says so
@@ -90,7 +90,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         for pattern, matches in found.items():
             if not any(matches.match(name) for name in adapted):
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, _ending_set(adapted)))
-    lora_starts.apply(tuned, start)
+    lora_initialization.apply(tuned, start)
     lora_parts.restrict(tuned, parts)
     return tuned
 
@@ -156,7 +156,7 @@ def save(model: Any, folder: Path) -> None:
     start = getattr(model, "peftbench_start", None)
     if start is None:
         return
-    lora_starts.subtract(folder / "adapter_model.safetensors", start)
+    lora_initialization.subtract(folder / "adapter_model.safetensors", start)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     # s = alpha / r or alpha / sqrt(r), and r doubles

@@ -45,13 +45,14 @@ def publish(results_folder: str | Path, output: str | Path, format: str) -> tupl
     Raises:
         UserError: If the folder holds no trials, its rows cannot stand in one table, or the file cannot be written.
     """
-    from peftbench.report import collect, page, tables
+    from peftbench.report import collect, page
+    from peftbench.report.tables import comparison, writers
 
     folder, target = Path(results_folder), Path(output)
     page.refuse_inside(folder, target)
     results = collect.collect(folder)
     page.save(page.html(results) if format == "html" else _text(results, format), target)
-    return target, tables.write(tables.comparison(results), "text")
+    return target, writers.write(comparison.table(results), "text")
 
 
 def table(results_folder: str | Path, format: str = "text") -> str:
@@ -78,18 +79,26 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
     Raises:
         UserError: If the folder holds no trials, or its rows cannot stand in one table.
     """
-    from peftbench.report import collect, fairness
+    from peftbench.report import collect
+    from peftbench.report.notes import fairness
 
     return fairness.findings(collect.collect(Path(results_folder), examples=False))
 
 
 def _text(results: Results, format: str) -> str:
-    from peftbench.report import grids, inference, retention, search, tables, writers
+    from peftbench.report.tables import (
+        comparison,
+        inference,
+        learning_rate_search,
+        rank_by_precision,
+        retention,
+        writers,
+    )
 
     if format == "ranks":
-        return writers.write_grids_md(grids.heading(results), grids.method_grids(results))
-    text = tables.write(tables.comparison(results), format)
+        return writers.write_grids_md(rank_by_precision.heading(results), rank_by_precision.method_grids(results))
+    text = writers.write(comparison.table(results), format)
     if format not in ("text", "md"):  # csv and tex hold one table
         return text
-    more = (table(results) for table in (retention.table, search.table, inference.table))
-    return "\n".join([text, *(tables.write(found, format) for found in more if found)])
+    more = (table(results) for table in (retention.table, learning_rate_search.table, inference.table))
+    return "\n".join([text, *(writers.write(found, format) for found in more if found)])

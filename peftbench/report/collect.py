@@ -12,17 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from peftbench import choice, stats
-from peftbench.choice import Choice
-from peftbench.crossed.model import Outcomes
-from peftbench.crossed.outcomes import by_cell
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method
 from peftbench.methods import method_of as variant_of
-from peftbench.precision import PRECISIONS
+from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
-from peftbench.stats import Summary
-from peftbench.store import Grid
+from peftbench.results import learning_rate_search, seeds
+from peftbench.results.crossed_effects.model import Outcomes
+from peftbench.results.crossed_effects.outcomes import by_cell
+from peftbench.results.learning_rate_search import Choice
+from peftbench.results.seeds import Summary
+from peftbench.results.store import Grid
 
 MEAN = "mean over tasks"
 """Name of the unweighted mean over tasks wherever a task's name is asked for."""
@@ -215,13 +215,13 @@ def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFram
     Raises:
         UserError: If the rows' numbers do not compare, naming the column that differs.
     """
-    newest = stats.choose(trials, grid.keys if grid else None).copy()
+    newest = seeds.choose(trials, grid.keys if grid else None).copy()
     tasks = _tasks(newest)
     scores = [f"score_{task}" for task in tasks]
     newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
     several = newest["base"].nunique() > 1
     rows = {(str(base), str(cell)): found for (base, cell), found in newest.groupby(["base", "cell"], sort=False)}
-    cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in stats.summarize(newest)]
+    cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in seeds.summarize(newest)]
     cells.sort(
         key=lambda c: (
             c.summary.base,
@@ -265,7 +265,7 @@ def collect(folder: Path, examples: bool = True) -> Results:
     Raises:
         UserError: If it holds no trials, or its rows cannot stand in one table.
     """
-    from peftbench import store
+    from peftbench.results import store
 
     nothing = pd.DataFrame()
     tables = store.read(folder) if examples else store.Tables(store.read_trials(folder), nothing, nothing)
@@ -273,6 +273,6 @@ def collect(folder: Path, examples: bool = True) -> Results:
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:
         found = from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
-        return replace(found, choices=choice.choices(folder))
+        return replace(found, choices=learning_rate_search.choices(folder))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error

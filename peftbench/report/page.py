@@ -12,28 +12,27 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftbench import __version__
-from peftbench.choice import FOLDER
 from peftbench.errors import UserError
 from peftbench.records import Status
-from peftbench.report import (
-    grids,
+from peftbench.report.collect import Results
+from peftbench.report.figures import panels
+from peftbench.report.figures.svg import css_colors
+from peftbench.report.format import MISSING
+from peftbench.report.notes import memory, under_table
+from peftbench.report.tables import (
+    comparison,
     inference,
-    memory,
-    plots,
+    learning_rate_search,
+    rank_by_precision,
     retention,
     samples,
-    search,
     settings,
     speed,
-    tables,
     task_metrics,
-    words,
 )
-from peftbench.report.collect import Results
-from peftbench.report.format import MISSING
-from peftbench.report.svg import css_colors
-from peftbench.store.files import GRID
-from peftbench.store.schema import KINDS
+from peftbench.results.learning_rate_search import FOLDER
+from peftbench.results.store.files import GRID
+from peftbench.results.store.schema import KINDS
 
 
 def refuse_inside(results_folder: Path, output: Path) -> None:
@@ -87,37 +86,37 @@ def breakable(text: str) -> Markup:
 
 
 def _context(results: Results) -> dict[str, Any]:
-    losses, window = plots.loss_panels(results)
+    losses, window = panels.loss_panels(results)
     suites = results.distinct("suite")
     return {
         "version": __version__,
         "suite": ", ".join(map(str, suites)),
         "base": ", ".join(map(str, results.distinct("base"))),
-        "reading": words.reading(results),
-        "command": words.command(results),
-        "table": tables.comparison(results),
-        "ranks_heading": grids.heading(results),
-        "method_grids": grids.method_grids(results),
-        "marker_keys": plots.marker_keys(results),
-        "by_parameters": plots.score_panels(results, "trainable_parameters"),
-        "by_memory": plots.score_panels(results, "peak_train_bytes"),
-        "memory": plots.memory_bars(results),
+        "reading": under_table.reading(results),
+        "command": under_table.command(results),
+        "table": comparison.table(results),
+        "ranks_heading": rank_by_precision.heading(results),
+        "method_grids": rank_by_precision.method_grids(results),
+        "marker_keys": panels.marker_keys(results),
+        "by_parameters": panels.score_panels(results, "trainable_parameters"),
+        "by_memory": panels.score_panels(results, "peak_train_bytes"),
+        "memory": panels.memory_bars(results),
         "memory_sentences": memory.sentences(results),
-        "thinned": plots.is_thinned(results),
+        "thinned": panels.is_thinned(results),
         "losses": losses,
         "window": window,
-        "time": plots.time_bars(results),
+        "time": panels.time_bars(results),
         "inference": inference.table(results),
         "retention": retention.table(results),
-        "search": search.table(results),
-        "search_panels": search.panels(results),
+        "search": learning_rate_search.table(results),
+        "search_panels": learning_rate_search.panels(results),
         "rates": speed.rates(results),
         "task_metrics": task_metrics.task_metrics(results),
         "samples": samples.task_samples(results),
         "troubles": _troubles(results),
         "audit": settings.audit(results),
         "environment": settings.environment(results),
-        "definitions": words.definitions(results),
+        "definitions": under_table.definitions(results),
     }
 
 

@@ -10,7 +10,7 @@ from peftbench.errors import UserError, nearest
 from peftbench.suite.build import build
 from peftbench.suite.document import Document
 from peftbench.suite.expand import expand
-from peftbench.suite.grid import Suite
+from peftbench.suite.records import Suite
 from peftbench.suite.select import read_only, read_seeds
 from peftbench.suite.smoke import smoked
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from peftbench import bases
 from peftbench.errors import unknown
-from peftbench.methods import METHODS, Method, resolve
-from peftbench.records import Base, Task
-from peftbench.retention_columns import Retention
+from peftbench.methods import METHODS, Method
+from peftbench.models import builtin
+from peftbench.records import Base, Retention, Task
+from peftbench.records.resolve import resolve
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.grid import Block, Budget, Search, Suite
-from peftbench.suite.read import KeyPath, dotted
+from peftbench.suite.records import Block, Budget, Search, Suite
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
@@ -30,7 +29,8 @@ from peftbench.suite.schema import (
     method_settings,
     train_model,
 )
-from peftbench.suite.words import described, words
+from peftbench.suite.wording import described, words
+from peftbench.suite.yaml_lines import KeyPath, dotted
 from peftbench.tasks.splits import splits
 
 
@@ -130,8 +130,8 @@ def _base(b: Builder) -> Base:
 
 def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | None) -> Retention | None:
     """Return the general text that a suite names, else what a built-in base has not read; None for none."""
-    if given is None and base.source in bases.BASES and not base.random_weights:
-        return Retention(str(bases.held_out(base.source)))
+    if given is None and base.source in builtin.BASES and not base.random_weights:
+        return Retention(str(builtin.held_out(base.source)))
     if not isinstance(given, dict):
         return None
     if base.random_weights:

@@ -8,8 +8,8 @@ from typing import Any
 from peftbench.errors import unknown
 from peftbench.records import Task
 from peftbench.suite.builder import Builder
-from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import TaskBlock
+from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import HEADLINES, answers
 from peftbench.tasks.splits import splits
 

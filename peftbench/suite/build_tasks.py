@@ -9,10 +9,10 @@ from peftbench.errors import unknown
 from peftbench.records import Task
 from peftbench.suite.build_scoring import lm_eval_task, scoring
 from peftbench.suite.builder import Builder
-from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import TaskBlock
-from peftbench.suite.templates import template_problems
-from peftbench.suite.words import words
+from peftbench.suite.template_check import template_problems
+from peftbench.suite.wording import words
+from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 

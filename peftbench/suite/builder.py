@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.suite.document import Document, Outside
-from peftbench.suite.read import KeyPath
 from peftbench.suite.schema import check
+from peftbench.suite.yaml_lines import KeyPath
 
 
 @dataclass

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from peftbench.errors import UserError
-from peftbench.suite.read import KeyPath, dotted, parse, place, read_text
-from peftbench.suite.words import words
+from peftbench.suite.wording import words
+from peftbench.suite.yaml_lines import KeyPath, dotted, parse, place, read_text
 
 SET = "--set"
 NAME_LISTS: tuple[tuple[KeyPath, Any], ...] = ((("tasks",), None), (("methods",), None), (("train", "data"), 1.0))

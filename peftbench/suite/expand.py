@@ -12,10 +12,10 @@ from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
 from peftbench.methods.record import shown
-from peftbench.precision import why_no_checkpointing, why_no_packing, why_unsupported
+from peftbench.methods.support import why_no_checkpointing, why_no_packing, why_unsupported
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, report
-from peftbench.suite.grid import Block, Suite
+from peftbench.suite.records import Block, Suite
 from peftbench.suite.schema import TRAIN
 from peftbench.suite.select import select
 from peftbench.tasks.splits import splits

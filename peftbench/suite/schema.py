@@ -10,11 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from peftbench.errors import UserError, unknown
 from peftbench.methods import METHODS, Method, Setting
-from peftbench.precision import PRECISIONS
-from peftbench.retention_columns import Retention
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import Retention
 from peftbench.suite.document import Document, Outside
-from peftbench.suite.read import KeyPath, parse
-from peftbench.suite.words import described, mismatch, without_null, words
+from peftbench.suite.wording import described, mismatch, without_null, words
+from peftbench.suite.yaml_lines import KeyPath, parse
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
 Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]

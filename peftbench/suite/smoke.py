@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from peftbench import bases, identity
 from peftbench.methods import method_of
 from peftbench.methods.record import shown
-from peftbench.records import Base, Task, Training, Trial
-from peftbench.retention_columns import Retention
+from peftbench.models import builtin as models_builtin
+from peftbench.records import Base, Retention, Task, Training, Trial
+from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
-from peftbench.suite.grid import Suite
+from peftbench.suite.records import Suite
 from peftbench.tasks import TASKS
 
 BASE = "nano"
@@ -65,7 +65,7 @@ def smoke(suite: Suite, device: str) -> Smoke:
     for trial in expand(suite, device):
         made, changes = _small(trial)
         notes += [f"{trial.cell}: {change}" for change in changes]
-        first = found.setdefault(json.dumps(identity.settings(made), sort_keys=True, default=list), made)
+        first = found.setdefault(json.dumps(trial_key.settings(made), sort_keys=True, default=list), made)
         if first is not made:
             notes.append(f"{trial.cell}: not run, here the same as {first.cell}")
     return Smoke(tuple(found.values()), tuple(notes))
@@ -82,7 +82,7 @@ def _small(trial: Trial) -> tuple[Trial, list[str]]:
             training=_training(trial.training) if trial.training else None,
             evaluation=replace(evaluation, batch_size=evaluation.batch_size and BATCH),
             inference=False,
-            retention=Retention(str(bases.held_out(BASE)), limit=EXAMPLES),
+            retention=Retention(str(models_builtin.held_out(BASE)), limit=EXAMPLES),
         ),
         changes,
     )
@@ -114,14 +114,14 @@ def _training(training: Training) -> Training:
 
 @cache
 def _config() -> Mapping[str, Any]:
-    found: dict[str, Any] = json.loads((bases.folder(BASE) / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((models_builtin.folder(BASE) / "config.json").read_text(encoding="utf-8"))
     return found
 
 
 @cache
 def _modules() -> tuple[str, ...]:
     """Return the names of the base's modules that hold weights, from the head of their file."""
-    with (bases.folder(BASE) / "model.safetensors").open("rb") as file:
+    with (models_builtin.folder(BASE) / "model.safetensors").open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         names = json.loads(file.read(size))
     return tuple(name.removesuffix(".weight") for name in names if name != "__metadata__")

@@ -40,9 +40,13 @@ TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
     {
         t.name: t
         for t in (
-            BuiltinTask("describe", "generation", "peftbench.tasks.describe:examples", 40, "facts to a sentence"),
-            BuiltinTask("compute", "exact_match", "peftbench.tasks.compute:examples", 8, "short sums in words"),
-            BuiltinTask("judge", "choice", "peftbench.tasks.judge:examples", 4, "which of four classes a text has"),
+            BuiltinTask(
+                "describe", "generation", "peftbench.tasks.builtin.describe:examples", 40, "facts to a sentence"
+            ),
+            BuiltinTask("compute", "exact_match", "peftbench.tasks.builtin.compute:examples", 8, "short sums in words"),
+            BuiltinTask(
+                "judge", "choice", "peftbench.tasks.builtin.judge:examples", 4, "which of four classes a text has"
+            ),
         )
     }
 )

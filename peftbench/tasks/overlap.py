@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from peftbench.bases.overlap import grams
 from peftbench.records import Example, Trial
 from peftbench.tasks import read
+from tools.nano.overlap import grams
 
 WORDS = 13
 """Length of the n-grams that are compared, as Brown et al. 2020 (arXiv:2005.14165, appendix C) compared them."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, unknown
-from peftbench.methods import resolve
 from peftbench.records import Example, Task
+from peftbench.records.resolve import resolve
 from peftbench.tasks import DEFAULT_TEST_SEED, TASKS, files, hub
 from peftbench.tasks.chunks import chunks
 from peftbench.tasks.splits import cut, is_cut, splits, with_all_references
@@ -33,7 +33,7 @@ def examples(task: Task, split: str) -> list[Example]:
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
     if task.lm_eval:
-        return resolve("peftbench.tasks.by_lm_eval:examples")(task)  # it imports lm-eval
+        return resolve("peftbench.tasks.lm_eval_tasks:examples")(task)  # it imports lm-eval
     if task.builtin:
         seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
         found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
@@ -54,7 +54,7 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
     digest = hashlib.sha256()
     for task in tasks:
         if task.lm_eval:
-            digest.update(resolve("peftbench.tasks.by_lm_eval:fingerprint")(task).encode())
+            digest.update(resolve("peftbench.tasks.lm_eval_tasks:fingerprint")(task).encode())
             continue
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):

@@ -12,15 +12,19 @@ import time
 
 import pytest
 import torch
-import trials
 from torch import nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from peftbench import data, model, optimizers, train
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, method_of, resolve
-from peftbench.precision import PRECISIONS
+from peftbench.methods import METHODS, method_of
+from peftbench.models import load
+from peftbench.models.precision import PRECISIONS
+from peftbench.records.resolve import resolve
+from peftbench.training import batches as training_batches
+from peftbench.training import loop as training_loop
+from peftbench.training import optimizers
+from tests.support import trials
 
 ROUNDS, STEPS = 40, 1
 """Turns of each loop, and optimizer steps in a turn."""
@@ -36,7 +40,7 @@ SHAPE = {
 """25 million parameters."""
 
 
-def learner(method: str) -> train.Learner:
+def learner(method: str) -> training_loop.Learner:
     """Return a model of the shape with a method attached, the same at each call."""
     torch.manual_seed(0)
     base = LlamaForCausalLM(LlamaConfig(**SHAPE))
@@ -47,9 +51,9 @@ def learner(method: str) -> train.Learner:
         base.requires_grad_(False)
         options = {name: setting.default for name, setting in method_of(method, {}).options.items()} | {"alpha": 16.0}
         tuned = resolve(METHODS[method].attach)(base, 8, options)
-    return train.learner(
+    return training_loop.learner(
         tuned,
-        model.cast_trainable(tuned, PRECISIONS["fp32"]),
+        load.cast_trainable(tuned, PRECISIONS["fp32"]),
         trials.replace(trials.TRAINING, learning_rate=1e-5, batch_size=BATCH, micro_batch_size=BATCH),
         precision=PRECISIONS["fp32"],
         device="cpu",
@@ -58,13 +62,13 @@ def learner(method: str) -> train.Learner:
     )
 
 
-def plan(steps: int) -> list[list[data.Encoded]]:
+def plan(steps: int) -> list[list[training_batches.Encoded]]:
     """Return steps of examples of random tokens, half as long to full length, the same at each call."""
     draw = random.Random(0)
 
-    def example(index: int) -> data.Encoded:
+    def example(index: int) -> training_batches.Encoded:
         ids = tuple(draw.randrange(3, SHAPE["vocab_size"]) for _ in range(draw.randint(LENGTH // 2, LENGTH)))
-        return data.Encoded(ids, len(ids) // 2, False, ("made", index))
+        return training_batches.Encoded(ids, len(ids) // 2, False, ("made", index))
 
     return [[example(index) for index in range(BATCH)] for _ in range(steps)]
 
@@ -87,7 +91,7 @@ def bench_a_training_step_against_a_bare_loop(method, benchmark, tell):
     ours, theirs = learner(method), learner(method)
     optimizer = optimizers.make(theirs.parameters, theirs.training)
     steps = plan(STEPS)
-    batches = [data.collate(examples, PAD) for examples in steps]
+    batches = [training_batches.collate(examples, PAD) for examples in steps]
     tensors = [(b.ids, b.mask, b.labels) for b in batches]
     turns: list[tuple[float, float, float, float]] = []  # wall and CPU seconds: bare, ours
 
@@ -103,7 +107,7 @@ def bench_a_training_step_against_a_bare_loop(method, benchmark, tell):
 
     def loop() -> None:
         begin = clocks()
-        train.train(ours, steps, [], Clock(), lambda *_: None)
+        training_loop.train(ours, steps, [], Clock(), lambda *_: None)
         end = clocks()
         turns[-1] = (*turns[-1][:2], end[0] - begin[0], end[1] - begin[1])
 

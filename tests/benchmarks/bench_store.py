@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet
-import results_factory
 
-from peftbench import store
 from peftbench.records import Result
-from peftbench.store import files, schema, writing
+from peftbench.results import store
+from peftbench.results.store import files, schema, writing
+from tests.support import results_factory
 
 TRIALS, STEPS, EXAMPLES, WRITES, READS = 10_000, 5, 5, 100, 15
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from peftbench.store import read
+from peftbench.results.store import read
 
 SEEDS = 5
 

@@ -11,10 +11,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-import results_factory as factory  # noqa: E402
-
 from peftbench.records import SCHEMA_VERSION  # noqa: E402
-from peftbench.store import compact, open_for_run, write  # noqa: E402
+from peftbench.results.store import compact, open_for_run, write  # noqa: E402
+from tests.support import results_factory as factory  # noqa: E402
 
 
 def main() -> None:

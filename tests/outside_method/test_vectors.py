@@ -1,4 +1,4 @@
-"""The package's own tests: what peftbench's conformance tests (tests/test_methods.py) cannot know of its method."""
+"""The package's own tests: what peftbench's conformance tests cannot know of its method."""
 
 import pytest
 from transformers import AutoModelForCausalLM

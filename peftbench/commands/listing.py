@@ -1,0 +1,182 @@
+"""What peftbench knows, as text: methods, tasks, precisions and suites, read from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from peftbench import suite
+from peftbench.commands.terminal import aligned, hanging
+from peftbench.errors import UserError, nearest, unknown
+from peftbench.measure import device
+from peftbench.methods import METHODS, Method, method_of, peft_fields, profiles
+from peftbench.methods.record import Setting, shown
+from peftbench.methods.support import why_unsupported
+from peftbench.models import builtin, find
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import Base
+from peftbench.suite.wording import describe
+from peftbench.tasks import TASKS
+from peftbench.tasks.templates import TEMPLATES
+
+KINDS = ("methods", "tasks", "precisions", "suites", "shapes")
+_LABEL = 11
+
+
+def text(what: str) -> str:
+    """Return the list of one of ``KINDS``: a block per method, else a line each."""
+    if what == "methods":
+        here = device.resolve("auto")
+        return "\n".join(_block(method, here) for method in METHODS.values())
+    return aligned(_TABLES[what]())
+
+
+def method(name: str) -> str:
+    """Return all about one method: what it has here, and each setting with its default, what is allowed and what it is.
+
+    Args:
+        name: of a method, or of one of peft's tuners.
+
+    Raises:
+        UserError: if there is none of that name, with the nearest one.
+    """
+    record = METHODS[name] if name in METHODS else _tuner(name)
+    if record.variants and not record.variant:
+        more = [*hanging(f"  {peft_fields.TYPE}  ", ", ".join(peft_fields.tuners())), ""]
+        more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
+    else:
+        more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
+    published = hanging("  profile paper  ", profiles.told(name)) if name in profiles.PUBLISHED else []
+    block = _block(record, device.resolve("auto"), settings=False)
+    return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
+
+
+def _tuner(name: str) -> Method:
+    """Return the record of one of peft's tuners."""
+    tuners = peft_fields.tuners()
+    if name not in tuners:
+        raise UserError(
+            "list methods: " + unknown("method", name, [*METHODS, *tuners] if _like(name, tuners) else METHODS)
+        )
+    return method_of("peft", {peft_fields.TYPE: name})
+
+
+def _like(name: str, tuners: Iterable[str]) -> bool:
+    """Whether a name is more like a tuner's than like a method's."""
+    return nearest(name, METHODS) is None and nearest(name, tuners) is not None
+
+
+def markdown(what: str) -> str:
+    """Return ``methods``, ``settings`` or ``precisions`` as a Markdown table: peftbench's own, the same everywhere."""
+    head, *rows = {"methods": _methods, "settings": _settings, "precisions": _precisions}[what]()
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _block(m: Method, here: str, settings: bool = True) -> str:
+    """Return what a method is and what of it exists on a device, its settings in short or not at all."""
+    absent: dict[str, list[str]] = {}
+    for precision in PRECISIONS:
+        reason = why_unsupported(m, precision, here)
+        if reason:
+            absent.setdefault(_reason(m, precision, reason), []).append(precision)
+    present = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
+    facts = {
+        "paper": m.paper,
+        "size": f"{m.rank_key}={_default_rank(m)}: {m.knob}" if m.knob else "",
+        f"on {here}": " ".join(p if p != m.default_precision else f"{p} (default)" for p in present),
+        "not here": "; ".join(f"{' '.join(names)} ({reason})" for reason, names in absent.items()),
+        "training": ", ".join(f"{key}={shown(value)}" for key, value in m.training.items()),
+        "without": f"gradient checkpointing: {m.why_no_checkpointing}" if m.why_no_checkpointing else "",
+        "settings": _in_short(m.options) if settings else "",
+    }
+    name = " ".join(filter(None, (m.name, m.variant)))
+    lines = [f"{name}: {m.title}"]
+    for label, words in facts.items():
+        lines += hanging(f"  {label:{_LABEL}}", words) if words else []
+    return "\n".join(lines) + "\n"
+
+
+def _reason(m: Method, precision: str, whole: str) -> str:
+    """Return why a precision is absent, without its name: the same words for all that share them."""
+    return m.why_not or whole if precision not in m.precisions else whole.partition("(")[2].removesuffix(")")
+
+
+def _default_rank(m: Method) -> str:
+    return "–" if m.default_rank is None else str(m.default_rank)
+
+
+def _in_short(options: Mapping[str, Setting]) -> str:
+    return ", ".join(f"{name}={_default(setting)}" for name, setting in options.items())
+
+
+def _default(setting: Setting) -> str:
+    """Return a default as a suite would say it."""
+    if setting.default is None or setting.default == {}:
+        return setting.shown or ("null" if setting.default is None else "{}")
+    return setting.shown or shown(setting.default)
+
+
+def _setting(name: str, setting: Setting) -> str:
+    """Return one setting: its default, then what it is, then what is allowed."""
+    lines = [f"  {name}={_default(setting)}"]
+    for words in (setting.doc, f"allowed: {_allowed(setting)}"):
+        lines += hanging("      ", words) if words else []
+    return "\n".join(lines) + ("\n" if setting.doc else "")
+
+
+def _allowed(setting: Setting) -> str:
+    only = f"; only with {setting.only_with[0]}: {setting.only_with[1]}" if setting.only_with else ""
+    return describe(setting.type) + only
+
+
+def _methods() -> list[list[str]]:
+    """Return a row per method, with the precisions that exist on some device."""
+    rows = [["method", "what", "rank is", "default", "precisions", "paper"]]
+    for m in METHODS.own.values():
+        precisions = "all" if set(m.precisions) == set(PRECISIONS) else " ".join(m.precisions)
+        rows.append([m.name, m.title, m.knob or "–", _default_rank(m), precisions, m.paper or "–"])
+    return rows
+
+
+def _settings() -> list[list[str]]:
+    """Return a row per setting; methods that have the same one share it."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for m in METHODS.own.values():
+        for name, setting in m.options.items():
+            told = (f"`{name}`", _default(setting), _allowed(setting), setting.doc)
+            rows.setdefault(told, []).append(m.name)
+    return [
+        ["method", "setting", "default", "allowed", "what"],
+        *([", ".join(who), *told] for told, who in rows.items()),
+    ]
+
+
+def _tasks() -> list[list[str]]:
+    """Return a row per built-in task, then a row per ready template for data of one's own."""
+    built_in = [[t.name, t.kind, t.doc] for t in TASKS.values()]
+    ready = [[f"template: {t.name}", t.kind, f"{t.doc}; reads {t.reads}"] for t in TEMPLATES.values()]
+    return [["task", "kind", "what"], *built_in, *ready]
+
+
+def _precisions() -> list[list[str]]:
+    return [["precision", "devices", "what"], *([p.name, " ".join(p.devices), p.doc] for p in PRECISIONS.values())]
+
+
+def _suites() -> list[list[str]]:
+    import yaml
+
+    described = ((name, yaml.safe_load(suite.find(name).read_text(encoding="utf-8"))) for name in suite.names())
+    return [["suite", "what"], *([name, str(content.get("description", "–"))] for name, content in described)]
+
+
+def _shapes() -> list[list[str]]:
+    rows = [["shape", "family", "experts", "layers", "width"]]
+    for name in builtin.SHAPES:
+        config = find.read_config(Base(name, random_weights=True))
+        sizes = [config.get(key) or config.get(other, "–") for key, other in _SIZES]
+        rows.append([name, config["model_type"], *map(str, sizes)])
+    return rows
+
+
+_SIZES = (("num_local_experts", ""), ("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
+"""What families call the same size in their configs."""
+_TABLES = {"tasks": _tasks, "precisions": _precisions, "suites": _suites, "shapes": _shapes}

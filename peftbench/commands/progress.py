@@ -1,0 +1,121 @@
+"""What a person sees while a grid runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from peftbench.errors import UserError
+from peftbench.records import Result
+from peftbench.runner.executor import Event
+
+_WIDTH = 120
+
+
+class Lines:
+    """One plain line per finished trial."""
+
+    def __init__(self, total: int, out: TextIO) -> None:
+        self._total, self._done, self._out = total, 0, out
+
+    def __call__(self, event: Event) -> None:
+        """Print the result of a trial that has ended."""
+        if event.result is None:
+            return
+        self._done += 1
+        width = len(str(self._total))
+        print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"), file=self._out, flush=True)
+
+
+class Bar:
+    """A live bar: trials done, the current cell, its phase, step and loss, time left."""
+
+    def __init__(self, total: int, progress: Any) -> None:
+        self._progress = progress
+        self._began: float | None = None
+        self._ran, self._left = 0, total
+        self._task = progress.add_task("", total=total, now="importing the libraries", left="")
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        self._began = self._began or time.monotonic()  # the libraries are imported by now
+        now = f"{event.job.trial.cell}{_seed(event.job.trial.seed)} · {event.phase}"
+        if event.steps:
+            now += f" {event.step}/{event.steps} · loss {event.loss:.3f}"
+        advance = 0
+        if event.result is not None:
+            advance = 1
+            self._left -= 1
+            self._ran += event.phase != "plan"
+            self._progress.console.print(sentence(event.result), highlight=False, markup=False)
+        self._progress.update(self._task, advance=advance, now=now, left=self._time_left())
+
+    def _time_left(self) -> str:
+        if not self._ran or self._began is None:
+            return ""
+        seconds = (time.monotonic() - self._began) / self._ran * self._left
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+
+@contextmanager
+def shown(total: int) -> Iterator[Any]:
+    """Yield an observer of events that shows them on standard error."""
+    if not sys.stderr.isatty():
+        yield Lines(total, sys.stderr)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[now]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bar(total, progress)
+
+
+def sentence(result: Result) -> str:
+    """Return one line about a finished trial: cell, seed, status, and its scores or why it failed."""
+    row = result.row
+    text = f"{row.cell}{_seed(row.seed)}: {row.status}"
+    if row.wall_seconds is not None:
+        text += f" in {row.wall_seconds:.1f} s"
+    if result.scores:
+        text += "; " + ", ".join(f"{s.task} {s.metric} {100 * s.value:.1f} %" for s in result.scores)
+    if row.message:
+        text += f" ({row.phase}: {row.message})"
+    return text
+
+
+def wrapped(text: str) -> str:
+    """Return a line that fits a terminal: a longer one goes on below, indented."""
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def _seed(seed: int | None) -> str:
+    return "" if seed is None else f", seed {seed}"
+
+
+def differences(folder: Path, strict: bool) -> bool:
+    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+    from peftbench import report
+
+    try:
+        found = report.findings(folder)
+    except UserError:  # rows that cannot stand in one table, which the report will say
+        if strict:
+            raise
+        return False
+    for text in found:
+        print(wrapped(f"peftbench: {text}"), file=sys.stderr)
+    if found and strict:
+        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+    return bool(found)

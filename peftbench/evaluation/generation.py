@@ -1,0 +1,324 @@
+"""What the tuned model costs to use: prefill, decoding, latency, memory, merging, loading and switching.
+
+Every method generates the same number of tokens from the same prompts. The base without the method runs in the same
+process, in turns with it, so that the ratio of both holds on a machine whose speed drifts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from peftbench.evaluation import structure
+from peftbench.evaluation.structure import Structure
+from peftbench.measure import peaks
+from peftbench.measure.clock import Clock
+from peftbench.measure.ledger import CATEGORIES, account
+from peftbench.methods.record import Method
+from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
+from peftbench.records import Example, failures
+from peftbench.records.resolve import resolve
+
+BATCH = 4
+"""Prompts of a batch for rates; latency is of one."""
+NEW_TOKENS = 4
+"""Tokens decoded after each prompt, end-of-text tokens left out of the choice."""
+WARM_UP, REPEATS, LOADS = 1, 5, 3
+Seconds = dict[str, list[list[float]]]
+"""Prompts in the batch -> repeats -> seconds until the first token, then between one and the next."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What every method is given: prompts of one length, so that nothing is padded."""
+
+    ids: torch.Tensor
+    """(b, t) token ids."""
+    new_tokens: int
+
+    @property
+    def sha256(self) -> str:
+        """The hash of shape, ids and number of new tokens."""
+        told = json.dumps([self.ids.tolist(), self.new_tokens])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model at the end of its trial, and what it takes to measure it."""
+
+    model: Any
+    """Tuned, or the untuned base."""
+    base: Any
+    """The base's own module, in which or around which the method was put."""
+    bare: Structure | None
+    """The base before that; None where nothing was put beside its own weights."""
+    method: Method
+    precision: Precision
+    device: str
+    clock: Clock
+    prompts: Prompts
+    pad_id: int
+    scratch: Path
+    """An existing folder for what is saved to be loaded again."""
+
+
+@dataclass
+class _Found:
+    """What was measured, and why the rest was not."""
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure a part; where it fails, its reason is kept and the rest goes on: the trial itself has ended well."""
+        try:
+            yield
+        except Exception as error:
+            told = (str(error).strip().splitlines() or ["no text"])[0]
+            self.reasons[name] = failures.without_paths(f"{type(error).__name__}: {told}")
+
+
+def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: int) -> Prompts:
+    """Return the longest prompts of all tasks, cut on the left to one length; the same for every method.
+
+    Args:
+        tokenizer: the base's.
+        examples: the scored examples of each task.
+        max_length: longest prompt plus answer in data tokens.
+    """
+    longest = sorted((e.prompt for found in examples for e in found), key=lambda text: (-len(text), text))[:BATCH]
+    texts = [longest[i % len(longest)] for i in range(BATCH)] if longest else [""] * BATCH
+    new_tokens = max(1, min(NEW_TOKENS, max_length - 1))
+    encoded = [tokenizer(text)["input_ids"] or [tokenizer.pad_token_id] for text in texts]
+    length = min(max_length - new_tokens, *map(len, encoded))
+    return Prompts(torch.tensor([ids[-length:] for ids in encoded]), new_tokens)
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Measure a model in use and return the columns of its row; the model and the random state stay as they are.
+
+    Rates and latencies are medians of repeats. Loading is by the method's own ``load`` onto the bare base, switching by
+    peft's ``set_adapter`` between two copies of the adapter, merging by peft's ``merge_adapter`` into copies of the
+    weights (a quantized layer's sum is quantized anew).
+    """
+    found = _Found()
+    prefix = f".saving-{os.getpid()}-"
+    with _undisturbed(subject), tempfile.TemporaryDirectory(dir=subject.scratch, prefix=prefix) as scratch:
+        with found.part("generate"):
+            _peak(subject, found)
+            found.seconds |= _in_turns(subject, _variants(subject))
+            _rates(subject, found, "", found.seconds["tuned"])
+        reasons = _why_not(subject)
+        found.reasons |= reasons
+        folder = Path(scratch) / "adapter"
+        for name, part in (("load", _load), ("switch", _switch), ("merge", _merge)):
+            if name not in reasons:
+                with found.part(name):
+                    part(subject, found, folder)
+    raw = {
+        "prompts": subject.prompts.ids.shape[0],
+        "prompt_tokens": subject.prompts.ids.shape[1],
+        "new_tokens": subject.prompts.new_tokens,
+        "seconds": found.seconds,
+        "reasons": found.reasons,
+    }
+    return {
+        "inference_prompts_sha256": subject.prompts.sha256,
+        "inference_json": json.dumps(raw, sort_keys=True),
+        **found.columns,
+    }
+
+
+@contextmanager
+def _undisturbed(subject: Subject) -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if subject.device == "cuda" else []
+    state = random.getstate()
+    with (
+        torch.random.fork_rng(devices=devices),
+        structure.kept(subject.model),
+        torch.no_grad(),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        subject.model.eval()
+        yield
+    random.setstate(state)
+
+
+def _why_not(subject: Subject) -> dict[str, str]:
+    """Return why what does not exist for a method is not measured."""
+    method, model = subject.method, subject.model
+    if not method.trains:
+        return dict.fromkeys(("load", "switch", "merge"), "nothing is attached")
+    if method.trains_base:
+        return {
+            "load": "the base's own weights are tuned: a whole model is loaded, as load_seconds tells",
+            "switch": "the base's own weights are tuned: another model is loaded instead",
+            "merge": "the base's own weights are tuned: there is nothing beside them",
+        }
+    reasons = {}
+    if not isinstance(model, PeftModel):
+        reasons["switch"] = "peftbench's own format holds one adapter per model"
+    if method.virtual_tokens:
+        reasons["merge"] = "virtual tokens are no change of a weight"
+    elif not isinstance(getattr(model, "base_model", None), BaseTuner):
+        reasons["merge"] = "what it computes is no change of a weight"
+    return reasons
+
+
+class _Times(StoppingCriteria):
+    """Reads the clock after each token, and never stops."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.at: list[float] = []
+        self._clock = clock
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Return for each of the (b, t) sequences that it goes on."""
+        self.at.append(self._clock.now())
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(subject: Subject, model: Any, count: int) -> list[float]:
+    """Generate after the first prompts; return seconds until the first token, then between one and the next."""
+    ids, new_tokens = subject.prompts.ids[:count].to(subject.device), subject.prompts.new_tokens
+    times = _Times(subject.clock)
+    start = subject.clock.now()
+    with autocast(subject.precision, subject.device):
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            pad_token_id=subject.pad_id,
+            stopping_criteria=StoppingCriteriaList([times]),
+        )
+    if len(times.at) != new_tokens:
+        raise RuntimeError(f"{len(times.at)} tokens were generated, expected {new_tokens}")
+    return [round(after - before, 9) for before, after in pairwise([start, *times.at])]
+
+
+_Variant = tuple[Any, Callable[[], AbstractContextManager[None]]]
+
+
+def _variants(subject: Subject) -> dict[str, _Variant]:
+    """Return what is timed in turns: the tuned model, and where a method stands beside it, the bare base."""
+    found: dict[str, _Variant] = {"tuned": (subject.model, nullcontext)}
+    if subject.bare is not None:
+        found["bare"] = (subject.base, _bare(subject.bare, subject.model))
+    return found
+
+
+def _bare(bare: Structure, tuned: Any) -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which the base is without what was put beside it; it can be entered again and again."""
+    modules = {id(m): m for m in (*tuned.modules(), *(m for m, _ in bare.attributes))}
+    now = structure.remember(modules.values())
+    return lambda: structure.exchanged(bare, now)
+
+
+def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, Seconds]:
+    """Time variants in turns, after a warm-up of each."""
+    found: dict[str, Seconds] = {name: {"1": [], str(BATCH): []} for name in variants}
+    for repeat in range(WARM_UP + REPEATS):
+        for name, (model, state) in variants.items():
+            with state():
+                for count in (1, BATCH):
+                    taken = _generate(subject, model, count)
+                    if repeat >= WARM_UP:
+                        found[name][str(count)].append(taken)
+    return found
+
+
+def _rates(subject: Subject, found: _Found, prefix: str, seconds: Seconds) -> None:
+    """Put the medians of repeats into columns."""
+    single, batch = seconds["1"], seconds[str(BATCH)]
+    prefill = statistics.median(repeat[0] for repeat in batch)
+    raw_decode = [[t for repeat in some for t in repeat[1:]] for some in (single, batch)]
+    decode, decode_batch = (statistics.median(times) if times else None for times in raw_decode)
+    found.columns[f"{prefix}first_token_seconds"] = statistics.median(repeat[0] for repeat in single)
+    found.columns[f"{prefix}decoded_token_seconds"] = decode
+    found.columns[f"{prefix}prefill_tokens_per_second"] = subject.prompts.ids.numel() / prefill
+    found.columns[f"{prefix}decode_tokens_per_second"] = BATCH / decode_batch if decode_batch else None
+
+
+def _peak(subject: Subject, found: _Found) -> None:
+    """Put the peak of generation into columns: by tensor accounting, or by the allocator on CUDA."""
+    if subject.device == "cuda":
+        with peaks.allocator_peak(subject.device, found.columns, "peak_generate_bytes"):
+            _generate(subject, subject.model, BATCH)
+        return
+    with account(subject.model, subject.method.trains_base, {}) as book:
+        _generate(subject, subject.model, BATCH)
+    found.columns["peak_generate_bytes"] = book.peak_bytes
+    found.columns["peak_generate_categories_json"] = json.dumps({name: book.peak[name] for name in CATEGORIES})
+
+
+def _load(subject: Subject, found: _Found, folder: Path) -> None:
+    """Time loading the saved adapter onto the base in memory."""
+    resolve(subject.method.save)(subject.model, folder)
+    assert subject.bare is not None
+    bare, taken = _bare(subject.bare, subject.model), []
+    for _ in range(LOADS):
+        with bare():
+            start = subject.clock.now()
+            resolve(subject.method.load)(subject.base, folder)
+            taken.append(round(subject.clock.now() - start, 9))
+    found.seconds["load"] = taken
+    found.columns["load_adapter_seconds"] = statistics.median(taken)
+
+
+def _switch(subject: Subject, found: _Found, folder: Path) -> None:
+    """Time switching from the adapter to a second copy of it and back."""
+    model, taken = subject.model, []
+    with structure.kept(model):
+        first = model.active_adapter
+        model.load_adapter(str(folder), "second", torch_device=subject.device)
+        for name in ("second", first) * (WARM_UP + REPEATS):
+            start = subject.clock.now()
+            model.set_adapter(name)
+            taken.append(round(subject.clock.now() - start, 9))
+    found.seconds["switch"] = taken[2 * WARM_UP :]
+    found.columns["switch_adapter_seconds"] = statistics.median(found.seconds["switch"])
+
+
+def _merge(subject: Subject, found: _Found, folder: Path) -> None:
+    """Time the merged model, and compare its logits with those of the model as it is."""
+    model = subject.model
+    with structure.kept(model):
+        before = _logits(subject)
+        model.merge_adapter(safe_merge=True)  # safe: into copies of the weights, so that the old ones can be put back
+        if not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer)):
+            raise RuntimeError("peft merged no layer")
+        found.columns["largest_merge_logit_difference"] = float((_logits(subject) - before).abs().max())
+        found.seconds |= _in_turns(subject, {"merged": (model, nullcontext)})
+        _rates(subject, found, "merged_", found.seconds["merged"])
+
+
+def _logits(subject: Subject) -> torch.Tensor:
+    """Return the model's logits on the prompts, (b, t, v), on the host."""
+    ids = subject.prompts.ids.to(subject.device)
+    with autocast(subject.precision, subject.device):
+        out = subject.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return out.logits[:, -ids.shape[1] :].float().cpu()

@@ -1,0 +1,121 @@
+"""lm-eval's wrapper of a model, made safe for every method."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from peftbench.models.precision import Precision
+from peftbench.records import Evaluation, failures
+
+_FIRST_BATCH = 256
+"""Where the search for a GPU's batch size starts; it is halved as often as memory runs out."""
+_CPU_TOKENS = 8192
+"""Most tokens of a batch on the CPU, which has no memory of its own to run out of before the machine does."""
+
+
+class Harness(HFLM):
+    """lm-eval's model wrapper, made safe for every method.
+
+    Generation runs in batches of equal prompt length: with left padding, prompt tuning's order would become virtual
+    tokens, padding, text. The log-likelihood cache is off: it mixes up requests whose contexts end alike.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, evaluation: Evaluation, precision: Precision) -> None:
+        on_gpu = next(model.parameters()).device.type == "cuda"
+        found = _FIRST_BATCH if on_gpu else max(1, _CPU_TOKENS // evaluation.max_length)
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=evaluation.batch_size or found,
+            max_length=evaluation.max_length,
+            mixed_precision_dtype=precision.autocast,
+            softmax_dtype="float32",  # as the training loss; half precision would tie neighbouring choices
+            logits_cache=False,
+        )
+        self.searches = evaluation.batch_size is None
+        """Whether the batch size may be halved where memory runs out."""
+        self.fitted_peak_bytes = 0
+        """The CUDA allocator's peak before memory last ran out: of batches that fitted, counted no more since."""
+        self.dtype = precision.autocast or precision.weights
+        """In what is computed; log-probabilities are taken in float32."""
+
+    def tok_encode(
+        self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Return a text's tokens without an end-of-text token that the tokenizer adds by itself, as in training."""
+        ids = super().tok_encode(string, *arguments, **kwargs)
+        if ids and ids[-1] == self.tokenizer.eos_token_id and not string.endswith(self.tokenizer.eos_token):
+            ids = ids[:-1]
+        return ids[-left_truncate_len:] if left_truncate_len else ids
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (ids, mask) of prompts of equal length: nothing is padded."""
+        ids = torch.tensor([self.tok_encode(s, left_truncate_len=left_truncate_len) for s in strings])
+        return ids, torch.ones_like(ids)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text alone, without those that a tokenizer puts around it."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return one answer per request, in order; the longest prompts come first, so memory runs out early."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[len(self.tok_encode(request.args[0]))].append(index)
+        answers: dict[int, str] = {}
+        ask = super().generate_until
+        for _, indices in sorted(groups.items(), reverse=True):
+            found = self._fitting(lambda group: ask(group, disable_tqdm=True), [requests[i] for i in indices])
+            answers.update(zip(indices, found, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Return (log-probability in nats, greedy) per request."""
+        ask = super().loglikelihood
+        return self._fitting(lambda found: ask(found, disable_tqdm=True), requests)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Return the log-probability of each request's whole text, nats; long ones in windows of ``max_length``.
+
+        The text stands behind one beginning-of-text token (end-of-text where there is none), which lm-eval's own would
+        put twice, once as a token to predict, where the tokenizer adds it by itself.
+        """
+        windows = [
+            [
+                (None, *make_disjoint_window(window))
+                for window in get_rolling_token_windows(
+                    token_list=self.text_tokens(request.args[0]),
+                    prefix_token=self.prefix_token_id,
+                    max_seq_len=self.max_length,
+                    context_len=1,
+                )
+            ]
+            for request in requests
+        ]
+        ask = self._loglikelihood_tokens
+        found = iter(self._fitting(lambda each: ask(each, disable_tqdm=True), [w for text in windows for w in text]))
+        return [sum(next(found)[0] for _ in text) for text in windows]
+
+    def _fitting(self, ask: Callable[[list[Any]], list[Any]], requests: list[Any]) -> list[Any]:
+        """Return the answers; where the batch size is searched and memory runs out, ask again with half of it."""
+        while True:
+            peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+            try:
+                return ask(requests)
+            except Exception as error:
+                if not (self.searches and self.batch_size > 1 and failures.out_of_memory(error)):
+                    raise
+                self.batch_size_per_gpu = self.batch_size // 2
+            if self.device.type == "cuda":
+                self.fitted_peak_bytes = max(self.fitted_peak_bytes, peak)
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,173 @@
+"""Score a model on tasks through lm-eval: per-example outcomes first, scores from them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_eval import evaluator
+
+from peftbench.errors import UserError
+from peftbench.evaluation import lm_eval_outcomes, outcomes
+from peftbench.evaluation.lm_eval_model import Harness as Harness
+from peftbench.evaluation.metrics import mean, share_choices
+from peftbench.records import Example, ExampleRow, Score, Task
+from peftbench.tasks import HEADLINES, lm_eval_export, lm_eval_tasks
+from peftbench.tasks.answers import read_answer
+
+_KINDS = {
+    "choice": outcomes.choose,
+    "exact_match": outcomes.match,
+    "generation": outcomes.write,
+    "language_modelling": outcomes.predict,
+}
+_DECODED = ("exact_match", "generation")
+_OF_CLASSES = ("choice", "exact_match")
+"""Kinds whose commonest answer is an answer."""
+
+
+def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int) -> None:
+    """See that every choice fits into the longest length of evaluation; its prompt may be cut, it may not.
+
+    So must the answers that a task of lm-eval decodes, which the suite does not say.
+
+    Raises:
+        UserError: if one does not fit.
+    """
+    own = lm_eval_tasks.stand_in(task) if task.lm_eval else task
+    if task.lm_eval and own.kind in _DECODED and own.max_new_tokens >= max_length:
+        raise UserError(
+            f"task {task.name!r}: lm-eval's task decodes up to {own.max_new_tokens} tokens; allowed: less than "
+            f"evaluate.max_length, which is {max_length}: raise it, or give max_new_tokens"
+        )
+    known: set[str] = set()
+    for index, example in enumerate(examples):
+        for choice in set(example.choices) - known:
+            known.add(choice)
+            tokens = len(tokenizer(f" {choice}", add_special_tokens=False)["input_ids"])
+            if tokens >= max_length:
+                raise UserError(
+                    f"task {task.name!r}, example {index}: the choice {_short(choice)} has {tokens} tokens; allowed: "
+                    f"less than evaluate.max_length, which is {max_length} (by default the longest sequence_length of "
+                    "train): raise it, or shorten the choice"
+                )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def evaluate(
+    model: Harness, tasks: Sequence[Task], examples: Mapping[str, Sequence[Example]]
+) -> tuple[tuple[Score, ...], tuple[ExampleRow, ...]]:
+    """Score every task apart.
+
+    Args:
+        model: the model, wrapped.
+        tasks: the tasks to score.
+        examples: task name -> evaluated examples.
+    """
+    scores, rows = [], []
+    for task in tasks:
+        found = examples[task.name]
+        samples, reported = run_harness(model, task, found)
+        if task.lm_eval:
+            (mine, metrics), headline = lm_eval_outcomes.judge(task, found, samples, model)
+            metrics = reported | metrics
+        else:
+            mine, metrics = _KINDS[task.kind](task, found, samples, model)
+            headline = task.metric or HEADLINES[task.kind][0]
+        scores.append(_score(model, task, found, (mine, metrics), headline))
+        rows += mine
+    return tuple(scores), tuple(rows)
+
+
+def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[list[dict], dict[str, float]]:
+    """Run one task through lm-eval; return its samples in document order and its metrics."""
+    built = {task.name: lm_eval_tasks.build(task) if task.lm_eval else lm_eval_export.build(task, examples)}
+    limit = len(examples) if task.lm_eval else None
+    done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
+    samples = sorted(done["samples"][task.name], key=lambda s: s["doc_id"])
+    metrics = {
+        name.removesuffix(",none"): float(value)
+        for name, value in done["results"][task.name].items()
+        if "," in name and isinstance(value, (int, float))
+    }
+    return samples, metrics
+
+
+def _score(model: Harness, task: Task, examples: Sequence[Example], found: outcomes.Found, headline: str) -> Score:
+    """Put a task's outcomes into one record; the headline is the mean outcome over examples."""
+    rows, metrics = found
+    own = lm_eval_tasks.stand_in(task) if task.lm_eval else task
+    ranked = own.kind == "choice" and all(len(e.choices) > 1 for e in examples)
+    each = [row.outcome for row in rows]
+    value = mean(each)
+    spread = math.sqrt(sum((x - value) ** 2 for x in each) / (len(each) - 1)) if len(each) > 1 else None
+    flags = [row.format_ok for row in rows if row.format_ok is not None]
+    return Score(
+        task=task.name,
+        metric=headline,
+        value=value,
+        standard_error=None if spread is None else spread / math.sqrt(len(each)),
+        metrics={name: number for name, number in metrics.items() if math.isfinite(number)},
+        examples=len(each),
+        chance=mean([1 / len(e.choices) for e in examples]) if ranked else None,
+        majority=_majority(task, examples),
+        format_failures=flags.count(False) if flags else None,
+        truncated_prompts=_cut(model, own, examples),
+        settings=_settings(model, task),
+    )
+
+
+def _majority(task: Task, examples: Sequence[Example]) -> float | None:
+    """Return the score of always giving the commonest answer; None where answers are texts of their own."""
+    if task.kind not in _OF_CLASSES and not (task.lm_eval and share_choices(examples)):
+        return None
+    answers = [read_answer(task.answer_pattern, e.target) if task.answer_pattern else e.target for e in examples]
+    return Counter(answers).most_common(1)[0][1] / len(examples)
+
+
+def _settings(model: Harness, task: Task) -> dict[str, Any]:
+    """Return how a task was scored."""
+    shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
+    if task.lm_eval:
+        return shared | lm_eval_outcomes.settings(task)
+    if task.kind not in _DECODED:
+        return shared
+    return {**shared, "stop": list(task.stop), "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
+
+
+def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
+    """Return how many prompts were cut on the left; a text that is modelled goes in windows, and none is cut."""
+    if task.kind == "language_modelling":
+        return 0
+    return sum(_length(model, e, task) > model.max_length for e in examples)
+
+
+def _length(model: Harness, example: Example, task: Task) -> int:
+    """Return the tokens that an example needs: prompt and longest choice, or prompt and room to answer."""
+    if task.kind == "choice":
+        return max(len(model.tok_encode(example.prompt + example.join + c)) for c in example.choices)
+    if task.kind == "language_modelling":
+        return min(len(model.text_tokens(example.target)), model.max_length)
+    return len(model.tok_encode(example.prompt)) + task.max_new_tokens
+
+
+def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[Task, list[Example]]:
+    """Return the batch of a task's examples whose forward pass holds most tokens: evaluation's peak is there.
+
+    Log-probabilities are computed longest first; generation runs in batches of equal prompt length. In place of a task
+    of lm-eval stands one of our own that asks the same of the model.
+    """
+    task = lm_eval_tasks.stand_in(task) if task.lm_eval else task
+    by_length = sorted(examples, key=lambda e: -_length(model, e, task))
+    if task.kind not in _DECODED:
+        return task, by_length[: model.batch_size]
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for e in examples:
+        groups[_length(model, e, task)].append(e)
+    length = max(groups, key=lambda n: n * min(len(groups[n]), model.batch_size))
+    return task, groups[length][: model.batch_size]

@@ -1,0 +1,177 @@
+"""How LoRA's A and B start, where that is more than random numbers and zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import EvaConfig, get_peft_model_state_dict, initialize_lora_eva_weights
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.errors import Unsupported
+from peftbench.models.quantization import is_fused
+from peftbench.training.batches import collate
+
+_MUTATING = ("pissa", "olora")
+_ADAPTER = "default"
+_EVA_PASSES = 200
+"""Most forward passes of EVA's incremental SVD; it converges within some ten where it converges at all."""
+
+
+def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
+    """Raise Unsupported if a start, DoRA or dropout does not exist on this base, before anything is changed."""
+    words = [word for word in ("dora", "dropout") if options.get(word)]
+    words += [start] * (start not in ("kaiming", "gaussian"))
+    # in 4 bits experts are a parametrization; all-linear reaches their router alone, by the same wrapper
+    fused = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name, p in module.named_parameters(recurse=False)
+        if is_fused(module, p) or ".parametrizations." in f"{path}."
+    ]
+    if words and fused and options["target_modules"] == "all-linear":
+        raise Unsupported(
+            f"lora: all-linear reaches fused experts ({fused[0]}) or their router, where peft has no "
+            f"{' and no '.join(words)}; target_modules: attention, or a list, leaves them out"
+        )
+    if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
+        # peft reads the weight in every forward; what it puts back on the CPU has lost its scales
+        raise Unsupported("lora: dora on int8 weights: peft 0.21 loses their scales on the CPU")
+    quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
+    if start in _MUTATING and quantized:
+        raise Unsupported(
+            f"lora: initialization {start} takes s B A out of the base's weights, and what is left would be quantized "
+            "anew: the saved adapter would give other logits on the original base"
+        )
+    if start == "loftq" and not quantized:
+        raise Unsupported("lora: initialization loftq starts from the error of quantization; this base has none")
+    if start == "olora" and any(isinstance(m, Conv1D) for m in model.modules()):
+        raise Unsupported("lora: initialization olora: peft's takes Conv1D weights for (out, in), they are (in, out)")
+    if start == "eva" and not model.peftbench_origin.plan:  # type: ignore[union-attr]
+        raise Unsupported("lora: initialization eva needs training batches, and there are none")
+
+
+def config(model: nn.Module, start: str, rank: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a start adds to peft's configuration."""
+    if start != "eva":
+        return {}
+    # rho x r components are sought in every layer's input, which has no more than its width
+    narrowest = min(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
+    largest = max(rank, *options.get("rank_pattern", {}).values(), 1)
+    return {"eva_config": EvaConfig(rho=max(1.0, min(2.0, narrowest / largest)))}
+
+
+def apply(tuned: Any, start: str) -> None:
+    """Finish a start on the wrapped base, and keep what saving needs.
+
+    - ``pissa``: A and B are the r largest singular directions of W, the base keeps the rest. Meng et al. 2024,
+      arXiv:2404.02948, section 3.1, with an exact SVD as there.
+    - ``olora``: the same with the first r columns of a QR decomposition. Buyukakyuz 2024, arXiv:2406.01775. peft's
+      B A is scaled by s before it is taken from W, so that the first forward pass equals the base's.
+    - ``eva``: A is the r largest right-singular directions of the module's inputs on the training batches, B zero;
+      ranks are redistributed by explained variance within the same sum of ranks (at most twice the given one).
+      Paischer et al. 2024, arXiv:2410.07170, section 3. Departs from peft's default: all tokens but padding enter, not
+      only those with loss, which are too few in tasks with short answers.
+    - ``loftq``: s B A is the best rank-r approximation of W - Q(W). Li et al. 2023, arXiv:2310.08659, section 3.
+      Departs from it: one step (T = 1), since the base stays as the precision quantized it for every method. peft's
+      own needs CUDA and leaves s out.
+
+    Raises:
+        Unsupported: if a module has no r directions, or is tied to the embedding that the start would change too.
+    """
+    if start in _MUTATING:
+        # copies on the host: B0 and A0 are needed only when saving, and never on the device
+        state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        tuned.peftbench_start = {name: t.detach().float().cpu().clone() for name, t in state.items()}
+    if start == "eva":
+        _eva(tuned)
+    if start == "loftq":
+        _loftq(tuned)
+    tables = {id(m.weight) for m in tuned.modules() if isinstance(m, nn.Embedding)}
+    for name, module in _layers(tuned):
+        if start in _MUTATING and id(module.get_base_layer().weight) in tables:
+            raise Unsupported(f"lora: initialization {start} would change the embedding that is tied to {name}")
+        shape = tuple(module.lora_A[_ADAPTER].weight.shape)
+        if start not in ("kaiming", "gaussian") and shape[0] != module.r[_ADAPTER]:
+            raise Unsupported(
+                f"lora: initialization {start}: {name} of shape ({module.out_features}, {module.in_features}) has "
+                f"{shape[0]} directions, fewer than its rank of {module.r[_ADAPTER]}"
+            )
+
+
+def _layers(tuned: Any) -> Iterator[tuple[str, LoraLayer]]:
+    return ((n, m) for n, m in tuned.get_base_model().named_modules() if isinstance(m, LoraLayer))
+
+
+def _eva(tuned: Any) -> None:
+    device = next(tuned.parameters()).device
+    origin = tuned.get_base_model().peftbench_origin
+    batches = [
+        {"input_ids": b.ids.to(device), "attention_mask": b.mask.to(device)}
+        for b in (collate(step, origin.tokenizer.pad_token_id) for step in origin.plan)
+    ]
+    own = tuned.peft_config[_ADAPTER]
+    largest = max(own.r, *own.rank_pattern.values(), 1)
+    needed = round(own.eva_config.rho * largest)
+    tokens = max(int(b["attention_mask"].sum()) for b in batches)
+    if tokens < needed:
+        raise Unsupported(f"lora: initialization eva: {needed} directions need as many tokens, a batch has {tokens}")
+    left = iter(range(_EVA_PASSES))
+
+    def forward(model: Any, inputs: Any) -> None:
+        if next(left, None) is None:
+            raise Unsupported(f"lora: initialization eva did not converge in {_EVA_PASSES} forward passes")
+        model(**inputs, use_cache=False)
+
+    initialize_lora_eva_weights(
+        tuned,
+        batches,
+        forward_fn=forward,
+        prepare_model_inputs_fn=lambda inputs, _: inputs["attention_mask"].bool(),
+        prepare_layer_inputs_fn=_tokens,
+        show_progress_bar=False,
+    )
+
+
+def _tokens(layer_input: Any, mask: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a module's inputs (n, d) at the n positions of a mask (b, t); opt's come as (b t, d), others (b, t, d)."""
+    x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
+    return x.reshape(-1, x.shape[-1])[mask.flatten()]
+
+
+@torch.no_grad()
+def _loftq(tuned: Any) -> None:
+    """Set s B A to the best rank-r approximation of W - Q(W), with W read once more from the base's folder."""
+    from transformers import AutoModelForCausalLM
+
+    origin = tuned.get_base_model().peftbench_origin
+    whole = AutoModelForCausalLM.from_pretrained(
+        origin.folder, use_safetensors=True, trust_remote_code=origin.trust_remote_code, dtype=torch.float32
+    )
+    for name, module in _layers(tuned):
+        reference = whole.get_submodule(name)
+        weight = reference.weight.T if isinstance(reference, Conv1D) else reference.weight
+        own = module.lora_A[_ADAPTER].weight
+        error = weight.to(own.device) - dequantize_module_weight(module.get_base_layer()).float()
+        u, s, v = torch.linalg.svd(error, full_matrices=False)
+        r, root = module.r[_ADAPTER], (s / module.scaling[_ADAPTER]).sqrt()
+        module.lora_A[_ADAPTER].weight.data = (root[:r, None] * v[:r]).to(own.dtype).contiguous()
+        module.lora_B[_ADAPTER].weight.data = (u[:, :r] * root[:r]).to(own.dtype).contiguous()
+
+
+def subtract(path: Path, start: Mapping[str, torch.Tensor]) -> None:
+    """Rewrite a file of trained A (r, in) and B (out, r) as [A; A0] (2r, in) and [B, -B0] (out, 2r)."""
+    state = load_file(path)
+    for name, trained in state.items():
+        before = start[name].to(trained.dtype)
+        if ".lora_A." in name:
+            state[name] = torch.cat([trained, before], dim=0)
+        elif ".lora_B." in name:
+            state[name] = torch.cat([trained, -before], dim=1)
+    save_file(state, path, metadata={"format": "pt"})

@@ -1,0 +1,158 @@
+"""A base without weights: built from its config on ``meta``, where methods attach, then made of fake tensors.
+
+``meta`` alone does not do, since transformers' masks ask for a real device; nor does attaching under fake tensors,
+since modules cannot be moved there. So methods attach on ``meta``, and every tensor is then replaced by a fake one on
+the CPU, of the same shape, strides and type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peftbench.methods import method_of
+from peftbench.models import load as models
+from peftbench.models import quantization
+from peftbench.models.precision import Precision, effective
+from peftbench.planner import fake_quantized
+from peftbench.planner.fake_cache import Remembering
+from peftbench.records import Trial
+from peftbench.records.resolve import resolve
+
+
+def base(trial: Trial, config: Any, precision: Precision) -> Any:
+    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it.
+
+    Raises:
+        Unsupported: if the libraries would leave more than embeddings and head of this base unquantized.
+    """
+    method = method_of(trial.method, trial.options)
+    made = without_weights(trial, config, getattr(torch, precision.base_weights(method.trains_base)))
+    if precision.quantization:
+        double = trial.options.get("double_quantization", True)
+        with quantization.every_linear_layer():
+            fake_quantized.quantize(made, quantization.config(precision, double))
+        fake_quantized.quantize_experts(made, precision, double)
+    models._use_one_kernel(made)
+    made.requires_grad_(False)
+    models._check(made, precision, method.trains_base, models.storage(made))
+    return made
+
+
+def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """Return the model of a config on ``meta``, in one type."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trial.base.trust_remote_code)
+
+
+def attach(made: Any, trial: Trial) -> Any:
+    """Attach the trial's method on ``meta``, its parameters in the precision's type; return the tuned model."""
+    method = method_of(trial.method, trial.options)
+    with torch.device("meta"):
+        tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
+        models.cast_trainable(tuned, effective(trial.precision, trial.options))
+    return tuned
+
+
+def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options whose start reads no weights, texts or batches: values do not change what is held in training."""
+    if "initialization" not in options:
+        return options
+    plain = {"initialization": "kaiming" if "alpha" in options else "random"}
+    return {name: value for name, value in options.items() if name != "text"} | plain
+
+
+def materialize(model: nn.Module) -> None:
+    """Replace every tensor of a model on ``meta`` by one on the CPU; under fake tensors, that takes no memory."""
+    made: dict[int, torch.Tensor] = {}
+    storages: dict[int, torch.Tensor] = {}
+    replaced = []  # kept, so that no id is used twice
+
+    def other(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            replaced.append(tensor)
+            storage = tensor.untyped_storage()
+            if storage._cdata not in storages:  # all of it: a slice keeps the whole alive
+                whole = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
+                storages[storage._cdata] = whole
+            held = storages[storage._cdata]
+            new = held.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
+            if isinstance(tensor, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+                fake_quantized.name(new, tensor)
+            made[id(tensor)] = new
+            new.__dict__.update({k: other(v) if isinstance(v, torch.Tensor) else v for k, v in vars(tensor).items()})
+        return made[id(tensor)]
+
+    for module in model.modules():
+        for holder in _holders(module):
+            for name, value in holder.items():
+                if isinstance(value, torch.Tensor):
+                    holder[name] = other(value)
+
+
+def _holders(module: nn.Module) -> Iterator[dict[str, Any]]:
+    """Yield what holds a module's tensors by name: parameters, buffers, attributes and dictionaries among these."""
+    yield from (vars(state) for state in fake_quantized.states(module))
+    yield from (module._parameters, module._buffers, vars(module))
+    yield from (v for name, v in vars(module).items() if isinstance(v, dict) and not name.startswith("_"))
+
+
+class Answers(TorchDispatchMode):
+    """Answers what code asks of a tensor's value: yes, or 0 (of infinite gradients too, so that no step is skipped)."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; asking costs time at every operator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator."""
+        if func is torch.ops.prim.device.default:  # asked more often than anything is computed
+            return args[0].fake_device
+        if func is torch.ops.aten._local_scalar_dense.default:
+            dtype = args[0].dtype
+            return True if dtype is torch.bool else 0.0 if dtype.is_floating_point else 0
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator that returns tensors."""
+        if func is torch.ops.aten._grouped_mm.default:
+            return _experts_product(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _experts_product(
+    x: torch.Tensor, y: torch.Tensor, ends: Any = None, bias: Any = None, dtype: Any = None
+) -> torch.Tensor:
+    """Return what a product of grouped matrices returns; torch's own fake one refuses all types but bf16.
+
+    Shapes: x (n, d) and y (experts, d, o) give (n, o); x (d, n) and y (n, o) give (experts, d, o).
+    """
+    shape = (x.shape[0], y.shape[-1]) if y.ndim == 3 else (ends.shape[0], x.shape[0], y.shape[-1])
+    return x.new_empty(shape, dtype=dtype or x.dtype)
+
+
+@contextmanager
+def fake_tensors(padded: bool) -> Iterator[None]:
+    """Make no tensor real within the context.
+
+    transformers makes masks for any batch of fake tensors. Where there is no padding, a real batch has none, and the
+    question for the mask's values is let through to be answered.
+    """
+    from transformers import masking_utils
+
+    asked = masking_utils.is_tracing
+    if not padded:
+        masking_utils.is_tracing = lambda tensor=None: False
+    try:
+        with Remembering():
+            yield
+    finally:
+        masking_utils.is_tracing = asked

@@ -1,0 +1,122 @@
+"""Predict what a trial takes: the real training step under the real accountant, on tensors without memory.
+
+The step is ``train.step``, the accountant ``measure.ledger.account``, the method what ``METHODS`` attaches; nothing of
+them is written down a second time here. Two depths are traced and every moment of the step is extrapolated in layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import Unsupported, UserError
+from peftbench.planner.depth import Depths, at, depths
+from peftbench.planner.records import Pass, Prediction, Unplannable, longest
+from peftbench.planner.trace import Moment, Traced, Window, trace
+from peftbench.records import Base, Trial
+
+
+def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> Prediction:
+    """Return what a trial would take, from its base's config alone.
+
+    Args:
+        trial: a trial that trains.
+        config: the base's transformers config, or a folder with its ``config.json``.
+        passes: the forward passes of the step; by default the longest that the trial's settings allow, so that the
+            peak is one that the trial does not exceed.
+
+    Raises:
+        Unsupported: if the method or precision does not exist on this base.
+        UserError: if an option is wrong for this base.
+        Unplannable: if the step cannot be taken without values.
+    """
+    assert trial.training is not None
+    passes = tuple(passes or longest(trial.training))
+    if isinstance(config, str | Path):
+        config = load_config(trial.base, Path(config))
+    try:
+        where = depths(trial, config)
+        traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
+    except Exception as error:
+        raise _meant(error) from error
+    peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
+    totals = {name: _extrapolated([t.totals[name] for t in traced], where) for name in traced[0].totals}
+    tokens = sum(p.examples * p.tokens for p in passes)
+    return Prediction(
+        peak_bytes=sum(peak.values()),
+        categories=peak,
+        flops_per_token=totals.pop("flops") / tokens,
+        passes=passes,
+        depths=where.traced,
+        depth=where.own,
+        attention=traced[0].attention,
+        **totals,
+    )
+
+
+def load_config(base: Base, folder: Path) -> Any:
+    """Return the transformers config in a base's folder.
+
+    Raises:
+        UserError: if transformers cannot read it, or does not know such a model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=base.trust_remote_code)
+    except Exception as error:  # of many kinds, and code that comes with a config may raise any
+        told = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise UserError(f"base {base.source!r}: {folder / 'config.json'}: {told}") from error
+
+
+def _meant(error: Exception) -> Exception:
+    """Return an error as the trial would raise it, or as one of planning if it comes from tensors without values."""
+    cause = error.__cause__ or error
+    valueless = "meta" in str(cause).lower() or "fake" in str(cause).lower()
+    if isinstance(error, Unsupported | UserError) and not valueless:
+        return error
+    return Unplannable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
+
+
+def _moments(traced: Sequence[Traced], where: Depths) -> Iterator[Mapping[str, int]]:
+    """Yield bytes by category at every moment of the step, at the model's own depth."""
+    if len(traced) == 1:
+        yield from (found for moments in traced[0].windows.values() for _, found in moments)
+        return
+    shallow, deep = (_placed(t, depth, where) for t, depth in zip(traced, where.traced, strict=True))
+    for window, moments in shallow.items():
+        for one, other in _paired(moments, deep.get(window, ())):
+            yield {name: _extrapolated((one[name], other[name]), where) for name in one}
+
+
+def _placed(traced: Traced, depth: int, where: Depths) -> Mapping[Window, Sequence[Moment]]:
+    """Return the windows of a traced step by places that two depths share; those in the middle have none."""
+    found = {}
+    for (kind, place, *rest), moments in traced.windows.items():
+        if place is None or place < where.low:
+            found[kind, place, *rest] = moments
+        if place is not None and place >= depth - where.high:
+            found[kind, place - depth, *rest] = moments
+    return found
+
+
+def _paired(shallow: Sequence[Moment], deep: Sequence[Moment]) -> Iterator[tuple[Mapping[str, int], Mapping[str, int]]]:
+    """Yield the moments of a window that are the same in two depths: one by one, else the highest of each operator."""
+    if [name for name, _ in shallow] == [name for name, _ in deep]:
+        yield from zip((found for _, found in shallow), (found for _, found in deep), strict=True)
+        return
+    one, other = _highest(shallow), _highest(deep)
+    yield from ((one[name], other[name]) for name in one if name in other)
+
+
+def _highest(moments: Sequence[Moment]) -> dict[str, Mapping[str, int]]:
+    return dict(sorted(moments, key=lambda moment: sum(moment[1].values())))
+
+
+def _extrapolated(values: Sequence[int], where: Depths) -> int:
+    """Return a number at the model's own depth, on the line through those of the traced depths."""
+    if len(values) == 1:
+        return values[0]
+    (first, second), (low, high) = values, where.traced
+    return first + (second - first) * (where.own - low) // (high - low)

@@ -1,0 +1,191 @@
+"""One training step on fake tensors under the accountant, with its peak told apart by window.
+
+A window is the time between two places of the step that can be found again in a deeper model: the forward pass of one
+block, its backward pass, one kind of operator after the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.measure.ledger import Book, account
+from peftbench.methods import method_of
+from peftbench.models.load import parameter_count, quantization_tensors
+from peftbench.models.precision import Precision, effective
+from peftbench.planner import cuda_reserve, fake
+from peftbench.planner.records import Pass
+from peftbench.planner.saved_size import stored_bytes
+from peftbench.records import Trial
+from peftbench.training import flops, loop
+from peftbench.training.batches import Batch
+
+Window = tuple[Any, ...]
+"""Kind, the block's place (None outside of blocks), the forward pass's number, which time the place is met."""
+Moment = tuple[str, Mapping[str, int]]
+"""An operator, and the bytes by category when most were live from its start to the next one's."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a traced step shows. Every number is linear in the number of layers."""
+
+    windows: Mapping[Window, Sequence[Moment]]
+    totals: Mapping[str, int]
+    """Parameters, bytes and operations of the whole model and step, by name."""
+    attention: str
+    """As ``Prediction.attention``."""
+
+
+def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
+    """Build a trial's model without weights, attach its method and take one training step.
+
+    Args:
+        trial: what to trace.
+        config: the base's config, of the depth to trace.
+        passes: the step's forward passes.
+    """
+    assert trial.training is not None
+    method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
+    made = fake.base(trial, config, precision)
+    totals = {
+        "base_parameters": sum(map(parameter_count, made.parameters())),
+        "base_weights_bytes": _bytes(*made.parameters(), *quantization_tensors(made)),
+    }
+    tuned = fake.attach(made, trial)
+    with fake.fake_tensors(any(p.padded for p in passes)):
+        with fake.Answers():
+            fake.materialize(tuned)
+            learner = _learner(tuned, trial, precision)
+            totals["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in learner.parameters)
+            totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
+            batches = [_batch(p) for p in passes]
+        with account(tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)) as book:
+            windows = _Windows(book)
+            _mark(tuned, config.get_text_config().num_hidden_layers, windows)
+            with _Operators(windows) as operators:
+                loop.step(learner, batches, trial.training.learning_rate)
+            windows.next("")
+    return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention)
+
+
+def _bytes(*tensors: torch.Tensor) -> int:
+    """Return the bytes of tensors, each storage once."""
+    return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
+
+
+def _learner(tuned: Any, trial: Trial, precision: Precision) -> loop.Learner:
+    """Return a learner with the state of optimizer and scaler after a step: a trial is accounted after its last."""
+    assert trial.training is not None
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    learner = loop.learner(
+        tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=0, virtual_tokens=0
+    )
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    learner.scaler.scale(torch.zeros(()))
+    tuned.train()
+    return learner
+
+
+def _batch(shape: Pass) -> Batch:
+    ids = torch.zeros(shape.examples, shape.tokens, dtype=torch.long)
+    return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), torch.zeros_like(ids) if shape.packed else None)
+
+
+class _Windows:
+    """The peaks of a book, operator by operator, in windows."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.moments: dict[Window, list[Moment]] = {}
+        self.forward_pass = 0
+        self._met: Counter[Window] = Counter()
+        self._operator = ""
+        self._open(("start", None))
+
+    def enter(self, kind: str, place: int | None = None) -> None:
+        """Begin a window."""
+        self.next("")
+        window = (kind, place, self.forward_pass)
+        self._met[window] += 1
+        self._open((*window, self._met[window]))
+
+    def _open(self, window: Window) -> None:
+        self._here = self.moments[window] = []
+
+    def next(self, operator: str) -> None:
+        """Begin an operator: keep the peak since the last one began."""
+        book = self.book
+        self._here.append((self._operator, book.peak))
+        self._operator = operator
+        book.peak_bytes, book.peak = sum(book.live.values()), dict(book.live)
+
+
+def blocks(model: nn.Module, depth: int) -> list[nn.Module]:
+    """Return the blocks of a model, from the lowest: the first list of ``depth`` modules."""
+    return next(list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+
+
+def _mark(model: nn.Module, depth: int, windows: _Windows) -> None:
+    """Begin a window wherever a forward pass, a block, or a block's backward pass begins or ends."""
+
+    def next_pass(*_: Any) -> None:
+        windows.forward_pass += 1
+        windows.enter("embed")
+
+    def before(place: int) -> Any:
+        return lambda *_: windows.enter("recompute" if _in_backward() else "forward", place)
+
+    def after(place: int) -> Any:
+        def mark(module: nn.Module, args: Any, output: Any) -> None:
+            windows.enter("recomputed" if _in_backward() else "after", place)
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, torch.Tensor) and first.requires_grad and not _in_backward():
+                first.register_hook(lambda _: windows.enter("backward", place))
+
+        return mark
+
+    model.register_forward_pre_hook(next_pass)
+    for place, block in enumerate(blocks(model, depth)):
+        block.register_forward_pre_hook(before(place))
+        block.register_forward_hook(after(place))
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+class _Operators(fake.Answers):
+    """Counts products, and begins a window when the backward pass is over."""
+
+    def __init__(self, windows: _Windows) -> None:
+        super().__init__()
+        self.flops = 0
+        self.attention = "none"
+        self._windows = windows
+        self._backward = False
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operator that returns tensors."""
+        if _in_backward():
+            self._backward = True
+        elif self._backward:
+            self._backward = False
+            self._windows.enter("after backward")
+        name = func.name()
+        if "scaled_dot_product" in name:
+            self.attention = "fused"
+        elif self.attention == "none" and name in ("aten::_softmax", "aten::_safe_softmax"):
+            self.attention = "matrix"
+        self._windows.next(name)
+        out = super().run(func, args, kwargs)
+        self.flops += flops.operations(func, args, kwargs, out)
+        return out

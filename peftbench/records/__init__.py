@@ -1,0 +1,36 @@
+"""The frozen records that travel: a Trial goes in, a Result comes out. No torch, no pandas.
+
+Every column that reaches parquet is declared here once, with its type, unit and meaning; the store's schema and
+the documentation in ``results/README.md`` are derived from these declarations. ``None`` means not measured or not
+applicable, never zero.
+"""
+
+from peftbench.records.columns.trial import SCHEMA_VERSION, TrialColumns
+from peftbench.records.late import late
+from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
+from peftbench.records.score import Score
+from peftbench.records.status import FINAL, Status
+from peftbench.records.task import Example, Task, TaskData
+from peftbench.records.trial import Base, Evaluation, Job, Retention, Training, Trial
+
+__all__ = [
+    "FINAL",
+    "SCHEMA_VERSION",
+    "Base",
+    "Evaluation",
+    "Example",
+    "ExampleRow",
+    "Job",
+    "Result",
+    "Retention",
+    "Score",
+    "Status",
+    "StepRow",
+    "Task",
+    "TaskData",
+    "Training",
+    "Trial",
+    "TrialColumns",
+    "TrialRow",
+    "late",
+]

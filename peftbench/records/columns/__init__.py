@@ -1,0 +1,1 @@
+"""Every column of ``trials``, in groups, each column with its type, unit and meaning."""

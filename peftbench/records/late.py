@@ -1,0 +1,15 @@
+"""Fields that were added after results had been stored."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+
+def late(**default: Any) -> Any:
+    """Return a field that came after rows were stored: at its default it enters neither a row's settings nor its key.
+
+    Args:
+        default: ``default`` or ``default_factory``, as of ``dataclasses.field``.
+    """
+    return field(**default, metadata={"late": True})

@@ -1,0 +1,317 @@
+"""Which figures a page has, made from the results: one panel per task, or per method, with legends of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from peftbench.report import format as fmt
+from peftbench.report.collect import Cell, Results, method_title, precision_order
+from peftbench.report.figures.axis import Axis
+from peftbench.report.figures.draw import DASHES, Bar, Curve, Point, bars, color_of, curves, fill_of, marker_of, scatter
+from peftbench.report.figures.svg import AREA_COLORS, PRECISION_FILLS, css_color, line_svg, marker_svg
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend."""
+
+    symbol: Markup
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure with its title and legend."""
+
+    title: str
+    svg: Markup
+    keys: tuple[Key, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Stacked bars and the numbers behind them."""
+
+    panel: Panel
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+MEMORY = {
+    "peak_base_weights_bytes": "base weights",
+    "peak_quantization_state_bytes": "quantization state",
+    "peak_adapter_bytes": "adapter weights",
+    "peak_gradients_bytes": "gradients",
+    "peak_optimizer_bytes": "optimizer state",
+    "peak_activations_bytes": "saved activations",
+    "peak_logits_bytes": "logits",
+    "peak_temporaries_bytes": "temporaries",
+}
+"""Column to category, in the order of the bar."""
+MANY = 30
+"""More cells than this are thinned out in the figures; tables hold all."""
+PHASES = {
+    "start_seconds": "start",
+    "plan_seconds": "plan",
+    "load_seconds": "load",
+    "data_seconds": "data",
+    "attach_seconds": "attach",
+    "train_seconds": "train",
+    "validate_seconds": "validate",
+    "account_seconds": "account memory",
+    "check_seconds": "check",
+    "evaluate_seconds": "evaluate",
+    "evaluate_prefill_seconds": "of which prefill",
+    "evaluate_decode_seconds": "of which decode",
+    "retention_seconds": "retention",
+    "save_seconds": "save",
+    "inference_seconds": "inference",
+    "untracked_seconds": "untracked",
+}
+"""Column to phase, in the order in which they happen."""
+_NOT_ALWAYS = ("evaluate_prefill_seconds", "evaluate_decode_seconds", "retention_seconds", "inference_seconds")
+"""What not every suite, nor older rows, have."""
+_TIME_GROUPS = {
+    "set up": ("start_seconds", "plan_seconds", "load_seconds", "data_seconds", "attach_seconds"),
+    "train": ("train_seconds",),
+    "validate": ("validate_seconds",),
+    "account and check": ("account_seconds", "check_seconds"),
+    "evaluate": ("evaluate_seconds", "retention_seconds", "inference_seconds"),
+    "save": ("save_seconds",),
+    "untracked": ("untracked_seconds",),
+}
+"""What the time bars stack: seven colours can be told apart, eleven cannot."""
+
+
+def marker_keys(results: Results) -> tuple[Key, ...]:
+    """Return the legend of the scatter figures: methods by marker and colour, the base's bits per weight by filling."""
+    kinds = dict.fromkeys(cell.kind for cell in results.tuned)
+    keys = [Key(Markup(marker_svg(marker_of(kind), color_of(kind))), method_title(kind)) for kind in kinds]
+    fills = {fill_of(cell.mean("base_bits_per_weight")) for cell in results.tuned}
+    if len(fills) > 1:
+        shown = [(fill, text) for fill, text in PRECISION_FILLS.items() if fill in fills]
+        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} bits per base weight") for fill, text in shown]
+    return tuple(keys)
+
+
+def score_panels(results: Results, column: str) -> tuple[Panel, ...]:
+    """Return a panel per task of its score against ``trainable_parameters`` or ``peak_train_bytes``."""
+    makers = {"trainable_parameters": _parameters_axis, "peak_train_bytes": _memory_axis}
+    panels = []
+    for number, task in enumerate(results.tasks):
+        known = [c for c in results.tuned if c.mean(column) and c.mean(f"score_{task}") is not None]
+        if not known:
+            continue
+        axis, size = makers[column](known)
+        points = [_point(cell, f"score_{task}", (cell.mean(column) or 0.0) / size) for cell in known]
+        points = _faded(points) if is_thinned(results) else points
+        label = f"score on {task} against {axis.title}"
+        svg = scatter(points, _lines(results, task), axis, f"{column.split('_')[0]}{number}", label)
+        panels.append(Panel(task, Markup(svg)))
+    return tuple(panels)
+
+
+def _parameters_axis(cells: Sequence[Cell]) -> tuple[Axis, float]:
+    values = [cell.mean("trainable_parameters") or 0.0 for cell in cells]
+    return Axis.over("trainable parameters", values, True, _short_count), 1.0
+
+
+def _memory_axis(cells: Sequence[Cell]) -> tuple[Axis, float]:
+    values = [cell.mean("peak_train_bytes") or 0.0 for cell in cells]
+    unit = fmt.byte_unit(values)
+    return Axis.over(f"peak train memory [{unit.name}]", [v / unit.size for v in values], None, _plain), unit.size
+
+
+def _short_count(value: float) -> str:
+    return fmt.count(value).replace(".0 ", " ")
+
+
+def _plain(value: float) -> str:
+    return f"{value:,g}"
+
+
+def _point(cell: Cell, column: str, x: float) -> Point:
+    mean, sd = cell.mean(column) or 0.0, cell.sd(column)
+    family = f"{cell.summary.base} {cell.method} {cell.variant} {cell.precision}"
+    bits = cell.mean("base_bits_per_weight")
+    variant = cell.kind.partition(" ")[2]
+    label = " ".join(filter(None, (variant, "" if cell.rank is None else str(cell.rank))))
+    return Point(cell.name, cell.kind, bits, x, 100 * mean, sd and 100 * sd, family, label)
+
+
+def _faded(points: Sequence[Point]) -> list[Point]:
+    """Return the points, faint but for those on the frontier and each method's best."""
+    frontier, highest = set(), -math.inf
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if point.y > highest:
+            frontier.add(point.name)
+            highest = point.y
+    ordered = sorted(points, key=lambda p: (p.y, -p.x))
+    shown = frontier | {point.name for point in {point.kind: point for point in ordered}.values()}
+    return [dataclasses.replace(point, faint=point.name not in shown) for point in points]
+
+
+def is_thinned(results: Results) -> bool:
+    """Whether there are too many cells to draw all of them in full."""
+    return len(results.tuned) > MANY
+
+
+def _largest(cells: Sequence[Cell]) -> list[Cell]:
+    """Return each method's largest size at each precision."""
+    sizes = {(c.summary.base, c.method, c.variant, c.precision): c for c in cells}  # cells are in the order of sizes
+    names = {cell.name for cell in sizes.values()}
+    return [cell for cell in cells if cell.name in names]
+
+
+def _sizes(cells: Sequence[Cell]) -> list[Cell]:
+    """Return each method's sizes at its widest precision and its largest size at the narrowest."""
+    kept = []
+    for family in dict.fromkeys((c.summary.base, c.method, c.variant) for c in cells):
+        mine = [c for c in cells if (c.summary.base, c.method, c.variant) == family]
+        widest = min((c.precision for c in mine), key=precision_order)
+        kept += [c for c in mine if c.precision == widest or c is mine[-1]]
+    return kept
+
+
+def _lines(results: Results, task: str) -> dict[str, float]:
+    """Return the horizontal lines of a task: chance, majority, and each untuned base (of the widest precision)."""
+    bases: dict[str, float | None] = {}
+    names = _base_names(results.distinct("base"))
+    for cell in results.finished:
+        if cell.is_base:
+            bases.setdefault(names[cell.summary.base], cell.mean(f"score_{task}"))
+    found = {"chance": results.reference("chance", task), "majority": results.reference("majority", task), **bases}
+    return {name: 100 * value for name, value in found.items() if value is not None}
+
+
+def _base_names(bases: Sequence[str]) -> dict[str, str]:
+    """Return what each base is called beside its line, where nine letters have room: no two the same."""
+    if len(bases) == 1:
+        return {bases[0]: "base"}
+    last = [base.rpartition("/")[2] for base in bases]
+    short = [name if len(name) <= 9 else f"{name[:4]}…{name[-4:]}" for name in last]
+    if len(set(short)) < len(short):
+        short = [f"base {place}" for place in range(1, len(bases) + 1)]
+    return dict(zip(bases, short, strict=True))
+
+
+def memory_bars(results: Results) -> Breakdown | None:
+    """Return what was in memory at the training peak, None where no cell knows."""
+    cells = [cell for cell in results.tuned if any(cell.mean(column) for column in MEMORY)]
+    categories = {name: (column,) for column, name in MEMORY.items()}
+    return _breakdown(cells, categories, "peak_train_bytes", is_thinned(results)) if cells else None
+
+
+def time_bars(results: Results) -> Breakdown | None:
+    """Return where each cell's time went, None where no cell knows."""
+    cells = [cell for cell in results.finished if any(cell.mean(column) for column in PHASES)]
+    return _breakdown(cells, _TIME_GROUPS, "wall_seconds", is_thinned(results)) if cells else None
+
+
+def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], total: str, many: bool) -> Breakdown:
+    """Stack groups of columns; the table beside it has every column apart, then their total.
+
+    Of many cells only the largest of each method and precision have a bar; the table has all.
+    """
+    is_memory = total.endswith("_bytes")
+    text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
+    used = {
+        name: (columns, AREA_COLORS[i])
+        for i, (name, columns) in enumerate(groups.items())
+        if any(cell.mean(column) for cell in cells for column in columns)
+    }
+    rows = [
+        Bar(
+            cell.name,
+            tuple(max(0.0, sum(cell.mean(column) or 0.0 for column in columns)) for columns, _ in used.values()),
+            text(cell.mean(total)),
+        )
+        for cell in (_largest(cells) if many else cells)
+    ]
+    names = "memory at the training peak, by category" if is_memory else "time by phase"
+    svg = bars(rows, [(name, color) for name, (_, color) in used.items()], "memory" if is_memory else "time", names)
+    keys = tuple(Key(_swatch(color), name) for name, (_, color) in used.items())
+    heads = dict(MEMORY if is_memory else PHASES)
+    for column in _NOT_ALWAYS:
+        if not any(cell.mean(column) for cell in cells):
+            heads.pop(column, None)
+    numbers = [(cell.name, *(text(cell.mean(c)) for c in heads), text(cell.mean(total))) for cell in cells]
+    titles = ["cell", *heads.values(), "total"]
+    predicted = [_predicted(cell) for cell in cells] if is_memory else []
+    if any(predicted):
+        titles.append("predicted, first trial")
+        numbers = [(*row, told or fmt.MISSING) for row, told in zip(numbers, predicted, strict=True)]
+    return Breakdown(Panel(names, Markup(svg), keys), tuple(titles), tuple(numbers))
+
+
+def _predicted(cell: Cell) -> str:
+    """Return what the peak was predicted to be, and how far that is from what the same trials measured."""
+    known = cell.trials[["predicted_train_bytes", "peak_train_bytes"]].dropna().astype(float)
+    if known.empty:
+        return ""
+    predicted, measured = known.mean()
+    off = "exact" if predicted == measured else f"{100 * (predicted / measured - 1):+.1f} %"
+    return f"{fmt.memory(predicted)} ({off})"
+
+
+def _swatch(color: str) -> Markup:
+    return Markup('<svg class="key" viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">') + Markup(
+        f'<rect x="1" y="1" width="12" height="12" fill="{css_color(color)}"/></svg>'
+    )
+
+
+def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
+    """Return a panel of loss curves per method, and the number of steps of the moving mean that smooths them."""
+    found, window = _loss_curves(results)
+    if not found:
+        return (), 1
+    smooth = [value for curve in found for value in curve.smooth]
+    starts = [curve.smooth[0] for curve in found]
+    room = 0.05 * (max(starts) - min(smooth)) or 0.1
+    limits = (max(0.0, min(smooth) - room), max(starts) + room)
+    panels = []
+    for number, own in enumerate(_panels_of(found)):
+        kind = own[0].kind
+        others = [curve for curve in found if curve.kind != kind]
+        title = method_title(kind)
+        svg = curves(own, others, limits, f"loss{number}", f"training loss of {title}")
+        names = [curve.name.removeprefix(kind).strip() or curve.name for curve in own]
+        keys = [Key(Markup(line_svg(color_of(kind), DASHES[i % len(DASHES)])), n) for i, n in enumerate(names)]
+        panels.append(Panel(title, Markup(svg), tuple(keys)))
+    return tuple(panels), window
+
+
+def _panels_of(found: Sequence[Curve]) -> list[list[Curve]]:
+    """Return the curves of each panel: one method's, in several panels where there are more than dashes to tell."""
+    most = len(DASHES)
+    kinds = [[c for c in found if c.kind == kind] for kind in dict.fromkeys(c.kind for c in found)]
+    return [own[start : start + most] for own in kinds for start in range(0, len(own), most)]
+
+
+def _loss_curves(results: Results) -> tuple[list[Curve], int]:
+    """Return each tuned cell's mean loss over its finished seeds, raw and smoothed."""
+    steps = results.steps
+    if not len(steps):
+        return [], 1
+    window = max(1, math.ceil(steps["step"].max() / 25))
+    found = []
+    for cell in _sizes(results.tuned) if is_thinned(results) else results.tuned:
+        mine = steps[steps["key"].isin(cell.ok["key"])]
+        mean = mine.groupby("step")["loss"].mean().astype(float)
+        mean = mean[mean.map(math.isfinite)]
+        if not len(mean):
+            continue
+        smooth = mean.rolling(window, center=True, min_periods=1).mean()
+        found.append(Curve(cell.name, cell.kind, _floats(mean.index.to_series()), _floats(mean), _floats(smooth)))
+    return found, window
+
+
+def _floats(values: pd.Series) -> list[float]:
+    return [float(value) for value in values]

@@ -1,0 +1,1 @@
+"""Every sentence that a reader finds under a table."""

@@ -1,0 +1,152 @@
+"""The comparison table: a row per cell with its scores and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peftbench.report import format as fmt
+from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.notes import under_table
+from peftbench.report.notes.significance import COSTS, TIED, Standing, standing
+from peftbench.report.tables.table import Column, Row, Table, Value
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """A stored column that the table shows as a mean over seeds."""
+
+    column: str
+    title: str
+    short: str | None = None
+    unit: str = ""
+    """Empty for bytes, whose unit the column's values choose."""
+    digits: int | None = None
+    """Decimals, shown with the spread over seeds (in the terminal's table in % of the mean, to save room); None for
+    three significant digits without it."""
+
+    def build(self, cells: tuple[Cell, ...]) -> tuple[Column, Callable[[Cell], Value]]:
+        """Return the column and the function that fills it."""
+        unit = fmt.Unit(self.unit, 1.0) if self.unit else fmt.byte_unit(cell.mean(self.column) for cell in cells)
+        short = f"{self.short}\n{unit.name}" if self.short else None
+        column = Column(self.title, unit.name, (f"{self.column}_mean", f"{self.column}_sd"), short)
+
+        def fill(cell: Cell) -> Value:
+            mean, sd = cell.mean(self.column), cell.sd(self.column)
+            plain = fmt.number(None if mean is None else mean / unit.size)
+            if self.digits is not None and mean and sd is not None:
+                plain += f"±{100 * sd / mean:.0f}%"
+            text = plain if self.digits is None else fmt.spread(mean, sd, 1 / unit.size, self.digits)
+            return Value(text, (mean, sd), plain, mean)
+
+        return column, fill
+
+
+_QUANTITIES = (
+    _Quantity("base_weights_bytes", "base weights", "base"),
+    _Quantity("peak_train_bytes", "peak train memory", "peak"),
+    _Quantity("peak_evaluate_bytes", "peak evaluate memory"),
+    _Quantity("train_seconds", "train time", "train", "s", 1),
+    _Quantity("tokens_per_second", "throughput", "speed", "tokens/s", 0),
+    _Quantity("checkpoint_bytes", "checkpoint", "saved"),
+)
+
+
+def table(results: Results) -> Table:
+    """Return the comparison table: a row per cell, then the rows of chance and majority.
+
+    Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown. Where
+    outcomes of all examples are stored, the interval for new seeds and new examples stands behind, and ties are marked.
+    """
+    known = standing(results)
+    pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
+    if len(results.tasks) > 1:
+        pairs.append(_score_column(MEAN, known))
+    pairs += [_parameters_column(), *(quantity.build(results.cells) for quantity in _QUANTITIES)]
+    pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
+    rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
+    columns = tuple(column for column, _ in pairs)
+    references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
+    return Table(columns, tuple(rows + [row for row in references if row]), (*under_table.notes(results), *known.notes))
+
+
+def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column("cell", "", ("cell", "method", "precision", "rank"), "cell", numeric=False)
+    return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
+
+
+def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+    name = f"score_{task}"
+    title = "mean" if task == MEAN else task
+    stem = "score_mean_over_tasks" if task == MEAN else name
+    raw = tuple(f"{stem}_{kind}" for kind in ("mean", "sd", *(("low", "high") if task in known.rankings else ())))
+    column = Column(MEAN if task == MEAN else task, "%", raw, f"{title}\n%")
+
+    def fill(cell: Cell) -> Value:
+        mean, sd = cell.mean(name), cell.sd(name)
+        text, found, mark = (
+            fmt.spread(mean, sd, 100),
+            known.estimate(task, cell),
+            TIED if known.tied(task, cell) else "",
+        )
+        # closer than elsewhere, so that a terminal's line has room for all
+        short = (fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")) + mark
+        if found is None:
+            return Value(text, (mean, sd), short, mean)
+        interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]{mark}"
+        return Value(text + interval, (mean, sd, found.low, found.high), short, mean, known.best(task, cell))
+
+    return column, fill
+
+
+def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column(
+        "trainable parameters", "count, % of base", ("trainable_parameters", "trainable_fraction_of_base"), "params\n"
+    )
+
+    def fill(cell: Cell) -> Value:
+        trainable, base = cell.mean("trainable_parameters"), cell.mean("base_parameters")
+        fraction = trainable / base if trainable is not None and base else None
+        text = fmt.count(trainable) + (f" ({fmt.share(fraction)})" if fraction else "")
+        return Value(text, (trainable, fraction), fmt.count(trainable, significant=True), trainable)
+
+    return column, fill
+
+
+def _front_column(known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+    names = [name for name in COSTS.values() if name in known.fronts]
+    raw = tuple(f"on_front_by_{name}" for name in names)
+    column = Column("on the front", f"%, by {' / '.join(names)}", raw)
+
+    def fill(cell: Cell) -> Value:
+        found = tuple(known.fronts[name].get(cell.name) for name in names)
+        text = " / ".join(fmt.MISSING if share is None else f"{100 * share:.0f}" for share in found)
+        return Value(text, found, sort=found[0])
+
+    return column, fill
+
+
+def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
+    column = Column("n", "seeds", ("seeds_ok", "seeds_run", "not_ok"), "n\n")
+
+    def fill(cell: Cell) -> Value:
+        good, total = len(cell.ok), len(cell.trials)
+        if cell.trouble == "unsupported":
+            return Value("unsupported", (0, total, cell.trouble), "n/a", 0)
+        text = str(good) if good == total else f"{good} of {total} ({cell.trouble})"
+        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}", good)
+
+    return column, fill
+
+
+def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:
+    """Return the row of ``chance`` or ``majority``, or None where no task defines it."""
+    values = [Value(kind, (kind, None, None, None), sort=kind)]
+    known = False
+    for column in columns[1:]:
+        task = column.title if column.unit == "%" else None
+        score = results.reference(kind, task) if task else None
+        known = known or score is not None
+        text = fmt.spread(score, None, 100) if task else ""
+        values.append(Value(text, (score, *(None for _ in column.raw[1:])), sort=score))
+    return Row(tuple(values)) if known else None

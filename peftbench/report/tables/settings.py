@@ -1,0 +1,131 @@
+"""The page's tables of settings and surroundings: what the rows share, and everything in which they differ."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from peftbench.report import format as fmt
+from peftbench.report.collect import Cell, Results, method_of, method_title, read_json
+from peftbench.report.flat import flatten, natural
+from peftbench.report.notes import fairness
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the rows share and where they differ."""
+
+    common: tuple[tuple[str, str], ...]
+    """(setting, value) that all rows share."""
+    methods: tuple[str, ...]
+    """Heads of the table of differences."""
+    differing: tuple[tuple[str, tuple[str, ...]], ...]
+    """(setting, one entry per method): settings that are not an axis and are not the same in all rows."""
+    findings: tuple[str, ...]
+    """Sentences about inputs: same batches, same data, same base, or not."""
+
+
+def audit(results: Results) -> Audit:
+    """Compare the effective settings of all rows."""
+    per_method = _per_method(results)
+    untuned = {cell.method for cell in results.cells if cell.is_base}
+    names = list(dict.fromkeys(name for found in per_method.values() for name in found))
+    common, differing = [], []
+    for name in names:
+        held = {method: found.get(name, set()) for method, found in per_method.items()}
+        values = set().union(*held.values())
+        absent = any(not each for method, each in held.items() if method not in untuned)
+        if len(values) == 1 and not absent:
+            common.append((name, next(iter(values))))
+        elif name != "train":  # the untuned base has no training at all
+            differing.append((name, tuple(", ".join(sorted(each, key=natural)) or "–" for each in held.values())))
+    titles = tuple(method_title(method) for method in per_method)
+    return Audit(tuple(common), titles, tuple(differing), tuple(_findings(results)))
+
+
+def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
+    """Return each method's settings with all values that they have in its rows.
+
+    A setting that came later is not stored at its default; where other rows have another value, the default is shown.
+    """
+    per_method: dict[str, dict[str, set[str]]] = {}
+    kept: dict[str, list[dict[str, str]]] = {}
+    for cell in results.cells:
+        found = per_method.setdefault(cell.method, {})
+        for settings in cell.trials["settings_json"].dropna().unique():
+            values = flatten(read_json(settings))
+            kept.setdefault(cell.method, []).append(values)
+            for name, value in values.items():
+                if name not in fairness.AXES:
+                    found.setdefault(name, set()).add(_shown(cell.method, name, value))
+    late = {name for each in kept.values() for values in each for name in values if name in fairness.LATE}
+    for method, name in itertools.product(kept, sorted(late)):
+        block = name.partition(".")[0]
+        if any(name not in values and any(n.startswith(f"{block}.") for n in values) for values in kept[method]):
+            per_method[method].setdefault(name, set()).add(fairness.LATE[name])
+    return per_method
+
+
+def _shown(method: str, name: str, value: str) -> str:
+    """Return what stands for an option that is none by default and follows from something else."""
+    record, option = method_of(method), name.removeprefix("options.")
+    if value != "none" or record is None or name == option or option not in record.options:
+        return value
+    setting = record.options[option]
+    return setting.meaning or value
+
+
+def _findings(results: Results) -> Iterable[str]:
+    ok = results.trials[results.trials["status"] == "ok"]
+    batches = ok[ok["batches_sha256"].notna()].groupby("seed")["batches_sha256"].nunique()
+    alike = all(len(results.distinct(name)) < 2 for name in ("base_sha256", "data_sha256"))
+    if len(batches) and batches.max() == 1 and alike:
+        yield "For each seed, every method saw the same examples in the same batches and order."
+    yield from fairness.findings(results) or (
+        "Nothing differs between rows but the axes and what is each method's own.",
+    )
+    for cell in results.finished:
+        yield from _liveness(cell)
+
+
+def _liveness(cell: Cell) -> Iterable[str]:
+    """Say which trainable tensors training never changed."""
+    names = sorted({str(name) for name in cell.ok["stalled_tensors"] if not pd.isna(name) and name})
+    if names:
+        yield f"{cell.name}: tensors that training did not change: {'; '.join(names)}."
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the trials ran."""
+
+    common: tuple[tuple[str, str], ...]
+    packages: tuple[tuple[str, str], ...]
+    differing: tuple[tuple[str, str], ...]
+    """(name, all values): not the same for all trials."""
+
+
+def environment(results: Results) -> Environment:
+    """Return what the trials' machines and packages have in common, and what not."""
+    seen: dict[str, dict[str, None]] = {}
+    texts = results.trials["environment_json"].dropna().unique()
+    for text in texts:
+        for name, value in flatten({k: v for k, v in read_json(text).items() if k != "command"}).items():
+            words = fmt.memory(int(value)) if name.endswith("_bytes") and value.isdigit() else value
+            told = name if name.startswith("packages.") else name.removesuffix("_bytes").replace("_", " ")
+            seen.setdefault(told, {})[words] = None
+    load = results.trials["load_average"].dropna()
+    if len(load):
+        seen["load average as trials began"] = {f"{load.min():.1f} to {load.max():.1f}": None}
+    for name, column, pick in (("first trial began", "started_at", min), ("last trial ended", "finished_at", max)):
+        times = results.trials[column].dropna().tolist()
+        if times:
+            seen[name] = {pick(times): None}
+    one = [(name, next(iter(values))) for name, values in seen.items() if len(values) == 1]
+    packages = sorted((name.removeprefix("packages."), v) for name, v in one if name.startswith("packages."))
+    rest = tuple((name, value) for name, value in one if not name.startswith("packages."))
+    differing = tuple((name, ", ".join(values)) for name, values in seen.items() if len(values) > 1)
+    return Environment(rest, tuple(packages), differing)

@@ -1,0 +1,78 @@
+"""All metrics of each task: the headline beside those that have no outcome per example, and what could not be read."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from peftbench.report import format as fmt
+from peftbench.report.collect import Cell, Results, read_json
+from peftbench.report.notes.under_table import metric_words
+
+_FRACTIONS = (
+    *("accuracy", "accuracy_norm", "exact_match", "rouge_l", "bleu", "chrf", "slots_right", "probability_per_byte"),
+    *("f1_macro", "wrong answers", "unreadable answers", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1"),
+)
+"""Metrics that are shown in %; others have units of their own."""
+_PERCENTS = ("bleu", "chrf")
+"""Metrics that lm-eval gives in % itself."""
+
+
+@dataclass(frozen=True)
+class TaskMetrics:
+    """The metrics of one task: a line per finished cell."""
+
+    task: str
+    head: tuple[str, ...]
+    """Each with its unit."""
+    lines: tuple[tuple[str, tuple[str, ...]], ...]
+    """(cell, one entry per metric), means over seeds."""
+
+
+def task_metrics(results: Results) -> tuple[TaskMetrics, ...]:
+    """Return the metrics of each task that has more to tell than its headline."""
+    found = (_of(results, task) for task in results.tasks)
+    return tuple(one for one in found if len(one.head) > 1)
+
+
+def _of(results: Results, task: str) -> TaskMetrics:
+    cells = [(cell, list(_columns(cell, task))) for cell in results.finished]
+    names = list(dict.fromkeys(name for _, seeds in cells for seed in seeds for name in seed))
+    means = [{name: _mean(seed.get(name) for seed in seeds) for name in names} for _, seeds in cells]
+    plain = {name: name.partition(",")[0] not in _FRACTIONS for name in names}
+    head = tuple(metric_words(name) + ("" if plain[name] else " (%)") for name in names)
+    lines = tuple(
+        (cell.name, tuple(_entry(mean[name], plain[name]) for name in names))
+        for (cell, _), mean in zip(cells, means, strict=True)
+    )
+    return TaskMetrics(task, head, lines)
+
+
+def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
+    """Yield each finished seed's numbers: metrics, the headline first, then the shares of wrong and unread answers."""
+    for text in cell.ok["scores_json"]:
+        score: dict[str, Any] = read_json(text).get(task) or {}
+        if not score:
+            continue
+        metric, value = score["metric"], score["value"]
+        theirs = _PERCENTS if score.get("settings", {}).get("lm_eval") else ()
+        each = {name: v / 100 if name.partition(",")[0] in theirs else v for name, v in score["metrics"].items()}
+        found = {metric: value, **each}
+        failures = score.get("format_failures")
+        if failures is not None:
+            unread = failures / score["examples"]
+            if metric.partition(",")[0] == "exact_match":
+                found["wrong answers"] = max(0.0, 1 - value - unread)
+            found["unreadable answers"] = unread
+        yield found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _entry(value: float | None, plain: bool) -> str:
+    return fmt.number(value) if plain else fmt.spread(value, None, 100)

@@ -1,0 +1,164 @@
+"""A table as text: for a terminal, Markdown, csv with raw numbers, LaTeX with booktabs. Each has its own escapes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peftbench.report.tables.rank_by_precision import MethodGrids
+    from peftbench.report.tables.table import Table
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "\n": " ",
+    **{char: f"\\{char}" for char in "_%&#$"},
+}
+
+
+def write_text(table: Table) -> str:
+    """Return the compact table for a terminal: two lines of head, names to the left, numbers to the right."""
+    shown = [i for i, column in enumerate(table.columns) if column.short]
+    heads = [[_clip(part) for part in f"{table.columns[i].short}\n".split("\n")[:2]] for i in shown]
+    rows = []
+    for row in table.rows:
+        values = [row.values[i] for i in shown]
+        rows.append([_line(value.text if value.short is None else value.short) for value in values])
+    lines = [[head[0] for head in heads], [head[1] for head in heads], *rows]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(shown))]
+
+    def put(line: list[str]) -> str:
+        padded = [
+            " " * (width - _width(text)) + text if table.columns[i].numeric else text + " " * (width - _width(text))
+            for i, text, width in zip(shown, line, widths, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), max(len(rule), 72))]
+    return "\n".join([put(lines[0]), put(lines[1]), rule, *map(put, lines[2:]), rule, *notes]) + "\n"
+
+
+def write_md(table: Table) -> str:
+    """Return the table in GitHub's Markdown."""
+    lines = [
+        _md_line(column.head for column in table.columns),
+        "|" + "|".join(" ---: " if column.numeric else " :--- " for column in table.columns) + "|",
+        *(_md_line(value.text for value in row.values) for row in table.rows),
+    ]
+    return "\n".join([*lines, "", *(_md(note) + "  " for note in table.notes)]).rstrip() + "\n"
+
+
+def write_grids_md(heading: str, methods: Sequence[MethodGrids]) -> str:
+    """Return small tables of rank against precision in GitHub's Markdown: a heading per method, bold titles."""
+    lines = [_md(heading), ""]
+    for method in methods:
+        lines += [f"### {_md(method.title)}{f' ({_md(method.knob)})' if method.knob else ''}", ""]
+        for grid in method.grids:
+            lines += [
+                f"**{_md(grid.title)}** ({_md(grid.unit)})",
+                "",
+                _md_line([method.knob and "r", *method.precisions]),
+            ]
+            lines.append("|" + " ---: |" * (1 + len(method.precisions)))
+            lines += [*(_md_line([rank, *entries]) for rank, entries in grid.lines), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write_csv(table: Table) -> str:
+    """Return the raw numbers: base units (bytes, seconds, fractions of 1), empty where nothing was measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([name for column in table.columns for name in column.raw])
+    for row in table.rows:
+        padded = [
+            (*value.raw, *(None for _ in column.raw[len(value.raw) :]))
+            for column, value in zip(table.columns, row.values, strict=True)
+        ]
+        writer.writerow(["" if raw is None else raw for values in padded for raw in values])
+    return out.getvalue()
+
+
+def write_tex(table: Table) -> str:
+    """Return a LaTeX tabular with booktabs' rules; what it needs is said in its first line."""
+    aligned = "".join("r" if column.numeric else "l" for column in table.columns)
+    first_reference = next((i for i, row in enumerate(table.rows) if row.cell is None), len(table.rows))
+    body = [" & ".join(_tex(value.text) for value in row.values) + r" \\" for row in table.rows]
+    if 0 < first_reference < len(body):
+        body.insert(first_reference, r"\midrule")
+    head = [
+        " & ".join(_tex(column.title) for column in table.columns) + r" \\",
+        " & ".join(_tex(f"({column.unit})" if column.unit else "") for column in table.columns) + r" \\",
+    ]
+    notes = [f"% {_line(note)}" for note in table.notes]
+    return (
+        "\n".join(
+            [
+                r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}",
+                *notes,
+                rf"\begin{{tabular}}{{@{{}}{aligned}@{{}}}}",
+                r"\toprule",
+                *head,
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _md_line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(_md(text) for text in texts) + " |"
+
+
+def _md(text: str) -> str:
+    """Escape what Markdown or HTML would read as markup; an underscore inside a word is none."""
+    return re.sub(r"([\\|`*<>\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _line(text))
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(char, char) for char in _line(text))
+
+
+def _line(text: str) -> str:
+    """Return the text on one line: every run of white space or control characters is one space."""
+    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
+
+
+def _clip(text: str, width: int = 12) -> str:
+    text = _line(text)
+    if _width(text) <= width:
+        return text
+    tail = (width - 1) // 2  # names of one family differ at the end as often as at the beginning
+    return f"{text[: width - 1 - tail]}…{text[-tail:]}"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    wide = sum(1 for char in text if unicodedata.east_asian_width(char) in "WF")
+    return len(text) + wide - sum(1 for char in text if unicodedata.combining(char))
+
+
+_WRITERS: dict[str, Callable[[Table], str]] = {"text": write_text, "md": write_md, "csv": write_csv, "tex": write_tex}
+
+
+def write(table: Table, format: str) -> str:
+    """Return a table as ``text``, ``md``, ``csv`` or ``tex``, ending with a line feed."""
+    return _WRITERS[format](table)

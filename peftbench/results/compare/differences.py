@@ -1,0 +1,114 @@
+"""What else is not the same in two sets of rows: settings, environment, and the keys that forbid to compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peftbench.methods import METHODS
+from peftbench.results.seeds import SAME_IN_CELL, flatten, settings_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cell = tuple[str, str]
+"""Base and name."""
+_SPLIT = "evaluation.split"
+"""The setting that says which examples of the data are scored."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting, or a piece of the environment, that is not the same on both sides."""
+
+    name: str
+    old: str
+    new: str
+    cells: tuple[str, ...]
+    """The cells in which it differs; empty for all that both folders have."""
+
+
+def refusals(old: pd.DataFrame, new: pd.DataFrame, every: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
+    """Return the columns that do not compare, each with the first of the keys it needs that is not the same."""
+    refused = {}
+    for column, needs in every.items():
+        for key in needs:
+            one, other = (_values(side.loc[side["status"] == "ok", key].dropna()) for side in (old, new))
+            if one and other and one != other:
+                refused[column] = Difference(key, one, other, ())
+                break
+    return refused
+
+
+def scored_apart(old: pd.DataFrame, new: pd.DataFrame) -> Difference | None:
+    """Return why the scores of a cell do not compare: another base, other data or another split; None where they do."""
+    found = refusals(old, new, {"score": SAME_IN_CELL}).get("score")
+    if found is not None:
+        return found
+    splits = [{settings_of(text).get(_SPLIT) for text in side["settings_json"]} - {None} for side in (old, new)]
+    if all(splits) and splits[0] != splits[1]:
+        return Difference(_SPLIT, _values(splits[0]), _values(splits[1]), ())
+    return None
+
+
+def changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> tuple[Difference, ...]:
+    """Return the settings that differ between cells of the same name, each difference once with its cells."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    sides = [_settings(side) for side in (old, new)]
+    for key in common:
+        one, other = (side[key] for side in sides)
+        for name in sorted(one.keys() | other.keys()):
+            was, now = (_shown(name, side) for side in (one, other))
+            if was != now:
+                found.setdefault((name, was, now), []).append(key[1])
+    return tuple(
+        Difference(*change, tuple(cells) if len(cells) < len(common) else ()) for change, cells in found.items()
+    )
+
+
+def _shown(name: str, settings: Mapping[str, Any]) -> str:
+    """Return a setting's value as text; an option that follows from something else as its method shows it."""
+    if name not in settings:
+        return "(absent)"
+    method, option = METHODS.get(str(settings.get("method"))), name.removeprefix("options.")
+    if settings[name] is None and method is not None and name != option and option in method.options:
+        setting = method.options[option]
+        if setting.meaning:
+            return setting.meaning
+    return json.dumps(settings[name])
+
+
+def _settings(trials: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
+    """Return the settings of each cell, and the hashes of its inputs where a row got so far as to know them."""
+    known = trials[["base", "cell", "settings_json", *SAME_IN_CELL]].astype(object)
+    found: dict[Cell, dict[str, Any]] = {}
+    for base, cell, text, *hashes in known.itertuples(index=False):
+        named = {name: value for name, value in zip(SAME_IN_CELL, hashes, strict=True) if isinstance(value, str)}
+        found[base, cell] = settings_of(text) | named | found.get((base, cell), {})
+    return found
+
+
+def changed_environment(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Difference, ...]:
+    """Return the pieces of the environment that differ, with all values that each side has."""
+    sides = [_environment(side) for side in (old, new)]
+    found = []
+    for name in sorted(sides[0].keys() | sides[1].keys()):
+        one, other = (side.get(name, "(absent)") for side in sides)
+        if one != other:
+            found.append(Difference(name, one, other, ()))
+    return tuple(found)
+
+
+def _environment(trials: pd.DataFrame) -> dict[str, str]:
+    """Return each piece of the rows' environments with all values it has, written out."""
+    values: dict[str, list[Any]] = {}
+    for text in trials["environment_json"].unique():
+        for name, value in flatten(json.loads(text)).items():
+            values.setdefault(name, []).append(value)
+    return {name: _values(listed) for name, listed in values.items()}
+
+
+def _values(listed: Iterable[Any]) -> str:
+    return ", ".join(sorted({value if isinstance(value, str) else json.dumps(value, default=str) for value in listed}))

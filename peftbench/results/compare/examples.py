@@ -1,0 +1,64 @@
+"""A score's difference between two folders for new seeds and new examples, where both store every example's outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftbench.results.compare.differences import Cell
+from peftbench.results.store import read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from peftbench.results.crossed_effects.model import Outcomes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The outcomes of one folder; nothing is read before they are asked for."""
+
+    folder: Path
+    trials: pd.DataFrame
+    """The rows that are compared."""
+
+    def outcomes(self, task: str) -> Mapping[Cell, Outcomes]:
+        """Return the outcomes of each cell on a task, without cells that have none or not all stored."""
+        from peftbench.results.crossed_effects.outcomes import by_cell
+
+        if task not in self._found:
+            self._found[task] = by_cell(self.trials, self._examples, (task,))
+        return self._found[task]
+
+    @cached_property
+    def _examples(self) -> pd.DataFrame:
+        return read(self.folder).examples
+
+    @cached_property
+    def _found(self) -> dict[str, Mapping[Cell, Outcomes]]:
+        return {}
+
+
+def crossed(column: str, cell: Cell, stored: tuple[Stored, Stored], *, paired: bool) -> tuple[float, float] | None:
+    """Return the difference of a cell's score, new less old, and the half width of its 95 % interval.
+
+    None for what is no score, where a side has a single seed or no outcomes stored, or where examples differ.
+
+    Args:
+        column: of the rows, ``score_{task}`` for a score.
+        cell: base and name.
+        stored: old and new.
+        paired: whether both sides have the same seeds.
+    """
+    from peftbench.results.crossed_effects.model import difference
+
+    if not column.startswith("score_"):
+        return None
+    old, new = (side.outcomes(column.removeprefix("score_")).get(cell) for side in stored)
+    if old is None or new is None or min(old.seeds, new.seeds) < 2 or old.examples != new.examples:
+        return None
+    found = difference(old, new, paired=paired)
+    return found.value, found.half_width

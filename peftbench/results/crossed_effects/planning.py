@@ -1,0 +1,122 @@
+"""What a number of seeds and examples can show: the smallest gap that would be found, and the seeds a gap needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
+
+from peftbench.results.crossed_effects.model import LEVEL, Outcomes, difference_parts, variance
+
+POWER = 0.8
+DRAWS = 2000
+SEED = 0
+"""Of the draws: the same noise gives the same answer."""
+MOST_SEEDS = 1000
+"""Where the search for a number of seeds ends."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variances of the difference of two cells, by what another draw of each would change; fractions of 1, squared."""
+
+    seed: float
+    """Between seeds, both cells' together."""
+    example: float
+    """Between examples, already divided by their number: what no seed takes away."""
+    residual: float
+    """Of a seed on these examples, both cells' together."""
+    seeds: int
+    """How many each cell has."""
+    examples: int
+
+
+def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
+    """Return the mean noise of the pairs in which both cells have several seeds; None where there is none.
+
+    Components are averaged before a negative mean counts as zero, which keeps the average unbiased.
+    """
+    found = []
+    for one, other in pairs:
+        counts = [cell.seeds for cell in (one, other)]
+        if min(counts) < 2:
+            continue
+        parts = difference_parts(one, other)
+        a, b, r = parts.sums
+        found.append((a - r, b - r, r, min(counts), sum(one.examples)))
+    if not found:
+        return None
+    n = len(found)
+    seeds = min(each[3] for each in found)
+    seed, example, residual = (sum(each[place] for each in found) / n for place in range(3))
+    return Noise(max(0.0, seed) * seeds, max(0.0, example), residual * seeds, seeds, found[0][4])
+
+
+def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
+    """Return the smallest true difference that the test finds with a probability of 80 %, a fraction of 1.
+
+    The test's own error and degrees of freedom vary with the mean squares that it meets. These are drawn, as multiples
+    of chi-squared around what the components make them for this many seeds; the difference is normal.
+
+    Args:
+        given: variances between seeds and examples.
+        seeds: of each of the two cells, at least 2.
+        comparisons: by which the level is divided, Holm's strictest step.
+    """
+    between, example, residual = given.seed / seeds, given.example, given.residual / seeds
+    exact = between + example + residual
+    if exact <= 0:
+        return 0.0
+    generator = np.random.default_rng(SEED)
+    freedom, many = seeds - 1, given.examples - 1
+    halves = (between + residual) / 2 * generator.chisquare(freedom, (2, DRAWS)) / freedom
+    b = (example + residual) * generator.chisquare(many, DRAWS) / many
+    a = halves.sum(axis=0)
+    found = variance(a, b, residual)
+    uncertainty = (halves**2).sum(axis=0) / freedom + b**2 / many + residual**2 / (2 * freedom * many)
+    needed = stdtrit(found**2 / uncertainty, 1 - LEVEL / comparisons / 2) * np.sqrt(found)
+
+    def power(gap: float) -> float:
+        error = math.sqrt(exact)
+        return float(np.mean(ndtr((gap - needed) / error) + ndtr((-gap - needed) / error)))
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return high
+
+
+def seeds_needed(given: Noise, gap: float, comparisons: int = 1) -> int | None:
+    """Return the fewest seeds at which a gap would be found; None where no number of seeds does (too few examples)."""
+    if gap <= 0 or detectable(given, MOST_SEEDS, comparisons) > gap:
+        return None
+    low, high = 2, MOST_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if detectable(given, middle, comparisons) <= gap else (middle + 1, high)
+    return low
+
+
+def sentence(given: Noise, scores: Sequence[float], comparisons: int) -> str:
+    """Return what the table can show, and a warning where it can show none of its gaps.
+
+    Args:
+        given: the table's noise.
+        scores: of its cells, fractions of 1.
+        comparisons: how many Holm's correction is over.
+    """
+    smallest = detectable(given, given.seeds, comparisons)
+    gap = max(scores) - min(scores)
+    told = (
+        f"With {given.seeds} seeds and {given.examples:,} examples a difference of {100 * smallest:.1f} points would "
+        f"be found with a probability of 80 % ({comparisons} comparisons, Holm)"
+    )
+    if gap >= smallest or gap <= 0:
+        return f"{told}."
+    needed = seeds_needed(given, gap, comparisons)
+    how = f"it would take about {needed} seeds" if needed else "no number of seeds would do on so few examples"
+    return f"{told}; the largest in this table is {100 * gap:.1f}: seeds and examples explain it, {how}."

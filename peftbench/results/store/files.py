@@ -1,0 +1,170 @@
+"""Parquet files of a results folder: whole or absent, never half; one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from peftbench.errors import UserError
+from peftbench.records import SCHEMA_VERSION
+from peftbench.results.store.schema import KIND_KEY, KINDS, VERSION_KEY
+
+PART = "part-"
+"""How the name of a file of many trials begins; every other file holds one trial and is named by its key."""
+GRID = "grid.json"
+"""Beside the datasets: which trials the folder is about."""
+ROW_GROUP = 50_000
+"""Fewest rows of a row group, the last one excepted: the most that is held in memory at once, roughly."""
+
+
+def path_of(folder: Path, kind: str, name: str) -> Path:
+    """Return the path of a file of one dataset."""
+    return folder / kind / f"{name}.parquet"
+
+
+def names(folder: Path, kind: str) -> list[str]:
+    """Return the names (without suffix) of a dataset's files, sorted; none where the dataset does not exist.
+
+    Raises:
+        UserError: if there is a file that is none of ours, which plain pandas could not read around either.
+    """
+    place = folder / kind
+    if not place.is_dir():
+        return []
+    found = [entry for entry in os.scandir(place) if not entry.name.startswith((".", "_"))]
+    for entry in found:
+        if not entry.name.endswith(".parquet") or entry.is_dir():
+            raise UserError(f"{entry.path} does not belong in a results folder: move it away")
+    return sorted(entry.name.removesuffix(".parquet") for entry in found)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a stored file and see that it is complete and ours.
+
+    Raises:
+        UserError: if it is not, naming the file and the remedy.
+        FileNotFoundError: if it is gone, as under a reader while a writer compacts.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check(path, file.schema_arrow.metadata or {})
+            yield file
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(f"{path} cannot be read ({reason}): {_remedy(path)}") from error
+
+
+def _check(path: Path, metadata: dict[bytes, bytes]) -> None:
+    kind, version = metadata.get(KIND_KEY, b"").decode(), metadata.get(VERSION_KEY, b"").decode()
+    if kind != path.parent.name or not version.isdigit():
+        raise UserError(f"{path} is not a peftbench file of {path.parent.name}: move it away")
+    if int(version) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}, this peftbench reads up to {SCHEMA_VERSION}: update peftbench"
+        )
+
+
+def _remedy(path: Path) -> str:
+    own, again = path.parent.name == "trials", "the trials in it are" if path.name.startswith(PART) else "that trial is"
+    together = "" if own else f" together with {path.parents[1] / 'trials' / path.name}"
+    return f"delete it{together} and run again; only {again} repeated"
+
+
+def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield a file's row groups one by one (at least one table, which may be empty)."""
+    with opened(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns, use_threads=False)
+        if not file.num_row_groups:
+            yield file.read(columns, use_threads=False)
+
+
+def load(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Return a file's rows, with only these columns where given."""
+    with opened(path) as file:
+        return file.read(columns, use_threads=file.metadata.num_rows > ROW_GROUP)
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """Return a file's schema."""
+    with opened(path) as file:
+        return file.schema_arrow
+
+
+def save(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write tables of one schema as one file that appears whole or not at all, also through a power cut."""
+    with replacing(path) as out, pq.ParquetWriter(out, schema, compression="zstd", write_statistics=False) as writer:
+        waiting: list[pa.Table] = []
+        rows = 0
+        for table in tables:
+            waiting.append(table)
+            rows += table.num_rows
+            if rows >= ROW_GROUP:
+                writer.write_table(pa.concat_tables(waiting), ROW_GROUP)
+                waiting, rows = [], 0
+        if rows:
+            writer.write_table(pa.concat_tables(waiting))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes this path's place when the block ends well.
+
+    Its name begins with a dot, which pyarrow's and pandas's readers of folders leave out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+    except Exception:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(place: Path) -> None:
+    """Make what happened to a folder's names last through a power cut."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer of a results folder, which is made where it does not exist.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise UserError(f"cannot write results to {folder}: {error.strerror or error}") from error
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Delete the temporary files of dead writers; the caller holds the lock, so no writer of one is alive."""
+    for kind in KINDS:
+        for path in (folder / kind).glob(".*.tmp"):
+            os.unlink(path)
+    for path in folder.glob(f".*-{GRID}.tmp"):
+        os.unlink(path)

@@ -1,0 +1,220 @@
+"""What a results folder holds: the rows that count, whatever a crash left beside them.
+
+A trial's own file, ``trials/KEY.parquet``, beats every part; among parts the row that finished last counts. Its steps
+and examples are those of its key **in the files of the same name**: a trial in ``trials/NAME.parquet`` has them in
+``steps/NAME.parquet`` and ``examples/NAME.parquet``. Everything else is a leftover and is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from peftbench.errors import UserError, nearest
+from peftbench.records import FINAL
+from peftbench.results.store import files
+from peftbench.results.store.schema import conform, schema, tasks_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+ATTEMPTS = 10
+"""How often a reader looks at a folder that changes meanwhile, before it shuts writers out."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored trial row: where it is and how it ended."""
+
+    name: str
+    """The file, without folder and suffix."""
+    key: str
+    status: str
+    finished_at: str
+
+    @property
+    def loose(self) -> bool:
+        """Whether the trial has a file of its own."""
+        return not self.name.startswith(files.PART)
+
+    @property
+    def final(self) -> bool:
+        """Whether the trial is done."""
+        return self.status in FINAL
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A results folder's three datasets. Integers that can be null are pandas' ``Int64``, booleans ``boolean``."""
+
+    trials: pd.DataFrame
+    """One row per trial, in the order in which they began."""
+    steps: pd.DataFrame
+    """One row per optimizer step; a trial's steps are together and in order."""
+    examples: pd.DataFrame
+    """One row per scored example; a trial's examples are together and in order."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the last run of a folder was about: rows of other trials are of earlier settings, or of other suites."""
+
+    keys: tuple[str, ...]
+    """Of the suite's whole grid with its overrides, in the suite's order, whether they have run or not."""
+    command: str
+    """What runs it."""
+    strict: bool = False
+    """Whether the suite demands that its rows differ in nothing but axes."""
+    parameters: int | None = None
+    """Trainable parameters that ranks were chosen for; None where they were given."""
+
+
+def recorded_grid(folder: Path | str) -> Grid | None:
+    """Return the grid that was recorded last; None where none was (results of before there were records).
+
+    Raises:
+        UserError: if the record cannot be read.
+    """
+    path = Path(folder) / files.GRID
+    try:
+        found = json.loads(path.read_bytes())
+        more = {name: found[name] for name in ("strict", "parameters") if name in found}
+        return Grid(tuple(map(str, found["keys"])), str(found["command"]), **more)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
+
+
+def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:
+    """Return the trial rows in these files of ``trials``."""
+    found = []
+    for name in chosen:
+        rows = files.load(files.path_of(folder, "trials", name), ["key", "status", "finished_at"])
+        columns = (rows[column].to_pylist() for column in ("key", "status", "finished_at"))
+        found += [Entry(name, key, status, finished or "") for key, status, finished in zip(*columns, strict=True)]
+    return found
+
+
+def winners(found: Iterable[Entry]) -> dict[str, Entry]:
+    """Return the row that counts for each key."""
+    ranked = sorted(found, key=lambda entry: (entry.loose, entry.finished_at, entry.name))
+    return {entry.key: entry for entry in ranked}
+
+
+def done(folder: Path | str) -> set[str]:
+    """Return the keys of the trials that are not to be run again; none where the folder does not exist."""
+    folder = Path(folder)
+
+    def look() -> set[str]:
+        best = winners(entries(folder, files.names(folder, "trials")))
+        return {key for key, entry in best.items() if entry.final}
+
+    return _undisturbed(folder, look)
+
+
+def read_trials(folder: Path | str) -> pd.DataFrame:
+    """Return the trials alone; see ``read``."""
+    folder = _existing(Path(folder))
+    return _undisturbed(folder, lambda: _frame(_trials(folder)[0]))
+
+
+def read(folder: Path | str) -> Tables:
+    """Return what a results folder holds, leftovers of crashes left out, columns of later schema versions null.
+
+    Raises:
+        UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
+    """
+    folder = _existing(Path(folder))
+
+    def look() -> Tables:
+        trials, best = _trials(folder)
+        keys: dict[str, list[str]] = {}
+        for entry in best.values():
+            keys.setdefault(entry.name, []).append(entry.key)
+        return Tables(_frame(trials), *(_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples")))
+
+    return _undisturbed(folder, look)
+
+
+def only(table: pa.Table, keys: Iterable[str]) -> pa.Table:
+    """Return the rows of these trials."""
+    return table.filter(pc.is_in(table["key"], value_set=pa.array(list(keys), pa.string())))
+
+
+def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
+    chosen = files.names(folder, "trials")
+    best = winners(entries(folder, chosen))
+    if not best:
+        raise UserError(f"{folder} holds no results")
+    tables = {name: files.load(files.path_of(folder, "trials", name)) for name in chosen}
+    wanted = schema("trials", dict.fromkeys(task for table in tables.values() for task in tasks_of(table.schema)))
+    kept = [
+        only(conform(table, wanted), [key for key in table["key"].to_pylist() if best[key].name == name])
+        for name, table in tables.items()
+    ]
+    rows = pa.concat_tables(kept, promote_options="default")
+    return rows.sort_by([("started_at", "ascending"), ("key", "ascending")]), best
+
+
+def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
+    wanted = schema(kind)
+    kept = [wanted.empty_table()]
+    for name in sorted(set(files.names(folder, kind)) & set(keys)):
+        kept.append(only(conform(files.load(files.path_of(folder, kind, name)), wanted), keys[name]))
+    return pa.concat_tables(kept, promote_options="default")
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    plain = {pa.int64(): "int64", pa.bool_(): "bool"}
+    frame = table.to_pandas(types_mapper=nullable.get)
+    return frame.astype({f.name: plain[f.type] for f in table.schema if not f.nullable and f.type in plain})
+
+
+def _existing(folder: Path) -> Path:
+    if (folder / "trials").is_dir():
+        return folder
+    if folder.is_dir():
+        above = folder.parent if (folder.parent / "trials").is_dir() else None
+        hint = f"; did you mean {str(above)!r}?" if above else " (a results folder has a folder 'trials')"
+        raise UserError(f"{folder} holds no results{hint}")
+    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    near = nearest(folder.name, siblings)
+    raise UserError(f"no such folder: {folder}" + (f"; did you mean {str(folder.parent / near)!r}?" if near else ""))
+
+
+def _undisturbed(folder: Path, look: Callable[[], T]) -> T:
+    """Look again when a writer has moved files under the reader's eyes, and shut it out if it does not rest.
+
+    So readers need no right to write and do not wait for a lock, but for the rarest case.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            before, found, after = _listing(folder), look(), _listing(folder)
+        except FileNotFoundError:
+            continue
+        if before == after:
+            return found
+        time.sleep(0.01 * attempt)
+    with files.locked(folder):
+        return look()
+
+
+def _listing(folder: Path) -> set[tuple[str, int, int]]:
+    place = folder / "trials"
+    if not place.is_dir():
+        return set()
+    stats = ((path, os.stat(path)) for path in place.glob("*.parquet"))
+    return {(path.name, stat.st_ino, stat.st_mtime_ns) for path, stat in stats}

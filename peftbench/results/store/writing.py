@@ -1,0 +1,211 @@
+"""Changing a results folder so that no finished trial is lost or counted twice at any instant.
+
+Three rules make it so. A trial's row is written last, so its presence means that the trial is done. Parts never
+change their rows: to merge or to shrink them, a new part is written under a new name, then the old ones' rows are
+deleted, then what belonged to them. And rows are paired with steps and examples by file name (see ``reading``), so the
+leftovers of a crash are recognised by their names and swept up by the next opening or compaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from peftbench.records import Result
+from peftbench.results.store import files
+from peftbench.results.store.reading import Entry, entries, only, winners
+from peftbench.results.store.schema import KINDS, conform, schema, scores_of, table, tasks_of
+
+PART_TRIALS = 2_000
+"""Trials of a full part. A full part is left alone by later compactions; one with fewer is merged again."""
+LOOSE_TRIALS = 250
+"""At every so many trials with files of their own, writing compacts by itself, so that a long run has few files too."""
+
+
+def open_for_run(folder: Path | str, tasks: Iterable[str]) -> None:
+    """Make a results folder ready for a run: checked, leftovers swept up, one set of columns, compacted.
+
+    Args:
+        folder: made where it does not exist.
+        tasks: names of the evaluated tasks, in the suite's order.
+
+    Raises:
+        UserError: if a file in it cannot be read (nothing is touched then), or the folder cannot be written.
+    """
+    folder = Path(folder)
+    with files.locked(folder):
+        for kind in KINDS:
+            (folder / kind).mkdir(exist_ok=True)
+            for name in files.names(folder, kind):
+                files.schema_of(files.path_of(folder, kind, name))
+        files.sweep_temporaries(folder)
+        _unify_columns(folder, tasks)
+        _compact(folder)
+
+
+def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None:
+    """Store what a trial gave back, in place of whatever the same trial gave before.
+
+    Args:
+        folder: the results folder; made where it does not exist.
+        result: its row's key names the files.
+        tasks: names of all evaluated tasks, so that a failed trial's row has their (null) columns too.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder, key = Path(folder), result.row.key
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.-]*", key) or key.startswith(files.PART):
+        raise ValueError(f"a trial's key names a file, so letters and digits, got {key!r}")
+    with files.locked(folder):
+        columns = _settled_columns(folder, [*tasks, *(score.task for score in result.scores)])
+        _put_aside(folder, key)
+        rows = {
+            "examples": [vars(row) for row in result.examples],
+            "steps": [vars(row) for row in result.steps],
+            "trials": [vars(result.row) | scores_of(result.scores)],
+        }
+        for kind in KINDS:
+            made = table(kind, rows[kind], columns)
+            files.save(files.path_of(folder, kind, key), [made], made.schema)
+        _drop_from_parts(folder, key)
+        loose = sum(1 for name in files.names(folder, "trials") if not name.startswith(files.PART))
+        if loose % LOOSE_TRIALS == 0:
+            _compact(folder)
+
+
+def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: Any) -> None:
+    """Record which trials the folder is about from now on; the rows of others stay, and are left out of reports.
+
+    Args:
+        folder: the results folder; made where it does not exist.
+        keys: of the suite's whole grid, in the suite's order.
+        command: what runs this grid, without paths of this machine.
+        **more: the other fields of ``Grid``.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    record = {"keys": list(keys), "command": command} | {name: value for name, value in more.items() if value}
+    text = json.dumps(record, indent=1) + "\n"
+    with files.locked(folder), files.replacing(folder / files.GRID) as out:
+        out.write(text.encode())
+
+
+def compact(folder: Path | str) -> None:
+    """Merge the files of final trials into few parts; those of trials that run again stay on their own."""
+    folder = Path(folder)
+    with files.locked(folder):
+        _compact(folder)
+
+
+def _compact(folder: Path) -> None:
+    found = entries(folder, files.names(folder, "trials"))
+    best = winners(found)
+    sizes: dict[str, int] = {}
+    must: set[str] = set()
+    for entry in found:
+        sizes[entry.name] = sizes.get(entry.name, 0) + 1
+        if best[entry.key] != entry or (entry.loose and entry.final):
+            must.add(entry.name)
+    small = {name for name, size in sizes.items() if name.startswith(files.PART) and size < PART_TRIALS}
+    if must or len(small) > 1:
+        _merge(folder, must | small, best)
+    _sweep_orphans(folder)
+
+
+def _merge(folder: Path, sources: Iterable[str], best: dict[str, Entry]) -> None:
+    """Write the rows that count of these files as new parts, then delete the files."""
+    chosen = set(sources)
+    kept = sorted((e.name, e.key, e.finished_at) for e in best.values() if e.name in chosen)
+    tasks = _stored_tasks(folder, chosen)
+    made = set()
+    for start in range(0, len(kept), PART_TRIALS):
+        rows = kept[start : start + PART_TRIALS]
+        keys: dict[str, list[str]] = {}
+        for name, key, _ in rows:
+            keys.setdefault(name, []).append(key)
+        part = files.PART + hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        for kind in KINDS:
+            wanted = schema(kind, tasks)
+            files.save(files.path_of(folder, kind, part), _rows_of(folder, kind, keys, wanted), wanted)
+        made.add(part)
+    # Parts before loose files: a loose row beats a part's, so while an outdated row is there its better one is too.
+    # A merge that is done again after a crash makes a part of the same name, which may then be among the sources.
+    for name in sorted(chosen - made, key=lambda name: (not name.startswith(files.PART), name)):
+        os.unlink(files.path_of(folder, "trials", name))
+    files.sync(folder / "trials")  # or a power cut could bring back a row whose examples are gone
+    _sweep_orphans(folder)
+
+
+def _rows_of(folder: Path, kind: str, keys: dict[str, list[str]], wanted: pa.Schema) -> Iterator[pa.Table]:
+    for name, chosen in keys.items():
+        path = files.path_of(folder, kind, name)
+        if path.exists():
+            for group in files.row_groups(path):
+                yield only(conform(group, wanted).select(wanted.names), chosen)
+
+
+def _put_aside(folder: Path, key: str) -> None:
+    """Make room for a trial's files: its old row leaves, a final one into a part until the new row is there."""
+    path = files.path_of(folder, "trials", key)
+    if path.exists():
+        old = entries(folder, [key])
+        if all(entry.final for entry in old):
+            _merge(folder, [key], winners(old))
+        else:
+            os.unlink(path)
+            files.sync(path.parent)
+
+
+def _drop_from_parts(folder: Path, key: str) -> None:
+    parts = [name for name in files.names(folder, "trials") if name.startswith(files.PART)]
+    found = entries(folder, [*parts, key])
+    stale = {entry.name for entry in found if entry.key == key and not entry.loose}
+    if stale:
+        _merge(folder, stale, winners(found))
+
+
+def _sweep_orphans(folder: Path) -> None:
+    """Delete steps and examples without a trial's row beside them."""
+    trials = set(files.names(folder, "trials"))
+    for kind in KINDS:
+        for name in files.names(folder, kind):
+            if name not in trials:
+                os.unlink(files.path_of(folder, kind, name))
+
+
+def _stored_tasks(folder: Path, chosen: Iterable[str]) -> list[str]:
+    schemas = [files.schema_of(files.path_of(folder, "trials", name)) for name in sorted(chosen)]
+    return list(dict.fromkeys(task for stored in schemas for task in tasks_of(stored)))
+
+
+def _settled_columns(folder: Path, tasks: Sequence[str]) -> list[str]:
+    """Return the tasks that every file of ``trials`` has columns for, after adding these to all of them."""
+    stored = files.names(folder, "trials")
+    present = _stored_tasks(folder, stored[:1])
+    if stored and not set(tasks) <= set(present):
+        _unify_columns(folder, tasks)
+    return list(dict.fromkeys([*tasks, *present]))
+
+
+def _unify_columns(folder: Path, tasks: Iterable[str]) -> None:
+    """Give all files of a dataset the same columns: plain pandas reads only those of the first file."""
+    stored = _stored_tasks(folder, files.names(folder, "trials"))
+    for kind in KINDS:
+        wanted = schema(kind, dict.fromkeys([*tasks, *sorted(stored)]))
+        for name in files.names(folder, kind):
+            path = files.path_of(folder, kind, name)
+            found = files.schema_of(path)
+            if set(wanted.names) <= set(found.names) and found.metadata == wanted.metadata:
+                continue
+            target = conform(found.empty_table(), wanted).schema
+            files.save(path, (conform(group, wanted) for group in files.row_groups(path)), target)

@@ -1,0 +1,145 @@
+"""The card of a kept adapter: what it is, how it was made, how it is loaded, how its scores are had again. No torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peftbench import __version__
+from peftbench.methods import METHODS
+from peftbench.models import find
+from peftbench.models.precision import effective
+from peftbench.records import Job, Task, Trial
+from peftbench.tasks import chat, fewshot, lm_eval_export
+
+_TASKS = "tasks"
+_STOCK_LOADERS = {
+    "peftbench.methods.peft_checkpoint:load": (
+        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "ADAPTER")'
+    ),
+    "peftbench.methods.full:load": (
+        'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("ADAPTER")'
+    ),
+}
+
+
+def write(job: Job, folder: Path, tokenizer: Any) -> None:
+    """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
+    for task in _exported(job.trial):
+        found = chat.apply(task, fewshot.scored(task, job.trial.evaluation.split), tokenizer)
+        lm_eval_export.export(task, found, folder / _TASKS)
+    (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
+
+
+def _exported(trial: Trial) -> list[Task]:
+    """Return the scored tasks that the stock command can score alike: it has no parser of ours, and its own by name."""
+    scored = [task for task in trial.tasks if task.name in trial.evaluate]
+    return [task for task in scored if not (task.lm_eval or task.answer_pattern)]
+
+
+def install(folder: Path, destination: Path) -> None:
+    """Move a finished folder to its place, replacing an older one."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if destination.exists():
+        shutil.rmtree(destination)
+    os.replace(folder, destination)
+
+
+def _text(job: Job, folder: Path) -> str:
+    trial, method = job.trial, METHODS[job.trial.method]
+    training = trial.training
+    settings = "" if training is None else f"learning rate {training.learning_rate:g}, optimizer {training.optimizer}"
+    return f"""# {method.title}: {trial.cell}, seed {trial.seed}
+
+Made by peftbench {__version__} (trial `{job.key}` of suite `{trial.suite}`); {settings}. {method.paper}
+
+- base: `{find.base_name(trial.base)}` (SHA-256 of its files `{job.base_sha256[:16]}…`)
+- settings: rank {trial.rank}, precision {trial.precision}, options {dict(trial.options)}
+
+Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the folder of a built-in base like nano is
+what `python -c "from peftbench.models import builtin; print(builtin.folder('nano'))"` prints):
+
+```python
+{_loader(method.load, stock=not is_partial(trial))}
+```
+
+{_stock_command(job, folder)}"""
+
+
+def _loader(load: str, stock: bool) -> str:
+    """Return the lines that load a tuned model: stock ones where they can, else by the method's own function."""
+    module, _, name = load.partition(":")
+    own = (
+        f"from pathlib import Path\n\nfrom {module} import {name}\nfrom transformers import AutoModelForCausalLM\n\n"
+        f'model = {name}(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
+    )
+    return _STOCK_LOADERS.get(load, own) if stock else own
+
+
+def is_partial(trial: Trial) -> bool:
+    """Return whether a trial tunes, and saves, only a part of the base's own weights."""
+    options = (trial.options.get("layers"), trial.options.get("modules"))
+    return METHODS[trial.method].trains_base and options != (None, None)
+
+
+def _stock_command(job: Job, folder: Path) -> str:
+    """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
+    trial, load = job.trial, METHODS[job.trial.method].load
+    if is_partial(trial):
+        return "The stock `lm_eval` command cannot load a part of the base's own weights onto the rest.\n"
+    if load.endswith(".llama_adapter:load") and '"ADAPTION_PROMPT"' not in (folder / "adapter_config.json").read_text():
+        return (
+            "The stock `lm_eval` command cannot load this LLaMA-Adapter: peft has its form for llama and mistral only, "
+            "with one gate per layer.\n"
+        )
+    if load not in _STOCK_LOADERS and not load.endswith(".llama_adapter:load"):
+        return f"The stock `lm_eval` command cannot load this: {METHODS[trial.method].title} needs its own loader.\n"
+    length = trial.evaluation.max_length
+    where = "pretrained=ADAPTER" if load.endswith("full:load") else "pretrained=BASE,peft=ADAPTER"
+    precision = effective(trial.precision, trial.options)
+    dtype = precision.base_weights(METHODS[trial.method].trains_base)
+    revision = f",revision={trial.base.revision}" if trial.base.revision else ""
+    extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
+    names = ",".join(task.name for task in _exported(trial))
+    if not names:
+        return "None of its tasks can be scored alike with a stock `lm_eval` command and a file here.\n"
+    return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
+(batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and
+exact match as stored, and BLEU and chrF over one reference for generation, whose stored headline is ROUGE-L:
+
+```
+lm_eval --model hf \\
+    --model_args {where},dtype={dtype},max_length={length},softmax_dtype=float32{extra}{revision} \\
+    --include_path . --tasks {names} --batch_size 1 --device {trial.device}
+```
+"""
+
+
+def _quantized_base(job: Job) -> str:
+    """Return how to make the quantized base that the stock command needs: its arguments cannot quantize one."""
+    precision = effective(job.trial.precision, job.trial.options)
+    if precision.quantization is None:
+        return ""
+    settings = "load_in_8bit=True"
+    if precision.quantization != "int8":
+        settings = (
+            f'load_in_4bit=True, bnb_4bit_quant_type="{precision.quantization}", '
+            f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
+            f"bnb_4bit_compute_dtype=torch.{precision.compute}"
+        )
+    return f"""The stock command needs the quantized base in a folder of its own; make it once, as BASE:
+
+```python
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+settings = BitsAndBytesConfig({settings})
+base = AutoModelForCausalLM.from_pretrained("ORIGINAL", quantization_config=settings, dtype=torch.{precision.weights})
+base.save_pretrained("BASE")
+AutoTokenizer.from_pretrained("ORIGINAL").save_pretrained("BASE")
+```
+
+"""

@@ -1,0 +1,1 @@
+"""Sanity checks that every trial runs on itself."""

@@ -1,0 +1,99 @@
+"""Proof that a method is active and the base untouched: output changed, trainables moved, frozen parameters did not.
+
+Frozen buffers and the scales of quantized weights are not compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftbench.models.load import autocast, checksum
+from peftbench.models.precision import Precision
+from peftbench.records import Status
+from peftbench.training.batches import Batch
+
+_STIR = 0.05
+"""Standard deviation of what parameters are moved by where a method is looked at before it is trained."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is remembered of a model before it trains."""
+
+    logits: torch.Tensor
+    """(b, t, v) of the base on the probe batch, on the host."""
+    trainable: Mapping[str, int]
+    """Checksum per trainable tensor."""
+    frozen: Mapping[str, int]
+    """Checksum per frozen tensor."""
+
+
+@torch.no_grad()
+def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.Tensor:
+    """Return the model's logits for the data positions of a batch, in evaluation mode, on the host."""
+    model.eval()
+    on_device = batch.to(device)
+    with autocast(precision, device):
+        out = model(**on_device.inputs, use_cache=False)
+    return out.logits[:, -batch.ids.shape[1] :].float().cpu()
+
+
+@contextmanager
+def stirred(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Move parameters at random within the context, so that a method that begins as nothing does something.
+
+    They return bit for bit, and so does the random state.
+    """
+    kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
+    devices = {p.device for p, _ in kept if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter, before in kept:
+            parameter.add_(torch.randn_like(before).mul_(_STIR))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in kept:
+                parameter.copy_(before)
+
+
+def checksums(model: nn.Module, trainable: bool) -> dict[str, int]:
+    """Return the checksum of every parameter that trains (or of every one that does not), by name."""
+    return {n: checksum(p) for n, p in model.named_parameters() if p.requires_grad is trainable}
+
+
+def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[dict[str, Any], Status, str | None]:
+    """Compare a trained model with what it was before.
+
+    Returns:
+        The row's liveness columns, the status (``ok``, ``inert``, ``corrupt`` or ``diverged``), and the reason where
+        not ok.
+    """
+    now = checksums(model, trainable=True)
+    stalled = sorted(name for name, value in now.items() if before.trainable[name] == value)
+    frozen = checksums(model, trainable=False)
+    broken = sorted(name for name, value in frozen.items() if before.frozen[name] != value)
+    change = float((after - before.logits).abs().max())
+    facts = {
+        "trainable_tensors": len(now),
+        "moved_tensors": len(now) - len(stalled),
+        "stalled_tensors": ", ".join(stalled) or None,
+        "largest_logit_change": change,
+    }
+    if broken:
+        return facts, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
+    if len(stalled) == len(now):
+        return facts, Status.INERT, "training changed no trainable tensor"
+    if not math.isfinite(change):
+        return facts, Status.DIVERGED, "the tuned model's logits are not all numbers"
+    if change == 0.0:
+        return facts, Status.INERT, "the tuned model's logits equal the base model's"
+    return facts, Status.OK, None

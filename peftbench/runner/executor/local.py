@@ -1,0 +1,190 @@
+"""Run jobs on this machine: one process per trial, forked from a server that has imported the heavy libraries.
+
+The parent imports none of them. Every job ends in exactly one result, also when its process dies.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.measure import environment
+from peftbench.records import Job, Result, Status, TrialRow
+from peftbench.runner import rows
+from peftbench.runner.executor import Event, child, lifeline
+
+_KILL_SECONDS = 10.0
+"""How long a killed process is waited for."""
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: Any
+    channel: Connection
+    asked_at: float
+    kernel_kills: int
+    phase: str = "start"
+    result: Result | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic time at which the trial is stopped, or None."""
+        limit = self.job.trial.timeout_seconds
+        return None if limit is None else self.asked_at + limit
+
+
+def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
+    """Run jobs, at most ``workers`` at the same time, and yield what happens; each job's last event has its result.
+
+    Closing the iterator (or Ctrl-C within it) kills what runs; nothing outlives it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peftbench.runner.executor.preload"])
+    waiting = list(reversed(jobs))
+    running: list[_Running] = []
+    if jobs:
+        _await_server(context)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(context, waiting.pop()))
+                yield Event(running[-1].job, "start")
+            _wait(running)
+            for one in list(running):
+                yield from _heard(one)
+                if one.result is not None:
+                    running.remove(one)
+                    yield Event(one.job, one.phase, result=one.result)
+    finally:
+        for one in running:
+            _kill(one)
+
+
+def _await_server(context: Any) -> None:
+    """Return once the server has imported its libraries, so that no trial is charged for it."""
+    os.environ[lifeline.RUNNER] = str(os.getpid())
+    os.environ.update(environment.openmp())
+    first = context.Process(target=child.nothing, daemon=True)
+    try:
+        first.start()
+        first.join()
+    except (EOFError, OSError) as error:
+        raise UserError(f"the process server ended while it imported the libraries: {error}") from None
+
+
+def _start(context: Any, job: Job) -> _Running:
+    ours, theirs = context.Pipe(duplex=False)
+    kills, asked_at = _kernel_oom_kills(), time.perf_counter()
+    process = context.Process(target=child.main, args=(job, theirs, asked_at), daemon=True)
+    process.start()
+    theirs.close()
+    return _Running(job, process, ours, asked_at, kills)
+
+
+def _wait(running: Sequence[_Running]) -> None:
+    """Sleep until a process speaks or dies, or the next deadline."""
+    deadlines = [one.deadline for one in running if one.deadline is not None]
+    timeout = max(0.0, min(deadlines) - time.perf_counter()) if deadlines else None
+    wait([w for one in running for w in (one.channel, one.process.sentinel)], timeout)
+
+
+def _heard(one: _Running) -> Iterator[Event]:
+    """Yield what a process has said since; set its result if it has ended, well or badly."""
+    try:
+        while one.result is None and one.channel.poll():
+            kind, content = one.channel.recv()
+            if kind == "result":
+                one.result = _timed(content, time.perf_counter() - one.asked_at)
+                _reap(one)
+            elif kind == "phase":
+                one.phase = content
+                yield Event(one.job, content)
+            else:
+                step, steps, loss = content
+                yield Event(one.job, one.phase, step, steps, loss)
+    except (EOFError, OSError):  # it died, perhaps in the middle of a sentence
+        one.result = _death(one)
+        return
+    if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
+        _kill(one)
+        limit = one.job.trial.timeout_seconds
+        one.result = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds)")
+
+
+def _timed(result: Result, wall: float) -> Result:
+    """Complete a result with what only the parent knows: the whole wall time, and how much of it no phase owns."""
+    row = result.row
+    phases = (
+        row.start_seconds,
+        row.plan_seconds,
+        row.load_seconds,
+        row.data_seconds,
+        row.attach_seconds,
+        row.train_seconds,
+        row.validate_seconds,
+        row.account_seconds,
+        row.check_seconds,
+        row.evaluate_seconds,
+        row.save_seconds,
+        row.inference_seconds,
+        row.retention_seconds,
+    )
+    untracked = wall - sum(seconds or 0.0 for seconds in phases)
+    return replace(result, row=replace(row, wall_seconds=wall, untracked_seconds=untracked))
+
+
+def failure(job: Job, status: Status, phase: str, message: str) -> Result:
+    """Return the row of a trial that could not write its own."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    told = rows.told(job, message, status is Status.ERROR)
+    return Result(TrialRow(**rows.describe(job), status=status, phase=phase, message=told, finished_at=now))
+
+
+def _death(one: _Running) -> Result:
+    """Return the row of a trial whose process ended without a result."""
+    _reap(one)
+    code = one.process.exitcode
+    if code == -signal.SIGKILL and _kernel_oom_kills() > one.kernel_kills:
+        return failure(one.job, Status.OOM, one.phase, "the kernel killed the process: out of memory")
+    how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    status = Status.KILLED if code is not None and code < 0 else Status.ERROR
+    return failure(one.job, status, one.phase, f"the trial's process ended with {how}{_last_words(one.job)}")
+
+
+def _last_words(job: Job) -> str:
+    """Return the last line of a trial's log, which is the error of a process that could not even begin."""
+    log = Path(job.log) if job.log else None
+    lines = log.read_text(errors="replace").strip().splitlines() if log and log.is_file() else []
+    return f": {lines[-1][:200]}" if lines else ""
+
+
+def _reap(one: _Running) -> None:
+    one.process.join(_KILL_SECONDS)
+    if one.process.is_alive():
+        _kill(one)
+    one.channel.close()
+
+
+def _kill(one: _Running) -> None:
+    if one.process.pid is not None and one.process.is_alive():
+        os.kill(one.process.pid, signal.SIGKILL)
+    one.process.join(_KILL_SECONDS)
+
+
+def _kernel_oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory since boot; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -1,0 +1,284 @@
+"""What is to run: bases and data found and hashed, every trial with its key, and which are done. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import Unsupported, UserError
+from peftbench.measure import environment
+from peftbench.methods import context
+from peftbench.models import causality, find
+from peftbench.planner import cuda_reserve
+from peftbench.records import Base, Example, Job, Status, Task, Trial
+from peftbench.results import store
+from peftbench.suite import trial_key
+from peftbench.tasks import chat, hub, overlap, read
+from peftbench.tasks.general_text import as_task, texts
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A suite's trials, resolved against this machine and a results folder."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+    """Names of the scored tasks: the score columns of the results."""
+    jobs: tuple[Job, ...]
+    """All of them, in the suite's order."""
+    pending: tuple[Job, ...]
+    """Those whose row is not final yet."""
+    workers: int
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a grid is run, apart from what is in it."""
+
+    fresh: bool = False
+    """Whether finished trials run again."""
+    keep_adapters: bool = False
+    budget_bytes: int | None = None
+    """Memory for the training steps that run at the same time: trials predicted to need more than their share are
+    skipped. None for no limit."""
+    reserve_bytes: int | None = None
+    """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
+    whole_command: str | None = None
+    """The command without its selection of trials; None where nothing is selected."""
+    predicts: bool = True
+    """Whether a cell's first trial predicts the memory that it then measures."""
+    strict: bool = False
+    """Whether rows that differ in what is no axis are an error."""
+    parameters: int | None = None
+    """Trainable parameters that ranks were chosen for."""
+
+
+_ORDINARY = Options()
+
+
+@dataclass
+class _Inputs:
+    """Bases and data on this machine, each resolved and hashed once."""
+
+    bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
+    data: dict[tuple[str, ...], str] = field(default_factory=dict)
+    overlaps: dict[tuple[str, ...], str | None] = field(default_factory=dict)
+    found: dict[tuple[str, str], list[Example]] = field(default_factory=dict)
+
+    def of(self, trial: Trial) -> tuple[Path, str, str]:
+        """Return the base's folder, its hash and the hash of the tasks' examples."""
+        if trial.base not in self.bases:
+            found = find.resolve_base(trial.base)
+            self.bases[trial.base] = found, find.base_fingerprint(found)
+        names = tuple(repr(task) for task in trial.tasks)
+        if names not in self.data:
+            self.data[names] = read.fingerprint(trial.tasks, self.examples)
+        return *self.bases[trial.base], self.data[names]
+
+    def examples(self, task: Task, split: str) -> list[Example]:
+        """Return a split's examples, read once."""
+        key = (repr(task), split)
+        if key not in self.found:
+            self.found[key] = read.examples(task, split)
+        return self.found[key]
+
+    def overlap(self, trial: Trial) -> str | None:
+        """Return what the trial's scored prompts have in common with its training data."""
+        trained = () if trial.training is None else tuple(name for name, _ in trial.training.data)
+        names = (*map(repr, trial.tasks), repr(trained), *trial.evaluate, trial.evaluation.split)
+        if names not in self.overlaps:
+            self.overlaps[names] = overlap.of_trial(trial, self.examples)
+        return self.overlaps[names]
+
+    def key(self, trial: Trial) -> str:
+        """Return the trial's key."""
+        _, base_sha256, data_sha256 = self.of(trial)
+        return trial_key.key(trial, base_sha256, data_sha256)
+
+
+def prepare(
+    trials: Sequence[Trial],
+    folder: Path,
+    workers: int,
+    command: str,
+    whole: Sequence[Trial] | None = None,
+    options: Options = _ORDINARY,
+) -> Grid:
+    """Resolve bases and data, give every trial its key, and find out which are done.
+
+    The keys of the grid are recorded in the results folder, so that reports know which rows are of it: all that were
+    ever asked for, so that a selection neither shrinks a report nor makes what was left out look unfinished.
+
+    Args:
+        trials: what is to run.
+        folder: of the results.
+        workers: trials at the same time.
+        command: what is run, as it is told in reports.
+        whole: the grid that the trials were selected from; None where it is they.
+        options: how to run it.
+
+    Raises:
+        UserError: if a base or a data file is missing or unreadable, or the results folder cannot be used.
+    """
+    described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
+    inputs = _Inputs()
+    jobs: list[Job] = []
+    seen: set[str] = set()
+    tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
+    _check_texts(trials)
+    for trial in trials:
+        base_folder, base_sha256, data_sha256 = inputs.of(trial)
+        _check_splits(trial, inputs.examples)
+        key = inputs.key(trial)
+        jobs.append(
+            Job(
+                trial=trial,
+                key=key,
+                base_folder=str(base_folder),
+                base_sha256=base_sha256,
+                data_sha256=data_sha256,
+                environment_json=described,
+                workers=workers,
+                scratch=str(folder),
+                predicts=options.predicts and trial.training is not None and trial.cell not in seen,
+                measures_inference=trial.inference and trial.cell not in seen,
+                budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
+                reserve_bytes=_reserve(trial, options),
+                adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
+                overlap_json=inputs.overlap(trial),
+                log=str(folder / "logs" / f"{key}.log"),
+            )
+        )
+        seen.add(trial.cell)
+    store.open_for_run(folder, tasks)
+    _make_room(folder)
+    keys = [job.key for job in jobs]
+    everything = keys if whole is None else [inputs.key(trial) for trial in whole]
+    asked = _asked_for(folder, keys, everything)
+    # a selecting command makes what is recorded only where nothing else of the grid was there before it
+    narrow = len(asked) == len(keys) < len(everything)
+    whole_command = command if narrow else options.whole_command or command
+    store.record_grid(folder, asked, whole_command, strict=options.strict, parameters=options.parameters)
+    done = set() if options.fresh else store.done(folder)
+    if options.keep_adapters and done:
+        done -= _without_adapter(folder, jobs)
+    pending = tuple(job for job in jobs if job.key not in done)
+    return Grid(folder, tasks, tuple(jobs), pending, workers)
+
+
+def _reserve(trial: Trial, options: Options) -> int:
+    return cuda_reserve.reserve(trial) if options.reserve_bytes is None else options.reserve_bytes
+
+
+def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:
+    """Return the keys of a whole grid that are selected now, were recorded before, or have a row."""
+    if len(selected) == len(whole):
+        return list(whole)
+    recorded = store.recorded_grid(folder)
+    known = {*selected, *(recorded.keys if recorded else ())}
+    if any((folder / "trials").glob("*.parquet")):
+        known |= set(store.read_trials(folder)["key"])
+    return [key for key in whole if key in known]
+
+
+def check(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """See that what the trials need is there, bases and every split of the data; nothing is fetched or hashed.
+
+    Returns:
+        What is left to be seen when it runs: hub ids that are to be fetched.
+
+    Raises:
+        UserError: if something is missing or unreadable, as ``prepare`` would.
+    """
+    bases = tuple(dict.fromkeys(trial.base for trial in trials))
+    away = tuple(base.source for base in bases if find.on_hub(base))
+    for base in bases:
+        if base.source not in away:
+            find.resolve_base(base)
+    remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
+    general = [as_task(trial.retention) for trial in trials if trial.retention]
+    remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
+    inputs = _Inputs()
+    _check_texts(trials, remote)
+    for trial in trials:
+        _check_splits(trial, inputs.examples, remote)
+    unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
+    unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
+    return tuple(f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
+
+
+def impossible(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the cells that a run would end as ``unsupported``, each with its reason, as far as configs tell.
+
+    Of bases that are here; what only a loaded base shows is not seen.
+    """
+    found: dict[str, str] = {}
+    configs: dict[Base, Any] = {}
+    for trial in {trial.cell: trial for trial in trials}.values():
+        if trial.unsupported is not None:
+            found[trial.cell] = trial.unsupported
+            continue
+        if trial.base not in configs:
+            configs[trial.base] = find.read_config(trial.base)
+        try:
+            if configs[trial.base]:
+                causality.check_config(configs[trial.base])
+                context.check(trial, configs[trial.base])
+                chat.check(trial.tasks, find.config_folder(trial.base))
+        except Unsupported as error:
+            found[trial.cell] = str(error)
+    return found
+
+
+def _without_adapter(folder: Path, jobs: Sequence[Job]) -> set[str]:
+    """Return the keys of finished trials whose adapter is asked for and was not kept when they ran."""
+    trials = store.read_trials(folder)
+    ok = set(trials.loc[trials["status"] == Status.OK, "key"])
+    return {
+        job.key
+        for job in jobs
+        if job.key in ok and job.trial.training and job.adapter_folder and not Path(job.adapter_folder).is_dir()
+    }
+
+
+def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()) -> None:
+    """Refuse before anything runs what no trial could do: train or score on a split that a task does not have.
+
+    Args:
+        trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
+        reader: gives a split's examples.
+        unseen: names of tasks whose data is not read.
+    """
+    tasks = {task.name: task for task in trial.tasks}
+    wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
+    if trial.training is not None:
+        wanted += [(name, "train") for name, _ in trial.training.data]
+        if trial.training.validate_every:
+            wanted += [(name, "validation") for name, _ in trial.training.data]
+    for name, split in wanted:
+        if name not in unseen and not reader(tasks[name], split):
+            raise UserError(f"task {name!r}: its {split} split is empty")
+
+
+def _check_texts(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
+    """See that the general text of retention can be read, each once."""
+    for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
+        if as_task(source).name not in unseen:
+            texts(source)
+
+
+def _make_room(folder: Path) -> None:
+    """Make the folder of logs, and remove what killed trials left while saving."""
+    try:
+        (folder / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write logs to {folder / 'logs'}: {error.strerror}") from None
+    for left in folder.glob(".saving-*"):
+        pid = left.name.split("-")[1]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The trials of a search: every candidate learning rate of every cell, shorter, scored on the validation split."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from peftbench.methods.record import shown
+from peftbench.records import Evaluation, Training, Trial
+from peftbench.suite.expand import expand, searched, validated
+from peftbench.suite.records import Suite
+
+SPLIT = "validation"
+FIRST_SEED = 1000
+"""Of the candidates: the same one however many seeds the grid has, so that more of them need no new search."""
+
+
+def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
+    """Return the trials that a suite's search takes; none where each cell has one learning rate.
+
+    A candidate differs from its cell's trials in the learning rate, in its seed, which is none of the suite's, in how
+    long it trains, and in the split that it is scored on. So the test split is read for the chosen rate alone.
+
+    Args:
+        suite: a validated suite.
+        device: as for ``expand``.
+    """
+    rates = searched(suite)
+    if not rates or suite.search is None:
+        return ()
+    found: dict[str, Trial] = {}
+    for trial in expand(suite, device):
+        if trial.cell in rates and not trial.unsupported:
+            found.setdefault(trial.cell, trial)
+    seeds = list(itertools.islice((n for n in itertools.count(FIRST_SEED) if n not in suite.seeds), suite.search.seeds))
+    return tuple(
+        _candidate(trial, rate, seed, suite) for cell, trial in found.items() for rate in rates[cell] for seed in seeds
+    )
+
+
+def named(cell: str, precision: str, rate: float) -> str:
+    """Return the name of a candidate: its cell's, with the rate."""
+    return f"{cell.removesuffix(precision)}lr={shown(rate)} {precision}"
+
+
+def cell_of(candidate: str, rate: float) -> str:
+    """Return the cell whose candidate has this name and rate."""
+    head, _, tail = candidate.rpartition(f"lr={shown(rate)} ")
+    return f"{head}{tail}"
+
+
+def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
+    training, scored = trial.training, validated(suite)
+    assert training is not None
+    assert suite.search is not None
+    used = {*scored, *dict(training.data)}
+    return replace(
+        trial,
+        cell=named(trial.cell, trial.precision, rate),
+        seed=seed,
+        tasks=tuple(task for task in trial.tasks if task.name in used),
+        evaluate=scored,
+        training=_shorter(replace(training, learning_rate=rate), suite.search.share),
+        evaluation=Evaluation(trial.evaluation.batch_size, trial.evaluation.max_length, SPLIT),
+        inference=False,
+        retention=None,
+    )
+
+
+def _shorter(training: Training, share: float) -> Training:
+    """Return the training with this share of its steps, epochs, tokens or seconds."""
+
+    def part(count: int | None) -> int | None:
+        return None if count is None else max(1, round(share * count))
+
+    epochs = None if training.epochs is None else share * training.epochs
+    seconds = None if training.seconds is None else share * training.seconds
+    return replace(training, steps=part(training.steps), epochs=epochs, tokens=part(training.tokens), seconds=seconds)

@@ -1,0 +1,1 @@
+"""The tasks that peftbench generates itself, identical on every machine."""

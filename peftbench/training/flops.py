@@ -1,0 +1,154 @@
+"""How much work a training step is: its matrix products' operations, and how many of them the device can do.
+
+An operation is a multiplication or an addition (FLOP). What is counted is what is executed: recomputation under
+gradient checkpointing too, frozen weights' gradients not, quantized layers as the dense product that they stand for.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
+from peftbench.records import failures
+from peftbench.training import loop
+from peftbench.training.batches import Encoded, micro_batches
+from peftbench.training.loop import Learner
+
+_ATEN = torch.ops.aten
+_FUSED = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+
+
+def _attended(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q.shape, *_shared(q, k, v))
+
+
+def _attended_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient.shape, q.shape, *_shared(q, k, v))
+
+
+def _shared(q: Any, *of: Any) -> list[tuple[int, ...]]:
+    """Return shapes of keys and values (b, h_kv, t, d_h) as if each query's head had its own: so they are computed.
+
+    torch's table has refused fewer heads than the query's until 2.12.
+    """
+    return [(x.shape[0], q.shape[1], *x.shape[2:]) for x in of]
+
+
+_PRODUCTS: Mapping[Any, Callable[..., int]] = {
+    **flop_registry,
+    **{getattr(_ATEN, f"_scaled_dot_product_{name}"): _attended for name in _FUSED},
+    **{getattr(_ATEN, f"_scaled_dot_product_{name}_backward"): _attended_backward for name in _FUSED},
+    _ATEN._grouped_mm: lambda rows, experts, *_, **__: 2 * rows.numel() * experts.shape[-1],
+}
+"""Operators with products: torch's own table, and those that it lacks. Attention is counted without its mask."""
+_QUANTIZED: Mapping[str, Callable[..., int]] = {
+    "bitsandbytes::gemm_4bit": lambda x, codes, shape, *_, **__: 2 * x.numel() * shape[0],
+    "bitsandbytes::int8_mixed_scaled_mm": lambda x, rows, codes, *_, **__: 2 * x.numel() * codes.shape[0],
+    "bitsandbytes::int8_scaled_mm": lambda rows, codes, *_, **__: 2 * rows.numel() * codes.shape[0],
+}
+"""bitsandbytes' products of inputs of width d with stored weights of shape (out, d). By name: no import."""
+_ATTENTION = re.compile("attention|flash|flex")
+_SIZES = {"cpu": 512, "cuda": 8192}
+"""Side of the square matrices whose product measures a device's rate."""
+_SECONDS = 0.1
+"""For how long the rate is measured."""
+
+
+def operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
+    """Return the operations of matrix products in one call of an operator; 0 for an operator that has none."""
+    packet = func._overloadpacket
+    if packet in _PRODUCTS:
+        return _PRODUCTS[packet](*args, **kwargs, out_val=out)
+    count = _QUANTIZED.get(packet._qualified_op_name)
+    return count(*args, **kwargs) if count else 0
+
+
+class Products(TorchDispatchMode):
+    """Counts the operations of matrix products while active, and keeps the names of fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.attention: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator."""
+        out = func(*args, **(kwargs or {}))
+        self.operations += operations(func, args, kwargs or {}, out)
+        name = func._overloadpacket.__name__.lstrip("_")
+        if _ATTENTION.search(name) and "backward" not in name:
+            self.attention.add(name)
+        return out
+
+
+def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
+    """Return a step's work, what computed its attention and the device's rate as columns of the trial's row."""
+    products, tokens = passes(learner, typical_step(plan))
+    return {
+        "train_flops_per_token": products.operations / tokens,
+        "attention_kernels": ", ".join(sorted(products.attention)) or "eager",
+        "device_flops_per_second": matrix_rate(learner.precision, learner.device),
+    }
+
+
+def typical_step(plan: Sequence[Sequence[Encoded]]) -> Sequence[Encoded]:
+    """Return the step with the median number of data tokens: attention's share grows with length."""
+    return sorted(plan, key=lambda step: sum(len(e.ids) for e in step))[len(plan) // 2]
+
+
+def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
+    """Run a step's forward and backward passes; return what was counted and the processed tokens.
+
+    Operations per processed token, padding and virtual included, are about 6 N for full fine-tuning (N parameters
+    without the embedding), 4 N and an adapter's own where the base is frozen: its weights need no gradient. The passes
+    are extra ones, without an optimizer step; gradients are dropped and the random state is as before.
+
+    References:
+        Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
+    """
+    batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
+    cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), Products() as products:
+        learner.model.train()
+        for batch in batches:
+            with autocast(learner.precision, learner.device):
+                loss = loop.batch_loss(learner.model, batch) / batch.loss_tokens
+            loss.backward()
+    learner.optimizer.zero_grad(set_to_none=True)
+    return products, sum(b.ids.numel() + learner.virtual_tokens * b.ids.shape[0] for b in batches)
+
+
+def matrix_rate(precision: Precision, device: str) -> float | None:
+    """Return the operations per second of the device's best square product in a precision's computing type.
+
+    Measured for a tenth of a second with the threads of this process, not looked up: what a step's rate is held
+    against. The matrices are random, as constant ones take a GPU less power and so let it run faster. None where the
+    memory that is left is too small for it.
+    """
+    dtype = getattr(torch, precision.autocast or precision.trainable)
+    side = _SIZES[device]
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    try:
+        drawn = torch.Generator(device).manual_seed(0)
+        one, other = (torch.randn(side, side, dtype=dtype, device=device, generator=drawn) for _ in range(2))
+        out = one @ other  # the first product loads libraries
+        wait()
+        best, begin = float("inf"), time.perf_counter()
+        while time.perf_counter() - begin < _SECONDS:
+            start = time.perf_counter()
+            torch.mm(one, other, out=out)
+            wait()
+            best = min(best, time.perf_counter() - start)
+    except RuntimeError as error:
+        if failures.out_of_memory(error):
+            return None
+        raise
+    return 2 * side**3 / best

@@ -1,0 +1,1 @@
+"""The tests, by room of the package; ``support`` holds what several of them share."""

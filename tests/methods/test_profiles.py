@@ -1,0 +1,105 @@
+"""Profiles: what methods have where the suite gives nothing, and what their cells then are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from peftbench import suite
+from peftbench.commands import listing
+from peftbench.errors import UserError
+from peftbench.methods import METHODS, profiles
+from peftbench.report import table
+from peftbench.suite import trial_key
+from peftbench.suite.schema import TRAIN, axes_model, method_settings
+from tests.support.results_factory import make_result, store
+
+HEAD = "base: nano\ntasks: [judge]\nseeds: 1\n"
+
+
+def cells(tmp_path, text):
+    """The trials of a suite by cell."""
+    (tmp_path / "mine.yaml").write_text(HEAD + text)
+    return {trial.cell: trial for trial in suite.expand(suite.load(tmp_path / "mine.yaml"), "cpu")}
+
+
+@pytest.mark.parametrize("name", profiles.PUBLISHED)
+def test_what_is_published_can_be_said_by_a_suite(name):
+    found, method = profiles.PUBLISHED[name], METHODS[name]
+    given = {**found.training, **found.options} | ({method.rank_key: found.rank} if found.rank else {})
+    axes_model(name, method_settings(method), given).model_validate(given)
+    assert found.source
+    assert set(profiles.TOLD) <= set(TRAIN)
+    assert f"{found.training['learning_rate']:g}" in (told := listing.method(name))
+    assert "profile paper" in told
+
+
+def test_paper_takes_each_methods_published_setting(tmp_path):
+    found = cells(tmp_path, "profile: paper\nmethods: [base, lora, prompt_tuning, qlora]\n")
+    lora, prompt, qlora = (trial for trial in found.values() if trial.training)
+    assert (lora.rank, lora.options["alpha"], lora.options["initialization"]) == (4, 32.0, "gaussian")
+    assert (lora.training.epochs, lora.training.steps, lora.training.clip_norm) == (5, None, None)
+    assert (prompt.rank, prompt.training.optimizer, prompt.training.steps) == (100, "adafactor", 30_000)
+    assert (qlora.training.optimizer, qlora.training.gradient_checkpointing) == ("paged_adamw", True)
+    assert {trial.training.profile for trial in (lora, prompt, qlora)} == {"paper"}
+    # what the source leaves open is as without a profile
+    assert lora.training.warmup_ratio == TRAIN["warmup_ratio"].default
+
+
+def test_what_the_suite_gives_stands_before_a_profile(tmp_path):
+    text = "profile: paper\nrank: 8\ntrain: {steps: 7}\nmethods:\n  lora: {learning_rate: 0.5, alpha: 2}\n"
+    (lora,) = cells(tmp_path, text).values()
+    training = lora.training
+    assert (lora.rank, lora.options["alpha"], training.steps, training.epochs) == (8, 2.0, 7, None)
+    assert (training.learning_rate, training.batch_size) == (0.5, 8)
+
+
+def test_shared_has_no_methods_own_recipe(tmp_path):
+    text = "profile: shared\ntrain: {learning_rate: 1e-3}\nmethods: [full, qlora]\n"
+    full, qlora = cells(tmp_path, text).values()
+    assert full.training == replace(qlora.training, profile=None)
+    assert qlora.training.optimizer == "adamw"
+    with pytest.raises(UserError, match="the key 'learning_rate' is missing, and profile: shared has none"):
+        cells(tmp_path, "profile: shared\nmethods: [lora]\n")
+
+
+def test_a_profile_that_changes_nothing_leaves_a_trial_as_it_is(tmp_path):
+    train = "train: {learning_rate: 1e-3}\nmethods: [full, lora, qlora]\n"
+    before = {cell: trial_key.settings(t) for cell, t in cells(tmp_path, train).items()}
+    after = {cell: trial_key.settings(t) for cell, t in cells(tmp_path, f"profile: shared\n{train}").items()}
+    changed = [cell for cell in before if before[cell] != after[cell]]
+    assert changed == ["qlora r=8 nf4"]  # its recipe names the optimizer
+    assert after["qlora r=8 nf4"]["train"]["profile"] == "shared"
+
+
+def test_a_profile_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(UserError, match="profile: unknown profile 'papers'"):
+        cells(tmp_path, "profile: papers\nmethods: [lora]\n")
+
+
+def row(method, profile, **train):
+    train = {"epochs": 5, **train} | ({"profile": profile} if profile else {})
+    settings = json.dumps({"method": method, "options": {}, "train": train})
+    return make_result(f"{method} fp32", method, settings_json=settings, examples_seen=train.get("batch_size"))
+
+
+def test_which_profile_rows_had_is_told_and_published_settings_are_no_unfairness(tmp_path):
+    paper = [
+        row("lora", "paper", weight_decay=0.01, learning_rate=2e-4, batch_size=8),
+        row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=32),
+    ]
+    told = " ".join(table(store(tmp_path / "paper", *paper)).split())
+    assert "Profile paper, LoRA, where the suite gives nothing else: learning_rate 0.0002, optimizer adamw" in told
+    assert "left open: warmup_ratio;" in told
+    assert "not taken over: a warm-up of 500 steps" in told
+    assert "no axis" not in told
+    odd = [paper[0], row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=16), row("full", None)]
+    told = " ".join(table(store(tmp_path / "odd", *odd)).split())
+    assert "Differs, and is no axis (training): " in told
+    assert "batch_size 16 (bottleneck adapter)" in told
+    shared = [row("lora", "shared"), row("qlora", "shared", optimizer="paged_adamw"), row("full", "shared")]
+    told = " ".join(table(store(tmp_path / "shared", *shared)).split())
+    assert "it took the place of the recipe of full fine-tuning, LoRA and QLoRA." in told
+    assert "optimizer paged_adamw (QLoRA)" in told

@@ -1,0 +1,200 @@
+"""A base that reads in both directions is refused, by its config and by its gradients; every causal family passes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import transformers
+
+from peftbench.errors import Unsupported
+from peftbench.methods import METHODS
+from peftbench.models import causality, load
+from peftbench.models.precision import PRECISIONS
+from peftbench.planner import forecast
+from peftbench.report.collect import collect
+from peftbench.report.notes import under_table
+from peftbench.runner import trial
+from peftbench.runner.checks import liveness
+from tests.support import architectures, trials
+from tests.support.method_cells import TRAINED, attached
+from tests.support.results_factory import store
+from tests.support.trials import run
+
+SMALL = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128}
+ENCODERS = [("BertConfig", {}), ("RobertaConfig", {}), ("ElectraConfig", {}), ("XLMConfig", {"n_words": 320})]
+
+
+def encoder(kind, tmp_path=None, **changes):
+    """An encoder with the head that transformers gives it, saved in a folder if there is one."""
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**{**SMALL, "vocab_size": 320, "max_position_embeddings": 130, **changes})
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    if tmp_path is not None:
+        made.save_pretrained(architectures.make(tmp_path / kind, "llama"))
+    return made
+
+
+@pytest.mark.parametrize("family", list(architectures.CONFIGS))
+def test_every_causal_family_passes(family):
+    made = architectures.build(family)
+    causality.check_config(made.config)
+    causality.check_config(made.config.to_dict())
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8", "nf4"])
+def test_a_causal_family_passes_in_every_precision(family, precision, tmp_path):
+    folder = architectures.make(tmp_path / "base", family)
+    try:
+        made = load.load(folder, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False).model
+    except Unsupported:
+        assert (family, precision) == ("mixtral", "int8")
+        return
+    causality.check(made, PRECISIONS[precision], "cpu")
+
+
+@pytest.mark.parametrize(("kind", "changes"), ENCODERS)
+def test_an_encoder_is_refused_by_its_config_and_by_its_gradients(kind, changes):
+    made = encoder(kind, **changes)
+    for config in (made.config, made.config.to_dict()):
+        with pytest.raises(Unsupported, match=r"reads in both directions \(its config has no "):
+            causality.check_config(config)
+    with pytest.raises(Unsupported, match="a later token changes what it says of an earlier one"):
+        causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "xlnet"])
+def test_an_encoder_is_refused_though_its_first_row_is_zero_or_its_embeddings_are_turned(kind):
+    if kind == "gemma3":
+        turned = {"use_bidirectional_attention": True, "head_dim": 16, "num_key_value_heads": 2}
+        made = encoder("Gemma3TextConfig", pad_token_id=0, **turned)
+    else:
+        config = transformers.XLNetConfig(vocab_size=320, d_model=64, n_layer=2, n_head=4, d_inner=128)
+        made = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(Unsupported, match="a later token changes what it says of an earlier one"):
+        causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+def test_what_the_gradients_say_is_what_changing_the_last_token_does():
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
+    for made, reads_ahead in ((encoder("BertConfig"), True), (encoder("BertConfig", is_decoder=True), False)):
+        made.eval()
+        with torch.no_grad():
+            first, other = made(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        assert torch.equal(first[:-1], other[:-1]) is not reads_ahead
+
+
+def test_an_encoder_made_a_decoder_passes():
+    made = encoder("BertConfig", is_decoder=True)
+    causality.check_config(made.config)
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+
+
+def test_the_check_leaves_nothing_behind():
+    made = architectures.build("llama")
+    state = torch.get_rng_state()
+    causality.check(made, PRECISIONS["fp32"], "cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in made.parameters())
+    assert not made.get_input_embeddings()._forward_hooks
+
+
+def test_a_model_without_a_causal_head_is_refused_by_its_config():
+    for config in (transformers.T5Config(), transformers.T5Config().to_dict()):
+        with pytest.raises(Unsupported, match="t5 is an encoder with a decoder"):
+            causality.check_config(config)
+    with pytest.raises(Unsupported, match="no causal language model of clip_text_model"):
+        causality.check_config(transformers.CLIPTextConfig())
+    causality.check_config(transformers.BartConfig(is_encoder_decoder=False, is_decoder=True))
+
+
+def test_a_trial_on_an_encoder_is_unsupported_before_its_weights_are_loaded(tmp_path, monkeypatch):
+    encoder("BertConfig", tmp_path)
+    monkeypatch.setattr(trial, "load", None)
+    row = run(trials.trial(tmp_path / "BertConfig", tmp_path), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "load")
+    assert "bert reads in both directions" in row.message
+
+
+@pytest.mark.parametrize("method", ["base", "lora"])
+def test_a_trial_on_an_encoder_that_no_config_tells_is_unsupported_with_the_reason(method, tmp_path, monkeypatch):
+    encoder("BertConfig", tmp_path)
+    monkeypatch.setattr(causality, "check_config", lambda _: None)
+    row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "check")
+    assert "BertLMHeadModel reads in both directions" in row.message
+
+
+def test_a_base_that_runs_only_without_gradients_is_not_looked_at(tmp_path):
+    folder = architectures.make(tmp_path / "falcon", "falcon")
+    loaded = load.load(folder, PRECISIONS["int8"], False, True, device="cpu", trust_remote_code=False)
+    causality.check(loaded.model, PRECISIONS["int8"], "cpu")
+    assert causality.reads_ahead(loaded.model, PRECISIONS["int8"], "cpu") is None
+    assert not loaded.model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_no_method_that_comes_with_peftbench_reads_ahead(name, tiny, tmp_path):
+    precision = METHODS[name].default_precision
+    _, learner, _ = attached(tiny, name, precision, tmp_path)
+    with liveness.stirred(learner.parameters):
+        assert causality.reads_ahead(learner.model, PRECISIONS[precision], "cpu") == 0.0
+
+
+LILY = {"peft_type": "LILY"}
+
+
+def test_a_method_that_reads_ahead_is_told_in_its_row_and_under_the_table(tiny, tmp_path):
+    """LILY mixes its adapters by a mean over all tokens of the text, later ones too (peft 0.21, arXiv:2407.09946)."""
+    made = trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY)
+    result = run(made, tmp_path)
+    assert result.row.status == "ok", result.row.message
+    assert result.row.later_token_influence > causality.NOISE
+    results = collect(store(tmp_path / "r", result))
+    (told,) = (note for note in under_table.notes(results) if "later tokens" in note)
+    assert re.match(r"peft LILY r=4.*: later tokens bear on what is said of a token \(up to .* %", told)
+
+
+def test_what_mixes_examples_only_when_it_is_trained_cannot_be_packed(tiny, tmp_path):
+    training = {"packing": True, "sequence_length": 64}
+    row = run(trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY, training=training), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "check")
+    assert "mixes the examples of a row" in row.message
+
+
+@pytest.mark.parametrize(
+    ("rank", "options"),
+    [
+        (None, {"peft_type": "TRAINABLE_TOKENS", "token_indices": [9]}),
+        (4, {"peft_type": "LORA", "target_modules": ["embed_tokens", "q_proj"]}),
+    ],
+)
+def test_a_method_that_replaces_the_embedding_is_measured_too(rank, options, tiny, tmp_path):
+    row = run(trials.trial(tiny, tmp_path, "peft", rank=rank, options=options), tmp_path).row
+    assert (row.status, row.later_token_influence) == ("ok", 0.0), row.message
+
+
+def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny, tmp_path):
+    _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
+    before, state = [p.detach().clone() for p in learner.parameters], torch.get_rng_state()
+
+    def fail():
+        with liveness.stirred(learner.parameters):
+            assert not any(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        fail()
+    assert all(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_plan_on_an_encoder_says_why_there_are_no_figures(tmp_path):
+    encoder("RobertaConfig", tmp_path)
+    folder = tmp_path / "RobertaConfig"
+    (found,) = forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question())
+    assert found.found is None
+    assert "roberta reads in both directions" in found.problem

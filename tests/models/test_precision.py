@@ -1,0 +1,219 @@
+"""The tables of precisions are true: dtypes are those of a run, and every cell of the table of what exists is run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from peftbench import suite
+from peftbench.methods import FOUR_BIT, METHODS, method_of
+from peftbench.methods.support import why_no_checkpointing, why_unsupported
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import Status
+from peftbench.results import store
+from peftbench.runner import grid, prepare, trial
+from tests.support import trials
+from tools.docs import precision_document
+from tools.validation import precision_table
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SAMPLE = 4
+"""One in so many cells is in the default run, two or more of each precision."""
+CELLS = [*itertools.product(METHODS, PRECISIONS)]
+
+
+def allowed():
+    """Every cell that the table allows, each on its device, marked."""
+    for device in precision_table.DEVICES:
+        there = [(m, p) for m, p in CELLS if why_unsupported(METHODS[m], p, device) is None]
+        for index, cell in enumerate(there):
+            marks = [pytest.mark.slow] * (index % SAMPLE > 0) + [pytest.mark.gpu] * (device == "cuda")
+            yield pytest.param(*cell, device, marks=marks)
+
+
+@pytest.fixture(autouse=True)
+def _device(request):
+    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device, or no -m gpu")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    torch.set_num_threads(1)
+    return precision_table.bases(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_committed_tables_are_what_is_seen_now(device, bases, tmp_path):
+    committed = precision_document.seen(device)
+    if committed is None:
+        pytest.skip(f"nobody has looked at {device} yet: make reference RUNS=precisions")
+    found = precision_table.everything(*bases, tmp_path, device)
+    assert list(found["precisions"]) == [name for name, record in PRECISIONS.items() if device in record.devices]
+    for part, made in found.items():
+        for name in {*made, *committed[part]}:
+            assert made.get(name) == committed[part].get(name), f"{part}, {name}: run: make reference RUNS=precisions"
+
+
+def short(dtype):
+    return precision_table.SHORT[dtype]
+
+
+@pytest.mark.parametrize("kind", precision_table.KINDS)
+@pytest.mark.parametrize("name", [name for name, record in PRECISIONS.items() if "cpu" in record.devices])
+def test_a_precisions_record_says_what_was_seen(name, kind):
+    record, seen = PRECISIONS[name], precision_document.seen("cpu")["precisions"][name].get(kind)
+    if seen is None:
+        assert why_unsupported(METHODS[kind], name, "cpu")
+        return
+    stored = {"int8": "int8", None: short(record.base_weights(kind == "full"))}.get(record.quantization, "uint8")
+    assert seen["linear"] == stored
+    assert seen["rest"] == short(record.base_weights(kind == "full"))
+    assert {seen[key] for key in ("trainables", "gradients", "state")} == {short(record.trainable)}
+    assert {seen[key] for key in ("product", "product_head", "attention")} == {short(record.compute)}
+    # on the CPU int8 is multiplied as int8 in evaluation only
+    assert seen["product_evaluated"] == ("int8" if record.quantization == "int8" else short(record.compute))
+    assert seen["scaling"] == ("yes" if record.gradient_scaling else "no")
+    assert seen["loss"] == "fp32"
+
+
+def test_a_changed_type_is_seen(bases, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    other = replace(PRECISIONS["bf16"], autocast=None, weights="float32", trainable="bfloat16")
+    monkeypatch.setattr(precision_table, "PRECISIONS", {"bf16": other})
+    seen = precision_table.look(bases[0], tmp_path, "lora", "bf16")
+    committed = precision_document.seen("cpu")["precisions"]["bf16"]["frozen"]
+    changed = {key for key, value in seen.items() if committed[key] != value}
+    assert changed >= {"linear", "rest", "trainables", "gradients", "state", "product", "attention"}
+
+
+OWN = ("entering", "product_trainable", "product_backward", "optimizer")
+"""What methods have of their own: only LoRA and adapters train linear layers, and qlora's optimizer is paged."""
+FROZEN = [name for name, m in METHODS.items() if m.trains and not m.trains_base and name not in ("lora", "qlora")]
+
+
+@pytest.mark.parametrize(
+    "name", ["bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS if p not in ("bf16", "tf32"))]
+)
+def test_every_method_on_a_frozen_base_is_stored_and_computed_as_the_one_in_the_table(name, bases, tmp_path):
+    committed = precision_document.seen("cpu")["precisions"][name]["frozen"]
+    for method in FROZEN:
+        if method == "peft" and name in FOUR_BIT:
+            continue  # LoHa
+        seen = precision_table.look(bases[0], tmp_path, method, name)
+        told = {key: value for key, value in seen.items() if key not in OWN}
+        assert told == {key: committed[key] for key in told}, method
+
+
+def options(method, precision):
+    """LoHa stands for peft's tuners, VeRA in 4 bits, where LoHa is refused: its own matter, see below."""
+    return {"peft_type": "VERA"} if method == "peft" and precision in FOUR_BIT else trials.EXAMPLES.get(method, {})
+
+
+def run(method, precision, device, base, folder, **changes):
+    given = options(method, precision) | changes.pop("options", {})
+    training = {"steps": 3} | changes.pop("training", {})
+    few = {"tasks": trials.tasks(folder / "data")[:1], "evaluate": ("colour",), "unsupported": None}
+    made = trials.trial(
+        base, folder / "data", method, precision, options=given, training=training, device=device, **few, **changes
+    )
+    return trial.run(trials.job(made, folder), 0.0, lambda *_: None, lambda *_: None)
+
+
+@pytest.mark.parametrize(("method", "precision", "device"), list(allowed()))
+def test_every_cell_that_the_table_allows_is_ok(method, precision, device, bases, tmp_path):
+    result = run(method, precision, device, bases[0], tmp_path)
+    row, trained = result.row, METHODS[method].trains
+    assert (row.status, row.message, len(result.steps)) == ("ok", None, 3 if trained else 0)
+    assert row.stalled_tensors is None
+    assert not trained or row.moved_tensors == row.trainable_tensors > 0
+
+
+SUITE = """
+base: {base}
+seeds: 1
+precision: [{precisions}]
+tasks:
+  colour: {{ kind: choice, train: {data}/colours.jsonl, test: {data}/colours.jsonl, choices: [red, green, blue],
+             prompt: "the colour of {{{{ thing }}}} ?", target: "{{{{ colour }}}}" }}
+train: {{ steps: 2, sequence_length: 32, learning_rate: 0.01, gradient_checkpointing: {checkpointing} }}
+methods:
+{methods}
+"""
+
+
+def planned(base, folder, device, checkpointing=False):
+    """The trials of a suite of every method in every precision."""
+    trials.tasks(folder / "data")
+    blocks = "".join(f"  {name}: {json.dumps(trials.EXAMPLES.get(name, {}))}\n" for name in METHODS)
+    given = {"base": base, "data": folder / "data", "methods": blocks, "precisions": ", ".join(PRECISIONS)}
+    path = folder / "all.yaml"
+    path.write_text(SUITE.format(**given, checkpointing=str(checkpointing).lower()))
+    return suite.expand(suite.load(path), device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # what is refused needs no device
+def test_every_cell_that_the_table_refuses_is_a_row_with_that_very_reason(device, bases, tmp_path):
+    whole = planned(bases[0], tmp_path, device)
+    table = {(m, p): why_unsupported(METHODS[m], p, device) for m, p in CELLS}
+    assert {(t.method, t.precision): t.unsupported for t in whole} == table
+    refused = [t for t in whole if t.unsupported]
+    assert len(refused) == {"cpu": 6 + 7 + len(METHODS) - 1, "cuda": 6 + 7}[device]
+    prepared = prepare.prepare(refused, tmp_path / "results", 1, "peftbench run all.yaml")
+    outcome = grid.run(prepared, lambda _: None)
+    rows = store.read_trials(tmp_path / "results")
+    assert outcome.statuses == {Status.UNSUPPORTED: len(refused)}
+    found = {(r.method, r.precision): (r.status, r.message) for r in rows.itertuples()}
+    assert found == {cell: ("unsupported", why) for cell, why in table.items() if why}
+
+
+def test_methods_without_checkpointing_are_refused_with_that_reason_and_no_other(bases, tmp_path):
+    for made in planned(bases[0], tmp_path, "cpu", checkpointing=True):
+        method = method_of(made.method, made.options)
+        why = why_no_checkpointing(method) if method.trains else None
+        assert made.unsupported == (why_unsupported(method, made.precision, "cpu") or why), made.cell
+    assert [name for name, m in METHODS.items() if why_no_checkpointing(m)] == ["prefix_tuning"]
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "training", "told"),
+    [
+        ("full", "int8", {}, "only Tensors of floating point dtype can require gradients"),
+        ("full", "nf4", {}, "only Tensors of floating point dtype can require gradients"),
+        ("prefix_tuning", "fp32", {"gradient_checkpointing": True}, "must match the size of tensor"),
+    ],
+)
+def test_a_cell_run_in_spite_of_the_table_fails_for_the_reason_it_gives(
+    method, precision, training, told, bases, tmp_path
+):
+    row = run(method, precision, "cpu", bases[0], tmp_path, training=training).row
+    assert row.status == "error"
+    assert told in row.message
+
+
+def test_a_tuner_that_multiplies_with_plain_weights_is_refused_in_4_bits_with_its_reason(bases, tmp_path):
+    row = run("peft", "nf4", "cpu", bases[0], tmp_path, options={"peft_type": "LOHA"}).row
+    assert row.status == "unsupported"
+    assert row.message.startswith("peft LOHA computes with the base's weights, which are packed here")
+
+
+def test_int8_layers_have_llm_int8s_threshold(bases):
+    from peftbench.models import load
+
+    base = load.load(bases[0], PRECISIONS["int8"], False, True, device="cpu", trust_remote_code=False).model
+    layers = precision_table.linear_layers(base)
+    assert {layer.state.threshold for layer in layers} == {6.0}  # Dettmers et al. 2022, arXiv:2208.07339, section 3.2
+
+
+def test_bits_per_weight_of_wide_layers_are_the_papers():
+    for device in precision_table.DEVICES:
+        found = precision_document.seen(device)
+        for name, at in found["precisions"].items() if found else ():
+            kind = PRECISIONS[name].quantization
+            wanted = {None: None, "int8": 8 + 32 / precision_table.WIDTH}.get(kind, 4 + 8 / 64 + 32 / (64 * 256))
+            if wanted:
+                assert at["bits"]["wide"]["linear_without_tables"] == pytest.approx(wanted, abs=5e-4), name

@@ -1,0 +1,154 @@
+"""Ranks that meet one budget of trainable parameters: counted as a trial counts, found with few counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench import suite
+from peftbench.errors import UserError
+from peftbench.planner import match, trainable_count
+from peftbench.planner.predict import load_config
+from peftbench.report import table
+from peftbench.results.store import record_grid
+from tests.support import trials
+from tests.support.method_cells import attached
+from tests.support.results_factory import make_result, store
+
+HEAD = "base: nano\ntasks: [judge]\nseeds: 1\ntrain: {sequence_length: 64}\n"
+
+
+def load(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(HEAD + text)
+    return suite.load(tmp_path / "mine.yaml")
+
+
+def chosen(found):
+    """Each cell's rank, by its name."""
+    return {trial.cell: trial.rank for trial in suite.expand(found.suite, "cpu")}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("full", {}),
+        ("lora", {}),
+        ("lora", {"dora": True}),
+        ("adapter", {"kind": "parallel"}),
+        ("prefix_tuning", {"reparameterization": "mlp", "hidden_size": 8}),
+        ("prompt_tuning", {}),
+        ("llama_adapter", {"gate": "per_head"}),
+    ],
+)
+def test_what_is_counted_is_what_trains(tiny, tmp_path, method, options):
+    made = trials.trial(tiny, tmp_path, method, options=options)
+    _, learner, _ = attached(tiny, method, "fp32", tmp_path, options=options)
+    assert trainable_count.trainable(made, load_config(made.base, tiny)) == sum(p.numel() for p in learner.parameters)
+
+
+@pytest.mark.parametrize(
+    ("counts", "budget", "most", "rank"),
+    [
+        (lambda r: 7 * r, 70, 100, 10),
+        (lambda r: 7 * r, 74, 100, 11),
+        (lambda r: 7 * r, 73, 100, 10),
+        (lambda r: 50 + 3 * r, 10, 100, 1),
+        (lambda r: 5 * r, 1000, 40, 40),
+        (lambda r: 9, 1000, 40, 1),
+        (lambda r: r * r, 90, 1000, 9),
+        (lambda r: 10 * min(r, 6), 10_000, 64, 6),
+        (lambda r: 1000 // r, 120, 64, 8),
+        (lambda r: 10 * (r // 4), 100, 1000, 40),
+    ],
+)
+def test_the_nearest_rank_is_found_with_few_counts(counts, budget, most, rank):
+    asked = set()
+
+    def counted(r):
+        asked.add(r)
+        return counts(r)
+
+    found = match.nearest(counted, budget, most)
+    assert abs(counts(found) - budget) == abs(counts(rank) - budget)
+    assert found <= rank, "of equal counts the smallest rank"
+    assert len(asked) <= 20
+
+
+def test_each_method_gets_the_rank_that_is_nearest_and_what_has_none_is_left(tmp_path):
+    text = """\
+match: {trainable_parameters: {method: lora, rank: 8}}
+methods:
+  base:
+  full:
+  prompt_tuning:
+  adapter: {kind: [houlsby, pfeiffer], batch_size: [8, 16]}
+  lora: [{precision: [fp32, nf4]}, {rank: 2}]
+"""
+    found = match.solve(load(tmp_path, text))
+    assert found.budget == 81_920
+    ranks = chosen(found)
+    assert ranks["lora r=8 fp32"] == ranks["lora r=8 nf4"] == 8
+    assert ranks["lora r=2 fp32"] == 2
+    assert "adapter r=39 batch_size=8 fp32" in ranks
+    assert "adapter r=79 kind=pfeiffer batch_size=16 fp32" in ranks
+    told = "\n".join(found.lines())
+    assert "adapter r=39 batch_size=8: 81,208 (-0.9 %)" in told
+    assert "left as it is, full: 984,192 (it has no size)" in told
+    assert "left as it is, lora r=2: 20,480 (its size is given)" in told
+    assert "no rank that the base has room for comes within 20% of that: prompt_tuning r=192" in told
+
+
+def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
+    text = "match: {trainable_parameters: 1000}\nmethods: {lora: {target_modules: [nowhere]}}\n"
+    (found,) = match.solve(load(tmp_path, text)).found
+    assert found.parameters is None
+    assert "nowhere" in found.kept
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ("{trainable_parameters: 0}", "trainable_parameters: given 0"),
+        ("{trainable_parameters: many}", "allowed: a whole number, at least 1, or a mapping of method and rank"),
+        ("{trainable_parameters: {method: lorra, rank: 8}}", "did you mean 'lora'"),
+        ("{trainable_parameters: {method: full, rank: 8}}", "full has no rank"),
+        ("{trainable_parameters: {method: lora}}", "the key 'rank' is missing"),
+        ("{parameters: 8}", "parameters"),
+        ("{trainable_parameters: 8}\nrank: 4", "it chooses the rank, and the suite gives one"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(tmp_path, given, part):
+    with pytest.raises(UserError) as error:
+        load(tmp_path, f"match: {given}\nmethods: [lora]\n")
+    assert part in str(error.value)
+
+
+def test_the_table_tells_how_far_each_cell_is_from_the_budget(tmp_path):
+    rows = [
+        make_result(trainable_parameters=990),
+        make_result("prompt_tuning r=4 fp32", "prompt_tuning", rank=4, trainable_parameters=500),
+        make_result("full fp32", "full", rank=None, trainable_parameters=262_144),
+    ]
+    folder = store(tmp_path / "r", *rows)
+    record_grid(folder, [r.row.key for r in rows], "peftbench run mine", parameters=1000)
+    told = " ".join(table(folder).split())
+    assert "Ranks were chosen for 1,000 trainable parameters: lora r=8 fp32 -1.0 %." in told
+    assert "Farther than 20% from that: prompt_tuning r=4 fp32 (0.5 times)." in told
+    assert "Without a size to choose: full fp32 (262 times)." in told
+
+
+@pytest.mark.slow
+def test_plan_tells_the_ranks_from_a_process_of_its_own(tmp_path, capsys):
+    from peftbench import cli
+
+    (tmp_path / "mine.yaml").write_text(f"{HEAD}match: {{trainable_parameters: 81920}}\nmethods: [lora]\n")
+    assert cli.main(["plan", str(tmp_path / "mine.yaml")]) == 0
+    told = capsys.readouterr().out
+    assert "match: ranks for 81,920 trainable parameters: lora r=8: 81,920 (+0.0 %)" in told
+    assert "lora r=8 fp32" in told
+
+
+def test_a_measure_that_the_base_cannot_have_is_told(tmp_path):
+    text = "match: {trainable_parameters: {method: llama_adapter, rank: 8}}\n"
+    text += "methods: {lora: , llama_adapter: {layers: 99}}\n"
+    with pytest.raises(UserError, match=r"mine\.yaml: match\.trainable_parameters: llama_adapter cannot be counted"):
+        match.solve(load(tmp_path, text))

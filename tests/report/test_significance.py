@@ -1,0 +1,134 @@
+"""What reports and comparisons make of stored outcomes: intervals, ties, bold, and nothing where there are none."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from peftbench.report import page
+from peftbench.report.collect import MEAN, Results, collect, from_tables
+from peftbench.report.notes.significance import TIED, standing
+from peftbench.report.tables import comparison, writers
+from peftbench.results.compare import compare
+from peftbench.results.store import write
+from tests.support.results_factory import make_result
+from tools.docs import reference
+
+
+@pytest.fixture(scope="module")
+def quickstart() -> Results:
+    return collect(reference.RESULTS / "quickstart")
+
+
+def again(results: Results, rows: pd.Series | None = None, examples: pd.DataFrame | None = None) -> Results:
+    """Return the results of some rows or other examples."""
+    trials = results.trials.drop(columns=f"score_{MEAN}")
+    given = results.examples if examples is None else examples
+    return from_tables(trials if rows is None else trials[rows], results.steps, given)
+
+
+def only(results: Results, *cells: str) -> Results:
+    return again(results, results.trials["cell"].isin(cells))
+
+
+def test_a_score_has_the_interval_of_the_crossed_model_and_ties_are_marked(quickstart):
+    table, known = comparison.table(quickstart), standing(quickstart)
+    text = writers.write(table, "text")
+    assert max(map(len, text.splitlines())) <= 120
+    assert known.rankings.keys() == {*quickstart.tasks, MEAN}
+    for row in table.rows:
+        for task, value in zip((*quickstart.tasks, MEAN), row.values[1:], strict=False):
+            tied = row.cell is not None and row.cell.name in known.rankings[task].ties
+            assert value.text.endswith(TIED) == (value.short or "").endswith(TIED) == tied
+            if row.cell is not None:
+                mean, _, low, high = value.raw
+                assert 0 <= low <= mean <= high <= 1
+                assert f"[{100 * low:.1f}, {100 * high:.1f}]" in value.text
+    assert "95 % for new seeds and new examples" in text.replace("\n", " ")
+
+
+def test_csv_has_the_interval_and_the_front_as_numbers(quickstart):
+    (row, *_) = list(csv.DictReader(io.StringIO(writers.write(comparison.table(quickstart), "csv"))))[1:]
+    assert float(row["score_judge_low"]) < float(row["score_judge_mean"]) <= float(row["score_judge_high"])
+    assert all(0 <= float(row[f"on_front_by_{cost}"]) <= 1 for cost in ("memory", "time", "parameters"))
+
+
+@pytest.mark.parametrize(("source", "workers", "counts"), [("nvml", 1, True), ("rapl", 1, True), ("rapl", 2, False)])
+def test_energy_has_a_front_where_it_was_counted_for_the_trial_alone(quickstart, source, workers, counts):
+    trials = quickstart.trials.drop(columns=f"score_{MEAN}").assign(energy_source=source, workers=workers)
+    trials["train_energy_joules"] = trials["train_seconds"].astype(float) * 2
+    assert "energy" not in standing(quickstart).fronts
+    known = standing(from_tables(trials, quickstart.steps, quickstart.examples)).fronts
+    assert ("energy" in known) == counts
+    assert not counts or known["energy"] == known["time"], "as much energy as time"
+
+
+def test_without_outcomes_the_table_is_as_before_and_nothing_is_said_of_new_examples(quickstart):
+    bare = again(quickstart, examples=quickstart.examples.head(0))
+    table = comparison.table(bare)
+    assert standing(bare).rankings == {}
+    text = writers.write(table, "text") + writers.write(table, "csv")
+    assert TIED not in text
+    assert "new examples" not in text
+    assert "_low" not in text
+    assert "on_front" not in text
+
+
+def test_one_cell_without_outcomes_leaves_no_half_table_of_intervals(quickstart):
+    key = quickstart.trials[quickstart.trials["cell"] == "lora r=8 fp32"]["key"].iloc[0]
+    some = quickstart.examples[quickstart.examples["key"] != key]
+    assert standing(again(quickstart, examples=some)).rankings == {}
+
+
+def test_bold_is_what_is_significantly_best_and_nothing_else(quickstart):
+    clear = only(quickstart, "base fp32", "full fp32")
+    assert standing(clear).rankings["judge"].significantly_best == "full fp32"
+    assert "<strong>100.0 ± 0.0 [96.3, 100.0]</strong>" in page.html(clear)
+    alike = only(quickstart, "full fp32", "full bf16")
+    assert standing(alike).rankings["judge"].significantly_best is None
+    assert "<strong>" not in page.html(alike)
+
+
+def test_the_notes_say_who_is_told_from_the_reference_and_what_could_be_found(quickstart):
+    notes = " ".join(standing(quickstart).notes)
+    assert "Told from full fp32 by mean over tasks (Holm): below: base fp32" in notes
+    assert "would be found with a probability of 80 %" in notes
+    one = only(quickstart, "base fp32", "lora r=8 fp32")
+    assert "Told from" not in " ".join(standing(one).notes), "there is no full fine-tuning in this table"
+
+
+def test_a_single_seed_is_told_as_these_checkpoints(quickstart):
+    known = standing(again(quickstart, quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)))
+    assert "of a single seed for these checkpoints only" in known.notes[0]
+    assert all(found.significantly_best is None for found in known.rankings.values())
+
+
+def folder(place: Path, right: list[int], first_seed: int = 0) -> Path:
+    """Write a cell of which each seed has the given number of 20 examples right, the first ones."""
+    for seed, count in enumerate(right, first_seed):
+        made = make_result(seed=seed, scores={"judge": count / 20}, examples=20)
+        examples = tuple(
+            dataclasses.replace(one, outcome=float(place < count)) for place, one in enumerate(made.examples)
+        )
+        write(place, dataclasses.replace(made, examples=examples), ["judge"])
+    return place
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "first_seed", "expected"),
+    [
+        ([10, 10, 10], [9, 9, 9], 0, "within noise"),  # every seed fell, but by one example of twenty
+        ([18, 18, 18], [4, 4, 4], 0, "beyond noise"),
+        ([18, 18, 18], [4, 4, 4], 3, "beyond noise"),
+        ([18, 10, 4], [10, 4, 1], 3, "within noise"),
+    ],
+)
+def test_compare_judges_scores_for_new_seeds_and_new_examples(tmp_path, old, new, first_seed, expected):
+    found = compare(folder(tmp_path / "old", old), folder(tmp_path / "new", new, first_seed))
+    (cell,) = found.cells
+    assert next(change.verdict for change in cell.changes if change.column == "score_judge") == expected

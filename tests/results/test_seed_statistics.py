@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.support.results_factory import make_grid, make_result
+
+from peftbench.errors import UserError
+from peftbench.results.seeds import choose, flatten, latest, measured_columns, over_examples, paired, settings_of, spread, summarize, t_quantile, untrusted_times, waiting_share, welch
+from peftbench.results.store import read_trials, write
+
+
+def trials(folder: Path, *results: object) -> pd.DataFrame:
+    for result in results:
+        write(folder, result)  # type: ignore[arg-type]
+    return read_trials(folder)
+
+
+def test_mean_spread_and_interval_are_the_textbooks() -> None:
+    found = spread([1.0, 2.0, 3.0, 4.0])
+    assert found is not None
+    assert (found.n, found.mean, found.minimum, found.maximum) == (4, 2.5, 1.0, 4.0)
+    assert found.sd == pytest.approx(1.2909944487)
+    assert found.half_width == pytest.approx(3.1824463053 * 1.2909944487 / 2)  # t table: 3 degrees of freedom
+
+
+@pytest.mark.parametrize(("freedom", "table"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (1000, 1.9623)])
+def test_t_quantiles_are_the_tables(freedom: int, table: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(table, abs=5e-5)
+
+
+def test_one_value_has_no_spread_and_none_is_nothing() -> None:
+    found = spread([0.5])
+    assert found is not None
+    assert (found.n, found.mean, found.sd, found.half_width) == (1, 0.5, None, None)
+    assert spread([]) is None
+    assert spread([None, math.nan, pd.NA, math.inf]) is None
+    assert spread([None, 0.0]).mean == 0.0  # type: ignore[union-attr]
+
+
+def test_welch_agrees_with_scipy() -> None:
+    from scipy import stats
+
+    one, other = [0.81, 0.84, 0.79], [0.90, 0.88, 0.93, 0.87]
+    difference, half_width = welch(spread(one), spread(other))  # type: ignore[misc, arg-type]
+    interval = stats.ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
+    assert (difference - half_width, difference + half_width) == pytest.approx((interval.low, interval.high))
+    assert welch(spread([1.0]), spread(other)) is None  # type: ignore[arg-type]
+
+
+def test_only_ok_rows_enter_the_means_and_the_others_are_told(tmp_path: Path) -> None:
+    (summary,) = summarize(
+        trials(
+            tmp_path,
+            make_result(seed=0, scores={"judge": 0.8}),
+            make_result(seed=1, scores={"judge": 0.9}),
+            make_result(seed=2, status="oom", message="too big", peak_train_bytes=1),
+        )
+    )
+    assert (summary.ok, summary.statuses, summary.messages) == (2, "2 ok, 1 oom", ("too big",))
+    assert summary.spreads["score_judge"].n == 2
+    assert summary.mean("score_judge") == pytest.approx(0.85)
+    assert summary.mean("peak_train_bytes") == 3_800_000
+    assert summary.mean("score_of_nothing") is None
+    assert summary.mean("best_validation_loss") is None
+
+
+def test_the_grid_gives_one_summary_per_cell_in_its_order(tmp_path: Path) -> None:
+    found = summarize(read_trials(make_grid(tmp_path, steps=2, examples=1)))
+    assert len(found) == 15
+    assert {s.cell: s.statuses for s in found if s.statuses != "3 ok"} == {
+        "base fp32": "1 ok",
+        "full fp32": "2 ok, 1 oom",
+        "full nf4": "3 unsupported",
+    }
+    base = found[0]
+    assert (base.cell, base.rank, base.spreads["score_judge"].sd) == ("base fp32", None, None)
+    assert base.mean("peak_train_bytes") is None
+    assert found[-1].spreads == {}
+
+
+def test_settings_are_not_summarized_and_what_is_measured_is() -> None:
+    names = measured_columns(["rank", "seed", "learning_rate", "threads", "key", "wall_seconds", "score_x", "chance_x"])
+    assert names == ["wall_seconds", "score_x", "chance_x"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("device", ("cpu", "cuda")),
+        ("memory_kind", ("tensor_accounting", "allocator")),
+        ("protocol", (1, 2)),
+        ("base_sha256", ("a", "b")),
+        ("data_sha256", ("a", "b")),
+    ],
+)
+def test_rows_that_do_not_compare_are_not_pooled(tmp_path: Path, column: str, values: tuple[object, object]) -> None:
+    rows = [make_result(seed=i, **{column: value}) for i, value in enumerate(values)]
+    with pytest.raises(UserError) as caught:
+        summarize(trials(tmp_path, *rows))
+    assert all(str(part) in str(caught.value) for part in (column, *values))
+
+
+def test_seeds_with_other_settings_are_not_pooled_but_the_seed_may_differ(tmp_path: Path) -> None:
+    def row(seed: int, steps: int) -> object:
+        return make_result(seed=seed, settings_json=json.dumps({"seed": seed, "train": {"steps": steps}}))
+
+    assert len(summarize(trials(tmp_path / "same", row(0, 30), row(1, 30)))) == 1
+    with pytest.raises(UserError, match=r"lora r=8 fp32: .*train\.steps.*30 and 40"):
+        summarize(trials(tmp_path / "other", row(0, 30), row(1, 40)))
+
+
+def test_a_trial_with_older_settings_is_left_out_by_latest(tmp_path: Path) -> None:
+    older = make_result(key="a1", scores={"judge": 0.1}, finished_at="2026-11-21T00:00:00+00:00")
+    base = make_result("base fp32", "base", rank=None, seed=None)
+    both = trials(tmp_path, make_result(key="b2", scores={"judge": 0.7}), older, base)
+    with pytest.raises(UserError, match="seed is there twice"):
+        summarize(both)
+    assert set(latest(both)["key"]) == {"b2", base.row.key}
+
+
+def test_nested_settings_become_dotted_names() -> None:
+    nested = {"train": {"steps": 3, "data": [["a", 1.0]]}, "tasks": [{"name": "judge", "limit": 9}], "options": {}}
+    assert flatten(nested) == {
+        "train.steps": 3,
+        "train.data": [["a", 1.0]],
+        "tasks.judge.name": "judge",
+        "tasks.judge.limit": 9,
+        "options": {},
+    }
+
+
+def test_paired_differences_agree_with_scipy() -> None:
+    from scipy import stats
+
+    old, new = [0.90, 0.80, 0.70], [0.85, 0.78, 0.72]
+    difference, half_width = paired(b - a for a, b in zip(old, new, strict=True))  # type: ignore[misc]
+    interval = stats.ttest_rel(new, old).confidence_interval(0.95)
+    assert (difference - half_width, difference + half_width) == pytest.approx((interval.low, interval.high))
+    assert paired([0.1]) is None
+
+
+def test_errors_over_examples_add_as_squares() -> None:
+    assert over_examples(0.03, 0.04) == pytest.approx(1.959964 * 0.05)
+    assert over_examples(None, 0.04) is None
+
+
+def test_the_rows_of_a_grid_are_chosen_in_its_order(tmp_path: Path) -> None:
+    rows = trials(tmp_path, *(make_result(seed=seed, key=f"k{seed}") for seed in range(4)))
+    assert list(choose(rows, ["k3", "not-run", "k1"])["key"]) == ["k3", "k1"]
+    assert len(choose(rows, None)) == 4
+    with pytest.raises(UserError, match="none of the 1 trials that were last asked for has a result yet, only 4"):
+        choose(rows, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "threads", "device", "share"),
+    [
+        (0.1, 1, "cpu", 0.01),
+        (4.0, 1, "cpu", 0.4),
+        (0.9, 2, "cpu", 0.045),
+        (0.9, 2, "cuda", 0.09),
+        (None, 1, "cpu", None),
+        (float("nan"), 1, "cpu", None),
+    ],
+)
+def test_the_share_of_waiting_is_over_all_threads_of_a_cpu_trial(
+    waiting: float | None, threads: int, device: str, share: float | None
+) -> None:
+    row = {"train_waiting_seconds": waiting, "train_seconds": 10.0, "threads": threads, "device": device}
+    assert waiting_share(row) == (None if share is None else pytest.approx(share))
+    assert waiting_share({}) is None
+    measured = {name.replace("train", "inference"): value for name, value in row.items()}
+    assert waiting_share(measured, "inference") == waiting_share(row)
+    assert waiting_share(measured) is None
+
+
+def test_a_reason_is_told_once_though_each_seed_has_its_log(tmp_path: Path) -> None:
+    made = [make_result(seed=i, status="error", message=f"broken; log: logs/{i}.log") for i in range(3)]
+    other = make_result(seed=3, status="error", message="slow")
+    (summary,) = summarize(trials(tmp_path, *made, other))
+    assert len(summary.messages) == 2
+    assert summary.messages[0].startswith("broken; log: logs/")
+
+
+def test_busy_trials_are_counted_among_those_of_which_it_is_known(tmp_path: Path) -> None:
+    measured = {"train_seconds": 10.0, "threads": 1}
+    waits = (0.1, 5.0, None)
+    found = trials(tmp_path, *(make_result(seed=i, train_waiting_seconds=w, **measured) for i, w in enumerate(waits)))
+    told = untrusted_times(found)
+    assert told is not None
+    assert told.startswith(
+        "Times of 1 of 2 trials were measured on a busy machine (threads waited for a CPU in up to 50"
+    )
+    assert untrusted_times(found[found["seed"] != 1]) is None
+
+
+def test_a_row_older_than_a_setting_has_the_default_it_had():
+    old, new = ({"method": "lora", "options": {"alpha": 8.0} | more} for more in ({}, {"rslora": False}))
+    assert settings_of(json.dumps(old)) == settings_of(json.dumps(new))
+    other = {"method": "lora", "options": {"alpha": 8.0, "rslora": True}}
+    assert settings_of(json.dumps(other)) != settings_of(json.dumps(new))

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.support.results_factory import make_result
+from tests.support.store_checks import KINDS, contents, fill, stored
+
+from peftbench.errors import UserError
+from peftbench.results.store import compact, done, open_for_run, read, write
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_half_written_file_is_named_with_the_remedy_and_nothing_is_harmed(
+    tmp_path: Path, kind: str, compacted: bool
+) -> None:
+    keys = fill(tmp_path, 2)
+    if compacted:
+        compact(tmp_path)
+    path = sorted((tmp_path / kind).glob("*.parquet"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
+    calls = [lambda: read(tmp_path), lambda: open_for_run(tmp_path, ["judge", "new"])]
+    for call in [*calls, *([lambda: done(tmp_path)] if kind == "trials" else [])]:
+        with pytest.raises(UserError, match=r"delete it") as caught:
+            call()
+        assert str(path) in str(caught.value)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")} == before
+    path.unlink()  # the remedy
+    (tmp_path / "trials" / path.name).unlink(missing_ok=True)
+    open_for_run(tmp_path, ["judge"])
+    left = done(tmp_path)
+    assert left == (set() if compacted else set(keys) - {path.stem})
+    for seed, key in enumerate(keys):
+        if key not in left:
+            write(tmp_path, make_result(seed=seed))
+    assert contents(read(tmp_path)).keys() == set(keys)
+
+
+def test_an_empty_file_is_told_too(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    (tmp_path / "trials" / "abc.parquet").touch()
+    with pytest.raises(UserError, match=r"abc\.parquet"):
+        done(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["foreign.parquet", "notes.txt", "folder"])
+def test_a_foreign_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, 1)
+    path = tmp_path / "trials" / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "notes.txt":
+        path.write_text("mine")
+    else:
+        pq.write_table(pa.table({"a": [1]}), path)
+    for call in (lambda: read(tmp_path), lambda: open_for_run(tmp_path, ["judge"])):
+        with pytest.raises(UserError, match="move it away") as caught:
+            call()
+        assert name in str(caught.value)
+    assert path.exists()
+
+
+def test_a_file_of_a_newer_schema_is_not_guessed_at(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    (path,) = (tmp_path / "trials").glob("*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"peftbench.schema_version": b"99"}), path)
+    with pytest.raises(UserError, match=r"schema version 99.*update peftbench"):
+        read(tmp_path)
+
+
+def test_a_missing_folder_names_its_nearest_sibling(tmp_path: Path) -> None:
+    fill(tmp_path / "quickstart", 1)
+    with pytest.raises(UserError, match=r"did you mean '.*quickstart'"):
+        read(tmp_path / "quikstart")
+    with pytest.raises(UserError, match="no such folder"):
+        read(tmp_path / "nowhere" / "at all")
+    with pytest.raises(UserError, match=r"did you mean '.*quickstart'"):
+        read(tmp_path / "quickstart" / "trials")
+    with pytest.raises(UserError, match="holds no results"):
+        read(tmp_path)
+
+
+def test_an_opened_but_empty_folder_holds_no_results(tmp_path: Path) -> None:
+    open_for_run(tmp_path, ["judge"])
+    with pytest.raises(UserError, match="holds no results"):
+        read(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for call in (
+        lambda: open_for_run(tmp_path / "file" / "results", ["judge"]),
+        lambda: write(tmp_path / "file", make_result()),
+        lambda: open_for_run("/proc/peftbench", ["judge"]),
+    ):
+        with pytest.raises(UserError, match="cannot write results to"):
+            call()
+
+
+def test_a_full_disk_loses_nothing_and_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, 2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = stored(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        compact(tmp_path)
+    assert stored(tmp_path) == before

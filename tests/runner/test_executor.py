@@ -1,0 +1,251 @@
+"""Processes: statuses of those that die, no orphan, the server stays clean. One server serves all these tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from peftbench.measure import environment
+from peftbench.records import Status
+from peftbench.runner.executor import local
+from tests.support import trials
+
+LONG = {"steps": 20_000}
+
+
+def finished(events):
+    return [e.result for e in events if e.result is not None]
+
+
+def trial_process() -> psutil.Process:
+    """Return the one running trial: the server's child."""
+    server = next(p for p in psutil.Process().children() if p.children())
+    (child,) = server.children()
+    return child
+
+
+def test_each_trial_is_one_result_and_seeds_agree_bit_for_bit_with_this_process(tiny, tmp_path):
+    from peftbench.runner import trial
+
+    made = [trials.trial(tiny, tmp_path, "base"), trials.trial(tiny, tmp_path, options={"dropout": 0.1})]
+    jobs = [trials.job(one, tmp_path) for one in (*made, trials.trial(tiny, tmp_path, "full"))]
+    events = list(local.run(jobs, workers=1))
+    results = finished(events)
+    assert [r.row.key for r in results] == [j.key for j in jobs]
+    assert {r.row.status for r in results} == {"ok"}
+    here = trial.run(jobs[1], time.perf_counter(), lambda _: None, lambda *_: None)
+    assert [(s.loss, s.gradient_norm) for s in results[1].steps] == [(s.loss, s.gradient_norm) for s in here.steps]
+    assert results[1].row.batches_sha256 == here.row.batches_sha256 == results[2].row.batches_sha256
+    assert results[1].scores == here.scores
+    row = results[1].row
+    assert row.wall_seconds > row.train_seconds
+    assert 0 <= row.untracked_seconds < row.wall_seconds
+    phases = [e.phase for e in events if e.job == jobs[1]]
+    ordered = list(dict.fromkeys(phases))
+    assert ordered == ["start", "load", "check", "data", "attach", "train", "account", "save", "evaluate"]
+    assert [e.step for e in events if e.job == jobs[1] and e.steps] == [1, 2, 3, 4]
+
+
+def test_two_workers_finish_every_job_once(tiny, tmp_path):
+    made = [trials.trial(tiny, tmp_path, seed=seed) for seed in range(4)]
+    results = finished(local.run([trials.job(t, tmp_path) for t in made], workers=2))
+    assert sorted(r.row.seed for r in results) == [0, 1, 2, 3]
+    assert {r.row.status for r in results} == {"ok"}
+
+
+def test_a_trial_that_is_killed_is_a_row_with_its_phase_and_the_grid_goes_on(tiny, tmp_path):
+    jobs = [
+        trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path),
+        trials.job(trials.trial(tiny, tmp_path), tmp_path),
+    ]
+    results = []
+    for event in local.run(jobs, workers=1):
+        if event.step == 2 and event.job is jobs[0]:
+            trial_process().kill()
+        if event.result is not None:
+            results.append(event.result)
+    assert [(r.row.status, r.row.phase) for r in results] == [("killed", "train"), ("ok", None)]
+    assert "SIGKILL" in results[0].row.message
+    assert not Status(results[0].row.status).final
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_is_oom(tiny, tmp_path, monkeypatch):
+    counts = iter([0, 1, 1, 1])
+    monkeypatch.setattr(local, "_kernel_oom_kills", lambda: next(counts))
+    job = trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)
+    results = []
+    for event in local.run([job], workers=1):
+        if event.step == 1:
+            trial_process().kill()
+        if event.result is not None:
+            results.append(event.result)
+    assert results[0].row.status == "oom"
+    assert Status.OOM.final
+
+
+def test_a_trial_that_takes_too_long_is_stopped_and_is_a_timeout_row(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, training=LONG, timeout_seconds=1.5)
+    (result,) = finished(local.run([trials.job(made, tmp_path)], workers=1))
+    assert result.row.status == "timeout"
+    assert result.row.phase, "the phase in which it was stopped; which one depends on the machine"
+    assert "1.5 s" in result.row.message
+    assert not Status.TIMEOUT.final
+
+
+def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, tmp_path):
+    job = trials.job(trials.trial(tiny, tmp_path, options={"target_modules": ["no_such_module"]}), tmp_path)
+    (result,) = finished(local.run([job], workers=1))
+    assert (result.row.status, result.row.phase) == ("error", "attach")
+    assert "no_such_module" in result.row.message
+    assert "Traceback" in Path(job.log).read_text()
+    assert result.row.message.endswith(f"; log: logs/{job.key}.log")
+
+
+def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, tmp_path):
+    job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
+    broken = dataclasses.replace(job, log=str(tmp_path / "no" / "such" / "folder.log"))
+    (result,) = finished(local.run([broken], workers=1))
+    assert (result.row.status, result.row.phase) == ("error", "start")
+    assert result.row.message.endswith("; log: logs/folder.log")
+
+
+def test_closing_the_iterator_leaves_no_process(tiny, tmp_path):
+    events = local.run([trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)], workers=1)
+    for event in events:
+        if event.step == 1:
+            child = trial_process()
+            break
+    events.close()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_threads_of_trials_do_not_spin_for_long_unless_the_user_says_otherwise(tmp_path):
+    code = (
+        "import os, sys, multiprocessing\n"
+        "from peftbench.runner.executor import local\n"
+        "from peftbench.measure import environment\n"
+        "NAMES = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')\n"
+        "def say(): print({name: os.environ[name] for name in NAMES if name in os.environ}, flush=True)\n"
+        "def main():\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    local._await_server(context)\n"
+        "    process = context.Process(target=say)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    print(environment.describe()['openmp'])\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    (tmp_path / "runner.py").write_text(code)
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    clean["PYTHONPATH"] = str(Path(__file__).parents[2])
+    for given, found in (({}, {"GOMP_SPINCOUNT": "5000"}), (users := {"OMP_WAIT_POLICY": "active"}, users)):
+        command = [sys.executable, str(tmp_path / "runner.py")]
+        done = subprocess.run(command, env=clean | given, capture_output=True, text=True, timeout=60)
+        assert done.stdout.splitlines() == [str(found)] * 2, done.stderr
+
+
+def server_says(channel):
+    """Runs in a process forked from the server, and so sees what the server has done."""
+    import torch
+
+    channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0))
+
+
+def test_the_server_has_the_libraries_and_has_never_touched_cuda():
+    from peftbench.measure import device
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peftbench.runner.executor.preload"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=server_says, args=(theirs,))
+    process.start()
+    initialized, has_peft, _ = ours.recv()
+    process.join()
+    assert initialized is False
+    assert has_peft is not device.may_touch_cuda()
+
+
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(name, marks=pytest.mark.slow) for name in (signal.SIGTERM, signal.SIGINT))]
+)
+def test_no_process_outlives_a_runner_that_is_gone(how, tiny, tmp_path):
+    script = tmp_path / "runner.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import signal, sys
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from pathlib import Path
+        from tests.support import trials
+        from peftbench.runner.executor import local
+        def main():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+            made = trials.trial(Path({str(tiny)!r}), Path({str(tmp_path)!r}), training={LONG!r})
+            for event in local.run([trials.job(made, Path({str(tmp_path)!r}))], workers=1):
+                if event.step == 1:
+                    print("training", flush=True)
+        if __name__ == "__main__":
+            main()
+        """)
+    )
+    runner = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert runner.stdout.readline() == b"training\n"
+    family = psutil.Process(runner.pid).children(recursive=True)
+    assert len(family) >= 3, "resource tracker, server, trial"
+    if how is signal.SIGINT:
+        os.killpg(runner.pid, how)  # as a terminal does: to everyone at once
+    else:
+        runner.send_signal(how)
+    runner.wait(20)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+
+
+def test_the_environment_is_described_without_a_path_of_this_machine():
+    described = environment.describe()
+    assert described["packages"]["torch"]
+    assert described["cpus_available"] >= 1
+    text = repr(described)
+    assert str(Path.home()) not in text
+    assert str(Path(__file__).parents[2]) not in text
+
+
+def test_the_libraries_that_the_server_imports_beside_a_gpu_ask_cuda_nothing():
+    """Asking how many GPUs there are is enough to make CUDA unusable in every process forked afterwards."""
+    code = """
+        import importlib, sys, torch
+        from peftbench.measure import device
+        device.may_touch_cuda = lambda: True
+        def asked(*_, **__):
+            sys.exit("CUDA was asked")
+        for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties"):
+            setattr(torch.cuda, name, asked)
+        from peftbench.runner.executor import preload
+        assert "datasets" in sys.modules and not {"peft", "bitsandbytes"} & set(sys.modules)
+    """
+    told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_log_is_not_filled_by_bitsandbytes_word_on_each_product(caplog):
+    from bitsandbytes.nn import Linear8bitLt
+
+    from peftbench.runner.executor import child
+
+    layer = Linear8bitLt(8, 8, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
+    child._quiet()
+    layer(torch.ones(2, 8))
+    assert caplog.messages == []

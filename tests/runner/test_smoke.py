@@ -1,0 +1,192 @@
+"""Smoke mode: every suite of the repository, its cells in two steps on the base that ships."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from peftbench import cli, suite
+from peftbench.results.store import read_trials
+from peftbench.runner import trial
+from peftbench.runner.executor import Event, local
+from peftbench.suite import trial_key
+from peftbench.suite.smoke import SUFFIX, smoke
+from tests.support import trials
+
+SUITES = suite.names()
+
+
+@cache
+def small(name):
+    return smoke(suite.load(name, smoke=True, environ={}), "cpu")
+
+
+def distinct(kind):
+    """The first trial of each kind over all suites, of those that can run."""
+    found = {}
+    for name in SUITES:
+        for one in small(name).trials:
+            if one.unsupported is None:
+                found.setdefault(kind(one), pytest.param(one, id=f"{name}-{one.cell}"))
+    return found
+
+
+def variant(one):
+    return one.method, one.options.get("peft_type")
+
+
+METHODS = distinct(lambda one: one.method)
+EVERYTHING = {
+    id(param.values[0]): param
+    for found in (distinct(variant), distinct(lambda one: (one.method, one.precision)))
+    for param in found.values()
+}
+"""Each method, each tuner of peft, and each precision of each method."""
+
+
+def run(one, tmp_path):
+    return trial.run(trials.job(one, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None)
+
+
+def proved(one, tmp_path):
+    result = run(one, tmp_path)
+    assert result.row.status == "ok" or (result.row.status, one.method) == ("unsupported", "peft"), result.row.message
+    if result.row.status == "ok":
+        assert {score.task for score in result.scores} == set(one.evaluate)
+        assert [step.step for step in result.steps] == ([1, 2] if one.training else [])
+
+
+@pytest.mark.parametrize("one", METHODS.values())
+def test_a_cell_of_every_method_goes_through(one, tmp_path):
+    proved(one, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", EVERYTHING.values())
+def test_a_cell_of_every_method_tuner_and_precision_goes_through(one, tmp_path):
+    proved(one, tmp_path)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_becomes_small_trials_that_touch_nothing_of_its_own(name):
+    loaded = suite.load(name, smoke=True, environ={})
+    assert loaded.name.endswith(SUFFIX)
+    found = small(name)
+    assert found.trials
+    for one in found.trials:
+        assert (one.base.source, one.evaluation.split, one.inference) == ("nano", "validation", False)
+        assert all(task.builtin and not task.files and task.limit for task in one.tasks)
+        assert one.training is None or (one.training.steps, one.training.epochs, one.training.tokens) == (2, None, None)
+    told = {cell.partition(":")[0] for cell in found.notes if "not run, here the same as" in cell}
+    cells = {one.cell for one in suite.expand(loaded, "cpu")}
+    assert {one.cell for one in found.trials} == cells - told
+    assert len({json.dumps(trial_key.settings(one), default=list) for one in found.trials}) == len(found.trials)
+
+
+FOREIGN = """
+base: {source: nowhere/gpt-9, revision: abc}
+device: cuda
+tasks:
+  mine: {kind: generation, train: gone.jsonl, validation_fraction: 0.1, test: "${WHERE}", prompt: "{{ a }}", target: b}
+seeds: 5
+evaluate: {retention: {file: gone.txt}}
+train: {epochs: 3, batch_size: 64, micro_batch_size: 8, sequence_length: 2048, learning_rate: [1.0e-4, 1.0e-3]}
+methods:
+  full: {layers: 24, precision: bf16-true}
+  lora:
+    - {rank: 256, target_modules: [query_key_value]}
+    - {rank: 256, target_modules: [q_proj, k_proj, c_attn], rank_pattern: {k_proj: 4, c_fc: 4}}
+    - {rank: 256, target_modules: [c_proj]}
+  qlora: {precision: nf4}
+  peft:
+    - {peft_type: IA3, target_modules: [k, v], feedforward_modules: []}
+    - {peft_type: LOHA, r: 8, target_modules: all-linear, layers_to_transform: [1, 30]}
+    - {peft_type: TRAINABLE_TOKENS, token_indices: [5, 32000]}
+  prompt_tuning: {rank: 500}
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    (tmp_path / "foreign.yaml").write_text(FOREIGN)
+    return tmp_path / "foreign.yaml"
+
+
+def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
+    found = smoke(suite.load(foreign, smoke=True), "cpu")
+    full, one, two, _, ia3, loha, tokens, prompt = found.trials
+    assert full.options["layers"] == 4
+    assert (one.rank, one.options["target_modules"], one.training.micro_batch_size) == (128, "all-linear", 1)
+    assert two.options["target_modules"] == ["q_proj", "k_proj"]
+    assert two.options["rank_pattern"] == {"k_proj": 4}
+    assert "target_modules" not in ia3.options
+    assert loha.options["layers_to_transform"] == [1]
+    assert tokens.options["token_indices"] == [5, 32000 % 1024]
+    assert prompt.rank == 128
+    assert {one.seed for one in found.trials} == {0}
+    assert {one.device for one in found.trials} == {"cpu"}
+    told = "\n".join(found.notes)
+    assert "full layers=24 bf16-true: layers 24 is for another model; here 4" in told
+    assert "target_modules query_key_value is for another model; here all-linear" in told
+    assert "rank 256 is more than nano is wide; here 128" in told
+    assert ": target_modules k+v is for another model; here left out" in told
+    assert "prompt_tuning r=500 fp32: rank 500 is more than nano is wide; here 128" in told
+    assert "lora r=256 target_modules=c_proj fp32: not run, here the same as lora r=256 target_modules=query" in told
+
+
+def in_this_process(jobs, workers):
+    """Stand in for ``local.run``: no server to wait for."""
+    for job in jobs:
+        result = trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None)
+        yield Event(job, "start", result=result)
+
+
+def test_run_smoke_writes_a_folder_of_its_own_runs_again_and_says_what_it_does(foreign, tmp_path, monkeypatch, capsys):
+    """Though the base, the data, the text of retention, the GPU and a variable are not there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "run", in_this_process)
+    command = [str(foreign), "--smoke", "--only", "method=prompt_tuning"]
+    assert cli.main(["run", *command]) == 0
+    assert "note: smoke mode: 2 steps of 2 examples on nano" in capsys.readouterr().err
+    (row,) = read_trials(tmp_path / "results" / "foreign-smoke").to_dict("records")
+    assert (row["suite"], row["base"], row["status"], row["rank"]) == ("foreign-smoke", "nano", "ok", 128)
+    assert 0 <= row["score_mine"] <= 1
+    assert row["retention_texts"] == 2
+    assert row["predicted_train_bytes"] is None or row["predicted_train_bytes"] != row["predicted_train_bytes"]
+    assert "--smoke" in json.loads(row["environment_json"])["command"]
+    assert cli.main(["plan", *command]) == 0
+    told = capsys.readouterr().out
+    assert "prompt_tuning r=500 fp32  seed 0" in told
+    assert "1 cell, 1 seed (0): 1 trial, 1 of them can run" in told
+    assert cli.main(["run", *command]) == 0
+    assert "0 of them done already" in capsys.readouterr().err, "what was changed since then is what is to be proved"
+
+
+def test_without_smoke_the_same_suite_is_refused(foreign, capsys):
+    assert cli.main(["plan", str(foreign)]) == 2
+    assert "the environment variable WHERE is not set" in capsys.readouterr().err
+
+
+def test_a_smoke_trial_that_fails_fails_the_command(foreign, tmp_path, monkeypatch, capsys):
+    def broken(jobs, workers):
+        for job in jobs:
+            yield Event(job, "train", result=local.failure(job, trial.Status.ERROR, "train", "planted"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "run", broken)
+    assert cli.main(["run", str(foreign), "--smoke", "--only", "method=prompt_tuning"]) == 1
+    assert "planted" in capsys.readouterr().err
+
+
+def test_a_search_is_left_out_and_its_smallest_rate_stands(foreign):
+    assert {one.training.learning_rate for one in smoke(suite.load(foreign, smoke=True), "cpu").trials} == {1e-4}
+
+
+def test_an_audit_that_is_strict_does_not_fail_a_smoke_run(foreign):
+    loaded = suite.load(foreign, overrides=["audit=strict"], smoke=True)
+    assert not loaded.strict
+    assert replace(loaded, strict=True) != loaded

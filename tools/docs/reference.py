@@ -1,0 +1,204 @@
+"""Renew what the project shows of its own results: ``python -m tools.docs.reference [--run NAME ...]``.
+
+With ``--run`` the named runs are made afresh in ``results/reference``. Then, from the results there alone, the
+generated parts of the documents, the grid's page and the picture of the quickstart's page are made. The tests call
+``renewed()`` and ``page_digest()`` to see whether they are stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from peftbench import report
+from peftbench.commands import listing
+from peftbench.report.collect import MEAN, collect
+from peftbench.results.seeds import Spread
+from peftbench.results.store.document import document
+from tools.docs import arithmetic, crossed_document, findings, precision_document, tuning, zoo
+from tools.validation import matrix, planner_accuracy, precision_table
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "reference"
+PAGES = ROOT / "reports" / "reference"
+PICTURE = PAGES / "quickstart.png"
+DIGEST = PICTURE.with_suffix(".json")
+
+RUNS = {
+    "quickstart": ("suites/quickstart.yaml",),
+    "quickstart_again": ("suites/quickstart.yaml", "--set", "evaluate.test_seed=2"),
+    "nano_grid": ("suites/nano_grid.yaml",),
+    "nano_tuning": ("suites/nano_tuning.yaml",),
+    "peft_zoo": ("suites/peft_zoo.yaml",),
+}
+"""Name of a committed result to what is given to ``peftbench run``."""
+ALL = ("trials", "steps", "examples")
+KEPT = {
+    "quickstart": ALL,
+    "quickstart_again": ALL,
+    "nano_grid": ("trials", "steps"),
+    "nano_tuning": ("trials",),
+    "peft_zoo": ("trials",),
+}
+"""What of a run is committed: the larger ones without what no document reads."""
+
+
+def _table(name: str, place: int = 0) -> str:
+    """Return one of the tables that the terminal shows: of training and scores, then of the tuned model in use."""
+    return f"```\n{report.table(RESULTS / name, 'text').rstrip().split(BLANK)[place]}\n```"
+
+
+def _grid(column: str, show: Callable[[Spread], str]) -> str:
+    """Return one quantity of the grid: a row for each method and rank, a column for each precision."""
+    cells = {(c.method, c.rank, c.precision): c for c in collect(RESULTS / "nano_grid").cells}
+    lines = ["| method | rank | fp32 | bf16 | int8 | nf4 |", "|---|---:|---:|---:|---:|---:|"]
+    for method, rank in dict.fromkeys((c.method, c.rank) for c in cells.values()):
+        row = [cells[method, rank, precision] for precision in ("fp32", "bf16", "int8", "nf4")]
+        told = [show(c.summary.spreads[column]) if column in c.summary.spreads else c.trouble or "–" for c in row]
+        lines.append(f"| {' | '.join([method, '–' if rank is None else str(rank), *told])} |")
+    return "\n".join(lines)
+
+
+def _interval(spread: Spread) -> str:
+    half = "" if spread.half_width is None else f" ± {100 * spread.half_width:.1f}"
+    return f"{100 * spread.mean:.1f}{half}"
+
+
+BLANK = "\n\n"
+
+PARTS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {
+        "quickstart table": lambda: _table("quickstart"),
+        "methods": lambda: listing.markdown("methods"),
+        "settings": lambda: listing.markdown("settings"),
+        "precisions": lambda: listing.markdown("precisions"),
+    },
+    ROOT / "docs" / "memory_arithmetic.md": {
+        "bytes": arithmetic.bytes_per_parameter,
+        "cases": arithmetic.cases,
+    },
+    ROOT / "docs" / "precisions.md": {
+        **{name: partial(precision_document.markdown, name) for name in ("stored", "computed", "bits", "states")},
+        "cells": precision_document.cells,
+        "reasons": precision_document.reasons,
+    },
+    ROOT / "docs" / "architectures.md": {
+        "counts": matrix.counts,
+        "fp32": lambda: matrix.table("fp32"),
+        "nf4": lambda: matrix.table("nf4"),
+        "reasons": matrix.reasons,
+        "bits": matrix.bits,
+    },
+    PAGES / "nano.md": {
+        "quickstart table": lambda: _table("quickstart"),
+        "in use": lambda: _table("quickstart", 1),
+        "second table": lambda: _table("quickstart_again"),
+        "other base": lambda: _table("quickstart_avx2"),
+        "rates": tuning.markdown,
+        "scores": lambda: _grid(f"score_{MEAN}", _interval),
+        "findings": findings.markdown,
+        "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),
+    },
+    ROOT / "docs" / "statistics.md": {
+        "bounds": crossed_document.bounds,
+        "coverage": crossed_document.coverage,
+        "lesson": crossed_document.lesson,
+        "power": crossed_document.power,
+        "rules": crossed_document.rules,
+    },
+    ROOT / "docs" / "planner.md": {
+        "beside": arithmetic.beside,
+        "accuracy": planner_accuracy.summary,
+        "table": planner_accuracy.table,
+    },
+    PAGES / "nano_ranks.md": {
+        "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),
+    },
+    ROOT / "docs" / "peft_zoo.md": {
+        "tuner counts": zoo.counts,
+        "zoo in fp32": zoo.in_fp32,
+        "zoo quantized": zoo.quantized,
+    },
+}
+"""Document to its generated parts, by the name of their marker."""
+
+
+def renewed(path: Path) -> str:
+    """Return a document with its generated parts renewed."""
+    text = path.read_text()
+    for name, make in PARTS[path].items():
+        pattern = re.compile(rf"(<!-- {name}[^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        content = make()
+        text, count = pattern.subn(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+        if count != 1:
+            raise ValueError(f"{path.name}: {count} places are marked {name!r}, expected 1")
+    return text
+
+
+def page_digest() -> dict[str, str]:
+    """Return the digest of the page as it is rendered now, and the version that draws its figures."""
+    import matplotlib
+
+    with tempfile.TemporaryDirectory() as folder:
+        page = report.render(RESULTS / "quickstart", Path(folder) / "page.html")
+        digest = hashlib.sha256(page.read_bytes()).hexdigest()
+    return {"page_sha256": digest, "matplotlib": matplotlib.__version__}
+
+
+def photograph() -> None:
+    """Take the picture of the page's first screen."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        page_file = report.render(RESULTS / "quickstart", Path(folder) / "page.html")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1400}, color_scheme="light")
+        page.goto(page_file.as_uri())
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=PICTURE)
+        browser.close()
+    DIGEST.write_text(json.dumps(page_digest(), indent=2) + "\n")
+
+
+def run(name: str) -> None:
+    """Make a run afresh; only the stored rows are kept."""
+    with tempfile.TemporaryDirectory(dir=ROOT / "results") as folder:
+        made = Path(folder) / name
+        command = [sys.executable, "-m", "peftbench", "run", *RUNS[name], "--results", str(made)]
+        subprocess.run(command, cwd=ROOT, check=True)
+        keep(made, name)
+
+
+def keep(made: Path, name: str) -> None:
+    """Put a results folder where the committed ones are."""
+    shutil.rmtree(RESULTS / name, ignore_errors=True)
+    for kind in KEPT[name]:
+        shutil.copytree(made / kind, RESULTS / name / kind)
+    shutil.copy(made / "grid.json", RESULTS / name)
+
+
+def main() -> None:
+    """Renew everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", nargs="+", default=[], choices=[*RUNS, "precisions"], help="make these afresh first")
+    for name in parser.parse_args().run:
+        precision_table.main() if name == "precisions" else run(name)
+    for path in PARTS:
+        path.write_text(renewed(path))
+    columns = ROOT / "results" / "README.md"
+    columns.write_text(re.sub(r"<!-- generated by.*part -->\n", lambda _: document(), columns.read_text(), flags=re.S))
+    report.render(RESULTS / "nano_grid", PAGES / "nano_grid.html")
+    photograph()
+
+
+if __name__ == "__main__":
+    main()

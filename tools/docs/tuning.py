@@ -1,0 +1,47 @@
+"""Which learning rate suites/nano_tuning.yaml found best on validation, for each method and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from peftbench.report.collect import MEAN, collect
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "reference" / "nano_tuning"
+Setting = tuple[str, int | None]
+"""Method and rank."""
+
+
+@cache
+def means() -> Mapping[Setting, Mapping[float, float]]:
+    """Return, for each method and rank, each candidate rate with its score: mean over the tasks, then over seeds."""
+    found: dict[Setting, dict[float, float]] = {}
+    for cell in collect(RESULTS).finished:
+        (rate,) = set(cell.ok["learning_rate"])
+        found.setdefault((cell.method, cell.rank), {})[rate] = cell.mean(f"score_{MEAN}") or 0.0
+    return found
+
+
+def chosen() -> dict[Setting, float]:
+    """Return the best candidate of each method and rank; of equal ones the lower."""
+    return {setting: max(sorted(rates), key=rates.__getitem__) for setting, rates in means().items()}
+
+
+def markdown() -> str:
+    """Return the table of candidates; the chosen one is bold, and marked where it is the highest or lowest tried."""
+    lines = ["| method | rank | mean score on validation, %, at each learning rate | chosen |", "|---|---:|---|---:|"]
+    best = chosen()
+    for (method, rank), rates in sorted(means().items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        rate = best[method, rank]
+        told = ", ".join(
+            f"**{score:.1%}** at {r:g}" if r == rate else f"{score:.1%} at {r:g}" for r, score in sorted(rates.items())
+        ).replace("%", "")
+        edge = " (edge)" if rate in (min(rates), max(rates)) else ""
+        lines.append(f"| {method} | {'–' if rank is None else rank} | {told} | {rate:g}{edge} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())

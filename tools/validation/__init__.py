@@ -1,0 +1,1 @@
+"""Proofs at length: minutes or hours, run by hand, with their results committed."""

@@ -1,0 +1,292 @@
+"""What each precision's word comes to: ``make reference RUNS=precisions`` looks again.
+
+One optimizer step is taken on the tests' tiny base through the code that trials run, for a method on a frozen base and
+for full fine-tuning, and the dtypes are written down as they pass. ``precision_document`` makes ``docs/precisions.md``
+of it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from peftbench.methods import METHODS
+from peftbench.methods.support import why_unsupported
+from peftbench.models.precision import PRECISIONS
+from peftbench.records.resolve import resolve
+
+RESULT = Path(__file__).resolve().parents[2] / "results" / "reference" / "precisions.json"
+DEVICES = ("cpu", "cuda")
+KINDS = {"frozen": "on a frozen base", "full": "full"}
+"""Of methods."""
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
+STATES = ("fp32", "bf16-true")
+"""Precisions of full fine-tuning whose trainables are fp32 and bf16."""
+WIDTH = 1024
+"""Of the base on which bits per weight are taken beside the tiny one's."""
+STORED = {
+    "linear": "linear layers",
+    "scales": "their scales",
+    "rest": "the rest",
+    "trainables": "trainables",
+    "gradients": "gradients",
+    "state": "optimizer state",
+    "scaling": "gradients scaled",
+}
+COMPUTED = {
+    "entering": "enters linear layers",
+    "product": "linear layers",
+    "product_evaluated": "in evaluation",
+    "product_trainable": "trainables",
+    "product_backward": "backward",
+    "product_head": "head",
+    "attention": "attention",
+    "norm": "norms",
+    "loss": "loss",
+}
+"""What is looked at -> heading of its column."""
+
+
+def subject(kind: str, precision: str) -> str:
+    """Return the method that stands for full fine-tuning or for every method on a frozen base."""
+    return kind if kind == "full" else "qlora" if precision in METHODS["qlora"].precisions else "lora"
+
+
+def look(
+    base: Path, scratch: Path, method: str, precision: str, device: str = "cpu", **training: str
+) -> dict[str, str]:
+    """Return the dtypes seen in one training step, and one evaluation, of a method at a precision."""
+    import torch
+
+    from peftbench.models import load
+    from peftbench.tasks import read
+    from peftbench.training import batches, loop
+    from tests.support import trials
+
+    record, made = PRECISIONS[precision], trials.trial(base, scratch, method, precision, training=training)
+    loaded = load.load(base, record, METHODS[method].trains_base, True, device=device, trust_remote_code=False)
+    torch.manual_seed(0)
+    tuned = resolve(METHODS[method].attach)(loaded.model, made.rank, made.options)
+    parameters = load.cast_trainable(tuned, record)
+    where = {"precision": record, "device": device, "pad_id": loaded.tokenizer.pad_token_id, "virtual_tokens": 0}
+    learner = loop.learner(tuned, parameters, made.training, **where)
+    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
+    batch = batches.collate(plan[0], loaded.tokenizer.pad_token_id).to(device)
+    seen, evaluated = defaultdict(set), defaultdict(set)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(lambda p: seen["gradients"].add(p.grad.dtype))
+    tuned.train()
+    with watched(tuned, seen):
+        loop.step(learner, [batch], made.training.learning_rate, 0)
+    tuned.eval()
+    with torch.no_grad(), watched(tuned, evaluated), load.autocast(record, device):
+        tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    linear = linear_layers(tuned)
+    weights = {id(m.weight) for m in linear}
+    seen["linear"] = {m.weight.dtype for m in linear}
+    seen["scales"] = {t.dtype for t in load.quantization_tensors(tuned)}
+    seen["rest"] = {
+        p.dtype for p in tuned.parameters() if id(p) not in weights and p.requires_grad is (method == "full")
+    }
+    seen["trainables"] = {p.dtype for p in parameters}
+    seen["state"] = {t.dtype for t in tensors(learner.optimizer)}
+    seen["product_evaluated"] = evaluated["product"]
+    if method == "full":
+        seen["product_trainable"] = seen["product"]
+    found = {name: told(seen[name]) for name in (*STORED, *COMPUTED)}
+    if torch.get_float32_matmul_precision() != "highest":
+        found = {name: v.replace("fp32", "tf32") if name.startswith("product") else v for name, v in found.items()}
+    return found | {"scaling": "yes" if learner.scaler.is_enabled() else "no", "optimizer": made.training.optimizer}
+
+
+def tensors(optimizer: Any) -> Iterator[Any]:
+    """Yield the tensors of an optimizer's state; single values, as counts of steps, are left out."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if getattr(value, "ndim", 0))
+
+
+def places(model: Any) -> dict[Any, str]:
+    """Return what products inside each linear layer are counted as; those that a method adds are its trainables."""
+    from torch import nn
+
+    whole = all(p.requires_grad for p in model.parameters())
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            own = "product_trainable" if module.weight.requires_grad and not whole else "product"
+            found[module] = "product_head" if name.endswith("lm_head") else own
+    return found
+
+
+def linear_layers(model: Any) -> list[Any]:
+    """Return the linear layers of the base's blocks."""
+    return [module for module, place in places(model).items() if place == "product"]
+
+
+@contextmanager
+def watched(tuned: Any, seen: dict[str, set]) -> Iterator[None]:
+    """Write down dtypes as they pass: of matrix products by place, of attention, of norms, of the loss."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    inner: list[str] = []
+
+    def enter(module: Any, args: Any) -> None:
+        inner.append(here[module])
+        if inner[-1] == "product":
+            seen["entering"].add(args[0].dtype)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            with inside(function, seen, inner):
+                key, operands = operation(function.overloadpacket.__name__, args, inner)
+                if key:
+                    seen[key] |= {t.dtype for t in operands}
+                return function(*args, **(kwargs or {}))
+
+    here = places(tuned)
+    hooks = [m.register_forward_pre_hook(enter) for m in here]
+    hooks += [m.register_forward_hook(lambda *_: inner.pop() and None) for m in here]
+    try:
+        with Watch():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def operation(name: str, args: Any, inner: list[str]) -> tuple[str | None, Iterable[Any]]:
+    """Return what an operator, seen below autocast, is counted as, and the tensors whose dtypes tell its type."""
+    import torch
+
+    given = [a for a in args if isinstance(a, torch.Tensor)]
+    if name in ("mm", "addmm", "bmm", "baddbmm"):
+        if torch._C._current_graph_task_id() != -1:
+            return "product_backward", given[-2:]
+        return (inner[-1] if inner else None), given[-2:]  # outside of linear layers: rotary angles
+    if name == "int8_mixed_scaled_mm":
+        return inner[-1], given[1:3]  # after the activations come their codes and the weights'
+    if name == "gemm_4bit":
+        return inner[-1], given[:1]  # the type that its codes are turned to
+    if name.startswith("_scaled_dot_product") and not name.endswith("backward"):
+        return "attention", given[:3]
+    return {"rsqrt": "norm", "_log_softmax": "loss"}.get(name), given
+
+
+@contextmanager
+def inside(function: Any, seen: dict[str, set], inner: list[str]) -> Iterator[None]:
+    """Look into the operator that dequantizes 4-bit weights before it multiplies, where it does so in Python."""
+    from torch.nn import functional
+
+    if function.overloadpacket.__name__ != "gemm_4bit":
+        yield
+        return
+    multiply = functional.linear
+
+    def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+        seen[inner[-1]] |= {x.dtype, weight.dtype}
+        return multiply(x, weight, bias)
+
+    with mock.patch.object(functional, "linear", linear):
+        yield
+
+
+def told(dtypes: Iterable[Any]) -> str:
+    """Return dtypes as they are written: ``bf16, uint8``."""
+    names = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return ", ".join(sorted(SHORT.get(name, name) for name in names)) or "–"
+
+
+def bits(base: Path, precision: str, device: str = "cpu") -> dict[str, float]:
+    """Return bits per weight of a base, and of its linear layers with and without code tables."""
+    from peftbench.models import load
+
+    loaded = load.load(base, PRECISIONS[precision], False, True, device=device, trust_remote_code=False)
+    linear = linear_layers(loaded.model)
+    weights = sum(load.parameter_count(m.weight) for m in linear)
+    tables = 0
+    for module in linear:
+        state = getattr(module.weight, "quant_state", None)
+        while state is not None:
+            tables += state.code.nbytes
+            state = state.state2
+    held = sum(load.weights_bytes(m) for m in linear)
+    return {
+        "base": round(8 * loaded.weights_bytes / loaded.parameters, 3),
+        "linear": round(8 * held / weights, 3),
+        "linear_without_tables": round(8 * (held - tables) / weights, 3),
+    }
+
+
+def devices() -> list[str]:
+    """Return the devices that can be looked at here."""
+    import torch
+
+    return [d for d in DEVICES if d == "cpu" or torch.cuda.is_available()]
+
+
+def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, Any]:
+    """Return what there is to see on a device.
+
+    By precision, bits per weight and a look at each kind of method; by optimizer, the state it holds for trainables
+    of a precision.
+    """
+    from peftbench.training.optimizers import OPTIMIZERS
+
+    precisions = {
+        name: {
+            "bits": {"tiny": bits(tiny, name, device), "wide": bits(wide, name, device)},
+            **{
+                kind: look(tiny, scratch, subject(kind, name), name, device)
+                for kind in KINDS
+                if why_unsupported(METHODS[subject(kind, name)], name, device) is None
+            },
+        }
+        for name, record in PRECISIONS.items()
+        if device in record.devices
+    }
+    optimizers = {
+        name: {
+            precision: look(tiny, scratch, "full", precision, device, optimizer=name)["state"] for precision in STATES
+        }
+        for name in OPTIMIZERS
+    }
+    return {"precisions": precisions, "optimizers": optimizers}
+
+
+def bases(folder: Path) -> tuple[Path, Path]:
+    """Make the tiny base and a wide one of a single block."""
+    from tests.support import tiny_base
+
+    wide = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1}
+    return tiny_base.make(folder / "tiny"), tiny_base.make(folder / "wide", **wide)
+
+
+def main() -> None:
+    """Look at every device there is; what was seen on others before stays."""
+    from importlib.metadata import version
+
+    import torch
+
+    torch.set_num_threads(1)
+    kept = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        made = bases(Path(folder))
+        for device in devices():
+            name = torch.cuda.get_device_name() if device == "cuda" else None
+            kept[device] = {
+                "versions": {library: version(library) for library in VERSIONS},
+                "name": name,
+                **everything(*made, Path(folder), device),
+            }
+    RESULT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
