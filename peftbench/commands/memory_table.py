@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from peftbench.methods.support import BECAUSE
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
-from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
+from peftbench.records.units import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
 
 _COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
 _WIDTH = 120

@@ -80,9 +80,9 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
         UserError: If the folder holds no trials, or its rows cannot stand in one table.
     """
     from peftbench.report import collect
-    from peftbench.report.notes import fairness
+    from peftbench.report.notes import unequal_settings
 
-    return fairness.findings(collect.collect(Path(results_folder), examples=False))
+    return unequal_settings.notes(collect.collect(Path(results_folder), examples=False))
 
 
 def _text(results: Results, format: str) -> str:
@@ -96,7 +96,7 @@ def _text(results: Results, format: str) -> str:
     )
 
     if format == "ranks":
-        return writers.write_grids_md(rank_by_precision.heading(results), rank_by_precision.method_grids(results))
+        return writers.write_rank_tables_md(rank_by_precision.heading(results), rank_by_precision.rank_tables(results))
     text = writers.write(comparison.table(results), format)
     if format not in ("text", "md"):  # csv and tex hold one table
         return text

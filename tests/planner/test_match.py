@@ -132,8 +132,8 @@ def test_the_table_tells_how_far_each_cell_is_from_the_budget(tmp_path):
     record_grid(folder, [r.row.key for r in rows], "peftbench run mine", parameters=1000)
     told = " ".join(table(folder).split())
     assert "Ranks were chosen for 1,000 trainable parameters: lora r=8 fp32 -1.0 %." in told
-    assert "Farther than 20% from that: prompt_tuning r=4 fp32 (0.5 times)." in told
-    assert "Without a size to choose: full fp32 (262 times)." in told
+    assert "More than 20% off: prompt_tuning r=4 fp32 (0.5 times)." in told
+    assert "No rank to choose: full fp32 (262 times)." in told
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results
-from peftbench.report.notes import under_table
-from peftbench.report.notes.significance import COSTS, TIED, Standing, standing
+from peftbench.report.derived.significance import COSTS, Significance, significance
+from peftbench.report.notes import comparison as notes
+from peftbench.report.notes.significance import TIED
 from peftbench.report.tables.table import Column, Row, Table, Value
 
 
@@ -58,7 +59,7 @@ def table(results: Results) -> Table:
     Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown. Where
     outcomes of all examples are stored, the interval for new seeds and new examples stands behind, and ties are marked.
     """
-    known = standing(results)
+    known = significance(results)
     pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
     if len(results.tasks) > 1:
         pairs.append(_score_column(MEAN, known))
@@ -67,7 +68,7 @@ def table(results: Results) -> Table:
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
-    return Table(columns, tuple(rows + [row for row in references if row]), (*under_table.notes(results), *known.notes))
+    return Table(columns, tuple(rows + [row for row in references if row]), notes.notes(results, known))
 
 
 def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
@@ -75,7 +76,7 @@ def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
 
 
-def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
     name = f"score_{task}"
     title = "mean" if task == MEAN else task
     stem = "score_mean_over_tasks" if task == MEAN else name
@@ -113,7 +114,7 @@ def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, fill
 
 
-def _front_column(known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+def _front_column(known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
     names = [name for name in COSTS.values() if name in known.fronts]
     raw = tuple(f"on_front_by_{name}" for name in names)
     column = Column("on the front", f"%, by {' / '.join(names)}", raw)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peftbench.report.tables.rank_by_precision import MethodGrids
+    from peftbench.report.tables.rank_by_precision import MethodRankTables
     from peftbench.report.tables.table import Table
 
 _TEX = {
@@ -64,19 +64,19 @@ def write_md(table: Table) -> str:
     return "\n".join([*lines, "", *(_md(note) + "  " for note in table.notes)]).rstrip() + "\n"
 
 
-def write_grids_md(heading: str, methods: Sequence[MethodGrids]) -> str:
+def write_rank_tables_md(heading: str, methods: Sequence[MethodRankTables]) -> str:
     """Return small tables of rank against precision in GitHub's Markdown: a heading per method, bold titles."""
     lines = [_md(heading), ""]
     for method in methods:
-        lines += [f"### {_md(method.title)}{f' ({_md(method.knob)})' if method.knob else ''}", ""]
-        for grid in method.grids:
+        lines += [f"### {_md(method.title)}{f' ({_md(method.rank_meaning)})' if method.rank_meaning else ''}", ""]
+        for table in method.tables:
             lines += [
-                f"**{_md(grid.title)}** ({_md(grid.unit)})",
+                f"**{_md(table.title)}** ({_md(table.unit)})",
                 "",
-                _md_line([method.knob and "r", *method.precisions]),
+                _md_line([method.rank_meaning and "r", *method.precisions]),
             ]
             lines.append("|" + " ---: |" * (1 + len(method.precisions)))
-            lines += [*(_md_line([rank, *entries]) for rank, entries in grid.lines), ""]
+            lines += [*(_md_line([rank, *entries]) for rank, entries in table.lines), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
