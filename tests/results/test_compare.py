@@ -38,7 +38,7 @@ def test_a_folder_against_itself_has_no_change(tmp_path: Path) -> None:
     text = render(found)
     assert "15 of 15 cells in both are the same" in text
     assert "changed" not in text
-    assert "no regression: no score fell by more than noise explains" in text
+    assert "no regression: no score fell beyond noise" in text
     assert text.endswith("not judged: peak_train_bytes did not move, tokens_per_second did not move\n")
 
 
@@ -170,7 +170,7 @@ def test_cells_whose_scores_were_refused_are_not_the_same_and_there_is_no_verdic
     assert found.verdict is None
     text = render(found)
     assert "0 of 1 cells in both are the same" in text
-    assert text.endswith("no verdict: no score was compared that could be judged\n")
+    assert text.endswith("no verdict: no score could be compared\n")
 
 
 @pytest.mark.parametrize("key", ["data_sha256", "base_sha256"])
@@ -268,7 +268,7 @@ def test_results_of_different_suites_without_a_common_cell_are_told_in_two_lines
     for place in (old, new):
         text = render(compare(tmp_path / "other", place))
         assert text.splitlines() == [
-            "nothing compares, so no verdict: no cell is in both",
+            "no verdict: no cell is in both folders, so nothing can be compared",
             f"{tmp_path / 'other'} is suite real_small on llama; {place} is suite quickstart on nano",
         ]
 

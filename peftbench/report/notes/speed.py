@@ -32,14 +32,12 @@ def notes(results: Results) -> Iterable[str]:
         yield f"No speed for {abridged(names, 3)}: fewer than {rates.LEAST_STEADY} steps after the warm-up steps."
     found = rates.compare_rates(results)
     if found.alike:
-        one, other = (cell.name for cell in found.alike[0])
+        pair = " and ".join(cell.name for cell in found.alike[0])
         if len(found.alike) == 1:
-            yield f"Speeds of {one} and {other} differ by less than their 95 % interval."
+            yield f"Speeds of {pair} differ by less than their 95 % interval."
         else:
-            yield (
-                f"Speeds of {len(found.alike)} of {found.known} pairs of cells differ by less than their 95 % interval "
-                f"(e.g. {one} and {other})."
-            )
+            many = f"{len(found.alike):,} of {found.known:,} pairs of cells"
+            yield f"Speeds of {many} differ by less than their 95 % interval (e.g. {pair})."
 
 
 def cautions(results: Results) -> Iterable[str]:
