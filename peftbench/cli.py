@@ -109,9 +109,9 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     command.add_argument(
         "--format",
-        choices=("html", "text", "md", "csv", "tex", "ranks"),
+        choices=("html", "text", "brief", "md", "csv", "tex", "ranks"),
         default="html",
-        help="html makes the page (default); ranks: tables of rank against precision in Markdown",
+        help="html makes the page (default); brief: a short table; ranks: tables of rank against precision in Markdown",
     )
     command.set_defaults(command=_report)
 

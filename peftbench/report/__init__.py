@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peftbench.report.collect import Results
 
-FORMATS = ("text", "md", "csv", "tex", "ranks")
-"""What ``table`` can return: the comparison for a terminal, as Markdown, as raw numbers, as LaTeX with booktabs; or
-the tables of rank against precision as Markdown."""
+FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
+"""What ``table`` can return: the comparison table for a terminal, a short form of it in at most 100 columns, as
+Markdown, as raw numbers, as LaTeX with booktabs; or the tables of rank against precision as Markdown."""
 
 
 def render(results_folder: str | Path, output: str | Path) -> Path:
@@ -87,6 +87,7 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
 
 def _text(results: Results, format: str) -> str:
     from peftbench.report.tables import (
+        brief,
         comparison,
         inference,
         learning_rate_search,
@@ -95,6 +96,8 @@ def _text(results: Results, format: str) -> str:
         writers,
     )
 
+    if format == "brief":
+        return brief.text(results)
     if format == "ranks":
         return writers.write_rank_tables_md(rank_by_precision.heading(results), rank_by_precision.rank_tables(results))
     text = writers.write(comparison.table(results), format)

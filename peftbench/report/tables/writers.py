@@ -52,7 +52,7 @@ def write_text(table: Table, widest: int | None = None) -> str:
         [[head[0] for head in heads], [head[1] for head in heads], *rows], text_table.Layout(right, width=widest)
     )
     rule = "─" * max(map(text_table.width, laid_out))
-    longest = min(max(len(rule), 72), _LONGEST_NOTE)
+    longest = min(max(len(rule), widest or 72), _LONGEST_NOTE)
     notes = [part for note in table.notes for part in textwrap.wrap(_line(note), longest)]
     return "\n".join([*laid_out[:2], rule, *laid_out[2:], rule, *notes]) + "\n"
 
