@@ -84,7 +84,9 @@ def test_what_the_gradients_say_is_what_changing_the_last_token_does():
         made.eval()
         with torch.no_grad():
             first, other = made(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        assert torch.equal(first[:-1], other[:-1]) is not reads_ahead
+        change = float((first[:-1] - other[:-1]).abs().max())
+        # not bit for bit: some kernels round the rows of a batch differently
+        assert change > 1e-2 if reads_ahead else change < 1e-5
 
 
 def test_an_encoder_made_a_decoder_passes():
