@@ -120,7 +120,7 @@ METHODS: Table[Method] = Table(
                 load=f"{_PEFT}:load",
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="virtual tokens",
+                rank_meaning="virtual tokens",
                 default_rank=20,
                 options=MappingProxyType(
                     {
@@ -155,7 +155,7 @@ METHODS: Table[Method] = Table(
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
                 why_no_checkpointing="the prefix is a cache, and recomputing a layer would append to it again",
-                knob="virtual tokens",
+                rank_meaning="virtual tokens",
                 default_rank=16,
                 options=MappingProxyType(
                     {
@@ -186,7 +186,7 @@ METHODS: Table[Method] = Table(
                 load="peftbench.methods.adapter:load",
                 switch_off="peftbench.methods.adapter:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="bottleneck width",
+                rank_meaning="bottleneck width",
                 default_rank=64,
                 options=MappingProxyType(
                     {
@@ -224,7 +224,7 @@ METHODS: Table[Method] = Table(
                 load="peftbench.methods.llama_adapter:load",
                 switch_off="peftbench.methods.llama_adapter:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="prompt length",
+                rank_meaning="prompt length",
                 default_rank=10,
                 options=MappingProxyType(
                     {
@@ -253,11 +253,11 @@ METHODS: Table[Method] = Table(
                 load=f"{_PEFT}:load",
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="rank r",
+                rank_meaning="rank r",
                 default_rank=8,
                 options=MappingProxyType({**_LORA, **_LORA_MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
-                after_step="peftbench.methods.lora_parts:keep_zeros",
+                after_step="peftbench.methods.lora_fused_projection:keep_zeros",
                 color="#1f77b4",
             ),
             Method(
@@ -271,7 +271,7 @@ METHODS: Table[Method] = Table(
                 precisions=FOUR_BIT,
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
                 default_precision="nf4",
-                knob="rank r",
+                rank_meaning="rank r",
                 default_rank=8,
                 options=MappingProxyType(
                     {
@@ -284,7 +284,7 @@ METHODS: Table[Method] = Table(
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
-                after_step="peftbench.methods.lora_parts:keep_zeros",
+                after_step="peftbench.methods.lora_fused_projection:keep_zeros",
                 color="#ff7f0e",
             ),
             Method(

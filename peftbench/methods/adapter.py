@@ -28,7 +28,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
-from peftbench.models.layers import blocks, switched_off
+from peftbench.models.layers import decoder_layers_for, switched_off
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -171,7 +171,7 @@ def _parts(model: Any) -> list[Parts]:
     Raises:
         Unsupported: if a block's parts are not plain, naming what it has.
     """
-    found = [(block, _parts_of(block)) for block in blocks(model, "adapter")]
+    found = [(block, _parts_of(block)) for block in decoder_layers_for("adapter", model)]
     odd = [block for block, parts in found if parts is None]
     if odd:
         told = dict.fromkeys(f"{type(block).__name__} has {', '.join(_weighted(block)) or 'nothing'}" for block in odd)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models.layers import blocks, check_layers
+from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 
@@ -47,9 +47,9 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     model.requires_grad_(False)
     chosen = {id(p): p for p in model.parameters()}
     if layers is not None:
-        every = blocks(model, "full")
+        every = decoder_layers_for("full", model)
         check_layers(layers, len(every), "full")
-        above = {id(p) for block in every[-layers:] for p in block.parameters()}
+        above = {id(p) for layer in every[-layers:] for p in layer.parameters()}
         chosen = {key: p for key, p in chosen.items() if key in above}
     if modules is not None:
         named = [modules] if isinstance(modules, str) else modules

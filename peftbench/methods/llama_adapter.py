@@ -13,7 +13,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
-from peftbench.models.layers import blocks, check_layers, switched_off
+from peftbench.models.layers import check_layers, decoder_layers_for, switched_off
 
 _UNADAPTED_LAYERS = 2
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
@@ -49,7 +49,8 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         the paper: on gpt2 it adds the prompts' part behind the output projection, unprojected; it adds the output
         projection's bias once more, and scales by 1 / sqrt(d_h) where the layer scales otherwise.
     """
-    attentions = [_attention(model, index, block) for index, block in enumerate(blocks(model, "llama_adapter"))]
+    every = decoder_layers_for("llama_adapter", model)
+    attentions = [_attention(model, index, layer) for index, layer in enumerate(every)]
     layers = max(1, len(attentions) - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
     check_layers(layers, len(attentions), "llama_adapter")
     model.requires_grad_(False)

@@ -16,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.methods import lora_initialization, lora_parts, peft_checkpoint
+from peftbench.methods import lora_fused_projection, lora_initialization, peft_checkpoint
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """What the modules that hold attention's projections are called in every family that we know."""
@@ -46,8 +46,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         model: the frozen base.
         rank: r.
         options: ``alpha`` (a number), ``dropout``, ``target_modules`` (of gpt2's fused projection also its parts,
-            ``c_attn.q``: see ``lora_parts``); ``rank_pattern`` and ``alpha_pattern`` (regular expression that a
-            module's name ends with -> its own r or alpha), ``rslora``, ``dora``, ``initialization``.
+            ``c_attn.q``: see ``lora_fused_projection``); ``rank_pattern`` and ``alpha_pattern`` (regular expression
+            that a module's name ends with -> its own r or alpha), ``rslora``, ``dora``, ``initialization``.
 
     Returns:
         The base wrapped by peft; only A, B and m require gradients.
@@ -66,8 +66,10 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     lora_initialization.check(model, start, options)
     patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    targets, parts = lora_parts.split(model, options["target_modules"])
-    own = lora_parts.config(parts, rank, options) if parts else {key: dict(options.get(key, {})) for key in patterns}
+    targets, parts = lora_fused_projection.split(model, options["target_modules"])
+    own = {key: dict(options.get(key, {})) for key in patterns}
+    if parts:
+        own = lora_fused_projection.config(parts, rank, options)
     config = LoraConfig(
         r=rank,
         lora_alpha=options["alpha"],
@@ -91,7 +93,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
             if not any(matches.match(name) for name in adapted):
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, _ending_set(adapted)))
     lora_initialization.apply(tuned, start)
-    lora_parts.restrict(tuned, parts)
+    lora_fused_projection.restrict(tuned, parts)
     return tuned
 
 

@@ -24,7 +24,7 @@ _OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision
 """Fields that the trial decides."""
 _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 """Tuners that hand the base a cache."""
-_KNOBS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
+_RANK_FIELDS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
 """Fields that say how large a tuner is where its rank is not ``r``."""
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "List": list, "Any": Any}
 _NO_LITERAL = object()
@@ -76,16 +76,16 @@ def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
 @cache
 def _variant(tuner: str) -> Method:
     record, settings = METHODS["peft"], dict(fields(tuner))
-    knob = _knob(settings)
-    size = settings.pop(knob) if knob else None
+    rank_key = _rank_field(settings)
+    size = settings.pop(rank_key) if rank_key else None
     return replace(
         record,
         variant=tuner,
-        knob=None if knob is None else _KNOBS.get(knob, "rank r"),
-        rank_key=knob or record.rank_key,
+        rank_meaning=None if rank_key is None else _RANK_FIELDS.get(rank_key, "rank r"),
+        rank_key=rank_key or record.rank_key,
         default_rank=None if size is None else size.default,
         options=MappingProxyType({**_type(), **settings}),
-        virtual_tokens=knob == "num_virtual_tokens",
+        virtual_tokens=rank_key == "num_virtual_tokens",
         why_no_checkpointing=METHODS["prefix_tuning"].why_no_checkpointing if tuner in _CACHES else "",
     )
 
@@ -94,9 +94,9 @@ def _type() -> dict[str, Setting]:
     return {TYPE: Setting(Literal[tuners()], None, "which tuner of peft")}  # type: ignore[valid-type]
 
 
-def _knob(settings: Mapping[str, Setting]) -> str | None:
+def _rank_field(settings: Mapping[str, Setting]) -> str | None:
     """Return the field that says how large a tuner is, or None: an ``r`` of nought (OFT) means another field counts."""
-    for name in _KNOBS:
+    for name in _RANK_FIELDS:
         if name in settings:
             return name
     default = settings["r"].default if "r" in settings else None

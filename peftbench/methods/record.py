@@ -60,8 +60,8 @@ class Method:
     why_no_checkpointing: str = ""
     """Why the method does not exist with gradient checkpointing; empty where it does."""
     default_precision: str = "fp32"
-    knob: str | None = None
-    """What ``rank`` means for this method; None where it has no size knob."""
+    rank_meaning: str | None = None
+    """What ``rank`` is for this method (``virtual tokens``, ``bottleneck width``); None if the method has no rank."""
     default_rank: int | None = None
     options: Mapping[str, Setting] = field(default_factory=lambda: MappingProxyType({}))
     training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -90,7 +90,7 @@ class Method:
     """``module:function`` with ``after_step(model, steps_done)`` for a method that changes itself while it trains."""
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
-        """Return a readable name of a cell: the method, its knob, options that differ from the default, precision."""
+        """Return a readable name of a cell: method, rank, options that differ from their defaults, precision."""
         parts = [self.name, self.variant] if self.variant else [self.name]
         if rank is not None:
             parts.append(f"r={rank}")

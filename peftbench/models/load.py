@@ -143,6 +143,15 @@ def parameter_count(parameter: torch.Tensor) -> int:
     return state.shape.numel() if state is not None else parameter.numel()
 
 
+def trainable_parameters(model: nn.Module) -> int:
+    """Return how many parameters of a model train, tied ones once.
+
+    A parameter of which only a part trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
+    fused projection keeps the rest of B at zero.
+    """
+    return sum(getattr(p, "peftbench_trained", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
 def storage(model: nn.Module) -> Counter[str]:
     """Return the number of parameters per storage type, tied ones once."""
     found: Counter[str] = Counter()

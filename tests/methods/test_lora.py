@@ -13,6 +13,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, alpha_of, lora
 from peftbench.models import load
+from peftbench.models.load import trainable_parameters
 from peftbench.models.precision import PRECISIONS
 from peftbench.records.resolve import resolve
 from peftbench.tasks import read
@@ -331,8 +332,7 @@ def test_gpt2_medium_with_rank_4_on_q_and_v_trains_393_216_where_the_paper_print
     assert closed_form == 393_216  # Hu et al. 2021, table 3, prints 0.35 M: not what the formula gives
     # on parts, as on projections of their own: two A and two B a layer; that k's part of the update is zero, below
     parts = lora.attach(meta(config), 4, PAPER | {"target_modules": ["c_attn.q", "c_attn.v"]})
-    trained = [getattr(p, "peftbench_trained", p.numel()) for p in parts.parameters() if p.requires_grad]
-    assert sum(trained) == closed_form
+    assert trainable_parameters(parts) == closed_form
     assert count(parts) == 24 * 8 * (1024 + 3 * 1024)  # stored: B holds zeros
     # peft adapts the fused projection of q, k and v as one matrix (3 x 1024, 1024): the same number by chance,
     # 24 x 4 x (1024 + 3072), for another model: one A for all three, and k is adapted too

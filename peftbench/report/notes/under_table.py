@@ -114,7 +114,7 @@ def _match_notes(results: Results) -> Iterable[str]:
     """Say how near the cells come to the trainable parameters that their ranks were chosen for."""
     if results.grid and results.grid.parameters:
         cells = [(cell, cell.mean("trainable_parameters")) for cell in results.tuned]
-        counts = [(c.name, bool(c.record and c.record.knob), n) for c, n in cells if n is not None]
+        counts = [(c.name, bool(c.record and c.record.rank_meaning), n) for c, n in cells if n is not None]
         yield from match.told(counts, results.grid.parameters)
 
 
