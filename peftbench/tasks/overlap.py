@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 from peftbench.records import Example, Trial
 from peftbench.tasks import read
-from tools.nano.overlap import grams
 
 WORDS = 13
 """Length of the n-grams that are compared, as Brown et al. 2020 (arXiv:2005.14165, appendix C) compared them."""
@@ -36,17 +35,22 @@ def measure(train: Iterable[Example], scored: Sequence[Example], size: int = WOR
     the text itself; case, marks and white space do not count.
     """
     texts = [_words(e) for e in scored]
-    of_each = [grams(words, size) for words in texts]
+    of_each = [ngrams(words, size) for words in texts]
     wanted = set().union(*of_each)
     wholes: set[tuple[str, ...]] = set()
     shared: set[tuple[str, ...]] = set()
     for example in train:
         words = _words(example)
         wholes.add(tuple(words))
-        shared |= wanted.intersection(grams(words, size))
+        shared |= wanted.intersection(ngrams(words, size))
     exact = [tuple(words) in wholes for words in texts]
     ngram = [same or not shared.isdisjoint(found) for same, found in zip(exact, of_each, strict=True)]
     return Overlap(len(texts), sum(exact), sum(ngram), size)
+
+
+def ngrams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    """Return the distinct n-grams of a list of words."""
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
 
 
 def of_trial(trial: Trial, reader: read.Reader = read.examples) -> str | None:
