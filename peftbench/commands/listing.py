@@ -45,7 +45,7 @@ def method(name: str) -> str:
         more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
     else:
         more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
-    published = hanging("  profile paper  ", profiles.told(name)) if name in profiles.PUBLISHED else []
+    published = hanging("  profile paper  ", profiles.describe(name)) if name in profiles.PUBLISHED else []
     block = _block(record, device.resolve("auto"), settings=False)
     return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
 

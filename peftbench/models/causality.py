@@ -104,9 +104,8 @@ def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
     chosen = [token for token in range(start, start + _TOKENS + 1) if token != config.pad_token_id]
     ids = torch.tensor([chosen[:_TOKENS]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    found = influence(
-        model, inputs, -_TOKENS, precision, device
-    )  # counted from the end, as virtual tokens may come first
+    # the position is counted from the end, as virtual tokens may come first
+    found = influence(model, inputs, -_TOKENS, precision, device)
     return None if found is None or not found[0] else float(found[1:].max() / found[0])
 
 

@@ -72,9 +72,8 @@ def on_hub(base: Base) -> bool:
     source = base.source
     if base.random_weights or source in builtin.BASES or Path(source).expanduser().is_dir():
         return False
-    if not _HUB_ID.fullmatch(source) or (
-        "/" not in source and _hint(source)
-    ):  # a name close to an existing one is a typo
+    # a name without a slash that is close to an existing one is a typo, not a hub id
+    if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
         raise UserError(_no_base(source))
     return True
 

@@ -27,7 +27,7 @@ routers of a mixture of experts, not for the experts."""
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a base model came from (``model.peftbench_origin``), for initializations that read more than its weights."""
+    """Where a base model came from (``model.peftbench_origin``), for initializations that read more than weights."""
 
     folder: Path
     tokenizer: Any
@@ -185,9 +185,8 @@ def matrices(model: Any) -> dict[str, nn.Parameter]:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables.add(id(getattr(head, "weight", None)))
     found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
-    return {
-        name: p for name, p in found.items() if not name.endswith("bias")
-    }  # biases of fused experts have two dimensions, (experts, out)
+    # biases of fused experts have two dimensions, (experts, out)
+    return {name: p for name, p in found.items() if not name.endswith("bias")}
 
 
 def parameters_in(path: Path) -> int:

@@ -462,5 +462,5 @@ def test_a_router_that_returns_more_than_its_product_is_passed_over(tmp_path):
     ends = {name.rpartition(".")[2] for name in layers(attached)}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert logits(attached, "fp32", IDS).isfinite().all()
-    with pytest.raises(Unsupported, match="router picks experts"):
+    with pytest.raises(Unsupported, match="router routes to experts"):
         tuned(tmp_path / "llama4", tmp_path, target_modules=["q_proj", "router"])

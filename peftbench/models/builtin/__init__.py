@@ -18,7 +18,7 @@ def folder(name: str) -> Path:
 
 
 def held_out(name: str) -> Path:
-    """Return the file of general text held out from a built-in base model's pretraining, JSONL with the field ``text``."""
+    """Return the file of general text held out from a built-in model's pretraining: JSONL, field ``text``."""
     return folder(name) / "held_out.jsonl"
 
 

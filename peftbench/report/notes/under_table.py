@@ -129,7 +129,7 @@ def _profile_notes(results: Results) -> Iterable[str]:
                 break
     for (profile, method), found in cells.items():
         if profile == profiles.PAPER and method in profiles.PUBLISHED:
-            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.told(method)}"
+            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.describe(method)}"
         else:
             titles = _series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}, one setting for all: it took the place of the recipe of {titles}."
