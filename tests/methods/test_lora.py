@@ -166,9 +166,9 @@ def test_loftq_starts_nearer_to_the_unquantized_weights(precision, tiny, tmp_pat
 @pytest.mark.parametrize(
     ("start", "precision", "told"),
     [
-        ("pissa", "nf4", "would be quantized anew"),
-        ("olora", "int8", "would be quantized anew"),
-        ("loftq", "bf16", "this base has none"),
+        ("pissa", "nf4", "would be quantized again"),
+        ("olora", "int8", "would be quantized again"),
+        ("loftq", "bf16", "this base is not quantized"),
     ],
 )
 def test_a_start_that_does_not_exist_on_a_base_is_refused_with_the_reason(start, precision, told, tiny, tmp_path):
