@@ -142,7 +142,7 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     record = METHODS[block.method]
     method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
     axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
-    if method.knob is not None:
+    if method.rank_meaning is not None:
         rank = profiles.rank(suite.profile, method.name, method.default_rank)
         axes.setdefault(method.rank_key, suite.axes.get("rank", (rank,)))
     axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
@@ -171,7 +171,7 @@ def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tupl
     same = all(axes[key] == values for key, values in _training_axes(method, block, without).items())
     options = profiles.options(suite.profile, method.name)
     same &= all(key in block.axes or value == method.options[key].default for key, value in options.items())
-    same &= method.knob is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
+    same &= method.rank_meaning is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
     return None if same else suite.profile
 
 
