@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench.errors import UserError, nearest
 from peftbench.suite.build import build
 from peftbench.suite.document import Document
 from peftbench.suite.expand import expand
-from peftbench.suite.records import Suite
+from peftbench.suite.records import Suite, SuiteOptions
 from peftbench.suite.select import read_only, read_seeds
 from peftbench.suite.smoke import smoked
 
-__all__ = ["Suite", "expand", "find", "load", "names"]
+__all__ = ["Suite", "SuiteOptions", "expand", "find", "load", "names"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".yaml", ".yml")
@@ -43,16 +44,17 @@ def load(
     Raises:
         UserError: anything is wrong; every problem is a line ``file:line: key.path: what, and what is allowed``.
     """
+    options = SuiteOptions(os.fspath(name), tuple(overrides), tuple(only), seeds, smoke)
     path = find(name)
     document = Document.read(path, _shown(path))
-    selected = read_only(only)
+    selected = read_only(options.only)
     if seeds is not None:
         document.put(("seeds",), read_seeds(seeds), "--seeds")
-    for text in overrides:
+    for text in options.overrides:
         document.override(text)
     document.placeholders = smoke
     document.interpolate(environ)
-    built = build(document, path, selected)
+    built = replace(build(document, path, selected), options=options)
     return smoked(built) if smoke else built
 
 

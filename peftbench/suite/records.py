@@ -43,6 +43,22 @@ class Search:
 
 
 @dataclass(frozen=True)
+class SuiteOptions:
+    """A suite as a command names it: the file and the options that change or select from it."""
+
+    suite: str = ""
+    """A YAML file, or the name of a suite that comes with peftbench."""
+    overrides: tuple[str, ...] = ()
+    """``key.path=value`` each (``--set``)."""
+    only: tuple[str, ...] = ()
+    """``field=value,value`` each (``--only``)."""
+    seeds: str | None = None
+    """A count, or a list with a comma (``--seeds``)."""
+    smoke: bool = False
+    """Whether it runs in smoke mode (``--smoke``)."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A validated suite: what ``expand`` turns into trials."""
 
@@ -89,6 +105,9 @@ class Suite:
     """None where a list of learning rates is an axis as any other."""
     strict: bool = False
     """Whether rows that differ in what is no axis are an error."""
+
+    options: SuiteOptions = SuiteOptions()
+    """How it was asked for: the command that is recorded with the results repeats it."""
 
     @property
     def scored(self) -> tuple[str, ...]:
