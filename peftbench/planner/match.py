@@ -100,12 +100,12 @@ def _budget(suite: Suite, config: Any) -> int:
     if match.parameters is not None:
         return match.parameters
     named = next((part for b in suite.blocks if b.method == match.method for part in _parts(b)), None)
-    block = named or Block(match.method, f"{suite.shown}: match", {})
+    block = named or Block(match.method, f"{suite.display_path}: match", {})
     try:
         return _count(_trial(suite, block, match.rank), config)
     except (Unsupported, UserError) as error:
         raise UserError(
-            f"{suite.shown}: match.trainable_parameters: {match.method} cannot be counted: {error}"
+            f"{suite.display_path}: match.trainable_parameters: {match.method} cannot be counted: {error}"
         ) from None
 
 

@@ -114,7 +114,7 @@ def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
         ("{trainable_parameters: {method: full, rank: 8}}", "full has no rank"),
         ("{trainable_parameters: {method: lora}}", "the key 'rank' is missing"),
         ("{parameters: 8}", "parameters"),
-        ("{trainable_parameters: 8}\nrank: 4", "it chooses the rank, and the suite gives one"),
+        ("{trainable_parameters: 8}\nrank: 4", "match chooses the ranks, but the suite also gives rank"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(tmp_path, given, part):
