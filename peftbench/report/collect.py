@@ -63,8 +63,7 @@ class Cell:
     @property
     def variant(self) -> str:
         """The cell's name without method, rank and precision: what is left are options that are axes."""
-        dropped = {self.method, self.precision, f"r={self.rank}"}
-        return " ".join(word for word in self.summary.cell.split() if word not in dropped)
+        return str(self.trials["named_settings"].iloc[0])
 
     @property
     def is_base(self) -> bool:

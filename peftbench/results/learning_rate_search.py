@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.results import seeds as results_seeds, store
 from peftbench.records import FINAL, Status
-from peftbench.suite.learning_rate_search import cell_of
+from peftbench.results import seeds as results_seeds
+from peftbench.results import store
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TRIED = FINAL | {Status.SKIPPED}
-FOLDER = "search"
+FOLDER = store.SEARCH
 """Of a results folder: where the search for its learning rates is stored."""
 
 
@@ -110,7 +110,7 @@ def choices(folder: Path) -> dict[str, Choice]:
     rows = results_seeds.choose(rows, grid.keys if grid else None)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_dict("records"):
-        found[cell_of(row["cell"], row["learning_rate"])].append(row)
+        found[row["candidate_of"]].append(row)
     tasks = _tasks(rows)
     return {cell: _choice(cell, each, tasks) for cell, each in found.items()}
 

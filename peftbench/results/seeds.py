@@ -15,7 +15,6 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from peftbench.errors import UserError
-from peftbench.records.failures import LOG
 from peftbench.methods import late_defaults
 from peftbench.records import TrialRow
 
@@ -66,8 +65,10 @@ class Summary:
     rank: int | None
     counts: Mapping[str, int]
     """Seeds (one for the untuned base, which has none) by status, ``ok`` first."""
-    messages: tuple[str, ...]
+    reasons: tuple[str, ...]
     """Why rows are not ok, each reason once."""
+    messages: tuple[str, ...]
+    """The message of the first row with each of these reasons."""
     spreads: Mapping[str, Spread]
     """Measured column to its spread; columns that no row measured are absent."""
 
@@ -288,17 +289,15 @@ def _summarize_cell(base: str, cell: str, rows: pd.DataFrame, measured: Sequence
         first["precision"],
         int(first["rank"]) if present(first["rank"]) else None,
         {status: int(counts[status]) for status in sorted(counts.index, key=lambda name: (name != "ok", name))},
-        _reasons(rows.loc[rows["status"] != "ok", "message"].dropna()),
+        *_reasons(rows[(rows["status"] != "ok") & rows["message"].notna()]),
         {name: found for name, found in spreads.items() if found is not None},
     )
 
 
-def _reasons(messages: Iterable[str]) -> tuple[str, ...]:
-    """Return each reason once, the seeds' logs apart."""
-    first: dict[str, str] = {}
-    for message in messages:
-        first.setdefault(message.partition(LOG)[0], message)
-    return tuple(first.values())
+def _reasons(rows: pd.DataFrame) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the different reasons of rows that are not ok, and the message of the first row with each."""
+    first = rows.drop_duplicates("reason")
+    return tuple(first["reason"]), tuple(first["message"])
 
 
 def _check_one_setting(cell: str, rows: pd.DataFrame, ok: pd.DataFrame) -> None:
@@ -310,7 +309,9 @@ def _check_one_setting(cell: str, rows: pd.DataFrame, ok: pd.DataFrame) -> None:
                 raise UserError(_differs(cell, name, settings[0].get(name), other.get(name)))
     _check_equal(ok, SAME_IN_CELL, cell)
     if rows["seed"].fillna(-1).duplicated().any():
-        raise UserError(f"{cell}: a seed is there twice; summarize only the latest rows (peftbench.results.seeds.latest)")
+        raise UserError(
+            f"{cell}: a seed is there twice; summarize only the latest rows (peftbench.results.seeds.latest)"
+        )
 
 
 def _check_equal(rows: pd.DataFrame, names: Iterable[str], where: str) -> None:

@@ -6,17 +6,17 @@ import json
 import math
 from dataclasses import asdict
 
-from tools.docs import crossed_document
-from tools.validation import crossed_rules
-from tools.validation import crossed_simulation as simulation
 import numpy as np
 import pytest
-from tests.support.results_factory import make_grid
 from scipy import stats as reference
 
 from peftbench.results import store
 from peftbench.results.crossed_effects import front, outcomes, planning, ranking
 from peftbench.results.crossed_effects.model import Outcomes, components, difference, difference_parts, parts, score
+from tests.support.results_factory import make_grid
+from tools.docs import crossed_document
+from tools.validation import crossed_rules
+from tools.validation import crossed_simulation as simulation
 
 
 def rows(*given: list[float]) -> Outcomes:

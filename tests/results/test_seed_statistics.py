@@ -6,11 +6,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.support.results_factory import make_grid, make_result
 
 from peftbench.errors import UserError
-from peftbench.results.seeds import choose, flatten, latest, measured_columns, over_examples, paired, settings_of, spread, summarize, t_quantile, untrusted_times, waiting_share, welch
+from peftbench.results.seeds import (
+    choose,
+    flatten,
+    latest,
+    measured_columns,
+    over_examples,
+    paired,
+    settings_of,
+    spread,
+    summarize,
+    t_quantile,
+    untrusted_times,
+    waiting_share,
+    welch,
+)
 from peftbench.results.store import read_trials, write
+from tests.support.results_factory import make_grid, make_result
 
 
 def trials(folder: Path, *results: object) -> pd.DataFrame:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
 from peftbench.methods import profiles
-from peftbench.methods.support import BECAUSE
 from peftbench.models import causality
 from peftbench.planner import match
 from peftbench.records import Status, TrialRow
@@ -167,7 +166,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
-            why = "; ".join(message.partition(BECAUSE)[2] or message for message in cell.summary.messages)
+            why = "; ".join(cell.summary.reasons)
             groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
         elif cell.trouble:
             groups[(cell.name,)] = [cell]

@@ -15,10 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from peftbench.results.compare.differences import Cell, Difference, changed_environment, changed_settings, refusals, scored_apart
-from peftbench.results.compare.examples import Stored, crossed
 from peftbench.errors import UserError
-from peftbench.results.seeds import Spread, Summary, choose, lent, over_examples, paired, summarize, untrusted_times, welch
+from peftbench.results.compare.differences import (
+    Cell,
+    Difference,
+    changed_environment,
+    changed_settings,
+    refusals,
+    scored_apart,
+)
+from peftbench.results.compare.examples import Stored, crossed
+from peftbench.results.seeds import (
+    Spread,
+    Summary,
+    choose,
+    lent,
+    over_examples,
+    paired,
+    summarize,
+    untrusted_times,
+    welch,
+)
 from peftbench.results.store import read_trials, recorded_grid
 
 if TYPE_CHECKING:

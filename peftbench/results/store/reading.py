@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from peftbench.errors import UserError, nearest
 from peftbench.records import FINAL
-from peftbench.results.store import files
+from peftbench.results.store import files, older_rows
 from peftbench.results.store.schema import conform, schema, tasks_of
 
 if TYPE_CHECKING:
@@ -125,11 +125,13 @@ def done(folder: Path | str) -> set[str]:
 def read_trials(folder: Path | str) -> pd.DataFrame:
     """Return the trials alone; see ``read``."""
     folder = _existing(Path(folder))
-    return _undisturbed(folder, lambda: _frame(_trials(folder)[0]))
+    return _undisturbed(folder, lambda: _trials_frame(folder, _trials(folder)[0]))
 
 
 def read(folder: Path | str) -> Tables:
-    """Return what a results folder holds, leftovers of crashes left out, columns of later schema versions null.
+    """Return what a results folder holds, without leftovers of crashes.
+
+    Columns that a row is older than are null, or filled by ``older_rows`` if its names and messages state them.
 
     Raises:
         UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
@@ -141,7 +143,8 @@ def read(folder: Path | str) -> Tables:
         keys: dict[str, list[str]] = {}
         for entry in best.values():
             keys.setdefault(entry.name, []).append(entry.key)
-        return Tables(_frame(trials), *(_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples")))
+        others = (_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples"))
+        return Tables(_trials_frame(folder, trials), *others)
 
     return _undisturbed(folder, look)
 
@@ -172,6 +175,10 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
     for name in sorted(set(files.names(folder, kind)) & set(keys)):
         kept.append(only(conform(files.load(files.path_of(folder, kind, name)), wanted), keys[name]))
     return pa.concat_tables(kept, promote_options="default")
+
+
+def _trials_frame(folder: Path, table: pa.Table) -> pd.DataFrame:
+    return older_rows.complete(_frame(table), searched=folder.name == files.SEARCH)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
