@@ -14,7 +14,7 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.records import SCHEMA_VERSION, Status
 from peftbench.results.store import (
-    Grid,
+    RecordedGrid,
     Tables,
     compact,
     done,
@@ -256,9 +256,9 @@ def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
 def test_a_recorded_grid_comes_back_and_the_last_one_counts(tmp_path: Path) -> None:
     assert recorded_grid(tmp_path / "nowhere") is None
     record_grid(tmp_path / "r", ["b", "a"], "peftbench run x")
-    assert recorded_grid(tmp_path / "r") == Grid(("b", "a"), "peftbench run x")
+    assert recorded_grid(tmp_path / "r") == RecordedGrid(("b", "a"), "peftbench run x")
     record_grid(tmp_path / "r", ["c"], "peftbench run y")
-    assert recorded_grid(tmp_path / "r") == Grid(("c",), "peftbench run y")
+    assert recorded_grid(tmp_path / "r") == RecordedGrid(("c",), "peftbench run y")
     (tmp_path / "r" / ".1-grid.json.tmp").write_text("{")
     open_for_run(tmp_path / "r", [])
     assert [path.name for path in (tmp_path / "r").glob("*grid*")] == ["grid.json"]

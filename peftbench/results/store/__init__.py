@@ -6,12 +6,12 @@ Importing it imports pyarrow (not pandas, never torch), so the command line does
 """
 
 from peftbench.results.store.files import SEARCH
-from peftbench.results.store.reading import Grid, Tables, done, read, read_trials, recorded_grid
+from peftbench.results.store.reading import RecordedGrid, Tables, done, read, read_trials, recorded_grid
 from peftbench.results.store.writing import compact, open_for_run, record_grid, write
 
 __all__ = [
     "SEARCH",
-    "Grid",
+    "RecordedGrid",
     "Tables",
     "compact",
     "done",

@@ -65,7 +65,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Grid:
+class RecordedGrid:
     """What the last run of a folder was about: rows of other trials are of earlier settings, or of other suites."""
 
     keys: tuple[str, ...]
@@ -78,7 +78,7 @@ class Grid:
     """Trainable parameters that ranks were chosen for; None where they were given."""
 
 
-def recorded_grid(folder: Path | str) -> Grid | None:
+def recorded_grid(folder: Path | str) -> RecordedGrid | None:
     """Return the grid that was recorded last; None where none was (results of before there were records).
 
     Raises:
@@ -88,7 +88,7 @@ def recorded_grid(folder: Path | str) -> Grid | None:
     try:
         found = json.loads(path.read_bytes())
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
-        return Grid(tuple(map(str, found["keys"])), str(found["command"]), **more)
+        return RecordedGrid(tuple(map(str, found["keys"])), str(found["command"]), **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
