@@ -30,11 +30,11 @@ COMING = ("peftbench/records/phase.py", "peftbench/records/memory.py")
 
 
 @pytest.mark.parametrize("path", reference.PARTS, ids=lambda path: path.name)
-def test_the_generated_parts_of_the_documents_are_fresh(path):
+def test_the_generated_parts_of_a_document_are_up_to_date(path):
     assert reference.renewed(path) == path.read_text(), "run: python -m tools.docs.reference"
 
 
-def test_the_picture_is_of_the_page_that_the_committed_result_gives():
+def test_the_picture_shows_the_page_of_the_committed_results():
     stored = reference.json.loads(reference.DIGEST.read_text())
     if stored["matplotlib"] != matplotlib.__version__:
         pytest.skip(f"the picture was drawn by matplotlib {stored['matplotlib']}")
@@ -98,10 +98,10 @@ def test_every_block_of_the_schema_is_in_the_document():
 
 def test_every_training_setting_is_in_the_document_with_its_default():
     rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \| (.+) \|$", suite_document.train(), re.MULTILINE)
-    told = {key: default for key, default, meaning in rows if meaning.strip()}
-    assert set(told) == {"data", *schema.TRAIN}
+    defaults = {key: default for key, default, meaning in rows if meaning.strip()}
+    assert set(defaults) == {"data", *schema.TRAIN}
     for name, setting in schema.TRAIN.items():
-        assert told[name] == ("–" if setting.default is None else shown(setting.default)), name
+        assert defaults[name] == ("–" if setting.default is None else shown(setting.default)), name
 
 
 def test_defaults_that_the_schema_does_not_hold_are_those_of_the_records():
@@ -117,7 +117,7 @@ def test_names_in_the_meanings_are_those_of_the_tables():
     assert set(re.findall(r"`(\w+)`", meanings.TASK["kind"].text)) == set(HEADLINES)
 
 
-def test_the_readmes_suite_cuts_no_question_that_the_shipped_one_does_not():
+def test_the_readmes_suite_has_the_sequence_length_of_the_shipped_one():
     shipped = (reference.ROOT / "suites" / "real_small.yaml").read_text()
     block = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1]
     lengths = [re.findall(r"sequence_length: (\d+)", text) for text in (shipped, block)]
@@ -204,7 +204,7 @@ def test_every_design_page_is_in_the_index_and_names_its_code_and_its_tests():
         assert re.search(r"^Checked by: `(tests|tools)/", text, re.MULTILINE), path.name
 
 
-def test_the_rooms_of_the_architecture_are_those_of_the_package_in_their_order():
+def test_the_architecture_names_the_package_folders_in_their_order():
     text = (reference.ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
     assert named == [room for room, _ in ROOMS]
