@@ -139,14 +139,14 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
 
 def chosen(folder: Path) -> dict[str, float]:
     """Each searched cell's rate, where one was found."""
-    return {cell: found.best.rate for cell, found in learning_rate_search.choices(folder).items() if found.best}
+    return {cell: found.best.rate for cell, found in learning_rate_search.searches(folder).items() if found.best}
 
 
 def test_the_best_rate_on_validation_is_chosen_and_the_smallest_among_equals(tmp_path):
     _write(
         tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.7, 1e-1: 0.7}, "lora fp32": {1e-3: 0.9, 1e-2: 0.2, 1e-1: 0.1}}, 2
     )
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     assert chosen(tmp_path) == {"full fp32": 1e-2, "lora fp32": 1e-3}
     assert found["full fp32"].best.score == pytest.approx(0.705), "the mean over the search's seeds"
     assert (found["full fp32"].edge, found["lora fp32"].edge) == (None, "smallest")
@@ -155,7 +155,7 @@ def test_the_best_rate_on_validation_is_chosen_and_the_smallest_among_equals(tmp
 
 def test_candidates_that_score_alike_are_no_choice_and_no_edge(tmp_path):
     _write(tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.5}, "lora fp32": {1e-3: 0.1, 1e-2: 0.3, 1e-1: 0.3}})
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     full, lora = found["full fp32"], found["lora fp32"]
     assert (full.undecided, full.edge, full.best.rate) == (True, None, 1e-3)
     assert (lora.undecided, lora.edge, lora.best.rate) == (False, None, 1e-2)
@@ -163,7 +163,7 @@ def test_candidates_that_score_alike_are_no_choice_and_no_edge(tmp_path):
 
 def test_a_candidate_that_failed_is_not_chosen_and_told(tmp_path):
     _write(tmp_path, {"full fp32": {1e-3: 0.1, 1e-2: "diverged"}, "lora fp32": {1e-3: "oom", 1e-2: "oom"}})
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     assert chosen(tmp_path) == {"full fp32": 1e-3}
     assert found["full fp32"].candidates[1].failures == ("diverged",)
     assert found["lora fp32"].best is None
@@ -200,7 +200,7 @@ def test_a_search_of_which_nothing_ended_is_none(searched_folder):
     shutil.rmtree(searched_folder / "search")
     store.open_for_run(searched_folder / "search", ("judge",))
     store.record_grid(searched_folder / "search", ["nothing of it has ended"], "peftbench run x")
-    assert learning_rate_search.choices(searched_folder) == {}
+    assert learning_rate_search.searches(searched_folder) == {}
     assert report.table(searched_folder), "the grid's own results can be read"
     assert store.recorded_grid(searched_folder) == grid_of
 
@@ -254,7 +254,7 @@ def job_key(trial) -> str:
 def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(load, tmp_path, monkeypatch, capsys):
     load()
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     monkeypatch.setattr(learning_rate_search, "choices", lambda folder: found)
     monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
     cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
