@@ -1,4 +1,4 @@
-"""Which methods exist in which precision, on which device and with which kind of training. No torch."""
+"""Which methods exist in which precision, on which device, with gradient checkpointing and with packing. No torch."""
 
 from __future__ import annotations
 

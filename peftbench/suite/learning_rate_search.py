@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from peftbench.methods.record import shown
 from peftbench.records import Evaluation, Training, Trial
-from peftbench.suite.expand import expand, searched, validated
+from peftbench.suite.expand import candidate_rates, expand, tasks_with_validation
 from peftbench.suite.records import Suite
 
 SPLIT = "validation"
@@ -26,7 +26,7 @@ def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
         suite: a validated suite.
         device: as for ``expand``.
     """
-    rates = searched(suite)
+    rates = candidate_rates(suite)
     if not rates or suite.search is None:
         return ()
     found: dict[str, Trial] = {}
@@ -49,7 +49,7 @@ def _rate(rate: float) -> str:
 
 
 def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
-    training, scored = trial.training, validated(suite)
+    training, scored = trial.training, tasks_with_validation(suite)
     assert training is not None
     assert suite.search is not None
     used = {*scored, *dict(training.data)}

@@ -114,7 +114,7 @@ def _match_notes(results: Results) -> Iterable[str]:
     """Say how near the cells come to the trainable parameters that their ranks were chosen for."""
     if results.grid and results.grid.parameters:
         cells = [(cell, cell.mean("trainable_parameters")) for cell in results.tuned]
-        counts = [(c.name, bool(c.record and c.record.knob), n) for c, n in cells if n is not None]
+        counts = [(c.name, bool(c.record and c.record.rank_meaning), n) for c, n in cells if n is not None]
         yield from match.told(counts, results.grid.parameters)
 
 
@@ -129,7 +129,7 @@ def _profile_notes(results: Results) -> Iterable[str]:
                 break
     for (profile, method), found in cells.items():
         if profile == profiles.PAPER and method in profiles.PUBLISHED:
-            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.told(method)}"
+            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.describe(method)}"
         else:
             titles = _series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}, one setting for all: it took the place of the recipe of {titles}."
