@@ -331,7 +331,7 @@ def test_blocks_of_other_parts_are_refused_with_what_they_have(name, settings, t
 def test_a_model_without_blocks_is_refused():
     found = base("gpt2")
     found.transformer.h = nn.Identity()
-    with pytest.raises(Unsupported, match=f"adapter: GPT2LMHeadModel has no list of its {LAYERS} blocks"):
+    with pytest.raises(Unsupported, match=f"adapter: GPT2LMHeadModel has no list of its {LAYERS} decoder layers"):
         adapter.attach(found, R, options("houlsby"))
 
 

@@ -21,7 +21,8 @@ from peftbench.methods import METHODS
 from peftbench.report import page
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.tables import comparison, writers
-from peftbench.results.seeds import settings_of, welch
+from peftbench.results.seeds import welch_interval
+from peftbench.results.settings import settings_of
 from peftbench.results.store import read
 from peftbench.tasks import TASKS as BUILT_IN
 from peftbench.tasks.builtin.draw import split_of
@@ -116,14 +117,14 @@ def test_loras_best_rank_is_within_three_points_of_full_fine_tuning(results):
 
 def test_the_rank_sweep_shows_more_than_noise(results):
     low, high = one(results, "lora", 2), one(results, "lora", 32)
-    found = {task: welch(spread(low, task), spread(high, task)) for task in TASKS}
+    found = {task: welch_interval(spread(low, task), spread(high, task)) for task in TASKS}
     assert any(difference > half_width for difference, half_width in found.values()), found
 
 
 def test_prompt_tuning_is_not_the_best(results):
     prompt = best(results, "prompt_tuning")
     for method in ("full", "lora", "adapter"):
-        difference, half_width = welch(spread(prompt), spread(best(results, method)))
+        difference, half_width = welch_interval(spread(prompt), spread(best(results, method)))
         assert difference > half_width, method
 
 
@@ -183,7 +184,7 @@ def test_the_order_holds_on_the_second_test_set(both):
     assert names == [cell.name for cell in both[1].tuned]
     reversed_pairs = []
     for a, b in combinations(range(len(names)), 2):
-        found = [welch(spread(results.tuned[a]), spread(results.tuned[b])) for results in both]
+        found = [welch_interval(spread(results.tuned[a]), spread(results.tuned[b])) for results in both]
         signs = [math.copysign(1, d) if abs(d) > half_width else 0 for d, half_width in found]
         reversed_pairs += [(names[a], names[b])] if signs[0] * signs[1] < 0 else []
     assert reversed_pairs == []

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from peftbench.report.collect import MEAN, Cell, collect
-from peftbench.results.seeds import welch
+from peftbench.results.seeds import welch_interval
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reference" / "nano_grid"
 SCORE = f"score_{MEAN}"
@@ -34,7 +34,7 @@ def score_differences() -> list[tuple[float, bool, Cell]]:
     found = []
     for narrow in ("bf16", "int8", "nf4"):
         for cell, wide in pairs(narrow, "fp32"):
-            compared = welch(wide.summary.spreads[SCORE], cell.summary.spreads[SCORE])
+            compared = welch_interval(wide.summary.spreads[SCORE], cell.summary.spreads[SCORE])
             assert compared is not None
             difference, half_width = compared
             found.append((difference, abs(difference) > half_width, cell))

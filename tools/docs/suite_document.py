@@ -18,7 +18,7 @@ from peftbench.methods.record import Setting, shown
 from peftbench.models import builtin
 from peftbench.suite import meanings, schema
 from peftbench.suite.meanings import Meaning
-from peftbench.suite.wording import describe, described
+from peftbench.suite.wording import describe_field, describe_type
 
 BLOCKS: Mapping[str, tuple[type[schema.Strict], Mapping[str, Meaning]]] = {
     "top level": (schema.SuiteFile, meanings.SUITE),
@@ -86,10 +86,10 @@ def _allowed(field: FieldInfo) -> str:
     if field.description:
         return field.description
     if any(isinstance(item, BeforeValidator) for item in field.metadata):
-        return f"{describe(get_args(field.annotation)[0])}; or a list of them"
+        return f"{describe_type(get_args(field.annotation)[0])}; or a list of them"
     if field.annotation is Any:
         return "a mapping"
-    return " or ".join(described(kind, field.metadata) for kind in _kinds(field.annotation, field.default))
+    return " or ".join(describe_field(kind, field.metadata) for kind in _kinds(field.annotation, field.default))
 
 
 def _kinds(kind: Any, default: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from peftbench.report import format as fmt
 from peftbench.report.collect import collect, read_json
-from peftbench.results import seeds
+from peftbench.results.rows import rows_without_progress
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reference" / "peft_zoo"
 PACKAGES = ("peft", "transformers", "torch", "bitsandbytes")
@@ -41,7 +41,7 @@ def counts() -> str:
     for precision in ("fp32", *QUANTIZED):
         mine = found[found["precision"] == precision]
         ended = ", ".join(f"{n} {status}" for status, n in mine["status"].value_counts().items())
-        flat = len(seeds.unlearned(mine))
+        flat = len(rows_without_progress(mine))
         lines.append(f"- {precision}: {len(mine)} tuners, {ended}; {flat} of those ok did not lower their loss.")
     packages = {name: {read_json(text)["packages"][name] for text in found["environment_json"]} for name in PACKAGES}
     versions = ", ".join(f"{name} {' and '.join(sorted(each))}" for name, each in packages.items())
