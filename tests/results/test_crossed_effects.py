@@ -367,7 +367,7 @@ def test_the_simulation_can_tell_a_wrong_rule():
 def test_a_gap_that_is_said_to_be_found_is_found():
     design = simulation.null(2, 1.15)
     gap = planning.detectable(simulation.known_noise(design, 100), 3)
-    assert simulation.told(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
+    assert simulation.power_at(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
 
 
 def test_the_recorded_simulation_meets_what_is_asked():
