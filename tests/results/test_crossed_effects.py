@@ -371,7 +371,7 @@ def test_the_simulation_detects_a_wrong_rule():
 def test_a_detectable_difference_is_detected():
     design = simulation.null(2, 1.15)
     gap = planning.detectable(simulation.known_noise(design, 100), 3)
-    assert simulation.told(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
+    assert simulation.power_at(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
 
 
 def test_the_recorded_simulation_meets_its_requirements():
