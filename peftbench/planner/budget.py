@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import DoesNotFit, Unsupported, UserError
-from peftbench.methods import context
+from peftbench.methods import context_length
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from peftbench.records import Training, Trial
@@ -36,10 +36,9 @@ def check(
     """
     assert trial.training is not None
     try:
-        each = [predict(trial, folder, passes(step, trial.training, context.virtual(trial))) for step in steps]
-    except (
-        Exception
-    ) as error:  # a model's code may read values, which fake tensors lack; the trial itself may still run
+        virtual = context_length.virtual_tokens(trial)
+        each = [predict(trial, folder, passes(step, trial.training, virtual)) for step in steps]
+    except Exception as error:  # a model's code may read values, which fake tensors lack; the trial may still run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")

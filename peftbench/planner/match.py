@@ -114,9 +114,9 @@ def _with_rank(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Bl
     method = _method(block)
     if not method.trains:
         return block, None
-    given = method.knob is not None and method.rank_key in block.axes
+    given = method.rank_meaning is not None and method.rank_key in block.axes
     try:
-        if method.knob is None or given:
+        if method.rank_meaning is None or given:
             trial = _trial(suite, block, None)
             why = f"the suite gives its {method.rank_key}" if given else "it has no rank"
             return block, Matched(_name(trial), _count(trial, config), why)
@@ -167,11 +167,11 @@ def _smallest(count: Callable[[int], int], rank: int) -> int:
 
 def _largest_rank(suite: Suite, block: Block, config: Any) -> int:
     """Return the largest rank: the virtual tokens that fit into the remaining context, or else the model's width."""
-    from peftbench.methods import context
+    from peftbench.methods import context_length
 
     trial = _trial(suite, block, 1)
     assert trial.training is not None
-    free = context.room(trial, config) if _method(block).virtual_tokens else None
+    free = context_length.remaining(trial, config) if _method(block).virtual_tokens else None
     needed = max(trial.evaluation.max_length, trial.training.sequence_length)
     if free is None:
         return int(getattr(config.get_text_config(), "hidden_size", _MOST))

@@ -101,7 +101,7 @@ def _match(b: Builder, top: Any) -> ParameterBudget | None:
         measure = b.check(MeasureBlock, path)
         if measure and measure.method not in METHODS:
             b.problem((*path, "method"), unknown("method", measure.method, METHODS))
-        elif measure and METHODS[measure.method].knob is None:
+        elif measure and METHODS[measure.method].rank_meaning is None:
             b.problem((*path, "method"), f"{measure.method} has no rank")
         return ParameterBudget(None, measure.method, measure.rank) if measure else None
     if block and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
@@ -231,7 +231,7 @@ def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator
     variants = resolve(record.variants)(given) if record.variants else ((record, given),)
     for method, raw in variants:
         model = axes_model(f"{record.name} {method.variant}".rstrip(), method_settings(method), raw)
-        model.rank_key = method.rank_key if method.knob else ""
+        model.rank_key = method.rank_key if method.rank_meaning else ""
         block = b.check(model, here, _or_empty(raw))
         if block is not None:
             axes = {key: tuple(getattr(block, key)) for key in raw or ()}

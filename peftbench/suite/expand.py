@@ -12,7 +12,7 @@ from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
 from peftbench.methods.record import shown
-from peftbench.methods.support import why_no_checkpointing, why_no_packing, why_unsupported
+from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Training, Trial
 from peftbench.suite.document import AMOUNTS, raise_problems
 from peftbench.suite.records import Block, Suite
@@ -40,6 +40,8 @@ class _Cell:
     rates: tuple[float, ...] = ()
     """The candidate learning rates of a search; empty if the cell has one rate."""
     name: str = ""
+    named_settings: str = ""
+    """The name without method, rank and precision."""
 
     def resolved_options(self) -> dict[str, Any]:
         """Return the options with derived values filled in: alpha from the rank, activation from the adapter's kind."""
@@ -142,7 +144,7 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     record = METHODS[block.method]
     method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
     axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
-    if method.knob is not None:
+    if method.rank_meaning is not None:
         rank = profiles.rank(suite.profile, method.name, method.default_rank)
         axes.setdefault(method.rank_key, suite.axes.get("rank", (rank,)))
     axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
@@ -171,7 +173,7 @@ def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tupl
     same = all(axes[key] == values for key, values in _training_axes(method, block, without).items())
     options = profiles.options(suite.profile, method.name)
     same &= all(key in block.axes or value == method.options[key].default for key, value in options.items())
-    same &= method.knob is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
+    same &= method.rank_meaning is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
     return None if same else suite.profile
 
 
@@ -282,7 +284,8 @@ def _named(cells: list[_Cell]) -> list[_Cell]:
         name = cell.method.cell_name(cell.rank, cell.precision, cell.options)
         parts = [f"{_SHORT.get(key, key)}={_name_value(cell, key)}" for key in differing[name] if _in_name(cell, key)]
         head = name.removesuffix(f" {cell.precision}")
-        named.append(replace(cell, name=" ".join([head, *parts, cell.precision])))
+        settings = " ".join([*cell.method.named_options(cell.options), *parts])
+        named.append(replace(cell, name=" ".join([head, *parts, cell.precision]), named_settings=settings))
     return named
 
 
@@ -315,11 +318,7 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
 def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
     """Yield a cell's trials, one per seed; the untuned base model has one trial, without a seed."""
     training = cell.training(suite.data)
-    unfit = why_unsupported(cell.method, cell.precision, device)
-    if training and training.gradient_checkpointing:
-        unfit = unfit or why_no_checkpointing(cell.method)
-    if training and training.packing:
-        unfit = unfit or why_no_packing(cell.method)
+    refused = refusal(cell.method, cell.precision, device, training)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
         yield Trial(
@@ -340,5 +339,7 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
             retention=suite.retention,
-            unsupported=unfit,
+            unsupported=refused.message if refused else None,
+            unsupported_reason=refused.reason if refused else None,
+            named_settings=cell.named_settings,
         )

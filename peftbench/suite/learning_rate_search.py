@@ -38,15 +38,13 @@ def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
     )
 
 
-def named(cell: str, precision: str, rate: float) -> str:
-    """Return the name of a candidate: its cell's, with the rate."""
-    return f"{cell.removesuffix(precision)}lr={shown(rate)} {precision}"
+def candidate_name(cell: str, precision: str, rate: float) -> str:
+    """Return the name of a candidate: that of its cell, with the learning rate."""
+    return f"{cell.removesuffix(precision)}{_rate(rate)} {precision}"
 
 
-def cell_of(candidate: str, rate: float) -> str:
-    """Return the cell whose candidate has this name and rate."""
-    head, _, tail = candidate.rpartition(f"lr={shown(rate)} ")
-    return f"{head}{tail}"
+def _rate(rate: float) -> str:
+    return f"lr={shown(rate)}"
 
 
 def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
@@ -56,7 +54,9 @@ def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
     used = {*scored, *dict(training.data)}
     return replace(
         trial,
-        cell=named(trial.cell, trial.precision, rate),
+        cell=candidate_name(trial.cell, trial.precision, rate),
+        candidate_of=trial.cell,
+        named_settings=" ".join(filter(None, (trial.named_settings, _rate(rate)))),
         seed=seed,
         tasks=tuple(task for task in trial.tasks if task.name in used),
         evaluate=scored,

@@ -90,8 +90,8 @@ def method_settings(method: Method) -> dict[str, Setting]:
     settings = {"precision": Setting(PrecisionName, method.default_precision, "")}
     if not method.trains:
         return settings
-    if method.knob is not None:
-        settings[method.rank_key] = Setting(Count, method.default_rank, method.knob)
+    if method.rank_meaning is not None:
+        settings[method.rank_key] = Setting(Count, method.default_rank, method.rank_meaning)
     return {**settings, **method.options, **TRAIN}
 
 

@@ -19,7 +19,7 @@ from peftbench.methods import METHODS, method_of, peft_fields
 from peftbench.models import builtin, load
 from peftbench.models.precision import PRECISIONS
 from peftbench.records.resolve import resolve
-from peftbench.results import seeds
+from peftbench.results.rows import rows_without_progress
 from peftbench.runner.trial import run
 from peftbench.suite.schema import TRAIN
 from tests.support import trials
@@ -55,7 +55,7 @@ def test_the_committed_run_is_of_the_suite_as_it_is():
 def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_says_why_not():
     rows = zoo.trials()
     assert set(rows["status"]) == {"ok", "unsupported"}
-    assert list(seeds.unlearned(rows)["cell"]) == []
+    assert list(rows_without_progress(rows)["cell"]) == []
     ok = rows[rows["status"] == "ok"]
     assert (ok["last_loss"] < ok["first_loss"]).all()
     assert (ok["moved_tensors"] > 0).all()
@@ -280,7 +280,7 @@ def test_a_sparse_tensor_is_booked_by_its_places_and_values():
 def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():
     rows = [("a", "ok", 3.0, 2.0), ("b", "ok", 3.0, 3.0), ("c", "ok", None, None), ("d", "diverged", 3.0, 9.0)]
     table = pd.DataFrame(rows, columns=["cell", "status", "first_loss", "last_loss"])
-    assert list(seeds.unlearned(table)["cell"]) == ["b"]
+    assert list(rows_without_progress(table)["cell"]) == ["b"]
 
 
 def test_the_readmes_blocks_of_peft_load(tmp_path):
