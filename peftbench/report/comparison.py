@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from peftbench.records.units import MISSING, memory
 from peftbench.records.wording import plural
 from peftbench.report import text_table
+from peftbench.report.notes import busy
 from peftbench.results.compare.comparison import MEASURED, CellChange, Change, Comparison
 from peftbench.results.compare.differences import Difference
-from peftbench.results.seeds import Spread
+from peftbench.results.seeds import Spread, Summary
 
 HEAD = ("cell", "column", "old", "new", "change", "")
 RIGHT = (2, 3, 4)
@@ -42,12 +43,17 @@ def render(comparison: Comparison) -> str:
 def _cell_rows(cell: CellChange) -> Iterable[tuple[str, ...]]:
     if cell.old.counts != cell.new.counts:
         note = "REGRESSED" if cell.broke else ""
-        yield cell.cell, "status", cell.old.statuses, cell.new.statuses, "", note
+        yield cell.cell, "status", _statuses(cell.old), _statuses(cell.new), "", note
         if cell.new.messages:
             yield cell.cell, "message", "", "", "", cell.new.messages[0].splitlines()[0][:80]
     for change in cell.changes:
         if change.verdict != "same":
             yield cell.cell, change.column, *_numbers(change), ("REGRESSED, " * change.fell) + (change.verdict or "")
+
+
+def _statuses(summary: Summary) -> str:
+    """Return the number of seeds by status: "2 ok, 1 oom"."""
+    return ", ".join(f"{count} {status}" for status, count in summary.counts.items())
 
 
 def _numbers(change: Change) -> tuple[str, str, str]:
@@ -106,7 +112,7 @@ def _refused(comparison: Comparison) -> str:
 def _left_out(comparison: Comparison) -> str:
     excluded = [
         f"{side}: {plural(n, 'stored row')} not of the grid that was last run, or older: excluded"
-        for side, n in zip(("old", "new"), comparison.left_out, strict=True)
+        for side, n in zip(("old", "new"), comparison.excluded, strict=True)
         if n
     ]
     return "\n".join(excluded)
@@ -115,14 +121,17 @@ def _left_out(comparison: Comparison) -> str:
 def _unrelated(comparison: Comparison) -> str:
     """Return two lines that name what the folders are results of."""
     old, new = (
-        f"{name} is {title}" for name, title in zip((comparison.old, comparison.new), comparison.titles, strict=True)
+        f"{name} is suite {', '.join(content.suites)} on {', '.join(content.bases)}"
+        for name, content in zip((comparison.old, comparison.new), comparison.contents, strict=True)
     )
     return f"no verdict: no cell is in both folders, so nothing can be compared\n{old}; {new}\n"
 
 
 def _busy(comparison: Comparison) -> str:
     return "\n".join(
-        f"{side}: {note}" for side, note in zip(("old", "new"), comparison.busy, strict=True) if note is not None
+        f"{side}: {busy.sentence(found)}"
+        for side, found in zip(("old", "new"), comparison.busy, strict=True)
+        if found is not None
     )
 
 

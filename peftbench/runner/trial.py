@@ -21,9 +21,9 @@ from peftbench.evaluation import generation, passes, retention, scoring, structu
 from peftbench.measure import environment, peaks, watch
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
-from peftbench.methods import METHODS, adapted_share, context, method_of
+from peftbench.methods import METHODS, adapted_share, context_length, method_of
 from peftbench.models import causality, find
-from peftbench.models.load import Loaded, cast_trainable, load, load_tokenizer, matrices
+from peftbench.models.load import Loaded, cast_trainable, load, load_tokenizer, matrices, trainable_parameters
 from peftbench.models.precision import effective
 from peftbench.planner import budget
 from peftbench.planner.predict import load_config
@@ -134,7 +134,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         memory_kind=peaks.KINDS[trial.device],
     )
     run.ledger["load"] = peaks.held(loaded.model, method.trains_base)
-    context.check(trial, loaded.model.config)
+    context_length.check(trial, loaded.model.config)
     with run.clock.phase("check"):
         causality.check(loaded.model, precision, trial.device)
     scored = [t for t in trial.tasks if t.name in trial.evaluate]
@@ -207,7 +207,7 @@ def _tune(run: Run, loaded: Loaded) -> tuple[Any, tuple[Status, str | None]]:
         run.facts["peak_train_bytes"] += peaks.paged_bytes(learner.optimizer)
     with run.clock.phase("account"):
         if trial.device == "cpu":
-            steps = accounting.largest_steps(plan, training, context.virtual(trial))
+            steps = accounting.largest_steps(plan, training, context_length.virtual_tokens(trial))
             run.facts.update(accounting.train_columns(accounting.account_steps(learner, steps, method.trains_base)))
         run.facts.update(flops.columns(learner, plan))
         run.facts.update(effective_columns(learner))
@@ -233,8 +233,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
         model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
         run.facts.update(adapted_share.columns(found, model))
         parameters = cast_trainable(model, precision)
-        # of lora on parts of a fused projection, what of B stays zero does not count
-        run.facts["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)
+        run.facts["trainable_parameters"] = trainable_parameters(model)
         learner = loop.learner(
             model,
             parameters,
@@ -242,7 +241,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             precision=precision,
             device=trial.device,
             pad_id=loaded.tokenizer.pad_token_id,
-            virtual_tokens=context.virtual(trial),
+            virtual_tokens=context_length.virtual_tokens(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
         )
     return model, learner
@@ -259,7 +258,7 @@ def _predict(run: Run, plan: Sequence[Sequence[batches.Encoded]]) -> None:
     """Predict the peak of a training step, and refuse a trial whose peak is beyond its budget."""
     job, training = run.job, run.job.trial.training
     assert training is not None
-    steps = accounting.largest_steps(plan, training, context.virtual(job.trial))
+    steps = accounting.largest_steps(plan, training, context_length.virtual_tokens(job.trial))
     try:
         peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
     except DoesNotFit as error:
@@ -284,7 +283,7 @@ def _evaluate(run: Run, loaded: Loaded, model: Any, examples: dict[str, list[Exa
         run.clock.phase("evaluate"),
         peaks.allocator_peak(trial.device, run.facts, "peak_evaluate_bytes"),
         peaks.resident_peak(run.facts, "host_peak_evaluate_bytes"),
-        passes.split(loaded.model, trial.device, run.facts, context.virtual(trial)),
+        passes.split(loaded.model, trial.device, run.facts, context_length.virtual_tokens(trial)),
     ):
         scores, rows = scoring.evaluate(wrapped, tasks, examples)
     if trial.device == "cuda":
@@ -330,6 +329,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
     row = TrialRow(
         **runner_rows.describe(run.job),
         **{**seconds, **run.facts},
+        **vars(runner_rows.reasons(run.job, status, message)),
         status=status,
         phase=None if ok else run.phase,
         message=None if message is None else runner_rows.told(run.job, message, status is Status.ERROR),

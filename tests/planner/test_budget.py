@@ -14,7 +14,7 @@ import pytest
 from peftbench import cli, errors
 from peftbench.commands import memory_table
 from peftbench.measure import device, environment
-from peftbench.methods import METHODS, context
+from peftbench.methods import METHODS, context_length
 from peftbench.models import builtin, find
 from peftbench.planner import budget, fit, forecast, memory_sizes
 from peftbench.planner.predict import predict
@@ -62,7 +62,7 @@ def test_a_gpu_of_which_nobody_tells_the_memory_is_no_budget(sizes, visible, mon
     found = [{"memory.total": size} for size in sizes] or None
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": found})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(errors.UserError, match="does not tell how much memory the GPU has"):
+    with pytest.raises(errors.UserError, match="does not report how much memory the GPU has"):
         memory_sizes.budget("device", "cuda")
 
 
@@ -85,7 +85,7 @@ def test_the_most_that_fits_fits_and_one_more_does_not(curve):
             return int(max(a + b * n + c * n * n for a, b, c in lines))
 
         room, limit = rng.randrange(2 * 10**7), rng.choice([1, 2, 4096, 2**20])
-        found = fit.most(peak, room, 1, limit)
+        found = fit.largest_size(peak, room, 1, limit)
         assert len(asked) <= 45
         assert max(asked) <= limit
         if found is None:
@@ -179,7 +179,7 @@ def test_the_peak_is_found_where_a_mask_or_virtual_tokens_decide(name, sizes, st
     plan = accumulated(*steps)
     loop.step(learner, batches.micro_batches(plan[0], made.training, 1), 0.0)
     true = max(accounting.account_step(learner, step, False).peak_bytes for step in plan)
-    virtual = context.virtual(made)
+    virtual = context_length.virtual_tokens(made)
     found = accounting.largest_steps(plan, made.training, virtual)
     assert accounting.account_steps(learner, found, False).peak_bytes == true
     predicted = max(predict(made, folder, budget.passes(s, made.training, virtual)).peak_bytes for s in found)
@@ -254,10 +254,10 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
     [
         (["--budget", "16GiB"], "--budget, --reserve and --fit are about memory: they need --memory"),
         (["--memory", "--fit", "batch_size"], "--fit: what fits depends on the memory there is"),
-        (["--memory", "--reserve", "1GiB"], "--reserve: a part of the memory there is; give that with --budget"),
+        (["--memory", "--reserve", "1GiB"], "--reserve: sets aside a part of the budget, so it needs --budget"),
         (
             ["--memory", "--budget", "1GiB", "--reserve", "2GiB"],
-            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes for a trial",
+            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes per trial",
         ),
         (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
     ],

@@ -108,7 +108,7 @@ def test_a_trial_is_skipped_for_what_is_kept_and_its_row_has_the_tensors_alone(t
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--reserve", "1GiB"], "--reserve: a part of the memory there is"),
+        (["--reserve", "1GiB"], "--reserve: sets aside a part of the budget"),
         (["--budget", "1GiB", "--reserve", "2GiB"], "--reserve: given '2GiB'; allowed: less than the budget"),
     ],
 )

@@ -213,7 +213,7 @@ def test_a_report_fails_where_the_suite_demands_a_fair_comparison(tmp_path, caps
         assert cli.main(argv) == code
         told = " ".join(capsys.readouterr().err.split())
         assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in told) is bool(code)
-        assert ("audit: strict: the rows do not compare" in told) is bool(code)
+        assert ("audit: strict: the rows are not comparable" in told) is bool(code)
 
 
 @pytest.mark.parametrize(("audit", "code"), [("audit: strict\n", 1), ("", 0), ("audit: report\n", 0)])

@@ -102,13 +102,13 @@ def test_the_notes_name_the_cells_below_the_reference_and_the_detectable_differe
     found = significance(quickstart)
     text = " ".join(notes(found))
     assert "Significantly below full fp32 on the mean over tasks (Holm-adjusted p < 0.05): base fp32, prompt" in text
-    assert found.power is not None
-    assert (found.power.seeds, found.power.examples, found.power.comparisons) == (3, 300, 13)
+    assert found.sensitivity is not None
+    assert (found.sensitivity.seeds, found.sensitivity.examples, found.sensitivity.comparisons) == (3, 300, 13)
     assert (
         "Minimum detectable difference with 3 seeds and 300 examples: "
-        f"{100 * found.power.detectable:.1f} points (80 % power, 13 comparisons, Holm)."
+        f"{100 * found.sensitivity.detectable:.1f} points (80 % power, 13 comparisons, Holm)."
     ) in text
-    assert found.power.largest > found.power.detectable, "so that the text needs no warning"
+    assert found.sensitivity.largest_gap > found.sensitivity.detectable, "so that the text needs no warning"
     assert "largest observed" not in text
     one = only(quickstart, "base fp32", "lora r=8 fp32")
     assert "full fp32" not in " ".join(notes(significance(one))), "there is no full fine-tuning in this table"
@@ -118,11 +118,11 @@ def test_a_table_whose_differences_are_too_small_names_the_seeds_it_would_take(q
     near = significance(only(quickstart, "full fp32", "lora r=32 fp32", "adapter r=64 fp32"))
     text = " ".join(notes(near))
     assert "No cell differs significantly from full fp32 on the mean over tasks (Holm-adjusted p < 0.05)." in text
-    assert near.power is not None
-    assert 0 < near.power.largest < near.power.detectable
-    largest = f"The largest observed difference is {100 * near.power.largest:.1f} points; "
-    assert f"{largest}detecting it would take about {near.power.seeds_needed} seeds." in text
-    gone = dataclasses.replace(near, power=dataclasses.replace(near.power, seeds_needed=None))
+    assert near.sensitivity is not None
+    assert 0 < near.sensitivity.largest_gap < near.sensitivity.detectable
+    largest = f"The largest observed difference is {100 * near.sensitivity.largest_gap:.1f} points; "
+    assert f"{largest}detecting it would take about {near.sensitivity.seeds_needed} seeds." in text
+    gone = dataclasses.replace(near, sensitivity=dataclasses.replace(near.sensitivity, seeds_needed=None))
     assert "points; no number of seeds would detect it with so few examples." in " ".join(notes(gone))
 
 

@@ -55,7 +55,7 @@ class Measured:
     def _ratio(self, prompts: str, seconds: Callable[[list[float]], float]) -> Ratio | None:
         pairs = zip(self.repeats("tuned", prompts), self.repeats("bare", prompts), strict=False)
         times = [(seconds(tuned), seconds(bare)) for tuned, bare in pairs]
-        found = seeds.paired(math.log(tuned / bare) for tuned, bare in times if tuned > 0 and bare > 0)
+        found = seeds.paired_interval(math.log(tuned / bare) for tuned, bare in times if tuned > 0 and bare > 0)
         if found is None:
             return None
         mean, half = found

@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench.report.collect import Cell, Results
 from peftbench.results import seeds
+from peftbench.results.crossed_effects.model import t_quantile
 
 _BATCHES = 10
 """Number of batches of consecutive steps behind a rate's interval within one trial. Neighbouring steps are not
@@ -69,7 +70,7 @@ def rate_half_width(tokens: Sequence[float], seconds: Sequence[float]) -> float 
     sums = [(math.fsum(tokens[a:b]), math.fsum(seconds[a:b])) for a, b in itertools.pairwise(ends)]
     rate = math.fsum(tokens) / math.fsum(seconds)
     error = math.sqrt(math.fsum((t - rate * s) ** 2 for t, s in sums) / (k * (k - 1))) / (math.fsum(seconds) / k)
-    return seeds.t_quantile(k - 1) * error
+    return t_quantile(k - 1) * error
 
 
 def achieved(row: Mapping[str, Any]) -> float | None:
@@ -167,7 +168,7 @@ def _single_trial(results: Results, cell: Cell) -> list[Steady]:
 def _difference(one: Cell, other: Cell, halves: Mapping[str, float | None]) -> tuple[float, float] | None:
     """Return the absolute difference of two rates and the half width of its 95 % interval; None if not known."""
     a, b = one.summary.spreads[RATE], other.summary.spreads[RATE]
-    welch = seeds.welch(a, b)
+    welch = seeds.welch_interval(a, b)
     if welch is not None:
         return abs(welch[0]), welch[1]
     first, second = halves[one.name], halves[other.name]

@@ -12,6 +12,7 @@ from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived import rates
 from peftbench.results.crossed_effects import front, planning
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
+from peftbench.results.crossed_effects.planning import Sensitivity
 from peftbench.results.crossed_effects.ranking import Ranking, rank
 
 COSTS: Mapping[str, str] = {
@@ -24,22 +25,6 @@ COSTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Power:
-    """What differences the table can show. Differences are fractions of 1."""
-
-    seeds: int
-    examples: int
-    comparisons: int
-    """By which Holm's correction divides the level at its strictest step."""
-    detectable: float
-    """Smallest true difference that is found with a probability of 80 %."""
-    largest: float
-    """Largest difference between two mean scores of the table."""
-    seeds_needed: int | None
-    """Seeds at which the largest difference would be found; None if no number of seeds suffices."""
-
-
-@dataclass(frozen=True)
 class Significance:
     """Rankings of all tasks whose outcomes are stored."""
 
@@ -49,7 +34,8 @@ class Significance:
     """By task; a task whose outcomes are not stored is missing."""
     fronts: Mapping[str, Mapping[str, float]]
     """Name of a cost, to each cell's probability of lying on the front of the headline score against it."""
-    power: Power | None
+    sensitivity: Sensitivity | None
+    """Which differences of the headline score can be found; None for single seeds."""
 
     def estimate(self, task: str, cell: Cell) -> Estimate | None:
         """Return a score with its interval; None if it is not known."""
@@ -77,7 +63,7 @@ def significance(results: Results) -> Significance:
     if headline not in rankings:
         return Significance(headline, rankings, {}, None)
     fronts = {name: on_front for column, name in COSTS.items() if (on_front := _front(results, cells, column))}
-    return Significance(headline, rankings, fronts, _power(rankings[headline], cells))
+    return Significance(headline, rankings, fronts, _sensitivity(rankings[headline], cells))
 
 
 def reference(results: Results, cells: Iterable[str]) -> str | None:
@@ -97,18 +83,13 @@ def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict
     return front.on_front({name: cells[name] for name in known}, known) if len(known) > 1 else {}
 
 
-def _power(found: Ranking, cells: Mapping[str, Outcomes]) -> Power | None:
-    """Return the power of comparing each tuned cell with the reference, else with the best; None for single seeds."""
+def _sensitivity(found: Ranking, cells: Mapping[str, Outcomes]) -> Sensitivity | None:
+    """Return the sensitivity of comparing each tuned cell with the reference, else with the best."""
     comparisons = found.with_reference or found.with_best
     tuned = {name: cell for name, cell in cells.items() if not cell.seedless}
     against = tuned.get(comparisons[0].against)
     if against is None:
         return None
-    others = {name: cell for name, cell in tuned.items() if cell is not against}
-    noise = planning.noise((against, cell) for cell in others.values())
-    if noise is None:
-        return None
-    number, scores = len(comparisons), [cell.mean for cell in tuned.values()]
-    smallest, largest = planning.detectable(noise, noise.seeds, number), max(scores) - min(scores)
-    needed = planning.seeds_needed(noise, largest, number) if largest < smallest else noise.seeds
-    return Power(noise.seeds, noise.examples, number, smallest, largest, needed)
+    noise = planning.noise((against, cell) for cell in tuned.values() if cell is not against)
+    scores = [cell.mean for cell in tuned.values()]
+    return None if noise is None else planning.sensitivity(noise, scores, len(comparisons))

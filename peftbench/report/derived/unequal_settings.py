@@ -20,7 +20,7 @@ from peftbench.methods import profiles
 from peftbench.records import Base, Evaluation, Status, Training
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.report.collect import Cell, Results, read_json
-from peftbench.report.flat import flatten, natural, plain
+from peftbench.report.flat import flat_texts, natural, plain
 
 AXES = ("method", "precision", "rank", "seed", "cell")
 """Settings in which rows differ on purpose; they are part of the cells' names."""
@@ -118,7 +118,7 @@ def audit(results: Results) -> Audit:
 
 def _rows(results: Results) -> Iterable[AuditRow]:
     """Yield every trial with its comparable fields."""
-    parsed = cache(lambda text: flatten(read_json(text)))
+    parsed = cache(lambda text: flat_texts(read_json(text)))
     needed = ["status", "seed", "precision", "settings_json", "environment_json", *_INPUTS, *_WORK]
     needed += [f.name for f in dataclasses.fields(EffectiveColumns)]
     columns = [name for name in needed if name in results.trials]

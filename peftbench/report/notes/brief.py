@@ -10,7 +10,7 @@ from peftbench.report.derived.significance import Significance
 from peftbench.report.derived.unequal_settings import audit
 from peftbench.report.notes import failures, memory, scores
 from peftbench.report.notes.significance import TIED
-from peftbench.results import seeds
+from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 
 WIDTH = 100
 """Longest line in characters."""
@@ -48,8 +48,8 @@ def _significance(found: Significance) -> Iterable[str]:
     meaning = f"{TIED}: not significantly different from the best (Holm, p ≥ 0.05)"
     if best:
         yield f"{meaning}; significantly best: {', '.join(best)}."
-    elif found.power:
-        yield f"{meaning}; 80 % power to detect {100 * found.power.detectable:.1f} points."
+    elif found.sensitivity:
+        yield f"{meaning}; 80 % power to detect {100 * found.sensitivity.detectable:.1f} points."
     yield f"{meaning}."
 
 
@@ -59,8 +59,8 @@ def _caution(results: Results) -> Iterable[str]:
     failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
     unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
     rows = results.trials[results.trials["status"] == "ok"].to_dict("records")
-    waiting = [share for row in rows if (share := seeds.waiting_share(row)) is not None]
-    busy = sum(share > seeds.MOST_WAITING for share in waiting)
+    waiting = [share for row in rows if (share := waiting_share(row)) is not None]
+    busy = sum(share > MOST_WAITING for share in waiting)
     if missing:
         yield next(iter(failures.missing(results)))
     elif failed:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from peftbench.methods.support import BECAUSE
 from peftbench.records import Status
 from peftbench.records.wording import plural
 from peftbench.report.collect import Cell, Results, precision_order
-from peftbench.results import seeds
+from peftbench.results.rows import rows_without_progress
 
 
 def missing(results: Results) -> Iterable[str]:
@@ -35,7 +34,7 @@ def unsupported(results: Results) -> Iterable[str]:
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
-            why = "; ".join(message.partition(BECAUSE)[2] or message for message in cell.summary.messages)
+            why = "; ".join(cell.summary.reasons)
             groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
     several_bases = len(results.distinct("base")) > 1
     for (base, kind, why), cells in groups.items():
@@ -58,7 +57,7 @@ def _one(cell: Cell) -> str:
 
 def unlearned(results: Results) -> Iterable[str]:
     """Yield the cells with a trial that ended ok but whose training loss did not fall."""
-    rows = seeds.unlearned(results.trials)
+    rows = rows_without_progress(results.trials)
     if len(rows):
         columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
         each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]

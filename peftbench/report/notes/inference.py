@@ -9,14 +9,15 @@ from peftbench.records.units import small
 from peftbench.records.wording import series, span
 from peftbench.report.collect import Results
 from peftbench.report.derived.inference import Measured, Ratio
-from peftbench.results import seeds
+from peftbench.report.notes import busy
+from peftbench.results.busy_machine import busy_trials
 
 
 def notes(results: Results, cells: Sequence[Measured]) -> Iterable[str]:
     """Yield what was measured and how, which methods are slower than the base model, and what was not measured."""
-    busy = seeds.untrusted_times(results.trials, "inference")
-    if busy:
-        yield busy
+    found = busy_trials(results.trials, "inference")
+    if found:
+        yield busy.sentence(found, "inference")
     yield _setting(cells)
     if len({one.cell.summary.base for one in cells}) == 1:
         shapes = {(raw.get("prompts"), raw.get("prompt_tokens"), raw.get("new_tokens")) for c in cells for raw in c.raw}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from peftbench.methods.record import shown
 from peftbench.report.collect import Cell, Results
-from peftbench.results.learning_rate_search import Choice
+from peftbench.results.learning_rate_search import CellSearch
 
 SELECTED = "*"
 """Marks the selected candidate."""
@@ -48,7 +48,7 @@ def notes(results: Results) -> Iterable[str]:
         yield f"Trained with a learning rate other than the one selected now: {', '.join(older)}."
 
 
-def _selection(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
+def _selection(results: Results, found: Sequence[tuple[Cell, CellSearch]]) -> str:
     counts = sorted({len(choice.candidates) for _, choice in found})
     seeds = sorted({seed for _, choice in found for seed in choice.seeds})
     trials = sum(candidate.trials for _, choice in found for candidate in choice.candidates)
@@ -62,12 +62,12 @@ def _selection(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
     )
 
 
-def _uses_selected(cell: Cell, choice: Choice) -> bool:
+def _uses_selected(cell: Cell, choice: CellSearch) -> bool:
     known = set(cell.ok["learning_rate"].dropna())
     return choice.best is None or known <= {choice.best.rate}
 
 
-def candidates(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
+def candidates(results: Results, found: Sequence[tuple[Cell, CellSearch]]) -> str:
     """Return the note under the table of candidates."""
     steps = sorted({choice.steps for _, choice in found if choice.steps})
     final = results.distinct("steps_done")

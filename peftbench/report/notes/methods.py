@@ -18,10 +18,10 @@ def matched_parameters(results: Results) -> Iterable[str]:
         return
     budget = results.grid.parameters
     counts = [(cell, n) for cell in results.tuned if (n := cell.mean("trainable_parameters")) is not None]
-    sized = [(cell.name, n) for cell, n in counts if cell.record and cell.record.knob]
+    sized = [(cell.name, n) for cell, n in counts if cell.record and cell.record.rank_meaning]
     near = [f"{name} {match.miss(n, budget)}" for name, n in sized if not match.far(n, budget)]
     far = [(name, n) for name, n in sized if match.far(n, budget)]
-    unsized = [(cell.name, n) for cell, n in counts if not (cell.record and cell.record.knob)]
+    unsized = [(cell.name, n) for cell, n in counts if not (cell.record and cell.record.rank_meaning)]
     yield f"Ranks were chosen for {budget:,} trainable parameters: {', '.join(near) or 'no cell comes close'}."
     if far:
         yield f"More than {match.FAR:.0%} off: {_multiples(far, budget)}."
@@ -44,7 +44,7 @@ def profile_settings(results: Results) -> Iterable[str]:
                 break
     for (profile, method), found in cells.items():
         if profile == profiles.PAPER and method in profiles.PUBLISHED:
-            yield f"Profile paper, {found[0].title}, unless the suite sets otherwise: {profiles.told(method)}"
+            yield f"Profile paper, {found[0].title}, unless the suite sets otherwise: {profiles.describe(method)}"
         else:
             titles = series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}: the same settings for all methods, in place of the recipes of {titles}."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peftbench.report.collect import MEAN
-from peftbench.report.derived.significance import Power, Significance
+from peftbench.report.derived.significance import Significance
+from peftbench.results.crossed_effects.planning import Sensitivity
 from peftbench.results.crossed_effects.ranking import Ranking
 
 TIED = "*"
@@ -18,8 +19,8 @@ def notes(found: Significance) -> Iterable[str]:
         return
     yield _mark(found)
     yield from _against_reference(found.rankings[found.headline], found.headline)
-    if found.power:
-        yield _power(found.power)
+    if found.sensitivity:
+        yield sensitivity(found.sensitivity)
     yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) are for {scope(found)}."
 
 
@@ -53,16 +54,17 @@ def _against_reference(found: Ranking, headline: str) -> Iterable[str]:
         yield f"No cell differs significantly from {other} {on} (Holm-adjusted p < 0.05)."
 
 
-def _power(power: Power) -> str:
+def sensitivity(found: Sensitivity) -> str:
+    """Return the minimum detectable difference, and the seeds that a smaller difference would take."""
     minimum = (
-        f"Minimum detectable difference with {power.seeds} seeds and {power.examples:,} examples: "
-        f"{100 * power.detectable:.1f} points (80 % power, {power.comparisons} comparisons, Holm)."
+        f"Minimum detectable difference with {found.seeds} seeds and {found.examples:,} examples: "
+        f"{100 * found.detectable:.1f} points (80 % power, {found.comparisons} comparisons, Holm)."
     )
-    if power.largest >= power.detectable or power.largest <= 0:
+    if not found.undetectable:
         return minimum
     how = (
-        f"detecting it would take about {power.seeds_needed} seeds"
-        if power.seeds_needed
+        f"detecting it would take about {found.seeds_needed} seeds"
+        if found.seeds_needed
         else "no number of seeds would detect it with so few examples"
     )
-    return f"{minimum} The largest observed difference is {100 * power.largest:.1f} points; {how}."
+    return f"{minimum} The largest observed difference is {100 * found.largest_gap:.1f} points; {how}."

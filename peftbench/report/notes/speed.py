@@ -10,7 +10,8 @@ from peftbench.records import Status
 from peftbench.records.wording import abridged, plural, span
 from peftbench.report.collect import Results, read_json
 from peftbench.report.derived import rates
-from peftbench.results import seeds
+from peftbench.report.notes import busy
+from peftbench.results.busy_machine import busy_trials
 
 RATES = (
     "Means over trials. ± of the first rate: half width of the 95 % t-interval over trials, or over steps (batch "
@@ -42,9 +43,9 @@ def notes(results: Results) -> Iterable[str]:
 
 def cautions(results: Results) -> Iterable[str]:
     """Yield what makes times and speeds unreliable: a busy machine, a shared or a throttled GPU."""
-    busy = seeds.untrusted_times(results.trials)
-    if busy:
-        yield busy
+    found = busy_trials(results.trials)
+    if found:
+        yield busy.sentence(found)
     yield from _loaded(results)
     rows = [row for cell in results.tuned for row in cell.ok.to_dict("records")]
     shared = sum(bool(rates.known(row, "other_gpu_processes")) for row in rows)

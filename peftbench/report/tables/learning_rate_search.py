@@ -14,7 +14,7 @@ from peftbench.report.figures.draw import Point, scatter
 from peftbench.report.figures.panels import Panel
 from peftbench.report.notes import learning_rate_search as notes
 from peftbench.report.tables.table import Column, Row, Table, Value
-from peftbench.results.learning_rate_search import Candidate, Choice, expected_best
+from peftbench.results.learning_rate_search import Candidate, CellSearch, expected_best
 
 _REFERENCE = "full"
 """The method whose learning rate the others are compared with."""
@@ -51,9 +51,9 @@ def panels(results: Results) -> tuple[Panel, ...]:
         if candidate.score is not None
     ]
     spent = [
-        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.spent))
+        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.scores_with_failures))
         for cell, choice in found
-        for number, score in enumerate(expected_best(choice.spent))
+        for number, score in enumerate(expected_best(choice.scores_with_failures))
     ]
     wanted = (
         ("Validation score against learning rate", by_rate, Axis.over("learning rate", rates, True, shown), "rate"),
@@ -62,13 +62,13 @@ def panels(results: Results) -> tuple[Panel, ...]:
     return tuple(Panel(title, Markup(scatter(points, {}, axis, name, title))) for title, points, axis, name in wanted)
 
 
-def _reference(found: Sequence[tuple[Cell, Choice]], cell: Cell) -> float | None:
+def _reference(found: Sequence[tuple[Cell, CellSearch]], cell: Cell) -> float | None:
     """Return the selected rate of the reference method at the cell's precision, else at its first one."""
     known = {c.precision: choice.best.rate for c, choice in found if c.method == _REFERENCE and choice.best}
     return known.get(cell.precision, next(iter(known.values()), None))
 
 
-def _values(cell: Cell, choice: Choice, reference: float | None) -> tuple[Value, ...]:
+def _values(cell: Cell, choice: CellSearch, reference: float | None) -> tuple[Value, ...]:
     best = choice.best
     rate = best.rate if best else None
     ratio = rate / reference if rate and reference else None

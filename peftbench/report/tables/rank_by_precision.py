@@ -64,7 +64,7 @@ def rank_tables(results: Results) -> tuple[MethodRankTables, ...]:
         if len(precisions) > 1 or any(cell.rank is not None for cell in cells):
             record = cells[0].record
             title = " ".join(filter(None, (method_title(method), variant, base)))
-            meaning = (record.knob if record else "rank") or ""
+            meaning = (record.rank_meaning if record else "rank") or ""
             tables = tuple(_rank_table(q, cells, precisions, usual, known) for q in quantities if _applies(q, cells))
             found.append(MethodRankTables(title, meaning, precisions, tables))
     return tuple(found)

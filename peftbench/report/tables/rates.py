@@ -43,7 +43,7 @@ def _row(cell: Cell, steps: Sequence[Steady]) -> tuple[str, ...]:
     virtual = (cell.rank or 0) if cell.record is not None and cell.record.virtual_tokens else 0
 
     def mean(of: Callable[[Any], float | None], among: Sequence[Any] = rows) -> float | None:
-        found = seeds.spread(of(one) for one in among)
+        found = seeds.spread_of(of(one) for one in among)
         return None if found is None else found.mean
 
     half = derived.half_width(cell, steps)
