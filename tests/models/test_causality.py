@@ -140,7 +140,7 @@ def test_a_base_that_runs_only_without_gradients_is_not_looked_at(tmp_path):
 def test_no_method_that_comes_with_peftbench_reads_ahead(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     _, learner, _ = attached(tiny, name, precision, tmp_path)
-    with liveness.stirred(learner.parameters):
+    with liveness.perturbed(learner.parameters):
         assert causality.reads_ahead(learner.model, PRECISIONS[precision], "cpu") == 0.0
 
 
@@ -177,12 +177,12 @@ def test_a_method_that_replaces_the_embedding_is_measured_too(rank, options, tin
     assert (row.status, row.later_token_influence) == ("ok", 0.0), row.message
 
 
-def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny, tmp_path):
+def test_perturbed_parameters_and_the_random_state_are_restored_bit_for_bit(tiny, tmp_path):
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
     before, state = [p.detach().clone() for p in learner.parameters], torch.get_rng_state()
 
     def fail():
-        with liveness.stirred(learner.parameters):
+        with liveness.perturbed(learner.parameters):
             assert not any(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
             raise ValueError("on purpose")
 

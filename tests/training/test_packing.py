@@ -235,11 +235,11 @@ def test_the_check_leaves_nothing_behind_and_takes_less_than_a_step(tiny, tmp_pa
     long = step(31, 30, 28, 29)
     loop.step(learner, batches.micro_batches(long, learner.training, 1), 0.0)
     state = torch.get_rng_state()
-    with account(learner.model, False, learner.optimizer.state) as book:
+    with account(learner.model, False, learner.optimizer.state) as counted:
         packed_rows.check(learner, [long])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in learner.model.parameters())
-    assert book.peak_bytes < accounting.account_step(learner, long, False).peak_bytes
+    assert counted.peak_bytes < accounting.account_step(learner, long, False).peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -252,8 +252,8 @@ def test_the_peak_of_a_packed_step_is_predicted(name, precision, examples, tiny,
     _, learner, _ = attached(tiny, name, precision, tmp_path, training=training)
     learner.model.train()
     loop.step(learner, batches.micro_batches(STEP[:1], made.training, 1), 1e-4)
-    book = accounting.account_step(learner, examples, METHODS[name].trains_base)
-    assert predict(made, tiny, budget.passes(examples, made.training)).peak_bytes == book.peak_bytes
+    counted = accounting.account_step(learner, examples, METHODS[name].trains_base)
+    assert predict(made, tiny, budget.passes(examples, made.training)).peak_bytes == counted.peak_bytes
 
 
 def test_the_peak_of_packed_steps_is_at_most_that_of_the_settings_alone(tiny, tmp_path):
