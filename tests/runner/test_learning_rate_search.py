@@ -223,7 +223,7 @@ def test_a_cell_waits_until_each_of_its_candidates_has_had_its_trial(load, tmp_p
     if waits:
         steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
         next(steps)
-        with pytest.raises(UserError, match="the search of full fp32 is not complete"):
+        with pytest.raises(UserError, match="the learning-rate search of full fp32 is not complete"):
             next(steps)
 
 
@@ -277,7 +277,7 @@ def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ende
     assert {t.cell for t in next(steps).whole} == {"base fp32", "full fp32", "lora r=2 fp32"}
     steps = stages.stages(load(SUITE, only=["rank=2"]), "cpu", tmp_path)
     next(steps)
-    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is taken: lora r=2 fp32",)
+    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is used: lora r=2 fp32",)
 
 
 def test_a_searched_cell_beside_one_with_a_rate_of_its_own(load):

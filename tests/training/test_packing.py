@@ -29,7 +29,7 @@ from tests.support.method_cells import TRAINED, attached
 PACKED = replace(trials.TRAINING, packing=True, sequence_length=32, batch_size=6, micro_batch_size=6)
 PACKS = [name for name in TRAINED if not METHODS[name].virtual_tokens]
 MIXES = ("opt", "falcon", "bloom")
-"""Families whose code makes its mask without the places of tokens."""
+"""Model families that make their attention mask without the positions of tokens."""
 
 
 def step(*lengths: int) -> list[batches.Encoded]:
@@ -210,7 +210,10 @@ def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeyp
     monkeypatch.setattr(
         learner.model.get_base_model().transformer.wpe, "forward", lambda ids: forward(places[: ids.shape[1]][None])
     )
-    with pytest.raises(Unsupported, match=r"packing: .* says something else of an example in a shared row than alone"):
+    with pytest.raises(
+        Unsupported,
+        match=r"packing: .* computes other logits for an example in a shared row",
+    ):
         packed_rows.check(learner, [STEP])
 
 
@@ -218,7 +221,7 @@ def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("llama", tmp_path)
     forward = learner.model.forward
     monkeypatch.setattr(learner.model, "forward", lambda input_ids, use_cache: forward(input_ids, use_cache=use_cache))
-    with pytest.raises(Unsupported, match=r"packing: .* takes no places of tokens"):
+    with pytest.raises(Unsupported, match=r"packing: .* does not accept position ids"):
         packed_rows.check(learner, [STEP])
 
 
