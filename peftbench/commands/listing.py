@@ -14,7 +14,7 @@ from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin, find
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
-from peftbench.suite.wording import describe
+from peftbench.suite.wording import describe_type
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
@@ -45,7 +45,7 @@ def method(name: str) -> str:
         more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
     else:
         more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
-    published = hanging("  profile paper  ", profiles.told(name)) if name in profiles.PUBLISHED else []
+    published = hanging("  profile paper  ", profiles.describe(name)) if name in profiles.PUBLISHED else []
     block = _block(record, device.resolve("auto"), settings=False)
     return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
 
@@ -81,7 +81,7 @@ def _block(m: Method, here: str, settings: bool = True) -> str:
     present = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
     facts = {
         "paper": m.paper,
-        "size": f"{m.rank_key}={_default_rank(m)}: {m.knob}" if m.knob else "",
+        "size": f"{m.rank_key}={_default_rank(m)}: {m.rank_meaning}" if m.rank_meaning else "",
         f"on {here}": " ".join(p if p != m.default_precision else f"{p} (default)" for p in present),
         "not here": "; ".join(f"{' '.join(names)} ({reason})" for reason, names in absent.items()),
         "training": ", ".join(f"{key}={shown(value)}" for key, value in m.training.items()),
@@ -125,7 +125,7 @@ def _setting(name: str, setting: Setting) -> str:
 
 def _allowed(setting: Setting) -> str:
     only = f"; only with {setting.only_with[0]}: {setting.only_with[1]}" if setting.only_with else ""
-    return describe(setting.type) + only
+    return describe_type(setting.type) + only
 
 
 def _methods() -> list[list[str]]:
@@ -133,7 +133,7 @@ def _methods() -> list[list[str]]:
     rows = [["method", "what", "rank is", "default", "precisions", "paper"]]
     for m in METHODS.own.values():
         precisions = "all" if set(m.precisions) == set(PRECISIONS) else " ".join(m.precisions)
-        rows.append([m.name, m.title, m.knob or "–", _default_rank(m), precisions, m.paper or "–"])
+        rows.append([m.name, m.title, m.rank_meaning or "–", _default_rank(m), precisions, m.paper or "–"])
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The table of methods. A record here and a file beside it are all it takes to add one; nothing here imports torch."""
+"""The table of methods. Adding a method takes a record here and a file in this package. No torch."""
 
 from __future__ import annotations
 
@@ -19,36 +19,39 @@ FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
 QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
-_TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank like 2r")]
+_TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank such as 2r")]
 _LORA = MappingProxyType(
     {
         "alpha": Setting(
             Annotated[float, Gt(0)] | _TIMES_RANK | None,
             None,
-            "scale of the update is alpha / rank; a number, or a multiple of the rank like 4r; default 2r",
+            "scale of the update is alpha / rank; a number, or a multiple of the rank such as 4r; default 2r",
             shown="2r",
         ),
-        "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout before A"),
+        "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout probability of the input of A"),
         "target_modules": Setting(
             Literal["all-linear", "attention"] | list[str],
             "all-linear",
-            "all-linear, attention (its projections alone), or a list of module name endings (of gpt2's fused one also "
-            "c_attn.q, c_attn.k and c_attn.v)",
+            "all-linear (all linear layers except the head), attention (the projections of attention), or a list of "
+            "module name endings (also c_attn.q, c_attn.k and c_attn.v, parts of gpt2's fused projection)",
         ),
     }
 )
 _LORA_MORE = MappingProxyType(
     {
         "rank_pattern": Setting(
-            dict[str, Annotated[int, Ge(1)]], {}, "other ranks by regular expression of module name endings", late=True
+            dict[str, Annotated[int, Ge(1)]], {}, "own ranks, by regular expression on module name endings", late=True
         ),
         "alpha_pattern": Setting(
-            dict[str, Annotated[float, Gt(0)]], {}, "other alphas by regular expression of such endings", late=True
+            dict[str, Annotated[float, Gt(0)]], {}, "own alphas, by regular expression on such endings", late=True
         ),
         "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732", late=True),
-        "dora": Setting(bool, False, "weight as magnitude and direction: Liu et al. 2024, arXiv:2402.09353", late=True),
+        "dora": Setting(bool, False, "trains magnitudes too: Liu et al. 2024, arXiv:2402.09353", late=True),
         "initialization": Setting(
-            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"], "kaiming", "how A and B start", late=True
+            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"],
+            "kaiming",
+            "initialization of A and B",
+            late=True,
         ),
     }
 )
@@ -58,10 +61,10 @@ ADAPTER_KINDS: Mapping[str, tuple[str, float]] = {
     "pfeiffer": ("relu", 1.0),  # arXiv:2005.00052, equation 1
     "parallel": ("relu", 4.0),  # jxhe/unify-parameter-efficient-tuning, exps: ffn_adapter_scalar
 }
-"""Activation and scale of each kind, where the suite is silent."""
+"""Kind of adapter -> its default activation and scale."""
 
 PREFIX_HIDDEN = 512
-"""Width of prefix tuning's MLP in the paper for table-to-text (800 for summarization)."""
+"""Default width of prefix tuning's MLP: the paper's for table-to-text (800 for summarization)."""
 
 METHODS: Table[Method] = Table(
     Method,
@@ -94,15 +97,15 @@ METHODS: Table[Method] = Table(
                         "layers": Setting(
                             Annotated[int, Ge(1)] | None,
                             None,
-                            "topmost layers that train",
+                            "number of topmost decoder layers that train",
                             shown="null (all)",
                             late=True,
                         ),
                         "modules": Setting(
                             Literal["norms", "biases"] | list[str] | None,
                             None,
-                            "what trains: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), or a list "
-                            "of these and of module name endings",
+                            "the weights that train: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), "
+                            "or a list of these and of module name endings",
                             shown="null (all)",
                             late=True,
                         ),
@@ -120,20 +123,20 @@ METHODS: Table[Method] = Table(
                 load=f"{_PEFT}:load",
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="virtual tokens",
+                rank_meaning="virtual tokens",
                 default_rank=20,
                 options=MappingProxyType(
                     {
                         "initialization": Setting(
                             Literal["random", "vocabulary", "text"],
                             "vocabulary",
-                            "random: standard normal; vocabulary: sampled rows of the embedding matrix; text: its rows "
-                            "for the tokens of text",
+                            "initialization of the virtual tokens. random: standard normal; vocabulary: sampled rows "
+                            "of the embedding matrix; text: embeddings of the tokens of text",
                         ),
                         "text": Setting(
                             str | None,
                             None,
-                            "cut or repeated to the virtual tokens",
+                            "text that initializes the virtual tokens, cut or repeated to their number",
                             late=True,
                             only_with=("initialization", "text"),
                             needed=True,
@@ -155,17 +158,17 @@ METHODS: Table[Method] = Table(
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
                 why_no_checkpointing="the prefix is a cache, and recomputing a layer would append to it again",
-                knob="virtual tokens",
+                rank_meaning="virtual tokens",
                 default_rank=16,
                 options=MappingProxyType(
                     {
                         "reparameterization": Setting(
-                            Literal["none", "mlp"], "none", "whether an MLP makes the prefix in training", late=True
+                            Literal["none", "mlp"], "none", "mlp: an MLP gives the prefix in training", late=True
                         ),
                         "hidden_size": Setting(
                             Annotated[int, Ge(1)] | None,
                             None,
-                            "width of that MLP",
+                            "hidden width of the MLP",
                             shown=str(PREFIX_HIDDEN),
                             late=True,
                             only_with=("reparameterization", "mlp"),
@@ -186,27 +189,27 @@ METHODS: Table[Method] = Table(
                 load="peftbench.methods.adapter:load",
                 switch_off="peftbench.methods.adapter:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="bottleneck width",
+                rank_meaning="bottleneck width",
                 default_rank=64,
                 options=MappingProxyType(
                     {
                         "kind": Setting(
                             Literal["houlsby", "pfeiffer", "parallel"],
                             "houlsby",
-                            "houlsby: after attention and after feed-forward; pfeiffer: after the block; parallel: "
-                            "beside the feed-forward",
+                            "houlsby: after attention and after feed-forward; pfeiffer: after the layer; parallel: "
+                            "in parallel to the feed-forward",
                             late=True,
                         ),
                         "activation": Setting(
                             Literal["gelu", "relu", "silu"] | None,
                             None,
-                            "between down and up projection; default gelu for houlsby, relu for the others",
+                            "activation between down and up projection; default gelu for houlsby, relu for the others",
                             shown="null (by kind)",
                         ),
                         "scale": Setting(
                             Annotated[float, Gt(0)] | None,
                             None,
-                            "factor of what a bottleneck adds; default 4 for parallel, 1 for the others",
+                            "factor of the bottleneck's output; default 4 for parallel, 1 for the others",
                             shown="null (by kind)",
                             late=True,
                         ),
@@ -224,20 +227,21 @@ METHODS: Table[Method] = Table(
                 load="peftbench.methods.llama_adapter:load",
                 switch_off="peftbench.methods.llama_adapter:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="prompt length",
+                rank_meaning="prompt length",
                 default_rank=10,
                 options=MappingProxyType(
                     {
                         "layers": Setting(
                             Annotated[int, Ge(1)] | None,
                             None,
-                            "topmost layers that are adapted",
+                            "number of topmost decoder layers that are adapted",
                             shown="null (all but 2)",
                         ),
                         "gate": Setting(
                             Literal["per_layer", "per_head"],
                             "per_layer",
-                            "per_layer: one factor, as peft has it; per_head: the tanh of one per head, as the authors",
+                            "per_layer: one factor per layer, as in peft; per_head: the tanh "
+                            "of a factor per head, as in the authors' code",
                         ),
                     }
                 ),
@@ -253,11 +257,11 @@ METHODS: Table[Method] = Table(
                 load=f"{_PEFT}:load",
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,
-                knob="rank r",
+                rank_meaning="rank r",
                 default_rank=8,
                 options=MappingProxyType({**_LORA, **_LORA_MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
-                after_step="peftbench.methods.lora_parts:keep_zeros",
+                after_step="peftbench.methods.lora_fused_projection:keep_zeros",
                 color="#1f77b4",
             ),
             Method(
@@ -271,20 +275,20 @@ METHODS: Table[Method] = Table(
                 precisions=FOUR_BIT,
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
                 default_precision="nf4",
-                knob="rank r",
+                rank_meaning="rank r",
                 default_rank=8,
                 options=MappingProxyType(
                     {
                         **_LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
                         "compute_dtype": Setting(
-                            Literal[COMPUTE_DTYPES], "bf16", "in which 4-bit weights are multiplied", late=True
+                            Literal[COMPUTE_DTYPES], "bf16", "dtype in which 4-bit weights are multiplied", late=True
                         ),
                         **_LORA_MORE,
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),
-                after_step="peftbench.methods.lora_parts:keep_zeros",
+                after_step="peftbench.methods.lora_fused_projection:keep_zeros",
                 color="#ff7f0e",
             ),
             Method(
@@ -299,7 +303,7 @@ METHODS: Table[Method] = Table(
                 options=MappingProxyType(
                     {
                         "peft_type": Setting(
-                            str | None, None, "which tuner", shown="null (any of peft's, with its config's fields)"
+                            str | None, None, "the tuner", shown="null (any of peft's, with its config's fields)"
                         )
                     }
                 ),
@@ -311,23 +315,23 @@ METHODS: Table[Method] = Table(
         )
     },
 )
-"""Those that come with peftbench, then those of other packages (``outside``)."""
+"""The methods of peftbench, then those of other packages (``plugins``)."""
 
 
 def method_of(name: str, options: Mapping[str, Any]) -> Method:
-    """Return a method's record, of the variant that a trial's options describe."""
+    """Return a method's record; for a method with variants, that of the variant described by a trial's options."""
     record = METHODS[name]
     return resolve(record.variants)(options)[0][0] if record.variants else record
 
 
 def late_defaults(name: str) -> dict[str, Any]:
-    """Return what a stored row of a method had for the settings that came later: their defaults, by option name."""
+    """Return the defaults of a method's options that were added after results had been stored (``Setting.late``)."""
     found = METHODS.get(name)
     return {key: s.default for key, s in found.options.items() if s.late} if found else {}
 
 
 def alpha_of(alpha: float | str | None, rank: int) -> float:
-    """Return LoRA's alpha as a number: twice the rank where none is given, ``4r`` four times it."""
+    """Return LoRA's alpha as a number: None stands for twice the rank, ``4r`` for four times the rank."""
     if alpha is None:
         return 2.0 * rank
     return float(alpha.removesuffix("r")) * rank if isinstance(alpha, str) else alpha

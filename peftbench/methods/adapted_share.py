@@ -1,4 +1,4 @@
-"""What of a base's weight matrices a method reaches: ``all-linear`` may pass over fused experts."""
+"""The share of the base model's weight matrices that a method adapts: ``all-linear`` may skip fused experts."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from peftbench.models.load import parameter_count
 from peftbench.records.columns.size import SizeColumns
 
 _STORED = re.compile(r"\.weight$|\.original$|\.parametrizations(?=\.)")
-"""What a matrix's name in the model says beyond the module's own names."""
+"""Parts of a parameter's name that are not names of modules."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def columns(matrices: Mapping[str, nn.Parameter], tuned: Any) -> SizeColumns:
-    """Return the row's columns on how much of the base a method adapts.
+    """Return the row's columns on the share of the base model that a method adapts; none if it adapts no matrix.
 
     Args:
-        matrices: the base's, by name, before the method was attached (``model.matrices``).
-        tuned: the same base with the method attached.
+        matrices: the base model's weight matrices by name, from before the method was attached (``load.matrices``).
+        tuned: the same model with the method attached.
 
     Raises:
-        Unsupported: if peft wraps a parameter that is a parametrization already, such as 4-bit experts: peft 0.21 adds
-            its update once more with every forward pass.
+        Unsupported: if peft wraps a parameter that already has a parametrization, such as 4-bit experts. peft 0.21
+            would add its update once more with every forward pass.
     """
     wrapped = set(_wrapped(tuned))
     missed = {name: p for name, p in matrices.items() if name not in wrapped and not p.requires_grad}
@@ -43,7 +43,7 @@ def columns(matrices: Mapping[str, nn.Parameter], tuned: Any) -> SizeColumns:
 
 
 def _wrapped(tuned: Any) -> Iterator[str]:
-    """Yield the base's names of the parameters in modules that peft has wrapped, or that it wraps one by one."""
+    """Yield the names, in the base model, of the parameters in modules that peft wraps, or that it wraps singly."""
     base = tuned.get_base_model() if hasattr(tuned, "get_base_model") else tuned
     for path, module in base.named_modules():
         if isinstance(module, BaseTunerLayer):

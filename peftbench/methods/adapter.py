@@ -1,15 +1,16 @@
-"""Bottleneck adapters: Houlsby's (two per block), Pfeiffer's (one per block), parallel ones (beside the feed-forward).
+"""Bottleneck adapters: Houlsby's (two per layer), Pfeiffer's (one per layer), parallel ones (beside the feed-forward).
 
-With r the bottleneck's width, s a scale and f(x) = s (up(activation(down(x)))), they are, in a block of attention A,
-feed-forward F and residual stream h:
+With r the bottleneck width, s a scale and f(x) = s (up(activation(down(x)))), a decoder layer with attention A and
+feed-forward F computes:
 
-    houlsby    y + f(y), with y what A, and what F, returns before the residual is added
-    pfeiffer   h + f(h), with h what the block returns
-    parallel   F(x) + f(x), with x what F reads
+    houlsby    y + f(y), for y the output of A and again for y the output of F, before the residual is added
+    pfeiffer   h + f(h), for h the output of the layer
+    parallel   F(x) + f(x), for x the input of F
 
-They are forward hooks on the block's modules, not wrappers around projections, so that they mean the same in every
-family: fused or quantized projections, mixtures of experts and blocks that run A and F side by side. With gradient
-checkpointing, pfeiffer's keep their activations: the hook of a whole block runs outside of what is recomputed.
+They are forward hooks on the layer's modules, not wrappers around projections, so they are the same function in every
+family: with fused or quantized projections, mixtures of experts, and layers that compute A and F in parallel. With
+gradient checkpointing, pfeiffer's still save their activations, since the hook of a whole layer runs outside the
+recomputed part.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
-from peftbench.models.layers import blocks, switched_off
+from peftbench.models.layers import decoder_layers_for, switched_off
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 _FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 _PROJECTIONS = ("dense", "dense_4h_to_h", "down_proj", "o_proj", "out_proj", "c_proj", "fc2")
-"""Output projections, by name, inside a module that adds the residual itself."""
+"""Names of output projections inside modules that add the residual themselves."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Bottleneck(nn.Module):
-    """The map f(x) = scale * up(activation(down(x))), and the hooks that add it to what a module returns.
+    """The map f(x) = scale * up(activation(down(x))), and the hooks that add it to the output of a module.
 
     Shapes: x and y (..., d), down (r, d), up (d, r).
     """
@@ -57,22 +58,22 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what is to be added; outside of autocast it is computed in the bottleneck's own type."""
+        """Return f(x), to be added to a module's output. Without autocast, in the bottleneck's own dtype."""
         inner = x if torch.is_autocast_enabled(x.device.type) else x.to(self.down.weight.dtype)
         change = self.up(self.activation(self.down(inner)))
         return change if self.scale == 1 else self.scale * change
 
     def hold_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Before a module runs: keep what it reads until ``add`` is called."""
+        """Forward pre-hook: keep the module's input until ``add`` is called."""
         if self.enabled:
             self._held = args[0] if args else kwargs["hidden_states"]
 
     def add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """After a module ran: return its output, adapted where enabled; the base's type is kept, and so is a tuple."""
+        """Forward hook: return the module's output plus f, in the output's dtype; unchanged if not enabled."""
         if not self.enabled:
             return output
         y, *rest = output if isinstance(output, tuple) else (output,)
-        # let go before computing: where checkpointing stops a recomputation early, this is the last that runs
+        # released before f is computed, as checkpointing may stop a recomputation during f
         x, self._held = self._held if self.reads_input else y, None
         adapted = y + self(x).to(y.dtype).reshape(y.shape)  # llama4's experts return (b t, d) for (b, t, d)
         return (adapted, *rest) if isinstance(output, tuple) else adapted
@@ -80,59 +81,62 @@ class Bottleneck(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """A block's two sublayers."""
+    """The sublayers of a decoder layer."""
 
-    block: nn.Module
+    layer: nn.Module
     attention: nn.Module
     feed_forward: tuple[nn.Module, nn.Module]
-    """The module that reads the feed-forward's input and the one that returns its output; mostly the same one."""
+    """The module that takes the feed-forward's input and the one that gives its output; usually the same."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a bottleneck goes."""
+    """The place of a bottleneck in a decoder layer."""
 
-    block: nn.Module
+    layer: nn.Module
     name: str
-    """Of the bottleneck, as a child of the block: the sublayers stay as they are."""
+    """Name of the bottleneck as a child of the layer; the sublayers themselves are not changed."""
     writes: nn.Module
-    """The module to whose output it adds."""
+    """The module to whose output f is added."""
     reads: nn.Module | None = None
-    """The module whose input it reads; None if it reads the output to which it adds."""
+    """The module whose input f takes; None if f takes the output to which it is added."""
 
 
 def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
-    """Add bottlenecks to every block; their up-projections start at zero: the first forward equals the base model's.
+    """Add bottleneck adapters to every decoder layer.
+
+    Up projections are initialized to zero, so the first forward pass equals the base model's.
 
     Args:
-        model: the frozen base.
+        model: the frozen base model.
         rank: bottleneck width r.
-        options: ``kind``, and ``activation`` and ``scale``, None for the kind's own (s of pfeiffer and houlsby is 1).
+        options: ``kind``; ``activation`` and ``scale``, None for the defaults of the kind (``ADAPTER_KINDS``).
 
     Returns:
         The same model; only the bottlenecks require gradients.
 
     Raises:
-        Unsupported: if the blocks' attention and feed-forward modules cannot be told, naming what is there.
+        Unsupported: if a layer's attention or feed-forward module cannot be identified, naming its modules.
 
     References:
-        houlsby: Houlsby et al. 2019, arXiv:1902.00751, section 2.1 and figure 2: before the residual, and so before the
-        second norms of gemma3 and glm4. The authors' gelu is the tanh formula (google-research/adapter-bert), ours is
-        exact. AdapterHub's activation is silu; the rest is equal.
+        houlsby: Houlsby et al. 2019, arXiv:1902.00751, section 2.1 and figure 2. f is added before the residual, so
+        in gemma3 and glm4 before their second norms. The authors' gelu is the tanh approximation
+        (google-research/adapter-bert), ours is exact. AdapterHub uses silu and is otherwise equal.
 
-        pfeiffer: Pfeiffer et al. 2020, arXiv:2005.00247 and arXiv:2005.00052, equation 1. Theirs are post-norm blocks:
-        f reads the norm of residual plus F, is added to F, and the norm is applied again. In pre-norm blocks there is
-        no norm between, so that f reads residual plus F, which is what the block returns, and is added to it. That is
-        AdapterHub's form too (equal on Llama), and ours in every block, side by side or post-norm as well.
+        pfeiffer: Pfeiffer et al. 2020, arXiv:2005.00247 and arXiv:2005.00052, equation 1. Their layers are post-norm:
+        f takes the normalized sum of residual and F's output, is added to F's output, and the norm is applied again.
+        Pre-norm layers have no norm there, so f takes the layer's output and is added to it. AdapterHub does the same
+        (equal results on Llama). We do so in every layer, also post-norm ones and those with A and F in parallel.
 
-        parallel: He et al. 2022, arXiv:2110.04366, table 1: f reads what F reads. In pre-norm blocks that is the
-        normalised stream, as by default in the authors' code (jxhe/unify-parameter-efficient-tuning, petl/options.py:
-        ``hi_lnbefore`` 0). AdapterHub reads the residual stream before that norm (their 1), with equal numbers where
-        the norm changes nothing.
+        parallel: He et al. 2022, arXiv:2110.04366, table 1: f takes the input of F. In pre-norm layers that is the
+        normalized residual stream, which is the default of the authors' code (jxhe/unify-parameter-efficient-tuning,
+        petl/options.py: ``hi_lnbefore`` 0). AdapterHub takes the residual stream before the norm (``hi_lnbefore`` 1);
+        the results are equal if the norm is the identity.
 
-    Departs from them: up-projections start at zero (He's too; Houlsby's and Pfeiffer's small and random), down-
-    projections as torch's linear layers do, but for pfeiffer and parallel with zero biases (so start all of theirs);
-    norms stay frozen (Houlsby trains them); no dropout within the bottleneck (He has it).
+        We depart from them as follows. Up projections start at zero; so do He's, but Houlsby's and Pfeiffer's start
+        small and random. Down projections start like torch's linear layers, except that their biases start at zero for
+        pfeiffer and parallel; all of theirs do. Norms stay frozen; Houlsby trains them. There is no dropout in the
+        bottleneck; He uses it.
     """
     model.requires_grad_(False)
     kind = options["kind"]
@@ -140,10 +144,10 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     activation, scale = options["activation"] or activation, options["scale"] or scale
     d = model.config.get_text_config().hidden_size
     for site in _sites(kind, _parts(model), model.config):
-        bottleneck = Bottleneck(d, rank, activation, scale, next(site.block.parameters()).device)
-        if kind != "houlsby":  # in front of a relu, a random bias can outweigh the input and leave a unit dead
+        bottleneck = Bottleneck(d, rank, activation, scale, next(site.layer.parameters()).device)
+        if kind != "houlsby":  # before a relu, a random bias can outweigh the input and leave a unit dead
             nn.init.zeros_(bottleneck.down.bias)
-        site.block.add_module(site.name, bottleneck)
+        site.layer.add_module(site.name, bottleneck)
         if site.reads is not None:
             bottleneck.reads_input = True
             site.reads.register_forward_pre_hook(bottleneck.hold_input, with_kwargs=True)
@@ -153,69 +157,69 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
 
 
 def _sites(kind: str, every: list[Parts], config: Any) -> Iterator[Site]:
-    """Yield where the bottlenecks go, in the order in which they draw their start from the random generator."""
+    """Yield the places of the bottlenecks, in the order in which they are initialized from the random generator."""
     if kind == "houlsby":
         for parts in every:
-            yield Site(parts.block, "attention_bottleneck", _before_residual(parts.attention, config))
+            yield Site(parts.layer, "attention_bottleneck", _before_residual(parts.attention, config))
         for parts in every:
-            yield Site(parts.block, "feed_forward_bottleneck", _before_residual(parts.feed_forward[1], config))
+            yield Site(parts.layer, "feed_forward_bottleneck", _before_residual(parts.feed_forward[1], config))
         return
     for parts in every:
-        reads, writes = (None, parts.block) if kind == "pfeiffer" else parts.feed_forward
-        yield Site(parts.block, "bottleneck", writes, reads)
+        reads, writes = (None, parts.layer) if kind == "pfeiffer" else parts.feed_forward
+        yield Site(parts.layer, "bottleneck", writes, reads)
 
 
 def _parts(model: Any) -> list[Parts]:
-    """Return the parts of each block.
+    """Return the sublayers of each decoder layer.
 
     Raises:
-        Unsupported: if a block's parts are not plain, naming what it has.
+        Unsupported: if the sublayers of a layer cannot be identified, naming its modules.
     """
-    found = [(block, _parts_of(block)) for block in blocks(model, "adapter")]
-    odd = [block for block, parts in found if parts is None]
+    found = [(layer, _parts_of(layer)) for layer in decoder_layers_for("adapter", model)]
+    odd = [layer for layer, parts in found if parts is None]
     if odd:
-        told = dict.fromkeys(f"{type(block).__name__} has {', '.join(_weighted(block)) or 'nothing'}" for block in odd)
+        held = dict.fromkeys(f"{type(layer).__name__} has {', '.join(_weighted(layer)) or 'nothing'}" for layer in odd)
         raise Unsupported(
-            "adapter: each block must have one attention and one feed-forward module, and no third one with weight "
-            f"matrices; in {type(model).__name__}, {'; '.join(told)}"
+            "adapter: each layer must have one attention and one feed-forward module, and no third one with weight "
+            f"matrices; in {type(model).__name__}, {'; '.join(held)}"
         )
     return [parts for _, parts in found if parts is not None]
 
 
-def _weighted(block: nn.Module) -> dict[str, nn.Module]:
-    """Return the block's children that hold weight matrices: not norms, dropout or rotary tables."""
-    return {name: m for name, m in block.named_children() if any(p.ndim > 1 for p in m.parameters())}
+def _weighted(layer: nn.Module) -> dict[str, nn.Module]:
+    """Return the children of a module that hold weight matrices: not norms, dropout or rotary embeddings."""
+    return {name: m for name, m in layer.named_children() if any(p.ndim > 1 for p in m.parameters())}
 
 
-def _parts_of(block: nn.Module) -> Parts | None:
-    """Return a block's parts, or None if they are not plain: after a guess, it would not be the published method."""
-    held = _weighted(block)
+def _parts_of(layer: nn.Module) -> Parts | None:
+    """Return a layer's sublayers; None if in doubt, since a wrong guess would give another method."""
+    held = _weighted(layer)
     attention = [m for name, m in held.items() if name in _ATTENTIONS]
     rest = {name: m for name, m in held.items() if name not in _ATTENTIONS}
     if len(attention) != 1:
         return None
-    if set(rest) == {"fc1", "fc2"}:  # opt: the feed-forward is not a module of its own
-        return Parts(block, attention[0], (rest["fc1"], rest["fc2"]))
+    if set(rest) == {"fc1", "fc2"}:  # opt: the feed-forward has no module of its own
+        return Parts(layer, attention[0], (rest["fc1"], rest["fc2"]))
     if len(rest) == 1 and set(rest) <= set(_FEED_FORWARDS):
         (feed_forward,) = rest.values()
-        return Parts(block, attention[0], (feed_forward, feed_forward))
+        return Parts(layer, attention[0], (feed_forward, feed_forward))
     return None
 
 
 def _before_residual(module: nn.Module, config: Any) -> nn.Module:
-    """Return the module whose output does not hold the residual yet: itself, or its projection if it adds it (bloom).
+    """Return the module whose output precedes the residual: a sublayer, or in bloom its output projection.
 
     Raises:
-        Unsupported: if the module adds the residual itself and its output projection is not found or not called.
+        Unsupported: if the sublayer adds the residual itself, and its output projection is not found or not called.
     """
     if "residual" not in inspect.signature(type(module).forward).parameters:
         return module
     found = [m for name, m in module.named_children() if name in _PROJECTIONS]
-    told = f"adapter: {type(module).__name__} adds the residual itself"
+    problem = f"adapter: {type(module).__name__} adds the residual itself"
     if len(found) != 1:
-        raise Unsupported(f"{told}, and its output projection is not known among {', '.join(_weighted(module))}")
+        raise Unsupported(f"{problem}, and its output projection is not known among {', '.join(_weighted(module))}")
     if getattr(config, "slow_but_exact", False) and getattr(config, "pretraining_tp", 1) > 1:
-        raise Unsupported(f"{told}, and with slow_but_exact does not call its output projection")
+        raise Unsupported(f"{problem}, and with slow_but_exact does not call its output projection")
     return found[0]
 
 
@@ -224,12 +228,12 @@ def _bottlenecks(model: nn.Module) -> Iterator[tuple[str, Bottleneck]]:
 
 
 def disabled(model: nn.Module) -> AbstractContextManager[None]:
-    """Switch the bottlenecks off within the context: the model is the base again."""
+    """Switch the bottlenecks off within the context, so that the model computes what the base model does."""
     return switched_off(module for _, module in _bottlenecks(model))
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, named and laid out as peft does."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, the file names of peft."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"peft_type": "BOTTLENECK", "library": "peftbench", "task_type": "CAUSAL_LM", **model.peftbench_adapter}
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -242,7 +246,7 @@ def save(model: Any, folder: Path) -> None:
 
 
 def load(model: Any, folder: Path) -> Any:
-    """Return a freshly loaded base with the bottlenecks of ``folder`` attached, frozen."""
+    """Return a freshly loaded base model with the bottlenecks of ``folder`` attached, frozen."""
     config = json.loads((folder / _CONFIG).read_text())
     attach(model, config["bottleneck_width"], config)
     state = load_file(folder / _WEIGHTS)

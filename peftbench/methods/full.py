@@ -1,4 +1,4 @@
-"""Full fine-tuning, of all weights or of some, and its counterpart: the untuned base."""
+"""Full fine-tuning of all weights or some of them, and the untuned base model."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models.layers import blocks, check_layers
+from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 
 
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
-    """Make every weight of the base trainable, or those that ``layers`` and ``modules`` leave.
+    """Make every weight of the base model trainable, or only those selected by ``layers`` and ``modules``.
 
-    Where both are given, a weight must be in both. The frozen rest is stored in the same type as what trains: under
-    ``bf16`` in fp32 too, so that partial tuning saves gradients and optimizer state, not the memory of weights.
+    If both are given, a weight must be selected by both. Frozen weights are stored in the dtype of trainable ones, so
+    in ``bf16`` they are fp32 too: partial fine-tuning saves gradients and optimizer state, but no weight memory.
 
     Args:
-        model: the base.
-        rank: none.
-        options: ``layers``: only the k topmost blocks (their weights alone: neither embeddings, nor final norm, nor
-            head); ``modules``: only ``norms`` (all parameters of normalisation layers), ``biases`` (every bias, those
-            of norms too), or modules whose names end so; a list takes what any of its parts names.
+        model: the base model.
+        rank: not used.
+        options: ``layers``: number of topmost decoder layers that train, without embeddings, final norm and head.
+            ``modules``: ``norms`` (all parameters of normalization layers), ``biases`` (every bias, including those of
+            norms), or a list of these and of module name endings; a parameter trains if any entry selects it.
 
     Returns:
-        The same model.
+        The same model; only the selected weights require gradients.
 
     Raises:
-        UserError: if a module ending matches nothing, naming what is there.
-        Unsupported: if the base has no such parameters at all, or fewer layers.
+        UserError: if a module name ending matches nothing, naming the modules there are.
+        Unsupported: if the base model has no such parameters, or fewer layers.
 
     References:
-        Biases alone: BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Departs from it: no task head trains
-        beside them, since a causal language model has none.
+        ``modules: biases`` is BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Departs from it: no task
+        head is trained, since a causal language model has none.
     """
     layers, modules = options.get("layers"), options.get("modules")
     if layers is None and modules is None:
@@ -47,9 +47,9 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     model.requires_grad_(False)
     chosen = {id(p): p for p in model.parameters()}
     if layers is not None:
-        every = blocks(model, "full")
+        every = decoder_layers_for("full", model)
         check_layers(layers, len(every), "full")
-        above = {id(p) for block in every[-layers:] for p in block.parameters()}
+        above = {id(p) for layer in every[-layers:] for p in layer.parameters()}
         chosen = {key: p for key, p in chosen.items() if key in above}
     if modules is not None:
         named = [modules] if isinstance(modules, str) else modules
@@ -64,7 +64,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
 
 
 def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
-    """Return the parameters that one entry of ``modules`` names; never none."""
+    """Return the parameters selected by one entry of ``modules``; raise if there are none."""
     if name == "biases":
         found = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]
         reason = "the base has no biases, so BitFit has nothing to train"
@@ -88,13 +88,13 @@ def _of_modules(model: nn.Module, ending: str) -> list[nn.Parameter]:
 
 
 def attach_nothing(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
-    """Leave the base as it is, with every weight frozen."""
+    """Return the base model unchanged, with every weight frozen."""
     model.requires_grad_(False)
     return model
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write the whole model as safetensors, or what trained of it, in the dtype in which it trained."""
+    """Write the whole model as safetensors, or only the weights that trained, in the dtype in which they trained."""
     partial = getattr(model, "peftbench_partial", None)
     if partial is None:
         model.save_pretrained(folder)
@@ -111,7 +111,10 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def load(model: Any, folder: Path) -> Any:
-    """Return the model of ``folder`` in the dtype and on the device of the base given, frozen where it is a part."""
+    """Return the model of ``folder`` in the dtype and on the device of the given base model.
+
+    If only some weights were saved, they are copied into the given model, which is returned frozen.
+    """
     if not (folder / _WEIGHTS).is_file():
         tuned = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
         return tuned.to(model.device)

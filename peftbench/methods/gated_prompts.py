@@ -1,8 +1,9 @@
-"""Trainable prompts that an attention layer of the base reads beside its input, on any family of models.
+"""Trainable prompts that an attention layer attends to besides its input, in any family of models.
 
-The base's code is not copied. Its attention modules are met where they hand on the query, after its position encoding,
-its norm and its scaling: at transformers' table of attention functions, or, in families older than that table, at a
-method of their own. The prompts' keys and values come from the same code, run on the prompts at no position.
+The base model's attention code is not copied but intercepted where it has the final query, after position encoding,
+norm and scaling. That is the call of a function from transformers' table of attention functions, or, in families older
+than that table, one of their own methods. The prompts' keys and values come from the same code, run on the prompts
+without a position.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from peftbench.errors import Unsupported
 
 NAME = "llama_adapter"
-"""Of the prompts within their attention module, and of the attention function that reads them."""
+"""Name of the prompts as a child of their attention module, and of our entry in the table of attention functions."""
 
 
 class GatedPrompts(nn.Module):
-    """The prompts of one layer and their gate: g softmax(s q k_p^T) v_p, with k_p, v_p from the prompts.
+    """The prompts and the gate of one layer; computes g softmax(s q k_p^T) v_p with k_p and v_p from the prompts.
 
     Shapes: prompt (1, p, d), gate (1,) or (h,), with h the number of query heads.
     """
 
     def __init__(self, length: int, width: int, heads: int | None, like: torch.Tensor) -> None:
-        """Draw prompts on the device and, unless that is an integer, in the dtype of ``like``.
+        """Draw the prompts standard normal and set the gate to zero.
 
         Args:
-            length: p.
-            width: d.
-            heads: h for a gate per head, under a tanh; None for one gate, without.
-            like: a weight of the layer.
+            length: number of prompts p.
+            width: model width d.
+            heads: h for one gate tanh(g) per head; None for a single gate g without tanh.
+            like: a weight of the layer, whose device and, if floating-point, dtype are used; otherwise fp32.
         """
         super().__init__()
         dtype = like.dtype if like.is_floating_point() else torch.float32
@@ -47,21 +48,23 @@ class GatedPrompts(nn.Module):
         self.gate = nn.Parameter(torch.zeros(heads or 1, device=like.device, dtype=dtype))
         self.enabled = True
         self.keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
-        """Of the forward pass that runs now; never kept beyond it, or training would go on with old prompts."""
+        """Those of the running forward pass. Kept any longer, they would be stale after the next optimizer step."""
 
     def forward(self, query: torch.Tensor, scaling: float | None = None, softcap: float | None = None) -> torch.Tensor:
-        """Return what the queries read from the prompts, and forget the prompts' keys and values.
+        """Return the gated attention of the queries to the prompts, and release the prompts' keys and values.
 
         Args:
-            query: (b, h, t, d_h), as the layer's own attention takes it.
+            query: (b, h, t, d_h), as passed to the layer's own attention.
             scaling: s; None for 1 / sqrt(d_h).
-            softcap: c where the layer bounds its scores by c tanh(score / c).
+            softcap: c if the layer bounds its scores by c tanh(score / c).
 
         Returns:
-            (b, h, t, d_v), zero at the start of training.
+            (b, h, t, d_v); zero before training, since the gate is.
         """
         if self.keys_values is None:
-            raise RuntimeError("a layer's attention ran outside of its module: its prompts have no keys and values")
+            raise RuntimeError(
+                "attention ran outside of its module's forward pass, so its prompts have no keys and values"
+            )
         groups = query.shape[1] // self.keys_values[0].shape[1]
         key, value = (x.to(query.dtype).repeat_interleave(groups, dim=1) for x in self.keys_values)
         self.keys_values = None
@@ -74,19 +77,19 @@ class GatedPrompts(nn.Module):
 
 @dataclass(frozen=True)
 class Seam:
-    """Where the code of an attention module can be met."""
+    """How the code of an attention module is intercepted."""
 
     join: Callable[[Any], None]
-    """Called once, when the prompts are in place."""
+    """Called once with the module, after the prompts were added to it."""
     prepare: Callable[[Any, torch.Tensor, Mapping[str, Any]], None]
-    """Called before each forward pass with the module, the prompts and the pass's keyword arguments."""
+    """Called before each forward pass with the module, the prompt tensor and the keyword arguments of the pass."""
 
 
 def insert(attention: Any, prompts: GatedPrompts) -> None:
-    """Let an attention module read prompts.
+    """Let an attention module attend to prompts.
 
     Raises:
-        Unsupported: if its code cannot be met, naming it.
+        Unsupported: if its code cannot be intercepted, naming it.
     """
     seam = _seam(attention)
     attention.add_module(NAME, prompts)
@@ -102,14 +105,14 @@ def _seam(attention: Any) -> Seam:
     if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
         return _TABLE
     raise Unsupported(
-        f"llama_adapter: the query is out of reach in {kind.__name__}.forward, line {forward.__code__.co_firstlineno} "
-        f"of {kind.__module__}: it calls none of transformers' attention functions and is not one of "
-        f"{', '.join(sorted(_SEAMS))}"
+        f"llama_adapter: the query cannot be intercepted in {kind.__name__}.forward, "
+        f"line {forward.__code__.co_firstlineno} of {kind.__module__}: it calls none of transformers' attention "
+        f"functions and is not one of {', '.join(sorted(_SEAMS))}"
     )
 
 
 def _before(seam: Seam, attention: Any, arguments: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
-    """Compute the prompts' keys and values for the forward pass that follows."""
+    """Forward pre-hook: compute the prompts' keys and values."""
     prompts: GatedPrompts = attention.llama_adapter
     prompts.keys_values = None
     if prompts.enabled:
@@ -118,10 +121,10 @@ def _before(seam: Seam, attention: Any, arguments: tuple[Any, ...], settings: Ma
 
 
 def _run_on_prompts(attention: Any, prompt: torch.Tensor, settings: Mapping[str, Any]) -> None:
-    """Run the module's own code on the prompts as far as its attention, which takes their keys and values.
+    """Run the module's own code on the prompts, up to the attention function, which keeps their keys and values.
 
-    So biases, norms, quantized and fused projections are as the layer has them. The prompts have no position (a rotary
-    angle of zero), see no mask and enter no cache.
+    Biases, norms, quantized and fused projections are therefore those of the layer. The prompts have no position (a
+    rotary angle of zero) and no mask, and do not enter the cache.
     """
     place: dict[str, Any] = {}
     if settings.get("position_embeddings") is not None:
@@ -133,7 +136,7 @@ def _run_on_prompts(attention: Any, prompt: torch.Tensor, settings: Mapping[str,
 
 
 def _join_table(attention: Any) -> None:
-    """Make ready to send the module to another entry of transformers' table of attention functions."""
+    """Register our entry in transformers' table of attention functions, and prepare a config that selects it."""
     prompts, own = attention.llama_adapter, attention.config
     eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
     prompts.attend = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, eager)
@@ -150,14 +153,14 @@ def _prepare_table(attention: Any, prompt: torch.Tensor, settings: Mapping[str, 
 
 
 def _attend(attention: Any, query: Any, key: Any, value: Any, mask: Any, **settings: Any) -> tuple[Any, Any]:
-    """Attend as the base does, then to the prompts: an entry of transformers' table of attention functions.
+    """Attend to the input as the base model does, and to the prompts: our entry in the table of attention functions.
 
-    Shapes: query, key, value (b, heads, t, d_h), result (b, t, h, d_h). The module's own settings are back in place
-    before the base's function, which may read them, runs.
+    Shapes: query, key, value (b, heads, t, d_h), result (b, t, h, d_h). The module's own config is restored before the
+    base model's attention function runs, as that may read it.
     """
     prompts: Any = attention.llama_adapter
     attention.config = prompts.own_config
-    if not prompts.enabled:  # after a forward pass that failed half-way
+    if not prompts.enabled:  # the forward pass before this one failed
         return prompts.attend(attention, query, key, value, mask, **settings)
     if prompts.keys_values is None:
         prompts.keys_values = key, value
@@ -172,7 +175,7 @@ def _join_gptj(attention: Any) -> None:
 
 
 def _attend_gptj(attention: Any, attend: Any, query: Any, key: Any, value: Any, mask: Any = None) -> tuple[Any, Any]:
-    """Do as ``_attend`` in place of GPT-J's method; shapes (b, h, t, d_h), result too."""
+    """The counterpart of ``_attend`` for GPT-J's method ``_attn``. Shapes: (b, h, t, d_h), the result too."""
     prompts: GatedPrompts = attention.llama_adapter
     if not prompts.enabled:
         return attend(query, key, value, mask)
@@ -184,7 +187,7 @@ def _attend_gptj(attention: Any, attend: Any, query: Any, key: Any, value: Any, 
 
 
 def _join_fused(split: str, attention: Any) -> None:
-    """Note the query where the fused projection is split, and add to what goes into the output projection."""
+    """Keep the query when the fused projection is split, and add to the input of the output projection."""
     attention.llama_adapter.split = getattr(attention, split)
     setattr(attention, split, partial(_split, attention))
     attention.dense.register_forward_pre_hook(partial(_add, attention))
@@ -198,7 +201,7 @@ def _split(attention: Any, fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _add(attention: Any, dense: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """Add what the queries read to the heads' outputs, (b, t, h d_h), before the output projection."""
+    """Add the attention to the prompts to the heads' outputs, (b, t, h d_h), before the output projection."""
     prompts = attention.llama_adapter
     query, prompts.query = prompts.query, None
     (output,) = arguments
@@ -213,11 +216,11 @@ def _add(attention: Any, dense: nn.Module, arguments: tuple[torch.Tensor]) -> tu
 
 
 def _prepare_fused(heads_last: bool, attention: Any, prompt: torch.Tensor, settings: Mapping[str, Any]) -> None:
-    """Split the prompts' fused projection; falcon leaves (b, t, heads, d_h), bloom (b, heads, t, d_h)."""
+    """Project the prompts and split the result; falcon's parts are (b, t, heads, d_h), bloom's (b, heads, t, d_h)."""
     prompts = attention.llama_adapter
     _, key, value = prompts.split(attention.query_key_value(prompt))
     prompts.keys_values = (key.transpose(1, 2), value.transpose(1, 2)) if heads_last else (key, value)
-    rotated = settings.get("alibi") is None  # falcon is given rotary angles with ALiBi too, and does not use them
+    rotated = settings.get("alibi") is None  # with ALiBi falcon is also passed rotary angles, which it ignores
     prompts.heads_last, prompts.rotation = heads_last, settings.get("position_embeddings") if rotated else None
 
 
@@ -227,4 +230,4 @@ _SEAMS: Mapping[str, Seam] = {
     "BloomAttention": Seam(partial(_join_fused, "_reshape"), partial(_prepare_fused, False)),
     "FalconAttention": Seam(partial(_join_fused, "_split_heads"), partial(_prepare_fused, True)),
 }
-"""Attention modules that call none of transformers' attention functions."""
+"""Class name of an attention module that does not use the table of attention functions -> how it is intercepted."""

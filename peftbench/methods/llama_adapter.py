@@ -1,4 +1,4 @@
-"""LLaMA-Adapter: trainable prompts in the topmost layers' attention, behind a gate that starts at zero."""
+"""LLaMA-Adapter: trainable prompts in the attention of the topmost layers, with a gate initialized to zero."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from torch import nn
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
-from peftbench.models.layers import blocks, check_layers, switched_off
+from peftbench.models.layers import check_layers, decoder_layers_for, switched_off
 
 _UNADAPTED_LAYERS = 2
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 _PEFTS = ("llama", "mistral")
-"""Families for which peft's form is ours, so that what is saved is in peft's format."""
+"""Families for which peft computes the same function, so that adapters are saved in peft's format."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_TYPE, _OUR_TYPE = "ADAPTION_PROMPT", "LLAMA_ADAPTER"
 
 
 def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
-    """Let the topmost layers attend to ``rank`` trainable prompts through a gate that starts at zero.
+    """Let the topmost layers attend to ``rank`` trainable prompts through a gate initialized to zero.
 
-    In each adapted layer the heads' output becomes ``attention(x) + g softmax(s q k_p^T) v_p`` before the output
-    projection. The layer's own code gives the query q and the scale s, and from a prompt of shape (rank, d), standard
-    normal at first, the keys and values k_p, v_p, without a position. The gate g starts at zero, so that the first
-    forward pass equals the base model's.
+    In each adapted layer the output of the heads, before the output projection, becomes
+    ``attention(x) + g softmax(s q k_p^T) v_p``. The query q and the scale s are the layer's own. Its own code also
+    computes the keys k_p and values v_p from prompts of shape (rank, d), without a position. The prompts are drawn
+    standard normal. The gate g starts at zero, so the first forward pass equals the base model's.
 
     Args:
-        model: the frozen base.
+        model: the frozen base model.
         rank: prompt length.
-        options: ``layers``: how many topmost layers are adapted; default all but two, as the paper's 30 of 32.
-            ``gate``: ``per_layer`` for one factor g per layer, ``per_head`` for tanh(g) of each head's own.
+        options: ``layers``: number of topmost layers that are adapted; default all but two, as the paper's 30 of 32.
+            ``gate``: ``per_layer`` for one factor g per layer, ``per_head`` for a factor tanh(g) per head.
 
     Returns:
         The same model; only prompts and gates require gradients.
 
     Raises:
-        Unsupported: if the base has fewer layers, or a layer's attention cannot be met; it is named.
+        Unsupported: if the base model has fewer layers, or a layer's attention cannot be intercepted, naming it.
 
     References:
-        Zhang et al. 2023, arXiv:2303.16199, section 3; a tanh and a gate per head are in its authors' code only. The
-        default, one gate without tanh, is peft's (``AdaptionPromptConfig``). Departs from peft where that departs from
-        the paper: on gpt2 it adds the prompts' part behind the output projection, unprojected; it adds the output
-        projection's bias once more, and scales by 1 / sqrt(d_h) where the layer scales otherwise.
+        Zhang et al. 2023, arXiv:2303.16199, section 3. The tanh and the gate per head are found only in the authors'
+        code. The default, one gate without tanh, is peft's (``AdaptionPromptConfig``). We depart from peft where it
+        departs from the paper: on gpt2 it adds the attention to the prompts after the output projection, unprojected;
+        it adds the bias of the output projection a second time; and it scales by 1 / sqrt(d_h) also in layers that
+        scale differently.
     """
-    attentions = [_attention(model, index, block) for index, block in enumerate(blocks(model, "llama_adapter"))]
+    every = decoder_layers_for("llama_adapter", model)
+    attentions = [_attention(model, index, layer) for index, layer in enumerate(every)]
     layers = max(1, len(attentions) - _UNADAPTED_LAYERS) if options["layers"] is None else options["layers"]
     check_layers(layers, len(attentions), "llama_adapter")
     model.requires_grad_(False)
@@ -61,37 +63,37 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _attention(model: Any, index: int, block: nn.Module) -> Any:
-    """Return a block's attention module.
+def _attention(model: Any, index: int, layer: nn.Module) -> Any:
+    """Return the attention module of a decoder layer.
 
     Raises:
-        Unsupported: if it has none, naming what it has.
+        Unsupported: if it has none, naming its modules.
     """
-    children = dict(block.named_children())
+    children = dict(layer.named_children())
     name = next((n for n in _ATTENTION if n in children), None)
     if name is None:
         raise Unsupported(
-            f"llama_adapter: layer {index} of {type(model).__name__}, {type(block).__name__}, has no attention "
+            f"llama_adapter: layer {index} of {type(model).__name__}, {type(layer).__name__}, has no attention "
             f"({', '.join(_ATTENTION)}); it has {', '.join(children)}"
         )
     return children[name]
 
 
 def _prompts(model: nn.Module) -> Iterator[tuple[str, GatedPrompts]]:
-    """Yield the prompts, with the name of the attention module that reads them."""
+    """Yield the name of each adapted attention module with its prompts."""
     return ((n.removesuffix(f".{NAME}"), m) for n, m in model.named_modules() if isinstance(m, GatedPrompts))
 
 
 def disabled(model: nn.Module) -> AbstractContextManager[None]:
-    """Switch the prompts off within the context: the model is the base again."""
+    """Switch the prompts off within the context, so that the model computes what the base model does."""
     return switched_off(module for _, module in _prompts(model))
 
 
 def save(model: Any, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Tensors are named as peft names them. Where peft has the same form (one gate per layer, llama and mistral), so is
-    the configuration, and peft can load the folder; elsewhere its type is one that peft does not know.
+    Tensors have peft's names. For a gate per layer on llama and mistral, peft computes the same function; the config
+    is then peft's too, and peft can load the folder. Otherwise the config has a ``peft_type`` unknown to peft.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = dict(model.peftbench_adapter)
@@ -116,14 +118,14 @@ def _keys(name: str) -> tuple[str, str]:
 
 
 def load(model: Any, folder: Path) -> Any:
-    """Return a freshly loaded base with the prompts of ``folder`` attached, frozen, in the dtype they were saved in.
+    """Return a freshly loaded base model with the prompts of ``folder`` attached, frozen, in their saved dtype.
 
     Raises:
-        UserError: if peft saved the folder for a family on which its form is another.
+        UserError: if peft saved the folder for a family in which it computes a different function.
     """
     config = json.loads((folder / _CONFIG).read_text())
     if config["peft_type"] == _PEFT_TYPE and model.config.model_type not in _PEFTS:
-        raise UserError(f"{folder}: peft's LLaMA-Adapter on {model.config.model_type} is another method than ours")
+        raise UserError(f"{folder}: peft's LLaMA-Adapter computes a different function on {model.config.model_type}")
     options = {"layers": config["adapter_layers"], "gate": config.get("gate", "per_layer")}
     attach(model, config["adapter_len"], options)
     state = load_file(folder / _WEIGHTS)

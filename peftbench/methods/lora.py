@@ -1,4 +1,4 @@
-"""LoRA and its variants, and QLoRA, which is LoRA on all linear layers of a 4-bit base."""
+"""LoRA and its variants, and QLoRA, which is LoRA on all linear layers of a 4-bit base model."""
 
 from __future__ import annotations
 
@@ -16,58 +16,62 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.methods import lora_initialization, lora_parts, peft_checkpoint
+from peftbench.methods import lora_fused_projection, lora_initialization, peft_checkpoint
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
-"""What the modules that hold attention's projections are called in every family that we know."""
+"""Names of the modules that contain the projections of attention, in all known families."""
 _ROUTER = "Router"
-"""How the class of a linear layer ends that picks experts and returns more than its product (llama4, phimoe)."""
+"""Ending of the class names of linear layers that route to experts and return more than a product (llama4, phimoe)."""
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True}
-"""How peft names starts that it names differently; loftq is put in afterwards."""
+"""Initializations that peft names differently; loftq is applied after the adapter was attached."""
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
     """Add a trainable low-rank update to the target modules.
 
     Each frozen weight W of shape (out, in) acts as W + s B A, with s = alpha / r (rsLoRA: alpha / sqrt(r)), A of shape
-    (r, in) and B of shape (out, r). With DoRA it acts as m (W + s B A) / |W + s B A|, norms taken over each row, with
-    m of shape (out,) starting at W's own norms.
+    (r, in) and B of shape (out, r). With DoRA it acts as m (W + s B A) / |W + s B A|, with the norm of each row, and m
+    of shape (out,) initialized to the norms of W.
 
-    By default A starts Kaiming-uniform and B zero, so that the first forward pass equals the base model's; so it does
-    with ``gaussian`` (A normal, deviation 1/r) and ``eva``, and up to rounding with ``pissa`` and ``olora``.
-    ``loftq`` starts nearer to the unquantized base instead. See ``lora_starts``.
+    By default A is Kaiming-uniform and B zero, so the first forward pass equals the base model's. The same holds for
+    ``gaussian`` (A normal with standard deviation 1/r) and ``eva``, and up to rounding for ``pissa`` and ``olora``.
+    ``loftq`` instead starts closer to the unquantized base model. See ``lora_initialization``.
 
-    Merging W + s B A into the weights (peft's ``merge_adapter``) rounds to the base's storage. On the tests' base,
-    whose logits have a deviation of 1.6, merging after training moves a logit by at most 2e-5 in fp32, 0.05 in fp16,
-    0.3 in bf16, 0.6 in int8 and 2 in nf4 and fp4, where the sum is quantized anew. Unmerging gives back fp32 weights to
-    1e-6 and 16-bit ones to a rounding step; int8 and 4-bit ones are rounded a second time and not given back.
+    Merging W + s B A into the weights (peft's ``merge_adapter``) rounds to their storage dtype. On the tests' base
+    model, whose logits have a standard deviation of 1.6, merging after training changes a logit by at most 2e-5 in
+    fp32, 0.05 in fp16, 0.3 in bf16, 0.6 in int8, and 2 in nf4 and fp4, where the sum is quantized again. Unmerging
+    restores fp32 weights up to 1e-6 and 16-bit ones up to a rounding step; int8 and 4-bit weights are rounded a second
+    time and not restored.
 
     Args:
-        model: the frozen base.
+        model: the frozen base model.
         rank: r.
-        options: ``alpha`` (a number), ``dropout``, ``target_modules`` (of gpt2's fused projection also its parts,
-            ``c_attn.q``: see ``lora_parts``); ``rank_pattern`` and ``alpha_pattern`` (regular expression that a
-            module's name ends with -> its own r or alpha), ``rslora``, ``dora``, ``initialization``.
+        options: ``alpha`` (a number), ``dropout``, ``target_modules`` (also parts of gpt2's fused projection, such as
+            ``c_attn.q``: see ``lora_fused_projection``), ``rank_pattern`` and ``alpha_pattern`` (r and alpha by regular
+            expression that a module's name ends with), ``rslora``, ``dora``, ``initialization``.
 
     Returns:
-        The base wrapped by peft; only A, B and m require gradients.
+        The base model wrapped by peft; only A, B and m require gradients.
 
     Raises:
-        UserError: if a module name or pattern matches nothing, naming what is there.
-        Unsupported: if the start does not exist on this base, or a target module is no plain projection.
+        UserError: if a module name or pattern matches nothing, naming the modules there are.
+        Unsupported: if the initialization does not exist on this base model, or a target module is not a plain
+            projection.
 
     References:
         Hu et al. 2021, arXiv:2106.09685, section 4.1; Dettmers et al. 2023, arXiv:2305.14314, section 4 (all linear
-        layers); Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA); Liu et al. 2024, arXiv:2402.09353, section 4.1 (DoRA).
-        Departs from the first: all linear layers by default where the paper adapts attention only. From DoRA's in
-        nothing: as section 4.3 proposes, no gradient flows through the norm.
+        layers); Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA); Liu et al. 2024, arXiv:2402.09353, section 4.1 (DoRA;
+        no gradient flows through the norm, as section 4.3 proposes). Departs from the first: by default all linear
+        layers are adapted, not only attention.
     """
     start = options.get("initialization", "kaiming")
     lora_initialization.check(model, start, options)
     patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    targets, parts = lora_parts.split(model, options["target_modules"])
-    own = lora_parts.config(parts, rank, options) if parts else {key: dict(options.get(key, {})) for key in patterns}
+    targets, parts = lora_fused_projection.split(model, options["target_modules"])
+    own = {key: dict(options.get(key, {})) for key in patterns}
+    if parts:
+        own = lora_fused_projection.config(parts, rank, options)
     config = LoraConfig(
         r=rank,
         lora_alpha=options["alpha"],
@@ -82,8 +86,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         **lora_initialization.config(model, start, rank, options),
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft finds gpt2's Conv1D by itself and says so
-        warnings.filterwarnings("ignore", ".*_pattern keys did not match.*")  # an error below
+        warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft detects gpt2's Conv1D itself, with a warning
+        warnings.filterwarnings("ignore", ".*_pattern keys did not match.*")  # raised as an error below
         tuned = get_peft_model(model, config)
     adapted = [name for name, module in tuned.get_base_model().named_modules() if isinstance(module, LoraLayer)]
     for key, found in patterns.items():
@@ -91,15 +95,15 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
             if not any(matches.match(name) for name in adapted):
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, _ending_set(adapted)))
     lora_initialization.apply(tuned, start)
-    lora_parts.restrict(tuned, parts)
+    lora_fused_projection.restrict(tuned, parts)
     return tuned
 
 
 def _targets(linear: Iterable[str], wanted: str | list[str]) -> str | list[str]:
-    """Return peft's ``target_modules``: its own word, or names that are there.
+    """Return peft's ``target_modules``: ``all-linear``, or names that each match a linear layer.
 
     Raises:
-        UserError: if a name matches no linear layer: peft would leave it out without a word if others match.
+        UserError: if a name matches no linear layer; peft would ignore it silently if others match.
     """
     if wanted == "all-linear":
         return wanted
@@ -115,20 +119,20 @@ def _targets(linear: Iterable[str], wanted: str | list[str]) -> str | list[str]:
 
 
 def _routers(model: nn.Module, wanted: str | list[str]) -> list[str] | None:
-    """Return the linear layers that peft cannot wrap, to be passed over.
+    """Return the names of the linear layers that peft cannot wrap and must skip; None if there are none.
 
     Raises:
-        Unsupported: if one of them is asked for by name.
+        Unsupported: if one of them is a target module by name.
     """
     found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and type(m).__name__.endswith(_ROUTER)]
     named = [] if isinstance(wanted, str) else [n for n in wanted if any(f".{m}".endswith(f".{n}") for m in found)]
     if named:
-        raise Unsupported(f"lora: target_modules: {named[0]} picks experts, and returns more than its product")
+        raise Unsupported(f"lora: target_modules: {named[0]} routes to experts, and returns more than its product")
     return found or None
 
 
 def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
-    """Return the expressions by which peft finds the modules of a pattern (its ``get_pattern_key``)."""
+    """Return the regular expressions with which peft matches modules to patterns (its ``get_pattern_key``)."""
     try:
         return {pattern: re.compile(rf"(.*\.)?({pattern})$") for pattern in given}
     except re.error as error:

@@ -1,4 +1,4 @@
-"""How LoRA's A and B start, where that is more than random numbers and zeros."""
+"""Initializations of LoRA's A and B from data or from the base model's weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ from peftbench.training.batches import collate
 _MUTATING = ("pissa", "olora")
 _ADAPTER = "default"
 _EVA_PASSES = 200
-"""Most forward passes of EVA's incremental SVD; it converges within some ten where it converges at all."""
+"""Largest number of forward passes of EVA's incremental SVD; if it converges, it does so within about ten."""
 
 
 def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
-    """Raise Unsupported if a start, DoRA or dropout does not exist on this base, before anything is changed."""
+    """Check that an initialization, DoRA and dropout exist on a base model, before it is changed.
+
+    Raises:
+        Unsupported: if one of them does not.
+    """
     words = [word for word in ("dora", "dropout") if options.get(word)]
     words += [start] * (start not in ("kaiming", "gaussian"))
-    # in 4 bits experts are a parametrization; all-linear reaches their router alone, by the same wrapper
+    # 4-bit experts are parametrizations; of them all-linear adapts only the router, through the same wrapper of peft
     fused = [
         f"{path}.{name}"
         for path, module in model.named_modules()
@@ -37,56 +41,57 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
     ]
     if words and fused and options["target_modules"] == "all-linear":
         raise Unsupported(
-            f"lora: all-linear reaches fused experts ({fused[0]}) or their router, where peft has no "
-            f"{' and no '.join(words)}; target_modules: attention, or a list, leaves them out"
+            f"lora: all-linear includes fused experts ({fused[0]}) or their router, for which peft has no "
+            f"{' and no '.join(words)}; target_modules: attention, or a list, excludes them"
         )
     if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
-        # peft reads the weight in every forward; what it puts back on the CPU has lost its scales
+        # DoRA reads the weight in every forward pass, and the copy that peft stores back on the CPU has no scales
         raise Unsupported("lora: dora on int8 weights: peft 0.21 loses their scales on the CPU")
     quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
     if start in _MUTATING and quantized:
         raise Unsupported(
-            f"lora: initialization {start} takes s B A out of the base's weights, and what is left would be quantized "
-            "anew: the saved adapter would give other logits on the original base"
+            f"lora: initialization {start} subtracts s B A from the base's weights, which would be quantized again: "
+            "the saved adapter would give other logits on the original base"
         )
     if start == "loftq" and not quantized:
-        raise Unsupported("lora: initialization loftq starts from the error of quantization; this base has none")
+        raise Unsupported("lora: initialization loftq approximates the quantization error; this base is not quantized")
     if start == "olora" and any(isinstance(m, Conv1D) for m in model.modules()):
-        raise Unsupported("lora: initialization olora: peft's takes Conv1D weights for (out, in), they are (in, out)")
+        raise Unsupported("lora: initialization olora: peft takes Conv1D weights as (out, in), but they are (in, out)")
     if start == "eva" and not model.peftbench_origin.plan:  # type: ignore[union-attr]
         raise Unsupported("lora: initialization eva needs training batches, and there are none")
 
 
 def config(model: nn.Module, start: str, rank: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a start adds to peft's configuration."""
+    """Return the arguments of ``LoraConfig`` that an initialization needs."""
     if start != "eva":
         return {}
-    # rho x r components are sought in every layer's input, which has no more than its width
+    # rho x r components are computed of each layer's input, which has no more components than its width
     narrowest = min(m.in_features for m in model.modules() if isinstance(m, nn.Linear))
     largest = max(rank, *options.get("rank_pattern", {}).values(), 1)
     return {"eva_config": EvaConfig(rho=max(1.0, min(2.0, narrowest / largest)))}
 
 
 def apply(tuned: Any, start: str) -> None:
-    """Finish a start on the wrapped base, and keep what saving needs.
+    """Complete an initialization on the wrapped base model, and keep the initial values that saving needs.
 
-    - ``pissa``: A and B are the r largest singular directions of W, the base keeps the rest. Meng et al. 2024,
-      arXiv:2404.02948, section 3.1, with an exact SVD as there.
-    - ``olora``: the same with the first r columns of a QR decomposition. Buyukakyuz 2024, arXiv:2406.01775. peft's
-      B A is scaled by s before it is taken from W, so that the first forward pass equals the base's.
-    - ``eva``: A is the r largest right-singular directions of the module's inputs on the training batches, B zero;
-      ranks are redistributed by explained variance within the same sum of ranks (at most twice the given one).
-      Paischer et al. 2024, arXiv:2410.07170, section 3. Departs from peft's default: all tokens but padding enter, not
-      only those with loss, which are too few in tasks with short answers.
+    - ``pissa``: s B A consists of the r largest singular components of W, which are subtracted from W. Meng et al.
+      2024, arXiv:2404.02948, section 3.1, with an exact SVD as there.
+    - ``olora``: the same with the first r columns of a QR decomposition. Buyukakyuz 2024, arXiv:2406.01775. As in
+      peft, B A is scaled by s before it is subtracted from W, so the first forward pass equals the base model's.
+    - ``eva``: the rows of A are the r largest right singular vectors of the module's inputs on the training batches,
+      and B is zero. Ranks are redistributed by explained variance; their sum stays the same, and none exceeds twice
+      the given rank. Paischer et al. 2024, arXiv:2410.07170, section 3. Departs from peft's default: all tokens except
+      padding are used, not only those with a loss, of which tasks with short answers have too few.
     - ``loftq``: s B A is the best rank-r approximation of W - Q(W). Li et al. 2023, arXiv:2310.08659, section 3.
-      Departs from it: one step (T = 1), since the base stays as the precision quantized it for every method. peft's
-      own needs CUDA and leaves s out.
+      Departs from it: one iteration (T = 1), so the quantized weights are the same for every method. peft's own
+      implementation needs CUDA and ignores s.
 
     Raises:
-        Unsupported: if a module has no r directions, or is tied to the embedding that the start would change too.
+        Unsupported: if a module has fewer than r components, or its weight is tied to the embedding, which the
+            initialization would change as well.
     """
     if start in _MUTATING:
-        # copies on the host: B0 and A0 are needed only when saving, and never on the device
+        # copied to the host: A0 and B0 are needed only for saving
         state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
         tuned.peftbench_start = {name: t.detach().float().cpu().clone() for name, t in state.items()}
     if start == "eva":
@@ -101,7 +106,7 @@ def apply(tuned: Any, start: str) -> None:
         if start not in ("kaiming", "gaussian") and shape[0] != module.r[_ADAPTER]:
             raise Unsupported(
                 f"lora: initialization {start}: {name} of shape ({module.out_features}, {module.in_features}) has "
-                f"{shape[0]} directions, fewer than its rank of {module.r[_ADAPTER]}"
+                f"{shape[0]} components, fewer than its rank of {module.r[_ADAPTER]}"
             )
 
 
@@ -121,7 +126,7 @@ def _eva(tuned: Any) -> None:
     needed = round(own.eva_config.rho * largest)
     tokens = max(int(b["attention_mask"].sum()) for b in batches)
     if tokens < needed:
-        raise Unsupported(f"lora: initialization eva: {needed} directions need as many tokens, a batch has {tokens}")
+        raise Unsupported(f"lora: initialization eva: {needed} components need as many tokens, a batch has {tokens}")
     left = iter(range(_EVA_PASSES))
 
     def forward(model: Any, inputs: Any) -> None:
@@ -140,14 +145,14 @@ def _eva(tuned: Any) -> None:
 
 
 def _tokens(layer_input: Any, mask: torch.Tensor, name: str) -> torch.Tensor:
-    """Return a module's inputs (n, d) at the n positions of a mask (b, t); opt's come as (b t, d), others (b, t, d)."""
+    """Return a module's inputs (n, d) at the n positions of a mask (b, t); opt gives (b t, d), others (b, t, d)."""
     x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
     return x.reshape(-1, x.shape[-1])[mask.flatten()]
 
 
 @torch.no_grad()
 def _loftq(tuned: Any) -> None:
-    """Set s B A to the best rank-r approximation of W - Q(W), with W read once more from the base's folder."""
+    """Set s B A to the best rank-r approximation of W - Q(W); W is read again from the base model's folder."""
     from transformers import AutoModelForCausalLM
 
     origin = tuned.get_base_model().peftbench_origin

@@ -1,4 +1,4 @@
-"""Any tuner that the installed peft has, by its own config."""
+"""Any tuner of the installed peft, configured by the fields of its own config."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.methods import method_of, peft_checkpoint
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
-"""What peft raises where a tuner cannot be attached to a base; any other exception is a fault, and told as one."""
+"""What peft raises if a tuner cannot be attached to a base model; any other exception is reported as an error."""
 
 _WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
-"""Tuners whose forward pass wants to know each example's task."""
+"""Tuners whose forward pass takes the task of each example."""
 
 _SHAPES = (
     "shapes cannot be multiplied",
@@ -29,7 +29,7 @@ _SHAPES = (
     "same dtype",
     "floating point",
 )
-"""In what torch says of packed weights where plain ones are expected."""
+"""Parts of torch's error messages for packed weights used as plain ones."""
 
 _PACKED = MappingProxyType(
     {
@@ -38,28 +38,29 @@ _PACKED = MappingProxyType(
         "so they are zero",
     }
 )
-"""Tuners of peft 0.21 that take int8 codes for weights without a word, or change nothing, and why."""
+"""Tuners of peft 0.21 that silently use int8 codes as weights, or have no effect on packed weights, and the reason."""
 
 
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Module:
     """Attach the tuner that the options name, as ``peft.get_peft_model`` does.
 
-    The tuner is peft's own, for causal language models. What departs from it is the loss: every method here trains on
-    the same cross-entropy, so what a tuner adds to a model's own loss (AdaLoRA's orthogonality, CPT's weights of the
-    context, Shadow's auxiliary loss) is left out. Tuners that part tasks (Poly, multitask prompt tuning) are told that
-    all examples are of task 0.
+    The tuner is peft's own, for causal language models. Only the loss differs: every method trains on the same
+    cross-entropy, without terms that a tuner adds to the model's own loss (AdaLoRA's orthogonality, CPT's weights of
+    the context, Shadow's auxiliary loss). Tuners that distinguish tasks (Poly, multitask prompt tuning) get task 0 for
+    every example.
 
     Args:
-        model: the frozen base.
-        rank: the config's size: ``r``, ``init_r``, ``num_virtual_tokens`` or ``adapter_len``; None for peft's default.
-        options: ``peft_type`` and fields of that tuner's config; a mapping where a field is a config itself.
+        model: the frozen base model.
+        rank: value of the config's size field (``r``, ``init_r``, ``num_virtual_tokens`` or ``adapter_len``); None for
+            peft's default.
+        options: ``peft_type`` and fields of that tuner's config; a field that is itself a config is given as a mapping.
 
     Returns:
-        The base wrapped by peft.
+        The base model wrapped by peft.
 
     Raises:
-        UserError: if the config does not accept its fields.
-        Unsupported: if peft cannot attach this tuner to this base, with its reason.
+        UserError: if the config refuses the given fields.
+        Unsupported: if peft cannot attach this tuner to this base model, with peft's reason.
     """
     record = method_of("peft", options)
     fields = {name: value for name, value in options.items() if name != "peft_type"}
@@ -72,11 +73,11 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
         raise UserError(f"peft {record.variant}: its config refuses these settings: {error}") from error
     if rank is not None and getattr(config, record.rank_key) != rank:
         made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
-        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that it follows from")
+        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that determine it")
     if hasattr(config, "adapters"):  # X-LoRA
         if not config.adapters:
             raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
-        model.config.use_cache = False  # it runs each pass twice, and refuses a base with a cache
+        model.config.use_cache = False  # it runs each forward pass twice, and refuses a cache
     packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
     if packed and record.variant in _PACKED:
         raise Unsupported(f"peft {record.variant} {_PACKED[record.variant]}")
@@ -92,24 +93,24 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
-    """Return a freshly loaded base with the tuner of ``folder`` attached, frozen, to be called as it was tuned."""
+    """Return a freshly loaded base model with the tuner of ``folder`` attached, frozen."""
     return _prepared(peft_checkpoint.load(model, folder))
 
 
 def _prepared(tuned: Any) -> Any:
-    """Make a tuner callable as any model is: without task numbers, and by programs that tie weights once more."""
+    """Let a tuner be called like any model, without task ids, and by programs that tie weights again."""
     if tuned.active_peft_config.peft_type in _WITH_TASKS:
         generate = tuned.generate
         tuned.register_forward_pre_hook(_with_task, with_kwargs=True)
         tuned.generate = lambda **given: generate(**{"task_ids": _first_task(given["input_ids"]), **given})
-    # lm-eval ties weights anew, which would write over a tuner's wrapper of a tied embedding (or fail at it); they are
-    # tied since the base was loaded
+    # lm-eval ties weights again, which would overwrite a tuner's wrapper of a tied embedding or fail; they have been
+    # tied since the base model was loaded
     tuned.get_base_model().tie_weights = lambda *_, **__: None
     return tuned
 
 
 def _watched(tuned: Any, tuner: str) -> Any:
-    """Tell of a tuner that computes with packed weights as if they were plain: its first pass fails at their shape."""
+    """Detect a tuner that uses packed weights as plain ones: its first forward pass fails because of their shape."""
 
     def first(*args: Any, **given: Any) -> Any:
         try:
@@ -124,7 +125,7 @@ def _watched(tuned: Any, tuner: str) -> Any:
 
 
 def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
-    """Return what an error means where the base's weights are packed; itself where it is another (no memory left)."""
+    """Return ``Unsupported`` for an error due to packed weights; any other error, such as out of memory, unchanged."""
     if not any(words in str(error) for words in _SHAPES):
         return error
     return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
@@ -135,8 +136,8 @@ def _line(error: Exception) -> str:
 
 
 def _with_task(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Add the number of the one task to a call."""
-    ids = args[0] if args else given["input_ids"]  # lm-eval gives them by place
+    """Forward pre-hook: add task ids of 0 to the keyword arguments."""
+    ids = args[0] if args else given["input_ids"]  # lm-eval passes ids by position
     return args, {"task_ids": _first_task(ids), **given}
 
 
@@ -146,7 +147,7 @@ def _first_task(ids: torch.Tensor) -> torch.Tensor:
 
 
 def _with_configs(config_class: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with mappings made configs where peft takes a config only (``eva_config``)."""
+    """Return the fields, with mappings turned into configs if peft accepts only a config (``eva_config``)."""
     hints = get_type_hints(config_class)
     made = {}
     for name, value in fields.items():
@@ -158,11 +159,11 @@ def _with_configs(config_class: Any, fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def after_step(model: Any, step: int) -> None:
-    """Let a tuner that changes itself while it trains (AdaLoRA's ranks) do so; gradients are still there.
+    """Call the update of a tuner that changes while it trains, such as AdaLoRA's ranks; gradients still exist.
 
     Args:
         model: the tuned model.
-        step: steps done before this one.
+        step: number of optimizer steps before this one.
     """
     update = getattr(getattr(model, "base_model", None), "update_and_allocate", None)
     if update is not None:

@@ -1,4 +1,4 @@
-"""Save, load and switch off what peft attached, in peft's own format."""
+"""Save, load and disable adapters attached by peft, in peft's own format."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from torch import nn
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``; embeddings of the base are never written."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``; without embeddings of the base model."""
     model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
-    """Return a freshly loaded base with the adapter of ``folder`` attached, frozen, in the dtype in which it was saved.
+    """Return a freshly loaded base model with the adapter of ``folder`` attached, frozen, in its saved dtype.
 
-    peft alone would round a LLaMA-Adapter to the base's dtype, and compute a bf16 LoRA in fp32.
+    peft by itself would round a LLaMA-Adapter to the base model's dtype, and compute a bf16 LoRA in fp32.
     """
     base = {id(p) for p in model.parameters()}
-    # by itself peft reads the weights onto a GPU wherever there is one
+    # without torch_device, peft loads the weights onto a GPU if there is one
     tuned = PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
     weights = load_peft_weights(str(folder), device="cpu")
-    dtype = next(weight.dtype for weight in weights.values() if weight.is_floating_point())  # others are places
+    dtype = next(
+        weight.dtype for weight in weights.values() if weight.is_floating_point()
+    )  # integer tensors hold positions
     for parameter in tuned.parameters():
         if id(parameter) not in base:
             parameter.data = parameter.data.to(dtype)
@@ -34,6 +36,6 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def disabled(model: Any) -> AbstractContextManager[None]:
-    """Switch what peft attached off within the context: the model is the base again."""
+    """Disable the adapter within the context, so that the model computes what the base model does."""
     off: AbstractContextManager[None] = model.disable_adapter()
     return off

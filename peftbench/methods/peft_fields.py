@@ -1,7 +1,7 @@
-"""The tuners of the installed peft and the fields of their configs, read from its source: importing it takes seconds.
+"""The tuners of the installed peft and the fields of their configs, read from its source, as importing takes seconds.
 
-peft's own registration is what is read: ``register_peft_method(name=..., config_cls=...)`` in each tuner's package, and
-the dataclasses that it names. A test compares what is found here with what peft says of itself once imported.
+The source of information is peft's own registration, ``register_peft_method(name=..., config_cls=...)`` in each tuner's
+package, and the dataclasses that it names. A test compares the result with the imported peft.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from peftbench.errors import UserError
 from peftbench.methods import METHODS, Method, Setting
 
 TYPE = "peft_type"
-"""The key of a block that says which tuner it is."""
+"""The key of a block that names the tuner."""
 _OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode")
-"""Fields that the trial decides."""
+"""Fields of a config that the trial sets itself."""
 _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
-"""Tuners that hand the base a cache."""
-_KNOBS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
-"""Fields that say how large a tuner is where its rank is not ``r``."""
+"""Tuners that pass a cache to the base model."""
+_RANK_FIELDS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
+"""Size fields of tuners without ``r``, and what they mean."""
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "List": list, "Any": Any}
 _NO_LITERAL = object()
-"""Default of a field whose default is computed."""
+"""Stands for a default that is computed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def tuners() -> tuple[str, ...]:
 
 @cache
 def fields(tuner: str) -> Mapping[str, Setting]:
-    """Return what the config of a tuner may be given, without what the trial decides.
+    """Return the fields that a suite may give for the config of a tuner.
 
     Args:
         tuner: one of ``tuners()``.
@@ -56,18 +56,18 @@ def fields(tuner: str) -> Mapping[str, Setting]:
 
 
 def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
-    """Return the records that a block, or a trial's options, describe, one per tuner, each with its part of the block.
+    """Return the records that a block or a trial's options describe, one per tuner, each with its part of the block.
 
     Args:
-        given: the block as written; its tuner may be a list of them, and any other key is for all.
+        given: the block as written. ``peft_type`` may be a list of tuners; the other keys apply to all of them.
 
     Raises:
-        UserError: peft is not installed, or it registers its tuners in a way that is not understood here.
+        UserError: if peft is not installed, or registers its tuners in a way that cannot be read.
     """
     asked = given.get(TYPE) if isinstance(given, Mapping) else None
     names = asked if isinstance(asked, list) else [asked]
     known = all(isinstance(name, str) and name in tuners() for name in names)
-    if not names or not known:  # told as a wrong value of the key; what other keys there may be is not known
+    if not names or not known:  # reported as a wrong value; its other keys cannot be checked
         only = {TYPE: asked} if isinstance(given, Mapping) and TYPE in given else {}
         return ((replace(METHODS["peft"], options=MappingProxyType(_type())), only),)
     return tuple((_variant(name), {**given, TYPE: name}) for name in names)
@@ -76,27 +76,27 @@ def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
 @cache
 def _variant(tuner: str) -> Method:
     record, settings = METHODS["peft"], dict(fields(tuner))
-    knob = _knob(settings)
-    size = settings.pop(knob) if knob else None
+    rank_key = _rank_field(settings)
+    size = settings.pop(rank_key) if rank_key else None
     return replace(
         record,
         variant=tuner,
-        knob=None if knob is None else _KNOBS.get(knob, "rank r"),
-        rank_key=knob or record.rank_key,
+        rank_meaning=None if rank_key is None else _RANK_FIELDS.get(rank_key, "rank r"),
+        rank_key=rank_key or record.rank_key,
         default_rank=None if size is None else size.default,
         options=MappingProxyType({**_type(), **settings}),
-        virtual_tokens=knob == "num_virtual_tokens",
+        virtual_tokens=rank_key == "num_virtual_tokens",
         why_no_checkpointing=METHODS["prefix_tuning"].why_no_checkpointing if tuner in _CACHES else "",
     )
 
 
 def _type() -> dict[str, Setting]:
-    return {TYPE: Setting(Literal[tuners()], None, "which tuner of peft")}  # type: ignore[valid-type]
+    return {TYPE: Setting(Literal[tuners()], None, "name of the tuner in peft")}  # type: ignore[valid-type]
 
 
-def _knob(settings: Mapping[str, Setting]) -> str | None:
-    """Return the field that says how large a tuner is, or None: an ``r`` of nought (OFT) means another field counts."""
-    for name in _KNOBS:
+def _rank_field(settings: Mapping[str, Setting]) -> str | None:
+    """Return the field that gives a tuner's size, or None. A default ``r`` of 0 (OFT) means another field decides."""
+    for name in _RANK_FIELDS:
         if name in settings:
             return name
     default = settings["r"].default if "r" in settings else None
@@ -113,7 +113,7 @@ def _folder() -> Path:
 
 @cache
 def _registered() -> Mapping[str, str]:
-    """Return each tuner's name and its config class."""
+    """Return each tuner's name with the name of its config class."""
     found = {}
     for path in sorted((_folder() / "tuners").glob("*/__init__.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -129,7 +129,7 @@ def _registered() -> Mapping[str, str]:
 
 @cache
 def _classes() -> Mapping[str, _Class]:
-    """Return every class of peft's config modules by its name."""
+    """Return every class in peft's config modules by name."""
     tuners = _folder() / "tuners"
     sources = (_folder() / "config.py", *tuners.glob("*_utils.py"), *sorted(tuners.glob("*/config.py")))
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sources]
@@ -155,18 +155,19 @@ def _all_fields(name: str) -> dict[str, tuple[ast.expr, ast.expr | None]]:
 
 
 def _setting(annotation: ast.expr, default: ast.expr | None) -> Setting:
-    value, told = _default(default)
+    value, doc = _default(default)
     kind = _kind(annotation)
-    return Setting(kind | None if value is None else kind, value, told, "computed" if value is _NO_LITERAL else None)
+    return Setting(kind | None if value is None else kind, value, doc, "computed" if value is _NO_LITERAL else None)
 
 
 def _default(node: ast.expr | None) -> tuple[Any, str]:
-    """Return the default and the help of ``x`` or ``field(default=x, metadata=...)``; _NO_LITERAL if computed."""
-    told: Any = None
+    """Return default and help text of ``x`` or ``field(default=x, metadata=...)``; _NO_LITERAL if it is computed."""
+    metadata: Any = None
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "field":
         given = {word.arg: word.value for word in node.keywords}
-        told, node = _literal(given.get("metadata")), given.get("default")
-    return _literal(node), " ".join(str(told["help"]).split()) if isinstance(told, dict) and "help" in told else ""
+        metadata, node = _literal(given.get("metadata")), given.get("default")
+    has_help = isinstance(metadata, dict) and "help" in metadata
+    return _literal(node), " ".join(str(metadata["help"]).split()) if has_help else ""
 
 
 def _literal(node: ast.expr | None) -> Any:
@@ -177,10 +178,10 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _kind(node: ast.expr) -> Any:
-    """Return an annotation as the type of what a suite may give for it.
+    """Return the type of the values that a suite may give for an annotated field.
 
-    Configs and mappings are mappings; an enumeration's values are text; a tuple is a list. A Literal that stands for a
-    family of names (``pissa_niter_[number of iters]``) allows any text.
+    Configs are given as mappings, members of enumerations as text, tuples as lists. A Literal that describes a family
+    of names (``pissa_niter_[number of iters]``) allows any text.
     """
     if isinstance(node, ast.Constant):
         return None if node.value is None else _kind(ast.parse(str(node.value), mode="eval").body)

@@ -1,7 +1,7 @@
-"""Methods of other packages: entry points of the group ``peftbench.methods``, each a record or a function for one.
+"""Methods of other packages: entry points of the group ``peftbench.methods``, each a record or a function giving one.
 
-They are loaded when the table is first looked at, so that importing peftbench runs no other package's code, and the
-parts of the command line that need no method pay nothing.
+They are loaded when the table is first read. So importing peftbench runs no other package's code, and commands that
+need no method do not wait for it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Record = TypeVar("Record")
 
 
 class Table(Mapping[str, Record], Generic[Record]):
-    """The records that come with peftbench, then those of other packages, by name.
+    """The records of peftbench and then those of other packages, by name.
 
-    A package's record that cannot be had is left out and told in ``problems``; the others are not touched by it.
+    A package's record that cannot be loaded is excluded and reported in ``problems``; it does not affect the others.
     """
 
     def __init__(self, kind: type[Record], own: Mapping[str, Record]) -> None:
@@ -27,7 +27,7 @@ class Table(Mapping[str, Record], Generic[Record]):
 
     def _loaded(self) -> Mapping[str, Record]:
         if self._all is None:
-            self._all = dict(self._own)  # before the loading: a package may look at the table while it is imported
+            self._all = dict(self._own)  # set before loading: a package may read the table while it is imported
             problems = []
             for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
                 problem = self._add(point)
@@ -37,12 +37,15 @@ class Table(Mapping[str, Record], Generic[Record]):
         return self._all
 
     def _add(self, point: EntryPoint) -> str | None:
-        """Add the record of an entry point; return why it cannot be had, or None."""
+        """Add the record of an entry point; return what is wrong with it, or None."""
         assert self._all is not None
         try:
             found = point.load()
             record = found() if callable(found) and not isinstance(found, self._kind) else found
-        except (Exception, SystemExit) as error:  # of a package that is not ours: whatever it is, the others go on
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # another package's code may raise anything
             return f"{point.value} cannot be loaded: {type(error).__name__}: {error}"
         if not isinstance(record, self._kind):
             wanted = f"a {self._kind.__name__}, or a function that returns one"
@@ -57,12 +60,12 @@ class Table(Mapping[str, Record], Generic[Record]):
 
     @property
     def own(self) -> Mapping[str, Record]:
-        """The records that come with peftbench."""
+        """The records of peftbench itself."""
         return self._own
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What other packages' records are left out, and why, one line each."""
+        """One line for each excluded record of another package, with the reason."""
         self._loaded()
         return self._problems
 

@@ -1,4 +1,4 @@
-"""Prefix tuning: trainable keys and values before the input in every layer."""
+"""Prefix tuning: trainable keys and values that precede the input's in every layer."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from peftbench.methods import PREFIX_HIDDEN
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
-    """Let every layer attend to ``rank`` trainable key and value vectors as if they stood before the input.
+    """Let every layer attend to ``rank`` trainable key and value vectors, as if they preceded the input.
 
-    By default the prefix P of shape (p, layers x 2 x w), with w the key-value width, is trained itself and starts
-    standard normal. With ``reparameterization: mlp`` it is P = W2 tanh(W1 E + b1) + b2, with E of shape (p, w), W1 of
-    (h, w) and W2 of (layers x 2 x w, h), and E, W1, b1, W2 and b2 are trained: p w + h (w + 1) + layers 2 w (h + 1)
-    parameters. Only P is saved then, so that the parameters trained and stored are two numbers; loaded without the MLP,
-    it gives the same logits.
+    By default the prefix P of shape (p, layers x 2 x w), with w the width of keys and values, is trained directly and
+    initialized standard normal. With ``reparameterization: mlp`` it is P = W2 tanh(W1 E + b1) + b2, with E of shape
+    (p, w), W1 of (h, w) and W2 of (layers x 2 x w, h). Then E, W1, b1, W2 and b2 are trained, p w + h (w + 1) +
+    layers 2 w (h + 1) parameters, but only P is saved, so the numbers of trained and saved parameters differ. A prefix
+    loaded without the MLP gives the same logits.
 
     Args:
-        model: the frozen base.
-        rank: number of virtual tokens p; p x layers x 2 x w parameters are stored.
+        model: the frozen base model.
+        rank: number of virtual tokens p; p x layers x 2 x w parameters are saved.
         options: ``reparameterization`` (``none`` or ``mlp``), ``hidden_size`` (h, default 512).
 
     Returns:
-        The base wrapped by peft; only the prefix, or what makes it, requires gradients.
+        The base model wrapped by peft; only the prefix, or the tensors it is computed from, require gradients.
 
     Raises:
-        UserError: if a hidden size is given where there is no MLP.
+        UserError: if a hidden size is given without the MLP.
 
     References:
-        Li & Liang 2021, arXiv:2101.00190, section 4; the MLP is that of 4.3, with E as wide as the keys, as in the
-        authors' code, where the paper's footnote makes it h wide. Departs from it: no MLP by default.
+        Li & Liang 2021, arXiv:2101.00190, section 4. The MLP is that of section 4.3, with E as wide as the keys as in
+        the authors' code; in the paper's footnote it is h wide. Departs from the paper: no MLP by default.
     """
     hidden, mlp = options.get("hidden_size"), options.get("reparameterization", "none") == "mlp"
     if hidden is not None and not mlp:

@@ -1,7 +1,7 @@
-"""Profiles: which settings methods have where the suite gives none. No torch.
+"""Profiles: the settings of methods that a suite does not give. No torch.
 
-``paper`` is each method's published setting, ``shared`` one for all, without any method's own recipe. Without a
-profile each method has its own recipe (``Method.training``), found on the built-in base.
+Profile ``paper`` uses the published settings of each method. Profile ``shared`` uses the same training settings for all
+methods. Without a profile, each method uses its own recipe (``Method.training``), tuned on the built-in base model.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 from peftbench.methods.record import shown
 
 PAPER, SHARED = "paper", "shared"
-TOLD = ("optimizer", "schedule", "warmup_ratio", "weight_decay", "clip_norm", "batch_size", "sequence_length")
-"""Training settings that a published recipe may be expected to give, besides how much training and the rate."""
+EXPECTED = ("optimizer", "schedule", "warmup_ratio", "weight_decay", "clip_norm", "batch_size", "sequence_length")
+"""Training settings that a published recipe should give, besides learning rate and length of training."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method's settings as published."""
+    """Published settings of a method."""
 
     source: str
-    """Where they were read."""
+    """Paper or repository that gives them."""
     of: str
-    """Which model and data they are for."""
+    """Model and data that they are for."""
     training: Mapping[str, Any]
-    """Training settings that the source gives."""
+    """Training settings given by the source."""
     rank: int | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     beyond: tuple[str, ...] = ()
-    """What else the source has, which is not taken over."""
+    """Details of the source that are not adopted."""
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Training settings on which the source says nothing that could be taken over: they are as without it."""
-        return tuple(name for name in TOLD if name not in self.training)
+        """Training settings that the source does not give; those without a profile are used."""
+        return tuple(name for name in EXPECTED if name not in self.training)
 
 
 PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
@@ -66,7 +66,7 @@ PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
             },
             rank=100,
             options={"initialization": "vocabulary"},
-            beyond=("a start from the class labels, where there are some",),
+            beyond=("an initialization from class labels, if there are any",),
         ),
         "prefix_tuning": Recipe(
             source="XiangLi1999/PrefixTuning, gpt2/train_e2e.py",
@@ -116,7 +116,7 @@ PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
             beyond=(
                 "a warm-up of 500 steps",
                 "label smoothing of 0.1",
-                "the query and value projections alone: name them in target_modules, as the base calls them",
+                "adapting only the query and value projections: list their names in target_modules",
             ),
         ),
         "qlora": Recipe(
@@ -148,7 +148,7 @@ PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
         ),
     }
 )
-"""By method's name. Rates are those of the models and data named: on another base they are no recommendation."""
+"""Method -> published settings. Learning rates are for the model and data named, and no advice for others."""
 
 
 def training(profile: str | None, method: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -156,8 +156,8 @@ def training(profile: str | None, method: str, own: Mapping[str, Any]) -> Mappin
 
     Args:
         profile: ``paper``, ``shared`` or None.
-        method: its name.
-        own: the recipe of the method's record.
+        method: the method's name.
+        own: the recipe in the method's record.
     """
     if profile == SHARED:
         return {}
@@ -165,25 +165,25 @@ def training(profile: str | None, method: str, own: Mapping[str, Any]) -> Mappin
 
 
 def rank(profile: str | None, method: str, own: int | None) -> int | None:
-    """Return a method's rank where the suite gives none."""
+    """Return the rank of a method for which the suite gives none."""
     found = PUBLISHED.get(method) if profile == PAPER else None
     return found.rank if found and found.rank else own
 
 
 def options(profile: str | None, method: str) -> Mapping[str, Any]:
-    """Return the options that a profile gives beside those of the method's own record."""
+    """Return the options that a profile sets in place of the defaults in the method's record."""
     return PUBLISHED[method].options if profile == PAPER and method in PUBLISHED else {}
 
 
-def told(method: str) -> str:
-    """Return a method's published setting in words: where from, what it gives, leaves open and has beyond that."""
+def describe(method: str) -> str:
+    """Return a sentence on a method's published settings: their values and source, what is not given or not adopted."""
     found = PUBLISHED[method]
     settings = {**found.training, **({} if found.rank is None else {"rank": found.rank}), **found.options}
     parts = [f"{', '.join(f'{name} {_shown(value)}' for name, value in settings.items())} ({found.of}; {found.source})"]
     if found.silent:
-        parts.append(f"left open: {', '.join(found.silent)}")
+        parts.append(f"not given: {', '.join(found.silent)}")
     if found.beyond:
-        parts.append(f"not taken over: {', '.join(found.beyond)}")
+        parts.append(f"not adopted: {', '.join(found.beyond)}")
     return "; ".join(parts) + "."
 
 

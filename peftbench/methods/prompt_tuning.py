@@ -1,4 +1,4 @@
-"""Prompt tuning: trainable embeddings before the input."""
+"""Prompt tuning: trainable embeddings that precede the input."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from peft import PromptTuningConfig, get_peft_model
 
 from peftbench.errors import UserError
 
-# a text is put in afterwards: peft would load the tokenizer by its name, from wherever that leads
+# text is applied after attaching, since peft would load a tokenizer by name, possibly from the hub
 _INITIALIZATIONS = {"random": "RANDOM", "vocabulary": "SAMPLE_VOCAB", "text": "RANDOM"}
 
 
 def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
-    """Put ``rank`` trainable embeddings of shape (rank, d) before every input's embeddings.
+    """Prepend ``rank`` trainable embeddings of shape (rank, d) to the embeddings of every input.
 
     Args:
-        model: the frozen base.
-        rank: number of virtual tokens.
-        options: ``initialization``: ``vocabulary`` copies rows of the embedding matrix, sampled uniformly (the paper
-            samples among the 5,000 commonest tokens, which a tokenizer does not tell); ``random`` draws them standard
-            normal (the paper: uniform in [-0.5, 0.5]); ``text`` takes the embeddings of ``text``'s tokens, without
-            special tokens, from the front, and again from its beginning until there are ``rank``.
+        model: the frozen base model.
+        rank: number of virtual tokens p.
+        options: ``initialization``: ``vocabulary`` copies uniformly sampled rows of the embedding matrix (the paper
+            samples among the 5,000 most common tokens, which a tokenizer does not list); ``random`` draws from the
+            standard normal distribution (the paper: uniform in [-0.5, 0.5]); ``text`` copies the embeddings of the
+            tokens of the option ``text``, without special tokens, cut or repeated to p tokens.
 
     Returns:
-        The base wrapped by peft; only the embeddings of the virtual tokens require gradients.
+        The base model wrapped by peft; only the embeddings of the virtual tokens require gradients.
 
     Raises:
         UserError: if one of ``initialization: text`` and ``text`` is given without the other, or the text is empty.
 
     References:
-        Lester et al. 2021, arXiv:2104.08691, sections 2 and 3.2. Departs from it where a text is shorter than the
-        prompt: it is repeated, as in peft, while the paper fills up with sampled rows after its class labels.
+        Lester et al. 2021, arXiv:2104.08691, sections 2 and 3.2. Departs from it if a text is shorter than the
+        prompt: it is repeated, as in peft, while the paper fills the rest with sampled rows.
     """
     start, text = options["initialization"], options.get("text")
     if (start == "text") != (text is not None):
@@ -54,7 +54,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
 
 
 def _repeated(tokenizer: Any, text: str, count: int) -> torch.Tensor:
-    """Return ``count`` token ids: the text's, cut or repeated. Shape (count,)."""
+    """Return the token ids of a text, cut or repeated to shape (count,)."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise UserError(f"prompt_tuning: text: given {text!r}; allowed: a text of at least one token")

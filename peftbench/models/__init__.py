@@ -1,1 +1,1 @@
-"""The base model: its files found and loaded at a precision, its layers, and the base that ships with peftbench."""
+"""Base models: finding and loading them, precisions, decoder layers, and the model that ships with peftbench."""

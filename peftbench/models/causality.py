@@ -1,7 +1,7 @@
-"""Whether a base is a causal language model: what it says of a token depends on no later one. torch only in ``check``.
+"""Check that a base model is a causal language model: its logits at a position depend on no later token.
 
-Encoders such as BERT have a head for language modelling too, and transformers builds it. Trained on the next token,
-they would learn to copy it.
+transformers also builds encoders such as BERT with a language modelling head. Trained to predict the next token, which
+they can see, they would learn to copy it. torch is imported only in the functions that need it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,25 @@ ENCODERS: Mapping[str, str] = MappingProxyType(
         "is_decoder",
     )
 )
-"""``model_type`` of what reads in both directions, to the key of its config that makes it read in one."""
+"""``model_type`` of a bidirectional model -> the config key that makes its attention causal."""
 _TOKENS = 4
 NOISE = 1e-5
-"""Largest share of another token's influence that one without any may seem to have. Masked attention gives none at all,
-in any precision; what is left room for is a kernel that mixes rounding."""
+"""Largest influence of a later token that still counts as none, relative to the token's own. Masked attention gives
+exactly 0 in every precision; the tolerance allows for kernels in which tokens share rounding errors."""
 _NO_GRADIENT = "is being modified inplace"
-"""In autograd's words for code that only runs without gradients: Falcon's, and some tuners', on LLM.int8."""
-_WHY = "so it is no causal language model, and training on the next token would teach it to copy"
+"""Part of autograd's error for code that only runs without gradients, such as Falcon's and some tuners' on LLM.int8."""
+_WHY = "so it is not a causal language model, and training it on the next token would teach it to copy"
 
 
 def check_config(config: Any) -> None:
-    """Raise ``Unsupported`` for a base that reads in both directions by its config, or is no language model at all.
+    """Check by its config that a base model is a causal language model.
 
     Args:
-        config: transformers' own, or what a ``config.json`` says; of the latter, only encoders are known, with or
-            without a decoder.
+        config: a transformers config, or the mapping read from a ``config.json``. For a mapping, only known encoders
+            and encoder-decoder models are refused.
+
+    Raises:
+        Unsupported: if the model attends in both directions, or is not a language model.
     """
     of = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
     kind = of("model_type")
@@ -51,7 +54,7 @@ def check_config(config: Any) -> None:
     if key is not None and not of(key):
         raise Unsupported(f"base: {kind} reads in both directions (its config has no {key}: true), {_WHY}")
     if of("is_encoder_decoder") and not of("is_decoder"):
-        raise Unsupported(f"base: {kind} is an encoder with a decoder, and no causal language model")
+        raise Unsupported(f"base: {kind} is an encoder-decoder model, not a causal language model")
     if not isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -60,65 +63,66 @@ def check_config(config: Any) -> None:
 
 
 def check(model: Any, precision: Precision, device: str) -> None:
-    """See that logits at a position do not change with a later token, to first order.
+    """Check by gradients that logits at a position do not depend on later tokens.
 
-    The gradient of the first position's logits with respect to each token's embedding is looked at: of a later token it
-    is zero. Changing a token and comparing logits would show the same, but for mixtures of experts and LLM.int8, where
-    tokens share products and so each other's rounding.
+    In a causal model, the gradient of the first position's logits with respect to the embedding of a later token is
+    zero. Comparing logits before and after changing a later token would not do for mixtures of experts and LLM.int8,
+    where tokens share matrix products and so affect each other's rounding.
 
     Args:
-        model: a base as loaded.
-        precision: in which it computes.
-        device: where it is.
+        model: the loaded base model.
+        precision: the precision in which it computes.
+        device: the device that holds it.
 
     Raises:
-        Unsupported: if they change.
+        Unsupported: if they do.
     """
     ahead = reads_ahead(model, precision, device)
     if ahead is not None and ahead > NOISE:
         raise Unsupported(
-            f"base: {type(model).__name__} reads in both directions (a later token changes what it says of an earlier "
-            f"one), {_WHY}"
+            f"base: {type(model).__name__} reads in both directions (a later token changes its logits at an earlier "
+            f"position), {_WHY}"
         )
 
 
 def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
-    """Return how much a later token bears on a token's logits, as a share of what the token itself does.
+    """Return the largest influence of a later token on a position's logits, relative to that of the token there.
 
     Args:
-        model: a base, or what was made of one.
-        precision: in which it computes.
-        device: where it is.
+        model: a base model or a tuned model.
+        precision: the precision in which it computes.
+        device: the device that holds it.
 
     Returns:
-        None where gradients do not tell.
+        A ratio of gradient norms, 0 for a causal model; None if ``influence`` gives None, or 0 for the token itself.
     """
     import torch
 
     config = model.config.get_text_config()
-    # from the middle of the vocabulary: the first rows may be special ones, the padding token's is often all zero
+    # ids from the middle of the vocabulary: the first are often special tokens, and padding often has a zero embedding
     start = max(0, min(config.vocab_size // 2, config.vocab_size - _TOKENS - 1))
     chosen = [token for token in range(start, start + _TOKENS + 1) if token != config.pad_token_id]
     ids = torch.tensor([chosen[:_TOKENS]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    found = influence(model, inputs, -_TOKENS, precision, device)  # virtual tokens stand before the first
+    # the position is counted from the end, as virtual tokens may come first
+    found = influence(model, inputs, -_TOKENS, precision, device)
     return None if found is None or not found[0] else float(found[1:].max() / found[0])
 
 
 def influence(
     model: Any, inputs: Mapping[str, torch.Tensor], place: int, precision: Precision, device: str
 ) -> torch.Tensor | None:
-    """Return how much each token of a row bears on the logits at a place: the norm of the gradient to its embedding.
+    """Return the influence of each token on the logits at one position: the norm of the gradient to its embedding.
 
     Args:
-        model: a base, or what was made of one.
-        inputs: what it is called with, of shapes (1, t).
-        place: whose logits are looked at.
-        precision: in which it computes.
-        device: where it is.
+        model: a base model or a tuned model.
+        inputs: its keyword arguments, tensors of shape (1, t).
+        place: the position whose logits are differentiated.
+        precision: the precision in which it computes.
+        device: the device that holds it.
 
     Returns:
-        Shape (t,); None where a model's own code keeps gradients from its embeddings, or they are no numbers.
+        Shape (t,). None if no gradient reaches the embeddings because of the model's own code, or if it is not finite.
     """
     import torch
 
@@ -137,7 +141,7 @@ def influence(
             logits = model(**inputs, use_cache=False).logits[0, place].float()
         if not seen or not logits.requires_grad:
             return None
-        along = (logits / logits.norm()).detach()  # the length of large logits would overflow in fp16
+        along = (logits / logits.norm()).detach()  # dividing by the norm first: large logits would overflow in fp16
         found = torch.autograd.grad((logits * along).sum(), seen[0])[0].float().norm(dim=-1).flatten()
         return found if bool(found.isfinite().all()) else None
     except RuntimeError as error:

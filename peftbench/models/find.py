@@ -1,4 +1,4 @@
-"""Find the files of a base model: built in, a folder, a shape or a hub id. No torch."""
+"""Find the files of a base model: built-in, a local folder, a shape (config without weights) or a hub id. No torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from peftbench.records import Base
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")
-"""File types of a model folder that decide what it computes."""
+"""Suffixes of the files in a model folder that determine what the model computes."""
 
 
 def resolve_base(base: Base) -> Path:
-    """Return the local folder of a base: built-in, a folder, or a hub id fetched into (or found in) the hub's cache.
+    """Return the local folder of a base model; a hub id is downloaded into the hub's cache unless it is there already.
 
     Raises:
-        UserError: if there is no such folder or hub model, or it holds no config or no safetensors weights.
+        UserError: if the folder or hub model does not exist, or has no config or no safetensors weights.
     """
     if base.random_weights:
         return _shape(base.source)
@@ -37,10 +37,10 @@ def resolve_base(base: Base) -> Path:
 
 
 def config_folder(base: Base) -> Path:
-    """Return a folder with a base's config; weights need not be there, and of a hub id nothing else is fetched.
+    """Return a folder with a base model's config. Weights may be missing; of a hub id, only the config is downloaded.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no such config.
     """
     if base.random_weights:
         return _shape(base.source)
@@ -53,32 +53,33 @@ def config_folder(base: Base) -> Path:
 
 
 def read_config(base: Base) -> dict[str, Any]:
-    """Return what the ``config.json`` of a base says; nothing where it is not here or cannot be read."""
+    """Return the contents of a base model's ``config.json``; empty if it is not on this machine or cannot be read."""
     path = builtin.folder(base.source) if base.source in builtin.BASES else Path(base.source).expanduser()
     path = builtin.shape(base.source) if base.random_weights else path
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # told by what needs it
+    except (OSError, ValueError):  # reported by the code that needs it
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def on_hub(base: Base) -> bool:
-    """Return whether a base is neither built-in nor a folder, and its name could be a hub id.
+    """Return whether a base model is named by a hub id: it is neither built-in nor an existing folder.
 
     Raises:
-        UserError: if it could not.
+        UserError: if its name is not a valid hub id either.
     """
     source = base.source
     if base.random_weights or source in builtin.BASES or Path(source).expanduser().is_dir():
         return False
-    if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):  # a name near one that is here is a typo
+    # a name without a slash that is close to an existing one is a typo, not a hub id
+    if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
         raise UserError(_no_base(source))
     return True
 
 
 def _shape(name: str) -> Path:
-    """Return the folder with a shape's config.
+    """Return the folder with the config of a shape.
 
     Raises:
         UserError: if there is none.
@@ -90,9 +91,9 @@ def _shape(name: str) -> Path:
 
 
 def _why_no_model(path: Path) -> str | None:
-    """Return why a folder cannot be loaded as a model, as far as its files tell; None where nothing is wrong."""
+    """Return what is wrong with the files of a model folder; None if they are complete."""
     if not (path / "config.json").is_file():
-        return "the folder has no config.json, so it is no Hugging Face model folder"
+        return "the folder has no config.json, so it is not a Hugging Face model folder"
     gone = sorted(p.name for p in path.iterdir() if not p.exists())
     if gone:
         return f"links to nothing, as after a broken download: {', '.join(gone)}"
@@ -119,7 +120,7 @@ def _no_base(source: str) -> str:
 
 
 def _hint(source: str) -> str:
-    """Return the nearest folder beside the one that is not there, or built-in base, as the end of a message."""
+    """Return "; did you mean ...?" with the nearest existing folder or built-in base model, or nothing."""
     parent = Path(source).expanduser().parent
     siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
     near = nearest(Path(source).name, [*siblings, *builtin.BASES])
@@ -127,7 +128,7 @@ def _hint(source: str) -> str:
 
 
 def hint_of_shape(source: str) -> str:
-    """Return the shape whose name is near that of a base that is not there, as the end of a message."""
+    """Return how to write the shape whose name is nearest to a missing base model's, as the end of a message."""
     near = nearest(source, builtin.SHAPES)
     return f"; a shape is written base: {{shape: {near}}}" if near else ""
 
@@ -148,7 +149,7 @@ def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         raise UserError(
             f"{asked}: no such folder, and not in the hub's cache ({state}); give a local folder, or "
-            f"fetch it first where there is a network{_hint(base.source)}{hint_of_shape(base.source)}"
+            f"download it first on a machine with a network{_hint(base.source)}{hint_of_shape(base.source)}"
         ) from None
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
@@ -158,7 +159,7 @@ def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.
 
 
 def base_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a model folder's config, weights, tokenizer and code files, by name and content."""
+    """Return the SHA-256 over names and contents of a model folder's config, weights, tokenizer and code files."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT and p.is_file()):
         with path.open("rb") as file:
@@ -168,7 +169,7 @@ def base_fingerprint(folder: Path) -> str:
 
 
 def base_name(base: Base) -> str:
-    """Return a base's name without the path of a machine: the last part of a folder, or the hub id."""
+    """Return a base model's name without machine-specific paths: the last part of a folder's path, or the hub id."""
     return _without_folders(base.source)
 
 

@@ -1,4 +1,4 @@
-"""A base's transformer blocks, and the modules that a method puts on them: found, and switched off."""
+"""The decoder layers of a base model, and switching off the modules that a method adds to them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,55 @@ from peftbench.errors import Unsupported
 
 
 class Switchable(Protocol):
-    """A module that adds nothing while it is not enabled."""
+    """A module that leaves the model's output unchanged while ``enabled`` is false."""
 
     enabled: bool
 
 
-def blocks(model: Any, method: str) -> list[Any]:
-    """Return the decoder's blocks, from the lowest up; of a base with several towers, those of the one for text.
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """Return the decoder layers of a causal language model, from the lowest to the topmost.
+
+    They are the largest, by number of parameters, of the module lists inside the decoder whose length is the text
+    config's ``num_hidden_layers``. The decoder is ``model.get_decoder()``, so the layers of a vision tower are never
+    returned, whatever their number and size. Size decides between the layers and other lists of that length, such as
+    the experts of a mixture in a layer. Of equally large lists the first is taken.
+
+    Args:
+        model: a transformers model, or one that a method was attached to and that passes on its attributes (peft's).
 
     Raises:
-        Unsupported: if there is no list of them, in the name of the method that asks.
+        LookupError: if the decoder has no list of that length.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.get_decoder().modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if not lists:
-        raise Unsupported(f"{method}: {type(model).__name__} has no list of its {depth} blocks")
-    # a block may hold as many experts as there are blocks
-    sizes = [sum(p.numel() for p in found.parameters()) for found in lists]
-    return list(lists[sizes.index(max(sizes))])
+        raise LookupError(f"{type(model).__name__} has no list of its {depth} decoder layers")
+    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def decoder_layers_for(method: str, model: Any) -> nn.ModuleList:
+    """Return the decoder layers for a method that cannot be attached without them.
+
+    Args:
+        method: the method's name, which begins the error message.
+        model: the base model.
+
+    Raises:
+        Unsupported: if the model has no list of its decoder layers.
+    """
+    try:
+        return decoder_layers(model)
+    except LookupError as error:
+        raise Unsupported(f"{method}: {error}") from None
 
 
 def check_layers(layers: int, depth: int, method: str) -> None:
-    """Raise ``Unsupported`` where more topmost layers are asked for than a base has."""
+    """Check the option ``layers``, a number of topmost decoder layers, against the depth of the base model.
+
+    Raises:
+        Unsupported: if the base model has fewer layers.
+    """
     if layers > depth:
         raise Unsupported(f"{method}: layers={layers}, but the base has only {depth}")
 

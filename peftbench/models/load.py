@@ -1,4 +1,4 @@
-"""Load a base at a precision, measure what was really loaded, and tell its tensors apart."""
+"""Load a base model at a precision, measure how it is stored, and classify its tensors."""
 
 from __future__ import annotations
 
@@ -21,51 +21,53 @@ from peftbench.models.precision import Precision
 
 _LONGEST_MESSAGE = 300
 _UNQUANTIZED_SHARE = 0.01
-"""Of the parameters, in matrices other than embeddings and head: room for a router, not for experts."""
+"""Largest share of the parameters that may stay unquantized in matrices other than embeddings and head: enough for the
+routers of a mixture of experts, not for the experts."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a base came from, for methods that start from more than its weights: ``model.peftbench_origin``."""
+    """Where a base model came from (``model.peftbench_origin``), for initializations that read more than weights."""
 
     folder: Path
     tokenizer: Any
     trust_remote_code: bool
     plan: Sequence[Sequence[Any]] = ()
-    """Every optimizer step's encoded training examples, in order; empty until a trial has planned them."""
+    """The encoded training examples of each optimizer step, in order; empty until the trial has planned them."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base as loaded, with facts measured on it."""
+    """A loaded base model, and how it is stored."""
 
     model: Any
     tokenizer: Any
     parameters: int
-    """Tied ones once; packed 4-bit weights count as what they stand for."""
+    """Number of parameters, tied ones once; each packed 4-bit weight counts as one."""
     weights_bytes: int
-    """Weights and quantization state; tied ones once."""
+    """Bytes of weights and quantization state; tied ones once."""
     dtypes: str
-    """Storage types with their shares of the parameters: ``uint8 0.86, bfloat16 0.14``."""
+    """Storage dtypes with their shares of the parameters: ``uint8 0.86, bfloat16 0.14``."""
 
 
 def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
     """Load a causal language model and its tokenizer from a local folder, every weight frozen.
 
-    Of what peft's ``prepare_model_for_kbit_training`` does, freezing is done here, input gradients where checkpointing
-    needs them in ``train.learner``, and its fp32 norms, embeddings and head are the precisions ``nf4-fp32`` and so on:
-    on small bases they cost more than 4 bits save, and they would differ between methods if LoRA alone prepared.
+    peft's ``prepare_model_for_kbit_training`` is not called, but each of its steps has a counterpart. Freezing is done
+    here, and ``training.loop.learner`` enables input gradients if gradient checkpointing needs them. Norms, embeddings
+    and head in fp32 are precisions of their own (``nf4-fp32`` and so on): on small base models they cost more memory
+    than 4 bits save, and methods could not be compared if only LoRA had them.
 
     Args:
         folder: a model folder in the Hugging Face layout, weights in safetensors.
-        precision: how to store the base.
-        trains_base: whether the base itself will train, and so needs master weights.
+        precision: how to store the weights.
+        trains_base: whether the base model's own weights will train, and so need master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
         **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, and for a shape ``random_weights``.
 
     Raises:
-        UserError: if the folder cannot be loaded, or its weights are not stored as the precision's word says.
-        Unsupported: if the libraries left more than embeddings and head of this base unquantized.
+        UserError: if the folder cannot be loaded, or the loaded dtypes are not those of the precision.
+        Unsupported: if the libraries left more than embeddings and head unquantized.
     """
     from transformers import AutoModelForCausalLM
 
@@ -75,8 +77,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         settings["quantization_config"] = quantization.config(precision, double_quantization)
         settings["device_map"] = {"": device}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = precision.tf32  # of convolutions, where torch's default is to round
-    with _told(folder, device):
+    torch.backends.cudnn.allow_tf32 = precision.tf32  # for convolutions torch's default is True
+    with _loading_errors(folder, device):
         tokenizer = load_tokenizer(folder, trust)
         with quantization.every_linear_layer() if precision.quantization else nullcontext():
             if where.get("random_weights"):
@@ -97,17 +99,17 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
 
 
 @contextmanager
-def _told(folder: Path, device: str) -> Iterator[None]:
-    """Raise what a library raises while it loads a base as what it means: the user's error, or that memory ran out."""
+def _loading_errors(folder: Path, device: str) -> Iterator[None]:
+    """Translate what the libraries raise while loading into a ``UserError`` or an out-of-memory error."""
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError(str(error)) from error
-        told = " ".join(str(error).split())[:_LONGEST_MESSAGE]
-        raise UserError(f"base {folder.name!r} cannot be loaded: {told}") from error
+        message = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+        raise UserError(f"base {folder.name!r} cannot be loaded: {message}") from error
     except RuntimeError as error:
-        # where quantizing a tensor fails, transformers logs why and raises that something did
+        # if quantizing a tensor fails, transformers only logs the cause and raises a general RuntimeError
         ran_out = device == "cuda" and torch.cuda.memory_stats().get("num_ooms")
         if ran_out and not isinstance(error, torch.OutOfMemoryError):
             raise torch.OutOfMemoryError("CUDA out of memory while the base was loaded") from error
@@ -115,22 +117,22 @@ def _told(folder: Path, device: str) -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """Return a base's tokenizer; a shape without one reads with the built-in base's, whose ids all models have."""
+    """Return a base model's tokenizer; for a shape without one, that of the built-in model, whose ids fit any model."""
     from transformers import AutoTokenizer
 
     has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
     here = folder if has_one or any(folder.glob("*.safetensors")) else builtin.folder(builtin.BASES[0])
     tokenizer = AutoTokenizer.from_pretrained(here, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token serves
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token will do
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
 def _use_one_kernel(model: nn.Module) -> None:
-    """Keep bitsandbytes' 4-bit layers from repacking their weights on the CPU at the first inference.
+    """Prevent bitsandbytes' 4-bit layers from repacking their weights on the CPU at the first inference.
 
-    The repacked kernel exists for some CPUs and some widths only, computes other numbers than training did, and
-    changes the frozen weights' bytes.
+    The kernel for repacked weights exists for some CPUs and some widths only, its results differ from those of the
+    kernel used in training, and repacking changes the bytes of frozen weights.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -138,13 +140,22 @@ def _use_one_kernel(model: nn.Module) -> None:
 
 
 def parameter_count(parameter: torch.Tensor) -> int:
-    """Return how many weights a parameter stands for, also where two share a byte."""
+    """Return the number of weights in a parameter, also if it is packed with two in a byte."""
     state = getattr(parameter, "quant_state", None)
     return state.shape.numel() if state is not None else parameter.numel()
 
 
+def trainable_parameters(model: nn.Module) -> int:
+    """Return how many parameters of a model train, tied ones once.
+
+    A parameter of which only a part trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
+    fused projection keeps the rest of B at zero.
+    """
+    return sum(getattr(p, "peftbench_trained", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
 def storage(model: nn.Module) -> Counter[str]:
-    """Return the number of parameters per storage type, tied ones once."""
+    """Return the number of parameters per storage dtype, tied ones once."""
     found: Counter[str] = Counter()
     for parameter in model.parameters():
         found[str(parameter.dtype).removeprefix("torch.")] += parameter_count(parameter)
@@ -152,7 +163,7 @@ def storage(model: nn.Module) -> Counter[str]:
 
 
 def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
-    """Refuse a base whose storage is not what the precision's word says: libraries skip layers silently."""
+    """Check that a loaded base model is stored as the precision defines it: libraries skip layers silently."""
     expected = precision.base_weights(trains_base)
     allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
     if not set(dtypes) <= allowed:
@@ -162,29 +173,30 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
     plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
     if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
         largest = max(plain, key=lambda name: plain[name].numel())
-        fused = ", which is of fused experts: LLM.int8 has no form for those" if plain[largest].ndim == 3 else ""
+        fused = ", the weights of fused experts, which LLM.int8 does not support" if plain[largest].ndim == 3 else ""
         raise Unsupported(
             f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}{fused}"
         )
 
 
 def matrices(model: Any) -> dict[str, nn.Parameter]:
-    """Return the model's weight matrices by name, quantized ones too; without embeddings, head and experts' biases."""
+    """Return the model's weight matrices by name, including quantized ones, without embeddings, head and biases."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables.add(id(getattr(head, "weight", None)))
     found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
-    return {name: p for name, p in found.items() if not name.endswith("bias")}  # (experts, out) where they are fused
+    # biases of fused experts have two dimensions, (experts, out)
+    return {name: p for name, p in found.items() if not name.endswith("bias")}
 
 
 def parameters_in(path: Path) -> int:
-    """Return the number of values in a safetensors file, from its header alone."""
+    """Return the number of values in a safetensors file, read from its header only."""
     with safe_open(path, framework="pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield the tensors that quantized weights need beside their codes: scales, offsets, code tables."""
+    """Yield the tensors that quantized weights need besides their codes: scales, offsets and code tables."""
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
         while state is not None:
@@ -207,7 +219,7 @@ def weights_bytes(model: nn.Module) -> int:
 
 
 def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]:
-    """Bring every trainable parameter to the precision's trainable type, the same for all methods; return them."""
+    """Cast every trainable parameter to the precision's dtype for trainable parameters, and return these parameters."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(getattr(torch, precision.trainable))
@@ -215,14 +227,14 @@ def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]
 
 
 def autocast(precision: Precision, device: str) -> Any:
-    """Return the context in which the model computes, in training and in evaluation alike."""
+    """Return the autocast context of a precision, the same in training and evaluation."""
     if precision.autocast is None:
         return nullcontext()
     return torch.autocast(device, dtype=getattr(torch, precision.autocast))
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """Return a 64-bit checksum of a tensor's bytes: equal bytes give equal sums, any single change another one."""
+    """Return a 64-bit checksum of a tensor's bytes. A change of a single byte always changes it."""
     raw = tensor.detach().contiguous().flatten().view(torch.uint8)
     whole = raw.numel() // 8 * 8
     total = int(raw[:whole].view(torch.int64).sum()) if whole else 0

@@ -1,6 +1,6 @@
-"""The table of precisions: exact words for storage, computation and quantization. Nothing here imports torch.
+"""The table of precisions: each name fixes storage, computation and quantization. No torch.
 
-What the words come to, as seen in a run, is in ``docs/precisions.md``.
+The dtypes that occur in a training step at each precision are recorded in ``docs/precisions.md``.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from types import MappingProxyType
 from typing import Any
 
 COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
-"""In which 4-bit weights can be multiplied; the first is the default."""
+"""Dtypes in which 4-bit weights can be multiplied; the first is the default."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How the base's weights are stored and in what the model computes. Dtypes are names of torch dtypes."""
+    """How weights are stored and in which dtype the model computes. Dtypes are given by their names in torch."""
 
     name: str
     weights: str
-    """Storage of the base's (unquantized) weights when they are frozen."""
+    """Storage dtype of the base model's unquantized weights when they are frozen."""
     trainable: str
-    """Storage of whatever trains, and of its gradients and AdamW's state; other optimizers have their own types."""
+    """Storage dtype of trainable parameters, their gradients and AdamW's state; other optimizers choose their own."""
     autocast: str | None
-    """dtype of autocast in training and evaluation; None computes in the storage type."""
+    """Dtype of autocast in training and evaluation; None to compute in the storage dtype."""
     quantization: str | None = None
-    """``int8``, ``nf4`` or ``fp4``: how the linear layers of the base are stored; None for not at all.
+    """``int8``, ``nf4`` or ``fp4``: quantization of the base model's linear layers; None if they are not quantized.
 
-    LLM.int8 multiplies codes by codes, and columns of activations beyond its threshold of 6 unquantized: Dettmers et
-    al. 2022, arXiv:2208.07339, section 3. On the CPU bitsandbytes does so in evaluation only: in training it multiplies
-    with dequantized weights in the compute type.
+    LLM.int8 multiplies 8-bit integers, except columns of activations with magnitudes above 6, which are multiplied
+    unquantized: Dettmers et al. 2022, arXiv:2208.07339, section 3. On the CPU, bitsandbytes does so in evaluation only;
+    in training it multiplies by dequantized weights in the compute dtype.
     """
     gradient_scaling: bool = False
     tf32: bool = False
@@ -39,11 +39,11 @@ class Precision:
 
     @property
     def compute(self) -> str:
-        """In what quantized weights are multiplied."""
+        """Dtype in which quantized weights are multiplied."""
         return self.autocast or self.trainable
 
     def base_weights(self, trains_base: bool) -> str:
-        """Return the storage type of the base's weights: master weights where they train themselves."""
+        """Return the storage dtype of the base model's weights; that of trainable parameters if they train."""
         return self.trainable if trains_base else self.weights
 
 
@@ -68,7 +68,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("int8", "bfloat16", "float32", "bfloat16", "int8", doc="LLM.int8 linear layers, the rest bf16"),
             Precision("nf4", "bfloat16", "float32", "bfloat16", "nf4", doc="4-bit NormalFloat layers, the rest bf16"),
             Precision("fp4", "bfloat16", "float32", "bfloat16", "fp4", doc="4-bit float linear layers, the rest bf16"),
-            # the rest (norms, embeddings, head) as peft's k-bit preparation leaves it
+            # the rest (norms, embeddings, head) in fp32, as peft's prepare_model_for_kbit_training leaves it
             Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),
             Precision("nf4-fp32", "float32", "float32", "bfloat16", "nf4", doc="as nf4, but the rest fp32"),
             Precision("fp4-fp32", "float32", "float32", "bfloat16", "fp4", doc="as fp4, but the rest fp32"),
@@ -78,11 +78,12 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
 
 
 def effective(name: str, options: Mapping[str, Any]) -> Precision:
-    """Return a precision with what the method's options change in it.
+    """Return a precision as changed by a method's options.
 
-    ``compute_dtype`` is the type in which 4-bit weights are multiplied: that of autocast, and fp32 without autocast
-    (activations between layers then have the type of the unquantized parts). fp16 scales gradients as everywhere, and
-    a 16-bit rest is stored in fp16 too: autocast to fp16 refuses bf16 tensors.
+    Only ``compute_dtype`` changes it, the dtype in which 4-bit weights are multiplied. It becomes autocast's dtype;
+    ``fp32`` turns autocast off, so activations between layers have the dtype of the unquantized parts. With ``fp16``,
+    gradients are scaled as in every fp16 precision, and unquantized 16-bit parts are stored in fp16, because autocast
+    to fp16 refuses bf16 tensors.
     """
     found = PRECISIONS[name]
     compute = options.get("compute_dtype", COMPUTE_DTYPES[0])

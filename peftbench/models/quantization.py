@@ -1,4 +1,4 @@
-"""Quantize what transformers' bitsandbytes loader skips without a word: falcon's linear layers, fused experts."""
+"""Quantize the layers that transformers' bitsandbytes loader skips silently: falcon's linear layers, fused experts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import nn
 from peftbench.models.precision import Precision
 
 _LINEAR = ("FalconLinear",)
-"""Subclasses of ``nn.Linear`` that compute x W^T + b too; in 16 bits falcon's rounds once more, before it adds b."""
+"""Subclasses of ``nn.Linear`` that also compute x W^T + b; in 16 bits, falcon's rounds once more before adding b."""
 
 
 def config(precision: Precision, double_quantization: bool) -> Any:
-    """Return what tells transformers how to quantize linear layers as it loads them."""
+    """Return the ``BitsAndBytesConfig`` with which transformers quantizes linear layers while loading."""
     from transformers import BitsAndBytesConfig
 
     if precision.quantization == "int8":
@@ -32,10 +32,10 @@ def config(precision: Precision, double_quantization: bool) -> Any:
 
 @contextmanager
 def every_linear_layer() -> Iterator[None]:
-    """Let transformers quantize subclasses of ``nn.Linear`` that compute what it does, while a model is loaded.
+    """Within the context, let transformers also quantize subclasses of ``nn.Linear`` that compute the same.
 
-    Its replacement asks for ``type(module) is nn.Linear`` and passes over all others. They become exactly that before
-    it looks, with their weights' names as they were.
+    transformers replaces a module only if ``type(module) is nn.Linear``. Before it checks, the class of these modules
+    is set to ``nn.Linear``; names and weights stay the same.
     """
     from transformers import integrations
 
@@ -54,21 +54,21 @@ def every_linear_layer() -> Iterator[None]:
 def quantize_experts(model: nn.Module, precision: Precision, double_quantization: bool) -> None:
     """Store fused experts in 4 bits: parameters of shape (experts, out, in) or (experts, in, out), as in mixtral.
 
-    bitsandbytes keeps their codes and gives back the matrices, in the precision's compute type, when a forward pass
-    reads them; gradients flow through what is multiplied with them. Blocks and double quantization are those of the
-    linear layers. What this costs, and where it ends:
+    bitsandbytes stores the codes and dequantizes the matrices to the precision's compute dtype when a forward pass
+    reads them; gradients flow to the activations they are multiplied with. Block size and double quantization are those
+    of the linear layers. Costs and limits:
 
-    - Autograd keeps the matrices of every layer for the backward pass, in 16 bits, booked under activations: a step's
-      peak can be above that of bf16. With gradient checkpointing those of one layer exist at a time.
-    - They are loaded in 16 bits before they are quantized.
-    - LoRA on them does not exist: where a parametrization is there already, peft 0.21 adds its update once more with
-      every forward pass, and torch's cache gives the inner of two updates no gradient. ``all-linear`` passes over them,
-      as peft finds no parameter of that name; a trial's row says so (``adapted_share``).
-    - int8 has no such form in bitsandbytes: such a base is refused.
+    - Autograd saves the dequantized 16-bit matrices of every layer for the backward pass, counted as activations, so a
+      step's peak can exceed that of bf16. With gradient checkpointing, those of one layer exist at a time.
+    - The experts are loaded in 16 bits and quantized afterwards.
+    - They cannot be adapted by LoRA. On a parameter that already has a parametrization, peft 0.21 adds its update once
+      more with every forward pass, and torch's cache gives the inner of two updates no gradient. ``all-linear`` skips
+      them, since peft finds no parameter of that name; the row's ``adapted_share`` shows it.
+    - bitsandbytes has no int8 counterpart, so such a base model is refused in int8.
 
     Args:
-        model: the loaded base.
-        precision: of four bits; otherwise nothing is done.
+        model: the loaded base model.
+        precision: a 4-bit precision; others leave the model unchanged.
         double_quantization: whether quantization constants are quantized too.
     """
     if precision.quantization not in ("nf4", "fp4"):
@@ -83,11 +83,11 @@ def quantize_experts(model: nn.Module, precision: Precision, double_quantization
                 )
                 stored = module.parametrizations[name]  # type: ignore[index,union-attr]
                 state = stored[0].quant_state  # type: ignore[index,union-attr]
-                state.dtype = getattr(torch, precision.compute)  # of what a forward pass reads
+                state.dtype = getattr(torch, precision.compute)  # dtype of the dequantized matrices
                 stored.original.quant_state = state  # type: ignore[union-attr]
 
 
 def is_fused(module: nn.Module, parameter: torch.Tensor) -> bool:
-    """Whether a module's own parameter holds a matrix for each of several experts."""
+    """Return whether a parameter of a module holds the weight matrices of several experts."""
     convolution = type(module).__name__.startswith("Conv")
     return parameter.ndim == 3 and min(parameter.shape[1:]) > 1 and not convolution and parameter.is_floating_point()

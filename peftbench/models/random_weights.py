@@ -1,8 +1,8 @@
-"""A model of a config without weights: drawn on the device, one tensor at a time, quantized as they are drawn.
+"""A model with random weights made from a config: drawn on the device one tensor at a time, and quantized as drawn.
 
-Speed and memory do not depend on the values, so a shape can be measured where its weights cannot be had. Loading goes
-the way of real weights: transformers reads a tensor when it needs it, and of linear layers that are quantized holds one
-at a time, so that a 7B base in 4 bits never takes more than its own few GiB. Fused experts are quantized after loading.
+Speed and memory do not depend on the values, so a shape can be measured without its weights. Loading takes the same
+path as for real weights: transformers reads a tensor when it needs it and quantizes linear layers one at a time, so a
+7B model in 4 bits never takes more than its own few GiB. Fused experts are quantized after loading.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 _SPREAD = 0.02
-"""Standard deviation of matrices where the config has none."""
+"""Standard deviation of matrices if the config has no ``initializer_range``."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A tensor that does not exist until it is read: what a slice of a safetensors file is to its loader."""
+    """A tensor that is drawn when it is read; it stands in for a slice of a safetensors file."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class Drawn:
     spread: float
 
     def __getitem__(self, _: EllipsisType) -> torch.Tensor:
-        """Draw the tensor: matrices from a normal distribution, scales one, biases zero; the same for a name."""
+        """Draw the tensor: matrices normal, biases zero, other vectors one. A name always gives the same values."""
         made = torch.empty(self.shape, dtype=self.dtype, device=self.device)
         if len(self.shape) < 2:
             return made.fill_(0.0 if self.name.endswith("bias") else 1.0)
@@ -39,13 +39,13 @@ class Drawn:
 
 
 def load(folder: Path, device: str, trust_remote_code: bool, **settings: Any) -> Any:
-    """Return a causal language model of a folder's config.
+    """Return the causal language model of a folder's config, with random weights.
 
     Args:
-        folder: with a ``config.json``; other files are not read.
+        folder: contains a ``config.json``; other files are not read.
         device: where the weights are drawn and stay.
-        trust_remote_code: whether code beside the config may run.
-        **settings: of ``from_pretrained``: dtype, quantization.
+        trust_remote_code: whether Python code in the folder may run.
+        **settings: arguments of ``from_pretrained``: dtype, quantization.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import DoesNotFit, Unsupported, UserError
-from peftbench.methods import context
+from peftbench.methods import context_length
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from peftbench.records import Training, Trial
@@ -35,7 +35,9 @@ def check(
     """
     assert trial.training is not None
     try:
-        each = [predict(trial, folder, passes(step, trial.training, context.virtual(trial))) for step in steps]
+        each = [
+            predict(trial, folder, passes(step, trial.training, context_length.virtual_tokens(trial))) for step in steps
+        ]
     except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise

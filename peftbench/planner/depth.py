@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peftbench.models.layers import decoder_layers
 from peftbench.planner import fake
-from peftbench.planner.trace import blocks
 from peftbench.records import Trial
 
 _UNADAPTED = 2
@@ -72,7 +72,7 @@ def _kinds(trial: Trial, config: Any, own: int) -> list[int]:
     Many configs give a pattern as a number (every second block has experts), so the blocks themselves are looked at.
     """
     made = fake.without_weights(trial, config)
-    alike = [[(n, p.shape, p.dtype) for n, p in block.named_parameters()] for block in blocks(made, own)]
+    alike = [[(n, p.shape, p.dtype) for n, p in block.named_parameters()] for block in decoder_layers(made)]
     layers = list(zip(alike, *_lists(config.get_text_config(), own).values(), strict=True))
     return [layers.index(layer) for layer in layers]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure import device
-from peftbench.methods import context
+from peftbench.methods import context_length
 from peftbench.models import causality
 from peftbench.planner import cuda_reserve, fit
 from peftbench.planner.predict import load_config, predict
@@ -62,7 +62,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         return Forecast(trial, problem=trial.unsupported or "nothing trains")
     try:
         causality.check_config(config)
-        context.check(trial, config)
+        context_length.check(trial, config)
         found = predict(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)
@@ -70,7 +70,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         answer = Forecast(trial, found, fits=found.peak_bytes <= room)
         if not asked.axis:
             return answer
-        limit = context.room(trial, config) if asked.axis == "sequence_length" else None
+        limit = context_length.remaining(trial, config) if asked.axis == "sequence_length" else None
         most = _most(trial, config, asked.axis, room, limit)
         return replace(answer, most=most, capped=most is not None and most == limit)
     except UserError as error:

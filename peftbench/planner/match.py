@@ -34,8 +34,8 @@ class Matched:
     """Its name, without the precision."""
     parameters: int | None
     """What it trains; None where that could not be counted."""
-    kept: str = ""
-    """Why its size was not chosen; empty where it was."""
+    reason: str = ""
+    """Why its size was not chosen; empty if it was."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,6 @@ class Match:
     suite: Suite
     budget: int
     found: tuple[Matched, ...]
-
-    def lines(self) -> Iterator[str]:
-        """Yield what was chosen, in words."""
-        chosen = [f"{m.cell}: {m.parameters:,} ({miss(m.parameters, self.budget)})" for m in self.found if not m.kept]
-        yield f"match: ranks for {self.budget:,} trainable parameters: {'; '.join(chosen) or 'none'}"
-        for each in self.found:
-            if each.kept:
-                counted = "" if each.parameters is None else f": {each.parameters:,}"
-                yield f"match: left as it is, {each.cell}{counted} ({each.kept})"
-            elif far(each.parameters, self.budget):
-                yield f"match: no rank that the base has room for comes within {FAR:.0%} of that: {each.cell}"
 
 
 def miss(parameters: float | None, budget: int) -> str:
@@ -111,12 +100,12 @@ def _budget(suite: Suite, config: Any) -> int:
     if match.parameters is not None:
         return match.parameters
     named = next((part for b in suite.blocks if b.method == match.method for part in _parts(b)), None)
-    block = named or Block(match.method, f"{suite.shown}: match", {})
+    block = named or Block(match.method, f"{suite.display_path}: match", {})
     try:
         return _count(_trial(suite, block, match.rank), config)
     except (Unsupported, UserError) as error:
         raise UserError(
-            f"{suite.shown}: match.trainable_parameters: {match.method} cannot be counted: {error}"
+            f"{suite.display_path}: match.trainable_parameters: {match.method} cannot be counted: {error}"
         ) from None
 
 
@@ -125,11 +114,11 @@ def _sized(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block,
     method = _method(block)
     if not method.trains:
         return block, None
-    given = method.knob is not None and method.rank_key in block.axes
+    given = method.rank_meaning is not None and method.rank_key in block.axes
     try:
-        if method.knob is None or given:
+        if method.rank_meaning is None or given:
             trial = _trial(suite, block, None)
-            why = "its size is given" if given else "it has no size"
+            why = f"the suite gives its {method.rank_key}" if given else "it has no rank"
             return block, Matched(_name(trial), _count(trial, config), why)
         rank = nearest(
             cache(lambda rank: _count(_trial(suite, block, rank), config)), budget, _most(suite, block, config)
@@ -178,11 +167,11 @@ def _smallest(count: Callable[[int], int], rank: int) -> int:
 
 def _most(suite: Suite, block: Block, config: Any) -> int:
     """Return the largest rank: of virtual tokens, what the base's context leaves room for; else the base's width."""
-    from peftbench.methods import context
+    from peftbench.methods import context_length
 
     trial = _trial(suite, block, 1)
     assert trial.training is not None
-    free = context.room(trial, config) if _method(block).virtual_tokens else None
+    free = context_length.remaining(trial, config) if _method(block).virtual_tokens else None
     needed = max(trial.evaluation.max_length, trial.training.sequence_length)
     if free is None:
         return int(getattr(config.get_text_config(), "hidden_size", _MOST))

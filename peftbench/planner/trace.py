@@ -16,7 +16,8 @@ from torch import nn
 
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.methods import method_of
-from peftbench.models.load import parameter_count, quantization_tensors
+from peftbench.models.layers import decoder_layers
+from peftbench.models.load import parameter_count, quantization_tensors, trainable_parameters
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import cuda_reserve, fake
 from peftbench.planner.records import Pass
@@ -62,14 +63,14 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
         with fake.Answers():
             fake.materialize(tuned)
             learner = _learner(tuned, trial, precision)
-            totals["trainable_parameters"] = sum(getattr(p, "peftbench_trained", p.numel()) for p in learner.parameters)
+            totals["trainable_parameters"] = trainable_parameters(tuned)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
             batches = [_batch(p) for p in passes]
         with account(
             tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)
         ) as counted:
             windows = _Windows(counted)
-            _mark(tuned, config.get_text_config().num_hidden_layers, windows)
+            _mark(tuned, windows)
             with _Operators(windows) as operators:
                 loop.step(learner, batches, trial.training.learning_rate)
             windows.next("")
@@ -131,12 +132,7 @@ class _Windows:
         counted.peak_bytes, counted.peak = sum(counted.live.values()), dict(counted.live)
 
 
-def blocks(model: nn.Module, depth: int) -> list[nn.Module]:
-    """Return the blocks of a model, from the lowest: the first list of ``depth`` modules."""
-    return next(list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-
-
-def _mark(model: nn.Module, depth: int, windows: _Windows) -> None:
+def _mark(model: nn.Module, windows: _Windows) -> None:
     """Begin a window wherever a forward pass, a block, or a block's backward pass begins or ends."""
 
     def next_pass(*_: Any) -> None:
@@ -156,7 +152,7 @@ def _mark(model: nn.Module, depth: int, windows: _Windows) -> None:
         return mark
 
     model.register_forward_pre_hook(next_pass)
-    for place, block in enumerate(blocks(model, depth)):
+    for place, block in enumerate(decoder_layers(model)):
         block.register_forward_pre_hook(before(place))
         block.register_forward_hook(after(place))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from peftbench.models.load import trainable_parameters
 from peftbench.planner import fake
 from peftbench.records import Trial
 
@@ -19,5 +20,4 @@ def trainable(trial: Trial, config: Any) -> int:
         Unsupported, UserError: if the method or an option of it does not exist on this base.
     """
     made = fake.without_weights(trial, config).requires_grad_(False)
-    tuned = fake.attach(made, trial)
-    return sum(getattr(p, "peftbench_trained", p.numel()) for p in tuned.parameters() if p.requires_grad)
+    return trainable_parameters(fake.attach(made, trial))

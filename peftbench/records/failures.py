@@ -29,8 +29,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
-LOG = "; log: "
-"""Comes before the name of the log file in a message."""
 _FOLDER = r"[^\s/=,'\"]+/"
 _ABSOLUTE = re.compile(rf"(?<![\w./~])(?:/(?!/)(?:{_FOLDER})+|~/(?:{_FOLDER})*)")
 """The folders of an absolute path or of a path in the home folder; not the host of a URL."""

@@ -11,6 +11,7 @@ from peftbench.records.columns.environment import EnvironmentColumns, ScoreColum
 from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
+from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.retention import RetentionColumns
 from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
@@ -22,6 +23,7 @@ from peftbench.records.score import Score
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow(
+    ReasonColumns,
     DataColumns,
     RetentionColumns,
     EffectiveColumns,

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.results import seeds as results_seeds, store
 from peftbench.records import FINAL, Status
-from peftbench.suite.learning_rate_search import cell_of
+from peftbench.results import store
+from peftbench.results.rows import is_number, rows_of_grid
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TRIED = FINAL | {Status.SKIPPED}
-FOLDER = "search"
+FOLDER = store.SEARCH
 """Of a results folder: where the search for its learning rates is stored."""
 
 
@@ -107,10 +107,10 @@ def choices(folder: Path) -> dict[str, Choice]:
     rows = store.read_trials(place)
     if grid and not rows["key"].isin(grid.keys).any():
         return {}
-    rows = results_seeds.choose(rows, grid.keys if grid else None)
+    rows = rows_of_grid(rows, grid.keys if grid else None)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_dict("records"):
-        found[cell_of(row["cell"], row["learning_rate"])].append(row)
+        found[row["candidate_of"]].append(row)
     tasks = _tasks(rows)
     return {cell: _choice(cell, each, tasks) for cell, each in found.items()}
 
@@ -146,13 +146,13 @@ def _choice(cell: str, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> 
 def _candidate(rate: float, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> Candidate:
     failures = tuple(row["status"] for row in rows if row["status"] != "ok")
     scores = [row[f"score_{task}"] for row in rows for task in tasks]
-    known = not failures and scores and all(results_seeds.present(score) for score in scores)
+    known = not failures and scores and all(is_number(score) for score in scores)
     return Candidate(
         rate,
         math.fsum(scores) / len(scores) if known else None,
         len(rows),
         failures,
-        math.fsum(row["wall_seconds"] for row in rows if results_seeds.present(row["wall_seconds"])),
+        math.fsum(row["wall_seconds"] for row in rows if is_number(row["wall_seconds"])),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from peftbench.evaluation import generation, passes, scoring
 from peftbench.measure import watch
 from peftbench.measure.ledger import account
-from peftbench.methods import METHODS, context, method_of
+from peftbench.methods import METHODS, context_length, method_of
 from peftbench.models.load import Loaded
 from peftbench.models.precision import effective
 from peftbench.records import Example, Phase
@@ -39,7 +39,7 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
         try:
             with (
                 watch.evaluation(run.sensors) as measured,
-                passes.split(loaded.model, trial.device, context.virtual(trial)) as times,
+                passes.split(loaded.model, trial.device, context_length.virtual_tokens(trial)) as times,
             ):
                 scores, rows = scoring.evaluate(harness, tasks, examples)
         finally:

@@ -1,4 +1,4 @@
-"""A trial's row before the trial has run, and messages in the form in which they are stored."""
+"""A trial's row before the trial has run, and how it ended, in the form in which it is stored."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ from pathlib import Path
 
 from peftbench import PROTOCOL
 from peftbench.models.find import base_name
-from peftbench.records import Job, TrialRow
+from peftbench.records import Job, Phase, Status, TrialRow
+from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.trial import OutcomeColumns
-from peftbench.records.failures import LOG, without_paths
+from peftbench.records.failures import without_paths
 from peftbench.suite.trial_key import settings
 
 
-def stored_message(job: Job, message: str, failed: bool) -> str:
-    """Return a message as it is stored: without paths of this machine, and with the name of the log after a failure.
+def outcome(job: Job, status: Status, phase: Phase | None, message: str | None) -> tuple[OutcomeColumns, ReasonColumns]:
+    """Return how a trial ended: messages without paths of this machine, and with the name of the log after an error.
 
     Args:
-        job: the job that the message is about.
-        message: what happened.
-        failed: whether the log has the details.
+        job: the trial that ended.
+        status: how it ended.
+        phase: the phase in which it ended; None if it is ok.
+        message: why it is not ok; None if it is ok.
     """
-    log = f"{LOG}logs/{Path(job.log).name}" if failed and job.log else ""
-    return without_paths(message) + log
+    if message is None:
+        return OutcomeColumns(status=status, phase=phase), ReasonColumns()
+    log = f"logs/{Path(job.log).name}" if job.log and status is Status.ERROR else None
+    stored = without_paths(message)
+    return (
+        OutcomeColumns(status=status, phase=phase, message=f"{stored}; log: {log}" if log else stored),
+        ReasonColumns(reason=job.trial.unsupported_reason or stored, log_file=log),
+    )
 
 
-def row(job: Job, outcome: OutcomeColumns) -> TrialRow:
-    """Return a trial's row with all that is known without running it, and how the trial ended."""
+def row(job: Job, status: Status) -> TrialRow:
+    """Return a trial's row with all that is known without running it."""
     trial, training = job.trial, job.trial.training
     return TrialRow(
         key=job.key,
@@ -37,6 +45,7 @@ def row(job: Job, outcome: OutcomeColumns) -> TrialRow:
         precision=trial.precision,
         rank=trial.rank,
         seed=trial.seed,
+        status=status,
         settings_json=json.dumps(settings(trial), sort_keys=True, default=list),
         device=trial.device,
         threads=trial.threads,
@@ -51,7 +60,6 @@ def row(job: Job, outcome: OutcomeColumns) -> TrialRow:
         batch_size=training.batch_size if training else None,
         micro_batch_size=training.micro_batch_size if training else None,
         sequence_length=training.sequence_length if training else None,
-        status=outcome.status,
-        phase=outcome.phase,
-        message=outcome.message,
+        named_settings=trial.named_settings,
+        candidate_of=trial.candidate_of,
     )

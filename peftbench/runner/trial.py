@@ -16,7 +16,7 @@ from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.evaluation import retention, scoring
 from peftbench.measure import environment, peaks, watch
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, context
+from peftbench.methods import METHODS, context_length
 from peftbench.models import causality, find
 from peftbench.models.load import Loaded, load, load_tokenizer
 from peftbench.models.precision import effective
@@ -26,7 +26,6 @@ from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
-from peftbench.records.columns.trial import OutcomeColumns
 from peftbench.runner import evaluating, tuning
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.state import Run
@@ -50,7 +49,7 @@ def run(job: Job, asked_at: float, announce: Callable[[Phase], None], report: lo
         announce(phase)
 
     clock = Clock(torch.cuda.synchronize if job.trial.device == "cuda" else lambda: None, enter)
-    state = Run(job, clock, report, runner_rows.row(job, OutcomeColumns(status=Status.ERROR)))
+    state = Run(job, clock, report, runner_rows.row(job, Status.ERROR))
     state.record(
         EnvironmentColumns(started_at=_now(), load_average=environment.load_average()),
         TimeColumns(start_seconds=started - asked_at),
@@ -138,7 +137,7 @@ def _load(run: Run) -> Loaded:
         MemoryColumns(memory_kind=peaks.KINDS[trial.device]),
     )
     run.record_memory("load", peaks.held(loaded.model, method.trains_base))
-    context.check(trial, loaded.model.config)
+    context_length.check(trial, loaded.model.config)
     with run.clock.phase(Phase.CHECK):
         causality.check(loaded.model, precision, trial.device)
     return loaded
@@ -155,10 +154,9 @@ def _examples(run: Run, loaded: Loaded) -> dict[str, list[Example]]:
 
 
 def _result(run: Run, status: Status, message: str | None) -> Result:
-    ok = status is Status.OK
-    stored = None if message is None else runner_rows.stored_message(run.job, message, status is Status.ERROR)
+    phase = None if status is Status.OK else run.phase
     run.record(
-        OutcomeColumns(status=status, phase=None if ok else run.phase, message=stored),
+        *runner_rows.outcome(run.job, status, phase, message),
         MemoryColumns(host_peak_resident_bytes=run.sensors.resident.highest()),
         EnvironmentColumns(finished_at=_now()),
     )

@@ -14,9 +14,9 @@ import torch
 from peftbench.errors import DoesNotFit
 from peftbench.evaluation import structure
 from peftbench.measure import peaks, watch
-from peftbench.methods import adapted_share, context, method_of
+from peftbench.methods import adapted_share, context_length, method_of
 from peftbench.models import causality
-from peftbench.models.load import Loaded, cast_trainable, matrices
+from peftbench.models.load import Loaded, cast_trainable, matrices, trainable_parameters
 from peftbench.models.precision import effective
 from peftbench.planner import budget
 from peftbench.records import Phase, Status, Training
@@ -92,9 +92,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
         model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
         run.record(adapted_share.columns(found, model))
         parameters = cast_trainable(model, precision)
-        # lora on part of a fused projection: entries of B that stay zero do not count
-        count = sum(getattr(p, "peftbench_trained", p.numel()) for p in parameters)
-        run.record(SizeColumns(trainable_parameters=count))
+        run.record(SizeColumns(trainable_parameters=trainable_parameters(model)))
         learner = loop.learner(
             model,
             parameters,
@@ -102,7 +100,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             precision=precision,
             device=trial.device,
             pad_id=loaded.tokenizer.pad_token_id,
-            virtual_tokens=context.virtual(trial),
+            virtual_tokens=context_length.virtual_tokens(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
         )
     return model, learner
@@ -137,7 +135,7 @@ def _account(run: Run, learner: loop.Learner, plan: Sequence[Sequence[Encoded]])
     method = method_of(trial.method, trial.options)
     with run.clock.phase(Phase.ACCOUNT):
         if trial.device == "cpu":
-            steps = accounting.largest_steps(plan, learner.training, context.virtual(trial))
+            steps = accounting.largest_steps(plan, learner.training, context_length.virtual_tokens(trial))
             run.record(accounting.train_columns(accounting.account_steps(learner, steps, method.trains_base)))
         run.record(*flops.columns(learner, plan), computed_with.columns(learner))
 
@@ -157,7 +155,7 @@ def predict(run: Run, plan: Sequence[Sequence[Encoded]]) -> None:
     """
     job, training = run.job, run.job.trial.training
     assert training is not None
-    steps = accounting.largest_steps(plan, training, context.virtual(job.trial))
+    steps = accounting.largest_steps(plan, training, context_length.virtual_tokens(job.trial))
     try:
         peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
     except DoesNotFit as error:

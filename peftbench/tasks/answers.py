@@ -1,4 +1,4 @@
-"""Answers read from texts: a pattern applied to prediction and target alike. What cannot be read is no answer."""
+"""Extract answers from texts with a pattern that is applied to predictions and targets alike."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from decimal import Decimal
 from types import MappingProxyType
 
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w)])-)?\.\d+")
-"""Digits with or without commas between thousands; a dash after a word or a bracket is no sign."""
+"""Digits, with or without commas between thousands; a dash after a word or a bracket is not a minus sign."""
 _MARKED = re.compile(r"####\s*([^\n]*)")
 _NEXT_QUESTION = re.compile(r"\n\s*\n|\n\s*(?:Question|Q|Problem|Instruction)\s*:|\n###\s", re.IGNORECASE)
-"""Where a model that runs on begins a question of its own."""
+"""Where a model that does not stop begins a new question."""
 
 
 def _plain(number: str) -> str:
-    """Return a number as digits alone: "$2,125.00" and "2125" are the same answer."""
+    """Return a number in canonical form: "$2,125.00" and "2125" are the same answer."""
     value = Decimal(re.sub(r"[$,]", "", number))
     text = format(value.normalize(), "f")
     return "0" if value == 0 else text
 
 
 def _last_number(text: str) -> str | None:
-    """Return the last number of the first answer; words around it, such as units, do not count."""
+    """Return the last number of the first answer, without words around it such as units."""
     first = _NEXT_QUESTION.split(text.strip(), maxsplit=1)[0]
     found = _NUMBER.findall(first)
     return _plain(found[-1]) if found else None
 
 
 def _gsm8k(text: str) -> str | None:
-    """Return the number behind the first ``####``, else the last number."""
+    """Return the number after the first ``####``; without one, the last number."""
     marked = _MARKED.search(text)
     if marked is None:
         return _last_number(text)
@@ -38,11 +38,11 @@ def _gsm8k(text: str) -> str | None:
 
 
 NAMED: Mapping[str, Callable[[str], str | None]] = MappingProxyType({"gsm8k": _gsm8k, "number": _last_number})
-"""Ready patterns: ``gsm8k`` (Cobbe et al. 2021, arXiv:2110.14168, mark answers with ``####``) and ``number``."""
+"""Named patterns: ``gsm8k`` (Cobbe et al. 2021, arXiv:2110.14168, mark answers with ``####``) and ``number``."""
 
 
 def problem(pattern: str) -> str | None:
-    """Return what is wrong with a pattern; None where nothing is."""
+    """Return what is wrong with a pattern; None if it is valid."""
     if pattern in NAMED:
         return None
     try:
@@ -53,12 +53,12 @@ def problem(pattern: str) -> str | None:
 
 
 def read_answer(pattern: str, text: str) -> str | None:
-    """Return the answer that a text gives; None where the pattern finds none.
+    """Return the answer in a text; None if the pattern finds none.
 
-    A number is returned without commas, currency and ending zeros, whichever pattern found it.
+    Numbers are returned without commas, currency sign and trailing zeros, whichever pattern found them.
 
     Args:
-        pattern: a name of ``NAMED``, or a regular expression whose one group is the answer, where it first matches.
+        pattern: a name in ``NAMED``, or a regular expression whose only group is the answer; its first match counts.
         text: a prediction or a target.
     """
     if pattern in NAMED:

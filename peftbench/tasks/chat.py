@@ -1,4 +1,4 @@
-"""Examples as the messages of a chat, in the words of the base's own chat template. No torch."""
+"""Examples as chat messages, formatted by the base model's chat template. No torch."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from peftbench.errors import Unsupported
 from peftbench.records import Example, Task
 
 _ANSWER = "PEFTBENCH-ANSWER"
-"""Stands for the answer while a template is filled in."""
+"""Placeholder for the answer while a template is rendered."""
 _DAY = datetime(2024, 7, 26)
-"""Many templates write a date: the day's own would give every day other results. This is Llama 3's own default."""
+"""The date for templates that write one, since the current date would change results daily: Llama 3's default."""
 _NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quote))[^\\])*)(?P=quote)\s*\)""")
-"""How they ask for it. Newer transformers hand on plain data only, and drop a function given in its place."""
+"""A template's call for the current date. It is replaced in the text, as newer transformers accept no function."""
 _ASKED = re.compile(r"\bstrftime_now\b(?!\s+is\b)")
-"""That they still do; ``strftime_now is defined`` asks for nothing."""
+"""Any remaining use of the current date, other than the test ``strftime_now is defined``."""
 _OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
-"""What a template's code may raise."""
+"""Exceptions that the code in a template may raise."""
 
 
 def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Example]:
-    """Return the examples of a ``chat`` task between the template's own words, those of other tasks as they are.
+    """Return the examples of a ``chat`` task formatted by the chat template; those of other tasks unchanged.
 
-    The prompt becomes all that stands before the assistant's answer: the task's system message, the prompt as the
-    user's message, what opens the answer. ``end`` becomes what closes it, up to the end-of-text token where that is
-    among it. Training and evaluation read the same texts; an empty thinking block before the answer is prompt too.
+    The new prompt is everything before the assistant's answer: the system message, the prompt as the user's message,
+    and the start of the answer, including an empty thinking block. ``end`` is everything after the answer, up to the
+    end-of-text token if there is one. Training and evaluation use the same texts.
 
     Raises:
-        Unsupported: if the tokenizer has no chat template, or it cannot put the task's messages into words.
+        Unsupported: if the tokenizer has no chat template, or it cannot format the task's messages.
     """
     if not task.chat:
         return list(examples)
@@ -44,17 +44,17 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
 
 
 def check(tasks: Iterable[Task], folder: Path) -> None:
-    """See that a model's folder has the chat template that tasks ask for, without loading its tokenizer.
+    """Check that a model folder has a chat template if a task needs one, without loading the tokenizer.
 
     Raises:
-        Unsupported: if a task is a chat and the folder has none.
+        Unsupported: if a ``chat`` task is given and the folder has no chat template.
     """
     asking = [task for task in tasks if task.chat]
     if not asking or any((folder / name).exists() for name in ("chat_template.jinja", "additional_chat_templates")):
         return
     try:
         found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # told by what needs it
+    except (OSError, ValueError):  # reported by the code that needs it
         return
     if not found.get("chat_template"):
         raise Unsupported(_missing(asking[0]))
@@ -68,15 +68,15 @@ def _missing(task: Task) -> str:
 
 
 def _dated(task: Task, tokenizer: Any) -> str:
-    """Return the tokenizer's chat template with a day of our own wherever it asks for today's."""
+    """Return the tokenizer's chat template with a fixed date in place of the current one."""
     try:
         template = _NOW.sub(lambda found: repr(_DAY.strftime(found["format"])), tokenizer.get_chat_template())
     except ValueError as error:  # several templates, none of them the default
         raise Unsupported(f"tasks.{task.name}.chat: {error}") from None
     if _ASKED.search(template):
         raise Unsupported(
-            f"tasks.{task.name}.chat: the base's chat template writes today's date in a way in which it cannot be "
-            "fixed (strftime_now without a format in quotes), so every day would give other results"
+            f"tasks.{task.name}.chat: the base's chat template writes today's date in a way that cannot be "
+            "fixed (strftime_now without a format in quotes), so results would change from day to day"
         )
     return template
 
@@ -91,7 +91,7 @@ def _turned(task: Task, example: Example, tokenizer: Any, template: str) -> Exam
         text = tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, date_string=f"{_DAY:%d %b %Y}"
         )
-    except (TemplateError, *_OF_CODE) as error:  # many raise one for a role that they do not know
+    except (TemplateError, *_OF_CODE) as error:  # many templates raise an error for an unknown role
         keys = "system and chat" if task.system is not None else "chat"
         raise Unsupported(f"tasks.{task.name}: {keys}: the base's chat template refuses: {error}") from None
     prompt, found, end = text.rpartition(_ANSWER)

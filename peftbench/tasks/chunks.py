@@ -6,18 +6,17 @@ import re
 from collections.abc import Iterable
 
 _BLANK = re.compile(r"\n[^\S\n]*\n")
-"""Between two paragraphs: a line with nothing on it."""
+"""A blank line between two paragraphs."""
 
 
 def chunks(texts: Iterable[str], separator: str | None, longest: int) -> list[str]:
-    """Return the chunks of texts in order, without white space at their ends; empty ones are none.
+    """Return the chunks of texts in order, stripped of surrounding white space, without empty ones.
 
     Args:
-        texts: of the rows or the file, in order.
-        separator: what stands between two documents. Each document, and each text, is then a chunk by itself. None
-            cuts at blank lines instead and joins neighbouring paragraphs, over the borders of texts too, as long as
-            the chunk stays within ``longest``.
-        longest: characters of the longest chunk; a longer piece is cut at white space, else within a word.
+        texts: the texts of the rows or the file, in order.
+        separator: the string between two documents; each document then becomes a chunk of its own. None cuts at blank
+            lines instead, and joins neighbouring paragraphs, also of different texts, up to ``longest`` characters.
+        longest: largest number of characters in a chunk; longer pieces are cut at white space, or else within a word.
     """
     if separator is not None:
         pieces = [piece for text in texts for piece in text.split(separator)]
@@ -36,7 +35,7 @@ def _short(piece: str, longest: int) -> Iterable[str]:
     """Yield a piece in parts of at most ``longest`` characters."""
     start = 0
     while len(piece) - start > longest:
-        # the last white space that leaves a part of half the length or more
+        # the last white space in the second half of the part
         space = max(piece.rfind(mark, start + longest // 2, start + longest + 1) for mark in (" ", "\n", "\t"))
         cut = space if space > 0 else start + longest
         yield piece[start:cut].rstrip()

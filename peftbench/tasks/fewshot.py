@@ -1,4 +1,4 @@
-"""What is scored: a split's examples, each behind solved examples of the training split where the suite asks for it."""
+"""The examples that are scored: those of a split, with few-shot examples from the training split if requested."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from peftbench.records import Example, Task
 from peftbench.tasks import answers, read
 
 SEPARATOR = "\n\n"
-"""Between the examples of a prompt, as in lm-eval."""
+"""Separates the examples of a prompt, as in lm-eval."""
 
 
 def scored(task: Task, split: str) -> list[Example]:
-    """Return the examples of a split as they are scored.
+    """Return the examples of a split with the prompts that are scored.
 
     Raises:
-        UserError: as ``read.examples``; or if an example's target has no answer that the task's pattern can read.
+        UserError: as ``read.examples``; or if the task's answer pattern finds no answer in an example's target.
     """
     found = read.examples(task, split)
     if task.answer_pattern is not None:
@@ -28,16 +28,16 @@ def scored(task: Task, split: str) -> list[Example]:
                     f"task {task.name!r}: answer_pattern: given {task.answer_pattern!r}; it finds no answer in the "
                     f"target of {split} example {index}: {e.target[:80]!r}"
                 )
-    if not task.num_fewshot or task.lm_eval:  # lm-eval's task draws its own
+    if not task.num_fewshot or task.lm_eval:  # a task of lm-eval draws its own few-shot examples
         return found
     return with_shots(task, found, read.examples(task, "train"))
 
 
 def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]) -> list[Example]:
-    """Put ``task.num_fewshot`` solved training examples before each prompt.
+    """Prepend ``task.num_fewshot`` solved training examples to each prompt.
 
-    Each prompt has a draw of its own, which its place in the split decides. A training example with the prompt that is
-    asked would give the answer away and is not drawn.
+    Each prompt gets its own random draw, seeded by the index of the example. Training examples with the same prompt as
+    the scored one are not drawn, as they would contain its answer.
 
     Raises:
         UserError: if there are too few training examples.
@@ -48,7 +48,7 @@ def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]
         rng = random.Random(f"few-shot {task.name} {index}")
         drawn = [train[i] for i in rng.sample(range(len(train)), min(len(train), count + 1))]
         shots = [shot for shot in drawn if shot.prompt != e.prompt][:count]
-        if len(shots) < count:  # the prompt came twice, or there are too few
+        if len(shots) < count:  # several had the scored prompt, or there are too few
             others = [shot for shot in train if shot.prompt != e.prompt]
             if len(others) < count:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Data files to records: CSV, TSV, JSON, JSONL, Parquet and text. No torch."""
+"""Read records from data files: CSV, TSV, JSON, JSONL, Parquet and text. No torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from peftbench.records import Task
 
 
 def rows(task: Task, path: Path) -> list[dict[str, Any]]:
-    """Return a data file's records, every field of CSV and TSV as text.
+    """Return the records of a data file; all fields of CSV and TSV files are text.
 
     Raises:
-        UserError: if the file is missing, empty, unreadable, or holds no records; the nearest file's name is told.
+        UserError: if the file is missing (naming the nearest one), empty or unreadable, or does not hold records.
     """
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
@@ -58,14 +58,14 @@ def _parse(path: Path, task: Task) -> list[dict[str, Any]]:
 
 
 def _parse_text(path: Path, whole: bool) -> list[dict[str, Any]]:
-    """Return a text file as one record, or as one for each line that is not blank; its field is ``text``."""
+    """Return a text file as a single record, or as one per non-blank line, with the field ``text``."""
     text = path.read_text(encoding="utf-8-sig")
     return [{"text": part} for part in ([text] if whole else text.split("\n")) if part.strip()]
 
 
 def _parse_lines(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    # not splitlines: a JSON text may hold U+2028 and the like as they are
+    # not splitlines, which also splits at U+2028 and other characters that JSON strings may contain
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         try:
             rows += [json.loads(line)] if line.strip() else []
@@ -77,7 +77,7 @@ def _parse_lines(path: Path) -> list[dict[str, Any]]:
 def _parse_separated(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     import csv
 
-    # tab-separated corpora carry bare quotes: quoting would swallow lines
+    # TSV corpora contain unpaired quotes, which would join lines if quotes were interpreted
     quoting: Any = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting, strict=True)
@@ -88,7 +88,7 @@ def _parse_separated(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any
 
 
 def _records(path: Path, lines: Any, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return one record per line of a csv reader; its first line names the fields where no columns are given."""
+    """Return one record per line of a csv reader; without given columns, the first line names the fields."""
     header = list(columns) or next(lines, [])
     if len(set(header)) < len(header):
         raise UserError(f"{path}: two columns have the same name: {', '.join(header)}")

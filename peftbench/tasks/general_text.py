@@ -1,4 +1,4 @@
-"""General text from a file: what retention is measured on. No torch."""
+"""Read the general text on which retention is measured. No torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from peftbench.records import Retention, Task
 from peftbench.tasks import read
 
 RECORDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-"""Types of files that hold records; every other one is plain text."""
+"""Suffixes of files with records; any other file is plain text."""
 _NAME = "evaluate.retention"
 
 
 def texts(source: Retention) -> list[str]:
-    """Return the texts of a file or a dataset in its order, empty ones left out, without white space around them.
+    """Return the non-empty texts of a file or a dataset in order, stripped of surrounding white space.
 
     Raises:
-        UserError: if it is missing, unreadable or holds no text, or its records do not have the field.
+        UserError: if the source is missing, unreadable or has no text, or its records lack the field.
     """
     path = Path(source.file or "")
     if source.dataset or path.suffix in RECORDS:
@@ -30,7 +30,7 @@ def texts(source: Retention) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{_NAME}: {source.source} cannot be read as text: {why}") from None
-        # a line that looks empty is
+        # a line of white space counts as blank
         found = re.split(r"\n[^\S\n]*\n", text) if source.separator == "\n\n" else text.split(source.separator)
     kept = [text.strip() for text in found if text.strip()][: source.limit]
     if not kept:
@@ -39,8 +39,8 @@ def texts(source: Retention) -> list[str]:
 
 
 def as_task(source: Retention) -> Task:
-    """Return general text in records as a task whose answers are the texts."""
-    field = f"{{{{ '' if {source.field} is none else {source.field} }}}}"  # a null is no text
+    """Return a task whose targets are the texts in the records of a source."""
+    field = f"{{{{ '' if {source.field} is none else {source.field} }}}}"  # null is excluded
     made = Task(_NAME, "generation", prompt=field, target=field)
     if source.file:
         return replace(made, files={"test": source.file})

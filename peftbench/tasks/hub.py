@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, by id and revision, through the ``datasets`` library. No torch."""
+"""Load datasets of the Hugging Face hub by id and revision with the ``datasets`` library. No torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from peftbench.records import Task
 
 
 def is_remote(task: Task) -> bool:
-    """Whether some split of a task may have to be fetched."""
+    """Return whether some split of a task may have to be downloaded."""
     wanted = [split for split in task.splits if split not in task.files]
     return bool(wanted) and not Path(str(task.dataset)).is_dir()
 
 
 def rows(task: Task, split: str) -> list[dict[str, Any]]:
-    """Return the records of a split: fetched, or found in the cache. A dataset's own code is never run.
+    """Return the records of a split, downloaded or from the cache. Code in a dataset is never run.
 
     Raises:
-        UserError: if there is no such dataset, revision, configuration or split, or it cannot be reached.
+        UserError: if the dataset, revision, configuration or split does not exist or cannot be reached.
     """
     import datasets
 
@@ -30,7 +30,7 @@ def rows(task: Task, split: str) -> list[dict[str, Any]]:
         found = datasets.load_dataset(
             str(task.dataset), task.config, revision=task.revision, split=task.splits[split]
         ).to_list()
-    except Exception as error:  # its readers of files raise what they like
+    except Exception as error:  # readers of many file formats, which may raise anything
         raise UserError(f"task {task.name!r}: {_asked(task, split)}: {_why(task, error)}") from None
     finally:
         if shown:
@@ -41,20 +41,20 @@ def rows(task: Task, split: str) -> list[dict[str, Any]]:
 
 
 def _asked(task: Task, split: str) -> str:
-    """Return the dataset and its split as a message names them."""
+    """Return the name of a dataset and its split for a message."""
     config = f", config {task.config!r}" if task.config else ""
     revision = f" at revision {task.revision!r}" if task.revision else ""
     return f"dataset {task.dataset!r}{revision}{config}, split {task.splits[split]!r}"
 
 
 def _why(task: Task, error: Exception) -> str:
-    """Return why a dataset could not be loaded, and what to do."""
-    cause = error.__cause__ or error  # "an error occurred while generating the dataset" has its reason behind it
+    """Return why a dataset could not be loaded, and what to do about it."""
+    cause = error.__cause__ or error  # the reason of "an error occurred while generating the dataset"
     reason = (str(cause) or repr(cause)).splitlines()[0]
-    local = f"give local files (--set tasks.{task.name}.train=FILE), or fetch it first where there is a network"
+    local = f"give local files (--set tasks.{task.name}.train=FILE), or download it first on a machine with a network"
     if isinstance(error, ConnectionError) or "offline" in reason.lower():
         state = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         return f"not in the cache of datasets ({state}); {local}"
     if "scripts are no longer supported" in reason:
-        return f"it comes as a program, which is not run; try revision: refs/convert/parquet ({reason})"
+        return f"it is a Python script, and scripts are not run; try revision: refs/convert/parquet ({reason})"
     return reason

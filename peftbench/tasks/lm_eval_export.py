@@ -1,4 +1,4 @@
-"""Our tasks as lm-eval tasks: the same definition in memory and as a YAML that the stock ``lm_eval`` command reads."""
+"""peftbench's tasks as lm-eval tasks, in memory or as a YAML file for the ``lm_eval`` command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _METRICS = {
 
 
 def config(task: Task) -> dict[str, Any]:
-    """Return an lm-eval task configuration without its data."""
+    """Return the lm-eval configuration of a task, without its data."""
     shared: dict[str, Any] = {
         "task": task.name,
         "test_split": "test",
@@ -49,7 +49,7 @@ def config(task: Task) -> dict[str, Any]:
 
 
 def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Return examples as lm-eval documents; its configuration names their fields, so no template re-reads a text."""
+    """Return examples as lm-eval documents. ``config`` names their fields, so their texts are not read as templates."""
     return [
         {
             "prompt": e.prompt,
@@ -63,7 +63,7 @@ def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
 
 
 def build(task: Task, examples: Sequence[Example]) -> Any:
-    """Return the lm-eval task over examples in memory."""
+    """Return the lm-eval task for examples in memory."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 

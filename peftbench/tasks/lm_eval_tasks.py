@@ -1,6 +1,6 @@
-"""Tasks that lm-eval defines, by their name there or from a YAML file: loaded, read as examples, hashed.
+"""Tasks defined by lm-eval, given by name or as a YAML file: loaded, read as examples, hashed.
 
-lm-eval is imported when such a task is first asked for: it takes seconds, and other suites need none of it.
+lm-eval takes seconds to import, so it is imported only when such a task is used.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from peftbench.errors import UserError, nearest, unknown
 from peftbench.records import Example, Task
 
 _FEWSHOT_SEED = 1234
-"""As the stock command's."""
+"""That of the ``lm_eval`` command."""
 _NEW_TOKENS = 256
-"""What lm-eval generates where a task does not say."""
+"""Number of tokens that lm-eval generates if a task gives none."""
 _KINDS = {
     "multiple_choice": "choice",
     "loglikelihood": "choice",
     "generate_until": "generation",
     "loglikelihood_rolling": "language_modelling",
 }
-"""lm-eval's output types as the kinds that need the same of a model."""
+"""lm-eval's output type -> the kind of task that uses a model in the same way."""
 _PLACES = ("task", "dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "metadata")
-"""Parts of a configuration that say where documents are, not what they are."""
+"""Keys of a configuration for the location of documents, which do not enter the hash."""
 
 
 def build(task: Task) -> Any:
-    """Return lm-eval's task with the suite's settings in it, ready to draw its few-shot examples from their seed.
+    """Return lm-eval's task with the suite's settings applied and the few-shot seed set.
 
     Raises:
-        UserError: if there is none, its documents cannot be had, or it needs what is not done here.
+        UserError: if the task does not exist, its documents cannot be loaded, or its type is not supported.
     """
     found = _loaded(str(task.lm_eval), task.name)
     config = found.config
@@ -54,13 +54,13 @@ def build(task: Task) -> Any:
     if task.metric and found.OUTPUT_TYPE != "loglikelihood_rolling":
         name, metrics = task.metric.partition(",")[0], list(found.aggregation())
         if name not in metrics:
-            raise UserError(f"{_told(task.name, task.lm_eval)}: {unknown('metric', name, metrics)}")
+            raise UserError(f"{_subject(task.name, task.lm_eval)}: {unknown('metric', name, metrics)}")
     found.set_fewshot_seed(_FEWSHOT_SEED)
     return found
 
 
 def stand_in(task: Task) -> Task:
-    """Return a task of our own kinds that needs of a model what this one does: its memory, its length."""
+    """Return a task of one of peftbench's kinds with the same memory and length requirements."""
     found = build(task)
     kwargs = (found.config.generation_kwargs if found.OUTPUT_TYPE == "generate_until" else None) or {}
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -69,13 +69,13 @@ def stand_in(task: Task) -> Task:
 
 
 def examples(task: Task) -> list[Example]:
-    """Return what is asked and what is right, document by document; few-shot examples stand in the prompt."""
+    """Return each document's prompt, with few-shot examples, and right answer as an example."""
     found = build(task)
     return [_example(found, each) for each in _asked(task, found)]
 
 
 def fingerprint(task: Task) -> str:
-    """Return the SHA-256 of a task's configuration and of everything that it asks, wherever its documents lie."""
+    """Return the SHA-256 of a task's configuration and requests, independent of where its documents are stored."""
     found = build(task)
     config = {k: v for k, v in found.dump_config().items() if k not in _PLACES}
     records = [[r.request_type, r.args, r.doc] for each in _asked(task, found) for r in each]
@@ -84,12 +84,12 @@ def fingerprint(task: Task) -> str:
 
 
 def _asked(task: Task, found: Any) -> list[list[Any]]:
-    """Return the requests for each document, in their order."""
+    """Return the requests of each document, in order."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             found.build_all_requests(limit=task.limit, rank=0, world_size=1)
-    except Exception as error:  # whatever its templates and functions raise
-        raise UserError(f"{_told(task.name, task.lm_eval)}: its prompts cannot be made: {_line(error)}") from error
+    except Exception as error:  # templates and functions of the task may raise anything
+        raise UserError(f"{_subject(task.name, task.lm_eval)}: its prompts cannot be made: {_line(error)}") from error
     return [list(each) for _, each in groupby(found.instances, key=lambda request: request.doc_id)]
 
 
@@ -100,7 +100,7 @@ def _example(found: Any, requests: list[Any]) -> Example:
     if found.OUTPUT_TYPE == "loglikelihood":
         return Example(first.args[0], first.args[1], (first.args[1],))
     choices = tuple(found.doc_to_choice(doc)) if found.config.doc_to_choice is not None else ()
-    # of a task whose choices are prompts, the text says which is right
+    # if the choices are prompts, doc_to_text gives the index of the right one
     gold = found.doc_to_text(doc) if getattr(found, "multiple_input", 0) else found.doc_to_target(doc)
     right = [_text(one, choices) for one in (gold if isinstance(gold, list) else [gold])]
     if found.OUTPUT_TYPE == "multiple_choice":
@@ -109,7 +109,7 @@ def _example(found: Any, requests: list[Any]) -> Example:
 
 
 def _text(gold: Any, choices: tuple[str, ...]) -> str:
-    """Return a right answer as text: lm-eval gives an index where there are choices."""
+    """Return a right answer as text; lm-eval gives an index if there are choices."""
     if isinstance(gold, int) and choices:
         return choices[gold] if gold < len(choices) else ""
     return str(gold)
@@ -120,28 +120,28 @@ def _loaded(source: str, name: str) -> Any:
     """Return lm-eval's task as it is defined."""
     from lm_eval.tasks import TaskManager
 
-    told = _told(name, source)
-    path = _file(source, told).resolve()
+    subject = _subject(name, source)
+    path = _file(source, subject).resolve()
     try:
-        # a relative path of its data starts where the file is; what is silenced are progress bars
+        # relative paths of data start at the file's folder; standard error would show progress bars
         with contextlib.chdir(path.parent), contextlib.redirect_stderr(io.StringIO()):
             found = list(TaskManager(include_defaults=False).load(str(path))["tasks"].values())
-    except Exception as error:  # whatever its source, its parser and its functions raise
+    except Exception as error:  # sources, parsers and functions may raise anything
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise UserError(f"{told} or its data cannot be loaded{offline}: {_line(error)}") from error
+        raise UserError(f"{subject} or its data cannot be loaded{offline}: {_line(error)}") from error
     if len(found) != 1:
-        raise UserError(f"{told}: it is a group of {len(found)} tasks; name one of them")
+        raise UserError(f"{subject}: it is a group of {len(found)} tasks; name one of them")
     (one,) = found
     if getattr(one, "MULTIMODAL", False) or one.OUTPUT_TYPE not in _KINDS:
-        raise UserError(f"{told}: it needs more than text; allowed: tasks of type {', '.join(_KINDS)}")
+        raise UserError(f"{subject}: it needs more than text; allowed: tasks of type {', '.join(_KINDS)}")
     if getattr(one, "UNSAFE_CODE", False):
-        raise UserError(f"{told}: it runs code that the model wrote, which is not done here")
+        raise UserError(f"{subject}: it runs code that the model wrote, which is not done here")
     return one
 
 
 @cache
 def _files() -> dict[str, Path]:
-    """Return the file of each of lm-eval's tasks, by a search of their texts: reading all as YAML takes 9 s, not 1."""
+    """Return the file of each of lm-eval's tasks. A text search takes 1 s; parsing all files as YAML takes 9 s."""
     import lm_eval.tasks
 
     line = re.compile(r"^['\"]?task['\"]?:[ \t]*(['\"]?)([^\s'\"#\[{]+)\1[ \t]*(?:#.*)?$", re.MULTILINE)
@@ -152,18 +152,19 @@ def _files() -> dict[str, Path]:
     return found
 
 
-def _file(source: str, told: str) -> Path:
-    """Return the YAML file of a task: itself, or where lm-eval defines the name."""
+def _file(source: str, subject: str) -> Path:
+    """Return the YAML file of a task, given as a path or by its name in lm-eval."""
     if source.endswith((".yaml", ".yml")):
         return Path(source)
     if source not in _files():
         near = nearest(source, _files())
         hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(f"{told}: neither a YAML file nor one task of lm-eval (a group is several){hint}")
+        raise UserError(f"{subject}: neither a YAML file nor one task of lm-eval (a group is several){hint}")
     return _files()[source]
 
 
-def _told(name: str, source: str | None) -> str:
+def _subject(name: str, source: str | None) -> str:
+    """Return the beginning of an error message about a task."""
     return f"task {name!r}: lm-eval's task {Path(str(source)).name!r}"
 
 
@@ -172,7 +173,7 @@ def _line(error: Exception) -> str:
 
 
 def _source(value: Any) -> str:
-    """Return a value that JSON has no form for as text: of a function its source, which is the same everywhere."""
+    """Return a value that JSON cannot represent as text; for a function its source, the same on every machine."""
     if not callable(value):
         return str(value)
     try:

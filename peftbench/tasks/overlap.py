@@ -1,4 +1,4 @@
-"""How much of the scored prompts stands in the training data. No torch."""
+"""Overlap of the scored prompts with the training data. No torch."""
 
 from __future__ import annotations
 
@@ -9,52 +9,55 @@ from dataclasses import asdict, dataclass
 
 from peftbench.records import Example, Trial
 from peftbench.tasks import read
-from tools.nano.overlap import grams
 
 WORDS = 13
-"""Length of the n-grams that are compared, as Brown et al. 2020 (arXiv:2005.14165, appendix C) compared them."""
+"""Length of the compared n-grams, as in Brown et al. 2020, arXiv:2005.14165, appendix C."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What scored examples have in common with the training data; answers are not compared."""
+    """Numbers of scored examples whose prompts overlap with the training data; answers are not compared."""
 
     examples: int
     exact: int
-    """Whose prompt is a training prompt, word for word."""
+    """Examples whose prompt equals a training prompt word for word."""
     ngram: int
-    """Of which that is true, or which share ``words`` words in a row with a training prompt. A prompt that is shorter
-    counts as a whole."""
+    """Examples whose prompt equals a training prompt or shares a sequence of ``words`` words with one."""
     words: int
 
 
 def measure(train: Iterable[Example], scored: Sequence[Example], size: int = WORDS) -> Overlap:
-    """Compare scored with training examples, in time linear in their words.
+    """Compare scored examples with training examples, in time linear in the number of words.
 
-    What is compared are the words of what the data put into a prompt, the template's own left out, and of plain text
-    the text itself; case, marks and white space do not count.
+    Compared are the words that come from the data, without those of the prompt template; for plain text, the text
+    itself. Case, punctuation and white space are ignored.
     """
     texts = [_words(e) for e in scored]
-    of_each = [grams(words, size) for words in texts]
+    of_each = [ngrams(words, size) for words in texts]
     wanted = set().union(*of_each)
     wholes: set[tuple[str, ...]] = set()
     shared: set[tuple[str, ...]] = set()
     for example in train:
         words = _words(example)
         wholes.add(tuple(words))
-        shared |= wanted.intersection(grams(words, size))
+        shared |= wanted.intersection(ngrams(words, size))
     exact = [tuple(words) in wholes for words in texts]
     ngram = [same or not shared.isdisjoint(found) for same, found in zip(exact, of_each, strict=True)]
     return Overlap(len(texts), sum(exact), sum(ngram), size)
 
 
+def ngrams(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
+    """Return the distinct n-grams of a list of words."""
+    return set(zip(*(words[start:] for start in range(size)), strict=False))
+
+
 def of_trial(trial: Trial, reader: read.Reader = read.examples) -> str | None:
-    """Return, as JSON, each scored task's overlap with all that the trial trains on; None where it trains on nothing.
+    """Return as JSON the overlap of each scored task with all training data of a trial; None if it does not train.
 
     Args:
         trial: the trial.
-        reader: as of ``read.fingerprint``.
+        reader: as in ``read.fingerprint``.
 
     Raises:
         UserError: as ``read.examples``.

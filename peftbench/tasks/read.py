@@ -1,4 +1,4 @@
-"""A task's examples: generated, or read from files or a dataset and put through its templates. No torch."""
+"""Read a task's examples: generated, or from files or a dataset through its templates. No torch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SHOWN_FIELDS = 20
 
 
 def examples(task: Task, split: str) -> list[Example]:
-    """Return the examples of one split in the data's order; ``limit`` applies to every split but train.
+    """Return the examples of a split in the order of the data; ``limit`` applies to every split except train.
 
     Raises:
-        UserError: if the split does not exist, its data is missing, empty or unreadable, a template asks for a field
-            that the data does not have, or an answer is not among the labels or choices.
+        UserError: if the split does not exist; if its data is missing, empty or unreadable; if a template uses a field
+            that the data does not have; or if an answer is not among the labels or choices.
     """
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
@@ -45,11 +45,11 @@ def examples(task: Task, split: str) -> list[Example]:
 
 
 def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
-    """Return the SHA-256 of every example of every split of the tasks, and of how they are scored.
+    """Return the SHA-256 of all examples of all splits of the tasks, and of how they are scored.
 
     Args:
         tasks: the tasks.
-        reader: what gives a split's examples: ``examples``, or something that remembers what that gave.
+        reader: returns the examples of a task's split: ``examples`` or a cached version of it.
     """
     digest = hashlib.sha256()
     for task in tasks:
@@ -66,7 +66,7 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
 
 
 def _given(task: Task, split: str) -> list[Example]:
-    """Return the examples of a split that a file or the dataset gives."""
+    """Return the examples of a split that is given by a file or the dataset."""
     if split in task.files:
         path = Path(task.files[split])
         return _render(task, path.name, files.rows(task, path))
@@ -74,12 +74,12 @@ def _given(task: Task, split: str) -> list[Example]:
 
 
 def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Example]:
-    """Return rows as examples.
+    """Return records as examples.
 
     Args:
-        task: whose templates they go through.
-        source: what the rows come from, for messages.
-        rows: the data's records.
+        task: the task with its templates.
+        source: name of the file or dataset, for messages.
+        rows: the records of the data.
     """
     prompt, content, target = _templates(task)
     found = []
@@ -88,7 +88,7 @@ def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Exa
         try:
             answer = target.render(row).strip()
             read, own = prompt.render(row).rstrip(), content.render(row).strip()
-        except Exception as error:  # a template may do arithmetic, look things up, call filters
+        except Exception as error:  # expressions and filters in a template may raise anything
             fields = ", ".join(list(row)[:_SHOWN_FIELDS])
             headless = Path(source).suffix in (".csv", ".tsv") and not task.columns
             hint = " (if that is the first example, the file has no header: give its columns)" if headless else ""
@@ -104,7 +104,7 @@ def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Exa
 
 
 def _templates(task: Task) -> tuple[Any, Any, Any]:
-    """Return the templates of the prompt, of the prompt without its own words, and of the target."""
+    """Return the templates of the prompt, of the prompt's content (without its fixed text), and of the target."""
     from jinja2 import StrictUndefined, TemplateError, nodes
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -119,6 +119,6 @@ def _templates(task: Task) -> tuple[Any, Any, Any]:
 
 
 def _chunked(task: Task, found: Iterable[Example]) -> list[Example]:
-    """Return texts as chunks that follow nothing."""
+    """Return texts as chunks, each an example with an empty prompt."""
     texts = chunks((e.target for e in found), task.separator, task.chunk_characters or CHUNK_CHARACTERS)
     return [Example("", text, join="", references=(text,)) for text in texts]

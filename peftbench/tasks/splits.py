@@ -1,4 +1,4 @@
-"""Which splits a task has, and how those that are not given are cut off its training examples by seed. No torch."""
+"""The splits of a task; those that are not given are split off its training examples by seed. No torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SPLIT_SEED = "peftbench validation split"
 
 
 def given(task: Task) -> tuple[str, ...]:
-    """Return the splits that a task's files and dataset give."""
+    """Return the splits that a task's files and dataset provide."""
     return tuple(split for split in SPLITS if split in task.files or split in task.splits)
 
 
 def splits(task: Task) -> tuple[str, ...]:
-    """Return all splits that a task has, of train, validation and test."""
+    """Return the splits that a task has, in the order train, validation, test."""
     if task.builtin:
         return SPLITS
     if task.lm_eval:
@@ -28,15 +28,16 @@ def splits(task: Task) -> tuple[str, ...]:
 
 
 def is_cut(task: Task, split: str) -> bool:
-    """Whether a split is what cutting leaves: a part cut off the training examples, or the rest of them."""
+    """Return whether a split is part of the given training examples: split off them, or what remains of them."""
     cut = [s for s in splits(task) if s not in given(task)]
     return split in cut or (split == "train" and bool(cut))
 
 
 def cut(task: Task, found: Sequence[Example], split: str) -> list[Example]:
-    """Return one split of the training examples: cut off, or what is left to train on; the same on every machine.
+    """Return one split of the given training examples, the same on every machine.
 
-    Examples of one prompt stay together where a task has several references. A fraction above 0 cuts off one at least.
+    Examples with the same prompt stay together if the task has several references. A fraction above 0 splits off at
+    least one example.
     """
     together = _together(found) if task.several_references else [[e] for e in found]
     order = list(range(len(together)))
@@ -58,7 +59,7 @@ def _fraction(task: Task, split: str) -> float:
 
 
 def _together(found: Sequence[Example]) -> list[list[Example]]:
-    """Return examples in groups of the same prompt, in the order of first appearance."""
+    """Group examples by prompt, in the order of first appearance."""
     groups: dict[str, list[Example]] = {}
     for e in found:
         groups.setdefault(e.prompt, []).append(e)
@@ -66,5 +67,5 @@ def _together(found: Sequence[Example]) -> list[list[Example]]:
 
 
 def with_all_references(found: Sequence[Example]) -> list[Example]:
-    """Return one example for each prompt: the first, with the answers of all as references, repeats left out."""
+    """Return the first example of each prompt, with the distinct answers of all its examples as references."""
     return [replace(g[0], references=tuple(dict.fromkeys(e.target for e in g))) for g in _together(found)]

@@ -1,4 +1,4 @@
-"""Ready templates: how examples of well-known datasets become prompt and answer. No torch."""
+"""Templates for well-known datasets, which turn their records into prompts and answers. No torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from types import MappingProxyType
 from typing import Any
 
 CHUNK_CHARACTERS = 500
-"""Longest chunk of plain text where a task does not say: about 125 tokens of English, so that the default
-``sequence_length`` cuts little."""
+"""Default length of the longest chunk of plain text: about 125 tokens of English, so that the default
+``sequence_length`` truncates little."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """What a task's block need not say. Fields named like keys of the block stand in for those it leaves out."""
+    """Defaults for a task's block. Fields named like keys of the block apply if the block does not give them."""
 
     name: str
     doc: str
-    """What it is for, in a few words."""
+    """What it is for."""
     reads: str
-    """The data's fields."""
+    """The fields of the data that it uses."""
     kind: str
     prompt: str
     target: str
@@ -32,7 +32,7 @@ class Template:
     stop: tuple[str, ...] = ()
 
     def block(self) -> dict[str, Any]:
-        """Return the keys of a task's block that the template fills in."""
+        """Return the keys of a task's block that the template provides."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         return {key: value for key, value in plain.items() if key not in ("name", "doc", "reads") and value}
 
@@ -49,7 +49,7 @@ Write a response that appropriately completes the request.
 {{ {input} }}
 {% endif %}
 ### Response:"""
-"""The prompt of Stanford Alpaca (Taori et al. 2023), with and without an input."""
+"""The prompt of Stanford Alpaca (Taori et al. 2023), for records with and without an input."""
 _SUBJECT = "{% if text is defined %}{{ text.split('||')[0] | trim }}{% else %}{{ meaning_representation }}{% endif %}"
 _SENTENCE = (
     "{% if text is defined %}{{ text.split('||', 1)[1] }}"
@@ -89,7 +89,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
             ),
             Template(
                 "gsm8k",
-                "sums in words, the whole solution as answer",
+                "word problems; the answer is the whole solution",
                 "question, answer (ends with #### and the number)",
                 "exact_match",
                 "Question: {{ question }}\nAnswer:",
@@ -100,7 +100,7 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
             ),
             Template(
                 "e2e",
-                "E2E: facts to a sentence, all references of a meaning together",
+                "E2E: facts to a sentence; a meaning's references are grouped",
                 "text (lines MEANING||SENTENCE of a .txt file), or meaning_representation and human_reference",
                 "generation",
                 f"{_SUBJECT}\nText:",

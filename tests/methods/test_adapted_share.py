@@ -99,6 +99,6 @@ def test_a_report_names_what_all_linear_left_out_and_says_nothing_of_other_targe
 
 @pytest.mark.parametrize("options", [{"dora": True}, {"dropout": 0.1}, {"initialization": "loftq"}], ids=str)
 def test_experts_in_four_bits_take_plain_lora_only_as_peft_wraps_their_router(options, mixtral):
-    with pytest.raises(Unsupported, match=r"gate_up_proj\.original\) or their router, where peft has no"):
+    with pytest.raises(Unsupported, match=r"gate_up_proj\.original\) or their router, for which peft has no"):
         columns(mixtral, precision="nf4", **options)
     assert columns(mixtral, precision="nf4", target_modules="attention", **options).adapted_share < 0.12

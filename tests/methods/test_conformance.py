@@ -50,7 +50,7 @@ def test_every_method_that_comes_with_peftbench_has_a_closed_form():
 def test_the_number_of_parameters_is_the_closed_form_at_every_rank_and_all_of_them_are_saved(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     for rank in (1, 4, 7):
-        changes = {"rank": rank} if method_of(name, trials.EXAMPLES.get(name, {})).knob else {}
+        changes = {"rank": rank} if method_of(name, trials.EXAMPLES.get(name, {})).rank_meaning else {}
         base, learner, _ = attached(tiny, name, precision, tmp_path, **changes)
         wanted = FORMS[name](rank, base.parameters)
         assert sum(p.numel() for p in learner.parameters) == wanted

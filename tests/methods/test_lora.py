@@ -13,6 +13,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, alpha_of, lora
 from peftbench.models import load
+from peftbench.models.load import trainable_parameters
 from peftbench.models.precision import PRECISIONS
 from peftbench.records.resolve import resolve
 from peftbench.tasks import read
@@ -165,9 +166,9 @@ def test_loftq_starts_nearer_to_the_unquantized_weights(precision, tiny, tmp_pat
 @pytest.mark.parametrize(
     ("start", "precision", "told"),
     [
-        ("pissa", "nf4", "would be quantized anew"),
-        ("olora", "int8", "would be quantized anew"),
-        ("loftq", "bf16", "this base has none"),
+        ("pissa", "nf4", "would be quantized again"),
+        ("olora", "int8", "would be quantized again"),
+        ("loftq", "bf16", "this base is not quantized"),
     ],
 )
 def test_a_start_that_does_not_exist_on_a_base_is_refused_with_the_reason(start, precision, told, tiny, tmp_path):
@@ -331,8 +332,7 @@ def test_gpt2_medium_with_rank_4_on_q_and_v_trains_393_216_where_the_paper_print
     assert closed_form == 393_216  # Hu et al. 2021, table 3, prints 0.35 M: not what the formula gives
     # on parts, as on projections of their own: two A and two B a layer; that k's part of the update is zero, below
     parts = lora.attach(meta(config), 4, PAPER | {"target_modules": ["c_attn.q", "c_attn.v"]})
-    trained = [getattr(p, "peftbench_trained", p.numel()) for p in parts.parameters() if p.requires_grad]
-    assert sum(trained) == closed_form
+    assert trainable_parameters(parts) == closed_form
     assert count(parts) == 24 * 8 * (1024 + 3 * 1024)  # stored: B holds zeros
     # peft adapts the fused projection of q, k and v as one matrix (3 x 1024, 1024): the same number by chance,
     # 24 x 4 x (1024 + 3072), for another model: one A for all three, and k is adapted too
@@ -462,5 +462,5 @@ def test_a_router_that_returns_more_than_its_product_is_passed_over(tmp_path):
     ends = {name.rpartition(".")[2] for name in layers(attached)}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert logits(attached, "fp32", IDS).isfinite().all()
-    with pytest.raises(Unsupported, match="router picks experts"):
+    with pytest.raises(Unsupported, match="router routes to experts"):
         tuned(tmp_path / "llama4", tmp_path, target_modules=["q_proj", "router"])

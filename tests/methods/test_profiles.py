@@ -31,7 +31,7 @@ def test_what_is_published_can_be_said_by_a_suite(name):
     given = {**found.training, **found.options} | ({method.rank_key: found.rank} if found.rank else {})
     axes_model(name, method_settings(method), given).model_validate(given)
     assert found.source
-    assert set(profiles.TOLD) <= set(TRAIN)
+    assert set(profiles.EXPECTED) <= set(TRAIN)
     assert f"{found.training['learning_rate']:g}" in (told := listing.method(name))
     assert "profile paper" in told
 
@@ -92,8 +92,8 @@ def test_which_profile_rows_had_is_told_and_published_settings_are_no_unfairness
     ]
     told = " ".join(table(store(tmp_path / "paper", *paper)).split())
     assert "Profile paper, LoRA, where the suite gives nothing else: learning_rate 0.0002, optimizer adamw" in told
-    assert "left open: warmup_ratio;" in told
-    assert "not taken over: a warm-up of 500 steps" in told
+    assert "not given: warmup_ratio;" in told
+    assert "not adopted: a warm-up of 500 steps" in told
     assert "no axis" not in told
     odd = [paper[0], row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=16), row("full", None)]
     told = " ".join(table(store(tmp_path / "odd", *odd)).split())

@@ -1,4 +1,4 @@
-"""The package's own tests: what peftbench's conformance tests cannot know of its method."""
+"""The package's own tests, for what peftbench's conformance tests cannot know about its method."""
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -7,7 +7,7 @@ METHOD = pytest.importorskip("peftbench_steering").METHOD
 
 
 @pytest.mark.parametrize(("layers", "steered"), [(None, 3), (2, 2), (9, 3)])
-def test_there_is_one_vector_of_the_models_width_for_each_steered_block(layers, steered, tiny):
+def test_each_steered_layer_has_one_vector_of_the_models_width(layers, steered, tiny):
     from peftbench_steering.vectors import attach
 
     base = AutoModelForCausalLM.from_pretrained(tiny)

@@ -14,7 +14,7 @@ import pytest
 from peftbench import cli, errors
 from peftbench.commands import memory_table
 from peftbench.measure import device, environment
-from peftbench.methods import METHODS, context
+from peftbench.methods import METHODS, context_length
 from peftbench.models import builtin, find
 from peftbench.planner import budget, fit, forecast, memory_sizes
 from peftbench.planner.predict import predict
@@ -179,7 +179,7 @@ def test_the_peak_is_found_where_a_mask_or_virtual_tokens_decide(name, sizes, st
     plan = accumulated(*steps)
     loop.step(learner, batches.micro_batches(plan[0], made.training, 1), 0.0)
     true = max(accounting.account_step(learner, step, False).peak_bytes for step in plan)
-    virtual = context.virtual(made)
+    virtual = context_length.virtual_tokens(made)
     found = accounting.largest_steps(plan, made.training, virtual)
     assert accounting.account_steps(learner, found, False).peak_bytes == true
     predicted = max(predict(made, folder, budget.passes(s, made.training, virtual)).peak_bytes for s in found)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.results_factory import ENVIRONMENT, make_grid, make_result
 
+from peftbench.errors import UserError
 from peftbench.report.comparison import render
 from peftbench.results.compare import Comparison, compare
-from peftbench.errors import UserError
 from peftbench.results.store import record_grid, write
+from tests.support.results_factory import ENVIRONMENT, make_grid, make_result
 
 
 def folder(place: Path, scores: list[float], **fields: Any) -> Path:

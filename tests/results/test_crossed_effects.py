@@ -6,17 +6,18 @@ import json
 import math
 from dataclasses import asdict
 
-from tools.docs import crossed_document
-from tools.validation import crossed_rules
-from tools.validation import crossed_simulation as simulation
 import numpy as np
 import pytest
-from tests.support.results_factory import make_grid
 from scipy import stats as reference
 
+from peftbench.report.notes import sensitivity
 from peftbench.results import store
 from peftbench.results.crossed_effects import front, outcomes, planning, ranking
 from peftbench.results.crossed_effects.model import Outcomes, components, difference, difference_parts, parts, score
+from tests.support.results_factory import make_grid
+from tools.docs import crossed_document
+from tools.validation import crossed_rules
+from tools.validation import crossed_simulation as simulation
 
 
 def rows(*given: list[float]) -> Outcomes:
@@ -222,10 +223,13 @@ def test_noise_needs_several_seeds_on_both_sides():
 
 def test_a_table_that_can_show_none_of_its_gaps_says_so():
     known = simulation.known_noise(simulation.null(2, 1.15), 50)
-    assert "seeds and examples explain it" in planning.sentence(known, [0.60, 0.61], 1)
-    assert "no number of seeds" in planning.sentence(known, [0.60, 0.61], 1)
-    assert "about" in planning.sentence(known, [0.60, 0.64], 1)
-    assert "explain" not in planning.sentence(known, [0.60, 0.90], 1)
+    few_examples, few_seeds, enough = (planning.sensitivity(known, [0.60, best], 1) for best in (0.61, 0.64, 0.90))
+    assert (few_examples.undetectable, few_examples.seeds_needed) == (True, None)
+    assert "seeds and examples explain it, no number of seeds" in sensitivity.sentence(few_examples)
+    assert few_seeds.undetectable
+    assert f"about {few_seeds.seeds_needed} seeds" in sensitivity.sentence(few_seeds)
+    assert (enough.undetectable, enough.seeds_needed) == (False, None)
+    assert "explain" not in sensitivity.sentence(enough)
 
 
 def test_the_front_by_certainty():

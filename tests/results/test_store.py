@@ -10,15 +10,25 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from tests.support.results_factory import TASKS, make_grid, make_result
-from tests.support.store_checks import KINDS, assert_equal, fill, plain, stored
 
-from peftbench.results.store import writing
 from peftbench.errors import UserError
 from peftbench.records import SCHEMA_VERSION, Status
-from peftbench.results.store import Grid, Tables, compact, done, open_for_run, read, record_grid, recorded_grid, write
+from peftbench.results.store import (
+    RecordedGrid,
+    Tables,
+    compact,
+    done,
+    open_for_run,
+    read,
+    record_grid,
+    recorded_grid,
+    write,
+    writing,
+)
 from peftbench.results.store.document import document
 from peftbench.results.store.schema import columns
+from tests.support.results_factory import TASKS, make_grid, make_result
+from tests.support.store_checks import KINDS, assert_equal, fill, plain, stored
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,7 +40,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_result_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    result = make_result(scores={"judge": 0.9, "compute": 0.5}, cell="lora r=8 fp32")
+    result = make_result(scores={"judge": 0.9, "compute": 0.5}, cell="lora r=8 fp32", named_settings="")
     write(tmp_path, result, TASKS)
     tables = read(tmp_path)
     (row,) = tables.trials.astype(object).to_dict("records")
@@ -234,8 +244,10 @@ def test_the_documented_columns_are_the_stored_ones() -> None:
 
 def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
     code = (
-        "import sys, runpy; sys.argv = ['x', '--document']; runpy.run_module('peftbench.results.store', run_name='__main__');"
-        "import peftbench.results.seeds, peftbench.results.compare; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+        "import sys, runpy; sys.argv = ['x', '--document'];"
+        "runpy.run_module('peftbench.results.store', run_name='__main__');"
+        "import peftbench.results.seeds, peftbench.results.compare;"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     done_ = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done_.stdout == document()
@@ -244,9 +256,9 @@ def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
 def test_a_recorded_grid_comes_back_and_the_last_one_counts(tmp_path: Path) -> None:
     assert recorded_grid(tmp_path / "nowhere") is None
     record_grid(tmp_path / "r", ["b", "a"], "peftbench run x")
-    assert recorded_grid(tmp_path / "r") == Grid(("b", "a"), "peftbench run x")
+    assert recorded_grid(tmp_path / "r") == RecordedGrid(("b", "a"), "peftbench run x")
     record_grid(tmp_path / "r", ["c"], "peftbench run y")
-    assert recorded_grid(tmp_path / "r") == Grid(("c",), "peftbench run y")
+    assert recorded_grid(tmp_path / "r") == RecordedGrid(("c",), "peftbench run y")
     (tmp_path / "r" / ".1-grid.json.tmp").write_text("{")
     open_for_run(tmp_path / "r", [])
     assert [path.name for path in (tmp_path / "r").glob("*grid*")] == ["grid.json"]

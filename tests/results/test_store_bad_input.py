@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.results_factory import make_result
-from tests.support.store_checks import KINDS, contents, fill, stored
 
 from peftbench.errors import UserError
 from peftbench.results.store import compact, done, open_for_run, read, write
+from tests.support.results_factory import make_result
+from tests.support.store_checks import KINDS, contents, fill, stored
 
 
 @pytest.fixture(autouse=True)

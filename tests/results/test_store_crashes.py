@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.results_factory import make_result
-from tests.support.store_checks import KINDS, contents, fill, plain
 
 from peftbench.results.store import Tables, compact, done, open_for_run, read, write
+from tests.support.results_factory import make_result
+from tests.support.store_checks import KINDS, contents, fill, plain
 
 
 @pytest.fixture(autouse=True)

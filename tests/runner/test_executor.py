@@ -110,6 +110,7 @@ def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, 
     assert "no_such_module" in result.row.message
     assert "Traceback" in Path(job.log).read_text()
     assert result.row.message.endswith(f"; log: logs/{job.key}.log")
+    assert result.row.message == f"{result.row.reason}; log: {result.row.log_file}"
 
 
 def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, tmp_path):
@@ -240,12 +241,12 @@ def test_the_libraries_that_the_server_imports_beside_a_gpu_ask_cuda_nothing():
     assert told.returncode == 0, told.stderr
 
 
-def test_a_log_is_not_filled_by_bitsandbytes_word_on_each_product(caplog):
+def test_bitsandbytes_message_for_each_product_is_not_in_the_log(caplog):
     from bitsandbytes.nn import Linear8bitLt
 
     from peftbench.runner.executor import child
 
     layer = Linear8bitLt(8, 8, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
-    child._quiet()
+    child._silence_libraries()
     layer(torch.ones(2, 8))
     assert caplog.messages == []

@@ -20,7 +20,7 @@ from peftbench.report.notes import learning_rate_search as search_notes
 from peftbench.results import learning_rate_search, store
 from peftbench.runner import grid, prepare, stages
 from peftbench.suite import trial_key
-from peftbench.suite.learning_rate_search import FIRST_SEED, candidates, cell_of, named
+from peftbench.suite.learning_rate_search import FIRST_SEED, candidate_name, candidates
 from tests.support.results_factory import make_result
 
 SUITE = """
@@ -65,7 +65,8 @@ def test_a_candidate_differs_from_its_cell_in_rate_seed_length_and_split(load):
     assert {t.seed for t in tried} == {FIRST_SEED}
     assert one.training == replace(final.training, steps=20, learning_rate=1e-3)
     assert (one.evaluation.split, final.evaluation.split) == ("validation", "test")
-    same = {"training", "evaluation", "seed", "cell", "inference", "retention"}
+    assert (one.candidate_of, one.named_settings) == ("full fp32", "lr=0.001")
+    same = {"training", "evaluation", "seed", "cell", "inference", "retention", "candidate_of", "named_settings"}
     assert all(getattr(one, name) == getattr(final, name) for name in final.__dataclass_fields__ if name not in same)
 
 
@@ -92,13 +93,6 @@ def test_search_false_makes_the_rates_an_axis(load):
 def test_a_cell_that_cannot_exist_is_not_searched(load):
     tried = candidates(load(SUITE, "methods.full.precision=[fp32, nf4]"), "cpu")
     assert {t.precision for t in tried} == {"fp32"}
-
-
-@pytest.mark.parametrize("cell", ["full fp32", "lora r=2 alpha=4 bf16-true", "adapter r=16 kind=houlsby int8"])
-@pytest.mark.parametrize("rate", [1e-4, 0.003, 1.0, 2e-05])
-def test_a_candidates_name_leads_back_to_its_cell(cell, rate):
-    precision = cell.split()[-1]
-    assert cell_of(named(cell, precision, rate), rate) == cell
 
 
 @pytest.mark.parametrize(
@@ -136,9 +130,9 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
         method, precision = cell.split()[0], cell.split()[-1]
         for (rate, score), seed in itertools.product(tried.items(), range(seeds)):
             ended = {"status": score} if isinstance(score, str) else {"scores": {"judge": score + 0.01 * seed}}
-            name = named(cell, precision, rate)
+            name = candidate_name(cell, precision, rate)
             settings = json.dumps({"method": method, "evaluate": ["judge"]})
-            more = {"seed": FIRST_SEED + seed, "learning_rate": rate, "settings_json": settings}
+            more = {"seed": FIRST_SEED + seed, "learning_rate": rate, "settings_json": settings, "candidate_of": cell}
             result = make_result(name, method, precision, **more, **ended)
             store.write(folder / learning_rate_search.FOLDER, result, ("judge",))
 

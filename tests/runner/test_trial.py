@@ -35,7 +35,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     assert (row.status, row.phase, row.message) == ("ok", None, None)
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
-    none = {"stalled_tensors", "unadapted_matrices"}
+    none = {"stalled_tensors", "unadapted_matrices", "named_settings", "candidate_of", "reason", "log_file"}
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
@@ -165,7 +165,8 @@ def test_the_message_of_an_error_without_text_names_the_line_that_raised_it_and_
     row = run(trials.trial(tiny, tmp_path), tmp_path).row
     assert row.status == "error"
     assert re.match(r"AssertionError in test_trial.py, line \d+: raise AssertionError; log: logs/", row.message)
-    assert row.message.endswith(f"; log: logs/{row.key}.log")
+    assert row.message == f"{row.reason}; log: {row.log_file}"
+    assert row.log_file == f"logs/{row.key}.log"
 
 
 def test_a_choice_that_does_not_fit_is_an_error_before_training(tiny, tmp_path):

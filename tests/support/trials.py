@@ -58,7 +58,7 @@ def trial(base: Path, data: Path, method: str = "lora", precision: str = "fp32",
     """Return a trial on the tiny tasks; ``training`` takes changes to the training settings, others go to Trial."""
     options = EXAMPLES.get(method, {}) | changes.pop("options", {})
     found = method_of(method, options)
-    rank = changes.pop("rank", None if found.knob is None else 4)
+    rank = changes.pop("rank", None if found.rank_meaning is None else 4)
     if not METHODS[method].variants:
         options = {name: setting.default for name, setting in found.options.items()} | options
     if "alpha" in options and options["alpha"] is None:

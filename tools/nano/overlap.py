@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peftbench.records import Example
+from peftbench.tasks import overlap
 
 SIZES = (2, 4, 6, 8)
 """Lengths of the n-grams that are compared, in words."""
@@ -40,12 +41,7 @@ def words(text: str) -> list[str]:
 
 def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
     """Return the distinct n-grams of a text's words."""
-    return grams(words(text), size)
-
-
-def grams(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    """Return the distinct runs of so many words."""
-    return set(zip(*(found[start:] for start in range(size)), strict=False))
+    return overlap.ngrams(words(text), size)
 
 
 def longest_field(prompt: str) -> str:
@@ -85,5 +81,5 @@ def _seen(wanted: Grams, documents: Sequence[str]) -> Grams:
     for document in documents:
         found = words(document)
         for size in SIZES:
-            occur[size] |= every[size].intersection(zip(*(found[start:] for start in range(size)), strict=False))
+            occur[size] |= every[size].intersection(overlap.ngrams(found, size))
     return {(name, size): grams & occur[size] for (name, size), grams in wanted.items()}

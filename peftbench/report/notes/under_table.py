@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
 from peftbench.methods import profiles
-from peftbench.methods.support import BECAUSE
 from peftbench.models import causality
 from peftbench.planner import match
 from peftbench.records import Category, Phase, Status, TrialRow
 from peftbench.records.phase import UNTRACKED, UNTRACKED_BAR
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, precision_order, read_json
-from peftbench.report.notes import data_use, fairness, learning_rate_search, memory
+from peftbench.report.notes import busy, data_use, fairness, learning_rate_search, memory
 from peftbench.report.tables import speed
-from peftbench.results import seeds as results_seeds
+from peftbench.results.busy_machine import busy_trials
+from peftbench.results.rows import rows_without_progress
 
 DEFINED = {
     "trainable_parameters": "trainable parameters",
@@ -107,7 +107,7 @@ def _match_notes(results: Results) -> Iterable[str]:
     """Say how near the cells come to the trainable parameters that their ranks were chosen for."""
     if results.grid and results.grid.parameters:
         cells = [(cell, cell.mean("trainable_parameters")) for cell in results.tuned]
-        counts = [(c.name, bool(c.record and c.record.knob), n) for c, n in cells if n is not None]
+        counts = [(c.name, bool(c.record and c.record.rank_meaning), n) for c, n in cells if n is not None]
         yield from match.told(counts, results.grid.parameters)
 
 
@@ -122,7 +122,7 @@ def _profile_notes(results: Results) -> Iterable[str]:
                 break
     for (profile, method), found in cells.items():
         if profile == profiles.PAPER and method in profiles.PUBLISHED:
-            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.told(method)}"
+            yield f"Profile paper, {found[0].title}, where the suite gives nothing else: {profiles.describe(method)}"
         else:
             titles = _series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}, one setting for all: it took the place of the recipe of {titles}."
@@ -160,7 +160,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
-            why = "; ".join(message.partition(BECAUSE)[2] or message for message in cell.summary.messages)
+            why = "; ".join(cell.summary.reasons)
             groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
         elif cell.trouble:
             groups[(cell.name,)] = [cell]
@@ -176,7 +176,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
 
 def _learning_note(results: Results) -> Iterable[str]:
     """Name the cells with a trial whose loss did not fall: they ended ok, and learned nothing."""
-    rows = results_seeds.unlearned(results.trials)
+    rows = rows_without_progress(results.trials)
     if len(rows):
         columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
         each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
@@ -210,9 +210,9 @@ def _load_note(results: Results) -> Iterable[str]:
 
     The load average serves only where the system does not tell how long threads waited: it misses many.
     """
-    told = results_seeds.untrusted_times(results.trials)
-    if told:
-        yield told
+    found = busy_trials(results.trials)
+    if found:
+        yield busy.sentence(found)
     unknown = results.trials["train_waiting_seconds"].isna() & results.trials["train_seconds"].notna()
     ok = results.trials[(results.trials["status"] == Status.OK.value) & unknown]
     loaded: list[float] = []

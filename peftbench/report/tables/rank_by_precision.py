@@ -74,7 +74,7 @@ def method_grids(results: Results) -> tuple[MethodGrids, ...]:
         if len(precisions) > 1 or any(cell.rank is not None for cell in cells):
             record = cells[0].record
             title = " ".join(filter(None, (method_title(method), variant, base)))
-            knob = (record.knob if record else "rank") or ""
+            knob = (record.rank_meaning if record else "rank") or ""
             grids = tuple(_grid(q, cells, precisions, usual, known) for q in quantities if _applies(q, cells))
             found.append(MethodGrids(title, knob, precisions, grids))
     return tuple(found)

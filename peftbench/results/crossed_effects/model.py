@@ -32,7 +32,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ class Estimate:
     @property
     def half_width(self) -> float:
         """Half the interval by Student's t, before it is kept within bounds."""
-        return _quantile(self.degrees_of_freedom) * self.standard_error
+        return t_quantile(self.degrees_of_freedom) * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def difference(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Estim
     """
     found = difference_parts(one, other, paired=paired)
     value, error, freedom = other.mean - one.mean, math.sqrt(found.variance), found.degrees_of_freedom
-    half = _quantile(freedom) * error
+    half = t_quantile(freedom) * error
     scope = _scope(one, other)
     p = _mcnemar(one, other) if scope != "new seeds and new examples" else None
     if p is None:
@@ -270,6 +270,22 @@ def difference(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Estim
     if one.bounded and other.bounded:
         low, high = max(low, -1.0), min(high, 1.0)
     return Estimate(value, error, freedom, low, high, p, scope)
+
+
+@overload
+def t_quantile(degrees_of_freedom: float, level: float = LEVEL) -> float: ...
+@overload
+def t_quantile(degrees_of_freedom: Array, level: float = LEVEL) -> Array: ...
+def t_quantile(degrees_of_freedom: Array | float, level: float = LEVEL) -> Array | float:
+    """Return the two-sided critical value of Student's t, which scales a standard error to a half width.
+
+    Args:
+        degrees_of_freedom: one or many, above 0; infinity gives the normal distribution.
+        level: probability outside of the interval.
+    """
+    # scipy.stats has the same number, but takes a second to import
+    found = stdtrit(np.minimum(degrees_of_freedom, 1e9), 1 - level / 2)
+    return float(found) if np.ndim(found) == 0 else found
 
 
 def p_value(value: float, error: float, degrees_of_freedom: float) -> float:
@@ -293,17 +309,13 @@ def _scope(*cells: Outcomes) -> Scope:
     return "new seeds and new examples" if known else "new examples, these checkpoints"
 
 
-def _quantile(degrees_of_freedom: float) -> float:
-    return float(stdtrit(min(degrees_of_freedom, 1e9), 1 - LEVEL / 2))
-
-
 def _score_interval(outcomes: Outcomes, value: float, found: Parts) -> tuple[float, float]:
     """Return the values whose own standard error puts the score within t of them."""
-    t, variance = _quantile(found.degrees_of_freedom), found.variance
+    t, variance = t_quantile(found.degrees_of_freedom), found.variance
     if not outcomes.bounded:
         return value - t * math.sqrt(variance), value + t * math.sqrt(variance)
     room = value * (1 - value)
-    k = t**2 * variance / room if room > 1e-12 else _quantile(math.inf) ** 2 / sum(outcomes.examples)
+    k = t**2 * variance / room if room > 1e-12 else t_quantile(math.inf) ** 2 / sum(outcomes.examples)
     centre, half = (value + k / 2) / (1 + k), math.sqrt(k * room + k**2 / 4) / (1 + k)
     return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
 

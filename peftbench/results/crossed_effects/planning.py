@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, stdtrit  # type: ignore[import-untyped]
+from scipy.special import ndtr  # type: ignore[import-untyped]
 
-from peftbench.results.crossed_effects.model import LEVEL, Outcomes, difference_parts, variance
+from peftbench.results.crossed_effects.model import LEVEL, Outcomes, difference_parts, t_quantile, variance
 
 POWER = 0.8
 DRAWS = 2000
@@ -32,6 +32,25 @@ class Noise:
     seeds: int
     """How many each cell has."""
     examples: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Which differences between the cells of a table can be found."""
+
+    seeds: int
+    """Seeds of each cell."""
+    examples: int
+    comparisons: int
+    """Number of comparisons in Holm's correction."""
+    detectable: float
+    """Smallest true difference that is found with a probability of ``POWER``, a fraction of 1."""
+    largest_gap: float
+    """Largest difference between two scores of the table, a fraction of 1."""
+    undetectable: bool
+    """Whether the table has a difference and none that is as large as ``detectable``."""
+    seeds_needed: int | None
+    """If so, the seeds at which the largest difference would be found; None if no number of seeds is enough."""
 
 
 def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
@@ -77,7 +96,7 @@ def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
     a = halves.sum(axis=0)
     found = variance(a, b, residual)
     uncertainty = (halves**2).sum(axis=0) / freedom + b**2 / many + residual**2 / (2 * freedom * many)
-    needed = stdtrit(found**2 / uncertainty, 1 - LEVEL / comparisons / 2) * np.sqrt(found)
+    needed = t_quantile(found**2 / uncertainty, LEVEL / comparisons) * np.sqrt(found)
 
     def power(gap: float) -> float:
         error = math.sqrt(exact)
@@ -101,22 +120,15 @@ def seeds_needed(given: Noise, gap: float, comparisons: int = 1) -> int | None:
     return low
 
 
-def sentence(given: Noise, scores: Sequence[float], comparisons: int) -> str:
-    """Return what the table can show, and a warning where it can show none of its gaps.
+def sensitivity(given: Noise, scores: Sequence[float], comparisons: int) -> Sensitivity:
+    """Return which differences a table can show, and what its largest one would take.
 
     Args:
         given: the table's noise.
         scores: of its cells, fractions of 1.
-        comparisons: how many Holm's correction is over.
+        comparisons: number of comparisons in Holm's correction.
     """
-    smallest = detectable(given, given.seeds, comparisons)
-    gap = max(scores) - min(scores)
-    told = (
-        f"With {given.seeds} seeds and {given.examples:,} examples a difference of {100 * smallest:.1f} points would "
-        f"be found with a probability of 80 % ({comparisons} comparisons, Holm)"
-    )
-    if gap >= smallest or gap <= 0:
-        return f"{told}."
-    needed = seeds_needed(given, gap, comparisons)
-    how = f"it would take about {needed} seeds" if needed else "no number of seeds would do on so few examples"
-    return f"{told}; the largest in this table is {100 * gap:.1f}: seeds and examples explain it, {how}."
+    smallest, gap = detectable(given, given.seeds, comparisons), max(scores) - min(scores)
+    undetectable = 0 < gap < smallest
+    needed = seeds_needed(given, gap, comparisons) if undetectable else None
+    return Sensitivity(given.seeds, given.examples, comparisons, smallest, gap, undetectable, needed)

@@ -5,11 +5,13 @@ Beside them ``grid.json`` says which trials the last run was about.
 Importing it imports pyarrow (not pandas, never torch), so the command line does so only when a command needs it.
 """
 
-from peftbench.results.store.reading import Grid, Tables, done, read, read_trials, recorded_grid
+from peftbench.results.store.files import SEARCH
+from peftbench.results.store.reading import RecordedGrid, Tables, done, read, read_trials, recorded_grid
 from peftbench.results.store.writing import compact, open_for_run, record_grid, write
 
 __all__ = [
-    "Grid",
+    "SEARCH",
+    "RecordedGrid",
     "Tables",
     "compact",
     "done",

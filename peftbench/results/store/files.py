@@ -20,6 +20,8 @@ PART = "part-"
 """How the name of a file of many trials begins; every other file holds one trial and is named by its key."""
 GRID = "grid.json"
 """Beside the datasets: which trials the folder is about."""
+SEARCH = "search"
+"""Inside a grid's folder: the results folder of the search for its learning rates."""
 ROW_GROUP = 50_000
 """Fewest rows of a row group, the last one excepted: the most that is held in memory at once, roughly."""
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from peftbench.errors import UserError, nearest
 from peftbench.records import FINAL
-from peftbench.results.store import files
+from peftbench.results.store import files, older_rows
 from peftbench.results.store.schema import conform, schema, tasks_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Grid:
+class RecordedGrid:
     """What the last run of a folder was about: rows of other trials are of earlier settings, or of other suites."""
 
     keys: tuple[str, ...]
@@ -78,7 +78,7 @@ class Grid:
     """Trainable parameters that ranks were chosen for; None where they were given."""
 
 
-def recorded_grid(folder: Path | str) -> Grid | None:
+def recorded_grid(folder: Path | str) -> RecordedGrid | None:
     """Return the grid that was recorded last; None where none was (results of before there were records).
 
     Raises:
@@ -88,7 +88,7 @@ def recorded_grid(folder: Path | str) -> Grid | None:
     try:
         found = json.loads(path.read_bytes())
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
-        return Grid(tuple(map(str, found["keys"])), str(found["command"]), **more)
+        return RecordedGrid(tuple(map(str, found["keys"])), str(found["command"]), **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -125,11 +125,13 @@ def done(folder: Path | str) -> set[str]:
 def read_trials(folder: Path | str) -> pd.DataFrame:
     """Return the trials alone; see ``read``."""
     folder = _existing(Path(folder))
-    return _undisturbed(folder, lambda: _frame(_trials(folder)[0]))
+    return _undisturbed(folder, lambda: _trials_frame(folder, _trials(folder)[0]))
 
 
 def read(folder: Path | str) -> Tables:
-    """Return what a results folder holds, leftovers of crashes left out, columns of later schema versions null.
+    """Return what a results folder holds, without leftovers of crashes.
+
+    Columns that a row is older than are null, or filled by ``older_rows`` if its names and messages state them.
 
     Raises:
         UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
@@ -141,7 +143,8 @@ def read(folder: Path | str) -> Tables:
         keys: dict[str, list[str]] = {}
         for entry in best.values():
             keys.setdefault(entry.name, []).append(entry.key)
-        return Tables(_frame(trials), *(_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples")))
+        others = (_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples"))
+        return Tables(_trials_frame(folder, trials), *others)
 
     return _undisturbed(folder, look)
 
@@ -172,6 +175,10 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
     for name in sorted(set(files.names(folder, kind)) & set(keys)):
         kept.append(only(conform(files.load(files.path_of(folder, kind, name)), wanted), keys[name]))
     return pa.concat_tables(kept, promote_options="default")
+
+
+def _trials_frame(folder: Path, table: pa.Table) -> pd.DataFrame:
+    return older_rows.complete(_frame(table), searched=folder.name == files.SEARCH)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

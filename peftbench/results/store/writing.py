@@ -88,7 +88,7 @@ def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: A
         folder: the results folder; made where it does not exist.
         keys: of the suite's whole grid, in the suite's order.
         command: what runs this grid, without paths of this machine.
-        **more: the other fields of ``Grid``.
+        **more: the other fields of ``RecordedGrid``.
 
     Raises:
         UserError: if the folder cannot be written.

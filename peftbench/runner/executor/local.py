@@ -21,7 +21,6 @@ from peftbench.measure import environment
 from peftbench.records import Job, Phase, Result, Status
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
-from peftbench.records.columns.trial import OutcomeColumns
 from peftbench.runner import rows
 from peftbench.runner.executor import Event, child, lifeline
 
@@ -133,9 +132,8 @@ def with_wall_time(result: Result, wall: float) -> Result:
 
 def failure(job: Job, status: Status, phase: Phase, message: str) -> Result:
     """Return the result of a trial whose process could not send its own."""
-    stored = rows.stored_message(job, message, status is Status.ERROR)
-    row = rows.row(job, OutcomeColumns(status=status, phase=phase, message=stored))
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    row = rows.row(job, status).updated(*rows.outcome(job, status, phase, message))
     return Result(row.updated(EnvironmentColumns(finished_at=now)))
 
 

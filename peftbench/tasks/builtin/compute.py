@@ -1,4 +1,4 @@
-"""Exact match: how many are left after one or two changes, in words. Stands for GSM8K and other sums in words."""
+"""Exact match: the number of things after one or two changes, in words. A small counterpart of GSM8K."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from peftbench.tasks.builtin.draw import draw
 from peftbench.tasks.builtin.vocabulary import GAINS, LOSSES, NUMBERS, THINGS
 
 LARGEST_CHANGE = 6
-"""Each change adds or takes one to this many."""
+"""Each change adds or removes from 1 to this many."""
 LARGEST_TOTAL = 15
-"""Every total on the way lies between zero and this."""
+"""Every intermediate total is between 0 and this."""
 
 
 def examples(split: str, test_seed: int = DEFAULT_TEST_SEED) -> list[Example]:
-    """Return the split's examples; the answer is a number word and what is counted."""
+    """Return the split's examples; the answer is a number word and the things counted."""
     return draw(_example, split, "compute", test_seed)
 
 

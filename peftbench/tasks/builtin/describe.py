@@ -1,6 +1,6 @@
-"""Generation: four facts about a place to eat, told in one sentence. Stands for E2E and other data-to-text sets.
+"""Generation: four facts about a place to eat as one sentence. A small counterpart of E2E and other data-to-text sets.
 
-The price decides how the sentence is built, so that what to say is copied and how to say it must be learnt.
+The price determines the form of the sentence. So its content can be copied, but its form must be learned.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PLANS = {
     "middle": "{place} in the {area} has {food} at a {price} price.",
     "high": "The {food} of {place} in the {area} is good but {price}.",
 }
-"""How a sentence is built, by the price as the record gives it."""
+"""Price in the record -> form of the sentence."""
 LEVELS = tuple(PLANS)
 
 
 def examples(split: str, test_seed: int = DEFAULT_TEST_SEED) -> list[Example]:
-    """Return the split's examples; ``slots`` are the four facts as the sentence words them."""
+    """Return the split's examples; ``slots`` are the four facts in the words of the sentence."""
     return draw(_example, split, "describe", test_seed)
 
 

@@ -1,4 +1,4 @@
-"""Draw a split's examples so that no prompt is ever in two splits or two test sets, whatever the counts."""
+"""Draw the examples of a split so that no prompt is in two splits or two test sets, whatever their sizes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from peftbench.records import Example
 from peftbench.tasks import TEST_SEEDS
 
 COUNTS = {"train": 2000, "validation": 100, "test": 100}
-"""Examples in each split of a built-in task."""
+"""Number of examples in each split of a built-in task."""
 
 
 def split_of(prompt: str) -> tuple[str, int]:
-    """Return the split that a prompt belongs to, and the seed of the test set that it may be in.
+    """Return the split that a prompt belongs to and, for test, the seed of its test set.
 
-    A tenth of all prompts are test, a tenth validation. The prompt itself decides, so splits are disjoint by
-    construction, and so are the test sets of different seeds.
+    A tenth of all prompts are test and a tenth validation. They are determined by a hash of the prompt, so splits, and
+    test sets of different seeds, are disjoint by construction.
     """
     turns, place = divmod(zlib.crc32(prompt.encode()), 10)
     return "test" if place == 0 else "validation" if place == 1 else "train", turns % TEST_SEEDS
@@ -27,10 +27,13 @@ def draw(make: Callable[[random.Random], Example], split: str, name: str, test_s
     """Return ``COUNTS[split]`` examples with distinct prompts, the same on every machine and Python.
 
     Args:
-        make: Makes one example from a random source; it must be able to make many more prompts than are asked for.
+        make: makes one example from a random source; it must be able to make many more prompts than are drawn.
         split: ``train``, ``validation`` or ``test``.
-        name: The task's name, so that no two tasks share their draws.
-        test_seed: Which of the ``TEST_SEEDS`` disjoint test sets; train and validation are the same for each.
+        name: the task's name, so that tasks do not share their draws.
+        test_seed: which of the ``TEST_SEEDS`` disjoint test sets; train and validation do not depend on it.
+
+    Raises:
+        ValueError: for an unknown split or test seed.
     """
     if split not in COUNTS:
         raise ValueError(f"unknown split {split!r}; allowed: {', '.join(COUNTS)}")

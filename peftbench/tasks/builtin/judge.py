@@ -1,8 +1,8 @@
-"""Choice: which of four classes a short text is of. Stands for GLUE and other classification sets.
+"""Choice: the class of a short text, one of four. A small counterpart of GLUE and other classification sets.
 
-Each text tells of two events that leave different feelings, and only their order in time tells which one counts; so
-the words alone do not give the class away. The classes are colours, one for each feeling: a base that knows the
-feelings still has to be told which colour is whose, and starts at chance.
+Each text describes two events that cause different feelings. The later event determines the class, so the words alone,
+without their order in time, do not. The classes are colours, one for each feeling. A base model that knows the feelings
+must still learn their colours, and starts at chance.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from peftbench.tasks.builtin.draw import draw
 from peftbench.tasks.builtin.vocabulary import EVENTS, PEOPLE
 
 CLASSES = {"glad": "yellow", "sad": "blue", "angry": "red", "afraid": "white"}
-"""The feeling that a text ends with, and the class it has for that: four, each as common as the others."""
+"""Final feeling in a text -> class. All four are equally frequent."""
 FEELINGS = tuple(CLASSES)
 CHOICES = tuple(CLASSES.values())
 
@@ -29,6 +29,6 @@ def _example(rng: random.Random) -> Example:
     place = rng.randrange(len(FEELINGS))
     feeling, before = FEELINGS[place], FEELINGS[place - rng.randrange(1, len(FEELINGS))]
     who, last, first = rng.choice(PEOPLE), rng.choice(EVENTS[feeling]), rng.choice(EVENTS[before])
-    # the event that happened last decides, wherever the sentence puts it
+    # the later event determines the class, wherever it is in the sentence
     text = f"{who} {first}, but then {who} {last}" if rng.random() < 0.5 else f"{who} {last} after {who} {first}"
     return Example(prompt=f"text: {text} | class:", target=CLASSES[feeling], choices=CHOICES)

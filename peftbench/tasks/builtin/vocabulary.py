@@ -1,7 +1,7 @@
-"""The words of nano's small world, shared by the tasks and by the text that nano is pretrained on.
+"""The vocabulary shared by the built-in tasks and the text on which nano is pretrained.
 
-One file, so that no task can use a word the base has not read. Keep it small: each word costs the tokenizer, which
-has about a thousand pieces, one piece or more.
+It is in one file, so that no task uses a word that the base model has not seen. Keep it small: each word takes at least
+one of the tokenizer's roughly 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AREAS = ("north", "south", "east", "west", "centre", "harbour", "hills", "valley
 """Where a place is; each reads well after "in the"."""
 
 PRICES = {"low": "cheap", "middle": "fair", "high": "costly"}
-"""A price as a record gives it, and the adjective for it."""
+"""Price in a record -> adjective."""
 
 NUMBERS = _split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -38,13 +38,13 @@ NUMBERS = _split(
 """Number words, each at the index of its value."""
 
 THINGS = ("pears", "nuts", "coins", "books", "cups", "stones", "keys", "balls")
-"""What is counted."""
+"""Things that are counted."""
 
 GAINS = ("got", "found", "bought", "won")
-"""Verbs after which there is more."""
+"""Verbs that increase a number."""
 
 LOSSES = ("lost", "ate", "sold", "broke")
-"""Verbs after which there is less."""
+"""Verbs that decrease a number."""
 
 EVENTS = {
     "glad": _split(
@@ -66,4 +66,4 @@ EVENTS = {
         ", ",
     ),
 }
-"""What happens to people, by the feeling that it leaves them with."""
+"""Feeling -> events that cause it."""

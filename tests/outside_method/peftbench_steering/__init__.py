@@ -1,4 +1,4 @@
-"""Steering vectors as a method of peftbench: the record alone, so that importing it stays quick. No torch here."""
+"""Steering vectors as a method of peftbench. Only the record, without torch, so that importing it stays fast."""
 
 from types import MappingProxyType
 
@@ -12,7 +12,7 @@ METHOD = Method(
     save="peftbench_steering.vectors:save",
     load="peftbench_steering.vectors:load",
     precisions=FLOATS + QUANTIZED,
-    options=MappingProxyType({"layers": Setting(int | None, None, "topmost blocks that are steered", shown="all")}),
+    options=MappingProxyType({"layers": Setting(int | None, None, "number of topmost layers steered", shown="all")}),
     training=MappingProxyType({"learning_rate": 3e-2}),
     color="#bcbd22",
 )

@@ -1,4 +1,4 @@
-"""LoRA on parts of a fused projection: gpt2's ``c_attn`` multiplies with q, k and v at once."""
+"""LoRA on parts of a fused projection, such as q and v of gpt2's ``c_attn``, which computes q, k and v at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from peft.tuners.lora import LoraLayer
 from peftbench.errors import Unsupported, UserError
 
 FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {"gpt2": {"c_attn": ("q", "k", "v")}}
-"""By ``model_type``, projections whose outputs are equal parts one after the other. Where a projection holds them head
-by head (gpt_neox, falcon, bloom), its parts have no name here."""
+"""``model_type`` -> projection -> names of its parts, for projections whose output is a concatenation of equal parts.
+Projections that interleave q, k and v head by head (gpt_neox, falcon, bloom) are not included."""
 _ADAPTER = "default"
 
 
 def split(model: Any, wanted: str | list[str]) -> tuple[str | list[str], dict[str, list[str]]]:
-    """Return target modules with parts (``c_attn.q``) as the modules that hold them, and the parts of each of these.
+    """Split target modules into modules and parts of them.
+
+    Args:
+        model: the base model.
+        wanted: target modules, among them parts such as ``c_attn.q``.
+
+    Returns:
+        The modules, with ``c_attn`` in place of its parts, and for each such module the names of the parts wanted.
 
     Raises:
-        UserError: if a module is named whole and in part.
+        UserError: if both a module and a part of it are named.
     """
     if isinstance(wanted, str):
         return wanted, {}
@@ -40,10 +47,10 @@ def split(model: Any, wanted: str | list[str]) -> tuple[str | list[str], dict[st
 
 
 def config(parts: Mapping[str, Sequence[str]], rank: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what gives n parts n updates of rank r: rank n r at the same scale.
+    """Return the arguments of ``LoraConfig`` for n parts with updates of rank r each: rank n r at the same scale.
 
     Raises:
-        Unsupported: with options under which the other parts would not stay as they are, or other ranks.
+        Unsupported: for options that would change the other parts of the projection, or the ranks.
     """
     start = options.get("initialization", "kaiming")
     words = [word for word in ("dora", "rank_pattern", "alpha_pattern") if options.get(word)]
@@ -59,10 +66,10 @@ def config(parts: Mapping[str, Sequence[str]], rank: int, options: Mapping[str, 
 
 
 def restrict(tuned: Any, parts: Mapping[str, Sequence[str]]) -> None:
-    """Let each named part of a fused projection train an update of its own, and leave the others as they are.
+    """Restrict the update of a fused projection to the named parts, with a separate update for each.
 
-    B of shape (out, n r) keeps zeros but for one block for each part: its outputs by its r columns. So part i is
-    s B_i A_i with A_i the i-th r rows of A, as if it were a projection of its own.
+    B of shape (out, n r) is zero except for one block per part: the rows of its outputs and r columns of its own. The
+    update of part i is then s B_i A_i, with A_i the i-th r rows of A, as if it were a separate projection.
     """
     order = FUSED.get(getattr(tuned.config, "model_type", ""), {})
     for name, module in tuned.get_base_model().named_modules():
@@ -81,6 +88,6 @@ def restrict(tuned: Any, parts: Mapping[str, Sequence[str]]) -> None:
 
 
 def keep_zeros(tuned: Any, _: int) -> None:
-    """Put back the zeros of B after a step: 8-bit optimizer state rounds them together with their neighbours."""
+    """Reset the zeros of B after an optimizer step: 8-bit optimizers round them together with their neighbours."""
     for weight, zero in getattr(tuned, "peftbench_zeros", ()):
         weight.data.masked_fill_(zero, 0.0)
