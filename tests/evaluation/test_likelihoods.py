@@ -41,7 +41,7 @@ def storage_of(name):
     return "nf4" if name == "qlora" else "fp32"
 
 
-def test_every_method_and_the_traps_of_position_are_in_the_sample():
+def test_the_sample_covers_every_method_and_the_pitfalls_of_positions():
     assert {name for _, name in SAMPLE} == set(matrix.NAMES)
     assert len(ALL) == 13 * 7
 

@@ -107,7 +107,7 @@ def test_the_start_is_the_base_and_the_number_of_parameters_the_closed_form(fami
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_two_steps_change_each_tensor_and_what_was_trained_is_saved_loaded_and_switched_off(family, kind, tmp_path):
+def test_two_steps_change_each_tensor_and_the_adapter_is_saved_loaded_and_switched_off(family, kind, tmp_path):
     tuned = attached(family, kind, random=False)
     before = {n: p.detach().clone() for n, p in tuned.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], 1e-2)
@@ -128,7 +128,7 @@ def test_two_steps_change_each_tensor_and_what_was_trained_is_saved_loaded_and_s
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_what_is_added_is_added_before_the_residual(family, kind):
+def test_the_bottleneck_is_added_before_the_residual(family, kind):
     """With a zero up-projection a bottleneck adds a constant, which hooks on modules named by hand add as well."""
     tuned, by_hand = attached(family, kind), base(family)
     path, found = blocks(by_hand)
@@ -149,7 +149,7 @@ def test_what_is_added_is_added_before_the_residual(family, kind):
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_a_bottleneck_reads_what_the_formula_says(family, kind):
+def test_a_bottlenecks_input_is_that_of_the_formula(family, kind):
     tuned = attached(family, kind)
     path, _ = blocks(tuned)
     attention, feed_forward = FAMILIES[family][2]
@@ -224,7 +224,7 @@ def test_adapterhub_gives_the_same_numbers(name, changes):
     assert (GOLDEN[f"logits.{name}"] - GOLDEN["logits.base"]).abs().max() > 1
 
 
-def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_what_the_feed_forward_reads(monkeypatch):
+def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_after_it(monkeypatch):
     ours = with_golden_weights(adapter.attach(golden_base(), R, options("parallel")), "parallel")
     assert (logits(ours) - GOLDEN["logits.parallel"]).abs().max() > 1
     tuned = golden_base()
@@ -298,7 +298,7 @@ def test_every_kind_trains_on_every_storage_of_the_base(kind, precision, tiny, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outside_of_autocast_a_bottleneck_keeps_its_own_type_and_the_base_its_own(kind):
+def test_without_autocast_bottleneck_and_base_keep_their_own_dtypes(kind):
     tuned, seen = attached("llama", kind), []
     ids = {id(p) for m in bottlenecks(tuned) for p in m.parameters()}
     for parameter in tuned.parameters():
@@ -318,14 +318,14 @@ def test_outside_of_autocast_a_bottleneck_keeps_its_own_type_and_the_base_its_ow
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_of_other_parts_are_refused_with_what_they_have(name, settings, told, kind):
+def test_layers_of_other_structure_are_refused_naming_their_modules(name, settings, told, kind):
     with torch.device("meta"):
         found = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **OWN | settings))
     with pytest.raises(Unsupported, match=told):
         adapter.attach(found, R, options(kind))
 
 
-def test_a_model_without_blocks_is_refused():
+def test_a_model_without_decoder_layers_is_refused():
     found = base("gpt2")
     found.transformer.h = nn.Identity()
     with pytest.raises(Unsupported, match=f"adapter: GPT2LMHeadModel has no list of its {LAYERS} decoder layers"):
@@ -339,7 +339,7 @@ def test_a_projection_that_bloom_does_not_call_is_refused():
         adapter.attach(found, R, options("houlsby"))
 
 
-def test_a_module_that_adds_the_residual_and_has_no_projection_that_is_known_is_refused():
+def test_a_module_that_adds_the_residual_without_a_known_projection_is_refused():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()

@@ -41,7 +41,7 @@ FORMS: dict[str, Callable[[int, int], int]] = {
 is counted by that package's own tests (tests/outside_method/test_vectors.py)."""
 
 
-def test_every_method_that_comes_with_peftbench_has_a_closed_form():
+def test_every_method_of_peftbench_has_a_closed_form():
     assert set(FORMS) == {name for name, method in METHODS.own.items() if method.trains}
     assert {"full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "lora", "qlora", "peft"} == set(FORMS)
 
@@ -60,7 +60,7 @@ def test_the_number_of_parameters_is_the_closed_form_at_every_rank_and_all_of_th
 
 
 @pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_only_the_methods_own_parameters_train_in_the_type_that_the_precision_says(name, precision, tiny, tmp_path):
+def test_only_the_methods_own_parameters_train_in_the_precisions_dtype(name, precision, tiny, tmp_path):
     base, learner, _ = attached(tiny, name, precision, tmp_path)
     ours = {id(p) for p in learner.parameters}
     assert {id(p) for p in learner.model.parameters() if p.requires_grad} == ours != set()
@@ -70,7 +70,7 @@ def test_only_the_methods_own_parameters_train_in_the_type_that_the_precision_sa
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_first_forward_equals_the_base_models_where_the_record_promises_it(name, tiny, tmp_path):
+def test_the_first_forward_equals_the_base_models_if_the_record_promises_it(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     before = logits(loaded(tiny, name, precision).model, precision, IDS)
     _, learner, _ = attached(tiny, name, precision, tmp_path)
@@ -146,7 +146,7 @@ def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(name, tin
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_generated_answers_equal_those_taken_one_step_at_a_time(name, tiny, tmp_path):
+def test_generated_answers_equal_those_decoded_step_by_step(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     made = trials.trial(tiny, tmp_path, name, precision)
     base, learner, plan = attached(tiny, name, precision, tmp_path)
@@ -185,7 +185,7 @@ def test_every_method_but_full_can_be_switched_off():
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if METHODS[name].default_precision == "fp32"])
-def test_what_can_be_merged_gives_the_same_logits_merged_and_unmerged(name, tiny, tmp_path):
+def test_mergeable_methods_give_the_same_logits_merged_and_unmerged(name, tiny, tmp_path):
     _, learner, plan = attached(tiny, name, "fp32", tmp_path)
     if not isinstance(getattr(learner.model, "base_model", None), BaseTuner):
         assert name not in ("lora", "peft")
@@ -210,7 +210,7 @@ def load_all(tiny, folder):
     torch.save(found, folder / "logits.pt")
 
 
-def test_what_each_method_saved_gives_the_same_logits_in_another_process(tiny, tmp_path):
+def test_each_saved_method_gives_the_same_logits_in_another_process(tiny, tmp_path):
     expected = {}
     for name in TRAINED:
         precision = METHODS[name].default_precision
@@ -249,7 +249,7 @@ def test_tf32_does_not_exist_on_the_cpu():
         ("prefix_tuning", {"reparameterization": "mlp"}),
     ],
 )
-def test_a_method_keeps_all_its_tensors_where_the_base_is(name, options, tiny, tmp_path, monkeypatch):
+def test_a_method_keeps_all_its_tensors_on_the_base_models_device(name, options, tiny, tmp_path, monkeypatch):
     """``meta`` stands for a GPU: a tensor that stays on the CPU, or is made there in a pass, is met with an error."""
     from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 

@@ -27,7 +27,7 @@ PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
-def test_the_prompts_are_read_as_the_layers_own_attention_would_read_them(name):
+def test_the_attention_to_prompts_equals_that_of_the_layers_own_code(name):
     """A mask that hides the input, and prompts at no position: what the layer then gives is what must be added."""
     family, changes = VARIANTS.get(name, (name, {}))
     tuned = attached(family, {"layers": 1, "gate": "per_layer"}, **changes)
@@ -99,7 +99,7 @@ def test_gradients_under_checkpointing_are_those_without(family):
         torch.testing.assert_close(one, other)
 
 
-def test_a_family_that_cannot_be_met_is_unsupported_with_the_line_that_prevents_it():
+def test_a_family_that_cannot_be_intercepted_is_unsupported_naming_the_line():
     class OddAttention(torch.nn.Linear):
         def forward(self, hidden_states):
             return hidden_states
@@ -111,7 +111,7 @@ def test_a_family_that_cannot_be_met_is_unsupported_with_the_line_that_prevents_
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj", "bloom", "falcon"])
-def test_a_forward_that_fails_half_way_leaves_nothing_behind(family):
+def test_a_failed_forward_pass_leaves_no_state_behind(family):
     tuned, failing = attached(family), []
 
     def fail(*arguments):

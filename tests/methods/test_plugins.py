@@ -47,7 +47,7 @@ def steering(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(steering):
+def test_installing_the_example_adds_conformance_tests_which_pass(steering):
     tests, own = str(EXAMPLE.parent / "methods" / "test_conformance.py"), str(EXAMPLE / "test_vectors.py")
     options = ("-p", "no:cacheprovider", "--disable-warnings", "--rootdir", str(EXAMPLE.parent), "-rA")
     done = call(steering, "pytest", tests, own, "-k", "steering or another_process or vector", *options)
@@ -57,7 +57,7 @@ def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(s
     assert added == {name for name in CONFORMANCE if name.startswith("test_") and over_the_table(name)}
     assert len(added) == 8
     assert len([1 for _, which in passed if which.startswith("steering")]) == 5 + 3 * len(method_cells.COMMON)
-    assert "test_what_each_method_saved_gives_the_same_logits_in_another_process" in [name for name, _ in passed]
+    assert "test_each_saved_method_gives_the_same_logits_in_another_process" in [name for name, _ in passed]
     assert len([1 for name, _ in passed if name.startswith("test_each_steered_layer_has_one_vector")]) == 3
 
 
@@ -119,7 +119,7 @@ BAD = {
 """Entry point -> the text of its module, the object that it names there, and the reason reported."""
 
 
-def test_broken_packages_are_named_and_the_others_go_on(tmp_path):
+def test_broken_packages_are_reported_and_the_others_work(tmp_path):
     for name, (text, point, _) in BAD.items():
         install(tmp_path, f"package-{name}", {name: f"bad_{name}:{point}"}, **{f"bad_{name}": text})
     install(tmp_path, "good-package", {"mine": "good_method:make"}, good_method=GOOD)
