@@ -1,6 +1,7 @@
 # make quickstart   set up, run suites/quickstart.yaml, print its table and where the page is
 # make test         set up, check style and types, run the tests
 # make smoke        each method, tuner and precision of every suite in two steps; an outside package and a wide page too
+# make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning precisions
@@ -14,7 +15,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check smoke bench reference clean
+# What torch, oneDNN and MKL may use: no vector extension beyond SSE4 on one thread, AVX2 on four.
+SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
+KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
+
+.PHONY: quickstart test check smoke kernels bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -30,6 +36,10 @@ check: $(STAMP)
 
 smoke: $(STAMP)
 	$(BIN)/python -m pytest --run-slow tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
+
+kernels: $(STAMP)
+	$(SSE4) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
+	$(AVX2) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

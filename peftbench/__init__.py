@@ -1,17 +1,49 @@
-"""peftbench: compare fine-tuning methods on one base model, with numbers that can be traced."""
+"""peftbench: compare fine-tuning methods on one base model, with numbers that can be traced.
 
-from typing import Any
+The public Python interface is what ``__all__`` names; everything else is internal and may change.
+
+* ``load_suite(name)`` validates a suite and returns it.
+* ``run_suite(suite, results)`` runs its trials and stores their results.
+* ``read_results(folder)`` returns the stored rows as DataFrames.
+* ``compare_results(old, new)`` returns what changed between two results folders.
+* ``write_report(folder, output)`` writes the page or a table.
+* ``UserError`` is raised for every mistake in a suite, an argument or a folder.
+
+They are documented in ``peftbench/commands/python_api.py`` and imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftbench.commands.python_api import compare_results, load_suite, read_results, run_suite, write_report
+    from peftbench.errors import UserError
 
 __version__ = "0.1.0"
 
 PROTOCOL = 1
 """Raised by any change that moves numbers; part of every trial's key, so old results are never mixed with new ones."""
 
+__all__ = ["UserError", "compare_results", "load_suite", "read_results", "run_suite", "write_report"]
+
+_HOMES = {
+    **dict.fromkeys(__all__, "peftbench.commands.python_api"),
+    "UserError": "peftbench.errors",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Return ``bases``, where the cards of adapters that were kept by older versions look for a built-in base."""
-    if name != "bases":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from peftbench.models import builtin
+    """Import a public function when it is first used.
 
-    return builtin
+    ``bases`` is where the model cards of adapters saved by older versions look for a built-in base model.
+    """
+    if name == "bases":
+        return import_module("peftbench.models.builtin")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

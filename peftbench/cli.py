@@ -1,4 +1,4 @@
-"""The command line: thin, every command is a call into the library. Nothing heavy is imported before it is needed."""
+"""The command line: options are translated into a call of a command. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench import __version__
 from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED
 from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    from peftbench.suite import Suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,15 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
-        sys.stdout.flush()  # a reader that has gone is noticed here, not as the interpreter ends
+        sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter exits
         return code
     except UserError as error:
         print(f"peftbench: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("peftbench: interrupted; finished trials are kept, the same command goes on", file=sys.stderr)
+        print("peftbench: interrupted; finished trials are kept, the same command continues", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe has gone: nothing to tell, and nobody to tell it to
+    except BrokenPipeError:  # the pipe's reader has exited, as in `peftbench list | head`
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return FAILED if arguments.command is _run else 0
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of every command and option."""
     top = argparse.ArgumentParser(
-        prog="peftbench", description="Compare fine-tuning methods on one base model, with numbers that are true."
+        prog="peftbench", description="Compare fine-tuning methods on one base model, with numbers that can be traced."
     )
     top.add_argument("--version", action="version", version=f"peftbench {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -49,30 +54,39 @@ def parser() -> argparse.ArgumentParser:
 def _add_suite(command: argparse.ArgumentParser) -> None:
     command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of a suite that ships with peftbench")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting: train.steps=20"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting: train.steps=20",
     )
     command.add_argument(
-        "--only", action="append", default=[], metavar="FIELD=VALUES", help="keep some trials: method=lora,full"
+        "--only",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUES",
+        help="run only some trials: method=lora,full",
     )
     command.add_argument(
         "--seeds",
         metavar="N|LIST",
-        help="how many (3 for 0, 1, 2; 100 for a hundred of them), or which, with a comma (0,5, or 100, for 100 alone)",
+        help="a number of seeds (3 for 0, 1, 2; 100 for a hundred of them), or a list, which has a comma (0,5, or 100, "
+        "for 100 alone)",
     )
-    what = "each cell in two steps on the built-in base; touches no other base or data"
+    what = "run every cell for two steps on the built-in base model and data; the suite's own are not read"
     command.add_argument("--smoke", action="store_true", help=what)
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("run", help="run a suite; the same command again goes on where it left off")
+    command = commands.add_parser("run", help="run a suite; the same command again continues where it stopped")
     _add_suite(command)
     command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
-    command.add_argument("--keep-adapters", action="store_true", help="keep each tuned adapter, with a card")
+    command.add_argument("--keep-adapters", action="store_true", help="save each tuned adapter with a model card")
     command.add_argument(
         "--budget",
         metavar="SIZE",
-        help="like 16GiB, or device: skip trials predicted to need more memory",
+        help="memory limit, like 16GiB, or device for this device's: skip trials predicted to need more",
     )
     _add_reserve(command)
     command.set_defaults(command=_run)
@@ -82,24 +96,24 @@ def _add_reserve(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--reserve",
         metavar="SIZE",
-        help="of the budget, for what is no tensor: a GPU's context and libraries (default: what is known of it)",
+        help="part of the budget for non-tensor memory: a GPU's context and libraries (default: an estimate)",
     )
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("plan", help="print the cells of a suite, one line each, and run nothing")
+    command = commands.add_parser("plan", help="print the cells of a suite, one per line, without running them")
     _add_suite(command)
-    command.add_argument("--memory", action="store_true", help="predict each cell's memory, from the config alone")
-    command.add_argument("--budget", metavar="SIZE", help="with --memory: what there is, like 16GiB, or device")
+    command.add_argument("--memory", action="store_true", help="predict each cell's memory from the model's config")
+    command.add_argument("--budget", metavar="SIZE", help="with --memory: memory limit, like 16GiB, or device")
     _add_reserve(command)
     command.add_argument(
-        "--fit", choices=("batch_size", "sequence_length"), help="with --budget: the largest that fits"
+        "--fit", choices=("batch_size", "sequence_length"), help="with --budget: find the largest that fits"
     )
     command.set_defaults(command=_plan)
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("report", help="make the page of a results folder, or print its table")
+    command = commands.add_parser("report", help="write the page of a results folder, or print its table")
     command.add_argument("results", metavar="RESULTS", help="a results folder")
     command.add_argument(
         "-o",
@@ -111,7 +125,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--format",
         choices=("html", "text", "md", "csv", "tex", "ranks"),
         default="html",
-        help="html makes the page (default); ranks: tables of rank against precision in Markdown",
+        help="html: the page (default); ranks: tables of rank by precision in Markdown; the others: the main table",
     )
     command.set_defaults(command=_report)
 
@@ -121,7 +135,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "compare",
         help="print what changed between two results folders",
         description="Print what changed between two results folders. Exit code 0: scores were compared and none fell; "
-        "1: a score fell, a cell has fewer seeds that end ok, or nothing could be compared.",
+        "1: a score fell, fewer seeds of a cell ended ok, or nothing could be compared.",
     )
     command.add_argument("old", metavar="OLD")
     command.add_argument("new", metavar="NEW")
@@ -129,45 +143,69 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("list", help="list methods, tasks, precisions, suites or shapes")
+    command = commands.add_parser("list", help="list methods, tasks, precisions, suites and model shapes")
     command.add_argument(
         "what",
         nargs="?",
         choices=("methods", "tasks", "precisions", "suites", "shapes"),
-        help="(default: all of them); shapes: known models' configs for base: {shape: NAME}",
+        help="what to list (default: everything); shapes are configs of known models, for base: {shape: NAME}",
     )
-    command.add_argument("name", nargs="?", metavar="NAME", help="after methods: one of them, or a tuner of peft")
+    command.add_argument("name", nargs="?", metavar="NAME", help="with methods: details of one, or of a peft tuner")
     command.set_defaults(command=_list)
+
+
+def _load(arguments: argparse.Namespace) -> Suite:
+    """Return the suite that a command names, with its options applied."""
+    from peftbench import suite
+    from peftbench.commands import selection
+
+    selection.warn_of_unusable_methods()
+    return suite.load(
+        arguments.suite,
+        overrides=arguments.set,
+        only=arguments.only,
+        seeds=arguments.seeds,
+        smoke=arguments.smoke,
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench.commands import run
 
-    return run.run(arguments)
+    how = run.RunOptions(
+        results=Path(arguments.results) if arguments.results else None,
+        fresh=arguments.fresh,
+        keep_adapters=arguments.keep_adapters,
+        budget=arguments.budget,
+        reserve=arguments.reserve,
+    )
+    return run.command(_load(arguments), how)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench.commands import plan
 
-    return plan.plan(arguments)
+    how = plan.PlanOptions(arguments.memory, arguments.budget, arguments.reserve, arguments.fit)
+    return plan.plan(_load(arguments), how)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from peftbench.commands import results
 
-    return results.report(arguments)
+    output = Path(arguments.output) if arguments.output else None
+    return results.report(Path(arguments.results), output, arguments.format)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from peftbench.commands import results
 
-    return results.compare(arguments)
+    return results.compare(Path(arguments.old), Path(arguments.new))
 
 
 def _list(arguments: argparse.Namespace) -> int:
     from peftbench.commands import listing, selection
 
-    selection.tell_left_out()
+    selection.warn_of_unusable_methods()
     if arguments.name:
         if arguments.what != "methods":
             raise UserError(f"list {arguments.what} {arguments.name}: only methods are listed one by one")

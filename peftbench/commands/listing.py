@@ -14,7 +14,7 @@ from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin, find
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
-from peftbench.suite.wording import describe
+from peftbench.suite.wording import describe_type
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
@@ -125,7 +125,7 @@ def _setting(name: str, setting: Setting) -> str:
 
 def _allowed(setting: Setting) -> str:
     only = f"; only with {setting.only_with[0]}: {setting.only_with[1]}" if setting.only_with else ""
-    return describe(setting.type) + only
+    return describe_type(setting.type) + only
 
 
 def _methods() -> list[list[str]]:

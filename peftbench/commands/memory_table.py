@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from peftbench.methods.support import BECAUSE
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
 from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
@@ -32,7 +31,7 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     cells: dict[str, list[str]] = {}
     for each in found:
         if each.problem:
-            cells.setdefault(each.problem.partition(BECAUSE)[2] or each.problem, []).append(each.trial.cell)
+            cells.setdefault(each.trial.unsupported_reason or each.problem, []).append(each.trial.cell)
     for reason, names in cells.items():
         yield from textwrap.wrap(f"no figures: {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
 

@@ -43,7 +43,7 @@ class Bar:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        self._began = self._began or time.monotonic()  # the libraries are imported by now
+        self._began = self._began or time.monotonic()  # the first event comes after the libraries were imported
         now = f"{event.job.trial.cell}{_seed(event.job.trial.seed)} · {event.phase}"
         if event.steps:
             now += f" {event.step}/{event.steps} · loss {event.loss:.3f}"
@@ -63,10 +63,16 @@ class Bar:
 
 
 @contextmanager
-def shown(total: int) -> Iterator[Any]:
-    """Yield an observer of events that shows them on standard error."""
-    if not sys.stderr.isatty():
-        yield Lines(total, sys.stderr)
+def shown(total: int, out: TextIO | None = None) -> Iterator[Any]:
+    """Yield an observer of events that shows them: as a bar on a terminal, else as lines.
+
+    Args:
+        total: trials to run.
+        out: where to show them; standard error if None.
+    """
+    out = out or sys.stderr
+    if not out.isatty():
+        yield Lines(total, out)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -78,7 +84,7 @@ def shown(total: int) -> Iterator[Any]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(file=out)) as progress:
         yield Bar(total, progress)
 
 
@@ -96,7 +102,7 @@ def sentence(result: Result) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Return a line that fits a terminal: a longer one goes on below, indented."""
+    """Return a text wrapped to a terminal's width; lines after the first are indented."""
     return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -104,18 +110,31 @@ def _seed(seed: int | None) -> str:
     return "" if seed is None else f", seed {seed}"
 
 
-def differences(folder: Path, strict: bool) -> bool:
-    """Say what differs between a folder's rows and is no axis; return whether anything does."""
+def warn_of_differences(folder: Path, strict: bool, out: TextIO | None = None) -> bool:
+    """Print which settings that should be equal differ between a folder's rows.
+
+    Args:
+        folder: a results folder.
+        strict: whether such differences, or rows that cannot stand in one table, are an error.
+        out: where to print; standard error if None.
+
+    Returns:
+        Whether any setting differs.
+
+    Raises:
+        UserError: with ``strict``, if the rows cannot stand in one table.
+    """
     from peftbench import report
 
+    out = out or sys.stderr
     try:
         found = report.findings(folder)
-    except UserError:  # rows that cannot stand in one table, which the report will say
+    except UserError:  # the rows cannot stand in one table; the report will say so
         if strict:
             raise
         return False
     for text in found:
-        print(wrapped(f"peftbench: {text}"), file=sys.stderr)
+        print(wrapped(f"peftbench: {text}"), file=out)
     if found and strict:
-        print("peftbench: audit: strict: the rows do not compare", file=sys.stderr)
+        print("peftbench: audit: strict: the rows are not comparable", file=out)
     return bool(found)

@@ -1,114 +1,169 @@
-"""``peftbench run``: a suite's stages, what is said while they run and how it ends."""
+"""``peftbench run``: run a suite's stages, and print their progress and how they ended."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from peftbench.commands import FAILED, selection
 from peftbench.errors import UserError
 
 if TYPE_CHECKING:
+    from peftbench.runner.grid import Outcome
     from peftbench.runner.prepare import Options
     from peftbench.runner.stages import Stage
+    from peftbench.suite import Suite, SuiteOptions
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a suite and return the exit code."""
+@dataclass(frozen=True)
+class RunOptions:
+    """How a suite is run, apart from what is in it."""
+
+    results: Path | None = None
+    """Results folder; None for ``results/SUITE``."""
+    fresh: bool = False
+    """Whether finished trials run again."""
+    keep_adapters: bool = False
+    """Whether each tuned adapter is saved in the results folder."""
+    budget: str | None = None
+    """Memory that trials may need, like ``16GiB``, or ``device``; None for no limit."""
+    reserve: str | None = None
+    """Part of the budget for memory that is not in tensors; None for an estimate for each trial's device."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended. Its scores and measurements are in the results folder."""
+
+    folder: Path
+    """The results folder."""
+    statuses: Mapping[str, int]
+    """Trials of the grid by status (``ok``, ``unsupported``, ``oom``, ...), those of earlier runs included."""
+    failed: bool
+    """Whether ``peftbench run`` would exit with 1: a trial failed, none can run, or a strict audit fails."""
+
+
+def command(suite: Suite, how: RunOptions) -> int:
+    """Run a suite as the command line does, with its progress on standard error; return the exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    return FAILED if run(suite, how, sys.stderr).failed else 0
+
+
+def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
+    """Run a suite: its learning-rate search if it has one, then its grid. Finished trials are not run again.
+
+    Args:
+        suite: a validated suite.
+        how: where its results go, and what else the command sets.
+        out: where progress, notes and failures are printed.
+
+    Raises:
+        UserError: if a base model or data is missing, or the results folder cannot be used.
+    """
     from peftbench.commands import progress
     from peftbench.measure import device
     from peftbench.planner import memory_sizes
     from peftbench.runner import prepare, stages
 
-    selection.tell_left_out()
-    loaded, parameters = selection.load(arguments, sys.stderr)
+    loaded, parameters = selection.match_ranks(suite, out)
     kind = device.resolve(loaded.device)
-    folder = Path(arguments.results) if arguments.results else Path("results") / loaded.name
-    if arguments.reserve and not arguments.budget:
-        raise UserError(selection.NO_BUDGET)
-    budget = memory_sizes.budget(arguments.budget, kind) if arguments.budget else None
-    reserve = memory_sizes.reserve(arguments.reserve, budget and budget // loaded.workers)
-    signal.signal(signal.SIGTERM, _interrupt)
+    folder = how.results or Path("results") / loaded.name
+    if how.reserve and not how.budget:
+        raise UserError(selection.RESERVE_NEEDS_BUDGET)
+    budget = memory_sizes.budget(how.budget, kind) if how.budget else None
+    reserve = memory_sizes.reserve(how.reserve, budget and budget // loaded.workers)
     options = prepare.Options(
-        arguments.fresh or arguments.smoke,
-        arguments.keep_adapters,
+        how.fresh or loaded.smoke,
+        how.keep_adapters,
         budget,
         reserve,
-        whole_command=_command(arguments, ("set",)),
+        whole_command=_command(loaded.options, with_only=False),
         strict=loaded.strict,
         parameters=parameters,
-        predicts=not arguments.smoke,
+        predicts=not loaded.smoke,
     )
-    command = _command(arguments, ("set", "only"))
-    failed = [_run_stage(s, loaded.workers, command, options) for s in stages.stages(loaded, kind, folder)]
-    unfair = progress.differences(folder, loaded.strict)
-    return FAILED if any(failed) or (unfair and loaded.strict) else 0
+    recorded = _command(loaded.options, with_only=True)
+    failed, statuses = False, dict[str, int]()
+    for stage in stages.stages(loaded, kind, folder):
+        outcome = _run_stage(stage, loaded.workers, recorded, options, out)
+        failed |= _has_failed(stage, outcome)
+        statuses = statuses if stage.searches else outcome.statuses
+    differ = progress.warn_of_differences(folder, loaded.strict, out)
+    return RunSummary(folder, statuses, failed or (differ and loaded.strict))
 
 
-def _run_stage(stage: Stage, workers: int, command: str, options: Options) -> bool:
-    """Run one stage of a suite and tell how it ended; return whether it is a failure."""
+def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: TextIO) -> Outcome:
+    """Run one stage of a suite and print how it ended."""
     from peftbench.commands import progress
     from peftbench.runner import grid, prepare
 
-    prepared = prepare.prepare(
-        stage.trials,
-        stage.folder,
-        workers,
-        command,
-        stage.whole,
-        _of_search(options, len(stage.trials) < len(stage.whole)) if stage.searches else options,
-    )
-    ready = len(prepared.jobs) - len(prepared.pending)
-    what = "search for learning rates: " if stage.searches else ""
+    if stage.searches:
+        options = _for_search(options, len(stage.trials) < len(stage.whole))
+    prepared = prepare.prepare(stage.trials, stage.folder, workers, command, stage.whole, options)
+    done = len(prepared.jobs) - len(prepared.pending)
+    what = "learning-rate search: " if stage.searches else ""
     for note in stage.notes:
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{what}{selection.extent(stage.trials)}, {ready} of them done already -> {stage.folder}", file=sys.stderr)
-    with progress.shown(len(prepared.pending)) as observer:
+        print(f"note: {note}", file=out)
+    print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
+    with progress.shown(len(prepared.pending), out) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    print(f"{counts} -> {stage.folder}", file=sys.stderr)
+    print(f"{counts} -> {stage.folder}", file=out)
     if outcome.overhead_seconds is not None:
         print(
-            f"overhead: {outcome.overhead_seconds:.2f} s a trial (median), for starting its process, reading data, "
+            f"overhead: {outcome.overhead_seconds:.2f} s per trial (median), for starting its process, reading data, "
             "attaching and saving",
-            file=sys.stderr,
+            file=out,
         )
     for sentence in outcome.data:
-        print(progress.wrapped(sentence), file=sys.stderr)
-    failed = [result for result in outcome.failed if result.row.status != "skipped"]  # those were asked for
+        print(progress.wrapped(sentence), file=out)
+    failed = [result for result in outcome.failed if result.row.status != "skipped"]  # --budget asks for skipping
     if failed:
-        print("these did not end ok:", file=sys.stderr)
+        print("these did not end ok:", file=out)
         for result in failed:
-            print(progress.wrapped(f"  {progress.sentence(result)}"), file=sys.stderr)
-    if set(outcome.statuses) == {"unsupported"} and not stage.searches:
-        print(selection.NOTHING, file=sys.stderr)
-        return True
-    # a budget asks for skipping, and a search goes to where training fails
-    asked = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
-    bad = sum(count for status, count in outcome.statuses.items() if status not in asked)
-    return bad > 0
+            print(progress.wrapped(f"  {progress.sentence(result)}"), file=out)
+    if _none_can_run(stage, outcome):
+        print(selection.NONE_CAN_RUN, file=out)
+    return outcome
 
 
-def _of_search(options: Options, selected: bool) -> Options:
-    """Return the options for a search: one that other cells of the grid rest on is not run afresh for some of them."""
+def _has_failed(stage: Stage, outcome: Outcome) -> bool:
+    """Whether a stage ended with trials that failed. A search expects some of its candidates to fail."""
+    expected = ("ok", "unsupported", "skipped", *(("oom", "diverged", "inert") if stage.searches else ()))
+    return _none_can_run(stage, outcome) or any(status not in expected for status in outcome.statuses)
+
+
+def _none_can_run(stage: Stage, outcome: Outcome) -> bool:
+    return set(outcome.statuses) == {"unsupported"} and not stage.searches
+
+
+def _for_search(options: Options, selected: bool) -> Options:
+    """Return the options of a search.
+
+    A search is not run afresh for a selection of cells, since other cells of the grid depend on it too.
+    """
     return replace(options, keep_adapters=False, fresh=options.fresh and not selected)
 
 
-def _command(arguments: argparse.Namespace, options: Sequence[str]) -> str:
-    """Return the command as it is told in reports: with these options, absolute paths cut to their last part."""
+def _command(options: SuiteOptions, with_only: bool) -> str:
+    """Return the command as reports show it, with absolute paths cut to their last part.
+
+    Args:
+        options: the suite and what was set.
+        with_only: whether the selection of trials is part of it.
+    """
     from peftbench.records import failures
 
-    words = ["peftbench", "run", arguments.suite, *(["--smoke"] if arguments.smoke else [])]
-    for name in options:
-        words += [word for value in getattr(arguments, name) for word in (f"--{name}", value)]
-    if arguments.seeds:
-        words += ["--seeds", arguments.seeds]
+    words = ["peftbench", "run", options.suite, *(["--smoke"] if options.smoke else [])]
+    words += [word for value in options.overrides for word in ("--set", value)]
+    words += [word for value in options.only if with_only for word in ("--only", value)]
+    if options.seeds:
+        words += ["--seeds", options.seeds]
     return " ".join(shlex.quote(failures.without_paths(word)) for word in words)
 
 

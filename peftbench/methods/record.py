@@ -92,16 +92,20 @@ class Method:
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
         """Return a readable name of a cell: method, rank, options that differ from their defaults, precision."""
-        parts = [self.name, self.variant] if self.variant else [self.name]
-        if rank is not None:
-            parts.append(f"r={rank}")
-        given = {
+        variant, told = ([self.variant] if self.variant else []), self._differing_options(options)
+        size = [] if rank is None else [f"r={rank}"]
+        return " ".join([self.name, *variant, *size, *told, precision])
+
+    def named_options(self, options: Mapping[str, Any]) -> list[str]:
+        """Return the parts of a cell's name beside method, rank and precision: variant and options that differ."""
+        return [*([self.variant] if self.variant else []), *self._differing_options(options)]
+
+    def _differing_options(self, options: Mapping[str, Any]) -> list[str]:
+        """Return the options that differ from the default, as ``name=value``."""
+        found = {
             k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)
         }
-        parts += [
-            f"{k}={_brief(shown(v)) if self.variant or isinstance(v, str) else shown(v)}" for k, v in given.items()
-        ]
-        return " ".join([*parts, precision])
+        return [f"{k}={_brief(shown(v)) if self.variant or isinstance(v, str) else shown(v)}" for k, v in found.items()]
 
 
 def shown(value: Any) -> str:

@@ -2,36 +2,82 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peftbench.methods import Method
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Training
 
-BECAUSE = ", because "
-"""Separates an unsupported cell from the reason in a message."""
+
+@dataclass(frozen=True)
+class Refusal:
+    """A cell that cannot exist."""
+
+    cell: str
+    """What does not exist: "full does not exist in nf4"."""
+    why: str = ""
+    """Why, as a clause; empty if ``cell`` says all there is."""
+
+    @property
+    def message(self) -> str:
+        """The whole sentence."""
+        return f"{self.cell}, because {self.why}" if self.why else self.cell
+
+    @property
+    def reason(self) -> str:
+        """The reason without the cell, so that cells can be grouped by it."""
+        return self.why or self.cell
+
+
+def refusal(method: Method, precision: str, device: str, training: Training | None) -> Refusal | None:
+    """Return why a method cannot be trained with these settings, or None if it can.
+
+    Args:
+        method: record of the method.
+        precision: name of the precision.
+        device: ``cpu`` or ``cuda``.
+        training: the training settings; None for the untuned base model.
+    """
+    found = _no_precision(method, precision, device)
+    if training and training.gradient_checkpointing:
+        found = found or _no_checkpointing(method)
+    if training and training.packing:
+        found = found or _no_packing(method)
+    return found
 
 
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:
-    """Return why a cell of method, precision and device is unsupported; None if it is supported."""
-    if precision not in method.precisions:
-        because = f"{BECAUSE}{method.why_not}" if method.why_not else ""
-        return f"{method.name} does not exist in {precision}{because}"
-    if device not in PRECISIONS[precision].devices:
-        return f"{precision} does not exist on {device} (only on {', '.join(PRECISIONS[precision].devices)})"
-    return None
+    """Return the reason why a (method, precision, device) cell cannot exist, or None where it can."""
+    found = _no_precision(method, precision, device)
+    return found.message if found else None
 
 
 def why_no_checkpointing(method: Method) -> str | None:
-    """Return why a method cannot train with gradient checkpointing; None if it can."""
+    """Return the reason why a method cannot train with gradient checkpointing, or None where it can."""
+    found = _no_checkpointing(method)
+    return found.message if found else None
+
+
+def _no_precision(method: Method, precision: str, device: str) -> Refusal | None:
+    if precision not in method.precisions:
+        return Refusal(f"{method.name} does not exist in {precision}", method.why_not)
+    if device not in PRECISIONS[precision].devices:
+        return Refusal(f"{precision} does not exist on {device} (only on {', '.join(PRECISIONS[precision].devices)})")
+    return None
+
+
+def _no_checkpointing(method: Method) -> Refusal | None:
     if not method.why_no_checkpointing:
         return None
-    return f"{_name(method)} does not exist with gradient checkpointing{BECAUSE}{method.why_no_checkpointing}"
+    return Refusal(f"{_name(method)} does not exist with gradient checkpointing", method.why_no_checkpointing)
 
 
-def why_no_packing(method: Method) -> str | None:
-    """Return why a method cannot train on packed examples; None if it can."""
+def _no_packing(method: Method) -> Refusal | None:
     if not method.virtual_tokens:
         return None
-    because = "its virtual tokens stand before a row, not each example"
-    return f"{_name(method)} does not exist with packing{BECAUSE}{because}"
+    return Refusal(
+        f"{_name(method)} does not exist with packing", "its virtual tokens stand before a row, not each example"
+    )
 
 
 def _name(method: Method) -> str:

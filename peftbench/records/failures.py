@@ -29,8 +29,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
-LOG = "; log: "
-"""In a message, before the name of the log file."""
 _FOLDER = r"[^\s/=,'\"]+/"
 _ABSOLUTE = re.compile(rf"(?<![\w./~])(?:/(?!/)(?:{_FOLDER})+|~/(?:{_FOLDER})*)")
 """The folders of an absolute path, or of one in the home folder; not the host of an address."""

@@ -9,6 +9,7 @@ from peftbench.records.columns.data import DataColumns
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
+from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.retention import RetentionColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.trial import TrialColumns
@@ -17,7 +18,14 @@ from peftbench.records.score import Score
 
 @dataclass(frozen=True)
 class TrialRow(
-    DataColumns, RetentionColumns, EffectiveColumns, InferenceColumns, MemoryColumns, TimeColumns, TrialColumns
+    ReasonColumns,
+    DataColumns,
+    RetentionColumns,
+    EffectiveColumns,
+    InferenceColumns,
+    MemoryColumns,
+    TimeColumns,
+    TrialColumns,
 ):
     """One row of ``trials``: flat, named with units. Absent values are null."""
 

@@ -141,7 +141,14 @@ class Trial:
     retention: Retention | None = None
     """Text of which the loss before and after training is told; not part of the key."""
     unsupported: str | None = None
-    """Why this cell cannot exist; None where it can."""
+    """What cannot exist and why, as a sentence; None if the cell can exist. Not part of the key."""
+    unsupported_reason: str | None = None
+    """The reason alone, which cells of other methods and precisions may share; None if the cell can exist. Not part of
+    the key."""
+    named_settings: str | None = None
+    """The cell's name without method, rank and precision; empty if nothing else is in it. Not part of the key."""
+    candidate_of: str | None = None
+    """The cell whose learning-rate search this is a candidate of; None for a trial of a grid. Not part of the key."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
 from peftbench.results.crossed_effects.model import Outcomes
 from peftbench.results.crossed_effects.outcomes import by_cell
-from peftbench.results.learning_rate_search import Choice
+from peftbench.results.learning_rate_search import CellSearch
+from peftbench.results.rows import rows_of_grid
 from peftbench.results.seeds import Summary
-from peftbench.results.store import Grid
+from peftbench.results.store import RecordedGrid
 
 MEAN = "mean over tasks"
 """Name of the unweighted mean over tasks wherever a task's name is asked for."""
@@ -63,8 +64,7 @@ class Cell:
     @property
     def variant(self) -> str:
         """The cell's name without method, rank and precision: what is left are options that are axes."""
-        dropped = {self.method, self.precision, f"r={self.rank}"}
-        return " ".join(word for word in self.summary.cell.split() if word not in dropped)
+        return str(self.trials["named_settings"].iloc[0])
 
     @property
     def is_base(self) -> bool:
@@ -111,9 +111,9 @@ class Results:
     """In the order of the methods' table, then variant, rank and precision."""
     left_out: int = 0
     """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
-    grid: Grid | None = None
+    grid: RecordedGrid | None = None
     """The recorded grid; None where there is no record."""
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, CellSearch] = field(default_factory=dict)
     """How the learning rates of searched cells were chosen, by the cell's name as stored."""
 
     @property
@@ -203,7 +203,9 @@ def _place(table: Mapping[str, Any]) -> Callable[[str], int]:
     return lambda name: places.get(name, len(places))
 
 
-def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFrame, grid: Grid | None = None) -> Results:
+def from_tables(
+    trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFrame, grid: RecordedGrid | None = None
+) -> Results:
     """Arrange stored tables for a report.
 
     Args:
@@ -215,7 +217,7 @@ def from_tables(trials: pd.DataFrame, steps: pd.DataFrame, examples: pd.DataFram
     Raises:
         UserError: If the rows' numbers do not compare, naming the column that differs.
     """
-    newest = seeds.choose(trials, grid.keys if grid else None).copy()
+    newest = rows_of_grid(trials, grid.keys if grid else None).copy()
     tasks = _tasks(newest)
     scores = [f"score_{task}" for task in tasks]
     newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
@@ -273,6 +275,6 @@ def collect(folder: Path, examples: bool = True) -> Results:
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:
         found = from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
-        return replace(found, choices=learning_rate_search.choices(folder))
+        return replace(found, choices=learning_rate_search.searches(folder))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from peftbench.report.notes import busy
 from peftbench.results.compare.comparison import MEASURED, CellChange, Change, Comparison
 from peftbench.results.compare.differences import Difference
-from peftbench.results.seeds import Spread
+from peftbench.results.seeds import Spread, Summary
 
 NONE = "–"
 HEAD = ("cell", "column", "old", "new", "change", "")
@@ -39,12 +40,17 @@ def render(comparison: Comparison) -> str:
 def _cell_rows(cell: CellChange) -> Iterable[tuple[str, ...]]:
     if cell.old.counts != cell.new.counts:
         note = "REGRESSED" if cell.broke else ""
-        yield cell.cell, "status", cell.old.statuses, cell.new.statuses, "", note
+        yield cell.cell, "status", _statuses(cell.old), _statuses(cell.new), "", note
         if cell.new.messages:
             yield cell.cell, "message", "", "", "", cell.new.messages[0].splitlines()[0][:80]
     for change in cell.changes:
         if change.verdict != "same":
             yield cell.cell, change.column, *_numbers(change), ("REGRESSED, " * change.fell) + (change.verdict or "")
+
+
+def _statuses(summary: Summary) -> str:
+    """Return all seeds by status, in words: ``2 ok, 1 oom``."""
+    return ", ".join(f"{count} {status}" for status, count in summary.counts.items())
 
 
 def _numbers(change: Change) -> tuple[str, str, str]:
@@ -115,7 +121,7 @@ def _refused(comparison: Comparison) -> str:
 def _left_out(comparison: Comparison) -> str:
     told = [
         f"{side}: {n} stored row{'s' * (n != 1)} not of the grid that was last run, or older: left out"
-        for side, n in zip(("old", "new"), comparison.left_out, strict=True)
+        for side, n in zip(("old", "new"), comparison.excluded, strict=True)
         if n
     ]
     return "\n".join(told)
@@ -124,14 +130,17 @@ def _left_out(comparison: Comparison) -> str:
 def _unrelated(comparison: Comparison) -> str:
     """Say in two lines that these are results of different things."""
     old, new = (
-        f"{name} is {title}" for name, title in zip((comparison.old, comparison.new), comparison.titles, strict=True)
+        f"{name} is suite {', '.join(held.suites)} on {', '.join(held.bases)}"
+        for name, held in zip((comparison.old, comparison.new), comparison.contents, strict=True)
     )
     return f"nothing compares, so no verdict: no cell is in both\n{old}; {new}\n"
 
 
 def _busy(comparison: Comparison) -> str:
     return "\n".join(
-        f"{side}: {told}" for side, told in zip(("old", "new"), comparison.busy, strict=True) if told is not None
+        f"{side}: {busy.sentence(found)}"
+        for side, found in zip(("old", "new"), comparison.busy, strict=True)
+        if found is not None
     )
 
 

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-
-def flatten(nested: Any, prefix: str = "") -> dict[str, str]:
-    """Return nested settings as dotted names and plain texts; records in a list go by their name."""
-    if isinstance(nested, Mapping):
-        return {k: v for key, value in nested.items() for k, v in flatten(value, f"{prefix}{key}.").items()}
-    if isinstance(nested, list) and any(isinstance(item, Mapping) for item in nested):
-        return flatten(dict(_named(item, place) for place, item in enumerate(nested)), prefix)
-    return {prefix.removesuffix("."): plain(nested)}
+from peftbench.results.settings import flatten
 
 
-def _named(item: Any, place: int) -> tuple[str, Any]:
-    """Return what a record in a list goes by (its name, else its place) and the rest of it."""
-    if isinstance(item, Mapping) and "name" in item:
-        return str(item["name"]), {key: value for key, value in item.items() if key != "name"}
-    return str(place), item
+def flat_texts(nested: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested settings by their dotted names (see ``results.settings.flatten``), each value as plain text."""
+    return {name: plain(value) for name, value in flatten(nested).items()}
 
 
 def plain(value: Any) -> str:

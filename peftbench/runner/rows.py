@@ -8,8 +8,9 @@ from typing import Any
 
 from peftbench import PROTOCOL
 from peftbench.models.find import base_name
-from peftbench.records import Job
-from peftbench.records.failures import LOG, without_paths
+from peftbench.records import Job, Status
+from peftbench.records.columns.reasons import ReasonColumns
+from peftbench.records.failures import without_paths
 from peftbench.suite.trial_key import settings
 
 
@@ -21,8 +22,27 @@ def told(job: Job, message: str, failed: bool) -> str:
         message: what happened.
         failed: whether the log has more to tell.
     """
-    log = f"{LOG}logs/{Path(job.log).name}" if failed and job.log else ""
-    return without_paths(message) + log
+    log = _log_file(job) if failed else None
+    return without_paths(message) + (f"; log: {log}" if log else "")
+
+
+def reasons(job: Job, status: Status, message: str | None) -> ReasonColumns:
+    """Return what the row's cell name and message are made of.
+
+    Args:
+        job: the trial that ended.
+        status: how it ended.
+        message: why it is not ok, without its log; None if it is ok.
+    """
+    trial = job.trial
+    reason = message and (trial.unsupported_reason or without_paths(message))
+    log = _log_file(job) if status is Status.ERROR else None
+    return ReasonColumns(trial.named_settings, trial.candidate_of, reason, log)
+
+
+def _log_file(job: Job) -> str | None:
+    """Return the log's path relative to the results folder; None if the job has none."""
+    return f"logs/{Path(job.log).name}" if job.log else None
 
 
 def describe(job: Job) -> dict[str, Any]:

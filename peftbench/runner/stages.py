@@ -10,7 +10,7 @@ from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.results import learning_rate_search
 from peftbench.suite import Suite, expand
-from peftbench.suite.expand import searched
+from peftbench.suite.expand import candidate_rates
 from peftbench.suite.learning_rate_search import candidates
 from peftbench.suite.smoke import smoke
 
@@ -47,8 +47,8 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
     tried = candidates(suite, device)
     if tried:
         yield Stage(tried, candidates(everything, device), folder / learning_rate_search.FOLDER, True)
-    given = searched(everything)
-    found = learning_rate_search.choices(folder) if given else {}
+    given = candidate_rates(everything)
+    found = learning_rate_search.searches(folder) if given else {}
     rates = {cell: each.best.rate for cell, each in found.items() if each.best}
     # the trials of a cell that was not searched to the end have no key yet
     unknown = {cell for cell, each in given.items() if cell not in found or not found[cell].complete(each)}

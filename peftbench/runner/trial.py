@@ -329,6 +329,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
     row = TrialRow(
         **runner_rows.describe(run.job),
         **{**seconds, **run.facts},
+        **vars(runner_rows.reasons(run.job, status, message)),
         status=status,
         phase=None if ok else run.phase,
         message=None if message is None else runner_rows.told(run.job, message, status is Status.ERROR),

@@ -1,20 +1,21 @@
-"""A suite file -> Suite -> trials. Nothing here imports torch, transformers or pandas."""
+"""From a suite file to a ``Suite`` to trials. Nothing here imports torch, transformers or pandas."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench.errors import UserError, nearest
 from peftbench.suite.build import build
 from peftbench.suite.document import Document
 from peftbench.suite.expand import expand
-from peftbench.suite.records import Suite
+from peftbench.suite.records import Suite, SuiteOptions
 from peftbench.suite.select import read_only, read_seeds
-from peftbench.suite.smoke import smoked
+from peftbench.suite.smoke import as_smoke_suite
 
-__all__ = ["Suite", "expand", "find", "load", "names"]
+__all__ = ["Suite", "SuiteOptions", "expand", "find", "load", "names"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".yaml", ".yml")
@@ -29,31 +30,32 @@ def load(
     environ: Mapping[str, str] = os.environ,
     smoke: bool = False,
 ) -> Suite:
-    """Return a suite, validated, with overrides and environment variables filled in.
+    """Return a validated suite, with overrides and environment variables filled in.
 
     Args:
         name: a file, or the bare name of a suite that comes with peftbench.
-        overrides: ``key.path=value`` each, the value in YAML; as if it stood in the file.
-        only: ``field=value,value`` each, over method, precision, rank and seed; applied by ``expand``.
+        overrides: ``key.path=value`` each, the value in YAML; as if it were written in the file.
+        only: ``field=value,value`` each, where the field is method, precision, rank or seed; applied by ``expand``.
         seeds: a count (``"3"``) or a list (``"0,5"``) in place of the suite's.
         environ: where ``${NAME}`` is looked up.
-        smoke: whether it is meant for smoke mode, which touches no base and no data of the suite: a ``${NAME}`` that is
-            not set stands for NAME.
+        smoke: whether the suite is for smoke mode, which reads neither its base model nor its data. An unset
+            ``${NAME}`` is then no error: it becomes the text NAME.
 
     Raises:
-        UserError: anything is wrong; every problem is a line ``file:line: key.path: what, and what is allowed``.
+        UserError: if anything is wrong. Every problem is a line ``file:line: key.path: what, and what is allowed``.
     """
+    options = SuiteOptions(os.fspath(name), tuple(overrides), tuple(only), seeds, smoke)
     path = find(name)
     document = Document.read(path, _shown(path))
-    selected = read_only(only)
+    selected = read_only(options.only)
     if seeds is not None:
         document.put(("seeds",), read_seeds(seeds), "--seeds")
-    for text in overrides:
+    for text in options.overrides:
         document.override(text)
     document.placeholders = smoke
     document.interpolate(environ)
-    built = build(document, path, selected)
-    return smoked(built) if smoke else built
+    built = replace(build(document, path, selected), options=options)
+    return as_smoke_suite(built) if smoke else built
 
 
 def names() -> tuple[str, ...]:
@@ -62,10 +64,10 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """Return the file of a suite: the path itself where it exists, else the suite of that bare name.
+    """Return the file of a suite: the path itself if it exists, else the suite of that name that comes with peftbench.
 
     Raises:
-        UserError: there is neither; the nearest name is told.
+        UserError: if neither exists; the message names the nearest one.
     """
     text = os.fspath(name)
     path = Path(text).expanduser()
@@ -82,11 +84,11 @@ def find(name: str | os.PathLike[str]) -> Path:
         raise UserError(f"suite {text!r}: no such file" + (f"; did you mean {near!r}?" if near else ""))
     near = nearest(Path(stem).stem, names())
     hint = f" did you mean {near!r}?" if near else ""
-    raise UserError(f"suite {text!r}: no such file, and no suite of peftbench;{hint} allowed: {_listed()}")
+    raise UserError(f"suite {text!r}: no such file, and no suite of that name in peftbench;{hint} allowed: {_listed()}")
 
 
 def _folder() -> Path:
-    """Return where the suites are: in the package of a wheel, at the top of a checkout."""
+    """Return the folder of peftbench's suites: inside an installed package, at the top of a checkout."""
     packaged = _PACKAGE / "_suites"
     return packaged if any(packaged.glob("*.yaml")) else _PACKAGE.parent / "suites"
 
@@ -96,7 +98,7 @@ def _listed() -> str:
 
 
 def _shown(path: Path) -> str:
-    """Return a path for messages: relative where it lies under the current folder."""
+    """Return a path for messages: relative if it is below the current folder."""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
     return str(path)

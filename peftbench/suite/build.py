@@ -1,4 +1,4 @@
-"""Document -> Suite: validated, every name known, every task able to do what it is asked for."""
+"""Build a ``Suite`` from a document: validate it, look up every name, and check that each task has what it needs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.builder import Builder
-from peftbench.suite.document import AMOUNTS, Document, report
-from peftbench.suite.records import Block, Budget, Search, Suite
+from peftbench.suite.document import AMOUNTS, Document, raise_problems
+from peftbench.suite.records import Block, ParameterBudget, Search, Suite
 from peftbench.suite.schema import (
     TRAIN,
     BaseBlock,
@@ -29,7 +29,7 @@ from peftbench.suite.schema import (
     method_settings,
     train_model,
 )
-from peftbench.suite.wording import described, words
+from peftbench.suite.wording import describe_field, describe_value
 from peftbench.suite.yaml_lines import KeyPath, dotted
 from peftbench.tasks.splits import splits
 
@@ -38,7 +38,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     """Return the suite that a document describes.
 
     Raises:
-        UserError: anything in it is wrong; all that was found is named, one line each.
+        UserError: if anything in it is wrong; every problem is a line.
     """
     b = Builder(document)
     top = b.check(SuiteFile, ())
@@ -50,9 +50,11 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     seeds = _seeds(b, top.seeds) if top else ()
     match = _match(b, top)
     search = _search(b)
-    report(b.problems)
+    raise_problems(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
-        b.problem(("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has none of them")
+        b.problem(
+            ("evaluate", "test_seed"), "only built-in tasks have several test sets; this suite has no built-in task"
+        )
     tasks = tuple(replace(task, test_seed=evaluate.test_seed) if task.builtin else task for task in tasks)
     suite = Suite(
         name=top.name or path.stem,
@@ -72,7 +74,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         max_length=evaluate.max_length,
         split=evaluate.split,
         timeout_seconds=top.timeout_seconds,
-        shown=document.shown,
+        display_path=document.display_path,
         only=only,
         inference=evaluate.inference,
         profile=top.profile,
@@ -81,30 +83,32 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         search=search,
         strict=top.audit == "strict",
     )
-    _check_use(b, suite)
-    report(b.problems)
+    _check_combination(b, suite)
+    raise_problems(b.problems)
     return suite
 
 
-def _match(b: Builder, top: Any) -> Budget | None:
-    """Return the budget of trainable parameters that ranks are chosen for."""
+def _match(b: Builder, top: Any) -> ParameterBudget | None:
+    """Return the budget of trainable parameters in ``match:``."""
     if not top or top.match is None:
         return None
     path: KeyPath = ("match", "trainable_parameters")
     block = b.check(MatchBlock, ("match",))
     given = block.trainable_parameters if block else None
     if top.rank is not None:
-        b.problem(("match",), "it chooses the rank, and the suite gives one; allowed: one of the two")
+        b.problem(("match",), "match chooses the ranks, but the suite also gives rank; allowed: one of the two")
     if isinstance(given, dict):
         measure = b.check(MeasureBlock, path)
         if measure and measure.method not in METHODS:
             b.problem((*path, "method"), unknown("method", measure.method, METHODS))
         elif measure and METHODS[measure.method].rank_meaning is None:
             b.problem((*path, "method"), f"{measure.method} has no rank")
-        return Budget(None, measure.method, measure.rank) if measure else None
+        return ParameterBudget(None, measure.method, measure.rank) if measure else None
     if block and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        b.problem(path, f"given {words(given)}; allowed: a whole number, at least 1, or a mapping of method and rank")
-    return Budget(given)
+        b.problem(
+            path, f"given {describe_value(given)}; allowed: a whole number, at least 1, or a mapping of method and rank"
+        )
+    return ParameterBudget(given)
 
 
 def _or_empty(block: Any) -> Any:
@@ -114,12 +118,14 @@ def _or_empty(block: Any) -> Any:
 def _base(b: Builder) -> Base:
     block = b.check(BaseBlock, ("base",)) if isinstance(b.document.get(("base",)), dict) else None
     if block is None:
-        return Base("")  # its problem is told
+        return Base("")  # its problem is recorded
     if (block.source is None) == (block.shape is None):
         b.problem(("base",), "allowed: exactly one of source (a model) and shape (a known model's config)")
         return Base("")
     if block.shape is None and block.weights:
-        b.problem(("base", "weights"), f"given {words(block.weights)}; random weights are those of a shape")
+        b.problem(
+            ("base", "weights"), f"given {describe_value(block.weights)}; random weights need a shape, not a source"
+        )
     if block.shape is not None and block.revision is not None:
         b.problem(("base", "revision"), "a shape has random weights and no revision")
     source = b.document.get(("base", "source" if block.shape is None else "shape"))
@@ -129,13 +135,13 @@ def _base(b: Builder) -> Base:
 
 
 def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | None) -> Retention | None:
-    """Return the general text that a suite names, else what a built-in base has not read; None for none."""
+    """Return the general text that the suite names, else the text held out for a built-in base model, or None."""
     if given is None and base.source in builtin.BASES and not base.random_weights:
         return Retention(str(builtin.held_out(base.source)))
     if not isinstance(given, dict):
         return None
     if base.random_weights:
-        b.problem(("evaluate", "retention"), "the loss of random weights would be a number without a meaning")
+        b.problem(("evaluate", "retention"), "the loss of random weights has no meaning; allowed: false")
     path: KeyPath = ("evaluate", "retention")
     block = b.check(RetentionBlock, path, given)
     if block is None:
@@ -164,7 +170,7 @@ def _seeds(b: Builder, seeds: int | list[int]) -> tuple[int, ...]:
     if not found:
         b.problem(("seeds",), "an empty list; allowed: at least one seed")
     if len(set(found)) < len(found):
-        b.problem(("seeds",), f"given {words(seeds)}; allowed: different seeds")
+        b.problem(("seeds",), f"given {describe_value(seeds)}; allowed: different seeds")
     return found
 
 
@@ -179,7 +185,7 @@ def _train(b: Builder, tasks: tuple[Task, ...]) -> tuple[tuple[tuple[str, float]
 
 
 def _data(b: Builder, tasks: tuple[Task, ...], given: dict[str, float] | None) -> tuple[tuple[str, float], ...]:
-    """Return the training sets with their weights: those given, else every task with a train split."""
+    """Return the training sets with their weights: those of ``train.data``, else every task with a train split."""
     trainable = [task.name for task in tasks if "train" in splits(task)]
     if given is None:
         return tuple((name, 1.0) for name in trainable)
@@ -203,9 +209,9 @@ def _check_amounts(b: Builder, path: KeyPath, axes: Mapping[str, tuple[Any, ...]
 def _blocks(b: Builder) -> tuple[Block, ...]:
     methods = b.document.get(("methods",))
     if not isinstance(methods, dict):
-        return ()  # told by the top level
+        return ()  # the top level has recorded the problem
     if not methods:
-        b.problem(("methods",), f"no method is given; there are {', '.join(METHODS)}")
+        b.problem(("methods",), f"no method is given; allowed: {', '.join(METHODS)}")
     found: list[Block] = []
     for name, given in methods.items():
         path: KeyPath = ("methods", name)
@@ -213,7 +219,7 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
             b.problem(path, "; ".join([unknown("method", name, METHODS), *METHODS.problems]))
             continue
         if isinstance(given, list) and not given:
-            b.problem(path, "an empty list has no block; allowed: a mapping of settings, a list of them, or null")
+            b.problem(path, "an empty list; allowed: a mapping of settings, a list of mappings, or null")
         places = [((*path, i), raw) for i, raw in enumerate(given)] if isinstance(given, list) else [(path, given)]
         for here, raw in places:
             found += _variants(b, METHODS[name], here, raw)
@@ -221,7 +227,7 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
 
 
 def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator[Block]:
-    """Yield a block's variants: itself, or where a method's settings depend on what is given, one for each variant."""
+    """Yield a block's variants: one, or if the method's settings depend on the block, one per variant."""
     variants = resolve(record.variants)(given) if record.variants else ((record, given),)
     for method, raw in variants:
         model = axes_model(f"{record.name} {method.variant}".rstrip(), method_settings(method), raw)
@@ -232,12 +238,14 @@ def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator
             _check_amounts(b, here, axes)
             if record.variants and not method.variant:
                 wanted = ", ".join(method.options)
-                b.problem(here, f"the key {wanted!r} is missing; allowed: {described(method.options[wanted].type, ())}")
+                b.problem(
+                    here, f"the key {wanted!r} is missing; allowed: {describe_field(method.options[wanted].type, ())}"
+                )
             yield Block(record.name, f"{b.document.origin(here)}: {dotted(here)}", axes)
 
 
-def _check_use(b: Builder, suite: Suite) -> None:
-    """Write down what only shows when blocks are seen together."""
+def _check_combination(b: Builder, suite: Suite) -> None:
+    """Record problems that depend on several blocks."""
     if not suite.scored:
         b.problem(("tasks",), f"no task has a {suite.split} split, so nothing would be scored")
     if not suite.data and any(METHODS[block.method].trains for block in suite.blocks):

@@ -1,4 +1,4 @@
-"""How a task of ``tasks:`` is scored: parser, stop strings, few-shot examples, headline metric, or lm-eval's own."""
+"""How tasks are scored: answer parser, stop strings, few-shot examples, headline metric; and tasks of lm-eval."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ _FOR_LM_EVAL = ("lm_eval", "num_fewshot", "max_new_tokens", "stop", "limit", "me
 
 
 def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str, Any]:
-    """Return the fields of a Task that say how it is scored, its problems written down.
+    """Return the fields of a ``Task`` about scoring, and record problems with them.
 
     Args:
         b: the suite.
-        path: where the task's block stands.
+        path: the path of the task's block.
         block: the block.
-        task: the task so far: its kind and files are known.
+        task: the task so far, with its kind and files.
     """
     if block.answer_pattern is not None:
         problem = answers.problem(block.answer_pattern)
         if task.kind != "exact_match":
-            problem = f"only an exact_match task has a parser; this one's kind is {task.kind}"
+            problem = f"only an exact_match task parses answers; this one's kind is {task.kind}"
         if problem:
             ready = ", ".join(answers.NAMED)
-            b.problem((*path, "answer_pattern"), f"given {block.answer_pattern!r}; {problem} (ready ones: {ready})")
+            b.problem(
+                (*path, "answer_pattern"), f"given {block.answer_pattern!r}; {problem} (built-in patterns: {ready})"
+            )
     if block.stop is not None and task.kind not in _DECODED:
         b.problem((*path, "stop"), f"only {' and '.join(_DECODED)} decode text; this one's kind is {task.kind}")
     if block.num_fewshot and not task.builtin and "train" not in splits(task):
-        b.problem((*path, "num_fewshot"), "the task has no train split, and examples are never drawn from the test")
+        b.problem(
+            (*path, "num_fewshot"), "the task has no train split, and few-shot examples never come from the test split"
+        )
     if block.num_fewshot and task.kind == "language_modelling":
-        b.problem((*path, "num_fewshot"), "a text that is modelled has no prompt to put examples before")
+        b.problem((*path, "num_fewshot"), "a language_modelling task has no prompt for few-shot examples")
     allowed = HEADLINES.get(task.kind, ())
     if block.metric is not None and allowed and block.metric not in allowed:
-        b.problem((*path, "metric"), f"{unknown('metric', block.metric, allowed)} (those with an outcome per example)")
+        b.problem(
+            (*path, "metric"), f"{unknown('metric', block.metric, allowed)} (metrics with one outcome per example)"
+        )
     return {
         "answer_pattern": block.answer_pattern,
         "stop": _stop(b, path, block) or Task.stop,
@@ -52,16 +58,16 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
 
 def _stop(b: Builder, path: KeyPath, block: TaskBlock) -> tuple[str, ...]:
     if block.stop is not None and not all(block.stop):
-        b.problem((*path, "stop"), "an empty text stops everything; allowed: texts of at least one character")
+        b.problem((*path, "stop"), "an empty stop string would stop at once; allowed: texts of at least one character")
     return tuple(block.stop or ())
 
 
 def lm_eval_task(b: Builder, name: str, block: TaskBlock) -> Task:
-    """Return a task that lm-eval defines: by its name there, or in a YAML file beside the suite. It is only scored."""
+    """Return a task that lm-eval defines, by name or in a YAML file. It is only scored, never trained on."""
     path: KeyPath = ("tasks", name)
     for key in [key for key in b.document.get(path) if key not in _FOR_LM_EVAL]:
-        told = f"{', '.join(_FOR_LM_EVAL[:-1])} and {_FOR_LM_EVAL[-1]}"
-        b.problem((*path, key), f"a task of lm-eval is defined there; only {told} may be set")
+        allowed = f"{', '.join(_FOR_LM_EVAL[:-1])} and {_FOR_LM_EVAL[-1]}"
+        b.problem((*path, key), f"lm-eval defines this task; only {allowed} may be set")
     source = name if block.lm_eval is True else str(block.lm_eval)
     if block.lm_eval is False:
         b.problem((*path, "lm_eval"), "given false; allowed: true, the name of a task of lm-eval, or a YAML file")

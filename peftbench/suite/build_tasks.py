@@ -1,4 +1,4 @@
-"""``tasks:`` -> Task records, each checked for what its kind needs."""
+"""Build ``Task`` records from ``tasks:``, each checked for what its kind needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftbench.suite.build_scoring import lm_eval_task, scoring
 from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
 from peftbench.suite.template_check import template_problems
-from peftbench.suite.wording import words
+from peftbench.suite.wording import describe_value
 from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
@@ -22,12 +22,12 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def build_tasks(b: Builder) -> tuple[Task, ...]:
-    """Return the tasks of a suite, in its order; those with problems may be missing."""
+    """Return the tasks of a suite, in the order of the file; those with problems may be missing."""
     given = b.document.get(("tasks",))
     if not isinstance(given, dict):
-        return ()  # told by the top level
+        return ()  # the top level has recorded the problem
     if not given:
-        b.problem(("tasks",), f"no task is given; built in are {', '.join(TASKS)}")
+        b.problem(("tasks",), f"no task is given; built-in tasks: {', '.join(TASKS)}")
     return tuple(task for name in given if (task := _task(b, name)) is not None)
 
 
@@ -47,14 +47,14 @@ def _task(b: Builder, name: str) -> Task | None:
     if name in TASKS:
         for key in [key for key in raw or {} if key not in _FOR_BUILTINS]:
             allowed = f"{', '.join(_FOR_BUILTINS[:-1])} and {_FOR_BUILTINS[-1]}"
-            text = f"{name} is a built-in task, of which only {allowed} may be set"
+            text = f"{name} is a built-in task, where only {allowed} may be set"
             b.problem((*path, key), f"{text}; give a task of your own another name")
         tokens = block.max_new_tokens or TASKS[name].max_new_tokens
         made = Task(name, TASKS[name].kind, builtin=name, max_new_tokens=tokens, limit=block.limit)
     elif block.lm_eval is not None:
         return lm_eval_task(b, name, block)
     else:
-        block = _filled(b, path, block)
+        block = _with_template(b, path, block)
         made = _own_task(b, name, block)
     return replace(made, **scoring(b, path, block, made))
 
@@ -64,10 +64,13 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     raw = b.document.get(path)
     _check_needs(b, path, block)
     if block.several_references and block.kind != "generation":
-        b.problem((*path, "several_references"), f"only a generation task has them; this one's kind is {block.kind}")
+        b.problem(
+            (*path, "several_references"),
+            f"only a generation task has several references; this one's kind is {block.kind}",
+        )
     _check_data(b, path, block)
     _check_cut(b, path, block)
-    for key in sorted({"prompt", "target"} & set(raw)):  # a template's own fields are those of data in any form
+    for key in sorted({"prompt", "target"} & set(raw)):  # a ready template accepts data with other columns
         for problem in template_problems(getattr(block, key) or "", block.columns):
             b.problem((*path, key), problem)
     text = block.kind == TEXT
@@ -97,8 +100,8 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     )
 
 
-def _filled(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
-    """Return a block with what its template says where it says nothing itself, and the choices its labels make."""
+def _with_template(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
+    """Return a block with the values of its template for keys that it does not give, and with choices from labels."""
     if block.template is not None and block.template not in TEMPLATES:
         b.problem((*path, "template"), unknown("template", block.template, TEMPLATES))
     elif block.template is not None:
@@ -114,16 +117,20 @@ def _filled(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
 
 
 def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
-    """Write down what a task of its kind lacks, or has and cannot use."""
+    """Record keys that a task of its kind lacks or cannot use."""
     for key in ("kind", "prompt", "target"):
-        if not getattr(block, key) and not (key == "prompt" and block.kind == TEXT) and not _is_unknown(block):
+        if (
+            not getattr(block, key)
+            and not (key == "prompt" and block.kind == TEXT)
+            and not _has_unknown_template(block)
+        ):
             text = f"the key {key!r} is missing; a task needs a template, or kind, prompt and target"
             b.problem(path, f"{text}; and train or test files, or a dataset")
     if block.kind == "choice" and len(set(block.choices)) < max(2, len(block.choices)):
         b.problem(
             path,
             "a choice task needs choices: at least two different texts, or labels that map a field's values to them; "
-            f"given {words(block.choices)}",
+            f"given {describe_value(block.choices)}",
         )
     if block.kind != "choice" and b.document.get((*path, "choices")):
         b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
@@ -131,41 +138,46 @@ def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
         if getattr(block, key) is not None and block.kind != TEXT:
             b.problem((*path, key), f"only a {TEXT} task is cut into chunks; this one's kind is {block.kind}")
     if block.chat and block.kind == TEXT:
-        b.problem((*path, "chat"), f"a {TEXT} task has no prompt that could be a message")
+        b.problem((*path, "chat"), f"a {TEXT} task has no prompt, so there is no message for a chat template")
     if block.system is not None and not block.chat:
-        b.problem((*path, "system"), "is the chat template's system message; it needs chat: true")
+        b.problem((*path, "system"), "system is the chat template's system message; it needs chat: true")
     if block.kind == TEXT and block.prompt:
         b.problem((*path, "prompt"), f"a {TEXT} task has no prompt; its text is what target gives")
 
 
-def _is_unknown(block: TaskBlock) -> bool:
-    """Whether the block names a template that does not exist: what it would fill in is not missing then."""
+def _has_unknown_template(block: TaskBlock) -> bool:
+    """Whether the block names a template that does not exist; keys that it would fill in do not count as missing."""
     return block.template is not None and block.template not in TEMPLATES
 
 
 def _check_data(b: Builder, path: KeyPath, block: TaskBlock) -> None:
-    """Write down what is wrong with where the data comes from."""
+    """Record problems with the source of the data."""
     if not (block.train or block.validation or block.test or block.dataset):
         b.problem(path, f"no file is given; allowed: {', '.join(SPLITS)}, or a dataset with its splits")
     for key in ("config", "revision", "splits"):
         if getattr(block, key) is not None and block.dataset is None:
             b.problem((*path, key), "belongs to a dataset, and the key 'dataset' is missing")
     if block.dataset and not any((block.splits or {}).values()):
-        b.problem(path, "the key 'splits' is missing; it says which of the dataset's are meant: {train: train, ...}")
+        b.problem(path, "the key 'splits' is missing; it names the dataset's splits to use: {train: train, ...}")
     for split in block.splits or {}:
         if split not in SPLITS:
             b.problem((*path, "splits", split), unknown("split", split, SPLITS))
 
 
 def _check_cut(b: Builder, path: KeyPath, block: TaskBlock) -> None:
-    """Write down what is wrong with the splits that are cut off the training examples."""
+    """Record problems with the splits that are cut off the training examples."""
     hub = {split for split, given in (block.splits or {}).items() if given}
     shares = {"validation": block.validation_fraction, "test": block.test_fraction}
     for split, share in shares.items():
         if share and (getattr(block, split) or split in hub or not (block.train or "train" in hub)):
-            text = f"is cut off the train split; it needs one, and no {split} file or split"
+            text = f"this share is cut off the train split; it needs one, and no {split} file or split"
             b.problem((*path, f"{split}_fraction"), text)
     if sum(shares.values()) >= 1:
-        b.problem((*path, "test_fraction"), f"given {words(block.test_fraction)}; nothing is left to train on")
+        b.problem(
+            (*path, "test_fraction"),
+            f"given {describe_value(block.test_fraction)}; no examples would be left to train on",
+        )
     if block.split_seed and not any(shares.values()):
-        b.problem((*path, "split_seed"), "seeds the cut of validation_fraction and test_fraction; neither is given")
+        b.problem(
+            (*path, "split_seed"), "this seeds the cut of validation_fraction and test_fraction; neither is given"
+        )

@@ -1,4 +1,4 @@
-"""A suite file's data with the origin of every value: the file's line, ``--set``, or the environment."""
+"""A suite file's data with the origin of every value: a line of the file, ``--set``, or the environment."""
 
 from __future__ import annotations
 
@@ -9,61 +9,63 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from peftbench.errors import UserError
-from peftbench.suite.wording import words
+from peftbench.suite.wording import describe_value
 from peftbench.suite.yaml_lines import KeyPath, dotted, parse, place, read_text
 
 SET = "--set"
 NAME_LISTS: tuple[tuple[KeyPath, Any], ...] = ((("tasks",), None), (("methods",), None), (("train", "data"), 1.0))
-"""Where a list of names may stand for a mapping, and what each name then maps to."""
+"""Paths where a list of names may replace a mapping, and the value that each name then gets."""
 AMOUNTS = ("steps", "epochs", "tokens", "seconds")
-"""How much training: exactly one is given."""
+"""Settings for the length of training; exactly one is given."""
 _VARIABLE = re.compile(
     r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}|(?P<malformed>\$\{(?!\{))"
 )
 
 
 class Outside(str):
-    """Text from outside the suite file (environment, command line): its relative paths start where the user is."""
+    """Text from outside the suite file (environment, command line): its relative paths start at the current folder."""
 
 
 @dataclass
 class Document:
-    """The data of one suite, changed in place until it is validated."""
+    """The data of one suite; overrides and variables change it in place before it is validated."""
 
-    shown: str
+    display_path: str
     """The file as messages name it."""
     folder: Path
-    """Where the file's relative paths start."""
+    """The folder that the file's relative paths start at."""
     data: dict[str, Any]
     origins: dict[KeyPath, str]
-    """``file:line`` or the option that gave the value."""
+    """The place that gave each value: ``file:line``, or an option."""
     written: dict[KeyPath, KeyPath] = field(default_factory=dict)
-    """Path as the user wrote it, where normal form differs (``base`` for ``base.source``)."""
+    """The path as the user wrote it, if the normal form differs (``base`` for ``base.source``)."""
     placeholders: bool = False
-    """Whether a variable that is not set stands for its own name, where what it names will not be touched."""
+    """Whether an unset variable becomes its own name, for smoke mode, which does not use the value."""
 
     @classmethod
-    def read(cls, path: Path, shown: str) -> Document:
+    def read(cls, path: Path, display_path: str) -> Document:
         """Return the data of a suite file in normal form.
 
         Raises:
-            UserError: the file cannot be read, is no YAML or no mapping.
+            UserError: if the file cannot be read, is not YAML, or is not a mapping.
         """
-        data, lines = parse(read_text(path, shown), shown)
+        data, lines = parse(read_text(path, display_path), display_path)
         if data is None:
-            raise UserError(f"{shown}: the file is empty; a suite needs at least base, tasks and methods")
+            raise UserError(f"{display_path}: the file is empty; a suite needs at least base, tasks and methods")
         if not isinstance(data, dict):
-            raise UserError(f"{place(shown, lines[()])}: a suite is a mapping of keys; given {words(data)}")
-        origins = {key: place(shown, line) for key, line in lines.items()}
-        document = cls(shown, path.parent, data, origins)
+            raise UserError(
+                f"{place(display_path, lines[()])}: a suite is a mapping of keys; given {describe_value(data)}"
+            )
+        origins = {key: place(display_path, line) for key, line in lines.items()}
+        document = cls(display_path, path.parent, data, origins)
         document.normalize()
         return document
 
     def origin(self, path: KeyPath) -> str:
-        """Return where the value, or the nearest one around it, was given."""
+        """Return the origin of the value at a path, or of the nearest value that contains it."""
         while path not in self.origins and path:
             path = path[:-1]
-        return self.origins.get(path, self.shown)
+        return self.origins.get(path, self.display_path)
 
     def problem(self, path: KeyPath, text: str) -> str:
         """Return ``file:line: key.path: text``."""
@@ -94,12 +96,14 @@ class Document:
                 self.get(path[:-1])[path[-1]] = self.mapping_of(path, names, value)
 
     def mapping_of(self, path: KeyPath, names: list[Any], value: Any) -> dict[str, Any]:
-        """Return a list of names as a mapping, its lines going with it."""
+        """Return a list of names as a mapping; each name keeps its origin."""
         mapping: dict[str, Any] = {}
         for index, name in enumerate(names):
             here = (*path, index)
             if not isinstance(name, str):
-                self.fail(here, f"given {words(name)}; allowed: a name (settings need a mapping instead of a list)")
+                self.fail(
+                    here, f"given {describe_value(name)}; allowed: a name (settings need a mapping instead of a list)"
+                )
             if name in mapping:
                 self.fail(here, f"{name!r} is listed twice")
             mapping[str(name)] = value
@@ -107,7 +111,10 @@ class Document:
         return mapping
 
     def put(self, path: KeyPath, value: Any, origin: str) -> None:
-        """Set one value, making the mappings on the way. Giving one of steps, epochs and tokens drops the others."""
+        """Set one value and create missing mappings on its path.
+
+        Setting one of ``AMOUNTS`` removes the others, except those with the same origin, which is then an error.
+        """
         holder: Any = self.data
         for depth, part in enumerate(path[:-1]):
             key = self.key_in(holder, path[:depth], part)
@@ -128,12 +135,12 @@ class Document:
         self.normalize()
 
     def key_in(self, holder: Any, path: KeyPath, part: str | int) -> Any:
-        """Return the key or index that a path's part means in what holds it."""
+        """Return the mapping key or list index that a part of a path means in its holder."""
         whole = f"{SET}: {dotted((*path, part))}"
         if isinstance(holder, dict):
             return part
         if not isinstance(holder, list):
-            raise UserError(f"{whole}: {dotted(path)} is {words(holder)}, which has no keys")
+            raise UserError(f"{whole}: {dotted(path)} is {describe_value(holder)}, which has no keys")
         if not str(part).isdecimal() or int(part) >= len(holder):
             allowed = f"{dotted((*path, 0))} to {dotted((*path, len(holder) - 1))}" if holder else "none, it is empty"
             raise UserError(f"{whole}: {dotted(path)} is a list of {len(holder)}; allowed: {allowed}")
@@ -143,7 +150,7 @@ class Document:
         """Apply one ``key.path=value``; the value is YAML.
 
         Raises:
-            UserError: it is not of that form, or leads through something that has no keys.
+            UserError: if it does not have that form, or the path leads through a value without keys.
         """
         key, equals, value = text.partition("=")
         parts = tuple(key.strip().split("."))
@@ -154,23 +161,23 @@ class Document:
         except UserError as error:
             hint = "text with special characters needs quotes of its own: --set 'key=\"text\"'"
             raise UserError(f"{SET}: {key}: {str(error).removeprefix(f'{SET}: ')}; {hint}") from None
-        self.put(parts, _mark(data), SET)
+        self.put(parts, _mark_outside(data), SET)
 
     def interpolate(self, environ: Mapping[str, str]) -> None:
-        """Replace ``${NAME}`` and ``${NAME:-default}`` in all text; ``$${`` stands for ``${``.
+        """Replace ``${NAME}`` and ``${NAME:-default}`` in all text; ``$${`` is an escaped ``${``.
 
         Raises:
-            UserError: a variable is unset (or empty) and has no default; all of them are named.
+            UserError: if a variable is unset (or empty) and has no default; all such variables are named.
         """
         problems: list[str] = []
-        self.data = self._filled(self.data, (), environ, problems)
-        report(problems)
+        self.data = self._interpolated(self.data, (), environ, problems)
+        raise_problems(problems)
 
-    def _filled(self, value: Any, path: KeyPath, environ: Mapping[str, str], problems: list[str]) -> Any:
+    def _interpolated(self, value: Any, path: KeyPath, environ: Mapping[str, str], problems: list[str]) -> Any:
         if isinstance(value, dict):
-            return {key: self._filled(item, (*path, key), environ, problems) for key, item in value.items()}
+            return {key: self._interpolated(item, (*path, key), environ, problems) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._filled(item, (*path, i), environ, problems) for i, item in enumerate(value)]
+            return [self._interpolated(item, (*path, i), environ, problems) for i, item in enumerate(value)]
         if not isinstance(value, str) or "${" not in value:
             return value
 
@@ -178,7 +185,11 @@ class Document:
             if match["escaped"]:
                 return "${"
             if match["malformed"]:
-                problems.append(self.problem(path, "'${' begins neither ${NAME} nor ${NAME:-default}; write '$${'"))
+                problems.append(
+                    self.problem(
+                        path, "'${' does not begin ${NAME} or ${NAME:-default}; write '$${' for the text itself"
+                    )
+                )
                 return ""
             found = environ.get(match["name"]) or match["default"]
             if found is None and self.placeholders:
@@ -194,17 +205,17 @@ class Document:
         return Outside(filled) if starts_outside else filled
 
 
-def report(problems: Iterable[str]) -> None:
-    """Raise all problems as one UserError, one line each; do nothing where there are none."""
+def raise_problems(problems: Iterable[str]) -> None:
+    """Raise all problems as one UserError, one line each; do nothing if there are none."""
     lines = list(dict.fromkeys(problems))
     if lines:
         raise UserError("\n".join(lines))
 
 
-def _mark(value: Any) -> Any:
-    """Return data from the command line, its texts marked as Outside."""
+def _mark_outside(value: Any) -> Any:
+    """Return data from the command line with its texts marked as ``Outside``."""
     if isinstance(value, dict):
-        return {key: _mark(item) for key, item in value.items()}
+        return {key: _mark_outside(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_mark(item) for item in value]
+        return [_mark_outside(item) for item in value]
     return Outside(value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Suite -> trials: every combination of every list, with every default filled in and every cell named."""
+"""Expand a suite into trials: every combination of its lists, with defaults filled in and cells named."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alpha_of, method_of, profiles
 from peftbench.methods.record import shown
-from peftbench.methods.support import why_no_checkpointing, why_no_packing, why_unsupported
+from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Training, Trial
-from peftbench.suite.document import AMOUNTS, report
+from peftbench.suite.document import AMOUNTS, raise_problems
 from peftbench.suite.records import Block, Suite
 from peftbench.suite.schema import TRAIN
 from peftbench.suite.select import select
 from peftbench.tasks.splits import splits
 
-_NONE_CHOSEN: Mapping[str, float] = MappingProxyType({})
+_NO_RATES: Mapping[str, float] = MappingProxyType({})
 _SHORT = {"learning_rate": "lr"}
-"""The field's own abbreviations, in cell names only."""
+"""Common abbreviations, used in cell names only."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,17 @@ class _Cell:
     precision: str
     rank: int | None
     options: Mapping[str, Any]
-    """As given: an alpha that follows the rank is None."""
+    """As given: None for an alpha that follows from the rank."""
     settings: Mapping[str, Any]
-    """Training settings as given: a micro-batch size that follows the batch size is None. Empty for the base."""
+    """Training settings as given: None for a micro-batch size that equals the batch size. Empty for the base model."""
     rates: tuple[float, ...] = ()
-    """Learning rates that a search chooses from; empty where there is one."""
+    """The candidate learning rates of a search; empty if the cell has one rate."""
     name: str = ""
+    named_settings: str = ""
+    """The name without method, rank and precision."""
 
     def resolved_options(self) -> dict[str, Any]:
-        """Return the options with what follows from others: alpha from the rank, activation from the kind."""
+        """Return the options with derived values filled in: alpha from the rank, activation from the adapter's kind."""
         options = dict(self.options)
         if "alpha" in options and self.rank is not None:
             options["alpha"] = alpha_of(options["alpha"], self.rank)
@@ -51,7 +53,7 @@ class _Cell:
         return options
 
     def meaning(self) -> dict[str, Any]:
-        """Return the options with what null comes to, also where a trial keeps the null."""
+        """Return the options with every null replaced by the value it stands for, also those a trial stores as null."""
         options = self.resolved_options()
         if self.method.name == "adapter" and options["scale"] is None:
             options["scale"] = ADAPTER_KINDS[options["kind"]][1]
@@ -64,27 +66,27 @@ class _Cell:
         return replace(self, settings={**self.settings, "learning_rate": rate})
 
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
-        """Return the training record; None for the untuned base."""
+        """Return the training record; None for the untuned base model."""
         if not self.settings:
             return None
         micro = self.settings["micro_batch_size"] or self.settings["batch_size"]
         return Training(data=data, **{**self.settings, "micro_batch_size": micro})
 
 
-def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NONE_CHOSEN) -> tuple[Trial, ...]:
-    """Return the suite's trials: cell by cell in the order written, each cell's seeds together.
+def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NO_RATES) -> tuple[Trial, ...]:
+    """Return the suite's trials, cell by cell in the order of the file, with each cell's seeds together.
 
     Training settings come from the method's block, else the suite's ``train``, else the method's own recipe
-    (``Method.training``), else the defaults of ``schema.TRAIN``. What ``only`` leaves out changes no other trial.
+    (``Method.training``), else the defaults of ``schema.TRAIN``. ``only`` selects trials and does not change them.
 
     Args:
         suite: a validated suite.
-        device: ``cpu`` or ``cuda``: what the suite's ``device`` comes to on this machine.
-        rates: cell name to the learning rate that its search chose. A searched cell without one has its smallest
-            candidate, which is the least likely to diverge.
+        device: ``cpu`` or ``cuda``: the suite's ``device``, resolved on this machine.
+        rates: the selected learning rate of each searched cell, by the cell's name. A searched cell without one gets
+            its smallest candidate, which is the least likely to diverge.
 
     Raises:
-        UserError: settings that exclude each other, two cells that are the same, an ``only`` that matches nothing.
+        UserError: if settings exclude each other, two cells are the same, or ``only`` matches nothing.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: given {device!r}; allowed: cpu, cuda")
@@ -92,14 +94,14 @@ def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NONE_CHOSEN)
     lengths = [cell.settings["sequence_length"] for cell in named if cell.settings]
     longest = max(lengths, default=TRAIN["sequence_length"].default)
     evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split)
-    report(_too_long_answers(suite, evaluation))
+    raise_problems(_too_long_answers(suite, evaluation))
     chosen = [cell.at(rates.get(cell.name, min(cell.rates))) if cell.rates else cell for cell in named]
     trials = [trial for cell in chosen for trial in _trials(cell, suite, evaluation, device)]
     return select(tuple(trials), suite.only)
 
 
-def searched(suite: Suite) -> dict[str, tuple[float, ...]]:
-    """Return the learning rates that a search chooses from, by the cell's name; the other cells are not in it.
+def candidate_rates(suite: Suite) -> dict[str, tuple[float, ...]]:
+    """Return the candidate learning rates of each searched cell, by the cell's name.
 
     Raises:
         UserError: as ``expand``.
@@ -108,17 +110,17 @@ def searched(suite: Suite) -> dict[str, tuple[float, ...]]:
 
 
 def _checked(suite: Suite) -> list[_Cell]:
-    """Return the suite's cells with their names."""
+    """Return the suite's named cells after checking their settings."""
     cells = [cell for block in suite.blocks for cell in _cells(block, suite)]
-    report(problem for cell in cells for problem in _problems(cell, suite))
-    report(_search_problems(cells, suite))
+    raise_problems(problem for cell in cells for problem in _problems(cell, suite))
+    raise_problems(_search_problems(cells, suite))
     named = _named(cells)
     _refuse_duplicates(named)
     return named
 
 
 def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
-    """Yield the scored tasks whose answers leave no room for a prompt."""
+    """Yield a problem for each scored task whose answers can be as long as the whole context, prompt included."""
     for task in suite.tasks:
         if (
             task.name in suite.scored
@@ -132,13 +134,13 @@ def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
 
 
 def threads_of(suite: Suite) -> int:
-    """Return the CPU threads of each trial: the suite's, else an equal share of the cores this process may use."""
+    """Return the CPU threads of each trial: the suite's, else an equal share of the cores that this process may use."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return suite.threads or max(1, available // suite.workers)
 
 
 def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
-    """Yield a block's cells; the axis written first varies slowest."""
+    """Yield a block's cells; the first axis in the file varies slowest."""
     record = METHODS[block.method]
     method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
     axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
@@ -157,14 +159,14 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     for values in itertools.product(*axes.values()):
         value = dict(zip(axes, values, strict=True))
         options = {key: value.get(key, published.get(key, setting.default)) for key, setting in method.options.items()}
-        if record.variants:  # the library's own defaults are its version's, which the environment tells
+        if record.variants:  # the library's defaults depend on its version, which the environment records
             options = {key: option for key, option in options.items() if key in value}
         settings = {key: value[key] for key in TRAIN} | {"profile": profile} if method.trains else {}
         yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings, rates)
 
 
 def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tuple[Any, ...]]) -> str | None:
-    """Return the suite's profile if it changes anything in a block, else None."""
+    """Return the suite's profile if it changes any setting of a block, else None."""
     if suite.profile is None or not method.trains:
         return None
     without = replace(suite, profile=None)
@@ -176,7 +178,7 @@ def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tupl
 
 
 def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:
-    """Return the values of every training setting, the strongest layer's first."""
+    """Return the values of every training setting, each from the first layer that gives it."""
     defaults = {key: (setting.default,) for key, setting in TRAIN.items()}
     layers = [
         {key: values for key, values in block.axes.items() if key in TRAIN},
@@ -196,12 +198,12 @@ def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tupl
 
 
 def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """Return the one of steps, epochs, tokens and seconds that a layer gives."""
+    """Return which of steps, epochs, tokens and seconds a layer gives; empty if none."""
     return {key: layer[key] for key in AMOUNTS if any(value is not None for value in layer.get(key, ()))}
 
 
 def _option_problems(cell: _Cell) -> Iterable[str]:
-    """Yield what options are given, or left out, against what others say."""
+    """Yield a problem for each option that another option's value forbids, or requires and is missing."""
     for name, setting in cell.method.options.items():
         other, value = setting.only_with or ("", "")
         if other and cell.options[name] != setting.default and cell.options[other] != value:
@@ -212,7 +214,7 @@ def _option_problems(cell: _Cell) -> Iterable[str]:
 
 
 def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
-    """Yield why a cell's settings exclude each other."""
+    """Yield a problem for each setting of a cell that is missing or that another setting forbids."""
     yield from _option_problems(cell)
     settings = cell.settings
     if not settings:
@@ -235,73 +237,74 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
 
 
 def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
-    """Yield what stands in the way of choosing learning rates on the validation split."""
+    """Yield what prevents a selection of learning rates on the validation split."""
     found = [cell for cell in cells if cell.rates]
     if not found:
         return
     for cell in found:
         if len(set(cell.rates)) < len(cell.rates):
-            yield f"{cell.where}: learning_rate: a rate is given twice; allowed: different ones"
+            yield f"{cell.where}: learning_rate: a rate is given twice; allowed: different rates"
     first = found[0]
     for cell in found[1:]:
         if len(cell.rates) != len(first.rates):
             yield (
                 f"{cell.where}: learning_rate: {len(cell.rates)} candidates, but {len(first.rates)} in {first.where}; "
-                "allowed: as many for each method (search: false makes each rate a cell of its own)"
+                "allowed: equally many for each method (search: false makes each rate a cell of its own)"
             )
     if suite.base.random_weights:
-        yield f"{first.where}: learning_rate: random weights are not scored, so that none can be chosen; give one rate"
+        yield f"{first.where}: learning_rate: random weights are not scored, so no rate can be selected; give one rate"
     if suite.split != "test":
         yield (
-            f"evaluate.split: given {suite.split!r}; a search chooses the learning rate on it, so allowed: test "
+            f"evaluate.split: given {suite.split!r}; a search selects the learning rate on it, so allowed: test "
             "(search: false makes each rate a cell of its own)"
         )
-    if not validated(suite):
+    if not tasks_with_validation(suite):
         yield (
-            f"{first.where}: learning_rate: several are chosen from on the validation split, which no scored task has: "
-            "give validation or validation_fraction, one rate, or search: false"
+            f"{first.where}: learning_rate: one of several is selected on the validation split, which no scored task "
+            "has: give validation or validation_fraction, one rate, or search: false"
         )
 
 
-def validated(suite: Suite) -> tuple[str, ...]:
-    """Return the scored tasks that a search can choose on: those with a validation split."""
+def tasks_with_validation(suite: Suite) -> tuple[str, ...]:
+    """Return the scored tasks with a validation split, which a search selects the learning rate on."""
     return tuple(t.name for t in suite.tasks if t.name in suite.scored and "validation" in splits(t))
 
 
 def _named(cells: list[_Cell]) -> list[_Cell]:
-    """Name the cells: method, rank, options, precision, and the training settings that tell alike ones apart."""
-    alike: dict[str, list[_Cell]] = defaultdict(list)
+    """Name the cells by method, rank, options and precision, and by training settings if those alone differ."""
+    same_name: dict[str, list[_Cell]] = defaultdict(list)
     for cell in cells:
-        alike[cell.method.cell_name(cell.rank, cell.precision, cell.options)].append(cell)
-    telling = {
+        same_name[cell.method.cell_name(cell.rank, cell.precision, cell.options)].append(cell)
+    differing = {
         name: [key for key in TRAIN if len({cell.settings[key] for cell in group if cell.settings}) > 1]
-        for name, group in alike.items()
+        for name, group in same_name.items()
     }
     named = []
     for cell in cells:
         name = cell.method.cell_name(cell.rank, cell.precision, cell.options)
-        parts = [f"{_SHORT.get(key, key)}={_telling(cell, key)}" for key in telling[name] if _tells(cell, key)]
+        parts = [f"{_SHORT.get(key, key)}={_name_value(cell, key)}" for key in differing[name] if _in_name(cell, key)]
         head = name.removesuffix(f" {cell.precision}")
-        named.append(replace(cell, name=" ".join([head, *parts, cell.precision])))
+        settings = " ".join([*cell.method.named_options(cell.options), *parts])
+        named.append(replace(cell, name=" ".join([head, *parts, cell.precision]), named_settings=settings))
     return named
 
 
-def _telling(cell: _Cell, key: str) -> str:
+def _name_value(cell: _Cell, key: str) -> str:
     return "searched" if key == "learning_rate" and cell.rates else shown(cell.settings[key])
 
 
-def _tells(cell: _Cell, key: str) -> bool:
+def _in_name(cell: _Cell, key: str) -> bool:
     return key not in AMOUNTS or cell.settings[key] is not None
 
 
 def _refuse_duplicates(cells: list[_Cell]) -> None:
-    """Raise UserError where two cells are the same in everything, or only in name."""
+    """Raise UserError if two cells are the same in everything, or only in name."""
     seen: dict[str, _Cell] = {}
     names: dict[str, _Cell] = {}
     problems = []
     for cell in cells:
         what = (cell.method.name, cell.precision, cell.rank, cell.meaning())
-        each = [cell.at(rate) for rate in cell.rates] or [cell]  # a search may choose any of them
+        each = [cell.at(rate) for rate in cell.rates] or [cell]  # a search may select any of them
         first = next(one for one in [seen.setdefault(repr((*what, c.training(()))), cell) for c in each][::-1])
         other = names.setdefault(cell.name, cell)
         if first is not cell:
@@ -309,17 +312,13 @@ def _refuse_duplicates(cells: list[_Cell]) -> None:
             problems.append(f"{cell.where}: the same cell twice: {twice}, also in {first.where}")
         elif other is not cell:
             problems.append(f"{cell.where}: two different cells are called {cell.name!r}, also in {other.where}")
-    report(problems)
+    raise_problems(problems)
 
 
 def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
-    """Yield a cell's trials, one per seed; the untuned base has one, without seed."""
+    """Yield a cell's trials, one per seed; the untuned base model has one trial, without a seed."""
     training = cell.training(suite.data)
-    unfit = why_unsupported(cell.method, cell.precision, device)
-    if training and training.gradient_checkpointing:
-        unfit = unfit or why_no_checkpointing(cell.method)
-    if training and training.packing:
-        unfit = unfit or why_no_packing(cell.method)
+    refused = refusal(cell.method, cell.precision, device, training)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
         yield Trial(
@@ -340,5 +339,7 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
             retention=suite.retention,
-            unsupported=unfit,
+            unsupported=refused.message if refused else None,
+            unsupported_reason=refused.reason if refused else None,
+            named_settings=cell.named_settings,
         )

@@ -1,4 +1,4 @@
-"""The trials of a search: every candidate learning rate of every cell, shorter, scored on the validation split."""
+"""The candidate trials of a learning-rate search: shorter than the grid's, scored on the validation split."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import replace
 
 from peftbench.methods.record import shown
 from peftbench.records import Evaluation, Training, Trial
-from peftbench.suite.expand import expand, searched, validated
+from peftbench.suite.expand import candidate_rates, expand, tasks_with_validation
 from peftbench.suite.records import Suite
 
 SPLIT = "validation"
 FIRST_SEED = 1000
-"""Of the candidates: the same one however many seeds the grid has, so that more of them need no new search."""
+"""Seed of the first candidates. It does not depend on the grid's seeds, so that more of them need no new search."""
 
 
 def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
-    """Return the trials that a suite's search takes; none where each cell has one learning rate.
+    """Return the candidate trials of a suite's learning-rate search; none if each cell has a single learning rate.
 
-    A candidate differs from its cell's trials in the learning rate, in its seed, which is none of the suite's, in how
-    long it trains, and in the split that it is scored on. So the test split is read for the chosen rate alone.
+    A candidate differs from the trials of its cell in the learning rate, in its seed, which is not one of the suite's,
+    in the length of training, and in the split that it is scored on. So the test split is read for the selected rate
+    only.
 
     Args:
         suite: a validated suite.
         device: as for ``expand``.
     """
-    rates = searched(suite)
+    rates = candidate_rates(suite)
     if not rates or suite.search is None:
         return ()
     found: dict[str, Trial] = {}
@@ -38,25 +39,25 @@ def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
     )
 
 
-def named(cell: str, precision: str, rate: float) -> str:
-    """Return the name of a candidate: its cell's, with the rate."""
-    return f"{cell.removesuffix(precision)}lr={shown(rate)} {precision}"
+def candidate_name(cell: str, precision: str, rate: float) -> str:
+    """Return the name of a candidate: that of its cell, with the learning rate."""
+    return f"{cell.removesuffix(precision)}{_rate(rate)} {precision}"
 
 
-def cell_of(candidate: str, rate: float) -> str:
-    """Return the cell whose candidate has this name and rate."""
-    head, _, tail = candidate.rpartition(f"lr={shown(rate)} ")
-    return f"{head}{tail}"
+def _rate(rate: float) -> str:
+    return f"lr={shown(rate)}"
 
 
 def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
-    training, scored = trial.training, validated(suite)
+    training, scored = trial.training, tasks_with_validation(suite)
     assert training is not None
     assert suite.search is not None
     used = {*scored, *dict(training.data)}
     return replace(
         trial,
-        cell=named(trial.cell, trial.precision, rate),
+        cell=candidate_name(trial.cell, trial.precision, rate),
+        candidate_of=trial.cell,
+        named_settings=" ".join(filter(None, (trial.named_settings, _rate(rate)))),
         seed=seed,
         tasks=tuple(task for task in trial.tasks if task.name in used),
         evaluate=scored,

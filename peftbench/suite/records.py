@@ -1,4 +1,4 @@
-"""The records of a validated suite: what a document becomes and what trials come from."""
+"""The records of a validated suite, which trials are made from."""
 
 from __future__ import annotations
 
@@ -13,38 +13,57 @@ from peftbench.tasks.splits import splits
 
 @dataclass(frozen=True)
 class Block:
-    """One block of a method: every combination of its values is a cell."""
+    """One block of a method in ``methods:``. Every combination of its values is a cell."""
 
     method: str
     where: str
-    """``file:line: key path`` for messages."""
+    """Where it is in the file, as ``file:line: key.path``, for messages."""
     axes: Mapping[str, tuple[Any, ...]]
-    """Values of each setting that the block gives, in the order written."""
+    """The values of each setting that the block gives, in the order of the file."""
 
 
 @dataclass(frozen=True)
-class Budget:
-    """``match:``: how many parameters every method is to train."""
+class ParameterBudget:
+    """``match:``: the number of trainable parameters that every method's rank is chosen for.
+
+    It is a number, or what a method trains at a rank.
+    """
 
     parameters: int | None = None
-    """As given; None for what a method at a rank trains."""
+    """The number; None if a method and its rank give it."""
     method: str = ""
     rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a learning rate is chosen where a suite gives several: on the validation split, before the grid runs."""
+    """``search:``: how one of several learning rates is selected, on the validation split, before the grid runs."""
 
     seeds: int
-    """Trials of each candidate; their seeds are none of the grid's."""
+    """Trials per candidate; the grid does not use their seeds."""
     share: float
-    """Of the grid's steps, epochs or tokens that a candidate trains for."""
+    """How long a candidate trains, as a share of the grid's steps, epochs, tokens or seconds."""
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """A suite as a command names it: the file and the options that change or select from it."""
+
+    suite: str = ""
+    """A YAML file, or the name of a suite that comes with peftbench."""
+    overrides: tuple[str, ...] = ()
+    """``key.path=value`` each (``--set``)."""
+    only: tuple[str, ...] = ()
+    """``field=value,value`` each (``--only``)."""
+    seeds: str | None = None
+    """A count, or a list with a comma (``--seeds``)."""
+    smoke: bool = False
+    """Whether it runs in smoke mode (``--smoke``)."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A validated suite: what ``expand`` turns into trials."""
+    """A validated suite, which ``expand`` turns into trials."""
 
     name: str
     description: str | None
@@ -55,40 +74,43 @@ class Suite:
     threads: int | None
     """CPU threads of each trial; None for an equal share of the cores."""
     workers: int
-    """Trials that run at the same time."""
+    """How many trials run at the same time."""
     seeds: tuple[int, ...]
     axes: Mapping[str, tuple[Any, ...]]
-    """Top-level ``precision`` and ``rank``, for methods that do not say their own."""
+    """Top-level ``precision`` and ``rank``, for methods whose block gives none."""
     tasks: tuple[Task, ...]
     data: tuple[tuple[str, float], ...]
-    """(task name, weight) of each training set."""
+    """(task name, sampling weight) of each training set."""
     train: Mapping[str, tuple[Any, ...]]
-    """Values of each training setting that the suite gives, in the order written."""
+    """The values of each training setting in ``train:``, in the order of the file."""
     blocks: tuple[Block, ...]
     evaluate_batch_size: int | None
-    """None for one that is found."""
+    """None for ``auto``: the trial finds one."""
     max_length: int | None
     """None for the grid's longest ``sequence_length``."""
     split: str
     timeout_seconds: float | None
-    shown: str
+    display_path: str
     """The file as messages name it."""
     only: tuple[tuple[str, str], ...] = ()
-    """(field, value) pairs that select trials; see ``select``."""
+    """(field, value) pairs of ``--only`` that select trials; see ``select``."""
     smoke: bool = False
-    """Whether it is run in smoke mode."""
+    """Whether it runs in smoke mode."""
     inference: bool = True
-    """Whether tuned models are measured in use."""
+    """Whether generation with the tuned models is measured."""
     profile: str | None = None
-    """Of ``methods.profiles``: which settings methods have where the suite gives none."""
-    match: Budget | None = None
-    """What ranks are chosen for; None where they are as given."""
+    """A profile of ``methods.profiles``: defaults for settings that the suite does not give."""
+    match: ParameterBudget | None = None
+    """The budget that ranks are chosen for; None if ranks are as given."""
     retention: Retention | None = None
-    """Text of which each trial's loss before and after training is told."""
+    """General text whose loss is measured before and after training."""
     search: Search | None = None
-    """None where a list of learning rates is an axis as any other."""
+    """None if a list of learning rates is an axis like any other."""
     strict: bool = False
-    """Whether rows that differ in what is no axis are an error."""
+    """Whether it is an error if rows differ in a setting that is not an axis."""
+
+    options: SuiteOptions = SuiteOptions()
+    """How it was asked for: the command that is recorded with the results repeats it."""
 
     @property
     def scored(self) -> tuple[str, ...]:

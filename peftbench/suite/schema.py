@@ -1,4 +1,4 @@
-"""What a suite file may say: pydantic models of its flat blocks, and the table of training settings."""
+"""The schema of a suite file: pydantic models of its blocks, and the table of training settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftbench.methods import METHODS, Method, Setting
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Retention
 from peftbench.suite.document import Document, Outside
-from peftbench.suite.wording import described, mismatch, without_null, words
+from peftbench.suite.wording import describe_field, describe_value, mismatch, without_null
 from peftbench.suite.yaml_lines import KeyPath, parse
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
@@ -52,17 +52,17 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "untimed_steps": Setting(Annotated[int, Field(ge=0)], 3, "first steps, left out of steady rates"),
     }
 )
-"""Every training setting with its default. A list of values is an axis; so it is in a method's block."""
+"""Every training setting with its type, default and meaning. A list of values is an axis of the grid."""
 
 
 class Strict(BaseModel):
-    """A block that takes its own keys only, and of exactly their types."""
+    """A block that allows only its own keys, with values of exactly their types."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
     allowed: ClassVar[tuple[str, ...]] = ()
-    """Keys for messages, where the model has fewer fields than the block may have."""
+    """Keys to name in messages, if the block may have more keys than the model has fields."""
     rank_key: ClassVar[str] = ""
-    """Of a method's block: the key that gives its size."""
+    """The key that gives a method's rank, in the model of a method's block."""
 
 
 def as_list(value: Any) -> Any:
@@ -71,12 +71,12 @@ def as_list(value: Any) -> Any:
 
 
 def as_lists(value: Any) -> Any:
-    """Return one value of a setting that is a list itself as a list of one; a list with lists in it is an axis."""
+    """Return one value of a list-valued setting as a list of one; a list that contains lists is an axis."""
     return value if isinstance(value, list) and any(isinstance(item, list) for item in value) else [value]
 
 
 def axis(kind: Any) -> Any:
-    """Return the type of a setting that takes one value or a list of them."""
+    """Return the type of a setting that takes one value or a list of values."""
     wrap = as_lists if _takes_list(kind) else as_list
     return Annotated[list[kind], Field(min_length=1), BeforeValidator(wrap)]
 
@@ -86,7 +86,7 @@ def _takes_list(kind: Any) -> bool:
 
 
 def method_settings(method: Method) -> dict[str, Setting]:
-    """Return everything that a method's block may set."""
+    """Return every setting that a method's block may give."""
     settings = {"precision": Setting(PrecisionName, method.default_precision, "")}
     if not method.trains:
         return settings
@@ -96,7 +96,7 @@ def method_settings(method: Method) -> dict[str, Setting]:
 
 
 def axes_model(name: str, settings: Mapping[str, Setting], given: Any, **more: Any) -> type[Strict]:
-    """Return the model of a block whose settings are axes, with fields for the given keys only (ten times faster)."""
+    """Return the model of a block whose settings are axes, with fields for the given keys only (ten times as fast)."""
     known = [key for key in settings if isinstance(given, dict) and key in given]
     fields: dict[str, Any] = {key: (axis(settings[key].type), ...) for key in known}
     model = create_model(name, __base__=Strict, **fields, **more)
@@ -236,20 +236,20 @@ class RetentionBlock(Strict):
 
 
 def check(model: type[Strict], document: Document, path: KeyPath, problems: list[str], block: Any = None) -> Any:
-    """Validate one block and return its model, or None with its problems written down.
+    """Validate one block and return it as a model; on errors, record the problems and return None.
 
-    Text from the environment that a setting does not take is read as YAML: ``steps: ${STEPS}`` is a number.
+    Text from the environment that a setting does not accept is read as YAML: ``steps: ${STEPS}`` is a number.
 
     Args:
-        model: what the block may say.
+        model: the block's model.
         document: the suite.
-        path: where the block stands.
-        problems: one line is added for each wrong value.
-        block: the block's data where it is not simply what stands at the path.
+        path: the block's path.
+        problems: a line is added for each wrong value.
+        block: the block's data, if it is not the value at the path.
     """
     data = document.get(path) if block is None else block
     if not isinstance(data, dict):
-        problems.append(document.problem(path, f"given {words(data)}; allowed: a mapping of settings"))
+        problems.append(document.problem(path, f"given {describe_value(data)}; allowed: a mapping of settings"))
         return None
     try:
         return model.model_validate(data)
@@ -268,7 +268,7 @@ def check(model: type[Strict], document: Document, path: KeyPath, problems: list
 
 
 def _read_outside(value: Any) -> Any:
-    """Return text from the environment as the YAML that it is; anything else unchanged."""
+    """Return text from the environment read as YAML; anything else unchanged."""
     if isinstance(value, list):
         return [_read_outside(item) for item in value]
     if not isinstance(value, Outside):
@@ -280,7 +280,7 @@ def _read_outside(value: Any) -> Any:
 
 
 def _where(document: Document, path: KeyPath, loc: tuple[int | str, ...], whole: bool) -> KeyPath:
-    """Return the path of a wrong value: a list's item where the user wrote a list."""
+    """Return the path of a wrong value; the item's path if the user wrote a list."""
     here: KeyPath = (*path, loc[0])
     for part in () if whole else loc[1:]:
         if not isinstance(part, int | str) or (*here, part) not in document.origins:
@@ -295,21 +295,21 @@ def _explain(model: type[Strict], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         if name == "rank" and model.__name__.split()[0] in METHODS:
             if model.rank_key:
-                return f"{model.__name__} takes no rank; its size is the key {model.rank_key!r}"
-            return f"{model.__name__} has no size knob, so it takes no rank"
+                return f"{model.__name__} takes no rank; the key {model.rank_key!r} sets its size"
+            return f"{model.__name__} has no rank"
         what = f"key of {model.__name__}" if " " in model.__name__ else "key"
         return unknown(what, name, model.allowed or model.model_fields)
     if error["type"] == "missing":
-        wanted = described(model.model_fields[name].annotation, [model.model_fields[name]])
+        wanted = describe_field(model.model_fields[name].annotation, [model.model_fields[name]])
         return f"the key {name!r} is missing; allowed: {wanted}"
     field = model.model_fields[name]
     kind, metadata = field.annotation, field.metadata
     wraps = any(isinstance(m, BeforeValidator) and m.func in (as_list, as_lists) for m in metadata)
     if given == [] and wraps:
-        return "an empty list has no value; leave the key out, or give values"
+        return "an empty list has no value; give values, or remove the key"
     if wraps:
         kind, metadata = get_args(kind)[0], []
     elif get_origin(kind) in (list, dict) or get_origin(without_null(kind)) in (list, dict):
         inner = get_args(without_null(kind))[-1]
         kind, metadata = (inner, []) if len(error["loc"]) > 1 else (kind, metadata)
-    return mismatch(name, given, kind, field.description or described(kind, metadata))
+    return mismatch(name, given, kind, field.description or describe_field(kind, metadata))

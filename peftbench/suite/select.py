@@ -1,4 +1,4 @@
-"""``--only``: which of the suite's trials are meant."""
+"""Selection of a suite's trials: ``--only`` and ``--seeds``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from peftbench.records import Trial
 
 FIELDS = ("method", "precision", "rank", "seed")
 _NONE = "none"
-"""Stands for trials without rank or seed."""
+"""The value that selects trials without a rank or seed."""
 
 
 def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Return the (field, value) pairs of ``method=lora,full`` and the like.
 
     Raises:
-        UserError: one is not of the form FIELD=VALUE, or names no field.
+        UserError: if a text does not have the form FIELD=VALUE, or its field is unknown.
     """
     pairs = []
     for text in only:
@@ -25,8 +25,8 @@ def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
         named = [value.strip() for value in values.split(",")]
         fields = [value.partition("=")[0].strip() for value in named if "=" in value]
         if equals and any(name in FIELDS for name in fields):
-            apart = " ".join(f"--only {part}" for part in _apart(text))
-            raise UserError(f"--only: given {text!r}; a comma parts values of one field: write {apart}")
+            separate = " ".join(f"--only {part}" for part in _split_fields(text))
+            raise UserError(f"--only: given {text!r}; a comma separates values of one field: write {separate}")
         if not equals or not all(named):
             raise UserError(f"--only: given {text!r}; allowed: FIELD=VALUE or FIELD=VALUE,VALUE: method=lora,full")
         if field.strip() not in FIELDS:
@@ -35,7 +35,7 @@ def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _apart(text: str) -> list[str]:
+def _split_fields(text: str) -> list[str]:
     """Return ``a=b,c,d=e`` as ``a=b,c`` and ``d=e``."""
     parts: list[str] = []
     for part in text.split(","):
@@ -50,7 +50,7 @@ def read_seeds(text: str) -> int | list[int]:
     """Return ``"3"`` as a count and ``"0,5"`` (or ``"5,"``) as the seeds themselves.
 
     Raises:
-        UserError: it is neither.
+        UserError: if it is neither.
     """
     parts = [part.strip() for part in text.split(",")]
     if "," in text and parts[-1] == "":
@@ -64,15 +64,15 @@ def select(trials: tuple[Trial, ...], only: Sequence[tuple[str, str]]) -> tuple[
     """Return the trials that match: values of one field are alternatives, different fields must all match.
 
     Raises:
-        UserError: a value, or the combination, matches no trial.
+        UserError: if a value, or the combination of values, matches no trial.
     """
     wanted: dict[str, list[str]] = defaultdict(list)
     for field, value in only:
-        there = list(dict.fromkeys(_value(trial, field) for trial in trials))
-        if value not in there:
-            near = nearest(value, there)
+        known = list(dict.fromkeys(_value(trial, field) for trial in trials))
+        if value not in known:
+            near = nearest(value, known)
             hint = f" did you mean {near!r}?" if near else ""
-            raise UserError(f"--only {field}={value}: no trial has it;{hint} there are: {', '.join(there)}")
+            raise UserError(f"--only {field}={value}: no trial has this value;{hint} allowed: {', '.join(known)}")
         wanted[field].append(value)
     found = tuple(t for t in trials if all(_value(t, field) in values for field, values in wanted.items()))
     if not found and trials:

@@ -1,7 +1,8 @@
-"""Smoke mode: every cell of a suite in two steps on the base that ships, whatever the suite's own base and data are.
+"""Smoke mode: run every cell of a suite for two steps on the built-in base model and data instead of the suite's own.
 
-It proves that a suite's methods, options, precisions and training settings go through a whole trial here; its numbers
-mean nothing. Base, data and hub are not touched. What is made for another architecture is made to fit, and told.
+It checks that the suite's methods, options, precisions and training settings complete a whole trial on this machine.
+Its numbers mean nothing. The suite's base model and data are not read, and nothing is downloaded. Options that name
+parts of another architecture are changed to fit, with a note for each change.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from peftbench.tasks import TASKS
 
 BASE = "nano"
 STEPS, BATCH, LENGTH, EXAMPLES = 2, 2, 64, 2
-"""Optimizer steps, examples of each, tokens of an example, examples that are scored of each task."""
+"""Optimizer steps, examples per step, tokens per example, scored examples per task."""
 WORKERS = 4
-"""Most trials at the same time, since no time matters; each takes half a gigabyte."""
+"""Most trials at the same time. Timing does not matter here; each trial takes half a gigabyte."""
 SUFFIX = "-smoke"
-"""Of the suite's name in the rows, and of the results folder."""
+"""Added to the suite's name in the rows, and so to the default results folder."""
 _FALLBACK = "compute"
-"""The built-in task that stands for one of a kind that no built-in task has."""
+"""The built-in task that replaces a task of a kind that no built-in task has."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class Smoke:
 
     trials: tuple[Trial, ...]
     notes: tuple[str, ...]
-    """What was changed to fit, and which cells are the same as others here."""
+    """Options that were changed to fit, and cells that are not run because they are now the same as another."""
 
 
-def smoked(suite: Suite) -> Suite:
-    """Return a suite for smoke mode: on the base that ships and the device that is there, one seed, all cores."""
+def as_smoke_suite(suite: Suite) -> Suite:
+    """Return a suite for smoke mode: the built-in base model, the machine's device, one seed, a thread per trial."""
     workers = min(WORKERS, os.cpu_count() or 1)
     named = replace(suite, name=suite.name + SUFFIX, smoke=True, strict=False)
     return replace(named, base=Base(BASE), device="auto", seeds=suite.seeds[:1], threads=1, workers=workers)
@@ -54,26 +55,28 @@ def smoke(suite: Suite, device: str) -> Smoke:
     """Return a small trial for each cell of a suite, in its order.
 
     Args:
-        suite: what ``smoked`` returned.
+        suite: a suite from ``as_smoke_suite``.
         device: as for ``expand``.
 
     Raises:
-        UserError: as ``expand``: settings that exclude each other are told here too.
+        UserError: as ``expand`` does.
     """
     found: dict[str, Trial] = {}
-    notes = [f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base and data are not touched"]
+    notes = [
+        f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base model and data are not read"
+    ]
     for trial in expand(suite, device):
         made, changes = _small(trial)
         notes += [f"{trial.cell}: {change}" for change in changes]
         first = found.setdefault(json.dumps(trial_key.settings(made), sort_keys=True, default=list), made)
         if first is not made:
-            notes.append(f"{trial.cell}: not run, here the same as {first.cell}")
+            notes.append(f"{trial.cell}: not run, in smoke mode it is the same as {first.cell}")
     return Smoke(tuple(found.values()), tuple(notes))
 
 
 def _small(trial: Trial) -> tuple[Trial, list[str]]:
-    """Return a trial made small, and what was changed of its method."""
-    made, changes = _fitted(trial)
+    """Return a trial made small, and notes on what was changed in its method."""
+    made, changes = _fit(trial)
     evaluation = replace(trial.evaluation, max_length=LENGTH, split="validation")
     return (
         replace(
@@ -97,7 +100,7 @@ def _task(task: Task) -> Task:
 
 
 def _training(training: Training) -> Training:
-    """Return the training in two steps; a suite that accumulates gradients still does."""
+    """Return the training settings for ``STEPS`` steps; gradient accumulation is kept."""
     return replace(
         training,
         steps=STEPS,
@@ -120,15 +123,15 @@ def _config() -> Mapping[str, Any]:
 
 @cache
 def _modules() -> tuple[str, ...]:
-    """Return the names of the base's modules that hold weights, from the head of their file."""
+    """Return the names of the built-in base model's modules with weights, from the header of its weight file."""
     with (models_builtin.folder(BASE) / "model.safetensors").open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         names = json.loads(file.read(size))
     return tuple(name.removesuffix(".weight") for name in names if name != "__metadata__")
 
 
-def _fitted(trial: Trial) -> tuple[Trial, list[str]]:
-    """Return a trial whose method fits the base: names of its modules, its depth, width and vocabulary."""
+def _fit(trial: Trial) -> tuple[Trial, list[str]]:
+    """Return a trial whose options fit the built-in base model's module names, depth, width and vocabulary."""
     width, record = _config()["hidden_size"], method_of(trial.method, trial.options)
     options, changes = dict(trial.options), []
     for name, value in trial.options.items():
@@ -138,51 +141,51 @@ def _fitted(trial: Trial) -> tuple[Trial, list[str]]:
             continue
         if made:
             options[name] = made
-        elif record.variant:  # of a library's tuner only what is given is an option
+        elif record.variant:  # a tuner of a library has only the options that are given
             del options[name]
         else:
             options[name] = record.options[name].default
-        told = shown(options[name]) if name in options else "left out"
-        changes.append(f"{name} {shown(value)} is for another model; here {told}")
+        used = shown(options[name]) if name in options else "the tuner's default"
+        changes.append(f"{name} {shown(value)} is for another model; smoke mode uses {used}")
     if trial.rank is not None and trial.rank > width:
-        changes.append(f"{record.rank_key} {trial.rank} is more than {BASE} is wide; here {width}")
+        changes.append(f"{record.rank_key} {trial.rank} exceeds the width of {BASE}; smoke mode uses {width}")
     return replace(trial, options=options, rank=None if trial.rank is None else min(trial.rank, width)), changes
 
 
-def _there(pattern: str) -> bool:
-    """Whether a module's whole name, or its end, is so called or matches the expression."""
+def _exists(pattern: str) -> bool:
+    """Whether a regular expression matches the whole name of a module, or its last parts."""
     try:
         return any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in _modules())
     except re.error:
         return False
 
 
-def _named(value: Any) -> Any:
-    """Return the names of modules that are there; a word for several of them stays."""
+def _existing_names(value: Any) -> Any:
+    """Return the names of modules that exist; words that name several modules are kept."""
     if isinstance(value, str):
-        return value if value in _WORDS or _there(value) else None
-    return [name for name in value if name in _WORDS or _there(re.escape(name))]
+        return value if value in _WORDS or _exists(value) else None
+    return [name for name in value if name in _WORDS or _exists(re.escape(name))]
 
 
-def _patterned(value: Mapping[str, int]) -> dict[str, int]:
-    return {pattern: size for pattern, size in value.items() if _there(pattern)}
+def _existing_patterns(value: Mapping[str, int]) -> dict[str, int]:
+    return {pattern: size for pattern, size in value.items() if _exists(pattern)}
 
 
-def _layers(value: int | list[int]) -> Any:
+def _existing_layers(value: int | list[int]) -> Any:
     depth = _config()["num_hidden_layers"]
     return min(value, depth) if isinstance(value, int) else [layer for layer in value if layer < depth]
 
 
-def _tokens(value: list[int]) -> list[int]:
+def _existing_tokens(value: list[int]) -> list[int]:
     return [token % _config()["vocab_size"] for token in value]
 
 
 _WORDS = ("all-linear", "attention", "norms", "biases")
 _FITS: Mapping[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("target_modules", "modules", "exclude_modules", "modules_to_save"), _named),
-    **dict.fromkeys(("rank_pattern", "alpha_pattern"), _patterned),
-    **dict.fromkeys(("layers", "adapter_layers", "layers_to_transform"), _layers),
-    **dict.fromkeys(("token_indices", "cpt_token_ids"), _tokens),
+    **dict.fromkeys(("target_modules", "modules", "exclude_modules", "modules_to_save"), _existing_names),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), _existing_patterns),
+    **dict.fromkeys(("layers", "adapter_layers", "layers_to_transform"), _existing_layers),
+    **dict.fromkeys(("token_indices", "cpt_token_ids"), _existing_tokens),
     "target_r": lambda value: min(value, _config()["hidden_size"]),
 }
-"""Option to what makes its value fit; nothing left of it means the method's default."""
+"""For each option, the function that makes its value fit. If nothing is left, the method's default is used."""

@@ -1,4 +1,4 @@
-"""Jinja templates checked before anything runs: their syntax, and their fields where the suite names the columns."""
+"""Checks of Jinja templates before anything runs: their syntax, and their fields if the suite names the columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from peftbench.errors import unknown
 
 
 def template_problems(text: str, columns: Sequence[str]) -> list[str]:
-    """Return what is wrong with a template, in words; nothing where it is sound.
+    """Return the problems of a template as sentences; empty if there are none.
 
     Args:
         text: a Jinja template over an example's fields.
-        columns: the fields, or nothing where the data file names them itself.
+        columns: the names of the fields; empty if the data file names them itself.
     """
     if "{" not in text:
         return []

@@ -1,4 +1,4 @@
-"""What makes a trial the trial it is: its settings as plain data, and its key over these, its base and its data."""
+"""A trial's identity: its settings as plain data, and its key, a hash of the settings, the base model and the data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def settings(trial: Trial) -> dict[str, Any]:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    """Return a record's fields; late ones at their default left out, so that older rows have the same settings."""
+    """Return a record's fields as a dict.
+
+    Fields that were added after results were stored (``late``) are left out at their default, so that older rows keep
+    the same settings.
+    """
     plain = dataclasses.asdict(record)
     for each in dataclasses.fields(record):
         factory = each.default_factory
@@ -54,10 +58,10 @@ def _plain(record: Any) -> dict[str, Any]:
 
 
 def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
-    """Return the trial's key: 16 hexadecimal digits over everything that decides its numbers.
+    """Return the trial's key: 16 hexadecimal digits of a hash of everything that its numbers depend on.
 
-    Names of files, folders and revisions do not enter, their content does; nor do the suite's name and the time limit,
-    nor a setting at its default that stored results are older than.
+    Files enter with their content, not with their names, folders and revisions. The suite's name and the time limit do
+    not enter, nor do settings at their default that were added after results were stored.
     """
     plain = settings(trial)
     late = late_defaults(trial.method)

@@ -1,4 +1,4 @@
-"""Values, types and validation errors in words: what was given, what is allowed, the nearest right name."""
+"""Texts for error messages about settings: what was given, what a type allows, the nearest right name."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _KINDS: dict[Any, str] = {
 _LIMITS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
 
 
-def words(value: Any) -> str:
-    """Return a given value with its type: ``'abc' (text)``."""
+def describe_value(value: Any) -> str:
+    """Return a value as messages show it, with its type: ``'abc' (text)``."""
     if value is None:
         return "nothing (null)"
     kind = "a boolean" if isinstance(value, bool) else _KINDS.get(type(value), type(value).__name__)
@@ -33,22 +33,22 @@ def words(value: Any) -> str:
     return f"{shown} ({'text' if isinstance(value, str) else kind})"
 
 
-def describe(kind: Any) -> str:
+def describe_type(kind: Any) -> str:
     """Return what a type allows: ``a whole number, at least 1``."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return described(arguments[0], arguments[1:])
+        return describe_field(arguments[0], arguments[1:])
     if origin is Literal:
         return ", ".join(str(a) for a in arguments)
     if origin in (Union, UnionType):
-        return " or ".join(describe(a) for a in arguments)
+        return " or ".join(describe_type(a) for a in arguments)
     if origin is list and arguments:
-        return f"a list of {describe(arguments[0])}"
+        return f"a list of {describe_type(arguments[0])}"
     return _KINDS.get(origin or kind, getattr(kind, "__name__", str(kind)))
 
 
-def described(kind: Any, metadata: Iterable[Any]) -> str:
-    """Return what a type with pydantic's metadata allows; a ``Field(description=...)`` says it itself."""
+def describe_field(kind: Any, metadata: Iterable[Any]) -> str:
+    """Return what a type with pydantic's metadata allows: the description of its ``Field``, else type and limits."""
     flat: list[Any] = []
     for item in metadata:
         if isinstance(item, FieldInfo) and item.description:
@@ -60,17 +60,17 @@ def described(kind: Any, metadata: Iterable[Any]) -> str:
         for name, text in _LIMITS
         if getattr(item, name, None) is not None
     ]
-    return ", ".join([describe(kind), *limits])
+    return ", ".join([describe_type(kind), *limits])
 
 
 def literals(kind: Any) -> list[str]:
-    """Return the names that a type allows; empty where it allows anything but names."""
+    """Return the names that a ``Literal`` type allows; empty for any other type."""
     kind = without_null(kind)
     return [str(a) for a in get_args(kind)] if get_origin(kind) is Literal else []
 
 
 def without_null(kind: Any) -> Any:
-    """Return X for ``X | None`` and for annotated X; any other type unchanged."""
+    """Return X for ``X | None`` and for an annotated X; any other type unchanged."""
     if get_origin(kind) is Annotated:
         return without_null(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -80,11 +80,11 @@ def without_null(kind: Any) -> Any:
 
 
 def mismatch(name: str, given: Any, kind: Any, allowed: str) -> str:
-    """Return the sentence about a value that its type does not allow."""
+    """Return the message about a value that its type does not allow."""
     names = literals(kind)
     if names and isinstance(given, str):
         return unknown(name, str(given), names)
-    text = f"given {words(given)}; allowed: {allowed}"
+    text = f"given {describe_value(given)}; allowed: {allowed}"
     if without_null(kind) is str and isinstance(given, bool | int | float):
         return f"{text} (write it in quotes)"
     if without_null(kind) is bool and isinstance(given, str):

@@ -1,4 +1,4 @@
-"""YAML text to plain data with the line of every key. Only plain scalars, lists and mappings; nothing is executed."""
+"""Read YAML as plain data with the line of every key. Only scalars, lists and mappings are allowed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import yaml
 from peftbench.errors import UserError
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands: keys of mappings and indices of lists, from the top."""
+"""The path of a value: keys of mappings and indices of lists, from the top."""
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 _DEEPEST = 30
 _MOST_VALUES = 100_000
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's scalars: only true and false are booleans, 1e-3 is a number, a date is text.
+    """A ``SafeLoader`` with YAML 1.2's scalars: only true and false are booleans, 1e-3 is a number, a date is text.
 
-    PyYAML's own (YAML 1.1) would read the choices ``[yes, no]`` as booleans, ``1e-3`` as text and ``1:30`` as 90.
+    PyYAML's own rules (YAML 1.1) would read ``[yes, no]`` as booleans, ``1e-3`` as text and ``1:30`` as 90.
     """
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
@@ -36,7 +36,7 @@ def _add_resolvers() -> None:
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("merge", r"<<", ["<"]),
     ):
-        if tag == "float":  # a number without point and exponent that is no int (007) is text, as in a commit's hash
+        if tag == "float":  # digits that are no int (007) stay text, since they may be a commit's hash
             pattern = rf"(?![-+]?[0-9]+$)(?:{pattern})"
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
 
@@ -48,7 +48,7 @@ def read_text(path: Path, shown: str) -> str:
     """Return a suite file's text.
 
     Raises:
-        UserError: it cannot be read, or is not UTF-8.
+        UserError: if the file cannot be read, or is not UTF-8.
     """
     try:
         content = path.read_bytes()
@@ -62,14 +62,14 @@ def read_text(path: Path, shown: str) -> str:
 
 
 def parse(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Return the text's data and the line of each key and list item.
+    """Return the data of a YAML text, and the line of each key and list item.
 
     Args:
         text: one YAML document.
-        where: the file as it is shown in messages, or the option (``--set``) that the text was given to.
+        where: the file as messages name it, or the option (``--set``) that the text was given to.
 
     Raises:
-        UserError: it is no YAML, repeats a key, has keys that are not text, or refers to itself.
+        UserError: if the text is not YAML, repeats a key, has keys that are not text, or refers to itself.
     """
     try:
         loader = Loader(text)
@@ -88,17 +88,17 @@ def parse(text: str, where: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 def place(where: str, line: int | None) -> str:
-    """Return ``file:line``, or the name alone of what has no lines (``--set``)."""
+    """Return ``file:line``; the name alone if there are no lines (``--set``)."""
     return where if line is None or where.startswith("--") else f"{where}:{line}"
 
 
 def dotted(path: KeyPath) -> str:
-    """Return a path as it is written in messages and in ``--set``."""
+    """Return a path as messages and ``--set`` write it: ``train.steps``."""
     return ".".join(str(part) for part in path)
 
 
 class _Reader:
-    """Turns a node tree into data, writing down the lines."""
+    """Turns a tree of YAML nodes into data and records their lines."""
 
     def __init__(self, loader: Loader, where: str) -> None:
         self.loader, self.where = loader, where
@@ -125,8 +125,8 @@ class _Reader:
             raise self.error(node, path, f"not YAML: {node.value!r} cannot be read as {kind}") from None
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        """Return a mapping's data, each key once."""
-        if id(node) not in self.visited:  # once: merging keys (<<) changes the node
+        """Return a mapping's data."""
+        if id(node) not in self.visited:  # only once, since merging keys (<<) changes the node
             self.visited.add(id(node))
             self.check_keys(node, path)
             self.loader.flatten_mapping(node)
@@ -138,7 +138,7 @@ class _Reader:
         return data
 
     def check_keys(self, node: yaml.MappingNode, path: KeyPath) -> None:
-        """Raise UserError where a key is not text or is given twice."""
+        """Raise UserError if a key is not text or is given twice."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
@@ -151,6 +151,6 @@ class _Reader:
             seen[key.value] = line
 
     def error(self, node: yaml.Node, path: KeyPath, text: str) -> UserError:
-        """Return the error of a node."""
+        """Return an error that names a node's line and path."""
         start = place(self.where, node.start_mark.line + 1)
         return UserError(f"{start}: {dotted(path)}: {text}" if path else f"{start}: {text}")

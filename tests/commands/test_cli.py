@@ -695,7 +695,7 @@ def test_a_suite_runs_once_and_makes_a_page(tiny, tmp_path, command, monkeypatch
     assert "3 trials, 0 of them done already -> results/mine" in err
     assert "2 ok, 1 unsupported -> results/mine" in err
     assert [line.split("]")[0] for line in err.splitlines() if line.startswith("[")] == ["[1/3", "[2/3", "[3/3"]
-    assert "s a trial (median), for starting its process" in err
+    assert "s per trial (median), for starting its process" in err
     trials = pandas.read_parquet(folder / "trials").set_index("cell")
     assert dict(trials["status"]) == {"base fp32": "ok", "full int8": "unsupported", "lora r=4 fp32": "ok"}
     assert trials.loc["full int8", "message"].startswith("full does not exist in int8")

@@ -62,7 +62,10 @@ FAMILIES = {
 """Settings, and the modules of a block whose outputs are its two sublayers', without the residual."""
 CELLS = [pytest.param(family, kind, id=f"{family}-{kind}") for family in FAMILIES for kind in KINDS]
 IDS = torch.arange(20).reshape(2, 10) * 7 % 48
-GOLDEN = load_file((Path(__file__).parents[1] / "golden_adapters") / "llama.safetensors")
+GOLDEN = load_file(Path(__file__).parents[1] / "golden_adapters" / "llama.safetensors")
+RECORDED_ELSEWHERE = {"atol": 5e-5, "rtol": 0.0}
+"""Tolerance for logits recorded on another machine, whose kernels sum in another order. Largest difference seen among
+AVX-512, AVX2 and plain kernels: 5e-6, for logits of up to 3.4. A wrong adapter moves a logit by more than 1."""
 
 
 def options(kind, **changes):
@@ -197,7 +200,7 @@ def golden_base():
     found = AutoModelForCausalLM.from_config(tied).eval()
     taken = found.load_state_dict(part_of("base."), strict=False)
     assert (taken.missing_keys, taken.unexpected_keys) == (["lm_head.weight"], [])
-    assert torch.equal(logits(found), GOLDEN["logits.base"])
+    torch.testing.assert_close(logits(found), GOLDEN["logits.base"], **RECORDED_ELSEWHERE)
     return found
 
 
@@ -220,7 +223,7 @@ def test_adapterhub_gives_the_same_numbers(name, changes):
         for block in tuned.model.layers:
             block.post_attention_layernorm = nn.Identity()
     tuned = adapter.attach(tuned, R, options(name.partition("_")[0], **changes))
-    torch.testing.assert_close(logits(with_golden_weights(tuned, name)), GOLDEN[f"logits.{name}"], atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits(with_golden_weights(tuned, name)), GOLDEN[f"logits.{name}"], **RECORDED_ELSEWHERE)
     assert (GOLDEN[f"logits.{name}"] - GOLDEN["logits.base"]).abs().max() > 1
 
 
@@ -231,7 +234,7 @@ def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_after_it(mo
     sites = [adapter.Site(b, "bottleneck", b.mlp, b.post_attention_layernorm) for b in tuned.model.layers]
     monkeypatch.setattr(adapter, "_sites", lambda *_: sites)
     theirs = with_golden_weights(adapter.attach(tuned, R, options("parallel")), "parallel")
-    torch.testing.assert_close(logits(theirs), GOLDEN["logits.parallel"], atol=2e-6, rtol=0)
+    torch.testing.assert_close(logits(theirs), GOLDEN["logits.parallel"], **RECORDED_ELSEWHERE)
 
 
 @pytest.mark.parametrize(("kind", "activation"), [("houlsby", "gelu"), ("pfeiffer", "relu"), ("parallel", "relu")])

@@ -19,7 +19,7 @@ from peftbench.methods import METHODS, method_of, peft_fields
 from peftbench.models import builtin, load
 from peftbench.models.precision import PRECISIONS
 from peftbench.records.resolve import resolve
-from peftbench.results import seeds
+from peftbench.results.rows import rows_without_progress
 from peftbench.runner.trial import run
 from peftbench.suite.schema import TRAIN
 from tests.support import trials
@@ -55,7 +55,7 @@ def test_the_committed_run_is_of_the_current_suite():
 def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_has_a_reason():
     rows = zoo.trials()
     assert set(rows["status"]) == {"ok", "unsupported"}
-    assert list(seeds.unlearned(rows)["cell"]) == []
+    assert list(rows_without_progress(rows)["cell"]) == []
     ok = rows[rows["status"] == "ok"]
     assert (ok["last_loss"] < ok["first_loss"]).all()
     assert (ok["moved_tensors"] > 0).all()
@@ -98,8 +98,8 @@ def problems(tmp_path, block: str) -> str:
             "{ peft_type: VERA, d_inital: 1.0, learning_rate: 1e-2 }",
             ["x.yaml:5: methods.peft.d_inital: unknown key of peft VERA", "did you mean 'd_initial'?"],
         ),
-        ("{ peft_type: VERA, rank: 8, learning_rate: 1e-2 }", ["peft VERA takes no rank; its size is the key 'r'"]),
-        ("{ peft_type: IA3, rank: 8, learning_rate: 1e-2 }", ["peft IA3 has no size knob, so it takes no rank"]),
+        ("{ peft_type: VERA, rank: 8, learning_rate: 1e-2 }", ["peft VERA takes no rank; the key 'r' sets its size"]),
+        ("{ peft_type: IA3, rank: 8, learning_rate: 1e-2 }", ["peft IA3 has no rank"]),
         ("{ peft_type: VERA, r: eight, learning_rate: 1e-2 }", ["given 'eight' (text); allowed: a whole number"]),
         ("{ peft_type: VERA, d_initial: x, learning_rate: 1e-2 }", ["methods.peft.d_initial", "allowed: a number"]),
         ("{ peft_type: LORA, bias: lora, learning_rate: 1e-2 }", ["allowed: all, lora_only, none"]),
@@ -280,7 +280,7 @@ def test_a_sparse_tensor_counts_its_indices_and_values():
 def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():
     rows = [("a", "ok", 3.0, 2.0), ("b", "ok", 3.0, 3.0), ("c", "ok", None, None), ("d", "diverged", 3.0, 9.0)]
     table = pd.DataFrame(rows, columns=["cell", "status", "first_loss", "last_loss"])
-    assert list(seeds.unlearned(table)["cell"]) == ["b"]
+    assert list(rows_without_progress(table)["cell"]) == ["b"]
 
 
 def test_the_readmes_blocks_of_peft_load(tmp_path):

@@ -79,11 +79,10 @@ def test_an_encoder_with_a_zero_first_embedding_or_transformed_embeddings_is_ref
 
 
 def test_the_gradients_agree_with_changing_the_last_token():
-    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
     for made, reads_ahead in ((encoder("BertConfig"), True), (encoder("BertConfig", is_decoder=True), False)):
         made.eval()
-        with torch.no_grad():
-            first, other = made(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        with torch.no_grad():  # each alone: some kernels round the rows of a batch differently
+            first, other = (made(input_ids=torch.tensor([[5, 6, 7, last]])).logits[0] for last in (8, 9))
         assert torch.equal(first[:-1], other[:-1]) is not reads_ahead
 
 

@@ -130,7 +130,7 @@ def test_random_weights_enter_the_key_and_real_ones_do_not_change_it(tmp_path, t
     [
         ("{shape: llama-7b, source: nano}", "exactly one of source (a model) and shape"),
         ("{weights: random}", "exactly one of source (a model) and shape"),
-        ("{source: nano, weights: random}", "base.weights: given 'random' (text); random weights are those of a shape"),
+        ("{source: nano, weights: random}", "base.weights: given 'random' (text); random weights need a shape"),
         ("{shape: llama-7b, revision: main}", "base.revision: a shape has random weights and no revision"),
         ("{shape: llama-7b, weights: real}", "base.weights"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftbench import suite
+from peftbench.commands import matched_ranks
 from peftbench.errors import UserError
 from peftbench.planner import match, trainable_count
 from peftbench.planner.predict import load_config
@@ -67,7 +68,7 @@ def test_the_nearest_rank_is_found_with_few_counts(counts, budget, most, rank):
         asked.add(r)
         return counts(r)
 
-    found = match.nearest(counted, budget, most)
+    found = match.nearest_rank(counted, budget, most)
     assert abs(counts(found) - budget) == abs(counts(rank) - budget)
     assert found <= rank, "of equal counts the smallest rank"
     assert len(asked) <= 20
@@ -90,18 +91,18 @@ methods:
     assert ranks["lora r=2 fp32"] == 2
     assert "adapter r=39 batch_size=8 fp32" in ranks
     assert "adapter r=79 kind=pfeiffer batch_size=16 fp32" in ranks
-    told = "\n".join(found.lines())
-    assert "adapter r=39 batch_size=8: 81,208 (-0.9 %)" in told
-    assert "left as it is, full: 984,192 (it has no size)" in told
-    assert "left as it is, lora r=2: 20,480 (its size is given)" in told
-    assert "no rank that the base has room for comes within 20% of that: prompt_tuning r=192" in told
+    printed = "\n".join(matched_ranks.lines(found))
+    assert "adapter r=39 batch_size=8: 81,208 (-0.9 %)" in printed
+    assert "not matched, full: 984,192 (it has no rank)" in printed
+    assert "not matched, lora r=2: 20,480 (the suite gives its rank)" in printed
+    assert "no rank that this base model allows comes within 20% of the budget: prompt_tuning r=192" in printed
 
 
 def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
     text = "match: {trainable_parameters: 1000}\nmethods: {lora: {target_modules: [nowhere]}}\n"
     (found,) = match.solve(load(tmp_path, text)).found
     assert found.parameters is None
-    assert "nowhere" in found.kept
+    assert "nowhere" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
         ("{trainable_parameters: {method: full, rank: 8}}", "full has no rank"),
         ("{trainable_parameters: {method: lora}}", "the key 'rank' is missing"),
         ("{parameters: 8}", "parameters"),
-        ("{trainable_parameters: 8}\nrank: 4", "it chooses the rank, and the suite gives one"),
+        ("{trainable_parameters: 8}\nrank: 4", "match chooses the ranks, but the suite also gives rank"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(tmp_path, given, part):

@@ -1,6 +1,6 @@
-"""Faults that were seen in other benchmarks of fine-tuning, each as a test that would catch it here.
+"""Faults that were seen in other benchmarks of fine-tuning, each with a test that would catch it here.
 
-``docs/faults.md`` lists them all with what peftbench does instead; tests of other files are named there too.
+``docs/faults.md`` lists all of them with what peftbench does instead, and names the tests in other files.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def kept(tiny, tmp_path_factory) -> tuple[Result, Path]:
     return run(trials.trial(tiny, folder), folder, adapter_folder=str(folder / "adapter")), folder / "adapter"
 
 
-def test_more_steps_than_there_are_examples_are_all_taken_in_several_passes_and_that_is_told(tiny, tmp_path):
+def test_more_steps_than_examples_are_all_taken_in_several_passes_and_the_row_says_so(tiny, tmp_path):
     result = run(trials.trial(tiny, tmp_path, training={"steps": 20}), tmp_path)
     row = result.row
     assert (row.status, row.steps_done, len(result.steps)) == ("ok", 20, 20)
@@ -110,7 +110,7 @@ def test_the_peak_of_training_is_neither_that_of_loading_nor_that_of_evaluation(
     ("holder", "place", "column"),
     [(trial, "load", "base_parameters"), (trial.checkpoint, "save", "checkpoint_bytes")],
 )
-def test_what_a_failed_trial_did_not_measure_is_null_and_no_number(holder, place, column, tiny, tmp_path, monkeypatch):
+def test_what_a_failed_trial_did_not_measure_is_null(holder, place, column, tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left")
 
@@ -121,10 +121,11 @@ def test_what_a_failed_trial_did_not_measure_is_null_and_no_number(holder, place
     assert getattr(row, column) is None
     if place == "load":
         known = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is not None}
-        told = {"status", "phase", "message", "scores_json", "schema_version", "started_at", "finished_at"}
+        always = {"status", "phase", "message", "reason", "log_file", "scores_json", "schema_version"}
+        always |= {"started_at", "finished_at"}
         of_the_process = {"start_seconds", "load_seconds", "load_average", "host_peak_resident_bytes"}
         named = {n for n, value in runner_rows.describe(trials.job(made, tmp_path)).items() if value is not None}
-        assert known - named - told - of_the_process == set()
+        assert known - named - always - of_the_process == set()
 
 
 def test_checkpoint_bytes_are_those_of_the_files_and_nothing_is_estimated(kept, tiny, tmp_path):
@@ -135,7 +136,7 @@ def test_checkpoint_bytes_are_those_of_the_files_and_nothing_is_estimated(kept, 
         assert result.row.stored_parameters == sum(t.numel() for file in files for t in load_file(file).values())
 
 
-def test_the_base_has_one_number_of_parameters_whatever_the_method_adds(kept, tiny, tmp_path):
+def test_the_base_models_number_of_parameters_does_not_depend_on_the_method(kept, tiny, tmp_path):
     found = [run(trials.trial(tiny, tmp_path, name), tmp_path).row for name in ("full", "prefix_tuning")]
     assert {row.base_parameters for row in (kept[0].row, *found)} == {found[0].trainable_parameters}
 
@@ -166,12 +167,12 @@ def test_times_are_stored_as_measured_and_exported_unrounded(tmp_path):
 @pytest.mark.parametrize("form", ["text", "md", "tex", "csv"])
 def test_the_token_rate_is_in_every_table(form, tmp_path):
     folder = results_factory.store(tmp_path / "r", results_factory.make_result(tokens_per_second=20_417.0))
-    told = report.table(folder, form)
-    assert "tokens_per_second" in told if form == "csv" else "tokens/s" in told
-    assert re.search(r"20.{0,4}417", told)
+    table = report.table(folder, form)
+    assert "tokens_per_second" in table if form == "csv" else "tokens/s" in table
+    assert re.search(r"20.{0,4}417", table)
 
 
-def test_the_loss_is_over_the_answers_tokens_and_the_end_alone(tiny, tmp_path):
+def test_the_loss_is_over_the_tokens_of_the_answer_and_the_end_only(tiny, tmp_path):
     base, learner, plan = method_cells.attached(tiny, "lora", "fp32", tmp_path)
     loss, _ = loop.step(learner, [batches.collate(plan[0], base.tokenizer.pad_token_id)], 0.0)
     nats = []
@@ -192,7 +193,7 @@ def test_the_last_loss_is_a_mean_of_as_many_steps_as_there_were(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
-def test_no_method_runs_the_base_twice(name, tiny, tmp_path):
+def test_no_method_runs_the_base_model_twice(name, tiny, tmp_path):
     _, learner, plan = method_cells.attached(tiny, name, METHODS[name].default_precision, tmp_path)
     calls: Counter[str] = Counter()
     for path, module in learner.model.named_modules():
@@ -204,7 +205,7 @@ def test_no_method_runs_the_base_twice(name, tiny, tmp_path):
 
 
 def gpu(*processes):
-    """A GPU of which its library tells processes alone, (pid, bytes) each."""
+    """A GPU whose library reports its processes only, each as (pid, bytes)."""
     listed = [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in processes]
     library = SimpleNamespace(NVMLError=OSError, nvmlDeviceGetComputeRunningProcesses=lambda _: listed)
     return nvml.Gpu(library, "handle")
@@ -219,7 +220,7 @@ def test_another_process_on_the_gpu_is_in_the_row(tiny, tmp_path, monkeypatch):
         assert (row.status, row.other_gpu_processes, row.device_process_bytes) == ("ok", len(others), MB)
 
 
-def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_who_was_there(tiny, tmp_path, monkeypatch):
+def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_other_processes(tiny, tmp_path, monkeypatch):
     answers = {"synchronize": None, "reset_peak_memory_stats": None, "mem_get_info": (MB, 100 * MB)}
     answers |= {"max_memory_allocated": 70 * MB, "max_memory_reserved": 80 * MB, "empty_cache": None}
     for name, value in answers.items():
@@ -239,9 +240,7 @@ def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_who_was_th
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("lora", 3.5, 4.6), ("full", 6.0, 6.6)])
-def test_the_work_of_a_step_is_neither_the_forward_pass_alone_nor_a_whole_backward_pass_for_all(
-    name, least, most, tmp_path
-):
+def test_the_work_of_a_step_depends_on_what_trains(name, least, most, tmp_path):
     nano = find.resolve_base(Base("nano"))
     base, learner, plan = method_cells.attached(nano, name, "fp32", tmp_path)
     config = base.model.config
@@ -259,7 +258,7 @@ def test_inference_is_measured_after_a_warm_up(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
-def test_the_base_beside_which_a_tuned_model_is_measured_has_its_precision_and_its_weights(
+def test_the_base_model_in_the_inference_ratio_has_the_tuned_models_precision_and_weights(
     precision, tiny, tmp_path, monkeypatch
 ):
     subject, seen = generation_subject.subject(tiny, tmp_path, "lora", precision), []
@@ -277,7 +276,7 @@ def test_the_base_beside_which_a_tuned_model_is_measured_has_its_precision_and_i
     assert {tuned for *_, tuned in seen} == {True, False}
 
 
-def test_the_adapter_that_is_measured_in_use_is_the_trained_one(tiny, tmp_path, monkeypatch):
+def test_inference_is_measured_with_the_trained_adapter(tiny, tmp_path, monkeypatch):
     moved = []
 
     def measure(subject):
@@ -290,14 +289,14 @@ def test_the_adapter_that_is_measured_in_use_is_the_trained_one(tiny, tmp_path, 
     assert min(moved) > 0, "B is zero before training"
 
 
-def test_the_waiting_for_a_cpu_while_inference_is_measured_is_told(tiny, tmp_path, monkeypatch):
+def test_waiting_for_a_cpu_during_generation_is_measured_and_stated(tiny, tmp_path, monkeypatch):
     seconds = iter(range(1000))
     monkeypatch.setattr(environment, "waiting_by_thread", lambda: {"1": 10.0 * next(seconds)})
     row = run(trials.trial(tiny, tmp_path), tmp_path, measures_inference=True).row
     assert row.inference_waiting_seconds == 10.0
     folder = results_factory.store(tmp_path / "r", dataclasses.replace(results_factory.make_result(), row=row))
-    told = " ".join(report.table(folder, "text").split())
-    assert "Rates and latencies of 1 of 1 trial were measured on a busy machine" in told
+    text = " ".join(report.table(folder, "text").split())
+    assert "Rates and latencies of 1 of 1 trial were measured on a busy machine" in text
 
 
 def test_no_step_collects_garbage_or_empties_the_allocators_cache(tiny, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Rooms import only rooms below them, nothing heavy is imported before it is needed, and no file grows without end."""
+"""Package folders import only folders below them, heavy imports are late, and no file is longer than the limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.rooms import ROOMS
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "peftbench"
 OUTSIDE = {"cli": len(ROOMS) + 1, "__main__": len(ROOMS) + 2, "errors": -1, "_suites": -1}
-"""What is in no room: the command line is above them all, errors are below."""
+"""What is in no folder: the command line is above them all, errors are below."""
 FLOOR = {room: len(ROOMS) - place for place, (room, _) in enumerate(ROOMS)} | OUTSIDE
 HEAVY = ("torch", "transformers", "peft", "pandas", "matplotlib", "bitsandbytes", "lm_eval", "datasets", "scipy")
 MODELS = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval", "datasets")
@@ -28,7 +28,7 @@ LONGEST = 350
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module by its name without ``peftbench.``, a package by its folder's; peftbench itself left out."""
+    """Every module by its name without ``peftbench.``, a package by its folder's; without peftbench itself."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -39,7 +39,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules of peftbench that a source imports, at its top or anywhere inside; not those for type checkers."""
+    """The modules of peftbench that a source imports at any level, except imports for type checkers."""
     skipped = {id(node) for block in ast.walk(tree) if _for_types(block) for node in ast.walk(block)}
     for node in ast.walk(tree):
         if id(node) in skipped:
@@ -59,7 +59,7 @@ def _for_types(node: ast.AST) -> bool:
 
 @cache
 def graph() -> dict[str, set[str]]:
-    """What each module imports of peftbench."""
+    """The modules of peftbench that each module imports."""
     found = {}
     for name, path in modules().items():
         named = imports(ast.parse(path.read_text(encoding="utf-8")))
@@ -89,13 +89,13 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_there_are_thirteen_rooms_and_every_module_is_in_one():
+def test_there_are_thirteen_package_folders_and_every_module_is_in_one():
     assert len(ROOMS) == 13
     assert len(modules()) >= 170
     assert {room_of(module) for module in modules()} == set(FLOOR)
 
 
-def test_rooms_import_only_rooms_below_them():
+def test_package_folders_import_only_folders_below_them():
     edges = [(importer, imported) for importer, found in graph().items() for imported in found]
     assert len(edges) >= 600, "the parser sees too few imports"
     between = [(a, b) for a, b in edges if room_of(a) != room_of(b)]
@@ -117,17 +117,17 @@ def test_an_import_inside_a_function_counts():
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["plan", "quickstart"], ["list", "methods"]])
-def test_the_command_line_loads_nothing_heavy(argv):
+def test_the_command_line_imports_no_heavy_library(argv):
     code = f"from peftbench import cli\ntry:\n    assert cli.main({argv!r}) == 0\nexcept SystemExit as e:\n"
     assert loaded_after(f"{code}    assert e.code == 0", HEAVY) == []
 
 
-def test_importing_the_command_line_loads_nothing_at_all():
+def test_importing_the_command_line_imports_no_library():
     code = "import peftbench.cli"
     assert loaded_after(code, (*HEAVY, "pydantic", "yaml", "jinja2", "pyarrow", "numpy", "rich")) == []
 
 
-def test_rooms_without_torch_load_none():
+def test_package_folders_without_torch_import_none():
     free = {room for room, torch in ROOMS if not torch} | {"errors"}
     names = [name for name in modules() if room_of(name) in free and "__" not in name]
     assert len(names) >= 100
@@ -135,7 +135,7 @@ def test_rooms_without_torch_load_none():
     assert loaded_after(code, MODELS) == []
 
 
-def test_the_parent_of_a_run_loads_no_torch(tmp_path):
+def test_the_parent_of_a_run_imports_no_torch(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     (tmp_path / "base" / "model.safetensors").write_bytes(b"")
@@ -165,6 +165,6 @@ def test_no_file_is_long():
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
 
 
-def test_no_module_has_a_name_that_says_nothing():
+def test_no_module_has_a_meaningless_name():
     empty = {"utils", "util", "common", "helpers", "helper", "base", "misc", "core"}
     assert [name for name in modules() if name.rpartition(".")[2] in empty] == []

@@ -1,7 +1,7 @@
-"""What the project says of its own base is what its committed results say: each statement is a test.
+"""The documents' statements about the built-in base model are true of the committed results; each is a test.
 
-The quickstart's rates were chosen on validation; its table is of a test set that was first read for it, and a second
-such test set has a table of its own. Every statement is tested on both.
+The quickstart's learning rates were selected on validation, and its table is on a test set that was first read for it.
+A second such test set has a table of its own. Every statement is tested on both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from peftbench.methods import METHODS
 from peftbench.report import page
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.tables import comparison, writers
-from peftbench.results.seeds import settings_of, welch
+from peftbench.results.seeds import welch_interval
+from peftbench.results.settings import settings_of
 from peftbench.results.store import read
 from peftbench.tasks import TASKS as BUILT_IN
 from peftbench.tasks.builtin.draw import split_of
@@ -29,7 +30,7 @@ from tools.docs import findings, reference, tuning
 
 TESTS = ("quickstart", "quickstart_again")
 BASES = (*TESTS, "quickstart_avx2")
-"""The last is of a base that the same recipe made with other kernels; it has trials only."""
+"""The last is of a base model that the same recipe made with other kernels; it has trials only."""
 TASKS = ("describe", "compute", "judge")
 SEVEN = ("full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "lora", "qlora")
 
@@ -116,18 +117,18 @@ def test_loras_best_rank_is_within_three_points_of_full_fine_tuning(results):
 
 def test_the_rank_sweep_shows_more_than_noise(results):
     low, high = one(results, "lora", 2), one(results, "lora", 32)
-    found = {task: welch(spread(low, task), spread(high, task)) for task in TASKS}
+    found = {task: welch_interval(spread(low, task), spread(high, task)) for task in TASKS}
     assert any(difference > half_width for difference, half_width in found.values()), found
 
 
 def test_prompt_tuning_is_not_the_best(results):
     prompt = best(results, "prompt_tuning")
     for method in ("full", "lora", "adapter"):
-        difference, half_width = welch(spread(prompt), spread(best(results, method)))
+        difference, half_width = welch_interval(spread(prompt), spread(best(results, method)))
         assert difference > half_width, method
 
 
-def test_qloras_base_weights_are_the_smallest_about_a_quarter_of_bf16s(results):
+def test_qloras_base_weights_are_the_smallest_and_about_a_quarter_of_bf16s(results):
     qlora = one(results, "qlora", 8, "nf4")
     others = [cell for cell in results.tuned if cell.precision != "nf4"]
     assert all(qlora.mean("base_weights_bytes") < cell.mean("base_weights_bytes") for cell in others)
@@ -149,8 +150,8 @@ def test_totals_compare_at_equal_targets_rank_and_checkpointing(results):
 def test_activations_outweigh_weights_at_this_size_and_the_page_says_so(results):
     for cell in results.tuned:
         assert cell.mean("peak_activations_bytes") > cell.mean("base_weights_bytes"), cell.name
-    told = " ".join(page.html(results).split())
-    assert f"exceed the base weights in {len(results.tuned)} of {len(results.tuned)} cells" in told
+    text = " ".join(page.html(results).split())
+    assert f"exceed the base weights in {len(results.tuned)} of {len(results.tuned)} cells" in text
 
 
 def test_a_lora_checkpoint_is_far_below_a_full_one(results):
@@ -178,12 +179,12 @@ def test_the_two_tables_differ_in_the_test_set_only(both):
 
 
 def test_the_order_holds_on_the_second_test_set(both):
-    """No two cells stand in one order beyond noise on one set and in the other beyond noise on the other."""
+    """No two cells differ beyond noise on both test sets with opposite signs."""
     names = [cell.name for cell in both[0].tuned]
     assert names == [cell.name for cell in both[1].tuned]
     reversed_pairs = []
     for a, b in combinations(range(len(names)), 2):
-        found = [welch(spread(results.tuned[a]), spread(results.tuned[b])) for results in both]
+        found = [welch_interval(spread(results.tuned[a]), spread(results.tuned[b])) for results in both]
         signs = [math.copysign(1, d) if abs(d) > half_width else 0 for d, half_width in found]
         reversed_pairs += [(names[a], names[b])] if signs[0] * signs[1] < 0 else []
     assert reversed_pairs == []
@@ -193,7 +194,7 @@ def test_the_order_holds_on_the_second_test_set(both):
     assert 1 - 6 * moved / (n * (n * n - 1)) > 0.9  # Spearman's rank correlation
 
 
-def test_rates_were_chosen_on_validation_with_as_many_candidates_for_each():
+def test_rates_were_selected_on_validation_from_the_same_number_of_candidates():
     stored = collect(tuning.RESULTS)
     assert stored.left_out == 0
     used = [json.loads(text) for text in stored.trials["settings_json"]]
@@ -203,7 +204,7 @@ def test_rates_were_chosen_on_validation_with_as_many_candidates_for_each():
 
 
 @pytest.mark.parametrize("name", ["quickstart", "nano_grid"])
-def test_every_pinned_rate_is_the_one_that_tuning_chose(name):
+def test_every_rate_in_a_suite_is_the_one_that_tuning_selected(name):
     chosen = tuning.chosen()
     trials = suite.expand(suite.load(suite.find(name)), "cpu")
     trained = [t for t in trials if METHODS[t.method].trains and not t.unsupported]
@@ -221,7 +222,7 @@ def first_test_set(task):
     return set(found)
 
 
-def test_the_few_prompts_that_were_seen_before_change_no_mean_by_a_point(folder):
+def test_the_prompts_that_were_seen_before_change_no_mean_by_a_point(folder):
     stored = read(folder)
     if not len(stored.examples):
         pytest.skip("this result is kept without its examples")
@@ -235,7 +236,7 @@ def test_the_few_prompts_that_were_seen_before_change_no_mean_by_a_point(folder)
     assert (by_cell[0] - by_cell[1]).abs().max() < 0.01
 
 
-def test_the_tuning_seeds_are_nobody_elses():
+def test_no_other_suite_uses_the_tuning_seeds():
     def seeds(name):
         return set(suite.load(suite.find(name)).seeds)
 
@@ -253,7 +254,7 @@ def test_the_grid_is_seven_methods_four_ranks_four_precisions_three_seeds():
     assert unsupported == {("full", "int8"), ("full", "nf4"), *(("qlora", p) for p in ("fp32", "bf16", "int8"))}
 
 
-def test_storage_precision_hardly_moves_scores_and_size_moves_them_a_lot():
+def test_storage_precision_hardly_changes_scores_and_the_rank_changes_them_a_lot():
     found = findings.score_differences()
     assert sum(beyond for _, beyond, _ in found) < 0.15 * len(found)
     largest = max(abs(difference) for difference, _, _ in found)

@@ -13,7 +13,7 @@ import pytest
 from peftbench import report
 from peftbench.report import collect
 from peftbench.report.tables import speed
-from peftbench.results import seeds
+from peftbench.results.crossed_effects.model import t_quantile
 from tests.support.results_factory import make_result, store
 
 
@@ -42,7 +42,7 @@ def test_the_interval_of_three_steps_is_that_of_a_ratio():
     tokens, seconds = [100, 120, 90], [1.0, 1.3, 0.8]
     rate = 310 / 3.1
     error = sum((t - rate * s) ** 2 for t, s in zip(tokens, seconds, strict=True)) / 6
-    assert speed.rate_half_width(tokens, seconds) == pytest.approx(seeds.t_quantile(2) * error**0.5 / (3.1 / 3))
+    assert speed.rate_half_width(tokens, seconds) == pytest.approx(t_quantile(2) * error**0.5 / (3.1 / 3))
     assert speed.rate_half_width([1, 1], [1.0, 1.1]) is None
 
 

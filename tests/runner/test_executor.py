@@ -110,6 +110,7 @@ def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, 
     assert "no_such_module" in result.row.message
     assert "Traceback" in Path(job.log).read_text()
     assert result.row.message.endswith(f"; log: logs/{job.key}.log")
+    assert result.row.message == f"{result.row.reason}; log: {result.row.log_file}"
 
 
 def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, tmp_path):

@@ -81,7 +81,7 @@ def test_every_suite_becomes_small_trials_that_touch_nothing_of_its_own(name):
         assert (one.base.source, one.evaluation.split, one.inference) == ("nano", "validation", False)
         assert all(task.builtin and not task.files and task.limit for task in one.tasks)
         assert one.training is None or (one.training.steps, one.training.epochs, one.training.tokens) == (2, None, None)
-    told = {cell.partition(":")[0] for cell in found.notes if "not run, here the same as" in cell}
+    told = {cell.partition(":")[0] for cell in found.notes if "not run, in smoke mode it is the same as" in cell}
     cells = {one.cell for one in suite.expand(loaded, "cpu")}
     assert {one.cell for one in found.trials} == cells - told
     assert len({json.dumps(trial_key.settings(one), default=list) for one in found.trials}) == len(found.trials)
@@ -130,12 +130,13 @@ def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
     assert {one.seed for one in found.trials} == {0}
     assert {one.device for one in found.trials} == {"cpu"}
     told = "\n".join(found.notes)
-    assert "full layers=24 bf16-true: layers 24 is for another model; here 4" in told
-    assert "target_modules query_key_value is for another model; here all-linear" in told
-    assert "rank 256 is more than nano is wide; here 128" in told
-    assert ": target_modules k+v is for another model; here left out" in told
-    assert "prompt_tuning r=500 fp32: rank 500 is more than nano is wide; here 128" in told
-    assert "lora r=256 target_modules=c_proj fp32: not run, here the same as lora r=256 target_modules=query" in told
+    assert "full layers=24 bf16-true: layers 24 is for another model; smoke mode uses 4" in told
+    assert "target_modules query_key_value is for another model; smoke mode uses all-linear" in told
+    assert "rank 256 exceeds the width of nano; smoke mode uses 128" in told
+    assert ": target_modules k+v is for another model; smoke mode uses the tuner's default" in told
+    assert "prompt_tuning r=500 fp32: rank 500 exceeds the width of nano; smoke mode uses 128" in told
+    same = "not run, in smoke mode it is the same as lora r=256 target_modules=query"
+    assert f"lora r=256 target_modules=c_proj fp32: {same}" in told
 
 
 def in_this_process(jobs, workers):

@@ -164,7 +164,8 @@ def test_an_error_without_text_is_told_with_the_line_that_raised_it_and_the_log(
     row = run(trials.trial(tiny, tmp_path), tmp_path).row
     assert row.status == "error"
     assert re.match(r"AssertionError in test_trial.py, line \d+: raise AssertionError; log: logs/", row.message)
-    assert row.message.endswith(f"; log: logs/{row.key}.log")
+    assert row.message == f"{row.reason}; log: {row.log_file}"
+    assert row.log_file == f"logs/{row.key}.log"
 
 
 def test_a_choice_that_does_not_fit_is_told_before_anything_is_trained(tiny, tmp_path):

@@ -251,7 +251,27 @@ def test_a_cell_that_cannot_exist_stays_with_its_reason(trials):
     assert [bool(t.unsupported) for t in found] == [False, True, True]
     assert "no gradient" in found[1].unsupported
     assert "tf32 does not exist on cpu" in found[2].unsupported
+    assert found[1].unsupported == f"full does not exist in nf4, because {found[1].unsupported_reason}"
+    assert found[2].unsupported_reason == found[2].unsupported
     assert trials(HEAD + "methods: {lora: {precision: tf32}}\n", device="cuda")[0].unsupported is None
+
+
+def test_a_trial_knows_the_settings_that_its_name_states(trials):
+    tuned = "lora: {rank: [2, 4], alpha: [4, 8], learning_rate: [1e-3, 1e-2]}"
+    text = HEAD + f"search: false\nmethods: {{base: , {tuned}, peft: {{peft_type: VERA, r: [4, 8], dropout: 0.5}}}}\n"
+    text = text.replace("dropout", "vera_dropout").replace("VERA,", "VERA, learning_rate: 1e-3,")
+    found = {t.cell: t.named_settings for t in trials(text)}
+    assert found["base fp32"] == ""
+    assert found["lora r=2 alpha=4 lr=0.01 fp32"] == "alpha=4 lr=0.01"
+    assert found["peft VERA r=8 vera_dropout=0.5 fp32"] == "VERA vera_dropout=0.5"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "nano_grid", "nano_tuning", "peft_zoo"])
+def test_names_of_the_shipped_suites_state_the_same_settings_as_their_trials(name):
+    found = suite.expand(suite.load(name, environ={}), "cpu")
+    for trial in found:
+        known = {trial.method, trial.precision, f"r={trial.rank}"}
+        assert trial.named_settings == " ".join(word for word in trial.cell.split() if word not in known)
 
 
 def test_max_length_is_the_grids_longest_sequence_whatever_is_selected(trials):

@@ -33,14 +33,14 @@ def loaded(folder, text):
         ("answer_pattern: gsmk", ["x.yaml:10: tasks.mine.answer_pattern: given 'gsmk'; ", "0 groups", "gsm8k, number"]),
         ("answer_pattern: '(a'", ["not a regular expression"]),
         ("stop: []", ["tasks.mine.stop: given []"]),
-        ("stop: ['']", ["tasks.mine.stop: an empty text stops everything"]),
+        ("stop: ['']", ["tasks.mine.stop: an empty stop string would stop at once"]),
         ('stop: "x"', ["tasks.mine.stop: given 'x' (text); allowed: a list of text"]),
         ("num_fewshot: -1", ["tasks.mine.num_fewshot: given -1", "at least 0"]),
         ("metric: acuracy", ["unknown metric 'acuracy'; allowed: exact_match", "outcome per example"]),
         ("lm_eval: false", ["tasks.mine.lm_eval: given false"]),
         ("lm_eval: 3", ["tasks.mine.lm_eval: given 3", "a YAML file"]),
         ("lm_eval: ./no.yaml", ["tasks.mine.lm_eval: given './no.yaml'; there is no such file"]),
-        ("lm_eval: hellaswag", ["tasks.mine.prompt: a task of lm-eval is defined there; only lm_eval, num_fewshot"]),
+        ("lm_eval: hellaswag", ["tasks.mine.prompt: lm-eval defines this task; only lm_eval, num_fewshot"]),
     ],
 )
 def test_a_wrong_setting_of_scoring_is_told(tmp_path, more, parts):
@@ -53,7 +53,11 @@ def test_a_wrong_setting_of_scoring_is_told(tmp_path, more, parts):
 @pytest.mark.parametrize(
     ("kind", "more", "part"),
     [
-        ("generation", "answer_pattern: gsm8k", "only an exact_match task has a parser; this one's kind is generation"),
+        (
+            "generation",
+            "answer_pattern: gsm8k",
+            "only an exact_match task parses answers; this one's kind is generation",
+        ),
         ("choice\n    choices: [a, b]", "stop: [x]", "only exact_match and generation decode text"),
         ("choice\n    choices: [a, b]", "metric: acc_norm", "allowed: accuracy, accuracy_norm"),
     ],

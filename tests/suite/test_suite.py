@@ -66,7 +66,7 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
         (
             swapped("rank: 4", "alpha: big"),
-            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank like 2r or null"],
+            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank such as 2r or null"],
         ),
         (
             swapped("rank: 4", "target_modules: [1, a]"),
@@ -76,8 +76,8 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "learning_rate: .inf"), ["methods.lora.learning_rate: given inf"]),
         (swapped("rank: 4", "data: [judge]"), ["x.yaml:5: methods.lora.data: unknown key 'data'"]),
         (swapped("\n    rank: 4", " 8"), ["x.yaml:4: methods.lora: given 8", "a mapping of settings"]),
-        (swapped("\n    rank: 4", " []"), ["x.yaml:4: methods.lora: an empty list has no block"]),
-        (swapped("lora:\n    rank", "full:\n    rank"), ["methods.full.rank: full has no size knob"]),
+        (swapped("\n    rank: 4", " []"), ["x.yaml:4: methods.lora: an empty list; allowed: a mapping of settings"]),
+        (swapped("lora:\n    rank", "full:\n    rank"), ["methods.full.rank: full has no rank"]),
         (swapped("lora:\n    rank", "base:\n    steps"), ["unknown key 'steps'; allowed: precision"]),
         (GOOD + "trian: {steps: 5}\n", ["x.yaml:6: trian: unknown key 'trian'", "did you mean 'train'?"]),
         (GOOD + "train:\n  schedule: lineer\n", ["x.yaml:7: train.schedule: unknown schedule 'lineer'", "cosine"]),
@@ -193,11 +193,11 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
             ["x.yaml:7: tasks.mine.splits.trian: unknown split 'trian'", "did you mean 'train'?"],
         ),
         ("test: test.csv", "test: test.csv\n    test_fraction: 0.1", ["tasks.mine.test_fraction: ", "no test file"]),
-        ("test: test.csv", "split_seed: 1", ["tasks.mine.split_seed: seeds the cut of"]),
+        ("test: test.csv", "split_seed: 1", ["tasks.mine.split_seed: this seeds the cut of"]),
         (
             "test: test.csv",
             "test_fraction: 0.5\n    validation_fraction: 0.5",
-            ["tasks.mine.test_fraction: given 0.5", "nothing is left to train on"],
+            ["tasks.mine.test_fraction: given 0.5", "no examples would be left to train on"],
         ),
         (
             "test: test.csv",

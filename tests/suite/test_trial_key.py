@@ -18,7 +18,7 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.methods import late_defaults
 from peftbench.models import find
-from peftbench.records import Base, Evaluation, Job, Task, Training, Trial
+from peftbench.records import Base, Evaluation, Job, Status, Task, Training, Trial
 from peftbench.runner import rows
 from peftbench.suite import trial_key
 from peftbench.tasks import read
@@ -44,7 +44,10 @@ TRIAL = Trial(
     device="cpu",
     threads=1,
 )
-NAMES = {"suite", "cell", "timeout_seconds", "inference", "retention", "unsupported"}
+NAMES = {
+    *("suite", "cell", "timeout_seconds", "inference", "retention", "unsupported"),
+    *("unsupported_reason", "named_settings", "candidate_of"),
+}
 """Fields of a trial that decide no score: how it is called, how long it may take, what is measured beside its work, why
 it is not run."""
 PLACES = {"Base": {"source", "revision"}, "Task": {"files", "dataset", "config", "revision", "splits", "lm_eval"}}
@@ -282,6 +285,13 @@ def test_the_message_of_a_failure_names_its_log_without_a_path():
     job = Job(TRIAL, "k1", "", "", "", "{}", 1, "", log="/home/x/results/mine/logs/k1.log")
     assert rows.told(job, "no /home/x/file", True) == "no file; log: logs/k1.log"
     assert rows.told(job, "no /home/x/file", False) == "no file"
+    failed = rows.reasons(job, Status.ERROR, "no /home/x/file")
+    assert (failed.reason, failed.log_file) == ("no file", "logs/k1.log")
+    killed = rows.reasons(job, Status.KILLED, "signal SIGKILL")
+    assert (killed.reason, killed.log_file) == ("signal SIGKILL", None)
+    assert rows.reasons(job, Status.OK, None).reason is None
+    refused = replace(TRIAL, unsupported="x does not exist, because y", unsupported_reason="y")
+    assert rows.reasons(replace(job, trial=refused), Status.UNSUPPORTED, refused.unsupported).reason == "y"
 
 
 def hub_cache(place: Path, base: Path, repository: str, revisions: dict[str, str]) -> Path:

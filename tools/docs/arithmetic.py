@@ -1,4 +1,4 @@
-"""The tables of docs/memory_arithmetic.md: the textbook's figures, and the planner's beside them."""
+"""The tables of docs/memory_arithmetic.md: the textbook's figures beside the planner's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = {
         ("llama-65b", "qlora", "{rank: 64, gradient_checkpointing: true}"),
     ),
 }
-"""Name to parameters, word and trainable parameters for the textbook, and what is planned."""
+"""Name to the textbook's parameters, precision and trainable parameters, and the planner's shape, method, settings."""
 
 
 def bytes_per_parameter() -> str:
@@ -48,17 +48,17 @@ def cases() -> str:
     """Return the table of whole models."""
     lines = ["| model | textbook, GB | sum, GB | planner, GB | sum, GB |", "|---|---|---:|---|---:|"]
     for name, (parameters, word, trainable, planned) in CASES.items():
-        told = ["–", "–"]
+        textbook = ["–", "–"]
         if parameters is not None:
-            book = estimate(parameters, word, trainable)
-            parts = (book.weights, book.gradients, book.optimizer)
-            told = [" + ".join(f"{part / 1e9:.3g}" for part in parts), f"{book.total / 1e9:.3g}"]
-        lines.append(f"| {name} | {' | '.join([*told, *_planned(planned)])} |")
+            estimated = estimate(parameters, word, trainable)
+            parts = (estimated.weights, estimated.gradients, estimated.optimizer)
+            textbook = [" + ".join(f"{part / 1e9:.3g}" for part in parts), f"{estimated.total / 1e9:.3g}"]
+        lines.append(f"| {name} | {' | '.join([*textbook, *_planned(planned)])} |")
     return "\n".join(lines)
 
 
 def beside() -> str:
-    """Return the table of what a CUDA device holds beside tensors."""
+    """Return the table of the memory that a CUDA device holds besides tensors."""
     rows = [f"| {part.name} | {part.size / 1e6:,.0f} | {part.doc} | {part.source} |" for part in cuda_reserve.EVERY]
     return "\n".join(["| what | MB | why | source |", "|---|---:|---|---|", *rows])
 

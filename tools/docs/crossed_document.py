@@ -16,7 +16,7 @@ def recorded() -> dict[str, Any]:
 
 
 def bounds() -> str:
-    """Return the extremes over all designs, in words."""
+    """Return the extremes over all designs, as sentences."""
     everything = recorded()["rows"]
     rows = [row for row in everything if not row["name"].startswith(BEYOND)]
     beyond = [100 * row["found"]["covered_score"] for row in everything if row not in rows and _three(row)]
@@ -25,34 +25,35 @@ def bounds() -> str:
     wrong = max(100 * one["called_best_wrongly"] for one in found)
     same = max(100 * row["found"]["called_different"] for row in rows if len(set(row["design"]["truth"])) == 1)
     return (
-        f"Over all {len(rows)} designs, {recorded()['draws']:,} tables each: intervals of a score hold the truth in "
-        f"{min(scores):.1f} to {max(scores):.1f} % of the tables, intervals of a difference in {min(differences):.1f} "
-        f"to {max(differences):.1f} %; a method that is not alone the best is called significantly best in at most "
-        f"{wrong:.1f} %; of methods that are all the same, one is told from the reference in at most {same:.1f} %. (By "
-        f"chance a share of 95 % comes out within {200 * (0.95 * 0.05 / recorded()['draws']) ** 0.5:.1f} of it in most "
-        f"designs.) Beyond what was asked, where seeds weigh yet more against examples, three seeds are too few for a "
+        f"Over all {len(rows)} designs with {recorded()['draws']:,} tables each, the coverage of a score's interval is "
+        f"{min(scores):.1f} to {max(scores):.1f} %, and that of a difference's interval {min(differences):.1f} to "
+        f"{max(differences):.1f} %. A method that is not alone the best is called significantly best in at most "
+        f"{wrong:.1f} % of the tables. If all methods are the same, one of them is called significantly different from "
+        f"the reference in at most {same:.1f} %. (Sampling error of a coverage of 95 %: about "
+        f"{200 * (0.95 * 0.05 / recorded()['draws']) ** 0.5:.1f} points in most designs.) In designs beyond the "
+        f"requirement, with yet more variance between seeds relative to examples, three seeds are too few for a "
         f"score's interval: {min(beyond):.1f} to {max(beyond):.1f} %."
     )
 
 
 def lesson() -> str:
-    """Return what the table of detectable differences comes to, in words."""
+    """Return a summary of the table of detectable differences."""
     rows = [row for row in recorded()["power"] if row["examples"] == 1319 and row["spread"] == 1.15]
-    told = []
+    sentences = []
     for methods in (2, 7):
         three, five = (next(r for r in rows if (r["methods"], r["seeds"]) == (methods, seeds)) for seeds in (3, 5))
-        told.append(
-            f"{methods} methods on 1,319 examples with a spread of 1.15 points: three seeds show a difference of "
-            f"{100 * three['detectable']:.1f} points, five seeds {100 * five['detectable']:.1f}; 3 points take about "
-            f"{three['seeds_for_3']} seeds, 2 points about {three['seeds_for_2']}"
+        sentences.append(
+            f"With {methods} methods, 1,319 examples and a spread of 1.15 points, three seeds detect a difference of "
+            f"{100 * three['detectable']:.1f} points and five seeds one of {100 * five['detectable']:.1f} points; 3 "
+            f"points need about {three['seeds_for_3']} seeds, 2 points about {three['seeds_for_2']}."
         )
-    return f"{'; '.join(told)}. What is smaller, three seeds cannot show."
+    return f"{' '.join(sentences)} Three seeds cannot show smaller differences."
 
 
 def coverage() -> str:
-    """Return the table of coverage and false findings, one line per design."""
+    """Return the table of coverage and false findings, one row per design."""
     head = ("design", "methods", "seeds", "examples", "spread", "score", "difference")
-    head += ("falsely best", "rightly best", "falsely told")
+    head += ("falsely best", "rightly best", "falsely different")
     lines = []
     for row in recorded()["rows"]:
         design, found = row["design"], row["found"]
@@ -83,8 +84,8 @@ def power() -> str:
         "examples",
         "seeds",
         "spread",
-        "found in 80 %",
-        "found in fact",
+        "detectable in 80 %",
+        "found",
         "2 points",
         "3 points",
         "5 points",

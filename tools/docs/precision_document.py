@@ -1,4 +1,4 @@
-"""The generated parts of ``docs/precisions.md``, from what ``precision_table`` saw and from the tables themselves."""
+"""The generated parts of ``docs/precisions.md``, from the record of ``precision_table`` and the tables in the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.validation.precision_table import COMPUTED, DEVICES, KINDS, RESULT, S
 
 
 def seen(device: str) -> Mapping[str, Any] | None:
-    """Return what was seen on a device, or None where nobody looked."""
+    """Return what was observed on a device, or None if nothing was."""
     return json.loads(RESULT.read_text()).get(device)
 
 
@@ -25,12 +25,12 @@ def markdown(part: str) -> str:
 
 
 def by_device(make: Callable[[str, Mapping[str, Any]], str]) -> str:
-    """Return a table for each device under a line that names it and the versions."""
+    """Return a table per device, under a line that names the device and the versions."""
     parts = []
     for device in DEVICES:
         found = seen(device)
         if found is None:
-            parts.append(f"On {device}: not looked at (no GPU was at hand).")
+            parts.append(f"On {device}: not observed (no GPU was available).")
             continue
         versions = ", ".join(f"{library} {version}" for library, version in found["versions"].items())
         parts += [f"On {found['name'] or device}, with {versions}:", make(device, found)]
@@ -44,7 +44,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def looks(device: str, found: Mapping[str, Any], columns: Mapping[str, str]) -> str:
-    """Return a table of dtypes; a precision that the device has not is a row that says so."""
+    """Return a table of data types; a precision that the device does not have is a row that says so."""
     rows = []
     for name, record in PRECISIONS.items():
         if device not in record.devices:
@@ -70,7 +70,7 @@ def states(device: str, found: Mapping[str, Any]) -> str:
 
 
 def cells() -> str:
-    """Return the table of what exists: ok, the devices on which it does, or nowhere."""
+    """Return the table of methods and precisions: ok, the only devices on which the cell exists, or –."""
     rows = [
         [name, *(_cell(method, precision) for precision in PRECISIONS), _checkpointing(method)]
         for name, method in METHODS.items()
@@ -79,8 +79,8 @@ def cells() -> str:
 
 
 def _cell(method: Method, precision: str) -> str:
-    there = [device for device in DEVICES if why_unsupported(method, precision, device) is None]
-    return "ok" if len(there) == len(DEVICES) else ", ".join(f"only {device}" for device in there) or "–"
+    devices = [device for device in DEVICES if why_unsupported(method, precision, device) is None]
+    return "ok" if len(devices) == len(DEVICES) else ", ".join(f"only {device}" for device in devices) or "–"
 
 
 def _checkpointing(method: Method) -> str:
@@ -88,7 +88,7 @@ def _checkpointing(method: Method) -> str:
 
 
 def reasons() -> str:
-    """Return why what does not exist does not, as trials are told, those that differ in the precision alone as one."""
+    """Return the reasons of unsupported cells, one line for those that differ in the precision only."""
     found = defaultdict(list)
     for method in METHODS.values():
         for precision in PRECISIONS:
@@ -98,6 +98,6 @@ def reasons() -> str:
                     head, _, tail = why.partition(precision)
                     names = found[head, tail]
                     names += [] if precision in names else [precision]
-    told = [f"{head}{', '.join(names)}{tail}" for (head, tail), names in found.items()]
-    told += [why for method in METHODS.values() if (why := why_no_checkpointing(method))]
-    return "\n".join(f"- {line}" for line in told)
+    reasons = [f"{head}{', '.join(names)}{tail}" for (head, tail), names in found.items()]
+    reasons += [why for method in METHODS.values() if (why := why_no_checkpointing(method))]
+    return "\n".join(f"- {line}" for line in reasons)

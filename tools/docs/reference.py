@@ -1,8 +1,8 @@
-"""Renew what the project shows of its own results: ``python -m tools.docs.reference [--run NAME ...]``.
+"""Renew the generated parts of all documents: ``python -m tools.docs.reference [--run NAME ...]``.
 
-With ``--run`` the named runs are made afresh in ``results/reference``. Then, from the results there alone, the
-generated parts of the documents, the grid's page and the picture of the quickstart's page are made. The tests call
-``renewed()`` and ``page_digest()`` to see whether they are stale.
+With ``--run`` the named suites are run again first, into ``results/reference``. From the results there and the code it
+then makes the generated parts of the documents, the page of the grid and the picture of the quickstart's page. Tests
+call ``renewed()`` and ``page_digest()`` to see whether they are up to date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from peftbench.commands import listing
 from peftbench.report.collect import MEAN, collect
 from peftbench.results.seeds import Spread
 from peftbench.results.store.document import document
-from tools.docs import arithmetic, crossed_document, findings, precision_document, tuning, zoo
+from tools.docs import (
+    arithmetic,
+    brief,
+    cli_document,
+    crossed_document,
+    findings,
+    precision_document,
+    suite_document,
+    tuning,
+    zoo,
+)
 from tools.validation import matrix, planner_accuracy, precision_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +50,7 @@ RUNS = {
     "nano_tuning": ("suites/nano_tuning.yaml",),
     "peft_zoo": ("suites/peft_zoo.yaml",),
 }
-"""Name of a committed result to what is given to ``peftbench run``."""
+"""Name of a committed results folder to the arguments of ``peftbench run``."""
 ALL = ("trials", "steps", "examples")
 KEPT = {
     "quickstart": ALL,
@@ -49,22 +59,26 @@ KEPT = {
     "nano_tuning": ("trials",),
     "peft_zoo": ("trials",),
 }
-"""What of a run is committed: the larger ones without what no document reads."""
+"""Which data sets of a run are committed; the larger ones leave out what no document reads."""
 
 
 def _table(name: str, place: int = 0) -> str:
-    """Return one of the tables that the terminal shows: of training and scores, then of the tuned model in use."""
-    return f"```\n{report.table(RESULTS / name, 'text').rstrip().split(BLANK)[place]}\n```"
+    """Return one of the tables that the terminal prints: the comparison, retention, inference cost."""
+    return _fenced(report.table(RESULTS / name, "text").rstrip().split(BLANK)[place])
+
+
+def _fenced(text: str) -> str:
+    return f"```\n{text.rstrip()}\n```"
 
 
 def _grid(column: str, show: Callable[[Spread], str]) -> str:
-    """Return one quantity of the grid: a row for each method and rank, a column for each precision."""
+    """Return one quantity of the grid as a table: a row per method and rank, a column per precision."""
     cells = {(c.method, c.rank, c.precision): c for c in collect(RESULTS / "nano_grid").cells}
     lines = ["| method | rank | fp32 | bf16 | int8 | nf4 |", "|---|---:|---:|---:|---:|---:|"]
     for method, rank in dict.fromkeys((c.method, c.rank) for c in cells.values()):
         row = [cells[method, rank, precision] for precision in ("fp32", "bf16", "int8", "nf4")]
-        told = [show(c.summary.spreads[column]) if column in c.summary.spreads else c.trouble or "–" for c in row]
-        lines.append(f"| {' | '.join([method, '–' if rank is None else str(rank), *told])} |")
+        shown = [show(c.summary.spreads[column]) if column in c.summary.spreads else c.trouble or "–" for c in row]
+        lines.append(f"| {' | '.join([method, '–' if rank is None else str(rank), *shown])} |")
     return "\n".join(lines)
 
 
@@ -77,7 +91,24 @@ BLANK = "\n\n"
 
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
-        "quickstart table": lambda: _table("quickstart"),
+        "quickstart table": lambda: _fenced(brief.table(RESULTS / "quickstart")),
+    },
+    ROOT / "docs" / "suite.md": {
+        "suite keys": partial(suite_document.block, "top level"),
+        **{
+            f"{name} keys": partial(suite_document.block, name)
+            for name in ("base", "task", "evaluate", "retention", "search", "match", "trainable parameters")
+        },
+        "train keys": suite_document.train,
+        "method keys": suite_document.method_blocks,
+        "shapes": suite_document.shapes,
+    },
+    ROOT / "docs" / "cli.md": {
+        "commands": cli_document.overview,
+        **{name: partial(cli_document.command, name) for name in cli_document.commands()},
+        "exit codes": cli_document.exit_codes,
+    },
+    ROOT / "docs" / "methods.md": {
         "methods": lambda: listing.markdown("methods"),
         "settings": lambda: listing.markdown("settings"),
         "precisions": lambda: listing.markdown("precisions"),
@@ -100,7 +131,8 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     },
     PAGES / "nano.md": {
         "quickstart table": lambda: _table("quickstart"),
-        "in use": lambda: _table("quickstart", 1),
+        "retention": lambda: _table("quickstart", 1),
+        "inference cost": lambda: _table("quickstart", 2),
         "second table": lambda: _table("quickstart_again"),
         "other base": lambda: _table("quickstart_avx2"),
         "rates": tuning.markdown,
@@ -145,7 +177,7 @@ def renewed(path: Path) -> str:
 
 
 def page_digest() -> dict[str, str]:
-    """Return the digest of the page as it is rendered now, and the version that draws its figures."""
+    """Return the digest of the page as it is rendered now, and the version of matplotlib, which draws its figures."""
     import matplotlib
 
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +187,7 @@ def page_digest() -> dict[str, str]:
 
 
 def photograph() -> None:
-    """Take the picture of the page's first screen."""
+    """Take a screenshot of the first screen of the page."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -170,7 +202,7 @@ def photograph() -> None:
 
 
 def run(name: str) -> None:
-    """Make a run afresh; only the stored rows are kept."""
+    """Run a suite again, and keep its stored rows only."""
     with tempfile.TemporaryDirectory(dir=ROOT / "results") as folder:
         made = Path(folder) / name
         command = [sys.executable, "-m", "peftbench", "run", *RUNS[name], "--results", str(made)]
@@ -179,7 +211,7 @@ def run(name: str) -> None:
 
 
 def keep(made: Path, name: str) -> None:
-    """Put a results folder where the committed ones are."""
+    """Replace a committed results folder by a new one."""
     shutil.rmtree(RESULTS / name, ignore_errors=True)
     for kind in KEPT[name]:
         shutil.copytree(made / kind, RESULTS / name / kind)
@@ -189,7 +221,7 @@ def keep(made: Path, name: str) -> None:
 def main() -> None:
     """Renew everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", nargs="+", default=[], choices=[*RUNS, "precisions"], help="make these afresh first")
+    parser.add_argument("--run", nargs="+", default=[], choices=[*RUNS, "precisions"], help="run these again first")
     for name in parser.parse_args().run:
         precision_table.main() if name == "precisions" else run(name)
     for path in PARTS:

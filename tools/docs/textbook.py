@@ -1,7 +1,7 @@
-"""The arithmetic of memory as it is taught: so many bytes for each parameter. No torch.
+"""The textbook estimate of memory: so many bytes per parameter. No torch.
 
-It leaves out activations, logits, temporaries, the context of CUDA, quantization constants and whatever a method adds;
-``plan.predict`` counts them. It is here to be held against that.
+It leaves out activations, logits, temporaries, the CUDA context, quantization constants and whatever a method adds.
+``docs/memory_arithmetic.md`` compares it with ``peftbench.planner.predict``, which counts them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class PerParameter:
-    """Bytes that one parameter takes."""
+    """Bytes per parameter."""
 
     weights: float
     gradients: float
-    """Of a parameter that trains."""
+    """Of a trainable parameter."""
     optimizer: float
-    """AdamW's two moments, of a parameter that trains."""
+    """AdamW's two moments of a trainable parameter."""
     doc: str
 
 
@@ -31,7 +31,7 @@ BYTES: Mapping[str, PerParameter] = MappingProxyType(
         "nf4": PerParameter(4.127 / 8, 4, 8, "4-bit weights with doubly quantized scales: arXiv:2305.14314, section 3"),
     }
 )
-"""By word. ``nf4``'s gradients and moments are those of an adapter in 32 bits: 4-bit weights do not train."""
+"""By precision. Gradients and moments of ``nf4`` are those of an adapter in 32 bits: 4-bit weights do not train."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Estimate:
 
 
 def estimate(parameters: float, word: str, trainable: float | None = None) -> Estimate:
-    """Return what a model takes by the textbook.
+    """Return the textbook estimate of a model's memory.
 
     Args:
-        parameters: of the base.
+        parameters: of the base model.
         word: a key of ``BYTES``.
-        trainable: parameters of an adapter on the frozen base; None where the base itself trains.
+        trainable: parameters of an adapter on the frozen base model; None if the base model itself trains.
     """
     each = BYTES[word]
     if trainable is None:

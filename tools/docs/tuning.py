@@ -1,4 +1,4 @@
-"""Which learning rate suites/nano_tuning.yaml found best on validation, for each method and rank."""
+"""The learning rates that suites/nano_tuning.yaml found best on validation, for each method and rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Setting = tuple[str, int | None]
 
 @cache
 def means() -> Mapping[Setting, Mapping[float, float]]:
-    """Return, for each method and rank, each candidate rate with its score: mean over the tasks, then over seeds."""
+    """Return each candidate rate of each method and rank with its score: mean over tasks, then over seeds."""
     found: dict[Setting, dict[float, float]] = {}
     for cell in collect(RESULTS).finished:
         (rate,) = set(cell.ok["learning_rate"])
@@ -25,21 +25,21 @@ def means() -> Mapping[Setting, Mapping[float, float]]:
 
 
 def chosen() -> dict[Setting, float]:
-    """Return the best candidate of each method and rank; of equal ones the lower."""
+    """Return the best candidate of each method and rank; the lowest of equal ones."""
     return {setting: max(sorted(rates), key=rates.__getitem__) for setting, rates in means().items()}
 
 
 def markdown() -> str:
-    """Return the table of candidates; the chosen one is bold, and marked where it is the highest or lowest tried."""
-    lines = ["| method | rank | mean score on validation, %, at each learning rate | chosen |", "|---|---:|---|---:|"]
+    """Return the table of candidates; the selected one is bold, and marked if it is the highest or lowest candidate."""
+    lines = ["| method | rank | mean score on validation, %, at each learning rate | selected |", "|---|---:|---|---:|"]
     best = chosen()
     for (method, rank), rates in sorted(means().items(), key=lambda item: (item[0][0], item[0][1] or 0)):
         rate = best[method, rank]
-        told = ", ".join(
+        shown = ", ".join(
             f"**{score:.1%}** at {r:g}" if r == rate else f"{score:.1%} at {r:g}" for r, score in sorted(rates.items())
         ).replace("%", "")
         edge = " (edge)" if rate in (min(rates), max(rates)) else ""
-        lines.append(f"| {method} | {'–' if rank is None else rank} | {told} | {rate:g}{edge} |")
+        lines.append(f"| {method} | {'–' if rank is None else rank} | {shown} | {rate:g}{edge} |")
     return "\n".join(lines)
 
 

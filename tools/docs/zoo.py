@@ -1,4 +1,4 @@
-"""What the committed run of suites/peft_zoo.yaml says of every tuner of peft: one row each, and the counts."""
+"""The tables of ``docs/peft_zoo.md``: the committed run of suites/peft_zoo.yaml, one row for each tuner of peft."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from peftbench.report import format as fmt
 from peftbench.report.collect import collect, read_json
-from peftbench.results import seeds
+from peftbench.results.rows import rows_without_progress
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "reference" / "peft_zoo"
 PACKAGES = ("peft", "transformers", "torch", "bitsandbytes")
@@ -21,7 +21,7 @@ QUANTIZED = ("int8", "nf4")
 
 @cache
 def trials() -> pd.DataFrame:
-    """Return the trials of the tuners, with the column ``tuner``, in the order of its names."""
+    """Return the trials of the tuners, sorted by the added column ``tuner``."""
     found = collect(RESULTS).trials
     tuned = found[found["method"] == "peft"].copy()
     tuned["tuner"] = [json.loads(text)["options"]["peft_type"] for text in tuned["settings_json"]]
@@ -35,14 +35,14 @@ def rows(precision: str) -> dict[str, Mapping[str, Any]]:
 
 
 def counts() -> str:
-    """Return how many tuners ended as what in each precision, and in which versions of the packages."""
+    """Return the counts of statuses in each precision, and the versions of the packages."""
     found = trials()
     lines = []
     for precision in ("fp32", *QUANTIZED):
         mine = found[found["precision"] == precision]
         ended = ", ".join(f"{n} {status}" for status, n in mine["status"].value_counts().items())
-        flat = len(seeds.unlearned(mine))
-        lines.append(f"- {precision}: {len(mine)} tuners, {ended}; of those ok, {flat} did not lower their loss.")
+        flat = len(rows_without_progress(mine))
+        lines.append(f"- {precision}: {len(mine)} tuners, {ended}; {flat} of those ok did not lower their loss.")
     packages = {name: {read_json(text)["packages"][name] for text in found["environment_json"]} for name in PACKAGES}
     versions = ", ".join(f"{name} {' and '.join(sorted(each))}" for name, each in packages.items())
     return "\n".join([*lines, f"- {versions}."])
@@ -67,7 +67,7 @@ def in_fp32() -> str:
 
 
 def quantized() -> str:
-    """Return a table with a row per tuner, a column per kind of quantized base."""
+    """Return a table with a row per tuner and a column per kind of quantized base model."""
     found = [rows(precision) for precision in QUANTIZED]
     lines = [f"| tuner | {' | '.join(QUANTIZED)} |", "|---|---|---|"]
     for tuner in found[0]:

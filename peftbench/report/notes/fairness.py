@@ -21,7 +21,7 @@ from peftbench.records import Base, Evaluation, Status, Training
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_title, read_json
-from peftbench.report.flat import flatten, natural, plain
+from peftbench.report.flat import flat_texts, natural, plain
 
 AXES = ("method", "precision", "rank", "seed", "cell")
 """Settings that the table's rows differ in on purpose; the cells' names say them."""
@@ -116,7 +116,7 @@ def findings(results: Results) -> tuple[str, ...]:
 
 def _rows(results: Results) -> Iterable[_Row]:
     """Yield every trial, with what is known of it."""
-    parsed = cache(lambda text: flatten(read_json(text)))
+    parsed = cache(lambda text: flat_texts(read_json(text)))
     needed = ["status", "seed", "precision", "settings_json", "environment_json", *_INPUTS, *_WORK]
     needed += [f.name for f in dataclasses.fields(EffectiveColumns)]
     columns = [name for name in needed if name in results.trials]

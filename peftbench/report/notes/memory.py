@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from peftbench.models.precision import PRECISIONS
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, read_json
-from peftbench.report.tables.settings import flatten
+from peftbench.report.flat import flat_texts
 
 _MUST_EQUAL = {
     "options.target_modules": "target modules",
@@ -212,4 +212,4 @@ def _pair(qlora: Cell, lora: Cell) -> _Pair | None:
 
 
 def _settings(cell: Cell) -> dict[str, str]:
-    return flatten(read_json(cell.ok["settings_json"].iloc[0]))
+    return flat_texts(read_json(cell.ok["settings_json"].iloc[0]))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.notes import sensitivity
 from peftbench.report.tables import speed
 from peftbench.results.crossed_effects import front, planning
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
@@ -114,4 +115,5 @@ def _power(found: Ranking, cells: Mapping[str, Outcomes]) -> Iterable[str]:
     others = {name: cell for name, cell in tuned.items() if cell is not against}
     noise = planning.noise((against, cell) for cell in others.values())
     if noise is not None:
-        yield planning.sentence(noise, [cell.mean for cell in tuned.values()], len(comparisons))
+        found_by = planning.sensitivity(noise, [cell.mean for cell in tuned.values()], len(comparisons))
+        yield sensitivity.sentence(found_by)

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from typing import Any, get_args, get_type_hints
 
 from peftbench.methods import profiles
-from peftbench.methods.support import BECAUSE
 from peftbench.models import causality
 from peftbench.planner import match
 from peftbench.records import Status, TrialRow
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, precision_order, read_json
-from peftbench.report.notes import data_use, fairness, learning_rate_search, memory
+from peftbench.report.notes import busy, data_use, fairness, learning_rate_search, memory
 from peftbench.report.tables import speed
-from peftbench.results import seeds as results_seeds
+from peftbench.results.busy_machine import busy_trials
+from peftbench.results.rows import rows_without_progress
 
 DEFINED = {
     "trainable_parameters": "trainable parameters",
@@ -167,7 +167,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in results.cells:
         if cell.trouble == Status.UNSUPPORTED.value:
-            why = "; ".join(message.partition(BECAUSE)[2] or message for message in cell.summary.messages)
+            why = "; ".join(cell.summary.reasons)
             groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
         elif cell.trouble:
             groups[(cell.name,)] = [cell]
@@ -183,7 +183,7 @@ def _trouble_notes(results: Results) -> Iterable[str]:
 
 def _learning_note(results: Results) -> Iterable[str]:
     """Name the cells with a trial whose loss did not fall: they ended ok, and learned nothing."""
-    rows = results_seeds.unlearned(results.trials)
+    rows = rows_without_progress(results.trials)
     if len(rows):
         columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
         each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
@@ -217,9 +217,9 @@ def _load_note(results: Results) -> Iterable[str]:
 
     The load average serves only where the system does not tell how long threads waited: it misses many.
     """
-    told = results_seeds.untrusted_times(results.trials)
-    if told:
-        yield told
+    found = busy_trials(results.trials)
+    if found:
+        yield busy.sentence(found)
     unknown = results.trials["train_waiting_seconds"].isna() & results.trials["train_seconds"].notna()
     ok = results.trials[(results.trials["status"] == Status.OK.value) & unknown]
     loaded: list[float] = []

@@ -12,8 +12,10 @@ from typing import Any
 from peftbench.models.precision import PRECISIONS
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, read_json
+from peftbench.report.notes import busy
 from peftbench.report.tables.table import Column, Row, Table, Value
 from peftbench.results import seeds
+from peftbench.results.busy_machine import busy_trials
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Measured:
         """Return the ratio of the tuned model's seconds to the bare base's, from repeats that ran in turns."""
         pairs = zip(self.repeats("tuned", prompts), self.repeats("bare", prompts), strict=False)
         times = [(seconds(tuned), seconds(bare)) for tuned, bare in pairs]
-        found = seeds.paired(math.log(tuned / bare) for tuned, bare in times if tuned > 0 and bare > 0)
+        found = seeds.paired_interval(math.log(tuned / bare) for tuned, bare in times if tuned > 0 and bare > 0)
         if found is None:
             return None
         mean, half = found
@@ -101,8 +103,9 @@ def table(results: Results) -> Table | None:
         *(_mean(cells, *described) for described in _REST),
     ]
     rows = tuple(Row(tuple(fill(one) for _, fill in pairs), one.cell) for one in cells)
-    busy = seeds.untrusted_times(results.trials, "inference")
-    return Table(tuple(column for column, _ in pairs), rows, (*([busy] if busy else []), *_notes(cells)))
+    found = busy_trials(results.trials, "inference")
+    trouble = [busy.sentence(found, "inference")] if found else []
+    return Table(tuple(column for column, _ in pairs), rows, (*trouble, *_notes(cells)))
 
 
 def _name(one: Measured) -> Value:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_of, method_title, read_json
-from peftbench.report.flat import flatten, natural
+from peftbench.report.flat import flat_texts, natural
 from peftbench.report.notes import fairness
 
 
@@ -56,7 +56,7 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
     for cell in results.cells:
         found = per_method.setdefault(cell.method, {})
         for settings in cell.trials["settings_json"].dropna().unique():
-            values = flatten(read_json(settings))
+            values = flat_texts(read_json(settings))
             kept.setdefault(cell.method, []).append(values)
             for name, value in values.items():
                 if name not in fairness.AXES:
@@ -113,7 +113,7 @@ def environment(results: Results) -> Environment:
     seen: dict[str, dict[str, None]] = {}
     texts = results.trials["environment_json"].dropna().unique()
     for text in texts:
-        for name, value in flatten({k: v for k, v in read_json(text).items() if k != "command"}).items():
+        for name, value in flat_texts({k: v for k, v in read_json(text).items() if k != "command"}).items():
             words = fmt.memory(int(value)) if name.endswith("_bytes") and value.isdigit() else value
             told = name if name.startswith("packages.") else name.removesuffix("_bytes").replace("_", " ")
             seen.setdefault(told, {})[words] = None

@@ -12,6 +12,7 @@ from peftbench.measure.nvml import THROTTLED
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.results import seeds
+from peftbench.results.crossed_effects.model import t_quantile
 
 _BATCHES = 10
 """Into how many runs of steps a trial is cut for the interval of its rate: steps beside each other are not independent,
@@ -71,7 +72,7 @@ def rate_half_width(tokens: Sequence[float], seconds: Sequence[float]) -> float 
     sums = [(math.fsum(tokens[a:b]), math.fsum(seconds[a:b])) for a, b in itertools.pairwise(ends)]
     rate = math.fsum(tokens) / math.fsum(seconds)
     error = math.sqrt(math.fsum((t - rate * s) ** 2 for t, s in sums) / (k * (k - 1))) / (math.fsum(seconds) / k)
-    return seeds.t_quantile(k - 1) * error
+    return t_quantile(k - 1) * error
 
 
 def achieved(row: Mapping[str, Any]) -> float | None:
@@ -150,7 +151,7 @@ def _row(cell: Cell, steps: Sequence[Steady]) -> tuple[str, ...]:
     virtual = (cell.rank or 0) if cell.record is not None and cell.record.virtual_tokens else 0
 
     def mean(of: Callable[[Any], float | None], among: Sequence[Any] = rows) -> float | None:
-        found = seeds.spread(of(one) for one in among)
+        found = seeds.spread_of(of(one) for one in among)
         return None if found is None else found.mean
 
     half = _half_width(cell, steps)
@@ -218,7 +219,7 @@ def _single(results: Results, cell: Cell) -> list[Steady]:
 def _difference(one: Cell, other: Cell, halves: Mapping[str, float | None]) -> tuple[float, float] | None:
     """Return how far two rates are apart, and the half width of the interval of that; None where it is not known."""
     a, b = one.summary.spreads[RATE], other.summary.spreads[RATE]
-    welch = seeds.welch(a, b)
+    welch = seeds.welch_interval(a, b)
     if welch is not None:
         return abs(welch[0]), welch[1]
     first, second = halves[one.name], halves[other.name]

@@ -1,11 +1,15 @@
-"""Two results folders, cell by cell: what moved, whether seeds explain it, and what else had changed.
+"""Compare two results folders cell by cell: what changed, whether noise explains it, and what else was different.
 
-Differences are judged at 95 %. Scores of several seeds, where both sides store outcomes of the same examples: by the
-crossed model of seeds and examples (``peftbench.results.crossed_effects``), seeds paired where both sides have the same. All else: by
-the interval of the differences seed by seed where both sides have the same seeds, by Welch's where the seeds are
-others, and for a score of a single seed by its error over examples or the other side's spread over seeds, whichever is
-wider. The untuned base has no seed and no noise. Numbers that do not compare are not compared, and the key that differs
-is named.
+Every difference is judged by a 95 % interval:
+
+- Scores of several seeds, if both sides store the outcomes of the same examples: the crossed random-effects model of
+  seeds and examples (``peftbench.results.crossed_effects``), with seeds paired if both sides have the same ones.
+- All other columns: the t-interval of the differences seed by seed if both sides have the same seeds, else Welch's.
+- A score of a single seed: the wider of two intervals, from its error over examples and from the other side's spread
+  over seeds.
+
+The untuned base model has no seed and no noise: any difference counts. Columns that are not comparable, because the
+protocol or the machine is another one, are not compared, and the column that differs is named.
 """
 
 from __future__ import annotations
@@ -15,10 +19,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from peftbench.results.compare.differences import Cell, Difference, changed_environment, changed_settings, refusals, scored_apart
-from peftbench.results.compare.examples import Stored, crossed
 from peftbench.errors import UserError
-from peftbench.results.seeds import Spread, Summary, choose, lent, over_examples, paired, summarize, untrusted_times, welch
+from peftbench.results.busy_machine import BusyTrials, busy_trials
+from peftbench.results.compare.differences import (
+    Cell,
+    Difference,
+    changed_environment,
+    changed_settings,
+    refusals,
+    scored_apart,
+)
+from peftbench.results.compare.examples import Stored, score_difference
+from peftbench.results.rows import rows_of_grid
+from peftbench.results.seeds import (
+    Spread,
+    Summary,
+    half_width_from_one_side,
+    half_width_over_examples,
+    paired_interval,
+    summarize,
+    welch_interval,
+)
 from peftbench.results.store import read_trials, recorded_grid
 
 if TYPE_CHECKING:
@@ -27,9 +48,9 @@ if TYPE_CHECKING:
 Verdict = Literal["same", "within noise", "beyond noise", "no spread known", "differs"]
 
 MEASURED = ("peak_train_bytes", "tokens_per_second")
-"""Memory and time, which depend on the machine."""
+"""Memory and speed, which depend on the machine."""
 SIZES = ("checkpoint_bytes", "trainable_parameters")
-"""What does not vary between seeds: any difference is one."""
+"""Columns that do not vary between seeds, so that every difference counts."""
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "score": ("protocol",),
     "peak_train_bytes": ("protocol", "device", "memory_kind"),
@@ -37,32 +58,33 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "checkpoint_bytes": (),
     "trainable_parameters": (),
 }
-"""Columns that must be equal on both sides before another is compared."""
+"""For each compared column, the columns that must be equal on both sides."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One column of one cell on both sides; None where that side did not measure it."""
+    """One column of one cell on both sides."""
 
     column: str
     old: Spread | None
+    """None if the old side did not measure it."""
     new: Spread | None
     verdict: Verdict | None
-    """None where a side did not measure it."""
+    """None if one side did not measure it."""
 
     @property
     def difference(self) -> float | None:
-        """New mean less old mean."""
+        """New mean minus old mean."""
         return None if self.old is None or self.new is None else self.new.mean - self.old.mean
 
     @property
     def fell(self) -> bool:
-        """Whether this is a score that fell by more than seeds explain."""
+        """Whether this is a score that fell by more than noise explains."""
         return self.judged and self.verdict in ("beyond noise", "differs") and (self.difference or 0) < 0
 
     @property
     def judged(self) -> bool:
-        """Whether this is a score that both sides have, and it is known what noise would explain."""
+        """Whether this is a score that both sides have and whose noise is known."""
         return self.column.startswith("score_") and self.verdict not in (None, "no spread known")
 
 
@@ -74,7 +96,7 @@ class CellChange:
     new: Summary
     changes: tuple[Change, ...]
     refused: Difference | None = None
-    """The key that forbids to compare its scores; None where they are compared."""
+    """Why its scores are not compared: what differs; None if they are compared."""
 
     @property
     def cell(self) -> str:
@@ -83,15 +105,23 @@ class CellChange:
 
     @property
     def broke(self) -> bool:
-        """Whether a smaller share of its seeds is ok than was."""
+        """Whether a smaller share of its seeds is ok than before."""
         was, now = (side.ok / max(1, sum(side.counts.values())) for side in (self.old, self.new))
         return now < was
 
     @property
     def same(self) -> bool:
-        """Whether everything was compared and nothing has changed."""
+        """Whether everything was compared and nothing changed."""
         alike = self.old.counts == self.new.counts and self.refused is None
         return alike and all(change.verdict == "same" for change in self.changes)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds results of."""
+
+    suites: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,29 +136,29 @@ class Comparison:
     settings: tuple[Difference, ...]
     environment: tuple[Difference, ...]
     refused: Mapping[str, Difference]
-    """Column (``score`` for all scores) that was not compared in any cell, to the key that forbids it."""
-    left_out: tuple[int, int] = (0, 0)
-    """Stored rows, old and new, that are not of the folder's recorded grid."""
-    titles: tuple[str, str] = ("", "")
-    """What old and new are of: suite and base."""
-    busy: tuple[str | None, str | None] = (None, None)
-    """Why the times of old and new are not to be trusted; None where nothing says so."""
+    """Columns that were not compared in any cell (``score`` stands for all scores), each with what differs."""
+    excluded: tuple[int, int] = (0, 0)
+    """Number of stored rows, old and new, that are not part of the folder's recorded grid."""
+    contents: tuple[Contents, Contents] = (Contents(), Contents())
+    """What old and new hold results of."""
+    busy: tuple[BusyTrials | None, BusyTrials | None] = (None, None)
+    """Trials of old and new whose times were measured on a busy machine; None if there are none."""
 
     @property
     def unrelated(self) -> bool:
-        """Whether these are results of different suites or bases that have no cell in common."""
-        return self.titles[0] != self.titles[1] and not self.cells
+        """Whether these are results of different suites or base models without a common cell."""
+        return self.contents[0] != self.contents[1] and not self.cells
 
     @property
     def regressed(self) -> bool:
-        """Whether a score fell beyond noise or fewer of a cell's seeds are ok."""
+        """Whether a score fell by more than noise explains, or a smaller share of a cell's seeds is ok."""
         return any(cell.broke or any(change.fell for change in cell.changes) for cell in self.cells)
 
     @property
     def verdict(self) -> bool | None:
         """False if something regressed, True if scores were judged and none fell, None if no score could be judged.
 
-        The command exits with 0 for True alone.
+        The command exits with 0 only for True.
         """
         if self.regressed:
             return False
@@ -136,15 +166,16 @@ class Comparison:
 
 
 def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
-    """Return what changed from one results folder to another, cells being matched by base and name.
+    """Return what changed from one results folder to another.
 
-    Only rows of a folder's recorded grid count (the latest of each seed where there is no record). A cell that only
-    one folder has is listed, and is no regression: suites grow and shrink, and ``--only`` selects. Each verdict is at
-    95 % on its own, so among many cells that were trained anew with other random numbers some will be "beyond noise" by
-    chance; unchanged code gives the same numbers and the verdict "same".
+    Cells are matched by base model and name. Only rows of a folder's recorded grid count, or the latest row of each
+    seed if no grid was recorded. A cell that only one folder has is listed and is no regression, because suites grow
+    and shrink and ``--only`` selects. Verdicts are not corrected for their number: if many cells were trained again
+    with other random numbers, some will be "beyond noise" by chance. Unchanged code gives the same numbers and the
+    verdict "same".
 
     Raises:
-        UserError: if a folder holds no results, or its own rows do not compare among themselves.
+        UserError: if a folder holds no results, or rows of one folder are not comparable with each other.
     """
     sides = tuple(_Side.read(Path(folder)) for folder in (old_folder, new_folder))
     (old, before), (new, after) = ((side.trials, side.summaries) for side in sides)
@@ -163,9 +194,9 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
         changed_settings(old, new, common),
         changed_environment(old, new),
         refused,
-        (sides[0].left_out, sides[1].left_out),
-        (sides[0].title, sides[1].title),
-        (untrusted_times(old), untrusted_times(new)),
+        (sides[0].excluded, sides[1].excluded),
+        (sides[0].contents, sides[1].contents),
+        (busy_trials(old), busy_trials(new)),
     )
 
 
@@ -175,24 +206,24 @@ class _Side:
 
     trials: pd.DataFrame
     summaries: Mapping[Cell, Summary]
-    left_out: int
+    excluded: int
     stored: Stored
 
     @classmethod
     def read(cls, folder: Path) -> _Side:
         stored, grid = read_trials(folder), recorded_grid(folder)
         try:
-            trials = choose(stored, grid.keys if grid else None)
+            trials = rows_of_grid(stored, grid.keys if grid else None)
             summaries = {(s.base, s.cell): s for s in summarize(trials)}
             return cls(trials, summaries, len(stored) - len(trials), Stored(folder, trials))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
 
     @property
-    def title(self) -> str:
-        """What the rows are of, in words."""
-        suites, bases = (", ".join(map(str, self.trials[name].unique())) for name in ("suite", "base"))
-        return f"suite {suites} on {bases}"
+    def contents(self) -> Contents:
+        """What the rows are results of."""
+        suites, bases = (tuple(map(str, self.trials[name].unique())) for name in ("suite", "base"))
+        return Contents(suites, bases)
 
     def cell(self, key: Cell) -> tuple[Summary, pd.DataFrame]:
         """Return a cell's summary and its ok rows."""
@@ -240,7 +271,7 @@ def _verdict(
         return "same"
     if column in SIZES or (_kind(column) == "score" and not any(values)):
         return "differs"  # without a seed a score is deterministic
-    judged = crossed(column, (old[0].base, old[0].cell), stored, paired=bool(paired_up))
+    judged = score_difference(column, (old[0].base, old[0].cell), stored, paired=bool(paired_up))
     judged = judged or _interval(column, (old[0], new[0]), (values[0], values[1]))
     if judged is None:
         return "no spread known"
@@ -249,7 +280,7 @@ def _verdict(
 
 
 def _by_seed(rows: pd.DataFrame, column: str) -> dict[int, float]:
-    """Return a column's values by seed, without those that are null and without rows that have no seed."""
+    """Return a column's values by seed, without null values and rows without a seed."""
     known = rows[["seed", column]].dropna()
     return {int(seed): float(value) for seed, value in known.itertuples(index=False)}
 
@@ -261,13 +292,14 @@ def _ends(spread: Spread) -> tuple[float, float, float]:
 def _interval(
     column: str, sides: tuple[Summary, Summary], values: tuple[dict[int, float], dict[int, float]]
 ) -> tuple[float, float] | None:
-    """Return the difference and what noise explains of it; None where that is not known."""
+    """Return the difference and the half width of its 95 % interval; None if the noise is unknown."""
     one, other = (side.spreads[column] for side in sides)
     if len(values[0]) > 1 and values[0].keys() == values[1].keys():
-        return paired(values[1][seed] - value for seed, value in values[0].items())
-    judged = welch(one, other)
+        return paired_interval(values[1][seed] - value for seed, value in values[0].items())
+    judged = welch_interval(one, other)
     if judged is None and _kind(column) == "score":
         errors = (side.mean(f"{column}_standard_error") for side in sides)
-        known = [half for half in (over_examples(*errors), lent(one, other)) if half is not None]
+        halves = (half_width_over_examples(*errors), half_width_from_one_side(one, other))
+        known = [half for half in halves if half is not None]
         return (other.mean - one.mean, max(known)) if known else None
     return judged

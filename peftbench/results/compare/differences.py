@@ -1,4 +1,4 @@
-"""What else is not the same in two sets of rows: settings, environment, and the keys that forbid to compare."""
+"""What else differs between two sets of rows: settings, environment, and what makes columns not comparable."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftbench.methods import METHODS
-from peftbench.results.seeds import SAME_IN_CELL, flatten, settings_of
+from peftbench.results.seeds import SAME_IN_CELL
+from peftbench.results.settings import flatten, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Cell = tuple[str, str]
-"""Base and name."""
+"""Base model and name."""
 _SPLIT = "evaluation.split"
 """The setting that says which examples of the data are scored."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting, or a piece of the environment, that is not the same on both sides."""
+    """A setting, or a part of the environment, that is not the same on both sides."""
 
     name: str
     old: str
     new: str
     cells: tuple[str, ...]
-    """The cells in which it differs; empty for all that both folders have."""
+    """The cells in which it differs; empty if it differs in every cell that both folders have."""
 
 
 def refusals(old: pd.DataFrame, new: pd.DataFrame, every: Mapping[str, tuple[str, ...]]) -> dict[str, Difference]:
-    """Return the columns that do not compare, each with the first of the keys it needs that is not the same."""
+    """Return the columns that are not comparable, each with the first of the columns it needs that differs.
+
+    Args:
+        old: rows of the old side.
+        new: rows of the new side.
+        every: for each column, those that must be equal on both sides.
+    """
     refused = {}
     for column, needs in every.items():
         for key in needs:
@@ -43,7 +50,7 @@ def refusals(old: pd.DataFrame, new: pd.DataFrame, every: Mapping[str, tuple[str
 
 
 def scored_apart(old: pd.DataFrame, new: pd.DataFrame) -> Difference | None:
-    """Return why the scores of a cell do not compare: another base, other data or another split; None where they do."""
+    """Return why the scores of a cell are not comparable: other base model, data or split; None if they are."""
     found = refusals(old, new, {"score": SAME_IN_CELL}).get("score")
     if found is not None:
         return found
@@ -54,7 +61,7 @@ def scored_apart(old: pd.DataFrame, new: pd.DataFrame) -> Difference | None:
 
 
 def changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> tuple[Difference, ...]:
-    """Return the settings that differ between cells of the same name, each difference once with its cells."""
+    """Return the settings that differ between cells of the same name, each difference once, with its cells."""
     found: dict[tuple[str, str, str], list[str]] = {}
     sides = [_settings(side) for side in (old, new)]
     for key in common:
@@ -69,7 +76,7 @@ def changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -
 
 
 def _shown(name: str, settings: Mapping[str, Any]) -> str:
-    """Return a setting's value as text; an option that follows from something else as its method shows it."""
+    """Return a setting's value as text; if the value null stands for another one, what it stands for."""
     if name not in settings:
         return "(absent)"
     method, option = METHODS.get(str(settings.get("method"))), name.removeprefix("options.")
@@ -81,7 +88,7 @@ def _shown(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def _settings(trials: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
-    """Return the settings of each cell, and the hashes of its inputs where a row got so far as to know them."""
+    """Return the settings of each cell, and the hashes of its inputs if a row has them."""
     known = trials[["base", "cell", "settings_json", *SAME_IN_CELL]].astype(object)
     found: dict[Cell, dict[str, Any]] = {}
     for base, cell, text, *hashes in known.itertuples(index=False):
@@ -91,7 +98,7 @@ def _settings(trials: pd.DataFrame) -> dict[Cell, dict[str, Any]]:
 
 
 def changed_environment(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Difference, ...]:
-    """Return the pieces of the environment that differ, with all values that each side has."""
+    """Return the parts of the environment that differ, with all values that each side has."""
     sides = [_environment(side) for side in (old, new)]
     found = []
     for name in sorted(sides[0].keys() | sides[1].keys()):
@@ -102,7 +109,7 @@ def changed_environment(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Differenc
 
 
 def _environment(trials: pd.DataFrame) -> dict[str, str]:
-    """Return each piece of the rows' environments with all values it has, written out."""
+    """Return each part of the rows' environments with all its values, as text."""
     values: dict[str, list[Any]] = {}
     for text in trials["environment_json"].unique():
         for name, value in flatten(json.loads(text)).items():

@@ -1,4 +1,4 @@
-"""A score's difference between two folders for new seeds and new examples, where both store every example's outcome."""
+"""Score differences between two folders for new seeds and new examples, if both store every example's outcome."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stored:
-    """The outcomes of one folder; nothing is read before they are asked for."""
+    """The outcomes of one folder, read when they are first needed."""
 
     folder: Path
     trials: pd.DataFrame
     """The rows that are compared."""
 
     def outcomes(self, task: str) -> Mapping[Cell, Outcomes]:
-        """Return the outcomes of each cell on a task, without cells that have none or not all stored."""
+        """Return the outcomes of each cell on a task, without cells whose outcomes are not all stored."""
         from peftbench.results.crossed_effects.outcomes import by_cell
 
         if task not in self._found:
@@ -42,15 +42,17 @@ class Stored:
         return {}
 
 
-def crossed(column: str, cell: Cell, stored: tuple[Stored, Stored], *, paired: bool) -> tuple[float, float] | None:
-    """Return the difference of a cell's score, new less old, and the half width of its 95 % interval.
+def score_difference(
+    column: str, cell: Cell, stored: tuple[Stored, Stored], *, paired: bool
+) -> tuple[float, float] | None:
+    """Return the difference of a cell's score, new minus old, and the half width of its 95 % interval.
 
-    None for what is no score, where a side has a single seed or no outcomes stored, or where examples differ.
+    None if the column is no score, a side has a single seed or no stored outcomes, or the examples differ.
 
     Args:
-        column: of the rows, ``score_{task}`` for a score.
-        cell: base and name.
-        stored: old and new.
+        column: column of the rows, ``score_{task}`` for a score.
+        cell: base model and name.
+        stored: old and new side.
         paired: whether both sides have the same seeds.
     """
     from peftbench.results.crossed_effects.model import difference

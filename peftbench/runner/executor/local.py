@@ -147,7 +147,8 @@ def failure(job: Job, status: Status, phase: str, message: str) -> Result:
     """Return the row of a trial that could not write its own."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     told = rows.told(job, message, status is Status.ERROR)
-    return Result(TrialRow(**rows.describe(job), status=status, phase=phase, message=told, finished_at=now))
+    reasons = vars(rows.reasons(job, status, message))
+    return Result(TrialRow(**rows.describe(job), **reasons, status=status, phase=phase, message=told, finished_at=now))
 
 
 def _death(one: _Running) -> Result:

@@ -1,0 +1,270 @@
+"""The commands as Python functions: load and run a suite, read, compare and report its results.
+
+``peftbench`` forwards to these functions, so that ``import peftbench`` stays fast. What is not in its ``__all__`` is
+internal. Example::
+
+    import peftbench
+
+    run = peftbench.run_suite("quickstart", only={"method": ["base", "lora"]}, seeds=1)
+    trials = peftbench.read_results(run.folder).trials
+    trials[["cell", "status", "score_compute", "peak_train_bytes"]]
+    peftbench.write_report(run.folder, "quickstart.html")
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.commands.run import RunOptions, RunSummary
+from peftbench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from peftbench.results.compare import Comparison
+    from peftbench.results.store import Tables
+    from peftbench.suite import Suite
+
+Only = Mapping[str, Any] | Iterable[str]
+"""``{"method": ["lora", "full"], "rank": 8}``, or the texts that ``--only`` takes."""
+Overrides = Mapping[str, Any] | Iterable[str]
+"""``{"train.steps": 20}``, or the texts that ``--set`` takes."""
+
+
+def load_suite(
+    name: str | os.PathLike[str],
+    *,
+    overrides: Overrides = (),
+    only: Only = (),
+    seeds: int | Sequence[int] | None = None,
+    smoke: bool = False,
+) -> Suite:
+    """Return a suite, validated, without running it.
+
+    Args:
+        name: a YAML file, or the name of a suite that comes with peftbench (``peftbench list suites``).
+        overrides: settings in place of the suite's: ``{"train.steps": 20, "base": "./my-model"}``.
+        only: the trials to select by method, precision, rank or seed: ``{"method": ["lora", "full"]}``. Values of
+            one field are alternatives; different fields must all match.
+        seeds: how many seeds (3 for 0, 1, 2), or which, in place of the suite's.
+        smoke: whether to run every cell for two steps on the built-in base model and data instead of the suite's own.
+
+    Raises:
+        UserError: if the suite or an argument is wrong. Every problem is a line that says where, what was given and
+            what is allowed.
+    """
+    from peftbench import suite
+
+    chosen = None if seeds is None else _seeds(seeds)
+    return suite.load(name, overrides=_overrides(overrides), only=_only(only), seeds=chosen, smoke=smoke)
+
+
+def run_suite(
+    suite: str | os.PathLike[str] | Suite,
+    results: str | os.PathLike[str] | None = None,
+    *,
+    overrides: Overrides = (),
+    only: Only = (),
+    seeds: int | Sequence[int] | None = None,
+    smoke: bool = False,
+    fresh: bool = False,
+    keep_adapters: bool = False,
+    budget: int | str | None = None,
+    reserve: int | str | None = None,
+    verbose: bool = False,
+) -> RunSummary:
+    """Run a suite's trials, each in a process of its own, and store their results.
+
+    Finished trials are not run again, so the same call continues an interrupted run. A trial that fails does not raise:
+    it is a row of the results with its status and message.
+
+    Args:
+        suite: a suite from ``load_suite``, or what names one there.
+        results: the results folder; by default ``results/NAME`` in the current folder.
+        overrides: as for ``load_suite``, like ``only``, ``seeds`` and ``smoke``; not with a loaded suite, which has its
+            own.
+        only: the trials to select.
+        seeds: how many seeds, or which.
+        smoke: whether to run in smoke mode.
+        fresh: whether to run finished trials again and replace their rows.
+        keep_adapters: whether to save each tuned adapter, in ``adapters/`` of the results folder.
+        budget: memory in bytes, a text like ``"16GiB"``, or ``"device"``: trials that are predicted to need more are
+            skipped.
+        reserve: the part of the budget for non-tensor memory, in bytes or as text; by default an estimate.
+        verbose: whether to print progress to standard error, as ``peftbench run`` does.
+
+    Returns:
+        The results folder, how many trials ended with which status, and whether any failed.
+
+    Raises:
+        UserError: if the suite or an argument is wrong, a base model or data is missing, or the results folder is not
+            usable.
+    """
+    from peftbench.commands import run
+    from peftbench.suite import Suite
+
+    if not isinstance(suite, Suite):
+        suite = load_suite(suite, overrides=overrides, only=only, seeds=seeds, smoke=smoke)
+    elif overrides or only or seeds is not None or smoke:
+        raise UserError("run_suite: overrides, only, seeds and smoke belong to load_suite; the suite is loaded already")
+    how = RunOptions(
+        results=None if results is None else Path(results),
+        fresh=fresh,
+        keep_adapters=keep_adapters,
+        budget=_size(budget),
+        reserve=_size(reserve),
+    )
+    with _main_module_hidden():
+        return run.run(suite, how, sys.stderr if verbose else io.StringIO())
+
+
+def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> Tables:
+    """Return the rows of a results folder as DataFrames.
+
+    Args:
+        folder: a results folder.
+        all_rows: whether to return every stored row. By default the rows of the suite, settings and selection that the
+            folder's last runs were about, which are those that a report shows.
+
+    Returns:
+        A record of three DataFrames: ``trials`` (one row per trial), ``steps`` (one per optimizer step) and
+        ``examples`` (one per scored example). Their column ``key`` names the trial.
+
+    Raises:
+        UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
+    """
+    from peftbench.results import store
+
+    tables = store.read(Path(folder))
+    grid = None if all_rows else store.recorded_grid(Path(folder))
+    if grid is None:
+        return tables
+    frames = (tables.trials, tables.steps, tables.examples)
+    return replace(
+        tables,
+        **{
+            name: frame[frame["key"].isin(grid.keys)].reset_index(drop=True)
+            for name, frame in zip(("trials", "steps", "examples"), frames, strict=True)
+        },
+    )
+
+
+def compare_results(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Comparison:
+    """Return what changed between two results folders.
+
+    Args:
+        old: the results folder to compare with.
+        new: the results folder to judge.
+
+    Returns:
+        The comparison; ``verdict`` is True if scores were compared and none fell, False if one fell or fewer seeds of a
+        cell ended ok, and None if nothing could be compared.
+
+    Raises:
+        UserError: if a folder does not exist or holds no results, or a file in it cannot be read.
+    """
+    from peftbench.results import compare
+
+    return compare.compare(Path(old), Path(new))
+
+
+def write_report(
+    folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, format: str = "html"
+) -> Path:
+    """Write the report of a results folder and return the file's path.
+
+    Args:
+        folder: a results folder.
+        output: the file to write; by default ``reports/NAME.html`` in the current folder.
+        format: ``html`` for the page, ``text``, ``md``, ``csv`` or ``tex`` for the table, ``ranks`` for tables of rank
+            by precision in Markdown. All but the page need ``output``.
+
+    Raises:
+        UserError: if the folder holds no results, its rows cannot stand in one table, the format is unknown, or the
+            file cannot be written.
+    """
+    from peftbench import report
+    from peftbench.commands.results import default_page
+
+    if format not in ("html", *report.FORMATS):
+        raise UserError(f"write_report: {unknown('format', format, ('html', *report.FORMATS))}")
+    if output is None and format != "html":
+        raise UserError(f"write_report: format={format!r} needs output, the file to write")
+    target = default_page(Path(folder)) if output is None else Path(output)
+    return report.publish(Path(folder), target, format)[0]
+
+
+def _overrides(given: Overrides) -> tuple[str, ...]:
+    """Return overrides as ``--set`` takes them."""
+    if isinstance(given, Mapping):
+        return tuple(f"{key}={_yaml(value)}" for key, value in given.items())
+    return _texts("overrides", given)
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML in one line; text is quoted only if it would be read as something else."""
+    from peftbench.suite.yaml_lines import parse
+
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        try:
+            if parse(value, "")[0] == value:
+                return value
+        except UserError:
+            pass
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know as one that it does: paths as text, sequences as lists."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else list(value)
+
+
+def _only(given: Only) -> tuple[str, ...]:
+    """Return a selection as ``--only`` takes it."""
+    if not isinstance(given, Mapping):
+        return _texts("only", given)
+    found = []
+    for field, values in given.items():
+        each = [values] if isinstance(values, str) or not isinstance(values, Iterable) else values
+        found.append(f"{field}={','.join('none' if value is None else str(value) for value in each)}")
+    return tuple(found)
+
+
+def _texts(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise UserError(f"{name}: given the text {given!r}; allowed: a mapping, or a list of such texts")
+    return tuple(given)
+
+
+def _seeds(given: int | Sequence[int]) -> str:
+    """Return seeds as ``--seeds`` takes them: a number of seeds, or a list with a comma at its end."""
+    return str(given) if isinstance(given, int) else "".join(f"{seed}," for seed in given)
+
+
+def _size(given: int | str | None) -> str | None:
+    return f"{given}B" if isinstance(given, int) else given
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Keep multiprocessing from running the caller's script again in every child process.
+
+    It does so to find functions that the script defines. The children here need none of them, and a script without an
+    ``if __name__ == "__main__"`` would start the whole run again in each.
+    """
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    main.__spec__ = None
+    main.__file__ = None
+    try:
+        yield
+    finally:
+        main.__spec__, main.__file__ = spec, file

@@ -1,0 +1,48 @@
+"""The settings of stored rows, as one level of dotted names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peftbench.methods import late_defaults
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level with dotted names.
+
+    A record in a list is called by its ``name``, which is then no setting of its own, or by its position if it has no
+    name. A list without records is a value. An empty mapping has no settings and disappears.
+
+    ``{"train": {"steps": 30}, "tasks": [{"name": "judge", "limit": 9}]}`` becomes
+    ``{"train.steps": 30, "tasks.judge.limit": 9}``.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = dict(_by_name(value))
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _by_name(records: list[Any]) -> Iterator[tuple[str, Any]]:
+    for place, item in enumerate(records):
+        if isinstance(item, Mapping) and "name" in item:
+            yield str(item["name"]), {key: value for key, value in item.items() if key != "name"}
+        else:
+            yield str(place), item
+
+
+def settings_of(row_json: str) -> dict[str, Any]:
+    """Return a row's settings, flattened, without the seed.
+
+    Options that a method has got since the row was stored have the default, which is what the row was run with.
+
+    Args:
+        row_json: ``settings_json`` of the row.
+    """
+    nested = json.loads(row_json)
+    late = late_defaults(str(nested.get("method")))
+    nested |= {"options": late | nested["options"]} if late and "options" in nested else {}
+    return {name: value for name, value in flatten(nested).items() if name.rpartition(".")[2] != "seed"}

@@ -1,0 +1,64 @@
+"""Columns that stored rows are older than, read out of their names and messages.
+
+Rows written since have these facts as data (``records.columns.reasons``). This is the only place that parses them from
+text, by how cells were named and messages were written when those rows were stored; it must not follow later changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BECAUSE = ", because "
+"""In the message of a cell that cannot exist, between the cell and the reason."""
+_LOG = "; log: "
+"""In the message of an error, before its log file."""
+_Parser = Callable[[Mapping[str, Any]], str | None]
+_PARSED = ["cell", "method", "precision", "rank", "learning_rate", "status", "message"]
+
+
+def complete(trials: pd.DataFrame, searched: bool) -> pd.DataFrame:
+    """Return the trials with the columns filled that older rows lack.
+
+    Args:
+        trials: rows with every column of ``records.TrialRow``.
+        searched: whether they are the candidates of a learning-rate search.
+    """
+    _fill(trials, "named_settings", trials["named_settings"].isna(), _named_settings)
+    if searched:
+        _fill(trials, "candidate_of", trials["candidate_of"].isna(), _candidate_of)
+    lacking = trials["reason"].isna() & trials["message"].notna()
+    _fill(trials, "log_file", lacking, _log_file)
+    _fill(trials, "reason", lacking, _reason)
+    return trials
+
+
+def _fill(trials: pd.DataFrame, column: str, rows: pd.Series, value_of: _Parser) -> None:
+    """Set a column in some rows to what a function makes of them."""
+    if rows.any():
+        trials.loc[rows, column] = [value_of(row) for row in trials.loc[rows, _PARSED].to_dict("records")]
+
+
+def _named_settings(row: Mapping[str, Any]) -> str:
+    dropped = {row["method"], row["precision"], f"r={row['rank']}"}
+    return " ".join(word for word in row["cell"].split() if word not in dropped)
+
+
+def _candidate_of(row: Mapping[str, Any]) -> str:
+    """Return the candidate's name without its learning rate, the last one that it states."""
+    head, _, tail = row["cell"].rpartition(f"lr={repr(row['learning_rate']).removesuffix('.0')} ")
+    return f"{head}{tail}"
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    message: str = row["message"]
+    if row["status"] == "unsupported":
+        return message.partition(_BECAUSE)[2] or message
+    return message.partition(_LOG)[0]
+
+
+def _log_file(row: Mapping[str, Any]) -> str | None:
+    return row["message"].partition(_LOG)[2] or None

@@ -1,0 +1,191 @@
+"""What each key of a suite file means, in a sentence or two: the texts of ``docs/suite.md``.
+
+The types, limits and defaults of the same keys are in ``schema``; a test holds the two together. The meanings stand
+apart because a pydantic ``Field(description=...)`` is what error messages print as the allowed values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """The documentation of one key."""
+
+    text: str
+    default: str | None = None
+    """How the default is written where null stands for something else; None to print the schema's default."""
+
+
+SUITE: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "name": Meaning("name of the results folder", "the file's name"),
+        "description": Meaning("one line, printed by `peftbench list suites`"),
+        "base": Meaning("base model: the built-in `nano`, a local folder or a hub id; or a mapping, see below"),
+        "device": Meaning("where to run; `auto` takes a GPU if torch can use one"),
+        "threads": Meaning("CPU threads of each trial", "cores / workers"),
+        "workers": Meaning("trials that run at the same time; times are reliable with 1 only"),
+        "seeds": Meaning("how many seeds (3 stands for 0, 1, 2), or a list of the seeds themselves"),
+        "precision": Meaning(
+            "a value or a list, for methods whose block gives none: [precisions](methods.md#precisions)", "the method's"
+        ),
+        "rank": Meaning("a value or a list, for methods that have a rank and whose block gives none", "the method's"),
+        "tasks": Meaning("a list of built-in tasks, or a mapping of names to tasks, see below"),
+        "methods": Meaning(
+            "a list of methods, or a mapping of methods to their settings, see below; a list of blocks under one "
+            "method is several grids"
+        ),
+        "train": Meaning("training settings, the same for every method, see below"),
+        "evaluate": Meaning("how to score, see below"),
+        "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
+        "timeout_seconds": Meaning("wall time after which a trial is stopped"),
+        "audit": Meaning(
+            "`strict`: `run` and `report` end with exit code 1 if rows differ in something that is neither an axis of "
+            "the grid nor a method's own setting"
+        ),
+        "profile": Meaning(
+            "where settings come from that the suite does not give: `paper`, each method's published ones; `shared`, "
+            "one set for all methods and no method's own recipe",
+            "each method's own recipe",
+        ),
+        "match": Meaning(
+            "`{trainable_parameters: 100000}`, or `{trainable_parameters: {method: lora, rank: 8}}`: chooses the rank "
+            "of every method whose block gives none, so that all train about as many parameters"
+        ),
+    }
+)
+
+BASE: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "source": Meaning("built-in name, local folder or hub id; `base: X` is short for `base: {source: X}`"),
+        "revision": Meaning("branch, tag or commit of a hub id"),
+        "trust_remote_code": Meaning("whether code that comes with the weights may run"),
+        "shape": Meaning(
+            "instead of `source`: a known model's config, or a folder with a `config.json`, whose weights are drawn at "
+            "random, to measure speed and memory"
+        ),
+        "weights": Meaning("`random` is the only value, and optional with `shape`"),
+    }
+)
+
+TASK: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "template": Meaning(
+            "ready `kind`, `prompt`, `target` and more for known data: `alpaca`, `classification`, `dolly`, `e2e`, "
+            "`gsm8k`, `sst2`, `text` or `trec`; `peftbench list tasks` prints which fields each reads. Keys of the "
+            "block override it"
+        ),
+        "kind": Meaning(
+            "`choice` ranks answers by likelihood, `exact_match` and `generation` decode an answer, "
+            "`language_modelling` scores plain text",
+            "required, or the template's",
+        ),
+        "train": Meaning(
+            "file of the train split: CSV, TSV, JSON, JSONL, Parquet or text. A relative path starts at "
+            "the suite's folder"
+        ),
+        "validation": Meaning("file of the validation split"),
+        "test": Meaning("file of the test split"),
+        "dataset": Meaning("Hugging Face dataset: a hub id, or a folder like `./data`"),
+        "config": Meaning("configuration of the dataset"),
+        "revision": Meaning("branch, tag or commit of the dataset"),
+        "splits": Meaning(
+            "which of the dataset's splits to use: `{train: train, test: validation}`. A file given for the same split "
+            "takes precedence"
+        ),
+        "columns": Meaning("column names, for files without a header line"),
+        "prompt": Meaning("Jinja template of the prompt over an example's fields", "required, or the template's"),
+        "target": Meaning("Jinja template of the right answer", "required, or the template's"),
+        "choices": Meaning("the answers to rank, for `choice`", "the words of `labels`"),
+        "labels": Meaning('maps what `target` renders to the word for it: `{"0": negative, "1": positive}`'),
+        "several_references": Meaning("merge scored examples with the same prompt into one with several references"),
+        "validation_fraction": Meaning(
+            "share of the training examples to split off (seeded) if there is no validation split"
+        ),
+        "test_fraction": Meaning("the same for the test split"),
+        "split_seed": Meaning("seed of these two splits"),
+        "separator": Meaning(
+            "for `language_modelling`: the text between two documents; each document is then one chunk",
+            "blank lines, and short paragraphs are joined",
+        ),
+        "chunk_characters": Meaning("for `language_modelling`: longest chunk in characters", "500"),
+        "chat": Meaning(
+            "apply the chat template of the base model's tokenizer, with the prompt as the user's message and the "
+            "answer as the assistant's, in training and evaluation; for instruct models"
+        ),
+        "system": Meaning("system message of the chat template"),
+        "max_new_tokens": Meaning("longest decoded answer", "32; a built-in task and a template have their own"),
+        "limit": Meaning("score only the first so many examples", "all"),
+        "answer_pattern": Meaning(
+            "how `exact_match` extracts the answer from prediction and target: a regular expression with one group, "
+            "`gsm8k` (the number after `####`, else the last number) or `number`. Output without an answer counts as a "
+            "format failure, separately from wrong answers",
+            "the whole text",
+        ),
+        "stop": Meaning("texts at which a decoded answer ends", "a line feed"),
+        "num_fewshot": Meaning("solved examples before each prompt, drawn from the train split with a fixed seed", "0"),
+        "metric": Meaning(
+            "headline metric: `accuracy` or `accuracy_norm` (per byte) for `choice`; for a task of lm-eval any metric "
+            "with an outcome per example",
+            "the first of the kind",
+        ),
+        "lm_eval": Meaning(
+            "a task of [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness), instead of a definition here: "
+            "`true` for the task of the same name, another name, or a YAML file. It is scored and not trained on"
+        ),
+    }
+)
+
+EVALUATE: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "batch_size": Meaning(
+            "most prompts per forward pass. `auto` starts large and halves when a GPU runs out of memory (the "
+            "evaluation peak is then that of the batch that fits); on the CPU it means 8,192 tokens. Scores do not "
+            "depend on it"
+        ),
+        "max_length": Meaning("longest prompt plus answer, in tokens", "the longest `sequence_length`"),
+        "split": Meaning("which split is scored"),
+        "test_seed": Meaning("which of the disjoint test sets of the built-in tasks, 0 to 3"),
+        "inference": Meaning(
+            "measure the inference cost of the tuned model in the first trial of each cell; changes no other number"
+        ),
+        "retention": Meaning(
+            "general text on which each trial measures the loss before and after training, see below; `false` for "
+            "none. Changes no other number",
+            "for `nano` its own text, else none",
+        ),
+    }
+)
+
+RETENTION: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "file": Meaning("plain text, or records as CSV, TSV, JSON, JSONL or Parquet; either this or `dataset`"),
+        "dataset": Meaning("Hugging Face dataset: a hub id, or a local folder"),
+        "config": Meaning("configuration of the dataset"),
+        "revision": Meaning("branch, tag or commit of the dataset"),
+        "split": Meaning("split of the dataset"),
+        "field": Meaning("for records: the field with the text"),
+        "separator": Meaning("for plain text: what separates two texts", "an empty line"),
+        "limit": Meaning("use only the first so many texts; null for all"),
+    }
+)
+
+SEARCH: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "seeds": Meaning("trials of each candidate; their seeds are not used by the grid"),
+        "share": Meaning("share of the grid's steps, epochs, tokens or seconds that a candidate trains for"),
+    }
+)
+
+MATCH: Mapping[str, Meaning] = MappingProxyType(
+    {"trainable_parameters": Meaning("a number of parameters, or a mapping of `method` and `rank` that gives it")}
+)
+
+MEASURE: Mapping[str, Meaning] = MappingProxyType(
+    {"method": Meaning("method whose number of trainable parameters is the target"), "rank": Meaning("its rank")}
+)
+
+DATA = Meaning("mapping of the tasks to train on to their weights", "every task with a train split")
+"""``train.data``, which is no training setting: it cannot stand in a method's block."""

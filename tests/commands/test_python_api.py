@@ -1,0 +1,157 @@
+"""The public Python functions, used as a notebook would, and what they do with wrong arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftbench
+from peftbench import suite
+from peftbench.commands import python_api
+from peftbench.results.store import record_grid
+from tests.support.store_checks import fill
+
+ROOT = Path(__file__).parents[2]
+SUITE = """\
+base: nano
+tasks: {judge: {limit: 4}}
+methods: {base: , full: , lora: }
+seeds: 3
+threads: 1
+train: {steps: 2, batch_size: 2, sequence_length: 64, untimed_steps: 0}
+evaluate: {inference: false, retention: false}
+"""
+# no `if __name__ == "__main__"`: children must not run it again
+NOTEBOOK = """\
+import json
+
+import peftbench
+
+small = {"methods": ["base", "lora"], "train.steps": 1}
+suite = peftbench.load_suite("mine.yaml", overrides=small, only={"method": "lora"}, seeds=[5])
+run = peftbench.run_suite(suite, "results/first")
+again = peftbench.run_suite("mine.yaml", "results/first", overrides=small, only={"method": "lora"}, seeds=[5, 6])
+
+results = peftbench.read_results(run.folder)
+assert list(results.trials["cell"]) == ["lora r=8 fp32"] * 2, results.trials["message"].tolist()
+assert set(results.steps["key"]) == set(results.examples["key"]) == set(results.trials["key"])
+comparison = peftbench.compare_results("results/first", run.folder)
+page = peftbench.write_report(run.folder)
+try:
+    peftbench.read_results("results/frist")
+except peftbench.UserError as error:
+    refused = str(error)
+
+print(json.dumps([suite.name, dict(run.statuses), dict(again.statuses), again.failed, comparison.verdict, str(page)]))
+print(refused)
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A working folder with a suite."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(SUITE)
+    return tmp_path
+
+
+def test_a_notebook_loads_runs_reads_compares_and_reports(place):
+    (place / "notebook.py").write_text(NOTEBOOK)
+    done = subprocess.run(
+        [sys.executable, "notebook.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), "nothing is printed unless it is asked for"
+    summary, refused = done.stdout.splitlines()
+    assert json.loads(summary) == ["mine", {"ok": 1}, {"ok": 2}, False, True, "reports/first.html"]
+    assert (place / "reports" / "first.html").read_text().startswith("<!doctype html>")
+    assert "no such folder: results/frist; did you mean 'results/first'?" in refused
+
+
+def test_the_public_names_are_documented_and_load_when_first_used():
+    for name in peftbench.__all__:
+        assert getattr(peftbench, name).__doc__
+        assert name in (peftbench.__doc__ or "")
+        assert name in dir(peftbench)
+    assert peftbench.load_suite is python_api.load_suite
+    with pytest.raises(AttributeError, match="no attribute 'load_siute'"):
+        peftbench.load_siute  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("overrides", "texts"),
+    [
+        ({"train.steps": 20}, ("train.steps=20",)),
+        ({"base": Path("models") / "tiny"}, ("base=models/tiny",)),
+        ({"methods.lora.rank": (2, 4)}, ("methods.lora.rank=[2, 4]",)),
+        ({"methods": {"lora": {"rank": 2}}}, ('methods={"lora": {"rank": 2}}',)),
+        ({"train.learning_rate": 1e-5}, ("train.learning_rate=1e-05",)),
+        ({"description": "true"}, ('description="true"',)),
+        ({"description": "a: b"}, ('description="a: b"',)),
+        ({"match": None, "audit": "strict"}, ("match=null", "audit=strict")),
+        (["train.steps=20"], ("train.steps=20",)),
+    ],
+)
+def test_overrides_are_recorded_as_the_command_line_takes_them(place, overrides, texts):
+    found = peftbench.load_suite("mine.yaml", overrides=overrides)
+    assert found.options.overrides == texts
+    assert found == suite.load("mine.yaml", overrides=texts)
+
+
+def test_a_selection_and_seeds_are_those_of_the_command_line(place):
+    found = peftbench.load_suite("mine.yaml", only={"method": ["base", "lora"], "rank": [8, None]}, seeds=[5])
+    assert found == suite.load("mine.yaml", only=["method=base,lora", "rank=8,none"], seeds="5,")
+    assert peftbench.load_suite("mine.yaml", seeds=5).seeds == (0, 1, 2, 3, 4)
+    assert {trial.method for trial in suite.expand(found, "cpu")} == {"base", "lora"}
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        (lambda: peftbench.load_suite("nosuch"), "suite 'nosuch': no such file"),
+        (lambda: peftbench.load_suite("mine.yaml", overrides={"train.stesp": 3}), "did you mean 'steps'?"),
+        (lambda: peftbench.load_suite("mine.yaml", only={"method": "lorra"}, seeds=()), "--seeds: given ''"),
+        (lambda: peftbench.load_suite("mine.yaml", only="method=lora"), "only: given the text 'method=lora'"),
+        (lambda: peftbench.run_suite("mine.yaml", only={"method": "lorra"}), "did you mean 'lora'?"),
+        (lambda: peftbench.run_suite("mine.yaml", reserve=100), "--reserve: sets aside a part of the budget"),
+        (lambda: peftbench.run_suite("mine.yaml", budget="16 giga"), "allowed: a size like 16GiB"),
+        (lambda: peftbench.run_suite(peftbench.load_suite("mine.yaml"), seeds=1), "the suite is loaded already"),
+        (lambda: peftbench.read_results("nosuch"), "no such folder: nosuch"),
+        (lambda: peftbench.compare_results("nosuch", "nosuch"), "no such folder: nosuch"),
+        (lambda: peftbench.write_report("nosuch"), "no such folder: nosuch"),
+        (lambda: peftbench.write_report("nosuch", "page.pdf", format="pdf"), "unknown format 'pdf'"),
+        (lambda: peftbench.write_report("nosuch", format="csv"), "format='csv' needs output"),
+    ],
+)
+def test_a_wrong_argument_is_a_user_error_that_says_what_is_allowed(place, call, part):
+    with pytest.raises(peftbench.UserError) as error:
+        call()
+    assert part in str(error.value)
+    assert not (place / "results").exists()
+
+
+def test_only_the_rows_of_the_recorded_grid_are_read_unless_all_are_asked_for(place):
+    folder = place / "results"
+    fill(folder, 3)
+    keys = sorted(peftbench.read_results(folder).trials["key"])
+    assert len(keys) == 3, "no grid is recorded: every row counts"
+    record_grid(folder, keys[:1], "peftbench run mine.yaml")
+    found = peftbench.read_results(folder)
+    assert [set(frame["key"]) for frame in (found.trials, found.steps, found.examples)] == [{keys[0]}] * 3
+    assert sorted(peftbench.read_results(folder, all_rows=True).trials["key"]) == keys
+
+
+def test_the_callers_main_module_is_as_it_was_after_a_run():
+    main = sys.modules["__main__"]
+    before = (main.__spec__, getattr(main, "__file__", None))
+    with python_api._main_module_hidden():
+        assert (main.__spec__, main.__file__) == (None, None)
+    assert (main.__spec__, main.__file__) == before
