@@ -1,4 +1,4 @@
-"""Measuring the tuned model in use: right, without a trace, the same work for every method; and its table."""
+"""Measuring the cost of inference: correct, without side effects, the same work for every method; and its table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.generation_subject import subject, texts
 from tests.support.results_factory import make_result, store
 
 MERGING = {"fp32": 1e-3, "bf16": 0.5, "int8": 1.0, "nf4": 5.0}
-"""Most by which merging may move a logit of the tests' base (deviation 1.6): rounding to the storage, nf4 anew."""
+"""Largest change of a logit by merging on the tests' base model (standard deviation 1.6), due to rounding."""
 
 
 def raw_of(columns):
@@ -37,7 +37,7 @@ def raw_of(columns):
 
 
 def state(model):
-    """Everything of a model that a measurement must leave: modules, flags, hooks, tensors, gradients, logits."""
+    """Everything of a model that a measurement must not change: modules, flags, hooks, tensors, gradients, logits."""
     torch.manual_seed(5)
     modules = [
         (name, type(m).__name__, m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(vars(m)))
@@ -94,7 +94,7 @@ def test_measuring_does_not_change_the_model_or_a_later_save(name, precision, ti
 
 
 def test_measuring_on_the_cpu_loads_nothing_onto_a_gpu(tiny, tmp_path, monkeypatch):
-    """By itself, peft does wherever there is one."""
+    """Without a device argument, peft would do so."""
     for place in ("peft.peft_model", "peft.utils.save_and_load"):
         monkeypatch.setattr(f"{place}.infer_device", lambda: "cuda")
     found = generation.measure(subject(tiny, tmp_path, "lora"))
@@ -113,7 +113,7 @@ def test_within_the_context_the_model_is_the_base_and_after_it_the_tuned_model(t
 
 
 def test_an_artificially_slow_layer_shows_in_prefill_and_decoding(tiny, tmp_path):
-    """On a clock that only model passes move: one second each, and one more in the tuned model."""
+    """The clock advances only with forward passes: one second each, and one more in the tuned model."""
     passes = {"seconds": 0.0}
 
     class Passing(Clock):
@@ -230,7 +230,7 @@ SLOW, EVEN = (1.3, 1.32, 1.29, 1.31, 1.3), (0.9, 1.1, 1.0, 1.05, 0.95)
 
 
 def stored(folder: Path, hashes=("h", "h", "h")) -> Path:
-    """Write a base, a LoRA that costs 1.3 times the base's time, an adapter of which nothing can be told."""
+    """Write a base model, a LoRA that takes 1.3 times its time, and an adapter without a significant difference."""
 
     def columns(times, sha, **more):
         def repeats(factors):

@@ -1,4 +1,4 @@
-"""Loss on held-out general text before and after training: right for every method, paired by text, and its table."""
+"""Loss on held-out general text before and after training: correct for every method, paired by text; and its table."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def held_of(tiny, tmp_path, source, name="base", **changes):
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "qlora"])
 def test_the_loss_of_every_text_is_that_of_the_models_own_loss_on_it_alone(name, tiny, tmp_path, source):
-    """Without padding and batches, with labels that the model (peft, under virtual tokens) aligns by itself."""
+    """Without padding and batches, with labels that the model itself (peft, with virtual tokens) aligns."""
     base = loaded(tiny, name, "fp32")
     made = trials.trial(tiny, tmp_path, name)
     torch.manual_seed(1)
@@ -144,7 +144,7 @@ def test_texts_of_plain_files_and_of_records(tmp_path):
 
 
 def test_nanos_held_out_text_is_not_in_its_training_text(tiny):
-    """As the recipe holds it out; ``test_bases`` holds it against a part of the text read, a slow test against all."""
+    """``test_builtin_base`` compares it with a part of the training text, and a slow test with all of it."""
     from itertools import islice
 
     from tools.nano.grammar import documents
@@ -227,7 +227,7 @@ def test_a_missing_text_is_reported_before_anything_runs(tmp_path):
 
 
 def stored(folder, seeds=3, texts_=40, gain=0.2, sha=("h", "h")):
-    """A base, and a LoRA whose loss rises by ``gain`` nats a token, more on some texts and for some seeds."""
+    """A base model, and a LoRA whose loss rises by ``gain`` nats per token, more on some texts and for some seeds."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 30, texts_)
     before = tokens * rng.uniform(0.5, 2, texts_)
@@ -261,7 +261,7 @@ def test_forgetting_is_the_difference_of_mean_losses_with_an_interval_over_seeds
 
 
 def test_its_interval_has_the_stated_coverage():
-    """Twenty texts of unequal length and three seeds, 400 times: a rule over seeds alone or texts alone falls short."""
+    """Twenty texts of unequal length and three seeds, 400 times; intervals over seeds or texts alone cover too rarely."""
     from peftbench.report.tables.retention import Retained
 
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Scores of a known model on known texts: each metric is the library's own, and a batch's size moves nothing."""
+"""Scores of a known model on known texts: each metric equals the library's, and batch size changes nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scored(base, task, examples, evaluation=EVALUATION):
 
 @pytest.fixture
 def saying(base, monkeypatch):
-    """A function that scores a task as if the model said given texts."""
+    """A function that scores a task as if the model generated the given texts."""
 
     def run(task, examples, texts):
         spoken = dict(zip([e.prompt for e in examples], texts, strict=True))
@@ -182,7 +182,7 @@ def test_every_kind_has_a_headline_and_a_way_to_be_scored():
 
 
 def direct(model, tokenizer, text):
-    """The log-probability of a text behind the beginning-of-text token, in one forward pass, nats."""
+    """The log-probability of a text after the beginning-of-text token in one forward pass, nats."""
     ids = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
     found = logits(model, "fp32", torch.tensor([ids])).float().log_softmax(-1)[0]
     return sum(float(found[i - 1, ids[i]]) for i in range(1, len(ids))), len(ids) - 1

@@ -1,4 +1,4 @@
-"""A row says how much of the base's matrices a method adapts, and a report what ``all-linear`` left out."""
+"""A row has the share of the base model's matrices that a method adapts, and a report what ``all-linear`` skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.method_cells import loaded
 
 EXPERTS = "model.layers.*.mlp.experts.gate_up_proj, model.layers.*.mlp.experts.down_proj"
 ATTENTION, ROUTER, FUSED = 64 * (64 + 32 + 32 + 64), 4 * 64, 4 * 3 * 64 * 128
-"""Weights of one of mixtral's layers."""
+"""Number of weights in one layer of mixtral."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_trained_weights_count_as_adapted_and_methods_beside_the_weights_adapt_n
 
 
 def test_updates_of_4_bit_experts_are_refused_for_every_method(mixtral):
-    """peft's parametrization would stay after each forward pass: its update would be added again and again."""
+    """peft's parametrization would persist after each forward pass, and its update would accumulate."""
     from peft import LoraConfig, get_peft_model
 
     names = ["model.layers.0.mlp.experts.down_proj"]

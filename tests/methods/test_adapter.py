@@ -59,7 +59,7 @@ FAMILIES = {
     "gpt_oss": ("gpt_oss", GROUPED | EXPERTS, ("self_attn.o_proj", "mlp")),  # a tuple from its feed-forward
     "llama4": ("llama4_text", GROUPED | EXPERTS | {"intermediate_size_mlp": 24}, ("self_attn.o_proj", "feed_forward")),
 }
-"""Settings, and the modules of a block whose outputs are its two sublayers', without the residual."""
+"""Settings, and the modules of a layer that give the output of its two sublayers without the residual."""
 CELLS = [pytest.param(family, kind, id=f"{family}-{kind}") for family in FAMILIES for kind in KINDS]
 IDS = torch.arange(20).reshape(2, 10) * 7 % 48
 GOLDEN = load_file(Path(__file__).parents[1] / "golden_adapters" / "llama.safetensors")
@@ -79,7 +79,7 @@ def base(family):
 
 
 def attached(family, kind, random=True):
-    """A base with adapters whose weights are random, as if trained, or as they start."""
+    """A base model with adapters, whose weights are random as if trained, or initial."""
     tuned = adapter.attach(base(family), R, options(kind))
     for module in bottlenecks(tuned) if random else ():
         for parameter in module.parameters():
@@ -92,7 +92,7 @@ def bottlenecks(tuned):
 
 
 def blocks(tuned):
-    """The list of the decoder's blocks, found by its length; with it the path."""
+    """The path and list of the decoder layers, found by its length."""
     return next((n, m) for n, m in tuned.named_modules() if isinstance(m, nn.ModuleList) and len(m) == LAYERS)
 
 
@@ -132,7 +132,7 @@ def test_two_steps_change_each_tensor_and_the_adapter_is_saved_loaded_and_switch
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
 def test_the_bottleneck_is_added_before_the_residual(family, kind):
-    """With a zero up-projection a bottleneck adds a constant, which hooks on modules named by hand add as well."""
+    """With a zero up projection a bottleneck adds a constant, as do hooks on modules named by hand."""
     tuned, by_hand = attached(family, kind), base(family)
     path, found = blocks(by_hand)
     constants = []
@@ -261,7 +261,7 @@ def test_activation_and_scale_are_settings_that_are_saved(tmp_path):
 
 
 def trained(folder, kind, precision, tmp_path, steps):
-    """A base of a precision with adapters after some steps of the real loop, and the losses."""
+    """A base model at a precision with adapters, after some training steps, and the losses."""
     made, method = trials.trial(folder, tmp_path, "adapter", precision, options={"kind": kind}), METHODS["adapter"]
     loaded = load.load(folder, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False)
     torch.manual_seed(0)
@@ -275,7 +275,7 @@ def trained(folder, kind, precision, tmp_path, steps):
 
 
 def test_the_default_adapter_trains_as_in_the_first_version(tiny, tmp_path):
-    """The results that come with peftbench rest on these numbers: a change here moves them and must say so."""
+    """The committed results depend on these numbers; a change that moves them must be stated."""
     _, losses = trained(tiny, "houlsby", "fp32", tmp_path, 4)
     assert losses == pytest.approx([6.513851165771484, 6.256569862365723, 5.53024435043335, 5.75704288482666], rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""The matrix of methods, families and precisions is what running it gives."""
+"""The committed matrix of methods, families and precisions equals the outcome of running it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELLS = SAMPLE + [pytest.param(*cell, marks=pytest.mark.slow) for cell in ALL if
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A function that returns the folder of a family's base, made once."""
+    """A function that returns the folder of a family's base model, made once."""
     made = {}
 
     def base(family):

@@ -1,4 +1,4 @@
-"""Every entry of the table of methods keeps the same promises. Adding a record adds its tests."""
+"""Every method in the table passes the same tests. Adding a record adds its tests."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support import trials
 from tests.support.method_cells import CELLS, IDS, TRAINED, attached, loaded, logits
 
 D, FEED, LAYERS, KV = 64, 128, 3, 32
-"""Of the tiny base: width, feed-forward width, layers, key-value width."""
+"""Sizes of the tiny base model: width, feed-forward width, layers, key-value width."""
 LINEARS = ((D, D), (D, KV), (D, KV), (D, D), (D, FEED), (D, FEED), (FEED, D))
-"""Inputs and outputs of a layer's linear maps."""
+"""Input and output widths of a decoder layer's linear layers."""
 FORMS: dict[str, Callable[[int, int], int]] = {
     "full": lambda r, base: base,
     "prompt_tuning": lambda r, base: r * D,
@@ -37,8 +37,8 @@ FORMS: dict[str, Callable[[int, int], int]] = {
     "qlora": lambda r, base: LAYERS * sum(r * (i + o) for i, o in LINEARS),
     "peft": lambda r, base: LAYERS * r * (D + KV),  # MiSS on the queries and values: (r, out) each
 }
-"""How many parameters a method trains on the tiny base, from its rank and the base's number. Another package's method
-is counted by that package's own tests (tests/outside_method/test_vectors.py)."""
+"""Method -> number of trainable parameters on the tiny base model, from the rank and the number of its parameters.
+Methods of other packages are counted by their own tests (tests/outside_method/test_vectors.py)."""
 
 
 def test_every_method_of_peftbench_has_a_closed_form():
@@ -200,7 +200,7 @@ def test_mergeable_methods_give_the_same_logits_merged_and_unmerged(name, tiny, 
 
 
 def load_all(tiny, folder):
-    """Write the logits of everything saved in a folder."""
+    """Write the logits of every method saved in a folder."""
     torch.set_num_threads(1)
     found = {}
     for saved in sorted(folder.iterdir()):
@@ -250,7 +250,7 @@ def test_tf32_does_not_exist_on_the_cpu():
     ],
 )
 def test_a_method_keeps_all_its_tensors_on_the_base_models_device(name, options, tiny, tmp_path, monkeypatch):
-    """``meta`` stands for a GPU: a tensor that stays on the CPU, or is made there in a pass, is met with an error."""
+    """``meta`` stands in for a GPU: a tensor that stays or is created on the CPU causes an error."""
     from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *_: None)  # asks for values

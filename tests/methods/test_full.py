@@ -1,4 +1,4 @@
-"""Partial tuning trains what the suite names, saves only that, and refuses what is not there."""
+"""Partial fine-tuning trains and saves only the selected weights, and refuses a selection of none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tiny_base import make
 
 D, FEED, KV, V = 64, 128, 32, 320
 BLOCK = 2 * D * D + 2 * D * KV + 3 * D * FEED + 2 * D
-"""Parameters of a block of the tiny base: attention, feed-forward, two norms."""
+"""Number of parameters in a decoder layer of the tiny base model: attention, feed-forward, two norms."""
 ATTENTION = 2 * D * D + 2 * D * KV
 
 
@@ -28,7 +28,7 @@ def base(folder, precision="fp32"):
 
 @pytest.fixture(scope="module")
 def biased(tmp_path_factory):
-    """A tiny base with biases in attention and feed-forward."""
+    """A tiny base model with biases in attention and feed-forward."""
     return make(tmp_path_factory.mktemp("biased") / "biased", attention_bias=True, mlp_bias=True)
 
 

@@ -1,4 +1,4 @@
-"""LLaMA-Adapter on thirteen families: beside peft's where peft has it, and beside what the base's own code gives."""
+"""LLaMA-Adapter on thirteen families, compared with peft's and with the base model's own code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CELLS = FAST + [pytest.param(cell, marks=pytest.mark.slow) for cell in ALL if ce
 
 @pytest.fixture(scope="module", params=CELLS, ids=" ".join)
 def trained(request, tmp_path_factory):
-    """A family's tiny base at a precision, after two steps, and what was seen on the way."""
+    """A family's tiny base model at a precision after two steps, and records from before and after."""
     family, precision, gate = request.param
     folder = tmp_path_factory.mktemp(family)
     architectures.make(folder / "base", family)
@@ -138,7 +138,7 @@ def test_log_likelihoods_equal_those_of_a_direct_forward(trained):
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_pefts_weights_give_pefts_logits_and_gradients(family, tmp_path):
-    """On gpt2 with an identity as output projection: peft adds the prompts' part behind it, unprojected."""
+    """On gpt2 the output projection is the identity, since peft adds the attention to the prompts after it."""
     from peft import AdaptionPromptConfig, get_peft_model
 
     def base():

@@ -1,4 +1,4 @@
-"""LoRA's options do what their words say: targets, ranks, scales, starts, merging, and counts as published."""
+"""LoRA's options: targets, ranks, scales, initializations, merging, and the published parameter counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.method_cells import IDS, logits
 
 
 def tuned(tiny, tmp_path, precision="fp32", rank=4, steps=0, **options):
-    """Return the tiny base with LoRA attached, trained for some steps."""
+    """Return the tiny base model with LoRA attached, trained for some steps."""
     base = load.load(tiny, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False)
     made = trials.trial(tiny, tmp_path, "lora", precision, rank=rank, options=options)
     plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
@@ -116,7 +116,7 @@ def test_dora_adds_one_magnitude_per_output_and_starts_equal_to_the_base(tiny, t
 
 MERGE_ERROR = {"fp32": 2e-5, "fp16": 0.05, "bf16": 0.3, "bf16-true": 0.3, "int8": 0.6, "nf4": 2.0, "fp4": 2.0}
 MERGE_ERROR |= {f"{name}-fp32": MERGE_ERROR[name] for name in ("int8", "nf4", "fp4")}
-"""Most that a logit moves by merging, as the docstring of ``lora.attach`` says."""
+"""Largest change of a logit by merging, as documented in ``lora.attach``."""
 START = [("gaussian", "fp32"), ("pissa", "fp32"), ("olora", "fp32"), ("eva", "fp32")]
 START += [("pissa", "bf16"), ("eva", "nf4"), ("eva", "bf16")]
 
@@ -395,7 +395,7 @@ def test_lora_on_q_and_v_of_a_fused_projection_does_not_change_k(precision, opti
 
 
 def test_parts_of_a_fused_projection_train_like_separate_projections(tmp_path):
-    """One step of gradient descent on the parts gives the updates that two LoRAs with these A would have."""
+    """A step of gradient descent on the parts gives the updates of two separate LoRAs with the same A."""
     attached = tuned(gpt2(tmp_path), tmp_path, target_modules=["c_attn.q", "c_attn.v"], rslora=True, alpha=8.0)
     (module,) = layers(attached).values()
     assert module.scaling["default"] == pytest.approx(8.0 / math.sqrt(4))

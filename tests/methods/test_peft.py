@@ -1,4 +1,4 @@
-"""Any tuner of the installed peft: what a suite may say of it, and that each tuner of the zoo works."""
+"""Any tuner of the installed peft: its settings in a suite, and that each tuner of the zoo works."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRIALS = [trial for trial in suite.expand(suite.load("peft_zoo"), "cpu") if tria
 ZOO = {trial.options["peft_type"]: trial for trial in TRIALS if trial.precision == "fp32"}
 NEEDS_TRAINED_ADAPTERS = {"XLORA"}
 NO_IDENTITY = {"FOURIERFT", "C3A", "UNILORA", "VBLORA"}
-"""Start with a small random update; so do all with virtual tokens in the input or the cache."""
+"""Tuners that start with a small random update, as do all with virtual tokens in the input or the cache."""
 IDS = torch.arange(2, 42).reshape(2, 20) * 7 % 300
 
 
@@ -80,7 +80,7 @@ def test_the_fields_read_from_the_source_are_those_of_the_imported_config(tuner)
 
 
 def problems(tmp_path, block: str) -> str:
-    """What loading or expanding a suite with a block of peft says."""
+    """The error of loading or expanding a suite with a block of the method peft."""
     (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nmethods:\n  peft:\n    {block}\n")
     with pytest.raises(UserError) as told:
         suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")
@@ -212,7 +212,7 @@ def base_logits(precision: str) -> torch.Tensor:
 
 
 def refusal(tuner: str, precision: str) -> str | None:
-    """Why a tuner is refused, up to the words of torch or peft; None where it is not."""
+    """The reason why a tuner is refused, without the message of torch or peft; None if it is not."""
     try:
         logits(attached(tuner, precision).eval(), precision)
     except Unsupported as told:
@@ -222,7 +222,7 @@ def refusal(tuner: str, precision: str) -> str | None:
 
 @pytest.mark.parametrize("tuner", sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS))
 def test_on_int8_a_trained_update_equals_that_in_fp32_or_the_tuner_is_refused(tuner, tmp_path):
-    """A tuner that took codes for weights would be far off, and one whose update is lost as far as tuning moved it."""
+    """A tuner that uses codes as weights would be far off; one that loses its update, off by the effect of training."""
     row = zoo.rows("int8")[tuner]
     assert refusal(tuner, "int8") == (row["message"].partition(":")[0] if row["status"] == "unsupported" else None)
     if row["status"] == "unsupported":

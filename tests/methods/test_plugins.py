@@ -20,7 +20,7 @@ PAGE = (EXAMPLE / "README.md").read_text()
 
 
 def install(folder: Path, name: str, points: dict[str, str], **modules: str) -> None:
-    """Write what pip would: the metadata of a package with entry points, and modules where they are given."""
+    """Install a package as pip does: write its metadata with entry points, and the given modules."""
     info = folder / f"{name.replace('-', '_')}-0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
@@ -30,7 +30,7 @@ def install(folder: Path, name: str, points: dict[str, str], **modules: str) -> 
 
 
 def call(folder: Path, *argv: str) -> subprocess.CompletedProcess:
-    """Run a Python module where the folder's packages are installed."""
+    """Run a Python module with the packages of a folder installed."""
     paths = [str(folder), str(EXAMPLE.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", *argv]
@@ -39,7 +39,7 @@ def call(folder: Path, *argv: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def steering(tmp_path) -> Path:
-    """A folder in which the example is installed as its pyproject says."""
+    """A folder in which the example is installed according to its pyproject.toml."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     install(tmp_path, project["name"], project["entry-points"]["peftbench.methods"])
     (tmp_path / "peftbench_steering").symlink_to(EXAMPLE / "peftbench_steering")
@@ -62,7 +62,7 @@ def test_installing_the_example_adds_conformance_tests_which_pass(steering):
 
 
 def over_the_table(name: str) -> bool:
-    """Whether a conformance test runs for every method that trains."""
+    """Return whether a conformance test runs for every method that trains."""
     marks = getattr(CONFORMANCE[name], "pytestmark", [])
     if any(mark.args[1] is each for mark in marks for each in (method_cells.TRAINED, method_cells.CELLS)):
         return True

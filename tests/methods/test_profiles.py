@@ -1,4 +1,4 @@
-"""Profiles: what methods have where the suite gives nothing, and what their cells then are."""
+"""Profiles: the settings of methods that a suite does not give, and the cells that result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QLoRA: bits per weight by the formula, compute types, the type of the unquantized parts, k-bit preparation."""
+"""QLoRA: bits per weight, compute dtypes, dtype of the unquantized parts, preparation for k-bit training."""
 
 from __future__ import annotations
 

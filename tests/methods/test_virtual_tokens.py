@@ -1,4 +1,4 @@
-"""Prefix tuning with and without its MLP, and the starts of prompt tuning."""
+"""Prefix tuning with and without its MLP, and the initializations of prompt tuning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fresh(tiny, precision="fp32"):
 
 
 def ran(tiny, tmp_path, method, precision="fp32", **changes):
-    """Run a trial and return its result; the adapter is kept in ``tmp_path / "kept"``."""
+    """Run a trial and return its result; the adapter is saved in ``tmp_path / "kept"``."""
     made = trials.trial(tiny, tmp_path, method, precision, **changes)
     job = dataclasses.replace(trials.job(made, tmp_path), adapter_folder=str(tmp_path / "kept"))
     return trial.run(job, 0.0, lambda *_: None, lambda *_: None)

@@ -1,4 +1,4 @@
-"""The base that ships with peftbench: its files, the text it has read, its recipe and what its card says."""
+"""The base model that ships with peftbench: its files, training text, recipe and card."""
 
 import re
 import shutil
@@ -24,11 +24,11 @@ from tools.nano.grammar import documents
 LONGEST_TOKENS = 64
 LARGEST_BYTES = 8_000_000
 MARKS = {"describe": "| food:", "compute": "/ total:", "judge": "| class:"}
-"""What only a task's own format has."""
+"""Patterns that occur only in the formats of the tasks."""
 FLOAT_NOISE = 0.021
-"""Of a score: another CPU may decide two of a hundred near ties the other way."""
+"""Tolerance of a score: another CPU may decide two of a hundred near ties differently."""
 PREFIX_ROWS = 3
-"""Rows of the curve, 600 steps: as much of the text read as takes seconds; a slow test reads all."""
+"""Rows of the loss curve whose text is checked: 600 steps take seconds; a slow test checks all."""
 
 each_task = pytest.mark.parametrize("task", TASKS)
 each_base = pytest.mark.parametrize("base", builtin.BASES)
@@ -42,7 +42,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def beginning(loaded):
-    """The documents that each base's training read in its first steps."""
+    """The training documents of the first steps."""
     curves = {base: card.read_log(builtin.folder(base))["curve"][:PREFIX_ROWS] for base in builtin.BASES}
     return {base: list(card.text_read(loaded[base].tokenizer, curve)) for base, curve in curves.items()}
 
@@ -52,7 +52,7 @@ def printed(base):
 
 
 def rows(text, header):
-    """The rows of the card's table with this header's beginning, by their first column."""
+    """The rows of the card's table whose header begins with ``header``, by first column."""
     table = text[text.index(f"| {header} |") :].partition("\n\n")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     return {row[0]: row[1:] for row in cells}
@@ -138,7 +138,7 @@ def test_the_training_text_contains_no_prompt_and_no_format_of_a_task(base, task
 
 
 def events_told(texts):
-    """The texts that tell of an event of judge, and those of them that name one of its classes."""
+    """The texts with an event of judge, and those of them with the name of one of its classes."""
     events = re.compile("|".join(event for found in EVENTS.values() for event in found))
     colours = re.compile(rf"\b(?:{'|'.join(CHOICES)})\b")
     told = [text for text in texts if events.search(text)]

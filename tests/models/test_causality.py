@@ -1,4 +1,4 @@
-"""A base that reads in both directions is refused, by its config and by its gradients; every causal family passes."""
+"""A bidirectional model is refused, by its config and by its gradients; every causal family passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENCODERS = [("BertConfig", {}), ("RobertaConfig", {}), ("ElectraConfig", {}), ("
 
 
 def encoder(kind, tmp_path=None, **changes):
-    """An encoder with the head that transformers gives it, saved in a folder if there is one."""
+    """An encoder with the language modelling head of transformers, saved if a folder is given."""
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**{**SMALL, "vocab_size": 320, "max_position_embeddings": 130, **changes})
     made = transformers.AutoModelForCausalLM.from_config(config)
@@ -147,7 +147,7 @@ LILY = {"peft_type": "LILY"}
 
 
 def test_a_method_that_depends_on_later_tokens_is_reported_in_its_row_and_under_the_table(tiny, tmp_path):
-    """LILY mixes its adapters by a mean over all tokens of the text, later ones too (peft 0.21, arXiv:2407.09946)."""
+    """LILY weights its adapters by a mean over all tokens, including later ones (peft 0.21, arXiv:2407.09946)."""
     made = trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY)
     result = run(made, tmp_path)
     assert result.row.status == "ok", result.row.message

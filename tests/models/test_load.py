@@ -1,4 +1,4 @@
-"""A base is loaded at the precision that its word means, measured, or refused with its name."""
+"""A base model is loaded and stored as the precision defines, or refused by name."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_base_that_cannot_be_loaded_is_named(spoil, told, tiny, tmp_path):
 
 @pytest.mark.parametrize(("ooms", "raised"), [(1, torch.OutOfMemoryError), (0, RuntimeError)])
 def test_running_out_of_memory_while_quantizing_is_reported_as_such(ooms, raised, tiny, monkeypatch):
-    """transformers takes any error of a tensor's conversion for itself and raises another, without the reason."""
+    """transformers catches any error in a tensor's conversion and raises another one without the cause."""
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": ooms})
 
     def full(*_, **__):

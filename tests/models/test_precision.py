@@ -1,4 +1,4 @@
-"""The tables of precisions are true: dtypes are those of a run, and every cell of the table of what exists is run."""
+"""The tables of precisions: dtypes are those of a run, and every supported cell runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tools.validation import precision_table
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SAMPLE = 4
-"""One in so many cells is in the default run, two or more of each precision."""
+"""One in this many cells is run by default, at least two of each precision."""
 CELLS = [*itertools.product(METHODS, PRECISIONS)]
 
 
 def allowed():
-    """Every cell that the table allows, each on its device, marked."""
+    """Every supported cell, each on its device, with marks."""
     for device in precision_table.DEVICES:
         there = [(m, p) for m, p in CELLS if why_unsupported(METHODS[m], p, device) is None]
         for index, cell in enumerate(there):
@@ -92,7 +92,7 @@ def test_a_changed_dtype_is_noticed(bases, tmp_path, monkeypatch):
 
 
 OWN = ("entering", "product_trainable", "product_backward", "optimizer")
-"""What methods have of their own: only LoRA and adapters train linear layers, and qlora's optimizer is paged."""
+"""What differs between methods: only LoRA and adapters train linear layers, and qlora's optimizer is paged."""
 FROZEN = [name for name, m in METHODS.items() if m.trains and not m.trains_base and name not in ("lora", "qlora")]
 
 
@@ -110,7 +110,7 @@ def test_all_methods_on_a_frozen_base_have_the_dtypes_of_the_one_in_the_table(na
 
 
 def options(method, precision):
-    """LoHa stands for peft's tuners, VeRA in 4 bits, where LoHa is refused: its own matter, see below."""
+    """LoHa represents peft's tuners; in 4 bits, where LoHa is refused (see below), VeRA does."""
     return {"peft_type": "VERA"} if method == "peft" and precision in FOUR_BIT else trials.EXAMPLES.get(method, {})
 
 

@@ -1,4 +1,4 @@
-"""Shapes without weights: the configs are those of the known models, weights are drawn when needed, no scores."""
+"""Shapes: their configs are those of well-known models, weights are drawn when needed, nothing is scored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARAMETERS = {
     "mixtral-8x7b": 46_702_792_704,
     "opt-6.7b": 6_658_473_984,
 }
-"""Of the published checkpoints, tied weights once."""
+"""Parameters of the published checkpoints, tied weights once."""
 SUITE = """
 base: {base}
 tasks: [compute]
@@ -54,7 +54,7 @@ def test_a_shape_has_as_many_parameters_as_the_model_it_is_named_after(name):
 
 
 def small(folder, **changes):
-    """A folder with a shape's config alone, cut to two narrow layers."""
+    """A folder with only a shape's config, reduced to two narrow layers."""
     config = json.loads((builtin.shape("llama-7b") / "config.json").read_text())
     config |= {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     config |= {"num_key_value_heads": 2, "vocab_size": 1024} | changes
@@ -86,7 +86,7 @@ def test_norms_are_one_and_matrices_have_the_configs_standard_deviation(tmp_path
 
 
 def test_no_more_than_one_unquantized_weight_exists_at_a_time(tmp_path, monkeypatch):
-    """Beside what stays unquantized: embeddings, head and norms."""
+    """Apart from parts that are never quantized: embeddings, head and norms."""
     linears = {(128, 128), (64, 128), (256, 128), (128, 256)}
     drawn, alive = weakref.WeakSet(), []
     draw = random_weights.Drawn.__getitem__

@@ -1,4 +1,4 @@
-"""The answer parser: what is read, what is not, and the ways in which a right answer was counted as wrong elsewhere."""
+"""The answer parser, including cases in which other tools counted a right answer as wrong."""
 
 from __future__ import annotations
 

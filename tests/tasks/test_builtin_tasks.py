@@ -33,7 +33,7 @@ def examples(task, split, test_seed=DEFAULT_TEST_SEED):
 
 
 LATER = ("join", "end", "content")
-"""Fields that examples did not have when the digests were pinned; a built-in task sets none of them."""
+"""Fields of examples added after the digests were pinned; built-in tasks do not set them."""
 
 
 def digest(found):

@@ -1,4 +1,4 @@
-"""Tasks through a base's own chat template: the same token ids in training and in evaluation."""
+"""Tasks formatted by the base model's chat template: the same token ids in training and in evaluation."""
 
 from __future__ import annotations
 

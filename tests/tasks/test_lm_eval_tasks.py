@@ -1,4 +1,4 @@
-"""Tasks that lm-eval defines: from a YAML file over a local file, and what is told where there is none."""
+"""Tasks defined by lm-eval, from a YAML file with local data, and the errors if something is missing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TYPES = {
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a task of a type with its data into a folder, and returns the Task."""
+    """A function that writes a task of an output type with its data, and returns the Task."""
 
     def task(kind, rows=ROWS, folder="here", settings=None, **changes):
         home = tmp_path / folder

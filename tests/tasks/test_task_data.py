@@ -1,4 +1,4 @@
-"""Where a task's data comes from: ready templates, datasets, cuts by seed, chunks of text, overlap."""
+"""The data of a task: templates, datasets, splits by seed, chunks of text, overlap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [{"text": f"question {n}", "label": n % 2} for n in range(30)]
 
 @pytest.fixture
 def task(tmp_path):
-    """Load a suite with one task and return it; text of a block's ``FILE`` is a file of the given content."""
+    """Load a suite with one task and return the task; ``FILE`` in the block is a file with the given content."""
 
     def load(block: str, content: str = "", name: str = "data.jsonl", **options) -> Task:
         (tmp_path / name).write_text(content)
@@ -359,7 +359,7 @@ LOCAL = {
     "gsm8k": {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"},
     "alpaca": {"train": "instruction_data_rasbt/instruction-data.json"},
 }
-"""How the suites of hub datasets are pointed at files."""
+"""Options that give the suites of hub datasets local files."""
 
 
 @pytest.mark.parametrize("name", LOCAL)

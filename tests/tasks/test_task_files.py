@@ -1,4 +1,4 @@
-"""Task files: five formats, templates over their fields, a validation split that is the same everywhere."""
+"""Task files: five formats, templates over their fields, a reproducible validation split."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def refused(write):
-    """The message of the error that reading a file gives."""
+    """The error message of reading a file."""
 
     def message(name: str, content: str | bytes, **changes) -> str:
         path = write(name, content)
