@@ -79,7 +79,11 @@ def _by_default(value: Any) -> str:
 
 def _setting(setting: Setting) -> tuple[str, str, str]:
     kinds = _kinds(setting.type, setting.default)
-    return " or ".join(map(describe, kinds)), NONE if setting.default is None else shown(setting.default), setting.doc
+    return (
+        " or ".join(map(describe_type, kinds)),
+        NONE if setting.default is None else shown(setting.default),
+        setting.doc,
+    )
 
 
 def _allowed(field: FieldInfo) -> str:
