@@ -66,11 +66,11 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
         (
             swapped("rank: 4", "alpha: big"),
-            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank such as 2r or null"],
+            ["methods.lora.alpha: given 'big'", "a number, above 0, or a multiple of the rank such as 2r, or null"],
         ),
         (
             swapped("rank: 4", "target_modules: [1, a]"),
-            ["methods.lora.target_modules: ", "all-linear, attention or a list of"],
+            ["methods.lora.target_modules: ", "all-linear, attention, or a list of"],
         ),
         (swapped("rank: 4", "learning_rate: -1"), ["methods.lora.learning_rate: given -1", "above 0"]),
         (swapped("rank: 4", "learning_rate: .inf"), ["methods.lora.learning_rate: given inf"]),
