@@ -103,7 +103,7 @@ def test_the_check_does_not_change_the_model():
 
 def test_a_model_without_a_causal_head_is_refused_by_its_config():
     for config in (transformers.T5Config(), transformers.T5Config().to_dict()):
-        with pytest.raises(Unsupported, match="t5 is an encoder with a decoder"):
+        with pytest.raises(Unsupported, match="t5 is an encoder-decoder model"):
             causality.check_config(config)
     with pytest.raises(Unsupported, match="no causal language model of clip_text_model"):
         causality.check_config(transformers.CLIPTextConfig())
