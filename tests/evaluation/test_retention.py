@@ -261,7 +261,7 @@ def test_forgetting_is_the_difference_of_mean_losses_with_an_interval_over_seeds
 
 
 def test_its_interval_has_the_stated_coverage():
-    """Twenty unequal texts and three seeds, 400 times; intervals over seeds or texts alone cover too rarely."""
+    """Twenty unequal texts, three seeds, 400 times; intervals over seeds or texts alone cover too rarely."""
     from peftbench.report.tables.retention import Retained
 
     rng = np.random.default_rng(1)

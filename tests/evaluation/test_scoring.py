@@ -305,14 +305,14 @@ def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_pat
     modelled = Task("text", "language_modelling")
     examples = {t.name: read.examples(t, "test") for t in (choice, text, line)}
     examples["text"] = [Example("", text) for text in TEXTS]
-    results, facts = [], {}
+    results = []
     for size in (1, 3, None):
         model = scoring.Harness(
             learner.model, found.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[precision]
         )
-        with passes.split(found.model, "cpu", facts):
+        with passes.split(found.model, "cpu") as times:
             results.append(scoring.evaluate(model, [choice, text, line, modelled], examples)[1])
-    assert facts["evaluate_prefill_seconds"] > 0 < facts["evaluate_decode_seconds"]
+    assert times.columns.evaluate_prefill_seconds > 0 < times.columns.evaluate_decode_seconds
     close = 1e-4 if precision == "fp32" else 0.1
     for one, *others in zip(*results, strict=True):
         for other in others:

@@ -274,7 +274,7 @@ def test_a_sparse_tensor_counts_its_indices_and_values():
     ledger = Ledger()
     sparse = torch.eye(8).to_sparse()
     ledger.track(sparse, "adapter")
-    assert ledger.book.live["adapter"] == 8 * 4 + 2 * 8 * 8
+    assert ledger.bytes.live["adapter"] == 8 * 4 + 2 * 8 * 8
 
 
 def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():

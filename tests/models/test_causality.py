@@ -139,7 +139,7 @@ def test_a_base_that_runs_only_without_gradients_is_not_checked(tmp_path):
 def test_no_method_of_peftbench_depends_on_later_tokens(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     _, learner, _ = attached(tiny, name, precision, tmp_path)
-    with liveness.stirred(learner.parameters):
+    with liveness.perturbed(learner.parameters):
         assert causality.reads_ahead(learner.model, PRECISIONS[precision], "cpu") == 0.0
 
 
@@ -181,7 +181,7 @@ def test_perturbed_parameters_and_the_random_state_are_restored_bit_for_bit(tiny
     before, state = [p.detach().clone() for p in learner.parameters], torch.get_rng_state()
 
     def fail():
-        with liveness.stirred(learner.parameters):
+        with liveness.perturbed(learner.parameters):
             assert not any(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
             raise ValueError("on purpose")
 
