@@ -97,7 +97,7 @@ class Method:
         return " ".join([self.name, *variant, *size, *differing, precision])
 
     def named_options(self, options: Mapping[str, Any]) -> list[str]:
-        """Return the parts of a cell's name beside method, rank and precision: variant and options that differ."""
+        """Return the parts of a cell's name other than method, rank and precision: variant and differing options."""
         return [*([self.variant] if self.variant else []), *self._differing_options(options)]
 
     def _differing_options(self, options: Mapping[str, Any]) -> list[str]:

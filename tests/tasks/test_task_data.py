@@ -248,7 +248,7 @@ def test_a_dataset_with_unreadable_files_is_reported(task, tmp_path):
 
 @pytest.mark.parametrize("kind", ["template: text", "template: sst2"])
 def test_only_generation_tasks_have_several_references(task, kind):
-    with pytest.raises(UserError, match="several_references: only a generation task has them"):
+    with pytest.raises(UserError, match="several_references: only a generation task has several references"):
         task(f"{kind}, train: FILE, test: FILE, several_references: true")
 
 
