@@ -1,7 +1,7 @@
-"""What the tuned model costs to use: prefill, decoding, latency, memory, merging, loading and switching.
+"""Cost of inference with the tuned model: prefill, decoding, latency, memory, merging, loading and switching.
 
-Every method generates the same number of tokens from the same prompts. The base without the method runs in the same
-process, in turns with it, so that the ratio of both holds on a machine whose speed drifts.
+Every method generates the same number of tokens from the same prompts. The base model without the method runs in the
+same process, alternating with the tuned model, so that their ratio is valid on a machine whose speed drifts.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from peftbench.records import Example, failures
 from peftbench.records.resolve import resolve
 
 BATCH = 4
-"""Prompts of a batch for rates; latency is of one."""
+"""Number of prompts in a batch for rates; latency is measured with a single prompt."""
 NEW_TOKENS = 4
-"""Tokens decoded after each prompt, end-of-text tokens left out of the choice."""
+"""Number of tokens generated for each prompt; end-of-text tokens are suppressed."""
 WARM_UP, REPEATS, LOADS = 1, 5, 3
 Seconds = dict[str, list[list[float]]]
-"""Prompts in the batch -> repeats -> seconds until the first token, then between one and the next."""
+"""Number of prompts in the batch -> per repeat, the seconds until the first token and between successive tokens."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What every method is given: prompts of one length, so that nothing is padded."""
+    """The prompts of every method, of equal length so that nothing is padded."""
 
     ids: torch.Tensor
     """(b, t) token ids."""
@@ -55,21 +55,21 @@ class Prompts:
 
     @property
     def sha256(self) -> str:
-        """The hash of shape, ids and number of new tokens."""
+        """Hash of shape, ids and number of new tokens."""
         told = json.dumps([self.ids.tolist(), self.new_tokens])
         return hashlib.sha256(told.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model at the end of its trial, and what it takes to measure it."""
+    """A model at the end of its trial, and what is needed to measure it."""
 
     model: Any
-    """Tuned, or the untuned base."""
+    """The tuned model, or the untuned base model."""
     base: Any
-    """The base's own module, in which or around which the method was put."""
+    """The base model's own module, which the method changed or wrapped."""
     bare: Structure | None
-    """The base before that; None where nothing was put beside its own weights."""
+    """Structure of the base model before the method was attached; None if only its own weights were tuned."""
     method: Method
     precision: Precision
     device: str
@@ -77,12 +77,12 @@ class Subject:
     prompts: Prompts
     pad_id: int
     scratch: Path
-    """An existing folder for what is saved to be loaded again."""
+    """An existing folder for temporary checkpoints."""
 
 
 @dataclass
 class _Found:
-    """What was measured, and why the rest was not."""
+    """Measurements, and the reasons why others are missing."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class _Found:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure a part; where it fails, its reason is kept and the rest goes on: the trial itself has ended well."""
+        """Measure a part; if it fails, record the reason and go on, as the trial itself has succeeded."""
         try:
             yield
         except Exception as error:
@@ -99,12 +99,12 @@ class _Found:
 
 
 def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: int) -> Prompts:
-    """Return the longest prompts of all tasks, cut on the left to one length; the same for every method.
+    """Return the longest prompts of all tasks, truncated on the left to equal length; the same for every method.
 
     Args:
-        tokenizer: the base's.
+        tokenizer: the base model's tokenizer.
         examples: the scored examples of each task.
-        max_length: longest prompt plus answer in data tokens.
+        max_length: largest number of data tokens in prompt and answer.
     """
     longest = sorted((e.prompt for found in examples for e in found), key=lambda text: (-len(text), text))[:BATCH]
     texts = [longest[i % len(longest)] for i in range(BATCH)] if longest else [""] * BATCH
@@ -115,11 +115,11 @@ def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: i
 
 
 def measure(subject: Subject) -> dict[str, Any]:
-    """Measure a model in use and return the columns of its row; the model and the random state stay as they are.
+    """Measure the cost of inference and return the columns of the row, without changing the model or random state.
 
-    Rates and latencies are medians of repeats. Loading is by the method's own ``load`` onto the bare base, switching by
-    peft's ``set_adapter`` between two copies of the adapter, merging by peft's ``merge_adapter`` into copies of the
-    weights (a quantized layer's sum is quantized anew).
+    Rates and latencies are medians over repeats. Loading is measured with the method's own ``load`` on the base model
+    without the method, switching with peft's ``set_adapter`` between two copies of the adapter, and merging with peft's
+    ``merge_adapter`` into copies of the weights; for a quantized layer, the sum is quantized again.
     """
     found = _Found()
     prefix = f".saving-{os.getpid()}-"
@@ -165,7 +165,7 @@ def _undisturbed(subject: Subject) -> Iterator[None]:
 
 
 def _why_not(subject: Subject) -> dict[str, str]:
-    """Return why what does not exist for a method is not measured."""
+    """Return the parts that are not measured because they do not exist for the method, with the reason."""
     method, model = subject.method, subject.model
     if not method.trains:
         return dict.fromkeys(("load", "switch", "merge"), "nothing is attached")
@@ -186,20 +186,20 @@ def _why_not(subject: Subject) -> dict[str, str]:
 
 
 class _Times(StoppingCriteria):
-    """Reads the clock after each token, and never stops."""
+    """A stopping criterion that never stops, but records the time of each token."""
 
     def __init__(self, clock: Clock) -> None:
         self.at: list[float] = []
         self._clock = clock
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Return for each of the (b, t) sequences that it goes on."""
+        """Return False for each of the (b, t) sequences."""
         self.at.append(self._clock.now())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def _generate(subject: Subject, model: Any, count: int) -> list[float]:
-    """Generate after the first prompts; return seconds until the first token, then between one and the next."""
+    """Generate for the first ``count`` prompts; return seconds until the first token and between tokens."""
     ids, new_tokens = subject.prompts.ids[:count].to(subject.device), subject.prompts.new_tokens
     times = _Times(subject.clock)
     start = subject.clock.now()
@@ -224,7 +224,7 @@ _Variant = tuple[Any, Callable[[], AbstractContextManager[None]]]
 
 
 def _variants(subject: Subject) -> dict[str, _Variant]:
-    """Return what is timed in turns: the tuned model, and where a method stands beside it, the bare base."""
+    """Return what is timed alternately: the tuned model, and the base model if it is separate."""
     found: dict[str, _Variant] = {"tuned": (subject.model, nullcontext)}
     if subject.bare is not None:
         found["bare"] = (subject.base, _bare(subject.bare, subject.model))
@@ -232,14 +232,14 @@ def _variants(subject: Subject) -> dict[str, _Variant]:
 
 
 def _bare(bare: Structure, tuned: Any) -> Callable[[], AbstractContextManager[None]]:
-    """Return a context in which the base is without what was put beside it; it can be entered again and again."""
+    """Return a reusable context in which the base model is without the method."""
     modules = {id(m): m for m in (*tuned.modules(), *(m for m, _ in bare.attributes))}
     now = structure.remember(modules.values())
     return lambda: structure.exchanged(bare, now)
 
 
 def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, Seconds]:
-    """Time variants in turns, after a warm-up of each."""
+    """Time variants alternately, after a warm-up of each."""
     found: dict[str, Seconds] = {name: {"1": [], str(BATCH): []} for name in variants}
     for repeat in range(WARM_UP + REPEATS):
         for name, (model, state) in variants.items():
@@ -252,7 +252,7 @@ def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, S
 
 
 def _rates(subject: Subject, found: _Found, prefix: str, seconds: Seconds) -> None:
-    """Put the medians of repeats into columns."""
+    """Write the medians over repeats into columns."""
     single, batch = seconds["1"], seconds[str(BATCH)]
     prefill = statistics.median(repeat[0] for repeat in batch)
     raw_decode = [[t for repeat in some for t in repeat[1:]] for some in (single, batch)]
@@ -264,7 +264,7 @@ def _rates(subject: Subject, found: _Found, prefix: str, seconds: Seconds) -> No
 
 
 def _peak(subject: Subject, found: _Found) -> None:
-    """Put the peak of generation into columns: by tensor accounting, or by the allocator on CUDA."""
+    """Write the peak memory of generation into columns: by tensor accounting, or from the allocator on CUDA."""
     if subject.device == "cuda":
         with peaks.allocator_peak(subject.device, found.columns, "peak_generate_bytes"):
             _generate(subject, subject.model, BATCH)
@@ -276,7 +276,7 @@ def _peak(subject: Subject, found: _Found) -> None:
 
 
 def _load(subject: Subject, found: _Found, folder: Path) -> None:
-    """Time loading the saved adapter onto the base in memory."""
+    """Time loading the saved adapter onto the base model in memory."""
     resolve(subject.method.save)(subject.model, folder)
     assert subject.bare is not None
     bare, taken = _bare(subject.bare, subject.model), []
@@ -304,11 +304,11 @@ def _switch(subject: Subject, found: _Found, folder: Path) -> None:
 
 
 def _merge(subject: Subject, found: _Found, folder: Path) -> None:
-    """Time the merged model, and compare its logits with those of the model as it is."""
+    """Time the merged model, and compare its logits with those of the unmerged one."""
     model = subject.model
     with structure.kept(model):
         before = _logits(subject)
-        model.merge_adapter(safe_merge=True)  # safe: into copies of the weights, so that the old ones can be put back
+        model.merge_adapter(safe_merge=True)  # safe: merges into copies, so that the weights can be restored
         if not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer)):
             raise RuntimeError("peft merged no layer")
         found.columns["largest_merge_logit_difference"] = float((_logits(subject) - before).abs().max())
@@ -317,7 +317,7 @@ def _merge(subject: Subject, found: _Found, folder: Path) -> None:
 
 
 def _logits(subject: Subject) -> torch.Tensor:
-    """Return the model's logits on the prompts, (b, t, v), on the host."""
+    """Return the model's logits on the prompts, shape (b, t, v), on the host."""
     ids = subject.prompts.ids.to(subject.device)
     with autocast(subject.precision, subject.device):
         out = subject.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -1,4 +1,4 @@
-"""How long a model's forward passes take while it is evaluated: over whole texts, and over one new token each."""
+"""Time of a model's forward passes during evaluation, split into prefill and decoding."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 _CACHES = ("past_key_values", "cache_params", "state")
-"""As what models are given what came before: attention, Mamba, RWKV."""
+"""Keyword arguments that carry the cache: attention, Mamba, RWKV."""
 
 
 @contextmanager
 def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> Iterator[None]:
-    """Put the seconds of a model's forward passes within the context into a row's columns, unless it fails.
+    """Write the seconds of a model's forward passes within the context into a row's columns, unless it fails.
 
-    A pass over one token that comes after others is decoding, every other one is prefill. On CUDA each is timed between
-    two events on the device's queue, so that nothing waits for the clock.
+    A pass over a single token with a cache is decoding; every other pass is prefill. On CUDA, each pass is timed by
+    two events in the device's queue, so that the host does not wait for it.
 
     Args:
-        model: the base's own module, which every method's forward pass goes through.
-        device: where it is.
-        facts: of the trial's row.
-        virtual: tokens that the method itself may put into a cache before a text.
+        model: the base model's own module, which the forward passes of every method call.
+        device: the device that holds it.
+        facts: columns of the trial's row.
+        virtual: number of virtual tokens that the method may put into a cache before a text.
     """
     begun: list[tuple[str, Any]] = []
     passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": []}
@@ -60,7 +60,7 @@ def _moment(device: str) -> Any:
 
 
 def _seconds(moments: list[tuple[Any, Any]]) -> float:
-    """Return the sum of the times between pairs of moments; CUDA's events know them when the last has come."""
+    """Return the total time between pairs of moments; CUDA events are read after the last one has occurred."""
     if not moments or isinstance(moments[-1][1], float):
         return sum(end - start for start, end in moments)
     moments[-1][1].synchronize()

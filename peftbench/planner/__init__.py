@@ -1,1 +1,1 @@
-"""What a trial will take, predicted before anything is loaded: ``predict`` is the entry, ``record`` what it returns."""
+"""Predictions of a trial's memory and work before anything is loaded; ``predict.predict`` is the entry point."""

@@ -1,4 +1,4 @@
-"""Whether a trial will fit, before its base is loaded: on the shapes of its own batches."""
+"""Check that a trial fits in memory before its base model is loaded, from the shapes of its own batches."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ from peftbench.training.batches import Encoded
 def check(
     trial: Trial, folder: Path, steps: Sequence[Sequence[Encoded]], budget: int | None, reserve: int = 0
 ) -> int | None:
-    """Return a trial's predicted peak in bytes; None where there is none.
+    """Return a trial's predicted peak memory in bytes; None if it cannot be predicted.
 
-    Without a budget nothing depends on the prediction, and whatever prevents it leaves the trial as it is.
+    Without a budget nothing depends on the prediction, so an error in it does not end the trial.
 
     Args:
         trial: a trial that trains.
-        folder: with its base's config.
-        steps: the examples of its largest steps, in one of which is its peak.
-        budget: bytes that a training step may take; None for no limit.
-        reserve: bytes of these that are kept for what is no tensor.
+        folder: a folder with the base model's config.
+        steps: the examples of its largest steps; its peak is in one of them.
+        budget: bytes that a training step may need; None for no limit.
+        reserve: bytes of the budget for non-tensor memory (CUDA context, library workspaces).
 
     Raises:
-        DoesNotFit: with the figures, if it is predicted to need more memory than there is.
-        Unsupported, UserError: with a budget, if the method, its settings or the precision do not exist on this base.
+        DoesNotFit: if it is predicted to need more memory than the budget allows; the message has the sizes.
+        Unsupported, UserError: with a budget, if the method, its settings or the precision do not exist for this base
+            model.
     """
     assert trial.training is not None
     try:
-        each = [
-            predict(trial, folder, passes(step, trial.training, context_length.virtual_tokens(trial))) for step in steps
-        ]
-    except Exception as error:  # a model's code may ask for values, which there are none of; the trial may well run
+        virtual = context_length.virtual_tokens(trial)
+        each = [predict(trial, folder, passes(step, trial.training, virtual)) for step in steps]
+    except Exception as error:  # a model's code may read values, which fake tensors lack; the trial may still run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
     found = max(each, key=lambda prediction: prediction.peak_bytes)
     if budget is not None and found.peak_bytes > budget - reserve:
-        parts = ", ".join(f"{k.replace('_', ' ')} {_told(v)}" for k, v in found.categories.items() if v)
+        parts = ", ".join(f"{k.replace('_', ' ')} {_size_text(v)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
             found.peak_bytes,
-            f"predicted to need {_told(found.peak_bytes)} in a training step ({parts}), "
-            f"more than the budget of {_told(budget)}"
-            + (f", of which {_told(reserve)} are kept for what is no tensor" if reserve else ""),
+            f"predicted to need {_size_text(found.peak_bytes)} in a training step ({parts}), "
+            f"more than the budget of {_size_text(budget)}"
+            + (f", of which {_size_text(reserve)} are reserved for non-tensor memory" if reserve else ""),
         )
     return found.peak_bytes
 
 
-def _told(size: int) -> str:
-    """Return bytes in the unit in which they can be read."""
+def _size_text(size: int) -> str:
+    """Return bytes as text, in GiB or MiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"
 
 
 def passes(step: Sequence[Encoded], training: Training, virtual: int = 0) -> tuple[Pass, ...]:
-    """Return the shapes of those of a step's forward passes that decide its peak.
+    """Return the shapes of the forward passes of a step that can hold its peak.
 
-    They are the first, and of the later ones, while which there are gradients, the largest: by tokens, by pairs of
-    tokens and by pairs under a mask.
+    These are the first pass, and the largest of the later passes, during which gradients exist: by tokens, by pairs of
+    tokens and by pairs of tokens under a mask.
     """
     first, *later = packing.forward_passes(step, training)
     sizes = [packing.sizes(rows, virtual) for rows in later]

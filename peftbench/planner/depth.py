@@ -1,4 +1,4 @@
-"""At which depths a model is traced so that what is found is exact at its own."""
+"""Choose the depths at which a model is traced, so that extrapolation to its own depth is exact."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ _UNADAPTED = 2
 
 @dataclass(frozen=True)
 class Depths:
-    """Which depths are traced, and which windows are the same in both."""
+    """The depths at which a model is traced, and which decoder layers correspond in both."""
 
     own: int
+    """The model's own number of decoder layers."""
     traced: tuple[int, ...]
+    """Two depths, or the model's own depth alone."""
     low: int = 0
-    """Blocks from the lowest that are matched by their place from there."""
+    """How many of the lowest layers correspond by their distance from the lowest."""
     high: int = 0
-    """Blocks from the topmost that are matched by their place from there."""
+    """How many of the highest layers correspond by their distance from the highest."""
 
 
 def depths(trial: Trial, config: Any) -> Depths:
-    """Return at which depths to trace a trial: two where they tell all, else its own."""
+    """Return the depths to trace a trial at: two smaller ones if they determine the model's own, else the own depth."""
     own = config.get_text_config().num_hidden_layers
-    if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method's own message comes
+    if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method will raise its own error
         return Depths(own, (own,))
     pattern = _pattern(_kinds(trial, config, own))
     if pattern is None:
         return Depths(own, (own,))
     prefix, period = pattern
-    low, high = prefix + 1 + period, 1 + period  # the end itself, and what stands for all between
+    low, high = prefix + 1 + period, 1 + period  # the end itself, and a period of layers that represents all in between
     if trial.method == "llama_adapter" or trial.options.get("layers"):
         top = trial.options.get("layers") or own - _UNADAPTED
         few = min(top, own - top)
         low, high = (low, high + few) if few == top else (low + few, high)
-    # one block may stand for what is between at both ends
+    # one period may represent the layers in between for both ends
     first = low + high - period + (own - low - high) % period
     return Depths(own, (own,)) if own <= first + period else Depths(own, (first, first + period), low, high)
 
@@ -56,20 +58,22 @@ def at(trial: Trial, config: Any, depth: int) -> tuple[Trial, Any]:
         setattr(changed, name, list(value[:depth]))
     changed.num_hidden_layers = depth
     layers = trial.options.get("layers")
-    if isinstance(layers, int) and own - layers < layers:  # the frozen ones stay as they are, as they are fewer
+    if (
+        isinstance(layers, int) and own - layers < layers
+    ):  # keep the number of layers without adapters, which is the smaller one
         trial = replace(trial, options={**trial.options, "layers": layers - (own - depth)})
     return trial, made
 
 
 def _lists(config: Any, own: int) -> Mapping[str, Sequence[Any]]:
-    """Return what a config says layer by layer."""
+    """Return the settings that a config gives per layer, as lists."""
     return {n: v for n, v in vars(config).items() if isinstance(v, list | tuple) and len(v) == own}
 
 
 def _kinds(trial: Trial, config: Any, own: int) -> list[int]:
-    """Return a number for every layer, equal where the config says the same of both and the parameters are alike.
+    """Return a number per layer; it is equal for layers with equal settings and parameters of equal shapes.
 
-    Many configs give a pattern as a number (every second block has experts), so the blocks themselves are looked at.
+    Many configs give a pattern as a number (every second layer has experts), so the layers themselves are compared.
     """
     made = fake.without_weights(trial, config)
     alike = [[(n, p.shape, p.dtype) for n, p in block.named_parameters()] for block in decoder_layers(made)]
@@ -78,9 +82,9 @@ def _kinds(trial: Trial, config: Any, own: int) -> list[int]:
 
 
 def _pattern(kinds: Sequence[int]) -> tuple[int, int] | None:
-    """Return how many lowest layers stand apart, and after how many the pattern of the others comes again.
+    """Return how many of the lowest layers precede a repeating pattern, and the pattern's period.
 
-    Of several answers the one that needs the fewest layers; None if there is none.
+    If several answers exist, return the one that needs the fewest layers; None if there is none.
     """
     own = len(kinds)
     found = [
@@ -93,6 +97,6 @@ def _pattern(kinds: Sequence[int]) -> tuple[int, int] | None:
 
 
 def _names_layers(options: Mapping[str, Any]) -> bool:
-    """Whether options speak of layers by number: then no other depth shows what they do at this one."""
+    """Whether options refer to layers by number; then only the model's own depth shows their effect."""
     named = {k: v for k, v in options.items() if any(word in k for word in ("modules", "pattern", "parameters"))}
     return bool(re.search(r"\d", repr(named))) or any("layer" in k and k != "layers" and v for k, v in options.items())

@@ -1,8 +1,8 @@
-"""A base without weights: built from its config on ``meta``, where methods attach, then made of fake tensors.
+"""A base model without weights: built from its config on ``meta``, where methods attach, then made of fake tensors.
 
-``meta`` alone does not do, since transformers' masks ask for a real device; nor does attaching under fake tensors,
-since modules cannot be moved there. So methods attach on ``meta``, and every tensor is then replaced by a fake one on
-the CPU, of the same shape, strides and type.
+``meta`` alone is not enough, since transformers' attention masks need a real device. Attaching under fake tensors is
+not possible, since their modules cannot be moved. So methods attach on ``meta``, and then every tensor is replaced by a
+fake tensor on the CPU with the same shape, strides and dtype.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from peftbench.models import load as models
 from peftbench.models import quantization
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
-from peftbench.planner.fake_cache import Remembering
+from peftbench.planner.fake_cache import CachingFakeTensorMode
 from peftbench.records import Trial
 from peftbench.records.resolve import resolve
 
 
 def base(trial: Trial, config: Any, precision: Precision) -> Any:
-    """Return the base of a config on ``meta``, every weight frozen, stored as ``model.load`` stores it.
+    """Return the base model of a config on ``meta``, frozen, with the dtypes and quantization of ``models.load``.
 
     Raises:
-        Unsupported: if the libraries would leave more than embeddings and head of this base unquantized.
+        Unsupported: if the libraries would leave more than the embeddings and the head unquantized.
     """
     method = method_of(trial.method, trial.options)
     made = without_weights(trial, config, getattr(torch, precision.base_weights(method.trains_base)))
@@ -45,7 +45,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
 
 
 def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the model of a config on ``meta``, in one type."""
+    """Return the model of a config on ``meta``, with every parameter in one dtype."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -53,7 +53,7 @@ def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float3
 
 
 def attach(made: Any, trial: Trial) -> Any:
-    """Attach the trial's method on ``meta``, its parameters in the precision's type; return the tuned model."""
+    """Attach the trial's method on ``meta`` with parameters in the precision's dtype; return the tuned model."""
     method = method_of(trial.method, trial.options)
     with torch.device("meta"):
         tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
@@ -62,7 +62,7 @@ def attach(made: Any, trial: Trial) -> Any:
 
 
 def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return options whose start reads no weights, texts or batches: values do not change what is held in training."""
+    """Return options whose initialization reads no weights, texts or batches; it does not change memory in training."""
     if "initialization" not in options:
         return options
     plain = {"initialization": "kaiming" if "alpha" in options else "random"}
@@ -70,16 +70,16 @@ def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def materialize(model: nn.Module) -> None:
-    """Replace every tensor of a model on ``meta`` by one on the CPU; under fake tensors, that takes no memory."""
+    """Replace every tensor of a model on ``meta`` by one on the CPU; under ``fake_tensors`` these take no memory."""
     made: dict[int, torch.Tensor] = {}
     storages: dict[int, torch.Tensor] = {}
-    replaced = []  # kept, so that no id is used twice
+    replaced = []  # keeps the tensors alive, so that no id is reused
 
     def other(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             replaced.append(tensor)
             storage = tensor.untyped_storage()
-            if storage._cdata not in storages:  # all of it: a slice keeps the whole alive
+            if storage._cdata not in storages:  # the whole storage, since a slice keeps all of it alive
                 whole = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
                 storages[storage._cdata] = whole
             held = storages[storage._cdata]
@@ -99,22 +99,25 @@ def materialize(model: nn.Module) -> None:
 
 
 def _holders(module: nn.Module) -> Iterator[dict[str, Any]]:
-    """Yield what holds a module's tensors by name: parameters, buffers, attributes and dictionaries among these."""
+    """Yield the dictionaries that hold a module's tensors: parameters, buffers, attributes, and dicts among these."""
     yield from (vars(state) for state in fake_quantized.states(module))
     yield from (module._parameters, module._buffers, vars(module))
     yield from (v for name, v in vars(module).items() if isinstance(v, dict) and not name.startswith("_"))
 
 
 class Answers(TorchDispatchMode):
-    """Answers what code asks of a tensor's value: yes, or 0 (of infinite gradients too, so that no step is skipped)."""
+    """Gives fake tensors values where code reads them: True, or 0.
+
+    The count of infinite gradients is 0 too, so that gradient scaling skips no step.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; asking costs time at every operator
+        return False  # nothing is compiled here, and the check costs time at every operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator."""
-        if func is torch.ops.prim.device.default:  # asked more often than anything is computed
+        if func is torch.ops.prim.device.default:  # called more often than any operator that computes
             return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             dtype = args[0].dtype
@@ -131,7 +134,7 @@ class Answers(TorchDispatchMode):
 def _experts_product(
     x: torch.Tensor, y: torch.Tensor, ends: Any = None, bias: Any = None, dtype: Any = None
 ) -> torch.Tensor:
-    """Return what a product of grouped matrices returns; torch's own fake one refuses all types but bf16.
+    """Return an empty result of a grouped matrix product; torch's own fake version supports only bf16.
 
     Shapes: x (n, d) and y (experts, d, o) give (n, o); x (d, n) and y (n, o) give (experts, d, o).
     """
@@ -141,10 +144,13 @@ def _experts_product(
 
 @contextmanager
 def fake_tensors(padded: bool) -> Iterator[None]:
-    """Make no tensor real within the context.
+    """Make every tensor that is created in the context a fake one.
 
-    transformers makes masks for any batch of fake tensors. Where there is no padding, a real batch has none, and the
-    question for the mask's values is let through to be answered.
+    transformers takes fake tensors for tracing and then always makes an attention mask. A real batch without padding
+    has no mask, so for such a batch its check for tracing is disabled.
+
+    Args:
+        padded: whether a row of the batches has padding.
     """
     from transformers import masking_utils
 
@@ -152,7 +158,7 @@ def fake_tensors(padded: bool) -> Iterator[None]:
     if not padded:
         masking_utils.is_tracing = lambda tensor=None: False
     try:
-        with Remembering():
+        with CachingFakeTensorMode():
             yield
     finally:
         masking_utils.is_tracing = asked

@@ -1,7 +1,7 @@
-"""Fake tensors that remember: an operator that was seen with such arguments is not worked out again.
+"""A cache for fake tensors: an operator is computed once for arguments of the same shapes.
 
-A traced step runs the same few hundred operators thousands of times, and PyTorch's own cache of fake results spends
-more on its keys than is needed here, where nothing is symbolic and all is on one device.
+A traced step runs the same few hundred operators thousands of times. PyTorch's own cache of fake results computes more
+expensive keys than are needed here, where no shape is symbolic and all tensors are on one device.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 _MOVES = ("aten::set_", "aten::resize_")
-"""Operators that put another storage under their argument, or change its size."""
+"""Operators that replace the storage of their argument, or change its size."""
 _PLAIN = (int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What an operator returned: a new tensor, a view of its first argument, or that itself."""
+    """What an operator returned: a new tensor, a view of its first argument, or its first argument itself."""
 
     like: tuple[Any, ...]
-    """Shape, strides, type, offset in the storage."""
+    """Shape, strides, dtype, storage offset."""
     itself: bool = False
+    """Whether it returned its first argument."""
     view: bool = False
+    """Whether it returned a view of its first argument."""
 
 
-class Remembering(FakeTensorMode):
-    """A ``FakeTensorMode`` with a memory of its own for operators that return one tensor."""
+class CachingFakeTensorMode(FakeTensorMode):
+    """A ``FakeTensorMode`` with a cache for operators that return one tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +38,14 @@ class Remembering(FakeTensorMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; asking costs time at every operator
+        return False  # nothing is compiled here, and the check costs time at every operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator, or return what it returned for arguments of the same shapes."""
+        """Run one operator, or recreate what it returned for arguments of the same shapes."""
         key = self._key(func, args, kwargs)
         found = self._seen.get(key) if key is not None else None
         if found is not None:
-            return self._again(found, args)
+            return self._recreate(found, args)
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if key is not None and type(out) is FakeTensor and func.name() not in _MOVES:
             result = _result(out, args, _tensors((kwargs or {}).values()))
@@ -52,12 +54,12 @@ class Remembering(FakeTensorMode):
         return out
 
     def _key(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return what decides an operator's result; None where that is more than its arguments' shapes."""
+        """Return what an operator's result depends on; None if that is more than its arguments' metadata."""
         parts: list[Any] = [func]
         known = _append(parts, args) and (not kwargs or _append(parts, sorted(kwargs.items())))
         return tuple(parts) if known else None
 
-    def _again(self, found: _Result, args: Any) -> Any:
+    def _recreate(self, found: _Result, args: Any) -> Any:
         if found.itself:
             return args[0]
         shape, strides, dtype, offset = found.like
@@ -71,7 +73,7 @@ class Remembering(FakeTensorMode):
 
 
 def _append(parts: list[Any], values: Any) -> bool:
-    """Add what decides an operator's result to a key; return whether that is all."""
+    """Add the metadata of arguments to a key; return False if a result depends on more than that."""
     for value in values:
         if isinstance(value, FakeTensor):
             if value.constant is not None or value.layout is not torch.strided or value.is_complex():
@@ -93,12 +95,12 @@ def _metadata(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _result(out: FakeTensor, args: Any, named: list[FakeTensor]) -> _Result | None:
-    """Return how to make an operator's result again; None where that takes more than its arguments' shapes.
+    """Return how to recreate an operator's result; None if that takes more than its arguments' metadata.
 
     Args:
-        out: what it returned.
-        args: its arguments.
-        named: the tensors among those given by name.
+        out: the operator's result.
+        args: its positional arguments.
+        named: the tensors among its keyword arguments.
     """
     if out.constant is not None or out.layout is not torch.strided or out.is_complex() or out.device.type != "cpu":
         return None
@@ -115,7 +117,7 @@ def _result(out: FakeTensor, args: Any, named: list[FakeTensor]) -> _Result | No
 
 
 def _tensors(values: Any) -> list[FakeTensor]:
-    """Return the fake tensors among arguments, in their order."""
+    """Return the fake tensors among arguments, in order."""
     found: list[FakeTensor] = []
     for value in values:
         if isinstance(value, FakeTensor):

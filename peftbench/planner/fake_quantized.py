@@ -1,4 +1,4 @@
-"""Quantized layers of a model without weights: bitsandbytes' own, with the tensors that quantizing would have made."""
+"""Quantized layers of a model without weights: bitsandbytes' layers with tensors of the right shapes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from peftbench.models import quantization
 from peftbench.models.precision import Precision
 
 _BLOCK, _SCALES_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share one where they are quantized too: bitsandbytes' defaults."""
+"""Weights per scale, and scales per second-level scale (double quantization): bitsandbytes' defaults."""
 _LEVELS, _SCALE_LEVELS = 16, 256
 
 
 def quantize(model: Any, settings: Any) -> None:
     """Turn a model on the device ``meta`` into what transformers would load with a quantization config.
 
-    Which layers are quantized is left to transformers. Only the weights are made here, since quantizing reads values.
+    transformers chooses which layers are quantized. Only the weights are made here, since quantizing reads values.
 
     Args:
         model: the model, every parameter on ``meta``.
@@ -43,7 +43,7 @@ def quantize(model: Any, settings: Any) -> None:
 
 
 def quantize_experts(model: Any, precision: Precision, double_quantization: bool) -> None:
-    """Do as ``quantization.quantize_experts`` with codes and scales that nothing was computed for."""
+    """Quantize experts as ``quantization.quantize_experts`` does, with uninitialized codes and scales."""
 
     def quantize_4bit(weight: torch.Tensor, *_: Any, **settings: Any) -> tuple[torch.Tensor, QuantState]:
         double, kind = settings["compress_statistics"], settings["quant_type"]
@@ -54,7 +54,7 @@ def quantize_experts(model: Any, precision: Precision, double_quantization: bool
 
 
 def _four_bits(layer: Any, dtype: torch.dtype) -> None:
-    """Give a layer the tensors of ``quantize_4bit``."""
+    """Give a layer the tensors that ``quantize_4bit`` would make."""
     weight = layer.weight
     state = _state(weight, dtype, weight.compress_statistics, weight.quant_type)
     layer.weight = Params4bit(
@@ -70,12 +70,12 @@ def _four_bits(layer: Any, dtype: torch.dtype) -> None:
 
 
 def _codes(weight: torch.Tensor) -> torch.Tensor:
-    """Return codes, two a byte."""
+    """Return 4-bit codes, two per byte."""
     return torch.empty(math.ceil(weight.numel() / 2), 1, device="meta", dtype=torch.uint8)
 
 
 def _state(weight: torch.Tensor, dtype: torch.dtype, double: bool, kind: str) -> QuantState:
-    """Return the scales of codes, quantized themselves where asked."""
+    """Return the scales of 4-bit codes; with ``double``, they are quantized too."""
     blocks = math.ceil(weight.numel() / _BLOCK)
     nested: dict[str, Any] = {}
     if double:
@@ -98,32 +98,32 @@ def _state(weight: torch.Tensor, dtype: torch.dtype, double: bool, kind: str) ->
 
 
 def _eight_bits(layer: Any) -> None:
-    """Give a layer the tensors of ``int8_vectorwise_quant``: codes, and a scale for each output."""
+    """Give a layer the tensors that ``int8_vectorwise_quant`` would make: codes, and a scale per output."""
     codes = torch.empty(layer.weight.shape, device="meta", dtype=torch.int8)
     layer.weight = Int8Params(codes, requires_grad=False)
     layer.weight.CB, layer.weight.SCB = layer.weight.data, torch.empty(codes.shape[0], device="meta")
 
 
 class _FakeParams4bit(FakeTensor):
-    """A fake tensor that peft takes for packed weights: it goes by the name of the class."""
+    """A fake tensor that peft recognizes as packed weights, by the name of its class."""
 
 
 class _FakeInt8Params(FakeTensor):
-    """The same for codes of 8 bits."""
+    """A fake tensor that peft recognizes as 8-bit codes, by the name of its class."""
 
 
 _FakeParams4bit.__name__, _FakeInt8Params.__name__ = Params4bit.__name__, Int8Params.__name__
 
 
 def name(parameter: Any, like: torch.Tensor) -> None:
-    """Let a fake parameter go by the name of the parameter that it replaces, where that is bitsandbytes'."""
+    """Give a fake parameter the class name of the bitsandbytes parameter that it replaces, if it is one."""
     kind = {Params4bit: _FakeParams4bit, Int8Params: _FakeInt8Params}.get(type(like))
     if kind is not None:
         parameter.__class__ = kind
 
 
 def states(module: nn.Module) -> list[Any]:
-    """Return the objects that hold tensors of the quantization of a module's own parameters."""
+    """Return the objects with the quantization tensors (scales, codebooks) of a module's own parameters."""
     found: list[Any] = []
     for parameter in module._parameters.values():
         state = getattr(parameter, "quant_state", None)

@@ -1,4 +1,4 @@
-"""The most that fits: the largest batch or longest sequence whose predicted peak is within a budget. No torch."""
+"""Find the largest batch or longest sequence whose predicted peak memory is within a budget. No torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from peftbench.records import Trial
 
 AXES = ("batch_size", "sequence_length")
-"""What can be made to fit."""
-MOST = 2**20
+"""The settings that can be fitted to a budget."""
+LARGEST = 2**20
 
 
 def with_size(trial: Trial, axis: str, size: int) -> Trial:
@@ -20,16 +20,16 @@ def with_size(trial: Trial, axis: str, size: int) -> Trial:
     return replace(trial, training=replace(trial.training, **changes))
 
 
-def most(peak: Callable[[int], int], budget: int, least: int, limit: int = MOST) -> int | None:
-    """Return the largest size whose peak is within the budget; None if not even the least is.
+def largest_size(peak: Callable[[int], int], budget: int, least: int, limit: int = LARGEST) -> int | None:
+    """Return the largest size whose peak is within the budget; None if not even the smallest is.
 
-    Peaks are nearly lines, so a line through two known ones tells where to look; halving what is left in turn keeps
-    the number of peaks small where they are not.
+    Peaks are nearly linear in the size, so the search alternates between interpolation and bisection. This needs few
+    evaluations even if they are not linear.
 
     Args:
-        peak: bytes for a size; never falls.
-        budget: bytes.
-        least: smallest size that makes sense.
+        peak: peak in bytes at a size; must not decrease with it.
+        budget: in bytes.
+        least: smallest size to try.
         limit: largest size to try.
     """
     known: dict[int, int] = {}
@@ -41,7 +41,7 @@ def most(peak: Callable[[int], int], budget: int, least: int, limit: int = MOST)
     if not fits(least):
         return None
     low, high = least, min(least + 1, limit)
-    while low < limit and fits(high):  # beyond the budget, by the slope so far
+    while low < limit and fits(high):  # extrapolate to just beyond the budget
         slope = (known[high] - known[low]) / (high - low)
         low = high
         high = min(limit, max(2 * low, low + 1 + int((budget - known[low]) / slope) if slope else limit))
@@ -50,7 +50,7 @@ def most(peak: Callable[[int], int], budget: int, least: int, limit: int = MOST)
         share = (budget - known[low]) / (known[high] - known[low]) if line else 0.5
         guess = min(high - 1, max(low + 1, low + int((high - low) * share)))
         low, high = (guess, high) if fits(guess) else (low, guess)
-        if line and low == guess and high - low > 1:  # on a line, the next size is too much
+        if line and low == guess and high - low > 1:  # if peaks are linear, the next size does not fit
             low, high = (low + 1, high) if fits(low + 1) else (low, low + 1)
         line = not line
     return low

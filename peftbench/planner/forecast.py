@@ -1,4 +1,4 @@
-"""A suite's cells with what each will take, and whether that fits: the predictions behind ``plan --memory``."""
+"""Predict the memory of a suite's cells and whether it fits a budget, for ``plan --memory``."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _WORKERS = 4
 
 
 def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Question) -> Iterator[Forecast]:
-    """Yield an answer for each cell, in the suite's order; its seeds are alike.
+    """Yield a forecast for each cell, in the suite's order. It is the same for all seeds of a cell.
 
     Args:
-        trials: of a suite.
-        folder: with the config of a trial's base.
-        asked: the question.
+        trials: the trials of a suite.
+        folder: returns the folder with the config of a trial's base model.
+        asked: what to predict.
 
     Raises:
-        UserError: if a base's config cannot be read, or an option of a cell is wrong for its base.
+        UserError: if the config of a base model cannot be read, or an option of a cell is wrong for its base model.
     """
     cells: dict[str, Trial] = {}
     for trial in trials:
@@ -42,18 +42,18 @@ def forecasts(trials: Sequence[Trial], folder: Callable[[Trial], Path], asked: Q
     configs = {base: load_config(base, folder(trial)) for base, trial in bases.items()}
     each = [configs[trial.base] for trial in cells.values()]
     workers = min(len(os.sched_getaffinity(0)), _WORKERS, len(cells))
-    # forked, so that torch and the others are imported once; nothing here runs a kernel or touches CUDA
-    with ProcessPoolExecutor(workers, get_context(_start_method()), _be_quiet) as pool:
+    # forked workers share the imported libraries; nothing here runs a kernel or touches CUDA
+    with ProcessPoolExecutor(workers, get_context(_start_method()), _silence_warnings) as pool:
         yield from pool.map(partial(_forecast, asked), cells.values(), each)
 
 
 def _start_method() -> str:
-    """Return how the workers start: forked, so that libraries are imported once, unless importing them touched CUDA."""
+    """Return how workers start: forked, so that libraries are imported once, unless importing them touches CUDA."""
     return "spawn" if device.may_touch_cuda() else "fork"
 
 
-def _be_quiet() -> None:
-    """Let libraries not warn: nothing of what they warn about happens."""
+def _silence_warnings() -> None:
+    """Silence the libraries' warnings, which do not apply to a step on fake tensors."""
     warnings.simplefilter("ignore")
 
 
@@ -66,24 +66,24 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         found = predict(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)
-        room = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
-        answer = Forecast(trial, found, fits=found.peak_bytes <= room)
+        available = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
+        answer = Forecast(trial, found, fits=found.peak_bytes <= available)
         if not asked.axis:
             return answer
         limit = context_length.remaining(trial, config) if asked.axis == "sequence_length" else None
-        most = _most(trial, config, asked.axis, room, limit)
+        most = _most(trial, config, asked.axis, available, limit)
         return replace(answer, most=most, capped=most is not None and most == limit)
     except UserError as error:
         raise UserError(f"{trial.cell}: {error}") from error
     except Unsupported as error:
         return Forecast(trial, problem=str(error))
-    except Exception as error:  # whatever a model's code does with tensors that have no values
-        told = (str(error) or "no text").splitlines()[0]
-        return Forecast(trial, problem=f"the step cannot be traced: {type(error).__name__}: {told}")
+    except Exception as error:  # a model's code may do anything with tensors that have no values
+        reason = (str(error) or "no message").splitlines()[0]
+        return Forecast(trial, problem=f"the step cannot be traced: {type(error).__name__}: {reason}")
 
 
-def _most(trial: Trial, config: Any, axis: str, room: int, limit: int | None) -> int | None:
+def _most(trial: Trial, config: Any, axis: str, available: int, limit: int | None) -> int | None:
     def peak(size: int) -> int:
         return predict(fit.with_size(trial, axis, size), config).peak_bytes
 
-    return fit.most(peak, room, 1 if axis == "batch_size" else 2, limit or fit.MOST)
+    return fit.largest_size(peak, available, 1 if axis == "batch_size" else 2, limit or fit.LARGEST)

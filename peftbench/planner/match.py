@@ -1,4 +1,4 @@
-"""Ranks that meet one budget of trainable parameters. torch is imported only in the process that counts."""
+"""Choose ranks that match a budget of trainable parameters. torch is imported only in the process that counts."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from peftbench.suite.records import Block, Suite
 from peftbench.suite.schema import TRAIN
 
 FAR = 0.2
-"""Share of the budget by which a method may miss it before that is told apart."""
+"""Relative distance from the budget above which a method is reported as not matched."""
 _MOST = 2**20
-"""Largest rank that is tried."""
+"""Largest rank to try if the base model sets no limit."""
 
 
 @dataclass(frozen=True)
 class Matched:
-    """One block's size."""
+    """The size of one block."""
 
     cell: str
-    """Its name, without the precision."""
+    """The name of its cells, without the precision."""
     parameters: int | None
-    """What it trains; None where that could not be counted."""
+    """Its trainable parameters; None if they could not be counted."""
     reason: str = ""
     """Why its size was not chosen; empty if it was."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A suite with its ranks, and how near they come."""
+    """A suite with its ranks chosen, and how close each method comes to the budget."""
 
     suite: Suite
     budget: int
@@ -48,44 +48,44 @@ class Match:
 
 
 def miss(parameters: float | None, budget: int) -> str:
-    """Return by how much a count misses the budget, as "+1.2 %"."""
+    """Return the relative difference of a count from the budget, as "+1.2 %"."""
     return "unknown" if parameters is None else f"{100 * (parameters / budget - 1) + 0.0:+.1f} %".replace("-0.0", "0.0")
 
 
 def far(parameters: float | None, budget: int) -> bool:
-    """Whether a count misses the budget by more than ``FAR``."""
+    """Whether a count differs from the budget by more than ``FAR``."""
     return parameters is None or abs(parameters / budget - 1) > FAR
 
 
 def apply(suite: Suite) -> Match:
-    """Return a suite with each method's rank chosen, counted in a process of its own.
+    """Return a suite with each method's rank chosen, with parameters counted in another process.
 
     Raises:
-        UserError: if the base's config cannot be read, or what the suite gives as measure cannot be counted.
+        UserError: if the base model's config cannot be read, or the method that defines the budget cannot be counted.
     """
-    # the parent of a run never imports torch, and a forked child would have to
+    # spawned, since the parent of a run must not import torch
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(solve, suite).result()
 
 
 def solve(suite: Suite) -> Match:
     """Return a suite with each method's rank chosen, counted in this process."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # says at import which kernels it lacks
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
     from peftbench.planner.predict import load_config
 
     warnings.simplefilter("ignore")
     config = load_config(suite.base, find.config_folder(suite.base))
     budget = _budget(suite, config)
     blocks, found = [], []
-    for block in (part for whole in suite.blocks for part in _parts(whole)):
-        sized, matched = _sized(suite, block, config, budget)
+    for block in (part for whole in suite.blocks for part in _combinations(whole)):
+        sized, matched = _with_rank(suite, block, config, budget)
         blocks.append(sized)
         found += [matched] if matched else []
     return Match(replace(suite, blocks=tuple(blocks), match=None), budget, tuple(found))
 
 
-def _parts(block: Block) -> Iterator[Block]:
-    """Yield a block for each combination of its own options, as each may need another rank."""
+def _combinations(block: Block) -> Iterator[Block]:
+    """Yield a block for each combination of the method's options, since each may need another rank."""
     fixed = {key: values for key, values in block.axes.items() if key == "precision" or key in TRAIN}
     counted = {key: values for key, values in block.axes.items() if key not in fixed}
     for values in itertools.product(*counted.values()):
@@ -94,12 +94,12 @@ def _parts(block: Block) -> Iterator[Block]:
 
 
 def _budget(suite: Suite, config: Any) -> int:
-    """Return the budget: as given, or what the suite's measure of it trains."""
+    """Return the budget in parameters: the given number, or what the given method trains at the given rank."""
     match = suite.match
     assert match is not None
     if match.parameters is not None:
         return match.parameters
-    named = next((part for b in suite.blocks if b.method == match.method for part in _parts(b)), None)
+    named = next((part for b in suite.blocks if b.method == match.method for part in _combinations(b)), None)
     block = named or Block(match.method, f"{suite.display_path}: match", {})
     try:
         return _count(_trial(suite, block, match.rank), config)
@@ -109,8 +109,8 @@ def _budget(suite: Suite, config: Any) -> int:
         ) from None
 
 
-def _sized(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block, Matched | None]:
-    """Return a block with its rank and what that trains; None for the untuned base."""
+def _with_rank(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block, Matched | None]:
+    """Return a block with its rank chosen, and its size; None instead of the size for the untuned base model."""
     method = _method(block)
     if not method.trains:
         return block, None
@@ -120,8 +120,8 @@ def _sized(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block,
             trial = _trial(suite, block, None)
             why = f"the suite gives its {method.rank_key}" if given else "it has no rank"
             return block, Matched(_name(trial), _count(trial, config), why)
-        rank = nearest(
-            cache(lambda rank: _count(_trial(suite, block, rank), config)), budget, _most(suite, block, config)
+        rank = nearest_rank(
+            cache(lambda rank: _count(_trial(suite, block, rank), config)), budget, _largest_rank(suite, block, config)
         )
         trial = _trial(suite, block, rank)
         sized = replace(block, axes={**block.axes, method.rank_key: (rank,)})
@@ -130,16 +130,16 @@ def _sized(suite: Suite, block: Block, config: Any, budget: int) -> tuple[Block,
         return block, Matched(_name(_trial(suite, block, None)), None, str(error))
 
 
-def nearest(count: Callable[[int], int], budget: int, most: int) -> int:
-    """Return the rank whose count comes nearest to a budget: on the line through two counts, else by bisection.
+def nearest_rank(count: Callable[[int], int], budget: int, most: int) -> int:
+    """Return the rank whose parameter count is nearest to a budget, by linear extrapolation, else by bisection.
 
     Args:
-        count: parameters at a rank, growing with it.
-        budget: what to come near to.
-        most: largest rank.
+        count: trainable parameters at a rank.
+        budget: in parameters.
+        most: largest rank to try.
     """
     first, step = count(1), count(min(2, most)) - count(1)
-    if step < 0:  # some tuners train less at a larger rank
+    if step < 0:  # some tuners train fewer parameters at a larger rank
         ranks = [2**power for power in range(most.bit_length())]
         return min(ranks, key=lambda rank: (abs(count(rank) - budget), rank))
     if budget <= first:
@@ -157,7 +157,7 @@ def nearest(count: Callable[[int], int], budget: int, most: int) -> int:
 
 
 def _smallest(count: Callable[[int], int], rank: int) -> int:
-    """Return the smallest rank that trains as much as this one: some tuners' sizes end before the rank does."""
+    """Return the smallest rank with the same count as this one; some tuners' sizes stop growing below it."""
     low, high = 0, rank
     while high - low > 1:
         middle = (low + high) // 2
@@ -165,8 +165,8 @@ def _smallest(count: Callable[[int], int], rank: int) -> int:
     return high
 
 
-def _most(suite: Suite, block: Block, config: Any) -> int:
-    """Return the largest rank: of virtual tokens, what the base's context leaves room for; else the base's width."""
+def _largest_rank(suite: Suite, block: Block, config: Any) -> int:
+    """Return the largest rank: the virtual tokens that fit into the remaining context, or else the model's width."""
     from peftbench.methods import context_length
 
     trial = _trial(suite, block, 1)
@@ -179,7 +179,7 @@ def _most(suite: Suite, block: Block, config: Any) -> int:
 
 
 def _trial(suite: Suite, block: Block, rank: int | None) -> Trial:
-    """Return a trial of a block, at a rank of its own or the given one."""
+    """Return a trial of a block at the given rank, or at the block's own if None."""
     axes = block.axes if rank is None else {**block.axes, _method(block).rank_key: (rank,)}
     alone = replace(suite, blocks=(replace(block, axes=axes),), seeds=suite.seeds[:1], only=(), match=None)
     return expand(alone, "cpu")[0]

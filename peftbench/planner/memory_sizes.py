@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them. No torch."""
+"""Parse memory sizes like ``16GiB`` and read the memory of this machine. No torch."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 
 
 DEVICE = "device"
-"""In place of a size: what the device has."""
+"""The text that stands for the memory of the device."""
 
 
 def budget(text: str, device: str) -> int:
-    """Return a budget in bytes: a size, or the memory of the device (the machine's, or its first GPU's).
+    """Return a budget in bytes: a size, or the memory of the device (the machine's, or its first visible GPU's).
 
     Raises:
-        UserError: if it is no size, or the device does not tell.
+        UserError: if the text is not a size, or the device does not report its memory.
     """
     if text != DEVICE:
         return read(text, "--budget")
     found = environment.describe()
     if device == "cpu":
         return min(int(found["memory_bytes"]), _allowed())
-    told = [gpu["memory.total"] for gpu in found["gpus"] or ()]
+    sizes = [gpu["memory.total"] for gpu in found["gpus"] or ()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if visible.isdigit():
-        told = told[int(visible) :][:1]
-    elif visible.startswith("MIG-") or (visible and len(set(told)) > 1):  # a part of one, or which of several
-        told = []
-    if not told or not _SIZE.fullmatch(told[0]):  # as "[N/A]"
-        raise UserError("--budget: nvidia-smi does not tell how much memory the GPU has; give a size like 16GiB")
-    return read(told[0], "--budget")
+        sizes = sizes[int(visible) :][:1]
+    elif visible.startswith("MIG-") or (visible and len(set(sizes)) > 1):  # a part of a GPU, or one named by its id
+        sizes = []
+    if not sizes or not _SIZE.fullmatch(sizes[0]):  # as "[N/A]"
+        raise UserError("--budget: nvidia-smi does not report how much memory the GPU has; give a size like 16GiB")
+    return read(sizes[0], "--budget")
 
 
 def reserve(text: str | None, budget: int | None) -> int | None:
-    """Return what of a trial's budget is kept for what is no tensor; None where nothing was given.
+    """Return the bytes of a trial's budget to reserve for non-tensor memory; None if nothing was given.
 
     Raises:
-        UserError: if it is no size, or not less than the budget.
+        UserError: if the text is not a size, or not less than the budget.
     """
-    kept = read(text, "--reserve") if text else None
-    if kept is not None and budget is not None and kept >= budget:
-        raise UserError(f"--reserve: given {text!r}; allowed: less than the budget of {budget:,} bytes for a trial")
-    return kept
+    size = read(text, "--reserve") if text else None
+    if size is not None and budget is not None and size >= budget:
+        raise UserError(f"--reserve: given {text!r}; allowed: less than the budget of {budget:,} bytes per trial")
+    return size
 
 
 def _allowed() -> int:
-    """Return the memory that this process's control group may take, which a container sets; no limit is very much."""
+    """Return the memory limit of this process's control group, which a container sets; 2^63 if there is none."""
     try:
         return int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # "max" is no number
+    except (OSError, ValueError):  # "max" means no limit
         return 2**63
 
 
@@ -67,11 +67,11 @@ def read(text: str, name: str) -> int:
     """Return a size in bytes: ``16GiB`` is 16 x 2^30, ``16GB`` 16 x 10^9, ``1024B`` bytes.
 
     Args:
-        text: what was given.
-        name: of the option that it was given for.
+        text: the size.
+        name: the option that it was given for, which the message names.
 
     Raises:
-        UserError: if it is no size, or none at all.
+        UserError: if it is not a size, or less than a byte.
     """
     found = _SIZE.fullmatch(text)
     unit = _UNITS.get(found[2].lower()) if found else None

@@ -1,7 +1,8 @@
-"""Predict what a trial takes: the real training step under the real accountant, on tensors without memory.
+"""Predict a trial's memory and work: run the real training step under the real memory ledger, on fake tensors.
 
-The step is ``train.step``, the accountant ``measure.ledger.account``, the method what ``METHODS`` attaches; nothing of
-them is written down a second time here. Two depths are traced and every moment of the step is extrapolated in layers.
+The step is ``training.loop.step``, the ledger is ``measure.ledger.account``, and the method is attached by its record
+in ``METHODS``, so the planner repeats no formula of theirs. A model is traced at two small depths, and every moment of
+the step is extrapolated linearly in the number of decoder layers.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from peftbench.records import Base, Trial
 
 
 def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> Prediction:
-    """Return what a trial would take, from its base's config alone.
+    """Return the predicted memory and work of a trial, from its base model's config alone.
 
     Args:
         trial: a trial that trains.
-        config: the base's transformers config, or a folder with its ``config.json``.
+        config: the base model's transformers config, or a folder with its ``config.json``.
         passes: the forward passes of the step; by default the longest that the trial's settings allow, so that the
-            peak is one that the trial does not exceed.
+            predicted peak is an upper bound.
 
     Raises:
-        Unsupported: if the method or precision does not exist on this base.
-        UserError: if an option is wrong for this base.
-        Unplannable: if the step cannot be taken without values.
+        Unsupported: if the method or precision does not exist for this base model.
+        UserError: if an option is wrong for this base model.
+        Unplannable: if the step reads values of tensors.
     """
     assert trial.training is not None
     passes = tuple(passes or longest(trial.training))
@@ -39,9 +40,9 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
         where = depths(trial, config)
         traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
     except Exception as error:
-        raise _meant(error) from error
+        raise _original_error(error) from error
     peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
-    totals = {name: _extrapolated([t.totals[name] for t in traced], where) for name in traced[0].totals}
+    totals = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
     tokens = sum(p.examples * p.tokens for p in passes)
     return Prediction(
         peak_bytes=sum(peak.values()),
@@ -56,22 +57,22 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
 
 
 def load_config(base: Base, folder: Path) -> Any:
-    """Return the transformers config in a base's folder.
+    """Return the transformers config in a base model's folder.
 
     Raises:
-        UserError: if transformers cannot read it, or does not know such a model.
+        UserError: if transformers cannot read it, or does not know the model type.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=base.trust_remote_code)
-    except Exception as error:  # of many kinds, and code that comes with a config may raise any
-        told = (str(error) or type(error).__name__).strip().partition("\n")[0]
-        raise UserError(f"base {base.source!r}: {folder / 'config.json'}: {told}") from error
+    except Exception as error:  # of many kinds, and a model's own code may raise any
+        reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
+        raise UserError(f"base {base.source!r}: {folder / 'config.json'}: {reason}") from error
 
 
-def _meant(error: Exception) -> Exception:
-    """Return an error as the trial would raise it, or as one of planning if it comes from tensors without values."""
+def _original_error(error: Exception) -> Exception:
+    """Return an error that the trial would raise too, or ``Unplannable`` if it comes from tensors without values."""
     cause = error.__cause__ or error
     valueless = "meta" in str(cause).lower() or "fake" in str(cause).lower()
     if isinstance(error, Unsupported | UserError) and not valueless:
@@ -80,18 +81,18 @@ def _meant(error: Exception) -> Exception:
 
 
 def _moments(traced: Sequence[Traced], where: Depths) -> Iterator[Mapping[str, int]]:
-    """Yield bytes by category at every moment of the step, at the model's own depth."""
+    """Yield the bytes by category at every moment of the step, extrapolated to the model's own depth."""
     if len(traced) == 1:
         yield from (found for moments in traced[0].windows.values() for _, found in moments)
         return
-    shallow, deep = (_placed(t, depth, where) for t, depth in zip(traced, where.traced, strict=True))
+    shallow, deep = (_aligned(t, depth, where) for t, depth in zip(traced, where.traced, strict=True))
     for window, moments in shallow.items():
         for one, other in _paired(moments, deep.get(window, ())):
-            yield {name: _extrapolated((one[name], other[name]), where) for name in one}
+            yield {name: _extrapolate((one[name], other[name]), where) for name in one}
 
 
-def _placed(traced: Traced, depth: int, where: Depths) -> Mapping[Window, Sequence[Moment]]:
-    """Return the windows of a traced step by places that two depths share; those in the middle have none."""
+def _aligned(traced: Traced, depth: int, where: Depths) -> Mapping[Window, Sequence[Moment]]:
+    """Return the windows of a traced step by layer positions that both depths share; middle layers are left out."""
     found = {}
     for (kind, place, *rest), moments in traced.windows.items():
         if place is None or place < where.low:
@@ -102,7 +103,10 @@ def _placed(traced: Traced, depth: int, where: Depths) -> Mapping[Window, Sequen
 
 
 def _paired(shallow: Sequence[Moment], deep: Sequence[Moment]) -> Iterator[tuple[Mapping[str, int], Mapping[str, int]]]:
-    """Yield the moments of a window that are the same in two depths: one by one, else the highest of each operator."""
+    """Yield pairs of corresponding moments of a window in two depths.
+
+    If both ran the same operators, moments correspond one by one; otherwise each operator's highest moment.
+    """
     if [name for name, _ in shallow] == [name for name, _ in deep]:
         yield from zip((found for _, found in shallow), (found for _, found in deep), strict=True)
         return
@@ -114,8 +118,8 @@ def _highest(moments: Sequence[Moment]) -> dict[str, Mapping[str, int]]:
     return dict(sorted(moments, key=lambda moment: sum(moment[1].values())))
 
 
-def _extrapolated(values: Sequence[int], where: Depths) -> int:
-    """Return a number at the model's own depth, on the line through those of the traced depths."""
+def _extrapolate(values: Sequence[int], where: Depths) -> int:
+    """Return a number at the model's own depth, by linear extrapolation from the traced depths."""
     if len(values) == 1:
         return values[0]
     (first, second), (low, high) = values, where.traced

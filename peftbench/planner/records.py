@@ -1,4 +1,4 @@
-"""What the planner is asked and what it answers. No torch."""
+"""The records of the planner: shapes of a step, predictions, and forecasts for cells. No torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from peftbench.records import Training, Trial
 
 _PASSES = 2
-"""Forward passes of a step that are traced: from the second on, gradients are there while activations grow."""
+"""Forward passes of a step that are traced. From the second on, gradients exist while activations grow."""
 
 
 class Unplannable(Exception):
-    """A trial that may well run, but whose step cannot be taken on tensors without values."""
+    """The step cannot run on tensors without values; the trial itself may still run."""
 
 
 @dataclass(frozen=True)
@@ -20,79 +20,79 @@ class Pass:
     """The shape of one forward pass of a training step."""
 
     examples: int
-    """b: rows, which are examples unless several are packed into one."""
+    """b: rows; a row is an example, or several if they are packed."""
     tokens: int
-    """t: the longest row in data tokens; virtual tokens come on top."""
+    """t: data tokens of the longest row, without virtual tokens."""
     padded: bool = True
-    """Whether a row is shorter than the longest or holds several examples, so that attention gets a mask."""
+    """Whether attention gets a mask, because rows have padding or hold several examples."""
     packed: bool = False
-    """Whether examples are told apart by their places in a row."""
+    """Whether a row holds several examples."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a trial is predicted to take.
+    """A trial's predicted memory and work.
 
-    Bytes are those that the accountant of a real step on the CPU would book; for CUDA, each storage is rounded up as
-    its allocator does.
+    Bytes are those that the memory ledger of a real step on the CPU would count; for CUDA, each storage is rounded up
+    as CUDA's allocator does.
     """
 
     peak_bytes: int
-    """Highest sum of live tensors in a training step."""
+    """Largest sum of live tensors in a training step."""
     categories: Mapping[str, int]
-    """The peak by the ledger's categories; they add up to it."""
+    """The peak by the ledger's categories, which add up to it."""
     base_parameters: int
-    """Tied ones once; packed 4-bit weights count as what they stand for."""
+    """Parameters of the base model. Tied parameters count once, packed 4-bit weights as the weights they encode."""
     base_weights_bytes: int
-    """Weights and quantization state of the base as loaded."""
+    """Weights and quantization state of the base model as loaded."""
     trainable_parameters: int
     checkpoint_bytes: int
-    """Tensors of the saved adapter (or of the whole model, if full), without the file's header."""
+    """Tensors of the saved adapter (of the whole model for full fine-tuning), without the file's header."""
     flops_per_token: float
-    """Floating-point operations of a step's products, forward and backward, per data token (padding counted)."""
+    """Floating-point operations of a step's matrix products, forward and backward, per data token with padding."""
     passes: tuple[Pass, ...]
-    """The forward passes for which the peak holds."""
+    """The forward passes that the peak is predicted for."""
     depths: tuple[int, ...]
-    """Layers of the models that were traced; a single one is the model's own depth."""
+    """Decoder layers of the traced models; a single number is the model's own depth."""
     depth: int
-    """Layers of the model."""
+    """Decoder layers of the model."""
     attention: str = "fused"
-    """``fused``: a kernel that saves no attention matrix; ``matrix``: they are saved whole; ``none``: there is none."""
+    """``fused``: a kernel that saves no attention matrix; ``matrix``: whole matrices; ``none``: no attention."""
 
 
 def longest(training: Training) -> tuple[Pass, ...]:
-    """Return the passes of the largest step that the settings allow: every example as long as the longest."""
+    """Return the forward passes of the largest step that the settings allow, with every example at full length."""
     full, rest = divmod(training.batch_size, training.micro_batch_size)
     sizes = [training.micro_batch_size] * full + [rest] * (rest > 0)
-    # the largest last: what was held before does not matter beyond the gradients
+    # the largest comes last: of the passes before it, only the gradients still take memory
     return tuple(Pass(size, training.sequence_length, packed=training.packing) for size in sorted(sizes)[-_PASSES:])
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every cell."""
+    """What to predict for every cell beside its memory."""
 
     budget: int | None = None
-    """Bytes that the device has; None to ask for no fit."""
+    """Bytes that a trial may need; None to leave out whether it fits."""
     reserve: int | None = None
-    """Bytes of the budget that are not for tensors: the context of CUDA, libraries, other programs. None for what each
-    trial's device is known to hold beside them."""
+    """Bytes of the budget for non-tensor memory: CUDA context, library workspaces, other programs. None for an estimate
+    for each trial's device."""
     axis: str | None = None
-    """Of ``fit.AXES``: what to make as large as fits."""
+    """One of ``fit.AXES``: find its largest size that fits."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One cell's answer."""
+    """The prediction for one cell."""
 
     trial: Trial
     found: Prediction | None = None
-    """None where the cell trains nothing or does not exist."""
+    """None if the cell trains nothing or is unsupported."""
     problem: str | None = None
     """Why there is no prediction."""
     fits: bool | None = None
-    """Whether the peak stays within the budget less its reserve; None without a budget."""
+    """Whether the peak is within the budget less its reserve; None without a budget."""
     most: int | None = None
-    """Largest size of the axis that fits; None where none was asked for, or not even the least fits."""
+    """Largest size of the axis that fits; None if none was asked for, or not even the smallest fits."""
     capped: bool = False
-    """Whether that is as long as the base's context allows, and no matter of memory."""
+    """Whether the base model's context limits that size, rather than memory."""

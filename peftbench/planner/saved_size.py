@@ -1,4 +1,4 @@
-"""How much a tuned model's saved weights take, without saving them."""
+"""The size of a tuned model's saved weights, without saving them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from peftbench.records import Trial
 def stored_bytes(tuned: Any, trial: Trial) -> int:
     """Return the bytes of the tensors that a trial would save.
 
-    As ``Method.save`` chooses them: the whole base if it all trains; what peft takes for its state; elsewhere what
-    trains.
+    They are chosen as in ``Method.save``: peft's state dict for a peft model, the whole model if all of it is trained,
+    and the trainable parameters otherwise.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
@@ -25,7 +25,7 @@ def stored_bytes(tuned: Any, trial: Trial) -> int:
         tensors = list(tuned.parameters())
     else:
         tensors = _trained(tuned)
-    # PiSSA and OLoRA are saved as an update of twice the rank
+    # PiSSA and OLoRA are saved as an update with twice the rank
     factor = 2 if trial.options.get("initialization") in ("pissa", "olora") else 1
     return factor * sum(t.numel() * t.element_size() for t in tensors)
 

@@ -1,7 +1,7 @@
-"""One training step on fake tensors under the accountant, with its peak told apart by window.
+"""Trace one training step on fake tensors under the memory ledger, with a peak for each window of the step.
 
-A window is the time between two places of the step that can be found again in a deeper model: the forward pass of one
-block, its backward pass, one kind of operator after the backward pass.
+A window is a part of the step that a deeper model has too: the forward pass of one decoder layer, its backward pass, or
+what follows the backward pass.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from peftbench.training import flops, loop
 from peftbench.training.batches import Batch
 
 Window = tuple[Any, ...]
-"""Kind, the block's place (None outside of blocks), the forward pass's number, which time the place is met."""
+"""Kind, the layer's index (None outside of layers), the forward pass's number, and a count of repetitions."""
 Moment = tuple[str, Mapping[str, int]]
-"""An operator, and the bytes by category when most were live from its start to the next one's."""
+"""An operator, and the bytes by category at the peak between its start and the next operator's."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What a traced step shows. Every number is linear in the number of layers."""
+    """The result of a traced step. Every number is linear in the number of decoder layers."""
 
     windows: Mapping[Window, Sequence[Moment]]
     totals: Mapping[str, int]
     """Parameters, bytes and operations of the whole model and step, by name."""
     attention: str
-    """As ``Prediction.attention``."""
+    """The same as ``Prediction.attention``."""
 
 
 def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
-    """Build a trial's model without weights, attach its method and take one training step.
+    """Build a trial's model without weights, attach its method and run one training step.
 
     Args:
-        trial: what to trace.
-        config: the base's config, of the depth to trace.
+        trial: the trial to trace.
+        config: the base model's config, at the depth to trace.
         passes: the step's forward passes.
     """
     assert trial.training is not None
@@ -81,7 +81,7 @@ def _bytes(*tensors: torch.Tensor) -> int:
 
 
 def _learner(tuned: Any, trial: Trial, precision: Precision) -> loop.Learner:
-    """Return a learner with the state of optimizer and scaler after a step: a trial is accounted after its last."""
+    """Return a learner whose optimizer and scaler have state, as in a trial, which counts memory after training."""
     assert trial.training is not None
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     learner = loop.learner(

@@ -1,4 +1,4 @@
-"""How many parameters a trial trains, counted on its base's config: the method attached to tensors without memory."""
+"""Count a trial's trainable parameters from its base model's config, with the method attached on ``meta``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from peftbench.records import Trial
 
 
 def trainable(trial: Trial, config: Any) -> int:
-    """Return the parameters that a trial trains, as its row will tell them.
+    """Return the number of parameters that a trial trains, the same as in its row.
 
     Args:
         trial: a trial that trains.
-        config: its base's transformers config.
+        config: its base model's transformers config.
 
     Raises:
-        Unsupported, UserError: if the method or an option of it does not exist on this base.
+        Unsupported, UserError: if the method or an option of it does not exist for this base model.
     """
     made = fake.without_weights(trial, config).requires_grad_(False)
     return trainable_parameters(fake.attach(made, trial))

@@ -48,7 +48,7 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
     if tried:
         yield Stage(tried, candidates(everything, device), folder / learning_rate_search.FOLDER, True)
     given = candidate_rates(everything)
-    found = learning_rate_search.choices(folder) if given else {}
+    found = learning_rate_search.searches(folder) if given else {}
     rates = {cell: each.best.rate for cell, each in found.items() if each.best}
     # the trials of a cell that was not searched to the end have no key yet
     unknown = {cell for cell, each in given.items() if cell not in found or not found[cell].complete(each)}

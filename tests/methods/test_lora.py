@@ -125,8 +125,14 @@ START += [("pissa", "bf16"), ("eva", "nf4"), ("eva", "bf16")]
 def test_a_start_that_promises_the_base_gives_its_logits(start, precision, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, precision, initialization=start)
     expected = logits(fresh(tiny, precision), precision, IDS)
-    close = 1e-4 if precision == "fp32" else 0.2
-    torch.testing.assert_close(logits(attached, precision, IDS), expected, atol=close, rtol=1e-2)
+    found = logits(attached, precision, IDS)
+    if start == "eva" and precision != "fp32":  # B is zero and the base model's weights are untouched
+        assert torch.equal(found, expected)
+    elif precision == "fp32":
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-2)
+    else:  # what PiSSA leaves frozen is rounded to bf16: 0.026 to 0.028 on average, by CPU kernel
+        assert (found - expected).abs().mean() < 0.05
+        assert (found - expected).abs().max() < MERGE_ERROR[precision]
 
 
 def test_pissa_starts_from_the_largest_singular_directions_and_leaves_the_rest_frozen(tiny, tmp_path):

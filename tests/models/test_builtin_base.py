@@ -110,7 +110,7 @@ def test_the_log_belongs_to_the_weights_and_is_no_part_of_a_trials_key(base, tmp
     before = find.base_fingerprint(copy)
     (copy / make.LOG).write_text((copy / make.LOG).read_text().replace("weights_sha256: ", "weights_sha256: 0"))
     assert find.base_fingerprint(copy) == before
-    with pytest.raises(UserError, match=f"{make.LOG} is the log of other weights"):
+    with pytest.raises(UserError, match=f"{make.LOG} belongs to other weights"):
         card.read_log(copy)
 
 
@@ -167,7 +167,7 @@ def test_the_text_that_tells_retention_was_not_read(base, beginning, loaded):
 
 @each_base
 def test_a_log_that_counted_other_tokens_is_refused(base, loaded):
-    with pytest.raises(UserError, match=r"by step 2 the base had read 7 tokens; the recipe gives \d"):
+    with pytest.raises(UserError, match=r"by step 2 the log counts 7 tokens; the recipe now gives \d"):
         list(card.text_read(loaded[base].tokenizer, [{"step": 2, "tokens_read": 7}]))
 
 
@@ -224,7 +224,7 @@ def test_the_card_says_what_the_log_and_the_tasks_say_now(base):
         assert part in text, f"renew the card: python -m tools.nano.card {base}"
     assert f"tasks `{card.tasks_fingerprint()}`" in text, "the tasks changed: renew the card"
     assert list(rows(text, "task | metric")) == list(rows(text, "task | 2-grams, %")) == list(TASKS)
-    assert list(rows(text, "last word")) == [skill[0] for skill in skills.SKILLS]
+    assert list(rows(text, "last word of")) == [skill[0] for skill in skills.SKILLS]
     assert all(row[4] == "0 of 500" for row in rows(text, "task | 2-grams, %").values())
 
 
@@ -234,7 +234,7 @@ def test_the_cards_perplexity_is_measured_and_is_the_logs(base, loaded):
     loss = make.held_out_loss(loaded[base].model.eval(), make.held_out(loaded[base].tokenizer))
     assert loss == pytest.approx(logged, abs=card.SAME_LOSS)
     assert card.held_out_fact(loss, logged) in printed(base)
-    assert "but its log says 2.000" in card.held_out_fact(loss, 2.0)
+    assert "but the training log has 2.000" in card.held_out_fact(loss, 2.0)
 
 
 @each_base
@@ -252,7 +252,7 @@ def test_the_cards_zero_shot_scores_are_measured(base, loaded):
 
 @each_base
 def test_the_cards_skills_are_measured(base, loaded):
-    said = rows(printed(base), "last word")
+    said = rows(printed(base), "last word of")
     model, tokenizer = loaded[base].model.eval(), loaded[base].tokenizer
     for skill in skills.SKILLS:
         share = skills.share_right(model, tokenizer, skill)
@@ -282,5 +282,5 @@ def test_the_cards_overlap_is_that_of_all_the_text_read(base, loaded):
     tokenizer = loaded[base].tokenizer
     counted = card.count_read(tokenizer, make.held_out(tokenizer), set(read))
     assert card.held_out_read_fact(counted) in printed(base)
-    whole, said = "\0".join(read), rows(printed(base), "last word")
+    whole, said = "\0".join(read), rows(printed(base), "last word of")
     assert all(said[s[0]][1] == f"{100 * skills.share_read(whole, s):.0f}" for s in skills.SKILLS)

@@ -62,7 +62,7 @@ def test_a_gpu_of_which_nobody_tells_the_memory_is_no_budget(sizes, visible, mon
     found = [{"memory.total": size} for size in sizes] or None
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": found})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(errors.UserError, match="does not tell how much memory the GPU has"):
+    with pytest.raises(errors.UserError, match="does not report how much memory the GPU has"):
         memory_sizes.budget("device", "cuda")
 
 
@@ -85,7 +85,7 @@ def test_the_most_that_fits_fits_and_one_more_does_not(curve):
             return int(max(a + b * n + c * n * n for a, b, c in lines))
 
         room, limit = rng.randrange(2 * 10**7), rng.choice([1, 2, 4096, 2**20])
-        found = fit.most(peak, room, 1, limit)
+        found = fit.largest_size(peak, room, 1, limit)
         assert len(asked) <= 45
         assert max(asked) <= limit
         if found is None:
@@ -254,10 +254,10 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
     [
         (["--budget", "16GiB"], "--budget, --reserve and --fit are about memory: they need --memory"),
         (["--memory", "--fit", "batch_size"], "--fit: what fits depends on the memory there is"),
-        (["--memory", "--reserve", "1GiB"], "--reserve: a part of the memory there is; give that with --budget"),
+        (["--memory", "--reserve", "1GiB"], "--reserve: sets aside a part of the budget, so it needs --budget"),
         (
             ["--memory", "--budget", "1GiB", "--reserve", "2GiB"],
-            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes for a trial",
+            "--reserve: given '2GiB'; allowed: less than the budget of 1,073,741,824 bytes per trial",
         ),
         (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
     ],

@@ -100,7 +100,7 @@ def test_a_trial_is_skipped_for_what_is_kept_and_its_row_has_the_tensors_alone(t
     needed = run(made, tmp_path, predicts=True).row.predicted_train_bytes
     row = run(made, tmp_path, budget_bytes=needed + 9, reserve_bytes=10).row
     assert row.status == "skipped"
-    assert "of which 0.00 MiB are kept for what is no tensor" in row.message
+    assert "of which 0.00 MiB are reserved for non-tensor memory" in row.message
     kept = run(made, tmp_path, budget_bytes=needed + 10, reserve_bytes=10).row
     assert (kept.status, kept.predicted_train_bytes) == ("ok", needed)
 
@@ -108,7 +108,7 @@ def test_a_trial_is_skipped_for_what_is_kept_and_its_row_has_the_tensors_alone(t
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--reserve", "1GiB"], "--reserve: a part of the memory there is"),
+        (["--reserve", "1GiB"], "--reserve: sets aside a part of the budget"),
         (["--budget", "1GiB", "--reserve", "2GiB"], "--reserve: given '2GiB'; allowed: less than the budget"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peftbench.planner import fake
-from peftbench.planner.fake_cache import Remembering
+from peftbench.planner.fake_cache import CachingFakeTensorMode
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from tests.support import architectures, trials
@@ -29,13 +29,13 @@ def test_a_prediction_is_the_same_with_and_without_a_memory(family, method, prec
     made = trials.trial(tmp_path, tmp_path / "data", method, precision, training=training)
     steps = [Pass(1, 7), Pass(2, 16)]
     remembered = predict(made, config, steps)
-    monkeypatch.setattr(fake, "Remembering", FakeTensorMode)
+    monkeypatch.setattr(fake, "CachingFakeTensorMode", FakeTensorMode)
     assert predict(made, config, steps) == remembered
 
 
 def twice(operator):
     """The same operator on new tensors of the same shapes, the second time from memory."""
-    with Remembering() as mode:
+    with CachingFakeTensorMode() as mode:
         for _ in range(2):
             before = len(mode._seen)
             yield operator(torch.ones(3, 4))
@@ -61,7 +61,7 @@ def test_what_is_new_has_a_storage_of_its_own_of_the_same_size():
 
 
 def test_numbers_and_types_are_told_apart():
-    with Remembering():
+    with CachingFakeTensorMode():
         x = torch.ones(3, 4)
         assert [x.to(t).dtype for t in (torch.bfloat16, torch.float16, torch.bfloat16)] == [
             torch.bfloat16,

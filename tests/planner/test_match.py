@@ -68,7 +68,7 @@ def test_the_nearest_rank_is_found_with_few_counts(counts, budget, most, rank):
         asked.add(r)
         return counts(r)
 
-    found = match.nearest(counted, budget, most)
+    found = match.nearest_rank(counted, budget, most)
     assert abs(counts(found) - budget) == abs(counts(rank) - budget)
     assert found <= rank, "of equal counts the smallest rank"
     assert len(asked) <= 20

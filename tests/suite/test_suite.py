@@ -66,7 +66,7 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
         (
             swapped("rank: 4", "alpha: big"),
-            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank like 2r or null"],
+            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank such as 2r or null"],
         ),
         (
             swapped("rank: 4", "target_modules: [1, a]"),

@@ -275,7 +275,7 @@ def test_a_dataset_that_is_a_program_is_not_run(task, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     one = task("template: sst2, dataset: a/b, splits: {train: train, test: test}")
-    with pytest.raises(UserError, match="a program, which is not run; try revision: refs/convert/parquet"):
+    with pytest.raises(UserError, match="scripts are not run; try revision: refs/convert/parquet"):
         read.examples(one, "test")
 
 
