@@ -98,7 +98,7 @@ def test_a_cell_that_cannot_exist_is_not_searched(load):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "as many for each method"]),
+        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "equally many for each method"]),
         (["methods.full.learning_rate=[1e-3, 1e-3, 1e-2]"], ["a rate is given twice"]),
         (["evaluate.split=validation"], ["evaluate.split: given 'validation'", "allowed: test"]),
         (["search.share=0"], ["search.share: given 0", "above 0"]),
@@ -217,7 +217,7 @@ def test_a_cell_waits_until_each_of_its_candidates_was_tried(load, tmp_path, end
     if waits:
         steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
         next(steps)
-        with pytest.raises(UserError, match="the search of full fp32 is not complete"):
+        with pytest.raises(UserError, match="the learning-rate search of full fp32 is not complete"):
             next(steps)
 
 
@@ -255,7 +255,7 @@ def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(l
     load()
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
     found = learning_rate_search.searches(tmp_path)
-    monkeypatch.setattr(learning_rate_search, "choices", lambda folder: found)
+    monkeypatch.setattr(learning_rate_search, "searches", lambda folder: found)
     monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
     cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
     assert capsys.readouterr().err.count("none of them can run") == 1, "said of the grid, not of the search"
@@ -271,7 +271,7 @@ def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ende
     assert {t.cell for t in next(steps).whole} == {"base fp32", "full fp32", "lora r=2 fp32"}
     steps = stages.stages(load(SUITE, only=["rank=2"]), "cpu", tmp_path)
     next(steps)
-    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is taken: lora r=2 fp32",)
+    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is used: lora r=2 fp32",)
 
 
 def test_a_searched_cell_beside_one_with_a_rate_of_its_own(load):
@@ -386,16 +386,14 @@ def test_run_searches_and_then_trains_with_the_selected_rates(load, tmp_path, mo
     ran.clear()
     assert cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out")]) == 0
     assert ran == [], "a second run has nothing to do, in neither stage"
-    assert (
-        "search for learning rates: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
-    )
+    assert "learning-rate search: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
 
 
-def test_plan_tells_of_the_search(load, tmp_path, capsys):
+def test_plan_announces_the_search(load, tmp_path, capsys):
     load()
     assert cli.main(["plan", str(tmp_path / "grid.yaml")]) == 0
     assert (
-        "a search chooses learning rates on the validation split: 9 cells, 1 seed (1000): 9 trials"
+        "a learning-rate search on the validation split runs first: 9 cells, 1 seed (1000): 9 trials"
         in capsys.readouterr().out
     )
 
