@@ -98,7 +98,7 @@ def test_a_cell_that_cannot_exist_is_not_searched(load):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "as many for each method"]),
+        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "equally many for each method"]),
         (["methods.full.learning_rate=[1e-3, 1e-3, 1e-2]"], ["a rate is given twice"]),
         (["evaluate.split=validation"], ["evaluate.split: given 'validation'", "allowed: test"]),
         (["search.share=0"], ["search.share: given 0", "above 0"]),
@@ -255,7 +255,7 @@ def test_a_search_of_unsupported_cells_does_not_claim_that_no_cell_can_run(load,
     load()
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
     found = learning_rate_search.searches(tmp_path)
-    monkeypatch.setattr(learning_rate_search, "choices", lambda folder: found)
+    monkeypatch.setattr(learning_rate_search, "searches", lambda folder: found)
     monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
     cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
     assert capsys.readouterr().err.count("none of them can run") == 1, "said of the grid, not of the search"
@@ -386,16 +386,14 @@ def test_run_searches_and_then_trains_with_the_selected_rates(load, tmp_path, mo
     ran.clear()
     assert cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out")]) == 0
     assert ran == [], "a second run has nothing to do, in neither stage"
-    assert (
-        "search for learning rates: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
-    )
+    assert "learning-rate search: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
 
 
-def test_plan_describes_the_search(load, tmp_path, capsys):
+def test_plan_announces_the_search(load, tmp_path, capsys):
     load()
     assert cli.main(["plan", str(tmp_path / "grid.yaml")]) == 0
     assert (
-        "a search chooses learning rates on the validation split: 9 cells, 1 seed (1000): 9 trials"
+        "a learning-rate search on the validation split runs first: 9 cells, 1 seed (1000): 9 trials"
         in capsys.readouterr().out
     )
 
