@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from peftbench.evaluation import structure
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import peaks
 from peftbench.measure.clock import Clock
-from peftbench.measure.ledger import CATEGORIES, account
+from peftbench.measure.ledger import account
 from peftbench.methods.record import Method
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
-from peftbench.records import Example, failures
+from peftbench.records import Category, Example, failures
+from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.resolve import resolve
 
 BATCH = 4
@@ -84,9 +85,13 @@ class Subject:
 class _Found:
     """Measurements, and the reasons why others are missing."""
 
-    columns: dict[str, Any] = field(default_factory=dict)
+    columns: InferenceColumns = field(default_factory=InferenceColumns)
     seconds: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def record(self, measured: InferenceColumns) -> None:
+        """Keep what was measured."""
+        self.columns = replace(self.columns, **measured.known())
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -114,7 +119,7 @@ def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: i
     return Prompts(torch.tensor([ids[-length:] for ids in encoded]), new_tokens)
 
 
-def measure(subject: Subject) -> dict[str, Any]:
+def measure(subject: Subject) -> InferenceColumns:
     """Measure the cost of inference and return the columns of the row, without changing the model or random state.
 
     Rates and latencies are medians over repeats. Loading is measured with the method's own ``load`` on the base model
@@ -127,7 +132,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         with found.part("generate"):
             _peak(subject, found)
             found.seconds |= _in_turns(subject, _variants(subject))
-            _rates(subject, found, "", found.seconds["tuned"])
+            found.record(_rates(subject, found.seconds["tuned"]))
         reasons = _why_not(subject)
         found.reasons |= reasons
         folder = Path(scratch) / "adapter"
@@ -142,11 +147,11 @@ def measure(subject: Subject) -> dict[str, Any]:
         "seconds": found.seconds,
         "reasons": found.reasons,
     }
-    return {
-        "inference_prompts_sha256": subject.prompts.sha256,
-        "inference_json": json.dumps(raw, sort_keys=True),
-        **found.columns,
-    }
+    return replace(
+        found.columns,
+        inference_prompts_sha256=subject.prompts.sha256,
+        inference_json=json.dumps(raw, sort_keys=True),
+    )
 
 
 @contextmanager
@@ -251,28 +256,34 @@ def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, S
     return found
 
 
-def _rates(subject: Subject, found: _Found, prefix: str, seconds: Seconds) -> None:
-    """Write the medians over repeats into columns."""
+def _rates(subject: Subject, seconds: Seconds) -> InferenceColumns:
+    """Return the medians over repeats, in the columns of the unmerged model."""
     single, batch = seconds["1"], seconds[str(BATCH)]
     prefill = statistics.median(repeat[0] for repeat in batch)
     raw_decode = [[t for repeat in some for t in repeat[1:]] for some in (single, batch)]
     decode, decode_batch = (statistics.median(times) if times else None for times in raw_decode)
-    found.columns[f"{prefix}first_token_seconds"] = statistics.median(repeat[0] for repeat in single)
-    found.columns[f"{prefix}decoded_token_seconds"] = decode
-    found.columns[f"{prefix}prefill_tokens_per_second"] = subject.prompts.ids.numel() / prefill
-    found.columns[f"{prefix}decode_tokens_per_second"] = BATCH / decode_batch if decode_batch else None
+    return InferenceColumns(
+        first_token_seconds=statistics.median(repeat[0] for repeat in single),
+        decoded_token_seconds=decode,
+        prefill_tokens_per_second=subject.prompts.ids.numel() / prefill,
+        decode_tokens_per_second=BATCH / decode_batch if decode_batch else None,
+    )
 
 
 def _peak(subject: Subject, found: _Found) -> None:
-    """Write the peak memory of generation into columns: by tensor accounting, or from the allocator on CUDA."""
+    """Record the peak memory of generation: by tensor accounting, or from the allocator on CUDA."""
     if subject.device == "cuda":
-        with peaks.allocator_peak(subject.device, found.columns, "peak_generate_bytes"):
-            _generate(subject, subject.model, BATCH)
+        peak = peaks.AllocatorPeak()
+        try:
+            with peaks.allocator_peak(subject.device) as peak:
+                _generate(subject, subject.model, BATCH)
+        finally:
+            found.record(InferenceColumns(peak_generate_bytes=peak.allocated_bytes))
         return
-    with account(subject.model, subject.method.trains_base, {}) as book:
+    with account(subject.model, subject.method.trains_base, {}) as counted:
         _generate(subject, subject.model, BATCH)
-    found.columns["peak_generate_bytes"] = book.peak_bytes
-    found.columns["peak_generate_categories_json"] = json.dumps({name: book.peak[name] for name in CATEGORIES})
+    categories = json.dumps({category: counted.peak[category] for category in Category})
+    found.record(InferenceColumns(peak_generate_bytes=counted.peak_bytes, peak_generate_categories_json=categories))
 
 
 def _load(subject: Subject, found: _Found, folder: Path) -> None:
@@ -286,7 +297,7 @@ def _load(subject: Subject, found: _Found, folder: Path) -> None:
             resolve(subject.method.load)(subject.base, folder)
             taken.append(round(subject.clock.now() - start, 9))
     found.seconds["load"] = taken
-    found.columns["load_adapter_seconds"] = statistics.median(taken)
+    found.record(InferenceColumns(load_adapter_seconds=statistics.median(taken)))
 
 
 def _switch(subject: Subject, found: _Found, folder: Path) -> None:
@@ -300,7 +311,7 @@ def _switch(subject: Subject, found: _Found, folder: Path) -> None:
             model.set_adapter(name)
             taken.append(round(subject.clock.now() - start, 9))
     found.seconds["switch"] = taken[2 * WARM_UP :]
-    found.columns["switch_adapter_seconds"] = statistics.median(found.seconds["switch"])
+    found.record(InferenceColumns(switch_adapter_seconds=statistics.median(found.seconds["switch"])))
 
 
 def _merge(subject: Subject, found: _Found, folder: Path) -> None:
@@ -311,9 +322,18 @@ def _merge(subject: Subject, found: _Found, folder: Path) -> None:
         model.merge_adapter(safe_merge=True)  # safe: merges into copies, so that the weights can be restored
         if not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer)):
             raise RuntimeError("peft merged no layer")
-        found.columns["largest_merge_logit_difference"] = float((_logits(subject) - before).abs().max())
+        difference = float((_logits(subject) - before).abs().max())
+        found.record(InferenceColumns(largest_merge_logit_difference=difference))
         found.seconds |= _in_turns(subject, {"merged": (model, nullcontext)})
-        _rates(subject, found, "merged_", found.seconds["merged"])
+        rates = _rates(subject, found.seconds["merged"])
+    found.record(
+        InferenceColumns(
+            merged_first_token_seconds=rates.first_token_seconds,
+            merged_decoded_token_seconds=rates.decoded_token_seconds,
+            merged_prefill_tokens_per_second=rates.prefill_tokens_per_second,
+            merged_decode_tokens_per_second=rates.decode_tokens_per_second,
+        )
+    )
 
 
 def _logits(subject: Subject) -> torch.Tensor:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from peftbench.records.columns.time import TimeColumns
 
 _CACHES = ("past_key_values", "cache_params", "state")
 """Keyword arguments that carry the cache: attention, Mamba, RWKV."""
 
 
+@dataclass
+class PassTimes:
+    """Seconds in a model's forward passes, filled in when the context ends without an exception."""
+
+    columns: TimeColumns = field(default_factory=TimeColumns)
+
+
 @contextmanager
-def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> Iterator[None]:
-    """Write the seconds of a model's forward passes within the context into a row's columns, unless it fails.
+def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
+    """Measure the seconds in a model's forward passes within the context: prefill and decoding.
 
     A pass over a single token with a cache is decoding; every other pass is prefill. On CUDA, each pass is timed by
     two events in the device's queue, so that the host does not wait for it.
@@ -23,9 +33,9 @@ def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> I
     Args:
         model: the base model's own module, which the forward passes of every method call.
         device: the device that holds it.
-        facts: columns of the trial's row.
         virtual: number of virtual tokens that the method may put into a cache before a text.
     """
+    found = PassTimes()
     begun: list[tuple[str, Any]] = []
     passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": []}
 
@@ -43,12 +53,13 @@ def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> I
 
     hooks = (model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end))
     try:
-        yield
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    for name, moments in passes.items():
-        facts[f"evaluate_{name}_seconds"] = _seconds(moments)
+    found.columns = TimeColumns(
+        evaluate_prefill_seconds=_seconds(passes["prefill"]), evaluate_decode_seconds=_seconds(passes["decode"])
+    )
 
 
 def _moment(device: str) -> Any:

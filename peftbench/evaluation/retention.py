@@ -20,8 +20,10 @@ from peftbench.errors import UserError
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision, effective
 from peftbench.records import Retention, Trial
+from peftbench.records.columns.retention import RetentionColumns
 from peftbench.tasks.general_text import texts
-from peftbench.training.batches import IGNORED, Encoded, collate
+from peftbench.training.batches import IGNORED, collate
+from peftbench.training.encoded import Encoded
 
 _BATCH = 16
 """Texts per forward pass if the suite gives no batch size for evaluation."""
@@ -81,7 +83,7 @@ def held(trial: Trial, source: Retention, tokenizer: Any) -> Held:
     return Held(encoded, known, batch, tokenizer.pad_token_id, precision, trial.device)
 
 
-def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) -> dict[str, Any]:
+def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) -> RetentionColumns:
     """Return the row's columns.
 
     Args:
@@ -93,15 +95,15 @@ def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) 
     raw: dict[str, Sequence[float]] = {"tokens": tokens, "before": [round(nats, 5) for nats in before]}
     if after is not None:
         raw["after"] = [round(nats, 5) for nats in after]
-    return {
-        "retention_sha256": hashlib.sha256(repr([e.ids for e in held.encoded]).encode()).hexdigest(),
-        "retention_texts": len(tokens),
-        "retention_tokens": sum(tokens),
-        "retention_bytes": held.bytes,
-        "retention_loss_before": sum(before) / sum(tokens),
-        "retention_loss_after": None if after is None else sum(after) / sum(tokens),
-        "retention_json": json.dumps(raw),
-    }
+    return RetentionColumns(
+        retention_sha256=hashlib.sha256(repr([e.ids for e in held.encoded]).encode()).hexdigest(),
+        retention_texts=len(tokens),
+        retention_tokens=sum(tokens),
+        retention_bytes=held.bytes,
+        retention_loss_before=sum(before) / sum(tokens),
+        retention_loss_after=None if after is None else sum(after) / sum(tokens),
+        retention_json=json.dumps(raw),
+    )
 
 
 def _encode(tokenizer: Any, text: str, index: int, length: int) -> tuple[Encoded, int | None]:

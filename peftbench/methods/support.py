@@ -16,7 +16,7 @@ class Refusal:
     cell: str
     """What does not exist: "full does not exist in nf4"."""
     why: str = ""
-    """Why, as a clause; empty if ``cell`` says all there is."""
+    """The reason as a clause; empty if ``cell`` states it."""
 
     @property
     def message(self) -> str:
@@ -47,13 +47,13 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
 
 
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:
-    """Return the reason why a (method, precision, device) cell cannot exist, or None where it can."""
+    """Return why a cell of method, precision and device is unsupported; None if it is supported."""
     found = _no_precision(method, precision, device)
     return found.message if found else None
 
 
 def why_no_checkpointing(method: Method) -> str | None:
-    """Return the reason why a method cannot train with gradient checkpointing, or None where it can."""
+    """Return why a method cannot train with gradient checkpointing; None if it can."""
     found = _no_checkpointing(method)
     return found.message if found else None
 

@@ -144,7 +144,7 @@ def measures(home: Path) -> dict[str, float]:
         base = loaded(home, "lora", storage).model
         matrices = load.matrices(base)
         tuned = lora.attach(base, 4, trials.trial(home, home, "lora", storage).options)
-        shares[f"all_linear_share_{storage}"] = adapted_share.columns(matrices, tuned)["adapted_share"]
+        shares[f"all_linear_share_{storage}"] = adapted_share.columns(matrices, tuned).adapted_share
     return {
         "quantized_share": count / found.parameters,
         "codes_bits": 8 * codes / count,

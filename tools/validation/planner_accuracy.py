@@ -133,11 +133,11 @@ def cells(sizes: Sequence[str], folder: Path) -> Iterator[Cell]:
     for size in sizes:
         for method, precision, checkpointing in settings():
             for shape in PASSES[size]:
-                found, _, book = compare(
+                found, _, accounted = compare(
                     base(size, folder), method, precision, [shape], training={"gradient_checkpointing": checkpointing}
                 )
                 where = (size, method, precision, checkpointing, shape.examples, shape.tokens)
-                yield Cell(*where, found.peak_bytes, book.peak_bytes)
+                yield Cell(*where, found.peak_bytes, accounted.peak_bytes)
 
 
 def stored() -> list[Cell]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_type_hints
 
-from peftbench.records import TrialRow
+from peftbench.records import Category, Phase, TrialRow
 from peftbench.records import units as fmt
+from peftbench.records.phase import UNTRACKED, UNTRACKED_BAR
 from peftbench.report.collect import Results
 from peftbench.report.notes.scores import metric_words
 
@@ -23,18 +24,10 @@ DEFINED = {
     "device_flops_per_second": "MFU",
     "train_energy_joules": "energy",
     "untimed_seconds": "untimed",
-    "account_seconds": "account memory",
-    "check_seconds": "check",
-    "evaluate_seconds": "evaluate",
-    "untracked_seconds": "untracked",
-    "peak_base_weights_bytes": "base weights at the peak",
-    "peak_quantization_state_bytes": "quantization state",
-    "peak_adapter_bytes": "adapter weights",
-    "peak_gradients_bytes": "gradients",
-    "peak_optimizer_bytes": "optimizer state",
-    "peak_activations_bytes": "saved activations",
-    "peak_logits_bytes": "logits",
-    "peak_temporaries_bytes": "temporaries",
+    **{phase.column: phase.heading for phase in (Phase.ACCOUNT, Phase.CHECK, Phase.EVALUATE)},
+    UNTRACKED: UNTRACKED_BAR[0],
+    **{category.column: category.heading for category in Category},
+    Category.BASE_WEIGHTS.column: "base weights at the peak",
 }
 """Columns that the page defines, with their headings; the definition is that of the record that declares the column."""
 
