@@ -106,7 +106,7 @@ def share(fraction: Number) -> str:
 
 
 def spread(mean: Number, sd: Number, scale: float = 1.0, digits: int = 1) -> str:
-    """Return "81.3 ± 1.2"; the mean alone where there is no spread to speak of (a single seed)."""
+    """Return "81.3 ± 1.2"; the mean alone for a single seed."""
     if mean is None or math.isnan(mean):
         return MISSING
     text = f"{mean * scale:,.{digits}f}"

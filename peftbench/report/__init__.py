@@ -29,13 +29,13 @@ def render(results_folder: str | Path, output: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        UserError: If the folder holds no trials, its rows cannot stand in one table, or the page cannot be written.
+        UserError: If the folder holds no trials, its rows are not comparable, or the page cannot be written.
     """
     return publish(results_folder, output, "html")[0]
 
 
 def publish(results_folder: str | Path, output: str | Path, format: str) -> tuple[Path, str]:
-    """Write the report of a results folder as a file; return its path, and the table as text of the same reading.
+    """Write the report of a results folder as a file; return its path, and the comparison table as text.
 
     Args:
         results_folder: A folder that ``peftbench run`` wrote.
@@ -43,7 +43,7 @@ def publish(results_folder: str | Path, output: str | Path, format: str) -> tupl
         format: ``html`` for the page, or one of ``FORMATS`` for the table.
 
     Raises:
-        UserError: If the folder holds no trials, its rows cannot stand in one table, or the file cannot be written.
+        UserError: If the folder holds no trials, its rows are not comparable, or the file cannot be written.
     """
     from peftbench.report import collect, page
     from peftbench.report.tables import comparison, writers
@@ -63,7 +63,7 @@ def table(results_folder: str | Path, format: str = "text") -> str:
         format: One of ``FORMATS``.
 
     Raises:
-        UserError: If the format is unknown, the folder holds no trials, or its rows cannot stand in one table.
+        UserError: If the format is unknown, the folder holds no trials, or its rows are not comparable.
     """
     from peftbench.errors import UserError, unknown
     from peftbench.report import collect
@@ -74,10 +74,10 @@ def table(results_folder: str | Path, format: str = "text") -> str:
 
 
 def findings(results_folder: str | Path) -> tuple[str, ...]:
-    """Return sentences about what differs between the rows of a results folder and is no axis.
+    """Return a sentence for everything that is neither equal in all rows of a results folder nor an axis of its grid.
 
     Raises:
-        UserError: If the folder holds no trials, or its rows cannot stand in one table.
+        UserError: If the folder holds no trials, or its rows are not comparable.
     """
     from peftbench.report import collect
     from peftbench.report.notes import unequal_settings

@@ -1,4 +1,4 @@
-"""From a results folder to what a report is made of: cells in the order of the methods' table, and their numbers."""
+"""Read a results folder into what a report is made of: cells in the order of the methods' table, and their numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MEAN = "mean over tasks"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid with all its trials; only those that ended ``ok`` enter a mean."""
+    """One cell of the grid with all its trials; only trials that ended ``ok`` enter a mean."""
 
     name: str
     method: str
@@ -48,7 +48,7 @@ class Cell:
 
     @cached_property
     def record(self) -> Method | None:
-        """The record of the method, of the variant that the cell's options describe; None for one not in the table."""
+        """The record of the method, or of its variant by the cell's options; None if the method is not in the table."""
         settings = read_json(next(iter(self.trials["settings_json"].dropna()), "{}"))
         try:
             return method_of(self.method, settings.get("options", {})) if self.method in METHODS else None
@@ -57,17 +57,17 @@ class Cell:
 
     @property
     def kind(self) -> str:
-        """The method with its variant, "peft VERA": what has a colour, a marker and a legend of its own."""
+        """The method with its variant, "peft VERA". Each kind has its own colour, marker and legend."""
         return " ".join(filter(None, (self.method, self.record.variant if self.record else "")))
 
     @property
     def variant(self) -> str:
-        """The cell's name without method, rank and precision: what is left are options that are axes."""
+        """The part of the cell's name that gives options which are axes."""
         return str(self.trials["named_settings"].iloc[0])
 
     @property
     def is_base(self) -> bool:
-        """Whether this is the untuned base, which trains nothing."""
+        """Whether this is the untuned base model, which trains nothing."""
         return self.method in METHODS and not METHODS[self.method].trains
 
     @cached_property
@@ -82,13 +82,13 @@ class Cell:
 
     @property
     def trouble(self) -> str:
-        """Return "1 oom, 1 killed", "unsupported", or nothing where every trial is ok."""
+        """How trials failed: "1 oom, 1 killed" or "unsupported"; empty if all ended ok."""
         if set(self.troubles) == {Status.UNSUPPORTED.value}:
             return Status.UNSUPPORTED.value
         return ", ".join(f"{n} {status}" for status, n in self.troubles.items())
 
     def mean(self, column: str) -> float | None:
-        """Return the mean of a column over the finished seeds, None where none has it."""
+        """Return the mean of a column over the finished seeds, None if none has it."""
         return self.summary.mean(column)
 
     def sd(self, column: str) -> float | None:
@@ -109,11 +109,11 @@ class Results:
     cells: tuple[Cell, ...]
     """In the order of the methods' table, then variant, rank and precision."""
     left_out: int = 0
-    """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
+    """Number of stored rows that are not shown: not of the recorded grid, or older rows of the same cell and seed."""
     grid: RecordedGrid | None = None
-    """The recorded grid; None where there is no record."""
+    """The recorded grid; None if none was recorded."""
     choices: Mapping[str, CellSearch] = field(default_factory=dict)
-    """How the learning rates of searched cells were chosen, by the cell's name as stored."""
+    """Learning-rate searches by the stored name of the cell."""
 
     @property
     def finished(self) -> tuple[Cell, ...]:
@@ -128,11 +128,11 @@ class Results:
 
     @property
     def tuned(self) -> tuple[Cell, ...]:
-        """Finished cells that train something: all but the untuned base."""
+        """Finished cells that train something: all but the untuned base model."""
         return tuple(cell for cell in self.finished if not cell.is_base)
 
     def reference(self, kind: str, task: str) -> float | None:
-        """Return ``chance`` or ``majority`` of a task (or their mean over tasks), None where it is not defined."""
+        """Return ``chance`` or ``majority`` of a task (or their mean over tasks); None if it is not defined."""
         if task == MEAN:
             each = [self.reference(kind, name) for name in self.tasks]
             known = [value for value in each if value is not None]
@@ -142,7 +142,7 @@ class Results:
         return float(known.iloc[0]) if len(known) else None
 
     def outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes]:
-        """Return the outcomes of the finished cells by name; none at all where any of them has none stored."""
+        """Return the outcomes of the finished cells by name; none at all if any of them has none stored."""
         if tasks not in self._outcomes:
             stored = by_cell(self.trials, self.examples, tasks)
             each = {cell.name: stored.get((cell.summary.base, cell.summary.cell)) for cell in self.finished}
@@ -155,7 +155,7 @@ class Results:
         return {}
 
     def score_record(self, task: str) -> dict[str, Any]:
-        """Return a task's stored Score of some finished trial (metric, examples, ...); empty where there is none."""
+        """Return a task's stored Score of some finished trial (metric, examples, ...); empty if there is none."""
         for cell in self.finished:
             for text in cell.ok["scores_json"]:
                 record = read_json(text).get(task)
@@ -164,7 +164,7 @@ class Results:
         return {}
 
     def common(self, column: str) -> Any:
-        """Return the one value that all rows which have the column share; None where there is none or several."""
+        """Return the one value that all rows which have the column share; None if there is none or several."""
         values = self.distinct(column)
         return values[0] if len(values) == 1 else None
 
@@ -174,7 +174,7 @@ class Results:
 
 
 def read_json(text: Any) -> dict[str, Any]:
-    """Return a JSON column's object; an empty one where the column holds none."""
+    """Return a JSON column's object; an empty one if the column holds none."""
     try:
         found = json.loads(text)
     except (TypeError, ValueError):
@@ -183,7 +183,7 @@ def read_json(text: Any) -> dict[str, Any]:
 
 
 def method_title(kind: str) -> str:
-    """Return a method's title, with its variant; of one that is not in the table (of a package not here), its name."""
+    """Return a method's title with its variant; its name if it is not in the table (its package is not installed)."""
     name, _, variant = kind.partition(" ")
     return " ".join(filter(None, (METHODS[name].title if name in METHODS else name, variant)))
 
@@ -244,7 +244,7 @@ def _cell(summary: Summary, rows: pd.DataFrame, several_bases: bool) -> Cell:
 
 
 def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Return the scored tasks: those that a row has or should have a score of, in the order of the settings."""
+    """Return the tasks of which a row has or should have a score, in the order of the settings."""
     suffix = "_standard_error"
     columns = [name for name in trials.columns if name.startswith("score_")]
     errors = {name + suffix for name in columns}

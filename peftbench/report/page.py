@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, which opens offline and fetches nothing."""
+"""The page: one self-contained HTML file that opens offline and fetches nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from peftbench.results.store.schema import KINDS
 
 
 def refuse_inside(results_folder: Path, output: Path) -> None:
-    """Refuse to write among a results folder's own files, where only the store writes.
+    """Refuse to write among the results folder's own files.
 
     Raises:
         UserError: If the output is there.
@@ -124,13 +124,13 @@ def _context(results: Results) -> dict[str, Any]:
 
 
 def _troubles(results: Results) -> list[dict[str, str]]:
-    """Return every way in which trials of a cell did not end ok: how many, in which phase, and why."""
+    """Return the failures of every cell: status, phase, seeds and message."""
     found = []
     for cell in results.cells:
         bad = cell.trials[cell.trials["status"] != Status.OK.value]
-        told = ["status", "phase", "message"]
-        texts = bad[told].astype(object).fillna(MISSING)
-        for (status, phase, message), rows in texts.groupby(told, sort=True):
+        columns = ["status", "phase", "message"]
+        texts = bad[columns].astype(object).fillna(MISSING)
+        for (status, phase, message), rows in texts.groupby(columns, sort=True):
             seeds = [str(seed) for seed in bad.loc[rows.index, "seed"].dropna()]
             found.append(
                 {

@@ -40,7 +40,7 @@ def row(method: str, seed: int | None = 0, cell: str = "", settings: dict | None
     )
 
 
-def told(folder: Path, *rows: Result) -> list[str]:
+def content(folder: Path, *rows: Result) -> list[str]:
     """The notes without their common beginning."""
     found = unequal_settings.notes(collect.collect(store(folder / "r", *rows)))
     assert all(text.startswith(f"{BEGINNING} (") for text in found)
@@ -50,20 +50,20 @@ def told(folder: Path, *rows: Result) -> list[str]:
 def test_a_planted_difference_is_reported_under_the_table(tmp_path):
     rows = [row("full"), row("adapter"), row("lora", train={"weight_decay": 0.01}), row("base", None)]
     rows.append(row("prompt_tuning"))
-    (found,) = told(tmp_path, *rows)
+    (found,) = content(tmp_path, *rows)
     assert found == "(training): weight_decay 0.01 (LoRA), weight_decay 0.1 (the others)."
     for form in ("text", "md"):
         text = " ".join(table(tmp_path / "r", form).replace("\\", "").split())
         assert f"{BEGINNING} (training): weight_decay 0.01 (LoRA), weight_decay 0.1 (the others)." in text
 
 
-def test_fields_that_nobody_knows_are_compared(tmp_path):
+def test_unknown_fields_are_compared(tmp_path):
     rows = [
         row("full", settings={"unheard": {"of": 1}}, environment={"ambient": {"heat": 20}}),
         row("lora", settings={"unheard": {"of": 2}}, environment={"ambient": {"heat": 30}}),
         row("adapter", train={"unseen": True}),
     ]
-    settings, machine, training = told(tmp_path, *rows)
+    settings, machine, training = content(tmp_path, *rows)
     assert settings.startswith("(settings): unheard.of ")
     assert "unheard.of not recorded (bottleneck adapter)" in settings
     assert "ambient heat 20 (full fine-tuning)" in machine
@@ -71,7 +71,7 @@ def test_fields_that_nobody_knows_are_compared(tmp_path):
     assert training == "(training): unseen yes (bottleneck adapter), unseen none (full fine-tuning, LoRA)."
 
 
-def test_what_each_method_has_for_itself_is_no_finding(tmp_path):
+def test_settings_that_belong_to_a_method_are_not_reported(tmp_path):
     rows = [
         row("lora", settings={"options": {"alpha": 16}}, train={"learning_rate": 1e-2}),
         row("adapter", settings={"options": {"kind": "pfeiffer"}}),
@@ -79,12 +79,12 @@ def test_what_each_method_has_for_itself_is_no_finding(tmp_path):
         row("lora", precision="nf4", optimizer_class="torch"),
         row("base", None),
     ]
-    assert told(tmp_path, *rows) == []
+    assert content(tmp_path, *rows) == []
 
 
-def test_a_recipes_optimizer_is_one_only_where_the_recipe_names_it(tmp_path):
+def test_a_methods_optimizer_is_its_own_only_if_its_recipe_sets_it(tmp_path):
     rows = [row("lora", train={"optimizer": "sgd"}), row("full"), row("adapter")]
-    assert told(tmp_path, *rows) == [
+    assert content(tmp_path, *rows) == [
         "(training): optimizer sgd (LoRA), optimizer adamw (full fine-tuning, bottleneck adapter)."
     ]
 
@@ -102,12 +102,12 @@ def test_a_setting_of_which_every_cell_has_all_values_is_an_axis(tmp_path):
         for method in ("full", "lora")
         for size in (8, 32)
     ]
-    assert told(tmp_path / "crossed", *rows) == []
-    training, *_ = told(tmp_path / "not", *rows[:3])
+    assert content(tmp_path / "crossed", *rows) == []
+    training, *_ = content(tmp_path / "not", *rows[:3])
     assert "batch_size 32 (full batch_size=32 fp32)" in training
     settings = {"batch_size": 8, "optimizer": "sgd"}
     other = row("lora", cell="lora batch_size=8 fp32", train=settings, batches_sha256="f" * 32)
-    (work,) = told(tmp_path / "other", rows[0], rows[1], other, rows[3])
+    (work,) = content(tmp_path / "other", rows[0], rows[1], other, rows[3])
     assert work.startswith("(work): training batches in their order")
 
 
@@ -115,24 +115,24 @@ def test_a_cell_that_could_not_run_has_its_part_in_an_axis(tmp_path):
     cells = [("lora", False), ("lora", True), ("prompt_tuning", False), ("prompt_tuning", True)]
     rows = [row(m, cell=f"{m} packing={packed} fp32", train={"packing": packed}) for m, packed in cells]
     failed = replace(rows[-1], row=replace(rows[-1].row, status=Status.UNSUPPORTED))
-    assert told(tmp_path / "unsupported", *rows[:3], failed) == []
-    assert told(tmp_path / "untuned", row("base", None), *rows[:3], failed) == []
+    assert content(tmp_path / "unsupported", *rows[:3], failed) == []
+    assert content(tmp_path / "untuned", row("base", None), *rows[:3], failed) == []
     other = replace(rows[0], row=replace(rows[0].row, status=Status.UNSUPPORTED))
-    (training,) = told(tmp_path / "opposite", other, rows[1], rows[2], failed)
+    (training,) = content(tmp_path / "opposite", other, rows[1], rows[2], failed)
     assert training == "(training): packing no (prompt tuning), packing yes (LoRA)."
-    (training,) = told(tmp_path / "missing", *rows[:3])
+    (training,) = content(tmp_path / "missing", *rows[:3])
     assert training.startswith("(training): packing yes (lora packing=True fp32)")
 
 
-def test_a_setting_that_goes_with_the_precision_is_no_axis(tmp_path):
+def test_a_setting_that_goes_with_the_precision_is_not_an_axis(tmp_path):
     rows = [row("lora"), row("lora", precision="bf16", train={"batch_size": 4})]
-    assert told(tmp_path, *rows) == ["(training): batch_size 4 (lora bf16), batch_size 16 (lora fp32)."]
+    assert content(tmp_path, *rows) == ["(training): batch_size 4 (lora bf16), batch_size 16 (lora fp32)."]
 
 
-def test_fields_that_differ_alike_are_told_together_and_seeds_by_number(tmp_path):
+def test_fields_that_differ_alike_share_a_sentence_and_seeds_are_numbered(tmp_path):
     other = {"packages": {**ENVIRONMENT["packages"], "torch": "2.12.0", "peft": "0.20"}}
     rows = [row("lora", seed) for seed in range(2)] + [row("lora", 2, environment=other), row("full")]
-    (found,) = told(tmp_path, *rows)
+    (found,) = content(tmp_path, *rows)
     odd, same = "torch 2.12.0, peft 0.20 (lora fp32 seed 2)", "torch 2.13.0, peft 0.21.1"
     assert found == f"(packages): {odd}, {same} (full fine-tuning, lora fp32 seed 0, 1)."
 
@@ -143,7 +143,7 @@ def test_machine_and_source_are_compared_and_the_command_is_not(tmp_path):
         row("full", environment={"git": {"commit": "f" * 40, "dirty": True}, "command": "b"}),
         row("adapter", workers=1),
     ]
-    machine, source, inputs = told(tmp_path, *rows)
+    machine, source, inputs = content(tmp_path, *rows)
     assert machine.startswith("(machine): cpu Another (LoRA)")
     assert source.startswith("(source): git commit ffffffffffff, git dirty yes (full fine-tuning)")
     assert inputs.startswith("(inputs): workers 1 (bottleneck adapter)")
@@ -155,9 +155,9 @@ def test_batches_and_work_are_compared_within_a_seed(tmp_path):
         for method in ("full", "lora")
         for seed in (0, 1)
     ]
-    assert told(tmp_path / "same", *rows) == []
+    assert content(tmp_path / "same", *rows) == []
     odd = row("adapter", 1, batches_sha256="e" * 64, nonpadding_tokens=900)
-    (found,) = told(tmp_path / "odd", *rows, odd)
+    (found,) = content(tmp_path / "odd", *rows, odd)
     head, tail = found.split(" (bottleneck adapter), ")
     assert head == "(work): training batches in their order eeeeeeeeeeee, data tokens 900"
     assert tail == "training batches in their order 111111111111, data tokens 1001 (full fine-tuning, LoRA)."
@@ -166,26 +166,26 @@ def test_batches_and_work_are_compared_within_a_seed(tmp_path):
 @pytest.mark.parametrize("field", ["attention_kernels", "optimizer_state_dtypes", "autocast_dtype"])
 def test_what_was_really_computed_with_is_compared_within_a_precision(tmp_path, field):
     same = [row("full", **{field: "a"}), row("lora", **{field: "a"}), row("lora", precision="bf16", **{field: "b"})]
-    assert told(tmp_path / "same", *same, row("base", None)) == []
-    (found,) = told(tmp_path / "odd", *same, row("adapter", **{field: "c"}))
+    assert content(tmp_path / "same", *same, row("base", None)) == []
+    (found,) = content(tmp_path / "odd", *same, row("adapter", **{field: "c"}))
     words = field.replace("_", " ")
     assert found == f"(as computed): {words} c (bottleneck adapter), {words} a (full fine-tuning, LoRA)."
 
 
-def test_an_older_row_had_the_default_of_a_setting_that_came_late(tmp_path):
+def test_an_older_row_has_the_default_of_a_setting_that_was_added_later(tmp_path):
     rows = [row("full"), row("lora", train={"group_by_length": False})]
-    assert told(tmp_path / "default", *rows) == []
-    (found,) = told(tmp_path / "changed", rows[0], row("lora", train={"group_by_length": True}))
+    assert content(tmp_path / "default", *rows) == []
+    (found,) = content(tmp_path / "changed", rows[0], row("lora", train={"group_by_length": True}))
     assert found.startswith("(training): group_by_length ")
 
 
-def test_cells_that_cannot_run_and_trials_that_failed_tell_nothing_of_their_work(tmp_path):
+def test_the_work_of_unsupported_and_failed_trials_is_not_compared(tmp_path):
     rows = [
         row("lora", batches_sha256="a" * 64),
         row("full", status="oom", workers=9),
         row("adapter", status="unsupported", train={"weight_decay": 0.0}),
     ]
-    assert told(tmp_path, *rows) == []
+    assert content(tmp_path, *rows) == []
 
 
 def test_many_rows_are_counted_after_the_first(tmp_path):
@@ -193,7 +193,7 @@ def test_many_rows_are_counted_after_the_first(tmp_path):
         row("lora", cell=f"lora {i}", settings={"options": {"a": i}}, train={"weight_decay": 0.2 if i < 9 else 0.1})
         for i in range(20)
     ]
-    (found,) = told(tmp_path, *rows)
+    (found,) = content(tmp_path, *rows)
     assert found.endswith("lora 5, and 3 more), weight_decay 0.1 (the others).")
 
 
@@ -206,18 +206,18 @@ def planted(folder: Path, strict: bool, weight_decay: float = 0.01) -> Path:
 
 
 @pytest.mark.parametrize(("strict", "decay", "code"), [(True, 0.01, 1), (True, 0.1, 0), (False, 0.01, 0)])
-def test_a_report_fails_where_the_suite_demands_a_fair_comparison(tmp_path, capsys, strict, decay, code):
+def test_a_report_fails_if_the_suite_demands_a_fair_comparison(tmp_path, capsys, strict, decay, code):
     folder = planted(tmp_path, strict, decay)
     page = ["report", str(folder), "-o", str(tmp_path / "page.html")]
     for argv in (["report", str(folder), "--format", "csv"], *([page] if code else [])):
         assert cli.main(argv) == code
-        told = " ".join(capsys.readouterr().err.split())
-        assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in told) is bool(code)
-        assert ("audit: strict: the rows are not comparable" in told) is bool(code)
+        content = " ".join(capsys.readouterr().err.split())
+        assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in content) is bool(code)
+        assert ("audit: strict: the rows are not comparable" in content) is bool(code)
 
 
 @pytest.mark.parametrize(("audit", "code"), [("audit: strict\n", 1), ("", 0), ("audit: report\n", 0)])
-def test_a_run_tells_what_differs_and_fails_where_that_is_demanded(tmp_path, monkeypatch, capsys, audit, code):
+def test_a_run_reports_what_differs_and_fails_if_that_is_demanded(tmp_path, monkeypatch, capsys, audit, code):
     def run(jobs, workers):
         for job in jobs:
             made = row(job.trial.method, job.trial.seed, job.trial.cell, key=job.key)
@@ -235,8 +235,8 @@ def test_a_run_tells_what_differs_and_fails_where_that_is_demanded(tmp_path, mon
     assert recorded_grid(tmp_path / "r").strict is bool(code)
 
 
-def test_an_audit_that_there_is_not_is_refused(tmp_path, capsys):
+def test_an_unknown_audit_is_refused(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("audit: strickt\nbase: nano\ntasks: [judge]\nmethods: [full]\n")
     assert cli.main(["plan", str(tmp_path / "mine.yaml")]) == 2
-    assert "audit: unknown audit 'strickt'" in (told := capsys.readouterr().err), told
-    assert "strict" in told
+    assert "audit: unknown audit 'strickt'" in (content := capsys.readouterr().err), content
+    assert "strict" in content

@@ -127,36 +127,38 @@ def test_every_colour_of_a_figure_is_defined_for_light_and_dark(text: str) -> No
     assert "#010203" not in text
 
 
-def test_failed_and_unsupported_cells_are_told_with_their_reasons(page: Page) -> None:
-    told = page.sections["failures"]
-    assert "oom" in told
-    assert "made up to be oom" in told
-    assert "unsupported" in told
-    assert "quantized weights have no gradient" in told
+def test_failed_and_unsupported_cells_are_listed_with_their_reasons(page: Page) -> None:
+    content = page.sections["failures"]
+    assert "oom" in content
+    assert "made up to be oom" in content
+    assert "unsupported" in content
+    assert "quantized weights have no gradient" in content
     assert "2 of 3 (1 oom)" in page.sections["comparison"]
 
 
-def test_the_failures_section_says_none_where_there_are_none(tmp_path: Path) -> None:
+def test_the_failures_section_is_none_without_failures(tmp_path: Path) -> None:
     folder = store(tmp_path / "r", make_result())
     page = Page(render(folder, tmp_path / "page.html").read_text())
     assert page.sections["failures"].split("\n", 2)[2].strip() == "none"
 
 
 def test_each_method_has_its_ranks_against_precisions(page: Page) -> None:
-    told = " ".join(page.sections["ranks"].split())
-    lora = told[told.index("LoRA rank r") : told.index("QLoRA")]
+    content = " ".join(page.sections["ranks"].split())
+    lora = content[content.index("LoRA rank r") : content.index("QLoRA")]
     assert lora.startswith("LoRA rank r describe [%] r fp32 bf16 int8 2 ")
     assert lora.count("±") == 5 * 6  # four scores, throughput, train time; bytes are the same for every seed
     for title in ("base weights [MiB]", "peak train memory [MiB]", "throughput [tokens/s]", "train time [s]"):
         assert title in lora
-    assert "95 % t-interval over n = 3 seeds unless an entry gives another n. The mean over tasks is taken per" in told
-    assert "(n=2)" in told[: told.index("prompt tuning")]
+    assert (
+        "95 % t-interval over n = 3 seeds unless an entry gives another n. The mean over tasks is taken per" in content
+    )
+    assert "(n=2)" in content[: content.index("prompt tuning")]
 
 
-def test_the_page_and_the_rank_tables_say_the_same(grid: Path, page: Page) -> None:
-    told = re.sub(r"[|*#]|---:|\\", " ", table(grid, "ranks"))
+def test_the_page_and_the_rank_tables_have_the_same_numbers(grid: Path, page: Page) -> None:
+    content = re.sub(r"[|*#]|---:|\\", " ", table(grid, "ranks"))
     shown = " ".join(page.sections["ranks"].split())
-    for line in filter(None, (" ".join(line.split()) for line in told.splitlines())):
+    for line in filter(None, (" ".join(line.split()) for line in content.splitlines())):
         if re.match(r"\d+ \d", line) or line.startswith("Mean"):
             assert line in shown, line
 
@@ -170,16 +172,17 @@ def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) ->
         make_result(settings_json=settings(0.1)),
         make_result("full fp32", "full", "fp32", None, settings_json=settings(0.001), workers=1),
     )
-    told = " ".join(Page(render(folder, tmp_path / "page.html").read_text()).sections["settings"].split())
-    assert "train.learning_rate 0.001 0.1" in told
-    assert told.count("train.steps") == 1
-    assert told.index("Shared by all rows") < told.index("train.steps")
+    content = " ".join(Page(render(folder, tmp_path / "page.html").read_text()).sections["settings"].split())
+    assert "train.learning_rate 0.001 0.1" in content
+    assert content.count("train.steps") == 1
+    assert content.index("Equal in all rows") < content.index("train.steps")
     assert (
-        "Not held equal, and not an axis of the grid (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)." in told
+        "Not held equal, and not an axis of the grid (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)."
+        in content
     )
 
 
-def test_a_default_is_shown_beside_another_value_of_a_setting_that_came_later(tmp_path: Path) -> None:
+def test_a_default_is_shown_beside_another_value_of_a_setting_that_was_added_later(tmp_path: Path) -> None:
     def row(method: str, **train: object) -> object:
         settings = {"method": method, "train": {"steps": 30, **train}, "base": {"source": "x"}}
         cell = f"{method} packing={bool(train)} fp32"
@@ -199,16 +202,16 @@ def test_a_default_is_shown_beside_another_value_of_a_setting_that_came_later(tm
     assert not [name for name, _ in (*held.common, *held.differing) if name == "train.packing"]
 
 
-def test_skipped_trials_are_no_failures(tmp_path: Path) -> None:
+def test_skipped_trials_are_not_counted_as_failures(tmp_path: Path) -> None:
     rows = [
         make_result("lora r=8 fp32", seed=seed, status=status) for seed, status in enumerate(["ok", "skipped", "oom"])
     ]
-    told = overview(collect(store(tmp_path / "r", *rows)))
-    assert told.endswith("1 of 3 trials ended ok, 0 unsupported, 1 skipped, 1 failed.")
+    content = overview(collect(store(tmp_path / "r", *rows)))
+    assert content.endswith("1 of 3 trials ended ok, 0 unsupported, 1 skipped, 1 failed.")
     assert overview(collect(store(tmp_path / "s", rows[0]))).endswith("1 of 1 trial ended ok, 0 unsupported, 0 failed.")
 
 
-def test_the_memory_table_has_what_was_predicted_beside_what_the_same_trial_measured(tmp_path: Path) -> None:
+def test_the_memory_table_has_the_predicted_peak_beside_the_measured_one(tmp_path: Path) -> None:
     def row(cell: str, seed: int, peak: int, predicted: int | None) -> object:
         facts = {"peak_train_bytes": peak, "predicted_train_bytes": predicted, "peak_base_weights_bytes": 500}
         return make_result(cell, "lora", "fp32", 8, seed, **facts)
@@ -361,7 +364,7 @@ def _line(text: str, start: str) -> str:
 
 
 @pytest.mark.parametrize(("column", "value"), [("protocol", 99), ("device", "cuda"), ("memory_kind", "allocator")])
-def test_rows_that_do_not_compare_are_refused_by_name(column: str, value: object, tmp_path: Path) -> None:
+def test_rows_that_are_not_comparable_are_refused_with_the_column(column: str, value: object, tmp_path: Path) -> None:
     folder = store(tmp_path / "r", make_result(), make_result("full fp32", "full", "fp32", None, **{column: value}))
     for write_it in (lambda: render(folder, tmp_path / "page.html"), lambda: table(folder, "csv")):
         with pytest.raises(UserError, match=column):
@@ -462,9 +465,9 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
 
 def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_path: Path) -> None:
     older = make_result(key="older", scores={"judge": 0.25}, finished_at="2026-11-20T00:00:00+00:00")
-    told = table(store(tmp_path / "r", make_result(scores={"judge": 0.75}), older))
-    assert "75.0" in _line(told, "lora")
-    assert "1 stored row older, of the same cells and seeds, is excluded." in told
+    content = table(store(tmp_path / "r", make_result(scores={"judge": 0.75}), older))
+    assert "75.0" in _line(content, "lora")
+    assert "1 stored row older, of the same cells and seeds, is excluded." in content
 
 
 def test_a_grid_without_any_result_is_a_user_error(tmp_path: Path) -> None:
@@ -475,17 +478,19 @@ def test_a_grid_without_any_result_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_every_tasks_metric_is_named(grid: Path) -> None:
-    told = "Metrics: ROUGE-L (describe), exact match (compute), accuracy (judge); mean: unweighted."
+    content = "Metrics: ROUGE-L (describe), exact match (compute), accuracy (judge); mean: unweighted."
     for form in ("text", "md"):
-        assert told in table(grid, form)
-    assert f"% {told}" in table(grid, "tex")
+        assert content in table(grid, form)
+    assert f"% {content}" in table(grid, "tex")
     assert "exact match" not in table(grid, "csv")
 
 
 @pytest.mark.parametrize(
     ("other", "same"), [({}, True), ({"data_sha256": "e" * 64}, False), ({"batches_sha256": "y"}, False)]
 )
-def test_the_page_says_same_examples_only_where_they_are(tmp_path: Path, other: dict[str, str], same: bool) -> None:
+def test_the_page_reports_equal_batches_only_if_equal(
+    tmp_path: Path, other: dict[str, str], same: bool
+) -> None:
     fields = {"batches_sha256": "x"} | other
     made = make_result("full fp32", "full", "fp32", None, **fields)
     folder = store(tmp_path / "r", make_result(batches_sha256="x"), made)
@@ -494,7 +499,7 @@ def test_the_page_says_same_examples_only_where_they_are(tmp_path: Path, other: 
 
 
 @pytest.mark.parametrize(
-    ("loads", "told"),
+    ("loads", "content"),
     [
         ((3.8, 4.7), "Times are unreliable: the machine was loaded (load average 3.8 to 4.7 on 2 CPUs)."),
         ((1.9, 4.7), "Times of 1 of 2 trials are unreliable: the machine was loaded (load average 4.7 on 2 CPUs)."),
@@ -502,20 +507,20 @@ def test_the_page_says_same_examples_only_where_they_are(tmp_path: Path, other: 
         ((None, None), None),
     ],
 )
-def test_a_loaded_machine_is_reported(tmp_path: Path, loads: tuple[float | None, ...], told: str | None) -> None:
+def test_a_loaded_machine_is_reported(tmp_path: Path, loads: tuple[float | None, ...], content: str | None) -> None:
     machine = json.dumps(ENVIRONMENT | {"cpus_available": 2})
     rows = [make_result(seed=i, load_average=load, environment_json=machine) for i, load in enumerate(loads)]
     text = " ".join(table(store(tmp_path / "r", *rows)).split())
-    assert told in text if told else "unreliable" not in text
+    assert content in text if content else "unreliable" not in text
 
 
-def test_an_option_that_follows_from_something_else_is_shown_as_its_method_says(tmp_path: Path) -> None:
+def test_an_option_whose_default_is_derived_is_shown_with_its_meaning(tmp_path: Path) -> None:
     settings = json.dumps({"method": "llama_adapter", "options": {"layers": None}})
     made = make_result("llama_adapter r=10 fp32", "llama_adapter", rank=10, settings_json=settings)
-    told = " ".join(
+    content = " ".join(
         Page(render(store(tmp_path / "r", made), tmp_path / "p.html").read_text()).sections["settings"].split()
     )
-    assert "options.layers all but 2" in told
+    assert "options.layers all but 2" in content
 
 
 # the figures' numbers
@@ -535,7 +540,7 @@ def three(tmp_path: Path) -> Path:
     return store(tmp_path / "r", *made)
 
 
-def test_a_point_stands_at_its_cells_mean(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_is_at_its_cells_mean(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     draw = panels.scatter
 
@@ -550,7 +555,7 @@ def test_a_point_stands_at_its_cells_mean(three: Path, monkeypatch: pytest.Monke
     assert "<title>lora r=8 fp32: 60.0 ± 14.1 %</title>" in panel.svg
 
 
-def test_of_many_cells_only_the_frontier_and_each_methods_best_are_in_full(
+def test_of_many_cells_only_the_front_and_each_methods_best_are_drawn_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list] = []
@@ -601,7 +606,7 @@ def test_a_loss_curve_is_the_mean_over_seeds(three: Path, monkeypatch: pytest.Mo
     assert (lora.steps, lora.raw, lora.smooth) == ([1, 2, 3], [1.5, 2.5, 3.5], [1.5, 2.5, 3.5])
 
 
-def test_the_mean_over_tasks_is_null_where_a_task_is_missing(tmp_path: Path) -> None:
+def test_the_mean_over_tasks_is_null_if_a_task_is_missing(tmp_path: Path) -> None:
     rows = [
         make_result(seed=0, scores={"judge": 0.2, "compute": 0.6}),
         make_result(seed=1, scores={"judge": 0.9}),
@@ -635,7 +640,7 @@ def test_each_untuned_base_has_a_line_of_its_own(tmp_path: Path, monkeypatch: py
     assert len(set(panels._base_names(["a-0.5B-Instruct", "a-0.7B-Instruct"]).values())) == 2
 
 
-def test_long_task_names_can_be_told_apart_on_a_terminal(tmp_path: Path) -> None:
+def test_long_task_names_differ_on_a_terminal(tmp_path: Path) -> None:
     tasks = ("a_family_of_tasks_one", "a_family_of_tasks_two")
     folder = store(tmp_path / "r", make_result(scores=dict.fromkeys(tasks, 0.5)), tasks=tasks)
     assert table(folder).split()[1:3] == ["a_fami…s_one", "a_fami…s_two"]

@@ -52,7 +52,7 @@ def results(tmp_path):
     return collect(store(tmp_path / "r", *made, tasks=tuple(KINDS)))
 
 
-def test_every_metric_of_a_task_is_told_with_its_unit(results):
+def test_every_metric_of_a_task_has_its_unit(results):
     found = {one.task: one for one in task_metrics(results)}
     cells = {task: dict(one.lines) for task, one in found.items()}
     assert found["class"].head == ("accuracy (%)", "macro F1 (%)", "Matthews' r")

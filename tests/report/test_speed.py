@@ -106,9 +106,9 @@ def cells(folder: Path, **rates: tuple[float, ...]) -> Path:
 
 def test_rates_whose_difference_is_within_its_interval_are_reported_as_such(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1010, 990), r2=(1001, 1012, 989), r4=(2000, 2010, 1990))
-    (told,) = speed.notes(collect.collect(folder))
-    assert told == ("Speeds of lora r=1 fp32 and lora r=2 fp32 differ by less than their 95 % interval.")
-    assert told in " ".join(report.table(folder).split())
+    (text,) = speed.notes(collect.collect(folder))
+    assert text == ("Speeds of lora r=1 fp32 and lora r=2 fp32 differ by less than their 95 % interval.")
+    assert text in " ".join(report.table(folder).split())
 
 
 def test_of_many_such_pairs_the_closest_is_named(tmp_path):
@@ -149,9 +149,9 @@ def test_a_shared_and_a_throttled_gpu_are_reported(tmp_path):
             seed=1, other_gpu_processes=0, device_state_json=json.dumps({"end": {"slowed_by": None}}), **shared
         ),
     ]
-    told = notes(store(tmp_path / "r", *made))
-    assert "Times of 1 of 2 trials are unreliable: another process used the GPU." in told
-    assert "The GPU was throttled (sw_power_cap) at the end of training in 1 of 2 trials." in told
+    text = notes(store(tmp_path / "r", *made))
+    assert "Times of 1 of 2 trials are unreliable: another process used the GPU." in text
+    assert "The GPU was throttled (sw_power_cap) at the end of training in 1 of 2 trials." in text
 
 
 def test_the_page_shows_rates_padding_work_and_energy(tmp_path):

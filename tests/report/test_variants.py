@@ -1,4 +1,4 @@
-"""Tuners of peft are told apart in a report, and unsupported cells of a method together."""
+"""Tuners of peft are content apart in a report, and unsupported cells of a method together."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_unsupported_cells_of_a_method_that_share_a_reason_share_a_note(tmp_path
     rows += [absent("full nf4", "full", "nf4", "no gradient"), absent("lora nf4", "lora", "nf4", "no gradient")]
     rows += [make_result(f"adapter r={r} fp32", "adapter", rank=r, status="oom") for r in (1, 2)]
     results = collect.collect(store(tmp_path / "r", make_result(), *rows))
-    told = [*failures.failed(results), *failures.unsupported(results)]
-    assert "qlora in fp32, bf16: 4 cells unsupported (it is 4-bit)." in told
-    assert "full nf4: unsupported (full does not exist in nf4, because no gradient)." in told
-    assert "lora nf4: unsupported (lora does not exist in nf4, because no gradient)." in told
-    assert [note for note in told if note.startswith("adapter")] == [
+    content = [*failures.failed(results), *failures.unsupported(results)]
+    assert "qlora in fp32, bf16: 4 cells unsupported (it is 4-bit)." in content
+    assert "full nf4: unsupported (full does not exist in nf4, because no gradient)." in content
+    assert "lora nf4: unsupported (lora does not exist in nf4, because no gradient)." in content
+    assert [note for note in content if note.startswith("adapter")] == [
         f"adapter r={r} fp32: 1 oom (made up to be oom)." for r in (1, 2)
     ]
-    assert len([note for note in told if "unsupported" in note]) == 3
+    assert len([note for note in content if "unsupported" in note]) == 3

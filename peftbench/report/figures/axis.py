@@ -1,4 +1,4 @@
-"""Horizontal axes of positive quantities, with few and plainly written ticks."""
+"""Horizontal axes of positive quantities, with few and ticks."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Axis:
 
     @classmethod
     def over(cls, title: str, values: Sequence[float], log: bool | None, text: Callable[[float], str]) -> Axis:
-        """Return an axis with room around all values; logarithmic where asked, or where they span a factor of 12."""
+        """Return an axis with a margin around all values; logarithmic if asked, or if they span a factor of 12."""
         least, most = min(values), max(values)
         log = most > 12 * least if log is None else log
         if log:
-            room = max((most / least) ** 0.08, 1.3)
-            return cls(title, least / room, most * room, True, text)
-        room = 0.08 * (most - least) or 0.5 * most
-        return cls(title, max(0.0, least - room), most + room, False, text)
+            margin = max((most / least) ** 0.08, 1.3)
+            return cls(title, least / margin, most * margin, True, text)
+        margin = 0.08 * (most - least) or 0.5 * most
+        return cls(title, max(0.0, least - margin), most + margin, False, text)
 
     def apply(self, area: Axes) -> None:
-        """Set scale, limits and at most five or six plainly written ticks."""
+        """Set scale, limits and at most five or six ticks."""
         if self.log:
             area.set_xscale("log")
         area.set_xlim(self.low, self.high)

@@ -1,7 +1,7 @@
-"""The figures of the page: scores against a cost, stacked bars, loss curves. Each is one small SVG without a legend.
+"""The figures of the page: scores against a cost, stacked bars, loss curves. Each is a small SVG without a legend.
 
-Legends are part of the page, outside the plots; tooltips carry the names. A figure is drawn about as wide as a phone,
-so that its text stays readable when several stand side by side or one fills a narrow screen.
+Legends are part of the page, outside the plots; names are tooltips. A figure is about as wide as a phone, so that its
+text stays readable side by side with others or on a narrow screen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCATTER_SIZE = (400, 290)
 CURVE_SIZE = (400, 230)
 BARS_WIDTH = 400
 _LEFT = 50
-"""Room for the vertical axis: its label, and tick labels of up to five digits."""
+"""Left margin in pixels, for the vertical axis with tick labels of up to five digits."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Point:
 
     name: str
     kind: str
-    """Of its cell: what it is coloured by."""
+    """Method with its variant, which decides the colour."""
     bits: float | None
-    """Measured bits per weight of the base as trained on."""
+    """Measured bits per weight of the base model in training."""
     x: float
     y: float
     """In percent."""
     sd: float | None
     family: str
-    """Points of one family are joined by a line, in the order of x."""
+    """Points of one family are connected by a line, in the order of x."""
     label: str
-    """Written beside the marker where there is room; empty for none."""
+    """Written beside the marker where it fits; empty for none."""
     faint: bool = False
-    """Drawn small and without its spread, so that others can be seen among many."""
+    """Whether it is drawn small and without its spread."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Bar:
 
     name: str
     parts: tuple[float, ...]
-    """One per category; 0 where there is nothing."""
+    """One per category, 0 if empty."""
     total: str
     """The sum as it is written beside the name."""
 
@@ -67,14 +67,14 @@ class Curve:
 
     name: str
     kind: str
-    """Of its cell."""
+    """Method with its variant."""
     steps: Sequence[float]
     raw: Sequence[float]
     smooth: Sequence[float]
 
 
 def color_of(kind: str) -> str:
-    """Return a method's colour; a variant of one ("peft VERA") has a hue of its own, the same in every report."""
+    """Return a method's colour. A variant ("peft VERA") has a hue of its own, the same in every report."""
     method, _, variant = kind.partition(" ")
     if variant:
         return to_hex(hls_to_rgb(_spread(variant) % 360 / 360, 0.45, 0.6))
@@ -91,12 +91,12 @@ def marker_of(kind: str) -> str:
 
 
 def _spread(name: str) -> int:
-    """Return a number that is the same for a name everywhere and seldom the same for two."""
+    """Return a number derived from a name, the same on every machine."""
     return zlib.crc32(name.encode())
 
 
 def fill_of(bits: float | None) -> str:
-    """Return how a marker is filled: a key of ``PRECISION_FILLS``, by the measured bits per weight of the base."""
+    """Return how a marker is filled: a key of ``PRECISION_FILLS``, by measured bits per weight of the base model."""
     if bits is None or bits >= 24:
         return "full"
     return "none" if bits >= 12 else "bottom"
@@ -108,10 +108,10 @@ def scatter(points: Sequence[Point], lines: Mapping[str, float], x: Axis, prefix
 
     Args:
         points: The tuned cells.
-        lines: Name to percent: chance, majority, untuned base.
+        lines: Name to percent: chance, majority, untuned base model.
         x: The horizontal axis.
         prefix: For the ids in the SVG.
-        label: What the figure shows, in words.
+        label: Description of the figure for screen readers.
     """
     figure = canvas(*SCATTER_SIZE)
     area = axes(figure, (_LEFT, 62, 38, 10))
@@ -169,7 +169,7 @@ def bars(rows: Sequence[Bar], categories: Sequence[tuple[str, str]], prefix: str
         rows: From top to bottom.
         categories: Name and colour of each part, from left to right.
         prefix: For the ids in the SVG.
-        label: What the figure shows, in words.
+        label: Description of the figure for screen readers.
     """
     step, thick = 31, 11
     height = step * len(rows) + 2
@@ -200,12 +200,12 @@ def bars(rows: Sequence[Bar], categories: Sequence[tuple[str, str]], prefix: str
 
 
 DASHES = ("", "6 3", "2 2.5", "8 3 2 3", "12 3", "1 4")
-"""Told apart by dash within one method's panel."""
+"""Dash patterns that distinguish the curves of one method's panel."""
 
 
 @styled()
 def curves(own: Sequence[Curve], others: Sequence[Curve], limits: tuple[float, float], prefix: str, label: str) -> str:
-    """Return one method's loss curves as SVG over those of all others in faint ink."""
+    """Return one method's loss curves as SVG, above faint curves of all other methods."""
     figure = canvas(*CURVE_SIZE)
     area = axes(figure, (_LEFT, 10, 38, 10))
     for curve in others:
@@ -226,13 +226,13 @@ def curves(own: Sequence[Curve], others: Sequence[Curve], limits: tuple[float, f
 
 
 def _label_y(area: Axes, text: str) -> None:
-    """Write the vertical axis' label at the figure's edge, however long the tick labels are."""
+    """Write the vertical axis' label at the figure's edge, independent of the tick labels."""
     area.set_ylabel(text, labelpad=0, va="top")
     area.yaxis.set_label_coords(-(_LEFT - 1) / area.get_window_extent().width, 0.5)
 
 
 def _thin(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float], list[float]]:
-    """Return at most about this many points, the last one among them."""
+    """Return about this many points at most, including the last one."""
     stride = max(1, math.ceil(len(x) / most))
     kept = sorted({*range(0, len(x), stride), len(x) - 1})
     return [x[i] for i in kept], [y[i] for i in kept]
@@ -240,5 +240,5 @@ def _thin(x: Sequence[float], y: Sequence[float], most: int) -> tuple[list[float
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=100.0)
-    room = max(0.07 * (high - low), 2.0)
-    return low - room, high + room
+    margin = max(0.07 * (high - low), 2.0)
+    return low - margin, high + margin

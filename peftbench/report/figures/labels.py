@@ -1,4 +1,4 @@
-"""Where to put small texts so that they touch neither points nor each other."""
+"""Placement of small labels so that they overlap neither markers nor each other."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _EM = 0.66
 _RADIUS = 6.0
 """Half the width of a marker with its edge, pixels."""
 _CLEAR = 7.0
-"""What must be free of other markers to the left and right of a label that has no line, pixels."""
+"""Distance in pixels to other markers on both sides of a label without a line."""
 
 Box = tuple[float, float, float, float]
 
 
 def push_apart(spots: Mapping[str, float], gap: float, low: float, high: float) -> dict[str, float]:
-    """Return the spots moved as little as simply possible so that neighbours are a gap apart, within low and high.
+    """Move positions so that neighbours are at least a gap apart, within low and high.
 
     Args:
         spots: Name to position.
         gap: Least distance of two positions.
         low: Least position.
-        high: Largest position; wins over low where there is not enough room.
+        high: Largest position; has priority over low if both cannot hold.
     """
     names = sorted(spots, key=lambda name: spots[name])
     placed: list[float] = []
@@ -43,7 +43,7 @@ def push_apart(spots: Mapping[str, float], gap: float, low: float, high: float) 
 
 @dataclass(frozen=True)
 class Mark:
-    """A marker and what is to be written beside it, in data units."""
+    """A marker and its label, in data units."""
 
     x: float
     y: float
@@ -56,13 +56,13 @@ class Mark:
 
 
 def place_labels(area: Axes, marks: Sequence[Mark], size: float) -> None:
-    """Write each label where it cannot be taken for another marker's; leave it out where there is no such place.
+    """Write each label where it cannot be mistaken for another marker's; leave it out if there is no such place.
 
-    That is beside its marker, or, where others stand there, above or below it at the end of a thin line.
+    Labels are beside their marker or, if others are in the way, above or below it at the end of a thin line.
 
     Args:
-        area: The axes, limits final.
-        marks: All markers; texts touch none of them.
+        area: The axes, with their final limits.
+        marks: All markers; labels overlap none of them.
         size: Font size in pixels.
     """
     frame = area.get_window_extent()
@@ -116,7 +116,7 @@ def _places(x: float, y: float, width: float, height: float) -> Iterator[tuple[B
 
 
 def _is_clear(box: Box, line: Sequence[Box], others: Sequence[Box], texts: Sequence[Box]) -> bool:
-    """Whether a label cannot be read as another marker's: none is as near as its own, none lies under its line."""
+    """Whether a label is clearly its own marker's: no other marker is as near or lies under its line."""
     if line:
         return not any(_hits(dot, [*others, *texts]) for dot in line)
     return not _hits((box[0] - _CLEAR, box[1] - 1, box[2] + _CLEAR, box[3] + 1), others)

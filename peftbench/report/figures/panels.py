@@ -1,4 +1,4 @@
-"""Which figures a page has, made from the results: one panel per task, or per method, with legends of their own."""
+"""The figures of a page: one panel per task or per method, each with its legend."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Breakdown:
 MEMORY = {category.column: category.heading for category in Category}
 """Column to heading, in the order of the bar."""
 MANY = 30
-"""More cells than this are thinned out in the figures; tables hold all."""
+"""With more cells than this, figures show a selection; tables have all cells."""
 PHASES = {
     **{
         column: heading
@@ -77,7 +77,7 @@ _TIME_GROUPS = {
 
 
 def marker_keys(results: Results) -> tuple[Key, ...]:
-    """Return the legend of the scatter figures: methods by marker and colour, the base's bits per weight by filling."""
+    """Return the legend of the scatter figures: methods by marker and colour, bits per weight by filling."""
     kinds = dict.fromkeys(cell.kind for cell in results.tuned)
     keys = [Key(Markup(marker_svg(marker_of(kind), color_of(kind))), method_title(kind)) for kind in kinds]
     fills = {fill_of(cell.mean("base_bits_per_weight")) for cell in results.tuned}
@@ -133,14 +133,14 @@ def _point(cell: Cell, column: str, x: float) -> Point:
 
 
 def _faded(points: Sequence[Point]) -> list[Point]:
-    """Return the points, faint but for those on the frontier and each method's best."""
-    frontier, highest = set(), -math.inf
+    """Return the points; all but the Pareto front and each method's best are faint."""
+    front, highest = set(), -math.inf
     for point in sorted(points, key=lambda p: (p.x, -p.y)):
         if point.y > highest:
-            frontier.add(point.name)
+            front.add(point.name)
             highest = point.y
     ordered = sorted(points, key=lambda p: (p.y, -p.x))
-    shown = frontier | {point.name for point in {point.kind: point for point in ordered}.values()}
+    shown = front | {point.name for point in {point.kind: point for point in ordered}.values()}
     return [dataclasses.replace(point, faint=point.name not in shown) for point in points]
 
 
@@ -150,14 +150,14 @@ def is_thinned(results: Results) -> bool:
 
 
 def _largest(cells: Sequence[Cell]) -> list[Cell]:
-    """Return each method's largest size at each precision."""
+    """Return each method's cell of the largest rank at each precision."""
     sizes = {(c.summary.base, c.method, c.variant, c.precision): c for c in cells}  # cells are in the order of sizes
     names = {cell.name for cell in sizes.values()}
     return [cell for cell in cells if cell.name in names]
 
 
 def _sizes(cells: Sequence[Cell]) -> list[Cell]:
-    """Return each method's sizes at its widest precision and its largest size at the narrowest."""
+    """Return each method's cells at its widest precision, and that of the largest rank at its narrowest."""
     kept = []
     for family in dict.fromkeys((c.summary.base, c.method, c.variant) for c in cells):
         mine = [c for c in cells if (c.summary.base, c.method, c.variant) == family]
@@ -167,7 +167,7 @@ def _sizes(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _lines(results: Results, task: str) -> dict[str, float]:
-    """Return the horizontal lines of a task: chance, majority, and each untuned base (of the widest precision)."""
+    """Return the horizontal lines of a task: chance, majority, each untuned base model (at its widest precision)."""
     bases: dict[str, float | None] = {}
     names = _base_names(results.distinct("base"))
     for cell in results.finished:
@@ -178,7 +178,7 @@ def _lines(results: Results, task: str) -> dict[str, float]:
 
 
 def _base_names(bases: Sequence[str]) -> dict[str, str]:
-    """Return what each base is called beside its line, where nine letters have room: no two the same."""
+    """Return a distinct name of at most nine characters for each base model's line."""
     if len(bases) == 1:
         return {bases[0]: "base"}
     last = [base.rpartition("/")[2] for base in bases]
@@ -189,13 +189,13 @@ def _base_names(bases: Sequence[str]) -> dict[str, str]:
 
 
 def memory_bars(results: Results) -> Breakdown | None:
-    """Return what was in memory at the training peak, None where no cell knows."""
+    """Return the memory categories at the training peak; None if no cell has them."""
     cells = [cell for cell in results.tuned if any(cell.mean(column) for column in MEMORY)]
     return _breakdown(cells, _MEMORY_GROUPS, "peak_train_bytes", is_thinned(results)) if cells else None
 
 
 def time_bars(results: Results) -> Breakdown | None:
-    """Return where each cell's time went, None where no cell knows."""
+    """Return each cell's time by phase; None if no cell has it."""
     cells = [cell for cell in results.finished if any(cell.mean(column) for column in PHASES)]
     return _breakdown(cells, _TIME_GROUPS, "wall_seconds", is_thinned(results)) if cells else None
 
@@ -203,9 +203,9 @@ def time_bars(results: Results) -> Breakdown | None:
 def _breakdown(
     cells: Sequence[Cell], groups: Mapping[str, tuple[tuple[str, ...], str]], total: str, many: bool
 ) -> Breakdown:
-    """Stack groups of columns; the table beside it has every column apart, then their total.
+    """Return stacked bars of groups of columns, and a table with every column and the total.
 
-    Of many cells only the largest of each method and precision have a bar; the table has all.
+    Of many cells, only the largest rank of each method and precision has a bar; the table has all cells.
     """
     is_memory = total.endswith("_bytes")
     text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
@@ -234,12 +234,12 @@ def _breakdown(
     predicted = [_predicted(cell) for cell in cells] if is_memory else []
     if any(predicted):
         titles.append("predicted, first trial")
-        numbers = [(*row, told or fmt.MISSING) for row, told in zip(numbers, predicted, strict=True)]
+        numbers = [(*row, forecast or fmt.MISSING) for row, forecast in zip(numbers, predicted, strict=True)]
     return Breakdown(Panel(names, Markup(svg), keys), tuple(titles), tuple(numbers))
 
 
 def _predicted(cell: Cell) -> str:
-    """Return what the peak was predicted to be, and how far that is from what the same trials measured."""
+    """Return the predicted peak and its error relative to the measured peak of the same trials."""
     known = cell.trials[["predicted_train_bytes", "peak_train_bytes"]].dropna().astype(float)
     if known.empty:
         return ""
@@ -261,8 +261,8 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
         return (), 1
     smooth = [value for curve in found for value in curve.smooth]
     starts = [curve.smooth[0] for curve in found]
-    room = 0.05 * (max(starts) - min(smooth)) or 0.1
-    limits = (max(0.0, min(smooth) - room), max(starts) + room)
+    margin = 0.05 * (max(starts) - min(smooth)) or 0.1
+    limits = (max(0.0, min(smooth) - margin), max(starts) + margin)
     panels = []
     for number, own in enumerate(_panels_of(found)):
         kind = own[0].kind
@@ -276,7 +276,7 @@ def loss_panels(results: Results) -> tuple[tuple[Panel, ...], int]:
 
 
 def _panels_of(found: Sequence[Curve]) -> list[list[Curve]]:
-    """Return the curves of each panel: one method's, in several panels where there are more than dashes to tell."""
+    """Return the curves of each panel: one method's, in several panels if there are more curves than dash patterns."""
     most = len(DASHES)
     kinds = [[c for c in found if c.kind == kind] for kind in dict.fromkeys(c.kind for c in found)]
     return [own[start : start + most] for own in kinds for start in range(0, len(own), most)]

@@ -1,7 +1,7 @@
-"""matplotlib figures as SVG that lives inside a page: the page's font, ink and colours, ids of its own, no dates.
+"""matplotlib figures as SVG inside the page: with the page's font and colours, unique ids and no dates.
 
-Drawn with sentinel colours: ``INK`` becomes ``currentColor``, any other colour the CSS variable of its name, which the
-page sets for light and dark apart.
+Figures are drawn with placeholder colours: ``INK`` becomes ``currentColor``, every other colour a CSS variable of its
+name, which the page sets for light and dark separately.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ INK = "#010203"
 PAPER = "#fdfeff"
 """Stands for the page's background."""
 PRECISION_FILLS = {"full": "24 or more", "none": "12 to 24", "bottom": "fewer than 12"}
-"""How a marker is filled, by the bits per weight of the base as measured: embeddings of a quantized base stay wide."""
+"""How a marker is filled, by measured bits per weight: embeddings of a quantized base model are not quantized."""
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "*")
 FONT_SIZE = 11
 AREA_COLORS = ("#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#999999")
-"""Okabe and Ito's palette, which stays apart for colour-blind eyes; neighbours in a bar differ in lightness too."""
+"""Palette of Okabe and Ito, distinguishable with colour blindness; neighbours in a bar also differ in lightness."""
 _LIGHT, _DARK = (255, 255, 255), (22, 24, 29)
 _RC = {
     "svg.fonttype": "none",
@@ -47,7 +47,7 @@ _RC = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Give the setting in which every figure is drawn and written; as a decorator too. Nothing stays changed."""
+    """Set matplotlib's options for drawing and writing a figure; also a decorator. Global options are restored."""
     with matplotlib.rc_context(_RC):
         yield
 
@@ -81,7 +81,7 @@ def to_svg(figure: Figure, prefix: str, label: str, titles: Mapping[str, str] | 
     Args:
         figure: What to draw.
         prefix: Put before every id, so that ids are unique in the page.
-        label: What the figure shows, for those who cannot see it.
+        label: Description for screen readers.
         titles: Tooltip per gid that was set on an artist.
 
     Returns:
@@ -105,7 +105,7 @@ def to_svg(figure: Figure, prefix: str, label: str, titles: Mapping[str, str] | 
 
 
 def css_color(color: str) -> str:
-    """Return what stands for a colour in the page."""
+    """Return the page's CSS value of a colour."""
     if color == INK:
         return "currentColor"
     return "var(--paper)" if color == PAPER else f"var(--c{color[1:]})"
@@ -114,8 +114,8 @@ def css_color(color: str) -> str:
 def css_colors(colors: set[str]) -> list[tuple[str, str, str]]:
     """Return (variable, colour on white, colour on the dark page) of some colours.
 
-    Those of markers and lines have a contrast of at least 3; those of areas, which lie side by side with a gap of
-    paper between them, of 2, so that they stay as far apart as the palette meant them.
+    Colours of markers and lines have a contrast of at least 3. Colours of areas, which are separated by gaps, have at
+    least 2, so that they remain as distinct as in the palette.
     """
     least = {color: 2.0 if color in AREA_COLORS else 3.0 for color in sorted(colors)}
     return [(f"--c{c[1:]}", _legible(c, _LIGHT, ratio), _legible(c, _DARK, ratio)) for c, ratio in least.items()]

@@ -1,4 +1,4 @@
-"""Answers side by side: for each task a prompt that comes first and one on which the methods disagree most."""
+"""Answers side by side: for each task its first prompt, and the prompt on which the methods disagree most."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from peftbench.report.collect import Results
 
 LONGEST = 1200
-"""Characters of a model's text that are shown; what is left out is counted."""
+"""Longest text of a model in characters; the rest is only counted."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and everybody's answers."""
+    """One prompt and the answers of all cells."""
 
     why: str
     """Why this prompt is shown."""
@@ -65,7 +65,7 @@ def _most_disputed(rows: pd.DataFrame) -> dict[int, str]:
     variance = rows.groupby("index")["outcome"].var(ddof=0).sort_index().iloc[1:]
     if not len(variance):
         return {}
-    differ = "of the others, the prompt on which scores differ most between cells"
+    differ = "of the others, the prompt whose scores differ most between cells"
     return {int(variance.idxmax()): differ if variance.max() > 0 else "the next prompt; scores differ on none"}
 
 
@@ -78,7 +78,7 @@ def _sample(rows: pd.DataFrame, why: str, chosen: dict[str, tuple[int, str]]) ->
 
 
 def _answer(row: dict[str, object], cell: str, graded: bool) -> Answer:
-    """Mark one answer: right or wrong where the metric knows nothing between, else by its score."""
+    """Mark one answer: right or wrong if the metric is 0 or 1, else by its score."""
     text, outcome = _cut(str(row["prediction"]) or _likelihood(row)), float(row["outcome"])  # type: ignore[arg-type]
     readable = row.get("format_ok")
     if not pd.isna(readable) and not readable:
@@ -90,7 +90,7 @@ def _answer(row: dict[str, object], cell: str, graded: bool) -> Answer:
 
 
 def _likelihood(row: dict[str, object]) -> str:
-    """Return what stands for an answer where none is decoded: the log-probability of the text that was given."""
+    """Return the log-probability of the given text, for a task without decoded answers."""
     try:
         (logprob,) = json.loads(str(row.get("choice_logprobs")))
         return f"(log-probability {logprob:,.2f} nats)"

@@ -1,4 +1,4 @@
-"""The page's tables of settings and surroundings: what the rows share, and everything in which they differ."""
+"""The page's tables of settings and environment: what all rows share, and where they differ."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def audit(results: Results) -> Audit:
 
 
 def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
-    """Return each method's settings with all values that they have in its rows.
+    """Return each method's settings with all their values in its rows.
 
-    A setting that came later is not stored at its default; where other rows have another value, the default is shown.
+    A setting that was added later is not stored at its default. If other rows have another value, the default is shown.
     """
     per_method: dict[str, dict[str, set[str]]] = {}
     kept: dict[str, list[dict[str, str]]] = {}
@@ -68,7 +68,7 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
 
 
 def _shown(method: str, name: str, value: str) -> str:
-    """Return what stands for an option that is none by default and follows from something else."""
+    """Return the value; for an option whose default none has a meaning of its own, that meaning."""
     record, option = METHODS.get(method), name.removeprefix("options.")
     if value != "none" or record is None or name == option or option not in record.options:
         return value
@@ -87,14 +87,14 @@ class Environment:
 
 
 def environment(results: Results) -> Environment:
-    """Return what the trials' machines and packages have in common, and what not."""
+    """Return the machine and packages that all trials share, and what differs."""
     seen: dict[str, dict[str, None]] = {}
     texts = results.trials["environment_json"].dropna().unique()
     for text in texts:
         for name, value in flat_texts({k: v for k, v in read_json(text).items() if k != "command"}).items():
             words = fmt.memory(int(value)) if name.endswith("_bytes") and value.isdigit() else value
-            told = name if name.startswith("packages.") else name.removesuffix("_bytes").replace("_", " ")
-            seen.setdefault(told, {})[words] = None
+            title = name if name.startswith("packages.") else name.removesuffix("_bytes").replace("_", " ")
+            seen.setdefault(title, {})[words] = None
     load = results.trials["load_average"].dropna()
     if len(load):
         seen["load average as trials began"] = {f"{load.min():.1f} to {load.max():.1f}": None}

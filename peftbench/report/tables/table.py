@@ -1,4 +1,4 @@
-"""A table as one frozen record of columns and rows, each value formatted once."""
+"""A table as a frozen record of columns and rows; each value is formatted once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftbench.report.collect import Cell
 
 @dataclass(frozen=True)
 class Column:
-    """One column: what its head says and what its raw numbers are called."""
+    """One column: its head and the names of its raw numbers."""
 
     title: str
     unit: str
@@ -18,7 +18,7 @@ class Column:
     raw: tuple[str, ...]
     """Names of the raw values behind it, units included; csv has a column for each."""
     short: str | None = None
-    """Title in the terminal's table; None leaves the column out there."""
+    """Title in the terminal's table; None for a column that is not shown there."""
     numeric: bool = True
 
     @property
@@ -34,9 +34,9 @@ class Value:
     text: str
     raw: tuple[Any, ...]
     short: str | None = None
-    """In the terminal's table, where it differs."""
+    """Text in the terminal's table if it differs."""
     sort: float | str | None = None
-    """What the page's table sorts by; None sorts last."""
+    """Sort key in the page's table; None sorts last."""
     best: bool = False
     """Whether this is the significantly best score of its column, which the page prints bold."""
 
@@ -49,12 +49,12 @@ class Row:
     cell: Cell | None = None
     """None for the rows of chance and majority."""
     trouble: str = ""
-    """"1 oom" where trials of the cell did not end ok."""
+    """How trials of the cell failed, like "1 oom"; empty if all ended ok."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows, and what must be said under them."""
+    """Columns, rows and the notes under them."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]

@@ -1,4 +1,4 @@
-"""All metrics of each task: the headline beside those that have no outcome per example, and what could not be read."""
+"""All metrics of each task: the headline metric, metrics of whole sets, and shares of unreadable answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FRACTIONS = (
     *("accuracy", "accuracy_norm", "exact_match", "rouge_l", "bleu", "chrf", "slots_right", "probability_per_byte"),
     *("f1_macro", "wrong answers", "unreadable answers", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1"),
 )
-"""Metrics that are shown in %; others have units of their own."""
+"""Metrics that are shown in %."""
 _PERCENTS = ("bleu", "chrf")
-"""Metrics that lm-eval gives in % itself."""
+"""Metrics that lm-eval itself returns in %."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TaskMetrics:
 
 
 def task_metrics(results: Results) -> tuple[TaskMetrics, ...]:
-    """Return the metrics of each task that has more to tell than its headline."""
+    """Return the metrics of each task that has more than its headline metric."""
     found = (_of(results, task) for task in results.tasks)
     return tuple(one for one in found if len(one.head) > 1)
 
@@ -51,7 +51,7 @@ def _of(results: Results, task: str) -> TaskMetrics:
 
 
 def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
-    """Yield each finished seed's numbers: metrics, the headline first, then the shares of wrong and unread answers."""
+    """Yield the numbers of each finished seed: headline metric, others, shares of wrong and unreadable answers."""
     for text in cell.ok["scores_json"]:
         score: dict[str, Any] = read_json(text).get(task) or {}
         if not score:
