@@ -623,7 +623,7 @@ def test_a_marker_is_filled_by_the_measured_bits_per_weight(tmp_path: Path) -> N
     masters = make_result("full bf16", "full", "bf16", None, base_bits_per_weight=32.0)
     narrow = make_result("lora r=8 bf16", precision="bf16", base_bits_per_weight=16.0)
     keys = [key.text for key in panels.marker_keys(collect(store(tmp_path / "a", masters, narrow)))]
-    assert keys[-2:] == ["24 or more bits per base weight", "12 to 24 bits per base weight"]
+    assert keys[-2:] == ["24 or more bits per weight of the base model", "12 to 24 bits per weight of the base model"]
     assert "bits" not in "".join(key.text for key in panels.marker_keys(collect(store(tmp_path / "b", masters))))
 
 
