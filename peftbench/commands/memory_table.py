@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
+from peftbench.records import Category
 from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
 
-_COLUMNS = ("base", "own", "grads", "optim", "activ", "logits", "temp")
+_COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
 _NOTE = """\
 At the moment of the peak (gradients may not be there yet): base: weights with quantization state; own: the method's
@@ -95,12 +96,7 @@ def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
 def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[str]:
     found = forecast.found
     assert found is not None
-    part = found.categories
-    parts = [
-        part["base_weights"] + part["quantization_state"],
-        part["adapter"],
-        *(part[name] for name in ("gradients", "optimizer", "activations", "logits", "temporaries")),
-    ]
+    parts = [sum(found.categories[c] for c in Category if c.short == short) for short in _COLUMNS]
     row = [forecast.trial.cell, *(_in(value, unit) for value in (found.peak_bytes, *parts))]
     row += [_in(found.checkpoint_bytes, saved), count(found.trainable_parameters), number(found.flops_per_token / 1e9)]
     if asked.axis:

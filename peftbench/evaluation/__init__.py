@@ -1,1 +1,1 @@
-"""Evaluation: scores through lm-eval, retention of general text, and the tuned model in use."""
+"""Evaluation: scores through lm-eval, retention of general text, and cost of inference."""

@@ -1,7 +1,7 @@
-"""What the tuned model costs to use: prefill, decoding, latency, memory, merging, loading and switching.
+"""Cost of inference with the tuned model: prefill, decoding, latency, memory, merging, loading and switching.
 
-Every method generates the same number of tokens from the same prompts. The base without the method runs in the same
-process, in turns with it, so that the ratio of both holds on a machine whose speed drifts.
+Every method generates the same number of tokens from the same prompts. The base model without the method runs in the
+same process, alternating with the tuned model, so that their ratio is valid on a machine whose speed drifts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,26 @@ from peftbench.evaluation import structure
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import peaks
 from peftbench.measure.clock import Clock
-from peftbench.measure.ledger import CATEGORIES, account
+from peftbench.measure.ledger import account
 from peftbench.methods.record import Method
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
-from peftbench.records import Example, failures
+from peftbench.records import Category, Example, failures
+from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.resolve import resolve
 
 BATCH = 4
-"""Prompts of a batch for rates; latency is of one."""
+"""Number of prompts in a batch for rates; latency is measured with a single prompt."""
 NEW_TOKENS = 4
-"""Tokens decoded after each prompt, end-of-text tokens left out of the choice."""
+"""Number of tokens generated for each prompt; end-of-text tokens are suppressed."""
 WARM_UP, REPEATS, LOADS = 1, 5, 3
 Seconds = dict[str, list[list[float]]]
-"""Prompts in the batch -> repeats -> seconds until the first token, then between one and the next."""
+"""Number of prompts in the batch -> per repeat, the seconds until the first token and between successive tokens."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What every method is given: prompts of one length, so that nothing is padded."""
+    """The prompts of every method, of equal length so that nothing is padded."""
 
     ids: torch.Tensor
     """(b, t) token ids."""
@@ -55,21 +56,21 @@ class Prompts:
 
     @property
     def sha256(self) -> str:
-        """The hash of shape, ids and number of new tokens."""
+        """Hash of shape, ids and number of new tokens."""
         told = json.dumps([self.ids.tolist(), self.new_tokens])
         return hashlib.sha256(told.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model at the end of its trial, and what it takes to measure it."""
+    """A model at the end of its trial, and what is needed to measure it."""
 
     model: Any
-    """Tuned, or the untuned base."""
+    """The tuned model, or the untuned base model."""
     base: Any
-    """The base's own module, in which or around which the method was put."""
+    """The base model's own module, which the method changed or wrapped."""
     bare: Structure | None
-    """The base before that; None where nothing was put beside its own weights."""
+    """Structure of the base model before the method was attached; None if only its own weights were tuned."""
     method: Method
     precision: Precision
     device: str
@@ -77,20 +78,24 @@ class Subject:
     prompts: Prompts
     pad_id: int
     scratch: Path
-    """An existing folder for what is saved to be loaded again."""
+    """An existing folder for temporary checkpoints."""
 
 
 @dataclass
 class _Found:
-    """What was measured, and why the rest was not."""
+    """Measurements, and the reasons why others are missing."""
 
-    columns: dict[str, Any] = field(default_factory=dict)
+    columns: InferenceColumns = field(default_factory=InferenceColumns)
     seconds: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def record(self, measured: InferenceColumns) -> None:
+        """Keep what was measured."""
+        self.columns = replace(self.columns, **measured.known())
+
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Measure a part; where it fails, its reason is kept and the rest goes on: the trial itself has ended well."""
+        """Measure a part; if it fails, record the reason and go on, as the trial itself has succeeded."""
         try:
             yield
         except Exception as error:
@@ -99,12 +104,12 @@ class _Found:
 
 
 def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: int) -> Prompts:
-    """Return the longest prompts of all tasks, cut on the left to one length; the same for every method.
+    """Return the longest prompts of all tasks, truncated on the left to equal length; the same for every method.
 
     Args:
-        tokenizer: the base's.
+        tokenizer: the base model's tokenizer.
         examples: the scored examples of each task.
-        max_length: longest prompt plus answer in data tokens.
+        max_length: largest number of data tokens in prompt and answer.
     """
     longest = sorted((e.prompt for found in examples for e in found), key=lambda text: (-len(text), text))[:BATCH]
     texts = [longest[i % len(longest)] for i in range(BATCH)] if longest else [""] * BATCH
@@ -114,12 +119,12 @@ def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: i
     return Prompts(torch.tensor([ids[-length:] for ids in encoded]), new_tokens)
 
 
-def measure(subject: Subject) -> dict[str, Any]:
-    """Measure a model in use and return the columns of its row; the model and the random state stay as they are.
+def measure(subject: Subject) -> InferenceColumns:
+    """Measure the cost of inference and return the columns of the row, without changing the model or random state.
 
-    Rates and latencies are medians of repeats. Loading is by the method's own ``load`` onto the bare base, switching by
-    peft's ``set_adapter`` between two copies of the adapter, merging by peft's ``merge_adapter`` into copies of the
-    weights (a quantized layer's sum is quantized anew).
+    Rates and latencies are medians over repeats. Loading is measured with the method's own ``load`` on the base model
+    without the method, switching with peft's ``set_adapter`` between two copies of the adapter, and merging with peft's
+    ``merge_adapter`` into copies of the weights; for a quantized layer, the sum is quantized again.
     """
     found = _Found()
     prefix = f".saving-{os.getpid()}-"
@@ -127,7 +132,7 @@ def measure(subject: Subject) -> dict[str, Any]:
         with found.part("generate"):
             _peak(subject, found)
             found.seconds |= _in_turns(subject, _variants(subject))
-            _rates(subject, found, "", found.seconds["tuned"])
+            found.record(_rates(subject, found.seconds["tuned"]))
         reasons = _why_not(subject)
         found.reasons |= reasons
         folder = Path(scratch) / "adapter"
@@ -142,11 +147,11 @@ def measure(subject: Subject) -> dict[str, Any]:
         "seconds": found.seconds,
         "reasons": found.reasons,
     }
-    return {
-        "inference_prompts_sha256": subject.prompts.sha256,
-        "inference_json": json.dumps(raw, sort_keys=True),
-        **found.columns,
-    }
+    return replace(
+        found.columns,
+        inference_prompts_sha256=subject.prompts.sha256,
+        inference_json=json.dumps(raw, sort_keys=True),
+    )
 
 
 @contextmanager
@@ -165,7 +170,7 @@ def _undisturbed(subject: Subject) -> Iterator[None]:
 
 
 def _why_not(subject: Subject) -> dict[str, str]:
-    """Return why what does not exist for a method is not measured."""
+    """Return the parts that are not measured because they do not exist for the method, with the reason."""
     method, model = subject.method, subject.model
     if not method.trains:
         return dict.fromkeys(("load", "switch", "merge"), "nothing is attached")
@@ -186,20 +191,20 @@ def _why_not(subject: Subject) -> dict[str, str]:
 
 
 class _Times(StoppingCriteria):
-    """Reads the clock after each token, and never stops."""
+    """A stopping criterion that never stops, but records the time of each token."""
 
     def __init__(self, clock: Clock) -> None:
         self.at: list[float] = []
         self._clock = clock
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Return for each of the (b, t) sequences that it goes on."""
+        """Return False for each of the (b, t) sequences."""
         self.at.append(self._clock.now())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def _generate(subject: Subject, model: Any, count: int) -> list[float]:
-    """Generate after the first prompts; return seconds until the first token, then between one and the next."""
+    """Generate for the first ``count`` prompts; return seconds until the first token and between tokens."""
     ids, new_tokens = subject.prompts.ids[:count].to(subject.device), subject.prompts.new_tokens
     times = _Times(subject.clock)
     start = subject.clock.now()
@@ -224,7 +229,7 @@ _Variant = tuple[Any, Callable[[], AbstractContextManager[None]]]
 
 
 def _variants(subject: Subject) -> dict[str, _Variant]:
-    """Return what is timed in turns: the tuned model, and where a method stands beside it, the bare base."""
+    """Return what is timed alternately: the tuned model, and the base model if it is separate."""
     found: dict[str, _Variant] = {"tuned": (subject.model, nullcontext)}
     if subject.bare is not None:
         found["bare"] = (subject.base, _bare(subject.bare, subject.model))
@@ -232,14 +237,14 @@ def _variants(subject: Subject) -> dict[str, _Variant]:
 
 
 def _bare(bare: Structure, tuned: Any) -> Callable[[], AbstractContextManager[None]]:
-    """Return a context in which the base is without what was put beside it; it can be entered again and again."""
+    """Return a reusable context in which the base model is without the method."""
     modules = {id(m): m for m in (*tuned.modules(), *(m for m, _ in bare.attributes))}
     now = structure.remember(modules.values())
     return lambda: structure.exchanged(bare, now)
 
 
 def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, Seconds]:
-    """Time variants in turns, after a warm-up of each."""
+    """Time variants alternately, after a warm-up of each."""
     found: dict[str, Seconds] = {name: {"1": [], str(BATCH): []} for name in variants}
     for repeat in range(WARM_UP + REPEATS):
         for name, (model, state) in variants.items():
@@ -251,32 +256,38 @@ def _in_turns(subject: Subject, variants: Mapping[str, _Variant]) -> dict[str, S
     return found
 
 
-def _rates(subject: Subject, found: _Found, prefix: str, seconds: Seconds) -> None:
-    """Put the medians of repeats into columns."""
+def _rates(subject: Subject, seconds: Seconds) -> InferenceColumns:
+    """Return the medians over repeats, in the columns of the unmerged model."""
     single, batch = seconds["1"], seconds[str(BATCH)]
     prefill = statistics.median(repeat[0] for repeat in batch)
     raw_decode = [[t for repeat in some for t in repeat[1:]] for some in (single, batch)]
     decode, decode_batch = (statistics.median(times) if times else None for times in raw_decode)
-    found.columns[f"{prefix}first_token_seconds"] = statistics.median(repeat[0] for repeat in single)
-    found.columns[f"{prefix}decoded_token_seconds"] = decode
-    found.columns[f"{prefix}prefill_tokens_per_second"] = subject.prompts.ids.numel() / prefill
-    found.columns[f"{prefix}decode_tokens_per_second"] = BATCH / decode_batch if decode_batch else None
+    return InferenceColumns(
+        first_token_seconds=statistics.median(repeat[0] for repeat in single),
+        decoded_token_seconds=decode,
+        prefill_tokens_per_second=subject.prompts.ids.numel() / prefill,
+        decode_tokens_per_second=BATCH / decode_batch if decode_batch else None,
+    )
 
 
 def _peak(subject: Subject, found: _Found) -> None:
-    """Put the peak of generation into columns: by tensor accounting, or by the allocator on CUDA."""
+    """Record the peak memory of generation: by tensor accounting, or from the allocator on CUDA."""
     if subject.device == "cuda":
-        with peaks.allocator_peak(subject.device, found.columns, "peak_generate_bytes"):
-            _generate(subject, subject.model, BATCH)
+        peak = peaks.AllocatorPeak()
+        try:
+            with peaks.allocator_peak(subject.device) as peak:
+                _generate(subject, subject.model, BATCH)
+        finally:
+            found.record(InferenceColumns(peak_generate_bytes=peak.allocated_bytes))
         return
-    with account(subject.model, subject.method.trains_base, {}) as book:
+    with account(subject.model, subject.method.trains_base, {}) as counted:
         _generate(subject, subject.model, BATCH)
-    found.columns["peak_generate_bytes"] = book.peak_bytes
-    found.columns["peak_generate_categories_json"] = json.dumps({name: book.peak[name] for name in CATEGORIES})
+    categories = json.dumps({category: counted.peak[category] for category in Category})
+    found.record(InferenceColumns(peak_generate_bytes=counted.peak_bytes, peak_generate_categories_json=categories))
 
 
 def _load(subject: Subject, found: _Found, folder: Path) -> None:
-    """Time loading the saved adapter onto the base in memory."""
+    """Time loading the saved adapter onto the base model in memory."""
     resolve(subject.method.save)(subject.model, folder)
     assert subject.bare is not None
     bare, taken = _bare(subject.bare, subject.model), []
@@ -286,7 +297,7 @@ def _load(subject: Subject, found: _Found, folder: Path) -> None:
             resolve(subject.method.load)(subject.base, folder)
             taken.append(round(subject.clock.now() - start, 9))
     found.seconds["load"] = taken
-    found.columns["load_adapter_seconds"] = statistics.median(taken)
+    found.record(InferenceColumns(load_adapter_seconds=statistics.median(taken)))
 
 
 def _switch(subject: Subject, found: _Found, folder: Path) -> None:
@@ -300,24 +311,33 @@ def _switch(subject: Subject, found: _Found, folder: Path) -> None:
             model.set_adapter(name)
             taken.append(round(subject.clock.now() - start, 9))
     found.seconds["switch"] = taken[2 * WARM_UP :]
-    found.columns["switch_adapter_seconds"] = statistics.median(found.seconds["switch"])
+    found.record(InferenceColumns(switch_adapter_seconds=statistics.median(found.seconds["switch"])))
 
 
 def _merge(subject: Subject, found: _Found, folder: Path) -> None:
-    """Time the merged model, and compare its logits with those of the model as it is."""
+    """Time the merged model, and compare its logits with those of the unmerged one."""
     model = subject.model
     with structure.kept(model):
         before = _logits(subject)
-        model.merge_adapter(safe_merge=True)  # safe: into copies of the weights, so that the old ones can be put back
+        model.merge_adapter(safe_merge=True)  # safe: merges into copies, so that the weights can be restored
         if not any(module.merged for module in model.modules() if isinstance(module, BaseTunerLayer)):
             raise RuntimeError("peft merged no layer")
-        found.columns["largest_merge_logit_difference"] = float((_logits(subject) - before).abs().max())
+        difference = float((_logits(subject) - before).abs().max())
+        found.record(InferenceColumns(largest_merge_logit_difference=difference))
         found.seconds |= _in_turns(subject, {"merged": (model, nullcontext)})
-        _rates(subject, found, "merged_", found.seconds["merged"])
+        rates = _rates(subject, found.seconds["merged"])
+    found.record(
+        InferenceColumns(
+            merged_first_token_seconds=rates.first_token_seconds,
+            merged_decoded_token_seconds=rates.decoded_token_seconds,
+            merged_prefill_tokens_per_second=rates.prefill_tokens_per_second,
+            merged_decode_tokens_per_second=rates.decode_tokens_per_second,
+        )
+    )
 
 
 def _logits(subject: Subject) -> torch.Tensor:
-    """Return the model's logits on the prompts, (b, t, v), on the host."""
+    """Return the model's logits on the prompts, shape (b, t, v), on the host."""
     ids = subject.prompts.ids.to(subject.device)
     with autocast(subject.precision, subject.device):
         out = subject.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -1,4 +1,4 @@
-"""lm-eval's wrapper of a model, made safe for every method."""
+"""lm-eval's model wrapper, adapted so that it works with every method."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from peftbench.models.precision import Precision
 from peftbench.records import Evaluation, failures
 
 _FIRST_BATCH = 256
-"""Where the search for a GPU's batch size starts; it is halved as often as memory runs out."""
+"""Initial batch size on a GPU if the suite gives none; it is halved whenever memory runs out."""
 _CPU_TOKENS = 8192
-"""Most tokens of a batch on the CPU, which has no memory of its own to run out of before the machine does."""
+"""Largest number of tokens in a batch on the CPU, where running out of memory cannot be tried and caught."""
 
 
 class Harness(HFLM):
-    """lm-eval's model wrapper, made safe for every method.
+    """lm-eval's model wrapper, adapted so that it works with every method.
 
-    Generation runs in batches of equal prompt length: with left padding, prompt tuning's order would become virtual
-    tokens, padding, text. The log-likelihood cache is off: it mixes up requests whose contexts end alike.
+    Generation runs in batches of prompts of equal length, since with left padding prompt tuning would place the padding
+    between virtual tokens and text. The log-likelihood cache is off, since it confuses requests whose contexts have the
+    same ending.
     """
 
     def __init__(self, model: Any, tokenizer: Any, evaluation: Evaluation, precision: Precision) -> None:
@@ -36,20 +37,20 @@ class Harness(HFLM):
             batch_size=evaluation.batch_size or found,
             max_length=evaluation.max_length,
             mixed_precision_dtype=precision.autocast,
-            softmax_dtype="float32",  # as the training loss; half precision would tie neighbouring choices
+            softmax_dtype="float32",  # as for the training loss; half precision would cause ties
             logits_cache=False,
         )
         self.searches = evaluation.batch_size is None
-        """Whether the batch size may be halved where memory runs out."""
+        """Whether the batch size may be halved when memory runs out."""
         self.fitted_peak_bytes = 0
-        """The CUDA allocator's peak before memory last ran out: of batches that fitted, counted no more since."""
+        """Peak of the CUDA allocator, in bytes, over the batches that fitted before its statistics were last reset."""
         self.dtype = precision.autocast or precision.weights
-        """In what is computed; log-probabilities are taken in float32."""
+        """Compute dtype; log-probabilities are computed in float32."""
 
     def tok_encode(
         self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return a text's tokens without an end-of-text token that the tokenizer adds by itself, as in training."""
+        """Return a text's tokens, without an end-of-text token added by the tokenizer, as in training."""
         ids = super().tok_encode(string, *arguments, **kwargs)
         if ids and ids[-1] == self.tokenizer.eos_token_id and not string.endswith(self.tokenizer.eos_token):
             ids = ids[:-1]
@@ -63,11 +64,11 @@ class Harness(HFLM):
         return ids, torch.ones_like(ids)
 
     def text_tokens(self, text: str) -> list[int]:
-        """Return the tokens of a text alone, without those that a tokenizer puts around it."""
+        """Return the tokens of a text without special tokens added by the tokenizer."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return one answer per request, in order; the longest prompts come first, so memory runs out early."""
+        """Return one answer per request, in order. The longest prompts are run first, so that memory runs out early."""
         groups: dict[int, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[len(self.tok_encode(request.args[0]))].append(index)
@@ -79,15 +80,15 @@ class Harness(HFLM):
         return [answers[i] for i in range(len(requests))]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Return (log-probability in nats, greedy) per request."""
+        """Return per request the log-probability in nats, and whether greedy decoding gives the same text."""
         ask = super().loglikelihood
         return self._fitting(lambda found: ask(found, disable_tqdm=True), requests)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Return the log-probability of each request's whole text, nats; long ones in windows of ``max_length``.
+        """Return the log-probability of each request's whole text in nats; long texts in windows of ``max_length``.
 
-        The text stands behind one beginning-of-text token (end-of-text where there is none), which lm-eval's own would
-        put twice, once as a token to predict, where the tokenizer adds it by itself.
+        Each text follows one beginning-of-text token, or end-of-text if there is none. If the tokenizer adds that token
+        too, lm-eval's own method would have it twice, the second time as a token to predict.
         """
         windows = [
             [
@@ -106,7 +107,7 @@ class Harness(HFLM):
         return [sum(next(found)[0] for _ in text) for text in windows]
 
     def _fitting(self, ask: Callable[[list[Any]], list[Any]], requests: list[Any]) -> list[Any]:
-        """Return the answers; where the batch size is searched and memory runs out, ask again with half of it."""
+        """Return the answers; when memory runs out, retry with half the batch size unless the suite gives one."""
         while True:
             peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
             try:

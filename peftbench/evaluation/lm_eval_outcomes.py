@@ -1,4 +1,4 @@
-"""Outcomes of tasks that lm-eval defines: its own metrics, of which one with an outcome per example is the headline."""
+"""Outcomes of tasks defined by lm-eval, with its metrics. The headline metric is one with an outcome per example."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from peftbench.records import Example, ExampleRow, Task
 from peftbench.tasks import lm_eval_tasks
 
 _UNREAD = "[invalid]"
-"""What lm-eval's filters give for an output in which they find no answer."""
+"""The output of lm-eval's filters if they find no answer."""
 _SIZES = {"acc_norm": len, "acc_bytes": lambda choice: len(choice.encode())}
-"""By what a metric divides a choice's log-probability."""
+"""Metric -> the size of a choice by which it divides the log-probability."""
 
 
 def judge(
     task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], model: Harness
 ) -> tuple[Found, str]:
-    """Return rows with all samples' own outcomes, and the headline's name as lm-eval writes it: ``acc`` or
-    ``exact_match,strict-match``.
+    """Return a row per example and further metrics, and the headline metric.
+
+    The headline is named as in lm-eval: ``acc`` or, with a filter, ``exact_match,strict-match``.
 
     Raises:
-        UserError: if no metric has an outcome per example, or not the one that is asked for.
+        UserError: if the requested metric, or every metric, lacks an outcome per example.
     """
     found = lm_eval_tasks.build(task)
     if found.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -51,7 +52,7 @@ def judge(
 
 
 def _ranked(task: Task, row: ExampleRow, e: Example, sample: Mapping[str, Any], size: Any) -> ExampleRow:
-    """Return a row with the log-probabilities of the choices, and the first of them by the headline's rank."""
+    """Return a row with the log-probabilities of the choices, and the choice that the headline ranks first."""
     logprobs = finite([float(response[0]) for response in sample["filtered_resps"]][: len(e.choices)], task, row.index)
     ranks = [lp / max(1, size(c) if size else 1) for lp, c in zip(logprobs, e.choices, strict=True)]
     first = e.choices[max(range(len(ranks)), key=ranks.__getitem__)] if len(ranks) > 1 else ""
@@ -59,7 +60,7 @@ def _ranked(task: Task, row: ExampleRow, e: Example, sample: Mapping[str, Any], 
 
 
 def _headline(task: Task, found: Any, samples: Sequence[Mapping[str, Any]]) -> str:
-    """Return the first metric, in the task's order, that gives each example a fraction of 1, more being better."""
+    """Return the task's first metric that is between 0 and 1 for every example and better when higher."""
     higher = found.higher_is_better()
     order = list(found.aggregation())
     names = []
@@ -73,8 +74,8 @@ def _headline(task: Task, found: Any, samples: Sequence[Mapping[str, Any]]) -> s
         return names[0]
     matching = [name for name in names if wanted in (name, name.partition(",")[0])]
     if not matching:
-        told = unknown("metric", wanted, names) if wanted else "has no metric"
-        raise UserError(f"task {task.name!r}: {told} with an outcome per example between 0 and 1, more being better")
+        problem = unknown("metric", wanted, names) if wanted else "has no metric"
+        raise UserError(f"task {task.name!r}: {problem} with an outcome per example between 0 and 1, more being better")
     return matching[0]
 
 
@@ -86,16 +87,16 @@ def _is_fraction(value: Any) -> bool:
 
 
 def _first(responses: Any) -> str:
-    """Return the first text of nested lists of texts: of several draws, the first is kept."""
+    """Return the first text in nested lists of texts; of several samples only the first is used."""
     while isinstance(responses, list | tuple):
         responses = responses[0] if responses else ""
     return str(responses)
 
 
 def settings(task: Task) -> dict[str, Any]:
-    """Return how lm-eval defines a task: what is not the suite's to say."""
+    """Return the settings of a task that lm-eval, not the suite, defines."""
     found = lm_eval_tasks.build(task)
-    told = {
+    found_settings = {
         "lm_eval": Path(str(task.lm_eval)).name,
         "version": found.VERSION,
         "output_type": found.OUTPUT_TYPE,
@@ -103,5 +104,5 @@ def settings(task: Task) -> dict[str, Any]:
         "fewshot_split": found.fewshot_cfg.split if hasattr(found, "fewshot_cfg") else None,
     }
     if found.OUTPUT_TYPE == "generate_until":
-        told |= {"generation": json.loads(json.dumps(found.config.generation_kwargs, default=str))}
-    return told
+        found_settings |= {"generation": json.loads(json.dumps(found.config.generation_kwargs, default=str))}
+    return found_settings

@@ -1,4 +1,4 @@
-"""Metrics over a whole split, from the libraries that define them; fractions of 1 unless said otherwise."""
+"""Metrics of single answers and of whole splits, from the standard libraries; between 0 and 1 unless stated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftbench.records import Example
 
 
 class _Words:
-    """Splits text into lower-case words of any script, where rouge_score's own knows a to z alone."""
+    """Splits text into lower-case words of any script; rouge_score's own tokenizer knows only a to z."""
 
     def tokenize(self, text: str) -> list[str]:
         """Return the words of a text."""
@@ -26,7 +26,7 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def corpus(answers: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Return corpus BLEU and chrF over all references and the share of answers that hold every slot."""
+    """Return corpus BLEU and chrF over all references, and the share of answers that contain every slot."""
     import sacrebleu
 
     most = max(len(e.references) or 1 for e in examples)
@@ -44,9 +44,9 @@ def corpus(answers: Sequence[str], examples: Sequence[Example]) -> dict[str, flo
 
 
 def classes(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Return macro F1 over the classes that occur, and Matthews' correlation (-1 to 1), with scikit-learn.
+    """Return macro F1 over the classes that occur, and Matthews' correlation coefficient (-1 to 1), by scikit-learn.
 
-    Neither has an outcome per example, so neither can be a headline.
+    Neither has an outcome per example, so neither can be a headline metric.
     """
     from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -57,7 +57,7 @@ def classes(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, flo
 
 
 def share_choices(examples: Sequence[Example]) -> bool:
-    """Return whether all examples rank the same choices, so that these are classes."""
+    """Return whether all examples have the same choices, which are then classes."""
     return len({frozenset(e.choices) for e in examples}) == 1 and len(examples[0].choices) > 1
 
 
@@ -65,9 +65,9 @@ def likelihood(logprobs: Sequence[float], texts: Sequence[str], tokens: int) -> 
     """Return bits per byte and perplexity per token over all texts; lower is better.
 
     Args:
-        logprobs: of each text, nats.
-        texts: as they are; bytes are those of UTF-8.
-        tokens: of all texts together.
+        logprobs: log-probability of each text in nats.
+        texts: the texts, whose bytes are counted in UTF-8.
+        tokens: number of tokens in all texts.
     """
     size = sum(len(text.encode()) for text in texts)
     return {
@@ -77,11 +77,11 @@ def likelihood(logprobs: Sequence[float], texts: Sequence[str], tokens: int) -> 
 
 
 def probability_per_byte(logprob: float, text: str) -> float:
-    """Return the geometric mean probability of a text's bytes, 2 to the power of minus its bits per byte.
+    """Return the geometric mean probability of a text's bytes: 2 to the power of minus its bits per byte.
 
     Args:
-        logprob: of the whole text, nats.
-        text: of at least one byte.
+        logprob: log-probability of the whole text in nats.
+        text: a non-empty text.
     """
     return math.exp(logprob / len(text.encode()))
 

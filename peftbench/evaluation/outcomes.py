@@ -1,4 +1,4 @@
-"""From lm-eval's samples to one outcome per example, by the task's kind, and the kind's metrics over all of them."""
+"""One outcome per example from lm-eval's samples, and metrics over all examples, for each kind of task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peftbench.records import Example, ExampleRow, Task
 from peftbench.tasks.answers import read_answer
 
 Found = tuple[list[ExampleRow], dict[str, float]]
-"""(one row per example, metrics over all)."""
+"""One row per example, and metrics over all examples by name."""
 
 
 def finite(logprobs: Sequence[float], task: Task, index: int) -> Sequence[float]:
-    """Return log-probabilities that are numbers.
+    """Return log-probabilities unchanged if all are finite.
 
     Raises:
         Diverged: if one is not.
@@ -29,7 +29,7 @@ def finite(logprobs: Sequence[float], task: Task, index: int) -> Sequence[float]
 
 
 def choose(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], _: Harness) -> Found:
-    """Rank the choices of each example by their log-probability, per byte where ``accuracy_norm`` is the headline."""
+    """Rank the choices of each example by their log-probability, per byte if ``accuracy_norm`` is the headline."""
     rows = []
     rights: dict[str, list[float]] = {"accuracy": [], "accuracy_norm": []}
     headline = task.metric or "accuracy"
@@ -41,8 +41,8 @@ def choose(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[st
         sizes = [len(c.encode()) if headline == "accuracy_norm" else 1 for c in e.choices]
         ranks = [logprob / size for logprob, size in zip(logprobs, sizes, strict=True)]
         first = e.choices[max(range(len(ranks)), key=ranks.__getitem__)]
-        told = (e.prompt, e.target, first, right[headline], None, json.dumps(logprobs))
-        rows.append(ExampleRow("", task.name, index, *told))
+        values = (e.prompt, e.target, first, right[headline], None, json.dumps(logprobs))
+        rows.append(ExampleRow("", task.name, index, *values))
     found = {name: metrics.mean(values) for name, values in rights.items()}
     if metrics.share_choices(examples):
         found |= metrics.classes([e.target for e in examples], [row.prediction for row in rows])
@@ -50,9 +50,9 @@ def choose(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[st
 
 
 def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], _: Harness) -> Found:
-    """Compare each decoded answer with the target, both as the task's pattern reads them.
+    """Compare the answers that the task's pattern finds in each decoded text and in its target.
 
-    Without a pattern all of the text is the answer, and one of more words than any target is no answer.
+    Without a pattern the whole text is the answer. A text with more words than any target then is a format failure.
     """
     longest = max(len(e.target.split()) for e in examples)
     rows = []
@@ -79,14 +79,14 @@ def write(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str
 
 
 def predict(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], model: Harness) -> Found:
-    """Take the likelihood of each text; nothing is decoded."""
+    """Compute the likelihood of each text; nothing is decoded."""
     logprobs = [finite([float(s["filtered_resps"][0])], task, index)[0] for index, s in enumerate(samples)]
     texts = [e.target for e in examples]
     rows = []
     for index, (e, logprob) in enumerate(zip(examples, logprobs, strict=True)):
         outcome = metrics.probability_per_byte(logprob, e.target)
-        told = (e.prompt, e.target, "", outcome, None, json.dumps([logprob]))
-        rows.append(ExampleRow("", task.name, index, *told))
+        values = (e.prompt, e.target, "", outcome, None, json.dumps([logprob]))
+        rows.append(ExampleRow("", task.name, index, *values))
     tokens = sum(len(model.text_tokens(text)) for text in texts)
     headline = {"probability_per_byte": metrics.mean([row.outcome for row in rows])}
     return rows, headline | metrics.likelihood(logprobs, texts, tokens)

@@ -1,31 +1,41 @@
-"""How long a model's forward passes take while it is evaluated: over whole texts, and over one new token each."""
+"""Time of a model's forward passes during evaluation, split into prefill and decoding."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from peftbench.records.columns.time import TimeColumns
+
 _CACHES = ("past_key_values", "cache_params", "state")
-"""As what models are given what came before: attention, Mamba, RWKV."""
+"""Keyword arguments that carry the cache: attention, Mamba, RWKV."""
+
+
+@dataclass
+class PassTimes:
+    """Seconds in a model's forward passes, filled in when the context ends without an exception."""
+
+    columns: TimeColumns = field(default_factory=TimeColumns)
 
 
 @contextmanager
-def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> Iterator[None]:
-    """Put the seconds of a model's forward passes within the context into a row's columns, unless it fails.
+def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
+    """Measure the seconds in a model's forward passes within the context: prefill and decoding.
 
-    A pass over one token that comes after others is decoding, every other one is prefill. On CUDA each is timed between
-    two events on the device's queue, so that nothing waits for the clock.
+    A pass over a single token with a cache is decoding; every other pass is prefill. On CUDA, each pass is timed by
+    two events in the device's queue, so that the host does not wait for it.
 
     Args:
-        model: the base's own module, which every method's forward pass goes through.
-        device: where it is.
-        facts: of the trial's row.
-        virtual: tokens that the method itself may put into a cache before a text.
+        model: the base model's own module, which the forward passes of every method call.
+        device: the device that holds it.
+        virtual: number of virtual tokens that the method may put into a cache before a text.
     """
+    found = PassTimes()
     begun: list[tuple[str, Any]] = []
     passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": []}
 
@@ -43,12 +53,13 @@ def split(model: Any, device: str, facts: dict[str, Any], virtual: int = 0) -> I
 
     hooks = (model.register_forward_pre_hook(begin, with_kwargs=True), model.register_forward_hook(end))
     try:
-        yield
+        yield found
     finally:
         for hook in hooks:
             hook.remove()
-    for name, moments in passes.items():
-        facts[f"evaluate_{name}_seconds"] = _seconds(moments)
+    found.columns = TimeColumns(
+        evaluate_prefill_seconds=_seconds(passes["prefill"]), evaluate_decode_seconds=_seconds(passes["decode"])
+    )
 
 
 def _moment(device: str) -> Any:
@@ -60,7 +71,7 @@ def _moment(device: str) -> Any:
 
 
 def _seconds(moments: list[tuple[Any, Any]]) -> float:
-    """Return the sum of the times between pairs of moments; CUDA's events know them when the last has come."""
+    """Return the total time between pairs of moments; CUDA events are read after the last one has occurred."""
     if not moments or isinstance(moments[-1][1], float):
         return sum(end - start for start, end in moments)
     moments[-1][1].synchronize()

@@ -1,8 +1,8 @@
-"""What a model forgets: its loss on held-out general text before and after training, text by text.
+"""Retention of general text (also: forgetting): the loss on held-out text before and after training, text by text.
 
-Also called forgetting. The loss before is the untouched base's in the same process, at the trial's precision and with
-its kernels, so that the difference holds what training did and nothing else. Texts are read as they are, each from its
-beginning, cut at the longest length of evaluation; no end-of-text is added, and no token is predicted from nothing.
+The loss before is that of the untouched base model in the same process, with the trial's precision and kernels, so that
+the difference is due to training only. Texts are read unchanged from their beginning and truncated at evaluation's
+maximum length. No end-of-text token is added, and the first token of a text is not predicted.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from peftbench.errors import UserError
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision, effective
 from peftbench.records import Retention, Trial
+from peftbench.records.columns.retention import RetentionColumns
 from peftbench.tasks.general_text import texts
-from peftbench.training.batches import IGNORED, Encoded, collate
+from peftbench.training.batches import IGNORED, collate
+from peftbench.training.encoded import Encoded
 
 _BATCH = 16
-"""Texts per forward pass where the suite leaves evaluation's batch size to be found."""
+"""Texts per forward pass if the suite gives no batch size for evaluation."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """The texts of a trial, tokenized, and how a model reads them."""
+    """The tokenized texts of a trial, and how a model reads them."""
 
     encoded: tuple[Encoded, ...]
     bytes: int | None
-    """Of all predicted tokens; None where the tokenizer does not tell."""
+    """UTF-8 bytes of all predicted tokens; None if the tokenizer gives no offsets."""
     batch_size: int
     pad_id: int
     precision: Precision
@@ -41,9 +43,9 @@ class Held:
 
     @torch.no_grad()
     def nats(self, model: Any) -> list[float]:
-        """Return each text's summed loss in nats; a text of one token has none.
+        """Return the summed loss of each text in nats; 0 for a text of one token.
 
-        Positions that a method puts first (b, p + t, v) are not the data's: the last t are.
+        A method with virtual tokens may give logits of shape (b, p + t, v); the last t positions are those of the text.
         """
         model.eval()
         found: dict[tuple[str, int], float] = {}
@@ -59,16 +61,16 @@ class Held:
         return [found[e.identity] for e in self.encoded]
 
     def _batches(self) -> Iterator[list[Encoded]]:
-        """Yield texts of like length together, longest first: little padding, and the peak comes at once."""
+        """Yield batches of texts of similar length, longest first: little padding, and the memory peak comes first."""
         ordered = sorted(self.encoded, key=lambda e: -len(e.ids))
         return (ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size))
 
 
 def held(trial: Trial, source: Retention, tokenizer: Any) -> Held:
-    """Return a trial's held-out general text.
+    """Return the held-out general text of a trial.
 
     Raises:
-        UserError: if the text cannot be read, or has nothing to predict.
+        UserError: if the text cannot be read, or no text has two tokens.
     """
     evaluation = trial.evaluation
     pairs = [_encode(tokenizer, text, index, evaluation.max_length) for index, text in enumerate(texts(source))]
@@ -81,34 +83,34 @@ def held(trial: Trial, source: Retention, tokenizer: Any) -> Held:
     return Held(encoded, known, batch, tokenizer.pad_token_id, precision, trial.device)
 
 
-def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) -> dict[str, Any]:
+def columns(held: Held, before: Sequence[float], after: Sequence[float] | None) -> RetentionColumns:
     """Return the row's columns.
 
     Args:
         held: the texts.
-        before: nats of each text under the untouched base.
-        after: the same after training; None where there was none.
+        before: loss of each text under the untouched base model, nats.
+        after: the same after training; None without training.
     """
     tokens = [len(e.ids) - 1 for e in held.encoded]
     raw: dict[str, Sequence[float]] = {"tokens": tokens, "before": [round(nats, 5) for nats in before]}
     if after is not None:
         raw["after"] = [round(nats, 5) for nats in after]
-    return {
-        "retention_sha256": hashlib.sha256(repr([e.ids for e in held.encoded]).encode()).hexdigest(),
-        "retention_texts": len(tokens),
-        "retention_tokens": sum(tokens),
-        "retention_bytes": held.bytes,
-        "retention_loss_before": sum(before) / sum(tokens),
-        "retention_loss_after": None if after is None else sum(after) / sum(tokens),
-        "retention_json": json.dumps(raw),
-    }
+    return RetentionColumns(
+        retention_sha256=hashlib.sha256(repr([e.ids for e in held.encoded]).encode()).hexdigest(),
+        retention_texts=len(tokens),
+        retention_tokens=sum(tokens),
+        retention_bytes=held.bytes,
+        retention_loss_before=sum(before) / sum(tokens),
+        retention_loss_after=None if after is None else sum(after) / sum(tokens),
+        retention_json=json.dumps(raw),
+    )
 
 
 def _encode(tokenizer: Any, text: str, index: int, length: int) -> tuple[Encoded, int | None]:
-    """Return a text's first tokens and the UTF-8 bytes of all but the first of them."""
+    """Return the first ``length`` tokens of a text, and the UTF-8 bytes of all but the first of them if known."""
     found = tokenizer(text, return_offsets_mapping=True) if tokenizer.is_fast else tokenizer(text)
     ids = found["input_ids"]
-    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text themselves
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # some tokenizers append end-of-text
         ids = ids[:-1]
     encoded = Encoded(tuple(ids[:length]), 1, len(ids) > length, ("retention", index))
     if not tokenizer.is_fast:

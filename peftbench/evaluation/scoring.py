@@ -1,4 +1,4 @@
-"""Score a model on tasks through lm-eval: per-example outcomes first, scores from them."""
+"""Score a model on tasks through lm-eval; scores are means of per-example outcomes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _KINDS = {
 }
 _DECODED = ("exact_match", "generation")
 _OF_CLASSES = ("choice", "exact_match")
-"""Kinds whose commonest answer is an answer."""
+"""Kinds with a majority baseline: always giving the most common answer."""
 
 
 def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int) -> None:
-    """See that every choice fits into the longest length of evaluation; its prompt may be cut, it may not.
+    """Check that every choice fits into evaluation's maximum length, as prompts may be truncated but choices may not.
 
-    So must the answers that a task of lm-eval decodes, which the suite does not say.
+    For a task of lm-eval, also check the number of tokens that it decodes, which the suite may not give.
 
     Raises:
         UserError: if one does not fit.
@@ -62,12 +62,15 @@ def _short(text: str) -> str:
 def evaluate(
     model: Harness, tasks: Sequence[Task], examples: Mapping[str, Sequence[Example]]
 ) -> tuple[tuple[Score, ...], tuple[ExampleRow, ...]]:
-    """Score every task apart.
+    """Score each task separately.
 
     Args:
-        model: the model, wrapped.
+        model: the wrapped model.
         tasks: the tasks to score.
-        examples: task name -> evaluated examples.
+        examples: task name -> examples to score.
+
+    Returns:
+        One score per task, and one row per example of all tasks.
     """
     scores, rows = [], []
     for task in tasks:
@@ -99,7 +102,7 @@ def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tupl
 
 
 def _score(model: Harness, task: Task, examples: Sequence[Example], found: outcomes.Found, headline: str) -> Score:
-    """Put a task's outcomes into one record; the headline is the mean outcome over examples."""
+    """Return the score of a task; its value is the mean outcome over examples."""
     rows, metrics = found
     own = lm_eval_tasks.stand_in(task) if task.lm_eval else task
     ranked = own.kind == "choice" and all(len(e.choices) > 1 for e in examples)
@@ -123,7 +126,7 @@ def _score(model: Harness, task: Task, examples: Sequence[Example], found: outco
 
 
 def _majority(task: Task, examples: Sequence[Example]) -> float | None:
-    """Return the score of always giving the commonest answer; None where answers are texts of their own."""
+    """Return the score of always giving the most common answer; None for tasks with free-form answers."""
     if task.kind not in _OF_CLASSES and not (task.lm_eval and share_choices(examples)):
         return None
     answers = [read_answer(task.answer_pattern, e.target) if task.answer_pattern else e.target for e in examples]
@@ -131,7 +134,7 @@ def _majority(task: Task, examples: Sequence[Example]) -> float | None:
 
 
 def _settings(model: Harness, task: Task) -> dict[str, Any]:
-    """Return how a task was scored."""
+    """Return the settings with which a task was scored."""
     shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
     if task.lm_eval:
         return shared | lm_eval_outcomes.settings(task)
@@ -141,14 +144,14 @@ def _settings(model: Harness, task: Task) -> dict[str, Any]:
 
 
 def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
-    """Return how many prompts were cut on the left; a text that is modelled goes in windows, and none is cut."""
+    """Return how many prompts were truncated on the left; texts for language modelling are windowed, not truncated."""
     if task.kind == "language_modelling":
         return 0
     return sum(_length(model, e, task) > model.max_length for e in examples)
 
 
 def _length(model: Harness, example: Example, task: Task) -> int:
-    """Return the tokens that an example needs: prompt and longest choice, or prompt and room to answer."""
+    """Return the tokens that an example needs: the prompt, and its longest choice or the tokens to decode."""
     if task.kind == "choice":
         return max(len(model.tok_encode(example.prompt + example.join + c)) for c in example.choices)
     if task.kind == "language_modelling":
@@ -157,10 +160,10 @@ def _length(model: Harness, example: Example, task: Task) -> int:
 
 
 def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[Task, list[Example]]:
-    """Return the batch of a task's examples whose forward pass holds most tokens: evaluation's peak is there.
+    """Return the batch of examples with the most tokens in a forward pass, where evaluation's memory peak occurs.
 
-    Log-probabilities are computed longest first; generation runs in batches of equal prompt length. In place of a task
-    of lm-eval stands one of our own that asks the same of the model.
+    Log-probabilities are computed longest first; generation runs in batches of equal prompt length. A task of lm-eval
+    is replaced by one of peftbench's kinds with the same requirements.
     """
     task = lm_eval_tasks.stand_in(task) if task.lm_eval else task
     by_length = sorted(examples, key=lambda e: -_length(model, e, task))

@@ -1,7 +1,7 @@
-"""What a model's modules hold, remembered and put back: submodules, hooks, flags, and which tensors; not their values.
+"""Save and restore the structure of a model: submodules, hooks, attributes and which tensors, but not their values.
 
-A method changes a base by wrapping its modules, hooking them and setting attributes. Putting back what was there before
-makes the base bare again without a copy of it, and putting back what is there now undoes whatever a measurement does.
+A method changes a base model by wrapping modules, adding hooks and setting attributes. Restoring the structure from
+before gives the base model without a copy of it. Restoring the current structure undoes the changes of a measurement.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _WEIGHTS = ("_parameters", "_buffers")
 
 @dataclass(frozen=True)
 class Structure:
-    """The attributes of some modules."""
+    """The saved attributes of some modules."""
 
     attributes: tuple[tuple[nn.Module, dict[str, tuple[Any, Any]]], ...]
-    """Per module and attribute: its value, and a shallow copy where it is a container that can change in place."""
+    """Per module and attribute: its value, and a shallow copy of it if it is a container that can change in place."""
 
 
 def remember(modules: Iterable[nn.Module], weights: bool = True) -> Structure:
-    """Remember modules as they are now; without ``weights`` no tensor is kept alive by it, and none put back."""
+    """Save the current attributes of modules; without ``weights``, all but parameters and buffers."""
     return Structure(
         tuple(
             (
@@ -40,13 +40,13 @@ def remember(modules: Iterable[nn.Module], weights: bool = True) -> Structure:
 def _contents(name: str, value: Any) -> Any:
     if isinstance(value, (dict, list, set)):
         return value.copy()
-    if name == "state" and hasattr(value, "SCB"):  # what a bitsandbytes int8 layer keeps of its weight
+    if name == "state" and hasattr(value, "SCB"):  # the state of a bitsandbytes int8 layer
         return dict(vars(value))
     return None
 
 
 def put_back(structure: Structure) -> None:
-    """Give modules the attributes that were remembered, and no others."""
+    """Restore the saved attributes of modules and remove all others."""
     for module, attributes in structure.attributes:
         held = vars(module)
         for name in [n for n in held if n not in attributes and n not in _WEIGHTS]:
@@ -63,7 +63,7 @@ def put_back(structure: Structure) -> None:
 
 @contextmanager
 def exchanged(inside: Structure, outside: Structure) -> Iterator[None]:
-    """Within the context, modules are as they are remembered in one structure; after it, as in another."""
+    """Give modules the structure ``inside`` within the context, and ``outside`` after it."""
     put_back(inside)
     try:
         yield
@@ -73,7 +73,7 @@ def exchanged(inside: Structure, outside: Structure) -> Iterator[None]:
 
 @contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
-    """Undo what happens to a model within the context, but for writing into the tensors that it has now."""
+    """Undo all changes to a model within the context, except those to the values of its current tensors."""
     current = remember(list(model.modules()))
     tensors = [(p, p.data, p.requires_grad) for p in model.parameters()]
     try:

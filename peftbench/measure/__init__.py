@@ -1,1 +1,1 @@
-"""Clock, memory ledger and environment: the rulers."""
+"""Measurement that knows nothing of training: clock, memory ledger, peaks, energy, NVML, environment, device."""

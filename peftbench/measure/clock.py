@@ -1,4 +1,4 @@
-"""Wall time by phase, with the device waited for at both ends."""
+"""Wall time and energy by phase. Each reading waits for the device to finish first."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from peftbench.records.phase import Phase
+
 
 class Clock:
     """Adds up seconds per phase on a monotonic clock.
 
     Args:
-        synchronize: called before each reading, so that queued device work counts where it was asked for.
-        announce: called with a phase's name when it begins.
+        synchronize: called before each reading, so that queued device work counts for the phase that queued it.
+        announce: called with each phase as it begins.
 
     Attributes:
-        seconds: by phase; an inner phase's are in those of the outer one too.
-        joules: by phase, likewise; phases of which they are not known are absent.
-        energy: returns the joules used since some moment, None where they are not known.
+        seconds: by phase. The time of a phase inside another one counts for both.
+        joules: by phase, likewise; a phase is absent if its energy is not known.
+        energy: returns the joules used since some fixed moment, None if they are not known.
     """
 
     def __init__(
-        self, synchronize: Callable[[], None] = lambda: None, announce: Callable[[str], None] = lambda _: None
+        self, synchronize: Callable[[], None] = lambda: None, announce: Callable[[Phase], None] = lambda _: None
     ) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.joules: dict[str, float] = defaultdict(float)
+        self.seconds: dict[Phase, float] = defaultdict(float)
+        self.joules: dict[Phase, float] = defaultdict(float)
         self.energy: Callable[[], float | None] = lambda: None
         self._synchronize = synchronize
         self._announce = announce
-        self._open: list[str] = []
+        self._open: list[Phase] = []
 
     def now(self) -> float:
-        """Return seconds on a monotonic clock, after the device has finished what it was asked."""
+        """Return seconds on a monotonic clock, after the device has finished its queued work."""
         self._synchronize()
         return time.perf_counter()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Add the time spent in the context to a phase, also when it ends in an exception."""
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Add the time spent in the context to a phase, also if it ends in an exception."""
         self._announce(name)
         self._open.append(name)
         start, before = self.now(), self.energy()
         try:
             yield
-        except BaseException:  # a broken device must not be waited for; the phase that failed stays announced
+        except BaseException:  # do not wait for a broken device; the phase that failed stays announced
             self.seconds[name] += time.perf_counter() - start
             raise
         self.seconds[name] += self.now() - start

@@ -1,4 +1,4 @@
-"""Which device a suite runs on, found out without importing torch."""
+"""Which device a suite runs on, determined without importing torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peftbench.errors import UserError
 
 
 def has_nvidia() -> bool:
-    """Whether this machine shows an NVIDIA device to this process."""
+    """Whether an NVIDIA device is visible to this process."""
     return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
 
 
 def torch_has_cuda() -> bool:
-    """Whether the installed torch is a CUDA build; read from its files, since importing it takes seconds."""
+    """Whether the installed torch is a CUDA build; read from its files, because importing it takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False
@@ -25,26 +25,26 @@ def torch_has_cuda() -> bool:
 
 
 def may_touch_cuda() -> bool:
-    """Whether importing a library here could initialise CUDA: an NVIDIA device and a torch that can use it."""
+    """Whether importing a library could initialise CUDA: there is an NVIDIA device, and torch is a CUDA build."""
     return has_nvidia() and torch_has_cuda()
 
 
 def why_no_cuda() -> str | None:
-    """Return why torch cannot use a GPU here; None where it can."""
+    """Return why torch cannot use a GPU here; None if it can."""
     if not torch_has_cuda():
         return "the installed torch is a CPU build"
     return None if has_nvidia() else "this machine shows no NVIDIA device"
 
 
 def resolve(asked: str, present: bool = True) -> str:
-    """Return ``cpu`` or ``cuda`` for a suite's ``device``; ``auto`` takes the GPU where torch can use one.
+    """Return ``cpu`` or ``cuda`` for a suite's ``device``; ``auto`` means the GPU if torch can use one.
 
     Args:
         asked: ``auto``, ``cpu`` or ``cuda``.
-        present: whether the device has to be there: a plan needs none.
+        present: whether the device must exist on this machine; for a plan it need not.
 
     Raises:
-        UserError: if cuda is asked for and has to be there, but is not, with the reason.
+        UserError: if ``cuda`` is asked for and must exist, but torch cannot use a GPU; with the reason.
     """
     reason = why_no_cuda()
     if asked == "cuda" and reason and present:

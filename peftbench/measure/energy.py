@@ -1,4 +1,4 @@
-"""Energy counters: the GPU's own, or those of the CPU's packages where they may be read. Else nothing is known."""
+"""Energy counters: the GPU's own, or those of the CPU packages if they can be read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Meter:
     source: str
     """``nvml``: one GPU, whatever runs on it. ``rapl``: all CPU packages of the machine, whatever runs on them."""
     read: Callable[[], float | None]
-    """Returns joules since some moment; None where the counter could not be read."""
+    """Returns joules since some fixed moment; None if the counter could not be read."""
     wraps: bool = False
-    """Whether it must be read every few minutes."""
+    """Whether the counter restarts at zero after some minutes, so that it must be read more often."""
 
 
 def meter(device: str, gpu: nvml.Gpu | None, powercap: Path = _POWERCAP) -> Meter | None:
-    """Return the counter of what a trial computes on; None where there is none that may be read.
+    """Return the energy counter of the device that a trial computes on; None if none can be read.
 
     Args:
-        device: ``cpu`` or ``cuda``. The CPU's energy does not stand for a GPU's.
-        gpu: the GPU, if it is one and the library knows it.
-        powercap: where Linux shows the packages' counters.
+        device: ``cpu`` or ``cuda``. For CUDA only the GPU's counter is used, never the CPU's.
+        gpu: the GPU; None on the CPU or if NVML does not know the GPU.
+        powercap: the folder in which Linux shows the counters of the CPU packages.
     """
     if device == "cuda":
         found = Meter("nvml", partial(nvml.energy_joules, gpu)) if gpu else None
@@ -43,11 +43,11 @@ def meter(device: str, gpu: nvml.Gpu | None, powercap: Path = _POWERCAP) -> Mete
 class Packages:
     """The summed counters of the CPU's packages (Intel's and AMD's RAPL).
 
-    Each begins again at zero after some minutes under load (``max_energy_range_uj``): it must be read more often.
+    Each counter restarts at zero after some minutes under load (``max_energy_range_uj``) and must be read more often.
     """
 
     def __init__(self, powercap: Path) -> None:
-        # package domains are intel-rapl:0, intel-rapl:1, ...; their parts, intel-rapl:0:0, are counted in them
+        # package domains are intel-rapl:0, intel-rapl:1, ...; they include their subdomains such as intel-rapl:0:0
         domains = [path for path in sorted(powercap.glob("intel-rapl:*")) if path.name.count(":") == 1]
         self._domains = [path for path in domains if (_text(path / "name") or "").startswith("package")]
         self._last = [_number(path / "energy_uj") for path in self._domains]
@@ -56,7 +56,7 @@ class Packages:
         self.known = bool(self._domains)
 
     def read(self) -> float | None:
-        """Return joules since the counters were opened, None if one cannot be read."""
+        """Return joules since this object was created, None if a counter cannot be read."""
         now = [_number(path / "energy_uj") for path in self._domains]
         for before, after, span in zip(self._last, now, self._ranges, strict=True):
             if before is None or after is None or (after < before and span is None):

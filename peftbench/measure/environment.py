@@ -1,4 +1,4 @@
-"""What the numbers were measured on: packages, machine, state of the source. No torch, no absolute path."""
+"""The environment of a measurement: packages, machine, state of the source. No torch, no absolute paths."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ _PACKAGES = (
 )
 _OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _SPINS = {"GOMP_SPINCOUNT": "5000"}
-"""How long a thread spins as it waits for another before it sleeps. GNU OpenMP's own 300,000 turns take milliseconds:
-beside any other job, waiting threads then keep the CPU from the one that is waited for, and a step takes tens of times
-as long. With 5,000 it was no slower alone, in seven pairs; with none (passive) it is, by half on a small model."""
+"""How many turns a thread spins while it waits for another thread, before it sleeps.
+
+GNU OpenMP's default of 300,000 turns takes milliseconds. Next to any other job, spinning threads then keep the CPU from
+the thread that they wait for, and a step takes tens of times as long. With 5,000 turns a trial that runs alone was no
+slower in seven paired measurements; without spinning (passive) a small model takes half as long again."""
 _THREADS = "/proc/self/task"
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, CPU, memory, GPU, driver and git state; unknown is None."""
+    """Return versions, CPU, memory, GPU, driver and git state; None for what is not known."""
     return {
         "packages": {"peftbench": __version__} | {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -48,12 +50,12 @@ def describe() -> dict[str, Any]:
 
 
 def openmp() -> dict[str, str]:
-    """Return the environment variables of trials that say how OpenMP's threads wait: the user's, else ours."""
+    """Return the environment variables that set how OpenMP threads wait: the user's if set, else the default here."""
     return {name: os.environ[name] for name in _OPENMP if os.environ.get(name)} or dict(_SPINS)
 
 
 def load_average() -> float | None:
-    """Return the machine's one-minute load average, or None where it is not known."""
+    """Return the machine's one-minute load average; None if it is not known."""
     try:
         return os.getloadavg()[0]
     except OSError:
@@ -61,9 +63,9 @@ def load_average() -> float | None:
 
 
 def waiting_by_thread() -> dict[str, float] | None:
-    """Return the seconds that each thread of this process, while it could run, has waited for a CPU so far.
+    """Return for how many seconds each thread of this process has been runnable but without a CPU, by thread id.
 
-    Linux counts them per thread (second field of ``schedstat``); None where the system does not tell.
+    Linux counts this per thread (second field of ``schedstat``). None if the system does not report it.
     """
     found = {}
     for thread in os.listdir(_THREADS) if os.path.isdir(_THREADS) else ():
@@ -72,13 +74,13 @@ def waiting_by_thread() -> dict[str, float] | None:
                 ran, waited, *_ = map(int, file.read().split())
         except (OSError, LookupError, ValueError):  # a thread that has just ended, or a kernel that does not count
             continue
-        if ran:  # a kernel that does not count says zero for both
+        if ran:  # a kernel that does not count reports zero for both
             found[thread] = waited / 1e9
     return found or None
 
 
 def waited(before: dict[str, float] | None, after: dict[str, float] | None) -> float | None:
-    """Return the seconds between two readings of ``waiting_by_thread``, over all threads; None where not known."""
+    """Return the seconds between two readings of ``waiting_by_thread``, summed over threads; None if not known."""
     if before is None or after is None:
         return None
     return sum(max(0.0, seconds - before.get(thread, 0.0)) for thread, seconds in after.items())
@@ -100,7 +102,7 @@ def _cpu() -> str | None:
 
 
 def _gpus() -> list[dict[str, str]] | None:
-    """Return name, memory, driver and power cap per GPU, or None where there is no NVIDIA driver."""
+    """Return name, memory, driver and power limit of each GPU; None without an NVIDIA driver."""
     fields = ("name", "memory.total", "driver_version", "power.limit")
     found = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     if not found:
@@ -109,7 +111,7 @@ def _gpus() -> list[dict[str, str]] | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Return commit and dirtiness of the source that runs, or None where it is not a checkout of its own."""
+    """Return the commit of the running source and whether it has changes; None if it is not a git checkout."""
     here = Path(__file__).resolve().parents[1]
     top = _output("git", "-C", str(here), "rev-parse", "--show-toplevel")
     if not top or Path(top) != here.parent:

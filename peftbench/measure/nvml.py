@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of the GPU that a trial runs on. Of what it does not tell, None is known."""
+"""What NVIDIA's management library (NVML) reports about a trial's GPU; None for what it does not report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SM, _MEMORY, _CORE = 1, 2, 0
-"""The library's numbers of the clocks of multiprocessors and memory, and of the core's thermometer."""
+"""NVML's constants for the clocks of multiprocessors and memory, and for the temperature sensor of the core."""
 _SLOWED = {
     0x1: "gpu_idle",
     0x2: "applications_clocks_setting",
@@ -19,23 +19,23 @@ _SLOWED = {
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-"""Bits of the reasons why clocks are below their highest (nvml.h, ``nvmlClocksEventReason*``)."""
+"""Bits of the reasons why clocks are below their maximum (nvml.h, ``nvmlClocksEventReason*``)."""
 THROTTLED = frozenset(
     {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 )
-"""Those that slow a busy GPU against its will: heat, power, a brake."""
+"""The reasons that mean throttling of a busy GPU: heat, power, an external brake."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the library knows it."""
+    """A GPU and the library that reports about it."""
 
     library: Any
     """The module ``pynvml``."""
     handle: Any
 
     def ask(self, name: str, *args: Any) -> Any:
-        """Return what one function of the library says of this GPU, None where it is not supported or not allowed."""
+        """Return the result of one library function for this GPU; None if it is not supported or not permitted."""
         try:
             return getattr(self.library, name)(self.handle, *args)
         except (self.library.NVMLError, AttributeError):
@@ -43,7 +43,7 @@ class Gpu:
 
 
 def find(uuid: str) -> Gpu | None:
-    """Return a GPU by its UUID ("GPU-..."), None where the package nvidia-ml-py or its driver is not there."""
+    """Return a GPU by its UUID ("GPU-..."); None if the package nvidia-ml-py or the driver is missing."""
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
@@ -56,15 +56,15 @@ def find(uuid: str) -> Gpu | None:
 
 
 def energy_joules(gpu: Gpu) -> float | None:
-    """Return the energy that the GPU has used since its driver was loaded (Volta and newer)."""
+    """Return the energy that the GPU has used since its driver was loaded (Volta and newer), in joules."""
     return _scaled(gpu.ask("nvmlDeviceGetTotalEnergyConsumption"), 1e-3)
 
 
 def state(gpu: Gpu) -> dict[str, Any]:
-    """Return clocks, power, temperature, and why clocks are lower than they could be; in base units."""
+    """Return clocks, power, temperature and the reasons for lowered clocks, in hertz, watts and degrees Celsius."""
     reasons = gpu.ask("nvmlDeviceGetCurrentClocksEventReasons")
     if reasons is None:
-        reasons = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # its name in older drivers' libraries
+        reasons = gpu.ask("nvmlDeviceGetCurrentClocksThrottleReasons")  # the older name of the same function
     clocks = [gpu.ask("nvmlDeviceGetClockInfo", kind) for kind in (_SM, _MEMORY)]
     return {
         "sm_clock_hertz": _scaled(clocks[0], 1e6),
@@ -78,15 +78,18 @@ def state(gpu: Gpu) -> dict[str, Any]:
 
 
 def process_bytes(gpu: Gpu, pid: int) -> int | None:
-    """Return the GPU memory of one process, its context included; None in a container, whose numbers are others."""
+    """Return the bytes of GPU memory of one process, including its CUDA context.
+
+    None in a container, because the driver lists the process ids of the host.
+    """
     found = gpu.ask("nvmlDeviceGetComputeRunningProcesses") or ()
     return next((process.usedGpuMemory for process in found if process.pid == pid), None)
 
 
 def other_processes(gpu: Gpu) -> int | None:
-    """Return how many processes beside the caller's compute on the GPU; the caller must use it already.
+    """Return how many other processes compute on the GPU. The caller must use the GPU already.
 
-    One of those listed is the caller, whatever number it has; None where the list is empty, as in some containers.
+    One listed process is the caller, whatever its id. None if the list is empty, as in some containers.
     """
     found = gpu.ask("nvmlDeviceGetComputeRunningProcesses")
     return len(found) - 1 if found else None

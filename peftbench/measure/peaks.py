@@ -1,10 +1,11 @@
-"""Peaks of memory: the allocator's on CUDA, the resident memory of the process, what a model's tensors hold."""
+"""Peak memory: the CUDA allocator's, and the resident memory of the process. And what a model's tensors hold."""
 
 from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,72 +13,96 @@ import torch
 from peftbench.measure.ledger import account
 
 KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
+"""How peaks are measured on each device."""
 
 
 def held(model: Any, trains_base: bool) -> dict[str, int]:
-    """Return the bytes that a model's tensors hold, by those categories that have any."""
-    with account(model, trains_base, {}) as book:
-        return {name: size for name, size in book.live.items() if size}
+    """Return the bytes of a model's tensors by category; categories without any are absent."""
+    with account(model, trains_base, {}) as counted:
+        return {name: size for name, size in counted.live.items() if size}
+
+
+@dataclass
+class AllocatorPeak:
+    """Peaks of the CUDA allocator within a context, filled in when the context ends; None on other devices."""
+
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    """What the allocator took from the device."""
 
 
 @contextmanager
-def allocator_peak(device: str, facts: dict[str, Any], column: str, reserved: str | None = None) -> Iterator[None]:
-    """On CUDA, put the allocator's peak within the context into a column; elsewhere do nothing.
+def allocator_peak(device: str) -> Iterator[AllocatorPeak]:
+    """Measure the CUDA allocator's peaks within the context, also if it ends in an exception.
 
     Args:
-        device: where the work is done.
-        facts: of the trial's row.
-        column: gets the peak of what is allocated.
-        reserved: gets the peak of what the allocator took from the device; None for no column.
+        device: ``cuda``; on any other device nothing is measured.
     """
+    peak = AllocatorPeak()
     if device != "cuda":
-        yield
+        yield peak
         return
     torch.cuda.synchronize()
-    torch.cuda.empty_cache()  # what was reserved before, for loading or a larger batch, is not of this work
+    torch.cuda.empty_cache()  # memory reserved earlier, for loading or a larger batch, does not belong to this context
     torch.cuda.reset_peak_memory_stats()
     try:
-        yield
+        yield peak
     finally:
-        facts[column] = torch.cuda.max_memory_allocated()
-        if reserved:
-            facts[reserved] = torch.cuda.max_memory_reserved()
+        peak.allocated_bytes = torch.cuda.max_memory_allocated()
+        peak.reserved_bytes = torch.cuda.max_memory_reserved()
 
 
 def paged_bytes(optimizer: Any) -> int:
-    """Return the bytes of an optimizer's paged state, which lives outside torch's allocator on CUDA."""
+    """Return the bytes of an optimizer's paged state, which torch's CUDA allocator does not count."""
     tensors = (value for entry in optimizer.state.values() for value in entry.values())
     return sum(t.numel() * t.element_size() for t in tensors if getattr(t, "is_paged", False))
 
 
-@contextmanager
-def resident_peak(facts: dict[str, Any], column: str) -> Iterator[None]:
-    """Put the highest resident memory of this process within the context into a column, where Linux can reset it."""
-    note_resident_peak(facts)
-    reset = _reset_resident_peak()
-    try:
-        yield
-    finally:
-        if reset:  # the kernel's count is approximate: a later reading can be some pages lower
-            facts[column] = _resident_peak()
-            facts["host_peak_resident_bytes"] = max(facts["host_peak_resident_bytes"], facts[column])
+@dataclass
+class ResidentPeak:
+    """Peak resident memory within a context, filled in when the context ends; None if it cannot be measured."""
+
+    bytes: int | None = None
 
 
-def note_resident_peak(facts: dict[str, Any]) -> None:
-    """Keep the highest resident memory of this process so far, libraries included, over the resets."""
-    facts["host_peak_resident_bytes"] = max(facts.get("host_peak_resident_bytes", 0), _resident_peak())
+class ResidentMemory:
+    """Peak resident memory of this process.
+
+    Linux keeps one peak per process, which can be reset. So the peak within a context is measured by a reset, and the
+    peak over the whole process is the highest of all readings.
+    """
+
+    def __init__(self) -> None:
+        self._highest = 0
+
+    def highest(self) -> int:
+        """Return the peak since the process began, in bytes, loaded libraries included."""
+        self._highest = max(self._highest, _resident_peak())
+        return self._highest
+
+    @contextmanager
+    def peak(self) -> Iterator[ResidentPeak]:
+        """Measure the peak within the context, also if it ends in an exception; only where Linux can reset it."""
+        self.highest()
+        found, reset = ResidentPeak(), _reset_resident_peak()
+        try:
+            yield found
+        finally:
+            if reset:  # the kernel's count is approximate: a later reading can be some pages lower
+                found.bytes = _resident_peak()
+                self._highest = max(self._highest, found.bytes)
 
 
 def _resident_peak() -> int:
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
-    except (OSError, StopIteration):  # no Linux
+    except (OSError, StopIteration):  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _reset_resident_peak() -> bool:
-    """Let the resident peak begin again at what is resident now (proc(5), clear_refs); False where it cannot."""
+    """Reset the peak to what is resident now (proc(5), clear_refs); return False if the system does not allow it."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

@@ -12,13 +12,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from peftbench.errors import Unsupported
 from peftbench.models.load import parameter_count
+from peftbench.records.columns.size import SizeColumns
 
 _STORED = re.compile(r"\.weight$|\.original$|\.parametrizations(?=\.)")
 """Parts of a parameter's name that are not names of modules."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
-def columns(matrices: Mapping[str, nn.Parameter], tuned: Any) -> dict[str, Any]:
+def columns(matrices: Mapping[str, nn.Parameter], tuned: Any) -> SizeColumns:
     """Return the row's columns on the share of the base model that a method adapts; none if it adapts no matrix.
 
     Args:
@@ -32,13 +33,13 @@ def columns(matrices: Mapping[str, nn.Parameter], tuned: Any) -> dict[str, Any]:
     wrapped = set(_wrapped(tuned))
     missed = {name: p for name, p in matrices.items() if name not in wrapped and not p.requires_grad}
     if len(missed) == len(matrices):
-        return {}
+        return SizeColumns()
     total = sum(map(parameter_count, matrices.values()))
     names = dict.fromkeys(_NUMBER.sub(".*", _STORED.sub("", name)) for name in missed)
-    return {
-        "adapted_share": 1 - sum(map(parameter_count, missed.values())) / total,
-        "unadapted_matrices": ", ".join(names) or None,
-    }
+    return SizeColumns(
+        adapted_share=1 - sum(map(parameter_count, missed.values())) / total,
+        unadapted_matrices=", ".join(names) or None,
+    )
 
 
 def _wrapped(tuned: Any) -> Iterator[str]:

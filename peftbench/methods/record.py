@@ -92,9 +92,9 @@ class Method:
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
         """Return a readable name of a cell: method, rank, options that differ from their defaults, precision."""
-        variant, told = ([self.variant] if self.variant else []), self._differing_options(options)
+        variant, differing = ([self.variant] if self.variant else []), self._differing_options(options)
         size = [] if rank is None else [f"r={rank}"]
-        return " ".join([self.name, *variant, *size, *told, precision])
+        return " ".join([self.name, *variant, *size, *differing, precision])
 
     def named_options(self, options: Mapping[str, Any]) -> list[str]:
         """Return the parts of a cell's name beside method, rank and precision: variant and options that differ."""

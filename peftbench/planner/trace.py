@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftbench.measure.ledger import Book, account
+from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.methods import method_of
 from peftbench.models.layers import decoder_layers
 from peftbench.models.load import parameter_count, quantization_tensors, trainable_parameters
@@ -66,8 +66,10 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
             totals["trainable_parameters"] = trainable_parameters(tuned)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
             batches = [_batch(p) for p in passes]
-        with account(tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)) as book:
-            windows = _Windows(book)
+        with account(
+            tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)
+        ) as counted:
+            windows = _Windows(counted)
             _mark(tuned, windows)
             with _Operators(windows) as operators:
                 loop.step(learner, batches, trial.training.learning_rate)
@@ -102,10 +104,10 @@ def _batch(shape: Pass) -> Batch:
 
 
 class _Windows:
-    """The peaks of a book, operator by operator, in windows."""
+    """The peaks of a ledger's count, operator by operator, in windows."""
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
+    def __init__(self, counted: CategoryBytes) -> None:
+        self.counted = counted
         self.moments: dict[Window, list[Moment]] = {}
         self.forward_pass = 0
         self._met: Counter[Window] = Counter()
@@ -124,10 +126,10 @@ class _Windows:
 
     def next(self, operator: str) -> None:
         """Begin an operator: keep the peak since the last one began."""
-        book = self.book
-        self._here.append((self._operator, book.peak))
+        counted = self.counted
+        self._here.append((self._operator, counted.peak))
         self._operator = operator
-        book.peak_bytes, book.peak = sum(book.live.values()), dict(book.live)
+        counted.peak_bytes, counted.peak = sum(counted.live.values()), dict(counted.live)
 
 
 def _mark(model: nn.Module, windows: _Windows) -> None:

@@ -1,12 +1,14 @@
-"""The frozen records that travel: a Trial goes in, a Result comes out. No torch, no pandas.
+"""The frozen records: a Trial goes in, a Result comes out. No torch, no pandas.
 
-Every column that reaches parquet is declared here once, with its type, unit and meaning; the store's schema and
+Every column that is stored in parquet is declared here once, with its type, unit and meaning. The store's schema and
 the documentation in ``results/README.md`` are derived from these declarations. ``None`` means not measured or not
 applicable, never zero.
 """
 
-from peftbench.records.columns.trial import SCHEMA_VERSION, TrialColumns
+from peftbench.records.columns.trial import SCHEMA_VERSION
 from peftbench.records.late import late
+from peftbench.records.memory import Category
+from peftbench.records.phase import Phase
 from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
 from peftbench.records.score import Score
 from peftbench.records.status import FINAL, Status
@@ -17,10 +19,12 @@ __all__ = [
     "FINAL",
     "SCHEMA_VERSION",
     "Base",
+    "Category",
     "Evaluation",
     "Example",
     "ExampleRow",
     "Job",
+    "Phase",
     "Result",
     "Retention",
     "Score",
@@ -30,7 +34,6 @@ __all__ = [
     "TaskData",
     "Training",
     "Trial",
-    "TrialColumns",
     "TrialRow",
     "late",
 ]

@@ -1,4 +1,4 @@
-"""What a failure says: in one line, without paths of this machine, and whether it is that memory ran out. No torch."""
+"""Messages of failures: in one line, without paths of this machine; and whether memory ran out. No torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import traceback
 from pathlib import Path
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_status_alloc_failed", "_allocation_failed")
-"""In what the host, CUDA, and CUDA's libraries (cuBLAS, cuDNN, cuSOLVER) say."""
+"""Parts of the messages of the host, of CUDA and of its libraries (cuBLAS, cuDNN, cuSOLVER)."""
 
 
 def words(error: BaseException) -> str:
-    """Return an exception's kind and first line; of one without text, the line of code that raised it."""
+    """Return an exception's type and first line; if it has no text, the line of code that raised it."""
     lines = str(error).strip().splitlines()
     found = traceback.extract_tb(error.__traceback__)
     if lines or not found:
@@ -21,8 +21,8 @@ def words(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on the host or on the device."""
-    torch = sys.modules.get("torch")  # where it is not imported, it has raised nothing
+    """Whether an exception means that memory ran out, on the host or on the device."""
+    torch = sys.modules.get("torch")  # if torch is not imported, it has raised nothing
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
@@ -31,11 +31,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 _FOLDER = r"[^\s/=,'\"]+/"
 _ABSOLUTE = re.compile(rf"(?<![\w./~])(?:/(?!/)(?:{_FOLDER})+|~/(?:{_FOLDER})*)")
-"""The folders of an absolute path, or of one in the home folder; not the host of an address."""
+"""The folders of an absolute path or of a path in the home folder; not the host of a URL."""
 
 
 def without_paths(text: str) -> str:
-    """Return a text with every absolute path cut to its last part: no path of a machine is stored."""
+    """Return a text with every absolute path cut to its last part, because no path of a machine is stored."""
     for place in sorted({str(Path.home()), str(Path.cwd())} - {"/"}, key=len, reverse=True):
         text = text.replace(f"{place}/", "")
     return _ABSOLUTE.sub("", text)

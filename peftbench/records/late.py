@@ -7,9 +7,9 @@ from typing import Any
 
 
 def late(**default: Any) -> Any:
-    """Return a field that came after rows were stored: at its default it enters neither a row's settings nor its key.
+    """Return a dataclass field that was added later: at its default it enters neither a row's settings nor its key.
 
     Args:
-        default: ``default`` or ``default_factory``, as of ``dataclasses.field``.
+        default: ``default`` or ``default_factory``, as for ``dataclasses.field``.
     """
     return field(**default, metadata={"late": True})

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from peftbench.records.columns.data import DataColumns
 from peftbench.records.columns.effective import EffectiveColumns
+from peftbench.records.columns.environment import EnvironmentColumns, ScoreColumns
+from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.retention import RetentionColumns
+from peftbench.records.columns.sanity import SanityColumns
+from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
-from peftbench.records.columns.trial import TrialColumns
+from peftbench.records.columns.trial import IdentityColumns, InputColumns, OutcomeColumns, SettingsColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.records.score import Score
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialRow(
     ReasonColumns,
     DataColumns,
@@ -25,9 +30,27 @@ class TrialRow(
     InferenceColumns,
     MemoryColumns,
     TimeColumns,
-    TrialColumns,
+    EnvironmentColumns,
+    ScoreColumns,
+    SanityColumns,
+    WorkColumns,
+    SizeColumns,
+    InputColumns,
+    SettingsColumns,
+    OutcomeColumns,
+    IdentityColumns,
 ):
-    """One row of ``trials``: flat, named with units. Absent values are null."""
+    """One row of ``trials``: flat, with units in the names. A value that is not known is null.
+
+    The columns come in the order of the groups above, the last group first.
+    """
+
+    def updated(self, *groups: ColumnGroup) -> TrialRow:
+        """Return the row with what the groups know, a later group before an earlier one and before the row itself."""
+        row = self
+        for group in groups:
+            row = replace(row, **group.known())
+        return row
 
 
 @dataclass(frozen=True)
@@ -36,15 +59,15 @@ class StepRow:
 
     key: Annotated[str, "the trial's key"]
     step: Annotated[int, "from 1"]
-    loss: Annotated[float, "nats per loss-bearing token"]
+    loss: Annotated[float, "nats per token in the loss"]
     seconds: Annotated[float, "the step alone: forward, backward, optimizer"]
-    untimed: Annotated[bool, "a warm-up step of the measurement, left out of steady rates"]
+    untimed: Annotated[bool, "a warm-up step of the measurement, excluded from the rates over steady steps"]
     learning_rate: Annotated[float, "as applied in this step"]
     gradient_norm: Annotated[float, "before clipping"]
-    processed_tokens: Annotated[int, "with padding and virtual tokens"]
-    nonpadding_tokens: Annotated[int, "data tokens"]
-    loss_tokens: Annotated[int, "tokens that bore loss"]
-    validation_loss: Annotated[float | None, "after this step; null where not measured"] = None
+    processed_tokens: Annotated[int, "tokens, padding and virtual tokens included"]
+    nonpadding_tokens: Annotated[int, "data tokens, without padding and virtual tokens"]
+    loss_tokens: Annotated[int, "tokens that enter the loss"]
+    validation_loss: Annotated[float | None, "nats per token in the loss, after this step; null if not measured"] = None
 
 
 @dataclass(frozen=True)
@@ -56,17 +79,19 @@ class ExampleRow:
     index: Annotated[int, "position in the evaluated split, from 0"]
     prompt: Annotated[str, "what the model read"]
     target: Annotated[str, "the right answer"]
-    prediction: Annotated[str, "the model's answer, unparsed: its text, or the choice ranked first"]
-    outcome: Annotated[float, "headline metric of this example, a fraction of 1"]
-    format_ok: Annotated[bool | None, "whether the output could be read as an answer; null where none is decoded"] = (
+    prediction: Annotated[str, "the model's answer, unparsed: its text, or the choice it ranks first"]
+    outcome: Annotated[float, "headline metric of this example as a fraction of 1"]
+    format_ok: Annotated[bool | None, "whether the output could be read as an answer; null if no text is decoded"] = (
         None
     )
-    choice_logprobs: Annotated[str | None, "JSON list: log-probability of each choice, or of the text, nats"] = None
+    choice_logprobs: Annotated[str | None, "as JSON list: log-probability of each choice, or of the text, in nats"] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one trial gives back."""
+    """What one trial produces."""
 
     row: TrialRow
     steps: tuple[StepRow, ...] = ()

@@ -17,19 +17,20 @@ class Score:
     value: float
     """Headline metric as a fraction of 1: the mean outcome over examples."""
     standard_error: float | None
-    """Over examples; None where the metric has none."""
+    """Standard error over examples; None if the metric has none."""
     metrics: Mapping[str, float]
-    """All metrics of the task, the headline included. Fractions of 1, but for ``matthews`` (-1 to 1), ``perplexity``,
-    ``bits_per_byte`` (lower is better) and what a task of lm-eval reports in its own units."""
+    """All metrics of the task, the headline included. Fractions of 1, except ``matthews`` (-1 to 1), ``perplexity`` and
+    ``bits_per_byte`` (lower is better), and metrics of lm-eval tasks, which have units of their own."""
     examples: int
+    """Number of scored examples."""
     chance: float | None
-    """Expected score of a uniform guess; None where it is not defined."""
+    """Expected score of a uniform guess; None if it is not defined."""
     majority: float | None
-    """Score of always giving the commonest answer of the scored split; None where answers are texts of their own."""
+    """Score of always giving the most common answer of the scored split; None if the answers are free text."""
     format_failures: int | None
-    """Outputs that could not be read as an answer at all, apart from wrong answers; None where none is decoded."""
+    """Outputs that could not be read as an answer, as opposed to wrong answers; None if no text is decoded."""
     truncated_prompts: int
     """Prompts cut on the left to fit ``max_length``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """How it was scored: dtype, batch size, few-shot examples, and where text is decoded its stop strings and length;
-    of a task of lm-eval its name and version too."""
+    """How it was scored: dtype, batch size, few-shot examples; stop strings and length if text is decoded; the name and
+    version of an lm-eval task."""

@@ -21,7 +21,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether the same command would leave this row alone (true) or run the trial again (false)."""
+        """Whether the same command keeps this row (true) or runs the trial again (false)."""
         return self in FINAL
 
 

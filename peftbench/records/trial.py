@@ -15,23 +15,23 @@ class Retention:
     """General text on which a trial's loss is measured before and after training; not part of the key."""
 
     file: str | None = None
-    """Plain text, or CSV, TSV, JSON, JSONL or Parquet. One of file and dataset is given."""
+    """Plain text, or CSV, TSV, JSON, JSONL or Parquet. Either file or dataset is given."""
     field: str = "text"
-    """Of records: the field that holds the text."""
+    """The field with the text, if the source has records."""
     separator: str = "\n\n"
-    """Of a file of plain text: what parts two texts."""
+    """The separator between texts in a plain text file."""
     limit: int | None = 200
-    """Only the first so many texts; None for all."""
+    """Number of texts that are used, from the first; None for all."""
     dataset: str | None = None
     """Hugging Face dataset: a hub id, or a local folder."""
     config: str | None = None
     revision: str | None = None
     split: str = "test"
-    """Of the dataset."""
+    """Split of the dataset."""
 
     @property
     def source(self) -> str:
-        """What messages call it."""
+        """The source's name in messages."""
         return str(self.file or f"dataset {self.dataset!r}")
 
 
@@ -40,37 +40,37 @@ class Base:
     """The base model as the suite names it."""
 
     source: str
-    """A built-in base (``nano``), a local folder, or a Hugging Face hub id; of random weights, a shape."""
+    """A built-in base model (``nano``), a local folder, or a Hugging Face hub id; with random weights, a shape."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
-    """Whether code that comes with the weights may run. Off unless the suite says otherwise."""
+    """Whether code that comes with the weights may run."""
     random_weights: bool = late(default=False)
-    """Whether the weights are drawn at random: source names a shape, and nothing is scored."""
+    """Whether the weights are random. Then source names a shape, and nothing is scored."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train: the same for every method unless the suite's method block says otherwise."""
+    """How to train: the same for every method unless the suite's block of a method has other settings."""
 
     data: tuple[tuple[str, float], ...]
     """(task name, weight) of each training set in the mixture."""
     steps: int | None
-    """Optimizer steps; exactly one of steps, epochs, tokens and seconds is given."""
+    """Optimizer steps. Exactly one of steps, epochs, tokens and seconds is given."""
     epochs: float | None
-    """Draws as a multiple of all training examples; in a mixture, weights decide how often each set comes."""
+    """Drawn examples as a multiple of all training examples. In a mixture, weights decide how often a set is drawn."""
     tokens: int | None
     """Non-padding data tokens after which training stops, at the end of the step that reaches them."""
     batch_size: int
     """Examples per optimizer step."""
     micro_batch_size: int
-    """Examples per forward pass; gradients accumulate to those of the whole batch."""
+    """Examples per forward pass; gradients are accumulated over the batch."""
     sequence_length: int
-    """Longest example in data tokens (virtual tokens come on top); longer ones are cut from the prompt's left."""
+    """Most data tokens of an example (virtual tokens come on top); longer prompts are cut on the left."""
     learning_rate: float
     optimizer: str
     schedule: str
-    """``constant``, ``linear`` or ``cosine``: what follows the learning rate's warm-up."""
+    """``constant``, ``linear`` or ``cosine``: the learning rate after the warm-up."""
     warmup_ratio: float
     """Share of the steps over which the learning rate rises linearly from zero."""
     weight_decay: float
@@ -78,31 +78,31 @@ class Training:
     """Largest gradient norm; None for no clipping."""
     gradient_checkpointing: bool
     loss_on: str
-    """``completion`` or ``all``: which tokens bear loss."""
+    """``completion`` or ``all``: which tokens enter the loss."""
     score: str
-    """``last``: the last step's weights are scored; ``best_on_validation``: those of the lowest validation loss."""
+    """Which weights are scored: ``last``, or ``best_on_validation`` for those with the lowest validation loss."""
     validate_every: int | None
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
-    """First steps that train and count but are left out of steady-state rates."""
+    """Number of first steps that are excluded from the rates over steady steps; they train like the others."""
     seconds: float | None = late(default=None)
-    """Seconds of steps after which training stops, at the end of the step that reaches them."""
+    """Time in training steps after which training stops, at the end of the step that reaches it."""
     group_by_length: bool = late(default=False)
-    """Whether a step's examples are of like length, which leaves less padding; the same steps for every method."""
+    """Whether a step's examples have similar lengths, for less padding; the steps are the same for all methods."""
     packing: bool = late(default=False)
-    """Whether examples share rows of at most ``sequence_length`` tokens, each seeing itself only; else none does."""
+    """Whether examples share rows of at most ``sequence_length`` tokens, without attention between examples."""
     profile: str | None = late(default=None)
-    """``paper`` or ``shared``, where that changed the cell; None for each method's own recipe."""
+    """``paper`` or ``shared`` if that changed the cell's settings; None for the method's own recipe."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How to score: always the same for every method."""
+    """How to score: the same for every method."""
 
     batch_size: int | None
-    """Most prompts per forward pass; scores do not depend on it. None for as many as there is room for."""
+    """Most prompts per forward pass; scores do not depend on it. None for as many as fit in memory."""
     max_length: int
-    """Longest prompt plus answer in data tokens, the same for every method (virtual tokens come on top)."""
+    """Most data tokens of a prompt with its answer, the same for every method (virtual tokens come on top)."""
     split: str
     """``test`` or ``validation``."""
 
@@ -118,17 +118,17 @@ class Trial:
     method: str
     precision: str
     rank: int | None
-    """The method's size knob (LoRA's r, an adapter's width, virtual tokens); None where it has none."""
+    """LoRA's r, an adapter's width, or virtual tokens; None if the method has no rank."""
     options: Mapping[str, Any]
-    """The method's own settings, every default filled in."""
+    """The method's own settings, including defaults."""
     seed: int | None
-    """Governs initialisation, data order and dropout; None for the untuned base."""
+    """Seed of initialisation, data order and dropout; None for the untuned base model."""
     tasks: tuple[Task, ...]
     """Every task that is trained on or evaluated."""
     evaluate: tuple[str, ...]
     """Names of the tasks that are scored, in the suite's order."""
     training: Training | None
-    """None for the untuned base."""
+    """None for the untuned base model."""
     evaluation: Evaluation
     device: str
     """``cpu`` or ``cuda``."""
@@ -137,9 +137,9 @@ class Trial:
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
     inference: bool = True
-    """Whether the tuned model is measured in use, in a cell's first trial; not part of the key."""
+    """Whether inference cost is measured in the cell's first trial; not part of the key."""
     retention: Retention | None = None
-    """Text of which the loss before and after training is told; not part of the key."""
+    """Text on which the loss is measured before and after training; not part of the key."""
     unsupported: str | None = None
     """What cannot exist and why, as a sentence; None if the cell can exist. Not part of the key."""
     unsupported_reason: str | None = None
@@ -166,17 +166,17 @@ class Job:
     scratch: str
     """An existing folder for temporary files."""
     adapter_folder: str | None = None
-    """Where to keep the tuned adapter; None to delete it after its size is known."""
+    """Where to keep the tuned adapter; None to delete it when its size has been measured."""
     predicts: bool = False
-    """Whether to predict the peak that the trial then measures; once for a cell does."""
+    """Whether to predict the memory peak that the trial measures; true for one trial of each cell."""
     measures_inference: bool = False
-    """Whether to measure the tuned model in use; once for a cell does."""
+    """Whether to measure inference cost; true for one trial of each cell."""
     budget_bytes: int | None = None
-    """Memory that the trial may take: one whose training step is predicted to need more is skipped. None for no
+    """Memory that a training step may need, in bytes: a trial that is predicted to need more is skipped. None for no
     limit."""
     reserve_bytes: int = 0
-    """Of these, what is kept for what is no tensor."""
+    """The part of the budget that is reserved for non-tensor memory, in bytes."""
     overlap_json: str | None = None
-    """What the scored prompts have in common with the training data; see the column."""
+    """Overlap of the scored prompts with the training data; see the column of that name."""
     log: str | None = None
-    """File that takes everything the trial's libraries print; None to let them print."""
+    """File for everything that the trial's libraries print; None to let them print."""

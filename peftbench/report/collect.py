@@ -20,7 +20,7 @@ from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
 from peftbench.results.crossed_effects.model import Outcomes
 from peftbench.results.crossed_effects.outcomes import by_cell
-from peftbench.results.learning_rate_search import Choice
+from peftbench.results.learning_rate_search import CellSearch
 from peftbench.results.rows import rows_of_grid
 from peftbench.results.seeds import Summary
 from peftbench.results.store import RecordedGrid
@@ -113,7 +113,7 @@ class Results:
     """Stored rows that are of no cell: not of the recorded grid, or older ones of the same cell and seed."""
     grid: RecordedGrid | None = None
     """The recorded grid; None where there is no record."""
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, CellSearch] = field(default_factory=dict)
     """How the learning rates of searched cells were chosen, by the cell's name as stored."""
 
     @property
@@ -275,6 +275,6 @@ def collect(folder: Path, examples: bool = True) -> Results:
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:
         found = from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
-        return replace(found, choices=learning_rate_search.choices(folder))
+        return replace(found, choices=learning_rate_search.searches(folder))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error

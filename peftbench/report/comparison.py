@@ -121,7 +121,7 @@ def _refused(comparison: Comparison) -> str:
 def _left_out(comparison: Comparison) -> str:
     told = [
         f"{side}: {n} stored row{'s' * (n != 1)} not of the grid that was last run, or older: left out"
-        for side, n in zip(("old", "new"), comparison.left_out, strict=True)
+        for side, n in zip(("old", "new"), comparison.excluded, strict=True)
         if n
     ]
     return "\n".join(told)

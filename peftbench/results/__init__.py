@@ -1,1 +1,1 @@
-"""Stored results and what follows from them: the store, statistics over seeds and examples, comparisons. No torch."""
+"""Stored results: reading and writing, statistics over seeds and examples, comparisons of folders. No torch."""

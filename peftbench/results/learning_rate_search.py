@@ -1,6 +1,6 @@
-"""What a search found: each cell's learning rate, chosen on the validation split, and what the choice cost. No torch.
+"""The outcome of a learning-rate search: each cell's candidates and the rate selected on the validation split.
 
-A search is a results folder of its own, ``search`` inside the grid's: its rows are trials like any others.
+A search is a results folder of its own, ``search`` inside the folder of its grid. Its rows are trials like any others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TRIED = FINAL | {Status.SKIPPED}
+"""Statuses after which a candidate is not run again."""
 FOLDER = store.SEARCH
-"""Of a results folder: where the search for its learning rates is stored."""
+"""Inside a results folder: the results folder of the search for its learning rates."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,26 @@ class Candidate:
 
     rate: float
     score: float | None
-    """Mean validation score over tasks and seeds, a fraction of 1; None where a trial of it did not end ok."""
+    """Mean validation score over tasks and seeds, a fraction of 1; None if one of its trials did not end ok."""
     trials: int
     failures: tuple[str, ...]
-    """How trials of it ended that are not ok: ``diverged``."""
+    """Statuses of its trials that are not ok, such as ``diverged``."""
     wall_seconds: float
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A cell's search."""
+class CellSearch:
+    """The learning-rate search of one cell."""
 
     cell: str
     method: str
     candidates: tuple[Candidate, ...]
-    """By rate, from the smallest."""
+    """Sorted by rate, the smallest first."""
     seeds: tuple[int, ...]
     steps: int | None
-    """Optimizer steps of each candidate that ended ok."""
+    """Optimizer steps of the candidates that ended ok; None if none did."""
     tasks: tuple[str, ...]
-    """Those that the rate was chosen on."""
+    """The tasks whose validation scores select the rate."""
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -58,42 +59,42 @@ class Choice:
         return tuple(c.score for c in self.candidates if c.score is not None)
 
     @property
-    def spent(self) -> tuple[float, ...]:
-        """Every candidate's score; one that failed counts as the worst of the others."""
+    def scores_with_failures(self) -> tuple[float, ...]:
+        """One score per candidate; one that failed counts as the worst of the others. Empty if all failed."""
         return tuple(min(self.scores) if c.score is None else c.score for c in self.candidates) if self.scores else ()
 
     @property
     def best(self) -> Candidate | None:
-        """The candidate with the best score, the smallest rate among equals; None where none ended ok."""
+        """The candidate with the best score, the one with the smallest rate among equals; None if none ended ok."""
         known = [c for c in self.candidates if c.score is not None]
         return max(known, key=lambda c: (c.score, -c.rate)) if known else None
 
     def complete(self, rates: Iterable[float]) -> bool:
-        """Whether each of these rates has had its trial: none is missing, was killed, out of time or met an error."""
+        """Return whether each of these rates was tried: none is missing, was killed, timed out or met an error."""
         tried = {c.rate for c in self.candidates if all(Status(failure) in _TRIED for failure in c.failures)}
         return tried.issuperset(rates)
 
     @property
     def undecided(self) -> bool:
-        """Whether several candidates scored alike, and all of them did."""
+        """Whether there are several scores and all are equal."""
         return len(self.scores) > 1 and len(set(self.scores)) == 1
 
     @property
     def edge(self) -> str | None:
-        """Whether the best rate is the ``smallest`` or the ``largest`` given, so that a better one may lie beyond.
+        """Whether the best rate is the ``smallest`` or the ``largest`` candidate, so that a better one may lie beyond.
 
-        One that others equal says nothing of what lies beyond.
+        None if neither is the case, or if another candidate has the same score.
         """
         if self.best is None or len(self.candidates) < 2 or self.scores.count(max(self.scores)) > 1:
             return None
         return {0: "smallest", len(self.candidates) - 1: "largest"}.get(self.candidates.index(self.best))
 
 
-def choices(folder: Path) -> dict[str, Choice]:
-    """Return the search of a grid's results folder by cell; none where there was none.
+def searches(folder: Path) -> dict[str, CellSearch]:
+    """Return the learning-rate search of each cell of a grid; empty if there was none.
 
     Args:
-        folder: of the grid, not of its search.
+        folder: results folder of the grid, not of its search.
 
     Raises:
         UserError: if the search's rows cannot be read.
@@ -102,7 +103,7 @@ def choices(folder: Path) -> dict[str, Choice]:
     if not (place / "trials").is_dir():
         return {}
     grid = store.recorded_grid(place)
-    if not any((place / "trials").glob("*.parquet")):  # nothing of it has ended yet
+    if not any((place / "trials").glob("*.parquet")):  # no candidate has ended yet
         return {}
     rows = store.read_trials(place)
     if grid and not rows["key"].isin(grid.keys).any():
@@ -112,15 +113,16 @@ def choices(folder: Path) -> dict[str, Choice]:
     for row in rows.to_dict("records"):
         found[row["candidate_of"]].append(row)
     tasks = _tasks(rows)
-    return {cell: _choice(cell, each, tasks) for cell, each in found.items()}
+    return {cell: _search(cell, each, tasks) for cell, each in found.items()}
 
 
 def expected_best(scores: Sequence[float]) -> list[float]:
     """Return the expected best score after 1, 2, ... candidates, drawn in random order without replacement.
 
-    The expectation of the largest of n out of k known scores: sum over i of C(i - 1, n - 1) / C(k, n) times the i-th
-    smallest (Tang et al. 2020, arXiv:2004.13705, section 3; the idea is of Dodge et al. 2019, arXiv:1909.03004). So a
-    method that was searched is seen beside one that was not, at the number of trials that each has had.
+    The expected largest of n out of k known scores is the sum over i of C(i - 1, n - 1) / C(k, n) times the i-th
+    smallest. It shows a method that was searched beside one that was not, at the number of trials that each has used.
+
+    References: Tang et al. 2020, arXiv:2004.13705, section 3, after Dodge et al. 2019, arXiv:1909.03004.
     """
     ordered, k = sorted(scores), len(scores)
     return [
@@ -129,11 +131,11 @@ def expected_best(scores: Sequence[float]) -> list[float]:
     ]
 
 
-def _choice(cell: str, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> Choice:
+def _search(cell: str, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> CellSearch:
     by_rate: dict[float, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_rate[row["learning_rate"]].append(row)
-    return Choice(
+    return CellSearch(
         cell,
         rows[0]["method"],
         tuple(_candidate(rate, by_rate[rate], tasks) for rate in sorted(by_rate)),
@@ -157,6 +159,6 @@ def _candidate(rate: float, rows: Sequence[dict[str, Any]], tasks: Sequence[str]
 
 
 def _tasks(rows: pd.DataFrame) -> list[str]:
-    """Return the tasks that the candidates are scored on; the folder may have columns of others."""
+    """Return the tasks that the candidates are scored on; the folder may have columns of other tasks."""
     settings = [json.loads(text) for text in rows["settings_json"].dropna().unique()]
     return list(dict.fromkeys(name for one in settings for name in one.get("evaluate", ())))

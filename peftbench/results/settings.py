@@ -12,8 +12,8 @@ from peftbench.methods import late_defaults
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted names.
 
-    Records in a list go by their name, or by their position if they have none; the name itself is then left out. A list
-    without records is a value. An empty mapping has no settings and disappears.
+    A record in a list is called by its ``name``, which is then no setting of its own, or by its position if it has no
+    name. A list without records is a value. An empty mapping has no settings and disappears.
 
     ``{"train": {"steps": 30}, "tasks": [{"name": "judge", "limit": 9}]}`` becomes
     ``{"train.steps": 30, "tasks.judge.limit": 9}``.

@@ -1,1 +1,1 @@
-"""A suite's grid from trials to rows: what is pending, one trial from load to result, processes, sanity checks."""
+"""A suite's grid from trials to rows: pending trials, one trial from loading to its result, processes, checks."""

@@ -1,4 +1,4 @@
-"""The card of a kept adapter: what it is, how it was made, how it is loaded, how its scores are had again. No torch."""
+"""The card of a kept adapter: what it is, how it was made, how to load it and how to reproduce its scores. No torch."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ def write(job: Job, folder: Path, tokenizer: Any) -> None:
 
 
 def _exported(trial: Trial) -> list[Task]:
-    """Return the scored tasks that the stock command can score alike: it has no parser of ours, and its own by name."""
+    """Return the scored tasks that the stock command scores in the same way.
+
+    It does not have peftbench's answer patterns, and it knows lm-eval's own tasks by name.
+    """
     scored = [task for task in trial.tasks if task.name in trial.evaluate]
     return [task for task in scored if not (task.lm_eval or task.answer_pattern)]
 
 
 def install(folder: Path, destination: Path) -> None:
-    """Move a finished folder to its place, replacing an older one."""
+    """Move a finished folder to its destination, replacing an older one."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     if destination.exists():
         shutil.rmtree(destination)
@@ -56,11 +59,11 @@ def _text(job: Job, folder: Path) -> str:
 
 Made by peftbench {__version__} (trial `{job.key}` of suite `{trial.suite}`); {settings}. {method.paper}
 
-- base: `{find.base_name(trial.base)}` (SHA-256 of its files `{job.base_sha256[:16]}…`)
+- base model: `{find.base_name(trial.base)}` (SHA-256 of its files `{job.base_sha256[:16]}…`)
 - settings: rank {trial.rank}, precision {trial.precision}, options {dict(trial.options)}
 
-Load it (put the base's folder or hub id for BASE, this folder for ADAPTER; the folder of a built-in base like nano is
-what `python -c "from peftbench.models import builtin; print(builtin.folder('nano'))"` prints):
+Load it (replace BASE by the base model's folder or hub id and ADAPTER by this folder; the folder of a built-in base
+model like nano is what `python -c "from peftbench.models import builtin; print(builtin.folder('nano'))"` prints):
 
 ```python
 {_loader(method.load, stock=not is_partial(trial))}
@@ -70,7 +73,7 @@ what `python -c "from peftbench.models import builtin; print(builtin.folder('nan
 
 
 def _loader(load: str, stock: bool) -> str:
-    """Return the lines that load a tuned model: stock ones where they can, else by the method's own function."""
+    """Return the code that loads a tuned model: by stock libraries if they can, else by the method's own function."""
     module, _, name = load.partition(":")
     own = (
         f"from pathlib import Path\n\nfrom {module} import {name}\nfrom transformers import AutoModelForCausalLM\n\n"
@@ -80,19 +83,19 @@ def _loader(load: str, stock: bool) -> str:
 
 
 def is_partial(trial: Trial) -> bool:
-    """Return whether a trial tunes, and saves, only a part of the base's own weights."""
+    """Return whether a trial tunes, and saves, only a part of the base model's own weights."""
     options = (trial.options.get("layers"), trial.options.get("modules"))
     return METHODS[trial.method].trains_base and options != (None, None)
 
 
 def _stock_command(job: Job, folder: Path) -> str:
-    """Return the lm-eval command that gives the stored scores again, where the stock command can load the adapter."""
+    """Return the lm-eval command that reproduces the stored scores, or why it cannot load the adapter."""
     trial, load = job.trial, METHODS[job.trial.method].load
     if is_partial(trial):
-        return "The stock `lm_eval` command cannot load a part of the base's own weights onto the rest.\n"
+        return "The stock `lm_eval` command cannot combine a part of the base model's weights with the rest.\n"
     if load.endswith(".llama_adapter:load") and '"ADAPTION_PROMPT"' not in (folder / "adapter_config.json").read_text():
         return (
-            "The stock `lm_eval` command cannot load this LLaMA-Adapter: peft has its form for llama and mistral only, "
+            "The stock `lm_eval` command cannot load this LLaMA-Adapter: peft supports llama and mistral only, "
             "with one gate per layer.\n"
         )
     if load not in _STOCK_LOADERS and not load.endswith(".llama_adapter:load"):
@@ -105,10 +108,10 @@ def _stock_command(job: Job, folder: Path) -> str:
     extra = f",mixed_precision_dtype={precision.autocast}" if precision.autocast else ""
     names = ",".join(task.name for task in _exported(trial))
     if not names:
-        return "None of its tasks can be scored alike with a stock `lm_eval` command and a file here.\n"
-    return f"""{_quantized_base(job)}Score it again with the stock command, from within the folder `{_TASKS}`
-(batch size 1: in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and
-exact match as stored, and BLEU and chrF over one reference for generation, whose stored headline is ROUGE-L:
+        return "None of its tasks can be scored in the same way with the stock `lm_eval` command.\n"
+    return f"""{_quantized_base(job)}Reproduce its scores with the stock command in the folder `{_TASKS}` (batch size 1:
+in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and exact match as
+stored. For generation it prints BLEU and chrF over one reference, while the stored headline is ROUGE-L:
 
 ```
 lm_eval --model hf \\
@@ -119,7 +122,7 @@ lm_eval --model hf \\
 
 
 def _quantized_base(job: Job) -> str:
-    """Return how to make the quantized base that the stock command needs: its arguments cannot quantize one."""
+    """Return how to make the quantized base model that the stock command needs; its arguments cannot quantize one."""
     precision = effective(job.trial.precision, job.trial.options)
     if precision.quantization is None:
         return ""
@@ -130,7 +133,7 @@ def _quantized_base(job: Job) -> str:
             f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
             f"bnb_4bit_compute_dtype=torch.{precision.compute}"
         )
-    return f"""The stock command needs the quantized base in a folder of its own; make it once, as BASE:
+    return f"""The stock command needs the quantized base model in a folder of its own. Make it once, as BASE:
 
 ```python
 import torch

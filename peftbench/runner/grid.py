@@ -1,4 +1,4 @@
-"""Run what a grid has pending, store each result as it comes, and say what came of it. No torch."""
+"""Run a grid's pending trials, store each result as it arrives, and summarize the run. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.records import Result, Status
+from peftbench.records import Phase, Result, Status, TrialRow
 from peftbench.report.notes import data_use
 from peftbench.results import store
 from peftbench.runner import executor
@@ -17,34 +17,32 @@ from peftbench.runner.prepare import Grid
 
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
-_OUTSIDE = ("plan", "load", "train", "validate", "account", "check", "evaluate", "retention", "inference")
-"""Phases that are the trial's own work; the rest of its wall time is overhead."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a grid came to."""
+    """The summary of a run of a grid."""
 
     statuses: dict[str, int]
-    """Rows per status, over the whole grid, earlier runs included."""
+    """Rows per status over the whole grid, including those of earlier runs."""
     overhead_seconds: float | None
-    """Median over this run's ok trials of the time outside their own work; None where none ran."""
+    """Median, over this run's ok trials, of the wall time outside their own work; None if there are none."""
     failed: tuple[Result, ...]
-    """This run's rows that are neither ok nor unsupported."""
+    """This run's results that are neither ok nor unsupported."""
     data: tuple[str, ...] = ()
-    """Sentences about what the grid's trials saw of their data, earlier runs included."""
+    """Sentences about the data use of the grid's trials, including those of earlier runs."""
 
 
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
-    """Run what is pending, store each result as it comes, and tell the observer what happens."""
+    """Run the pending trials, store each result as it arrives, and pass each event to ``observe``."""
     results: list[Result] = []
     possible = [job for job in grid.pending if job.trial.unsupported is None]
     try:
         for job in grid.pending:
             if job.trial.unsupported is not None:
-                result = local.failure(job, Status.UNSUPPORTED, "plan", job.trial.unsupported)
+                result = local.failure(job, Status.UNSUPPORTED, Phase.PLAN, job.trial.unsupported)
                 results.append(_stored(grid, result))
-                observe(Event(job, "plan", result=result))
+                observe(Event(job, Phase.PLAN, result=result))
         for event in local.run(possible, grid.workers):
             if event.result is not None:
                 results.append(_stored(grid, event.result))
@@ -66,16 +64,20 @@ def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
     trials = store.read_trials(grid.folder)
     keys = {job.key for job in grid.jobs}
     statuses = Counter(trials.loc[trials["key"].isin(keys), "status"])
-    overheads = []
-    for row in (r.row for r in results if r.row.status == Status.OK):
-        if row.wall_seconds is not None:
-            overheads.append(row.wall_seconds - sum(getattr(row, f"{name}_seconds") or 0.0 for name in _OUTSIDE))
+    overheads = [overhead for r in results if (overhead := overhead_seconds(r.row)) is not None]
     failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
-    told = data_use.sentences(trials[trials["key"].isin(keys)])
-    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed, told)
+    notes = data_use.sentences(trials[trials["key"].isin(keys)])
+    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed, notes)
+
+
+def overhead_seconds(row: TrialRow) -> float | None:
+    """Return the wall time of an ok trial outside its own work; None for other trials."""
+    if row.status != Status.OK or row.wall_seconds is None:
+        return None
+    return row.wall_seconds - sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase.own_work)
 
 
 def _tidy_log(event: executor.Event) -> None:
-    """Keep the log of a trial that failed; an ok trial's is of no more use."""
+    """Delete the log of a trial that ended ok; the log of a failed trial is kept."""
     if event.job.log and event.result and event.result.row.status == Status.OK:
         Path(event.job.log).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What is to run: bases and data found and hashed, every trial with its key, and which are done. No torch."""
+"""What to run: base models and data found and hashed, the key of every trial, and which trials are done. No torch."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ class Grid:
 
     folder: Path
     tasks: tuple[str, ...]
-    """Names of the scored tasks: the score columns of the results."""
+    """Names of the scored tasks, each of which has score columns in the results."""
     jobs: tuple[Job, ...]
-    """All of them, in the suite's order."""
+    """All trials, in the suite's order."""
     pending: tuple[Job, ...]
-    """Those whose row is not final yet."""
+    """The trials without a final row."""
     workers: int
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a grid is run, apart from what is in it."""
+    """How a grid is run, apart from its trials."""
 
     fresh: bool = False
     """Whether finished trials run again."""
     keep_adapters: bool = False
     budget_bytes: int | None = None
-    """Memory for the training steps that run at the same time: trials predicted to need more than their share are
-    skipped. None for no limit."""
+    """Memory for the training steps that run at the same time, in bytes. A trial that is predicted to need more than
+    its share is skipped. None for no limit."""
     reserve_bytes: int | None = None
-    """Of a trial's share, for what is no tensor; None for what its device is known to hold."""
+    """The part of a trial's share for non-tensor memory, in bytes; None for what its device is known to need."""
     whole_command: str | None = None
-    """The command without its selection of trials; None where nothing is selected."""
+    """The command without its selection of trials; None if nothing is selected."""
     predicts: bool = True
-    """Whether a cell's first trial predicts the memory that it then measures."""
+    """Whether a cell's first trial predicts its memory peak before it measures it."""
     strict: bool = False
-    """Whether rows that differ in what is no axis are an error."""
+    """Whether it is an error if rows differ in a setting that is not held equal and not an axis of the grid."""
     parameters: int | None = None
-    """Trainable parameters that ranks were chosen for."""
+    """The number of trainable parameters to which ranks were matched; None if they were not."""
 
 
 _ORDINARY = Options()
@@ -63,7 +63,7 @@ _ORDINARY = Options()
 
 @dataclass
 class _Inputs:
-    """Bases and data on this machine, each resolved and hashed once."""
+    """Base models and data on this machine, each resolved and hashed once."""
 
     bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
     data: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class _Inputs:
     found: dict[tuple[str, str], list[Example]] = field(default_factory=dict)
 
     def of(self, trial: Trial) -> tuple[Path, str, str]:
-        """Return the base's folder, its hash and the hash of the tasks' examples."""
+        """Return the base model's folder, its hash and the hash of the tasks' examples."""
         if trial.base not in self.bases:
             found = find.resolve_base(trial.base)
             self.bases[trial.base] = found, find.base_fingerprint(found)
@@ -81,14 +81,14 @@ class _Inputs:
         return *self.bases[trial.base], self.data[names]
 
     def examples(self, task: Task, split: str) -> list[Example]:
-        """Return a split's examples, read once."""
+        """Return a split's examples, which are read only once."""
         key = (repr(task), split)
         if key not in self.found:
             self.found[key] = read.examples(task, split)
         return self.found[key]
 
     def overlap(self, trial: Trial) -> str | None:
-        """Return what the trial's scored prompts have in common with its training data."""
+        """Return the overlap of the trial's scored prompts with its training data, as JSON for the column."""
         trained = () if trial.training is None else tuple(name for name, _ in trial.training.data)
         names = (*map(repr, trial.tasks), repr(trained), *trial.evaluate, trial.evaluation.split)
         if names not in self.overlaps:
@@ -109,21 +109,22 @@ def prepare(
     whole: Sequence[Trial] | None = None,
     options: Options = _ORDINARY,
 ) -> Grid:
-    """Resolve bases and data, give every trial its key, and find out which are done.
+    """Resolve base models and data, compute every trial's key, and find out which trials are done.
 
-    The keys of the grid are recorded in the results folder, so that reports know which rows are of it: all that were
-    ever asked for, so that a selection neither shrinks a report nor makes what was left out look unfinished.
+    The keys of all trials that were ever requested are recorded in the results folder, and reports show exactly their
+    rows. So a command with a selection does not shrink a report, and trials that were never requested do not count as
+    missing.
 
     Args:
-        trials: what is to run.
-        folder: of the results.
-        workers: trials at the same time.
-        command: what is run, as it is told in reports.
-        whole: the grid that the trials were selected from; None where it is they.
+        trials: the trials to run.
+        folder: the results folder.
+        workers: number of trials at the same time.
+        command: the command, as shown in reports.
+        whole: the grid from which the trials were selected; None if they are the whole grid.
         options: how to run it.
 
     Raises:
-        UserError: if a base or a data file is missing or unreadable, or the results folder cannot be used.
+        UserError: if a base model or a data file is missing or unreadable, or the results folder cannot be used.
     """
     described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
     inputs = _Inputs()
@@ -156,11 +157,11 @@ def prepare(
         )
         seen.add(trial.cell)
     store.open_for_run(folder, tasks)
-    _make_room(folder)
+    _prepare_logs(folder)
     keys = [job.key for job in jobs]
     everything = keys if whole is None else [inputs.key(trial) for trial in whole]
     asked = _asked_for(folder, keys, everything)
-    # a selecting command makes what is recorded only where nothing else of the grid was there before it
+    # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
     whole_command = command if narrow else options.whole_command or command
     store.record_grid(folder, asked, whole_command, strict=options.strict, parameters=options.parameters)
@@ -176,7 +177,7 @@ def _reserve(trial: Trial, options: Options) -> int:
 
 
 def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:
-    """Return the keys of a whole grid that are selected now, were recorded before, or have a row."""
+    """Return those keys of the whole grid that are selected now, were recorded before, or have a row."""
     if len(selected) == len(whole):
         return list(whole)
     recorded = store.recorded_grid(folder)
@@ -187,13 +188,13 @@ def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> l
 
 
 def check(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """See that what the trials need is there, bases and every split of the data; nothing is fetched or hashed.
+    """Check that all base models and data splits of the trials exist, without fetching or hashing anything.
 
     Returns:
-        What is left to be seen when it runs: hub ids that are to be fetched.
+        Notes about what can be checked only by a run: hub ids that must be fetched.
 
     Raises:
-        UserError: if something is missing or unreadable, as ``prepare`` would.
+        UserError: if something is missing or unreadable, as in ``prepare``.
     """
     bases = tuple(dict.fromkeys(trial.base for trial in trials))
     away = tuple(base.source for base in bases if find.on_hub(base))
@@ -213,9 +214,9 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:
-    """Return the cells that a run would end as ``unsupported``, each with its reason, as far as configs tell.
+    """Return the cells that would end as ``unsupported`` with their reasons, as far as configs show.
 
-    Of bases that are here; what only a loaded base shows is not seen.
+    Only base models on this machine are checked, and nothing that requires loading them.
     """
     found: dict[str, str] = {}
     configs: dict[Base, Any] = {}
@@ -236,7 +237,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _without_adapter(folder: Path, jobs: Sequence[Job]) -> set[str]:
-    """Return the keys of finished trials whose adapter is asked for and was not kept when they ran."""
+    """Return the keys of finished trials whose adapter is requested now but was not kept when they ran."""
     trials = store.read_trials(folder)
     ok = set(trials.loc[trials["status"] == Status.OK, "key"])
     return {
@@ -247,12 +248,15 @@ def _without_adapter(folder: Path, jobs: Sequence[Job]) -> set[str]:
 
 
 def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()) -> None:
-    """Refuse before anything runs what no trial could do: train or score on a split that a task does not have.
+    """Check before anything runs that every split that a trial trains or scores on has examples.
 
     Args:
-        trial: every trial of the grid in turn: the untuned base needs no training split, the others may.
-        reader: gives a split's examples.
+        trial: one trial of the grid. The untuned base model needs no training split.
+        reader: returns a split's examples.
         unseen: names of tasks whose data is not read.
+
+    Raises:
+        UserError: if a split is empty.
     """
     tasks = {task.name: task for task in trial.tasks}
     wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
@@ -266,14 +270,14 @@ def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()
 
 
 def _check_texts(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
-    """See that the general text of retention can be read, each once."""
+    """Check that every source of general text for retention can be read."""
     for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
         if as_task(source).name not in unseen:
             texts(source)
 
 
-def _make_room(folder: Path) -> None:
-    """Make the folder of logs, and remove what killed trials left while saving."""
+def _prepare_logs(folder: Path) -> None:
+    """Make the folder of logs, and remove files that killed trials left while saving."""
     try:
         (folder / "logs").mkdir(exist_ok=True)
     except OSError as error:

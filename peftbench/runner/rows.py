@@ -1,73 +1,65 @@
-"""What a trial's row says before the trial has run, and messages as they are stored."""
+"""A trial's row before the trial has run, and how it ended, in the form in which it is stored."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from peftbench import PROTOCOL
 from peftbench.models.find import base_name
-from peftbench.records import Job, Status
+from peftbench.records import Job, Phase, Status, TrialRow
 from peftbench.records.columns.reasons import ReasonColumns
+from peftbench.records.columns.trial import OutcomeColumns
 from peftbench.records.failures import without_paths
 from peftbench.suite.trial_key import settings
 
 
-def told(job: Job, message: str, failed: bool) -> str:
-    """Return a message as it is stored: without paths of this machine; that of a failure names the log.
-
-    Args:
-        job: whose message it is.
-        message: what happened.
-        failed: whether the log has more to tell.
-    """
-    log = _log_file(job) if failed else None
-    return without_paths(message) + (f"; log: {log}" if log else "")
-
-
-def reasons(job: Job, status: Status, message: str | None) -> ReasonColumns:
-    """Return what the row's cell name and message are made of.
+def outcome(job: Job, status: Status, phase: Phase | None, message: str | None) -> tuple[OutcomeColumns, ReasonColumns]:
+    """Return how a trial ended: messages without paths of this machine, and with the name of the log after an error.
 
     Args:
         job: the trial that ended.
         status: how it ended.
-        message: why it is not ok, without its log; None if it is ok.
+        phase: the phase in which it ended; None if it is ok.
+        message: why it is not ok; None if it is ok.
     """
-    trial = job.trial
-    reason = message and (trial.unsupported_reason or without_paths(message))
-    log = _log_file(job) if status is Status.ERROR else None
-    return ReasonColumns(trial.named_settings, trial.candidate_of, reason, log)
+    if message is None:
+        return OutcomeColumns(status=status, phase=phase), ReasonColumns()
+    log = f"logs/{Path(job.log).name}" if job.log and status is Status.ERROR else None
+    stored = without_paths(message)
+    return (
+        OutcomeColumns(status=status, phase=phase, message=f"{stored}; log: {log}" if log else stored),
+        ReasonColumns(reason=job.trial.unsupported_reason or stored, log_file=log),
+    )
 
 
-def _log_file(job: Job) -> str | None:
-    """Return the log's path relative to the results folder; None if the job has none."""
-    return f"logs/{Path(job.log).name}" if job.log else None
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """Return the columns of a trial's row that are known before it runs."""
+def row(job: Job, status: Status) -> TrialRow:
+    """Return a trial's row with all that is known without running it."""
     trial, training = job.trial, job.trial.training
-    known: dict[str, Any] = {
-        "key": job.key,
-        "suite": trial.suite,
-        "base": base_name(trial.base),
-        "method": trial.method,
-        "cell": trial.cell,
-        "precision": trial.precision,
-        "rank": trial.rank,
-        "seed": trial.seed,
-        "settings_json": json.dumps(settings(trial), sort_keys=True, default=list),
-        "device": trial.device,
-        "threads": trial.threads,
-        "workers": job.workers,
-        "protocol": PROTOCOL,
-        "base_sha256": job.base_sha256,
-        "data_sha256": job.data_sha256,
-        "environment_json": job.environment_json,
-        "overlap_json": job.overlap_json,
-    }
-    if training is not None:
-        for name in ("learning_rate", "optimizer", "batch_size", "micro_batch_size", "sequence_length"):
-            known[name] = getattr(training, name)
-    return known
+    return TrialRow(
+        key=job.key,
+        suite=trial.suite,
+        base=base_name(trial.base),
+        method=trial.method,
+        cell=trial.cell,
+        precision=trial.precision,
+        rank=trial.rank,
+        seed=trial.seed,
+        status=status,
+        settings_json=json.dumps(settings(trial), sort_keys=True, default=list),
+        device=trial.device,
+        threads=trial.threads,
+        workers=job.workers,
+        protocol=PROTOCOL,
+        base_sha256=job.base_sha256,
+        data_sha256=job.data_sha256,
+        environment_json=job.environment_json,
+        overlap_json=job.overlap_json,
+        learning_rate=training.learning_rate if training else None,
+        optimizer=training.optimizer if training else None,
+        batch_size=training.batch_size if training else None,
+        micro_batch_size=training.micro_batch_size if training else None,
+        sequence_length=training.sequence_length if training else None,
+        named_settings=trial.named_settings,
+        candidate_of=trial.candidate_of,
+    )

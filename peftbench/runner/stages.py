@@ -1,4 +1,4 @@
-"""A suite's run in its stages: the search for learning rates where there is one, then the grid. No torch."""
+"""The stages of a suite's run: the learning-rate search if there is one, then the grid. No torch."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from peftbench.suite.smoke import smoke
 
 @dataclass(frozen=True)
 class Stage:
-    """One grid of trials that is run as a whole."""
+    """A grid of trials that is run before the next stage begins."""
 
     trials: tuple[Trial, ...]
-    """Those asked for."""
+    """The requested trials."""
     whole: tuple[Trial, ...]
-    """The grid that they were selected from, as far as its learning rates are known."""
+    """The grid from which they were selected, without cells whose learning rate is not known yet."""
     folder: Path
-    """Of the results."""
+    """The results folder."""
     searches: bool
-    """Whether its trials are the candidates of a search."""
+    """Whether its trials are the candidates of a learning-rate search."""
     notes: tuple[str, ...] = ()
-    """What to tell before it runs."""
+    """Notes to print before it runs."""
 
 
 def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
-    """Yield a suite's stages; each is made when the one before it has run.
+    """Yield a suite's stages. Each is made after the previous one has run.
 
     Args:
         suite: a validated suite.
         device: ``cpu`` or ``cuda``.
-        folder: of the grid's results; the search's are in a folder of their own inside it.
+        folder: the results folder of the grid; the search has its own folder inside it.
     """
     if suite.smoke:
         small = smoke(suite, device)
@@ -48,9 +48,9 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
     if tried:
         yield Stage(tried, candidates(everything, device), folder / learning_rate_search.FOLDER, True)
     given = candidate_rates(everything)
-    found = learning_rate_search.choices(folder) if given else {}
+    found = learning_rate_search.searches(folder) if given else {}
     rates = {cell: each.best.rate for cell, each in found.items() if each.best}
-    # the trials of a cell that was not searched to the end have no key yet
+    # without a complete search, a cell has no learning rate and its trials have no key
     unknown = {cell for cell, each in given.items() if cell not in found or not found[cell].complete(each)}
     trials = expand(suite, device, rates)
     waiting = dict.fromkeys(trial.cell for trial in trials if trial.cell in unknown and not trial.unsupported)
@@ -62,14 +62,14 @@ def stages(suite: Suite, device: str, folder: Path) -> Iterator[Stage]:
     yield Stage(trials, whole, folder, False, notes)
 
 
-def _notes(waiting: Iterable[str], untold: Iterable[str]) -> tuple[str, ...]:
-    """Return what to tell of cells whose search is not complete, and of those of which no candidate ended ok."""
+def _notes(waiting: Iterable[str], without_ok: Iterable[str]) -> tuple[str, ...]:
+    """Return notes about cells whose search is not complete, and cells without a candidate that ended ok."""
     notes = []
     if waiting:
         notes.append(
-            f"the search of {', '.join(waiting)} is not complete (candidates were killed, ran out of time or met an "
-            "error): left out until it is; run the suite again, or take those rates out"
+            f"the learning-rate search of {', '.join(waiting)} is not complete (candidates were killed, timed out or "
+            "failed), so these cells are excluded; run the suite again, or remove those rates from the search"
         )
-    if untold:
-        notes.append(f"no candidate ended ok, so the smallest learning rate is taken: {', '.join(untold)}")
+    if without_ok:
+        notes.append(f"no candidate ended ok, so the smallest learning rate is used: {', '.join(without_ok)}")
     return tuple(notes)

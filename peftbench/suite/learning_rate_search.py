@@ -1,4 +1,4 @@
-"""The trials of a search: every candidate learning rate of every cell, shorter, scored on the validation split."""
+"""The candidate trials of a learning-rate search: shorter than the grid's, scored on the validation split."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from peftbench.suite.records import Suite
 
 SPLIT = "validation"
 FIRST_SEED = 1000
-"""Of the candidates: the same one however many seeds the grid has, so that more of them need no new search."""
+"""Seed of the first candidates. It does not depend on the grid's seeds, so that more of them need no new search."""
 
 
 def candidates(suite: Suite, device: str) -> tuple[Trial, ...]:
-    """Return the trials that a suite's search takes; none where each cell has one learning rate.
+    """Return the candidate trials of a suite's learning-rate search; none if each cell has a single learning rate.
 
-    A candidate differs from its cell's trials in the learning rate, in its seed, which is none of the suite's, in how
-    long it trains, and in the split that it is scored on. So the test split is read for the chosen rate alone.
+    A candidate differs from the trials of its cell in the learning rate, in its seed, which is not one of the suite's,
+    in the length of training, and in the split that it is scored on. So the test split is read for the selected rate
+    only.
 
     Args:
         suite: a validated suite.

@@ -1,4 +1,4 @@
-"""Peak memory of training and of evaluation: by tensor accounting on the CPU, by the allocator on CUDA."""
+"""Peak memory of a training step on the CPU, by category, measured in an extra step that is then undone."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from typing import Any
 
 import torch
 
-from peftbench.measure.ledger import CATEGORIES, Book, account
-from peftbench.records import Training
+from peftbench.measure.ledger import CategoryBytes, account
+from peftbench.records import Category, Training
+from peftbench.records.columns.memory import MemoryColumns
 from peftbench.training import loop, packing
-from peftbench.training.batches import Encoded, micro_batches
+from peftbench.training.batches import micro_batches
+from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
 
 def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual: int = 0) -> list[Sequence[Encoded]]:
-    """Return the steps in one of which is the run's peak, but for the inputs of other passes; mostly it is one.
+    """Return the steps among which is the one with the highest memory peak; usually a single step.
 
-    It is looked for by the most tokens in a forward pass, by the most pairs of them, which unfused attention holds, and
-    by those under a mask; and among a step's later passes, while which there are gradients, before its first one.
+    Candidates have the forward pass with the most tokens, with the most pairs of tokens (which unfused attention
+    holds), and with the most pairs under a mask. Later passes of a step come before its first one, because gradients
+    already exist during them. Not considered are the inputs of a step's other passes, which are in memory too.
+
+    Args:
+        plan: the examples of each step.
+        training: how they are divided into forward passes.
+        virtual: virtual tokens that the method puts before each row.
     """
     known = [[packing.sizes(rows, virtual) for rows in packing.forward_passes(step, training)] for step in plan]
     found: dict[int, Sequence[Encoded]] = {}
@@ -34,28 +42,28 @@ def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual
     return list(found.values())
 
 
-def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_base: bool) -> Book:
-    """Return the book of the step with the highest peak."""
-    return max((account_step(learner, step, trains_base) for step in steps), key=lambda book: book.peak_bytes)
+def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_base: bool) -> CategoryBytes:
+    """Return the bytes by category of the step with the highest peak."""
+    return max((account_step(learner, step, trains_base) for step in steps), key=lambda counted: counted.peak_bytes)
 
 
-def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> Book:
-    """Take one more training step under the accountant and undo it: weights, optimizer and random state return."""
+def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> CategoryBytes:
+    """Take one more training step under the ledger, and undo it: weights, optimizer and random state are restored."""
     batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
-    with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as book:
+    with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as counted:
         learner.model.train()
-        held = sum(book.live.values())
+        held = sum(counted.live.values())
         with _allocations(learner.device) as peaks:
             loop.step(learner, batches, learner.training.learning_rate)
-    book.allocated_bytes = held + peaks[0]
-    return book
+    counted.allocated_bytes = held + peaks[0]
+    return counted
 
 
 @contextmanager
 def _allocations(device: str) -> Iterator[list[int]]:
-    """Yield a list that gets the highest sum of what is allocated within the context, by the allocator's own count.
+    """Yield a list that receives the peak of the bytes allocated within the context, by the allocator's own count.
 
-    So what an operator allocates and frees inside itself is seen too, which the accountant cannot see.
+    This includes what an operator allocates and frees internally, which the ledger cannot see.
     """
     found: list[int] = []
     if device == "cuda":
@@ -74,7 +82,7 @@ def _allocations(device: str) -> Iterator[list[int]]:
 
 @contextmanager
 def _undone(learner: Learner) -> Iterator[None]:
-    """Restore, bit for bit, whatever a training step changes."""
+    """Restore, bit for bit, everything that a training step changes."""
     weights = [p.detach().clone() for p in learner.parameters]
     state = {p: _copied(entry) for p, entry in learner.optimizer.state.items()}
     rates = [group["lr"] for group in learner.optimizer.param_groups]
@@ -99,7 +107,7 @@ def _copied(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _put_back(entry: dict[str, Any], kept: dict[str, Any]) -> None:
-    """Give a parameter's state its old values, in the tensors that it has: a paged one is more than its values."""
+    """Copy a parameter's old state into its existing tensors: a paged tensor cannot be replaced by an ordinary one."""
     for name, value in kept.items():
         if isinstance(value, torch.Tensor):
             entry[name].copy_(value)
@@ -107,9 +115,9 @@ def _put_back(entry: dict[str, Any], kept: dict[str, Any]) -> None:
             entry[name] = value
 
 
-def train_columns(book: Book) -> dict[str, int]:
+def train_columns(counted: CategoryBytes) -> MemoryColumns:
     """Return a training step's peak and its categories as columns of the trial's row."""
-    columns = {"peak_train_bytes": book.peak_bytes} | {f"peak_{name}_bytes": book.peak[name] for name in CATEGORIES}
-    if book.allocated_bytes is not None:
-        columns["peak_unexplained_bytes"] = book.allocated_bytes - book.peak_bytes
-    return columns
+    categories: dict[str, Any] = {category.column: counted.peak[category] for category in Category}
+    allocated = counted.allocated_bytes
+    unexplained = None if allocated is None else allocated - counted.peak_bytes
+    return MemoryColumns(peak_train_bytes=counted.peak_bytes, peak_unexplained_bytes=unexplained, **categories)

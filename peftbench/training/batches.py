@@ -13,33 +13,22 @@ from typing import Any
 
 import torch
 
-from peftbench.errors import Unsupported
 from peftbench.records import Example, Training, Trial
+from peftbench.records.columns.data import DataColumns
+from peftbench.records.columns.trial import InputColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.tasks import chat, read
 from peftbench.training import packing
+from peftbench.training.encoded import Encoded, Identity, Row, encode
 
 IGNORED = -100
-"""Label of positions that bear no loss."""
+"""Label of positions that do not enter the loss."""
 
 _CHUNK = 256
-"""Steps whose examples are tokenized together."""
+"""How many steps' examples are tokenized at once."""
 
 _VALIDATION_EXAMPLES = 256
-"""Most held-out examples in a validation loss, in file order, shared among the training sets."""
-
-Identity = tuple[str, int]
-"""(task, index): which training example it is."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One tokenized example: prompt, answer, end-of-text."""
-
-    ids: tuple[int, ...]
-    loss_from: int
-    """Position of the first token that bears loss."""
-    truncated: bool
-    identity: Identity
+"""Most examples in a validation loss: the first of each training set's validation split, in equal numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +42,19 @@ class Batch:
     labels: torch.Tensor
     """(b, t): the token to predict at the position before, or ``IGNORED``."""
     positions: torch.Tensor | None = None
-    """(b, t): each token's place in its example, where examples may share a row; else None. Padding is counted as an
+    """(b, t): each token's position in its example if examples may share a row; else None. Padding counts as one more
     example."""
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
-        """What a model is called with. Without a mask, transformers tells examples of a row apart by their places."""
+        """The model's arguments. Without a mask, transformers separates the examples of a row by their positions."""
         if self.positions is None:
             return {"input_ids": self.ids, "attention_mask": self.mask}
         return {"input_ids": self.ids, "position_ids": self.positions}
 
     @property
     def loss_tokens(self) -> int:
-        """Tokens that bear loss."""
+        """Number of tokens that enter the loss."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device: str) -> Batch:
@@ -74,46 +63,13 @@ class Batch:
         return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), positions)
 
 
-def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length: int, loss_on: str) -> list[Encoded]:
-    """Tokenize prompts and answers as lm-eval does, and end each text with an end-of-text token that is learned.
-
-    Prompt and whole are tokenized apart and the answer is what the whole has more; special tokens are the
-    tokenizer's own. Too long an example loses the left of its prompt.
-    """
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise Unsupported("the base's tokenizer has no end-of-text token, so an answer's end cannot be learned")
-    prompts = _ids(tokenizer, [e.prompt for _, e in examples])
-    wholes = _ids(tokenizer, [e.prompt + e.join + e.target + e.end for _, e in examples])
-    found = []
-    for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
-        # some tokenizers close every text themselves
-        open_prompt = prompt[:-1] if prompt and prompt[-1] == eos else prompt
-        closed = whole if whole and whole[-1] == eos else [*whole, eos]
-        loss_from = len(open_prompt) if loss_on == "completion" else 1
-        cut = max(0, len(closed) - length)
-        found.append(Encoded(tuple(closed[cut:]), max(1, loss_from - cut), cut > 0, identity))
-    return found
-
-
-def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return texts' token ids with the tokenizer's own special tokens; without, where a text begins with one itself.
-
-    So does lm-eval. A chat template writes the beginning-of-text token as text.
-    """
-    first = tokenizer.bos_token or tokenizer.eos_token
-    if not any(text.startswith(first) for text in texts):
-        return tokenizer(list(texts))["input_ids"]
-    return [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in texts]
-
-
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
-    """Return examples in a row each, padded on the right to the longest of them."""
+    """Return a batch with one example per row, padded on the right to the longest."""
     return _filled([[e] for e in examples], pad_id)
 
 
-def pack(rows: Sequence[packing.Row], pad_id: int) -> Batch:
-    """Return rows of examples, padded on the right to the longest row; ``positions`` tells the examples apart."""
+def pack(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Return rows of examples, padded on the right to the longest row; ``positions`` separates the examples."""
     batch = _filled(rows, pad_id)
     positions = torch.zeros_like(batch.ids)
     for row, examples in enumerate(rows):
@@ -123,7 +79,7 @@ def pack(rows: Sequence[packing.Row], pad_id: int) -> Batch:
     return replace(batch, positions=positions)
 
 
-def _filled(rows: Sequence[packing.Row], pad_id: int) -> Batch:
+def _filled(rows: Sequence[Row], pad_id: int) -> Batch:
     shape = packing.shape(rows)
     ids = torch.full(shape, pad_id)
     mask = torch.zeros(shape, dtype=torch.long)
@@ -140,9 +96,9 @@ def _filled(rows: Sequence[packing.Row], pad_id: int) -> Batch:
 
 
 def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Iterator[Identity]:
-    """Yield (task, index) without end: a task drawn by weight, its examples in shuffled passes, none left out.
+    """Yield (task, index) endlessly: a task drawn by weight, then its next example from repeated shuffles of them all.
 
-    A function of sizes, weights and seed alone: methods cannot differ in what they see.
+    It depends on sizes, weights and seed alone, so all methods see the same examples.
     """
     rng = random.Random(f"order {seed}")
     names = list(sizes)
@@ -164,9 +120,9 @@ def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> 
 def plan_steps(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
 ) -> list[Sequence[Encoded]]:
-    """Return each optimizer step's examples, for as many steps as the suite's steps, epochs or tokens ask.
+    """Return each optimizer step's examples, for the number of steps that the suite's steps, epochs or tokens give.
 
-    How many seconds make is not known before: of those, the first steps, after which ``onward`` goes on.
+    With a budget of seconds the number is not known in advance: these are the first steps, and ``onward`` continues.
     """
     steps = draw_steps(examples, training, tokenizer, seed)
     if training.seconds is not None:
@@ -184,7 +140,7 @@ def plan_steps(
 def draw_steps(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
 ) -> Iterator[Sequence[Encoded]]:
-    """Yield each optimizer step's examples: as many as steps or epochs ask, else without end."""
+    """Yield each optimizer step's examples, for the suite's steps or epochs; endlessly if it gives neither."""
     sizes = {name: len(found) for name, found in examples.items()}
     stream = order(sizes, dict(training.data), seed)
     steps = training.steps
@@ -205,7 +161,7 @@ def draw_steps(
 
 
 def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Sequence[Encoded]]:
-    """Return the same examples in steps of like length; which step comes when is drawn."""
+    """Return the same examples regrouped into steps of similar length, in random order."""
     ordered = sorted((e for step in steps for e in step), key=lambda e: len(e.ids))
     size = len(steps[0])
     found: list[Sequence[Encoded]] = [ordered[i : i + size] for i in range(0, len(ordered), size)]
@@ -226,10 +182,11 @@ class Prepared:
     """What a trial trains on."""
 
     plan: list[Sequence[Encoded]]
-    """Each step's examples; where training ends by the clock, the first steps, and more as it goes on."""
+    """Each step's examples. With a budget of seconds only the first steps; more are added during training."""
     held_out: Sequence[Encoded]
+    """The examples of the validation loss."""
     examples: Mapping[str, Sequence[Example]]
-    """Each training set's."""
+    """All examples of each training set."""
 
 
 def of_trial(trial: Trial, tokenizer: Any) -> Prepared:
@@ -255,7 +212,7 @@ def of_trial(trial: Trial, tokenizer: Any) -> Prepared:
 
 
 def onward(prepared: Prepared, trial: Trial, tokenizer: Any) -> Iterator[Sequence[Encoded]]:
-    """Yield the steps of a plan and go on without end; what is drawn is added to the plan."""
+    """Yield the steps of a plan and continue endlessly; further steps are added to the plan as they are drawn."""
     assert trial.training is not None
     yield from tuple(prepared.plan)
     steps = draw_steps(prepared.examples, trial.training, tokenizer, trial.seed or 0)
@@ -264,8 +221,8 @@ def onward(prepared: Prepared, trial: Trial, tokenizer: Any) -> Iterator[Sequenc
         yield step
 
 
-def columns(prepared: Prepared) -> dict[str, Any]:
-    """Return what the steps' examples are, as columns of the trial's row."""
+def columns(prepared: Prepared) -> tuple[InputColumns, WorkColumns, DataColumns]:
+    """Return the columns of a trial's row about the examples of its steps."""
     plan, examples = prepared.plan, prepared.examples
     drawn = [e for step in plan for e in step]
     seen = {
@@ -277,16 +234,15 @@ def columns(prepared: Prepared) -> dict[str, Any]:
         }
         for name, found in examples.items()
     }
-    return {
-        "batches_sha256": fingerprint(plan),
-        "examples_seen": len(drawn),
-        "distinct_examples_seen": sum(each["distinct"] for each in seen.values()),
-        "truncated_examples": sum(each["truncated"] for each in seen.values()),
-        "data_seen_json": json.dumps(seen),
-    }
+    work = WorkColumns(
+        examples_seen=len(drawn),
+        distinct_examples_seen=sum(each["distinct"] for each in seen.values()),
+        truncated_examples=sum(each["truncated"] for each in seen.values()),
+    )
+    return InputColumns(batches_sha256=fingerprint(plan)), work, DataColumns(data_seen_json=json.dumps(seen))
 
 
 def micro_batches(step: Sequence[Encoded], training: Training, pad_id: int) -> list[Batch]:
-    """Return one step's examples as its forward passes."""
+    """Return the batches of one step's forward passes."""
     fill = pack if training.packing else _filled
     return [fill(rows, pad_id) for rows in packing.forward_passes(step, training)]

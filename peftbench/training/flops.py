@@ -1,7 +1,7 @@
-"""How much work a training step is: its matrix products' operations, and how many of them the device can do.
+"""The work of a training step, as the FLOPs of its matrix products, and the rate at which the device can do them.
 
-An operation is a multiplication or an addition (FLOP). What is counted is what is executed: recomputation under
-gradient checkpointing too, frozen weights' gradients not, quantized layers as the dense product that they stand for.
+A FLOP is one multiplication or one addition. What is executed is counted: the recomputation of gradient checkpointing
+is included, gradients of frozen weights are not, and a quantized layer counts as the dense product that it represents.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import failures
+from peftbench.records.columns.effective import EffectiveColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.training import loop
-from peftbench.training.batches import Encoded, micro_batches
+from peftbench.training.batches import micro_batches
+from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
 _ATEN = torch.ops.aten
@@ -35,9 +38,9 @@ def _attended_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any
 
 
 def _shared(q: Any, *of: Any) -> list[tuple[int, ...]]:
-    """Return shapes of keys and values (b, h_kv, t, d_h) as if each query's head had its own: so they are computed.
+    """Return the shapes of keys and values (b, h_kv, t, d_h) with as many heads as the query, as they are computed.
 
-    torch's table has refused fewer heads than the query's until 2.12.
+    Until torch 2.12, torch's table refuses keys and values with fewer heads than the query.
     """
     return [(x.shape[0], q.shape[1], *x.shape[2:]) for x in of]
 
@@ -48,22 +51,22 @@ _PRODUCTS: Mapping[Any, Callable[..., int]] = {
     **{getattr(_ATEN, f"_scaled_dot_product_{name}_backward"): _attended_backward for name in _FUSED},
     _ATEN._grouped_mm: lambda rows, experts, *_, **__: 2 * rows.numel() * experts.shape[-1],
 }
-"""Operators with products: torch's own table, and those that it lacks. Attention is counted without its mask."""
+"""Operators with matrix products: torch's own table and those that it lacks. Attention masks are ignored."""
 _QUANTIZED: Mapping[str, Callable[..., int]] = {
     "bitsandbytes::gemm_4bit": lambda x, codes, shape, *_, **__: 2 * x.numel() * shape[0],
     "bitsandbytes::int8_mixed_scaled_mm": lambda x, rows, codes, *_, **__: 2 * x.numel() * codes.shape[0],
     "bitsandbytes::int8_scaled_mm": lambda rows, codes, *_, **__: 2 * rows.numel() * codes.shape[0],
 }
-"""bitsandbytes' products of inputs of width d with stored weights of shape (out, d). By name: no import."""
+"""bitsandbytes' products of inputs of width d with stored weights of shape (out, d), by name to avoid the import."""
 _ATTENTION = re.compile("attention|flash|flex")
 _SIZES = {"cpu": 512, "cuda": 8192}
-"""Side of the square matrices whose product measures a device's rate."""
+"""Rows and columns of the square matrices whose product measures a device's rate."""
 _SECONDS = 0.1
-"""For how long the rate is measured."""
+"""How long the rate is measured."""
 
 
 def operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Return the operations of matrix products in one call of an operator; 0 for an operator that has none."""
+    """Return the FLOPs of the matrix products in one call of an operator; 0 if it has none."""
     packet = func._overloadpacket
     if packet in _PRODUCTS:
         return _PRODUCTS[packet](*args, **kwargs, out_val=out)
@@ -72,7 +75,7 @@ def operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 
 class Products(TorchDispatchMode):
-    """Counts the operations of matrix products while active, and keeps the names of fused attention."""
+    """Counts the FLOPs of matrix products while it is active, and collects the names of fused attention operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ class Products(TorchDispatchMode):
         self.attention: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operator."""
+        """Run one operator and count it."""
         out = func(*args, **(kwargs or {}))
         self.operations += operations(func, args, kwargs or {}, out)
         name = func._overloadpacket.__name__.lstrip("_")
@@ -89,27 +92,28 @@ class Products(TorchDispatchMode):
         return out
 
 
-def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
-    """Return a step's work, what computed its attention and the device's rate as columns of the trial's row."""
+def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> tuple[WorkColumns, EffectiveColumns]:
+    """Return a step's work and the device's rate, and the kernels of its attention, as columns of the trial's row."""
     products, tokens = passes(learner, typical_step(plan))
-    return {
-        "train_flops_per_token": products.operations / tokens,
-        "attention_kernels": ", ".join(sorted(products.attention)) or "eager",
-        "device_flops_per_second": matrix_rate(learner.precision, learner.device),
-    }
+    work = WorkColumns(
+        train_flops_per_token=products.operations / tokens,
+        device_flops_per_second=matrix_rate(learner.precision, learner.device),
+    )
+    return work, EffectiveColumns(attention_kernels=", ".join(sorted(products.attention)) or "eager")
 
 
 def typical_step(plan: Sequence[Sequence[Encoded]]) -> Sequence[Encoded]:
-    """Return the step with the median number of data tokens: attention's share grows with length."""
+    """Return the step with the median number of data tokens, because the share of attention grows with length."""
     return sorted(plan, key=lambda step: sum(len(e.ids) for e in step))[len(plan) // 2]
 
 
 def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
-    """Run a step's forward and backward passes; return what was counted and the processed tokens.
+    """Run a step's forward and backward passes; return the counted FLOPs and the processed tokens.
 
-    Operations per processed token, padding and virtual included, are about 6 N for full fine-tuning (N parameters
-    without the embedding), 4 N and an adapter's own where the base is frozen: its weights need no gradient. The passes
-    are extra ones, without an optimizer step; gradients are dropped and the random state is as before.
+    FLOPs per processed token (padding and virtual tokens included) are about 6 N for full fine-tuning, where N is the
+    number of parameters without the embedding. With a frozen base model they are about 4 N plus those of the adapter,
+    because frozen weights need no gradient. The passes are extra ones without an optimizer step; their gradients are
+    dropped and the random state is restored.
 
     References:
         Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
@@ -127,11 +131,11 @@ def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
 
 
 def matrix_rate(precision: Precision, device: str) -> float | None:
-    """Return the operations per second of the device's best square product in a precision's computing type.
+    """Return the FLOPs per second of the device's best square matrix product in a precision's compute type.
 
-    Measured for a tenth of a second with the threads of this process, not looked up: what a step's rate is held
-    against. The matrices are random, as constant ones take a GPU less power and so let it run faster. None where the
-    memory that is left is too small for it.
+    It is the reference for a step's rate (MFU). It is measured, for a tenth of a second with the threads of this
+    process, rather than taken from a data sheet. The matrices are random, because constant ones need less power and let
+    a GPU run faster. None if too little memory is left for them.
     """
     dtype = getattr(torch, precision.autocast or precision.trainable)
     side = _SIZES[device]
@@ -139,7 +143,7 @@ def matrix_rate(precision: Precision, device: str) -> float | None:
     try:
         drawn = torch.Generator(device).manual_seed(0)
         one, other = (torch.randn(side, side, dtype=dtype, device=device, generator=drawn) for _ in range(2))
-        out = one @ other  # the first product loads libraries
+        out = one @ other  # warm-up: the first product loads libraries
         wait()
         best, begin = float("inf"), time.perf_counter()
         while time.perf_counter() - begin < _SECONDS:

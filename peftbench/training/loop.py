@@ -1,4 +1,4 @@
-"""The one training loop. It knows no method: it is given a model in which some parameters require gradients."""
+"""The training loop, the same for every method: it trains whatever parameters of a model require gradients."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from peftbench.measure import environment
 from peftbench.measure.clock import Clock
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
-from peftbench.records import StepRow, Training
+from peftbench.records import Phase, StepRow, Training
+from peftbench.records.columns.time import TimeColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.training import optimizers
-from peftbench.training.batches import IGNORED, Batch, Encoded, micro_batches
+from peftbench.training.batches import IGNORED, Batch, micro_batches
+from peftbench.training.encoded import Encoded
 
 _SCALE = 2.0**10
-"""First loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
-skipped: the method would do less work than the others. Skipped steps show as an infinite gradient norm."""
+"""Initial loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
+skipped, so a method would do less work than the others. A skipped step has an infinite gradient norm."""
 
 _TAIL = 0.1
-"""Share of the steps whose mean is ``last_loss``."""
+"""Share of the steps at the end whose mean loss is ``last_loss``."""
 _LEAST_STEADY = 3
-"""Fewest steady steps from which a rate is told."""
+"""Fewest steady steps for which a rate is given."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,23 @@ class Learner:
     parameters: Sequence[nn.Parameter]
     optimizer: Any
     scaler: Any
-    """Gradient scaler; does nothing unless the precision scales gradients."""
+    """Gradient scaler; disabled unless the precision scales gradients."""
     training: Training
     precision: Precision
     device: str
     pad_id: int
     virtual_tokens: int
-    """Positions that the method itself takes in every example of a forward pass."""
+    """Positions that the method adds to every row of a forward pass."""
     after_step: Callable[[Any, int], None] | None = None
-    """Called with the model and the steps done before, while the step's gradients are still there."""
+    """Called after each step with the model and the number of steps done before, while the gradients still exist."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
-    """Return a model made ready to train.
+    """Return a model that is ready to train, with its optimizer and gradient scaler.
 
     Args:
-        model: the base with the method attached.
-        parameters: those that train.
+        model: the base model with the method attached.
+        parameters: the trainable ones.
         training: the settings.
         **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step.
     """
@@ -64,14 +67,14 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
     )
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()  # a frozen embedding would cut the graph
+        model.enable_input_require_grads()  # otherwise a frozen embedding cuts the graph
     return Learner(model, parameters, optimizers.make(parameters, training), scaler, training, **where)
 
 
 def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the summed cross-entropy, in nats, over the batch's loss-bearing tokens.
+    """Return the cross-entropy summed over the batch's tokens in the loss, in nats.
 
-    Logits have shape (b, p + t, v) where a method puts p virtual positions first; the last t are the data's.
+    Logits have shape (b, p + t, v), with p virtual tokens of the method first; the last t positions are the data.
     """
     logits = model(**batch.inputs, use_cache=False).logits[:, -batch.ids.shape[1] :]
     return functional.cross_entropy(
@@ -80,16 +83,16 @@ def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | None = None) -> tuple[float, float]:
-    """Take one optimizer step over micro-batches whose gradients add up to the whole batch's.
+    """Take one optimizer step. The gradients of the micro-batches add up to the gradient of the whole batch.
 
     Args:
-        learner: what trains.
+        learner: the model and its optimizer.
         batches: the micro-batches.
         rate: learning rate.
-        done: steps done before; None for a step that will be undone, of which a method that counts hears nothing.
+        done: steps done before; None for an extra step that will be undone, for which ``after_step`` is not called.
 
     Returns:
-        The loss in nats per loss-bearing token and the gradient norm before clipping.
+        The loss in nats per token in the loss, and the gradient norm before clipping.
     """
     loss_tokens = sum(batch.loss_tokens for batch in batches)
     total = torch.zeros((), device=learner.device)
@@ -98,7 +101,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
             loss = batch_loss(learner.model, batch) / loss_tokens
         learner.scaler.scale(loss).backward()
         total += loss.detach()
-        del loss  # its graph, of which bitsandbytes' int8 layers keep their inputs alive beyond the backward pass
+        del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
     learner.scaler.unscale_(learner.optimizer)
     clip = learner.training.clip_norm
     norm = nn.utils.clip_grad_norm_(learner.parameters, math.inf if clip is None else clip)
@@ -115,7 +118,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
 
 @torch.no_grad()
 def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
-    """Return the loss in nats per loss-bearing token over held-out examples."""
+    """Return the mean loss over held-out examples, in nats per token in the loss."""
     learner.model.eval()
     total, tokens = 0.0, 0
     for batch in micro_batches(examples, learner.training, learner.pad_id):
@@ -128,14 +131,14 @@ def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
 
 @dataclass
 class Best:
-    """The weights of the lowest validation loss so far."""
+    """The weights with the lowest validation loss so far."""
 
     loss: float = math.inf
     step: int = 0
     weights: list[torch.Tensor] = field(default_factory=list)
 
     def offer(self, loss: float, step: int, parameters: Sequence[nn.Parameter]) -> None:
-        """Keep a copy of the weights if their loss is the lowest."""
+        """Keep a copy of the weights if their loss is the lowest so far."""
         if loss < self.loss:
             self.loss, self.step = loss, step
             self.weights = [p.detach().clone() for p in parameters]
@@ -143,35 +146,35 @@ class Best:
 
 @dataclass(frozen=True)
 class Trace:
-    """What training leaves behind beside the weights."""
+    """The record of a training run."""
 
     steps: tuple[StepRow, ...]
     scored_step: int
     best_validation_loss: float | None
     waiting_seconds: float | None
-    """Waited for a CPU during the steps, over all threads; None where the system does not tell."""
+    """Time that threads waited for a CPU during the steps, summed; None if the system does not report it."""
 
 
 _PARTS = 1_000_000
-"""Into which a budget of seconds is cut for the schedule."""
+"""Number of schedule positions into which a budget of seconds is divided."""
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """When training ends: after so many seconds of steps, or so many steps. One of them is None."""
+    """When training ends: after a number of seconds of steps, or of steps. One of the two is None."""
 
     seconds: float | None
     steps: int | None
 
     def place(self, index: int, spent: float) -> tuple[int, int]:
-        """Return where a step (from 0) stands in the schedule, and how long that is."""
+        """Return the position of a step (from 0) in the schedule, and the schedule's length."""
         if self.steps is not None:
             return index, self.steps
         assert self.seconds is not None
         return min(_PARTS - 1, int(_PARTS * spent / self.seconds)), _PARTS
 
     def total(self, done: int, spent: float) -> int:
-        """Return how many steps there are in all; by the clock, as far as it can be told from those done."""
+        """Return the total number of steps; with a budget of seconds, an estimate from the steps done so far."""
         if self.steps is not None:
             return self.steps
         assert self.seconds is not None
@@ -179,19 +182,20 @@ class _Goal:
 
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with the step (from 1), all steps and the loss."""
+"""Called after each step with the step (from 1), the total number of steps and the loss."""
 
 
 def train(
     learner: Learner, plan: Iterable[Sequence[Encoded]], held_out: Sequence[Encoded], clock: Clock, report: Progress
 ) -> Trace:
-    """Train for the planned steps; leave the weights that are to be scored in the model.
+    """Train for the planned steps, and leave the weights that will be scored in the model.
 
-    Where the suite gives seconds, the plan has no end: the step that reaches them is the last, and the schedule follows
-    the share of them that is used up. What steps alone take counts, the first ones too; validation does not.
+    With a budget of seconds the plan is endless: the step that reaches the budget is the last, and the schedule follows
+    the share of the budget that is used. Only the time of steps counts, the first ones included; validation does not.
 
     Raises:
-        Diverged: at the first step whose loss or gradient is not finite (fp16's gradient scaler skips the latter).
+        Diverged: at the first step with a loss or gradient that is not finite. For fp16 only the loss is checked, since
+            the gradient scaler skips steps with such gradients.
     """
     rows: list[StepRow] = []
     spent = 0.0
@@ -214,7 +218,7 @@ def train(
             raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {total}")
         checked = None
         if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
-            with clock.phase("validate"):
+            with clock.phase(Phase.VALIDATE):
                 checked = validation_loss(learner, held_out)
             if not math.isfinite(checked):
                 raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
@@ -235,31 +239,38 @@ def train(
 
 
 def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:
-    """Return (processed, non-padding, loss-bearing) tokens of a step."""
+    """Return the numbers of processed tokens, non-padding tokens and tokens in the loss of a step."""
     processed = sum(b.ids.numel() + virtual * b.ids.shape[0] for b in batches)
     return processed, sum(int(b.mask.sum()) for b in batches), sum(b.loss_tokens for b in batches)
 
 
-def columns(trace: Trace) -> dict[str, Any]:
-    """Return what training was, as columns of the trial's row; rates are null with too few steady steps."""
+def columns(trace: Trace) -> tuple[WorkColumns, TimeColumns]:
+    """Return the columns of a trial's row about training; rates are None with too few steady steps."""
     steady = [s for s in trace.steps if not s.untimed]
-    seconds = sum(s.seconds for s in steady)
     tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
-    facts = {
-        "steps_done": len(trace.steps),
-        "skipped_steps": sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
-        "first_loss": trace.steps[0].loss,
-        "last_loss": statistics.fmean(s.loss for s in tail),
-        "best_validation_loss": trace.best_validation_loss,
-        "scored_step": trace.scored_step,
-        "train_seconds": sum(s.seconds for s in trace.steps),
-        "train_waiting_seconds": trace.waiting_seconds,
-        "untimed_seconds": sum(s.seconds for s in trace.steps if s.untimed),
-        "median_step_seconds": statistics.median(s.seconds for s in steady) if steady else None,
-    }
-    for name in ("processed", "nonpadding", "loss"):
-        column = f"{name}_tokens"
-        facts[column] = sum(getattr(s, column) for s in trace.steps)
-        rate = sum(getattr(s, column) for s in steady) / seconds if len(steady) >= _LEAST_STEADY else None
-        facts["tokens_per_second" if name == "nonpadding" else f"{column}_per_second"] = rate
-    return facts
+    work = WorkColumns(
+        steps_done=len(trace.steps),
+        skipped_steps=sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
+        first_loss=trace.steps[0].loss,
+        last_loss=statistics.fmean(s.loss for s in tail),
+        best_validation_loss=trace.best_validation_loss,
+        scored_step=trace.scored_step,
+        median_step_seconds=statistics.median(s.seconds for s in steady) if steady else None,
+        processed_tokens=sum(s.processed_tokens for s in trace.steps),
+        nonpadding_tokens=sum(s.nonpadding_tokens for s in trace.steps),
+        loss_tokens=sum(s.loss_tokens for s in trace.steps),
+        processed_tokens_per_second=_rate(steady, sum(s.processed_tokens for s in steady)),
+        tokens_per_second=_rate(steady, sum(s.nonpadding_tokens for s in steady)),
+        loss_tokens_per_second=_rate(steady, sum(s.loss_tokens for s in steady)),
+    )
+    time = TimeColumns(
+        train_seconds=sum(s.seconds for s in trace.steps),
+        train_waiting_seconds=trace.waiting_seconds,
+        untimed_seconds=sum(s.seconds for s in trace.steps if s.untimed),
+    )
+    return work, time
+
+
+def _rate(steady: Sequence[StepRow], tokens: int) -> float | None:
+    """Return tokens per second over the steady steps; None with too few of them."""
+    return tokens / sum(s.seconds for s in steady) if len(steady) >= _LEAST_STEADY else None

@@ -1,8 +1,8 @@
 """Optimizers and learning-rate schedules by name.
 
-Whatever the name, a step multiplies the tensors that decay by 1 - learning rate x weight decay, apart from the gradient
-(plain SGD's L2 term comes to the same). Decay follows the schedule with the rate. Gradients are clipped by
-their norm over all of a method's tensors before any optimizer sees them.
+With every optimizer, weight decay is decoupled: a step multiplies the decaying tensors by 1 - learning rate x weight
+decay (for plain SGD, the L2 term is equivalent). Decay follows the schedule with the learning rate. Gradients are
+clipped by their norm over all of a method's tensors before the optimizer uses them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from peftbench.records import Training
 
 
 def _adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
-    # fused exists for every float type on the CPU and on CUDA
+    # fused supports every float type on the CPU and on CUDA
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
 def _bitsandbytes(name: str) -> Callable[[Any, float], Any]:
-    """Return the maker of an AdamW of bitsandbytes.
+    """Return a function that makes one of bitsandbytes' AdamW optimizers.
 
-    8-bit state is quantized in blocks, and only for tensors of 4,096 values or more: smaller ones keep 32 bits. Paged
-    state is for tensors of 100,000 values or more, in memory that the driver moves between device and host; on the CPU
-    nothing is paged. Dettmers et al. 2021, arXiv:2110.02861, section 2; 2023, arXiv:2305.14314, section 3.
+    8-bit state is quantized in blocks, and only for tensors of at least 4,096 values; smaller ones keep 32 bits. Paged
+    state is used for tensors of at least 100,000 values, in memory that the driver moves between device and host. On
+    the CPU nothing is paged.
+
+    References:
+        Dettmers et al. 2021, arXiv:2110.02861, section 2; Dettmers et al. 2023, arXiv:2305.14314, section 3.
     """
 
     def make(groups: Any, lr: float) -> Any:
@@ -44,10 +47,13 @@ def _sgd(groups: Any, lr: float) -> torch.optim.Optimizer:
 
 
 def _adafactor(groups: Any, lr: float) -> torch.optim.Optimizer:
-    """Return Adafactor at the suite's rate: Shazeer & Stern 2018, arXiv:1804.04235.
+    """Return Adafactor at the suite's learning rate.
 
-    Departs from it: rates are the schedule's, neither relative to the step nor to the tensor's size. Its own clipping
-    of each update to a root mean square of 1 stays, after the clipping of gradients that all methods have.
+    Departs from the paper: the learning rate is the schedule's and not relative to the step or to the scale of the
+    tensor. Adafactor still clips each update to a root mean square of 1, after the gradient clipping of all methods.
+
+    References:
+        Shazeer & Stern 2018, arXiv:1804.04235.
     """
     from transformers import Adafactor
 
@@ -67,7 +73,7 @@ OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
 
 
 def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
-    """Return the optimizer. Weight decay applies to tensors of two dimensions or more, for every method alike.
+    """Return the optimizer. For every method, weight decay applies to tensors of two or more dimensions.
 
     So projections, embeddings, virtual tokens and LoRA's A and B decay; biases, norms, DoRA's magnitudes and
     LLaMA-Adapter's gates do not.
@@ -80,7 +86,7 @@ def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
-    """Return the rate of a step (from 0): a linear rise over the warm-up, then the schedule down to zero."""
+    """Return the learning rate of a step (from 0): a linear warm-up, then the schedule down to zero."""
     warmup = round(training.warmup_ratio * steps)
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup

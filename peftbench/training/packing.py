@@ -1,20 +1,16 @@
-"""How a step's examples lie in its forward passes: each in a row of its own, or packed into shared rows. No torch."""
+"""How a step's examples are laid out in its forward passes: one per row, or packed into shared rows. No torch."""
 
 from __future__ import annotations
 
 import heapq
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from peftbench.records import Training
-    from peftbench.training.batches import Encoded
+from peftbench.records import Training
+from peftbench.training.encoded import Encoded, Row
 
-Row = Sequence["Encoded"]
-"""Examples that stand in one row of a batch, one after the other."""
 _SPARE = 0.02
-"""Share of a packed forward pass that may be padding, for the sake of shorter rows."""
+"""Share of a packed forward pass that may be padding, so that rows can be shorter."""
 
 
 def forward_passes(step: Sequence[Encoded], training: Training) -> list[Sequence[Row]]:
@@ -27,12 +23,12 @@ def forward_passes(step: Sequence[Encoded], training: Training) -> list[Sequence
 
 
 def tokens(row: Row) -> int:
-    """Return how many tokens a row holds without padding."""
+    """Return the number of tokens in a row, without padding."""
     return sum(len(example.ids) for example in row)
 
 
 def shape(rows: Sequence[Row]) -> tuple[int, int]:
-    """Return rows and tokens of a forward pass, (b, t): t is the longest row's."""
+    """Return the shape (b, t) of a forward pass: its rows, and the tokens of the longest row."""
     return len(rows), max(map(tokens, rows))
 
 
@@ -43,11 +39,11 @@ def masked(rows: Sequence[Row]) -> bool:
 
 
 def sizes(rows: Sequence[Row], virtual: int) -> tuple[int, int, int]:
-    """Return what a forward pass's memory grows with: its tokens, their pairs, and their pairs under a mask.
+    """Return what the memory of a forward pass grows with: tokens, pairs of tokens, and pairs of tokens under a mask.
 
     Args:
-        rows: of the pass.
-        virtual: tokens that the method itself puts before each.
+        rows: the rows of the pass.
+        virtual: virtual tokens that the method puts before each row.
     """
     b, t = shape(rows)
     pairs = b * (t + virtual) ** 2
@@ -55,18 +51,20 @@ def sizes(rows: Sequence[Row], virtual: int) -> tuple[int, int, int]:
 
 
 def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:
-    """Share examples out to rows of at most ``longest`` tokens: the most rows that leave hardly any padding.
+    """Distribute examples over rows of at most ``longest`` tokens: as many rows as leave hardly any padding.
 
-    Attention's work and its mask grow with the square of a row, so short rows are better while they are full. Where no
-    number of rows leaves so little, that of those tried is taken which leaves least; a row for each example is among
-    them, so there are never more tokens than without packing. No example is cut or crosses rows.
+    The work and the mask of attention grow with the square of a row's length, so shorter rows are better if they are
+    full. If every number of rows leaves more padding than ``_SPARE``, the one with the least padding is used. One row
+    per example is among the candidates, so packing never takes more tokens than no packing. An example is never cut or
+    split over rows.
     """
     ordered = sorted(examples, key=lambda e: len(e.ids), reverse=True)
     best: Sequence[Row] = [[example] for example in examples]
     total, least = tokens(examples), len(ordered[0].ids)
-    most = min(len(ordered), int(total / ((1 - _SPARE) * least)))  # more rows, each as long as that, have too much room
+    # more rows than this, each at least as long as the longest example, hold too much padding
+    most = min(len(ordered), int(total / ((1 - _SPARE) * least)))
     for count in range(most, 0, -1):
-        rows = _shared_out(ordered, count)
+        rows = _distributed(ordered, count)
         b, t = shape(rows)
         if t > longest:
             break
@@ -77,14 +75,14 @@ def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:
     for count in range(most + 1, len(ordered)):
         if count * least >= math.prod(shape(best)):
             break
-        rows = _shared_out(ordered, count)
+        rows = _distributed(ordered, count)
         if math.prod(shape(rows)) < math.prod(shape(best)) and shape(rows)[1] <= longest:
             best = rows
     return best
 
 
-def _shared_out(ordered: Sequence[Encoded], count: int) -> list[list[Encoded]]:
-    """Return examples, the longest first, in rows of like length: each goes to the row that is shortest so far.
+def _distributed(ordered: Sequence[Encoded], count: int) -> list[list[Encoded]]:
+    """Return the examples, given longest first, in rows of similar length: each goes to the shortest row so far.
 
     The longest row is at most a third longer than the shortest possible (Graham 1969, "Bounds on multiprocessing
     timing anomalies").

@@ -1,4 +1,4 @@
-"""Measuring the tuned model in use: right, without a trace, the same work for every method; and its table."""
+"""Measuring the cost of inference: correct, without side effects, the same work for every method; and its table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.generation_subject import subject, texts
 from tests.support.results_factory import make_result, store
 
 MERGING = {"fp32": 1e-3, "bf16": 0.5, "int8": 1.0, "nf4": 5.0}
-"""Most by which merging may move a logit of the tests' base (deviation 1.6): rounding to the storage, nf4 anew."""
+"""Largest change of a logit by merging on the tests' base model (standard deviation 1.6), due to rounding."""
 
 
 def raw_of(columns):
@@ -37,7 +37,7 @@ def raw_of(columns):
 
 
 def state(model):
-    """Everything of a model that a measurement must leave: modules, flags, hooks, tensors, gradients, logits."""
+    """Everything of a model that a measurement must not change: modules, flags, hooks, tensors, gradients, logits."""
     torch.manual_seed(5)
     modules = [
         (name, type(m).__name__, m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(vars(m)))
@@ -55,7 +55,7 @@ def state(model):
         *((n, "fp32") for n in ("base", "full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter")),
     ],
 )
-def test_measuring_leaves_no_trace_and_what_is_saved_after_it_is_what_was_before(name, precision, tiny, tmp_path):
+def test_measuring_does_not_change_the_model_or_a_later_save(name, precision, tiny, tmp_path):
     made = subject(tiny, tmp_path, name, precision)
     made.model.train()
     save = resolve(made.method.save)
@@ -77,32 +77,32 @@ def test_measuring_leaves_no_trace_and_what_is_saved_after_it_is_what_was_before
     raw = raw_of(found)
     failed = {part: why for part, why in raw["reasons"].items() if "Error" in why}
     assert failed == {}
-    assert found["peak_generate_bytes"] == sum(json.loads(found["peak_generate_categories_json"]).values()) > 0
+    assert found.peak_generate_bytes == sum(json.loads(found.peak_generate_categories_json).values()) > 0
     beside = made.bare is not None
     assert set(raw["seconds"]) >= ({"tuned", "bare", "load"} if beside else {"tuned"})
-    assert ("load_adapter_seconds" in found) == beside
+    assert (found.load_adapter_seconds is not None) == beside
     assert ("load" in raw["reasons"]) == (not beside)
-    assert ("switch_adapter_seconds" in found) == (name in ("lora", "qlora", "prompt_tuning", "prefix_tuning"))
-    assert ("switch" in raw["reasons"]) == ("switch_adapter_seconds" not in found)
+    assert (found.switch_adapter_seconds is not None) == (name in ("lora", "qlora", "prompt_tuning", "prefix_tuning"))
+    assert ("switch" in raw["reasons"]) == (found.switch_adapter_seconds is None)
     assert ("merge" in raw["reasons"]) == (name not in ("lora", "qlora"))
     for variant in {"tuned", "bare", "merged"} & set(raw["seconds"]):
         for repeats in raw["seconds"][variant].values():
             assert [len(repeat) for repeat in repeats] == [generation.NEW_TOKENS] * generation.REPEATS
             assert all(seconds > 0 for repeat in repeats for seconds in repeat)
     if name in ("lora", "qlora"):
-        assert 0 < found["largest_merge_logit_difference"] < MERGING[precision]
+        assert 0 < found.largest_merge_logit_difference < MERGING[precision]
 
 
-def test_measuring_on_the_cpu_reads_nothing_onto_a_gpu(tiny, tmp_path, monkeypatch):
-    """By itself, peft does wherever there is one."""
+def test_measuring_on_the_cpu_loads_nothing_onto_a_gpu(tiny, tmp_path, monkeypatch):
+    """Without a device argument, peft would do so."""
     for place in ("peft.peft_model", "peft.utils.save_and_load"):
         monkeypatch.setattr(f"{place}.infer_device", lambda: "cuda")
     found = generation.measure(subject(tiny, tmp_path, "lora"))
-    assert found["load_adapter_seconds"] > 0, raw_of(found)["reasons"]
-    assert found["switch_adapter_seconds"] > 0, raw_of(found)["reasons"]
+    assert found.load_adapter_seconds > 0, raw_of(found)["reasons"]
+    assert found.switch_adapter_seconds > 0, raw_of(found)["reasons"]
 
 
-def test_within_the_exchange_the_base_is_bare_and_after_it_tuned_again(tiny, tmp_path):
+def test_within_the_context_the_model_is_the_base_and_after_it_the_tuned_model(tiny, tmp_path):
     made = subject(tiny, tmp_path, "adapter")
     names = {name for name, _ in made.base.named_modules()}
     assert any("bottleneck" in name for name in names)
@@ -112,8 +112,8 @@ def test_within_the_exchange_the_base_is_bare_and_after_it_tuned_again(tiny, tmp
     assert {name for name, _ in made.base.named_modules()} == names
 
 
-def test_a_planted_slow_layer_shows_in_prefill_and_in_decoding(tiny, tmp_path):
-    """On a clock that only model passes move: one second each, and one more in the tuned model."""
+def test_an_artificially_slow_layer_shows_in_prefill_and_decoding(tiny, tmp_path):
+    """The clock advances only with forward passes: one second each, and one more in the tuned model."""
     passes = {"seconds": 0.0}
 
     class Passing(Clock):
@@ -142,7 +142,7 @@ def test_a_planted_slow_layer_shows_in_prefill_and_in_decoding(tiny, tmp_path):
     assert clocked(slow=True) == {"tuned": twos, "bare": ones}
 
 
-def test_a_part_that_fails_gives_its_reason_without_a_path_and_the_rest_is_measured(tiny, tmp_path, monkeypatch):
+def test_a_failed_part_has_a_reason_without_paths_and_the_rest_is_measured(tiny, tmp_path, monkeypatch):
     made = subject(tiny, tmp_path, "lora")
     before = state(made.model)
 
@@ -153,21 +153,21 @@ def test_a_part_that_fails_gives_its_reason_without_a_path_and_the_rest_is_measu
     monkeypatch.setattr(type(made.model.base_model), "merge_adapter", fail)
     found = generation.measure(made)
     assert raw_of(found)["reasons"] == {"merge": "ValueError: no room in file"}
-    assert "largest_merge_logit_difference" not in found
-    assert found["load_adapter_seconds"] > 0
+    assert found.largest_merge_logit_difference is None
+    assert found.load_adapter_seconds > 0
     assert state(made.model)[0] == before[0]
 
 
-def test_generation_that_fails_is_a_reason_too(tiny, tmp_path, monkeypatch):
+def test_failed_generation_is_a_reason_too(tiny, tmp_path, monkeypatch):
     made = subject(tiny, tmp_path, "adapter")
     monkeypatch.setattr(type(made.model), "generate", lambda *_, **__: 1 / 0)
     found = generation.measure(made)
     assert raw_of(found)["reasons"]["generate"] == "ZeroDivisionError: division by zero"
-    assert "first_token_seconds" not in found
-    assert found["load_adapter_seconds"] > 0
+    assert found.first_token_seconds is None
+    assert found.load_adapter_seconds > 0
 
 
-def test_prompts_are_the_longest_cut_to_one_length_that_leaves_room(tiny):
+def test_prompts_are_the_longest_truncated_to_a_length_that_fits(tiny):
     tokenizer = load_tokenizer(tiny, False)
     tokens = len(tokenizer(texts(12)[0].prompt)["input_ids"])
     found = generation.prompts(tokenizer, [texts(1, 12, 2), texts(20, 14, 13)], 128)
@@ -204,7 +204,7 @@ def test_a_trial_measures_last_and_every_method_gets_the_same_prompts(tiny, tmp_
     assert rows["prefix_tuning"].merged_decoded_token_seconds is None
 
 
-def test_a_shape_with_random_weights_is_measured_though_nothing_is_scored(tiny, tmp_path):
+def test_a_shape_with_random_weights_is_measured_but_not_scored(tiny, tmp_path):
     made = dataclasses.replace(trials.trial(tiny, tmp_path), base=Base(str(tiny), random_weights=True))
     row = run(made, tmp_path).row
     assert (row.status, row.scores_json) == ("ok", "{}")
@@ -212,7 +212,7 @@ def test_a_shape_with_random_weights_is_measured_though_nothing_is_scored(tiny, 
     assert row.load_adapter_seconds > 0
 
 
-def test_the_first_trial_of_each_cell_measures_unless_the_suite_says_no_and_keys_do_not_tell(tmp_path, monkeypatch):
+def test_the_first_trial_of_each_cell_measures_unless_disabled_and_keys_do_not_change(tmp_path, monkeypatch):
     text = "base: nano\ntasks: [judge]\nseeds: 3\nmethods: {base: null, lora: {rank: [2, 4]}}\n"
     (tmp_path / "yes.yaml").write_text(text)
     (tmp_path / "no.yaml").write_text(text + "evaluate: {inference: false}\n")
@@ -230,7 +230,7 @@ SLOW, EVEN = (1.3, 1.32, 1.29, 1.31, 1.3), (0.9, 1.1, 1.0, 1.05, 0.95)
 
 
 def stored(folder: Path, hashes=("h", "h", "h")) -> Path:
-    """Write a base, a LoRA that costs 1.3 times the base's time, an adapter of which nothing can be told."""
+    """Write a base model, a LoRA that takes 1.3 times its time, and an adapter without a significant difference."""
 
     def columns(times, sha, **more):
         def repeats(factors):
@@ -258,7 +258,7 @@ def stored(folder: Path, hashes=("h", "h", "h")) -> Path:
     return store(folder, *results)
 
 
-def test_the_table_says_which_methods_cost_something_and_leaves_gaps_where_nothing_was_measured(tmp_path):
+def test_the_table_shows_which_methods_have_a_cost_and_gaps_for_what_was_not_measured(tmp_path):
     folder = stored(tmp_path / "results")
     cells = {one.cell.name: one for one in measured(collect(folder))}
     assert list(cells) == ["base fp32", "adapter r=8 fp32", "lora r=8 fp32"]
@@ -283,12 +283,12 @@ def test_the_table_says_which_methods_cost_something_and_leaves_gaps_where_nothi
     assert "&lt;no&gt; weight" in page
 
 
-def test_other_prompts_are_told(tmp_path):
+def test_different_prompts_are_reported(tmp_path):
     text = " ".join(table(stored(tmp_path / "results", ("h", "h", "other")), "text").split())
     assert "Not all cells were given the same prompts" in text
 
 
-def test_results_from_before_have_no_such_table(tmp_path):
+def test_older_results_have_no_such_table(tmp_path):
     folder = store(tmp_path / "results", make_result())
     assert "Inference:" not in table(folder, "text")
     assert "inference" not in render(folder, tmp_path / "page.html").read_text()

@@ -1,7 +1,7 @@
 """Log-probabilities through lm-eval are those of a direct forward pass, in every family of models with every method.
 
-Prompts of different lengths share a batch, few-shot ones are cut on the left, and texts go in windows: virtual tokens,
-position ids, padding and caches are the usual traps.
+Prompts of different lengths share a batch, few-shot prompts are truncated on the left, and texts are windowed: virtual
+tokens, position ids, padding and caches are the usual sources of errors.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ SAMPLE = [
 ALL = [(f, name) for f in architectures.CONFIGS for name in matrix.NAMES]
 CELLS = SAMPLE + [pytest.param(*cell, marks=pytest.mark.slow) for cell in ALL if cell not in SAMPLE]
 LONGEST = 24
-"""Tokens, so that few-shot prompts are cut and a text needs several windows."""
+"""Maximum length in tokens, at which few-shot prompts are truncated and a text needs several windows."""
 
 
 def storage_of(name):
     return "nf4" if name == "qlora" else "fp32"
 
 
-def test_every_method_and_the_traps_of_position_are_in_the_sample():
+def test_the_sample_covers_every_method_and_the_pitfalls_of_positions():
     assert {name for _, name in SAMPLE} == set(matrix.NAMES)
     assert len(ALL) == 13 * 7
 
 
 def direct(tuned, storage, ids, answer):
-    """The log-probability of the last ``answer`` of the tokens, in a pass of its own, as much as fits before them."""
+    """The log-probability of the last ``answer`` tokens in a separate pass, with as many tokens before them as fit."""
     ids = torch.tensor([ids[-(LONGEST + 1) :]])
     found = logits(tuned, storage, ids[:, :-1]).float().log_softmax(-1)[0]
     return sum(float(found[i - 1, ids[0, i]]) for i in range(ids.shape[1] - answer, ids.shape[1]))

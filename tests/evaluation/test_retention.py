@@ -1,4 +1,4 @@
-"""Loss on held-out general text before and after training: right for every method, paired by text, and its table."""
+"""Loss on held-out general text before and after training: correct for every method, paired by text; and its table."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def held_of(tiny, tmp_path, source, name="base", **changes):
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "qlora"])
 def test_the_loss_of_every_text_is_that_of_the_models_own_loss_on_it_alone(name, tiny, tmp_path, source):
-    """Without padding and batches, with labels that the model (peft, under virtual tokens) aligns by itself."""
+    """Without padding and batches, with labels that the model itself (peft, with virtual tokens) aligns."""
     base = loaded(tiny, name, "fp32")
     made = trials.trial(tiny, tmp_path, name)
     torch.manual_seed(1)
@@ -71,7 +71,7 @@ def test_the_loss_of_every_text_is_that_of_the_models_own_loss_on_it_alone(name,
         assert nats == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_losses_do_not_depend_on_the_batch_size_and_come_in_the_files_order(tiny, tmp_path, source):
+def test_losses_do_not_depend_on_the_batch_size_and_are_in_file_order(tiny, tmp_path, source):
     model = loaded(tiny, "base", "fp32").model
     held = held_of(tiny, tmp_path, source)
     whole = held.nats(model)
@@ -97,7 +97,7 @@ def run(made, tmp_path):
     return trial.run(trials.job(made, tmp_path), 0.0, lambda _: None, lambda *_: None)
 
 
-def test_a_trial_tells_both_losses_and_nothing_else_of_it_moves(tiny, tmp_path, source):
+def test_a_trial_records_both_losses_and_nothing_else_changes(tiny, tmp_path, source):
     rows = {name: run(trials.trial(tiny, tmp_path, name, retention=source), tmp_path).row for name in ("base", "lora")}
     plain = run(trials.trial(tiny, tmp_path, "lora"), tmp_path)
     base, lora = rows["base"], rows["lora"]
@@ -115,7 +115,7 @@ def test_a_trial_tells_both_losses_and_nothing_else_of_it_moves(tiny, tmp_path, 
     assert (plain.row.retention_seconds, plain.row.retention_json) == (None, None)
 
 
-def test_a_trial_that_diverges_keeps_the_loss_before(tiny, tmp_path, source):
+def test_a_diverged_trial_keeps_the_loss_before(tiny, tmp_path, source):
     made = trials.trial(tiny, tmp_path, "full", retention=source, training={"learning_rate": 1e30, "clip_norm": None})
     row = run(made, tmp_path).row
     assert row.status == "diverged"
@@ -143,8 +143,8 @@ def test_texts_of_plain_files_and_of_records(tmp_path):
         texts(Retention(str(plain)))
 
 
-def test_nanos_text_is_what_its_training_never_read(tiny):
-    """As the recipe holds it out; ``test_bases`` holds it against a part of the text read, a slow test against all."""
+def test_nanos_held_out_text_is_not_in_its_training_text(tiny):
+    """``test_builtin_base`` compares it with a part of the training text, and a slow test with all of it."""
     from itertools import islice
 
     from tools.nano.grammar import documents
@@ -187,7 +187,7 @@ def test_a_suite_names_a_text_and_nano_has_its_own(tmp_path):
         ("yes", "a mapping with file, field, separator and limit, or false"),
     ],
 )
-def test_a_wrong_retention_is_told(given, told, tmp_path):
+def test_wrong_retention_settings_are_reported(given, told, tmp_path):
     with pytest.raises(UserError, match=told):
         expanded(tmp_path, f"evaluate: {{retention: {given}}}\n")
 
@@ -211,12 +211,12 @@ def test_the_text_is_read_once_for_all_trials(tmp_path, monkeypatch):
     assert len(read) == 1
 
 
-def test_random_weights_forget_nothing(tmp_path):
+def test_random_weights_have_no_retention(tmp_path):
     with pytest.raises(UserError, match="the loss of random weights"):
         expanded(tmp_path, "evaluate: {retention: {file: b.txt}}\n", "{shape: llama-7b}")
 
 
-def test_a_missing_text_is_told_before_anything_runs(tmp_path):
+def test_a_missing_text_is_reported_before_anything_runs(tmp_path):
     made = expanded(tmp_path, "evaluate: {retention: {file: b.txt}}\n")
     for refuse in (lambda: prepare.check(made), lambda: prepare.prepare(made, tmp_path / "r", 1, "peftbench run")):
         with pytest.raises(UserError, match=r"b\.txt cannot be read as text"):
@@ -227,7 +227,7 @@ def test_a_missing_text_is_told_before_anything_runs(tmp_path):
 
 
 def stored(folder, seeds=3, texts_=40, gain=0.2, sha=("h", "h")):
-    """A base, and a LoRA whose loss rises by ``gain`` nats a token, more on some texts and for some seeds."""
+    """A base model, and a LoRA whose loss rises by ``gain`` nats per token, more on some texts and for some seeds."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 30, texts_)
     before = tokens * rng.uniform(0.5, 2, texts_)
@@ -260,8 +260,8 @@ def test_forgetting_is_the_difference_of_mean_losses_with_an_interval_over_seeds
     assert one.standard_error == pytest.approx(error), "of one seed, the ratio's own over the texts"
 
 
-def test_its_interval_covers_a_true_difference_as_often_as_it_says():
-    """Twenty texts of unequal length and three seeds, 400 times: a rule over seeds alone or texts alone falls short."""
+def test_its_interval_has_the_stated_coverage():
+    """Twenty unequal texts, three seeds, 400 times; intervals over seeds or texts alone cover too rarely."""
     from peftbench.report.tables.retention import Retained
 
     rng = np.random.default_rng(1)
@@ -275,7 +275,7 @@ def test_its_interval_covers_a_true_difference_as_often_as_it_says():
     assert 0.925 <= covered / 400 <= 0.985
 
 
-def test_the_table_stands_in_text_markdown_and_page(tmp_path):
+def test_the_table_is_in_text_markdown_and_page(tmp_path):
     folder = stored(tmp_path / "results")[0]
     for format in ("text", "md"):
         text = " ".join(table(folder, format).split())
@@ -289,13 +289,13 @@ def test_the_table_stands_in_text_markdown_and_page(tmp_path):
     assert page.count('href="#retention"') == 1
 
 
-def test_no_forgetting_and_other_texts_are_told(tmp_path):
+def test_significance_and_different_texts_are_reported(tmp_path):
     text = " ".join(table(stored(tmp_path / "results", gain=0.0, sha=("h", "g"))[0], "text").split())
     assert "No forgetting can be told from none: lora r=8 fp32." in text
     assert "Not all cells read the same general text" in text
 
 
-def test_results_without_it_have_no_such_table(tmp_path):
+def test_results_without_retention_have_no_such_table(tmp_path):
     folder = store(tmp_path / "results", make_result())
     assert "Retention:" not in table(folder, "text")
     assert "forgetting" not in render(folder, tmp_path / "page.html").read_text()

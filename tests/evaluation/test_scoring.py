@@ -1,4 +1,4 @@
-"""Scores of a known model on known texts: each metric is the library's own, and a batch's size moves nothing."""
+"""Scores of a known model on known texts: each metric equals the library's, and batch size changes nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scored(base, task, examples, evaluation=EVALUATION):
 
 @pytest.fixture
 def saying(base, monkeypatch):
-    """A function that scores a task as if the model said given texts."""
+    """A function that scores a task as if the model generated the given texts."""
 
     def run(task, examples, texts):
         spoken = dict(zip([e.prompt for e in examples], texts, strict=True))
@@ -54,7 +54,7 @@ def saying(base, monkeypatch):
 # answers
 
 
-def test_a_parsed_answer_is_right_wrong_or_a_format_failure_and_the_raw_text_is_kept(saying):
+def test_a_parsed_answer_is_right_wrong_or_a_format_failure_and_the_text_is_stored(saying):
     targets = ["5 * 3 = 15\n#### 15", "#### 2,125", "#### 18", "so #### 18", "#### 7", "#### 9"]
     said = ["so #### 15", "2125", "18 dollars", "I know.", " it is 8", "9.\n\nQuestion: 7?"]
     examples = [Example(f"question {i}", target) for i, target in enumerate(targets)]
@@ -72,7 +72,7 @@ def test_without_a_pattern_a_comma_makes_another_answer(saying):
     assert (score.value, score.format_failures) == (0, 0)
 
 
-def test_a_target_that_the_pattern_cannot_read_is_refused(tmp_path):
+def test_a_target_without_an_answer_for_the_pattern_is_refused(tmp_path):
     task = dataclasses.replace(trials.tasks(tmp_path)[1], answer_pattern="number")
     with pytest.raises(UserError, match="finds no answer in the target of test example 0: 'blue'"):
         fewshot.scored(task, "test")
@@ -81,7 +81,7 @@ def test_a_target_that_the_pattern_cannot_read_is_refused(tmp_path):
 # stop strings and lengths
 
 
-def test_an_answer_ends_at_the_tasks_stop_strings_not_at_others(base):
+def test_an_answer_ends_only_at_the_tasks_stop_strings(base):
     examples = [Example(text, "x") for text in ("one two ?", "red green blue", "the sky is of")]
     task = Task("lines", "generation", max_new_tokens=12, stop=())
     free = [row.prediction for row in scored(base, task, examples)[1]]
@@ -108,7 +108,7 @@ def rows_of(*words):
     return [Example(f"the {word} ?", word) for word in words]
 
 
-def test_shots_come_from_training_in_a_draw_per_prompt_that_is_always_the_same():
+def test_shots_are_drawn_from_training_reproducibly_for_each_prompt():
     task = Task("t", "exact_match", num_fewshot=2)
     train_rows = rows_of(*"abcdefgh")
     found = fewshot.with_shots(task, rows_of("x", "y", "z"), train_rows)
@@ -120,7 +120,7 @@ def test_shots_come_from_training_in_a_draw_per_prompt_that_is_always_the_same()
     assert fewshot.with_shots(task, rows_of("x"), train_rows) == found[:1]
 
 
-def test_the_prompt_that_is_asked_is_never_among_its_shots():
+def test_the_scored_prompt_is_never_among_its_shots():
     task = Task("t", "exact_match", num_fewshot=3)
     train_rows = rows_of(*"aaaabcd")
     for e in fewshot.with_shots(task, rows_of("a") * 5, train_rows):
@@ -129,7 +129,7 @@ def test_the_prompt_that_is_asked_is_never_among_its_shots():
         fewshot.with_shots(task, rows_of("a"), rows_of(*"aabc"))
 
 
-def test_shots_are_read_from_the_train_file_and_in_what_the_model_reads(base, tmp_path):
+def test_shots_come_from_the_train_file_and_are_in_the_models_input(base, tmp_path):
     task = dataclasses.replace(trials.tasks(tmp_path)[0], num_fewshot=1, limit=2)
     examples = fewshot.scored(task, "test")
     _, rows = scored(base, task, examples)
@@ -140,7 +140,7 @@ def test_shots_are_read_from_the_train_file_and_in_what_the_model_reads(base, tm
 # choices
 
 
-def test_the_metrics_of_choices_are_the_libraries_on_a_case_with_a_known_answer():
+def test_the_metrics_of_choices_equal_the_libraries_on_a_known_case():
     targets = ["a", "a", "a", "b", "b", "c"]
     found = metrics.classes(targets, ["a", "a", "b", "b", "c", "c"])
     # F1 of a: 2*1*(2/3)/(5/3) = .8; of b: precision 1/2, recall 1/2; of c: precision 1/2, recall 1
@@ -165,7 +165,7 @@ def test_the_normalised_accuracy_is_per_byte_and_can_be_the_headline(base):
     assert norm.value > plain.value
 
 
-def test_classes_are_scored_only_where_all_examples_have_the_same_choices(base):
+def test_classes_are_scored_only_if_all_examples_have_the_same_choices(base):
     same = [Example("one ?", "red", ("red", "blue")), Example("two ?", "blue", ("blue", "red"))]
     assert {"f1_macro", "matthews"} <= set(scored(base, Task("c", "choice"), same)[0].metrics)
     other = [same[0], Example("two ?", "sky", ("sky", "grass"))]
@@ -182,7 +182,7 @@ def test_every_kind_has_a_headline_and_a_way_to_be_scored():
 
 
 def direct(model, tokenizer, text):
-    """The log-probability of a text behind the beginning-of-text token, in one forward pass, nats."""
+    """The log-probability of a text after the beginning-of-text token in one forward pass, nats."""
     ids = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
     found = logits(model, "fp32", torch.tensor([ids])).float().log_softmax(-1)[0]
     return sum(float(found[i - 1, ids[i]]) for i in range(1, len(ids))), len(ids) - 1
@@ -227,7 +227,7 @@ def test_a_long_text_is_scored_in_windows_each_token_once(base):
     assert json.loads(row.choice_logprobs) == [pytest.approx(expected, rel=1e-5)]
 
 
-def test_a_tokenizer_that_begins_texts_itself_is_not_scored_on_its_own_token(tiny):
+def test_a_beginning_token_added_by_the_tokenizer_is_not_scored(tiny):
     from tokenizers.processors import TemplateProcessing
 
     base = method_cells.loaded(tiny, "base", "fp32")
@@ -240,7 +240,7 @@ def test_a_tokenizer_that_begins_texts_itself_is_not_scored_on_its_own_token(tin
 # batch size
 
 
-def test_where_memory_runs_out_the_batch_is_halved_and_the_answers_stay(base, monkeypatch):
+def test_when_memory_runs_out_the_batch_is_halved_with_the_same_answers(base, monkeypatch):
     examples = [Example(f"one {word} ?", "red", ("red", "blue", "green")) for word in ("two", "three", "four", "sky")]
     task = Task("c", "choice")
     expected = scored(base, task, examples)[1]
@@ -262,7 +262,7 @@ def test_where_memory_runs_out_the_batch_is_halved_and_the_answers_stay(base, mo
         scoring.evaluate(wrapped(base, trials.Evaluation(12, 48, "test")), [task], {"c": examples})
 
 
-def test_the_peak_of_batches_that_did_not_fit_is_not_evaluations(base, monkeypatch):
+def test_the_peak_of_batches_that_did_not_fit_is_not_reported(base, monkeypatch):
     """A batch that does not fit fills the GPU before it fails."""
     model, peak = wrapped(base, trials.Evaluation(None, 48, "test")), [0]
     model._device = torch.device("cuda")
@@ -283,7 +283,7 @@ def test_the_peak_of_batches_that_did_not_fit_is_not_evaluations(base, monkeypat
     assert (model.batch_size, model.fitted_peak_bytes, peak) == (first // 4, 300, [10 * (first // 4)])
 
 
-def test_memory_that_runs_out_with_one_prompt_and_other_faults_are_told(base, monkeypatch):
+def test_out_of_memory_with_one_prompt_and_other_errors_are_raised(base, monkeypatch):
     model = wrapped(base, trials.Evaluation(None, 48, "test"))
     for error in (torch.OutOfMemoryError("out of memory"), ValueError("other")):
 
@@ -305,14 +305,14 @@ def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_pat
     modelled = Task("text", "language_modelling")
     examples = {t.name: read.examples(t, "test") for t in (choice, text, line)}
     examples["text"] = [Example("", text) for text in TEXTS]
-    results, facts = [], {}
+    results = []
     for size in (1, 3, None):
         model = scoring.Harness(
             learner.model, found.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[precision]
         )
-        with passes.split(found.model, "cpu", facts):
+        with passes.split(found.model, "cpu") as times:
             results.append(scoring.evaluate(model, [choice, text, line, modelled], examples)[1])
-    assert facts["evaluate_prefill_seconds"] > 0 < facts["evaluate_decode_seconds"]
+    assert times.columns.evaluate_prefill_seconds > 0 < times.columns.evaluate_decode_seconds
     close = 1e-4 if precision == "fp32" else 0.1
     for one, *others in zip(*results, strict=True):
         for other in others:
@@ -323,6 +323,6 @@ def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_pat
                 assert json.loads(one.choice_logprobs) == pytest.approx(json.loads(other.choice_logprobs), abs=close)
 
 
-def test_what_stock_lm_eval_reads_has_the_tasks_stop_strings():
+def test_the_exported_task_has_the_tasks_stop_strings():
     config = lm_eval_export.config(Task("t", "generation", stop=("\n\n", "Q:"), max_new_tokens=9))
     assert config["generation_kwargs"] == {"until": ["\n\n", "Q:"], "max_gen_toks": 9, "do_sample": False}

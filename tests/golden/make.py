@@ -1,4 +1,4 @@
-"""Write ``results-vN``: a tiny stored result of the current schema version, which must load for ever.
+"""Write ``results-vN``: a tiny results folder of the current schema version, which must load forever.
 
 Run once per schema version and never again for an old one: ``PYTHONPATH=. python tests/golden/make.py``.
 """
@@ -19,7 +19,7 @@ from tests.support import results_factory as factory  # noqa: E402
 def main() -> None:
     folder = HERE / f"results-v{SCHEMA_VERSION}"
     if folder.exists():
-        sys.exit(f"{folder} is there and must stay as it is")
+        sys.exit(f"{folder} exists and must not change")
     tasks = ("compute", "judge")
     open_for_run(folder, tasks)
     for seed in (0, 1):

@@ -1,4 +1,4 @@
-"""Energy counters and what NVML tells. The GPU's library is a stand-in here: none of this has run on a GPU."""
+"""Energy counters and what NVML reports. NVML is replaced by a stand-in, so no GPU is needed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 
 from peftbench.measure import energy, nvml, peaks, watch
 from peftbench.measure.clock import Clock
+from peftbench.records import Phase
+from peftbench.records.columns.environment import EnvironmentColumns
+from peftbench.records.columns.work import WorkColumns
 
 
 def package(folder: Path, number: str, microjoules: int | None, name: str = "package-0", span: int = 1000) -> Path:
@@ -24,7 +27,7 @@ def package(folder: Path, number: str, microjoules: int | None, name: str = "pac
     return domain / "energy_uj"
 
 
-def test_packages_are_summed_and_their_parts_and_other_domains_left_out(tmp_path):
+def test_energy_is_the_sum_of_the_packages_without_their_subdomains_and_other_domains(tmp_path):
     first, second = package(tmp_path, "0", 100), package(tmp_path, "1", 200, "package-1")
     package(tmp_path, "0:0", 50, "core")
     package(tmp_path, "2", 70, "psys")
@@ -38,7 +41,7 @@ def test_packages_are_summed_and_their_parts_and_other_domains_left_out(tmp_path
     assert meter.read() - before == pytest.approx(1000e-6)
 
 
-def test_a_counter_that_begins_again_is_followed(tmp_path):
+def test_a_counter_that_restarts_at_zero_is_followed(tmp_path):
     counter = package(tmp_path, "0", 900, span=1000)
     packages = energy.Packages(tmp_path)
     counter.write_text("100")
@@ -47,7 +50,7 @@ def test_a_counter_that_begins_again_is_followed(tmp_path):
     assert packages.read() == pytest.approx(1050e-6)
 
 
-def test_what_cannot_be_read_is_not_known(tmp_path):
+def test_a_counter_that_cannot_be_read_gives_no_energy(tmp_path):
     assert energy.meter("cpu", None, tmp_path / "nothing") is None
     package(tmp_path / "a", "0", None)
     assert energy.meter("cpu", None, tmp_path / "a") is None
@@ -58,47 +61,48 @@ def test_what_cannot_be_read_is_not_known(tmp_path):
     assert meter.read() is None
 
 
-def test_the_cpus_energy_does_not_stand_for_a_gpus(tmp_path):
+def test_for_cuda_the_energy_of_the_cpu_is_not_used(tmp_path):
     package(tmp_path, "0", 5)
     assert energy.meter("cuda", None, tmp_path) is None
 
 
-def test_energy_of_training_is_without_validation():
+def test_energy_of_training_excludes_validation():
     clock, joules = Clock(), iter([10.0, 12.0, 15.0, 20.0])
     clock.energy = lambda: next(joules)
-    with clock.phase("train"), clock.phase("validate"):
+    with clock.phase(Phase.TRAIN), clock.phase(Phase.VALIDATE):
         pass
-    gauges = watch.Gauges("cpu", None, energy.Meter("rapl", clock.energy))
-    assert watch.energy_columns(gauges, clock) == {"train_energy_joules": 10.0 - 3.0, "energy_source": "rapl"}
+    sensors = watch.Sensors("cpu", None, energy.Meter("rapl", clock.energy))
+    expected = WorkColumns(train_energy_joules=10.0 - 3.0, energy_source="rapl")
+    assert watch.energy_columns(sensors, clock) == expected
 
 
-def test_energy_that_is_lost_on_the_way_is_not_told():
+def test_energy_is_not_reported_if_the_counter_fails_during_training():
     clock, joules = Clock(), iter([10.0, None])
     clock.energy = lambda: next(joules)
-    with clock.phase("train"):
+    with clock.phase(Phase.TRAIN):
         pass
-    assert watch.energy_columns(watch.Gauges("cpu", None, energy.Meter("rapl", clock.energy)), clock) == {}
-    assert watch.energy_columns(watch.Gauges(), clock) == {}
+    assert watch.energy_columns(watch.Sensors("cpu", None, energy.Meter("rapl", clock.energy)), clock) == WorkColumns()
+    assert watch.energy_columns(watch.Sensors(), clock) == WorkColumns()
 
 
-def test_a_counter_that_wraps_is_read_after_each_step_and_others_are_left_alone():
-    reads, told = [], []
+def test_only_a_counter_that_wraps_is_read_after_each_step():
+    reads, reported = [], []
 
     def report(*step):
-        told.append(step)
+        reported.append(step)
 
     def count():
         reads.append(1)
         return 1.0
 
-    watch.each_step(watch.Gauges("cpu", None, energy.Meter("rapl", count, wraps=True)), report)(1, 2, 0.5)
-    assert (len(reads), told) == (1, [(1, 2, 0.5)])
-    assert watch.each_step(watch.Gauges("cuda", None, energy.Meter("nvml", count)), report) is report
-    assert watch.each_step(watch.Gauges(), report) is report
+    watch.each_step(watch.Sensors("cpu", None, energy.Meter("rapl", count, wraps=True)), report)(1, 2, 0.5)
+    assert (len(reads), reported) == (1, [(1, 2, 0.5)])
+    assert watch.each_step(watch.Sensors("cuda", None, energy.Meter("nvml", count)), report) is report
+    assert watch.each_step(watch.Sensors(), report) is report
 
 
 class Library:
-    """A stand-in for pynvml: what it answers is given, everything else is not supported."""
+    """A stand-in for pynvml with the given answers; every other function is not supported."""
 
     class NVMLError(Exception):
         pass
@@ -136,7 +140,7 @@ ANSWERS = {
 }
 
 
-def test_the_gpu_is_told_in_base_units_and_by_the_older_name_of_a_question(monkeypatch):
+def test_the_gpus_state_is_in_base_units_and_older_drivers_function_names_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", Library(**ANSWERS))
     gpu = nvml.find("GPU-1")
     assert gpu is not None
@@ -152,7 +156,7 @@ def test_the_gpu_is_told_in_base_units_and_by_the_older_name_of_a_question(monke
     }
 
 
-def test_without_package_driver_or_support_nothing_is_known(monkeypatch):
+def test_without_the_package_the_driver_or_its_support_everything_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert nvml.find("GPU-1") is None
     monkeypatch.setitem(sys.modules, "pynvml", Library())
@@ -168,7 +172,7 @@ def test_without_package_driver_or_support_nothing_is_known(monkeypatch):
     [
         (processes((7, 100)), 100, 0),
         (processes((7, 100), (8, 50), (9, 20)), 100, 2),
-        (processes((3007, 100), (3008, 50)), None, 1),  # a container's numbers are not the host's
+        (processes((3007, 100), (3008, 50)), None, 1),  # in a container, process ids are not the host's
         (processes((7, None)), None, 0),
         ([], None, None),
     ],
@@ -180,24 +184,28 @@ def test_other_processes_on_the_gpu_are_counted(listed, own, others):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """A torch that believes in a GPU of 100 bytes, 30 of them free."""
+    """Make torch report a GPU of 100 bytes, 30 of them free."""
     answers = {"synchronize": None, "reset_peak_memory_stats": None, "mem_get_info": (30, 100)}
     answers |= {"max_memory_allocated": 40, "max_memory_reserved": 48, "empty_cache": None}
     for name, value in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
 
 
-def test_training_on_a_gpu_leaves_its_peaks_processes_and_state_in_the_row(cuda):
+def on_device(measured: watch.Training) -> dict[str, int]:
+    """What was measured of the device, by column."""
+    return {name: value for name, value in measured.memory.known().items() if not name.startswith("host_")}
+
+
+def test_training_on_a_gpu_records_peaks_processes_and_the_gpus_state(cuda):
     import os
 
     lists = iter([processes((os.getpid(), 45)), processes((os.getpid(), 45), (1, 9)), processes((os.getpid(), 45))])
     library = Library(**ANSWERS, nvmlDeviceGetComputeRunningProcesses=lambda: next(lists))
-    facts: dict = {}
-    with watch.training(watch.Gauges("cuda", nvml.Gpu(library, "handle")), facts):
+    with watch.training(watch.Sensors("cuda", nvml.Gpu(library, "handle"))) as measured:
         pass
-    state = json.loads(facts.pop("device_state_json"))
+    state = json.loads(measured.environment.device_state_json)
     assert state["start"] == state["end"] == nvml.state(nvml.Gpu(library, "handle"))
-    assert {name: value for name, value in facts.items() if not name.startswith("host_")} == {
+    assert on_device(measured) == {
         "peak_train_bytes": 40,
         "peak_train_reserved_bytes": 48,
         "device_used_bytes": 70,
@@ -206,33 +214,34 @@ def test_training_on_a_gpu_leaves_its_peaks_processes_and_state_in_the_row(cuda)
     }
 
 
-def test_what_was_reserved_before_is_given_back_before_the_peak_is_reset(monkeypatch):
+def test_memory_reserved_earlier_is_released_before_the_peak_is_reset(monkeypatch):
     called: list[str] = []
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "max_memory_allocated"):
         monkeypatch.setattr(torch.cuda, name, lambda name=name: called.append(name))
-    with peaks.allocator_peak("cuda", {}, "peak_evaluate_bytes"):
+    with peaks.allocator_peak("cuda"):
         called.append("work")
     assert called == ["synchronize", "empty_cache", "reset_peak_memory_stats", "work", "max_memory_allocated"]
 
 
-def test_training_on_a_gpu_without_its_library_knows_what_torch_knows(cuda):
-    facts: dict = {}
-    with watch.training(watch.Gauges("cuda"), facts):
+def test_without_nvml_training_on_a_gpu_records_what_torch_reports(cuda):
+    with watch.training(watch.Sensors("cuda")) as measured:
         pass
-    told = {name for name in facts if not name.startswith("host_")}
-    assert told == {"peak_train_bytes", "peak_train_reserved_bytes", "device_used_bytes"}
+    assert on_device(measured).keys() == {"peak_train_bytes", "peak_train_reserved_bytes", "device_used_bytes"}
+    assert measured.environment == EnvironmentColumns()
 
 
-def test_an_oom_keeps_the_peaks_at_death(cuda):
-    facts: dict = {}
+def test_after_an_oom_the_peaks_are_still_recorded(cuda):
+    measured = []
     found = processes((1, 60), (2, 40))
     gpu = nvml.Gpu(Library(nvmlDeviceGetComputeRunningProcesses=found), "handle")
 
     def fail():
-        with watch.training(watch.Gauges("cuda", gpu), facts):
+        with watch.training(watch.Sensors("cuda", gpu)) as training:
+            measured.append(training)
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         fail()
-    assert (facts["peak_train_bytes"], facts["peak_train_reserved_bytes"]) == (40, 48)
-    assert (facts["device_used_bytes"], facts["other_gpu_processes"]) == (70, 1), "what was there when it died"
+    memory = measured[0].memory
+    assert (memory.peak_train_bytes, memory.peak_train_reserved_bytes) == (40, 48)
+    assert (memory.device_used_bytes, memory.other_gpu_processes) == (70, 1), "as it was at the failure"

@@ -1,4 +1,4 @@
-"""The rulers measure what is known: planted sleeps, counted tokens, bytes by hand on the built-in base."""
+"""Measurements return known amounts: planted sleeps, counted tokens, bytes computed by hand on the built-in base."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from peftbench.measure.ledger import account
 from peftbench.methods import METHODS
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import TrialRow
-from peftbench.runner import trial
+from peftbench.records import Phase, TrialRow
+from peftbench.runner import checkpoint, trial, tuning
 from peftbench.runner.checks import liveness
 from peftbench.runner.executor import local
 from peftbench.training import accounting, batches, loop
@@ -27,7 +27,7 @@ from tests.support.nano import RANKS, on_nano
 
 MB = 1 << 20
 EXPLICIT = {"training": {"validate_every": 2, "steps": 4}}
-"""Four steps, after two of which there is a validation."""
+"""Four steps, with a validation after every second one."""
 
 
 class Time:
@@ -50,7 +50,7 @@ def time(monkeypatch) -> Time:
 
 @pytest.fixture
 def slow(time, monkeypatch) -> Callable[..., list[float]]:
-    """A function that makes a named one sleep before it works; it returns a list of the sleeps that were slept."""
+    """A function that plants a sleep before another function's work, and returns the list of the sleeps so far."""
 
     def plant(holder, name: str, seconds: float, when: Callable[..., bool] = lambda *_: True) -> list[float]:
         work, slept = getattr(holder, name), []
@@ -68,39 +68,37 @@ def slow(time, monkeypatch) -> Callable[..., list[float]]:
 
 
 def run(made, tmp_path, time: Time, *, asked: float = 0.0, report=lambda *_: None, announce=lambda _: None):
-    """Run a trial that was asked for ``asked`` seconds ago, as its parent does, on the clock that stands still."""
+    """Run a trial that was requested ``asked`` seconds ago, as its parent does, on the clock that stands still."""
     job = dataclasses.replace(trials.job(made, tmp_path), predicts=True)
     began = time.now - asked
     result = trial.run(job, began, announce, report)
-    return local._timed(result, time.now - began)
+    return local.with_wall_time(result, time.now - began)
 
 
 def phases(row: TrialRow) -> dict[str, float]:
-    """Every column of seconds that a phase has, and what no phase owns."""
-    others = {"untimed_seconds", "train_waiting_seconds", "median_step_seconds", "wall_seconds"}
-    others |= {"evaluate_prefill_seconds", "evaluate_decode_seconds"}  # parts of a phase
-    names = [f.name for f in dataclasses.fields(row) if f.name.endswith("_seconds") and f.name not in others]
-    return {name.removesuffix("_seconds"): getattr(row, name) or 0.0 for name in names}
+    """The seconds of each phase, and those outside all phases."""
+    found = {phase.value: getattr(row, phase.column) or 0.0 for phase in Phase}
+    return found | {"untracked": row.untracked_seconds}
 
 
 def not_undone(*arguments) -> bool:
-    """Of ``train.step``: whether it is a step of the training, which tells its number, and not of the accounting."""
+    """Whether a call of ``loop.step`` is a step of training, which has a number, and not an extra one."""
     return len(arguments) == 4
 
 
 PLANTS = {
     "load": (trial, "load"),
     "data": (batches, "plan_steps"),
-    "attach": (trial, "cast_trainable"),
+    "attach": (tuning, "cast_trainable"),
     "train": (loop, "step", not_undone),
     "validate": (loop, "validation_loss"),
     "account": (accounting, "account_step"),
-    "plan": (trial, "_predict"),
+    "plan": (tuning, "predict"),
     "check": (liveness, "verdict"),
-    "save": (trial.checkpoint, "save"),
+    "save": (checkpoint, "save"),
     "evaluate": (scoring, "evaluate"),
 }
-"""Phase to the function in which a sleep is planted."""
+"""Phase to the function before which a sleep is planted."""
 
 
 def test_a_sleep_in_a_phase_is_in_that_phases_column_and_in_no_other(tiny, tmp_path, time, slow):
@@ -117,7 +115,7 @@ def test_a_sleep_in_a_phase_is_in_that_phases_column_and_in_no_other(tiny, tmp_p
     assert row.wall_seconds == sum(found.values())
 
 
-def test_time_that_no_phase_owns_is_untracked_and_the_start_is_the_parents(tiny, tmp_path, time, slow):
+def test_time_outside_all_phases_is_untracked_and_the_start_counts_from_the_parents_request(tiny, tmp_path, time, slow):
     slow(loop, "step", 1.0, not_undone)  # a rate needs time
 
     def report(*_):
@@ -137,7 +135,7 @@ def cache(tokens: int) -> SimpleNamespace:
 
 
 class Sleeper(torch.nn.Module):
-    """A model whose pass over a text takes a second, over one new token a quarter."""
+    """A model whose forward pass takes a second over a text and a quarter of a second over one new token."""
 
     def __init__(self, time: Time) -> None:
         super().__init__()
@@ -150,31 +148,31 @@ class Sleeper(torch.nn.Module):
         self.time.sleep(0.25 if past_key_values and given.shape[1] == 1 and past_key_values.get_seq_length() > 4 else 1)
 
 
-def test_evaluation_is_split_into_passes_over_texts_and_over_new_tokens(time):
-    slept, facts = Sleeper(time), {}
+def test_evaluation_time_is_split_into_passes_over_texts_and_over_new_tokens(time):
+    slept = Sleeper(time)
     one, several = torch.zeros(2, 1), torch.zeros(2, 5)
-    with passes.split(slept, "cpu", facts, 4):
+    with passes.split(slept, "cpu", 4) as times:
         slept(input_ids=several)
         time.sleep(7.0)  # between passes
         slept(input_ids=one)  # a text of one token
         slept(input_ids=several, past_key_values=cache(4))
-        slept(input_ids=one, past_key_values=cache(4))  # such a text behind a prefix
+        slept(input_ids=one, past_key_values=cache(4))  # the same behind a prefix
         for _ in range(3):
             slept(inputs_embeds=torch.zeros(2, 1, 4), past_key_values=cache(9))
     slept(input_ids=several)
-    assert facts == {"evaluate_prefill_seconds": 4.0, "evaluate_decode_seconds": 0.75}
+    assert times.columns.known() == {"evaluate_prefill_seconds": 4.0, "evaluate_decode_seconds": 0.75}
 
 
 def test_a_pass_that_runs_out_of_memory_is_in_neither_part(time):
-    slept, facts = Sleeper(time), {}
-    with passes.split(slept, "cpu", facts):
+    slept = Sleeper(time)
+    with passes.split(slept, "cpu") as times:
         with pytest.raises(MemoryError):
             slept(input_ids=torch.zeros(2, 1), past_key_values=cache(9), fails=True)
         slept(input_ids=torch.zeros(2, 5))
-    assert facts == {"evaluate_prefill_seconds": 1.0, "evaluate_decode_seconds": 0}
+    assert times.columns.known() == {"evaluate_prefill_seconds": 1.0, "evaluate_decode_seconds": 0}
 
 
-def test_on_cuda_passes_are_timed_between_events_that_are_waited_for_once(time, monkeypatch):
+def test_on_cuda_passes_are_timed_between_events_with_a_single_wait_at_the_end(time, monkeypatch):
     waited = []
 
     class Event:
@@ -191,12 +189,12 @@ def test_on_cuda_passes_are_timed_between_events_that_are_waited_for_once(time, 
             return 1000 * (end.at - self.at)
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    slept, facts = Sleeper(time), {}
-    with passes.split(slept, "cuda", facts):
+    slept = Sleeper(time)
+    with passes.split(slept, "cuda") as times:
         slept(input_ids=torch.zeros(2, 5))
         slept(input_ids=torch.zeros(2, 5))
         assert not waited
-    assert facts == {"evaluate_prefill_seconds": 2.0, "evaluate_decode_seconds": 0}
+    assert times.columns.known() == {"evaluate_prefill_seconds": 2.0, "evaluate_decode_seconds": 0}
     assert waited == [102.0]
 
 
@@ -270,12 +268,12 @@ def test_weights_gradients_and_adamw_state_of_nano_are_those_computed_by_hand(me
     learner.model.train()
     made = batches.collate(batch(12, 9), 2)
     loop.step(learner, [made], 1e-3)
-    with account(learner.model, METHODS[method].trains_base, learner.optimizer.state) as book:
-        before = dict(book.live)
+    with account(learner.model, METHODS[method].trains_base, learner.optimizer.state) as counted:
+        before = dict(counted.live)
         with load.autocast(PRECISIONS[precision], "cpu"):
             loss = loop.batch_loss(learner.model, made)
         loss.backward()
-        gradients = book.live["gradients"]
+        gradients = counted.live["gradients"]
     parameters, tensors = TRAINED[method]
     steps = 0 if method == "qlora" else 4 * tensors  # torch counts steps in a tensor each, bitsandbytes in a number
     stored, state = STORED["fp32" if METHODS[method].trains_base else precision]
@@ -295,9 +293,9 @@ def test_the_gradient_of_a_weight_as_wide_as_the_vocabulary_is_no_logits():
     head = torch.nn.Linear(5, 8, bias=False)
     head.wide = torch.nn.Parameter(torch.zeros(3, 8))
     head.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=8, hidden_size=5))
-    with account(head, True, {}) as book:
+    with account(head, True, {}) as counted:
         (head.wide * 2).sum().backward()
-        assert (book.live["gradients"], book.live["logits"]) == (4 * 24, 0)
+        assert (counted.live["gradients"], counted.live["logits"]) == (4 * 24, 0)
 
 
 def test_memory_held_for_an_instant_is_in_the_peak(tmp_path, monkeypatch):
@@ -321,6 +319,6 @@ def test_the_ledgers_sum_is_the_cuda_allocators(method, precision, tmp_path):
     learner, _ = on_nano(method, precision, tmp_path, "cuda")
     step = batch(*[64] * 32)
     loop.train(learner, [step], [], Clock(torch.cuda.synchronize), lambda *_: None)  # libraries take their workspace
-    book = accounting.account_step(learner, step, METHODS[method].trains_base)
-    assert sum(book.peak.values()) == book.peak_bytes
-    assert book.peak_bytes == pytest.approx(book.allocated_bytes, rel=0.02)
+    counted = accounting.account_step(learner, step, METHODS[method].trains_base)
+    assert sum(counted.peak.values()) == counted.peak_bytes
+    assert counted.peak_bytes == pytest.approx(counted.allocated_bytes, rel=0.02)

@@ -59,7 +59,7 @@ FAMILIES = {
     "gpt_oss": ("gpt_oss", GROUPED | EXPERTS, ("self_attn.o_proj", "mlp")),  # a tuple from its feed-forward
     "llama4": ("llama4_text", GROUPED | EXPERTS | {"intermediate_size_mlp": 24}, ("self_attn.o_proj", "feed_forward")),
 }
-"""Settings, and the modules of a block whose outputs are its two sublayers', without the residual."""
+"""Settings, and the modules of a layer that give the output of its two sublayers without the residual."""
 CELLS = [pytest.param(family, kind, id=f"{family}-{kind}") for family in FAMILIES for kind in KINDS]
 IDS = torch.arange(20).reshape(2, 10) * 7 % 48
 GOLDEN = load_file(Path(__file__).parents[1] / "golden_adapters" / "llama.safetensors")
@@ -79,7 +79,7 @@ def base(family):
 
 
 def attached(family, kind, random=True):
-    """A base with adapters whose weights are random, as if trained, or as they start."""
+    """A base model with adapters, whose weights are random as if trained, or initial."""
     tuned = adapter.attach(base(family), R, options(kind))
     for module in bottlenecks(tuned) if random else ():
         for parameter in module.parameters():
@@ -92,7 +92,7 @@ def bottlenecks(tuned):
 
 
 def blocks(tuned):
-    """The list of the decoder's blocks, found by its length; with it the path."""
+    """The path and list of the decoder layers, found by its length."""
     return next((n, m) for n, m in tuned.named_modules() if isinstance(m, nn.ModuleList) and len(m) == LAYERS)
 
 
@@ -110,7 +110,7 @@ def test_the_start_is_the_base_and_the_number_of_parameters_the_closed_form(fami
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_two_steps_change_each_tensor_and_what_was_trained_is_saved_loaded_and_switched_off(family, kind, tmp_path):
+def test_two_steps_change_each_tensor_and_the_adapter_is_saved_loaded_and_switched_off(family, kind, tmp_path):
     tuned = attached(family, kind, random=False)
     before = {n: p.detach().clone() for n, p in tuned.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], 1e-2)
@@ -131,8 +131,8 @@ def test_two_steps_change_each_tensor_and_what_was_trained_is_saved_loaded_and_s
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_what_is_added_is_added_before_the_residual(family, kind):
-    """With a zero up-projection a bottleneck adds a constant, which hooks on modules named by hand add as well."""
+def test_the_bottleneck_is_added_before_the_residual(family, kind):
+    """With a zero up projection a bottleneck adds a constant, as do hooks on modules named by hand."""
     tuned, by_hand = attached(family, kind), base(family)
     path, found = blocks(by_hand)
     constants = []
@@ -152,7 +152,7 @@ def test_what_is_added_is_added_before_the_residual(family, kind):
 
 
 @pytest.mark.parametrize(("family", "kind"), CELLS)
-def test_a_bottleneck_reads_what_the_formula_says(family, kind):
+def test_a_bottlenecks_input_is_that_of_the_formula(family, kind):
     tuned = attached(family, kind)
     path, _ = blocks(tuned)
     attention, feed_forward = FAMILIES[family][2]
@@ -227,7 +227,7 @@ def test_adapterhub_gives_the_same_numbers(name, changes):
     assert (GOLDEN[f"logits.{name}"] - GOLDEN["logits.base"]).abs().max() > 1
 
 
-def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_what_the_feed_forward_reads(monkeypatch):
+def test_adapterhubs_parallel_adapter_reads_before_the_norm_and_ours_after_it(monkeypatch):
     ours = with_golden_weights(adapter.attach(golden_base(), R, options("parallel")), "parallel")
     assert (logits(ours) - GOLDEN["logits.parallel"]).abs().max() > 1
     tuned = golden_base()
@@ -261,7 +261,7 @@ def test_activation_and_scale_are_settings_that_are_saved(tmp_path):
 
 
 def trained(folder, kind, precision, tmp_path, steps):
-    """A base of a precision with adapters after some steps of the real loop, and the losses."""
+    """A base model at a precision with adapters, after some training steps, and the losses."""
     made, method = trials.trial(folder, tmp_path, "adapter", precision, options={"kind": kind}), METHODS["adapter"]
     loaded = load.load(folder, PRECISIONS[precision], method.trains_base, True, device="cpu", trust_remote_code=False)
     torch.manual_seed(0)
@@ -275,7 +275,7 @@ def trained(folder, kind, precision, tmp_path, steps):
 
 
 def test_the_default_adapter_trains_as_in_the_first_version(tiny, tmp_path):
-    """The results that come with peftbench rest on these numbers: a change here moves them and must say so."""
+    """The committed results depend on these numbers; a change that moves them must be stated."""
     _, losses = trained(tiny, "houlsby", "fp32", tmp_path, 4)
     assert losses == pytest.approx([6.513851165771484, 6.256569862365723, 5.53024435043335, 5.75704288482666], rel=1e-6)
 
@@ -301,7 +301,7 @@ def test_every_kind_trains_on_every_storage_of_the_base(kind, precision, tiny, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outside_of_autocast_a_bottleneck_keeps_its_own_type_and_the_base_its_own(kind):
+def test_without_autocast_bottleneck_and_base_keep_their_own_dtypes(kind):
     tuned, seen = attached("llama", kind), []
     ids = {id(p) for m in bottlenecks(tuned) for p in m.parameters()}
     for parameter in tuned.parameters():
@@ -321,14 +321,14 @@ def test_outside_of_autocast_a_bottleneck_keeps_its_own_type_and_the_base_its_ow
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_of_other_parts_are_refused_with_what_they_have(name, settings, told, kind):
+def test_layers_of_other_structure_are_refused_naming_their_modules(name, settings, told, kind):
     with torch.device("meta"):
         found = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **OWN | settings))
     with pytest.raises(Unsupported, match=told):
         adapter.attach(found, R, options(kind))
 
 
-def test_a_model_without_blocks_is_refused():
+def test_a_model_without_decoder_layers_is_refused():
     found = base("gpt2")
     found.transformer.h = nn.Identity()
     with pytest.raises(Unsupported, match=f"adapter: GPT2LMHeadModel has no list of its {LAYERS} decoder layers"):
@@ -342,7 +342,7 @@ def test_a_projection_that_bloom_does_not_call_is_refused():
         adapter.attach(found, R, options("houlsby"))
 
 
-def test_a_module_that_adds_the_residual_and_has_no_projection_that_is_known_is_refused():
+def test_a_module_that_adds_the_residual_without_a_known_projection_is_refused():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()

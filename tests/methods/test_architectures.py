@@ -1,4 +1,4 @@
-"""The matrix of methods, families and precisions is what running it gives."""
+"""The committed matrix of methods, families and precisions equals the outcome of running it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELLS = SAMPLE + [pytest.param(*cell, marks=pytest.mark.slow) for cell in ALL if
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A function that returns the folder of a family's base, made once."""
+    """A function that returns the folder of a family's base model, made once."""
     made = {}
 
     def base(family):
@@ -43,7 +43,7 @@ def test_the_stored_cells_are_all_families_by_all_methods_in_both_precisions():
     assert list(matrix.stored()["measures"]) == list(architectures.CONFIGS)
 
 
-def test_no_stored_cell_failed_and_a_reason_stands_by_each_that_is_unsupported():
+def test_no_stored_cell_failed_and_unsupported_ones_have_a_reason():
     ends = [c for row in matrix.stored()["cells"].values() for each in row.values() for c in each.values()]
     assert {c["status"] for c in ends} == {"ok", "unsupported"}
     assert all((c["reason"] is None) == (c["status"] == "ok") for c in ends)
@@ -61,7 +61,7 @@ def test_a_family_measures_as_stored(family, bases):
 
 
 @pytest.mark.parametrize("name", matrix.NAMES)
-def test_a_tokenizer_without_beginning_and_padding_serves_every_method(name, tmp_path):
+def test_a_tokenizer_without_bos_and_padding_works_with_every_method(name, tmp_path):
     storage = "nf4" if name == "qlora" else "fp32"
     home = architectures.make(tmp_path / "base", "gpt2", bos_token_id=None, pad_token_id=None)
     bare = tiny_base.tokenizer()
@@ -83,7 +83,7 @@ def _nothing(*_):
         ("peftbench.methods.lora.get_peft_model", "AttributeError"),
     ],
 )
-def test_a_broken_promise_is_a_failed_cell(broken, told, bases, tmp_path, monkeypatch):
+def test_a_failed_check_is_a_failed_cell(broken, told, bases, tmp_path, monkeypatch):
     answers = iter("ab")
     stand_ins = {
         "load": lambda base, _: base,
@@ -95,7 +95,7 @@ def test_a_broken_promise_is_a_failed_cell(broken, told, bases, tmp_path, monkey
     assert told in ended.reason
 
 
-def test_a_frozen_weight_that_moves_is_a_failed_cell(bases, tmp_path, monkeypatch):
+def test_a_changed_frozen_weight_is_a_failed_cell(bases, tmp_path, monkeypatch):
     from peftbench.training import loop
 
     def moving(learner, *given):

@@ -1,4 +1,4 @@
-"""Every entry of the table of methods keeps the same promises. Adding a record adds its tests."""
+"""Every method in the table passes the same tests. Adding a record adds its tests."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support import trials
 from tests.support.method_cells import CELLS, IDS, TRAINED, attached, loaded, logits
 
 D, FEED, LAYERS, KV = 64, 128, 3, 32
-"""Of the tiny base: width, feed-forward width, layers, key-value width."""
+"""Sizes of the tiny base model: width, feed-forward width, layers, key-value width."""
 LINEARS = ((D, D), (D, KV), (D, KV), (D, D), (D, FEED), (D, FEED), (FEED, D))
-"""Inputs and outputs of a layer's linear maps."""
+"""Input and output widths of a decoder layer's linear layers."""
 FORMS: dict[str, Callable[[int, int], int]] = {
     "full": lambda r, base: base,
     "prompt_tuning": lambda r, base: r * D,
@@ -37,11 +37,11 @@ FORMS: dict[str, Callable[[int, int], int]] = {
     "qlora": lambda r, base: LAYERS * sum(r * (i + o) for i, o in LINEARS),
     "peft": lambda r, base: LAYERS * r * (D + KV),  # MiSS on the queries and values: (r, out) each
 }
-"""How many parameters a method trains on the tiny base, from its rank and the base's number. Another package's method
-is counted by that package's own tests (tests/outside_method/test_vectors.py)."""
+"""Method -> number of trainable parameters on the tiny base model, from the rank and the number of its parameters.
+Methods of other packages are counted by their own tests (tests/outside_method/test_vectors.py)."""
 
 
-def test_every_method_that_comes_with_peftbench_has_a_closed_form():
+def test_every_method_of_peftbench_has_a_closed_form():
     assert set(FORMS) == {name for name, method in METHODS.own.items() if method.trains}
     assert {"full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter", "lora", "qlora", "peft"} == set(FORMS)
 
@@ -60,7 +60,7 @@ def test_the_number_of_parameters_is_the_closed_form_at_every_rank_and_all_of_th
 
 
 @pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_only_the_methods_own_parameters_train_in_the_type_that_the_precision_says(name, precision, tiny, tmp_path):
+def test_only_the_methods_own_parameters_train_in_the_precisions_dtype(name, precision, tiny, tmp_path):
     base, learner, _ = attached(tiny, name, precision, tmp_path)
     ours = {id(p) for p in learner.parameters}
     assert {id(p) for p in learner.model.parameters() if p.requires_grad} == ours != set()
@@ -70,7 +70,7 @@ def test_only_the_methods_own_parameters_train_in_the_type_that_the_precision_sa
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_first_forward_equals_the_base_models_where_the_record_promises_it(name, tiny, tmp_path):
+def test_the_first_forward_equals_the_base_models_if_the_record_promises_it(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     before = logits(loaded(tiny, name, precision).model, precision, IDS)
     _, learner, _ = attached(tiny, name, precision, tmp_path)
@@ -146,7 +146,7 @@ def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(name, tin
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_generated_answers_equal_those_taken_one_step_at_a_time(name, tiny, tmp_path):
+def test_generated_answers_equal_those_decoded_step_by_step(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     made = trials.trial(tiny, tmp_path, name, precision)
     base, learner, plan = attached(tiny, name, precision, tmp_path)
@@ -185,7 +185,7 @@ def test_every_method_but_full_can_be_switched_off():
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if METHODS[name].default_precision == "fp32"])
-def test_what_can_be_merged_gives_the_same_logits_merged_and_unmerged(name, tiny, tmp_path):
+def test_mergeable_methods_give_the_same_logits_merged_and_unmerged(name, tiny, tmp_path):
     _, learner, plan = attached(tiny, name, "fp32", tmp_path)
     if not isinstance(getattr(learner.model, "base_model", None), BaseTuner):
         assert name not in ("lora", "peft")
@@ -200,7 +200,7 @@ def test_what_can_be_merged_gives_the_same_logits_merged_and_unmerged(name, tiny
 
 
 def load_all(tiny, folder):
-    """Write the logits of everything saved in a folder."""
+    """Write the logits of every method saved in a folder."""
     torch.set_num_threads(1)
     found = {}
     for saved in sorted(folder.iterdir()):
@@ -210,7 +210,7 @@ def load_all(tiny, folder):
     torch.save(found, folder / "logits.pt")
 
 
-def test_what_each_method_saved_gives_the_same_logits_in_another_process(tiny, tmp_path):
+def test_each_saved_method_gives_the_same_logits_in_another_process(tiny, tmp_path):
     expected = {}
     for name in TRAINED:
         precision = METHODS[name].default_precision
@@ -249,8 +249,8 @@ def test_tf32_does_not_exist_on_the_cpu():
         ("prefix_tuning", {"reparameterization": "mlp"}),
     ],
 )
-def test_a_method_keeps_all_its_tensors_where_the_base_is(name, options, tiny, tmp_path, monkeypatch):
-    """``meta`` stands for a GPU: a tensor that stays on the CPU, or is made there in a pass, is met with an error."""
+def test_a_method_keeps_all_its_tensors_on_the_base_models_device(name, options, tiny, tmp_path, monkeypatch):
+    """``meta`` stands in for a GPU: a tensor that stays or is created on the CPU causes an error."""
     from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
 
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *_: None)  # asks for values

@@ -1,4 +1,4 @@
-"""Partial tuning trains what the suite names, saves only that, and refuses what is not there."""
+"""Partial fine-tuning trains and saves only the selected weights, and refuses a selection of none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.tiny_base import make
 
 D, FEED, KV, V = 64, 128, 32, 320
 BLOCK = 2 * D * D + 2 * D * KV + 3 * D * FEED + 2 * D
-"""Parameters of a block of the tiny base: attention, feed-forward, two norms."""
+"""Number of parameters in a decoder layer of the tiny base model: attention, feed-forward, two norms."""
 ATTENTION = 2 * D * D + 2 * D * KV
 
 
@@ -28,7 +28,7 @@ def base(folder, precision="fp32"):
 
 @pytest.fixture(scope="module")
 def biased(tmp_path_factory):
-    """A tiny base with biases in attention and feed-forward."""
+    """A tiny base model with biases in attention and feed-forward."""
     return make(tmp_path_factory.mktemp("biased") / "biased", attention_bias=True, mlp_bias=True)
 
 
@@ -47,7 +47,7 @@ def biased(tmp_path_factory):
     ],
     ids=str,
 )
-def test_what_trains_is_the_closed_form(options, wanted, tiny):
+def test_the_number_of_trainable_parameters_is_the_closed_form(options, wanted, tiny):
     tuned = full.attach(base(tiny), None, options)
     assert sum(p.numel() for p in tuned.parameters() if p.requires_grad) == wanted
 
@@ -70,13 +70,13 @@ def test_bitfit_trains_every_bias_and_nothing_else(biased):
     ],
     ids=str,
 )
-def test_a_filter_that_leaves_nothing_is_told(options, error, told, tiny):
+def test_a_selection_of_no_weights_is_refused(options, error, told, tiny):
     with pytest.raises(error, match=told):
         full.attach(base(tiny), None, options)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-true"])
-def test_a_partial_trial_saves_what_trained_and_loads_back_to_the_same_logits(precision, tiny, tmp_path):
+def test_a_partial_trial_saves_only_trained_weights_and_loads_to_the_same_logits(precision, tiny, tmp_path):
     import dataclasses
 
     options = {"layers": 1, "modules": ["self_attn", "norms"]}

@@ -1,4 +1,4 @@
-"""Prompts are read as the base's own attention would read them, on every family, and a forward pass leaves nothing."""
+"""Attention to prompts equals the base model's own, in every family, and leaves no state after a forward pass."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ PROJECTIONS = ("o_proj", "out_proj", "dense", "c_proj")
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *VARIANTS])
-def test_the_prompts_are_read_as_the_layers_own_attention_would_read_them(name):
-    """A mask that hides the input, and prompts at no position: what the layer then gives is what must be added."""
+def test_the_attention_to_prompts_equals_that_of_the_layers_own_code(name):
+    """With the input masked and prompts without a position, the layer itself computes what must be added."""
     family, changes = VARIANTS.get(name, (name, {}))
     tuned = attached(family, {"layers": 1, "gate": "per_layer"}, **changes)
     (module,) = prompts(tuned)
@@ -46,7 +46,7 @@ def test_the_prompts_are_read_as_the_layers_own_attention_would_read_them(name):
 
 @torch.no_grad()
 def own_attention(attention, prompt, args, kwargs):
-    """Return what the layer gives where its queries see prompts alone, and its output projection's bias."""
+    """Return the layer's output when its queries see only the prompts, and the bias of its output projection."""
     hidden = args[0] if args else kwargs["hidden_states"]
     (b, t, _), p = hidden.shape, prompt.shape[1]
     mask = torch.full((b, 1, p + t, p + t), torch.finfo(torch.float32).min)
@@ -99,7 +99,7 @@ def test_gradients_under_checkpointing_are_those_without(family):
         torch.testing.assert_close(one, other)
 
 
-def test_a_family_that_cannot_be_met_is_unsupported_with_the_line_that_prevents_it():
+def test_a_family_that_cannot_be_intercepted_is_unsupported_naming_the_line():
     class OddAttention(torch.nn.Linear):
         def forward(self, hidden_states):
             return hidden_states
@@ -111,7 +111,7 @@ def test_a_family_that_cannot_be_met_is_unsupported_with_the_line_that_prevents_
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj", "bloom", "falcon"])
-def test_a_forward_that_fails_half_way_leaves_nothing_behind(family):
+def test_a_failed_forward_pass_leaves_no_state_behind(family):
     tuned, failing = attached(family), []
 
     def fail(*arguments):

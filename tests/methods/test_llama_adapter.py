@@ -1,4 +1,4 @@
-"""LLaMA-Adapter on thirteen families: beside peft's where peft has it, and beside what the base's own code gives."""
+"""LLaMA-Adapter on thirteen families, compared with peft's and with the base model's own code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CELLS = FAST + [pytest.param(cell, marks=pytest.mark.slow) for cell in ALL if ce
 
 @pytest.fixture(scope="module", params=CELLS, ids=" ".join)
 def trained(request, tmp_path_factory):
-    """A family's tiny base at a precision, after two steps, and what was seen on the way."""
+    """A family's tiny base model at a precision after two steps, and records from before and after."""
     family, precision, gate = request.param
     folder = tmp_path_factory.mktemp(family)
     architectures.make(folder / "base", family)
@@ -69,7 +69,7 @@ def loaded(folder, precision):
     return load.load(folder, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False)
 
 
-def test_the_first_forward_is_the_bases(trained):
+def test_the_first_forward_equals_the_bases(trained):
     assert torch.equal(trained.first, trained.base)
 
 
@@ -82,20 +82,20 @@ def test_two_steps_change_every_prompt_and_gate_and_nothing_else(trained):
     assert sum(p.numel() for p in trained.before.values()) == 2 * (4 * architectures.WIDTH + gates)
 
 
-def test_switched_off_it_is_the_base(trained):
+def test_switched_off_it_equals_the_base(trained):
     with llama_adapter.disabled(trained.model):
         assert torch.equal(logits(trained.model, trained.precision, IDS), trained.base)
     assert not torch.equal(logits(trained.model, trained.precision, IDS), trained.base)
 
 
-def test_saved_and_loaded_it_gives_the_same_logits(trained):
+def test_a_saved_adapter_loads_to_the_same_logits(trained):
     llama_adapter.save(trained.model, trained.folder / "saved")
     fresh = llama_adapter.load(loaded(trained.folder / "base", trained.precision).model, trained.folder / "saved")
     ours, theirs = (logits(m, trained.precision, IDS) for m in (trained.model, fresh))
     assert torch.equal(ours, theirs)
 
 
-def test_a_cache_changes_no_output_and_holds_no_prompt(trained):
+def test_a_cache_changes_no_output_and_contains_no_prompt(trained):
     open_gates(trained.model)
     with torch.no_grad(), load.autocast(PRECISIONS[trained.precision], "cpu"):
         whole = trained.model(input_ids=IDS, use_cache=False).logits
@@ -138,7 +138,7 @@ def test_log_likelihoods_equal_those_of_a_direct_forward(trained):
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
 def test_pefts_weights_give_pefts_logits_and_gradients(family, tmp_path):
-    """On gpt2 with an identity as output projection: peft adds the prompts' part behind it, unprojected."""
+    """On gpt2 the output projection is the identity, since peft adds the attention to the prompts after it."""
     from peft import AdaptionPromptConfig, get_peft_model
 
     def base():
@@ -172,7 +172,7 @@ def test_pefts_weights_give_pefts_logits_and_gradients(family, tmp_path):
         torch.testing.assert_close(mine, expected, atol=2e-5, rtol=1e-4)
 
 
-def test_on_gpt2_pefts_form_is_another(tmp_path):
+def test_on_gpt2_peft_computes_a_different_function(tmp_path):
     from peft import AdaptionPromptConfig, get_peft_model
 
     found = []
@@ -191,7 +191,7 @@ def test_on_gpt2_pefts_form_is_another(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_start_is_pefts_from_the_same_seed(precision, tmp_path):
+def test_the_initialization_equals_pefts_with_the_same_seed(precision, tmp_path):
     from peft import AdaptionPromptConfig, get_peft_model
 
     architectures.make(tmp_path, "llama")
@@ -209,7 +209,7 @@ def test_the_start_is_pefts_from_the_same_seed(precision, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "gate"), [("llama", "per_layer"), ("llama", "per_head"), ("qwen3", "per_layer")])
-def test_peft_loads_what_it_knows_and_refuses_what_it_does_not(family, gate, tmp_path):
+def test_peft_loads_its_own_format_and_refuses_ours(family, gate, tmp_path):
     from peft import PeftModel
 
     tuned = attached(family, {"layers": 2, "gate": gate})
@@ -236,7 +236,7 @@ def test_the_counts_at_7b_are_the_published_ones(gate, count):
     assert count == 30 * (10 * 4096 + (32 if gate == "per_head" else 1))
 
 
-def test_what_the_record_promises_exists():
+def test_the_functions_named_in_the_record_exist():
     assert set(METHODS["llama_adapter"].options) == {"layers", "gate"}
     assert METHODS["llama_adapter"].options["gate"].default == "per_layer"
 

@@ -1,4 +1,4 @@
-"""LoRA's options do what their words say: targets, ranks, scales, starts, merging, and counts as published."""
+"""LoRA's options: targets, ranks, scales, initializations, merging, and the published parameter counts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.method_cells import IDS, logits
 
 
 def tuned(tiny, tmp_path, precision="fp32", rank=4, steps=0, **options):
-    """Return the tiny base with LoRA attached, trained for some steps."""
+    """Return the tiny base model with LoRA attached, trained for some steps."""
     base = load.load(tiny, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False)
     made = trials.trial(tiny, tmp_path, "lora", precision, rank=rank, options=options)
     plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
@@ -52,7 +52,7 @@ def count(attached):
     return sum(p.numel() for p in attached.parameters() if p.requires_grad)
 
 
-def test_targets_are_all_linear_layers_attention_alone_or_a_list(tiny, tmp_path):
+def test_targets_are_all_linear_layers_only_attention_or_a_list(tiny, tmp_path):
     ends = {
         words: {name.rpartition(".")[2] for name in layers(tuned(tiny, tmp_path, target_modules=wanted))}
         for words, wanted in (("all", "all-linear"), ("attention", "attention"), ("list", ["q_proj", "v_proj"]))
@@ -63,7 +63,7 @@ def test_targets_are_all_linear_layers_attention_alone_or_a_list(tiny, tmp_path)
     assert ends["list"] == {"q_proj", "v_proj"}
 
 
-def test_attention_of_gpt2_leaves_its_feed_forward_output_of_the_same_name_alone():
+def test_attention_of_gpt2_excludes_the_feed_forward_projection_of_the_same_name():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     base = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=16))
@@ -80,7 +80,7 @@ def test_attention_of_gpt2_leaves_its_feed_forward_output_of_the_same_name_alone
         ({"rank_pattern": {"(": 2}}, r"rank_pattern: given \(; allowed: regular expressions"),
     ],
 )
-def test_a_name_that_matches_nothing_is_told_with_what_is_there(options, told, tiny, tmp_path):
+def test_a_name_that_matches_nothing_is_refused_naming_the_modules(options, told, tiny, tmp_path):
     with pytest.raises(UserError, match=told):
         tuned(tiny, tmp_path, **options)
 
@@ -107,7 +107,7 @@ def test_alpha_is_a_number_or_a_multiple_of_the_rank(alpha, number):
     assert alpha_of(alpha, 8) == number
 
 
-def test_dora_adds_one_magnitude_per_output_and_starts_as_the_base(tiny, tmp_path):
+def test_dora_adds_one_magnitude_per_output_and_starts_equal_to_the_base(tiny, tmp_path):
     attached = tuned(tiny, tmp_path, dora=True)
     outputs = sum(m.out_features for m in layers(attached).values())
     assert count(attached) == count(tuned(tiny, tmp_path)) + outputs
@@ -116,20 +116,26 @@ def test_dora_adds_one_magnitude_per_output_and_starts_as_the_base(tiny, tmp_pat
 
 MERGE_ERROR = {"fp32": 2e-5, "fp16": 0.05, "bf16": 0.3, "bf16-true": 0.3, "int8": 0.6, "nf4": 2.0, "fp4": 2.0}
 MERGE_ERROR |= {f"{name}-fp32": MERGE_ERROR[name] for name in ("int8", "nf4", "fp4")}
-"""Most that a logit moves by merging, as the docstring of ``lora.attach`` says."""
+"""Largest change of a logit by merging, as documented in ``lora.attach``."""
 START = [("gaussian", "fp32"), ("pissa", "fp32"), ("olora", "fp32"), ("eva", "fp32")]
 START += [("pissa", "bf16"), ("eva", "nf4"), ("eva", "bf16")]
 
 
 @pytest.mark.parametrize(("start", "precision"), START)
-def test_a_start_that_promises_the_base_gives_its_logits(start, precision, tiny, tmp_path):
+def test_an_initialization_that_promises_the_base_gives_its_logits(start, precision, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, precision, initialization=start)
     expected = logits(fresh(tiny, precision), precision, IDS)
-    close = 1e-4 if precision == "fp32" else 0.2
-    torch.testing.assert_close(logits(attached, precision, IDS), expected, atol=close, rtol=1e-2)
+    found = logits(attached, precision, IDS)
+    if start == "eva" and precision != "fp32":  # B is zero and the base model's weights are untouched
+        assert torch.equal(found, expected)
+    elif precision == "fp32":
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-2)
+    else:  # what PiSSA leaves frozen is rounded to bf16: 0.026 to 0.028 on average, by CPU kernel
+        assert (found - expected).abs().mean() < 0.05
+        assert (found - expected).abs().max() < MERGE_ERROR[precision]
 
 
-def test_pissa_starts_from_the_largest_singular_directions_and_leaves_the_rest_frozen(tiny, tmp_path):
+def test_pissa_starts_from_the_largest_singular_components_and_freezes_the_rest(tiny, tmp_path):
     found = layers(tuned(tiny, tmp_path, initialization="pissa"))
     for name, module in found.items():
         whole = fresh(tiny).get_submodule(name).weight
@@ -139,7 +145,7 @@ def test_pissa_starts_from_the_largest_singular_directions_and_leaves_the_rest_f
         torch.testing.assert_close(module.base_layer.weight, whole - update, atol=1e-5, rtol=1e-4)
 
 
-def test_eva_shares_the_same_sum_of_ranks_out_by_explained_variance(tiny, tmp_path):
+def test_eva_redistributes_ranks_by_explained_variance_with_the_same_sum(tiny, tmp_path):
     found = layers(tuned(tiny, tmp_path, initialization="eva"))
     ranks = [module.r["default"] for module in found.values()]
     assert sum(ranks) == 4 * 21
@@ -150,7 +156,7 @@ def test_eva_shares_the_same_sum_of_ranks_out_by_explained_variance(tiny, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["nf4", "fp4", "int8"])
-def test_loftq_starts_nearer_to_the_unquantized_weights(precision, tiny, tmp_path):
+def test_loftq_starts_closer_to_the_unquantized_weights(precision, tiny, tmp_path):
     from peft.utils.integrations import dequantize_module_weight
 
     attached = tuned(tiny, tmp_path, precision, rank=8, initialization="loftq")
@@ -171,7 +177,7 @@ def test_loftq_starts_nearer_to_the_unquantized_weights(precision, tiny, tmp_pat
         ("loftq", "bf16", "this base is not quantized"),
     ],
 )
-def test_a_start_that_does_not_exist_on_a_base_is_refused_with_the_reason(start, precision, told, tiny, tmp_path):
+def test_an_initialization_that_does_not_exist_on_a_base_is_refused(start, precision, told, tiny, tmp_path):
     with pytest.raises(Unsupported, match=told):
         tuned(tiny, tmp_path, precision, initialization=start)
 
@@ -218,7 +224,7 @@ def test_eva_takes_inputs_of_any_shape(tiny, tmp_path):
     assert sum(m.r["default"] for m in layers(attached).values()) == 6 * 2
 
 
-def test_a_start_that_would_change_a_tied_embedding_is_refused(tiny, tmp_path):
+def test_an_initialization_that_would_change_a_tied_embedding_is_refused(tiny, tmp_path):
     with pytest.raises(Unsupported, match="the embedding that is tied to lm_head"):
         tuned(tiny, tmp_path, target_modules=["q_proj", "lm_head"], initialization="pissa")
 
@@ -252,7 +258,7 @@ def test_a_saved_variant_loaded_on_the_original_base_gives_the_same_logits(optio
     torch.testing.assert_close(logits(again, "fp32", IDS), expected, atol=2e-4, rtol=1e-3)
 
 
-def test_a_saved_pissa_of_a_bf16_base_differs_by_the_rounding_of_what_was_left(tiny, tmp_path):
+def test_a_saved_pissa_of_a_bf16_base_differs_by_the_rounding_of_the_residual(tiny, tmp_path):
     from peftbench.methods import peft_checkpoint
 
     attached = tuned(tiny, tmp_path, "bf16", steps=3, initialization="pissa")
@@ -282,7 +288,7 @@ def test_a_saved_variant_of_a_quantized_base_gives_the_same_logits(precision, op
 
 
 @pytest.mark.parametrize("start", ["pissa", "eva"])
-def test_a_trial_with_another_start_is_ok_and_not_taken_for_corrupt(start, tiny, tmp_path):
+def test_a_trial_with_another_initialization_is_ok_and_not_corrupt(start, tiny, tmp_path):
     from peftbench.runner import trial
 
     made = trials.trial(tiny, tmp_path, "lora", options={"initialization": start})
@@ -293,7 +299,7 @@ def test_a_trial_with_another_start_is_ok_and_not_taken_for_corrupt(start, tiny,
 
 @pytest.mark.filterwarnings("ignore:.*rounding errors")
 @pytest.mark.parametrize("precision", MERGE_ERROR)
-def test_merging_moves_logits_by_no_more_than_the_docstring_says(precision, tiny, tmp_path):
+def test_merging_changes_logits_by_no_more_than_documented(precision, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, precision, steps=4)
     before = logits(attached, precision, IDS).float()
     weights = {n: m.base_layer.weight.detach().clone() for n, m in layers(attached).items()}
@@ -369,7 +375,7 @@ def test_the_fused_projection_of_gpt2_adapts_k_too(tmp_path):
     ("precision", "optimizer"),
     [("fp32", name) for name in optimizers.OPTIMIZERS] + [(name, "adamw") for name in ("bf16", "bf16-true", "fp16")],
 )
-def test_lora_on_q_and_v_of_a_fused_projection_leaves_k_as_it_is(precision, optimizer, tmp_path, monkeypatch):
+def test_lora_on_q_and_v_of_a_fused_projection_does_not_change_k(precision, optimizer, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "TRAINING", dataclasses.replace(trials.TRAINING, optimizer=optimizer, weight_decay=0.1))
     # 8-bit state is for 4,096 values or more, in blocks of 256: of rank 32 they hold values of two parts
     width, r = (128, 32) if "8bit" in optimizer else (32, 4)
@@ -388,8 +394,8 @@ def test_lora_on_q_and_v_of_a_fused_projection_leaves_k_as_it_is(precision, opti
     torch.testing.assert_close(update["v"], scale * v, atol=1e-2, rtol=1e-2)
 
 
-def test_parts_of_a_fused_projection_train_what_projections_of_their_own_would(tmp_path):
-    """One step of gradient descent on the parts gives the updates that two LoRAs with these A would have."""
+def test_parts_of_a_fused_projection_train_like_separate_projections(tmp_path):
+    """A step of gradient descent on the parts gives the updates of two separate LoRAs with the same A."""
     attached = tuned(gpt2(tmp_path), tmp_path, target_modules=["c_attn.q", "c_attn.v"], rslora=True, alpha=8.0)
     (module,) = layers(attached).values()
     assert module.scaling["default"] == pytest.approx(8.0 / math.sqrt(4))
@@ -403,7 +409,7 @@ def test_parts_of_a_fused_projection_train_what_projections_of_their_own_would(t
     torch.testing.assert_close(torch.cat([b.grad[:32, :4], b.grad[64:, 4:]]), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_trial_on_parts_is_ok_counts_what_trains_and_its_adapter_is_pefts(tmp_path):
+def test_a_trial_on_parts_is_ok_counts_trainable_parameters_and_saves_pefts_format(tmp_path):
     from peft import PeftModel
 
     from peftbench.runner import trial
@@ -433,7 +439,7 @@ def test_a_trial_on_parts_is_ok_counts_what_trains_and_its_adapter_is_pefts(tmp_
         ({"target_modules": ["c_attn.q"], "rank_pattern": {"c_attn": 2}}, Unsupported, "no rank_pattern"),
     ],
 )
-def test_parts_with_what_would_change_the_others_are_refused(options, error, told, tmp_path):
+def test_parts_with_options_that_would_change_other_parts_are_refused(options, error, told, tmp_path):
     with pytest.raises(error, match=told):
         tuned(gpt2(tmp_path), tmp_path, **options)
 
@@ -457,7 +463,7 @@ def _llama4(tmp_path):
     return tmp_path / "llama4"
 
 
-def test_a_router_that_returns_more_than_its_product_is_passed_over(tmp_path):
+def test_a_router_that_returns_more_than_a_product_is_skipped(tmp_path):
     attached = tuned(_llama4(tmp_path), tmp_path, steps=2)
     ends = {name.rpartition(".")[2] for name in layers(attached)}
     assert ends == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

@@ -1,4 +1,4 @@
-"""Any tuner of the installed peft: what a suite may say of it, and that each tuner of the zoo works."""
+"""Any tuner of the installed peft: its settings in a suite, and that each tuner of the zoo works."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRIALS = [trial for trial in suite.expand(suite.load("peft_zoo"), "cpu") if tria
 ZOO = {trial.options["peft_type"]: trial for trial in TRIALS if trial.precision == "fp32"}
 NEEDS_TRAINED_ADAPTERS = {"XLORA"}
 NO_IDENTITY = {"FOURIERFT", "C3A", "UNILORA", "VBLORA"}
-"""Start with a small random update; so do all with virtual tokens in the input or the cache."""
+"""Tuners that start with a small random update, as do all with virtual tokens in the input or the cache."""
 IDS = torch.arange(2, 42).reshape(2, 20) * 7 % 300
 
 
@@ -39,7 +39,7 @@ def test_the_zoo_has_every_tuner_of_the_installed_peft():
     assert {"LORA", "VERA", "XLORA"} <= set(ZOO)
 
 
-def test_the_committed_run_is_of_the_suite_as_it_is():
+def test_the_committed_run_is_of_the_current_suite():
     rows = zoo.trials()
     assert sorted(rows["cell"]) == sorted(trial.cell for trial in TRIALS)
     settings = {cell: json.loads(text) for cell, text in zip(rows["cell"], rows["settings_json"], strict=True)}
@@ -52,7 +52,7 @@ def test_the_committed_run_is_of_the_suite_as_it_is():
         )
 
 
-def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_says_why_not():
+def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_has_a_reason():
     rows = zoo.trials()
     assert set(rows["status"]) == {"ok", "unsupported"}
     assert list(rows_without_progress(rows)["cell"]) == []
@@ -80,7 +80,7 @@ def test_the_fields_read_from_the_source_are_those_of_the_imported_config(tuner)
 
 
 def problems(tmp_path, block: str) -> str:
-    """What loading or expanding a suite with a block of peft says."""
+    """The error of loading or expanding a suite with a block of the method peft."""
     (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nmethods:\n  peft:\n    {block}\n")
     with pytest.raises(UserError) as told:
         suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")
@@ -109,7 +109,7 @@ def problems(tmp_path, block: str) -> str:
         ("{ peft_type: VERA }", ["the key 'learning_rate' is missing, and peft has no default"]),
     ],
 )
-def test_what_a_suite_says_wrongly_is_told_before_anything_runs(tmp_path, block, words):
+def test_mistakes_in_a_suite_are_reported_before_anything_runs(tmp_path, block, words):
     told = problems(tmp_path, block)
     assert [word for word in words if word not in told] == [], told
 
@@ -130,7 +130,7 @@ def test_a_list_is_an_axis_where_the_field_is_no_list_and_a_list_of_tuners_is_on
     assert found["peft LORA r=8 rank_pattern=q_proj:2 fp32"][1] == {"peft_type": "LORA", "rank_pattern": {"q_proj": 2}}
 
 
-def test_long_values_are_cut_in_names_and_still_tell_cells_apart(tmp_path):
+def test_long_values_are_shortened_in_names_and_stay_distinct(tmp_path):
     lists = ", ".join(str([*range(100, 120), last]) for last in (1, 2))
     found = cells(tmp_path, f"{{ peft_type: TRAINABLE_TOKENS, token_indices: [{lists}], learning_rate: 1e-2 }}")
     assert len(found) == 2
@@ -186,7 +186,7 @@ def test_a_tuner_starts_as_the_base_trains_saves_loads_and_can_be_switched_off(t
     torch.testing.assert_close(logits(again.eval()), after, atol=1e-5, rtol=0)
 
 
-def test_xlora_says_that_it_needs_trained_adapters():
+def test_xlora_is_refused_without_trained_adapters():
     with pytest.raises(Unsupported, match="peft XLORA trains no adapter: it mixes trained ones"):
         attached("XLORA")
 
@@ -212,7 +212,7 @@ def base_logits(precision: str) -> torch.Tensor:
 
 
 def refusal(tuner: str, precision: str) -> str | None:
-    """Why a tuner is refused, up to the words of torch or peft; None where it is not."""
+    """The reason why a tuner is refused, without the message of torch or peft; None if it is not."""
     try:
         logits(attached(tuner, precision).eval(), precision)
     except Unsupported as told:
@@ -221,8 +221,8 @@ def refusal(tuner: str, precision: str) -> str | None:
 
 
 @pytest.mark.parametrize("tuner", sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS))
-def test_on_int8_a_trained_update_is_what_it_is_in_fp32_or_the_tuner_is_refused(tuner, tmp_path):
-    """A tuner that took codes for weights would be far off, and one whose update is lost as far as tuning moved it."""
+def test_on_int8_a_trained_update_equals_that_in_fp32_or_the_tuner_is_refused(tuner, tmp_path):
+    """A tuner that uses codes as weights would be far off; one that loses its update, off by the effect of training."""
     row = zoo.rows("int8")[tuner]
     assert refusal(tuner, "int8") == (row["message"].partition(":")[0] if row["status"] == "unsupported" else None)
     if row["status"] == "unsupported":
@@ -251,30 +251,30 @@ def test_a_tuner_that_cannot_be_attached_is_a_row_with_the_reason(tiny, tmp_path
     assert row.message.startswith("peft C3A on LlamaForCausalLM: The block size should be a factor of the input size")
 
 
-def test_settings_that_the_config_refuses_are_an_error_in_the_configs_words():
+def test_settings_refused_by_the_config_are_an_error_with_its_message():
     with pytest.raises(UserError, match=r"peft ADALORA: its config refuses these settings: .*total_step"):
         attached("ADALORA", total_step=None)
     with pytest.raises(UserError, match="num_virtual_tokens of 13 becomes 1"):
         attached("CPT", cpt_token_ids=None, cpt_tokens_type_mask=None)
 
 
-def test_a_mapping_becomes_the_config_that_a_field_wants():
+def test_a_mapping_becomes_the_config_that_a_field_takes():
     tuned = attached("LORA", init_lora_weights="eva", eva_config={"rho": 1.5})
     assert tuned.active_peft_config.eva_config.rho == 1.5
 
 
-def test_adalora_gives_up_ranks_while_it_trains():
+def test_adalora_reduces_ranks_while_it_trains():
     tuned = attached("ADALORA", total_step=8, tinit=1, tfinal=2, deltaT=1)
     train(tuned, 1e-2, 8)
     kept = [int((p != 0).sum()) for name, p in tuned.named_parameters() if "lora_E" in name]
     assert sum(kept) == 8 * len(kept) < 12 * len(kept)
 
 
-def test_a_sparse_tensor_is_booked_by_its_places_and_values():
+def test_a_sparse_tensor_counts_its_indices_and_values():
     ledger = Ledger()
     sparse = torch.eye(8).to_sparse()
     ledger.track(sparse, "adapter")
-    assert ledger.book.live["adapter"] == 8 * 4 + 2 * 8 * 8
+    assert ledger.bytes.live["adapter"] == 8 * 4 + 2 * 8 * 8
 
 
 def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():

@@ -20,7 +20,7 @@ PAGE = (EXAMPLE / "README.md").read_text()
 
 
 def install(folder: Path, name: str, points: dict[str, str], **modules: str) -> None:
-    """Write what pip would: the metadata of a package with entry points, and modules where they are given."""
+    """Install a package as pip does: write its metadata with entry points, and the given modules."""
     info = folder / f"{name.replace('-', '_')}-0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
@@ -30,7 +30,7 @@ def install(folder: Path, name: str, points: dict[str, str], **modules: str) -> 
 
 
 def call(folder: Path, *argv: str) -> subprocess.CompletedProcess:
-    """Run a Python module where the folder's packages are installed."""
+    """Run a Python module with the packages of a folder installed."""
     paths = [str(folder), str(EXAMPLE.parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", *argv]
@@ -39,7 +39,7 @@ def call(folder: Path, *argv: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def steering(tmp_path) -> Path:
-    """A folder in which the example is installed as its pyproject says."""
+    """A folder in which the example is installed according to its pyproject.toml."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     install(tmp_path, project["name"], project["entry-points"]["peftbench.methods"])
     (tmp_path / "peftbench_steering").symlink_to(EXAMPLE / "peftbench_steering")
@@ -47,7 +47,7 @@ def steering(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(steering):
+def test_installing_the_example_adds_conformance_tests_which_pass(steering):
     tests, own = str(EXAMPLE.parent / "methods" / "test_conformance.py"), str(EXAMPLE / "test_vectors.py")
     options = ("-p", "no:cacheprovider", "--disable-warnings", "--rootdir", str(EXAMPLE.parent), "-rA")
     done = call(steering, "pytest", tests, own, "-k", "steering or another_process or vector", *options)
@@ -57,12 +57,12 @@ def test_the_example_adds_conformance_tests_by_being_installed_and_passes_them(s
     assert added == {name for name in CONFORMANCE if name.startswith("test_") and over_the_table(name)}
     assert len(added) == 8
     assert len([1 for _, which in passed if which.startswith("steering")]) == 5 + 3 * len(method_cells.COMMON)
-    assert "test_what_each_method_saved_gives_the_same_logits_in_another_process" in [name for name, _ in passed]
+    assert "test_each_saved_method_gives_the_same_logits_in_another_process" in [name for name, _ in passed]
     assert len([1 for name, _ in passed if name.startswith("test_each_steered_layer_has_one_vector")]) == 3
 
 
 def over_the_table(name: str) -> bool:
-    """Whether a conformance test runs for every method that trains."""
+    """Return whether a conformance test runs for every method that trains."""
     marks = getattr(CONFORMANCE[name], "pytestmark", [])
     if any(mark.args[1] is each for mark in marks for each in (method_cells.TRAINED, method_cells.CELLS)):
         return True
@@ -119,7 +119,7 @@ BAD = {
 """Entry point -> the text of its module, the object that it names there, and the reason reported."""
 
 
-def test_broken_packages_are_named_and_the_others_go_on(tmp_path):
+def test_broken_packages_are_reported_and_the_others_work(tmp_path):
     for name, (text, point, _) in BAD.items():
         install(tmp_path, f"package-{name}", {name: f"bad_{name}:{point}"}, **{f"bad_{name}": text})
     install(tmp_path, "good-package", {"mine": "good_method:make"}, good_method=GOOD)

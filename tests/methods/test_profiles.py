@@ -1,4 +1,4 @@
-"""Profiles: what methods have where the suite gives nothing, and what their cells then are."""
+"""Profiles: the settings of methods that a suite does not give, and the cells that result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cells(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", profiles.PUBLISHED)
-def test_what_is_published_can_be_said_by_a_suite(name):
+def test_published_settings_are_valid_in_a_suite(name):
     found, method = profiles.PUBLISHED[name], METHODS[name]
     given = {**found.training, **found.options} | ({method.rank_key: found.rank} if found.rank else {})
     axes_model(name, method_settings(method), given).model_validate(given)
@@ -48,7 +48,7 @@ def test_paper_takes_each_methods_published_setting(tmp_path):
     assert lora.training.warmup_ratio == TRAIN["warmup_ratio"].default
 
 
-def test_what_the_suite_gives_stands_before_a_profile(tmp_path):
+def test_settings_of_the_suite_override_a_profile(tmp_path):
     text = "profile: paper\nrank: 8\ntrain: {steps: 7}\nmethods:\n  lora: {learning_rate: 0.5, alpha: 2}\n"
     (lora,) = cells(tmp_path, text).values()
     training = lora.training
@@ -56,7 +56,7 @@ def test_what_the_suite_gives_stands_before_a_profile(tmp_path):
     assert (training.learning_rate, training.batch_size) == (0.5, 8)
 
 
-def test_shared_has_no_methods_own_recipe(tmp_path):
+def test_shared_ignores_the_methods_own_recipes(tmp_path):
     text = "profile: shared\ntrain: {learning_rate: 1e-3}\nmethods: [full, qlora]\n"
     full, qlora = cells(tmp_path, text).values()
     assert full.training == replace(qlora.training, profile=None)
@@ -65,7 +65,7 @@ def test_shared_has_no_methods_own_recipe(tmp_path):
         cells(tmp_path, "profile: shared\nmethods: [lora]\n")
 
 
-def test_a_profile_that_changes_nothing_leaves_a_trial_as_it_is(tmp_path):
+def test_a_profile_that_changes_nothing_does_not_change_a_trial(tmp_path):
     train = "train: {learning_rate: 1e-3}\nmethods: [full, lora, qlora]\n"
     before = {cell: trial_key.settings(t) for cell, t in cells(tmp_path, train).items()}
     after = {cell: trial_key.settings(t) for cell, t in cells(tmp_path, f"profile: shared\n{train}").items()}
@@ -74,7 +74,7 @@ def test_a_profile_that_changes_nothing_leaves_a_trial_as_it_is(tmp_path):
     assert after["qlora r=8 nf4"]["train"]["profile"] == "shared"
 
 
-def test_a_profile_that_there_is_not_is_refused(tmp_path):
+def test_an_unknown_profile_is_refused(tmp_path):
     with pytest.raises(UserError, match="profile: unknown profile 'papers'"):
         cells(tmp_path, "profile: papers\nmethods: [lora]\n")
 
@@ -85,7 +85,7 @@ def row(method, profile, **train):
     return make_result(f"{method} fp32", method, settings_json=settings, examples_seen=train.get("batch_size"))
 
 
-def test_which_profile_rows_had_is_told_and_published_settings_are_no_unfairness(tmp_path):
+def test_the_profile_of_rows_is_reported_and_published_settings_are_not_listed_as_unequal(tmp_path):
     paper = [
         row("lora", "paper", weight_decay=0.01, learning_rate=2e-4, batch_size=8),
         row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=32),

@@ -1,4 +1,4 @@
-"""QLoRA: bits per weight by the formula, compute types, the type of the unquantized parts, k-bit preparation."""
+"""QLoRA: bits per weight, compute dtypes, dtype of the unquantized parts, preparation for k-bit training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.method_cells import IDS, attached, logits
 
 @pytest.mark.parametrize(("double", "bits"), [(True, 4 + 8 / 64 + 32 / (64 * 256)), (False, 4 + 32 / 64)])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_bits_per_weight_are_the_papers_and_code_tables_come_on_top(kind, double, bits):
+def test_bits_per_weight_are_the_papers_plus_code_tables(kind, double, bits):
     import bitsandbytes
 
     layer = bitsandbytes.nn.Linear4bit(1024, 512, bias=False, compress_statistics=double, quant_type=kind)
@@ -46,7 +46,7 @@ def test_the_compute_dtype_is_that_of_autocast_and_of_every_4_bit_layer(compute,
     assert {m.compute_dtype for m in layers} == {getattr(torch, wanted or dtype)}
 
 
-def test_without_the_option_a_precision_is_its_record():
+def test_without_the_option_a_precision_equals_its_record():
     assert all(effective(name, {}) is record for name, record in PRECISIONS.items())
 
 
@@ -57,7 +57,7 @@ def qlora(tiny, tmp_path, precision="nf4", **changes):
 
 
 @pytest.mark.parametrize("compute", ["fp16", "fp32"])
-def test_a_trial_computes_in_another_type_and_its_card_says_so(compute, tiny, tmp_path):
+def test_a_trial_computes_in_another_dtype_and_its_card_states_it(compute, tiny, tmp_path):
     usual = qlora(tiny, tmp_path / "a", options={})
     other = qlora(tiny, tmp_path / "b", options={"compute_dtype": compute})
     assert (other.row.status, other.row.message) == ("ok", None)
@@ -70,7 +70,7 @@ def test_a_trial_computes_in_another_type_and_its_card_says_so(compute, tiny, tm
 
 
 @pytest.mark.parametrize("method", ["base", "prompt_tuning", "adapter", "lora", "qlora"])
-def test_the_unquantized_parts_have_the_precisions_type_for_every_method_alike(method, tiny):
+def test_the_unquantized_parts_have_the_precisions_dtype_for_every_method(method, tiny):
     where = {"device": "cpu", "trust_remote_code": False}
     for precision in ("nf4", "nf4-fp32"):
         assert precision in METHODS[method].precisions

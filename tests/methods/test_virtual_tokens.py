@@ -1,4 +1,4 @@
-"""Prefix tuning with and without its MLP, and the starts of prompt tuning."""
+"""Prefix tuning with and without its MLP, and the initializations of prompt tuning."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def fresh(tiny, precision="fp32"):
 
 
 def ran(tiny, tmp_path, method, precision="fp32", **changes):
-    """Run a trial and return its result; the adapter is kept in ``tmp_path / "kept"``."""
+    """Run a trial and return its result; the adapter is saved in ``tmp_path / "kept"``."""
     made = trials.trial(tiny, tmp_path, method, precision, **changes)
     job = dataclasses.replace(trials.job(made, tmp_path), adapter_folder=str(tmp_path / "kept"))
     return trial.run(job, 0.0, lambda *_: None, lambda *_: None)
 
 
 @pytest.mark.parametrize(("options", "h"), [({}, 512), ({"hidden_size": 24}, 24)])
-def test_with_the_mlp_parameters_trained_and_stored_are_two_numbers(options, h, tiny, tmp_path):
+def test_with_the_mlp_trained_and_saved_parameters_differ(options, h, tiny, tmp_path):
     row = ran(tiny, tmp_path, "prefix_tuning", options={"reparameterization": "mlp"} | options).row
     assert (row.status, row.message, row.stalled_tensors) == ("ok", None, None)
     prefix = LAYERS * 2 * KV
@@ -41,7 +41,7 @@ def test_with_the_mlp_parameters_trained_and_stored_are_two_numbers(options, h, 
     assert tuple(stored.shape) == (4, prefix)
 
 
-def test_without_the_mlp_they_are_one(tiny, tmp_path):
+def test_without_the_mlp_trained_and_saved_parameters_are_equal(tiny, tmp_path):
     row = ran(tiny, tmp_path, "prefix_tuning").row
     assert row.trainable_parameters == row.stored_parameters == 4 * LAYERS * 2 * KV
 
@@ -80,7 +80,7 @@ def test_a_hidden_size_without_the_mlp_is_refused(tiny):
 
 
 @pytest.mark.parametrize(("count", "text"), [(3, "red green blue"), (2, "red green blue"), (8, "red green blue")])
-def test_a_text_is_cut_or_repeated_to_the_virtual_tokens(count, text, tiny):
+def test_a_text_is_cut_or_repeated_to_the_number_of_virtual_tokens(count, text, tiny):
     made = fresh(tiny)
     ids = made.peftbench_origin.tokenizer(text, add_special_tokens=False)["input_ids"]
     tuned = prompt_tuning.attach(made, count, {"initialization": "text", "text": text})
@@ -91,7 +91,7 @@ def test_a_text_is_cut_or_repeated_to_the_virtual_tokens(count, text, tiny):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "nf4"])
-def test_a_trial_that_starts_from_a_text_needs_no_tokenizer_by_name(precision, tiny, tmp_path):
+def test_a_trial_initialized_from_a_text_loads_no_tokenizer_by_name(precision, tiny, tmp_path):
     options = {"initialization": "text", "text": "the colour of the sky is"}
     row = ran(tiny, tmp_path, "prompt_tuning", precision, options=options).row
     assert (row.status, row.message, row.stored_parameters) == ("ok", None, 4 * D)
@@ -108,6 +108,6 @@ def test_a_trial_that_starts_from_a_text_needs_no_tokenizer_by_name(precision, t
         ({"initialization": "text", "text": ""}, "allowed: a text of at least one token"),
     ],
 )
-def test_a_text_and_its_initialization_belong_together(options, told, tiny):
+def test_a_text_requires_its_initialization_and_vice_versa(options, told, tiny):
     with pytest.raises(UserError, match=told):
         prompt_tuning.attach(fresh(tiny), 4, options)

@@ -1,4 +1,4 @@
-"""The base that ships with peftbench: its files, the text it has read, its recipe and what its card says."""
+"""The base model that ships with peftbench: its files, training text, recipe and card."""
 
 import re
 import shutil
@@ -24,11 +24,11 @@ from tools.nano.grammar import documents
 LONGEST_TOKENS = 64
 LARGEST_BYTES = 8_000_000
 MARKS = {"describe": "| food:", "compute": "/ total:", "judge": "| class:"}
-"""What only a task's own format has."""
+"""Patterns that occur only in the formats of the tasks."""
 FLOAT_NOISE = 0.021
-"""Of a score: another CPU may decide two of a hundred near ties the other way."""
+"""Tolerance of a score: another CPU may decide two of a hundred near ties differently."""
 PREFIX_ROWS = 3
-"""Rows of the curve, 600 steps: as much of the text read as takes seconds; a slow test reads all."""
+"""Rows of the loss curve whose text is checked: 600 steps take seconds; a slow test checks all."""
 
 each_task = pytest.mark.parametrize("task", TASKS)
 each_base = pytest.mark.parametrize("base", builtin.BASES)
@@ -42,7 +42,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def beginning(loaded):
-    """The documents that each base's training read in its first steps."""
+    """The training documents of the first steps."""
     curves = {base: card.read_log(builtin.folder(base))["curve"][:PREFIX_ROWS] for base in builtin.BASES}
     return {base: list(card.text_read(loaded[base].tokenizer, curve)) for base, curve in curves.items()}
 
@@ -52,7 +52,7 @@ def printed(base):
 
 
 def rows(text, header):
-    """The rows of the card's table with this header's beginning, by their first column."""
+    """The rows of the card's table whose header begins with ``header``, by first column."""
     table = text[text.index(f"| {header} |") :].partition("\n\n")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     return {row[0]: row[1:] for row in cells}
@@ -63,7 +63,7 @@ def rows(text, header):
 
 @each_base
 @each_task
-def test_a_tasks_texts_are_short_in_the_bases_tokens_and_come_back_whole(base, task, loaded):
+def test_texts_of_tasks_take_few_tokens_and_decode_unchanged(base, task, loaded):
     tokenizer = loaded[base].tokenizer
     texts = [f"{e.prompt} {e.target}" for split in SPLITS for e in examples(card.task(task), split)]
     tokens = tokenizer(texts)["input_ids"]
@@ -92,7 +92,7 @@ def test_a_base_loads_offline_in_fp32_and_is_small(base):
 
 
 @each_base
-def test_a_bases_files_are_complete_and_name_no_path(base):
+def test_the_files_of_a_base_are_complete_and_contain_no_path(base):
     folder = builtin.folder(base)
     names = {path.name for path in folder.iterdir()}
     needed = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md", make.LOG}
@@ -104,13 +104,13 @@ def test_a_bases_files_are_complete_and_name_no_path(base):
 
 
 @each_base
-def test_the_log_belongs_to_the_weights_and_is_no_part_of_a_trials_key(base, tmp_path):
+def test_the_log_belongs_to_the_weights_and_does_not_enter_a_trials_key(base, tmp_path):
     copy = shutil.copytree(builtin.folder(base), tmp_path / base)
     assert card.read_log(copy)["steps"] == make.STEPS
     before = find.base_fingerprint(copy)
     (copy / make.LOG).write_text((copy / make.LOG).read_text().replace("weights_sha256: ", "weights_sha256: 0"))
     assert find.base_fingerprint(copy) == before
-    with pytest.raises(UserError, match=f"{make.LOG} is the log of other weights"):
+    with pytest.raises(UserError, match=f"{make.LOG} belongs to other weights"):
         card.read_log(copy)
 
 
@@ -125,7 +125,7 @@ def test_the_grammar_and_the_overlap_load_without_torch():
 
 @each_base
 @each_task
-def test_what_a_base_has_read_holds_no_prompt_and_no_format_of_a_task(base, task, beginning):
+def test_the_training_text_contains_no_prompt_and_no_format_of_a_task(base, task, beginning):
     assert len(beginning[base]) == 200 * PREFIX_ROWS * make.DOCUMENTS
     assert len(set(beginning[base])) > 10_000
     found = card.scored_examples(task)
@@ -138,7 +138,7 @@ def test_what_a_base_has_read_holds_no_prompt_and_no_format_of_a_task(base, task
 
 
 def events_told(texts):
-    """The texts that tell of an event of judge, and those of them that name one of its classes."""
+    """The texts with an event of judge, and those of them with the name of one of its classes."""
     events = re.compile("|".join(event for found in EVENTS.values() for event in found))
     colours = re.compile(rf"\b(?:{'|'.join(CHOICES)})\b")
     told = [text for text in texts if events.search(text)]
@@ -146,7 +146,7 @@ def events_told(texts):
 
 
 @each_base
-def test_no_document_tells_of_an_event_and_of_a_class_of_judge(base, beginning):
+def test_no_document_contains_both_an_event_and_a_class_of_judge(base, beginning):
     told, with_class = events_told(beginning[base])
     assert len(told) > 1000
     assert with_class == []
@@ -154,7 +154,7 @@ def test_no_document_tells_of_an_event_and_of_a_class_of_judge(base, beginning):
 
 
 @each_base
-def test_the_text_that_tells_retention_was_not_read(base, beginning, loaded):
+def test_the_held_out_text_for_retention_is_not_in_the_training_text(base, beginning, loaded):
     found = texts(Retention(str(builtin.held_out(base)), limit=None))
     assert len(found) == unread.TEXTS
     assert set(found).isdisjoint(beginning[base])
@@ -166,12 +166,12 @@ def test_the_text_that_tells_retention_was_not_read(base, beginning, loaded):
 
 
 @each_base
-def test_a_log_that_counted_other_tokens_is_refused(base, loaded):
-    with pytest.raises(UserError, match=r"by step 2 the base had read 7 tokens; the recipe gives \d"):
+def test_a_log_with_another_token_count_is_refused(base, loaded):
+    with pytest.raises(UserError, match=r"by step 2 the log counts 7 tokens; the recipe now gives \d"):
         list(card.text_read(loaded[base].tokenizer, [{"step": 2, "tokens_read": 7}]))
 
 
-def test_overlap_counts_what_is_shared():
+def test_overlap_counts_shared_ngrams_and_strings():
     example = Example(prompt="a: one two | go:", target="three four")
     read = ["one two | go", "so: three", "four three four", "one two | go"]
     found = overlap.measure({"t": [example]}, read)["t"]
@@ -195,7 +195,7 @@ def make_quickly(monkeypatch, folder, seed):
     return card.read_log(folder)
 
 
-def test_the_recipe_gives_the_same_bits_again_and_others_with_another_seed(monkeypatch, tmp_path, capsys):
+def test_the_recipe_is_reproducible_bit_for_bit_and_depends_on_the_seed(monkeypatch, tmp_path, capsys):
     first = make_quickly(monkeypatch, tmp_path / "first", 0)
     again = make_quickly(monkeypatch, tmp_path / "again", 0)
     other = make_quickly(monkeypatch, tmp_path / "other", 1)
@@ -216,7 +216,7 @@ def test_the_recipes_tokenizer_is_the_shipped_one(loaded):
 
 
 @each_base
-def test_the_card_says_what_the_log_and_the_tasks_say_now(base):
+def test_the_card_agrees_with_the_log_and_the_current_tasks(base):
     text, log = printed(base), card.read_log(builtin.folder(base))
     assert "license: apache-2.0" in text
     assert f"python -m tools.nano.make {base}" in text
@@ -224,17 +224,17 @@ def test_the_card_says_what_the_log_and_the_tasks_say_now(base):
         assert part in text, f"renew the card: python -m tools.nano.card {base}"
     assert f"tasks `{card.tasks_fingerprint()}`" in text, "the tasks changed: renew the card"
     assert list(rows(text, "task | metric")) == list(rows(text, "task | 2-grams, %")) == list(TASKS)
-    assert list(rows(text, "last word")) == [skill[0] for skill in skills.SKILLS]
+    assert list(rows(text, "last word of")) == [skill[0] for skill in skills.SKILLS]
     assert all(row[4] == "0 of 500" for row in rows(text, "task | 2-grams, %").values())
 
 
 @each_base
-def test_the_cards_perplexity_is_measured_and_is_the_logs(base, loaded):
+def test_the_cards_perplexity_agrees_with_the_model_and_the_log(base, loaded):
     logged = card.read_log(builtin.folder(base))["curve"][-1]["held_out_loss"]
     loss = make.held_out_loss(loaded[base].model.eval(), make.held_out(loaded[base].tokenizer))
     assert loss == pytest.approx(logged, abs=card.SAME_LOSS)
     assert card.held_out_fact(loss, logged) in printed(base)
-    assert "but its log says 2.000" in card.held_out_fact(loss, 2.0)
+    assert "but the training log has 2.000" in card.held_out_fact(loss, 2.0)
 
 
 @each_base
@@ -252,7 +252,7 @@ def test_the_cards_zero_shot_scores_are_measured(base, loaded):
 
 @each_base
 def test_the_cards_skills_are_measured(base, loaded):
-    said = rows(printed(base), "last word")
+    said = rows(printed(base), "last word of")
     model, tokenizer = loaded[base].model.eval(), loaded[base].tokenizer
     for skill in skills.SKILLS:
         share = skills.share_right(model, tokenizer, skill)
@@ -260,7 +260,7 @@ def test_the_cards_skills_are_measured(base, loaded):
 
 
 @pytest.mark.parametrize(("shift", "right"), [(-1, 1.0), (0, 0.0)])
-def test_a_skill_asks_for_the_last_word_and_nothing_else(shift, right, loaded):
+def test_a_skill_scores_only_the_last_word(shift, right, loaded):
     def model(input_ids, use_cache):
         return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids.roll(shift, 1), 1024))
 
@@ -270,7 +270,7 @@ def test_a_skill_asks_for_the_last_word_and_nothing_else(shift, right, loaded):
 
 @pytest.mark.slow
 @each_base
-def test_the_cards_overlap_is_that_of_all_the_text_read(base, loaded):
+def test_the_cards_overlap_is_that_of_the_whole_training_text(base, loaded):
     log = card.read_log(builtin.folder(base))
     read = list(card.text_read(loaded[base].tokenizer, log["curve"]))
     assert len(read) == log["steps"] * make.DOCUMENTS
@@ -282,5 +282,5 @@ def test_the_cards_overlap_is_that_of_all_the_text_read(base, loaded):
     tokenizer = loaded[base].tokenizer
     counted = card.count_read(tokenizer, make.held_out(tokenizer), set(read))
     assert card.held_out_read_fact(counted) in printed(base)
-    whole, said = "\0".join(read), rows(printed(base), "last word")
+    whole, said = "\0".join(read), rows(printed(base), "last word of")
     assert all(said[s[0]][1] == f"{100 * skills.share_read(whole, s):.0f}" for s in skills.SKILLS)

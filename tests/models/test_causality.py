@@ -1,4 +1,4 @@
-"""A base that reads in both directions is refused, by its config and by its gradients; every causal family passes."""
+"""A bidirectional model is refused, by its config and by its gradients; every causal family passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENCODERS = [("BertConfig", {}), ("RobertaConfig", {}), ("ElectraConfig", {}), ("
 
 
 def encoder(kind, tmp_path=None, **changes):
-    """An encoder with the head that transformers gives it, saved in a folder if there is one."""
+    """An encoder with the language modelling head of transformers, saved if a folder is given."""
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**{**SMALL, "vocab_size": 320, "max_position_embeddings": 130, **changes})
     made = transformers.AutoModelForCausalLM.from_config(config)
@@ -67,7 +67,7 @@ def test_an_encoder_is_refused_by_its_config_and_by_its_gradients(kind, changes)
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "xlnet"])
-def test_an_encoder_is_refused_though_its_first_row_is_zero_or_its_embeddings_are_turned(kind):
+def test_an_encoder_with_a_zero_first_embedding_or_transformed_embeddings_is_refused(kind):
     if kind == "gemma3":
         turned = {"use_bidirectional_attention": True, "head_dim": 16, "num_key_value_heads": 2}
         made = encoder("Gemma3TextConfig", pad_token_id=0, **turned)
@@ -78,7 +78,7 @@ def test_an_encoder_is_refused_though_its_first_row_is_zero_or_its_embeddings_ar
         causality.check(made, PRECISIONS["fp32"], "cpu")
 
 
-def test_what_the_gradients_say_is_what_changing_the_last_token_does():
+def test_the_gradients_agree_with_changing_the_last_token():
     for made, reads_ahead in ((encoder("BertConfig"), True), (encoder("BertConfig", is_decoder=True), False)):
         made.eval()
         with torch.no_grad():  # each alone: some kernels round the rows of a batch differently
@@ -86,13 +86,13 @@ def test_what_the_gradients_say_is_what_changing_the_last_token_does():
         assert torch.equal(first[:-1], other[:-1]) is not reads_ahead
 
 
-def test_an_encoder_made_a_decoder_passes():
+def test_an_encoder_configured_as_a_decoder_passes():
     made = encoder("BertConfig", is_decoder=True)
     causality.check_config(made.config)
     causality.check(made, PRECISIONS["fp32"], "cpu")
 
 
-def test_the_check_leaves_nothing_behind():
+def test_the_check_does_not_change_the_model():
     made = architectures.build("llama")
     state = torch.get_rng_state()
     causality.check(made, PRECISIONS["fp32"], "cpu")
@@ -119,7 +119,7 @@ def test_a_trial_on_an_encoder_is_unsupported_before_its_weights_are_loaded(tmp_
 
 
 @pytest.mark.parametrize("method", ["base", "lora"])
-def test_a_trial_on_an_encoder_that_no_config_tells_is_unsupported_with_the_reason(method, tmp_path, monkeypatch):
+def test_a_trial_on_an_encoder_that_its_config_does_not_reveal_is_unsupported(method, tmp_path, monkeypatch):
     encoder("BertConfig", tmp_path)
     monkeypatch.setattr(causality, "check_config", lambda _: None)
     row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
@@ -127,7 +127,7 @@ def test_a_trial_on_an_encoder_that_no_config_tells_is_unsupported_with_the_reas
     assert "BertLMHeadModel reads in both directions" in row.message
 
 
-def test_a_base_that_runs_only_without_gradients_is_not_looked_at(tmp_path):
+def test_a_base_that_runs_only_without_gradients_is_not_checked(tmp_path):
     folder = architectures.make(tmp_path / "falcon", "falcon")
     loaded = load.load(folder, PRECISIONS["int8"], False, True, device="cpu", trust_remote_code=False)
     causality.check(loaded.model, PRECISIONS["int8"], "cpu")
@@ -136,18 +136,18 @@ def test_a_base_that_runs_only_without_gradients_is_not_looked_at(tmp_path):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_no_method_that_comes_with_peftbench_reads_ahead(name, tiny, tmp_path):
+def test_no_method_of_peftbench_depends_on_later_tokens(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     _, learner, _ = attached(tiny, name, precision, tmp_path)
-    with liveness.stirred(learner.parameters):
+    with liveness.perturbed(learner.parameters):
         assert causality.reads_ahead(learner.model, PRECISIONS[precision], "cpu") == 0.0
 
 
 LILY = {"peft_type": "LILY"}
 
 
-def test_a_method_that_reads_ahead_is_told_in_its_row_and_under_the_table(tiny, tmp_path):
-    """LILY mixes its adapters by a mean over all tokens of the text, later ones too (peft 0.21, arXiv:2407.09946)."""
+def test_a_method_that_depends_on_later_tokens_is_reported_in_its_row_and_under_the_table(tiny, tmp_path):
+    """LILY weights its adapters by a mean over all tokens, including later ones (peft 0.21, arXiv:2407.09946)."""
     made = trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY)
     result = run(made, tmp_path)
     assert result.row.status == "ok", result.row.message
@@ -157,7 +157,7 @@ def test_a_method_that_reads_ahead_is_told_in_its_row_and_under_the_table(tiny, 
     assert re.match(r"peft LILY r=4.*: later tokens bear on what is said of a token \(up to .* %", told)
 
 
-def test_what_mixes_examples_only_when_it_is_trained_cannot_be_packed(tiny, tmp_path):
+def test_a_method_that_mixes_examples_only_in_training_cannot_be_packed(tiny, tmp_path):
     training = {"packing": True, "sequence_length": 64}
     row = run(trials.trial(tiny, tmp_path, "peft", rank=4, options=LILY, training=training), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "check")
@@ -176,12 +176,12 @@ def test_a_method_that_replaces_the_embedding_is_measured_too(rank, options, tin
     assert (row.status, row.later_token_influence) == ("ok", 0.0), row.message
 
 
-def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny, tmp_path):
+def test_perturbed_parameters_and_the_random_state_are_restored_bit_for_bit(tiny, tmp_path):
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
     before, state = [p.detach().clone() for p in learner.parameters], torch.get_rng_state()
 
     def fail():
-        with liveness.stirred(learner.parameters):
+        with liveness.perturbed(learner.parameters):
             assert not any(torch.equal(p, kept) for p, kept in zip(learner.parameters, before, strict=True))
             raise ValueError("on purpose")
 
@@ -191,7 +191,7 @@ def test_stirred_parameters_return_bit_for_bit_and_so_does_the_random_state(tiny
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_plan_on_an_encoder_says_why_there_are_no_figures(tmp_path):
+def test_a_plan_on_an_encoder_states_why_it_has_no_figures(tmp_path):
     encoder("RobertaConfig", tmp_path)
     folder = tmp_path / "RobertaConfig"
     (found,) = forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question())

@@ -1,4 +1,4 @@
-"""A base is loaded at the precision that its word means, measured, or refused with its name."""
+"""A base model is loaded and stored as the precision defines, or refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REST = 320 * 64 + 7 * 64
         ("qlora", "fp4", {"uint8", "bfloat16"}, LINEAR // 2 + 2 * REST),
     ],
 )
-def test_a_base_is_stored_as_the_methods_precision_says(method, precision, dtypes, bytes_, tiny):
+def test_a_base_is_stored_as_the_methods_precision_defines(method, precision, dtypes, bytes_, tiny):
     found = loaded(tiny, method, precision)
     assert {part.split()[0] for part in found.dtypes.split(", ")} == dtypes
     assert found.parameters == LINEAR + REST
@@ -55,7 +55,7 @@ def test_double_quantization_quantizes_the_scales_of_every_layer_or_of_none(doub
     assert len(scales) == 21
 
 
-def test_evaluation_leaves_a_quantized_base_as_it_was(tiny):
+def test_evaluation_does_not_change_a_quantized_base(tiny):
     made = loaded(tiny, "qlora", "nf4").model.eval()
     before = {n: load.checksum(p) for n, p in made.named_parameters()}
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_evaluation_leaves_a_quantized_base_as_it_was(tiny):
     assert {n: load.checksum(p) for n, p in made.named_parameters()} == before
 
 
-def test_a_base_that_is_not_what_the_precision_says_is_refused(tiny, monkeypatch):
+def test_a_base_not_stored_as_the_precision_defines_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(quantization, "config", lambda *_: None)  # a library that skips quantization silently
     with pytest.raises(Unsupported, match=r"precision nf4: 21 weight matrices were not quantized, .*_proj\.weight$"):
         loaded(tiny, "qlora", "nf4")
@@ -76,7 +76,7 @@ def family(tmp_path_factory):
 
 
 @pytest.mark.parametrize("precision", ["nf4", "fp4", "int8", "nf4-fp32"])
-def test_falcons_linear_layers_are_quantized_as_by_hand(precision, family):
+def test_falcons_linear_layers_are_quantized_as_when_done_by_hand(precision, family):
     from transformers import integrations
     from transformers.models.falcon.modeling_falcon import FalconLinear
 
@@ -104,7 +104,7 @@ def test_falcons_linear_layers_are_quantized_as_by_hand(precision, family):
     assert torch.equal(logits(found.model, precision, IDS), logits(by_hand, precision, IDS))
 
 
-def test_a_failed_load_leaves_the_library_as_it_was(tmp_path):
+def test_a_failed_load_restores_the_library(tmp_path):
     from transformers import integrations
 
     unpatched = integrations.replace_with_bnb_linear
@@ -124,7 +124,7 @@ def test_a_failed_load_leaves_the_library_as_it_was(tmp_path):
         ("nf4-fp32", "fp32", True),
     ],
 )
-def test_fused_experts_are_stored_in_four_bits_and_computed_with_as_those_bits_say(precision, compute, double, family):
+def test_fused_experts_are_stored_in_4_bits_and_used_dequantized(precision, compute, double, family):
     how = effective(precision, {"compute_dtype": compute})
     where = {"device": "cpu", "trust_remote_code": False}
     home = family("mixtral")
@@ -147,7 +147,7 @@ def test_fused_experts_are_stored_in_four_bits_and_computed_with_as_those_bits_s
     assert packed == 2 * codes == sum(p.numel() for n, p in load.matrices(whole.model).items() if "mlp.gate" not in n)
 
 
-def test_gradients_flow_through_fused_experts_as_through_the_matrices_that_their_codes_stand_for(family):
+def test_gradients_through_fused_4_bit_experts_equal_those_through_the_dequantized_matrices(family):
     home, found = family("mixtral"), {}
     for who in ("codes", "matrices"):
         base = loaded(home, "adapter", "nf4-fp32").model
@@ -163,7 +163,7 @@ def test_gradients_flow_through_fused_experts_as_through_the_matrices_that_their
     assert all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
 
 
-def test_the_scales_of_fused_experts_are_booked_as_quantization_state(family):
+def test_the_scales_of_fused_experts_count_as_quantization_state(family):
     from peftbench.measure.ledger import account
 
     base = loaded(family("mixtral"), "adapter", "nf4")
@@ -176,7 +176,7 @@ def test_the_scales_of_fused_experts_are_booked_as_quantization_state(family):
     assert book.live["base_weights"] + book.live["quantization_state"] >= base.weights_bytes
 
 
-def test_with_checkpointing_a_steps_peak_on_experts_in_four_bits_is_below_that_of_bf16(family, tmp_path):
+def test_with_checkpointing_4_bit_experts_have_a_lower_peak_than_bf16(family, tmp_path):
     home, peaks = family("mixtral", intermediate_size=512), {}
     for precision in ("bf16", "nf4"):
         settings = {"steps": 2, "gradient_checkpointing": True}
@@ -194,7 +194,7 @@ def test_fused_experts_in_int8_are_refused_with_the_reason(precision, family):
         loaded(family("mixtral"), "lora", precision)
 
 
-def test_matrices_are_neither_embeddings_nor_head_nor_norms_nor_experts_biases(tmp_path):
+def test_matrices_exclude_embeddings_head_norms_and_biases_of_experts(tmp_path):
     from transformers import GptOssConfig, GptOssForCausalLM
 
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 16, "vocab_size": 320}
@@ -207,7 +207,7 @@ def test_matrices_are_neither_embeddings_nor_head_nor_norms_nor_experts_biases(t
     assert ends == [*attention, "mlp.router", experts.format("gate_up_proj"), experts.format("down_proj")]
 
 
-def test_tensors_of_three_dimensions_that_are_no_experts_stay_as_they_are():
+def test_three_dimensional_tensors_other_than_experts_are_not_quantized():
     convolution = torch.nn.Conv1d(8, 8, 4)
     assert not quantization.is_fused(convolution, convolution.weight)
     assert not quantization.is_fused(torch.nn.Module(), torch.zeros(4, 1, 8))
@@ -215,7 +215,7 @@ def test_tensors_of_three_dimensions_that_are_no_experts_stay_as_they_are():
     assert quantization.is_fused(torch.nn.Module(), torch.zeros(4, 8, 8))
 
 
-def test_all_methods_train_in_the_same_type_on_a_bf16_base(tiny):
+def test_all_methods_train_in_the_same_dtype_on_a_bf16_base(tiny):
     from peftbench.records.resolve import resolve
 
     for name, method in METHODS.items():
@@ -238,8 +238,8 @@ def test_a_base_that_cannot_be_loaded_is_named(spoil, told, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("ooms", "raised"), [(1, torch.OutOfMemoryError), (0, RuntimeError)])
-def test_memory_that_runs_out_while_a_tensor_is_quantized_is_told_as_that(ooms, raised, tiny, monkeypatch):
-    """transformers takes any error of a tensor's conversion for itself and raises another, without the reason."""
+def test_running_out_of_memory_while_quantizing_is_reported_as_such(ooms, raised, tiny, monkeypatch):
+    """transformers catches any error in a tensor's conversion and raises another one without the cause."""
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": ooms})
 
     def full(*_, **__):
@@ -259,7 +259,7 @@ def load_in_four_bits(folder):
     AutoModelForCausalLM.from_pretrained(folder, quantization_config=how, device_map={"": "cpu"})
 
 
-def test_no_precision_but_tf32_lets_convolutions_round(tiny):
+def test_only_tf32_lets_convolutions_round(tiny):
     torch.backends.cudnn.allow_tf32 = True  # torch's default
     loaded(tiny, "lora", "fp32")
     assert torch.backends.cudnn.allow_tf32 is False

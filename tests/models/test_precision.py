@@ -1,4 +1,4 @@
-"""The tables of precisions are true: dtypes are those of a run, and every cell of the table of what exists is run."""
+"""The tables of precisions: dtypes are those of a run, and every supported cell runs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tools.validation import precision_table
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SAMPLE = 4
-"""One in so many cells is in the default run, two or more of each precision."""
+"""One in this many cells is run by default, at least two of each precision."""
 CELLS = [*itertools.product(METHODS, PRECISIONS)]
 
 
 def allowed():
-    """Every cell that the table allows, each on its device, marked."""
+    """Every supported cell, each on its device, with marks."""
     for device in precision_table.DEVICES:
         there = [(m, p) for m, p in CELLS if why_unsupported(METHODS[m], p, device) is None]
         for index, cell in enumerate(there):
@@ -47,7 +47,7 @@ def bases(tmp_path_factory):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_committed_tables_are_what_is_seen_now(device, bases, tmp_path):
+def test_the_committed_tables_equal_a_new_recording(device, bases, tmp_path):
     committed = precision_document.seen(device)
     if committed is None:
         pytest.skip(f"nobody has looked at {device} yet: make reference RUNS=precisions")
@@ -64,7 +64,7 @@ def short(dtype):
 
 @pytest.mark.parametrize("kind", precision_table.KINDS)
 @pytest.mark.parametrize("name", [name for name, record in PRECISIONS.items() if "cpu" in record.devices])
-def test_a_precisions_record_says_what_was_seen(name, kind):
+def test_a_precisions_record_agrees_with_the_recorded_dtypes(name, kind):
     record, seen = PRECISIONS[name], precision_document.seen("cpu")["precisions"][name].get(kind)
     if seen is None:
         assert why_unsupported(METHODS[kind], name, "cpu")
@@ -80,7 +80,7 @@ def test_a_precisions_record_says_what_was_seen(name, kind):
     assert seen["loss"] == "fp32"
 
 
-def test_a_changed_type_is_seen(bases, tmp_path, monkeypatch):
+def test_a_changed_dtype_is_noticed(bases, tmp_path, monkeypatch):
     from dataclasses import replace
 
     other = replace(PRECISIONS["bf16"], autocast=None, weights="float32", trainable="bfloat16")
@@ -92,14 +92,14 @@ def test_a_changed_type_is_seen(bases, tmp_path, monkeypatch):
 
 
 OWN = ("entering", "product_trainable", "product_backward", "optimizer")
-"""What methods have of their own: only LoRA and adapters train linear layers, and qlora's optimizer is paged."""
+"""What differs between methods: only LoRA and adapters train linear layers, and qlora's optimizer is paged."""
 FROZEN = [name for name, m in METHODS.items() if m.trains and not m.trains_base and name not in ("lora", "qlora")]
 
 
 @pytest.mark.parametrize(
     "name", ["bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS if p not in ("bf16", "tf32"))]
 )
-def test_every_method_on_a_frozen_base_is_stored_and_computed_as_the_one_in_the_table(name, bases, tmp_path):
+def test_all_methods_on_a_frozen_base_have_the_dtypes_of_the_one_in_the_table(name, bases, tmp_path):
     committed = precision_document.seen("cpu")["precisions"][name]["frozen"]
     for method in FROZEN:
         if method == "peft" and name in FOUR_BIT:
@@ -110,7 +110,7 @@ def test_every_method_on_a_frozen_base_is_stored_and_computed_as_the_one_in_the_
 
 
 def options(method, precision):
-    """LoHa stands for peft's tuners, VeRA in 4 bits, where LoHa is refused: its own matter, see below."""
+    """LoHa represents peft's tuners; in 4 bits, where LoHa is refused (see below), VeRA does."""
     return {"peft_type": "VERA"} if method == "peft" and precision in FOUR_BIT else trials.EXAMPLES.get(method, {})
 
 
@@ -157,7 +157,7 @@ def planned(base, folder, device, checkpointing=False):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])  # what is refused needs no device
-def test_every_cell_that_the_table_refuses_is_a_row_with_that_very_reason(device, bases, tmp_path):
+def test_every_cell_that_the_table_refuses_is_a_row_with_the_same_reason(device, bases, tmp_path):
     whole = planned(bases[0], tmp_path, device)
     table = {(m, p): why_unsupported(METHODS[m], p, device) for m, p in CELLS}
     assert {(t.method, t.precision): t.unsupported for t in whole} == table
@@ -171,7 +171,7 @@ def test_every_cell_that_the_table_refuses_is_a_row_with_that_very_reason(device
     assert found == {cell: ("unsupported", why) for cell, why in table.items() if why}
 
 
-def test_methods_without_checkpointing_are_refused_with_that_reason_and_no_other(bases, tmp_path):
+def test_methods_without_checkpointing_are_refused_with_their_own_reason(bases, tmp_path):
     for made in planned(bases[0], tmp_path, "cpu", checkpointing=True):
         method = method_of(made.method, made.options)
         why = why_no_checkpointing(method) if method.trains else None
@@ -187,7 +187,7 @@ def test_methods_without_checkpointing_are_refused_with_that_reason_and_no_other
         ("prefix_tuning", "fp32", {"gradient_checkpointing": True}, "must match the size of tensor"),
     ],
 )
-def test_a_cell_run_in_spite_of_the_table_fails_for_the_reason_it_gives(
+def test_a_refused_cell_that_is_run_anyway_fails_for_the_stated_reason(
     method, precision, training, told, bases, tmp_path
 ):
     row = run(method, precision, "cpu", bases[0], tmp_path, training=training).row
@@ -195,7 +195,7 @@ def test_a_cell_run_in_spite_of_the_table_fails_for_the_reason_it_gives(
     assert told in row.message
 
 
-def test_a_tuner_that_multiplies_with_plain_weights_is_refused_in_4_bits_with_its_reason(bases, tmp_path):
+def test_a_tuner_that_needs_unpacked_weights_is_refused_in_4_bits(bases, tmp_path):
     row = run("peft", "nf4", "cpu", bases[0], tmp_path, options={"peft_type": "LOHA"}).row
     assert row.status == "unsupported"
     assert row.message.startswith("peft LOHA computes with the base's weights, which are packed here")

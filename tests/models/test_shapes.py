@@ -1,4 +1,4 @@
-"""Shapes without weights: the configs are those of the known models, weights are drawn when needed, no scores."""
+"""Shapes: their configs are those of well-known models, weights are drawn when needed, nothing is scored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARAMETERS = {
     "mixtral-8x7b": 46_702_792_704,
     "opt-6.7b": 6_658_473_984,
 }
-"""Of the published checkpoints, tied weights once."""
+"""Parameters of the published checkpoints, tied weights once."""
 SUITE = """
 base: {base}
 tasks: [compute]
@@ -54,7 +54,7 @@ def test_a_shape_has_as_many_parameters_as_the_model_it_is_named_after(name):
 
 
 def small(folder, **changes):
-    """A folder with a shape's config alone, cut to two narrow layers."""
+    """A folder with only a shape's config, reduced to two narrow layers."""
     config = json.loads((builtin.shape("llama-7b") / "config.json").read_text())
     config |= {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     config |= {"num_key_value_heads": 2, "vocab_size": 1024} | changes
@@ -79,14 +79,14 @@ def test_random_weights_are_stored_as_the_precision_says_and_are_the_same_every_
     assert float(logits.detach().std()) > 0
 
 
-def test_norms_start_at_one_and_matrices_at_the_configs_spread(tmp_path):
+def test_norms_are_one_and_matrices_have_the_configs_standard_deviation(tmp_path):
     made = load(small(tmp_path / "shape", initializer_range=0.5), "fp32").model
     assert torch.equal(made.model.norm.weight, torch.ones(128))
     assert float(made.lm_head.weight.std()) == pytest.approx(0.5, rel=0.02)
 
 
 def test_no_more_than_one_unquantized_weight_exists_at_a_time(tmp_path, monkeypatch):
-    """Beside what stays unquantized: embeddings, head and norms."""
+    """Apart from parts that are never quantized: embeddings, head and norms."""
     linears = {(128, 128), (64, 128), (256, 128), (128, 256)}
     drawn, alive = weakref.WeakSet(), []
     draw = random_weights.Drawn.__getitem__
@@ -104,7 +104,7 @@ def test_no_more_than_one_unquantized_weight_exists_at_a_time(tmp_path, monkeypa
     assert max(alive) <= 2 * 256 * 128, "in bytes of bf16: the one before, at most"
 
 
-def test_a_trial_of_a_shape_measures_and_scores_nothing(tmp_path):
+def test_a_trial_of_a_shape_is_measured_but_not_scored(tmp_path):
     folder = small(tmp_path / "shape")
     made = trials.trial(folder, tmp_path)
     made = dataclasses.replace(made, base=Base(str(folder), random_weights=True))
@@ -118,7 +118,7 @@ def test_a_trial_of_a_shape_measures_and_scores_nothing(tmp_path):
     assert json.loads(result.row.settings_json)["base"]["random_weights"] is True
 
 
-def test_random_weights_enter_the_key_and_the_lack_of_them_does_not(tmp_path, tiny):
+def test_random_weights_enter_the_key_and_real_ones_do_not_change_it(tmp_path, tiny):
     made = trials.trial(tiny, tmp_path)
     drawn = dataclasses.replace(made, base=Base(str(tiny), random_weights=True))
     assert trial_key.key(made, "b", "d") != trial_key.key(drawn, "b", "d")
@@ -135,14 +135,14 @@ def test_random_weights_enter_the_key_and_the_lack_of_them_does_not(tmp_path, ti
         ("{shape: llama-7b, weights: real}", "base.weights"),
     ],
 )
-def test_a_wrong_base_is_told_at_load(base, told, tmp_path):
+def test_a_wrong_base_is_reported_at_load(base, told, tmp_path):
     (tmp_path / "s.yaml").write_text(SUITE.format(base=base))
     with pytest.raises(UserError) as caught:
         suite.load(tmp_path / "s.yaml")
     assert told in str(caught.value)
 
 
-def test_an_unknown_shape_is_answered_with_the_nearest():
+def test_an_unknown_shape_is_refused_naming_the_nearest():
     with pytest.raises(UserError, match=r"unknown shape 'lama-7b'.*did you mean 'llama-7b'"):
         find.resolve_base(Base("lama-7b", random_weights=True))
 

@@ -29,10 +29,11 @@ from peftbench.measure import environment, nvml, watch
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.models import find
-from peftbench.records import Base, Result
+from peftbench.records import Base, Result, Status
+from peftbench.records.columns.inference import InferenceColumns
 from peftbench.results import store
+from peftbench.runner import checkpoint, trial
 from peftbench.runner import rows as runner_rows
-from peftbench.runner import trial
 from peftbench.tasks import read
 from peftbench.training import batches, loop
 from peftbench.training import flops as training_flops
@@ -108,7 +109,7 @@ def test_the_peak_of_training_is_neither_that_of_loading_nor_that_of_evaluation(
 
 @pytest.mark.parametrize(
     ("holder", "place", "column"),
-    [(trial, "load", "base_parameters"), (trial.checkpoint, "save", "checkpoint_bytes")],
+    [(trial, "load", "base_parameters"), (checkpoint, "save", "checkpoint_bytes")],
 )
 def test_what_a_failed_trial_did_not_measure_is_null(holder, place, column, tiny, tmp_path, monkeypatch):
     def fail(*_, **__):
@@ -121,9 +122,11 @@ def test_what_a_failed_trial_did_not_measure_is_null(holder, place, column, tiny
     assert getattr(row, column) is None
     if place == "load":
         known = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is not None}
-        always = {"status", "phase", "message", "scores_json", "schema_version", "started_at", "finished_at"}
+        always = {"status", "phase", "message", "reason", "log_file", "scores_json", "schema_version"}
+        always |= {"started_at", "finished_at"}
         of_the_process = {"start_seconds", "load_seconds", "load_average", "host_peak_resident_bytes"}
-        named = {n for n, value in runner_rows.describe(trials.job(made, tmp_path)).items() if value is not None}
+        described = vars(runner_rows.row(trials.job(made, tmp_path), Status.ERROR))
+        named = {name for name, value in described.items() if value is not None}
         assert known - named - always - of_the_process == set()
 
 
@@ -213,8 +216,8 @@ def gpu(*processes):
 def test_another_process_on_the_gpu_is_in_the_row(tiny, tmp_path, monkeypatch):
     made = trials.trial(tiny, tmp_path)
     for others in ((), ((99_999_999, 5 * MB),)):
-        gauges = watch.Gauges("cpu", gpu((os.getpid(), MB), *others))
-        monkeypatch.setattr(watch, "gauges", lambda _, gauges=gauges: gauges)
+        sensors = watch.Sensors("cpu", gpu((os.getpid(), MB), *others))
+        monkeypatch.setattr(watch, "sensors", lambda _, sensors=sensors: sensors)
         row = run(made, tmp_path).row
         assert (row.status, row.other_gpu_processes, row.device_process_bytes) == ("ok", len(others), MB)
 
@@ -224,7 +227,7 @@ def test_a_row_of_a_trial_that_ran_out_of_memory_keeps_phase_peak_and_other_proc
     answers |= {"max_memory_allocated": 70 * MB, "max_memory_reserved": 80 * MB, "empty_cache": None}
     for name, value in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    monkeypatch.setattr(watch, "gauges", lambda _: watch.Gauges("cuda", gpu((os.getpid(), MB), (1, MB))))
+    monkeypatch.setattr(watch, "sensors", lambda _: watch.Sensors("cuda", gpu((os.getpid(), MB), (1, MB))))
 
     def dies(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -244,7 +247,7 @@ def test_the_work_of_a_step_depends_on_what_trains(name, least, most, tmp_path):
     base, learner, plan = method_cells.attached(nano, name, "fp32", tmp_path)
     config = base.model.config
     weights = base.parameters if config.tie_word_embeddings else base.parameters - config.vocab_size * 64
-    flops = training_flops.columns(learner, plan)["train_flops_per_token"]
+    flops = training_flops.columns(learner, plan)[0].train_flops_per_token
     assert least * weights < flops < most * weights
 
 
@@ -280,9 +283,9 @@ def test_inference_is_measured_with_the_trained_adapter(tiny, tmp_path, monkeypa
 
     def measure(subject):
         moved.extend(float(p.abs().max()) for n, p in subject.model.named_parameters() if "lora_B" in n)
-        return {}
+        return InferenceColumns()
 
-    monkeypatch.setattr(trial.generation, "measure", measure)
+    monkeypatch.setattr(generation, "measure", measure)
     assert run(trials.trial(tiny, tmp_path), tmp_path, measures_inference=True).row.status == "ok"
     assert moved
     assert min(moved) > 0, "B is zero before training"

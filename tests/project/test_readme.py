@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 
 import matplotlib
 import pytest
 
+import peftbench
 from peftbench import suite
 from peftbench.methods import METHODS
 from peftbench.methods.record import shown
@@ -17,7 +19,7 @@ from peftbench.suite import meanings, schema
 from peftbench.tasks import HEADLINES
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 from tests.support.rooms import ROOMS
-from tools.docs import cli_document, reference, suite_document
+from tools.docs import cli_document, python_document, reference, suite_document
 
 README = (reference.ROOT / "README.md").read_text()
 CLI, SUITE = (reference.ROOT / "docs" / name for name in ("cli.md", "suite.md"))
@@ -62,6 +64,15 @@ def test_every_command_has_its_table_in_the_document_of_the_command_line():
         assert len(options) >= 2
         for option in set(options) - {"-h", "--help"}:
             assert option in table, option
+
+
+def test_every_public_function_is_in_the_document_of_the_python_interface():
+    assert {*python_document.FUNCTIONS, "UserError"} == set(peftbench.__all__)
+    for name in python_document.FUNCTIONS:
+        parameters = inspect.signature(getattr(peftbench, name)).parameters
+        assert parameters
+        for parameter in parameters:
+            assert f"- `{parameter}`: " in python_document.function(name), parameter
 
 
 def test_the_readme_is_short():
@@ -180,6 +191,8 @@ def test_the_files_that_a_document_names_exist(document):
 def test_the_modules_that_a_document_names_exist(document):
     for name in re.findall(r"`((?:peftbench|tools)(?:\.\w+)+)[`(]", document.read_text()):
         module, found = None, name.split(".")
+        if len(found) == 2 and found[1] in peftbench.__all__:
+            continue
         for end in range(len(found), 0, -1):
             path = reference.ROOT.joinpath(*found[:end])
             if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():

@@ -91,15 +91,15 @@ def test_the_columns_count_what_was_drawn(tiny):
     mixed = (("a", 1.0), ("b", 1.0))
     training = replace(trials.TRAINING, steps=4, batch_size=2, data=mixed, sequence_length=24)
     plan = batches.plan_steps(examples, training, tokenizer, 0)
-    found = batches.columns(batches.Prepared(plan, (), examples))
-    seen = json.loads(found["data_seen_json"])
+    _, work, data = batches.columns(batches.Prepared(plan, (), examples))
+    seen = json.loads(data.data_seen_json)
     drawn = [e for step in plan for e in step]
-    assert seen["a"]["drawn"] + seen["b"]["drawn"] == len(drawn) == found["examples_seen"] == 8
+    assert seen["a"]["drawn"] + seen["b"]["drawn"] == len(drawn) == work.examples_seen == 8
     assert seen["a"]["drawn"] == sum(e.identity[0] == "a" for e in drawn) > 0
     assert (seen["b"]["examples"], seen["b"]["distinct"], seen["b"]["truncated"]) == (1, 1, 0)
     assert seen["a"]["truncated"] == sum(e.identity == ("a", 0) for e in drawn) > 0
-    assert found["truncated_examples"] == seen["a"]["truncated"]
-    assert found["distinct_examples_seen"] == len({e.identity for e in drawn})
+    assert work.truncated_examples == seen["a"]["truncated"]
+    assert work.distinct_examples_seen == len({e.identity for e in drawn})
 
 
 @pytest.mark.parametrize("method", ["lora", "base"])

@@ -96,7 +96,7 @@ def test_cells_that_only_one_folder_has_are_listed_and_are_no_regression(tmp_pat
     assert "no regression" not in render(found)
 
 
-def test_changed_settings_and_environment_are_told_once(tmp_path: Path) -> None:
+def test_changed_settings_and_environment_are_listed_once(tmp_path: Path) -> None:
     settings = json.dumps({"method": "lora", "rank": 8, "train": {"steps": 40, "learning_rate": 3e-3}})
     environment = json.dumps(ENVIRONMENT | {"packages": ENVIRONMENT["packages"] | {"torch": "2.14.0"}})  # type: ignore[operator]
     found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], settings_json=settings, environment_json=environment)
@@ -125,7 +125,7 @@ def test_a_setting_that_changed_in_some_cells_names_them(tmp_path: Path) -> None
         ("protocol", 2, {"score", "peak_train_bytes", "tokens_per_second"}),
     ],
 )
-def test_what_does_not_compare_is_refused_by_the_key_that_differs(
+def test_columns_that_are_not_comparable_are_refused_and_the_difference_is_named(
     tmp_path: Path, field: str, value: object, refused: set[str]
 ) -> None:
     found = compared(tmp_path, [0.9, 0.9], [0.1, 0.1], **{field: value})
@@ -146,7 +146,7 @@ def test_sizes_differ_without_noise(tmp_path: Path) -> None:
     assert "1.91 MiB" in text
 
 
-def test_a_value_that_one_side_lacks_is_no_number(tmp_path: Path) -> None:
+def test_a_value_that_one_side_lacks_is_not_a_number(tmp_path: Path) -> None:
     found = compared(tmp_path, [0.9], [0.9], peak_train_bytes=None)
     assert verdict(found, "peak_train_bytes") is None
     assert "–" in render(found)
@@ -159,12 +159,12 @@ def test_the_columns_line_up(tmp_path: Path) -> None:
     assert ends == [lines[head].index("new") + 3] * 2
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         compare(tmp_path / "a", tmp_path / "b")
 
 
-def test_cells_whose_scores_were_refused_are_not_the_same_and_there_is_no_verdict(tmp_path: Path) -> None:
+def test_cells_whose_scores_were_refused_are_not_counted_as_the_same(tmp_path: Path) -> None:
     found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], protocol=2)
     assert not found.regressed
     assert found.verdict is None
@@ -174,7 +174,7 @@ def test_cells_whose_scores_were_refused_are_not_the_same_and_there_is_no_verdic
 
 
 @pytest.mark.parametrize("key", ["data_sha256", "base_sha256"])
-def test_scores_of_other_examples_or_another_base_are_refused_cell_by_cell(tmp_path: Path, key: str) -> None:
+def test_scores_on_other_examples_or_another_base_model_are_refused_per_cell(tmp_path: Path, key: str) -> None:
     old, new = folder(tmp_path / "old", [0.9, 0.8]), folder(tmp_path / "new", [0.1, 0.1], **{key: "e" * 64})
     other = {"cell": "lora r=2 fp32", "rank": 2}
     folder(old, [0.7, 0.6], **other)
@@ -193,7 +193,7 @@ def test_scores_of_other_examples_or_another_base_are_refused_cell_by_cell(tmp_p
 
 
 @pytest.mark.parametrize(("new", "fell"), [(0.899, True), (0.901, False)])
-def test_the_untuned_base_has_no_noise(tmp_path: Path, new: float, fell: bool) -> None:
+def test_the_untuned_base_model_has_no_noise(tmp_path: Path, new: float, fell: bool) -> None:
     base = {"cell": "base fp32", "method": "base", "rank": None, "seed": None}
     for name, score in (("old", 0.9), ("new", new)):
         write(tmp_path / name, make_result(scores={"judge": score}, **base), ["judge"])  # type: ignore[arg-type]
@@ -204,7 +204,7 @@ def test_the_untuned_base_has_no_noise(tmp_path: Path, new: float, fell: bool) -
     assert compare(tmp_path / "old", tmp_path / "old").verdict is True
 
 
-def test_fewer_ok_seeds_are_a_regression_also_where_some_had_failed_before(tmp_path: Path) -> None:
+def test_fewer_ok_seeds_are_a_regression_even_if_some_had_failed_before(tmp_path: Path) -> None:
     for name, failed in (("old", 1), ("new", 2)):
         folder(tmp_path / name, [0.9] * (3 - failed))
         for seed in range(3 - failed, 3):
@@ -240,7 +240,7 @@ def test_only_rows_of_the_recorded_grid_are_compared(tmp_path: Path) -> None:
     assert "new: 1 stored row not of the grid" in render(found)
 
 
-def test_an_option_that_follows_from_something_else_is_told_as_its_method_shows_it(tmp_path: Path) -> None:
+def test_an_option_whose_null_stands_for_another_value_is_shown_with_that_value(tmp_path: Path) -> None:
     for name, layers in (("old", None), ("new", 4)):
         settings = json.dumps({"method": "llama_adapter", "options": {"layers": layers}})
         folder(tmp_path / name, [0.9], method="llama_adapter", settings_json=settings)
@@ -248,7 +248,7 @@ def test_an_option_that_follows_from_something_else_is_told_as_its_method_shows_
     assert (difference.old, difference.new) == ("all but 2", "4")
 
 
-def test_memory_and_time_are_told_though_scores_alone_are_judged(tmp_path: Path) -> None:
+def test_memory_and_speed_are_shown_though_only_scores_are_judged(tmp_path: Path) -> None:
     found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], tokens_per_second=10_000.0, peak_train_bytes=4_180_000)
     assert found.verdict is True
     text = render(found)
@@ -259,7 +259,7 @@ def test_memory_and_time_are_told_though_scores_alone_are_judged(tmp_path: Path)
     assert "tokens_per_second was not compared" in render(found)
 
 
-def test_results_of_different_suites_without_a_common_cell_are_told_in_two_lines(tmp_path: Path) -> None:
+def test_results_of_different_suites_without_a_common_cell_are_named_in_two_lines(tmp_path: Path) -> None:
     old, new = folder(tmp_path / "old", [0.9]), make_grid(tmp_path / "new", steps=1, examples=1)
     for seed in range(3):
         made = make_result("lora r=8 fp32", seed=seed)
@@ -282,7 +282,7 @@ def test_scores_of_another_split_are_not_compared(tmp_path: Path, other: str) ->
     assert ("score of lora r=8 fp32: evaluation.split is test and validation" in render(found)) is (other != "test")
 
 
-def test_times_of_a_busy_machine_are_told_with_their_side(tmp_path: Path) -> None:
+def test_times_of_a_busy_machine_are_reported_with_their_side(tmp_path: Path) -> None:
     measured = {"train_seconds": 10.0, "threads": 1}
     old = folder(tmp_path / "old", [0.9, 0.8], train_waiting_seconds=0.1, **measured)
     new = folder(tmp_path / "new", [0.9, 0.8], train_waiting_seconds=4.0, **measured)

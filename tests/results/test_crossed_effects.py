@@ -47,7 +47,7 @@ def test_components_are_those_of_the_analysis_of_variance():
     assert score(Outcomes.of(table)).degrees_of_freedom == pytest.approx(freedom)
 
 
-def test_where_only_seeds_vary_the_difference_is_welchs_t():
+def test_if_only_seeds_vary_the_difference_is_welchs_t_test():
     one, other = np.array([0.61, 0.64, 0.58]), np.array([0.70, 0.66, 0.71, 0.69])
     found = difference(*(Outcomes.of(np.repeat(side[:, None], 20, axis=1)) for side in (one, other)))
     expected = reference.ttest_ind(other, one, equal_var=False)
@@ -55,13 +55,13 @@ def test_where_only_seeds_vary_the_difference_is_welchs_t():
     assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_paired_where_only_seeds_vary_it_is_the_t_test_of_their_differences():
+def test_if_only_paired_seeds_vary_it_is_the_t_test_of_their_differences():
     one, other = np.array([0.61, 0.64, 0.58]), np.array([0.70, 0.66, 0.71])
     found = difference(*(Outcomes.of(np.repeat(side[:, None], 20, axis=1)) for side in (one, other)), paired=True)
     assert found.p == pytest.approx(reference.ttest_rel(other, one).pvalue)
 
 
-def test_where_seeds_change_nothing_it_is_the_paired_t_test_over_examples():
+def test_if_seeds_change_nothing_it_is_the_paired_t_test_over_examples():
     generator = np.random.default_rng(1)
     one, other = generator.uniform(size=(2, 50))
     found = difference(*(Outcomes.of(np.tile(side, (3, 1))) for side in (one, other)))
@@ -76,28 +76,28 @@ def test_the_untuned_base_has_no_seed_and_adds_no_spread():
     assert difference(Outcomes.of(base, seedless=True), Outcomes.of(tuned)).scope == "new seeds and new examples"
 
 
-def test_a_single_seed_speaks_of_its_checkpoint_only():
+def test_a_single_seed_generalizes_to_its_checkpoint_only():
     one, three = noisy(1, 50), noisy(3, 50)
     assert score(one).scope == "new examples, these checkpoints"
     assert difference(one, three).scope == "new examples, these checkpoints"
     assert score(three).scope == "new seeds and new examples"
 
 
-def test_two_checkpoints_with_right_and_wrong_are_mcnemars():
+def test_binary_outcomes_of_two_checkpoints_give_mcnemars_test():
     before, after = [1.0] * 30 + [0.0] * 12 + [1.0] * 3, [1.0] * 30 + [1.0] * 12 + [0.0] * 3
     found = difference(rows(before), rows(after))
     assert found.p == pytest.approx(reference.binomtest(3, 15).pvalue)
     assert found.value == pytest.approx(9 / 45)
 
 
-def test_two_checkpoints_with_graded_outcomes_are_the_paired_t_test():
+def test_graded_outcomes_of_two_checkpoints_give_the_paired_t_test():
     one, other = np.random.default_rng(3).uniform(size=(2, 40))
     assert difference(Outcomes.of([one]), Outcomes.of([other])).p == pytest.approx(
         reference.ttest_rel(other, one).pvalue
     )
 
 
-def test_a_negative_part_between_seeds_counts_half():
+def test_a_negative_variance_between_seeds_counts_half():
     # every seed has the same score: A is 0, R is not
     found = parts(rows([1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]))
     a, b, r = found.sums
@@ -105,7 +105,7 @@ def test_a_negative_part_between_seeds_counts_half():
     assert found.variance == pytest.approx(b - r / 2)
 
 
-def test_the_variance_is_never_less_than_that_between_seeds():
+def test_the_variance_is_at_least_that_between_seeds():
     # every example has the same mean: B is 0
     found = parts(rows([1, 0, 1, 0], [0, 1, 0, 1]))
     assert found.variance == found.sums[0]
@@ -121,7 +121,7 @@ def test_several_tasks_are_one_score_by_their_unweighted_mean():
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 2, 59, 60])
-def test_a_scores_interval_holds_it_and_stays_between_0_and_1(wrong):
+def test_the_interval_of_a_score_contains_it_and_stays_within_0_and_1(wrong):
     table = np.ones(60)
     table[:wrong] = 0
     found = score(Outcomes.of(table.reshape(3, 20)))
@@ -129,12 +129,12 @@ def test_a_scores_interval_holds_it_and_stays_between_0_and_1(wrong):
     assert found.high - found.low > 0.03
 
 
-def test_outcomes_that_are_no_fractions_have_an_interval_without_bounds():
+def test_outcomes_beyond_0_and_1_have_an_unbounded_interval():
     found = score(Outcomes.of(10 * np.random.default_rng(5).normal(size=(3, 20))))
     assert found.low < -1
 
 
-def test_identical_cells_do_not_differ_and_certain_ones_do():
+def test_identical_cells_do_not_differ_and_cells_without_variance_do():
     same, none, all_right = noisy(3, 40), rows(*[[0.0] * 20] * 3), rows(*[[1.0] * 20] * 3)
     assert difference(same, same, paired=True).p == 1
     assert difference(none, all_right).p == 0
@@ -142,7 +142,7 @@ def test_identical_cells_do_not_differ_and_certain_ones_do():
 
 
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "message"),
     [
         ((), "no task"),
         (([1.0, 0.0],), "shape"),
@@ -151,17 +151,17 @@ def test_identical_cells_do_not_differ_and_certain_ones_do():
         (([[1.0, 0.0]], [[1.0, 0.0], [1.0, 1.0]]), "same seeds"),
     ],
 )
-def test_incomplete_outcomes_are_refused(tables, told):
-    with pytest.raises(ValueError, match=told):
+def test_incomplete_outcomes_are_refused(tables, message):
+    with pytest.raises(ValueError, match=message):
         Outcomes.of(*tables)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_outcomes_that_are_not_comparable_are_refused():
     with pytest.raises(ValueError, match="one row"):
         Outcomes.of([[1.0, 0.0], [0.0, 1.0]], seedless=True)
     with pytest.raises(ValueError, match="same examples"):
         difference(noisy(3, 20), noisy(3, 21))
-    with pytest.raises(ValueError, match="paired seeds"):
+    with pytest.raises(ValueError, match="paired cells"):
         difference(noisy(3, 20), noisy(2, 20), paired=True)
     with pytest.raises(ValueError, match="not among the cells: a"):
         ranking.rank({"a": noisy(3, 20)}, "b")
@@ -169,7 +169,7 @@ def test_what_cannot_be_compared_is_refused():
         ranking.rank({})
 
 
-def test_holm_by_hand():
+def test_holms_correction_agrees_with_a_calculation_by_hand():
     assert ranking.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert ranking.holm([]) == []
     assert ranking.holm([0.6, 0.9]) == [1.0, 1.0]
@@ -186,7 +186,7 @@ def test_a_clear_winner_is_the_best_and_the_others_are_not_tied():
     assert {one.cell: one.significant for one in found.with_reference} == {"b": True, "c": False}
 
 
-def test_of_two_alike_none_is_best():
+def test_none_of_two_equal_cells_is_significantly_best():
     cells = {"a": noisy(3, 400, seed=1), "b": noisy(3, 400, seed=2), "c": noisy(3, 400, 0.3, seed=3)}
     found = ranking.rank(cells)
     assert found.significantly_best is None
@@ -194,17 +194,17 @@ def test_of_two_alike_none_is_best():
     assert found.with_reference == ()
 
 
-def test_nothing_is_significantly_best_by_single_seeds():
+def test_no_cell_is_significantly_best_by_single_seeds():
     found = ranking.rank({"a": noisy(1, 400, 0.9), "b": noisy(1, 400, 0.3)})
     assert found.ties == ("a",)
     assert found.significantly_best is None
 
 
-def test_a_single_cell_is_best_of_nothing():
+def test_a_cell_alone_is_not_significantly_best():
     assert ranking.rank({"a": noisy(3, 40)}).significantly_best is None
 
 
-def test_more_seeds_find_smaller_gaps_down_to_what_examples_leave():
+def test_more_seeds_find_smaller_differences_down_to_the_limit_set_by_examples():
     known = simulation.known_noise(simulation.null(2, 1.15), 100)
     gaps = [planning.detectable(known, seeds) for seeds in (2, 3, 5, 10, 1000)]
     assert gaps == sorted(gaps, reverse=True)
@@ -221,7 +221,7 @@ def test_noise_needs_several_seeds_on_both_sides():
     assert planning.detectable(planning.Noise(0.0, 0.0, 0.0, 3, 100), 3) == 0
 
 
-def test_a_table_that_can_show_none_of_its_gaps_says_so():
+def test_a_table_that_can_show_none_of_its_differences_says_so():
     known = simulation.known_noise(simulation.null(2, 1.15), 50)
     few_examples, few_seeds, enough = (planning.sensitivity(known, [0.60, best], 1) for best in (0.61, 0.64, 0.90))
     assert (few_examples.undetectable, few_examples.seeds_needed) == (True, None)
@@ -232,14 +232,14 @@ def test_a_table_that_can_show_none_of_its_gaps_says_so():
     assert "explain" not in sensitivity.sentence(enough)
 
 
-def test_the_front_by_certainty():
-    cells = {"low": noisy(3, 400, 0.2), "high": noisy(3, 400, 0.8), "dear": noisy(3, 400, 0.5)}
-    found = front.on_front(cells, {"low": [1.0], "high": [2.0], "dear": [3.0]})
-    assert found == {"low": 1.0, "high": 1.0, "dear": 0.0}
+def test_without_variance_cells_are_on_the_front_or_not():
+    cells = {"low": noisy(3, 400, 0.2), "high": noisy(3, 400, 0.8), "costly": noisy(3, 400, 0.5)}
+    found = front.on_front(cells, {"low": [1.0], "high": [2.0], "costly": [3.0]})
+    assert found == {"low": 1.0, "high": 1.0, "costly": 0.0}
     assert front.on_front({}, {}) == {}
 
 
-def test_of_two_alike_the_dearer_is_on_the_front_half_the_time():
+def test_the_costlier_of_two_equal_cells_is_on_the_front_half_the_time():
     cells = {"a": noisy(3, 500, seed=1), "b": noisy(3, 500, seed=1)}
     cells["b"] = Outcomes((cells["b"].tasks[0][:, ::-1],))  # other outcomes, the same score
     found = front.on_front(cells, {"a": [1.0], "b": [2.0]})
@@ -248,7 +248,7 @@ def test_of_two_alike_the_dearer_is_on_the_front_half_the_time():
     assert found == front.on_front(cells, {"a": [1.0], "b": [2.0]})
 
 
-def test_examples_that_all_find_hard_do_not_blur_the_front():
+def test_examples_that_are_hard_for_all_cells_do_not_blur_the_front():
     # b is right on all that a is right on, and on one example in fifty more
     hard = np.random.default_rng(6).integers(0, 2, 400).astype(float)
     better = hard.copy()
@@ -257,7 +257,7 @@ def test_examples_that_all_find_hard_do_not_blur_the_front():
     assert front.on_front(cells, {"a": [2.0], "b": [1.0]})["a"] < 0.02
 
 
-def test_the_covariance_is_no_negative_form():
+def test_the_covariance_is_positive_semi_definite():
     cells = list(simulation.draw(simulation.null(5, 1.15), np.random.default_rng(0)).values())
     found = front.covariance(cells)
     assert np.linalg.eigvalsh(found).min() > -1e-12
@@ -266,7 +266,7 @@ def test_the_covariance_is_no_negative_form():
 
 
 def test_costs_must_be_complete():
-    with pytest.raises(ValueError, match="b differ"):
+    with pytest.raises(ValueError, match="missing for b"):
         front.on_front({"a": noisy(3, 20), "b": noisy(3, 20)}, {"a": [1.0]})
     with pytest.raises(ValueError, match="same examples"):
         front.covariance([noisy(3, 20), noisy(3, 21)])
@@ -303,7 +303,7 @@ def test_the_order_of_stored_examples_does_not_matter(stored):
     assert all((one[key].tasks[0] == other[key].tasks[0]).all() for key in one)
 
 
-def test_cells_without_complete_outcomes_are_left_out(stored):
+def test_cells_without_complete_outcomes_are_excluded(stored):
     trials, examples = stored
     every = outcomes.by_cell(trials, examples, ("judge",))
     key = trials[trials["cell"] == "lora r=8 fp32"]["key"].iloc[0]
@@ -318,7 +318,7 @@ def test_cells_without_complete_outcomes_are_left_out(stored):
     assert outcomes.by_cell(trials, examples, ()) == {}
 
 
-def test_a_score_that_is_no_mean_of_outcomes_has_no_crossed_interval(stored):
+def test_a_score_that_is_not_the_mean_of_its_outcomes_has_no_crossed_interval(stored):
     trials, examples = stored
     changed = trials.assign(score_judge=trials["score_judge"].where(trials["cell"] != "lora r=8 fp32", 0.123))
     assert ("nano", "lora r=8 fp32") not in outcomes.by_cell(changed, examples, ("judge",))
@@ -342,7 +342,7 @@ def within(share: float, low: float, high: float, draws: int) -> bool:
 
 
 @pytest.mark.parametrize("spread", simulation.SPREADS)
-def test_intervals_hold_the_truth_and_none_of_the_same_is_best(spread):
+def test_intervals_cover_the_truth_and_no_equal_cell_is_called_best(spread):
     for design in (simulation.null(2, spread, examples=1319), simulation.null(2, spread, continuous=True)):
         found = simulation.simulate(design, DRAWS)
         assert within(found.covered_score, 0.93, 0.97, DRAWS), found
@@ -350,13 +350,13 @@ def test_intervals_hold_the_truth_and_none_of_the_same_is_best(spread):
         assert within(found.called_best_wrongly, 0.0, 0.06, DRAWS), found
 
 
-def test_of_seven_with_two_alike_ahead_none_is_called_best():
+def test_if_the_two_best_of_seven_are_equal_none_is_called_best():
     found = simulation.simulate(simulation.two_lead(7, 1.15), DRAWS)
     assert within(found.called_best_wrongly, 0.0, 0.06, DRAWS), found
     assert found.called_different > 0.95, "the others are 20 points behind"
 
 
-def test_the_simulation_can_tell_a_wrong_rule():
+def test_the_simulation_detects_a_wrong_rule():
     """What is not taken fails where the document says so: the checks above are able to fail."""
     design = simulation.null(2, 2.0, examples=1319)
     generator = np.random.default_rng(0)
@@ -368,13 +368,13 @@ def test_the_simulation_can_tell_a_wrong_rule():
     assert not within(covered / DRAWS, 0.93, 0.97, DRAWS)
 
 
-def test_a_gap_that_is_said_to_be_found_is_found():
+def test_a_detectable_difference_is_detected():
     design = simulation.null(2, 1.15)
     gap = planning.detectable(simulation.known_noise(design, 100), 3)
-    assert simulation.told(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
+    assert simulation.power_at(design, gap, DRAWS) == pytest.approx(0.8, abs=0.08)
 
 
-def test_the_recorded_simulation_meets_what_is_asked():
+def test_the_recorded_simulation_meets_its_requirements():
     found = crossed_document.recorded()
     assert found["draws"] >= 2000
     asked = [row for row in found["rows"] if not row["name"].startswith(simulation.BEYOND)]
@@ -392,7 +392,7 @@ def test_the_recorded_simulation_meets_what_is_asked():
 
 
 @pytest.mark.slow
-def test_the_recorded_simulation_comes_out_again():
+def test_the_recorded_simulation_is_reproduced():
     found = crossed_document.recorded()
     recorded = {row["name"] + json.dumps(row["design"]): row["found"] for row in found["rows"]}
     designs = list(simulation.designs())

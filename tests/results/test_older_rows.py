@@ -29,7 +29,7 @@ def test_a_candidate_belongs_to_the_cell_in_its_name(tmp_path: Path, cell: str, 
     name = candidate_name(cell, precision, rate)
     write(tmp_path / SEARCH, make_result(name, method, precision, seed=1000, learning_rate=rate))
     assert list(read_trials(tmp_path / SEARCH)["candidate_of"]) == [cell]
-    assert list(learning_rate_search.choices(tmp_path)) == [cell]
+    assert list(learning_rate_search.searches(tmp_path)) == [cell]
 
 
 def test_only_a_searchs_rows_are_candidates(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_result_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert str(tables.steps["untimed"].dtype) == "bool"
 
 
-def test_every_dataset_reads_with_one_plain_call_and_is_typed(tmp_path: Path) -> None:
+def test_every_dataset_is_read_by_one_pandas_call_with_its_types(tmp_path: Path) -> None:
     make_grid(tmp_path, steps=3, examples=2)
     for kind in KINDS:
         frame = plain(tmp_path, kind)
@@ -100,7 +100,7 @@ def test_compaction_leaves_one_file_per_dataset_and_the_same_rows(tmp_path: Path
     assert len(plain(tmp_path)) == 6
 
 
-def test_parts_are_filled_up_and_full_ones_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_filled_up_and_full_ones_are_not_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "PART_TRIALS", 3)
     open_for_run(tmp_path, ["judge"])
     full: set[str] = set()
@@ -115,7 +115,7 @@ def test_parts_are_filled_up_and_full_ones_left_alone(tmp_path: Path, monkeypatc
     assert read(tmp_path).steps.groupby("key").size().tolist() == [3] * 10
 
 
-def test_a_long_run_compacts_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_compacted_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "LOOSE_TRIALS", 4)
     keys = fill(tmp_path, 9)
     assert [len(names) for names in stored(tmp_path).values()] == [2, 2, 2]
@@ -195,7 +195,7 @@ def test_a_key_that_cannot_name_a_file_is_refused(tmp_path: Path, key: str) -> N
         write(tmp_path, replace(result, row=replace(result.row, key=key)))
 
 
-def test_leftovers_of_dead_writers_are_swept_up_at_opening(tmp_path: Path) -> None:
+def test_leftovers_of_dead_writers_are_deleted_at_opening(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     (tmp_path / "steps" / ".99999999-abc.parquet.tmp").write_bytes(b"half")
     write(tmp_path, make_result(seed=7))
@@ -209,7 +209,7 @@ def test_leftovers_of_dead_writers_are_swept_up_at_opening(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_golden_results_of_every_schema_version_load_for_ever(tmp_path: Path) -> None:
+def test_golden_results_of_every_schema_version_still_load(tmp_path: Path) -> None:
     folders = sorted(GOLDEN.glob("results-v*"))
     assert len(folders) == SCHEMA_VERSION
     for folder in folders:
@@ -222,7 +222,7 @@ def test_golden_results_of_every_schema_version_load_for_ever(tmp_path: Path) ->
         assert len(done(folder)) == 2
 
 
-def test_a_file_without_a_column_of_today_reads_with_nulls_and_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_column_that_a_file_lacks_is_null_and_is_added_at_opening(tmp_path: Path) -> None:
     keys = fill(tmp_path, 2)
     path = tmp_path / "trials" / f"{keys[0]}.parquet"
     older = pq.read_table(path).drop_columns(["load_average", "peak_train_bytes"])
@@ -242,7 +242,7 @@ def test_the_documented_columns_are_the_stored_ones() -> None:
         assert all(f"| `{column.name}` |" in text for column in columns(kind))
 
 
-def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
+def test_the_columns_are_printed_by_a_command_that_loads_no_torch() -> None:
     code = (
         "import sys, runpy; sys.argv = ['x', '--document'];"
         "runpy.run_module('peftbench.results.store', run_name='__main__');"
@@ -253,7 +253,7 @@ def test_document_is_a_command_and_the_store_needs_no_torch() -> None:
     assert done_.stdout == document()
 
 
-def test_a_recorded_grid_comes_back_and_the_last_one_counts(tmp_path: Path) -> None:
+def test_the_grid_that_was_recorded_last_is_read_back(tmp_path: Path) -> None:
     assert recorded_grid(tmp_path / "nowhere") is None
     record_grid(tmp_path / "r", ["b", "a"], "peftbench run x")
     assert recorded_grid(tmp_path / "r") == RecordedGrid(("b", "a"), "peftbench run x")
@@ -265,7 +265,7 @@ def test_a_recorded_grid_comes_back_and_the_last_one_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": 3, "command": "x"}'])
-def test_a_damaged_record_of_the_grid_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_a_damaged_grid_file_is_named_in_the_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "grid.json").write_text(text)
     with pytest.raises(UserError, match=r"grid\.json cannot be read"):
         recorded_grid(tmp_path)

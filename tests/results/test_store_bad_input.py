@@ -20,7 +20,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compacted", [False, True])
-def test_a_half_written_file_is_named_with_the_remedy_and_nothing_is_harmed(
+def test_a_truncated_file_is_named_with_the_remedy_and_nothing_is_changed(
     tmp_path: Path, kind: str, compacted: bool
 ) -> None:
     keys = fill(tmp_path, 2)
@@ -47,7 +47,7 @@ def test_a_half_written_file_is_named_with_the_remedy_and_nothing_is_harmed(
     assert contents(read(tmp_path)).keys() == set(keys)
 
 
-def test_an_empty_file_is_told_too(tmp_path: Path) -> None:
+def test_an_empty_file_is_named_too(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     (tmp_path / "trials" / "abc.parquet").touch()
     with pytest.raises(UserError, match=r"abc\.parquet"):
@@ -55,7 +55,7 @@ def test_an_empty_file_is_told_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["foreign.parquet", "notes.txt", "folder"])
-def test_a_foreign_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_a_foreign_file_is_named_in_the_error(tmp_path: Path, name: str) -> None:
     fill(tmp_path, 1)
     path = tmp_path / "trials" / name
     if name == "folder":
@@ -71,7 +71,7 @@ def test_a_foreign_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     assert path.exists()
 
 
-def test_a_file_of_a_newer_schema_is_not_guessed_at(tmp_path: Path) -> None:
+def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     (path,) = (tmp_path / "trials").glob("*.parquet")
     table = pq.read_table(path)
@@ -98,7 +98,7 @@ def test_an_opened_but_empty_folder_holds_no_results(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for call in (
         lambda: open_for_run(tmp_path / "file" / "results", ["judge"]),

@@ -80,7 +80,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_crash_at_any_instant_loses_and_doubles_nothing(in_memory: Path, scene: str) -> None:
+def test_a_crash_at_any_instant_loses_and_duplicates_nothing(in_memory: Path, scene: str) -> None:
     prepare, act = SCENES[scene]
     expected = in_memory / "expected"
     prepare(in_memory / "prepared")

@@ -241,12 +241,12 @@ def test_the_libraries_that_the_server_imports_beside_a_gpu_ask_cuda_nothing():
     assert told.returncode == 0, told.stderr
 
 
-def test_a_log_is_not_filled_by_bitsandbytes_word_on_each_product(caplog):
+def test_bitsandbytes_message_for_each_product_is_not_in_the_log(caplog):
     from bitsandbytes.nn import Linear8bitLt
 
     from peftbench.runner.executor import child
 
     layer = Linear8bitLt(8, 8, has_fp16_weights=False, threshold=6.0).to("cpu").eval()
-    child._quiet()
+    child._silence_libraries()
     layer(torch.ones(2, 8))
     assert caplog.messages == []

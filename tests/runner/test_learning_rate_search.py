@@ -98,7 +98,7 @@ def test_a_cell_that_cannot_exist_is_not_searched(load):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "as many for each method"]),
+        (["methods.lora.learning_rate=[1e-3, 1e-2]"], ["2 candidates, but 3 in", "equally many for each method"]),
         (["methods.full.learning_rate=[1e-3, 1e-3, 1e-2]"], ["a rate is given twice"]),
         (["evaluate.split=validation"], ["evaluate.split: given 'validation'", "allowed: test"]),
         (["search.share=0"], ["search.share: given 0", "above 0"]),
@@ -139,31 +139,31 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
 
 def chosen(folder: Path) -> dict[str, float]:
     """Each searched cell's rate, where one was found."""
-    return {cell: found.best.rate for cell, found in learning_rate_search.choices(folder).items() if found.best}
+    return {cell: found.best.rate for cell, found in learning_rate_search.searches(folder).items() if found.best}
 
 
-def test_the_best_rate_on_validation_is_chosen_and_the_smallest_among_equals(tmp_path):
+def test_the_best_rate_on_validation_is_selected_and_the_smallest_among_equals(tmp_path):
     _write(
         tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.7, 1e-1: 0.7}, "lora fp32": {1e-3: 0.9, 1e-2: 0.2, 1e-1: 0.1}}, 2
     )
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     assert chosen(tmp_path) == {"full fp32": 1e-2, "lora fp32": 1e-3}
     assert found["full fp32"].best.score == pytest.approx(0.705), "the mean over the search's seeds"
     assert (found["full fp32"].edge, found["lora fp32"].edge) == (None, "smallest")
     assert found["lora fp32"].seeds == (FIRST_SEED, FIRST_SEED + 1)
 
 
-def test_candidates_that_score_alike_are_no_choice_and_no_edge(tmp_path):
+def test_candidates_with_equal_scores_are_undecided_and_no_edge(tmp_path):
     _write(tmp_path, {"full fp32": {1e-3: 0.5, 1e-2: 0.5}, "lora fp32": {1e-3: 0.1, 1e-2: 0.3, 1e-1: 0.3}})
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     full, lora = found["full fp32"], found["lora fp32"]
     assert (full.undecided, full.edge, full.best.rate) == (True, None, 1e-3)
     assert (lora.undecided, lora.edge, lora.best.rate) == (False, None, 1e-2)
 
 
-def test_a_candidate_that_failed_is_not_chosen_and_told(tmp_path):
+def test_a_candidate_that_failed_is_not_selected_and_its_status_is_listed(tmp_path):
     _write(tmp_path, {"full fp32": {1e-3: 0.1, 1e-2: "diverged"}, "lora fp32": {1e-3: "oom", 1e-2: "oom"}})
-    found = learning_rate_search.choices(tmp_path)
+    found = learning_rate_search.searches(tmp_path)
     assert chosen(tmp_path) == {"full fp32": 1e-3}
     assert found["full fp32"].candidates[1].failures == ("diverged",)
     assert found["lora fp32"].best is None
@@ -189,24 +189,24 @@ def test_the_grid_is_made_after_the_search_has_run_with_the_rates_it_chose(load,
     assert next(steps, None) is None
 
 
-def test_a_task_that_the_suite_has_no_more_leaves_the_choice_alone(tmp_path):
+def test_a_task_that_the_suite_no_longer_has_does_not_change_the_selection(tmp_path):
     store.open_for_run(tmp_path / learning_rate_search.FOLDER, ("judge", "compute"))
     _write(tmp_path, {"full fp32": {1e-3: 0.2, 1e-2: 0.9}})
     assert chosen(tmp_path) == {"full fp32": 1e-2}
 
 
-def test_a_search_of_which_nothing_ended_is_none(searched_folder):
+def test_a_search_without_ended_trials_is_empty(searched_folder):
     grid_of = store.recorded_grid(searched_folder)
     shutil.rmtree(searched_folder / "search")
     store.open_for_run(searched_folder / "search", ("judge",))
     store.record_grid(searched_folder / "search", ["nothing of it has ended"], "peftbench run x")
-    assert learning_rate_search.choices(searched_folder) == {}
+    assert learning_rate_search.searches(searched_folder) == {}
     assert report.table(searched_folder), "the grid's own results can be read"
     assert store.recorded_grid(searched_folder) == grid_of
 
 
 @pytest.mark.parametrize(("ended", "waits"), [("killed", True), ("error", True), ("timeout", True), ("oom", False)])
-def test_a_cell_waits_until_each_of_its_candidates_has_had_its_trial(load, tmp_path, ended, waits):
+def test_a_cell_waits_until_each_of_its_candidates_was_tried(load, tmp_path, ended, waits):
     loaded = load(SUITE, only=["method=full,base"])
     steps = stages.stages(loaded, "cpu", tmp_path)
     next(steps)
@@ -217,7 +217,7 @@ def test_a_cell_waits_until_each_of_its_candidates_has_had_its_trial(load, tmp_p
     if waits:
         steps = stages.stages(load(SUITE, only=["method=full"]), "cpu", tmp_path)
         next(steps)
-        with pytest.raises(UserError, match="the search of full fp32 is not complete"):
+        with pytest.raises(UserError, match="the learning-rate search of full fp32 is not complete"):
             next(steps)
 
 
@@ -254,8 +254,8 @@ def job_key(trial) -> str:
 def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(load, tmp_path, monkeypatch, capsys):
     load()
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
-    found = learning_rate_search.choices(tmp_path)
-    monkeypatch.setattr(learning_rate_search, "choices", lambda folder: found)
+    found = learning_rate_search.searches(tmp_path)
+    monkeypatch.setattr(learning_rate_search, "searches", lambda folder: found)
     monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
     cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
     assert capsys.readouterr().err.count("none of them can run") == 1, "said of the grid, not of the search"
@@ -271,7 +271,7 @@ def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ende
     assert {t.cell for t in next(steps).whole} == {"base fp32", "full fp32", "lora r=2 fp32"}
     steps = stages.stages(load(SUITE, only=["rank=2"]), "cpu", tmp_path)
     next(steps)
-    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is taken: lora r=2 fp32",)
+    assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is used: lora r=2 fp32",)
 
 
 def test_a_searched_cell_beside_one_with_a_rate_of_its_own(load):
@@ -325,7 +325,7 @@ def test_under_the_table_stands_what_was_searched_and_what_was_not(searched_fold
     ]
 
 
-def test_only_where_it_is_so_it_is_said_that_the_test_split_was_read_once(searched_folder):
+def test_the_note_that_the_test_split_was_read_once_is_shown_only_if_true(searched_folder):
     rows = {"rank": 4, "learning_rate": 1e-2, "finished_at": "2026-11-23T00:00:00+00:00"}
     for seed in range(2):
         result = make_result("lora r=4 fp32", "lora", seed=seed, **rows)
@@ -350,7 +350,7 @@ def test_no_report_is_written_into_the_search(searched_folder):
         report.render(searched_folder, searched_folder / "search" / "page.html")
 
 
-def test_run_searches_and_then_trains_with_what_was_chosen(load, tmp_path, monkeypatch, capsys):
+def test_run_searches_and_then_trains_with_the_selected_rates(load, tmp_path, monkeypatch, capsys):
     """The whole way through the command line, with trials that score best at 0.001."""
     load()  # writes the file
     ran: list[tuple[str, float | None, str]] = []
@@ -386,16 +386,14 @@ def test_run_searches_and_then_trains_with_what_was_chosen(load, tmp_path, monke
     ran.clear()
     assert cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out")]) == 0
     assert ran == [], "a second run has nothing to do, in neither stage"
-    assert (
-        "search for learning rates: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
-    )
+    assert "learning-rate search: 9 cells, 1 seed (1000): 9 trials, 9 of them done already" in capsys.readouterr().err
 
 
-def test_plan_tells_of_the_search(load, tmp_path, capsys):
+def test_plan_announces_the_search(load, tmp_path, capsys):
     load()
     assert cli.main(["plan", str(tmp_path / "grid.yaml")]) == 0
     assert (
-        "a search chooses learning rates on the validation split: 9 cells, 1 seed (1000): 9 trials"
+        "a learning-rate search on the validation split runs first: 9 cells, 1 seed (1000): 9 trials"
         in capsys.readouterr().out
     )
 

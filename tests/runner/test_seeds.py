@@ -1,4 +1,4 @@
-"""What a seed governs: initialisation, data order and dropout, each by itself, and nothing else does."""
+"""A seed decides initialisation, data order and dropout, each independently, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import time
 import pytest
 
 from peftbench.methods import METHODS, method_of
-from peftbench.runner import trial
+from peftbench.records.resolve import resolve
+from peftbench.runner import evaluating, trial, tuning
 from peftbench.training import batches as training_batches
 from tests.support import trials
 
 
 @pytest.fixture
 def losses(tiny, tmp_path, monkeypatch):
-    """Return a trial's losses and its batches' hash with a seed of its own for each use; nothing else is measured."""
-    for module, name in ((trial.accounting, "train_columns"), (trial.flops, "columns")):
-        monkeypatch.setattr(module, name, lambda *_: {})
-    monkeypatch.setattr(trial.accounting, "account_steps", lambda *_: None)
-    monkeypatch.setattr(trial, "_evaluate", lambda *_: None)
-    seeding, planning = trial._seed, training_batches.plan_steps
+    """Return a function that runs a trial with separate seeds, and gives its losses and the hash of its batches."""
+    monkeypatch.setattr(tuning, "_account", lambda *_: None)
+    monkeypatch.setattr(evaluating, "evaluate", lambda *_: None)
+    seeding, planning = tuning.seed_all, training_batches.plan_steps
 
     def run(process=0, attach=0, train=0, order=0, **changes):
         uses = iter((process, attach, train))
-        monkeypatch.setattr(trial, "_seed", lambda _: seeding(next(uses)))
+        monkeypatch.setattr(tuning, "seed_all", lambda _: seeding(next(uses)))
         monkeypatch.setattr(training_batches, "plan_steps", lambda *given: planning(*given[:-1], order))
         made = trials.trial(tiny, tmp_path, **changes)
         result = trial.run(trials.job(made, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None)
@@ -35,7 +34,7 @@ def losses(tiny, tmp_path, monkeypatch):
     return run
 
 
-def test_initialisation_order_and_dropout_follow_the_seed_each_by_itself(losses):
+def test_initialisation_data_order_and_dropout_each_follow_their_own_seed(losses):
     dropping = {"options": {"dropout": 0.5}}
     start, batches = losses(**dropping)
     assert losses(**dropping) == (start, batches)
@@ -46,13 +45,13 @@ def test_initialisation_order_and_dropout_follow_the_seed_each_by_itself(losses)
     assert other_order[0] != start
     assert other_order[1] != batches
     assert losses(train=1, **dropping)[0] != start
-    assert losses()[0] == losses(train=1)[0] != start, "in training only dropout is drawn"
-    assert losses(process=1)[0] == losses()[0], "loading the base draws nothing that lasts"
+    assert losses()[0] == losses(train=1)[0] != start, "without dropout, training draws no random numbers"
+    assert losses(process=1)[0] == losses()[0], "the seed during loading does not affect the losses"
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.trains and n not in ("full", "peft")])
-def test_every_methods_own_start_follows_the_seed(name, tiny):
-    """``full`` starts from the base, and what a tuner of peft draws is peft's."""
+def test_the_initialisation_of_every_method_follows_the_seed(name, tiny):
+    """Except ``full``, which starts from the base model, and ``peft``, whose initialisation is peft's own."""
     import torch
 
     from tests.support.method_cells import loaded
@@ -61,15 +60,15 @@ def test_every_methods_own_start_follows_the_seed(name, tiny):
         precision = method_of(name, {}).default_precision
         options = trials.trial(tiny, tiny.parent / "data", name, precision).options
         base = loaded(tiny, name, precision).model
-        trial._seed(seed)
-        tuned = trial.resolve(METHODS[name].attach)(base, 4, options)
+        tuning.seed_all(seed)
+        tuned = resolve(METHODS[name].attach)(base, 4, options)
         return torch.cat([p.detach().flatten().float() for p in tuned.parameters() if p.requires_grad])
 
     assert torch.equal(start(0), start(0))
     assert not torch.equal(start(0), start(1))
 
 
-def test_the_hash_of_the_batches_tells_other_tokens_other_losses_and_another_order():
+def test_the_hash_of_the_batches_depends_on_tokens_loss_positions_and_order_but_not_on_task_names():
     def encoded(ids, loss_from=1):
         return training_batches.Encoded(tuple(ids), loss_from, False, ("t", 0))
 

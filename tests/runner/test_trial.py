@@ -1,4 +1,4 @@
-"""A trial in this process: its row is whole, and every way to fail is a row with the right status."""
+"""A trial run in this process: its row is complete, and every failure is a row with the right status."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from peftbench.evaluation import lm_eval_model, metrics, scoring
-from peftbench.measure.ledger import CATEGORIES
 from peftbench.methods import METHODS
 from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import Retention, Score, Status
+from peftbench.records import Category, Retention, Score, Status
 from peftbench.runner.checks import liveness
 from peftbench.training import loop
 from tests.support import method_cells, trials
@@ -28,7 +27,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_path):
+def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     general = Retention(str(builtin.held_out("nano")), limit=4)
     made = trials.trial(tiny, tmp_path, retention=general)
     result = run(made, tmp_path, measures_inference=True, predicts=True)
@@ -36,7 +35,7 @@ def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_pat
     assert (row.status, row.phase, row.message) == ("ok", None, None)
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
-    none = {"stalled_tensors", "unadapted_matrices"}
+    none = {"stalled_tensors", "unadapted_matrices", "named_settings", "candidate_of", "reason", "log_file"}
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
@@ -55,8 +54,8 @@ def test_an_ok_trials_row_leaves_nothing_unknown_that_was_measured(tiny, tmp_pat
     assert {e.key for e in result.examples} == {s.key for s in result.steps} == {row.key}
 
 
-def test_a_trial_of_so_many_seconds_tells_what_it_saw_of_its_data(tiny, tmp_path):
-    """The shortest of all: its first step is the last."""
+def test_a_trial_with_a_budget_of_seconds_records_its_data_use(tiny, tmp_path):
+    """With the shortest budget, the first step is the last."""
     row = run(trials.trial(tiny, tmp_path, training={"steps": None, "seconds": 1e-6}), tmp_path).row
     one = run(trials.trial(tiny, tmp_path, training={"steps": 1}), tmp_path).row
     assert (row.status, row.steps_done, row.examples_seen) == ("ok", 1, 4)
@@ -92,11 +91,11 @@ def test_the_same_seed_gives_the_same_losses_and_scores_bit_for_bit(tiny, tmp_pa
 
 def test_memory_by_category_adds_up_to_the_peak(tiny, tmp_path):
     row = run(trials.trial(tiny, tmp_path), tmp_path).row
-    assert sum(getattr(row, f"peak_{name}_bytes") for name in CATEGORIES) == row.peak_train_bytes
+    assert sum(getattr(row, category.column) for category in Category) == row.peak_train_bytes
     assert row.memory_kind == "tensor_accounting"
 
 
-def test_bytes_by_category_are_told_at_the_phases_borders_and_at_evaluations_peak(tiny, tmp_path):
+def test_bytes_by_category_are_recorded_after_load_after_attach_and_at_the_evaluation_peak(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, "qlora", "nf4")
     row = run(made, tmp_path).row
     ledger = json.loads(row.ledger_json)
@@ -112,7 +111,7 @@ def test_bytes_by_category_are_told_at_the_phases_borders_and_at_evaluations_pea
     }
 
 
-def test_the_hosts_peaks_are_of_training_and_of_evaluation_alone(tiny, tmp_path, monkeypatch):
+def test_the_host_peaks_of_training_and_evaluation_are_measured_separately(tiny, tmp_path, monkeypatch):
     held, evaluated = 300 << 20, scoring.evaluate
 
     def greedy(*args):
@@ -142,7 +141,9 @@ def test_a_rate_needs_three_steady_steps(tiny, tmp_path):
         ("peftbench.training.loop.step", ValueError("broken\nsecond line"), Status.ERROR),
     ],
 )
-def test_a_failure_is_a_row_with_its_phase_and_what_was_known(where, error, status, tiny, tmp_path, monkeypatch):
+def test_a_failure_is_a_row_with_its_phase_and_what_was_measured_before(
+    where, error, status, tiny, tmp_path, monkeypatch
+):
     def fail(*_, **__):
         raise error
 
@@ -156,7 +157,7 @@ def test_a_failure_is_a_row_with_its_phase_and_what_was_known(where, error, stat
     assert result.scores == ()
 
 
-def test_an_error_without_text_is_told_with_the_line_that_raised_it_and_the_log(tiny, tmp_path, monkeypatch):
+def test_the_message_of_an_error_without_text_names_the_line_that_raised_it_and_the_log(tiny, tmp_path, monkeypatch):
     def fail(*_):
         raise AssertionError
 
@@ -168,7 +169,7 @@ def test_an_error_without_text_is_told_with_the_line_that_raised_it_and_the_log(
     assert row.log_file == f"logs/{row.key}.log"
 
 
-def test_a_choice_that_does_not_fit_is_told_before_anything_is_trained(tiny, tmp_path):
+def test_a_choice_that_does_not_fit_is_an_error_before_training(tiny, tmp_path):
     tasks = trials.tasks(tmp_path)
     long = "red " * 60
     wide = dataclasses.replace(tasks[0], choices=(*tasks[0].choices, long.strip()))
@@ -192,7 +193,7 @@ def test_an_out_of_memory_error_in_the_first_step_keeps_the_load_time(tiny, tmp_
     assert row.train_seconds is None
 
 
-def test_a_loss_that_is_no_number_is_diverged(tiny, tmp_path):
+def test_a_loss_that_is_not_finite_is_diverged(tiny, tmp_path):
     result = run(trials.trial(tiny, tmp_path, training={"learning_rate": float("inf")}), tmp_path)
     assert (result.row.status, result.row.phase) == ("diverged", "train")
     assert "step" in result.row.message
@@ -206,7 +207,7 @@ def test_training_that_changes_nothing_is_inert(tiny, tmp_path):
     assert result.scores == ()
 
 
-def test_an_output_that_equals_the_bases_is_inert(tiny, tmp_path, monkeypatch):
+def test_logits_equal_to_the_base_models_are_inert(tiny, tmp_path, monkeypatch):
     from peftbench.methods import adapter
 
     original = liveness.probe
@@ -221,7 +222,7 @@ def test_an_output_that_equals_the_bases_is_inert(tiny, tmp_path, monkeypatch):
     assert "logits equal" in row.message
 
 
-def test_frozen_weights_that_moved_make_the_trial_corrupt(tiny, tmp_path, monkeypatch):
+def test_a_change_of_frozen_weights_is_corrupt(tiny, tmp_path, monkeypatch):
     original = loop.step
 
     def meddling(learner, *arguments):
@@ -235,7 +236,7 @@ def test_frozen_weights_that_moved_make_the_trial_corrupt(tiny, tmp_path, monkey
     assert "embed_tokens" in row.message
 
 
-def test_an_output_that_is_no_number_is_diverged_not_scored(tiny, tmp_path):
+def test_logits_that_are_not_finite_are_diverged_and_not_scored(tiny, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -295,7 +296,7 @@ def test_rouge_reads_words_of_any_script():
 
 
 @pytest.mark.parametrize("closing", ["$A", "<s> $A", "<s> $A </s>"])
-def test_training_and_scoring_split_prompt_and_answer_alike_for_every_kind_of_tokenizer(closing, tiny):
+def test_training_and_scoring_tokenize_prompt_and_answer_alike_for_every_kind_of_tokenizer(closing, tiny):
     from tokenizers.processors import TemplateProcessing
 
     from peftbench.records import Example
@@ -323,7 +324,7 @@ def test_no_path_of_this_machine_is_kept_with_an_adapter(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("base=/a/b/c", "base=c"),
         ("file:/home/alice/x failed", "file:x failed"),
@@ -333,10 +334,10 @@ def test_no_path_of_this_machine_is_kept_with_an_adapter(tiny, tmp_path):
         ("'~/models/x'", "'x'"),
     ],
 )
-def test_paths_are_cut_to_their_last_part_and_nothing_else_is(text, told):
+def test_only_absolute_paths_are_cut_to_their_last_part(text, expected):
     from peftbench.records import failures
 
-    assert failures.without_paths(text) == told
+    assert failures.without_paths(text) == expected
 
 
 def test_virtual_tokens_that_do_not_fit_the_context_are_unsupported(tiny, tmp_path):
@@ -345,7 +346,7 @@ def test_virtual_tokens_that_do_not_fit_the_context_are_unsupported(tiny, tmp_pa
     assert "context of 128" in result.row.message
 
 
-def test_a_kept_adapter_has_a_card_and_the_tasks_of_the_stock_command(tiny, tmp_path):
+def test_a_kept_adapter_has_a_card_and_the_tasks_for_the_stock_lm_eval_command(tiny, tmp_path):
     folder = tmp_path / "adapters" / "one"
     result = run(trials.trial(tiny, tmp_path), tmp_path, adapter_folder=str(folder))
     assert result.row.status == "ok"
@@ -362,7 +363,7 @@ def test_a_kept_adapter_has_a_card_and_the_tasks_of_the_stock_command(tiny, tmp_
 
 
 @pytest.mark.parametrize("gate", ["per_layer", "per_head"])
-def test_the_card_of_a_llama_adapter_names_the_stock_command_only_where_peft_has_its_form(gate, tiny, tmp_path):
+def test_the_card_of_a_llama_adapter_has_the_stock_command_only_if_peft_can_load_it(gate, tiny, tmp_path):
     folder = tmp_path / "kept"
     options = {"layers": 1, "gate": gate}
     assert run(trials.trial(tiny, tmp_path, "llama_adapter", options=options), tmp_path, adapter_folder=str(folder))
@@ -377,7 +378,7 @@ PEFT_METHODS.append("llama_adapter")  # saved in peft's format on this base
 
 
 @pytest.mark.parametrize("name", [*PEFT_METHODS, "full"])
-def test_the_stock_harness_on_a_saved_adapter_gives_the_stored_score(name, tiny, tmp_path, monkeypatch):
+def test_the_stock_lm_eval_command_on_a_saved_adapter_reproduces_the_stored_scores(name, tiny, tmp_path, monkeypatch):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -407,7 +408,7 @@ def test_the_stock_harness_on_a_saved_adapter_gives_the_stored_score(name, tiny,
     assert found == pytest.approx(stored, abs=0.126 if precision == "nf4" else 1e-9)
 
 
-def test_chance_majority_and_format_failures_are_told_apart(tiny, tmp_path):
+def test_chance_majority_and_format_failures_are_recorded_for_the_kinds_that_have_them(tiny, tmp_path):
     result = run(trials.trial(tiny, tmp_path, "base", evaluate=("colour", "colour_text", "colour_line")), tmp_path)
     choice, exact, line = result.scores
     assert isinstance(choice, Score)

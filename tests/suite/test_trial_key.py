@@ -18,7 +18,7 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.methods import late_defaults
 from peftbench.models import find
-from peftbench.records import Base, Evaluation, Job, Status, Task, Training, Trial
+from peftbench.records import Base, Evaluation, Job, Phase, Status, Task, Training, Trial
 from peftbench.runner import rows
 from peftbench.suite import trial_key
 from peftbench.tasks import read
@@ -283,15 +283,26 @@ def test_what_looks_like_a_path_is_not_a_hub_id(source, monkeypatch):
 
 def test_the_message_of_a_failure_names_its_log_without_a_path():
     job = Job(TRIAL, "k1", "", "", "", "{}", 1, "", log="/home/x/results/mine/logs/k1.log")
-    assert rows.told(job, "no /home/x/file", True) == "no file; log: logs/k1.log"
-    assert rows.told(job, "no /home/x/file", False) == "no file"
-    failed = rows.reasons(job, Status.ERROR, "no /home/x/file")
-    assert (failed.reason, failed.log_file) == ("no file", "logs/k1.log")
-    killed = rows.reasons(job, Status.KILLED, "signal SIGKILL")
-    assert (killed.reason, killed.log_file) == ("signal SIGKILL", None)
-    assert rows.reasons(job, Status.OK, None).reason is None
+    failed, why = rows.outcome(job, Status.ERROR, Phase.LOAD, "no /home/x/file")
+    assert (failed.message, why.reason, why.log_file) == ("no file; log: logs/k1.log", "no file", "logs/k1.log")
+    killed, why = rows.outcome(job, Status.KILLED, Phase.LOAD, "signal SIGKILL at /home/x/file")
+    assert (killed.message, why.reason, why.log_file) == ("signal SIGKILL at file", "signal SIGKILL at file", None)
+    ok, why = rows.outcome(job, Status.OK, None, None)
+    assert (ok.message, why.reason, why.log_file) == (None, None, None)
+
+
+def test_an_unsupported_cell_has_its_reason_apart_from_its_message():
     refused = replace(TRIAL, unsupported="x does not exist, because y", unsupported_reason="y")
-    assert rows.reasons(replace(job, trial=refused), Status.UNSUPPORTED, refused.unsupported).reason == "y"
+    job = Job(refused, "k1", "", "", "", "{}", 1, "")
+    row, why = rows.outcome(job, Status.UNSUPPORTED, Phase.PLAN, refused.unsupported)
+    assert (row.message, why.reason) == ("x does not exist, because y", "y")
+
+
+def test_the_row_of_a_candidate_keeps_its_cell_whatever_its_end():
+    made = replace(TRIAL, cell="lora r=4 lr=0.1 fp32", named_settings="lr=0.1", candidate_of="lora r=4 fp32")
+    job = Job(made, "k1", "", "", "", "{}", 1, "")
+    row = rows.row(job, Status.ERROR).updated(*rows.outcome(job, Status.ERROR, Phase.LOAD, "no file"))
+    assert (row.candidate_of, row.named_settings, row.reason) == ("lora r=4 fp32", "lr=0.1", "no file")
 
 
 def hub_cache(place: Path, base: Path, repository: str, revisions: dict[str, str]) -> Path:

@@ -78,7 +78,18 @@ def make_result(
     }
     fields |= _measured(method, steps) if ok else {"phase": "train", "message": f"made up to be {status}"}
     fields |= {"scores_json": json.dumps({score.task: vars(score) for score in records})} | row_fields
-    row = TrialRow(key, "quickstart", "nano", method, cell, precision, rank, seed, status, **fields)
+    row = TrialRow(
+        key=key,
+        suite="quickstart",
+        base="nano",
+        method=method,
+        cell=cell,
+        precision=precision,
+        rank=rank,
+        seed=seed,
+        status=status,
+        **fields,
+    )
     trained = ok and method != "base"
     return Result(
         row,

@@ -1,4 +1,4 @@
-"""The answer parser: what is read, what is not, and the ways in which a right answer was counted as wrong elsewhere."""
+"""The answer parser, including cases in which other tools counted a right answer as wrong."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_second_question_that_the_model_asks_itself_does_not_override_the_answ
         ("x|(y)", "x", None),
     ],
 )
-def test_an_expressions_one_group_is_the_answer_where_it_first_matches(pattern, text, answer):
+def test_the_only_group_of_an_expressions_first_match_is_the_answer(pattern, text, answer):
     assert read_answer(pattern, text) == answer
 
 
@@ -84,6 +84,6 @@ def test_an_expressions_one_group_is_the_answer_where_it_first_matches(pattern, 
         ("a{99999999999}(b)", "not a regular expression: the repetition number is too large"),
     ],
 )
-def test_a_pattern_that_cannot_be_one_says_why(pattern, told):
+def test_an_invalid_pattern_is_refused_with_the_reason(pattern, told):
     assert told in problem(pattern)
     assert problem("gsm8k") is problem("answer is (.+)") is None

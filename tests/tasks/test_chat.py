@@ -1,4 +1,4 @@
-"""Tasks through a base's own chat template: the same token ids in training and in evaluation."""
+"""Tasks formatted by the base model's chat template: the same token ids in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_training_and_evaluation_read_the_same_token_ids(model, tokenizer, kind)
         assert answer.startswith(e.target)
 
 
-def test_the_words_around_an_answer_are_the_templates(tokenizer, template):
+def test_the_text_around_an_answer_is_the_templates(tokenizer, template):
     task = Task("mine", "generation", chat=True, system="Be kind.")
     first, second = chat.apply(task, EXAMPLES, tokenizer)
     whole = tokenizer.apply_chat_template(
@@ -98,7 +98,7 @@ def test_the_words_around_an_answer_are_the_templates(tokenizer, template):
         assert first.end == tokenizer.eos_token
 
 
-def test_a_task_without_chat_is_left_as_it_is(tokenizer):
+def test_a_task_without_chat_is_unchanged(tokenizer):
     assert chat.apply(Task("mine", "choice"), EXAMPLES, tokenizer) == EXAMPLES
 
 
@@ -182,7 +182,7 @@ def test_a_trial_on_a_base_without_chat_template_ends_as_unsupported(tiny, tmp_p
     assert row.message.startswith("tasks.colour.chat: ")
 
 
-def test_a_plan_sees_that_a_base_cannot_chat(tiny, tmp_path):
+def test_a_plan_reports_that_a_base_has_no_chat_template(tiny, tmp_path):
     trial = trials.trial(tiny, tmp_path)
     talking = replace(trial, tasks=tuple(replace(task, chat=True) for task in trial.tasks))
     assert prepare.impossible([trial]) == {}

@@ -1,4 +1,4 @@
-"""Tasks that lm-eval defines: from a YAML file over a local file, and what is told where there is none."""
+"""Tasks defined by lm-eval, from a YAML file with local data, and the errors if something is missing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TYPES = {
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a task of a type with its data into a folder, and returns the Task."""
+    """A function that writes a task of an output type with its data, and returns the Task."""
 
     def task(kind, rows=ROWS, folder="here", settings=None, **changes):
         home = tmp_path / folder
@@ -99,7 +99,7 @@ def direct(base, prompt, text):
     return sum(float(found[i - 1, whole[i]]) for i in range(len(ids), len(whole)))
 
 
-def test_choices_are_ranked_and_each_outcome_is_kept(base, write):
+def test_choices_are_ranked_and_each_outcome_is_stored(base, write):
     score, rows, examples = scored(base, write("multiple_choice"))
     assert [(e.prompt, e.target) for e in examples] == [(row["question"], row["answer"]) for row in ROWS]
     for row, e in zip(rows, examples, strict=True):
@@ -116,7 +116,7 @@ def test_choices_are_ranked_and_each_outcome_is_kept(base, write):
     assert score.settings.items() >= expected.items()
 
 
-def test_another_metric_is_the_headline_where_the_suite_says_so(base, write):
+def test_the_suite_can_select_another_headline_metric(base, write):
     score, rows, examples = scored(base, write("multiple_choice", metric="acc_norm"))
     assert (score.metric, score.value) == ("acc_norm", score.metrics["acc_norm"])
     for row, e in zip(rows, examples, strict=True):
@@ -124,7 +124,7 @@ def test_another_metric_is_the_headline_where_the_suite_says_so(base, write):
         assert row.prediction == e.choices[per_letter.index(max(per_letter))]
 
 
-def test_texts_are_decoded_parsed_and_kept_raw(base, write, monkeypatch):
+def test_texts_are_decoded_parsed_and_stored_unparsed(base, write, monkeypatch):
     said = dict(zip([row["question"] for row in ROWS], [" blue", "grass", "red ", "", "green", "red"], strict=True))
     monkeypatch.setattr(lm_eval_model.HFLM, "generate_until", lambda _, asked, **__: [said[r.args[0]] for r in asked])
     score, rows, _ = scored(base, write("generate_until"))
@@ -138,14 +138,14 @@ def test_texts_are_decoded_parsed_and_kept_raw(base, write, monkeypatch):
     assert loose.settings["generation"] == {"until": ["\n"], "max_gen_toks": 5, "do_sample": False}
 
 
-def test_the_suite_may_say_length_and_stop_strings(write):
+def test_the_suite_can_set_length_and_stop_strings(write):
     task = write("generate_until", max_new_tokens=7, stop=("Q:",))
     kwargs = lm_eval_tasks.build(task).config.generation_kwargs
     assert kwargs == {"until": ["Q:"], "max_gen_toks": 7, "do_sample": False}
     assert lm_eval_tasks.stand_in(task).max_new_tokens == 7
 
 
-def test_a_continuation_is_right_where_it_is_the_likeliest(base, write):
+def test_a_continuation_is_right_if_it_is_the_most_likely(base, write):
     score, rows, examples = scored(base, write("loglikelihood"))
     assert score.metric == "acc"
     assert "perplexity" in score.metrics
@@ -179,7 +179,7 @@ def test_a_limit_keeps_the_first_documents(base, write):
     assert (score.examples, len(examples)) == (2, 2)
 
 
-def test_the_fingerprint_is_of_documents_and_scoring_not_of_places(write):
+def test_the_fingerprint_covers_documents_and_scoring_but_not_locations(write):
     plain = read.fingerprint([write("multiple_choice")])
     assert read.fingerprint([write("multiple_choice", folder="elsewhere")]) == plain
     found, others = (
@@ -209,7 +209,7 @@ def test_the_key_follows_the_content_not_the_file(tiny, tmp_path, write):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_trial_scores_it_beside_its_own(kind, tiny, tmp_path, write):
+def test_a_trial_scores_it_together_with_other_tasks(kind, tiny, tmp_path, write):
     import time
 
     from peftbench.runner import trial
@@ -234,18 +234,18 @@ def refused(task, then=read.fingerprint):
     return str(told.value)
 
 
-def test_a_metric_that_the_task_has_not_is_told_before_anything_runs(write):
+def test_an_unknown_metric_is_reported_before_anything_runs(write):
     told = refused(write("multiple_choice", metric="acc_nrom"))
     assert "task 'mine': lm-eval's task 'own.yaml': unknown metric 'acc_nrom'; did you mean 'acc_norm'?" in told
     assert "allowed: acc, acc_norm, mcc" in told
 
 
-def test_metrics_without_outcomes_per_example_are_no_headline(base, write):
+def test_metrics_without_outcomes_per_example_cannot_be_the_headline(base, write):
     task = write("generate_until", settings={"metric_list": [{"metric": "bleu"}]})
     assert "has no metric with an outcome per example" in refused(task, lambda found: scored(base, *found))
 
 
-def test_answers_longer_than_the_longest_length_are_told(base, write):
+def test_answers_beyond_the_maximum_length_are_refused(base, write):
     task = write("generate_until", max_new_tokens=48)
     with pytest.raises(
         UserError, match=r"decodes up to 48 tokens; allowed: less than evaluate.max_length, which is 48"
@@ -253,7 +253,7 @@ def test_answers_longer_than_the_longest_length_are_told(base, write):
         scoring.check_choices(base.tokenizer, task, read.examples(task, "test"), 48)
 
 
-def test_data_that_is_not_there_is_told(write, tmp_path):
+def test_missing_data_is_reported(write, tmp_path):
     task = write("multiple_choice")
     (tmp_path / "here" / "test.jsonl").unlink()
     assert "lm-eval's task 'own.yaml' or its data cannot be loaded (HF_HUB_OFFLINE is set): " in refused(task)
@@ -262,13 +262,13 @@ def test_data_that_is_not_there_is_told(write, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["task: [a", "5", "task: own\n", "group: g\ntask: [a, b]\n"])
-def test_a_file_that_is_no_task_is_told(text, tmp_path):
+def test_a_file_that_is_not_a_task_is_refused(text, tmp_path):
     (tmp_path / "no.yaml").write_text(text)
     task = Task("mine", "lm_eval", lm_eval=str(tmp_path / "no.yaml"))
     assert refused(task).startswith("task 'mine': lm-eval's task 'no.yaml'")
 
 
-def test_a_name_of_lm_evals_is_found_and_a_wrong_one_is_told():
+def test_a_name_in_lm_eval_is_found_and_a_wrong_one_is_refused():
     assert lm_eval_tasks._files()["hellaswag"].name == "hellaswag.yaml"
     assert len(lm_eval_tasks._files()) > 10_000
     assert refused(Task("mine", "lm_eval", lm_eval="hellaswg")).endswith("did you mean 'hellaswag'?")

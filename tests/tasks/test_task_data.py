@@ -1,4 +1,4 @@
-"""Where a task's data comes from: ready templates, datasets, cuts by seed, chunks of text, overlap."""
+"""The data of a task: templates, datasets, splits by seed, chunks of text, overlap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [{"text": f"question {n}", "label": n % 2} for n in range(30)]
 
 @pytest.fixture
 def task(tmp_path):
-    """Load a suite with one task and return it; text of a block's ``FILE`` is a file of the given content."""
+    """Load a suite with one task and return the task; ``FILE`` in the block is a file with the given content."""
 
     def load(block: str, content: str = "", name: str = "data.jsonl", **options) -> Task:
         (tmp_path / name).write_text(content)
@@ -54,7 +54,7 @@ def pairs(examples) -> list[tuple[str, str]]:
 # templates
 
 
-def test_a_template_fills_in_what_the_block_leaves_out(task):
+def test_a_template_provides_keys_that_the_block_omits(task):
     rows = [{"sentence": "so good ", "label": 1}, {"sentence": "bad", "label": "0"}]
     one = task("template: sst2, train: FILE, test: FILE", jsonl(rows))
     assert (one.kind, one.choices) == ("choice", ("negative", "positive"))
@@ -67,7 +67,7 @@ def test_a_template_fills_in_what_the_block_leaves_out(task):
     assert task("template: sst2, kind: exact_match, train: FILE, test: FILE").choices == ()
 
 
-def test_a_label_without_a_word_is_told(task):
+def test_a_label_without_a_word_is_refused(task):
     one = task("template: sst2, train: FILE, test: FILE", jsonl([{"sentence": "x", "label": -1}]))
     with pytest.raises(UserError, match=r"data.jsonl, example 1: unknown label '-1'; did you mean '1'. allowed: 0, 1"):
         read.examples(one, "test")
@@ -103,7 +103,7 @@ def test_an_instruction_has_an_input_or_none(task, template, given, answer):
     assert first.content.split() == ["add", "1", "2"]
 
 
-def test_e2e_has_all_references_of_a_meaning_where_it_is_scored_and_each_pair_where_it_is_trained_on(task):
+def test_e2e_scores_against_all_references_of_a_meaning_and_trains_on_each_pair(task):
     lines = "name : A | food : B||A has B .\nname : C||C is there .\nname : A | food : B||At A , try B .\n"
     one = task("template: e2e, train: FILE, test: FILE", lines, "e2e.txt")
     columns = [
@@ -119,7 +119,7 @@ def test_e2e_has_all_references_of_a_meaning_where_it_is_scored_and_each_pair_wh
     assert second.references == ("C is there .",)
 
 
-def test_every_template_makes_a_task_and_says_what_it_reads(task):
+def test_every_template_makes_a_task_and_documents_its_fields(task):
     assert len(TEMPLATES) >= 8
     for name, template in TEMPLATES.items():
         labels = ", labels: {a: b, c: d}" if name == "classification" else ""
@@ -145,7 +145,7 @@ def test_documents_are_not_joined():
     assert chunks.chunks([text, "third"], "<|end|>", 100) == ["first\n\nparagraph", "second", "third"]
 
 
-def test_no_word_of_a_text_is_lost_or_cut_while_white_space_allows():
+def test_no_word_is_lost_or_cut_if_white_space_allows():
     text = " ".join(f"word{n}" for n in range(500))
     found = chunks.chunks([text], None, 64)
     assert max(map(len, found)) <= 64
@@ -162,7 +162,7 @@ def test_plain_text_is_a_task_without_prompt(task):
 # splits
 
 
-def test_a_test_split_is_cut_beside_validation_and_no_example_is_in_two(task):
+def test_test_and_validation_are_split_off_without_overlap(task):
     content = jsonl(ROWS)
     more = 'kind: exact_match, prompt: "{{ text }}", target: "{{ label }}", train: FILE'
     both = task(f"{more}, validation_fraction: 0.2, test_fraction: 0.1", content)
@@ -176,7 +176,7 @@ def test_a_test_split_is_cut_beside_validation_and_no_example_is_in_two(task):
     assert read.fingerprint([other]) != read.fingerprint([both])
 
 
-def test_a_cut_parts_no_references_of_one_prompt(task):
+def test_splitting_keeps_the_references_of_a_prompt_together(task):
     rows = [{"text": f"name : {n % 10}||sentence {n}"} for n in range(40)]
     one = task("template: e2e, train: FILE, test_fraction: 0.3", jsonl(rows))
     train, test = read.examples(one, "train"), read.examples(one, "test")
@@ -198,7 +198,7 @@ def test_a_dataset_gives_its_splits(task, dataset):
     assert not hub.is_remote(one)
 
 
-def test_the_fingerprint_of_a_dataset_is_of_its_content(task, dataset, tmp_path):
+def test_the_fingerprint_of_a_dataset_depends_on_its_content(task, dataset, tmp_path):
     one = task(HUB + "splits: {train: train, test: validation}")
     for name, rows in (("train", ROWS), ("test", ROWS[:4])):
         (tmp_path / f"{name}.jsonl").write_text(jsonl(rows))
@@ -229,14 +229,14 @@ def test_a_local_file_replaces_a_split_of_the_hub(task, tmp_path, monkeypatch):
         ("splits: {train: train}, config: large", ["config 'large'"]),
     ],
 )
-def test_what_a_dataset_does_not_have_is_told(task, dataset, block, parts):
+def test_missing_parts_of_a_dataset_are_reported(task, dataset, block, parts):
     with pytest.raises(UserError) as raised:
         read.examples(task(HUB + block + ", test: FILE"), "train")
     for part in ["task 'mine': dataset ", *parts]:
         assert part in str(raised.value), str(raised.value)
 
 
-def test_a_dataset_whose_files_cannot_be_read_is_told(task, tmp_path):
+def test_a_dataset_with_unreadable_files_is_reported(task, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "train.jsonl").write_text('{"sentence": "x", "label": 0}\n{"sentence": \n')
@@ -247,12 +247,12 @@ def test_a_dataset_whose_files_cannot_be_read_is_told(task, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["template: text", "template: sst2"])
-def test_only_a_generation_has_several_references(task, kind):
+def test_only_generation_tasks_have_several_references(task, kind):
     with pytest.raises(UserError, match="several_references: only a generation task has them"):
         task(f"{kind}, train: FILE, test: FILE, several_references: true")
 
 
-def test_a_dataset_that_cannot_be_reached_is_told_with_the_way_out(task, monkeypatch):
+def test_an_unreachable_dataset_is_reported_with_a_remedy(task, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     one = task("template: sst2, dataset: nobody/nothing, revision: v1, splits: {train: train, test: test}")
     with pytest.raises(UserError) as raised:
@@ -267,7 +267,7 @@ def test_a_dataset_that_cannot_be_reached_is_told_with_the_way_out(task, monkeyp
     assert "\n" not in message
 
 
-def test_a_dataset_that_is_a_program_is_not_run(task, monkeypatch):
+def test_a_dataset_script_is_not_run(task, monkeypatch):
     import datasets
 
     def refuse(*_, **__):
@@ -275,18 +275,18 @@ def test_a_dataset_that_is_a_program_is_not_run(task, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     one = task("template: sst2, dataset: a/b, splits: {train: train, test: test}")
-    with pytest.raises(UserError, match="a program, which is not run; try revision: refs/convert/parquet"):
+    with pytest.raises(UserError, match="scripts are not run; try revision: refs/convert/parquet"):
         read.examples(one, "test")
 
 
-def test_a_plan_fetches_no_dataset_and_says_so(task, tmp_path, monkeypatch):
+def test_a_plan_downloads_no_dataset_and_states_it(task, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "rows", lambda *_: pytest.fail("the hub was asked"))
     task("template: sst2, dataset: a/b, splits: {train: train, test: test}")
     trials = suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")
     assert prepare.check(trials) == ("dataset 'a/b': no such folder here, so the run takes it for a hub id",)
 
 
-def test_settings_name_no_folder_of_this_machine(task, dataset, tmp_path):
+def test_settings_contain_no_folder_of_this_machine(task, dataset, tmp_path):
     task(HUB + "splits: {train: train, test: validation}")
     trial = suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")[0]
     assert trial_key.settings(trial)["tasks"][0]["dataset"] == "questions"
@@ -303,7 +303,7 @@ def of(*texts: str) -> list[Example]:
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
 
-def test_a_prompt_that_is_trained_on_is_counted_whatever_its_case_and_marks():
+def test_a_training_prompt_is_counted_regardless_of_case_and_punctuation():
     found = overlap.measure(of("Who was he ?", "what"), of("who was  he", "who was she", "what !"))
     assert (found.examples, found.exact, found.ngram) == (3, 2, 2)
 
@@ -318,7 +318,7 @@ def test_thirteen_words_in_a_row_are_shared_and_twelve_are_not():
     assert overlap.measure(of("zero " + LONG), of("x " + LONG)).exact == 0
 
 
-def test_the_templates_own_words_are_no_overlap(task):
+def test_the_templates_own_words_do_not_count_as_overlap(task):
     rows = [{"instruction": f"say {n}", "output": "x"} for n in "ab"]
     one = task("template: alpaca, train: FILE, test: FILE", jsonl(rows[:1]))
     two = task("template: alpaca, train: FILE, test: FILE", jsonl(rows[1:]), "b.jsonl")
@@ -338,7 +338,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_template_reads_the_real_data_whole(task, real_data, name):
+def test_a_template_reads_all_of_the_real_data(task, real_data, name):
     block, counts = REAL[name]
     one = task(f"template: {name}, " + block.replace("DIR", str(real_data)))
     train, test = read.examples(one, "train"), read.examples(one, "test")
@@ -359,7 +359,7 @@ LOCAL = {
     "gsm8k": {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"},
     "alpaca": {"train": "instruction_data_rasbt/instruction-data.json"},
 }
-"""How the suites of hub datasets are pointed at files."""
+"""Options that give the suites of hub datasets local files."""
 
 
 @pytest.mark.parametrize("name", LOCAL)
@@ -389,7 +389,7 @@ def test_real_text_is_cut_into_stories_and_paragraphs(task, real_data):
     assert " ".join(e.target for e in read.examples(wiki, "test")).split() == whole.split()
 
 
-def test_a_text_file_is_one_record_a_line_but_for_language_modelling(tmp_path):
+def test_a_text_file_has_one_record_per_line_except_for_language_modelling(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("a\n\n b\n")
     assert files.rows(Task("mine", "generation"), path) == [{"text": "a"}, {"text": " b"}]

@@ -1,4 +1,4 @@
-"""Task files: five formats, templates over their fields, a validation split that is the same everywhere."""
+"""Task files: five formats, templates over their fields, a reproducible validation split."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def refused(write):
-    """The message of the error that reading a file gives."""
+    """The error message of reading a file."""
 
     def message(name: str, content: str | bytes, **changes) -> str:
         path = write(name, content)
@@ -86,7 +86,7 @@ def test_a_file_without_header_takes_the_columns_of_the_suite(write, refused):
     assert "has a header line; leave 'columns' out" in message
 
 
-def test_bare_quotes_in_a_tsv_are_text(write):
+def test_unpaired_quotes_in_a_tsv_are_text(write):
     path = write("a.tsv", 'text\tlabel\n"so he said\tyes\n5\' 10" tall\tno\n""\tyes\n')
     prompts = [e.prompt for e in read.examples(task(path), "test")]
     assert prompts == ['"so he said ?', "5' 10\" tall ?", '"" ?']
@@ -97,7 +97,7 @@ def test_quoted_commas_quotes_and_line_ends_in_a_csv_are_text(write):
     assert pairs(read.examples(task(path), "test")) == [('a, "b"\nc ?', "yes"), ("d ?", "no")]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_field(write):
+def test_a_byte_order_mark_is_not_part_of_the_first_field(write):
     for name, content in (
         ("a.csv", "text,label\nx,yes\n"),
         ("a.jsonl", '{"text": "x", "label": "yes"}\n'),
@@ -138,13 +138,13 @@ def test_unusual_line_ends_inside_json_text_do_not_end_the_line(write):
         ("data", "x", ["unknown file type ''", ".tsv"]),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_place(refused, name, content, parts):
+def test_an_unreadable_file_is_reported_with_the_position(refused, name, content, parts):
     message = refused(name, content)
     for part in parts:
         assert part in message, message
 
 
-def test_a_missing_file_is_told_with_its_neighbour(write, tmp_path):
+def test_a_missing_file_is_reported_with_the_nearest_name(write, tmp_path):
     write("train.jsonl", "")
     with pytest.raises(UserError, match=r"task 'mine': no such file: .*/trian.jsonl; did you mean 'train.jsonl'\?"):
         read.examples(task(tmp_path / "trian.jsonl"), "test")
@@ -200,12 +200,12 @@ def test_an_answer_must_be_one_of_the_choices(refused):
     assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; did you mean 'yes'? allowed: no, yes"
 
 
-def test_the_prompts_right_edge_and_the_answers_edges_bear_no_space(write):
+def test_prompts_have_no_trailing_space_and_answers_no_surrounding_space(write):
     path = write("a.tsv", "text\tlabel\n x \t yes \n")
     assert pairs(read.examples(task(path, prompt="{{ text }}\n"), "test")) == [(" x", "yes")]
 
 
-def test_validation_is_cut_the_same_way_every_time_and_disjoint_from_training(write, tmp_path):
+def test_validation_is_split_off_reproducibly_and_disjoint_from_training(write, tmp_path):
     one = task({"train": str(write("a.csv", separated(ROWS, ",")))}, validation_fraction=0.2)
     assert read.splits(one) == ("train", "validation")
     train, held_out = read.examples(one, "train"), read.examples(one, "validation")
@@ -218,12 +218,12 @@ def test_validation_is_cut_the_same_way_every_time_and_disjoint_from_training(wr
     assert read.examples(one, "train") == train
 
 
-def test_even_a_small_fraction_cuts_one_example(write):
+def test_a_small_fraction_splits_off_at_least_one_example(write):
     one = task({"train": str(write("a.csv", separated(ROWS, ",")))}, validation_fraction=0.001)
     assert [len(read.examples(one, split)) for split in ("train", "validation")] == [29, 1]
 
 
-def test_a_validation_file_is_used_whole(write):
+def test_a_validation_file_is_used_completely(write):
     path = write("a.csv", separated(ROWS, ","))
     one = task({"train": str(path), "validation": str(path)})
     assert [len(read.examples(one, split)) for split in ("train", "validation")] == [30, 30]
@@ -231,14 +231,14 @@ def test_a_validation_file_is_used_whole(write):
         read.examples(one, "test")
 
 
-def test_a_limit_keeps_the_first_examples_of_what_is_scored_and_all_of_training(write):
+def test_a_limit_applies_to_scored_splits_but_not_to_training(write):
     path = str(write("a.csv", separated(ROWS, ",")))
     one = task(dict.fromkeys(SPLITS, path), limit=4)
     assert [len(read.examples(one, split)) for split in SPLITS] == [30, 4, 4]
     assert pairs(read.examples(one, "test")) == pairs(read.examples(replace(one, limit=None), "test"))[:4]
 
 
-def test_the_fingerprint_is_of_content_not_of_names_and_formats(write):
+def test_the_fingerprint_covers_content_but_not_names_and_formats(write):
     one = task({"train": str(write("a.csv", separated(ROWS, ",")))})
     moved = task({"train": str(write("elsewhere.jsonl", "\n".join(json.dumps(row) for row in ROWS)))})
     assert read.fingerprint([one]) == read.fingerprint([moved])
@@ -255,7 +255,7 @@ def test_the_fingerprint_is_of_content_not_of_names_and_formats(write):
         {"kind": "choice", "choices": ("yes", "no")},
     ],
 )
-def test_the_fingerprint_changes_with_what_is_read_and_how_it_is_scored(write, changes):
+def test_the_fingerprint_changes_with_content_and_scoring(write, changes):
     files = {"train": str(write("a.csv", separated(ROWS, ",")))}
     assert read.fingerprint([task(files)]) != read.fingerprint([task(files, **changes)])
 
@@ -271,7 +271,7 @@ def test_the_fingerprint_changes_with_one_example_its_order_and_its_split(write)
 TREC = ("description", "entity", "human", "number", "location", "abbreviation")
 
 
-def test_the_trec_questions_are_read_whole(real_data):
+def test_all_trec_questions_are_read(real_data):
     one = task(
         {split: str(real_data / "trec" / f"{split}.csv") for split in ("train", "test")},
         kind="choice",
@@ -286,7 +286,7 @@ def test_the_trec_questions_are_read_whole(real_data):
     assert Counter(e.target for e in train) == dict(zip(TREC, (1162, 1250, 1223, 896, 835, 86), strict=True))
 
 
-def test_the_sst2_phrases_are_read_whole(real_data):
+def test_all_sst2_phrases_are_read(real_data):
     files = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
     one = task(
         {split: str(real_data / "sst2" / name) for split, name in files.items()},
@@ -301,7 +301,7 @@ def test_the_sst2_phrases_are_read_whole(real_data):
     assert Counter(e.target for e in found["test"]) == {"1": 444, "0": 428}
 
 
-def test_gsm8k_is_read_whole(real_data):
+def test_all_of_gsm8k_is_read(real_data):
     one = task(
         {split: str(real_data / "gsm8k" / f"{split}.jsonl") for split in ("train", "test")},
         prompt="{{ question }}",

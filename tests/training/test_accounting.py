@@ -1,4 +1,4 @@
-"""The memory ledger measures what is known, and leaves no trace."""
+"""The memory ledger measures known amounts to the byte, and a trial is unchanged after it was measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import nn
 
 from peftbench.measure import peaks
 from peftbench.measure.clock import Clock
-from peftbench.measure.ledger import CATEGORIES, account
+from peftbench.measure.ledger import account
 from peftbench.methods import METHODS
 from peftbench.models import load
+from peftbench.records import Category, Phase
 from peftbench.training import accounting, batches, loop
 from tests.support.method_cells import CELLS, attached
 
@@ -24,14 +25,14 @@ class Nothing(nn.Module):
 
 
 def test_a_known_allocation_is_measured_to_the_byte_and_freed_memory_is_given_back():
-    with account(Nothing(), False, {}) as book:
+    with account(Nothing(), False, {}) as counted:
         kept = torch.zeros(MB // 4)
         gone = torch.ones(2 * MB // 4)
         del gone
         gc.collect()
-        assert sum(book.live.values()) == MB
+        assert sum(counted.live.values()) == MB
         late = kept + 1
-    assert book.peak_bytes == 3 * MB
+    assert counted.peak_bytes == 3 * MB
     assert late is not None
 
 
@@ -39,23 +40,23 @@ def test_views_and_tied_weights_count_once():
     holder = nn.Linear(256, 256, bias=False)
     holder.tied = nn.Linear(256, 256, bias=False)
     holder.tied.weight = holder.weight
-    with account(holder, False, {}) as book:
+    with account(holder, False, {}) as counted:
         kept = torch.zeros(MB // 4)
         views = [kept.view(-1, 2), kept[5:], kept.T]
         assert len(views) == 3
-        assert book.live["temporaries"] == MB
-        assert book.live["adapter"] == 256 * 256 * 4
+        assert counted.live["temporaries"] == MB
+        assert counted.live["adapter"] == 256 * 256 * 4
 
 
 def test_saved_activations_of_a_two_layer_network_are_those_computed_by_hand():
     b, d, h = 32, 64, 128
     network = nn.Sequential(nn.Linear(d, h, bias=False), nn.ReLU(), nn.Linear(h, d, bias=False))
     x = torch.randn(b, d)
-    with account(network, True, {}) as book:
+    with account(network, True, {}) as counted:
         loss = network(x).sum()
-        saved = book.live["activations"]
+        saved = counted.live["activations"]
         loss.backward()
-        gradients = book.live["gradients"]
+        gradients = counted.live["gradients"]
     # the first layer keeps x, the second keeps relu's output, which relu keeps too
     assert saved == 4 * (b * d + b * h)
     assert gradients == 4 * 2 * d * h
@@ -66,32 +67,32 @@ def test_weights_gradients_and_optimizer_state_are_exact_for_every_method(name, 
     precision = METHODS[name].default_precision
     base, learner, plan = attached(tiny, name, precision, tmp_path)
     loop.train(learner, plan[:1], [], Clock(), lambda *_: None)
-    book = accounting.account_step(learner, plan[1], METHODS[name].trains_base)
+    counted = accounting.account_step(learner, plan[1], METHODS[name].trains_base)
     trainable = sum(p.numel() for p in learner.parameters)
     tensors = len(learner.parameters)
-    assert set(book.peak) == set(CATEGORIES)
-    assert sum(book.peak.values()) == book.peak_bytes
-    own = book.peak["base_weights" if METHODS[name].trains_base else "adapter"]
+    assert set(counted.peak) == set(Category)
+    assert sum(counted.peak.values()) == counted.peak_bytes
+    own = counted.peak["base_weights" if METHODS[name].trains_base else "adapter"]
     buffers = sum(b.numel() * b.element_size() for b in learner.model.buffers())
     assert own == 4 * trainable + (buffers if METHODS[name].trains_base else 0)
-    assert book.peak["optimizer"] >= 2 * 4 * trainable
-    assert book.peak["optimizer"] - 2 * 4 * trainable <= max(4 * tensors, 2048)  # step counters, bitsandbytes' map
+    assert counted.peak["optimizer"] >= 2 * 4 * trainable
+    assert counted.peak["optimizer"] - 2 * 4 * trainable <= max(4 * tensors, 2048)  # step counters, bitsandbytes' map
     if not METHODS[name].trains_base:
-        known = book.peak["base_weights"] + book.peak["quantization_state"]
+        known = counted.peak["base_weights"] + counted.peak["quantization_state"]
         assert base.weights_bytes <= known <= base.weights_bytes + buffers
 
 
 @pytest.mark.parametrize(("name", "precision"), [*CELLS, ("lora", "nf4"), ("lora", "bf16"), ("full", "bf16-true")])
 def test_the_categories_explain_what_the_allocator_counts(name, precision, tiny, tmp_path):
-    """Of which the accountant knows nothing: on the CPU, every allocation that torch's profiler is told of."""
+    """The allocator's count is independent of the ledger: on the CPU, all allocations that torch's profiler reports."""
     _, learner, plan = attached(tiny, name, precision, tmp_path)
     loop.train(learner, plan[:1], [], Clock(), lambda *_: None)
-    book = accounting.account_step(learner, plan[1], METHODS[name].trains_base)
-    assert book.allocated_bytes == pytest.approx(book.peak_bytes, rel=0.02)
-    assert accounting.train_columns(book)["peak_unexplained_bytes"] == book.allocated_bytes - book.peak_bytes
+    counted = accounting.account_step(learner, plan[1], METHODS[name].trains_base)
+    assert counted.allocated_bytes == pytest.approx(counted.peak_bytes, rel=0.02)
+    assert accounting.train_columns(counted).peak_unexplained_bytes == counted.allocated_bytes - counted.peak_bytes
 
 
-def test_what_an_operator_holds_inside_is_unexplained_and_told(tiny, tmp_path, monkeypatch):
+def test_what_an_operator_allocates_internally_is_reported_as_unexplained(tiny, tmp_path, monkeypatch):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     held = 64 * MB
 
@@ -101,8 +102,8 @@ def test_what_an_operator_holds_inside_is_unexplained_and_told(tiny, tmp_path, m
         return loss(model, batch)
 
     monkeypatch.setattr(loop, "batch_loss", greedy)
-    book = accounting.account_step(learner, plan[1], False)
-    assert book.peak_bytes < held <= book.allocated_bytes
+    counted = accounting.account_step(learner, plan[1], False)
+    assert counted.peak_bytes < held <= counted.allocated_bytes
 
 
 def test_a_planted_leak_shows_in_the_temporaries(tiny, tmp_path, monkeypatch):
@@ -121,27 +122,27 @@ def test_a_planted_leak_shows_in_the_temporaries(tiny, tmp_path, monkeypatch):
 
 
 def test_as_many_tokens_as_the_model_is_wide_do_not_hide_the_logits(tiny, tmp_path):
-    """Of shape (b t, v), they then look like the gradient of the head, transposed: (d, v)."""
+    """Logits of shape (b t, v) then have the shape of the head's transposed gradient: (d, v)."""
     _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
-    booked = []
+    logits_per_token = []
     for tokens in (31, 32, 33):  # twice 32 is the width, and with the label shift 33
         ids = torch.arange(2 * tokens).reshape(2, tokens) % 300
         batch = batches.Batch(ids, torch.ones_like(ids), ids)
-        with account(learner.model, True, {}) as book:
+        with account(learner.model, True, {}) as counted:
             loop.batch_loss(learner.model, batch).backward()
-        booked.append(book.peak["logits"] / tokens)
+        logits_per_token.append(counted.peak["logits"] / tokens)
         learner.optimizer.zero_grad(set_to_none=True)
-    assert max(booked) < 1.1 * min(booked)
+    assert max(logits_per_token) < 1.1 * min(logits_per_token)
 
 
 def test_logits_their_copies_and_gradients_are_a_category(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     batch = batches.collate(plan[1], 1)
-    with account(learner.model, False, {}) as book:
+    with account(learner.model, False, {}) as counted:
         logits = learner.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-        assert book.live["logits"] == logits.numel() * 4
+        assert counted.live["logits"] == logits.numel() * 4
         soft = logits.softmax(-1)
-        assert book.live["logits"] == 2 * logits.numel() * 4
+        assert counted.live["logits"] == 2 * logits.numel() * 4
     assert soft.shape[-1] == 320
 
 
@@ -161,8 +162,8 @@ def test_accounting_restores_weights_optimizer_and_random_state_bit_for_bit(name
     assert losses[0] == losses[1]
 
 
-def test_accounting_leaves_the_optimizer_its_own_tensors(tiny, tmp_path):
-    """A paged one is more than its values: a copy of it is no longer on the GPU."""
+def test_accounting_keeps_the_tensors_of_the_optimizers_state(tiny, tmp_path):
+    """A paged tensor cannot be replaced by a copy, which would not be paged."""
     _, learner, plan = attached(tiny, "qlora", "nf4", tmp_path)
     loop.train(learner, plan[:1], [], Clock(), lambda *_: None)
     held = [(v, v.clone()) for entry in learner.optimizer.state.values() for v in entry.values() if torch.is_tensor(v)]
@@ -198,20 +199,20 @@ def test_the_clock_measures_a_known_sleep_within_a_tenth():
     import time
 
     clock = Clock()
-    with clock.phase("sleep"):
+    with clock.phase(Phase.LOAD):
         time.sleep(0.2)
-    assert clock.seconds["sleep"] == pytest.approx(0.2, rel=0.1, abs=0.1)
+    assert clock.seconds[Phase.LOAD] == pytest.approx(0.2, rel=0.1, abs=0.1)
 
 
-def test_the_clock_waits_for_the_device_at_both_ends_and_counts_failed_phases():
+def test_the_clock_waits_for_the_device_at_both_ends_of_a_phase_and_counts_failed_phases():
     waits, phases = [], []
     clock = Clock(lambda: waits.append(1), phases.append)
 
     def fail():
-        with clock.phase("train"):
+        with clock.phase(Phase.TRAIN):
             raise ValueError("on purpose")
 
-    with clock.phase("load"):
+    with clock.phase(Phase.LOAD):
         pass
     assert len(waits) == 2
     with pytest.raises(ValueError, match="on purpose"):
@@ -220,15 +221,15 @@ def test_the_clock_waits_for_the_device_at_both_ends_and_counts_failed_phases():
     assert phases == ["load", "train"]
 
 
-def test_a_phase_within_a_phase_gives_the_word_back_to_the_outer_one():
+def test_after_an_inner_phase_the_outer_phase_is_announced_again():
     phases = []
     clock = Clock(announce=phases.append)
-    with clock.phase("train"), clock.phase("validate"):
+    with clock.phase(Phase.TRAIN), clock.phase(Phase.VALIDATE):
         pass
     assert phases == ["train", "validate", "train"]
 
 
-def test_paged_optimizer_state_is_counted_beside_the_allocators_peak():
+def test_only_paged_optimizer_state_is_counted_as_paged():
     class Optimizer:
         state = {"p": {"step": 1, "state1": torch.zeros(4), "state2": torch.zeros(6)}}
 
@@ -253,28 +254,27 @@ def test_evaluations_peak_is_measured_on_the_batch_with_most_tokens(tiny, tmp_pa
     assert scoring.largest_batch(wrapped, task, [one, *many]) == (task, many[:4])
 
 
-def test_a_resident_peak_that_cannot_be_reset_is_not_told(monkeypatch):
-    facts: dict = {}
+def test_a_resident_peak_that_cannot_be_reset_is_not_measured(monkeypatch):
     monkeypatch.setattr(peaks, "_reset_resident_peak", lambda: False)
-    with peaks.resident_peak(facts, "host_peak_train_bytes"):
+    resident = peaks.ResidentMemory()
+    with resident.peak() as peak:
         pass
-    assert facts.keys() == {"host_peak_resident_bytes"}
+    assert peak.bytes is None
+    assert resident.highest() > 0
 
 
 def test_resets_of_the_resident_peak_do_not_lower_the_whole_process_peak():
-    facts: dict = {}
+    resident = peaks.ResidentMemory()
     block = bytearray(200 * MB)
-    peaks.note_resident_peak(facts)
-    highest = facts["host_peak_resident_bytes"]
+    highest = resident.highest()
     del block
-    with peaks.resident_peak(facts, "host_peak_train_bytes"):
+    with resident.peak() as peak:
         pass
-    peaks.note_resident_peak(facts)
-    assert facts["host_peak_train_bytes"] < highest - 100 * MB
-    assert facts["host_peak_resident_bytes"] >= highest
+    assert peak.bytes < highest - 100 * MB
+    assert resident.highest() >= highest
 
 
-def test_what_a_model_holds_is_counted_by_category_and_its_hooks_are_gone(tiny, tmp_path):
+def test_a_models_tensors_are_counted_by_category_and_no_hook_remains(tiny, tmp_path):
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
     found = peaks.held(learner.model, False)
     assert found.keys() == {"base_weights", "adapter"}

@@ -202,16 +202,16 @@ def test_a_row_has_its_work_and_the_devices_rate(tiny, tmp_path):
     assert (row.trainable_dtypes, row.autocast_dtype, row.checkpointing_active) == ("float32", "none", "0")
 
 
-def test_what_was_really_computed_with_is_looked_at_and_not_asked_for(tiny, tmp_path):
+def test_effective_columns_are_read_from_the_model_and_the_optimizer_not_from_the_settings(tiny, tmp_path):
     _, learner, plan = attached(
         tiny, "lora", "bf16", tmp_path, training={"optimizer": "adamw_8bit", "gradient_checkpointing": True}
     )
     learner.model.config._attn_implementation = "eager"
     loop.train(learner, plan, [], Clock(), lambda *_: None)
-    assert training_flops.columns(learner, plan)["attention_kernels"] == "eager"
+    assert training_flops.columns(learner, plan)[1].attention_kernels == "eager"
     found = effective.columns(learner)
-    assert (found["autocast_dtype"], found["trainable_dtypes"]) == ("bfloat16", "float32")
-    assert found["attention_implementation"] == "eager"
-    assert found["optimizer_class"] == "bitsandbytes AdamW8bit"
-    assert found["optimizer_state_dtypes"] == "float32"  # its tensors are too small for 8 bits
-    assert int(found["checkpointing_active"]) > 0
+    assert (found.autocast_dtype, found.trainable_dtypes) == ("bfloat16", "float32")
+    assert found.attention_implementation == "eager"
+    assert found.optimizer_class == "bitsandbytes AdamW8bit"
+    assert found.optimizer_state_dtypes == "float32"  # its tensors are too small for 8 bits
+    assert int(found.checkpointing_active) > 0

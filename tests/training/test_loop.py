@@ -257,8 +257,8 @@ def test_gradient_checkpointing_saves_activations_and_gives_the_same_losses(name
                 virtual_tokens=0,
             )
         losses.append([s.loss for s in loop.train(learner, plan, [], Clock(), lambda *_: None).steps])
-        book = accounting.account_step(learner, plan[0], METHODS[name].trains_base)
-        activations.append(book.peak["activations"])
+        counted = accounting.account_step(learner, plan[0], METHODS[name].trains_base)
+        activations.append(counted.peak["activations"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert activations[1] < activations[0]
 

@@ -29,7 +29,7 @@ from tests.support.method_cells import TRAINED, attached
 PACKED = replace(trials.TRAINING, packing=True, sequence_length=32, batch_size=6, micro_batch_size=6)
 PACKS = [name for name in TRAINED if not METHODS[name].virtual_tokens]
 MIXES = ("opt", "falcon", "bloom")
-"""Families whose code makes its mask without the places of tokens."""
+"""Model families that make their attention mask without the positions of tokens."""
 
 
 def step(*lengths: int) -> list[batches.Encoded]:
@@ -210,7 +210,10 @@ def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeyp
     monkeypatch.setattr(
         learner.model.get_base_model().transformer.wpe, "forward", lambda ids: forward(places[: ids.shape[1]][None])
     )
-    with pytest.raises(Unsupported, match=r"packing: .* says something else of an example in a shared row than alone"):
+    with pytest.raises(
+        Unsupported,
+        match=r"packing: .* computes other logits for an example in a shared row",
+    ):
         packed_rows.check(learner, [STEP])
 
 
@@ -218,7 +221,7 @@ def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("llama", tmp_path)
     forward = learner.model.forward
     monkeypatch.setattr(learner.model, "forward", lambda input_ids, use_cache: forward(input_ids, use_cache=use_cache))
-    with pytest.raises(Unsupported, match=r"packing: .* takes no places of tokens"):
+    with pytest.raises(Unsupported, match=r"packing: .* does not accept position ids"):
         packed_rows.check(learner, [STEP])
 
 
@@ -235,11 +238,11 @@ def test_the_check_leaves_nothing_behind_and_takes_less_than_a_step(tiny, tmp_pa
     long = step(31, 30, 28, 29)
     loop.step(learner, batches.micro_batches(long, learner.training, 1), 0.0)
     state = torch.get_rng_state()
-    with account(learner.model, False, learner.optimizer.state) as book:
+    with account(learner.model, False, learner.optimizer.state) as counted:
         packed_rows.check(learner, [long])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in learner.model.parameters())
-    assert book.peak_bytes < accounting.account_step(learner, long, False).peak_bytes
+    assert counted.peak_bytes < accounting.account_step(learner, long, False).peak_bytes
 
 
 @pytest.mark.parametrize(
@@ -252,8 +255,8 @@ def test_the_peak_of_a_packed_step_is_predicted(name, precision, examples, tiny,
     _, learner, _ = attached(tiny, name, precision, tmp_path, training=training)
     learner.model.train()
     loop.step(learner, batches.micro_batches(STEP[:1], made.training, 1), 1e-4)
-    book = accounting.account_step(learner, examples, METHODS[name].trains_base)
-    assert predict(made, tiny, budget.passes(examples, made.training)).peak_bytes == book.peak_bytes
+    counted = accounting.account_step(learner, examples, METHODS[name].trains_base)
+    assert predict(made, tiny, budget.passes(examples, made.training)).peak_bytes == counted.peak_bytes
 
 
 def test_the_peak_of_packed_steps_is_at_most_that_of_the_settings_alone(tiny, tmp_path):

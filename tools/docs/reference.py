@@ -31,6 +31,7 @@ from tools.docs import (
     crossed_document,
     findings,
     precision_document,
+    python_document,
     suite_document,
     tuning,
     zoo,
@@ -108,6 +109,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         **{name: partial(cli_document.command, name) for name in cli_document.commands()},
         "exit codes": cli_document.exit_codes,
     },
+    ROOT / "docs" / "python.md": {name: partial(python_document.function, name) for name in python_document.FUNCTIONS},
     ROOT / "docs" / "methods.md": {
         "methods": lambda: listing.markdown("methods"),
         "settings": lambda: listing.markdown("settings"),

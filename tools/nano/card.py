@@ -1,6 +1,6 @@
-"""Make a built-in base's card from its folder and from measurements: ``python -m tools.nano.card nano``.
+"""Write the model card of a built-in base model from its folder and measurements: ``python -m tools.nano.card nano``.
 
-Apart from the recipe, because tasks can change while the base does not. A minute on one CPU thread.
+This is separate from training, as tasks can change while the model does not. It takes a minute on one CPU thread.
 """
 
 from __future__ import annotations
@@ -28,91 +28,91 @@ from tools.nano import make, skills
 from tools.nano.overlap import SIZES, Overlap, measure
 
 EVALUATION = Evaluation(batch_size=32, max_length=64, split="validation")
-"""As in the suites of the built-in base."""
+"""As in the suites for the built-in base model."""
 SAME_LOSS = 0.001
-"""Nats; a log may give its losses to three decimals."""
+"""Tolerance in nats: logs may give losses to three decimals."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the card says beyond the training's log."""
+    """Measurements for the card, besides the training log."""
 
     loss: float
-    """On held-out text, in nats per token."""
+    """Loss on held-out text, nats per token."""
     held_out_read: tuple[int, int]
-    """Held-out documents that the training read too, word for word, and all held-out documents."""
+    """Number of held-out documents that also occur in the training text, and of all held-out documents."""
     scores: tuple[Score, ...]
     overlaps: Mapping[str, Overlap]
     skills: Mapping[str, tuple[float, float]]
-    """What is asked -> share of fresh documents with the right last word, share that the training read too."""
+    """Name of a skill -> share of new documents with a correct last word, share that occur in the training text."""
 
 
 def task(name: str, test_seed: int = DEFAULT_TEST_SEED) -> Task:
-    """Return a built-in task as a suite without settings of its own has it."""
+    """Return a built-in task with default settings."""
     built_in = TASKS[name]
     return Task(name, built_in.kind, builtin=name, max_new_tokens=built_in.max_new_tokens, test_seed=test_seed)
 
 
 def read_log(base: Path) -> dict[str, Any]:
-    """Return the log of the training that made a base.
+    """Return the training log of a base model.
 
     Raises:
-        UserError: if the log is of other weights.
+        UserError: if the log belongs to other weights.
     """
     found: dict[str, Any] = yaml.safe_load((base / make.LOG).read_text(encoding="utf-8"))
     if found["weights_sha256"] != make.weights_sha256(base):
-        raise UserError(f"{base.name}: {make.LOG} is the log of other weights than those in the folder")
+        raise UserError(f"{base.name}: {make.LOG} belongs to other weights than those in the folder")
     return found
 
 
 def load_base(base: Path) -> Loaded:
-    """Load a base as a trial of method ``base`` at fp32 does."""
+    """Load a base model as a trial of the method ``base`` in fp32 does."""
     return load(base, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)
 
 
 def zero_shot(loaded: Loaded) -> tuple[Score, ...]:
-    """Score the untuned base on each built-in task's validation split, as trials do."""
+    """Score the untuned base model on the validation split of each built-in task, as trials do."""
     tasks = [task(name) for name in TASKS]
     wrapped = scoring.Harness(loaded.model, loaded.tokenizer, EVALUATION, PRECISIONS["fp32"])
     return scoring.evaluate(wrapped, tasks, {t.name: examples(t, EVALUATION.split) for t in tasks})[0]
 
 
 def scored_examples(name: str) -> list[Example]:
-    """Return all of a task's examples that are ever scored: its validation split and all its test sets."""
+    """Return all examples of a task that are ever scored: its validation split and all test sets."""
     tests = [e for seed in range(TEST_SEEDS) for e in examples(task(name, seed), "test")]
     return examples(task(name), "validation") + tests
 
 
 def text_read(tokenizer: Any, curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield every document that the training read, as far as it was read.
+    """Yield every document of the training text, truncated as in training.
 
     Raises:
-        UserError: if there are not as many tokens as the training counted: then the grammar writes another text now.
+        UserError: if the number of tokens differs from the log, which means that the grammar has changed.
     """
     expected = {row["step"]: row["tokens_read"] for row in curve}
     tokens = 0
     for step, batch in enumerate(itertools.islice(make.reading(tokenizer), max(expected)), 1):
         tokens += int((batch != make.IGNORED).sum())
         if expected.get(step, tokens) != tokens:
-            raise UserError(f"by step {step} the base had read {expected[step]:,} tokens; the recipe gives {tokens:,}")
+            raise UserError(f"by step {step} the log counts {expected[step]:,} tokens; the recipe now gives {tokens:,}")
         yield from decode(tokenizer, batch)
 
 
 def decode(tokenizer: Any, batch: torch.Tensor) -> list[str]:
     """Return the documents of a batch (documents, longest), without end-of-text and padding."""
-    left_out = {*tokenizer.all_special_ids, make.IGNORED}
-    found: list[str] = tokenizer.batch_decode([[i for i in ids if i not in left_out] for ids in batch.tolist()])
+    excluded = {*tokenizer.all_special_ids, make.IGNORED}
+    found: list[str] = tokenizer.batch_decode([[i for i in ids if i not in excluded] for ids in batch.tolist()])
     return found
 
 
 def count_read(tokenizer: Any, unread: Sequence[torch.Tensor], read: Set[str]) -> tuple[int, int]:
-    """Return how many documents of the batches were read too, and how many documents they are."""
+    """Return how many documents of the batches are in ``read``, and how many documents there are."""
     apart = [text for batch in unread for text in decode(tokenizer, batch)]
     return sum(text in read for text in apart), len(apart)
 
 
 def measured(loaded: Loaded, log: Mapping[str, Any]) -> Measured:
-    """Measure what the card says."""
+    """Measure what the card reports."""
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
     unread = make.held_out(tokenizer)
     read = set(text_read(tokenizer, log["curve"]))
@@ -130,7 +130,7 @@ def measured(loaded: Loaded, log: Mapping[str, Any]) -> Measured:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table, all columns but the first aligned to the right."""
+    """Return a Markdown table with all columns but the first aligned to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
@@ -138,37 +138,37 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def curve_table(log: Mapping[str, Any]) -> str:
     """Return the loss curve."""
     rows = [(f"{r['step']:,}", f"{r['tokens_read']:,}", f"{r['held_out_loss']:.3f}") for r in log["curve"]]
-    return table(("step", "tokens read", "held-out loss, nats per token"), rows)
+    return table(("step", "tokens", "held-out loss, nats per token"), rows)
 
 
 def recipe_facts(log: Mapping[str, Any]) -> str:
-    """Return what the training was, from its log."""
+    """Return a list of facts on the training from its log."""
     tokens = log["curve"][-1]["tokens_read"]
     return f"""\
 - recipe: `{log["recipe"]}`; it writes the weights and their log, `{make.LOG}`
-- read: {tokens:,} tokens in {log["steps"]:,} steps of {make.DOCUMENTS} documents; in the first {make.COPYING_STEPS} \
-steps, lists of words told over and over,
-  from which it learns to copy; the tokenizer was trained on {make.TOKENIZER_DOCUMENTS:,} further documents of \
-the grammar
+- data: {tokens:,} tokens in {log["steps"]:,} steps of {make.DOCUMENTS} documents; in the first {make.COPYING_STEPS} \
+steps, lists of words repeated many times,
+  from which the model learns to copy; the tokenizer was trained on {make.TOKENIZER_DOCUMENTS:,} further documents \
+of the grammar
 - optimizer: AdamW at {make.LEARNING_RATE:g} with warm-up and cosine, seed {log["seed"]}
 - time: {log["seconds"]:.0f} s, CPU threads: {log["threads"]} (torch {log["torch"]}, transformers \
 {log["transformers"]}; CPU: {log["cpu"] or "not recorded"})"""
 
 
 def skills_table(found: Mapping[str, tuple[float, float]]) -> str:
-    """Return what the base can do in formats that it has read."""
+    """Return the table of skills."""
     rows = [(name, f"{100 * right:.0f}", f"{100 * read:.0f}") for name, (right, read) in found.items()]
-    return table(("last word", "right, %", "documents read before, %"), rows)
+    return table(("last word of", "correct, %", "also in the training text, %"), rows)
 
 
 def zero_shot_table(scores: Sequence[Score]) -> str:
-    """Return the scores of the untuned base."""
+    """Return the table of the untuned model's scores."""
     rows = []
     for s in scores:
         own = f"{s.value:.3f}" + ("" if s.standard_error is None else f" ± {s.standard_error:.3f}")
         others = ", ".join(f"`{name}` {value:.3f}" for name, value in s.metrics.items() if name != s.metric)
         rows.append((s.task, f"`{s.metric}`", own, _share(s.chance), _share(s.majority), others or "-"))
-    header = ("task", "metric", "score ± standard error", "by chance", "always the commonest answer", "other metrics")
+    header = ("task", "metric", "score ± standard error", "chance", "most common answer", "other metrics")
     return table(header, rows)
 
 
@@ -177,7 +177,7 @@ def _share(value: float | None) -> str:
 
 
 def overlap_table(overlaps: Mapping[str, Overlap]) -> str:
-    """Return how much of the tasks' text the base has read."""
+    """Return the table of overlaps between tasks and training text."""
     header = ("task", *(f"{n}-grams, %" for n in SIZES), "prompts", "longest fields", "distinct answers")
     rows = []
     for name, o in overlaps.items():
@@ -188,14 +188,15 @@ def overlap_table(overlaps: Mapping[str, Overlap]) -> str:
 
 
 def held_out_fact(loss: float, logged: float) -> str:
-    """Return the loss measured now, and whether the training's log agrees."""
-    same = "as the training's last value" if abs(loss - logged) < SAME_LOSS else f"but its log says {logged:.3f}"
-    return f"{loss:.3f} nats per token, {same}: a perplexity of {math.exp(loss):.2f}"
+    """Return the measured loss, and whether it agrees with the training log."""
+    same = abs(loss - logged) < SAME_LOSS
+    note = "equal to the last value of the training log" if same else f"but the training log has {logged:.3f}"
+    return f"{loss:.3f} nats per token, {note}; perplexity {math.exp(loss):.2f}"
 
 
 def held_out_read_fact(found: tuple[int, int]) -> str:
-    """Return how much of the held-out text was read all the same."""
-    return f"of its {found[1]:,} documents, {found[0]} were also read"
+    """Return how many held-out documents also occur in the training text."""
+    return f"of its {found[1]:,} documents, {found[0]} also occur in the training text"
 
 
 CARD = """---
@@ -206,54 +207,54 @@ tags: [peftbench]
 
 # {name}
 
-The base model that ships inside peftbench: a Llama of {parameters:,} parameters ({layers} layers, width {width},
-{pieces} byte-level BPE pieces) in fp32. With it, fine-tuning methods can be compared on a laptop, in minutes, offline.
+The base model that ships with peftbench: a Llama of {parameters:,} parameters ({layers} layers, width {width},
+{pieces} byte-level BPE tokens) in fp32. With it, fine-tuning methods can be compared on a laptop in minutes, offline.
 
-It has read nothing but text that peftbench's own grammar generated (`tools/nano/grammar.py`): records and
-sentences about places to eat, small stories and the feelings they leave, sums in words, lists, a few animals: formats
-and skills near the built-in tasks, in the same words, but no task's prompt. It knows nothing of the world and is of no
-other use. It has learned to end a text with `</s>`; the tokenizer adds no `<s>` itself. Licence: Apache-2.0, as
-peftbench; made from generated text only.
+It was pretrained only on text generated by peftbench's own grammar (`tools/nano/grammar.py`): records and sentences
+about places to eat, short stories with a feeling, word problems, lists, a few animals. Formats, skills and words are
+close to those of the built-in tasks, but the text contains no prompt of a task. The model knows nothing about the world
+and has no other use. It has learned to end a text with `</s>`; the tokenizer does not add `<s>`. License: Apache-2.0,
+like peftbench; made from generated text only.
 
 ## Training
 
 {recipe}
 - loss on held-out text of the same grammar: {held_out}
-- held-out text is drawn apart from the training's, but the world is small: {held_out_read}
+- held-out text is drawn with another seed, but the grammar is small: {held_out_read}
 
 {curve}
 
-## What it can do in formats that it has read
+## Accuracy on formats of the pretraining text
 
-Share of {documents} fresh documents of the grammar, for each kind, whose last word it writes when it has read the rest
-(greedy decoding; formats change from document to document). Fresh means drawn apart; the second column says how many
-of them the training had read too, word for word.
+For each kind of document, the share of {documents} new documents of the grammar whose last word is predicted correctly
+from the rest (greedy decoding; formats vary from document to document). New documents are drawn with another seed; the
+last column is the share of them that also occur word for word in the pretraining text.
 
 {skills}
 
-## What it scores on the built-in tasks before any fine-tuning
+## Scores on the built-in tasks before fine-tuning
 
-Validation split, no examples in the prompt, fp32, the code that scores trials of the method `base`. All metrics are
-fractions of one, higher is better.
+Validation split, zero-shot, fp32, scored by the same code as trials of the method `base`. All metrics are fractions of
+1; higher is better.
 
 {zero_shot}
 
-## How much of the tasks it has read
+## Overlap of the tasks with the pretraining text
 
-Compared are the {examples} examples of each task that are ever scored (validation split and all {test_sets} test sets),
-prompt and answer together, with all {steps:,} x {per_step} documents read. An n-gram is n neighbouring words; a
-punctuation mark is a word; case counts; white space does not; none spans two documents. The shares are of the distinct
-n-grams of a task's texts that occur anywhere in the text read. The other columns count what occurs in it whole, letter
-by letter: the prompts; the longest field of each prompt (fields stand between `:`, `|` and `/`); the answers.
+The {examples} examples of each task that are ever scored (validation split and all {test_sets} test sets), prompt and
+answer together, are compared with all {steps:,} x {per_step} pretraining documents. An n-gram is a sequence of n words
+within a document; punctuation marks are words, case matters, white space does not. The shares are those of a task's
+distinct n-grams that occur in the pretraining text. The other columns count exact occurrences of whole strings: the
+prompts, the longest field of each prompt (fields are separated by `:`, `|` and `/`), and the distinct answers.
 
 {overlap}
 
-To be read from it: the words and short phrases of the tasks are known to the base, their prompts are not. An answer of
-`compute` is a number and a thing, one of `judge` a colour: such phrases occur in any text of this world, and are the
-answer's form, not the task. The same goes for the fields of `describe` and `compute`, each a fact or a number of
-things. The field of `judge` is a whole story, and long n-grams of stories are shared: the grammar tells of the same
-people and events, also with "but then" and "after". So the base has read some of its stories word for word, always
-with the name of a feeling, never with the colour that the task asks for.
+The model has therefore seen the words and short phrases of the tasks, but none of their prompts. An answer of `compute`
+is a number and a thing, an answer of `judge` a colour; such phrases occur throughout the text, and are only the form of
+the answer. The same holds for the fields of `describe` and `compute`, each a fact or a number of things. The field of
+`judge` is a whole story, and stories share long n-grams, since the grammar writes about the same people and events,
+also with "but then" and "after". So the model has seen some of the stories word for word, always with the name of a
+feeling, never with the colour that is the answer of the task.
 
 Measured with tasks `{tasks}` and weights `{weights}` (first digits of SHA-256) by
 `python -m tools.nano.card {name}`.
@@ -291,10 +292,10 @@ def card(name: str, loaded: Loaded, log: Mapping[str, Any], found: Measured) -> 
 
 
 def main() -> None:
-    """Renew a base's card from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.nano.card", description="Renew a base's card.")
+    """Write a base model's card from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.nano.card", description="Write a base model's card.")
     parser.add_argument("base", choices=BASES)
-    parser.add_argument("--folder", type=Path, help="the base's folder (default: where the package keeps it)")
+    parser.add_argument("--folder", type=Path, help="the model's folder (default: its place in the package)")
     arguments = parser.parse_args()
     place = arguments.folder or folder(arguments.base)
     torch.set_num_threads(make.THREADS)

@@ -1,8 +1,8 @@
-"""The seeded grammar that writes what nano is pretrained on: many formats near the tasks, never a task's own.
+"""The seeded grammar that generates nano's pretraining text: many formats close to those of the tasks.
 
-A document is one kind of text in one format, told once or a few times over. Formats are put together from parts, so
-that the model must read a format rather than know it. Kept away from here, because the tasks own them: records of the
-form ``key: value | key: value``, the sentence that ``describe`` asks for, changes split by ``/``, and ``| class:``.
+A document has one to three texts of one kind in one format. Formats are combined from parts, so that the model must
+infer a format rather than memorize it. Formats of the tasks are excluded: records of the form
+``key: value | key: value``, the sentences of ``describe``, changes separated by ``/``, and ``| class:``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from peftbench.tasks.builtin.vocabulary import (
 from tools.nano.phrases import DIFFERENCES, SCENE_WORDS, SCENES, SENTENCES, STORIES, SUMS, TELLINGS
 
 Kind = Callable[[random.Random], Callable[[], str]]
-"""Chooses a format and returns what writes one text in it."""
+"""Chooses a format and returns a function that writes one text in it."""
 
 FEELINGS = tuple(EVENTS)
 REPEATED_WORDS = 32
@@ -37,7 +37,7 @@ KEYS = {
     "price": ("price", "cost", "bill", "level"),
 }
 SIGNS = ((" = ", "; "), (" = ", ", "), (": ", ", "), (": ", "\n"), (": ", "; "), (" - ", " | "), (" is ", ", "))
-"""How a record joins a key to its value, and one pair to the next."""
+"""Separators in a record: between key and value, and between pairs."""
 
 
 def documents(seed: str) -> Iterator[str]:
@@ -51,7 +51,7 @@ def documents(seed: str) -> Iterator[str]:
 
 
 def repeats(seed: str) -> Iterator[str]:
-    """Yield lists of words, each told again and again up to ``REPEATED_WORDS`` words."""
+    """Yield lists of words, each repeated up to ``REPEATED_WORDS`` words."""
     rng = random.Random(seed)
     while True:
         words = [rng.choice(rng.choice(POOLS)) for _ in range(rng.randrange(3, 11))]
@@ -87,7 +87,7 @@ def _scene(rng: random.Random) -> Callable[[], str]:
 
 
 def _record(rng: random.Random) -> Callable[[], str]:
-    """A record of a place, and the same in a sentence, or a question about it, or the record in other keys."""
+    """A record of a place with a sentence of the same facts, before or after it, or with a question about it."""
     keys = {fact: rng.choice(names) for fact, names in KEYS.items()}
     join, sep = rng.choice(SIGNS)
     order = list(KEYS)
@@ -136,7 +136,7 @@ def _person(rng: random.Random) -> Callable[[], str]:
 
 
 def _story(rng: random.Random) -> Callable[[], str]:
-    """One or two events and the feeling that the last one leaves, as a story, an answer or a label."""
+    """One or two events and the feeling caused by the last one, as a story, an answer or a label."""
     two = rng.random() < 0.75
     order = rng.choice(STORIES)
     telling = rng.choice(TELLINGS)
@@ -167,7 +167,7 @@ def _sum(rng: random.Random) -> Callable[[], str]:
 
 
 def _changes(rng: random.Random) -> Callable[[], str]:
-    """Someone has some things; one to three changes; how many are left, now and then after each change."""
+    """A number of things, one to three changes, and the final number, in some formats also the numbers in between."""
     begin = rng.choice(
         ("{who} has {n} {things}. ", "{n} {things}: ", "There are {n} {things}. ", "start {n} {things}, ")
     )
@@ -203,7 +203,7 @@ def _changes(rng: random.Random) -> Callable[[], str]:
 
 
 def _copy(rng: random.Random) -> Callable[[], str]:
-    """A list of any words, written two or three times: exact copying, with signs between the words."""
+    """A list of words, written two or three times with separators between the words."""
     sep = rng.choice((", ", " ", " | ", " / ", "; ", " and "))
     again = rng.choice((" -> ", "\n", " = ", ": ", " again: ", sep))
     length, times = rng.randrange(3, 9), rng.choice((2, 2, 3))
@@ -215,7 +215,7 @@ def _copy(rng: random.Random) -> Callable[[], str]:
 
 
 def _list(rng: random.Random) -> Callable[[], str]:
-    """A list and what is done with it: copied, turned round, counted, cut to an end; or a count up or down."""
+    """A list and a result: copied, reversed, counted, its first or last item; or counting up or down."""
     pool: tuple[str, ...] = rng.choice(POOLS)
     sep = rng.choice((", ", " ", " | ", " / ", "; "))
     verb = rng.choice(("copy", "turn", "count", "first", "last", "up", "down"))

@@ -1,8 +1,8 @@
-"""Make a built-in base from nothing: ``python -m tools.nano.make nano [--steps N] [--output FOLDER]``.
+"""Train a built-in base model from scratch: ``python -m tools.nano.make nano [--steps N] [--output FOLDER]``.
 
-Text from the seeded grammar, a byte-level BPE tokenizer trained on it, and a small Llama trained on one CPU thread, so
-that the same machine gives the same weights. What the training was goes into ``training.yaml`` beside them; the card is
-made from that by ``python -m tools.nano.card``.
+A seeded grammar generates text, on which a byte-level BPE tokenizer and a small Llama are trained, the latter on one
+CPU thread, so that the same machine gives the same weights. The training log is written to ``training.yaml`` next to
+the weights; ``python -m tools.nano.card`` writes the card from it.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from tools.nano.grammar import documents, repeats
 
 SEED = 0
 PIECES = 1024
-"""Tokenizer pieces, special ones included."""
+"""Number of tokens in the vocabulary, including special ones."""
 TOKENIZER_DOCUMENTS = 40_000
 STEPS = 2600
 COPYING_STEPS = 350
-"""First steps, in which only repeated lists are read: there copying from the context forms within 200 steps. A first
-recipe had no such steps, packed rows and the customary initialisation; after 3000 steps it still named a random place
-instead of the one in the record. All three were changed at once, so what each is worth is not known."""
+"""Number of first steps that train only on repeated lists, where copying from the context emerges within 200 steps. An
+earlier recipe had no such steps, packed rows and the usual initialization; after 3,000 steps the model still named a
+random place instead of the one in the record. All three were changed at once, so their separate effects are unknown."""
 DOCUMENTS = 64
-"""Documents in a step, one a row, so that each begins at position zero as a task's prompt does."""
+"""Documents per step, one per row, so that each begins at position 0 like the prompt of a task."""
 LENGTH = 128
-"""Longest document in tokens; the rest of a longer one is cut."""
+"""Largest number of tokens in a document; longer ones are truncated."""
 LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY = 3e-3, 100, 0.1
 INITIAL_DEVIATION = 0.06
-"""Of the random weights: of the order of 1 / sqrt(width). With the customary 0.02 copying formed later."""
+"""Standard deviation of initial weights, of the order of 1 / sqrt(width). With the usual 0.02 copying emerged later."""
 HELD_OUT_BATCHES = 16
 IGNORED = -100
 THREADS = 1
 LOG = "training.yaml"
-"""What the training was, beside the weights. Not of a type that counts as a base's content (see ``identity``)."""
+"""File name of the training log. Its suffix does not enter a model's fingerprint (see ``models/find.py``)."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer trained on the grammar's text; any text is known to it, byte by byte."""
+    """Return a byte-level BPE tokenizer trained on the grammar's text; any text can be encoded, byte by byte."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -72,7 +72,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """Return nano's shape: about a million parameters, every width divisible by 64 as 4-bit kernels want it."""
+    """Return nano's config: about a million parameters, with widths divisible by 64, as 4-bit kernels require."""
     return LlamaConfig(
         vocab_size=PIECES,
         hidden_size=128,
@@ -91,9 +91,9 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], seed: str) -> Iterator[torch.Tensor]:
-    """Yield batches (DOCUMENTS, longest) of token ids, end-of-text after each document, ``IGNORED`` beyond it.
+    """Yield batches (DOCUMENTS, longest) of token ids, each document followed by end-of-text and ``IGNORED`` padding.
 
-    Documents of like length go together, which keeps padding small; the batches then come in random order.
+    Documents of similar length are batched together, which keeps padding small; batches come in random order.
     """
     rng = random.Random(seed)
     while True:
@@ -107,20 +107,21 @@ def batches(tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], seed: str)
 
 
 def reading(tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
-    """Yield what the training reads, a batch a step: lists told over and over first, then documents without end."""
+    """Yield the training batches, one per step: first repeated lists, then documents without end."""
     copying = itertools.islice(batches(tokenizer, repeats(f"nano {SEED}"), "order"), COPYING_STEPS)
     return itertools.chain(copying, batches(tokenizer, documents(f"nano {SEED}"), "order"))
 
 
 def held_out(tokenizer: PreTrainedTokenizerFast) -> list[torch.Tensor]:
-    """Return batches of documents drawn apart from the training's; in so small a world some are alike by chance."""
+    """Return batches of documents drawn with another seed than the training text; some may be equal by chance."""
     return list(itertools.islice(batches(tokenizer, documents("nano held out"), "order"), HELD_OUT_BATCHES))
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> list[tuple[int, int, float]]:
-    """Train the model in place with AdamW, warm-up and a cosine; return (step, tokens read, held-out loss) as it went.
+    """Train the model in place with AdamW, linear warm-up and cosine decay.
 
-    The loss is in nats per token.
+    Returns:
+        The loss curve: (step, tokens so far, held-out loss in nats per token).
     """
     text, unread = reading(tokenizer), held_out(tokenizer)
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -146,12 +147,12 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate at a step."""
+    """Return the learning rate of a step relative to the peak."""
     return min(1.0, step / WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _loss(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
-    # padding lies on the right, so causal attention needs no mask for it; its token is any that exists
+    # padding is on the right, so causal attention needs no mask for it; its ids are arbitrary
     logits = model(input_ids=batch[:, :-1].clamp(min=0), use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), ignore_index=IGNORED)
 
@@ -165,7 +166,7 @@ def held_out_loss(model: LlamaForCausalLM, unread: list[torch.Tensor]) -> float:
 
 
 def make(output: Path, steps: int, command: str) -> None:
-    """Make the base and write it, with the log of its training, into a folder in the Hugging Face layout."""
+    """Train the model and write it with its training log to a folder in the Hugging Face layout."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)
     started = time.perf_counter()
@@ -181,12 +182,12 @@ def make(output: Path, steps: int, command: str) -> None:
 
 
 def weights_sha256(base: Path) -> str:
-    """Return the SHA-256 of a base's weights, which ties a log to them."""
+    """Return the SHA-256 of a model's weights, which identifies them in the log."""
     return hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
 
 
 def log(curve: list[tuple[int, int, float]], command: str, seconds: float, sha256: str) -> dict[str, Any]:
-    """Return the facts of a training as plain data; losses in nats per token."""
+    """Return the training log as plain data; losses in nats per token."""
     machine = environment.describe()
     names = ("step", "tokens_read", "held_out_loss")
     return {
@@ -204,11 +205,11 @@ def log(curve: list[tuple[int, int, float]], command: str, seconds: float, sha25
 
 
 def main() -> None:
-    """Make a base from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.nano.make", description="Make a built-in base.")
+    """Train a built-in base model from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.nano.make", description="Train a built-in base model.")
     parser.add_argument("base", choices=BASES)
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="folder to write (default: where the package keeps the base)")
+    parser.add_argument("--output", type=Path, help="folder to write (default: its place in the package)")
     arguments = parser.parse_args()
     output = arguments.output or folder(arguments.base)
     options = "" if arguments.steps == STEPS else f" --steps {arguments.steps}"

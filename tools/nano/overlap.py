@@ -1,4 +1,4 @@
-"""How much of a task's text stands word for word in what a base was pretrained on. No torch."""
+"""Overlap of a task's texts with the pretraining text of a base model. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peftbench.records import Example
 from peftbench.tasks import overlap
 
 SIZES = (2, 4, 6, 8)
-"""Lengths of the n-grams that are compared, in words."""
+"""Lengths of the compared n-grams, in words."""
 _FIELD_ENDS = re.compile(r"[:|/]")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -20,22 +20,22 @@ Grams = dict[tuple[str, int], set[tuple[str, ...]]]
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a task's texts have in common with the text read."""
+    """Overlap of a task's texts with the pretraining text."""
 
     examples: int
     shares: dict[int, float]
-    """n -> share of the distinct n-grams of prompt and answer together that occur in the text read."""
+    """n -> share of the distinct n-grams of prompt and answer together that occur in the pretraining text."""
     prompts: int
-    """Whole prompts that occur in it, of ``examples``."""
+    """Number of whole prompts that occur in it, out of ``examples``."""
     longest_fields: int
-    """Prompts whose longest field, what stands between ``:``, ``|`` and ``/``, occurs in it."""
+    """Number of prompts whose longest field, between ``:``, ``|`` and ``/``, occurs in it."""
     targets: int
-    """Distinct whole answers that occur in it."""
+    """Number of distinct whole answers that occur in it."""
     distinct_targets: int
 
 
 def words(text: str) -> list[str]:
-    """Return the words and the single marks of a text, as written, without white space."""
+    """Return the words and punctuation marks of a text, without white space."""
     return _WORD.findall(text)
 
 
@@ -45,12 +45,12 @@ def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
 
 
 def longest_field(prompt: str) -> str:
-    """Return the longest of a prompt's fields: a judge's whole story, elsewhere a fact."""
+    """Return the longest field of a prompt: the story in ``judge``, a fact in other tasks."""
     return max((part.strip() for part in _FIELD_ENDS.split(prompt)), key=len)
 
 
 def measure(tasks: dict[str, Sequence[Example]], read: Iterable[str]) -> dict[str, Overlap]:
-    """Return each task's overlap with the documents read; no n-gram and no text spans two documents."""
+    """Return each task's overlap with the pretraining documents; matches do not span two documents."""
     documents = list(dict.fromkeys(read))
     texts = {name: [f"{e.prompt} {e.target}" for e in examples] for name, examples in tasks.items()}
     wanted = {
@@ -75,7 +75,7 @@ def measure(tasks: dict[str, Sequence[Example]], read: Iterable[str]) -> dict[st
 
 
 def _seen(wanted: Grams, documents: Sequence[str]) -> Grams:
-    """Return those of the wanted n-grams that occur in a document."""
+    """Return the wanted n-grams that occur in some document."""
     every = {size: {g for (_, n), grams in wanted.items() if n == size for g in grams} for size in SIZES}
     occur: dict[int, set[tuple[str, ...]]] = {size: set() for size in SIZES}
     for document in documents:

@@ -1,4 +1,4 @@
-"""The phrases that ``grammar`` puts together: sentences, questions, labels and sums."""
+"""The phrases that ``grammar`` combines: sentences, questions, labels and sums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SENTENCES = (
     "{place} has {price} {food}.",
     "{place} is in the {area}.",
 )
-"""A place to eat in a sentence or two."""
+"""Sentences about a place to eat."""
 
 STORIES = (
     "{who} {a}. Then {who} {b}.",
@@ -28,7 +28,7 @@ STORIES = (
     "{who} {a} before {who} {b}.",
     "{who} {b}, but earlier {who} {a}.",
 )
-"""Event ``a`` and, later, event ``b``; the last way round is told first now and then."""
+"""Stories of event ``a`` and a later event ``b``, in either order of mention."""
 
 TELLINGS = (
     "{text} Now {who} is {feeling}.",
@@ -50,7 +50,7 @@ TELLINGS = (
     "the text {text} is of class {feeling}",
     "{feeling} text: {text}",
 )
-"""A story and the feeling it ends with."""
+"""Forms of a story with its final feeling."""
 
 SUMS = (
     "{a} plus {b} is {c}",
@@ -62,7 +62,7 @@ SUMS = (
     "{a}, then {b} more: {c}",
     "{c} is {a} plus {b}",
 )
-"""a + b = c."""
+"""Forms of a + b = c."""
 
 DIFFERENCES = (
     "{c} minus {b} is {a}",
@@ -73,7 +73,7 @@ DIFFERENCES = (
     "{c}, then {b} less: {a}",
     "from {b} to {c} it is {a} more",
 )
-"""c - b = a."""
+"""Forms of c - b = a."""
 
 SCENES = (
     "On {day} the {colour} {animal} {does} in the {area}.",
@@ -86,7 +86,7 @@ SCENES = (
     "{who} saw a {colour} {animal} on {day}. What did {who} see? a {colour} {animal}",
     "When it is {weather}, the {animal} {does} and {who} sings of a {colour} {animal2}.",
 )
-"""Animals, colours, days and weather: plain text that no task is about."""
+"""Sentences about animals, colours, days and weather, which occur in no task."""
 SCENE_WORDS = {
     "animal": ("cat", "dog", "horse", "cow", "bird", "sheep", "mouse", "goat", "frog", "hen"),
     "colour": ("red", "blue", "green", "white", "black", "brown", "grey", "yellow"),

@@ -1,8 +1,8 @@
-"""Write the general text that a built-in base has not read: ``python -m tools.nano.unread nano``.
+"""Write the held-out general text of a built-in base model: ``python -m tools.nano.unread nano``.
 
-A trial's loss on it before and after training tells what the model forgot (``evaluation/retention.py``). Its texts are
-the first of those that the recipe holds out (``make.held_out``); what the training read all the same, as the world is
-small, is left out, and so is what is too long for the suites of the base. Some 20 seconds.
+Trials measure retention by the loss on it before and after training (``evaluation/retention.py``). Its texts are the
+first of the held-out documents (``make.held_out``), without those that also occur in the training text and those too
+long for the model's suites. It takes about 20 seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tools.nano.grammar import documents
 
 TEXTS = 128
 TOKENS = range(8, card.EVALUATION.max_length + 1)
-"""How long a text may be."""
+"""Allowed lengths of a text."""
 
 
 def unread(tokenizer: Any, read: Set[str]) -> list[str]:
-    """Return the first different held-out documents of fit length that are not among those read."""
+    """Return the first distinct held-out documents of an allowed length that are not in ``read``."""
 
     def fit() -> Iterator[str]:
         seen = set(read)
@@ -38,8 +38,10 @@ def unread(tokenizer: Any, read: Set[str]) -> list[str]:
 
 
 def main() -> None:
-    """Renew a base's held-out text from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.nano.unread", description="Renew its held-out text.")
+    """Write a base model's held-out text from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.nano.unread", description="Write the held-out general text of a base model."
+    )
     parser.add_argument("base", choices=BASES)
     name = parser.parse_args().base
     tokenizer = AutoTokenizer.from_pretrained(folder(name))

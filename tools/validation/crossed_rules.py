@@ -1,4 +1,4 @@
-"""Rules that were tried and not taken, on the same simulated tables: what ``crossed_simulation`` records of them."""
+"""Alternative rules that were rejected, compared on the same simulated tables for ``crossed_simulation``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _cut(at_zero: bool) -> Callable[[Outcomes, Outcomes, Sequence[Outcomes]], Ju
 
 
 def _pooled(one: Outcomes, other: Outcomes, cells: Sequence[Outcomes]) -> Judged:
-    """One spread between seeds for all methods of the table."""
+    """One standard deviation between seeds for all methods of the table."""
     _, b, r = difference_parts(one, other).sums
     a = 2 * sum(cell.seed_parts[0][0][0] for cell in cells) / len(cells)
     variance = max(a, b, a + b - r)
@@ -65,17 +65,17 @@ RULES: Mapping[str, Callable[[Outcomes, Outcomes, Sequence[Outcomes]], Judged]] 
     "t over seeds, paired": _over_seeds,
     "t over examples, paired": _over_examples,
 }
-"""Name to the rule; the crossed model's first."""
+"""Name -> rule; the first is the rule in use."""
 
 
 def cases() -> dict[str, Design]:
-    """Return the tables that the rules are tried on."""
+    """Return the designs on which the rules are compared."""
     found = {f"{spread:g}": null(7, spread, examples=1319) for spread in SPREADS}
     return {**found, "unequal": Design(null(7, 0).truth, UNEQUAL, examples=1319)}
 
 
 def tried(draws: int) -> list[dict[str, object]]:
-    """Return, for each rule and case, the coverage of a difference and the share of tables with a false finding."""
+    """Return for each rule and design the coverage of a difference, and the share of tables with a false positive."""
     rows: list[dict[str, object]] = []
     for case, design in cases().items():
         generator = np.random.default_rng(2)

@@ -1,6 +1,6 @@
-"""Prove the crossed model by simulation: ``python -m tools.validation.crossed_simulation [--draws N]``.
+"""Validate the crossed model by simulation: ``python -m tools.validation.crossed_simulation [--draws N]``.
 
-Tables are drawn whose truth is known and given to the functions that reports use. What is found goes to
+Tables with known truth are drawn and analysed by the functions that reports use. The results are written to
 ``results/reference/crossed.json``, from which ``tools/docs/reference.py`` renews ``docs/statistics.md``.
 """
 
@@ -23,17 +23,17 @@ from peftbench.results.crossed_effects.ranking import rank
 PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "crossed.json"
 SPREADS = (0.0, 0.4, 1.15, 2.0)
 ITEM, METHOD_ITEM, SEED_ITEM = 0.6, 0.1, 0.3
-"""Shares of the latent variance of an outcome: the example's difficulty for all, for one method, for one run."""
+"""Shares of an outcome's latent variance: difficulty of the example for all methods, for one method, for one run."""
 SCORE = 0.6
 BEYOND = "beyond what was asked:"
-"""How the names of designs begin in which seeds weigh more against examples than in any other."""
+"""Prefix of the names of designs in which variance between seeds dominates that of examples more than in others."""
 UNEQUAL = (2.0, 2.0, 0.4, 0.4, 0.4, 0.4, 0.4)
-"""Spreads of seven methods that are not alike."""
+"""Unequal standard deviations between seeds of seven methods, points."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """A table whose truth is known."""
+    """A table with known truth."""
 
     truth: tuple[float, ...]
     """True score of each method, fractions of 1."""
@@ -42,18 +42,18 @@ class Design:
     seeds: int = 3
     examples: int = 500
     continuous: bool = False
-    """Outcomes between 0 and 1, as ROUGE gives them, instead of right and wrong."""
+    """Whether outcomes are continuous between 0 and 1, as with ROUGE, instead of right or wrong."""
     common: float = 0.0
     """Correlation of a seed's effects between methods."""
 
 
 def null(methods: int, spread: float, **given: Any) -> Design:
-    """All methods are the same."""
+    """Return a design in which all methods are equal."""
     return Design((SCORE,) * methods, (spread,) * methods, **given)
 
 
 def two_lead(methods: int, spread: float, **given: Any) -> Design:
-    """Two are the same and far ahead: the table in which "best" is most easily said of one that is not."""
+    """Return a design with two equal methods far ahead, in which a false "best" is most likely."""
     return replace(null(methods, spread, **given), truth=(SCORE, SCORE) + (SCORE - 0.2,) * (methods - 2))
 
 
@@ -68,7 +68,7 @@ def draw(design: Design, generator: np.random.Generator) -> dict[str, Outcomes]:
     latent = latent + np.sqrt(SEED_ITEM) * generator.standard_normal((m, s, i), dtype=np.float32)
     truth = np.asarray(design.truth)[:, None]
     if design.continuous:
-        # E ndtr(c + 2 z) = ndtr(c / sqrt 5), which makes the mean of the outcomes the truth
+        # E ndtr(c + 2 z) = ndtr(c / sqrt 5), so the mean of the outcomes is the truth
         centre = np.sqrt(5) * ndtri((truth - 0.1) / 0.8)
         outcomes = 0.1 + 0.8 * ndtr(centre[..., None] + 2 * latent) + effect[..., None]
     else:
@@ -78,25 +78,25 @@ def draw(design: Design, generator: np.random.Generator) -> dict[str, Outcomes]:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of many tables of one design, as shares of them."""
+    """Results over many tables of one design, as shares of the tables."""
 
     covered_score: float
-    """Intervals of the first method's score that hold the truth."""
+    """The interval of the first method's score contains the truth."""
     covered_difference: float
-    """Intervals of the first two methods' difference that hold the truth."""
+    """The interval of the first two methods' difference contains the truth."""
     called_best: float
-    """Tables in which some method is called significantly best."""
+    """Some method is significantly best."""
     called_best_wrongly: float
-    """Of those, tables in which it is not the only truly best."""
+    """Some method is significantly best, but not the only truly best one."""
     called_different: float
-    """Tables in which some method is told from the first (the reference), after correction."""
+    """Some method differs significantly from the first (the reference), Holm-adjusted."""
     last_told: float
-    """Tables in which the last method is told from the first, after correction."""
+    """The last method differs significantly from the first, Holm-adjusted."""
     draws: int
 
 
 def simulate(design: Design, draws: int, seed: int = 0) -> Found:
-    """Return what the crossed model makes of many tables of a design."""
+    """Analyse many tables of a design with the crossed model."""
     generator = np.random.default_rng(seed)
     top = [place for place, value in enumerate(design.truth) if value == max(design.truth)]
     counts = np.zeros(6)
@@ -119,7 +119,7 @@ def simulate(design: Design, draws: int, seed: int = 0) -> Found:
 
 
 def known_noise(design: Design, draws: int = 200) -> Noise:
-    """Return the noise of a design's pairs, averaged over many tables so that it is known."""
+    """Return the noise of a pair of methods in a design, averaged over many tables."""
     generator = np.random.default_rng(1)
     tables = (list(draw(design, generator).values()) for _ in range(draws))
     found = noise((cells[0], cells[1]) for cells in tables)
@@ -127,14 +127,14 @@ def known_noise(design: Design, draws: int = 200) -> Noise:
     return found
 
 
-def told(design: Design, gap: float, draws: int) -> float:
-    """Return how often a last method that is better than all others by a gap is told from the first."""
+def power_at(design: Design, gap: float, draws: int) -> float:
+    """Return how often a last method, better than all others by ``gap``, differs significantly from the first."""
     better = replace(design, truth=(*design.truth[:-1], design.truth[0] + gap))
     return simulate(better, draws).last_told
 
 
 def designs() -> Iterator[tuple[str, Design]]:
-    """Yield every design of the committed proof with its name."""
+    """Yield the name and design of every case of the committed validation."""
     for seeds, examples in ((3, 300), (3, 500), (3, 1319), (5, 500)):
         for spread in SPREADS:
             given = {"seeds": seeds, "examples": examples}
@@ -160,7 +160,7 @@ def designs() -> Iterator[tuple[str, Design]]:
 
 
 def record(draws: int) -> dict[str, Any]:
-    """Return everything that the document shows, as JSON."""
+    """Return all results that the document shows, as JSON."""
     rows = []
     for name, design in designs():
         found = simulate(design, draws)
@@ -175,7 +175,7 @@ def record(draws: int) -> dict[str, Any]:
                     known = known_noise(design)
                     smallest = detectable(known, seeds, methods - 1)
                     row = {"spread": spread, "methods": methods, "seeds": seeds, "examples": examples}
-                    row |= {"detectable": smallest, "told": told(design, smallest, draws)}
+                    row |= {"detectable": smallest, "told": power_at(design, smallest, draws)}
                     row |= {f"seeds_for_{gap}": seeds_needed(known, gap / 100, methods - 1) for gap in (2, 3, 5)}
                     power.append(row)
                     print(row, flush=True)
@@ -185,7 +185,7 @@ def record(draws: int) -> dict[str, Any]:
 
 
 def write(found: dict[str, Any]) -> None:
-    """Write what was found, one row a line."""
+    """Write the results, one row per line."""
     parts = []
     for name, value in found.items():
         rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if isinstance(value, list) else ""

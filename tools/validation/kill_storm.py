@@ -1,11 +1,11 @@
-"""SIGKILL a grid again and again, and show that nothing finished is lost, doubled or changed.
+"""Kill a running grid repeatedly and check that no finished result is lost, duplicated or changed.
 
     python -m tools.validation.kill_storm --kills 200 [--seed 0]
 
-A small grid is run once undisturbed. Then the same command is started again and again on another results folder, and
-at random moments either the runner or the running trial is killed with SIGKILL; after each kill the folder is read.
-When a grid is complete its rows are compared with the undisturbed ones, bit for bit, and a new folder is begun.
-Takes about 10 s a kill, most of it importing libraries. The tests run it with a few kills (``--run-slow``).
+A small grid is run once without interruption. Then the same command is started repeatedly on another results folder,
+and at random moments either the runner or the running trial is killed with SIGKILL. The folder is read after each kill.
+When a grid is complete, its rows are compared bit for bit with the uninterrupted ones, and a new folder is started.
+A kill takes about 10 s, most of it for importing libraries. The tests run it with a few kills (``--run-slow``).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ train: {{steps: 6, batch_size: 4, sequence_length: 32, untimed_steps: 1}}
 methods: [base, full, prompt_tuning, adapter, lora]
 """
 EXACT = ("status", "last_loss", "first_loss", "score_colour", "batches_sha256", "checkpoint_bytes", "peak_train_bytes")
-"""Columns of a trial that must be equal to the last bit; times may differ."""
+"""Columns of a trial that must be equal bit for bit; times may differ."""
 
 
 @dataclass
 class Tally:
-    """What happened."""
+    """Counts of events, and the faults found."""
 
     kills: int = 0
     parents: int = 0
@@ -51,7 +51,7 @@ class Tally:
 
 
 def command(work: Path, results: str) -> subprocess.Popen:
-    """Start the run in a session of its own, as a terminal would."""
+    """Start the run in its own session, as a terminal does."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
         [sys.executable, "-m", "peftbench", "run", "storm.yaml", "--results", results],
@@ -64,7 +64,7 @@ def command(work: Path, results: str) -> subprocess.Popen:
 
 
 def trial_process(runner: subprocess.Popen) -> psutil.Process | None:
-    """Return the trial that runs now, or None: a child of the server, which is a child of the runner."""
+    """Return the process of the running trial, or None. It is a child of the server, which is a child of the runner."""
     try:
         for server in psutil.Process(runner.pid).children():
             for child in server.children():
@@ -90,11 +90,11 @@ def snapshot(folder: Path) -> tuple[dict, dict, dict]:
     if not (folder / "trials").is_dir() or not list((folder / "trials").glob("*.parquet")):
         return {}, {}, {}
     tables = store.read(folder)
-    assert tables.trials["key"].is_unique, "a trial is doubled"
+    assert tables.trials["key"].is_unique, "a trial is duplicated"
     final = tables.trials[tables.trials["status"].isin([str(s) for s in FINAL])]
     keys = set(final["key"])
-    assert not tables.steps.duplicated(["key", "step"]).any(), "a step is doubled"
-    assert not tables.examples.duplicated(["key", "task", "index"]).any(), "an example is doubled"
+    assert not tables.steps.duplicated(["key", "step"]).any(), "a step is duplicated"
+    assert not tables.examples.duplicated(["key", "task", "index"]).any(), "an example is duplicated"
     rows = {row["key"]: tuple(str(row[c]) for c in EXACT) for row in final.to_dict("records")}
     losses = {k: tuple(g.sort_values("step")["loss"]) for k, g in tables.steps.groupby("key") if k in keys}
     outcomes = {
@@ -106,9 +106,9 @@ def snapshot(folder: Path) -> tuple[dict, dict, dict]:
 
 
 def strike(runner: subprocess.Popen, rng: random.Random, tally: Tally) -> None:
-    """Wait for a random moment, then kill the runner, or the trial if one runs; count it."""
+    """Wait for a random time, then kill the runner, or the trial if one is running, and count the kill."""
     moment = time.monotonic() + rng.uniform(0, 4)
-    if rng.random() < 0.8:  # most strikes fall into the work, some into the start
+    if rng.random() < 0.8:  # most kills during trials, some during start-up
         while runner.poll() is None and trial_process(runner) is None:
             time.sleep(0.02)
         moment = time.monotonic() + rng.uniform(0, 3)
@@ -133,7 +133,7 @@ def strike(runner: subprocess.Popen, rng: random.Random, tally: Tally) -> None:
 
 
 def storm(work: Path, kills: int, rng: random.Random) -> Tally:
-    """Run the storm in a folder that holds ``storm.yaml`` and return the tally."""
+    """Run and kill grids of ``storm.yaml`` in a folder; return the counts and faults."""
     tally = Tally()
     assert command(work, "calm").wait() == 0, (work / "stderr.txt").read_text()
     calm = snapshot(work / "calm")
@@ -152,13 +152,13 @@ def storm(work: Path, kills: int, rng: random.Random) -> Tally:
             code = runner.wait()
             print(f"{tally.kills} kills, {tally.commands} commands, {tally.grids} grids, {tally.faults}", flush=True)
         if snapshot(folder) != calm:
-            tally.faults.append(f"grid {tally.grids} differs from the undisturbed one")
+            tally.faults.append(f"grid {tally.grids} differs from the uninterrupted one")
         tally.grids += 1
     return tally
 
 
 def prepare(work: Path) -> None:
-    """Write the base, the data and the suite."""
+    """Write the base model, the data and the suite."""
     sys.path.insert(0, str(REPOSITORY))
     from tests.support import tiny_base, trials
 
@@ -168,7 +168,7 @@ def prepare(work: Path) -> None:
 
 
 def main() -> int:
-    """Run the storm and return 1 if a fault was found."""
+    """Run the kill storm; return 1 if a fault was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

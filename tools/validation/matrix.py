@@ -1,7 +1,8 @@
 """Every method on every family of models: ``python -m tools.validation.matrix [--family NAME ...]`` runs all cells.
 
-A cell trains two steps of the real loop on the family's tiny base, generates, saves, loads and compares. What came out
-is written to ``results/reference/architectures.json``; ``docs/architectures.md`` is made from it (``reference.py``).
+A cell trains a tiny base model of the family for two steps, generates, saves, loads and compares. The outcomes are
+written to ``results/reference/architectures.json``, from which ``tools/docs/reference.py`` makes
+``docs/architectures.md``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from peftbench.records.resolve import resolve
 
 STORED = Path(__file__).resolve().parents[2] / "results" / "reference" / "architectures.json"
 NAMES = tuple(n for n, m in METHODS.items() if m.trains and not m.variants and m.attach.startswith("peftbench."))
-"""The methods that come with peftbench, without ``peft``, which is many."""
+"""The methods of peftbench, without ``peft``, which stands for many tuners."""
 STORAGES = ("fp32", "nf4")
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 CLOSE = {"fp32": (1e-5, 1e-3), "nf4": (2e-2, 1e-3)}
-"""Absolute and relative tolerance of the logits of what was loaded again."""
+"""Absolute and relative tolerance of the logits after saving and loading."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Outcome:
     """How a cell ended."""
 
     status: str
-    """``ok``, ``unsupported`` (it cannot exist, with the reason) or ``failed`` (it should have)."""
+    """``ok``, ``unsupported`` (the cell cannot exist, with the reason) or ``failed`` (it should have succeeded)."""
     reason: str | None = None
 
 
 class Broken(Exception):
-    """A promise that a cell did not keep."""
+    """A check that failed."""
 
 
 def outcome(home: Path, name: str, storage: str, folder: Path) -> Outcome:
-    """Run one cell on the base in ``home``, in a folder of its own, and say how it ended."""
+    """Run one cell on the base model in ``home``, in a folder of its own, and return its outcome."""
     because = why_unsupported(METHODS[name], storage, "cpu")
     if because is not None:
         return Outcome("unsupported", because)
@@ -60,7 +61,7 @@ def outcome(home: Path, name: str, storage: str, folder: Path) -> Outcome:
 
 
 def _run(home: Path, name: str, storage: str, folder: Path) -> None:
-    """Train two steps, generate, save, load; raise where something is not as it must be."""
+    """Train two steps, generate, save and load; raise if a check fails."""
     import torch
 
     from peftbench.measure.clock import Clock
@@ -72,7 +73,7 @@ def _run(home: Path, name: str, storage: str, folder: Path) -> None:
     start = logits(loaded(home, name, storage).model, storage, IDS)
     base, learner, plan = attached(home, name, storage, folder)
     tuned = learner.model
-    logits(tuned, storage, IDS)  # without gradients: it must leave nothing behind
+    logits(tuned, storage, IDS)  # a pass without gradients must leave no state behind
     before = {n: load.checksum(p) for n, p in tuned.named_parameters()}
     trains = {n for n, p in tuned.named_parameters() if p.requires_grad}
     loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
@@ -92,7 +93,7 @@ def _run(home: Path, name: str, storage: str, folder: Path) -> None:
 
 
 def _generate(tuned: Any, tokenizer: Any, storage: str, folder: Path) -> None:
-    """Answer prompts as an evaluation does; in fp32 see that neither the batch size nor the cache changes answers."""
+    """Answer prompts as in evaluation; in fp32, check that batch size and cache do not change answers."""
     import torch
 
     from peftbench.evaluation import scoring
@@ -105,7 +106,7 @@ def _generate(tuned: Any, tokenizer: Any, storage: str, folder: Path) -> None:
     for size in (1, 4):
         wrapped = scoring.Harness(tuned, tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[storage])
         answers.append([s["resps"][0][0] for s in scoring.run_harness(wrapped, task, prompts)[0]])
-    if storage != "fp32":  # in 16 bits rounding decides between close tokens
+    if storage != "fp32":  # in 16 bits, rounding decides between tokens of nearly equal probability
         return
     _see(answers[0] == answers[1], "answers depend on the batch size")
     for prompt, answer in list(zip(prompts, answers[0], strict=True))[:2]:
@@ -127,7 +128,7 @@ def _some(names: set[str]) -> str:
 
 
 def measures(home: Path) -> dict[str, float]:
-    """Measure a base: bits per weight as loaded in nf4, and the share of its matrices that all-linear reaches."""
+    """Measure a base model: bits per weight in nf4, and the share of its matrices that all-linear adapts."""
     from peftbench.methods import adapted_share, lora
     from peftbench.models import load
     from tests.support import trials
@@ -143,7 +144,7 @@ def measures(home: Path) -> dict[str, float]:
         base = loaded(home, "lora", storage).model
         matrices = load.matrices(base)
         tuned = lora.attach(base, 4, trials.trial(home, home, "lora", storage).options)
-        shares[f"all_linear_share_{storage}"] = adapted_share.columns(matrices, tuned)["adapted_share"]
+        shares[f"all_linear_share_{storage}"] = adapted_share.columns(matrices, tuned).adapted_share
     return {
         "quantized_share": count / found.parameters,
         "codes_bits": 8 * codes / count,
@@ -153,21 +154,21 @@ def measures(home: Path) -> dict[str, float]:
     }
 
 
-# what the document shows
+# contents of the document
 
 
 def stored() -> dict[str, Any]:
-    """Return the committed result."""
+    """Return the committed outcomes."""
     return json.loads(STORED.read_text())
 
 
 def table(storage: str) -> str:
-    """Return the matrix of one precision in Markdown; a number points to the reason below."""
+    """Return the matrix of one precision in Markdown; numbers refer to the list of reasons."""
     found, numbers = stored()["cells"], _reasons()
     lines = [f"| family | {' | '.join(NAMES)} |", f"|---|{'---|' * len(NAMES)}"]
     for family, row in found.items():
-        told = [row[storage][name] for name in NAMES]
-        shown = [c["status"] + (f" [{numbers[c['reason']]}]" if c["reason"] else "") for c in told]
+        ends = [row[storage][name] for name in NAMES]
+        shown = [c["status"] + (f" [{numbers[c['reason']]}]" if c["reason"] else "") for c in ends]
         lines.append(f"| {' | '.join([family, *shown])} |")
     return "\n".join(lines)
 
@@ -178,23 +179,23 @@ def reasons() -> str:
 
 
 def _reasons() -> dict[str, int]:
-    told = (c["reason"] for row in stored()["cells"].values() for s in STORAGES for c in row[s].values())
-    return {reason: number for number, reason in enumerate(dict.fromkeys(filter(None, told)), 1)}
+    given = (c["reason"] for row in stored()["cells"].values() for s in STORAGES for c in row[s].values())
+    return {reason: number for number, reason in enumerate(dict.fromkeys(filter(None, given)), 1)}
 
 
 def counts() -> str:
-    """Return how many cells ended how, and with which packages."""
+    """Return the number of cells by status, and the versions of the packages."""
     found = stored()
-    told = []
+    parts = []
     for storage in STORAGES:
         ends = Counter(c["status"] for row in found["cells"].values() for c in row[storage].values())
-        told.append(f"{storage}: " + ", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
+        parts.append(f"{storage}: " + ", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
     made = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return f"{'; '.join(told)}. Run on {found['device']} with {made}."
+    return f"{'; '.join(parts)}. Run on {found['device']} with {made}."
 
 
 def bits() -> str:
-    """Return the effective bits per weight of each family in nf4, and what all-linear reaches there and in fp32."""
+    """Return the bits per weight of each family in nf4, and the share that all-linear adapts in fp32 and nf4."""
     lines = [
         "| family | quantized | bits of codes | with scales and tables | whole base | all-linear in fp32 | in nf4 |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -206,12 +207,12 @@ def bits() -> str:
 
 
 def main() -> None:
-    """Run the cells and write the result; with ``--family`` only those families' are run anew."""
+    """Run the cells and write the outcomes; with ``--family``, only those families are run again."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from tests.support import architectures
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", nargs="+", choices=list(architectures.CONFIGS), help="these alone")
+    parser.add_argument("--family", nargs="+", choices=list(architectures.CONFIGS), help="run only these families")
     wanted = parser.parse_args().family or list(architectures.CONFIGS)
     result = stored() if STORED.exists() else {"cells": {}, "measures": {}}
     for family in wanted:

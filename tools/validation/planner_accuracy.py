@@ -1,8 +1,9 @@
-"""Compare the planner with the accountant: ``python -m tools.validation.planner_accuracy [--sizes NAME ...]``.
+"""Compare predicted with measured peak memory: ``python -m tools.validation.planner_accuracy [--sizes NAME ...]``.
 
-For every method and precision on the CPU, at three sizes of model, with and without gradient checkpointing, on two
-shapes of batch: the predicted peak beside the one that ``memory.account_step`` books in a real training step. What is
-found goes to ``results/reference/planner.json``, from which ``tools/docs/reference.py`` renews ``docs/planner.md``.
+For every method and precision on the CPU, three model sizes, with and without gradient checkpointing, and two batch
+shapes, the planner's predicted peak is compared with the one that ``accounting.account_step`` counts in a real training
+step. Results are written to ``results/reference/planner.json``, from which ``tools/docs/reference.py`` renews
+``docs/planner.md``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "25M": {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 7},
     "100M": {"vocab_size": 16000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12},
 }
-"""Name to the shape of a Llama with random weights; ``nano`` is the built-in base."""
+"""Name -> config of a Llama with random weights; ``nano`` is the built-in base model."""
 PASSES = {
     "nano": (Pass(4, 32), Pass(8, 96, padded=False)),
     "25M": (Pass(2, 32), Pass(4, 64, padded=False)),
@@ -60,18 +61,18 @@ class Cell:
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a share of what is accounted."""
+        """Relative error of the predicted peak."""
         return self.predicted / self.accounted - 1
 
     @property
     def name(self) -> str:
-        """What the cell is, in words."""
+        """A description of the cell."""
         checkpointing = " with checkpointing" if self.checkpointing else ""
         return f"{self.method} {self.precision}{checkpointing} at {self.size}, {self.examples} x {self.tokens} tokens"
 
 
 def base(size: str, folder: Path) -> Path:
-    """Return the folder of a model of a size, made if it is not the built-in one."""
+    """Return the folder of the model of a size; models other than the built-in one are created."""
     if size == "nano":
         return builtin.folder("nano")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -88,7 +89,7 @@ def base(size: str, folder: Path) -> Path:
 
 
 def settings() -> Iterator[tuple[str, str, bool]]:
-    """Yield every method, precision and whether activations are recomputed, that exist on the CPU."""
+    """Yield every combination of method, precision and gradient checkpointing that exists on the CPU."""
     for method in METHODS.values():
         for precision in PRECISIONS:
             if method.trains and why_unsupported(method, precision, "cpu") is None and method.name != "peft":
@@ -98,7 +99,7 @@ def settings() -> Iterator[tuple[str, str, bool]]:
 
 
 def account(trial: Trial, folder: Path, shapes: Sequence[Pass]) -> tuple[load.Loaded, Any]:
-    """Return a real base and the book of a real step of a trial, as ``trial.run`` does it: not the first step."""
+    """Return a real base model and the memory counts of a trial's second training step, as in ``trial.run``."""
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     double = trial.options.get("double_quantization", True)
     loaded = load.load(folder, precision, method.trains_base, double, device="cpu", trust_remote_code=False)
@@ -113,13 +114,13 @@ def account(trial: Trial, folder: Path, shapes: Sequence[Pass]) -> tuple[load.Lo
 
 
 def examples(shapes: Sequence[Pass]) -> list[batches.Encoded]:
-    """Return examples whose batches have these shapes."""
+    """Return examples whose batches have the given shapes."""
     lengths = [s.tokens - 3 * (s.padded and index > 0) for s in shapes for index in range(s.examples)]
     return [batches.Encoded((5,) * length, 2, False, ("x", index)) for index, length in enumerate(lengths)]
 
 
 def compare(folder: Path, method: str, precision: str, shapes: Sequence[Pass], **changes: Any) -> tuple[Any, ...]:
-    """Return the prediction, the real base and the real book of a trial; changes go to ``trials.trial``."""
+    """Return the prediction, the real base model and the real memory counts of a trial changed by ``changes``."""
     training = {"batch_size": sum(s.examples for s in shapes), "micro_batch_size": shapes[0].examples}
     training |= changes.pop("training", {})
     trial = trials.trial(folder, Path(tempfile.gettempdir()) / "tasks", method, precision, training=training, **changes)
@@ -128,15 +129,15 @@ def compare(folder: Path, method: str, precision: str, shapes: Sequence[Pass], *
 
 
 def cells(sizes: Sequence[str], folder: Path) -> Iterator[Cell]:
-    """Yield every comparison of some sizes."""
+    """Yield all comparisons of the given sizes."""
     for size in sizes:
         for method, precision, checkpointing in settings():
             for shape in PASSES[size]:
-                found, _, book = compare(
+                found, _, accounted = compare(
                     base(size, folder), method, precision, [shape], training={"gradient_checkpointing": checkpointing}
                 )
                 where = (size, method, precision, checkpointing, shape.examples, shape.tokens)
-                yield Cell(*where, found.peak_bytes, book.peak_bytes)
+                yield Cell(*where, found.peak_bytes, accounted.peak_bytes)
 
 
 def stored() -> list[Cell]:
@@ -145,7 +146,7 @@ def stored() -> list[Cell]:
 
 
 def summary() -> str:
-    """Return how far the committed predictions are off, in words."""
+    """Return a sentence on the errors of the committed predictions."""
     found = stored()
     worst = max(found, key=lambda cell: abs(cell.error))
     exact = sum(cell.error == 0 for cell in found)
@@ -160,7 +161,7 @@ def summary() -> str:
 
 
 def table() -> str:
-    """Return, for each method and precision, the larger batch's peaks without checkpointing and the worst error."""
+    """Return a table of the larger batch's peaks without checkpointing, and of the largest errors."""
     found = stored()
     lines = [
         "| method | precision | " + " | ".join(f"{size}, MiB" for size in SIZES) + " | cells | largest error |",
@@ -182,7 +183,7 @@ def _peaks(found: Sequence[Cell]) -> str:
 
 
 def main() -> None:
-    """Compare the named sizes afresh, and keep the others."""
+    """Compare the given sizes again, and keep the other results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
     sizes = parser.parse_args().sizes
@@ -195,8 +196,8 @@ def main() -> None:
     kept = [cell for cell in stored() if cell.size not in sizes] if PATH.is_file() else []
     order = list(SIZES)
     rows = sorted(kept + made, key=lambda cell: order.index(cell.size))
-    told = {"libraries": {name: version(name) for name in LIBRARIES}, "cells": [dataclasses.asdict(c) for c in rows]}
-    PATH.write_text(json.dumps(told, indent=None).replace('{"size"', '\n{"size"') + "\n")
+    found = {"libraries": {name: version(name) for name in LIBRARIES}, "cells": [dataclasses.asdict(c) for c in rows]}
+    PATH.write_text(json.dumps(found, indent=None).replace('{"size"', '\n{"size"') + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What each precision's word comes to: ``make reference RUNS=precisions`` looks again.
+"""Record the dtypes that occur at each precision: ``make reference RUNS=precisions``.
 
-One optimizer step is taken on the tests' tiny base through the code that trials run, for a method on a frozen base and
-for full fine-tuning, and the dtypes are written down as they pass. ``precision_document`` makes ``docs/precisions.md``
-of it.
+One optimizer step is taken on the tests' tiny base model with the code of trials, for a method on a frozen base model
+and for full fine-tuning, while dtypes are recorded below autocast. ``tools/docs/precision_document.py`` makes
+``docs/precisions.md`` from the result.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from peftbench.records.resolve import resolve
 RESULT = Path(__file__).resolve().parents[2] / "results" / "reference" / "precisions.json"
 DEVICES = ("cpu", "cuda")
 KINDS = {"frozen": "on a frozen base", "full": "full"}
-"""Of methods."""
+"""Kinds of method -> heading."""
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes")
 STATES = ("fp32", "bf16-true")
-"""Precisions of full fine-tuning whose trainables are fp32 and bf16."""
+"""Precisions of full fine-tuning in which trainable parameters are fp32 and bf16."""
 WIDTH = 1024
-"""Of the base on which bits per weight are taken beside the tiny one's."""
+"""Width of the second base model on which bits per weight are measured, besides the tiny one."""
 STORED = {
     "linear": "linear layers",
     "scales": "their scales",
@@ -51,18 +51,18 @@ COMPUTED = {
     "norm": "norms",
     "loss": "loss",
 }
-"""What is looked at -> heading of its column."""
+"""What is recorded -> heading of its column."""
 
 
 def subject(kind: str, precision: str) -> str:
-    """Return the method that stands for full fine-tuning or for every method on a frozen base."""
+    """Return the method that represents full fine-tuning, or all methods on a frozen base model."""
     return kind if kind == "full" else "qlora" if precision in METHODS["qlora"].precisions else "lora"
 
 
 def look(
     base: Path, scratch: Path, method: str, precision: str, device: str = "cpu", **training: str
 ) -> dict[str, str]:
-    """Return the dtypes seen in one training step, and one evaluation, of a method at a precision."""
+    """Return the dtypes in one training step and one evaluation of a method at a precision."""
     import torch
 
     from peftbench.models import load
@@ -100,20 +100,20 @@ def look(
     seen["product_evaluated"] = evaluated["product"]
     if method == "full":
         seen["product_trainable"] = seen["product"]
-    found = {name: told(seen[name]) for name in (*STORED, *COMPUTED)}
+    found = {name: names_of(seen[name]) for name in (*STORED, *COMPUTED)}
     if torch.get_float32_matmul_precision() != "highest":
         found = {name: v.replace("fp32", "tf32") if name.startswith("product") else v for name, v in found.items()}
     return found | {"scaling": "yes" if learner.scaler.is_enabled() else "no", "optimizer": made.training.optimizer}
 
 
 def tensors(optimizer: Any) -> Iterator[Any]:
-    """Yield the tensors of an optimizer's state; single values, as counts of steps, are left out."""
+    """Yield the tensors of an optimizer's state, without scalars such as step counts."""
     for state in optimizer.state.values():
         yield from (value for value in state.values() if getattr(value, "ndim", 0))
 
 
 def places(model: Any) -> dict[Any, str]:
-    """Return what products inside each linear layer are counted as; those that a method adds are its trainables."""
+    """Return the category of the products in each linear layer; layers added by a method count as trainable."""
     from torch import nn
 
     whole = all(p.requires_grad for p in model.parameters())
@@ -126,13 +126,13 @@ def places(model: Any) -> dict[Any, str]:
 
 
 def linear_layers(model: Any) -> list[Any]:
-    """Return the linear layers of the base's blocks."""
+    """Return the linear layers of the base model's decoder layers."""
     return [module for module, place in places(model).items() if place == "product"]
 
 
 @contextmanager
 def watched(tuned: Any, seen: dict[str, set]) -> Iterator[None]:
-    """Write down dtypes as they pass: of matrix products by place, of attention, of norms, of the loss."""
+    """Record the dtypes of matrix products by category, of attention, of norms and of the loss within the context."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     inner: list[str] = []
@@ -162,18 +162,18 @@ def watched(tuned: Any, seen: dict[str, set]) -> Iterator[None]:
 
 
 def operation(name: str, args: Any, inner: list[str]) -> tuple[str | None, Iterable[Any]]:
-    """Return what an operator, seen below autocast, is counted as, and the tensors whose dtypes tell its type."""
+    """Return the category of an operator below autocast, and the tensors whose dtypes are recorded for it."""
     import torch
 
     given = [a for a in args if isinstance(a, torch.Tensor)]
     if name in ("mm", "addmm", "bmm", "baddbmm"):
         if torch._C._current_graph_task_id() != -1:
             return "product_backward", given[-2:]
-        return (inner[-1] if inner else None), given[-2:]  # outside of linear layers: rotary angles
+        return (inner[-1] if inner else None), given[-2:]  # None outside linear layers, as for rotary angles
     if name == "int8_mixed_scaled_mm":
-        return inner[-1], given[1:3]  # after the activations come their codes and the weights'
+        return inner[-1], given[1:3]  # the codes of activations and weights
     if name == "gemm_4bit":
-        return inner[-1], given[:1]  # the type that its codes are turned to
+        return inner[-1], given[:1]  # weights are dequantized to the dtype of the activations
     if name.startswith("_scaled_dot_product") and not name.endswith("backward"):
         return "attention", given[:3]
     return {"rsqrt": "norm", "_log_softmax": "loss"}.get(name), given
@@ -181,7 +181,7 @@ def operation(name: str, args: Any, inner: list[str]) -> tuple[str | None, Itera
 
 @contextmanager
 def inside(function: Any, seen: dict[str, set], inner: list[str]) -> Iterator[None]:
-    """Look into the operator that dequantizes 4-bit weights before it multiplies, where it does so in Python."""
+    """Record the dtypes inside the operator that dequantizes 4-bit weights and multiplies, if that is in Python."""
     from torch.nn import functional
 
     if function.overloadpacket.__name__ != "gemm_4bit":
@@ -197,14 +197,14 @@ def inside(function: Any, seen: dict[str, set], inner: list[str]) -> Iterator[No
         yield
 
 
-def told(dtypes: Iterable[Any]) -> str:
-    """Return dtypes as they are written: ``bf16, uint8``."""
+def names_of(dtypes: Iterable[Any]) -> str:
+    """Return the short names of dtypes: ``bf16, uint8``."""
     names = (str(dtype).removeprefix("torch.") for dtype in dtypes)
     return ", ".join(sorted(SHORT.get(name, name) for name in names)) or "–"
 
 
 def bits(base: Path, precision: str, device: str = "cpu") -> dict[str, float]:
-    """Return bits per weight of a base, and of its linear layers with and without code tables."""
+    """Return bits per weight of a base model, and of its linear layers with and without code tables."""
     from peftbench.models import load
 
     loaded = load.load(base, PRECISIONS[precision], False, True, device=device, trust_remote_code=False)
@@ -225,17 +225,17 @@ def bits(base: Path, precision: str, device: str = "cpu") -> dict[str, float]:
 
 
 def devices() -> list[str]:
-    """Return the devices that can be looked at here."""
+    """Return the devices of this machine."""
     import torch
 
     return [d for d in DEVICES if d == "cpu" or torch.cuda.is_available()]
 
 
 def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, Any]:
-    """Return what there is to see on a device.
+    """Return all records of a device.
 
-    By precision, bits per weight and a look at each kind of method; by optimizer, the state it holds for trainables
-    of a precision.
+    They are, by precision, bits per weight and the dtypes for each kind of method; and by optimizer, the dtypes of its
+    state for each dtype of trainable parameters.
     """
     from peftbench.training.optimizers import OPTIMIZERS
 
@@ -261,7 +261,7 @@ def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, 
 
 
 def bases(folder: Path) -> tuple[Path, Path]:
-    """Make the tiny base and a wide one of a single block."""
+    """Make the tiny base model and a wide one with a single decoder layer."""
     from tests.support import tiny_base
 
     wide = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 1}
@@ -269,7 +269,7 @@ def bases(folder: Path) -> tuple[Path, Path]:
 
 
 def main() -> None:
-    """Look at every device there is; what was seen on others before stays."""
+    """Record every device of this machine, and keep earlier records of other devices."""
     from importlib.metadata import version
 
     import torch

@@ -50,7 +50,7 @@ def folders(place: Path) -> list[Path]:
 def commands(found: Sequence[Path]) -> list[list[str]]:
     """Return the command lines whose output is compared."""
     tables = [["report", str(folder), "--format", kind] for folder in found for kind in FORMATS]
-    return tables + [["compare", str(one), str(other)] for one, other in itertools.permutations(found, 2)]
+    return tables + [["compare", str(one), str(other)] for one, other in itertools.combinations(found, 2)]
 
 
 def rendered(checkout: Path, lines: Sequence[Sequence[str]]) -> dict[str, Output]:

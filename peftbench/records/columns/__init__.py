@@ -1,1 +1,1 @@
-"""Every column of ``trials``, in groups, each column with its type, unit and meaning."""
+"""The columns of ``trials`` in groups, each declared once with type, unit and meaning."""

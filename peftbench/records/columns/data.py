@@ -1,22 +1,24 @@
-"""The columns of ``trials`` that tell what a trial saw of its data."""
+"""The columns of ``trials`` about data use: what a trial saw of its data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from peftbench.records.columns.group import ColumnGroup
 
-@dataclass(frozen=True)
-class DataColumns:
-    """By task, as JSON: a mixture's sets are seen differently often."""
+
+@dataclass(frozen=True, kw_only=True)
+class DataColumns(ColumnGroup):
+    """By task, as JSON, because the training sets of a mixture are not drawn equally often."""
 
     data_seen_json: Annotated[
         str | None,
-        "as JSON: training set to its examples, and of those drawn (repeats counted) how many were distinct and how "
-        "many truncated",
+        "as JSON, per training set: its examples, how many were drawn (repeats counted), and of these how many were "
+        "distinct and how many truncated",
     ] = None
     overlap_json: Annotated[
         str | None,
-        "as JSON: scored task to its examples, how many of their prompts are training prompts word for word (exact), "
-        "and how many are that or share so many words in a row with one (ngram, words)",
+        "as JSON, per scored task: its examples, how many of their prompts are also training prompts word for word "
+        "(exact), and how many are, or share a run of that many words with one (ngram, words)",
     ] = None

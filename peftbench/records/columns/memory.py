@@ -1,35 +1,50 @@
-"""The columns of ``trials`` that tell what memory the trial took, and where."""
+"""The columns of ``trials`` about memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from peftbench.records.columns.group import ColumnGroup
+from peftbench.records.memory import Category
 
-@dataclass(frozen=True)
-class MemoryColumns:
-    """Bytes. The categories of the training peak add up to ``peak_train_bytes``."""
 
-    memory_kind: Annotated[str | None, "tensor_accounting (cpu) or allocator (cuda): never compare the two"] = None
+@dataclass(frozen=True, kw_only=True)
+class MemoryColumns(ColumnGroup):
+    """Bytes. The categories of the training peak (``records.memory``) add up to ``peak_train_bytes``."""
+
+    memory_kind: Annotated[
+        str | None, "tensor_accounting (cpu) or allocator (cuda); peaks of different kinds do not compare"
+    ] = None
     peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
-    predicted_train_bytes: Annotated[int | None, "that peak predicted from the config; a cell's first trial"] = None
+    predicted_train_bytes: Annotated[
+        int | None, "the same peak predicted from the config; only in a cell's first trial"
+    ] = None
     peak_evaluate_bytes: Annotated[int | None, "peak of evaluation on its longest prompts"] = None
-    peak_base_weights_bytes: Annotated[int | None, "base weights at the training peak"] = None
-    peak_quantization_state_bytes: Annotated[int | None, "quantization state at the training peak"] = None
-    peak_adapter_bytes: Annotated[int | None, "the method's own weights at the training peak"] = None
-    peak_gradients_bytes: Annotated[int | None, "gradients at the training peak"] = None
-    peak_optimizer_bytes: Annotated[int | None, "optimizer state at the training peak"] = None
-    peak_activations_bytes: Annotated[int | None, "tensors saved for backward at the training peak"] = None
-    peak_logits_bytes: Annotated[int | None, "logits, copies, gradients at that peak; null: in the other two"] = None
-    peak_temporaries_bytes: Annotated[int | None, "all other live tensors at the training peak"] = None
-    peak_unexplained_bytes: Annotated[int | None, "allocator's peak of that step less its categories"] = None
-    ledger_json: Annotated[str | None, "bytes by category: after load, after attach, at the evaluation peak"] = None
-    peak_train_reserved_bytes: Annotated[int | None, "cuda: the allocator's reserved peak of the training steps"] = None
-    device_used_bytes: Annotated[int | None, "cuda: used on the device, by whomever, at the end of training"] = None
-    device_process_bytes: Annotated[int | None, "cuda: of those, this process's by the driver's count"] = None
-    other_gpu_processes: Annotated[int | None, "cuda: most other processes on the GPU as training began or ended"] = (
-        None
-    )
-    host_peak_train_bytes: Annotated[int | None, "resident peak of the process in training alone"] = None
-    host_peak_evaluate_bytes: Annotated[int | None, "resident peak of the process in evaluation alone"] = None
-    host_peak_resident_bytes: Annotated[int | None, "resident peak of the trial's process, libraries included"] = None
+    peak_base_weights_bytes: Annotated[int | None, Category.BASE_WEIGHTS.doc] = None
+    peak_quantization_state_bytes: Annotated[int | None, Category.QUANTIZATION_STATE.doc] = None
+    peak_adapter_bytes: Annotated[int | None, Category.ADAPTER.doc] = None
+    peak_gradients_bytes: Annotated[int | None, Category.GRADIENTS.doc] = None
+    peak_optimizer_bytes: Annotated[int | None, Category.OPTIMIZER.doc] = None
+    peak_activations_bytes: Annotated[int | None, Category.ACTIVATIONS.doc] = None
+    peak_logits_bytes: Annotated[int | None, Category.LOGITS.doc] = None
+    peak_temporaries_bytes: Annotated[int | None, Category.TEMPORARIES.doc] = None
+    peak_unexplained_bytes: Annotated[int | None, "the allocator's peak of that step minus its categories"] = None
+    ledger_json: Annotated[
+        str | None, "bytes by category as JSON: after loading, after attaching, at the evaluation peak"
+    ] = None
+    peak_train_reserved_bytes: Annotated[
+        int | None, "cuda: peak of the memory that the allocator reserved during training steps"
+    ] = None
+    device_used_bytes: Annotated[
+        int | None, "cuda: memory in use on the device at the end of training, by all processes"
+    ] = None
+    device_process_bytes: Annotated[int | None, "cuda: of this, the trial's process, as counted by the driver"] = None
+    other_gpu_processes: Annotated[
+        int | None, "cuda: other processes on the GPU, the larger count of the start and the end of training"
+    ] = None
+    host_peak_train_bytes: Annotated[int | None, "peak resident memory of the process during training"] = None
+    host_peak_evaluate_bytes: Annotated[int | None, "peak resident memory of the process during evaluation"] = None
+    host_peak_resident_bytes: Annotated[
+        int | None, "peak resident memory of the trial's process, loaded libraries included"
+    ] = None

@@ -1,29 +1,33 @@
-"""The columns of ``trials`` that tell where its wall time went."""
+"""The columns of ``trials`` about wall time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from peftbench.records.columns.group import ColumnGroup
 
-@dataclass(frozen=True)
-class TimeColumns:
-    """Seconds by phase; with ``untracked_seconds`` they add up to ``wall_seconds``, parts of a phase left out."""
 
-    start_seconds: Annotated[float | None, "from asking for the process to its first line of work"] = None
-    load_seconds: Annotated[float | None, "loading (and quantizing) the base and tokenizer"] = None
-    plan_seconds: Annotated[float | None, "predicting memory for a budget, tokenizing for it included"] = None
+@dataclass(frozen=True, kw_only=True)
+class TimeColumns(ColumnGroup):
+    """Seconds by phase (``records.phase``). With ``untracked_seconds`` the phases add up to ``wall_seconds``."""
+
+    start_seconds: Annotated[float | None, "from requesting the trial's process to its first line of code"] = None
+    load_seconds: Annotated[float | None, "loading (and quantizing) the base model and loading the tokenizer"] = None
+    plan_seconds: Annotated[float | None, "predicting memory, including tokenizing if a budget is set"] = None
     data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
-    attach_seconds: Annotated[float | None, "attaching the method, making the optimizer"] = None
+    attach_seconds: Annotated[float | None, "attaching the method and creating the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
     untimed_seconds: Annotated[float | None, "the part of train_seconds in untimed (warm-up) steps"] = None
-    train_waiting_seconds: Annotated[float | None, "runnable threads' wait for a CPU in training steps, summed"] = None
+    train_waiting_seconds: Annotated[
+        float | None, "time that runnable threads waited for a CPU during training steps, summed over threads"
+    ] = None
     validate_seconds: Annotated[float | None, "validation during training"] = None
-    account_seconds: Annotated[float | None, "counting memory and work in extra steps"] = None
-    check_seconds: Annotated[float | None, "proving that the method is active and the base unchanged"] = None
+    account_seconds: Annotated[float | None, "measuring memory and FLOPs in extra steps"] = None
+    check_seconds: Annotated[float | None, "sanity checks: the method is active, the base model is unchanged"] = None
     evaluate_seconds: Annotated[float | None, "scoring the tasks"] = None
-    evaluate_prefill_seconds: Annotated[float | None, "of those, in forward passes over whole texts"] = None
-    evaluate_decode_seconds: Annotated[float | None, "of those, in forward passes over one new token each"] = None
+    evaluate_prefill_seconds: Annotated[float | None, "of these, in forward passes over whole texts"] = None
+    evaluate_decode_seconds: Annotated[float | None, "of these, in forward passes over one new token each"] = None
     save_seconds: Annotated[float | None, "saving the adapter"] = None
-    untracked_seconds: Annotated[float | None, "wall time of the trial that no phase owns"] = None
-    wall_seconds: Annotated[float | None, "from asking for the process to its result"] = None
+    untracked_seconds: Annotated[float | None, "wall time of the trial outside all phases"] = None
+    wall_seconds: Annotated[float | None, "from requesting the trial's process to its result"] = None

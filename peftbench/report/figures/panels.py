@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
+from peftbench.records.memory import Category
+from peftbench.records.phase import PARTS, UNTRACKED, UNTRACKED_BAR, Phase
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_title, precision_order
 from peftbench.report.figures.axis import Axis
 from peftbench.report.figures.draw import DASHES, Bar, Curve, Point, bars, color_of, curves, fill_of, marker_of, scatter
-from peftbench.report.figures.svg import AREA_COLORS, PRECISION_FILLS, css_color, line_svg, marker_svg
+from peftbench.report.figures.svg import PRECISION_FILLS, css_color, line_svg, marker_svg
 
 
 @dataclass(frozen=True)
@@ -44,50 +46,34 @@ class Breakdown:
     rows: tuple[tuple[str, ...], ...]
 
 
-MEMORY = {
-    "peak_base_weights_bytes": "base weights",
-    "peak_quantization_state_bytes": "quantization state",
-    "peak_adapter_bytes": "adapter weights",
-    "peak_gradients_bytes": "gradients",
-    "peak_optimizer_bytes": "optimizer state",
-    "peak_activations_bytes": "saved activations",
-    "peak_logits_bytes": "logits",
-    "peak_temporaries_bytes": "temporaries",
-}
-"""Column to category, in the order of the bar."""
+MEMORY = {category.column: category.heading for category in Category}
+"""Column to heading, in the order of the bar."""
 MANY = 30
 """More cells than this are thinned out in the figures; tables hold all."""
 PHASES = {
-    "start_seconds": "start",
-    "plan_seconds": "plan",
-    "load_seconds": "load",
-    "data_seconds": "data",
-    "attach_seconds": "attach",
-    "train_seconds": "train",
-    "validate_seconds": "validate",
-    "account_seconds": "account memory",
-    "check_seconds": "check",
-    "evaluate_seconds": "evaluate",
-    "evaluate_prefill_seconds": "of which prefill",
-    "evaluate_decode_seconds": "of which decode",
-    "retention_seconds": "retention",
-    "save_seconds": "save",
-    "inference_seconds": "inference",
-    "untracked_seconds": "untracked",
+    **{
+        column: heading
+        for phase in Phase
+        for column, heading in (
+            (phase.column, phase.heading),
+            *((part.column, part.heading) for part in PARTS if part.phase is phase and part.heading),
+        )
+    },
+    UNTRACKED: UNTRACKED_BAR[0],
 }
-"""Column to phase, in the order in which they happen."""
-_NOT_ALWAYS = ("evaluate_prefill_seconds", "evaluate_decode_seconds", "retention_seconds", "inference_seconds")
-"""What not every suite, nor older rows, have."""
+"""Column to heading, in the order in which phases happen."""
+_NOT_ALWAYS = (
+    *(part.column for part in PARTS if part.heading),
+    Phase.RETENTION.column,
+    Phase.INFERENCE.column,
+)
+"""Columns that not every suite has, and older rows have not."""
+_MEMORY_GROUPS = {category.heading: ((category.column,), category.color) for category in Category}
 _TIME_GROUPS = {
-    "set up": ("start_seconds", "plan_seconds", "load_seconds", "data_seconds", "attach_seconds"),
-    "train": ("train_seconds",),
-    "validate": ("validate_seconds",),
-    "account and check": ("account_seconds", "check_seconds"),
-    "evaluate": ("evaluate_seconds", "retention_seconds", "inference_seconds"),
-    "save": ("save_seconds",),
-    "untracked": ("untracked_seconds",),
+    **{phase.bar: (tuple(other.column for other in Phase if other.bar == phase.bar), phase.color) for phase in Phase},
+    UNTRACKED_BAR[0]: ((UNTRACKED,), UNTRACKED_BAR[1]),
 }
-"""What the time bars stack: seven colours can be told apart, eleven cannot."""
+"""Segments of the bars: heading to columns and colour."""
 
 
 def marker_keys(results: Results) -> tuple[Key, ...]:
@@ -205,8 +191,7 @@ def _base_names(bases: Sequence[str]) -> dict[str, str]:
 def memory_bars(results: Results) -> Breakdown | None:
     """Return what was in memory at the training peak, None where no cell knows."""
     cells = [cell for cell in results.tuned if any(cell.mean(column) for column in MEMORY)]
-    categories = {name: (column,) for column, name in MEMORY.items()}
-    return _breakdown(cells, categories, "peak_train_bytes", is_thinned(results)) if cells else None
+    return _breakdown(cells, _MEMORY_GROUPS, "peak_train_bytes", is_thinned(results)) if cells else None
 
 
 def time_bars(results: Results) -> Breakdown | None:
@@ -215,7 +200,9 @@ def time_bars(results: Results) -> Breakdown | None:
     return _breakdown(cells, _TIME_GROUPS, "wall_seconds", is_thinned(results)) if cells else None
 
 
-def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], total: str, many: bool) -> Breakdown:
+def _breakdown(
+    cells: Sequence[Cell], groups: Mapping[str, tuple[tuple[str, ...], str]], total: str, many: bool
+) -> Breakdown:
     """Stack groups of columns; the table beside it has every column apart, then their total.
 
     Of many cells only the largest of each method and precision have a bar; the table has all.
@@ -223,8 +210,8 @@ def _breakdown(cells: Sequence[Cell], groups: Mapping[str, tuple[str, ...]], tot
     is_memory = total.endswith("_bytes")
     text: Callable[[float | None], str] = fmt.memory if is_memory else fmt.seconds
     used = {
-        name: (columns, AREA_COLORS[i])
-        for i, (name, columns) in enumerate(groups.items())
+        name: (columns, color)
+        for name, (columns, color) in groups.items()
         if any(cell.mean(column) for cell in cells for column in columns)
     }
     rows = [

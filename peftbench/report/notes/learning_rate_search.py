@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from peftbench.methods.record import shown
 from peftbench.report.collect import Cell, Results
-from peftbench.results.learning_rate_search import Choice
+from peftbench.results.learning_rate_search import CellSearch
 
 
-def searched(results: Results) -> list[tuple[Cell, Choice]]:
+def searched(results: Results) -> list[tuple[Cell, CellSearch]]:
     """Return the cells whose learning rate was searched, each with its search, in the order of the comparison."""
     return [(c, results.choices[c.summary.cell]) for c in results.cells if c.summary.cell in results.choices]
 
@@ -55,6 +55,6 @@ def notes(results: Results) -> Iterable[str]:
         yield f"Trained with another learning rate than the search chooses now: {', '.join(older)}."
 
 
-def _is_chosen(cell: Cell, choice: Choice) -> bool:
+def _is_chosen(cell: Cell, choice: CellSearch) -> bool:
     known = set(cell.ok["learning_rate"].dropna())
     return choice.best is None or known <= {choice.best.rate}

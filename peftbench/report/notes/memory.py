@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Category
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts
@@ -81,16 +82,16 @@ class _Peak:
 def _peaks(results: Results) -> list[_Peak]:
     found = []
     for cell in results.tuned:
-        weights = _sum(cell, "peak_base_weights_bytes", "peak_quantization_state_bytes")
-        moving = _sum(cell, "peak_activations_bytes", "peak_logits_bytes", "peak_temporaries_bytes")
+        weights = _sum(cell, Category.BASE_WEIGHTS, Category.QUANTIZATION_STATE)
+        moving = _sum(cell, Category.ACTIVATIONS, Category.LOGITS, Category.TEMPORARIES)
         total = cell.mean("peak_train_bytes")
         if weights and moving and total:
             found.append(_Peak(weights, moving, total, PRECISIONS[cell.precision].quantization is not None))
     return found
 
 
-def _sum(cell: Cell, *columns: str) -> float:
-    return sum(cell.mean(column) or 0.0 for column in columns)
+def _sum(cell: Cell, *categories: Category) -> float:
+    return sum(cell.mean(category.column) or 0.0 for category in categories)
 
 
 def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:

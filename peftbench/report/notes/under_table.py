@@ -8,7 +8,8 @@ from typing import Any, get_args, get_type_hints
 from peftbench.methods import profiles
 from peftbench.models import causality
 from peftbench.planner import match
-from peftbench.records import Status, TrialRow
+from peftbench.records import Category, Phase, Status, TrialRow
+from peftbench.records.phase import UNTRACKED, UNTRACKED_BAR
 from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, precision_order, read_json
 from peftbench.report.notes import busy, data_use, fairness, learning_rate_search, memory
@@ -30,18 +31,10 @@ DEFINED = {
     "device_flops_per_second": "MFU",
     "train_energy_joules": "energy",
     "untimed_seconds": "untimed",
-    "account_seconds": "account memory",
-    "check_seconds": "check",
-    "evaluate_seconds": "evaluate",
-    "untracked_seconds": "untracked",
-    "peak_base_weights_bytes": "base weights at the peak",
-    "peak_quantization_state_bytes": "quantization state",
-    "peak_adapter_bytes": "adapter weights",
-    "peak_gradients_bytes": "gradients",
-    "peak_optimizer_bytes": "optimizer state",
-    "peak_activations_bytes": "saved activations",
-    "peak_logits_bytes": "logits",
-    "peak_temporaries_bytes": "temporaries",
+    **{phase.column: phase.heading for phase in (Phase.ACCOUNT, Phase.CHECK, Phase.EVALUATE)},
+    UNTRACKED: UNTRACKED_BAR[0],
+    **{category.column: category.heading for category in Category},
+    Category.BASE_WEIGHTS.column: "base weights at the peak",
 }
 """Columns whose meaning the page spells out, in the words of the record that declares them, to the heading shown."""
 _LOAD_MARGIN = 1.25

@@ -14,7 +14,7 @@ from peftbench.report.figures.draw import Point, scatter
 from peftbench.report.figures.panels import Panel
 from peftbench.report.notes.learning_rate_search import searched
 from peftbench.report.tables.table import Column, Row, Table, Value
-from peftbench.results.learning_rate_search import Candidate, Choice, expected_best
+from peftbench.results.learning_rate_search import Candidate, CellSearch, expected_best
 
 _CHOSEN = "*"
 """Marks the chosen candidate."""
@@ -53,9 +53,9 @@ def panels(results: Results) -> tuple[Panel, ...]:
         if candidate.score is not None
     ]
     spent = [
-        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.spent))
+        _point(cell, (number + 1) * len(choice.seeds), score, number + 1 < len(choice.scores_with_failures))
         for cell, choice in found
-        for number, score in enumerate(expected_best(choice.spent))
+        for number, score in enumerate(expected_best(choice.scores_with_failures))
     ]
     wanted = (
         ("Validation score against learning rate", by_rate, Axis.over("learning rate", rates, True, shown), "rate"),
@@ -64,13 +64,13 @@ def panels(results: Results) -> tuple[Panel, ...]:
     return tuple(Panel(title, Markup(scatter(points, {}, axis, name, title))) for title, points, axis, name in wanted)
 
 
-def _reference(found: Sequence[tuple[Cell, Choice]], cell: Cell) -> float | None:
+def _reference(found: Sequence[tuple[Cell, CellSearch]], cell: Cell) -> float | None:
     """Return the chosen rate of the reference method at the cell's precision, else at its first one."""
     known = {c.precision: choice.best.rate for c, choice in found if c.method == _REFERENCE and choice.best}
     return known.get(cell.precision, next(iter(known.values()), None))
 
 
-def _values(cell: Cell, choice: Choice, reference: float | None) -> tuple[Value, ...]:
+def _values(cell: Cell, choice: CellSearch, reference: float | None) -> tuple[Value, ...]:
     best = choice.best
     rate = best.rate if best else None
     ratio = rate / reference if rate and reference else None
@@ -95,7 +95,7 @@ def _told(candidate: Candidate, chosen: bool) -> str:
     return f"{shown(candidate.rate)}: {score}{_CHOSEN * chosen}"
 
 
-def _meaning(results: Results, found: Sequence[tuple[Cell, Choice]]) -> str:
+def _meaning(results: Results, found: Sequence[tuple[Cell, CellSearch]]) -> str:
     steps = sorted({choice.steps for _, choice in found if choice.steps})
     final = results.distinct("steps_done")
     length = f"{' or '.join(f'{n:,}' for n in steps)} optimizer steps" if steps else "no finished trial"

@@ -137,7 +137,7 @@ class Comparison:
     environment: tuple[Difference, ...]
     refused: Mapping[str, Difference]
     """Columns that were not compared in any cell (``score`` stands for all scores), each with what differs."""
-    left_out: tuple[int, int] = (0, 0)
+    excluded: tuple[int, int] = (0, 0)
     """Number of stored rows, old and new, that are not part of the folder's recorded grid."""
     contents: tuple[Contents, Contents] = (Contents(), Contents())
     """What old and new hold results of."""
@@ -194,7 +194,7 @@ def compare(old_folder: Path | str, new_folder: Path | str) -> Comparison:
         changed_settings(old, new, common),
         changed_environment(old, new),
         refused,
-        (sides[0].left_out, sides[1].left_out),
+        (sides[0].excluded, sides[1].excluded),
         (sides[0].contents, sides[1].contents),
         (busy_trials(old), busy_trials(new)),
     )
@@ -206,7 +206,7 @@ class _Side:
 
     trials: pd.DataFrame
     summaries: Mapping[Cell, Summary]
-    left_out: int
+    excluded: int
     stored: Stored
 
     @classmethod

@@ -10,20 +10,21 @@ from peftbench.results.crossed_effects.model import Array, Outcomes, parts
 
 DRAWS = 4000
 SEED = 0
-"""Of the draws: the same results give the same probabilities."""
+"""Seed of the bootstrap, so that the same results give the same probabilities."""
 
 
 def covariance(cells: Sequence[Outcomes]) -> Array:
     """Return the covariance (cells, cells) of the scores for new seeds and new examples.
 
-    Each cell's seeds add to its own variance only; examples are common to all, so what they change is shared. The
-    matrix is positive semi-definite as a sum of two that are: a negative variance between seeds counts as zero.
+    Each cell's seeds add to its own variance only. The examples are common to all cells, so their part is a full
+    covariance. The matrix is positive semi-definite because both parts are: a negative variance between seeds counts as
+    zero.
 
     Raises:
         ValueError: if the cells have different numbers of examples.
     """
     if len({cell.examples for cell in cells}) != 1:
-        raise ValueError("a covariance needs the same examples in all cells")
+        raise ValueError("the covariance needs the same examples in all cells")
     tasks = len(cells[0].tasks)
     total = np.zeros((len(cells), len(cells)))
     for place in range(tasks):
@@ -35,24 +36,27 @@ def covariance(cells: Sequence[Outcomes]) -> Array:
 
 
 def on_front(cells: Mapping[str, Outcomes], costs: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return each cell's probability that no other has at least its score at no more of any cost (and less of one).
+    """Return each cell's probability of lying on the Pareto front of score and costs.
 
-    A parametric bootstrap: scores are drawn 4,000 times from a normal distribution around those measured, with
-    ``covariance``; costs are taken as measured. A cell of a single seed is drawn without spread over seeds.
+    A cell is not on the front if another one has at least its score at no higher costs, and is better in one of them.
+    The probabilities are from a parametric bootstrap: scores are drawn 4,000 times from a normal distribution around
+    the measured ones, with ``covariance``. Costs are taken as measured. A cell of a single seed is drawn without the
+    variance between seeds.
 
     Args:
-        cells: name to outcomes, all on the same examples.
-        costs: name to its costs, in the same order of quantities for each (bytes, seconds, parameters).
+        cells: outcomes by the cell's name, all on the same examples.
+        costs: costs by the cell's name, in the same order for each cell (for example bytes, seconds, parameters).
 
     Raises:
-        ValueError: if a cell has no costs, numbers of costs differ, or examples do.
+        ValueError: if a cell has no costs, or if cells differ in their number of costs or examples.
     """
     names = list(cells)
     if not names:
         return {}
     missing = [name for name in names if name not in costs]
     if missing or len({len(costs[name]) for name in names}) != 1:
-        raise ValueError(f"every cell needs the same costs; {', '.join(missing) or 'their numbers'} differ")
+        problem = f"missing for {', '.join(missing)}" if missing else "their numbers differ"
+        raise ValueError(f"every cell needs the same costs: {problem}")
     paid = np.asarray([costs[name] for name in names], dtype=np.float64)
     spread = np.linalg.cholesky(covariance([cells[name] for name in names]) + 1e-18 * np.eye(len(names)))
     normal = np.random.default_rng(SEED).standard_normal((DRAWS, len(names)))

@@ -42,36 +42,36 @@ Array = NDArray[np.float64]
 Terms = tuple[tuple[float, int], ...]
 """Variances of a mean, each with its degrees of freedom."""
 Scope = Literal["new seeds and new examples", "new examples, these checkpoints"]
-"""What an interval speaks of: the second where a trained cell has one seed, whose spread is then unknown."""
+"""What an interval generalizes to: the second if a trained cell has one seed, whose spread is then unknown."""
 LEVEL = 0.05
-"""Of all tests; intervals cover one minus this."""
+"""Significance level of all tests; intervals have the confidence 1 - ``LEVEL``."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A cell's outcomes, complete: every seed on every example."""
+    """The complete outcomes of a cell: every seed on every example."""
 
     tasks: tuple[Array, ...]
-    """One array (seeds, examples) of each task, fractions of 1; the score is the unweighted mean over tasks."""
+    """One array (seeds, examples) per task, fractions of 1; the score is the unweighted mean over tasks."""
     seedless: bool = False
-    """Whether nothing is random but the examples: the untuned base, whose one row stands for every seed."""
+    """Whether only the examples are random: true for the untuned base model, whose one row stands for every seed."""
 
     @classmethod
     def of(cls, *tasks: Sequence[Sequence[float]] | Array, seedless: bool = False) -> Outcomes:
         """Return the outcomes of one array (seeds, examples) per task.
 
         Raises:
-            ValueError: if a task's array is not two-dimensional, has fewer than two examples, holds what is not a
-                finite number, has another number of seeds than the first, or several rows though seedless.
+            ValueError: if a task's array is not two-dimensional, has fewer than two examples, has values that are not
+                finite, has another number of seeds than the first one, or has several rows although seedless.
         """
         arrays = tuple(np.asarray(task, dtype=np.float64) for task in tasks)
         if not arrays:
-            raise ValueError("outcomes of no task: at least one array (seeds, examples) is needed")
+            raise ValueError("no task has outcomes: at least one array (seeds, examples) is needed")
         for array in arrays:
             if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 2:
                 raise ValueError(f"outcomes must be (seeds, at least two examples), got shape {array.shape}")
             if not np.isfinite(array).all():
-                raise ValueError("outcomes must be finite: the layout has to be complete, every seed on every example")
+                raise ValueError("outcomes must be finite numbers, of every seed on every example")
             if len(array) != len(arrays[0]):
                 raise ValueError(f"every task needs the same seeds, got {len(arrays[0])} and {len(array)}")
         if seedless and len(arrays[0]) != 1:
@@ -80,12 +80,12 @@ class Outcomes:
 
     @property
     def seeds(self) -> int:
-        """How many seeds there are; 1 for a cell that has none."""
+        """Number of seeds; 1 for a cell without seeds."""
         return len(self.tasks[0])
 
     @property
     def examples(self) -> tuple[int, ...]:
-        """How many examples each task has."""
+        """Number of examples of each task."""
         return tuple(task.shape[1] for task in self.tasks)
 
     @property
@@ -95,17 +95,17 @@ class Outcomes:
 
     @cached_property
     def by_seed(self) -> Array:
-        """Each seed's score, (seeds,)."""
+        """Score of each seed, of shape (seeds,)."""
         return np.mean([task.mean(axis=1) for task in self.tasks], axis=0)
 
     @cached_property
     def by_example(self) -> tuple[Array, ...]:
-        """Each task's outcomes averaged over seeds, (examples,)."""
+        """Outcomes of each task averaged over seeds, of shape (examples,)."""
         return tuple(task.mean(axis=0) for task in self.tasks)
 
     @cached_property
     def seed_parts(self) -> tuple[Terms, Terms]:
-        """A and, per task, R, each with its degrees of freedom; empty for one seed or none."""
+        """A and, per task, R, each with its degrees of freedom; empty for fewer than two seeds."""
         s, t = self.seeds, len(self.tasks)
         if s < 2:
             return (), ()
@@ -118,7 +118,7 @@ class Outcomes:
 
     @property
     def spread_known(self) -> bool:
-        """Whether it is known what another seed would change."""
+        """Whether the variance between seeds is known."""
         return self.seedless or self.seeds > 1
 
     @property
@@ -129,14 +129,16 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Components:
-    """Variance components of outcomes: what each is worth per seed, per example and per pair of both."""
+    """Variance components of outcomes: per seed, per example and per pair of both."""
 
     seed: float
-    """Between seeds, of their expected score."""
+    """Variance between seeds of their expected score."""
     example: float
-    """Between examples, of their expected outcome over seeds; several tasks: scaled so that / examples is right."""
+    """Variance between examples of their expected outcome over seeds.
+
+    With several tasks it is scaled such that dividing by the number of all examples gives its part of the variance."""
     residual: float
-    """Of a seed on an example; scaled likewise."""
+    """Variance of a seed on an example, scaled in the same way."""
 
 
 @dataclass(frozen=True)
@@ -147,32 +149,32 @@ class Estimate:
     standard_error: float
     degrees_of_freedom: float
     low: float
-    """Of the 95 % interval, like ``high``; scores stay within [0, 1] and differences within [-1, 1]."""
+    """Lower end of the 95 % interval. Scores stay within [0, 1] and differences within [-1, 1]."""
     high: float
     p: float | None
-    """Two-sided, of no difference; None for a score."""
+    """Two-sided p value of the hypothesis of no difference; None for a score."""
     scope: Scope
 
     @property
     def half_width(self) -> float:
-        """Half the interval by Student's t, before it is kept within bounds."""
+        """Half the width of the interval by Student's t, before it is clipped to its bounds."""
         return t_quantile(self.degrees_of_freedom) * self.standard_error
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the variance of a mean or a difference is made of; each is a variance of a mean."""
+    """Parts of the variance of a mean or of a difference; each part is a variance of a mean."""
 
     seeds: Terms
-    """Per cell with seeds: A and its degrees of freedom."""
+    """A and its degrees of freedom, for each cell with seeds."""
     example: Terms
-    """Per task: B and its degrees of freedom."""
+    """B and its degrees of freedom, for each task."""
     residual: Terms
-    """Per cell with seeds and task: R and its degrees of freedom."""
+    """R and its degrees of freedom, for each cell with seeds and each task."""
 
     @property
     def variance(self) -> float:
-        """V, see above."""
+        """V, as defined at the top of this module."""
         return float(variance(*self.sums))
 
     @property
@@ -183,20 +185,20 @@ class Parts:
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Satterthwaite's; infinite where nothing varies."""
+        """Satterthwaite's degrees of freedom; infinite if nothing varies."""
         each = (*self.seeds, *self.example, *self.residual)
         uncertainty = sum(value**2 / freedom for value, freedom in each)
         return self.variance**2 / uncertainty if uncertainty > 0 else math.inf
 
 
 def variance(a: Array | float, b: Array | float, r: Array | float) -> Array:
-    """Return V of A, B and R (see above); any of them may be many."""
+    """Return V from A, B and R, as defined at the top of this module; arrays are combined elementwise."""
     seeds = np.subtract(a, r)
     return np.maximum(a, b + np.where(seeds > 0, seeds, seeds / 2))
 
 
 def components(outcomes: Outcomes) -> Components:
-    """Return the variance components of a cell; negative estimates are zero, one seed leaves seed and residual zero."""
+    """Return the variance components of a cell; negative estimates, and for one seed its unknown parts, are zero."""
     found = parts(outcomes)
     seeds, examples = outcomes.seeds, sum(outcomes.examples)
     a, b, r = found.sums
@@ -204,27 +206,27 @@ def components(outcomes: Outcomes) -> Components:
 
 
 def parts(outcomes: Outcomes) -> Parts:
-    """Return what the variance of a cell's mean is made of."""
+    """Return the parts of the variance of a cell's mean."""
     seeds, residual = outcomes.seed_parts
     return Parts(seeds, _example_parts(outcomes.by_example), residual)
 
 
 def difference_parts(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Parts:
-    """Return what the variance of ``other - one`` is made of.
+    """Return the parts of the variance of ``other - one``.
 
     Args:
         one: outcomes (seeds, examples) of each task.
-        other: those of another cell on the same examples, in the same order; seeds may be others.
+        other: outcomes of another cell on the same examples in the same order; its seeds may be different ones.
         paired: whether row s of both is the same seed of the same method; False pairs the examples only.
 
     Raises:
-        ValueError: if the examples are not as many in both, or paired seeds are not.
+        ValueError: if the numbers of examples differ, or those of paired seeds.
     """
     if one.examples != other.examples:
         raise ValueError(f"differences need the same examples, got {one.examples} and {other.examples}")
     if paired:
         if one.seeds != other.seeds:
-            raise ValueError(f"paired seeds must be as many in both, got {one.seeds} and {other.seeds}")
+            raise ValueError(f"paired cells need the same number of seeds, got {one.seeds} and {other.seeds}")
         return parts(_subtract(one, other))
     means = [b - a for a, b in zip(one.by_example, other.by_example, strict=True)]
     (seeds, residual), (more_seeds, more_residual) = one.seed_parts, other.seed_parts
@@ -234,8 +236,8 @@ def difference_parts(one: Outcomes, other: Outcomes, *, paired: bool = False) ->
 def score(outcomes: Outcomes) -> Estimate:
     """Return a cell's score with its interval.
 
-    The interval of outcomes within [0, 1] is Wilson's for as many independent examples as would have the variance V, so
-    it stays inside and is longer towards the middle. Outcomes that are all 0 or all 1 count as one run's examples.
+    For outcomes within [0, 1] it is Wilson's interval with the number of independent examples that would have the
+    variance V, so it stays within [0, 1]. If all outcomes are 0 or all are 1, that number is the examples of one run.
 
     Reference: Wilson 1927, Journal of the American Statistical Association 22(158).
     """
@@ -248,16 +250,16 @@ def score(outcomes: Outcomes) -> Estimate:
 def difference(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Estimate:
     """Return ``other - one`` on the same examples, with interval and p value.
 
-    Where a trained cell has one seed, both speak of these checkpoints only; of binary outcomes of one task with a seed
-    each, p is then McNemar's exact one.
+    If a trained cell has one seed, both generalize to new examples of these checkpoints only. For binary outcomes of
+    one task with a single seed each, p is then that of McNemar's exact test.
 
     Args:
         one: outcomes (seeds, examples) of each task.
-        other: those of another cell on the same examples, in the same order.
+        other: outcomes of another cell on the same examples in the same order.
         paired: see ``difference_parts``.
 
     Raises:
-        ValueError: if the examples, or paired seeds, are not as many in both.
+        ValueError: if the numbers of examples differ, or those of paired seeds.
     """
     found = difference_parts(one, other, paired=paired)
     value, error, freedom = other.mean - one.mean, math.sqrt(found.variance), found.degrees_of_freedom
@@ -289,7 +291,7 @@ def t_quantile(degrees_of_freedom: Array | float, level: float = LEVEL) -> Array
 
 
 def p_value(value: float, error: float, degrees_of_freedom: float) -> float:
-    """Return the two-sided p of a t statistic; 1 where there is no difference, 0 of one without any variance."""
+    """Return the two-sided p value of a t statistic; 1 for no difference, 0 for a difference without any variance."""
     if value == 0:
         return 1.0
     return float(2 * stdtr(min(degrees_of_freedom, 1e9), -abs(value) / error)) if error > 0 else 0.0
@@ -310,18 +312,18 @@ def _scope(*cells: Outcomes) -> Scope:
 
 
 def _score_interval(outcomes: Outcomes, value: float, found: Parts) -> tuple[float, float]:
-    """Return the values whose own standard error puts the score within t of them."""
+    """Return the lowest and the highest value that differ from the score by at most t of their own standard errors."""
     t, variance = t_quantile(found.degrees_of_freedom), found.variance
     if not outcomes.bounded:
         return value - t * math.sqrt(variance), value + t * math.sqrt(variance)
-    room = value * (1 - value)
-    k = t**2 * variance / room if room > 1e-12 else t_quantile(math.inf) ** 2 / sum(outcomes.examples)
-    centre, half = (value + k / 2) / (1 + k), math.sqrt(k * room + k**2 / 4) / (1 + k)
+    bernoulli = value * (1 - value)  # variance of one binary outcome
+    k = t**2 * variance / bernoulli if bernoulli > 1e-12 else t_quantile(math.inf) ** 2 / sum(outcomes.examples)
+    centre, half = (value + k / 2) / (1 + k), math.sqrt(k * bernoulli + k**2 / 4) / (1 + k)
     return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
 
 
 def _mcnemar(one: Outcomes, other: Outcomes) -> float | None:
-    """Return McNemar's exact p for two rows of binary outcomes; None for anything else.
+    """Return the p value of McNemar's exact test for two rows of binary outcomes; None for other outcomes.
 
     Reference: McNemar 1947, Psychometrika 12(2), with the binomial distribution instead of chi-squared.
     """

@@ -1,4 +1,4 @@
-"""From stored rows to complete outcomes: every seed of a cell on the same examples, in the same order."""
+"""Arrays of outcomes from stored rows: every seed of a cell on the same examples, in the same order."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Key = tuple[str, str]
-"""Base and cell."""
+"""Base model and cell."""
 ROUNDING = 1e-6
-"""How far a trial's score may be from the mean of its outcomes."""
+"""Largest difference allowed between a trial's score and the mean of its outcomes."""
 
 
 def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes]:
     """Return the outcomes of the ``ok`` trials of each cell, over one task or several.
 
-    Rows of outcomes are in the order of their seeds. A cell is left out where its layout is not complete (a trial's
-    examples are not stored, or are others than the first cell's by position or target) or where a score is not the mean
+    The rows of an array are in the order of the seeds. A cell is excluded if its outcomes are incomplete (a trial's
+    examples are not stored, or differ from those of the first cell in position or target) or if a score is not the mean
     of its outcomes.
 
     Args:
         trials: the rows that a table is about.
-        examples: one row per scored example, the columns of ``records.ExampleRow``.
-        tasks: whose unweighted mean is the score.
+        examples: one row per scored example, with the columns of ``records.ExampleRow``.
+        tasks: tasks whose unweighted mean is the score.
     """
     stored = _by_trial(examples, set(tasks))
     ok = trials[trials["status"] == "ok"]
@@ -54,7 +54,7 @@ def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) 
 
 
 def _by_trial(examples: pd.DataFrame, tasks: set[str]) -> Mapping[tuple[str, str], tuple[tuple[object, ...], Array]]:
-    """Return trial and task to what identifies its examples, and their outcomes."""
+    """Return, for each trial and task, what identifies its examples, and their outcomes."""
     if not len(examples):
         return {}
     ordered = examples[examples["task"].isin(tasks)].sort_values(["key", "task", "index"], kind="stable")
@@ -67,7 +67,7 @@ def _by_trial(examples: pd.DataFrame, tasks: set[str]) -> Mapping[tuple[str, str
 
 
 def _agree(rows: pd.DataFrame, complete: Sequence[Sequence[tuple[object, Array]]], tasks: Sequence[str]) -> bool:
-    """Whether every trial's scores are the means of its outcomes."""
+    """Return whether every trial's scores are the means of its outcomes."""
     for place, task in enumerate(tasks):
         scores = rows[f"score_{task}"].to_numpy(dtype=np.float64, na_value=math.nan)
         means = np.asarray([row[place][1].mean() for row in complete])

@@ -1,4 +1,4 @@
-"""What a number of seeds and examples can show: the smallest gap that would be found, and the seeds a gap needs."""
+"""Power analysis: the smallest difference that seeds and examples can show, and the seeds that one needs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 from peftbench.results.crossed_effects.model import LEVEL, Outcomes, difference_parts, t_quantile, variance
 
 POWER = 0.8
+"""Probability with which a true difference is to be found."""
 DRAWS = 2000
 SEED = 0
-"""Of the draws: the same noise gives the same answer."""
+"""Seed of the draws, so that the same noise gives the same answer."""
 MOST_SEEDS = 1000
-"""Where the search for a number of seeds ends."""
+"""Largest number of seeds that is considered."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Variances of the difference of two cells, by what another draw of each would change; fractions of 1, squared."""
+    """Variance components of the difference of two cells, in squared fractions of 1."""
 
     seed: float
-    """Between seeds, both cells' together."""
+    """Between seeds, summed over both cells."""
     example: float
-    """Between examples, already divided by their number: what no seed takes away."""
+    """Between examples, already divided by their number: the part that more seeds do not reduce."""
     residual: float
-    """Of a seed on these examples, both cells' together."""
+    """Of a seed on these examples, summed over both cells."""
     seeds: int
-    """How many each cell has."""
+    """Seeds of each cell."""
     examples: int
 
 
@@ -54,9 +55,9 @@ class Sensitivity:
 
 
 def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
-    """Return the mean noise of the pairs in which both cells have several seeds; None where there is none.
+    """Return the mean noise of the pairs in which both cells have several seeds; None if there is no such pair.
 
-    Components are averaged before a negative mean counts as zero, which keeps the average unbiased.
+    A negative component counts as zero only after averaging, so that the average is not biased upwards.
     """
     found = []
     for one, other in pairs:
@@ -75,15 +76,16 @@ def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
 
 
 def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
-    """Return the smallest true difference that the test finds with a probability of 80 %, a fraction of 1.
+    """Return the smallest true difference that the test finds with a probability of ``POWER``, a fraction of 1.
 
-    The test's own error and degrees of freedom vary with the mean squares that it meets. These are drawn, as multiples
-    of chi-squared around what the components make them for this many seeds; the difference is normal.
+    The test estimates its standard error and degrees of freedom from mean squares, which are random. They are drawn
+    here from chi-squared distributions whose means follow from the components and the number of seeds. The estimated
+    difference is normally distributed.
 
     Args:
-        given: variances between seeds and examples.
-        seeds: of each of the two cells, at least 2.
-        comparisons: by which the level is divided, Holm's strictest step.
+        given: variance components of the difference.
+        seeds: seeds of each of the two cells, at least 2.
+        comparisons: number that the level is divided by, as in the strictest step of Holm's correction.
     """
     between, example, residual = given.seed / seeds, given.example, given.residual / seeds
     exact = between + example + residual
@@ -110,7 +112,7 @@ def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
 
 
 def seeds_needed(given: Noise, gap: float, comparisons: int = 1) -> int | None:
-    """Return the fewest seeds at which a gap would be found; None where no number of seeds does (too few examples)."""
+    """Return the fewest seeds at which a difference would be found; None if no number of seeds is enough."""
     if gap <= 0 or detectable(given, MOST_SEEDS, comparisons) > gap:
         return None
     low, high = 2, MOST_SEEDS

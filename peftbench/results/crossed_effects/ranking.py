@@ -1,4 +1,4 @@
-"""All cells of a table against its reference and against its best, corrected for how many they are."""
+"""Comparisons of all cells of a table with its reference and its best, with Holm's correction for their number."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from peftbench.results.crossed_effects.model import LEVEL, Estimate, Outcomes, d
 
 @dataclass(frozen=True)
 class Comparison:
-    """A cell against another."""
+    """A cell compared with another."""
 
     cell: str
     against: str
     estimate: Estimate
-    """Score of ``cell`` less that of ``against``; interval and p are of this pair alone."""
+    """Score of ``cell`` minus that of ``against``; interval and p are of this pair alone, without correction."""
     adjusted_p: float
-    """Holm's, over all comparisons with the same other cell."""
+    """Adjusted by Holm's method, over all comparisons with the same cell ``against``."""
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is told from none after correction."""
+        """Whether the difference is significant after correction."""
         return self.adjusted_p < LEVEL
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is known of the order of a table's cells."""
+    """Scores of a table's cells and which differences between them are significant."""
 
     scores: Mapping[str, Estimate]
     best: str
-    """The cell with the highest score; the first of several."""
+    """The cell with the highest score; the first of several equal ones."""
     with_best: tuple[Comparison, ...]
     with_reference: tuple[Comparison, ...]
-    """Empty where there is no reference among the cells."""
+    """Empty if there is no reference."""
 
     @property
     def ties(self) -> tuple[str, ...]:
-        """The best and the cells that cannot be told from it, in the order of the table."""
+        """The best cell and the cells not significantly different from it, in the order of the table."""
         lower = {found.cell for found in self.with_best if found.significant}
         return tuple(cell for cell in self.scores if cell not in lower)
 
     @property
     def significantly_best(self) -> str | None:
-        """The one cell that is told from all others, for new seeds and new examples; None where there is none."""
+        """The cell that is significantly better than all others on new seeds and examples; None if there is none."""
         alone = len(self.scores) > 1 and self.ties == (self.best,)
         meant = all(found.estimate.scope == "new seeds and new examples" for found in self.with_best)
         return self.best if alone and meant else None
@@ -55,11 +55,11 @@ class Ranking:
 def rank(cells: Mapping[str, Outcomes], reference: str | None = None) -> Ranking:
     """Return every cell's score and its comparison with the best and with the reference.
 
-    That the best was picked by its score is no harm to ``significantly_best``: it must be told from each other cell,
-    so from the truly best of them, and Holm's correction is over all of these.
+    ``significantly_best`` holds although the best is selected by its score: it must differ significantly from each
+    other cell, so also from the truly best one, and Holm's correction is over all of these comparisons.
 
     Args:
-        cells: name to outcomes, all on the same examples in the same order.
+        cells: outcomes by the cell's name, all on the same examples in the same order.
         reference: the name of one of them; None for no comparison with a reference.
 
     Raises:
@@ -87,7 +87,7 @@ def _against(cells: Mapping[str, Outcomes], other: str) -> tuple[Comparison, ...
 
 
 def holm(p_values: Iterable[float] | Sequence[float]) -> list[float]:
-    """Return p values adjusted so that the chance of any false finding among them stays below the level.
+    """Return p values adjusted so that the probability of any false positive among them stays below the level.
 
     Reference: Holm 1979, Scandinavian Journal of Statistics 6(2).
     """

@@ -1,8 +1,9 @@
 """A results folder: three parquet datasets, ``trials``, ``steps`` and ``examples``, that survive any interruption.
 
-Beside them ``grid.json`` says which trials the last run was about.
+Beside them, ``grid.json`` names the trials of the last run.
 
-Importing it imports pyarrow (not pandas, never torch), so the command line does so only when a command needs it.
+This package imports pyarrow, so the command line imports it only if a command needs it. It imports pandas only to read,
+and never torch.
 """
 
 from peftbench.results.store.files import SEARCH

@@ -8,7 +8,7 @@ from peftbench.results.store.document import document
 
 
 def main() -> None:
-    """Print what the command line asks for."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m peftbench.results.store", description="The store's columns.")
     parser.add_argument("--document", action="store_true", required=True, help="print them as Markdown tables")
     parser.parse_args()

@@ -14,7 +14,7 @@ ABOUT = {
 
 
 def document() -> str:
-    """Return Markdown tables of all columns of the three datasets: name, type, whether it can be null, meaning."""
+    """Return Markdown tables of all columns of the three datasets: name, type, whether null is allowed, meaning."""
     parts = [BEGIN]
     for kind, about in ABOUT.items():
         parts += [f"## `{kind}`", about, _table(columns(kind))]

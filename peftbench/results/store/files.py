@@ -17,13 +17,13 @@ from peftbench.records import SCHEMA_VERSION
 from peftbench.results.store.schema import KIND_KEY, KINDS, VERSION_KEY
 
 PART = "part-"
-"""How the name of a file of many trials begins; every other file holds one trial and is named by its key."""
+"""Prefix of the name of a file with many trials; every other file holds one trial and is named by its key."""
 GRID = "grid.json"
-"""Beside the datasets: which trials the folder is about."""
+"""File beside the datasets that names the trials of the last run."""
 SEARCH = "search"
-"""Inside a grid's folder: the results folder of the search for its learning rates."""
+"""Inside a grid's results folder: the results folder of its learning-rate search."""
 ROW_GROUP = 50_000
-"""Fewest rows of a row group, the last one excepted: the most that is held in memory at once, roughly."""
+"""Fewest rows of a row group, except for the last one. About as many rows are held in memory at once."""
 
 
 def path_of(folder: Path, kind: str, name: str) -> Path:
@@ -32,10 +32,10 @@ def path_of(folder: Path, kind: str, name: str) -> Path:
 
 
 def names(folder: Path, kind: str) -> list[str]:
-    """Return the names (without suffix) of a dataset's files, sorted; none where the dataset does not exist.
+    """Return the names (without suffix) of a dataset's files, sorted; none if the dataset does not exist.
 
     Raises:
-        UserError: if there is a file that is none of ours, which plain pandas could not read around either.
+        UserError: if there is a foreign file, which plain pandas could not skip either.
     """
     place = folder / kind
     if not place.is_dir():
@@ -49,11 +49,11 @@ def names(folder: Path, kind: str) -> list[str]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a stored file and see that it is complete and ours.
+    """Open a stored file and check that it is complete and was written by peftbench.
 
     Raises:
         UserError: if it is not, naming the file and the remedy.
-        FileNotFoundError: if it is gone, as under a reader while a writer compacts.
+        FileNotFoundError: if it has been removed, for example by a writer that compacts.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -83,7 +83,7 @@ def _remedy(path: Path) -> str:
 
 
 def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield a file's row groups one by one (at least one table, which may be empty)."""
+    """Yield a file's row groups one by one; one empty table if there is none."""
     with opened(path) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, columns, use_threads=False)
@@ -92,7 +92,7 @@ def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Tabl
 
 
 def load(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Return a file's rows, with only these columns where given."""
+    """Return a file's rows, with only these columns if any are given."""
     with opened(path) as file:
         return file.read(columns, use_threads=file.metadata.num_rows > ROW_GROUP)
 
@@ -104,7 +104,7 @@ def schema_of(path: Path) -> pa.Schema:
 
 
 def save(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables of one schema as one file that appears whole or not at all, also through a power cut."""
+    """Write tables of one schema as one file that appears whole or not at all, even in a power cut."""
     with replacing(path) as out, pq.ParquetWriter(out, schema, compression="zstd", write_statistics=False) as writer:
         waiting: list[pa.Table] = []
         rows = 0
@@ -120,9 +120,9 @@ def save(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes this path's place when the block ends well.
+    """Open a temporary file that replaces this path if the block ends without an exception.
 
-    Its name begins with a dot, which pyarrow's and pandas's readers of folders leave out.
+    Its name begins with a dot, so that pyarrow and pandas skip it when they read a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}.tmp")
@@ -139,7 +139,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(place: Path) -> None:
-    """Make what happened to a folder's names last through a power cut."""
+    """Flush a folder's entries to disk, so that renamed and deleted files stay so after a power cut."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,7 +149,7 @@ def sync(place: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only writer of a results folder, which is made where it does not exist.
+    """Hold the lock of a results folder, so that there is one writer; create the folder if it does not exist.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -164,7 +164,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Delete the temporary files of dead writers; the caller holds the lock, so no writer of one is alive."""
+    """Delete the temporary files of dead writers. The caller holds the lock, so no other writer is alive."""
     for kind in KINDS:
         for path in (folder / kind).glob(".*.tmp"):
             os.unlink(path)

@@ -1,8 +1,9 @@
-"""What a results folder holds: the rows that count, whatever a crash left beside them.
+"""Read a results folder: the valid row of each trial, without what a crash left behind.
 
-A trial's own file, ``trials/KEY.parquet``, beats every part; among parts the row that finished last counts. Its steps
-and examples are those of its key **in the files of the same name**: a trial in ``trials/NAME.parquet`` has them in
-``steps/NAME.parquet`` and ``examples/NAME.parquet``. Everything else is a leftover and is not read.
+A trial may be stored more than once. Its own file, ``trials/KEY.parquet``, takes precedence over every part; among
+parts, the row that finished last counts. Its steps and examples are the rows with its key **in the files of the same
+name**: a trial in ``trials/NAME.parquet`` has them in ``steps/NAME.parquet`` and ``examples/NAME.parquet``. All other
+rows are leftovers and are not read.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ATTEMPTS = 10
-"""How often a reader looks at a folder that changes meanwhile, before it shuts writers out."""
+"""How often a reader tries to read a folder that changes meanwhile, before it takes the writers' lock."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored trial row: where it is and how it ended."""
+    """One stored row of a trial: where it is stored and how the trial ended."""
 
     name: str
-    """The file, without folder and suffix."""
+    """Name of the file, without folder and suffix."""
     key: str
     status: str
     finished_at: str
@@ -48,7 +49,7 @@ class Entry:
 
     @property
     def final(self) -> bool:
-        """Whether the trial is done."""
+        """Whether the trial is not run again."""
         return self.status in FINAL
 
 
@@ -57,7 +58,7 @@ class Tables:
     """A results folder's three datasets. Integers that can be null are pandas' ``Int64``, booleans ``boolean``."""
 
     trials: pd.DataFrame
-    """One row per trial, in the order in which they began."""
+    """One row per trial, sorted by start time."""
     steps: pd.DataFrame
     """One row per optimizer step; a trial's steps are together and in order."""
     examples: pd.DataFrame
@@ -66,20 +67,20 @@ class Tables:
 
 @dataclass(frozen=True)
 class RecordedGrid:
-    """What the last run of a folder was about: rows of other trials are of earlier settings, or of other suites."""
+    """The trials of the last run of a folder. Rows of other trials are from earlier settings or other suites."""
 
     keys: tuple[str, ...]
-    """Of the suite's whole grid with its overrides, in the suite's order, whether they have run or not."""
+    """Keys of the suite's whole grid with its overrides, in the suite's order, whether they have run or not."""
     command: str
-    """What runs it."""
+    """Command that runs it."""
     strict: bool = False
-    """Whether the suite demands that its rows differ in nothing but axes."""
+    """Whether it is an error if rows differ in anything but the axes of the grid."""
     parameters: int | None = None
-    """Trainable parameters that ranks were chosen for; None where they were given."""
+    """Number of trainable parameters that ranks were chosen for; None if ranks were given."""
 
 
 def recorded_grid(folder: Path | str) -> RecordedGrid | None:
-    """Return the grid that was recorded last; None where none was (results of before there were records).
+    """Return the grid that was recorded last; None if none was, as in the oldest results.
 
     Raises:
         UserError: if the record cannot be read.
@@ -96,7 +97,7 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
 
 
 def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:
-    """Return the trial rows in these files of ``trials``."""
+    """Return the rows in these files of ``trials``."""
     found = []
     for name in chosen:
         rows = files.load(files.path_of(folder, "trials", name), ["key", "status", "finished_at"])
@@ -106,13 +107,13 @@ def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:
 
 
 def winners(found: Iterable[Entry]) -> dict[str, Entry]:
-    """Return the row that counts for each key."""
+    """Return the valid row of each key."""
     ranked = sorted(found, key=lambda entry: (entry.loose, entry.finished_at, entry.name))
     return {entry.key: entry for entry in ranked}
 
 
 def done(folder: Path | str) -> set[str]:
-    """Return the keys of the trials that are not to be run again; none where the folder does not exist."""
+    """Return the keys of the trials that are not run again; none if the folder does not exist."""
     folder = Path(folder)
 
     def look() -> set[str]:
@@ -123,15 +124,15 @@ def done(folder: Path | str) -> set[str]:
 
 
 def read_trials(folder: Path | str) -> pd.DataFrame:
-    """Return the trials alone; see ``read``."""
+    """Return the trials only; see ``read``."""
     folder = _existing(Path(folder))
     return _undisturbed(folder, lambda: _trials_frame(folder, _trials(folder)[0]))
 
 
 def read(folder: Path | str) -> Tables:
-    """Return what a results folder holds, without leftovers of crashes.
+    """Return the three datasets of a results folder, without what crashes left behind.
 
-    Columns that a row is older than are null, or filled by ``older_rows`` if its names and messages state them.
+    Columns that were added after a row was stored are null, or filled by ``older_rows`` from its name and message.
 
     Raises:
         UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
@@ -203,9 +204,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _undisturbed(folder: Path, look: Callable[[], T]) -> T:
-    """Look again when a writer has moved files under the reader's eyes, and shut it out if it does not rest.
+    """Call ``look`` again if a writer changed files meanwhile, in the end with the writers' lock held.
 
-    So readers need no right to write and do not wait for a lock, but for the rarest case.
+    So readers need no write permission and, except in rare cases, wait for no lock.
     """
     for attempt in range(ATTEMPTS):
         try:

@@ -1,4 +1,4 @@
-"""The columns of the three datasets, derived from the records' annotations, so that each is declared once."""
+"""The columns of the three datasets, derived from the annotations of the records, which declare each column once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peftbench.errors import UserError
 from peftbench.records import SCHEMA_VERSION, ExampleRow, Score, StepRow, TrialRow
 
 KINDS: Mapping[str, Any] = MappingProxyType({"examples": ExampleRow, "steps": StepRow, "trials": TrialRow})
-"""Dataset name to the record of its rows, in the order of writing: a trial's own row comes last."""
+"""Record of each dataset's rows, in the order of writing: the trial's own row comes last."""
 
 KIND_KEY = b"peftbench.kind"
 VERSION_KEY = b"peftbench.schema_version"
@@ -23,12 +23,12 @@ TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_(
 SCORE_COLUMNS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "score_{task}": ("value", "headline metric of the task, a fraction of 1"),
-        "score_{task}_standard_error": ("standard_error", "of that score over examples; null where it has none"),
-        "chance_{task}": ("chance", "expected score of a uniform guess; null where it is not defined"),
+        "score_{task}_standard_error": ("standard_error", "of that score over examples; null if it has none"),
+        "chance_{task}": ("chance", "expected score of a uniform guess; null if it is not defined"),
         "majority_{task}": ("majority", "score of always giving the commonest answer of the scored split"),
     }
 )
-"""Name of a column that each evaluated task adds to ``trials``: the field of its Score, and the meaning."""
+"""Columns that each evaluated task adds to ``trials``: the field of its Score, and the meaning."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Column:
     type: pa.DataType
     nullable: bool
     doc: str
-    """Its meaning, with the unit."""
+    """Meaning, with the unit."""
 
     def field(self) -> pa.Field:
-        """Return the column as an Arrow field that carries its meaning."""
+        """Return the column as an Arrow field with its meaning as metadata."""
         return pa.field(self.name, self.type, self.nullable, {"doc": self.doc})
 
 
@@ -61,7 +61,7 @@ def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
     """Return the columns that evaluated tasks add to ``trials``.
 
     Raises:
-        UserError: if the names of two tasks lead to the same column.
+        UserError: if two tasks would have a column of the same name.
     """
     found: dict[str, Column] = {}
     for task in dict.fromkeys(tasks):
@@ -73,19 +73,19 @@ def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
 
 
 def schema(kind: str, tasks: Iterable[str] = ()) -> pa.Schema:
-    """Return the Arrow schema of a dataset; ``tasks`` are the evaluated ones and only matter to ``trials``."""
+    """Return the Arrow schema of a dataset. Only that of ``trials`` depends on the evaluated tasks."""
     extra = score_columns(tasks) if kind == "trials" else ()
     metadata = {KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
     return pa.schema([column.field() for column in (*columns(kind), *extra)], metadata)
 
 
 def tasks_of(stored: pa.Schema) -> list[str]:
-    """Return the tasks whose score columns a schema of ``trials`` has."""
+    """Return the tasks that a schema of ``trials`` has score columns for."""
     return [name.removeprefix("chance_") for name in stored.names if name.startswith("chance_")]
 
 
 def table(kind: str, rows: Iterable[Mapping[str, Any]], tasks: Iterable[str] = ()) -> pa.Table:
-    """Return rows as a table of the dataset's schema; a column that a row does not name is null."""
+    """Return rows as a table with the dataset's schema; columns that a row does not have are null."""
     wanted, listed = schema(kind, tasks), list(rows)
     arrays = [_array([row.get(field.name) for row in listed], field.type) for field in wanted]
     return pa.Table.from_arrays(arrays, schema=wanted)
@@ -101,7 +101,7 @@ def scores_of(scores: Iterable[Score]) -> dict[str, float | None]:
 
 
 def conform(found: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Return a table with the wanted columns, missing ones null, and whatever others it has behind them."""
+    """Return a table with the wanted columns first, null if missing, and its other columns after them."""
     if found.schema.equals(wanted):
         return found.replace_schema_metadata(wanted.metadata)
     extra = [field for field in found.schema if field.name not in wanted.names]

@@ -24,20 +24,20 @@ from peftbench.results.store.reading import Entry, entries, only, winners
 from peftbench.results.store.schema import KINDS, conform, schema, scores_of, table, tasks_of
 
 PART_TRIALS = 2_000
-"""Trials of a full part. A full part is left alone by later compactions; one with fewer is merged again."""
+"""Trials of a full part. Later compactions leave full parts alone and merge smaller ones again."""
 LOOSE_TRIALS = 250
-"""At every so many trials with files of their own, writing compacts by itself, so that a long run has few files too."""
+"""Number of trials with files of their own at which ``write`` compacts, so that a long run has few files too."""
 
 
 def open_for_run(folder: Path | str, tasks: Iterable[str]) -> None:
-    """Make a results folder ready for a run: checked, leftovers swept up, one set of columns, compacted.
+    """Prepare a results folder for a run: check its files, delete leftovers, unify columns and compact.
 
     Args:
-        folder: made where it does not exist.
+        folder: the results folder; created if it does not exist.
         tasks: names of the evaluated tasks, in the suite's order.
 
     Raises:
-        UserError: if a file in it cannot be read (nothing is touched then), or the folder cannot be written.
+        UserError: if a file in it cannot be read (then nothing is changed), or the folder cannot be written.
     """
     folder = Path(folder)
     with files.locked(folder):
@@ -51,19 +51,19 @@ def open_for_run(folder: Path | str, tasks: Iterable[str]) -> None:
 
 
 def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None:
-    """Store what a trial gave back, in place of whatever the same trial gave before.
+    """Store the result of a trial, in place of any earlier result of the same trial.
 
     Args:
-        folder: the results folder; made where it does not exist.
-        result: its row's key names the files.
-        tasks: names of all evaluated tasks, so that a failed trial's row has their (null) columns too.
+        folder: the results folder; created if it does not exist.
+        result: the result; the key of its row names the files.
+        tasks: names of all evaluated tasks, so that the row of a failed trial has their columns too, as null.
 
     Raises:
         UserError: if the folder cannot be written.
     """
     folder, key = Path(folder), result.row.key
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.-]*", key) or key.startswith(files.PART):
-        raise ValueError(f"a trial's key names a file, so letters and digits, got {key!r}")
+        raise ValueError(f"a trial's key names a file, so it must be letters and digits, got {key!r}")
     with files.locked(folder):
         columns = _settled_columns(folder, [*tasks, *(score.task for score in result.scores)])
         _put_aside(folder, key)
@@ -82,12 +82,12 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
 
 
 def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: Any) -> None:
-    """Record which trials the folder is about from now on; the rows of others stay, and are left out of reports.
+    """Record which trials reports and comparisons show. Rows of other trials stay stored and are not shown.
 
     Args:
-        folder: the results folder; made where it does not exist.
-        keys: of the suite's whole grid, in the suite's order.
-        command: what runs this grid, without paths of this machine.
+        folder: the results folder; created if it does not exist.
+        keys: keys of the suite's whole grid, in the suite's order.
+        command: command that runs this grid, without paths of this machine.
         **more: the other fields of ``RecordedGrid``.
 
     Raises:
@@ -101,7 +101,7 @@ def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: A
 
 
 def compact(folder: Path | str) -> None:
-    """Merge the files of final trials into few parts; those of trials that run again stay on their own."""
+    """Merge the files of final trials into few parts; trials that run again keep files of their own."""
     folder = Path(folder)
     with files.locked(folder):
         _compact(folder)
@@ -123,7 +123,7 @@ def _compact(folder: Path) -> None:
 
 
 def _merge(folder: Path, sources: Iterable[str], best: dict[str, Entry]) -> None:
-    """Write the rows that count of these files as new parts, then delete the files."""
+    """Write the valid rows of these files as new parts, then delete the files."""
     chosen = set(sources)
     kept = sorted((e.name, e.key, e.finished_at) for e in best.values() if e.name in chosen)
     tasks = _stored_tasks(folder, chosen)
@@ -138,11 +138,11 @@ def _merge(folder: Path, sources: Iterable[str], best: dict[str, Entry]) -> None
             wanted = schema(kind, tasks)
             files.save(files.path_of(folder, kind, part), _rows_of(folder, kind, keys, wanted), wanted)
         made.add(part)
-    # Parts before loose files: a loose row beats a part's, so while an outdated row is there its better one is too.
-    # A merge that is done again after a crash makes a part of the same name, which may then be among the sources.
+    # Parts before loose files: a loose row takes precedence, so as long as an outdated row exists its successor does.
+    # A merge that is repeated after a crash makes a part of the same name, which may then be among the sources.
     for name in sorted(chosen - made, key=lambda name: (not name.startswith(files.PART), name)):
         os.unlink(files.path_of(folder, "trials", name))
-    files.sync(folder / "trials")  # or a power cut could bring back a row whose examples are gone
+    files.sync(folder / "trials")  # else a power cut could restore a row whose examples are deleted
     _sweep_orphans(folder)
 
 
@@ -155,7 +155,7 @@ def _rows_of(folder: Path, kind: str, keys: dict[str, list[str]], wanted: pa.Sch
 
 
 def _put_aside(folder: Path, key: str) -> None:
-    """Make room for a trial's files: its old row leaves, a final one into a part until the new row is there."""
+    """Remove a trial's own file before it is written anew; a final row moves to a part until the new one exists."""
     path = files.path_of(folder, "trials", key)
     if path.exists():
         old = entries(folder, [key])
@@ -175,7 +175,7 @@ def _drop_from_parts(folder: Path, key: str) -> None:
 
 
 def _sweep_orphans(folder: Path) -> None:
-    """Delete steps and examples without a trial's row beside them."""
+    """Delete files of steps and examples without a file of trials of the same name."""
     trials = set(files.names(folder, "trials"))
     for kind in KINDS:
         for name in files.names(folder, kind):
@@ -189,7 +189,7 @@ def _stored_tasks(folder: Path, chosen: Iterable[str]) -> list[str]:
 
 
 def _settled_columns(folder: Path, tasks: Sequence[str]) -> list[str]:
-    """Return the tasks that every file of ``trials`` has columns for, after adding these to all of them."""
+    """Add columns for these tasks to every file of ``trials``; return all tasks that the files have columns for."""
     stored = files.names(folder, "trials")
     present = _stored_tasks(folder, stored[:1])
     if stored and not set(tasks) <= set(present):
@@ -198,7 +198,7 @@ def _settled_columns(folder: Path, tasks: Sequence[str]) -> list[str]:
 
 
 def _unify_columns(folder: Path, tasks: Iterable[str]) -> None:
-    """Give all files of a dataset the same columns: plain pandas reads only those of the first file."""
+    """Give all files of a dataset the same columns, because plain pandas reads only those of the first file."""
     stored = _stored_tasks(folder, files.names(folder, "trials"))
     for kind in KINDS:
         wanted = schema(kind, dict.fromkeys([*tasks, *sorted(stored)]))

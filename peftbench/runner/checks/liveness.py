@@ -1,4 +1,4 @@
-"""Proof that a method is active and the base untouched: output changed, trainables moved, frozen parameters did not.
+"""Sanity checks: training changed the output and the trainable tensors, and left frozen parameters unchanged.
 
 Frozen buffers and the scales of quantized weights are not compared.
 """
@@ -17,18 +17,19 @@ from torch import nn
 from peftbench.models.load import autocast, checksum
 from peftbench.models.precision import Precision
 from peftbench.records import Status
+from peftbench.records.columns.sanity import SanityColumns
 from peftbench.training.batches import Batch
 
-_STIR = 0.05
-"""Standard deviation of what parameters are moved by where a method is looked at before it is trained."""
+_PERTURBATION = 0.05
+"""Standard deviation of the noise that is added to parameters to check a method before it is trained."""
 
 
 @dataclass(frozen=True)
 class Before:
-    """What is remembered of a model before it trains."""
+    """The state of a model before training."""
 
     logits: torch.Tensor
-    """(b, t, v) of the base on the probe batch, on the host."""
+    """(b, t, v) of the base model on the probe batch, on the host."""
     trainable: Mapping[str, int]
     """Checksum per trainable tensor."""
     frozen: Mapping[str, int]
@@ -46,17 +47,17 @@ def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.
 
 
 @contextmanager
-def stirred(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Move parameters at random within the context, so that a method that begins as nothing does something.
+def perturbed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Add noise to parameters within the context, so that a method whose initial update is zero has an effect.
 
-    They return bit for bit, and so does the random state.
+    The parameters and the random state are restored bit for bit.
     """
     kept = [(parameter, parameter.detach().clone()) for parameter in parameters]
     devices = {p.device for p, _ in kept if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(0)
         for parameter, before in kept:
-            parameter.add_(torch.randn_like(before).mul_(_STIR))
+            parameter.add_(torch.randn_like(before).mul_(_PERTURBATION))
     try:
         yield
     finally:
@@ -66,34 +67,39 @@ def stirred(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def checksums(model: nn.Module, trainable: bool) -> dict[str, int]:
-    """Return the checksum of every parameter that trains (or of every one that does not), by name."""
+    """Return the checksums of all trainable parameters, or of all frozen ones, by name."""
     return {n: checksum(p) for n, p in model.named_parameters() if p.requires_grad is trainable}
 
 
-def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[dict[str, Any], Status, str | None]:
-    """Compare a trained model with what it was before.
+def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[SanityColumns, Status, str | None]:
+    """Compare a trained model with its state before training.
+
+    Args:
+        model: the trained model.
+        before: its state before training.
+        after: logits of the trained model on the probe batch, (b, t, v), on the host.
 
     Returns:
-        The row's liveness columns, the status (``ok``, ``inert``, ``corrupt`` or ``diverged``), and the reason where
-        not ok.
+        The columns of the sanity checks, the status (``ok``, ``inert``, ``corrupt`` or ``diverged``), and the reason
+        if it is not ok.
     """
     now = checksums(model, trainable=True)
     stalled = sorted(name for name, value in now.items() if before.trainable[name] == value)
     frozen = checksums(model, trainable=False)
     broken = sorted(name for name, value in frozen.items() if before.frozen[name] != value)
     change = float((after - before.logits).abs().max())
-    facts = {
-        "trainable_tensors": len(now),
-        "moved_tensors": len(now) - len(stalled),
-        "stalled_tensors": ", ".join(stalled) or None,
-        "largest_logit_change": change,
-    }
+    columns = SanityColumns(
+        trainable_tensors=len(now),
+        moved_tensors=len(now) - len(stalled),
+        stalled_tensors=", ".join(stalled) or None,
+        largest_logit_change=change,
+    )
     if broken:
-        return facts, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
+        return columns, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
     if len(stalled) == len(now):
-        return facts, Status.INERT, "training changed no trainable tensor"
+        return columns, Status.INERT, "training changed no trainable tensor"
     if not math.isfinite(change):
-        return facts, Status.DIVERGED, "the tuned model's logits are not all numbers"
+        return columns, Status.DIVERGED, "the tuned model's logits are not all finite"
     if change == 0.0:
-        return facts, Status.INERT, "the tuned model's logits equal the base model's"
-    return facts, Status.OK, None
+        return columns, Status.INERT, "the tuned model's logits equal the base model's"
+    return columns, Status.OK, None

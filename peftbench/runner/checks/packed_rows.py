@@ -1,4 +1,4 @@
-"""Proof that examples packed into one row are as good as alone: none sees another, and each begins at place 0."""
+"""Sanity check of packing: examples in one row do not see each other, and each starts at position 0."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import torch
 from peftbench.errors import Unsupported
 from peftbench.models.causality import NOISE, influence
 from peftbench.models.load import autocast
-from peftbench.training.batches import Encoded, collate, pack
+from peftbench.training.batches import collate, pack
+from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
 _FEW = 16
-"""Tokens of each example that gradients are taken through: what leaks from one to the next is largest at the border,
-and activations stay few."""
+"""Tokens of each example through which gradients are computed: a leak is largest at the border between examples, and
+few tokens need few activations."""
 _DISTANCE = 0.1
-"""Largest distance of packed logits from those alone, as a share of the latter: rounding in the lowest precision gives
-less, learned places that do not begin again for each example give more."""
-_INSTEAD = "leave packing out, or give the cell packing: false"
+"""Largest relative distance of an example's logits in a shared row from its logits alone. Rounding in the lowest
+precision gives less; learned positions that do not restart with each example give more."""
+_INSTEAD = "remove packing from the suite, or set packing: false for this cell"
 
 
 def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
-    """See that the second of two examples in a row is computed as it is alone.
+    """Check that the model computes the second of two examples in a row as it computes that example alone.
 
-    Two things are looked at: how much the first one's tokens bear on the logits at the second's first and last place,
-    which is nothing where attention keeps them apart, and how far the second's logits are from those that it has alone.
+    Two things are checked. The influence of the first example's tokens on the logits at the second one's first and last
+    position must be zero, up to rounding. And the second one's logits must be close to those that it has alone.
 
     Args:
-        learner: what trains.
-        plan: the steps' examples, of which the first two are taken, cut to half a row each.
+        learner: the model, ready to train.
+        plan: the examples of each step; the first two are used, cut to half a row each.
 
     Raises:
-        Unsupported: if the model mixes the examples of a row, or cannot be told where they begin.
+        Unsupported: if the model mixes the examples of a row, or does not accept positions that mark where they start.
     """
     name, half = _name(learner.model), max(1, learner.training.sequence_length // 2)
     first, *others = itertools.islice(itertools.chain(*plan), 2)
@@ -43,26 +44,26 @@ def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
     few = [_cut(e, _FEW) for e in pair]
     border = len(few[0].ids)
     short = pack([few], learner.pad_id).to(learner.device)
-    for place in (border, -1):
+    for position in (border, -1):
         try:
-            found = influence(learner.model, short.inputs, place, learner.precision, learner.device)
+            found = influence(learner.model, short.inputs, position, learner.precision, learner.device)
         except TypeError as error:
-            raise Unsupported(f"packing: {name} takes no places of tokens ({error}); {_INSTEAD}") from None
+            raise Unsupported(f"packing: {name} does not accept position ids ({error}); {_INSTEAD}") from None
         if found is not None and found[:border].max() > NOISE * found[border:].max():
             raise Unsupported(
-                f"packing: {name} mixes the examples of a row (one changes what is said of the next); {_INSTEAD}"
+                f"packing: {name} mixes the examples of a row (one changes the logits of the next); {_INSTEAD}"
             )
     for both in (few, pair):
         distance = _distance(learner, both)
         if distance > _DISTANCE:
             raise Unsupported(
-                f"packing: {name} says something else of an example in a shared row than alone (its logits are "
-                f"{distance:.0%} away): its places do not begin again; {_INSTEAD}"
+                f"packing: {name} computes other logits for an example in a shared row than for the example alone "
+                f"({distance:.0%} apart): its positions do not restart with each example; {_INSTEAD}"
             )
 
 
 def _name(model: Any) -> str:
-    """Return what the base is, below what a method put around it."""
+    """Return the class name of the base model, without a wrapper of the method."""
     return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 
@@ -72,9 +73,9 @@ def _cut(example: Encoded, tokens: int) -> Encoded:
 
 @torch.no_grad()
 def _distance(learner: Learner, pair: Sequence[Encoded]) -> float:
-    """Return how far the second example's logits are from those alone, as a share of the latter; of tokens the median.
+    """Return the relative distance of the second example's logits from those that it has alone, median over tokens.
 
-    Not the mean: in a mixture of experts, rounding may send a token to another one.
+    The mean would not do: in a mixture of experts, rounding may route single tokens to another expert.
     """
     together, alone = (
         _logits(learner, batch)[-len(pair[1].ids) :]
@@ -84,7 +85,7 @@ def _distance(learner: Learner, pair: Sequence[Encoded]) -> float:
 
 
 def _logits(learner: Learner, batch: Any) -> torch.Tensor:
-    """Return the only row's logits, (t, v), with what a method adds before the data."""
+    """Return the logits of a batch's only row, (p + t, v), including p virtual tokens of the method."""
     learner.model.eval()
     with autocast(learner.precision, learner.device):
         return learner.model(**batch.to(learner.device).inputs, use_cache=False).logits[0].float()

@@ -1,10 +1,10 @@
-"""Run jobs, each in a process of its own; yield what happens to them."""
+"""Run jobs, each in a process of its own, and yield what happens to them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftbench.records import Job, Result
+from peftbench.records import Job, Phase, Result
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,11 @@ class Event:
     """Something that happened to a job. The last event of each job, and only that one, has a result."""
 
     job: Job
-    phase: str
+    phase: Phase
     """The phase that the job is in."""
     step: int = 0
     """Training steps done."""
     steps: int = 0
-    """Training steps in all; 0 before training."""
+    """Total number of training steps; 0 before training."""
     loss: float | None = None
     result: Result | None = None

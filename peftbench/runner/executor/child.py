@@ -1,4 +1,4 @@
-"""A trial's own process: from its first line to its result. Forked from the preloaded server."""
+"""A trial's own process, forked from the preloaded server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import threading
 import warnings
 from multiprocessing.connection import Connection, wait
 
-from peftbench.records import Job
+from peftbench.records import Job, Phase
 from peftbench.runner.executor import lifeline
 
 
 def main(job: Job, channel: Connection, asked_at: float) -> None:
-    """Run one job; send phases, steps and at last the result through the channel."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Run one job; send its phases, its steps and finally its result through the channel."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _die_with_parent()
     if job.log:
         _redirect(job.log)
@@ -26,8 +26,8 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
 
     from peftbench.runner import trial  # heavy: preloaded in the server where there is no GPU
 
-    _quiet()
-    channel.send(("phase", "start"))
+    _silence_libraries()
+    channel.send(("phase", Phase.START))
     result = trial.run(
         job,
         asked_at,
@@ -38,16 +38,16 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
     channel.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # nothing is left to do; tearing down torch takes a while
+    os._exit(0)  # nothing is left to do, and tearing down torch takes a while
 
 
 def nothing() -> None:
-    """Do nothing: a process that ends shows that the server is up."""
+    """Do nothing. When this process has ended, the server is ready."""
     os._exit(0)
 
 
 def _die_with_parent() -> None:
-    """Never outlive the runner, nor the server, whichever of them goes first and however."""
+    """Make this process die with the runner or the server, whichever ends first and however it ends."""
     lifeline.die_with_parent()
     runner = multiprocessing.parent_process()
     if runner is None:
@@ -61,7 +61,7 @@ def _die_with_parent() -> None:
 
 
 def _redirect(log: str) -> None:
-    """Send everything that libraries print, from C too, to the trial's log."""
+    """Send everything that libraries print, including from C, to the trial's log."""
     sys.stdout.flush()
     sys.stderr.flush()
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -70,12 +70,12 @@ def _redirect(log: str) -> None:
     os.close(target)
 
 
-def _quiet() -> None:
-    """Switch off what is of no use in a log: progress bars, and bitsandbytes' word on each product of LLM.int8."""
+def _silence_libraries() -> None:
+    """Switch off output that is useless in a log: progress bars, and bitsandbytes' message for each int8 product."""
     import datasets
     from transformers.utils import logging as transformers_logging
 
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    # that its inputs are cast to float16: a line for each layer and pass, which takes time within the steps
+    # it says that inputs are cast to float16, for each layer and pass, which takes time within the steps
     logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Ties a process's life to its parent's."""
+"""Makes a process die with its parent."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import signal
 
 RUNNER = "PEFTBENCH_RUNNER_PID"
-"""Environment variable by which a runner tells its process server who it is."""
+"""Environment variable with the process id of the runner, for its process server."""
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process the moment the thread that started it is gone, however it went (Linux).
+    """Have the kernel kill this process as soon as the thread that started it has ended, however it ended (Linux).
 
     Args:
-        parent: who started it, where that is known: if it is gone already, so is this process.
+        parent: process id of the parent, if known. If it has ended already, this process exits at once.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
@@ -23,6 +23,6 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def runner() -> int | None:
-    """Return the process id of the runner that started this server, or None where it did not say."""
-    told = os.environ.get(RUNNER, "")
-    return int(told) if told.isdigit() else None
+    """Return the process id of the runner that started this server; None if the variable is not set."""
+    given = os.environ.get(RUNNER, "")
+    return int(given) if given.isdigit() else None

@@ -1,6 +1,6 @@
 """Run jobs on this machine: one process per trial, forked from a server that has imported the heavy libraries.
 
-The parent imports none of them. Every job ends in exactly one result, also when its process dies.
+The parent imports none of them. Every job ends with exactly one result, even if its process dies.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.measure import environment
-from peftbench.records import Job, Result, Status, TrialRow
+from peftbench.records import Job, Phase, Result, Status
+from peftbench.records.columns.environment import EnvironmentColumns
+from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import rows
 from peftbench.runner.executor import Event, child, lifeline
 
 _KILL_SECONDS = 10.0
-"""How long a killed process is waited for."""
+"""How long to wait for a killed process to end."""
 
 
 @dataclass
@@ -33,20 +35,20 @@ class _Running:
     channel: Connection
     asked_at: float
     kernel_kills: int
-    phase: str = "start"
+    phase: Phase = Phase.START
     result: Result | None = None
 
     @property
     def deadline(self) -> float | None:
-        """Monotonic time at which the trial is stopped, or None."""
+        """Monotonic time at which the trial will be stopped; None without a timeout."""
         limit = self.job.trial.timeout_seconds
         return None if limit is None else self.asked_at + limit
 
 
 def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
-    """Run jobs, at most ``workers`` at the same time, and yield what happens; each job's last event has its result.
+    """Run jobs, at most ``workers`` at a time, and yield what happens; each job's last event has its result.
 
-    Closing the iterator (or Ctrl-C within it) kills what runs; nothing outlives it.
+    Closing the iterator, or Ctrl-C within it, kills the running processes.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peftbench.runner.executor.preload"])
@@ -58,10 +60,10 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
         while waiting or running:
             while waiting and len(running) < workers:
                 running.append(_start(context, waiting.pop()))
-                yield Event(running[-1].job, "start")
+                yield Event(running[-1].job, Phase.START)
             _wait(running)
             for one in list(running):
-                yield from _heard(one)
+                yield from _receive(one)
                 if one.result is not None:
                     running.remove(one)
                     yield Event(one.job, one.phase, result=one.result)
@@ -71,7 +73,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
 
 
 def _await_server(context: Any) -> None:
-    """Return once the server has imported its libraries, so that no trial is charged for it."""
+    """Return when the server has imported its libraries, so that their import does not count for any trial."""
     os.environ[lifeline.RUNNER] = str(os.getpid())
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
@@ -92,19 +94,19 @@ def _start(context: Any, job: Job) -> _Running:
 
 
 def _wait(running: Sequence[_Running]) -> None:
-    """Sleep until a process speaks or dies, or the next deadline."""
+    """Sleep until a process sends something or dies, or until the next deadline."""
     deadlines = [one.deadline for one in running if one.deadline is not None]
     timeout = max(0.0, min(deadlines) - time.perf_counter()) if deadlines else None
     wait([w for one in running for w in (one.channel, one.process.sentinel)], timeout)
 
 
-def _heard(one: _Running) -> Iterator[Event]:
-    """Yield what a process has said since; set its result if it has ended, well or badly."""
+def _receive(one: _Running) -> Iterator[Event]:
+    """Yield the events that a process has sent since the last call; set its result if it has ended in any way."""
     try:
         while one.result is None and one.channel.poll():
             kind, content = one.channel.recv()
             if kind == "result":
-                one.result = _timed(content, time.perf_counter() - one.asked_at)
+                one.result = with_wall_time(content, time.perf_counter() - one.asked_at)
                 _reap(one)
             elif kind == "phase":
                 one.phase = content
@@ -112,7 +114,7 @@ def _heard(one: _Running) -> Iterator[Event]:
             else:
                 step, steps, loss = content
                 yield Event(one.job, one.phase, step, steps, loss)
-    except (EOFError, OSError):  # it died, perhaps in the middle of a sentence
+    except (EOFError, OSError):  # it died, perhaps in the middle of a message
         one.result = _death(one)
         return
     if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
@@ -121,38 +123,22 @@ def _heard(one: _Running) -> Iterator[Event]:
         one.result = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds)")
 
 
-def _timed(result: Result, wall: float) -> Result:
-    """Complete a result with what only the parent knows: the whole wall time, and how much of it no phase owns."""
-    row = result.row
-    phases = (
-        row.start_seconds,
-        row.plan_seconds,
-        row.load_seconds,
-        row.data_seconds,
-        row.attach_seconds,
-        row.train_seconds,
-        row.validate_seconds,
-        row.account_seconds,
-        row.check_seconds,
-        row.evaluate_seconds,
-        row.save_seconds,
-        row.inference_seconds,
-        row.retention_seconds,
-    )
-    untracked = wall - sum(seconds or 0.0 for seconds in phases)
-    return replace(result, row=replace(row, wall_seconds=wall, untracked_seconds=untracked))
+def with_wall_time(result: Result, wall: float) -> Result:
+    """Complete a result with what only the parent knows: the wall time, and how much of it belongs to no phase."""
+    tracked = sum(getattr(result.row, phase.column) or 0.0 for phase in Phase)
+    times = TimeColumns(wall_seconds=wall, untracked_seconds=wall - tracked)
+    return replace(result, row=result.row.updated(times))
 
 
-def failure(job: Job, status: Status, phase: str, message: str) -> Result:
-    """Return the row of a trial that could not write its own."""
+def failure(job: Job, status: Status, phase: Phase, message: str) -> Result:
+    """Return the result of a trial whose process could not send its own."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = rows.told(job, message, status is Status.ERROR)
-    reasons = vars(rows.reasons(job, status, message))
-    return Result(TrialRow(**rows.describe(job), **reasons, status=status, phase=phase, message=told, finished_at=now))
+    row = rows.row(job, status).updated(*rows.outcome(job, status, phase, message))
+    return Result(row.updated(EnvironmentColumns(finished_at=now)))
 
 
 def _death(one: _Running) -> Result:
-    """Return the row of a trial whose process ended without a result."""
+    """Return the result of a trial whose process ended without sending one."""
     _reap(one)
     code = one.process.exitcode
     if code == -signal.SIGKILL and _kernel_oom_kills() > one.kernel_kills:
@@ -163,7 +149,7 @@ def _death(one: _Running) -> Result:
 
 
 def _last_words(job: Job) -> str:
-    """Return the last line of a trial's log, which is the error of a process that could not even begin."""
+    """Return the last line of a trial's log, which is the error if a process failed to start."""
     log = Path(job.log) if job.log else None
     lines = log.read_text(errors="replace").strip().splitlines() if log and log.is_file() else []
     return f": {lines[-1][:200]}" if lines else ""
@@ -183,7 +169,7 @@ def _kill(one: _Running) -> None:
 
 
 def _kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory since boot; 0 where it does not tell."""
+    """Return how many processes the kernel has killed since boot because memory ran out; 0 if it is not known."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

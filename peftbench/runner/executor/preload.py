@@ -1,14 +1,14 @@
-"""Imported once by the process server, so that a trial's process starts with the libraries in place.
+"""Imported once by the process server, so that a trial's process starts with the libraries already imported.
 
 The server must never touch CUDA and never run a parallel region. Importing bitsandbytes asks the CUDA driver for the
-device's capabilities, so where there is a GPU it, and whatever imports it, is left to the trial's own process.
+device's capabilities. So if there is a GPU, the trial's own process imports bitsandbytes and everything that needs it.
 """
 
 from __future__ import annotations
 
 from peftbench.runner.executor import lifeline
 
-lifeline.die_with_parent(lifeline.runner())  # before the imports: in their seconds the server would not notice
+lifeline.die_with_parent(lifeline.runner())  # before the imports, which take seconds
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ from peftbench.measure import device
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SAFE = ("torch", "transformers", "datasets", "pandas", "sacrebleu", "rouge_score.rouge_scorer")
-"""Never touch CUDA."""
+"""Modules that never touch CUDA."""
 IMPORT_BITSANDBYTES = (
     "peft",
     "bitsandbytes",
@@ -31,20 +31,20 @@ IMPORT_BITSANDBYTES = (
     "lm_eval.models.huggingface",
     "peftbench.runner.trial",
 )
-"""Import bitsandbytes, at once or by way of peft."""
+"""Modules that import bitsandbytes, directly or through peft."""
 
 LAZY = (
     "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto",
     "transformers.integrations.bitsandbytes",
 )
-"""Imported by transformers only when asked for; the model's is the commonest architecture."""
+"""Modules that transformers imports only on first use; llama is the most common architecture."""
 
 
 def load(names: tuple[str, ...]) -> None:
-    """Import modules, without the advice that some of them print while they are imported.
+    """Import modules without the advice that some of them print during their import.
 
-    One that fails is left to the trials' processes, which fail with its error in a row and a log.
+    If a module fails to import, the trials' processes import it again and fail with a row and a log.
     """
     logging.disable(logging.WARNING)
     for name in names:
@@ -54,4 +54,4 @@ def load(names: tuple[str, ...]) -> None:
 
 
 load(SAFE if device.may_touch_cuda() else SAFE + IMPORT_BITSANDBYTES + LAZY)
-tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process would leak
+tqdm.set_lock(threading.RLock())  # tqdm's default is a semaphore that a killed process leaks

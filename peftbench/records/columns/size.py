@@ -1,0 +1,33 @@
+"""The columns of ``trials`` about parameters and files: the base model's, the method's, and what was saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from peftbench.records.columns.group import ColumnGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeColumns(ColumnGroup):
+    """Counts of parameters, and bytes of weights and files."""
+
+    base_parameters: Annotated[int | None, "parameters of the base model, tied ones once"] = None
+    trainable_parameters: Annotated[int | None, "parameters that are trained"] = None
+    adapted_share: Annotated[
+        float | None, "share of the parameters in the base model's weight matrices (no embedding, no head) it adapts"
+    ] = None
+    unadapted_matrices: Annotated[
+        str | None, "names of the weight matrices that it does not adapt, * for a layer's number"
+    ] = None
+    stored_parameters: Annotated[int | None, "parameters in the saved weight files"] = None
+    base_weights_bytes: Annotated[
+        int | None, "base weights and quantization state as loaded, tied ones once, bytes"
+    ] = None
+    base_bits_per_weight: Annotated[float | None, "base_weights_bytes x 8 / base_parameters"] = None
+    loaded_dtypes: Annotated[
+        str | None, "storage types of the base model's weights, each with its share of the parameters"
+    ] = None
+    checkpoint_bytes: Annotated[
+        int | None, "saved weight files of the adapter (of the whole model for full fine-tuning), bytes"
+    ] = None

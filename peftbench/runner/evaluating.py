@@ -1,0 +1,87 @@
+"""The evaluation half of a trial: score the tasks, and measure what it costs to generate with the tuned model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftbench.evaluation import generation, passes, scoring
+from peftbench.measure import watch
+from peftbench.measure.ledger import account
+from peftbench.methods import METHODS, context_length, method_of
+from peftbench.models.load import Loaded
+from peftbench.models.precision import effective
+from peftbench.records import Example, Phase
+from peftbench.records.columns.environment import ScoreColumns
+from peftbench.records.columns.inference import InferenceColumns
+from peftbench.records.columns.memory import MemoryColumns
+from peftbench.runner.state import Run
+
+
+def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:
+    """Score the tasks. On the CPU, evaluation's memory peak is measured in an extra pass before."""
+    trial = run.job.trial
+    model.eval()
+    tasks = [task for task in trial.tasks if task.name in trial.evaluate]
+    harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, effective(trial.precision, trial.options))
+    if trial.device == "cpu":
+        with run.clock.phase(Phase.ACCOUNT):
+            categories = _account_evaluation(run, harness, examples)
+            run.record_memory("evaluate", categories)
+            run.record(MemoryColumns(peak_evaluate_bytes=sum(categories.values())))
+    if trial.base.random_weights:  # scores of random weights would be meaningless
+        return
+    measured = watch.Evaluation()
+    with run.clock.phase(Phase.EVALUATE):
+        try:
+            with (
+                watch.evaluation(run.sensors) as measured,
+                passes.split(loaded.model, trial.device, context_length.virtual_tokens(trial)) as times,
+            ):
+                scores, rows = scoring.evaluate(harness, tasks, examples)
+        finally:
+            run.record(measured.memory)
+        run.record(times.columns)
+        by_task = {score.task: dataclasses.asdict(score) for score in scores}
+        run.record(ScoreColumns(scores_json=json.dumps(by_task, sort_keys=True)))
+    if trial.device == "cuda":
+        peak = max(run.row.peak_evaluate_bytes or 0, harness.fitted_peak_bytes)
+        run.record(MemoryColumns(peak_evaluate_bytes=peak))
+    run.scores = scores
+    run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
+
+
+def _account_evaluation(run: Run, harness: scoring.Harness, examples: Mapping[str, list[Example]]) -> dict[str, int]:
+    """Return the bytes by category at the highest peak over one batch of each task's longest prompts."""
+    peak: dict[str, int] = {}
+    for task in run.job.trial.tasks:
+        if task.name in examples:
+            own, largest = scoring.largest_batch(harness, task, examples[task.name])
+            with account(harness.model, METHODS[run.job.trial.method].trains_base, {}) as counted:
+                scoring.run_harness(harness, own, largest)
+            peak = max(peak, counted.peak, key=lambda found: sum(found.values()))
+    return {name: size for name, size in peak.items() if size}
+
+
+def measure_inference(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:
+    """Measure what it costs to generate with the tuned model: last of all, so that nothing else depends on it."""
+    trial = run.job.trial
+    with run.clock.phase(Phase.INFERENCE):
+        with watch.waiting() as waiting:
+            subject = generation.Subject(
+                model=model,
+                base=loaded.model,
+                bare=run.bare,
+                method=method_of(trial.method, trial.options),
+                precision=effective(trial.precision, trial.options),
+                device=trial.device,
+                clock=run.clock,
+                prompts=generation.prompts(loaded.tokenizer, examples.values(), trial.evaluation.max_length),
+                pad_id=loaded.tokenizer.pad_token_id,
+                scratch=Path(run.job.scratch),
+            )
+            run.record(generation.measure(subject))
+        run.record(InferenceColumns(inference_waiting_seconds=waiting.seconds))

@@ -1,0 +1,49 @@
+"""The state of a running trial: what it has recorded so far, so that a failure keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peftbench.evaluation.structure import Structure
+from peftbench.measure import watch
+from peftbench.measure.clock import Clock
+from peftbench.records import ExampleRow, Job, Phase, Score, StepRow, TrialRow
+from peftbench.records.columns.group import ColumnGroup
+from peftbench.records.columns.memory import MemoryColumns
+from peftbench.training import loop
+
+
+@dataclass
+class Run:
+    """A running trial."""
+
+    job: Job
+    clock: Clock
+    report: loop.Progress
+    row: TrialRow
+    """The row so far. Its status is meaningless until the trial has ended."""
+    phase: Phase = Phase.START
+    sensors: watch.Sensors = field(default_factory=watch.Sensors)
+    ledger: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    """Bytes by category after loading, after attaching and at the evaluation peak."""
+    steps: tuple[StepRow, ...] = ()
+    scores: tuple[Score, ...] = ()
+    examples: tuple[ExampleRow, ...] = ()
+    bare: Structure | None = None
+    """The structure of the base model before a method was attached; None if its inference cost is not measured."""
+
+    def record(self, *groups: ColumnGroup) -> None:
+        """Add what the groups know to the row; a value that is known again replaces the earlier one.
+
+        Raises:
+            TypeError: if a group has a column that rows do not have. It is raised here, within the phase, so that such
+                a mistake cannot lose a finished trial.
+        """
+        self.row = self.row.updated(*groups)
+
+    def record_memory(self, moment: str, categories: Mapping[str, int]) -> None:
+        """Add the bytes by category at one moment of the trial to the row."""
+        self.ledger[moment] = categories
+        self.record(MemoryColumns(ledger_json=json.dumps(self.ledger)))

@@ -1,0 +1,164 @@
+"""The training half of a trial: attach the method, train, account for memory and work, check and save."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench.errors import DoesNotFit
+from peftbench.evaluation import structure
+from peftbench.measure import peaks, watch
+from peftbench.methods import adapted_share, context_length, method_of
+from peftbench.models import causality
+from peftbench.models.load import Loaded, cast_trainable, matrices, trainable_parameters
+from peftbench.models.precision import effective
+from peftbench.planner import budget
+from peftbench.records import Phase, Status, Training
+from peftbench.records.columns.memory import MemoryColumns
+from peftbench.records.columns.sanity import SanityColumns
+from peftbench.records.columns.size import SizeColumns
+from peftbench.records.resolve import resolve
+from peftbench.runner import checkpoint
+from peftbench.runner.checks import liveness, packed_rows
+from peftbench.runner.state import Run
+from peftbench.training import accounting, batches, flops, loop
+from peftbench.training import effective as computed_with
+from peftbench.training.encoded import Encoded
+
+_PROBE_EXAMPLES = 4
+"""Training examples on which the base model's and the tuned model's logits are compared."""
+
+
+def seed_all(seed: int) -> None:
+    """Seed every random number generator that a trial uses."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
+    """Attach the method, train, account, check and save.
+
+    Returns:
+        The tuned model, the verdict of the sanity checks, and the reason if it is not ok.
+    """
+    trial = run.job.trial
+    method = method_of(trial.method, trial.options)
+    training, precision = trial.training, effective(trial.precision, trial.options)
+    assert training is not None
+    with run.clock.phase(Phase.DATA):
+        data = prepared(run, loaded.tokenizer)
+        plan = data.plan
+        loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, plan=plan)
+    with run.clock.phase(Phase.CHECK):
+        probe = batches.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
+        logits = liveness.probe(loaded.model, probe, precision, trial.device)
+    if run.job.measures_inference and not method.trains_base:
+        run.bare = structure.remember(loaded.model.modules(), weights=False)
+    model, learner = _attach(run, loaded, training)
+    run.record_memory("attach", peaks.held(model, method.trains_base))
+    with run.clock.phase(Phase.CHECK):
+        if training.packing:
+            with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
+                packed_rows.check(learner, plan)
+        before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
+    _train(run, learner, data, loaded.tokenizer)
+    _account(run, learner, plan)
+    if run.job.predicts and run.job.budget_bytes is None:
+        with run.clock.phase(Phase.PLAN):
+            predict(run, plan)
+    with run.clock.phase(Phase.CHECK):
+        after = liveness.probe(model, probe, precision, trial.device)
+        columns, status, reason = liveness.verdict(model, before, after)
+        influence = causality.reads_ahead(model, precision, trial.device)
+        run.record(columns, SanityColumns(later_token_influence=influence))
+    with run.clock.phase(Phase.SAVE):
+        run.record(checkpoint.save(run.job, model, loaded.tokenizer))
+    return model, status, reason
+
+
+def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Learner]:
+    """Attach the method; return the model and what its training needs."""
+    trial = run.job.trial
+    method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
+    with run.clock.phase(Phase.ATTACH):
+        seed_all(trial.seed or 0)
+        found = matrices(loaded.model)
+        model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+        run.record(adapted_share.columns(found, model))
+        parameters = cast_trainable(model, precision)
+        run.record(SizeColumns(trainable_parameters=trainable_parameters(model)))
+        learner = loop.learner(
+            model,
+            parameters,
+            training,
+            precision=precision,
+            device=trial.device,
+            pad_id=loaded.tokenizer.pad_token_id,
+            virtual_tokens=context_length.virtual_tokens(trial),
+            after_step=resolve(method.after_step) if method.after_step else None,
+        )
+    return model, learner
+
+
+def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: Any) -> None:
+    """Train, and record what training did and took; after an exception, what it took until then."""
+    trial, training = run.job.trial, learner.training
+    measured = watch.Training()
+    with run.clock.phase(Phase.TRAIN):
+        try:
+            with watch.training(run.sensors) as measured:
+                seed_all(trial.seed or 0)
+                steps = data.plan if training.seconds is None else batches.onward(data, trial, tokenizer)
+                report = watch.each_step(run.sensors, run.report)
+                trace = loop.train(learner, steps, data.held_out, run.clock, report)
+        finally:
+            run.record(measured.memory, measured.environment)
+    if training.seconds is not None:  # only now is the number of steps known
+        del data.plan[len(trace.steps) :]
+        run.record(*batches.columns(data))
+    run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
+    run.record(*loop.columns(trace), watch.energy_columns(run.sensors, run.clock))
+    if trial.device == "cuda":
+        peak = (run.row.peak_train_bytes or 0) + peaks.paged_bytes(learner.optimizer)
+        run.record(MemoryColumns(peak_train_bytes=peak))
+
+
+def _account(run: Run, learner: loop.Learner, plan: Sequence[Sequence[Encoded]]) -> None:
+    """Record memory by category and the work of a step, measured in extra steps."""
+    trial = run.job.trial
+    method = method_of(trial.method, trial.options)
+    with run.clock.phase(Phase.ACCOUNT):
+        if trial.device == "cpu":
+            steps = accounting.largest_steps(plan, learner.training, context_length.virtual_tokens(trial))
+            run.record(accounting.train_columns(accounting.account_steps(learner, steps, method.trains_base)))
+        run.record(*flops.columns(learner, plan), computed_with.columns(learner))
+
+
+def prepared(run: Run, tokenizer: Any) -> batches.Prepared:
+    """Return what the trial trains on, and record what is known of it."""
+    data = batches.of_trial(run.job.trial, tokenizer)
+    run.record(*batches.columns(data))
+    return data
+
+
+def predict(run: Run, plan: Sequence[Sequence[Encoded]]) -> None:
+    """Predict and record the memory peak of a training step.
+
+    Raises:
+        DoesNotFit: if the predicted peak exceeds the trial's memory budget.
+    """
+    job, training = run.job, run.job.trial.training
+    assert training is not None
+    steps = accounting.largest_steps(plan, training, context_length.virtual_tokens(job.trial))
+    try:
+        peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
+    except DoesNotFit as error:
+        run.record(MemoryColumns(predicted_train_bytes=error.peak_bytes))
+        raise
+    run.record(MemoryColumns(predicted_train_bytes=peak))
