@@ -1,4 +1,4 @@
-"""The one error a user can cause, and the search for the name they meant."""
+"""The errors that peftbench raises on purpose, and messages about unknown names."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input, told in one message: where, what was given, what is allowed, the nearest right name.
+    """A mistake in the user's input. The message says where, what was given, what is allowed, and the nearest name.
 
-    The CLI prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2.
     """
 
 
 class Unsupported(Exception):
-    """The method does not exist on this base; the trial ends as ``unsupported`` with this reason."""
+    """The method or an option does not exist for this base model; the trial ends as ``unsupported``."""
 
 
 class DoesNotFit(Exception):
-    """The trial is predicted to need more memory than there is; it ends as ``skipped`` with the figures."""
+    """The trial is predicted to need more memory than the budget allows; it ends as ``skipped`` with the sizes.
+
+    Args:
+        peak_bytes: the predicted peak.
+        message: the sizes in words.
+    """
 
     def __init__(self, peak_bytes: int, message: str) -> None:
         super().__init__(message)
@@ -26,7 +31,7 @@ class DoesNotFit(Exception):
 
 
 class Diverged(Exception):
-    """A loss, a gradient or an output is no longer a number; the trial ends as ``diverged``."""
+    """A loss, a gradient or an output is NaN or infinite; the trial ends as ``diverged``."""
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:
@@ -38,7 +43,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, given: object, allowed: Iterable[str]) -> str:
-    """Return "unknown method 'lorra'; did you mean 'lora'? allowed: ...": the list, which may be long, comes last."""
+    """Return ``unknown method 'lorra'; did you mean 'lora'? allowed: ...``; the list comes last, as it may be long."""
     names = sorted(str(name) for name in allowed)
     near = nearest(str(given), names)
     hint = f" did you mean {near!r}?" if near else ""

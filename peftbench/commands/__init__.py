@@ -1,4 +1,7 @@
-"""The commands behind the command line, each a module. Nothing heavy is imported before it is needed."""
+"""The commands of the command line, one module each. Nothing heavy is imported before it is needed."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes: a trial failed or none can run, a comparison regressed or judged nothing; bad input; Ctrl-C."""
+"""Exit codes.
+
+1: a trial failed, none can run, or a comparison found a regression or nothing to compare. 2: bad input. 130: Ctrl-C.
+"""

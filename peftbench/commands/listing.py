@@ -1,4 +1,4 @@
-"""What peftbench knows, as text: methods, tasks, precisions and suites, read from their records."""
+"""``peftbench list``: methods, tasks, precisions, suites and model shapes as text, read from their records."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
 KINDS = ("methods", "tasks", "precisions", "suites", "shapes")
-_LABEL = 11
+_LABEL = 13
+"""Width of the labels of a method's facts."""
 
 
 def text(what: str) -> str:
-    """Return the list of one of ``KINDS``: a block per method, else a line each."""
+    """Return the list of one of ``KINDS``: a block of lines per method, and one line per entry of the others."""
     if what == "methods":
         here = device.resolve("auto")
         return "\n".join(_block(method, here) for method in METHODS.values())
@@ -31,18 +32,18 @@ def text(what: str) -> str:
 
 
 def method(name: str) -> str:
-    """Return all about one method: what it has here, and each setting with its default, what is allowed and what it is.
+    """Return the details of one method: its facts, and each setting with its default, meaning and allowed values.
 
     Args:
-        name: of a method, or of one of peft's tuners.
+        name: the name of a method, or of one of peft's tuners.
 
     Raises:
-        UserError: if there is none of that name, with the nearest one.
+        UserError: if no method has this name; the message names the nearest one.
     """
     record = METHODS[name] if name in METHODS else _tuner(name)
     if record.variants and not record.variant:
         more = [*hanging(f"  {peft_fields.TYPE}  ", ", ".join(peft_fields.tuners())), ""]
-        more += ["  Fields of a tuner's config: peftbench list methods TUNER", ""]
+        more += ["  For the fields of a tuner's config: peftbench list methods TUNER", ""]
     else:
         more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
     published = hanging("  profile paper  ", profiles.describe(name)) if name in profiles.PUBLISHED else []
@@ -55,49 +56,54 @@ def _tuner(name: str) -> Method:
     tuners = peft_fields.tuners()
     if name not in tuners:
         raise UserError(
-            "list methods: " + unknown("method", name, [*METHODS, *tuners] if _like(name, tuners) else METHODS)
+            "list methods: " + unknown("method", name, [*METHODS, *tuners] if _like_a_tuner(name, tuners) else METHODS)
         )
     return method_of("peft", {peft_fields.TYPE: name})
 
 
-def _like(name: str, tuners: Iterable[str]) -> bool:
-    """Whether a name is more like a tuner's than like a method's."""
+def _like_a_tuner(name: str, tuners: Iterable[str]) -> bool:
+    """Whether a name resembles that of a tuner and not that of a method."""
     return nearest(name, METHODS) is None and nearest(name, tuners) is not None
 
 
 def markdown(what: str) -> str:
-    """Return ``methods``, ``settings`` or ``precisions`` as a Markdown table: peftbench's own, the same everywhere."""
+    """Return ``methods``, ``settings`` or ``precisions`` as a Markdown table.
+
+    Methods of other packages are left out, so that the table is the same on every machine.
+    """
     head, *rows = {"methods": _methods, "settings": _settings, "precisions": _precisions}[what]()
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def _block(m: Method, here: str, settings: bool = True) -> str:
-    """Return what a method is and what of it exists on a device, its settings in short or not at all."""
+    """Return the facts of a method: paper, size, precisions on a device, training settings and options."""
     absent: dict[str, list[str]] = {}
     for precision in PRECISIONS:
-        reason = why_unsupported(m, precision, here)
-        if reason:
-            absent.setdefault(_reason(m, precision, reason), []).append(precision)
+        message = why_unsupported(m, precision, here)
+        if message:
+            absent.setdefault(_reason(m, precision, message), []).append(precision)
     present = [p for p in PRECISIONS if why_unsupported(m, p, here) is None]
     facts = {
         "paper": m.paper,
         "size": f"{m.rank_key}={_default_rank(m)}: {m.rank_meaning}" if m.rank_meaning else "",
         f"on {here}": " ".join(p if p != m.default_precision else f"{p} (default)" for p in present),
-        "not here": "; ".join(f"{' '.join(names)} ({reason})" for reason, names in absent.items()),
+        "unsupported": "; ".join(f"{' '.join(names)}: {reason}" for reason, names in absent.items()),
         "training": ", ".join(f"{key}={shown(value)}" for key, value in m.training.items()),
         "without": f"gradient checkpointing: {m.why_no_checkpointing}" if m.why_no_checkpointing else "",
         "settings": _in_short(m.options) if settings else "",
     }
     name = " ".join(filter(None, (m.name, m.variant)))
     lines = [f"{name}: {m.title}"]
-    for label, words in facts.items():
-        lines += hanging(f"  {label:{_LABEL}}", words) if words else []
+    for label, fact in facts.items():
+        lines += hanging(f"  {label:{_LABEL}}", fact) if fact else []
     return "\n".join(lines) + "\n"
 
 
-def _reason(m: Method, precision: str, whole: str) -> str:
-    """Return why a precision is absent, without its name: the same words for all that share them."""
-    return m.why_not or whole if precision not in m.precisions else whole.partition("(")[2].removesuffix(")")
+def _reason(m: Method, precision: str, message: str) -> str:
+    """Return why a precision is unsupported without naming it, so that precisions can be grouped by reason."""
+    if precision not in m.precisions:
+        return m.why_not or message
+    return f"only on {', '.join(PRECISIONS[precision].devices)}"
 
 
 def _default_rank(m: Method) -> str:
@@ -109,17 +115,17 @@ def _in_short(options: Mapping[str, Setting]) -> str:
 
 
 def _default(setting: Setting) -> str:
-    """Return a default as a suite would say it."""
+    """Return a default as a suite file would give it."""
     if setting.default is None or setting.default == {}:
         return setting.shown or ("null" if setting.default is None else "{}")
     return setting.shown or shown(setting.default)
 
 
 def _setting(name: str, setting: Setting) -> str:
-    """Return one setting: its default, then what it is, then what is allowed."""
+    """Return one setting: its default, its meaning and its allowed values."""
     lines = [f"  {name}={_default(setting)}"]
-    for words in (setting.doc, f"allowed: {_allowed(setting)}"):
-        lines += hanging("      ", words) if words else []
+    for text in (setting.doc, f"allowed: {_allowed(setting)}"):
+        lines += hanging("      ", text) if text else []
     return "\n".join(lines) + ("\n" if setting.doc else "")
 
 
@@ -129,8 +135,8 @@ def _allowed(setting: Setting) -> str:
 
 
 def _methods() -> list[list[str]]:
-    """Return a row per method, with the precisions that exist on some device."""
-    rows = [["method", "what", "rank is", "default", "precisions", "paper"]]
+    """Return a row per method, with the precisions that it supports on any device."""
+    rows = [["method", "description", "meaning of rank", "default", "precisions", "paper"]]
     for m in METHODS.own.values():
         precisions = "all" if set(m.precisions) == set(PRECISIONS) else " ".join(m.precisions)
         rows.append([m.name, m.title, m.rank_meaning or "–", _default_rank(m), precisions, m.paper or "–"])
@@ -138,34 +144,37 @@ def _methods() -> list[list[str]]:
 
 
 def _settings() -> list[list[str]]:
-    """Return a row per setting; methods that have the same one share it."""
+    """Return a row per setting; methods with the same setting share a row."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for m in METHODS.own.values():
         for name, setting in m.options.items():
-            told = (f"`{name}`", _default(setting), _allowed(setting), setting.doc)
-            rows.setdefault(told, []).append(m.name)
+            row = (f"`{name}`", _default(setting), _allowed(setting), setting.doc)
+            rows.setdefault(row, []).append(m.name)
     return [
-        ["method", "setting", "default", "allowed", "what"],
-        *([", ".join(who), *told] for told, who in rows.items()),
+        ["method", "setting", "default", "allowed", "description"],
+        *([", ".join(methods), *row] for row, methods in rows.items()),
     ]
 
 
 def _tasks() -> list[list[str]]:
-    """Return a row per built-in task, then a row per ready template for data of one's own."""
+    """Return a row per built-in task, then a row per template for the user's own data."""
     built_in = [[t.name, t.kind, t.doc] for t in TASKS.values()]
-    ready = [[f"template: {t.name}", t.kind, f"{t.doc}; reads {t.reads}"] for t in TEMPLATES.values()]
-    return [["task", "kind", "what"], *built_in, *ready]
+    templates = [[f"template: {t.name}", t.kind, f"{t.doc}; reads {t.reads}"] for t in TEMPLATES.values()]
+    return [["task", "kind", "description"], *built_in, *templates]
 
 
 def _precisions() -> list[list[str]]:
-    return [["precision", "devices", "what"], *([p.name, " ".join(p.devices), p.doc] for p in PRECISIONS.values())]
+    return [
+        ["precision", "devices", "description"],
+        *([p.name, " ".join(p.devices), p.doc] for p in PRECISIONS.values()),
+    ]
 
 
 def _suites() -> list[list[str]]:
     import yaml
 
     described = ((name, yaml.safe_load(suite.find(name).read_text(encoding="utf-8"))) for name in suite.names())
-    return [["suite", "what"], *([name, str(content.get("description", "–"))] for name, content in described)]
+    return [["suite", "description"], *([name, str(content.get("description", "–"))] for name, content in described)]
 
 
 def _shapes() -> list[list[str]]:
@@ -178,5 +187,5 @@ def _shapes() -> list[list[str]]:
 
 
 _SIZES = (("num_local_experts", ""), ("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
-"""What families call the same size in their configs."""
+"""Keys of the sizes in configs, and what some families call them instead."""
 _TABLES = {"tasks": _tasks, "precisions": _precisions, "suites": _suites, "shapes": _shapes}

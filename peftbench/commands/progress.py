@@ -1,4 +1,4 @@
-"""What a person sees while a grid runs: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _WIDTH = 120
 
 
 class Lines:
-    """One plain line per finished trial."""
+    """Prints one line per finished trial."""
 
     def __init__(self, total: int, out: TextIO) -> None:
         self._total, self._done, self._out = total, 0, out
 
     def __call__(self, event: Event) -> None:
-        """Print the result of a trial that has ended."""
+        """Print the result if an event ends a trial."""
         if event.result is None:
             return
         self._done += 1
@@ -33,7 +33,7 @@ class Lines:
 
 
 class Bar:
-    """A live bar: trials done, the current cell, its phase, step and loss, time left."""
+    """A live bar with the finished trials, the current cell, its phase, step and loss, and the time left."""
 
     def __init__(self, total: int, progress: Any) -> None:
         self._progress = progress
@@ -89,7 +89,7 @@ def shown(total: int, out: TextIO | None = None) -> Iterator[Any]:
 
 
 def sentence(result: Result) -> str:
-    """Return one line about a finished trial: cell, seed, status, and its scores or why it failed."""
+    """Return a line about a finished trial: cell, seed, status, and its scores or why it failed."""
     row = result.row
     text = f"{row.cell}{_seed(row.seed)}: {row.status}"
     if row.wall_seconds is not None:

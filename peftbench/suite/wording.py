@@ -41,7 +41,8 @@ def describe_type(kind: Any) -> str:
     if origin is Literal:
         return ", ".join(str(a) for a in arguments)
     if origin in (Union, UnionType):
-        return " or ".join(describe_type(a) for a in arguments)
+        kinds = [describe_type(a) for a in arguments]
+        return (", or " if any(", " in kind for kind in kinds) else " or ").join(kinds)
     if origin is list and arguments:
         return f"a list of {describe_type(arguments[0])}"
     return _KINDS.get(origin or kind, getattr(kind, "__name__", str(kind)))

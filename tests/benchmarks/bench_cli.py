@@ -1,4 +1,4 @@
-"""The command line against a Python that does nothing, in turns."""
+"""Start-up time of the command line against that of a bare Python, measured in turns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seconds(*arguments: str) -> float:
 
 
 @pytest.mark.parametrize("what", ["plan of a suite of 200 trials", "--help"])
-def bench_a_command_against_python(what, benchmark, tell, tmp_path):
+def bench_a_command_against_python(what, benchmark, record_line, tmp_path):
     path = tmp_path / "many.yaml"
     path.write_text(SUITE)
     assert len(suite.expand(suite.load(path), "cpu")) == TRIALS
@@ -41,5 +41,7 @@ def bench_a_command_against_python(what, benchmark, tell, tmp_path):
 
     benchmark.pedantic(lambda: seconds("-m", "peftbench", *argv), setup=first, rounds=15, warmup_rounds=1)
     ours = benchmark.stats.stats.data
-    tell(f"peftbench {what} / python -c pass", list(zip(bare[-len(ours) :], ours, strict=True)), "ratio")
-    tell(f"peftbench {what}: milliseconds", [1000 * s for s in ours], "ms", "at most 300" if what == "--help" else "")
+    record_line(f"peftbench {what} / python -c pass", list(zip(bare[-len(ours) :], ours, strict=True)), "ratio")
+    record_line(
+        f"peftbench {what}: milliseconds", [1000 * s for s in ours], "ms", "at most 300" if what == "--help" else ""
+    )

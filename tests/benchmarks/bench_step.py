@@ -87,7 +87,7 @@ def bare(tuned: nn.Module, optimizer: torch.optim.Optimizer, parameters: list[nn
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def bench_a_training_step_against_a_bare_loop(method, benchmark, tell):
+def bench_a_training_step_against_a_bare_loop(method, benchmark, record_line):
     ours, theirs = learner(method), learner(method)
     optimizer = optimizers.make(theirs.parameters, theirs.training)
     steps = plan(STEPS)
@@ -115,4 +115,4 @@ def bench_a_training_step_against_a_bare_loop(method, benchmark, tell):
     measured = turns[-ROUNDS:]
     for kind, column in (("wall time", 0), ("CPU time", 1)):
         pairs = [(turn[column], turn[column + 2]) for turn in measured]
-        tell(f"training step, {method}: our loop / bare PyTorch loop, {kind}", pairs, "ratio", "at most 1.03")
+        record_line(f"training step, {method}: our loop / bare PyTorch loop, {kind}", pairs, "ratio", "at most 1.03")

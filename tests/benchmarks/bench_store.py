@@ -25,7 +25,7 @@ def results(*seeds: int) -> list[Result]:
 
 
 def fill(folder: Path, made: list[Result]) -> None:
-    """Write results as compaction leaves them: full parts."""
+    """Write results as full parts, as after compaction."""
     store.open_for_run(folder, ["judge"])
     for number, start in enumerate(range(0, len(made), writing.PART_TRIALS)):
         chunk = made[start : start + writing.PART_TRIALS]
@@ -45,7 +45,7 @@ def seconds(work) -> float:
     return time.perf_counter() - begin
 
 
-def bench_store_and_read(benchmark, tell, tmp_path):
+def bench_store_and_read(benchmark, record_line, tmp_path):
     full, empty = tmp_path / "full", tmp_path / "empty"
     fill(full, results(TRIALS - WRITES))
     added = results(TRIALS - WRITES, TRIALS)
@@ -57,8 +57,10 @@ def bench_store_and_read(benchmark, tell, tmp_path):
 
     benchmark.pedantic(lambda: store.write(full, next(coming), ["judge"]), setup=first, rounds=WRITES)
     written = benchmark.stats.stats.data
-    tell(f"write of a trial beside {TRIALS:,} / into an empty folder", list(zip(bare, written, strict=True)), "ratio")
-    tell(f"write of a trial beside {TRIALS:,}: milliseconds", [1000 * s for s in written], "ms")
+    record_line(
+        f"write of a trial beside {TRIALS:,} / into an empty folder", list(zip(bare, written, strict=True)), "ratio"
+    )
+    record_line(f"write of a trial beside {TRIALS:,}: milliseconds", [1000 * s for s in written], "ms")
 
     store.compact(full)
     assert len(store.read(full).trials) == TRIALS
@@ -68,5 +70,5 @@ def bench_store_and_read(benchmark, tell, tmp_path):
             pyarrow.parquet.read_table(full / kind).to_pandas()
 
     reads = [(seconds(by_pyarrow), seconds(lambda: store.read(full))) for _ in itertools.repeat(None, READS)]
-    tell(f"read of {TRIALS:,} trials: ours / pyarrow's", reads, "ratio")
-    tell(f"read of {TRIALS:,} trials: seconds", [ours for _, ours in reads], "s")
+    record_line(f"read of {TRIALS:,} trials: ours / pyarrow's", reads, "ratio")
+    record_line(f"read of {TRIALS:,} trials: seconds", [ours for _, ours in reads], "s")

@@ -1,4 +1,4 @@
-"""Nothing here asserts a time: each benchmark leaves its ratios, which ``run.py`` prints."""
+"""Benchmarks assert no times: each records its ratios, which ``run.py`` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Whatever the machine has: neighbours then disturb least."""
+    """Use one thread on any machine, since other processes then disturb least."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -19,8 +19,8 @@ def one_thread():
 
 
 @pytest.fixture
-def tell(benchmark) -> Callable[..., None]:
-    """Leave lines for the table: a measure's name, its numbers, how they are written, and what they are to be."""
+def record_line(benchmark) -> Callable[..., None]:
+    """Record a line of the table: a measure's name, its values, their format, and the goal."""
 
     def add(name: str, values: list[float], form: str, goal: str = "") -> None:
         lines: list[Any] = benchmark.extra_info.setdefault("lines", [])

@@ -32,7 +32,7 @@ def middle(values: list[Any]) -> float:
 
 
 def interval(values: list[Any]) -> tuple[float, float] | None:
-    """Return a 95 % interval of it, by bootstrap over values or pairs; None for fewer than five."""
+    """Return a 95 % interval of the median, by bootstrap over values or pairs; None for fewer than five."""
     if len(values) < 5:
         return None
     draw = random.Random(0)
@@ -48,15 +48,15 @@ def table(lines: list[dict[str, Any]]) -> str:
         shown = "–" if between is None else f"{form(between[0])} to {form(between[1])}"
         rows.append((line["name"], form(middle(line["values"])), shown, str(len(line["values"])), line["goal"] or "–"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    told = [
+    rows_of_text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
-    told.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(told)
+    rows_of_text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(rows_of_text)
 
 
 def machine() -> str:
-    """Return what the table was measured on."""
+    """Return the machine that the table was measured on, as text."""
     from peftbench.measure import environment
 
     found = environment.describe()
@@ -68,7 +68,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Run the benchmarks and tell."""
+    """Run the benchmarks and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="renew docs/bench.md")
     parser.add_argument("-k", metavar="NAME", help="only benchmarks of that name")
@@ -88,10 +88,10 @@ def main() -> None:
         if done.returncode:
             sys.exit(done.returncode)
         benchmarks = json.loads(made.read_text())["benchmarks"]
-    told = f"{table([line for one in benchmarks for line in one['extra_info']['lines']])}\n\nMachine: {machine()}."
-    print(f"\n{told}")
+    shown = f"{table([line for one in benchmarks for line in one['extra_info']['lines']])}\n\nMachine: {machine()}."
+    print(f"\n{shown}")
     if arguments.write:
-        text, count = MARKED.subn(lambda found: f"{found[1]}{told}\n{found[2]}", DOCUMENT.read_text())
+        text, count = MARKED.subn(lambda found: f"{found[1]}{shown}\n{found[2]}", DOCUMENT.read_text())
         if count != 1:
             raise ValueError(f"{DOCUMENT.name}: {count} places are marked 'bench', expected 1")
         DOCUMENT.write_text(text)

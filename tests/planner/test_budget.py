@@ -1,4 +1,4 @@
-"""What fits: sizes as people write them, the most that fits, forecasts of a suite, and trials that are skipped."""
+"""Memory budgets: sizes with units, the largest size that fits, forecasts of a suite, and trials that are skipped."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tools.docs import textbook
     ("text", "expected"),
     [("16GiB", 16 * 2**30), ("16 gib", 16 * 2**30), ("24GB", 24 * 10**9), ("1.5MiB", 1572864), ("1024B", 1024)],
 )
-def test_a_size_is_read_as_it_is_written(text, expected):
+def test_sizes_with_units_are_read(text, expected):
     assert memory_sizes.read(text, "--budget") == expected
 
 
-def test_the_budget_may_be_what_the_device_has(monkeypatch):
+def test_the_budget_may_be_the_memory_of_the_device(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = [{"memory.total": "143771 MiB"}]
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": gpus})
@@ -58,7 +58,7 @@ def test_the_budget_may_be_what_the_device_has(monkeypatch):
         (["143771 MiB", "81559 MiB"], "GPU-3e2c"),  # one of the two
     ],
 )
-def test_a_gpu_of_which_nobody_tells_the_memory_is_no_budget(sizes, visible, monkeypatch):
+def test_a_gpu_that_does_not_report_its_memory_is_refused_as_a_budget(sizes, visible, monkeypatch):
     found = [{"memory.total": size} for size in sizes] or None
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": found})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -67,13 +67,13 @@ def test_a_gpu_of_which_nobody_tells_the_memory_is_no_budget(sizes, visible, mon
 
 
 @pytest.mark.parametrize("text", ["", "16", "16 giga", "GiB", "-1GiB", "0", "1e3"])
-def test_what_is_no_size_is_refused_with_what_is_one(text):
+def test_what_is_not_a_size_is_refused_with_an_example(text):
     with pytest.raises(errors.UserError, match=r"--budget: given .*; allowed: a size like 16GiB"):
         memory_sizes.read(text, "--budget")
 
 
 @pytest.mark.parametrize("curve", [0, 3])
-def test_the_most_that_fits_fits_and_one_more_does_not(curve):
+def test_the_largest_size_that_fits_fits_and_one_more_does_not(curve):
     rng = random.Random(curve)
     for _ in range(300):
         lines = [(rng.randrange(10**6), rng.randrange(10**4), rng.random() * curve) for _ in range(3)]
@@ -109,14 +109,14 @@ def _run(made, tmp_path, **changes):
     return trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None)
 
 
-def test_a_trial_that_fits_tells_its_prediction_beside_what_it_measures(tiny, tmp_path):
+def test_a_trial_that_fits_stores_its_prediction_beside_what_it_measures(tiny, tmp_path):
     row = _run(trials.trial(tiny, tmp_path), tmp_path, predicts=True).row
     assert row.status == "ok"
     assert row.predicted_train_bytes == pytest.approx(row.peak_train_bytes, rel=0.02)
     assert row.plan_seconds > 0
 
 
-def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_figures_and_runs_with_more(tiny, tmp_path):
+def test_a_trial_that_is_predicted_not_to_fit_is_skipped_with_the_sizes_and_runs_with_more(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path)
     needed = _run(made, tmp_path, predicts=True).row.predicted_train_bytes
     skipped = _run(made, tmp_path, budget_bytes=needed - 1)
@@ -135,7 +135,7 @@ def test_a_step_that_cannot_be_traced_is_not_predicted_and_runs(tiny, tmp_path, 
 
 
 @pytest.mark.parametrize("error", [errors.Unsupported("not here"), RuntimeError("no values")])
-def test_what_prevents_a_prediction_costs_no_trial_that_is_trained(error, tiny, tmp_path, monkeypatch):
+def test_a_failed_prediction_without_a_budget_ends_no_trial(error, tiny, tmp_path, monkeypatch):
     def fail(*_):
         raise error
 
@@ -187,7 +187,7 @@ def test_the_peak_is_found_where_a_mask_or_virtual_tokens_decide(name, sizes, st
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
-def test_the_peak_of_accumulated_steps_is_found_in_a_pass_while_which_gradients_are_there(name, tiny, tmp_path):
+def test_the_peak_of_accumulated_steps_is_found_in_a_pass_during_which_gradients_exist(name, tiny, tmp_path):
     plan = accumulated((5, 6, 5, 6), (80, 20, 20, 20), (20, 20, 20, 79))
     training = {"micro_batch_size": 1, "sequence_length": 96}
     made = trials.trial(tiny, tmp_path, name, training=training)
@@ -214,7 +214,7 @@ def cells(tmp_path, tiny, *made, which=CELLS):
     return found, "\n".join(memory_table.lines(found, asked))
 
 
-def test_a_forecast_tells_every_cell_or_why_there_is_none(tiny, tmp_path):
+def test_a_forecast_has_every_cell_or_why_it_has_no_prediction(tiny, tmp_path):
     found, text = cells(tmp_path, tiny)
     assert [f.found is not None for f in found] == [False, True, False, True]
     assert [f.fits for f in found] == [None] * 4
@@ -224,7 +224,7 @@ def test_a_forecast_tells_every_cell_or_why_there_is_none(tiny, tmp_path):
     assert f"{found[1].found.peak_bytes / 2**20:.2f}" in text
 
 
-def test_a_forecast_says_what_fits_and_how_much_would(tiny, tmp_path):
+def test_a_forecast_shows_what_fits_and_the_largest_size_that_does(tiny, tmp_path):
     def asked(*question):
         found, text = cells(tmp_path, tiny, *question, which=[("lora", "fp32")])
         return found[0], text
@@ -262,12 +262,12 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
         (["--memory", "--budget", "much"], "--budget: given 'much'; allowed: a size like 16GiB"),
     ],
 )
-def test_options_that_mean_nothing_alone_are_refused(options, told, capsys):
+def test_options_that_need_another_option_are_refused_without_it(options, told, capsys):
     assert cli.main(["plan", "quickstart", *options]) == cli.BAD_INPUT
     assert told in capsys.readouterr().err
 
 
-def test_nothing_is_predicted_where_nobody_asks(tiny, tmp_path):
+def test_nothing_is_predicted_unless_asked_for(tiny, tmp_path):
     row = _run(trials.trial(tiny, tmp_path), tmp_path).row
     assert (row.plan_seconds, row.predicted_train_bytes) == (None, None)
 

@@ -52,7 +52,7 @@ def test_a_trace_for_cuda_rounds_up_and_is_else_the_cpus(tiny, tmp_path):
     assert (here.flops_per_token, here.checkpoint_bytes) == (there.flops_per_token, there.checkpoint_bytes)
 
 
-def test_what_is_kept_is_the_sum_of_the_parts_and_nothing_on_the_cpu(tiny, tmp_path):
+def test_the_reserve_is_the_sum_of_the_parts_and_zero_on_the_cpu(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, device="cuda")
     assert (
         cuda_reserve.reserve(made) == 600_000_000 + (64 + 1 + 22) * MIB == sum(part.size for part in cuda_reserve.PARTS)
@@ -63,7 +63,7 @@ def test_what_is_kept_is_the_sum_of_the_parts_and_nothing_on_the_cpu(tiny, tmp_p
 
 
 @pytest.mark.parametrize(("reserve", "fits"), [(None, False), (0, True), (100, True)])
-def test_a_budget_on_cuda_keeps_it_unless_told_otherwise(reserve, fits, tiny, tmp_path):
+def test_a_budget_on_cuda_has_a_reserve_unless_one_is_given(reserve, fits, tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, device="cuda")
     asked = forecast.Question(500 * MIB, reserve)
     (found,) = forecast.forecasts([made], lambda _: tiny, asked)
@@ -74,7 +74,7 @@ def test_a_budget_on_cuda_keeps_it_unless_told_otherwise(reserve, fits, tiny, tm
     assert max(map(len, told.splitlines())) <= 120
 
 
-def test_a_plan_for_the_cpu_speaks_of_no_gpu(tiny, tmp_path):
+def test_a_plan_for_the_cpu_does_not_mention_a_gpu(tiny, tmp_path):
     asked = forecast.Question(500 * MIB)
     found = list(forecast.forecasts([trials.trial(tiny, tmp_path)], lambda _: tiny, asked))
     told = "\n".join(memory_table.lines(found, asked))
@@ -86,14 +86,14 @@ def test_a_plan_for_the_cpu_speaks_of_no_gpu(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("device", "given", "kept"), [("cpu", None, 0), ("cuda", None, 600_000_000 + 87 * MIB), ("cuda", 7, 7)]
 )
-def test_a_run_keeps_it_too(device, given, kept, tiny, tmp_path):
+def test_a_run_has_the_same_reserve(device, given, kept, tiny, tmp_path):
     made = trials.trial(tiny, tmp_path / "data", device=device)
     options = prepare.Options(budget_bytes=2**40, reserve_bytes=given)
     (job,) = prepare.prepare([made], tmp_path / "results", 2, "x", options=options).jobs
     assert (job.budget_bytes, job.reserve_bytes) == (2**39, kept)
 
 
-def test_a_trial_is_skipped_for_what_is_kept_and_its_row_has_the_tensors_alone(tiny, tmp_path):
+def test_a_trial_is_skipped_because_of_the_reserve_and_its_row_has_the_tensors_alone(tiny, tmp_path):
     from tests.support.trials import run
 
     made = trials.trial(tiny, tmp_path)
@@ -118,7 +118,7 @@ def test_a_reserve_of_a_run_needs_a_larger_budget(options, told, tmp_path, capsy
 
 
 @pytest.mark.parametrize(("family", "changes"), [("bloom", {}), ("gpt2", {"attn_pdrop": 0.1})])
-def test_an_attention_that_has_no_fused_kernel_is_told(family, changes, tiny, tmp_path):
+def test_attention_without_a_fused_kernel_is_reported(family, changes, tiny, tmp_path):
     from tests.support import architectures
 
     folder = tmp_path / family

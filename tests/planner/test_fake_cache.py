@@ -1,4 +1,4 @@
-"""What is remembered of fake operators is what they would return."""
+"""The cache of fake operators returns what the operators would return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("family", "method", "precision", "training"), CASES)
-def test_a_prediction_is_the_same_with_and_without_a_memory(family, method, precision, training, tmp_path, monkeypatch):
+def test_a_prediction_is_the_same_with_and_without_the_cache(
+    family, method, precision, training, tmp_path, monkeypatch
+):
     config = architectures.CONFIGS[family]()
     made = trials.trial(tmp_path, tmp_path / "data", method, precision, training=training)
     steps = [Pass(1, 7), Pass(2, 16)]
@@ -53,14 +55,14 @@ def test_views_share_their_storage_and_changes_in_place_return_the_tensor_itself
         assert out is x
 
 
-def test_what_is_new_has_a_storage_of_its_own_of_the_same_size():
+def test_a_new_tensor_has_its_own_storage_of_the_same_size():
     (x, first), (y, again) = twice(lambda x: (x, x.t().contiguous()))
     held = {t.untyped_storage()._cdata for t in (x, y, first, again)}
     assert len(held) == 4
     assert first.untyped_storage().nbytes() == again.untyped_storage().nbytes() == 48
 
 
-def test_numbers_and_types_are_told_apart():
+def test_numbers_and_types_are_distinguished():
     with CachingFakeTensorMode():
         x = torch.ones(3, 4)
         assert [x.to(t).dtype for t in (torch.bfloat16, torch.float16, torch.bfloat16)] == [

@@ -22,7 +22,7 @@ def described(module: nn.Module) -> dict[str, tuple]:
     """Name, type, shape and strides of every parameter; of the quantization state in its order."""
     found = {n: (type(p).__name__, p.dtype, p.shape, p.stride()) for n, p in module.named_parameters()}
     state = [(t.dtype, t.shape, t.stride()) for t in load.quantization_tensors(module)]
-    return found | {f"state {index}": told for index, told in enumerate(state)}
+    return found | {f"state {index}": entry for index, entry in enumerate(state)}
 
 
 def real_base(folder: Path, precision: str, double: bool) -> load.Loaded:
@@ -75,8 +75,8 @@ def test_an_optimizers_state_on_fake_tensors_is_the_real_one(name):
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         made.step()
-        told = [(k, v.dtype, v.shape) for p in parameters for k, v in made.state[p].items() if hasattr(v, "shape")]
-        return sorted(told, key=str)
+        shapes = [(k, v.dtype, v.shape) for p in parameters for k, v in made.state[p].items() if hasattr(v, "shape")]
+        return sorted(shapes, key=str)
 
     real = state()
     with fake.fake_tensors(True), fake.Answers():

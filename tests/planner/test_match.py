@@ -40,7 +40,7 @@ def chosen(found):
         ("llama_adapter", {"gate": "per_head"}),
     ],
 )
-def test_what_is_counted_is_what_trains(tiny, tmp_path, method, options):
+def test_the_counted_parameters_are_those_that_train(tiny, tmp_path, method, options):
     made = trials.trial(tiny, tmp_path, method, options=options)
     _, learner, _ = attached(tiny, method, "fp32", tmp_path, options=options)
     assert trainable_count.trainable(made, load_config(made.base, tiny)) == sum(p.numel() for p in learner.parameters)
@@ -74,7 +74,7 @@ def test_the_nearest_rank_is_found_with_few_counts(counts, budget, most, rank):
     assert len(asked) <= 20
 
 
-def test_each_method_gets_the_rank_that_is_nearest_and_what_has_none_is_left(tmp_path):
+def test_each_method_gets_the_nearest_rank_and_methods_without_rank_are_unchanged(tmp_path):
     text = """\
 match: {trainable_parameters: {method: lora, rank: 8}}
 methods:
@@ -98,7 +98,7 @@ methods:
     assert "no rank that this base model allows comes within 20% of the budget: prompt_tuning r=192" in printed
 
 
-def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
+def test_a_method_that_cannot_be_counted_is_unchanged_with_the_reason(tmp_path):
     text = "match: {trainable_parameters: 1000}\nmethods: {lora: {target_modules: [nowhere]}}\n"
     (found,) = match.solve(load(tmp_path, text)).found
     assert found.parameters is None
@@ -117,13 +117,13 @@ def test_what_cannot_be_counted_is_left_with_the_reason(tmp_path):
         ("{trainable_parameters: 8}\nrank: 4", "match chooses the ranks, but the suite also gives rank"),
     ],
 )
-def test_a_budget_that_is_none_is_refused(tmp_path, given, part):
+def test_a_wrong_parameter_budget_is_refused(tmp_path, given, part):
     with pytest.raises(UserError) as error:
         load(tmp_path, f"match: {given}\nmethods: [lora]\n")
     assert part in str(error.value)
 
 
-def test_the_table_tells_how_far_each_cell_is_from_the_budget(tmp_path):
+def test_the_table_shows_how_far_each_cell_is_from_the_budget(tmp_path):
     rows = [
         make_result(trainable_parameters=990),
         make_result("prompt_tuning r=4 fp32", "prompt_tuning", rank=4, trainable_parameters=500),
@@ -131,24 +131,24 @@ def test_the_table_tells_how_far_each_cell_is_from_the_budget(tmp_path):
     ]
     folder = store(tmp_path / "r", *rows)
     record_grid(folder, [r.row.key for r in rows], "peftbench run mine", parameters=1000)
-    told = " ".join(table(folder).split())
-    assert "Ranks were chosen for 1,000 trainable parameters: lora r=8 fp32 -1.0 %." in told
-    assert "Farther than 20% from that: prompt_tuning r=4 fp32 (0.5 times)." in told
-    assert "Without a size to choose: full fp32 (262 times)." in told
+    printed = " ".join(table(folder).split())
+    assert "Ranks were chosen for 1,000 trainable parameters: lora r=8 fp32 -1.0 %." in printed
+    assert "Farther than 20% from that: prompt_tuning r=4 fp32 (0.5 times)." in printed
+    assert "Without a size to choose: full fp32 (262 times)." in printed
 
 
 @pytest.mark.slow
-def test_plan_tells_the_ranks_from_a_process_of_its_own(tmp_path, capsys):
+def test_plan_prints_the_ranks_that_another_process_chose(tmp_path, capsys):
     from peftbench import cli
 
     (tmp_path / "mine.yaml").write_text(f"{HEAD}match: {{trainable_parameters: 81920}}\nmethods: [lora]\n")
     assert cli.main(["plan", str(tmp_path / "mine.yaml")]) == 0
-    told = capsys.readouterr().out
-    assert "match: ranks for 81,920 trainable parameters: lora r=8: 81,920 (+0.0 %)" in told
-    assert "lora r=8 fp32" in told
+    printed = capsys.readouterr().out
+    assert "match: ranks for 81,920 trainable parameters: lora r=8: 81,920 (+0.0 %)" in printed
+    assert "lora r=8 fp32" in printed
 
 
-def test_a_measure_that_the_base_cannot_have_is_told(tmp_path):
+def test_a_budget_from_a_method_that_the_base_model_does_not_support_is_refused(tmp_path):
     text = "match: {trainable_parameters: {method: llama_adapter, rank: 8}}\n"
     text += "methods: {lora: , llama_adapter: {layers: 99}}\n"
     with pytest.raises(UserError, match=r"mine\.yaml: match\.trainable_parameters: llama_adapter cannot be counted"):

@@ -117,9 +117,7 @@ DEEP = [
 
 
 @pytest.mark.parametrize(("family", "layers", "method", "options", "training", "traced"), DEEP)
-def test_two_depths_tell_all_of_a_deeper_model(
-    family, layers, method, options, training, traced, tmp_path, monkeypatch
-):
+def test_two_depths_determine_a_deeper_model(family, layers, method, options, training, traced, tmp_path, monkeypatch):
     kinds = {"layer_types": (["sliding_attention", "sliding_attention", "full_attention"] * layers)[:layers]}
     config = architectures.CONFIGS[family](num_hidden_layers=layers, **(kinds if family == "gemma3" else {}))
     made = trials.trial(tmp_path, tmp_path, method, options=options, training=training)
@@ -163,7 +161,7 @@ DEEPSEEK = {
         ("DeepseekV3Config", DEEPSEEK | {"first_k_dense_replace": 3}, (6, 7)),
     ],
 )
-def test_blocks_that_differ_though_no_list_of_the_config_says_so_are_told_apart(
+def test_layers_that_differ_without_a_list_in_the_config_are_distinguished(
     kind, settings, traced, tmp_path, monkeypatch
 ):
     config = getattr(transformers, kind)(**EXPERTS | settings)
@@ -175,20 +173,20 @@ def test_blocks_that_differ_though_no_list_of_the_config_says_so_are_told_apart(
 
 
 @pytest.mark.parametrize(("kinds", "traced"), [("fssssss", (4, 5)), ("fsssfss", (7,))])
-def test_lowest_layers_may_stand_apart_but_a_pattern_that_does_not_come_again_is_traced_whole(kinds, traced, tmp_path):
+def test_lowest_layers_may_precede_a_pattern_but_one_that_does_not_repeat_is_traced_whole(kinds, traced, tmp_path):
     words = {"f": "full_attention", "s": "sliding_attention"}
     config = architectures.CONFIGS["gemma3"](num_hidden_layers=7, layer_types=[words[kind] for kind in kinds])
     assert depth.depths(trials.trial(tmp_path, tmp_path), config).traced == traced
 
 
 @pytest.mark.parametrize("method", ["full", "llama_adapter"])
-def test_more_layers_than_a_base_has_are_told_with_its_own_number(method, tmp_path):
+def test_more_layers_than_a_base_model_has_are_refused_with_its_own_number(method, tmp_path):
     config = architectures.CONFIGS["llama"](num_hidden_layers=12)
     with pytest.raises(Unsupported, match="layers=13, but the base has only 12"):
         predict(trials.trial(tmp_path, tmp_path, method, options={"layers": 13}), config, SHAPE)
 
 
-def test_of_a_part_of_a_fused_projection_only_what_trains_is_counted(tmp_path):
+def test_of_a_fused_projection_only_the_trained_part_is_counted(tmp_path):
     config = architectures.CONFIGS["gpt2"]()
     found = predict(trials.trial(tmp_path, tmp_path, options={"target_modules": ["c_attn.q", "c_attn.v"]}), config)
     assert found.trainable_parameters == 3 * 2 * 4 * (64 + 64)  # layers, parts, rank, widths
@@ -269,7 +267,7 @@ def test_a_config_alone_is_enough(tiny, tmp_path):
     assert predict(made, tmp_path / "shape") == predict(made, tiny)
 
 
-def test_what_does_not_exist_on_a_base_is_told_as_the_trial_would_tell_it(tmp_path):
+def test_what_a_base_model_does_not_support_is_refused_as_in_the_trial(tmp_path):
     config = architectures.CONFIGS["mixtral"]()
     with pytest.raises(Unsupported, match=r"precision int8: 9 weight matrices were not quantized.*LLM\.int8 has no"):
         predict(trials.trial(tmp_path, tmp_path, "lora", "int8"), config, SHAPE)
@@ -280,7 +278,7 @@ def test_what_does_not_exist_on_a_base_is_told_as_the_trial_would_tell_it(tmp_pa
         predict(trials.trial(tmp_path, tmp_path, options={"target_modules": ["k_prj"]}), llama, SHAPE)
 
 
-def test_a_step_that_needs_values_is_told_as_one_that_cannot_be_planned(tiny, tmp_path, monkeypatch):
+def test_a_step_that_reads_values_is_unplannable(tiny, tmp_path, monkeypatch):
     def needs_values(model, batch):
         raise RuntimeError("needs values\nand more")
 

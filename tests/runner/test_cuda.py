@@ -1,4 +1,4 @@
-"""Whole trials on a GPU, by the way that ``run`` takes: ``pytest -m gpu``. Without a GPU each is skipped."""
+"""Complete trials on a GPU, run as by ``peftbench run``: ``pytest -m gpu``. They are skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CELLS = [
 
 
 def rows(cells, tiny, folder, device="cuda", **changes) -> list[TrialRow]:
-    """Return the rows of trials in processes of their own, with everything measured that can be."""
+    """Return the rows of trials in processes of their own, with all measurements."""
     text = Retention(str(builtin.held_out("nano")), limit=4)
     made = [trials.trial(tiny, folder, *cell, device=device, retention=text, **changes) for cell in cells]
     jobs = [dataclasses.replace(trials.job(t, folder), measures_inference=True, predicts=True) for t in made]
@@ -38,7 +38,7 @@ def rows(cells, tiny, folder, device="cuda", **changes) -> list[TrialRow]:
 
 
 def look(row: TrialRow) -> None:
-    """See that a row has all figures, and that they can be true together."""
+    """Check that a row has all measurements and that they are consistent."""
     assert (row.status, row.message) == ("ok", None)
     assert row.memory_kind == "allocator"
     assert row.peak_evaluate_bytes > row.base_weights_bytes
@@ -57,7 +57,7 @@ def look(row: TrialRow) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_a_trial_on_a_gpu_is_measured_whole(cell, tiny, tmp_path):
+def test_a_trial_on_a_gpu_has_all_measurements(cell, tiny, tmp_path):
     (row,) = rows([cell], tiny, tmp_path)
     look(row)
 
@@ -72,24 +72,24 @@ def test_a_trial_on_a_gpu_is_measured_whole(cell, tiny, tmp_path):
     ],
     ids=lambda training: " ".join(map(str, training.values())),
 )
-def test_training_on_a_gpu_goes_every_way(training, tiny, tmp_path):
+def test_training_on_a_gpu_works_with_all_settings(training, tiny, tmp_path):
     (row,) = rows([("lora", "bf16")], tiny, tmp_path, training=training)
     look(row)
 
 
 @pytest.mark.parametrize("start", ["gaussian", "pissa", "olora", "eva", "loftq"])
-def test_loras_starts_are_on_the_gpu(start, tiny, tmp_path):
+def test_lora_initialisations_work_on_the_gpu(start, tiny, tmp_path):
     cell = ("lora", "nf4" if start == "loftq" else "fp32")
     (row,) = rows([cell], tiny, tmp_path, options={"initialization": start})
     look(row)
 
 
-def test_two_trials_of_a_seed_with_dropout_lose_the_same(tiny, tmp_path):
+def test_two_trials_of_a_seed_with_dropout_have_equal_losses(tiny, tmp_path):
     first, second = rows([("lora", "fp32")] * 2, tiny, tmp_path, options={"dropout": 0.1})
     assert first.last_loss == pytest.approx(second.last_loss, rel=1e-3)
 
 
-def test_a_gpu_that_is_full_is_oom_with_the_peak_at_death(tiny, tmp_path, monkeypatch):
+def test_a_full_gpu_is_oom_with_the_peak_until_then(tiny, tmp_path, monkeypatch):
     def full(*_):
         torch.empty(2**50, dtype=torch.uint8, device="cuda")
 
@@ -101,11 +101,11 @@ def test_a_gpu_that_is_full_is_oom_with_the_peak_at_death(tiny, tmp_path, monkey
 
 
 def server_says(channel):
-    """Runs in a process forked from the server: a fork of a process that has asked CUDA anything cannot use it."""
+    """Runs in a process forked from the server; it could not use CUDA if the server had touched it."""
     channel.send((torch.cuda._is_in_bad_fork(), float(torch.ones(2, device="cuda").sum())))
 
 
-def test_the_server_has_asked_cuda_nothing():
+def test_the_server_has_never_touched_cuda():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peftbench.runner.executor.preload"])
     ours, theirs = context.Pipe(duplex=False)

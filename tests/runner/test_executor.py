@@ -1,4 +1,4 @@
-"""Processes: statuses of those that die, no orphan, the server stays clean. One server serves all these tests."""
+"""Processes: the status of a process that dies, no orphans, a clean server. All tests here share one server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def finished(events):
 
 
 def trial_process() -> psutil.Process:
-    """Return the one running trial: the server's child."""
+    """Return the process of the only running trial, which is the server's child."""
     server = next(p for p in psutil.Process().children() if p.children())
     (child,) = server.children()
     return child
@@ -64,7 +64,7 @@ def test_two_workers_finish_every_job_once(tiny, tmp_path):
     assert {r.row.status for r in results} == {"ok"}
 
 
-def test_a_trial_that_is_killed_is_a_row_with_its_phase_and_the_grid_goes_on(tiny, tmp_path):
+def test_a_killed_trial_is_a_row_with_its_phase_and_the_grid_continues(tiny, tmp_path):
     jobs = [
         trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path),
         trials.job(trials.trial(tiny, tmp_path), tmp_path),
@@ -80,7 +80,7 @@ def test_a_trial_that_is_killed_is_a_row_with_its_phase_and_the_grid_goes_on(tin
     assert not Status(results[0].row.status).final
 
 
-def test_a_kill_by_the_kernel_for_want_of_memory_is_oom(tiny, tmp_path, monkeypatch):
+def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_path, monkeypatch):
     counts = iter([0, 1, 1, 1])
     monkeypatch.setattr(local, "_kernel_oom_kills", lambda: next(counts))
     job = trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)
@@ -94,7 +94,7 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_oom(tiny, tmp_path, monkeypa
     assert Status.OOM.final
 
 
-def test_a_trial_that_takes_too_long_is_stopped_and_is_a_timeout_row(tiny, tmp_path):
+def test_a_trial_that_exceeds_its_timeout_is_stopped_and_is_a_timeout_row(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, training=LONG, timeout_seconds=1.5)
     (result,) = finished(local.run([trials.job(made, tmp_path)], workers=1))
     assert result.row.status == "timeout"
@@ -113,7 +113,7 @@ def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, 
     assert result.row.message == f"{result.row.reason}; log: {result.row.log_file}"
 
 
-def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, tmp_path):
+def test_a_process_that_cannot_start_is_an_error_row_with_the_last_line_of_its_log(tiny, tmp_path):
     job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
     broken = dataclasses.replace(job, log=str(tmp_path / "no" / "such" / "folder.log"))
     (result,) = finished(local.run([broken], workers=1))
@@ -121,7 +121,7 @@ def test_a_process_that_cannot_begin_is_an_error_row_with_its_last_words(tiny, t
     assert result.row.message.endswith("; log: logs/folder.log")
 
 
-def test_closing_the_iterator_leaves_no_process(tiny, tmp_path):
+def test_closing_the_iterator_ends_all_processes(tiny, tmp_path):
     events = local.run([trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)], workers=1)
     for event in events:
         if event.step == 1:
@@ -131,7 +131,7 @@ def test_closing_the_iterator_leaves_no_process(tiny, tmp_path):
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_threads_of_trials_do_not_spin_for_long_unless_the_user_says_otherwise(tmp_path):
+def test_threads_of_trials_spin_only_briefly_unless_the_user_sets_it(tmp_path):
     code = (
         "import os, sys, multiprocessing\n"
         "from peftbench.runner.executor import local\n"
@@ -158,7 +158,7 @@ def test_the_threads_of_trials_do_not_spin_for_long_unless_the_user_says_otherwi
 
 
 def server_says(channel):
-    """Runs in a process forked from the server, and so sees what the server has done."""
+    """Runs in a process forked from the server, whose state it inherits."""
     import torch
 
     channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0))
@@ -181,7 +181,7 @@ def test_the_server_has_the_libraries_and_has_never_touched_cuda():
 @pytest.mark.parametrize(
     "how", [signal.SIGKILL, *(pytest.param(name, marks=pytest.mark.slow) for name in (signal.SIGTERM, signal.SIGINT))]
 )
-def test_no_process_outlives_a_runner_that_is_gone(how, tiny, tmp_path):
+def test_no_process_outlives_its_runner(how, tiny, tmp_path):
     script = tmp_path / "runner.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -215,7 +215,7 @@ def test_no_process_outlives_a_runner_that_is_gone(how, tiny, tmp_path):
     assert alive == []
 
 
-def test_the_environment_is_described_without_a_path_of_this_machine():
+def test_the_environment_contains_no_path_of_this_machine():
     described = environment.describe()
     assert described["packages"]["torch"]
     assert described["cpus_available"] >= 1
@@ -224,8 +224,8 @@ def test_the_environment_is_described_without_a_path_of_this_machine():
     assert str(Path(__file__).parents[2]) not in text
 
 
-def test_the_libraries_that_the_server_imports_beside_a_gpu_ask_cuda_nothing():
-    """Asking how many GPUs there are is enough to make CUDA unusable in every process forked afterwards."""
+def test_the_libraries_that_the_server_imports_on_a_gpu_machine_never_touch_cuda():
+    """Counting the GPUs is enough to make CUDA unusable in every process that is forked afterwards."""
     code = """
         import importlib, sys, torch
         from peftbench.measure import device

@@ -1,4 +1,4 @@
-"""The search for learning rates: what is tried, what is chosen, and that the test split waits for the choice."""
+"""The learning-rate search: candidates, the selected rate, and a test split that is read only after the selection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ methods:
 
 @pytest.fixture
 def load(tmp_path):
-    """A function that reads a suite's text, with overrides."""
+    """A function that loads the suite with overrides."""
 
     def read(text: str = SUITE, *overrides: str, **more) -> suite.Suite:
         path = tmp_path / "grid.yaml"
@@ -70,7 +70,7 @@ def test_a_candidate_differs_from_its_cell_in_rate_seed_length_and_split(load):
     assert all(getattr(one, name) == getattr(final, name) for name in final.__dataclass_fields__ if name not in same)
 
 
-def test_all_candidates_have_equal_budgets_and_seeds_that_the_grid_has_not(load):
+def test_all_candidates_have_equal_budgets_and_seeds_outside_the_grid(load):
     tried = candidates(load(SUITE, "search.seeds=2", "search.share=0.25", f"seeds=[0, {FIRST_SEED}]"), "cpu")
     assert {t.seed for t in tried} == {FIRST_SEED + 1, FIRST_SEED + 2}
     assert {t.training.steps for t in tried} == {10}
@@ -79,7 +79,7 @@ def test_all_candidates_have_equal_budgets_and_seeds_that_the_grid_has_not(load)
     assert {t.training.steps for t in candidates(load(SUITE, "train.steps=1"), "cpu")} == {1}
 
 
-def test_more_seeds_in_the_grid_leave_the_search_as_it_is(load):
+def test_more_seeds_in_the_grid_do_not_change_the_search(load):
     few, many = (candidates(load(SUITE, f"seeds={n}"), "cpu") for n in (1, 5))
     assert few == many
 
@@ -106,13 +106,13 @@ def test_a_cell_that_cannot_exist_is_not_searched(load):
         (["search=yes"], ["search: given 'yes'", "a mapping"]),
     ],
 )
-def test_a_search_that_would_not_be_fair_is_refused(load, overrides, words):
+def test_an_unfair_search_is_refused(load, overrides, words):
     with pytest.raises(UserError) as error:
         suite.expand(load(SUITE, *overrides), "cpu")
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_a_task_without_validation_split_cannot_be_searched_on(load, tmp_path):
+def test_a_search_needs_tasks_with_a_validation_split(load, tmp_path):
     own = "{mine: {kind: choice, train: a.csv, test: b.csv, prompt: p, target: t, choices: [t, u]}}"
     text = SUITE.replace("[compute, judge]", own)
     with pytest.raises(UserError, match=r"validation split, which no scored task has: give validation or"):
@@ -124,7 +124,7 @@ def test_a_task_without_validation_split_cannot_be_searched_on(load, tmp_path):
 
 
 def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int = 1) -> None:
-    """Store a search: cell to rate to validation score, or to how its trials ended."""
+    """Store a search: for each cell and rate the validation score, or the status of its trials."""
     store.open_for_run(folder / learning_rate_search.FOLDER, ("judge",))
     for cell, tried in scores.items():
         method, precision = cell.split()[0], cell.split()[-1]
@@ -138,7 +138,7 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
 
 
 def chosen(folder: Path) -> dict[str, float]:
-    """Each searched cell's rate, where one was found."""
+    """The selected rate of each searched cell that has one."""
     return {cell: found.best.rate for cell, found in learning_rate_search.searches(folder).items() if found.best}
 
 
@@ -169,7 +169,7 @@ def test_a_candidate_that_failed_is_not_selected_and_its_status_is_listed(tmp_pa
     assert found["lora fp32"].best is None
 
 
-def test_the_best_so_far_is_its_expectation_over_all_orders():
+def test_the_best_so_far_is_the_expectation_over_all_orders():
     draw = random.Random(7)
     scores = [draw.random() for _ in range(5)]
     orders = list(itertools.permutations(scores))
@@ -177,7 +177,7 @@ def test_the_best_so_far_is_its_expectation_over_all_orders():
     assert learning_rate_search.expected_best(scores) == pytest.approx(wanted)
 
 
-def test_the_grid_is_made_after_the_search_has_run_with_the_rates_it_chose(load, tmp_path):
+def test_the_grid_is_made_after_the_search_with_the_selected_rates(load, tmp_path):
     loaded = load(SUITE, only=["method=full,base"])
     steps = stages.stages(loaded, "cpu", tmp_path)
     first = next(steps)
@@ -221,7 +221,7 @@ def test_a_cell_waits_until_each_of_its_candidates_was_tried(load, tmp_path, end
             next(steps)
 
 
-def test_a_rate_that_has_had_no_trial_yet_is_waited_for(load, tmp_path):
+def test_a_cell_waits_for_a_rate_without_a_trial(load, tmp_path):
     _write(tmp_path, {"full fp32": {1e-4: 0.5, 1e-3: 0.7}})
     steps = stages.stages(load(SUITE, only=["method=full,base"]), "cpu", tmp_path)
     next(steps)
@@ -231,7 +231,7 @@ def test_a_rate_that_has_had_no_trial_yet_is_waited_for(load, tmp_path):
 @pytest.mark.parametrize(
     ("fresh", "only", "runs"), [(False, [], 0), (True, [], 9), (True, ["--only", "method=lora"], 0)]
 )
-def test_a_search_that_other_cells_rest_on_is_not_run_afresh_for_some(load, tmp_path, monkeypatch, fresh, only, runs):
+def test_a_search_that_other_cells_use_is_not_repeated_for_some_of_them(load, tmp_path, monkeypatch, fresh, only, runs):
     load()
     _write(tmp_path / "out", {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), 0.5)})
     ran: list[int] = []
@@ -251,7 +251,7 @@ def job_key(trial) -> str:
     return prepare._Inputs().key(trial)
 
 
-def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(load, tmp_path, monkeypatch, capsys):
+def test_a_search_of_unsupported_cells_does_not_claim_that_no_cell_can_run(load, tmp_path, monkeypatch, capsys):
     load()
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
     found = learning_rate_search.searches(tmp_path)
@@ -261,7 +261,7 @@ def test_a_search_of_cells_that_end_unsupported_does_not_say_that_none_can_run(l
     assert capsys.readouterr().err.count("none of them can run") == 1, "said of the grid, not of the search"
 
 
-def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ended_ok(load, tmp_path):
+def test_a_searched_cell_stays_in_the_grid_even_if_no_candidate_ended_ok(load, tmp_path):
     _write(
         tmp_path,
         {"full fp32": {1e-4: 0.5, 1e-3: 0.7, 1e-2: 0.3}, "lora r=2 fp32": dict.fromkeys((1e-3, 1e-2, 1e-1), "oom")},
@@ -274,7 +274,7 @@ def test_a_selection_leaves_a_searched_cell_in_the_grid_though_no_candidate_ende
     assert next(steps).notes == ("no candidate ended ok, so the smallest learning rate is used: lora r=2 fp32",)
 
 
-def test_a_searched_cell_beside_one_with_a_rate_of_its_own(load):
+def test_a_searched_cell_and_a_cell_with_a_pinned_rate_are_in_one_grid(load):
     blocks = "lora: [{learning_rate: [1e-3, 1e-2]}, {learning_rate: %s, batch_size: 8}]"
     text = SUITE[: SUITE.index("  full")] + "  " + blocks
     found = suite.expand(load(text % "5e-4"), "cpu", {"lora r=8 batch_size=4 lr=searched fp32": 1e-2})
@@ -301,7 +301,7 @@ def test_a_suite_without_lists_has_one_stage(load, tmp_path):
 
 @pytest.fixture
 def searched_folder(tmp_path) -> Path:
-    """A finished grid with its search beside it."""
+    """A results folder with a finished grid and its search."""
     folder = tmp_path / "results"
     _write(folder, {"full fp32": {1e-3: 0.5, 1e-2: 0.7}, "lora r=4 fp32": {1e-2: 0.9, 1e-1: "diverged"}})
     store.open_for_run(folder, ("judge",))
@@ -312,7 +312,7 @@ def searched_folder(tmp_path) -> Path:
     return folder
 
 
-def test_under_the_table_stands_what_was_searched_and_what_was_not(searched_folder):
+def test_a_note_under_the_table_names_searched_and_pinned_rates(searched_folder):
     told = list(search_notes.notes(collect.collect(searched_folder)))
     assert told == [
         "Learning rates were chosen on the validation split from 2 candidates for each cell (seed 1000; 4 trials "
@@ -351,7 +351,7 @@ def test_no_report_is_written_into_the_search(searched_folder):
 
 
 def test_run_searches_and_then_trains_with_the_selected_rates(load, tmp_path, monkeypatch, capsys):
-    """The whole way through the command line, with trials that score best at 0.001."""
+    """Through the command line, with trials that score best at 0.001."""
     load()  # writes the file
     ran: list[tuple[str, float | None, str]] = []
 
@@ -398,6 +398,6 @@ def test_plan_announces_the_search(load, tmp_path, capsys):
     )
 
 
-def test_rows_of_a_search_stay_out_of_the_grids_tables(searched_folder):
+def test_rows_of_a_search_are_not_in_the_grids_tables(searched_folder):
     assert not store.read_trials(searched_folder)["cell"].str.contains("lr=").any()
     assert len(pd.read_parquet(searched_folder / "search" / "trials")) == 4

@@ -1,4 +1,4 @@
-"""Smoke mode: every suite of the repository, its cells in two steps on the base that ships."""
+"""Smoke mode: two steps of the cells of every suite of the repository, on the built-in base model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small(name):
 
 
 def distinct(kind):
-    """The first trial of each kind over all suites, of those that can run."""
+    """The first supported trial of each kind over all suites."""
     found = {}
     for name in SUITES:
         for one in small(name).trials:
@@ -61,18 +61,18 @@ def proved(one, tmp_path):
 
 
 @pytest.mark.parametrize("one", METHODS.values())
-def test_a_cell_of_every_method_goes_through(one, tmp_path):
+def test_a_cell_of_every_method_ends_ok(one, tmp_path):
     proved(one, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one", EVERYTHING.values())
-def test_a_cell_of_every_method_tuner_and_precision_goes_through(one, tmp_path):
+def test_a_cell_of_every_method_tuner_and_precision_ends_ok(one, tmp_path):
     proved(one, tmp_path)
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_suite_becomes_small_trials_that_touch_nothing_of_its_own(name):
+def test_every_suite_becomes_small_trials_without_its_own_base_models_and_data(name):
     loaded = suite.load(name, smoke=True, environ={})
     assert loaded.name.endswith(SUFFIX)
     found = small(name)
@@ -116,7 +116,7 @@ def foreign(tmp_path):
     return tmp_path / "foreign.yaml"
 
 
-def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
+def test_settings_for_another_model_are_adapted_and_reported(foreign):
     found = smoke(suite.load(foreign, smoke=True), "cpu")
     full, one, two, _, ia3, loha, tokens, prompt = found.trials
     assert full.options["layers"] == 4
@@ -140,14 +140,14 @@ def test_what_is_for_another_model_is_made_to_fit_and_told(foreign):
 
 
 def in_this_process(jobs, workers):
-    """Stand in for ``local.run``: no server to wait for."""
+    """Replaces ``local.run``, without a process server."""
     for job in jobs:
         result = trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None)
         yield Event(job, "start", result=result)
 
 
-def test_run_smoke_writes_a_folder_of_its_own_runs_again_and_says_what_it_does(foreign, tmp_path, monkeypatch, capsys):
-    """Though the base, the data, the text of retention, the GPU and a variable are not there."""
+def test_run_smoke_uses_its_own_folder_can_be_repeated_and_prints_its_changes(foreign, tmp_path, monkeypatch, capsys):
+    """Even if the base model, the data, the text for retention, the GPU and a variable are missing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local, "run", in_this_process)
     command = [str(foreign), "--smoke", "--only", "method=prompt_tuning"]
@@ -167,7 +167,7 @@ def test_run_smoke_writes_a_folder_of_its_own_runs_again_and_says_what_it_does(f
     assert "0 of them done already" in capsys.readouterr().err, "what was changed since then is what is to be proved"
 
 
-def test_without_smoke_the_same_suite_is_refused(foreign, capsys):
+def test_without_smoke_mode_the_same_suite_is_refused(foreign, capsys):
     assert cli.main(["plan", str(foreign)]) == 2
     assert "the environment variable WHERE is not set" in capsys.readouterr().err
 
@@ -183,11 +183,11 @@ def test_a_smoke_trial_that_fails_fails_the_command(foreign, tmp_path, monkeypat
     assert "planted" in capsys.readouterr().err
 
 
-def test_a_search_is_left_out_and_its_smallest_rate_stands(foreign):
+def test_smoke_mode_skips_a_search_and_uses_its_smallest_rate(foreign):
     assert {one.training.learning_rate for one in smoke(suite.load(foreign, smoke=True), "cpu").trials} == {1e-4}
 
 
-def test_an_audit_that_is_strict_does_not_fail_a_smoke_run(foreign):
+def test_a_strict_audit_does_not_fail_a_smoke_run(foreign):
     loaded = suite.load(foreign, overrides=["audit=strict"], smoke=True)
     assert not loaded.strict
     assert replace(loaded, strict=True) != loaded

@@ -108,7 +108,7 @@ def test_the_build_finds_every_folder_of_the_package_and_the_suites():
     assert {"peftbench._suites", "peftbench.models.builtin", "peftbench.report"} <= set(build["package-data"])
 
 
-def test_every_list_is_an_axis_the_first_written_slowest(trials):
+def test_every_list_is_an_axis_and_the_first_varies_slowest(trials):
     text = HEAD + "methods:\n  lora: {rank: [2, 8], precision: [fp32, bf16], dropout: [0, 0.1]}\n"
     assert cells(trials(text)) == [
         "lora r=2 fp32",
@@ -135,7 +135,7 @@ def test_a_list_of_names_is_one_value_and_a_list_of_lists_an_axis(trials):
     assert len(set(cells(found))) == 3
 
 
-def test_a_training_setting_that_tells_cells_apart_is_in_the_name(trials):
+def test_a_training_setting_that_distinguishes_cells_is_in_the_name(trials):
     text = (
         HEAD + "search: false\nmethods:\n"
         "  full: {learning_rate: [1e-3, 2e-3], clip_norm: [1, null]}\n  lora: {rank: [4, 8]}\n"
@@ -241,12 +241,12 @@ def test_the_base_is_one_row_per_precision_without_seed_rank_and_training(trials
     ]
 
 
-def test_top_level_precision_and_rank_are_for_methods_that_do_not_say_their_own(trials):
+def test_top_level_precision_and_rank_are_for_methods_that_give_none(trials):
     text = HEAD + "rank: [2, 4]\nprecision: bf16\nmethods: {full: , lora: , adapter: {rank: 8, precision: fp32}}\n"
     assert cells(trials(text)) == ["full bf16", "lora r=2 bf16", "lora r=4 bf16", "adapter r=8 fp32"]
 
 
-def test_a_cell_that_cannot_exist_stays_with_its_reason(trials):
+def test_an_unsupported_cell_is_kept_with_its_reason(trials):
     found = trials(HEAD + "methods: {full: {precision: [fp32, nf4]}, lora: {precision: tf32}}\n")
     assert [bool(t.unsupported) for t in found] == [False, True, True]
     assert "no gradient" in found[1].unsupported
@@ -301,7 +301,7 @@ def test_a_builtin_task_may_be_limited(trials):
     )
 
 
-def test_a_task_of_ones_own_is_its_record_with_paths_from_the_suites_folder(tmp_path, monkeypatch):
+def test_a_users_task_is_a_record_with_paths_from_the_suites_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.yaml").write_text(
@@ -329,7 +329,7 @@ def test_a_task_of_ones_own_is_its_record_with_paths_from_the_suites_folder(tmp_
     assert (full.seed, base.base.source) == (7, str(tmp_path / "sub" / "model"))
 
 
-def test_validation_is_scored_where_the_suite_says_so(trials):
+def test_validation_is_scored_if_the_suite_asks_for_it(trials):
     text = HEAD + "methods: [full]\nevaluate: {split: validation, batch_size: 8}\ntrain: {validate_every: 5, score: "
     (found,) = trials(text + "best_on_validation}\n")
     assert (found.evaluation.split, found.evaluation.batch_size) == ("validation", 8)

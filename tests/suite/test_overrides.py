@@ -59,7 +59,7 @@ def test_an_override_is_as_if_written_in_the_file(trials):
     assert (found[0].base.source, found[0].base.revision) == ("org/x", "main")
 
 
-def test_an_override_reaches_into_lists_and_makes_what_is_missing(trials):
+def test_an_override_reaches_into_lists_and_creates_missing_mappings(trials):
     found = trials(
         "methods.lora.0.rank=4", "evaluate.batch_size=3", "methods.qlora.rank=1", "methods.base.precision=bf16"
     )
@@ -107,7 +107,7 @@ def test_overriding_one_amount_drops_the_files_other(trials):
         ("train={steps: 1, epochs: 2}", ["--set: train.epochs: allowed: exactly one of"]),
     ],
 )
-def test_a_wrong_override_is_told_like_a_wrong_line(refused, override, parts):
+def test_a_wrong_override_is_reported_like_a_wrong_line(refused, override, parts):
     message = refused(override)
     for part in parts:
         assert part in message, message
@@ -122,7 +122,7 @@ def test_the_environment_fills_values_of_any_type(trials):
     assert [t.training.steps for t in found] == [5, 6]
 
 
-def test_an_unset_variable_is_told_with_both_ways_to_give_it(refused):
+def test_an_unset_variable_is_reported_with_both_ways_to_give_it(refused):
     message = refused(text=ENVIRONMENT)
     assert message == (
         "x.yaml:1: base: the environment variable BASE is not set; set it, or give the value: --set base=..."
@@ -130,7 +130,7 @@ def test_an_unset_variable_is_told_with_both_ways_to_give_it(refused):
     assert "BASE is not set" in refused(text=ENVIRONMENT, environ={"BASE": ""})
 
 
-def test_all_unset_variables_are_told_at_once(refused):
+def test_all_unset_variables_are_reported_at_once(refused):
     assert len(refused(text=ENVIRONMENT.replace(":-20", "")).splitlines()) == 2
 
 
@@ -139,12 +139,12 @@ def test_an_overridden_key_needs_no_variable(trials):
     assert trials("base.source=nano", text=ENVIRONMENT)[0].base.source == "nano"
 
 
-def test_a_wrong_value_from_the_environment_is_told_with_the_files_line(refused):
+def test_a_wrong_value_from_the_environment_is_reported_with_the_files_line(refused):
     message = refused(text=ENVIRONMENT, environ={"BASE": "x", "STEPS": "many"})
     assert "x.yaml:4: train.steps: given 'many' (text); allowed: a whole number, at least 1" in message
 
 
-def test_dollar_signs_that_are_no_variables(trials, refused):
+def test_dollar_signs_that_are_not_variables(trials, refused):
     text = (
         "base: nano\nmethods: [full]\ntasks:\n  t: {kind: exact_match, train: a, test: b, target: $5,\n"
         "    prompt: 'pay ${{ price }} or $${NAME}'}\n"
@@ -153,7 +153,7 @@ def test_dollar_signs_that_are_no_variables(trials, refused):
     assert "does not begin ${NAME} or ${NAME:-default}" in refused(text=text.replace("$$", "$").replace("NAME", "5"))
 
 
-def test_paths_from_outside_the_file_start_where_the_user_is(tmp_path, monkeypatch):
+def test_paths_from_outside_the_file_start_at_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "x.yaml").write_text(
@@ -179,7 +179,7 @@ def test_seeds_are_a_count_or_a_list(trials, seeds, found):
 
 
 @pytest.mark.parametrize("seeds", ["", "x", "-1", "1.5", "0", ",", "1,,2", "²"])
-def test_wrong_seeds_are_told(refused, seeds):
+def test_wrong_seeds_are_refused(refused, seeds):
     message = refused(seeds=seeds)
     assert "--seeds: " in message
     assert "given" in message
@@ -220,7 +220,7 @@ def test_only_changes_no_trial(trials):
         (["method=full", "rank=2"], ["--only method=full rank=2: no trial matches all of these", "lora r=2 fp32"]),
     ],
 )
-def test_an_only_that_matches_nothing_is_told_with_what_there_is(refused, only, parts):
+def test_an_only_that_matches_nothing_is_refused_with_what_is_allowed(refused, only, parts):
     message = refused(only=only)
     for part in parts:
         assert part in message, message

@@ -43,11 +43,11 @@ def loaded(folder, text):
         ("lm_eval: hellaswag", ["tasks.mine.prompt: lm-eval defines this task; only lm_eval, num_fewshot"]),
     ],
 )
-def test_a_wrong_setting_of_scoring_is_told(tmp_path, more, parts):
-    with pytest.raises(UserError) as told:
+def test_a_wrong_scoring_setting_is_refused(tmp_path, more, parts):
+    with pytest.raises(UserError) as error:
         loaded(tmp_path, f"{SUITE}    {more}\n")
     for part in parts:
-        assert part in str(told.value), told.value
+        assert part in str(error.value), error.value
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_wrong_setting_of_scoring_is_told(tmp_path, more, parts):
         ("choice\n    choices: [a, b]", "metric: acc_norm", "allowed: accuracy, accuracy_norm"),
     ],
 )
-def test_a_setting_that_the_kind_has_not_is_told(tmp_path, kind, more, part):
+def test_a_setting_of_another_kind_of_task_is_refused(tmp_path, kind, more, part):
     with pytest.raises(UserError, match=part):
         loaded(tmp_path, f"{SUITE.replace('exact_match', kind)}    {more}\n")
 

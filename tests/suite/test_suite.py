@@ -66,11 +66,11 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
         (
             swapped("rank: 4", "alpha: big"),
-            ["methods.lora.alpha: given 'big'", "a number, above 0 or a multiple of the rank such as 2r or null"],
+            ["methods.lora.alpha: given 'big'", "a number, above 0, or a multiple of the rank such as 2r, or null"],
         ),
         (
             swapped("rank: 4", "target_modules: [1, a]"),
-            ["methods.lora.target_modules: ", "all-linear, attention or a list of"],
+            ["methods.lora.target_modules: ", "all-linear, attention, or a list of"],
         ),
         (swapped("rank: 4", "learning_rate: -1"), ["methods.lora.learning_rate: given -1", "above 0"]),
         (swapped("rank: 4", "learning_rate: .inf"), ["methods.lora.learning_rate: given inf"]),
@@ -111,7 +111,7 @@ def swapped(old, new, text=GOOD):
         (swapped("methods:\n  lora:\n    rank: 4", "methods: {}"), ["methods: no method is given", "qlora"]),
     ],
 )
-def test_a_wrong_value_is_told_with_place_and_right_name(refused, text, parts):
+def test_a_wrong_value_is_reported_with_line_and_nearest_name(refused, text, parts):
     message = refused(text)
     for part in parts:
         assert part in message, message
@@ -146,14 +146,14 @@ def test_a_wrong_value_is_told_with_place_and_right_name(refused, text, parts):
         ("".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else 'x'] * 10)}]\n" for i in range(9)), ["too many"]),
     ],
 )
-def test_a_file_that_is_no_suite_is_told(refused, text, parts):
+def test_a_file_that_is_not_a_suite_is_refused(refused, text, parts):
     message = refused(text)
     assert "\n" not in message
     for part in parts:
         assert part in message, message
 
 
-def test_all_problems_of_a_file_are_told_at_once(refused):
+def test_all_problems_of_a_file_are_reported_at_once(refused):
     text = "base: nano\ntasks: [juge]\nmethods:\n  lora: {rnak: 4, alpha: x}\ntrain: {stpes: 5}\nworkers: 0\n"
     lines = refused(text).splitlines()
     starts = sorted(line.split(": ")[1] for line in lines)
@@ -211,7 +211,7 @@ def test_all_problems_of_a_file_are_told_at_once(refused):
         ("mine:", "my.task:", ["x.yaml:4: ", "given the name 'my.task'", "letters, digits"]),
     ],
 )
-def test_a_task_of_ones_own_must_be_whole(refused, old, new, parts):
+def test_a_users_task_must_be_complete(refused, old, new, parts):
     message = refused(swapped(old, new, OWN_TASK))
     for part in parts:
         assert part in message, message
@@ -240,7 +240,7 @@ def test_a_task_that_nothing_uses_is_refused(refused):
         ("train: {score: best_on_validation}\n", ["best_on_validation needs validate_every"]),
     ],
 )
-def test_settings_that_exclude_each_other_are_told(refused, more, parts):
+def test_settings_that_exclude_each_other_are_refused(refused, more, parts):
     message = refused(GOOD + more)
     for part in parts:
         assert part in message, message
@@ -272,9 +272,9 @@ def test_no_wrong_type_anywhere_ends_in_a_traceback(tmp_path, monkeypatch):
                 suite.expand(suite.load("x.yaml", environ={}), "cpu")
             except UserError as error:
                 message = str(error)
-            outcomes["told" if message else "fine"] += 1
+            outcomes["refused" if message else "fine"] += 1
             assert all(line.startswith("x.yaml") for line in message.splitlines()), text
-    assert outcomes["told"] > 150
+    assert outcomes["refused"] > 150
     assert outcomes["fine"] > 20
 
 
@@ -301,27 +301,27 @@ def test_the_same_cell_twice_is_refused(refused):
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "part"),
     [
         ("adapter: {scale: [null, 1]}", "'adapter r=64 fp32' and 'adapter r=64 scale=1 fp32'"),
         ("adapter: {kind: parallel, scale: [4, null]}", "'adapter r=64 kind=parallel scale=4 fp32' and 'adapter r=64"),
         ("prefix_tuning: {reparameterization: mlp, hidden_size: [null, 512]}", "hidden_size=512 fp32'"),
     ],
 )
-def test_a_value_and_the_null_that_comes_to_it_are_the_same_cell(refused, block, told):
+def test_a_value_and_the_null_that_stands_for_it_are_the_same_cell(refused, block, part):
     message = refused(swapped("lora:\n    rank: 4", block))
     assert "the same cell twice: " in message
-    assert told in message
+    assert part in message
 
 
-def test_values_that_null_does_not_come_to_are_other_cells(tmp_path):
+def test_values_that_null_does_not_stand_for_are_other_cells(tmp_path):
     (tmp_path / "x.yaml").write_text(swapped("lora:\n    rank: 4", "adapter: {kind: parallel, scale: [1, null]}"))
     cells = {trial.cell for trial in suite.expand(suite.load(tmp_path / "x.yaml", environ={}), "cpu")}
     assert cells == {"adapter r=64 kind=parallel scale=1 fp32", "adapter r=64 kind=parallel fp32"}
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "part"),
     [
         ("prefix_tuning: {hidden_size: 8}", "hidden_size: given 8; allowed: only with reparameterization: mlp"),
         ("prompt_tuning: {text: red}", "text: given red; allowed: only with initialization: text"),
@@ -329,13 +329,13 @@ def test_values_that_null_does_not_come_to_are_other_cells(tmp_path):
         ("prompt_tuning: {initialization: [vocabulary, text]}", "x.yaml:4: methods.prompt_tuning: the key 'text' is"),
     ],
 )
-def test_an_option_that_means_nothing_without_another_is_refused(refused, block, told):
+def test_an_option_without_effect_unless_another_is_given_is_refused(refused, block, part):
     message = refused(swapped("lora:\n    rank: 4", block))
-    assert told in message
+    assert part in message
     assert "methods." in message
 
 
-def test_an_unknown_suite_is_told_with_the_nearest(tmp_path, monkeypatch):
+def test_an_unknown_suite_is_refused_with_the_nearest_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(GOOD)
     (tmp_path / "folder").mkdir()
@@ -361,7 +361,7 @@ def test_a_file_that_exists_wins_over_a_suite_of_that_name_and_a_folder_does_not
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_file_is_told(refused, tmp_path):
+def test_an_unreadable_file_is_refused(refused, tmp_path):
     (tmp_path / "y.yaml").write_text(GOOD)
     (tmp_path / "y.yaml").chmod(0)
     with pytest.raises(UserError, match=r"y\.yaml: cannot be read: Permission denied"):

@@ -131,7 +131,7 @@ def test_the_key_changes_with_every_option_of_the_method(name):
     assert key(replace(TRIAL, options=other)) != key()
 
 
-def test_a_setting_younger_than_stored_results_enters_the_key_only_where_it_is_not_the_default():
+def test_a_setting_added_after_results_were_stored_enters_the_key_only_if_not_the_default():
     late = late_defaults("lora")
     assert late
     assert key(replace(TRIAL, options={**TRIAL.options, **late})) == key()
@@ -236,7 +236,7 @@ def refused(source: str, **more) -> str:
     return str(raised.value)
 
 
-def test_a_folder_that_is_no_model_is_told_with_what_it_holds(folder):
+def test_a_folder_that_is_not_a_model_is_refused_with_what_it_holds(folder):
     weights = folder / "model.safetensors"
     weights.rename(folder / "pytorch_model.bin")
     assert "has no weights model.safetensors, nor model.safetensors.index.json (found: .bin" in refused(str(folder))
@@ -258,7 +258,7 @@ def test_a_folder_that_is_no_model_is_told_with_what_it_holds(folder):
     assert "no config.json" in refused(str(folder))
 
 
-def test_a_base_that_is_nowhere_is_told_with_the_nearest_name(folder, monkeypatch):
+def test_an_unknown_base_model_is_refused_with_the_nearest_name(folder, monkeypatch):
     monkeypatch.chdir(folder.parents[1])
     assert "did you mean 'tiny'?" in refused(str(folder.parent / "tny"))
     assert "did you mean 'tiny'?" in refused("models/tny")
@@ -276,7 +276,7 @@ def test_a_hub_id_has_a_slash_or_none(source, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["a/b/c", "./gpt2", "~/gpt2", "/gpt2", "gpt2/", "my model", "nanoo"])
-def test_what_looks_like_a_path_is_no_hub_id(source, monkeypatch):
+def test_what_looks_like_a_path_is_not_a_hub_id(source, monkeypatch):
     monkeypatch.setattr(find, "_from_hub", lambda _: pytest.fail("the hub was asked"))
     assert "nor a hub id like 'organisation/model' or 'gpt2'" in refused(source)
 

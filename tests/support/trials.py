@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peftbench.methods import METHODS, method_of
-from peftbench.methods.support import why_unsupported
+from peftbench.methods.support import refusal
 from peftbench.models import find
 from peftbench.records import Base, Evaluation, Job, Result, Task, Training, Trial
 from peftbench.suite import trial_key
@@ -65,6 +65,7 @@ def trial(base: Path, data: Path, method: str = "lora", precision: str = "fp32",
         options["alpha"] = 2.0 * rank
     training = replace(TRAINING, **{k: v for k, v in found.training.items() if k == "optimizer"})
     training = replace(training, **changes.pop("training", {}))
+    refused = refusal(found, precision, "cpu", None)
     settings = {
         "suite": "test",
         "cell": found.cell_name(rank, precision, {}),
@@ -80,7 +81,8 @@ def trial(base: Path, data: Path, method: str = "lora", precision: str = "fp32",
         "evaluation": Evaluation(batch_size=4, max_length=48, split="test"),
         "device": "cpu",
         "threads": 1,
-        "unsupported": why_unsupported(found, precision, "cpu"),
+        "unsupported": refused.message if refused else None,
+        "unsupported_reason": refused.reason if refused else None,
     }
     return Trial(**{**settings, **changes})
 

@@ -19,23 +19,23 @@ from tests.support import trials
 from tests.support.method_cells import attached
 
 PASSES = 7
-"""Products of queries with keys or scores with values: two forward, five backward, where scores are computed anew."""
+"""Matrix products of attention: two forward, and five backward because the scores are recomputed."""
 
 
 @pytest.fixture(params=["tiny", "nano"])
 def base(request, tiny):
-    """A folder with a base."""
+    """A folder with a base model."""
     return tiny if request.param == "tiny" else find.resolve_base(Base("nano"))
 
 
 def flops_per_token(learner, step):
-    """Return the operations of a step per processed token."""
+    """Return the FLOPs of a step per processed token."""
     products, tokens = training_flops.passes(learner, step)
     return products.operations / tokens
 
 
 def measured(base, name, precision, tmp_path, **changes):
-    """Return a method's FLOPs per token, the base's matrices' weights, and attention's FLOPs per token."""
+    """Return a method's FLOPs per token, the weights of the base model's matrices, and attention's FLOPs per token."""
     found, learner, plan = attached(base, name, precision, tmp_path, **changes)
     step = training_flops.typical_step(plan)
     config = found.model.config
@@ -47,7 +47,7 @@ def measured(base, name, precision, tmp_path, **changes):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_full_fine_tuning_takes_6_n_and_attention_exactly(base, precision, tmp_path):
+def test_full_fine_tuning_takes_exactly_6_n_flops_and_those_of_attention(base, precision, tmp_path):
     flops, weights, attention, _ = measured(base, "full", precision, tmp_path)
     assert flops == 6 * weights + attention
 
@@ -55,7 +55,7 @@ def test_full_fine_tuning_takes_6_n_and_attention_exactly(base, precision, tmp_p
 @pytest.mark.parametrize(
     ("name", "precision"), [("lora", "fp32"), ("lora", "bf16"), ("lora", "int8"), ("qlora", "nf4"), ("adapter", "fp32")]
 )
-def test_adapters_take_4_n_and_their_own_quantized_layers_as_dense_ones(name, precision, base, tmp_path):
+def test_adapters_take_4_n_flops_plus_their_own_and_quantized_layers_count_as_dense(name, precision, base, tmp_path):
     flops, weights, attention, learner = measured(base, name, precision, tmp_path)
     own = sum(p.numel() for p in learner.parameters if p.ndim == 2)
     # below the first update nothing needs a gradient: of nano a few per cent, of the tiny base's three layers more
@@ -64,7 +64,7 @@ def test_adapters_take_4_n_and_their_own_quantized_layers_as_dense_ones(name, pr
     assert flops == pytest.approx(4 * weights + 6 * own + attention, rel=allowed)
 
 
-def test_lora_is_exact_where_the_first_layers_inputs_need_no_gradient(tiny, tmp_path):
+def test_the_flops_of_lora_are_exact_without_the_gradient_of_the_first_layers_inputs(tiny, tmp_path):
     flops, weights, attention, learner = measured(tiny, "lora", "fp32", tmp_path)
     own = sum(p.numel() for p in learner.parameters)
     d, kv, r = 64, 32, 4
@@ -72,7 +72,7 @@ def test_lora_is_exact_where_the_first_layers_inputs_need_no_gradient(tiny, tmp_
     assert flops == 4 * weights + 6 * own + attention - first
 
 
-def test_the_precision_of_storage_changes_no_count(tiny, tmp_path):
+def test_the_storage_precision_does_not_change_the_flops(tiny, tmp_path):
     counts = {measured(tiny, "lora", precision, tmp_path)[0] for precision in ("fp32", "bf16", "int8", "nf4")}
     assert len(counts) == 1
 
@@ -84,7 +84,7 @@ def test_checkpointing_adds_a_second_forward_pass(tiny, tmp_path):
     assert again - plain == 2 * (weights - head - last) + attention * 2 / PASSES
 
 
-def test_virtual_tokens_are_tokens(tiny, tmp_path):
+def test_virtual_tokens_count_as_processed_tokens(tiny, tmp_path):
     _, learner, plan = attached(tiny, "prompt_tuning", "fp32", tmp_path)
     without = flops_per_token(learner, plan[0])
     longest = max(len(e.ids) for e in plan[0])
@@ -93,7 +93,7 @@ def test_virtual_tokens_are_tokens(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
-def test_counting_leaves_no_trace(name, tiny, tmp_path):
+def test_counting_flops_leaves_no_trace(name, tiny, tmp_path):
     _, learner, plan = attached(tiny, name, METHODS[name].default_precision, tmp_path)
     loop.train(learner, plan[:1], [], Clock(), lambda *_: None)
     before = [p.detach().clone() for p in learner.model.parameters()]
@@ -104,7 +104,7 @@ def test_counting_leaves_no_trace(name, tiny, tmp_path):
     assert all(p.grad is None for p in learner.parameters)
 
 
-def test_a_known_product_is_counted_and_what_is_no_product_is_not():
+def test_only_matrix_products_are_counted():
     with training_flops.Products() as products:
         torch.relu(torch.ones(3, 4)) + 1
         assert products.operations == 0
@@ -112,7 +112,7 @@ def test_a_known_product_is_counted_and_what_is_no_product_is_not():
     assert products.operations == 2 * 3 * 4 * 5
 
 
-def test_a_mixture_of_fused_experts_takes_6_n_of_the_weights_that_a_token_meets():
+def test_fused_experts_take_6_n_flops_of_the_weights_that_process_a_token():
     from transformers import MixtralConfig, MixtralForCausalLM
 
     d, kv, f, layers, vocabulary, tokens, experts, met = 64, 32, 128, 2, 64, 16, 4, 2
@@ -139,8 +139,8 @@ def test_int8_products_of_cuda_are_counted_as_dense_ones():
 @pytest.mark.parametrize(
     "kernel", ["flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"]
 )
-def test_every_fused_kernel_counts_shared_heads_as_the_queries_do(kernel, monkeypatch):
-    """Whatever torch's own table makes of them: that of 2.11 refuses them."""
+def test_every_fused_kernel_counts_as_many_key_heads_as_query_heads(kernel, monkeypatch):
+    """Independently of torch's own table, which refuses them in 2.11."""
     q, shared, own = torch.empty(2, 8, 5, 4), torch.empty(2, 2, 7, 4), torch.empty(2, 8, 7, 4)
     forward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
     backward = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_backward").default
@@ -154,13 +154,13 @@ def test_every_fused_kernel_counts_shared_heads_as_the_queries_do(kernel, monkey
     assert {shape[1] for shapes in asked for shape in shapes} == {8}
 
 
-def test_the_typical_step_has_the_median_of_tokens(tiny, tmp_path):
+def test_the_typical_step_has_the_median_number_of_tokens(tiny, tmp_path):
     _, _, plan = attached(tiny, "lora", "fp32", tmp_path, training={"steps": 5})
     sizes = [sum(len(e.ids) for e in step) for step in plan]
     assert sum(len(e.ids) for e in training_flops.typical_step(plan)) == sorted(sizes)[2]
 
 
-def test_the_rate_is_measured_in_the_computing_type(monkeypatch):
+def test_the_devices_rate_is_measured_in_the_compute_type(monkeypatch):
     given, state = [], torch.get_rng_state()
     multiply = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *pair, out: given.append(pair) or multiply(*pair, out=out))
@@ -174,7 +174,7 @@ def test_the_rate_is_measured_in_the_computing_type(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_no_memory_for_the_rate_is_no_rate_and_other_failures_are_told(monkeypatch):
+def test_without_memory_for_the_rate_it_is_none_and_other_failures_are_raised(monkeypatch):
     def fail(error):
         def randn(*_, **__):
             raise error

@@ -1,4 +1,4 @@
-"""The loop: accumulation, the end-of-text token, budgets, validation, divergence, determinism."""
+"""The training loop: accumulation, the end-of-text token, budgets, validation, divergence, determinism."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def encoded(tokenizer, *examples, length=32, loss_on="completion"):
     return batches.encode(tokenizer, [(("t", i), e) for i, e in enumerate(examples)], length, loss_on)
 
 
-def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
+def test_the_end_of_text_token_is_learned_even_if_it_is_the_padding_token(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id, "the trap: a base without a padding token of its own"
     short, long = encoded(tokenizer, Example("one ?", "red"), Example("one ?", "red red red"))
@@ -69,13 +69,13 @@ def test_the_end_of_text_token_is_learned_though_it_is_the_padding_token(tiny):
     assert batch.loss_tokens == sum(len(e.ids) - e.loss_from for e in (short, long))
 
 
-def test_loss_on_all_tokens_bears_loss_on_the_prompt_too(tiny):
+def test_with_loss_on_all_tokens_the_prompt_enters_the_loss(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     (made,) = encoded(tokenizer, Example("one two ?", "red"), loss_on="all")
     assert made.loss_from == 1
 
 
-def test_too_long_an_example_loses_the_left_of_its_prompt_and_is_counted(tiny):
+def test_an_example_that_is_too_long_is_cut_on_the_left_of_its_prompt_and_counted(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     example = Example("one two three four ?", "red")
     (whole,) = encoded(tokenizer, example, length=99)
@@ -123,7 +123,7 @@ def test_epochs_and_tokens_are_budgets_too(tiny, tmp_path):
 
 
 class Ticking(Clock):
-    """A clock on which a second passes whenever it is looked at: a step takes one."""
+    """A clock that advances by a second at each reading, so that a step takes one second."""
 
     seconds_passed = 0.0
 
@@ -132,7 +132,7 @@ class Ticking(Clock):
         return self.seconds_passed
 
 
-def test_seconds_are_a_budget_of_steps_time_and_the_schedule_follows_them(tiny, tmp_path):
+def test_seconds_are_a_budget_of_time_in_steps_and_the_schedule_follows_it(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     learner = replace(learner, training=replace(learner.training, steps=None, seconds=4.5, learning_rate=1.0))
     told = []
@@ -142,7 +142,7 @@ def test_seconds_are_a_budget_of_steps_time_and_the_schedule_follows_them(tiny, 
     assert told == [(1, 4), (2, 4), (3, 4), (4, 5), (5, 5)], "how many there will be is told as far as it is known"
 
 
-def test_the_steps_of_a_budget_of_seconds_are_those_that_steps_would_give_and_go_on(tiny, tmp_path, monkeypatch):
+def test_a_budget_of_seconds_has_the_same_steps_as_a_budget_of_steps_and_continues(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "_CHUNK", 4)
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     made = trials.trial(tiny, tmp_path, training={"steps": None, "seconds": 60.0})
@@ -177,7 +177,7 @@ def test_grouping_by_length_leaves_less_padding_and_drops_no_example(tiny, tmp_p
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)])
-def test_the_learning_rate_rises_over_the_warm_up_and_follows_its_schedule(schedule, last):
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule, last):
     training = replace(trials.TRAINING, learning_rate=1.0, schedule=schedule, warmup_ratio=0.1)
     rates = [optimizers.learning_rate(training, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
@@ -196,7 +196,7 @@ def test_every_optimizer_lowers_the_loss(name, tiny, tmp_path):
     assert steps[-1].loss < 0.7 * steps[0].loss
 
 
-def test_weight_decay_spares_norms(tiny, tmp_path):
+def test_weight_decay_does_not_apply_to_norms(tiny, tmp_path):
     _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
     made = optimizers.make(learner.parameters, replace(learner.training, weight_decay=0.1))
     decayed, spared = made.param_groups
@@ -205,7 +205,7 @@ def test_weight_decay_spares_norms(tiny, tmp_path):
     assert len(spared["params"]) == 3 * 2 + 1
 
 
-def test_the_best_weights_on_validation_are_scored_where_the_suite_says_so(tiny, tmp_path):
+def test_the_best_weights_on_validation_are_scored_if_the_suite_asks_for_it(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     training = replace(learner.training, score="best_on_validation", validate_every=1, learning_rate=0.5)
     learner = replace(learner, training=training)
@@ -225,7 +225,7 @@ def test_validation_does_not_change_training(tiny, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_a_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path):
+def test_a_loss_that_is_not_finite_ends_training_as_diverged(tiny, tmp_path):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     with torch.no_grad():
         learner.parameters[0].fill_(math.nan)
@@ -233,7 +233,7 @@ def test_a_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path):
         loop.train(learner, plan, [], Clock(), lambda *_: None)
 
 
-def test_a_validation_loss_that_is_no_number_ends_training_as_diverged(tiny, tmp_path, monkeypatch):
+def test_a_validation_loss_that_is_not_finite_ends_training_as_diverged(tiny, tmp_path, monkeypatch):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     learner = replace(learner, training=replace(learner.training, score="best_on_validation", validate_every=1))
     monkeypatch.setattr(loop, "validation_loss", lambda *_: math.nan)
@@ -270,7 +270,7 @@ def test_a_method_that_cannot_be_checkpointed_is_unsupported_with_the_reason():
     assert "is a cache" in reasons["prefix_tuning"]
 
 
-def test_token_counts_tell_padding_and_virtual_tokens_apart(tiny, tmp_path):
+def test_padding_and_virtual_tokens_are_counted_separately(tiny, tmp_path):
     _, learner, plan = attached(tiny, "prompt_tuning", "fp32", tmp_path)
     learner = replace(learner, virtual_tokens=4)
     first = loop.train(learner, plan[:1], [], Clock(), lambda *_: None).steps[0]
@@ -280,7 +280,7 @@ def test_token_counts_tell_padding_and_virtual_tokens_apart(tiny, tmp_path):
     assert first.loss_tokens == sum(len(e.ids) - e.loss_from for e in plan[0])
 
 
-def test_a_checksum_sees_any_single_change():
+def test_a_checksum_changes_with_any_single_element():
     tensor = torch.arange(11, dtype=torch.bfloat16)
     before = load.checksum(tensor)
     for index in range(11):
@@ -289,7 +289,7 @@ def test_a_checksum_sees_any_single_change():
         assert load.checksum(changed) != before
 
 
-def test_waiting_for_a_cpu_is_seen_beside_another_job_on_the_same_core():
+def test_waiting_for_a_cpu_is_measured_next_to_another_job_on_the_same_core():
     if environment.waiting_by_thread() is None:
         pytest.skip("this system does not count")
     code = (
@@ -307,7 +307,7 @@ def test_waiting_for_a_cpu_is_seen_beside_another_job_on_the_same_core():
     assert 0.2 < float(done.stdout) < 1.1, done
 
 
-def test_waiting_is_summed_over_threads_of_which_some_are_new(monkeypatch):
+def test_waiting_is_summed_over_old_and_new_threads(monkeypatch):
     assert environment.waited({"1": 1.0, "2": 5.0}, {"1": 1.5, "3": 0.25}) == 0.75
     assert environment.waited(None, {"1": 1.5}) is None
     assert environment.waited({"1": 1.5}, None) is None
@@ -315,7 +315,7 @@ def test_waiting_is_summed_over_threads_of_which_some_are_new(monkeypatch):
     assert environment.waiting_by_thread() is None
 
 
-def test_waiting_that_the_system_does_not_tell_is_unknown(tiny, tmp_path, monkeypatch):
+def test_waiting_is_none_if_the_system_does_not_report_it(tiny, tmp_path, monkeypatch):
     _, learner, plan = attached(tiny, "lora", "fp32", tmp_path)
     known = loop.train(learner, plan, [], Clock(), lambda *_: None).waiting_seconds
     assert (known is None) is (environment.waiting_by_thread() is None)

@@ -1,4 +1,4 @@
-"""Every optimizer decays the same tensors by the same factor, for every method; clipping and warm-up are everyone's."""
+"""For every method, every optimizer decays the same tensors by the same factor, and clips and warms up alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.method_cells import TRAINED, attached, loaded
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
-def test_without_gradient_a_step_shrinks_matrices_by_rate_times_decay_and_leaves_vectors(name):
+def test_without_gradient_a_step_shrinks_matrices_by_rate_times_decay_but_not_vectors(name):
     matrix, vector = nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8))
     training = replace(trials.TRAINING, optimizer=name, weight_decay=0.5, learning_rate=0.1)
     made = optimizers.make([matrix, vector], training)
@@ -64,7 +64,7 @@ def test_doras_magnitudes_do_not_decay(tiny):
     assert all("magnitude" in n for n in spared)
 
 
-def test_adamw_is_fused_on_the_cpu_too():
+def test_adamw_is_also_fused_on_the_cpu():
     made = optimizers.make([nn.Parameter(torch.ones(2, 2))], trials.TRAINING)
     assert made.defaults["fused"] is True
     for dtype in (torch.bfloat16, torch.float16):
@@ -87,6 +87,6 @@ def test_gradients_are_clipped_by_their_norm_over_all_tensors(clip, tiny, tmp_pa
     assert float(moved) == pytest.approx(0.01 * (clip or norm), rel=1e-3)
 
 
-def test_without_warm_up_the_first_step_has_the_full_rate_and_with_it_a_part():
+def test_only_with_warm_up_the_first_step_has_less_than_the_full_learning_rate():
     rates = [optimizers.learning_rate(replace(trials.TRAINING, warmup_ratio=w), 0, 20) for w in (0.0, 0.25)]
     assert rates == [trials.TRAINING.learning_rate, trials.TRAINING.learning_rate / 5]

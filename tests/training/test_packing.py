@@ -1,4 +1,4 @@
-"""Packing changes where examples lie and nothing else: same loss, same gradients, same predictions, less padding."""
+"""Packing changes only the rows of examples: same loss, same gradients, same predictions, less padding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MIXES = ("opt", "falcon", "bloom")
 
 
 def step(*lengths: int) -> list[batches.Encoded]:
-    """Return examples of these lengths, of other tokens each, of which the last three bear loss."""
+    """Return examples of these lengths with different tokens, of which the last three enter the loss."""
     return [
         batches.Encoded(tuple(7 + (31 * i + j * j) % 290 for j in range(n)), max(1, n - 3), False, ("made", i))
         for i, n in enumerate(lengths)
@@ -44,7 +44,7 @@ STEP = step(9, 14, 5, 21, 8, 11)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_every_example_lies_in_one_row_whole_and_no_row_is_too_long(size):
+def test_every_example_is_in_one_row_uncut_and_no_row_is_too_long(size):
     rng = random.Random(size)
     lengths = [rng.randint(1, 32) for _ in range(50)]
     examples = [batches.Encoded(tuple(range(n)), 1, False, ("made", i)) for i, n in enumerate(lengths)]
@@ -59,7 +59,7 @@ def test_every_example_lies_in_one_row_whole_and_no_row_is_too_long(size):
         assert b * t <= len(chunk) * max(len(e.ids) for e in chunk), "never more tokens than without packing"
 
 
-def test_rows_are_short_where_that_leaves_hardly_any_padding_and_few_where_it_would():
+def test_rows_are_as_short_as_possible_with_hardly_any_padding():
     def shape(*lengths: int) -> tuple[int, int]:
         (rows,) = packing.forward_passes(step(*lengths), replace(PACKED, micro_batch_size=len(lengths)))
         return packing.shape(rows)
@@ -71,7 +71,7 @@ def test_rows_are_short_where_that_leaves_hardly_any_padding_and_few_where_it_wo
     assert shape(20, 20, 20) == (3, 20), "two do not fit in a row"
 
 
-def test_a_packed_batch_is_known_to_the_token():
+def test_every_token_of_a_packed_batch_is_as_expected():
     a, b, c = step(4, 3, 5)
     batch = batches.pack([[c, b], [a]], 1)
     assert batch.ids.tolist() == [[*c.ids, *b.ids], [*a.ids, 1, 1, 1, 1]]
@@ -83,7 +83,7 @@ def test_a_packed_batch_is_known_to_the_token():
 
 
 def grown(learner):
-    """Give what trains random values, so that each method does something."""
+    """Set trainable parameters to random values, so that each method has an effect."""
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in learner.parameters:
@@ -115,21 +115,21 @@ def compare(learner):
 
 
 @pytest.mark.parametrize("name", PACKS)
-def test_loss_and_gradients_are_those_without_packing_for_every_method(name, tiny, tmp_path):
+def test_packing_does_not_change_loss_and_gradients_of_any_method(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     _, learner, _ = attached(tiny, name, precision, tmp_path)
     (compare if precision == "fp32" else near)(learner)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "bf16-true", "int8", "nf4"])
-def test_a_low_precision_is_no_mixing(precision, tiny, tmp_path):
+def test_rounding_in_low_precision_is_not_taken_for_mixing(precision, tiny, tmp_path):
     _, learner, _ = attached(tiny, "lora", precision, tmp_path)
     packed_rows.check(learner, [STEP])
     near(learner)
 
 
 def near(learner):
-    """Compare in a low precision, where another order of sums is another rounding."""
+    """Compare in a low precision, in which another order of summation rounds differently."""
     grown(learner)
     alone, one = loss_and_gradients(learner, replace(PACKED, packing=False))
     packed, other = loss_and_gradients(learner, PACKED)
@@ -163,14 +163,14 @@ def learner_of(family, tmp_path, name="lora", training=PACKED):
         for name in ("lora", "adapter", "llama_adapter")
     ],
 )
-def test_loss_and_gradients_are_those_without_packing_for_other_families(family, name, tmp_path):
+def test_packing_does_not_change_loss_and_gradients_of_other_model_families(family, name, tmp_path):
     learner = learner_of(family, tmp_path, name)
     packed_rows.check(learner, [STEP])
     compare(learner)
 
 
 @pytest.mark.parametrize("family", MIXES)
-def test_a_base_that_would_mix_the_examples_of_a_row_is_unsupported(family, tmp_path):
+def test_a_base_model_that_mixes_the_examples_of_a_row_is_unsupported(family, tmp_path):
     with pytest.raises(
         Unsupported, match=r"packing: (OPT|Falcon|Bloom)ForCausalLM mixes the examples of a row .*packing: false"
     ):
@@ -190,11 +190,11 @@ OTHERS = {
     "RwkvConfig": {"attention_hidden_size": 64, "context_length": 1024},
     "Lfm2Config": {"num_key_value_heads": 2, "layer_types": ["full_attention", "conv", "conv"]},
 }
-"""Families that keep a state, or look at neighbours, beside attention or in its place."""
+"""Model families with a recurrent state or convolutions, besides attention or in place of it."""
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_mixes_at_the_border_alone_is_seen_in_long_rows_too(kind, tiny, tmp_path):
+def test_mixing_only_at_the_border_of_examples_is_detected_in_long_rows_too(kind, tiny, tmp_path):
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path)
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**SMALL, **OTHERS[kind])).eval()
@@ -203,7 +203,7 @@ def test_what_mixes_at_the_border_alone_is_seen_in_long_rows_too(kind, tiny, tmp
         packed_rows.check(learner, [step(500, 450)])
 
 
-def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeypatch):
+def test_a_base_model_whose_positions_do_not_restart_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("gpt2", tmp_path)
     forward = learner.model.get_base_model().transformer.wpe.forward
     places = torch.arange(32)
@@ -217,7 +217,7 @@ def test_a_base_whose_places_do_not_begin_again_is_unsupported(tmp_path, monkeyp
         packed_rows.check(learner, [STEP])
 
 
-def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
+def test_a_base_model_without_position_ids_is_unsupported(tmp_path, monkeypatch):
     learner = learner_of("llama", tmp_path)
     forward = learner.model.forward
     monkeypatch.setattr(learner.model, "forward", lambda input_ids, use_cache: forward(input_ids, use_cache=use_cache))
@@ -226,13 +226,13 @@ def test_a_base_that_takes_no_places_is_unsupported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("plan", [[step(30), step(31)], [step(32)], [[*step(5), *STEP]]])
-def test_a_base_is_looked_at_whether_or_not_a_row_is_shared_in_training(plan, tmp_path):
-    """Held-out examples may share one, and so may those that are drawn later."""
+def test_a_base_model_is_checked_even_if_no_row_is_shared_in_training(plan, tmp_path):
+    """Held-out examples or later steps may share rows."""
     with pytest.raises(Unsupported, match="mixes the examples"):
         packed_rows.check(learner_of("opt", tmp_path), plan)
 
 
-def test_the_check_leaves_nothing_behind_and_takes_less_than_a_step(tiny, tmp_path):
+def test_the_packing_check_leaves_no_trace_and_needs_less_memory_than_a_step(tiny, tmp_path):
     training = {"packing": True, "sequence_length": 64, "gradient_checkpointing": True}
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path, training=training)
     long = step(31, 30, 28, 29)
@@ -270,7 +270,7 @@ def ran(tiny, tmp_path, name="lora", **training):
     return trial.run(job, time.perf_counter(), lambda _: None, lambda *_: None).row
 
 
-def test_a_packed_trial_does_the_same_work_with_less_padding_and_says_so(tiny, tmp_path):
+def test_a_packed_trial_sees_the_same_data_with_less_padding(tiny, tmp_path):
     padded, packed = (ran(tiny, tmp_path, packing=choice, sequence_length=64) for choice in (False, True))
     assert (padded.status, packed.status) == (Status.OK, Status.OK), packed.message
     for name in ("batches_sha256", "nonpadding_tokens", "loss_tokens", "examples_seen", "steps_done"):
@@ -282,7 +282,7 @@ def test_a_packed_trial_does_the_same_work_with_less_padding_and_says_so(tiny, t
     assert packed.predicted_train_bytes == pytest.approx(packed.peak_train_bytes, rel=0.02)
 
 
-def test_a_packed_trial_of_a_base_that_mixes_is_a_row_that_says_why(tmp_path):
+def test_a_packed_trial_of_a_base_model_that_mixes_examples_is_unsupported_with_the_reason(tmp_path):
     folder = architectures.make(tmp_path / "opt", "opt")
     row = ran(folder, tmp_path, packing=True, sequence_length=64)
     assert row.status == Status.UNSUPPORTED
@@ -295,7 +295,7 @@ def suite_of(tmp_path, methods):
     return suite.expand(suite.load(path), "cpu")
 
 
-def test_methods_with_virtual_tokens_do_not_exist_with_packing_unless_they_are_given_none(tmp_path):
+def test_packing_is_unsupported_for_methods_with_virtual_tokens(tmp_path):
     found = suite_of(
         tmp_path,
         "{lora: , prompt_tuning: , prefix_tuning: {packing: false}, peft: {peft_type: P_TUNING, learning_rate: 1e-2}}",
@@ -307,8 +307,8 @@ def test_methods_with_virtual_tokens_do_not_exist_with_packing_unless_they_are_g
     assert {t.method: t.training.packing for t in found} == {m: m != "prefix_tuning" for m in why}
 
 
-def test_the_peak_of_a_run_is_found_though_its_step_has_not_the_most_tokens(tiny, tmp_path):
-    """Two steps of as many tokens, nearly: eight rows against a single long one, whose mask is the larger."""
+def test_the_peak_of_a_run_is_found_even_if_its_step_does_not_have_the_most_tokens(tiny, tmp_path):
+    """Two steps with nearly as many tokens: eight short rows, and a single long row with the larger mask."""
     training = {"packing": True, "sequence_length": 120, "batch_size": 8, "micro_batch_size": 8}
     made = trials.trial(tiny, tmp_path, training=training)
     _, learner, _ = attached(tiny, "lora", "fp32", tmp_path, training=training)
@@ -323,12 +323,12 @@ def test_the_peak_of_a_run_is_found_though_its_step_has_not_the_most_tokens(tiny
     assert found == peaks
 
 
-def test_without_packing_the_largest_step_is_mostly_one():
+def test_without_packing_there_is_usually_a_single_largest_step():
     plan = [step(14, 14), step(3, 20), step(20, 19)]
     assert accounting.largest_steps(plan, replace(PACKED, packing=False)) == [plan[1]]
 
 
-def test_of_several_passes_the_longest_row_is_planned_too():
+def test_with_several_passes_per_step_the_longest_row_is_a_candidate_too():
     training = replace(PACKED, sequence_length=120, batch_size=20, micro_batch_size=8)
     passes = budget.passes(step(63, *[8] * 7, *[15] * 8, 3, 4, 5, 6), training)
     assert [(p.examples, p.tokens) for p in passes] == [(1, 119), (8, 15), (2, 9)], (
