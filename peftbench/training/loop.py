@@ -195,7 +195,8 @@ def train(
     """Train for the planned steps, and leave the weights that will be scored in the model.
 
     With a budget of seconds the steps are endless: the step that reaches the budget is the last, and the schedule
-    follows the share of the budget that is used. Only the time of steps counts, the first ones included; validation does not.
+    follows the share of the budget that is used. Only the time of steps counts, the first ones included; validation
+    does not.
 
     Raises:
         Diverged: at the first step with a loss or gradient that is not finite. For fp16 only the loss is checked, since
