@@ -123,9 +123,10 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     command.add_argument(
         "--format",
-        choices=("html", "text", "md", "csv", "tex", "ranks"),
+        choices=("html", "text", "brief", "md", "csv", "tex", "ranks"),
         default="html",
-        help="html: the page (default); ranks: tables of rank by precision in Markdown; the others: the main table",
+        help="html: the page (default); text, md, csv, tex: the main table; brief: a short one, 100 columns wide at "
+        "most; ranks: tables of rank by precision in Markdown",
     )
     command.set_defaults(command=_report)
 

@@ -1,4 +1,4 @@
-"""Forecasts as text: a line per cell, then what the numbers are of."""
+"""Memory forecasts as text: a line per cell, then notes on what the numbers are."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Iterator, Sequence
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
 from peftbench.records import Category
-from peftbench.report.format import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
+from peftbench.records.units import BYTE_UNITS, MISSING, Unit, byte_unit, count, integer, memory, number
+from peftbench.report import text_table
 
 _COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
 _NOTE = """\
-At the moment of the peak (gradients may not be there yet): base: weights with quantization state; own: the method's
-weights; then gradients, optimizer state, activations saved
-for the backward pass, logits, temporaries. Predicted from the config alone: a training step of {shape}, the
-longest that the settings allow, as the accountant of a real step on the CPU would book it{rounded}."""
-_ROUNDED = ", each tensor rounded up to 512 bytes; a GPU's other kernels hold other temporaries"
+At the moment of the predicted peak (gradients may not exist yet): base: weights with quantization state; own: the
+method's weights; gradients; optimizer state; activations saved for the backward pass; logits; temporaries. Predicted
+from the config alone: a training step of {shape}, the longest that the settings allow, with the categories of tensor
+accounting on the CPU{rounded}."""
+_ROUNDED = ", each tensor rounded up to 512 bytes; kernels of a GPU may hold other temporaries"
 
 
 def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
-    """Yield the lines of a table, and the notes that it needs."""
+    """Yield the lines of the table and its notes."""
     known = [f for f in found if f.found is not None]
     if known:
         yield from _table(known, asked)
@@ -34,42 +35,42 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         if each.problem:
             cells.setdefault(each.trial.unsupported_reason or each.problem, []).append(each.trial.cell)
     for reason, names in cells.items():
-        yield from textwrap.wrap(f"no figures: {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
+        yield from textwrap.wrap(f"no forecast: {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
 
 
 def _attention(found: Sequence[Forecast]) -> Iterator[str]:
-    """Yield which cells keep whole attention matrices, as no fused kernel takes their step."""
+    """Yield the cells whose attention matrices are saved because no fused kernel applies."""
     cells = [f.trial.cell for f in found if f.found and f.found.attention == "matrix"]
     if cells:
         which = "every cell" if len(cells) == len(found) else ", ".join(cells)
-        yield f"attention matrices are saved whole, as on the CPU there is no fused kernel for it: {which}."
+        yield f"attention matrices are saved whole, because the CPU has no fused kernel for this case: {which}."
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:
-    """Yield what a device holds beside tensors, each different sum once."""
+    """Yield the non-tensor memory of a device, each different sum once."""
     for parts in dict.fromkeys(tuple(cuda_reserve.parts(f.trial).items()) for f in found):
         if parts:
-            told = ", ".join(f"{name} {memory(size)}" for name, size in parts)
+            each = ", ".join(f"{name} {memory(size)}" for name, size in parts)
             cells = [f.trial for f in found if tuple(cuda_reserve.parts(f.trial).items()) == parts]
             which = "" if len(cells) == len(found) else f" ({', '.join(dict.fromkeys(t.precision for t in cells))})"
-            yield f"beside the tensors{which}: {memory(sum(size for _, size in parts))}: {told} (not measured)."
+            yield f"non-tensor memory{which}: {memory(sum(size for _, size in parts))}: {each} (not measured)."
 
 
 def _budget(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
-    """Yield what fitting means."""
+    """Yield what fits means."""
     if asked.budget is None:
         return
     what = f"most {asked.axis}: the largest whose peak is" if asked.axis else "fits:"
-    kept = ""
+    reserved = ""
     if asked.reserve is None and found[0].trial.device == "cuda":
-        kept = " less what is beside the tensors (--reserve says otherwise)"
+        reserved = " minus the non-tensor memory (--reserve sets another amount)"
     elif asked.reserve:
-        kept = f", of which {memory(asked.reserve)} are kept for what is no tensor"
-    yield f"{what} within {memory(asked.budget)}{kept}."
+        reserved = f", of which {memory(asked.reserve)} are reserved for non-tensor memory"
+    yield f"{what} within {memory(asked.budget)}{reserved}."
     capped = [f.trial.cell for f in found if f.capped]
     if capped:
         which = "every cell" if len(capped) == len(found) else ", ".join(capped)
-        yield f"as long as the base's context allows, though there is memory for more: {which}."
+        yield f"limited by the base model's context, not by memory: {which}."
 
 
 def _shape(found: Sequence[Forecast]) -> str:
@@ -87,10 +88,7 @@ def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     if asked.axis:
         head[-1] = f"most {asked.axis}"
     rows = [head, [*units, *[""] * (len(head) - len(units))], *(_row(f, unit, saved, asked) for f in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    for row in rows:
-        cells = (f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
-        yield f"{row[0]:{widths[0]}} {' '.join(cells)}".rstrip()
+    yield from text_table.lines(rows, text_table.Layout(right=range(1, len(head)), gap=1))
 
 
 def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[str]:
@@ -100,14 +98,14 @@ def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[s
     row = [forecast.trial.cell, *(_in(value, unit) for value in (found.peak_bytes, *parts))]
     row += [_in(found.checkpoint_bytes, saved), count(found.trainable_parameters), number(found.flops_per_token / 1e9)]
     if asked.axis:
-        row.append("not one" if forecast.most is None else integer(forecast.most))
+        row.append("none" if forecast.most is None else integer(forecast.most))
     elif asked.budget is not None:
         row.append("yes" if forecast.fits else "no")
     return row
 
 
 def _in(value: float, unit: Unit) -> str:
-    """Return bytes in a unit; nothing at all as a dash, what is too little to be seen as less than that."""
+    """Return bytes in a unit: zero as a dash, too little for two decimals as "<0.01"."""
     if value == 0:
         return MISSING
     text = f"{value / unit.size:,.2f}" if unit != BYTE_UNITS[0] else f"{value:,.0f}"

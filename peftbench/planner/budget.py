@@ -11,6 +11,7 @@ from peftbench.methods import context_length
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from peftbench.records import Training, Trial
+from peftbench.records.units import memory
 from peftbench.training import packing
 from peftbench.training.batches import Encoded
 
@@ -45,19 +46,14 @@ def check(
         return None
     found = max(each, key=lambda prediction: prediction.peak_bytes)
     if budget is not None and found.peak_bytes > budget - reserve:
-        parts = ", ".join(f"{k.replace('_', ' ')} {_size_text(v)}" for k, v in found.categories.items() if v)
+        parts = ", ".join(f"{k.replace('_', ' ')} {memory(v, 2)}" for k, v in found.categories.items() if v)
         raise DoesNotFit(
             found.peak_bytes,
-            f"predicted to need {_size_text(found.peak_bytes)} in a training step ({parts}), "
-            f"more than the budget of {_size_text(budget)}"
-            + (f", of which {_size_text(reserve)} are reserved for non-tensor memory" if reserve else ""),
+            f"predicted to need {memory(found.peak_bytes, 2)} in a training step ({parts}), "
+            f"more than the budget of {memory(budget, 2)}"
+            + (f", of which {memory(reserve, 2)} are reserved for non-tensor memory" if reserve else ""),
         )
     return found.peak_bytes
-
-
-def _size_text(size: int) -> str:
-    """Return bytes as text, in GiB or MiB."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"
 
 
 def passes(step: Sequence[Encoded], training: Training, virtual: int = 0) -> tuple[Pass, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -197,20 +197,3 @@ def _count(trial: Trial, config: Any) -> int:
 
 def _name(trial: Trial) -> str:
     return trial.cell.removesuffix(f" {trial.precision}")
-
-
-def told(counts: Sequence[tuple[str, bool, float]], budget: int) -> Iterator[str]:
-    """Yield notes for a table: how far its cells are from the budget that their ranks were chosen for.
-
-    Args:
-        counts: name of a cell, whether it has a size, and what it trains.
-        budget: in parameters.
-    """
-    near = [f"{name} {miss(n, budget)}" for name, sized, n in counts if sized and not far(n, budget)]
-    yield f"Ranks were chosen for {budget:,} trainable parameters: {', '.join(near) or 'none comes near'}."
-    off = [f"{name} ({n / budget:.3g} times)" for name, sized, n in counts if sized and far(n, budget)]
-    if off:
-        yield f"Farther than {FAR:.0%} from that: {', '.join(off)}."
-    without = [f"{name} ({n / budget:.3g} times)" for name, sized, n in counts if not sized]
-    if without:
-        yield f"Without a size to choose: {', '.join(without)}."

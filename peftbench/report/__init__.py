@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peftbench.report.collect import Results
 
-FORMATS = ("text", "md", "csv", "tex", "ranks")
-"""What ``table`` can return: the comparison for a terminal, as Markdown, as raw numbers, as LaTeX with booktabs; or
-the tables of rank against precision as Markdown."""
+FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
+"""What ``table`` can return: the comparison table for a terminal, a short form of it in at most 100 columns, as
+Markdown, as raw numbers, as LaTeX with booktabs; or the tables of rank against precision as Markdown."""
 
 
 def render(results_folder: str | Path, output: str | Path) -> Path:
@@ -80,13 +80,14 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
         UserError: If the folder holds no trials, or its rows cannot stand in one table.
     """
     from peftbench.report import collect
-    from peftbench.report.notes import fairness
+    from peftbench.report.notes import unequal_settings
 
-    return fairness.findings(collect.collect(Path(results_folder), examples=False))
+    return unequal_settings.notes(collect.collect(Path(results_folder), examples=False))
 
 
 def _text(results: Results, format: str) -> str:
     from peftbench.report.tables import (
+        brief,
         comparison,
         inference,
         learning_rate_search,
@@ -95,8 +96,10 @@ def _text(results: Results, format: str) -> str:
         writers,
     )
 
+    if format == "brief":
+        return brief.text(results)
     if format == "ranks":
-        return writers.write_grids_md(rank_by_precision.heading(results), rank_by_precision.method_grids(results))
+        return writers.write_rank_tables_md(rank_by_precision.heading(results), rank_by_precision.rank_tables(results))
     text = writers.write(comparison.table(results), format)
     if format not in ("text", "md"):  # csv and tex hold one table
         return text

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 
 from peftbench.errors import UserError
-from peftbench.methods import METHODS, Method
-from peftbench.methods import method_of as variant_of
+from peftbench.methods import METHODS, Method, method_of
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
@@ -52,7 +51,7 @@ class Cell:
         """The record of the method, of the variant that the cell's options describe; None for one not in the table."""
         settings = read_json(next(iter(self.trials["settings_json"].dropna()), "{}"))
         try:
-            return variant_of(self.method, settings.get("options", {})) if self.method in METHODS else None
+            return method_of(self.method, settings.get("options", {})) if self.method in METHODS else None
         except UserError:  # peft, whose tuners are its variants, is not installed where the report is made
             return METHODS[self.method]
 
@@ -120,6 +119,12 @@ class Results:
     def finished(self) -> tuple[Cell, ...]:
         """Cells with at least one trial that ended ``ok``."""
         return tuple(cell for cell in self.cells if len(cell.ok))
+
+    @property
+    def searched(self) -> tuple[tuple[Cell, CellSearch], ...]:
+        """The cells whose learning rate was searched, each with its search."""
+        names = [(cell, cell.summary.cell) for cell in self.cells]
+        return tuple((cell, self.choices[name]) for cell, name in names if name in self.choices)
 
     @property
     def tuned(self) -> tuple[Cell, ...]:
@@ -191,11 +196,6 @@ def method_order(name: str) -> int:
 def precision_order(name: str) -> int:
     """Return a precision's place in the table of precisions, unknown ones last."""
     return _place(PRECISIONS)(name)
-
-
-def method_of(name: str) -> Method | None:
-    """Return a method's record, None where it is not in the table."""
-    return METHODS.get(name)
 
 
 def _place(table: Mapping[str, Any]) -> Callable[[str], int]:

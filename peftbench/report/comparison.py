@@ -1,22 +1,25 @@
-"""A comparison as aligned text for a terminal."""
+"""A comparison of two results folders as text for a terminal."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
+from peftbench.records.units import MISSING, memory
+from peftbench.records.wording import plural
+from peftbench.report import text_table
 from peftbench.report.notes import busy
 from peftbench.results.compare.comparison import MEASURED, CellChange, Change, Comparison
 from peftbench.results.compare.differences import Difference
 from peftbench.results.seeds import Spread, Summary
 
-NONE = "–"
 HEAD = ("cell", "column", "old", "new", "change", "")
 RIGHT = (2, 3, 4)
 """Columns that are aligned on the right."""
 
 
 def render(comparison: Comparison) -> str:
-    """Return the comparison as text: what is the same is counted, everything else gets a line."""
+    """Return the comparison as text: equal cells are counted, every other cell has a line."""
     if comparison.unrelated:
         return _unrelated(comparison)
     rows = [row for cell in comparison.cells for row in _cell_rows(cell)]
@@ -49,47 +52,35 @@ def _cell_rows(cell: CellChange) -> Iterable[tuple[str, ...]]:
 
 
 def _statuses(summary: Summary) -> str:
-    """Return all seeds by status, in words: ``2 ok, 1 oom``."""
+    """Return the number of seeds by status: "2 ok, 1 oom"."""
     return ", ".join(f"{count} {status}" for status, count in summary.counts.items())
 
 
 def _numbers(change: Change) -> tuple[str, str, str]:
     difference = change.difference
-    moved = NONE if difference is None else _number(change.column, difference, sign="+")
+    moved = MISSING if difference is None else _number(change.column, difference, sign="+")
     return _mean(change.column, change.old), _mean(change.column, change.new), moved
 
 
 def _mean(column: str, spread: Spread | None) -> str:
-    return NONE if spread is None else f"{_number(column, spread.mean)} (n={spread.n})"
+    return MISSING if spread is None else f"{_number(column, spread.mean)} (n={spread.n})"
 
 
 def _number(column: str, value: float, sign: str = "") -> str:
     """Format a number by the unit in its column's name."""
     if column.startswith("score_"):
         return f"{value:{sign}.4f}"
-    if not column.endswith("_bytes"):
-        return f"{value:{sign},.0f}"
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(value) >= size:
-            return (
-                f"{value / size:{sign}.3g} {unit}" if abs(value) < 1000 * size else f"{value / size:{sign},.0f} {unit}"
-            )
-    return f"{value:{sign},.0f} B"
+    if column.endswith("_bytes"):
+        return ("+" if sign and value >= 0 else "") + memory(value, None)
+    return f"{value:{sign},.0f}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows in columns; a cell's name is written once."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines, last = [], None
-    for row in rows:
-        shown = ("" if row[0] == last else row[0], *row[1:])
-        last = row[0]
-        parts = [
-            text.rjust(w) if i in RIGHT else text.ljust(w)
-            for i, (text, w) in enumerate(zip(shown, widths, strict=True))
-        ]
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+    shown = [rows[0]]
+    for before, row in itertools.pairwise(rows):
+        shown.append(("" if row[0] == before[0] else row[0], *row[1:]))
+    return "\n".join(text_table.lines(shown, text_table.Layout(RIGHT)))
 
 
 def _counted(same: int, cells: int) -> str:
@@ -115,25 +106,25 @@ def _refused(comparison: Comparison) -> str:
         if cell.refused is not None:
             cells.setdefault((cell.refused.name, cell.refused.old, cell.refused.new), []).append(cell.cell)
     lines += [f"  score of {', '.join(c)}: {n} is {a[:12]} and {b[:12]}" for (n, a, b), c in cells.items()]
-    return "\n".join(["not compared, because it does not compare:", *lines]) if lines else ""
+    return "\n".join(["not compared, because the values that must be equal differ:", *lines]) if lines else ""
 
 
 def _left_out(comparison: Comparison) -> str:
-    told = [
-        f"{side}: {n} stored row{'s' * (n != 1)} not of the grid that was last run, or older: left out"
+    excluded = [
+        f"{side}: {plural(n, 'stored row')} not of the grid that was last run, or older: excluded"
         for side, n in zip(("old", "new"), comparison.excluded, strict=True)
         if n
     ]
-    return "\n".join(told)
+    return "\n".join(excluded)
 
 
 def _unrelated(comparison: Comparison) -> str:
-    """Say in two lines that these are results of different things."""
+    """Return two lines that name what the folders are results of."""
     old, new = (
-        f"{name} is suite {', '.join(held.suites)} on {', '.join(held.bases)}"
-        for name, held in zip((comparison.old, comparison.new), comparison.contents, strict=True)
+        f"{name} is suite {', '.join(content.suites)} on {', '.join(content.bases)}"
+        for name, content in zip((comparison.old, comparison.new), comparison.contents, strict=True)
     )
-    return f"nothing compares, so no verdict: no cell is in both\n{old}; {new}\n"
+    return f"no verdict: no cell is in both folders, so nothing can be compared\n{old}; {new}\n"
 
 
 def _busy(comparison: Comparison) -> str:
@@ -146,11 +137,11 @@ def _busy(comparison: Comparison) -> str:
 
 def _verdict(comparison: Comparison) -> str:
     if comparison.verdict is None:
-        return "no verdict: no score was compared that could be judged"
+        return "no verdict: no score could be compared"
     bad = [cell.cell for cell in comparison.cells if cell.broke or any(change.fell for change in cell.changes)]
-    told = f"regressed: {', '.join(bad)}" if bad else "no regression: no score fell by more than noise explains"
+    verdict = f"regressed: {', '.join(bad)}" if bad else "no regression: no score fell beyond noise"
     moved = [f"{column} {_moved(comparison, column)}" for column in MEASURED]
-    return f"{told}\nmemory and time are not judged: {', '.join(moved)}"
+    return f"{verdict}\nmemory and time are not judged: {', '.join(moved)}"
 
 
 def _moved(comparison: Comparison, column: str) -> str:

@@ -14,22 +14,22 @@ from markupsafe import Markup
 from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Status
+from peftbench.records.units import MISSING
 from peftbench.report.collect import Results
 from peftbench.report.figures import panels
 from peftbench.report.figures.svg import css_colors
-from peftbench.report.format import MISSING
-from peftbench.report.notes import memory, under_table
+from peftbench.report.notes import definitions, learning_rate_search, memory, overview, rank_tables, speed
 from peftbench.report.tables import (
     comparison,
     inference,
-    learning_rate_search,
     rank_by_precision,
+    rates,
     retention,
     samples,
     settings,
-    speed,
     task_metrics,
 )
+from peftbench.report.tables import learning_rate_search as search
 from peftbench.results.learning_rate_search import FOLDER
 from peftbench.results.store.files import GRID
 from peftbench.results.store.schema import KINDS
@@ -92,11 +92,12 @@ def _context(results: Results) -> dict[str, Any]:
         "version": __version__,
         "suite": ", ".join(map(str, suites)),
         "base": ", ".join(map(str, results.distinct("base"))),
-        "reading": under_table.reading(results),
-        "command": under_table.command(results),
+        "overview": overview.overview(results),
+        "command": overview.command(results),
         "table": comparison.table(results),
         "ranks_heading": rank_by_precision.heading(results),
-        "method_grids": rank_by_precision.method_grids(results),
+        "rank_meaning": rank_tables.MEANING,
+        "rank_tables": rank_by_precision.rank_tables(results),
         "marker_keys": panels.marker_keys(results),
         "by_parameters": panels.score_panels(results, "trainable_parameters"),
         "by_memory": panels.score_panels(results, "peak_train_bytes"),
@@ -108,15 +109,17 @@ def _context(results: Results) -> dict[str, Any]:
         "time": panels.time_bars(results),
         "inference": inference.table(results),
         "retention": retention.table(results),
-        "search": learning_rate_search.table(results),
-        "search_panels": learning_rate_search.panels(results),
-        "rates": speed.rates(results),
+        "search": search.table(results),
+        "search_panels": search.panels(results),
+        "expected_best": learning_rate_search.EXPECTED_BEST,
+        "rates": rates.rates(results),
+        "rates_meaning": speed.RATES,
         "task_metrics": task_metrics.task_metrics(results),
         "samples": samples.task_samples(results),
         "troubles": _troubles(results),
         "audit": settings.audit(results),
         "environment": settings.environment(results),
-        "definitions": under_table.definitions(results),
+        "definitions": definitions.definitions(results),
     }
 
 

@@ -593,7 +593,7 @@ def test_a_run_with_other_settings_does_not_stay_among_the_first_ones_rows(place
 
     command("run", "mine.yaml", "-o", "new", "--set", "train.steps=3", "--only", "method=lora")
     short = command("report", "new", "--format", "md")[1]
-    assert "2 stored rows of other settings or suites are left out." in short
+    assert "2 stored rows of other settings or suites are excluded." in short
     assert "has no result yet" not in short, "what was not asked for is not missing"
     assert "| base fp32" in short  # the untuned base is the same trial
     assert "| full int8" in first
@@ -607,7 +607,7 @@ def test_a_run_with_other_settings_does_not_stay_among_the_first_ones_rows(place
     again = command("report", "new", "--format", "md")[1]
     assert again.splitlines()[:5] == first.splitlines()[:5]
     assert "2 stored rows" not in again
-    assert "1 stored row of other settings or suites is left out." in again
+    assert "1 stored row of other settings or suites is excluded." in again
 
 
 def test_a_selection_does_not_shrink_the_report(place, command, monkeypatch):

@@ -21,7 +21,7 @@ from peftbench.records import Base, Example
 from peftbench.records.resolve import resolve
 from peftbench.report import render, table
 from peftbench.report.collect import collect
-from peftbench.report.tables.inference import measured
+from peftbench.report.derived.inference import measured
 from peftbench.runner import prepare, trial
 from peftbench.suite import trial_key
 from tests.support import trials
@@ -269,9 +269,9 @@ def test_the_table_shows_which_methods_have_a_cost_and_gaps_for_what_was_not_mea
     assert cells["adapter r=8 fp32"].decode.low < 1 < cells["adapter r=8 fp32"].decode.high
     for format in ("text", "md"):
         text = " ".join(table(folder, format).split())
-        assert "beyond the spread of the repeats: LoRA (prefill 1.30 times the base's time" in text
-        assert "of the repeats: bottleneck adapter." in text
-        assert "logits move by at most 1.5e-05 in fp32." in text
+        assert "Slower than the base model (95 % interval above 1): LoRA (prefill 1.30 ×" in text
+        assert "Not significantly slower than the base model: bottleneck adapter." in text
+        assert "logits change by at most 1.5e-05 in fp32." in text
         assert "Not merged: bottleneck adapter" in text
         assert "the same prompts" not in text
     row = next(line for line in table(folder, "md").splitlines() if line.startswith("| base fp32") and "1,234" in line)
@@ -285,7 +285,7 @@ def test_the_table_shows_which_methods_have_a_cost_and_gaps_for_what_was_not_mea
 
 def test_different_prompts_are_reported(tmp_path):
     text = " ".join(table(stored(tmp_path / "results", ("h", "h", "other")), "text").split())
-    assert "Not all cells were given the same prompts" in text
+    assert "Cells were given different prompts" in text
 
 
 def test_older_results_have_no_such_table(tmp_path):

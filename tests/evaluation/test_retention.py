@@ -21,7 +21,7 @@ from peftbench.records import Retention
 from peftbench.records.resolve import resolve
 from peftbench.report import render, table
 from peftbench.report.collect import collect
-from peftbench.report.tables.retention import retained
+from peftbench.report.derived.retention import retained
 from peftbench.runner import prepare, trial
 from peftbench.suite import trial_key
 from peftbench.tasks.general_text import texts
@@ -262,7 +262,7 @@ def test_forgetting_is_the_difference_of_mean_losses_with_an_interval_over_seeds
 
 def test_its_interval_has_the_stated_coverage():
     """Twenty unequal texts, three seeds, 400 times; intervals over seeds or texts alone cover too rarely."""
-    from peftbench.report.tables.retention import Retained
+    from peftbench.report.derived.retention import Retained
 
     rng = np.random.default_rng(1)
     covered = 0
@@ -280,7 +280,7 @@ def test_the_table_is_in_text_markdown_and_page(tmp_path):
     for format in ("text", "md"):
         text = " ".join(table(folder, format).split())
         assert "Retention: loss on held-out general text (40 texts, " in text
-        assert "95 % for new seeds and new texts." in text
+        assert "Intervals: 95 % for new seeds and new texts." in text
         assert "do not compare" not in text
     row = next(line for line in table(folder, "md").splitlines() if line.startswith("| lora") and "+0." in line)
     assert row.count("|") == 7
@@ -291,8 +291,8 @@ def test_the_table_is_in_text_markdown_and_page(tmp_path):
 
 def test_significance_and_different_texts_are_reported(tmp_path):
     text = " ".join(table(stored(tmp_path / "results", gain=0.0, sha=("h", "g"))[0], "text").split())
-    assert "No forgetting can be told from none: lora r=8 fp32." in text
-    assert "Not all cells read the same general text" in text
+    assert "Forgetting not significantly different from zero: lora r=8 fp32." in text
+    assert "Cells were evaluated on different general texts" in text
 
 
 def test_results_without_retention_have_no_such_table(tmp_path):

@@ -91,8 +91,8 @@ def test_a_report_names_what_all_linear_skipped_but_not_for_other_targets(tmp_pa
         row("lora r=2 nf4", "attention", 0.1, EXPERTS),
     )
     text = " ".join(report.table(store, "text").split())
-    told = f"all-linear reached 11.3 % of the weights in the base's matrices, not {EXPERTS}."
-    assert text.count("all-linear reached") == 1
+    told = f"all-linear adapts 11.3 % of the weights in the base model's matrices; not adapted: {EXPERTS}."
+    assert text.count("all-linear adapts") == 1
     assert told in text
     assert {"lora r=8 nf4", "lora r=4 nf4"} == set(text.partition(": all-linear")[0][-29:].split(" and "))
 

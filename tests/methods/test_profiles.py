@@ -91,15 +91,15 @@ def test_the_profile_of_rows_is_reported_and_published_settings_are_not_listed_a
         row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=32),
     ]
     told = " ".join(table(store(tmp_path / "paper", *paper)).split())
-    assert "Profile paper, LoRA, where the suite gives nothing else: learning_rate 0.0002, optimizer adamw" in told
+    assert "Profile paper, LoRA, unless the suite sets otherwise: learning_rate 0.0002, optimizer adamw" in told
     assert "not given: warmup_ratio;" in told
     assert "not adopted: a warm-up of 500 steps" in told
-    assert "no axis" not in told
+    assert "not an axis" not in told
     odd = [paper[0], row("adapter", "paper", weight_decay=0.0, learning_rate=3e-4, batch_size=16), row("full", None)]
     told = " ".join(table(store(tmp_path / "odd", *odd)).split())
-    assert "Differs, and is no axis (training): " in told
+    assert "Not held equal, and not an axis of the grid (training): " in told
     assert "batch_size 16 (bottleneck adapter)" in told
     shared = [row("lora", "shared"), row("qlora", "shared", optimizer="paged_adamw"), row("full", "shared")]
     told = " ".join(table(store(tmp_path / "shared", *shared)).split())
-    assert "it took the place of the recipe of full fine-tuning, LoRA and QLoRA." in told
+    assert "the same settings for all methods, in place of the recipes of full fine-tuning, LoRA and QLoRA." in told
     assert "optimizer paged_adamw (QLoRA)" in told

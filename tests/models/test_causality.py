@@ -14,7 +14,7 @@ from peftbench.models import causality, load
 from peftbench.models.precision import PRECISIONS
 from peftbench.planner import forecast
 from peftbench.report.collect import collect
-from peftbench.report.notes import under_table
+from peftbench.report.notes import methods
 from peftbench.runner import trial
 from peftbench.runner.checks import liveness
 from tests.support import architectures, trials
@@ -153,8 +153,8 @@ def test_a_method_that_depends_on_later_tokens_is_reported_in_its_row_and_under_
     assert result.row.status == "ok", result.row.message
     assert result.row.later_token_influence > causality.NOISE
     results = collect(store(tmp_path / "r", result))
-    (told,) = (note for note in under_table.notes(results) if "later tokens" in note)
-    assert re.match(r"peft LILY r=4.*: later tokens bear on what is said of a token \(up to .* %", told)
+    (note,) = methods.not_causal(results)
+    assert re.match(r"Not causal: peft LILY r=4.*\. Later tokens change .* \(by up to .* %", note)
 
 
 def test_a_method_that_mixes_examples_only_in_training_cannot_be_packed(tiny, tmp_path):

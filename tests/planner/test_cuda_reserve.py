@@ -69,8 +69,8 @@ def test_a_budget_on_cuda_has_a_reserve_unless_one_is_given(reserve, fits, tiny,
     (found,) = forecast.forecasts([made], lambda _: tiny, asked)
     assert found.fits is fits
     told = "\n".join(memory_table.lines([found], asked))
-    assert "beside the tensors: 659.2 MiB: context 572.2 MiB, cuBLAS workspaces 64.0 MiB" in told
-    assert ("less what is beside the tensors" in told) is (reserve is None)
+    assert "non-tensor memory: 659.2 MiB: context 572.2 MiB, cuBLAS workspaces 64.0 MiB" in told
+    assert ("minus the non-tensor memory" in told) is (reserve is None)
     assert max(map(len, told.splitlines())) <= 120
 
 
@@ -79,7 +79,7 @@ def test_a_plan_for_the_cpu_does_not_mention_a_gpu(tiny, tmp_path):
     found = list(forecast.forecasts([trials.trial(tiny, tmp_path)], lambda _: tiny, asked))
     told = "\n".join(memory_table.lines(found, asked))
     assert found[0].fits
-    assert "beside the tensors" not in told
+    assert "non-tensor memory" not in told
     assert "fits: within 500.0 MiB." in told
 
 
@@ -100,7 +100,7 @@ def test_a_trial_is_skipped_because_of_the_reserve_and_its_row_has_the_tensors_a
     needed = run(made, tmp_path, predicts=True).row.predicted_train_bytes
     row = run(made, tmp_path, budget_bytes=needed + 9, reserve_bytes=10).row
     assert row.status == "skipped"
-    assert "of which 0.00 MiB are reserved for non-tensor memory" in row.message
+    assert "of which 10 B are reserved for non-tensor memory" in row.message
     kept = run(made, tmp_path, budget_bytes=needed + 10, reserve_bytes=10).row
     assert (kept.status, kept.predicted_train_bytes) == ("ok", needed)
 

@@ -1,4 +1,4 @@
-"""What is said of the data that trials saw, and that the columns behind it are counted right."""
+"""Notes on training data, and the counts in the columns behind them."""
 
 from __future__ import annotations
 
@@ -33,48 +33,48 @@ def row(cell="lora", steps=10, truncated=0, prompts=0, exact=0, ngram=0, **chang
 BASE = row("base", **dict.fromkeys(("steps_done", "examples_seen", "data_seen_json", "overlap_json")))
 
 
-def told(*rows: dict) -> tuple[str, ...]:
+def notes(*rows: dict) -> tuple[str, ...]:
     return data_use.sentences(pd.DataFrame([BASE, *rows]))
 
 
-def test_more_steps_than_data_is_told_as_passes():
-    first, *_ = told(row(), row("full"))
+def test_more_steps_than_data_are_reported_as_epochs():
+    first, *_ = notes(row(), row("full"))
     assert first == (
-        "Every trial saw 10 steps and 2,760 examples, 1,200 of them distinct: 2.3 passes over the 1,200 examples of "
-        "trec; 9,000 tokens without padding, of which 700 bore loss."
+        "Training data of every trial: 10 steps, 2,760 examples (1,200 distinct): 2.3 epochs of trec (1,200 examples); "
+        "9,000 non-padding tokens, of which 700 enter the loss."
     )
 
 
-def test_methods_that_saw_different_amounts_are_told_apart():
-    first, second, *_ = told(row(), row("full", steps=20, loss_tokens=5), row("full", steps=20, loss_tokens=9))
-    assert first.startswith("lora saw 10 steps")
-    assert second.startswith("full saw 20 steps")
-    assert second.endswith("of which 5 to 9 bore loss.")
+def test_cells_with_different_amounts_of_data_have_a_note_each():
+    first, second, *_ = notes(row(), row("full", steps=20, loss_tokens=5), row("full", steps=20, loss_tokens=9))
+    assert first.startswith("Training data of lora: 10 steps")
+    assert second.startswith("Training data of full: 20 steps")
+    assert second.endswith("of which 5 to 9 enter the loss.")
 
 
-def test_what_was_cut_is_counted_over_the_seeds_and_told_by_cell():
-    assert told(row())[1] == "No example was dropped and none was cut, neither in training nor in evaluation."
+def test_truncated_examples_are_counted_over_the_seeds_and_named_by_cell():
+    assert notes(row())[1] == "No example was dropped or truncated, in training or in evaluation."
     seeds = row(truncated=1), row(truncated=2)
-    assert told(*seeds)[1] == (
-        "Cut on the left: of the training examples 3 of 5,520 of trec (0.054 %), to the sequence length. "
+    assert notes(*seeds)[1] == (
+        "Truncated on the left: training examples, to the sequence length: 3 of 5,520 of trec (0.054 %). "
         "No example was dropped."
     )
-    text = told(*seeds, row("full"), row("wide", prompts=4))[1]
-    assert "3 of 5,520 of trec (0.054 %) (lora), to the sequence length" in text
-    assert "of the scored prompts 4 of 500 of trec, to the longest length of evaluation" in text
+    text = notes(*seeds, row("full"), row("wide", prompts=4))[1]
+    assert "to the sequence length: 3 of 5,520 of trec (0.054 %) (lora);" in text
+    assert "scored prompts, to evaluation's maximum length: 4 of 500 of trec." in text
 
 
-def test_overlap_is_told_and_its_absence_too():
-    assert told(row(exact=11, ngram=12))[2] == (
-        "Overlap of scored and training data: trec: of 500 scored prompts 11 are training prompts word for word, "
-        "1 more have 13 words in a row of one."
+def test_overlap_and_its_absence_are_reported():
+    assert notes(row(exact=11, ngram=12))[2] == (
+        "Overlap of scored and training data: 11 of 500 scored prompts of trec are training prompts word for word, "
+        "1 more share 13 consecutive words with one."
     )
-    assert told(row())[2] == "No scored prompt is a training prompt or has 13 words in a row of one."
+    assert notes(row())[2] == "No scored prompt is a training prompt or shares 13 consecutive words with one."
 
 
-def test_nothing_is_said_of_rows_that_are_older_than_the_columns():
-    assert told(row(data_seen_json=None, overlap_json=None)) == ()
-    assert told() == ()
+def test_rows_that_are_older_than_the_columns_have_no_notes():
+    assert notes(row(data_seen_json=None, overlap_json=None)) == ()
+    assert notes() == ()
 
 
 def test_the_columns_count_what_was_drawn(tiny):

@@ -1,4 +1,4 @@
-"""The fairness audit: what differs between rows and is no axis is told in words, also what nobody has thought of."""
+"""The fairness audit reports every field that is not equal in all rows and is not an axis, known or not."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from peftbench import cli
 from peftbench.models import find
 from peftbench.records import Result, Status
 from peftbench.report import collect, table
-from peftbench.report.notes import fairness
+from peftbench.report.notes import unequal_settings
 from peftbench.results.store import record_grid, recorded_grid
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.executor import Event, local
 from tests.support.results_factory import ENVIRONMENT, make_result, store
 
 TRAIN = {"steps": 30, "learning_rate": 1e-3, "optimizer": "adamw", "weight_decay": 0.1, "batch_size": 16}
+BEGINNING = "Not held equal, and not an axis of the grid"
 
 
 def row(method: str, seed: int | None = 0, cell: str = "", settings: dict | None = None, **given) -> Result:
@@ -40,20 +41,20 @@ def row(method: str, seed: int | None = 0, cell: str = "", settings: dict | None
 
 
 def told(folder: Path, *rows: Result) -> list[str]:
-    """The findings, without what they all begin with."""
-    found = fairness.findings(collect.collect(store(folder / "r", *rows)))
-    assert all(text.startswith("Differs, and is no axis (") for text in found)
-    return [text.removeprefix("Differs, and is no axis ") for text in found]
+    """The notes without their common beginning."""
+    found = unequal_settings.notes(collect.collect(store(folder / "r", *rows)))
+    assert all(text.startswith(f"{BEGINNING} (") for text in found)
+    return [text.removeprefix(f"{BEGINNING} ") for text in found]
 
 
-def test_a_planted_unfairness_is_told_in_words_under_the_table(tmp_path):
+def test_a_planted_difference_is_reported_under_the_table(tmp_path):
     rows = [row("full"), row("adapter"), row("lora", train={"weight_decay": 0.01}), row("base", None)]
     rows.append(row("prompt_tuning"))
     (found,) = told(tmp_path, *rows)
     assert found == "(training): weight_decay 0.01 (LoRA), weight_decay 0.1 (the others)."
     for form in ("text", "md"):
         text = " ".join(table(tmp_path / "r", form).replace("\\", "").split())
-        assert "Differs, and is no axis (training): weight_decay 0.01 (LoRA), weight_decay 0.1 (the others)." in text
+        assert f"{BEGINNING} (training): weight_decay 0.01 (LoRA), weight_decay 0.1 (the others)." in text
 
 
 def test_fields_that_nobody_knows_are_compared(tmp_path):
@@ -210,9 +211,9 @@ def test_a_report_fails_where_the_suite_demands_a_fair_comparison(tmp_path, caps
     page = ["report", str(folder), "-o", str(tmp_path / "page.html")]
     for argv in (["report", str(folder), "--format", "csv"], *([page] if code else [])):
         assert cli.main(argv) == code
-        told = capsys.readouterr().err
+        told = " ".join(capsys.readouterr().err.split())
         assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in told) is bool(code)
-        assert ("audit: strict: the rows do not compare" in told) is bool(code)
+        assert ("audit: strict: the rows are not comparable" in told) is bool(code)
 
 
 @pytest.mark.parametrize(("audit", "code"), [("audit: strict\n", 1), ("", 0), ("audit: report\n", 0)])
@@ -220,17 +221,17 @@ def test_a_run_tells_what_differs_and_fails_where_that_is_demanded(tmp_path, mon
     def run(jobs, workers):
         for job in jobs:
             made = row(job.trial.method, job.trial.seed, job.trial.cell, key=job.key)
-            known = {n: v for n, v in runner_rows.describe(job).items() if n == "settings_json"}
-            yield Event(job, "train", result=replace(made, row=replace(made.row, **known), steps=(), examples=()))
+            settings = runner_rows.row(job, Status.OK).settings_json
+            stored = replace(made.row, settings_json=settings)
+            yield Event(job, "train", result=replace(made, row=stored, steps=(), examples=()))
 
     monkeypatch.setattr(local, "run", run)
     monkeypatch.setattr(find, "base_fingerprint", lambda folder: "b" * 64)
     suite = tmp_path / "mine.yaml"
     suite.write_text(f"{audit}base: nano\nseeds: 1\ntasks: [judge]\nmethods:\n  full:\n  lora: {{clip_norm: 2}}\n")
     assert cli.main(["run", str(suite), "-o", str(tmp_path / "r")]) == code
-    assert "Differs, and is no axis (training): clip_norm 1 (full fine-tuning), clip_norm 2 (LoRA)." in (
-        capsys.readouterr().err
-    )
+    found = capsys.readouterr().err
+    assert f"{BEGINNING} (training): clip_norm 1 (full fine-tuning), clip_norm 2 (LoRA)." in " ".join(found.split())
     assert recorded_grid(tmp_path / "r").strict is bool(code)
 
 

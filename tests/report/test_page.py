@@ -18,14 +18,15 @@ from pathlib import Path
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report import render, table
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.figures import panels
 from peftbench.report.figures.draw import fill_of
 from peftbench.report.figures.labels import push_apart
-from peftbench.report.notes.under_table import DEFINED, definitions, reading
-from peftbench.report.tables import comparison, speed
+from peftbench.report.notes.definitions import DEFINED, definitions
+from peftbench.report.notes.overview import overview
+from peftbench.report.tables import comparison, rates
 from peftbench.report.tables.settings import audit
 from peftbench.results.store import record_grid
 from tests.support.results_factory import ENVIRONMENT, TASKS, make_grid, make_result, store, wide_results
@@ -148,7 +149,7 @@ def test_each_method_has_its_ranks_against_precisions(page: Page) -> None:
     assert lora.count("±") == 5 * 6  # four scores, throughput, train time; bytes are the same for every seed
     for title in ("base weights [MiB]", "peak train memory [MiB]", "throughput [tokens/s]", "train time [s]"):
         assert title in lora
-    assert "95 % t-interval over n = 3 seeds where an entry names no other n. The mean over tasks is taken per" in told
+    assert "95 % t-interval over n = 3 seeds unless an entry gives another n. The mean over tasks is taken per" in told
     assert "(n=2)" in told[: told.index("prompt tuning")]
 
 
@@ -173,7 +174,9 @@ def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) ->
     assert "train.learning_rate 0.001 0.1" in told
     assert told.count("train.steps") == 1
     assert told.index("Shared by all rows") < told.index("train.steps")
-    assert "Differs, and is no axis (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)." in told
+    assert (
+        "Not held equal, and not an axis of the grid (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)." in told
+    )
 
 
 def test_a_default_is_shown_beside_another_value_of_a_setting_that_came_later(tmp_path: Path) -> None:
@@ -200,9 +203,9 @@ def test_skipped_trials_are_no_failures(tmp_path: Path) -> None:
     rows = [
         make_result("lora r=8 fp32", seed=seed, status=status) for seed, status in enumerate(["ok", "skipped", "oom"])
     ]
-    told = reading(collect(store(tmp_path / "r", *rows)))
+    told = overview(collect(store(tmp_path / "r", *rows)))
     assert told.endswith("1 of 3 trials ended ok, 0 unsupported, 1 skipped, 1 failed.")
-    assert reading(collect(store(tmp_path / "s", rows[0]))).endswith("1 of 1 trial ended ok, 0 unsupported, 0 failed.")
+    assert overview(collect(store(tmp_path / "s", rows[0]))).endswith("1 of 1 trial ended ok, 0 unsupported, 0 failed.")
 
 
 def test_the_memory_table_has_what_was_predicted_beside_what_the_same_trial_measured(tmp_path: Path) -> None:
@@ -299,7 +302,7 @@ def test_a_single_seed_shows_no_spread(tmp_path: Path) -> None:
         rows = [line for line in table(folder, form).splitlines() if "lora r=8" in line]
         assert rows
         assert not any("±" in line or "pm" in line for line in rows)
-    assert "no spread" in table(folder)
+    assert "there is no spread" in table(folder)
 
 
 def test_the_terminal_table_fits_a_wide_terminal(grid: Path) -> None:
@@ -450,7 +453,7 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
     assert "adapter" not in table(folder, "csv")
     assert "elsewhere" not in table(folder, "csv")
     for form in ("text", "md", "tex"):
-        assert "2 stored rows of other settings or suites are left out." in table(folder, form)
+        assert "2 stored rows of other settings or suites are excluded." in table(folder, form)
         assert "1 of the grid's 3 trials has no result yet." in table(folder, form)
     text = render(folder, tmp_path / "page.html").read_text()
     assert "2 stored rows of other settings or suites" in Page(text).sections["comparison"]
@@ -461,7 +464,7 @@ def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_p
     older = make_result(key="older", scores={"judge": 0.25}, finished_at="2026-11-20T00:00:00+00:00")
     told = table(store(tmp_path / "r", make_result(scores={"judge": 0.75}), older))
     assert "75.0" in _line(told, "lora")
-    assert "1 stored row older, of the same cells and seeds, is left out." in told
+    assert "1 stored row older, of the same cells and seeds, is excluded." in told
 
 
 def test_a_grid_without_any_result_is_a_user_error(tmp_path: Path) -> None:
@@ -472,7 +475,7 @@ def test_a_grid_without_any_result_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_every_tasks_metric_is_named(grid: Path) -> None:
-    told = "describe: ROUGE-L; compute: exact match; judge: accuracy; mean: unweighted."
+    told = "Metrics: ROUGE-L (describe), exact match (compute), accuracy (judge); mean: unweighted."
     for form in ("text", "md"):
         assert told in table(grid, form)
     assert f"% {told}" in table(grid, "tex")
@@ -493,17 +496,17 @@ def test_the_page_says_same_examples_only_where_they_are(tmp_path: Path, other: 
 @pytest.mark.parametrize(
     ("loads", "told"),
     [
-        ((3.8, 4.7), "Times were measured on a loaded machine (load 3.8 to 4.7 on 2 CPUs): do not trust them."),
-        ((1.9, 4.7), "Times of 1 of 2 trials were measured on a loaded machine (load 4.7 on 2 CPUs): do not"),
+        ((3.8, 4.7), "Times are unreliable: the machine was loaded (load average 3.8 to 4.7 on 2 CPUs)."),
+        ((1.9, 4.7), "Times of 1 of 2 trials are unreliable: the machine was loaded (load average 4.7 on 2 CPUs)."),
         ((1.9, 2.6), None),
         ((None, None), None),
     ],
 )
-def test_a_loaded_machine_is_told(tmp_path: Path, loads: tuple[float | None, ...], told: str | None) -> None:
+def test_a_loaded_machine_is_reported(tmp_path: Path, loads: tuple[float | None, ...], told: str | None) -> None:
     machine = json.dumps(ENVIRONMENT | {"cpus_available": 2})
     rows = [make_result(seed=i, load_average=load, environment_json=machine) for i, load in enumerate(loads)]
     text = " ".join(table(store(tmp_path / "r", *rows)).split())
-    assert told in text if told else "loaded machine" not in text
+    assert told in text if told else "unreliable" not in text
 
 
 def test_an_option_that_follows_from_something_else_is_shown_as_its_method_says(tmp_path: Path) -> None:
@@ -642,6 +645,6 @@ def test_definitions_go_by_the_headings_that_are_shown(grid: Path) -> None:
     results = collect(grid)
     named = {column: heading for column, heading in DEFINED.items() if column not in ("peak_base_weights_bytes",)}
     shown = {column.title for column in comparison.table(results).columns} | set(panels.MEMORY.values())
-    shown |= set(panels.PHASES.values()) | {"untimed"} | set(speed.HEADS)
+    shown |= set(panels.PHASES.values()) | {"untimed"} | set(rates.HEADS)
     assert set(named.values()) <= shown
     assert ("throughput (tokens_per_second)") in dict(definitions(results))

@@ -1,4 +1,4 @@
-"""What reports and comparisons make of stored outcomes: intervals, ties, bold, and nothing where there are none."""
+"""Intervals, ties and significance that reports and comparisons derive from stored outcomes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from peftbench.report import page
 from peftbench.report.collect import MEAN, Results, collect, from_tables
-from peftbench.report.notes.significance import TIED, standing
+from peftbench.report.derived.significance import significance
+from peftbench.report.notes.significance import TIED, notes
 from peftbench.report.tables import comparison, writers
 from peftbench.results.compare import compare
 from peftbench.results.store import write
@@ -37,7 +38,7 @@ def only(results: Results, *cells: str) -> Results:
 
 
 def test_a_score_has_the_interval_of_the_crossed_model_and_ties_are_marked(quickstart):
-    table, known = comparison.table(quickstart), standing(quickstart)
+    table, known = comparison.table(quickstart), significance(quickstart)
     text = writers.write(table, "text")
     assert max(map(len, text.splitlines())) <= 120
     assert known.rankings.keys() == {*quickstart.tasks, MEAN}
@@ -49,7 +50,10 @@ def test_a_score_has_the_interval_of_the_crossed_model_and_ties_are_marked(quick
                 mean, _, low, high = value.raw
                 assert 0 <= low <= mean <= high <= 1
                 assert f"[{100 * low:.1f}, {100 * high:.1f}]" in value.text
-    assert "95 % for new seeds and new examples" in text.replace("\n", " ")
+    assert (
+        "Tests and 95 % intervals (in brackets on the page and in Markdown) are for new seeds and new examples."
+        in text.replace("\n", " ")
+    )
 
 
 def test_csv_has_the_interval_and_the_front_as_numbers(quickstart):
@@ -59,19 +63,19 @@ def test_csv_has_the_interval_and_the_front_as_numbers(quickstart):
 
 
 @pytest.mark.parametrize(("source", "workers", "counts"), [("nvml", 1, True), ("rapl", 1, True), ("rapl", 2, False)])
-def test_energy_has_a_front_where_it_was_counted_for_the_trial_alone(quickstart, source, workers, counts):
+def test_energy_has_a_front_only_if_it_was_measured_for_the_trial_alone(quickstart, source, workers, counts):
     trials = quickstart.trials.drop(columns=f"score_{MEAN}").assign(energy_source=source, workers=workers)
     trials["train_energy_joules"] = trials["train_seconds"].astype(float) * 2
-    assert "energy" not in standing(quickstart).fronts
-    known = standing(from_tables(trials, quickstart.steps, quickstart.examples)).fronts
+    assert "energy" not in significance(quickstart).fronts
+    known = significance(from_tables(trials, quickstart.steps, quickstart.examples)).fronts
     assert ("energy" in known) == counts
     assert not counts or known["energy"] == known["time"], "as much energy as time"
 
 
-def test_without_outcomes_the_table_is_as_before_and_nothing_is_said_of_new_examples(quickstart):
+def test_without_outcomes_the_table_has_neither_marks_nor_intervals(quickstart):
     bare = again(quickstart, examples=quickstart.examples.head(0))
     table = comparison.table(bare)
-    assert standing(bare).rankings == {}
+    assert significance(bare).rankings == {}
     text = writers.write(table, "text") + writers.write(table, "csv")
     assert TIED not in text
     assert "new examples" not in text
@@ -79,32 +83,52 @@ def test_without_outcomes_the_table_is_as_before_and_nothing_is_said_of_new_exam
     assert "on_front" not in text
 
 
-def test_one_cell_without_outcomes_leaves_no_half_table_of_intervals(quickstart):
+def test_one_cell_without_outcomes_removes_all_intervals(quickstart):
     key = quickstart.trials[quickstart.trials["cell"] == "lora r=8 fp32"]["key"].iloc[0]
     some = quickstart.examples[quickstart.examples["key"] != key]
-    assert standing(again(quickstart, examples=some)).rankings == {}
+    assert significance(again(quickstart, examples=some)).rankings == {}
 
 
-def test_bold_is_what_is_significantly_best_and_nothing_else(quickstart):
+def test_only_the_significantly_best_score_is_bold(quickstart):
     clear = only(quickstart, "base fp32", "full fp32")
-    assert standing(clear).rankings["judge"].significantly_best == "full fp32"
+    assert significance(clear).rankings["judge"].significantly_best == "full fp32"
     assert "<strong>100.0 ± 0.0 [96.3, 100.0]</strong>" in page.html(clear)
     alike = only(quickstart, "full fp32", "full bf16")
-    assert standing(alike).rankings["judge"].significantly_best is None
+    assert significance(alike).rankings["judge"].significantly_best is None
     assert "<strong>" not in page.html(alike)
 
 
-def test_the_notes_say_who_is_told_from_the_reference_and_what_could_be_found(quickstart):
-    notes = " ".join(standing(quickstart).notes)
-    assert "Told from full fp32 by mean over tasks (Holm): below: base fp32" in notes
-    assert "would be found with a probability of 80 %" in notes
+def test_the_notes_name_the_cells_below_the_reference_and_the_detectable_difference(quickstart):
+    found = significance(quickstart)
+    text = " ".join(notes(found))
+    assert "Significantly below full fp32 on the mean over tasks (Holm-adjusted p < 0.05): base fp32, prompt" in text
+    assert found.sensitivity is not None
+    assert (found.sensitivity.seeds, found.sensitivity.examples, found.sensitivity.comparisons) == (3, 300, 13)
+    assert (
+        "Minimum detectable difference with 3 seeds and 300 examples: "
+        f"{100 * found.sensitivity.detectable:.1f} points (80 % power, 13 comparisons, Holm)."
+    ) in text
+    assert found.sensitivity.largest_gap > found.sensitivity.detectable, "so that the text needs no warning"
+    assert "largest observed" not in text
     one = only(quickstart, "base fp32", "lora r=8 fp32")
-    assert "Told from" not in " ".join(standing(one).notes), "there is no full fine-tuning in this table"
+    assert "full fp32" not in " ".join(notes(significance(one))), "there is no full fine-tuning in this table"
 
 
-def test_a_single_seed_is_told_as_these_checkpoints(quickstart):
-    known = standing(again(quickstart, quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)))
-    assert "of a single seed for these checkpoints only" in known.notes[0]
+def test_a_table_whose_differences_are_too_small_names_the_seeds_it_would_take(quickstart):
+    near = significance(only(quickstart, "full fp32", "lora r=32 fp32", "adapter r=64 fp32"))
+    text = " ".join(notes(near))
+    assert "No cell differs significantly from full fp32 on the mean over tasks (Holm-adjusted p < 0.05)." in text
+    assert near.sensitivity is not None
+    assert 0 < near.sensitivity.largest_gap < near.sensitivity.detectable
+    largest = f"The largest observed difference is {100 * near.sensitivity.largest_gap:.1f} points; "
+    assert f"{largest}detecting it would take about {near.sensitivity.seeds_needed} seeds." in text
+    gone = dataclasses.replace(near, sensitivity=dataclasses.replace(near.sensitivity, seeds_needed=None))
+    assert "points; no number of seeds would detect it with so few examples." in " ".join(notes(gone))
+
+
+def test_a_single_seed_generalizes_to_new_examples_only(quickstart):
+    known = significance(again(quickstart, quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)))
+    assert "are for new examples only, with these checkpoints: one seed per cell." in " ".join(notes(known))
     assert all(found.significantly_best is None for found in known.rankings.values())
 
 

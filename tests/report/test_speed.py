@@ -1,4 +1,4 @@
-"""Rates are told with how sure they are, and from what: steps, tokens, padding, work, energy."""
+"""Training rates with their intervals, padding, FLOPs and energy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 
 from peftbench import report
 from peftbench.report import collect
-from peftbench.report.tables import speed
+from peftbench.report.derived import rates
+from peftbench.report.notes import speed
+from peftbench.report.tables.rates import rates as rates_table
 from peftbench.results.crossed_effects.model import t_quantile
 from tests.support.results_factory import make_result, store
 
@@ -26,24 +28,25 @@ def steps(seconds, tokens=100, untimed=0):
 
 
 def notes(folder: Path) -> str:
-    return " ".join(speed.notes(collect.collect(folder)))
+    results = collect.collect(folder)
+    return " ".join([*speed.cautions(results), *speed.notes(results)])
 
 
 def test_steady_steps_give_median_percentiles_and_rate():
-    found = speed.steady(steps([9.0, *(n / 100 for n in range(1, 102))], untimed=1))
+    found = rates.steady(steps([9.0, *(n / 100 for n in range(1, 102))], untimed=1))
     assert found is not None
     assert (found.n, found.median) == (101, 0.51)
     assert (found.p5, found.p95) == pytest.approx((0.06, 0.96))
     assert found.rate == pytest.approx(100 * 101 / 51.51)
-    assert speed.steady(steps([1.0], untimed=1)) is None
+    assert rates.steady(steps([1.0], untimed=1)) is None
 
 
 def test_the_interval_of_three_steps_is_that_of_a_ratio():
     tokens, seconds = [100, 120, 90], [1.0, 1.3, 0.8]
     rate = 310 / 3.1
     error = sum((t - rate * s) ** 2 for t, s in zip(tokens, seconds, strict=True)) / 6
-    assert speed.rate_half_width(tokens, seconds) == pytest.approx(t_quantile(2) * error**0.5 / (3.1 / 3))
-    assert speed.rate_half_width([1, 1], [1.0, 1.1]) is None
+    assert rates.rate_half_width(tokens, seconds) == pytest.approx(t_quantile(2) * error**0.5 / (3.1 / 3))
+    assert rates.rate_half_width([1, 1], [1.0, 1.1]) is None
 
 
 def test_the_interval_holds_the_true_rate_in_about_95_of_100_runs_of_steps_that_drift():
@@ -53,7 +56,7 @@ def test_the_interval_holds_the_true_rate_in_about_95_of_100_runs_of_steps_that_
         for _ in range(100):
             load = 0.5 * load + draw.gauss(0, 0.05)  # a slow step is followed by a slow one
             seconds.append(1.0 + load)
-        found = speed.steady(steps(seconds))
+        found = rates.steady(steps(seconds))
         assert found is not None
         inside += abs(found.rate - 100) <= found.half_width
     assert 0.88 <= inside / 400 <= 0.98
@@ -61,18 +64,18 @@ def test_the_interval_holds_the_true_rate_in_about_95_of_100_runs_of_steps_that_
 
 def test_padding_is_a_share_of_the_data_positions():
     row = {"processed_tokens": 140, "nonpadding_tokens": 75, "examples_seen": 4}
-    assert speed.padding(row, 10) == pytest.approx(0.25)
-    assert speed.padding(row, 0) == pytest.approx(1 - 75 / 140)
-    assert speed.padding({**row, "examples_seen": None}, 10) is None
-    assert speed.padding({}, 0) is None
+    assert rates.padding(row, 10) == pytest.approx(0.25)
+    assert rates.padding(row, 0) == pytest.approx(1 - 75 / 140)
+    assert rates.padding({**row, "examples_seen": None}, 10) is None
+    assert rates.padding({}, 0) is None
 
 
-def test_work_is_held_against_the_measured_rate_and_unknown_is_unknown():
+def test_utilization_is_relative_to_the_measured_rate_and_unknown_stays_unknown():
     row = {"train_flops_per_token": 6e6, "processed_tokens_per_second": 1e4, "device_flops_per_second": 1e11}
-    assert (speed.achieved(row), speed.utilization(row)) == (6e10, 0.6)
-    assert speed.utilization({**row, "device_flops_per_second": None}) is None
-    assert speed.achieved({**row, "train_flops_per_token": pd.NA}) is None
-    assert speed.utilization({}) is None
+    assert (rates.achieved(row), rates.utilization(row)) == (6e10, 0.6)
+    assert rates.utilization({**row, "device_flops_per_second": None}) is None
+    assert rates.achieved({**row, "train_flops_per_token": pd.NA}) is None
+    assert rates.utilization({}) is None
 
 
 @pytest.mark.parametrize(
@@ -87,8 +90,8 @@ def test_work_is_held_against_the_measured_rate_and_unknown_is_unknown():
         ({"train_energy_joules": 0.0}, None),
     ],
 )
-def test_samples_per_joule_are_told_only_where_the_counter_saw_this_trial_alone(row, expected):
-    assert speed.samples_per_joule({"train_energy_joules": 25.0, "examples_seen": 100} | row) == expected
+def test_samples_per_joule_are_known_only_if_the_counter_covered_this_trial_alone(row, expected):
+    assert rates.samples_per_joule({"train_energy_joules": 25.0, "examples_seen": 100} | row) == expected
 
 
 def cells(folder: Path, **rates: tuple[float, ...]) -> Path:
@@ -101,25 +104,26 @@ def cells(folder: Path, **rates: tuple[float, ...]) -> Path:
     return store(folder, *made)
 
 
-def test_rates_whose_difference_is_within_its_interval_are_said_to_have_no_order(tmp_path):
+def test_rates_whose_difference_is_within_its_interval_are_reported_as_such(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1010, 990), r2=(1001, 1012, 989), r4=(2000, 2010, 1990))
     (told,) = speed.notes(collect.collect(folder))
-    assert told == (
-        "Speeds of lora r=1 fp32 and lora r=2 fp32 differ by less than their 95 % intervals: they have no order."
-    )
+    assert told == ("Speeds of lora r=1 fp32 and lora r=2 fp32 differ by less than their 95 % interval.")
     assert told in " ".join(report.table(folder).split())
 
 
-def test_of_many_such_pairs_one_is_named(tmp_path):
+def test_of_many_such_pairs_the_closest_is_named(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1300, 900), r2=(1050, 1250, 950), r4=(1000, 1200, 800))
-    assert "Speeds of 3 of 3 pairs of cells, as lora r=1 fp32 and lora r=2 fp32, differ" in notes(folder)
+    assert (
+        "Speeds of 3 of 3 pairs of cells differ by less than their 95 % interval (e.g. lora r=1 fp32 and lora r=2"
+        in notes(folder)
+    )
 
 
-def test_clearly_different_rates_need_no_words(tmp_path):
+def test_clearly_different_rates_need_no_note(tmp_path):
     assert notes(cells(tmp_path / "r", r1=(1000, 1010, 990), r2=(2000, 2010, 1990))) == ""
 
 
-def test_single_trials_are_held_against_each_other_by_their_steps(tmp_path):
+def test_single_trials_are_compared_by_their_steps(tmp_path):
     def trial(rank: int, factor: float, seconds: tuple[float, ...]):
         found = make_result(f"lora r={rank} fp32", rank=rank, steps=6, tokens_per_second=3000 / factor)
         rows = [dataclasses.replace(s, seconds=t) for s, t in zip(found.steps, (1.0, 1.0, *seconds), strict=True)]
@@ -131,12 +135,12 @@ def test_single_trials_are_held_against_each_other_by_their_steps(tmp_path):
     assert notes(store(tmp_path / "far", trial(1, 1.0, calm), trial(2, 1.1, calm))) == ""
 
 
-def test_a_cell_without_a_speed_says_why(tmp_path):
+def test_a_cell_without_a_speed_has_a_reason(tmp_path):
     folder = store(tmp_path / "r", make_result(tokens_per_second=None))
-    assert notes(folder) == "No speed of lora r=8 fp32: fewer than 3 steps after the untimed ones."
+    assert notes(folder) == "No speed for lora r=8 fp32: fewer than 3 steps after the warm-up steps."
 
 
-def test_a_shared_and_a_slowed_gpu_are_said(tmp_path):
+def test_a_shared_and_a_throttled_gpu_are_reported(tmp_path):
     state = {"start": {"slowed_by": ["gpu_idle"]}, "end": {"slowed_by": ["sw_power_cap", "gpu_idle"]}}
     shared = {"device": "cuda", "memory_kind": "allocator"}
     made = [
@@ -146,8 +150,8 @@ def test_a_shared_and_a_slowed_gpu_are_said(tmp_path):
         ),
     ]
     told = notes(store(tmp_path / "r", *made))
-    assert "Another process was on the GPU in 1 of 2 trials: do not trust their times." in told
-    assert "The GPU had slowed itself (sw_power_cap) as training ended in 1 of 2 trials." in told
+    assert "Times of 1 of 2 trials are unreliable: another process used the GPU." in told
+    assert "The GPU was throttled (sw_power_cap) at the end of training in 1 of 2 trials." in told
 
 
 def test_the_page_shows_rates_padding_work_and_energy(tmp_path):
@@ -163,7 +167,7 @@ def test_the_page_shows_rates_padding_work_and_energy(tmp_path):
         "energy_source": "nvml",
     }
     folder = store(tmp_path / "r", *(make_result(seed=s, steps=8, **measured) for s in range(2)))
-    made = speed.rates(collect.collect(folder))
+    made = rates_table(collect.collect(folder))
     assert made is not None
     row = dict(zip(made.heads, made.rows[0], strict=True))
     assert row["processed tokens/s"] == "40,000"
@@ -178,15 +182,15 @@ def test_the_page_shows_rates_padding_work_and_energy(tmp_path):
     assert all(f">{value}<" in page for value in made.rows[0][1:])
 
 
-def test_rows_that_know_none_of_it_are_dashes(tmp_path):
-    made = speed.rates(collect.collect(store(tmp_path / "r", make_result())))
+def test_rows_without_these_columns_are_dashes(tmp_path):
+    made = rates_table(collect.collect(store(tmp_path / "r", make_result())))
     assert made is not None
     row = dict(zip(made.heads, made.rows[0], strict=True))
     dashes = ("processed tokens/s", "padding left", "FLOPs per token", "FLOP/s", "MFU", "energy", "samples/J")
     assert {row[name] for name in dashes} == {"–"}
 
 
-def test_the_terminals_table_has_the_spread_of_train_and_speed(tmp_path):
+def test_the_terminal_table_has_the_spread_of_train_time_and_speed(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1100, 900), r2=(2000,))
     lines = {line[:13]: line for line in report.table(folder).splitlines()}
     assert " 1,000±10% " in lines["lora r=1 fp32"]

@@ -14,7 +14,7 @@ from peftbench.records import Result
 from peftbench.report import collect, page
 from peftbench.report.figures import panels
 from peftbench.report.figures.draw import color_of, marker_of
-from peftbench.report.notes import under_table
+from peftbench.report.notes import failures
 from peftbench.report.tables import rank_by_precision
 from tests.support.results_factory import make_result, store
 
@@ -48,9 +48,9 @@ def test_each_tuner_has_a_title_a_legend_and_a_label(folder: Path) -> None:
 
 
 def test_the_size_of_a_tuner_has_the_name_that_it_has_there(folder: Path) -> None:
-    knobs = {grid.title: grid.knob for grid in rank_by_precision.method_grids(collect.collect(folder))}
-    assert knobs["peft tuner VERA"] == "rank r"
-    assert knobs["peft tuner PROMPT_TUNING"] == "virtual tokens"
+    meanings = {found.title: found.rank_meaning for found in rank_by_precision.rank_tables(collect.collect(folder))}
+    assert meanings["peft tuner VERA"] == "rank r"
+    assert meanings["peft tuner PROMPT_TUNING"] == "virtual tokens"
 
 
 def test_no_two_tuners_look_the_same() -> None:
@@ -68,7 +68,7 @@ def test_without_peft_a_report_is_still_made(folder: Path, monkeypatch: pytest.M
     assert "peft VERA r=64 fp32" in page.html(results)
 
 
-def test_unsupported_cells_of_a_method_are_told_together_where_they_share_the_reason(tmp_path: Path) -> None:
+def test_unsupported_cells_of_a_method_that_share_a_reason_share_a_note(tmp_path: Path) -> None:
     def absent(cell: str, method: str, precision: str, because: str) -> Result:
         why = f"{method} does not exist in {precision}, because {because}"
         return make_result(cell, method, precision, None, status="unsupported", phase=None, message=why)
@@ -76,7 +76,8 @@ def test_unsupported_cells_of_a_method_are_told_together_where_they_share_the_re
     rows = [absent(f"qlora r={r} {p}", "qlora", p, "it is 4-bit") for r in (1, 2) for p in ("fp32", "bf16")]
     rows += [absent("full nf4", "full", "nf4", "no gradient"), absent("lora nf4", "lora", "nf4", "no gradient")]
     rows += [make_result(f"adapter r={r} fp32", "adapter", rank=r, status="oom") for r in (1, 2)]
-    told = under_table.notes(collect.collect(store(tmp_path / "r", make_result(), *rows)))
+    results = collect.collect(store(tmp_path / "r", make_result(), *rows))
+    told = [*failures.failed(results), *failures.unsupported(results)]
     assert "qlora in fp32, bf16: 4 cells unsupported (it is 4-bit)." in told
     assert "full nf4: unsupported (full does not exist in nf4, because no gradient)." in told
     assert "lora nf4: unsupported (lora does not exist in nf4, because no gradient)." in told

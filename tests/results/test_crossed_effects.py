@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from peftbench.report.notes import sensitivity
+from peftbench.report.notes.significance import sensitivity
 from peftbench.results import store
 from peftbench.results.crossed_effects import front, outcomes, planning, ranking
 from peftbench.results.crossed_effects.model import Outcomes, components, difference, difference_parts, parts, score
@@ -225,11 +225,11 @@ def test_a_table_that_can_show_none_of_its_differences_says_so():
     known = simulation.known_noise(simulation.null(2, 1.15), 50)
     few_examples, few_seeds, enough = (planning.sensitivity(known, [0.60, best], 1) for best in (0.61, 0.64, 0.90))
     assert (few_examples.undetectable, few_examples.seeds_needed) == (True, None)
-    assert "seeds and examples explain it, no number of seeds" in sensitivity.sentence(few_examples)
+    assert "no number of seeds would detect it with so few examples" in sensitivity(few_examples)
     assert few_seeds.undetectable
-    assert f"about {few_seeds.seeds_needed} seeds" in sensitivity.sentence(few_seeds)
+    assert f"would take about {few_seeds.seeds_needed} seeds" in sensitivity(few_seeds)
     assert (enough.undetectable, enough.seeds_needed) == (False, None)
-    assert "explain" not in sensitivity.sentence(enough)
+    assert "largest observed" not in sensitivity(enough)
 
 
 def test_without_variance_cells_are_on_the_front_or_not():

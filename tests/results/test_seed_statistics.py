@@ -209,7 +209,7 @@ def test_busy_trials_are_counted_among_those_whose_waiting_is_known(tmp_path: Pa
     assert known == BusyTrials(count=1, known=2, largest_share=0.5)
     assert busy_trials(found[found["seed"] != 1]) is None
     assert busy.sentence(known).startswith(
-        "Times of 1 of 2 trials were measured on a busy machine (threads waited for a CPU in up to 50"
+        "Times of 1 of 2 trials are unreliable: the machine was busy (threads waited for a CPU in up to 50"
     )
     assert busy.sentence(known, "inference").startswith("Rates and latencies of 1 of 2 trials")
 

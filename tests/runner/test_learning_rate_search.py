@@ -315,13 +315,13 @@ def searched_folder(tmp_path) -> Path:
 def test_a_note_under_the_table_names_searched_and_pinned_rates(searched_folder):
     told = list(search_notes.notes(collect.collect(searched_folder)))
     assert told == [
-        "Learning rates were chosen on the validation split from 2 candidates for each cell (seed 1000; 4 trials "
-        "before these).",
-        "Not searched, their learning rate was given: adapter r=4 fp32.",
-        "The best learning rate is at the edge of those tried, a better one may lie beyond: full fp32 (0.01, the "
+        "Learning rates were selected on the validation split from 2 candidates per cell (seed 1000; 4 trials before "
+        "these).",
+        "Learning rate given by the suite, not searched: adapter r=4 fp32.",
+        "Best learning rate at the edge of the candidates; a better one may lie outside: full fp32 (0.01, the "
         "largest); lora r=4 fp32 (0.01, the smallest).",
-        "Candidates that did not end ok and were not chosen: lora r=4 fp32 at 0.1 (diverged).",
-        "Trained with another learning rate than the search chooses now: lora r=4 fp32.",
+        "Candidates that failed and were not selected: lora r=4 fp32 at 0.1 (diverged).",
+        "Trained with a learning rate other than the one selected now: lora r=4 fp32.",
     ]
 
 
@@ -331,8 +331,8 @@ def test_the_note_that_the_test_split_was_read_once_is_shown_only_if_true(search
         result = make_result("lora r=4 fp32", "lora", seed=seed, **rows)
         store.write(searched_folder, result, ("judge",))
     told = " ".join(search_notes.notes(collect.collect(searched_folder)))
-    assert "the test split was read for the chosen ones only" in told
-    assert "Trained with another" not in told
+    assert "the test split was used only with the selected rates" in told
+    assert "Trained with a learning rate other" not in told
 
 
 def test_the_report_shows_every_candidate_and_draws_them(searched_folder, tmp_path):

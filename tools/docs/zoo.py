@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import collect, read_json
 from peftbench.results.rows import rows_without_progress
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from peftbench.methods import METHODS
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.figures.axis import Axis
 from peftbench.report.figures.labels import Mark, place_labels, push_apart
 from peftbench.report.figures.svg import FONT_SIZE, INK, MARKERS, PAPER, axes, canvas, styled, to_svg

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
+from peftbench.records import units as fmt
 from peftbench.records.memory import Category
 from peftbench.records.phase import PARTS, UNTRACKED, UNTRACKED_BAR, Phase
-from peftbench.report import format as fmt
 from peftbench.report.collect import Cell, Results, method_title, precision_order
 from peftbench.report.figures.axis import Axis
 from peftbench.report.figures.draw import DASHES, Bar, Curve, Point, bars, color_of, curves, fill_of, marker_of, scatter

@@ -1,4 +1,4 @@
-"""What trials saw of their data, in words: steps, examples, passes, tokens, what was cut, what test and train share."""
+"""Notes on training data: steps, examples, epochs, tokens, truncation, overlap of scored and training data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from peftbench.records.wording import plural, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +24,7 @@ _READ = (
 
 
 def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Return what is to be said of trials' data; nothing of rows that are older than its columns.
+    """Return the notes on the data of trials; none for rows that are older than the columns.
 
     Args:
         trials: rows of ``trials``.
@@ -31,39 +33,41 @@ def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
     if not len(known):
         return ()
     rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in known[list(_READ)].to_dict("records")]
-    return (*_seen(rows), _cut(rows, trials["scores_json"].dropna().unique()), *_overlap(known))
+    return (*_seen(rows), _truncated(rows, trials["scores_json"].dropna().unique()), *_overlap(known))
 
 
 def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
-    """Yield what the methods saw: one sentence where all saw the same, else one for those that did."""
+    """Yield the amount of training data: one sentence if it is the same for all cells, else one for each amount."""
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((int(row["steps_done"]), int(row["examples_seen"])), []).append(row)
     for (steps, examples), alike in groups.items():
-        who = "Every trial" if len(groups) == 1 else ", ".join(dict.fromkeys(row["cell"] for row in alike))
+        who = "every trial" if len(groups) == 1 else ", ".join(dict.fromkeys(row["cell"] for row in alike))
         distinct, tokens, loss = (
-            _span(row[name] for row in alike) for name in ("distinct_examples_seen", "nonpadding_tokens", "loss_tokens")
+            span(int(row[name]) for row in alike)
+            for name in ("distinct_examples_seen", "nonpadding_tokens", "loss_tokens")
         )
         yield (
-            f"{who} saw {_plural(steps, 'step')} and {_plural(examples, 'example')}, {distinct} of them distinct: "
-            f"{_passes([row['seen'] for row in alike])}; {tokens} tokens without padding, of which {loss} bore loss."
+            f"Training data of {who}: {plural(steps, 'step')}, {plural(examples, 'example')} ({distinct} distinct): "
+            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, of which {loss} enter the loss."
         )
 
 
-def _passes(seen: Sequence[dict[str, dict[str, int]]]) -> str:
-    """Return how often each training set was gone through: ``2.3 passes over the 1,200 examples of trec``."""
-    parts = []
+def _epochs(seen: Sequence[dict[str, dict[str, int]]]) -> str:
+    """Return how often each training set was used: "2.3 epochs of trec (1,200 examples), 1 of sst2 (600)"."""
+    parts: list[str] = []
     for task, first in seen[0].items():
         size = first["examples"]
-        drawn = sorted({each[task]["drawn"] for each in seen})
-        ends = list(dict.fromkeys(_brief(n / size) for n in (drawn[0], drawn[-1])))
-        noun = "pass" if ends == ["1"] else "passes"
-        parts.append(f"{' to '.join(ends)} {noun} over the {_plural(size, 'example')} of {task}")
+        epochs = span((each[task]["drawn"] / size for each in seen), _brief)
+        if parts:
+            parts.append(f"{epochs} of {task} ({size:,})")
+        else:
+            parts.append(f"{epochs} {'epoch' if epochs == '1' else 'epochs'} of {task} ({plural(size, 'example')})")
     return ", ".join(parts)
 
 
-def _cut(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
-    """Return how many examples were cut to fit, of all seeds together; none is ever dropped."""
+def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
+    """Return how many examples were truncated, over all seeds; none is ever dropped."""
     cells: dict[str, Counter[tuple[str, str]]] = {}
     for row in rows:
         for task, each in row["seen"].items():
@@ -72,20 +76,20 @@ def _cut(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
     groups: dict[str, list[str]] = {}
     for cell, counts in cells.items():
         tasks = [task for task, what in counts if what == "truncated" and counts[task, what]]
-        told = ", ".join(_share(counts[task, "truncated"], counts[task, "drawn"], task) for task in tasks)
-        groups.setdefault(told, []).append(cell)
-    train = [told if len(groups) == 1 else f"{told} ({', '.join(who)})" for told, who in groups.items() if told]
+        shares = ", ".join(_share(counts[task, "truncated"], counts[task, "drawn"], task) for task in tasks)
+        groups.setdefault(shares, []).append(cell)
+    train = [text if len(groups) == 1 else f"{text} ({', '.join(who)})" for text, who in groups.items() if text]
     prompts = dict.fromkeys(
         f"{score['truncated_prompts']:,} of {score['examples']:,} of {task}"
         for text in scores
         for task, score in json.loads(text).items()
         if score.get("truncated_prompts")
     )
-    parts = [f"of the training examples {'; '.join(train)}, to the sequence length"] if train else []
-    parts += [f"of the scored prompts {', '.join(prompts)}, to the longest length of evaluation"] if prompts else []
+    parts = [f"training examples, to the sequence length: {'; '.join(train)}"] if train else []
+    parts += [f"scored prompts, to evaluation's maximum length: {', '.join(prompts)}"] if prompts else []
     if not parts:
-        return "No example was dropped and none was cut, neither in training nor in evaluation."
-    return f"Cut on the left: {'; '.join(parts)}. No example was dropped."
+        return "No example was dropped or truncated, in training or in evaluation."
+    return f"Truncated on the left: {'; '.join(parts)}. No example was dropped."
 
 
 def _share(cut: int, drawn: int, task: str) -> str:
@@ -101,9 +105,9 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
     for text in trials["overlap_json"].dropna().unique():
         found = json.loads(text)
         parts = [
-            f"{task}: of {_plural(each['examples'], 'scored prompt')} {each['exact']:,} "
+            f"{each['exact']:,} of {plural(each['examples'], 'scored prompt')} of {task} "
             f"{'is a training prompt' if each['exact'] == 1 else 'are training prompts'} word for word, "
-            f"{each['ngram'] - each['exact']:,} more have {each['words']} words in a row of one"
+            f"{each['ngram'] - each['exact']:,} more share {each['words']} consecutive words with one"
             for task, each in found.items()
             if each["ngram"]
         ]
@@ -111,13 +115,4 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
             yield f"Overlap of scored and training data: {'; '.join(parts)}."
         elif found:
             words = max(each["words"] for each in found.values())
-            yield f"No scored prompt is a training prompt or has {words} words in a row of one."
-
-
-def _span(values: Iterable[Any]) -> str:
-    found = sorted({int(value) for value in values})
-    return " to ".join(f"{value:,}" for value in dict.fromkeys((found[0], found[-1])))
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+            yield f"No scored prompt is a training prompt or shares {words} consecutive words with one."

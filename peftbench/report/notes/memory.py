@@ -1,4 +1,4 @@
-"""What the memory figures mean, said from the stored peaks: what dominates the totals, and which totals compare."""
+"""Notes on memory: how it was measured, what dominates the peaks, and which totals are comparable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Category
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
+from peftbench.records.wording import plural, span
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts
 
@@ -18,17 +19,17 @@ _MUST_EQUAL = {
     "train.sequence_length": "sequence lengths",
     "train.packing": "packing",
 }
-"""Settings that decide how much a training step holds, next to method, rank and precision; in words."""
+"""Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
 _PARTNERS = ("bf16", "fp16", "fp32")
-"""Against which LoRA a QLoRA is held, the first there is: QLoRA computes in 16 bits, so that one differs least."""
+"""Precisions of the LoRA that a QLoRA is compared with, the first that exists. QLoRA computes in 16 bits."""
 
 
 def sentences(results: Results) -> tuple[str, ...]:
-    """Return what the page says beside its memory figure: the kind of accounting, what dominates, what compares."""
+    """Return the notes beside the page's memory figure: how it was measured, what dominates, which pairs compare."""
     kind = results.common("memory_kind")
     how = {
-        "tensor_accounting": "Tensor accounting on the CPU: the storages of all live tensors, counted in extra steps "
-        "outside the timed ones, on the run's largest batch. Not comparable with a GPU allocator's peak.",
+        "tensor_accounting": "Tensor accounting on the CPU: the storages of all live tensors in one extra, untimed "
+        "training step on the run's largest batch. Not comparable with the peak of a GPU allocator.",
         "allocator": "Peak of the CUDA allocator (allocated, not reserved), on the run's largest batch. "
         "Not comparable with tensor accounting on a CPU.",
     }.get(str(kind), f"Memory by {kind_words(str(kind))}.")
@@ -36,12 +37,12 @@ def sentences(results: Results) -> tuple[str, ...]:
 
 
 def _held_against(results: Results) -> Iterable[str]:
-    """Say how far the categories are from the allocator's own count, and from what was predicted."""
+    """Yield how far the sum of the categories and the prediction are from the measured peak."""
     if results.common("memory_kind") != "tensor_accounting":
         return
-    for column, told in (
-        ("peak_unexplained_bytes", "The categories explain the allocator's own peak"),
-        ("predicted_train_bytes", "Peaks predicted from the config alone are those measured"),
+    for column, claim in (
+        ("peak_unexplained_bytes", "The categories add up to the allocator's own peak"),
+        ("predicted_train_bytes", "Peaks predicted from the config alone equal the measured ones"),
     ):
         shares = []
         for cell in results.tuned:
@@ -50,20 +51,22 @@ def _held_against(results: Results) -> Iterable[str]:
                 shares.append(abs(value if column.startswith("peak") else value - peak) / peak)
         if shares:
             how = f"to within {fmt.share(max(shares))}" if max(shares) else "to the byte"
-            yield f"{told} {how} in {len(shares)} trial{'s' * (len(shares) != 1)}."
+            yield f"{claim} {how} in {plural(len(shares), 'trial')}."
 
 
 def notes(results: Results) -> tuple[str, ...]:
-    """Return what is said about memory under the table: the same, with one pair at most."""
+    """Return the notes under the table: kind of accounting, dominant part, one comparable pair."""
     peaks = _peaks(results)
-    lead = _what_dominates(peaks) if any(peak.moving > peak.weights for peak in peaks) else ()
-    return (*lead, *_pairs(results, most=1))
+    kind = results.common("memory_kind")
+    lead = [f"Memory by {kind_words(str(kind))}."] if kind else []
+    lead += _what_dominates(peaks) if any(peak.moving > peak.weights for peak in peaks) else ()
+    return (*([" ".join(lead)] if lead else []), *_pairs(results, most=1))
 
 
 def kind_words(kind: str) -> str:
     """Return the kind of memory accounting in words."""
-    told = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
-    return told.get(kind, kind.replace("_", " "))
+    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
+    return words.get(kind, kind.replace("_", " "))
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,12 @@ class _Peak:
     """A cell's training peak, in bytes."""
 
     weights: float
-    """Base weights and quantization state: what storage precision decides."""
+    """Base weights and quantization state, which depend on storage precision."""
     moving: float
-    """Activations, logits and temporaries: what it does not."""
+    """Activations, logits and temporaries, which do not."""
     total: float
     quantized: bool
-    """Whether storage is as narrow as it gets, so that there is nothing left to save."""
+    """Whether the base model is already stored in a quantized format."""
 
 
 def _peaks(results: Results) -> list[_Peak]:
@@ -95,66 +98,64 @@ def _sum(cell: Cell, *categories: Category) -> float:
 
 
 def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
-    """Say in how many cells activations outweigh the weights, and what follows for most of them."""
+    """Yield in how many cells activations exceed the weights, and what follows."""
     if not peaks:
         return
     above = [peak.moving / peak.weights for peak in peaks if peak.moving > peak.weights]
     cells = f"of {len(peaks)} {'cell' if len(peaks) == 1 else 'cells'}"
     if 2 * len(above) <= len(peaks):
-        told = f" (others: activations, logits and temporaries up to {max(above):.1f} times them)" if above else ""
+        others = f" (others: up to {max(above):.1f} times the base weights)" if above else ""
         yield (
-            f"Base weights outweigh activations, logits and temporaries in {len(peaks) - len(above)} {cells}{told}: "
-            "storage precision and frozen weights decide the totals."
+            f"Base weights exceed activations, logits and temporaries in {len(peaks) - len(above)} {cells}{others}: "
+            "storage precision and frozen weights determine the totals."
         )
         return
     shares = [100 * peak.weights / peak.total for peak in peaks if not peak.quantized]
     most = ""
     if shares:
-        most = f": weights are {_span(shares)} % of unquantized peaks, the most that 4-bit storage can save"
+        most = f" Weights are {_span(shares)} % of unquantized peaks, an upper bound on what 4-bit storage can save."
     yield (
-        f"Activations, logits and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times)"
-        f"{most}. With billions of parameters weights dominate, and the order of the cells is another."
+        f"Activations, logits and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times)."
+        f"{most} With billions of parameters the weights dominate, and the cells rank differently."
     )
 
 
 def _span(values: Sequence[float]) -> str:
-    """Return "2.1 to 9.8", or one number where both ends read the same."""
-    ends = [f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(ends))
+    return span(values, lambda value: f"{value:.0f}" if value >= 10 else f"{value:.1f}")
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A QLoRA cell and the LoRA cell of the same base and rank that it is held against."""
+    """A QLoRA cell and the LoRA cell of the same base model and rank that it is compared with."""
 
     qlora: Cell
     lora: Cell
     differing: tuple[str, ...]
-    """Settings, in words, that keep their totals from comparing."""
+    """Names of the settings that make their totals incomparable."""
     checkpointing: bool
 
-    def told(self) -> str:
-        """Return base weights and totals of both."""
+    def totals(self) -> str:
+        """Return base weights and peaks of both."""
         base, peak = (self._both(column) for column in ("base_weights_bytes", "peak_train_bytes"))
-        return f"{self.qlora.name} against {self.lora.name}: base weights {base}, peak {peak}"
+        return f"{self.qlora.name} vs. {self.lora.name}: base weights {base}, peak {peak}"
 
     def base_weights(self) -> str:
-        """Return base weights of both: those compare whatever else differs."""
+        """Return the base weights of both, which are comparable whatever else differs."""
         return self._both("base_weights_bytes")
 
     def _both(self, column: str) -> str:
         one, other = self.qlora.mean(column), self.lora.mean(column)
         unit = fmt.byte_unit([max(one or 0.0, other or 0.0)])
         texts = [fmt.number(None if value is None else value / unit.size) for value in (one, other)]
-        return f"{texts[0]} against {texts[1]} {unit.name}"
+        return f"{texts[0]} vs. {texts[1]} {unit.name}"
 
 
 def _pairs(results: Results, most: int) -> Iterable[str]:
-    """Say which totals of QLoRA and LoRA compare, or why none does.
+    """Yield which totals of QLoRA and LoRA are comparable, or why none is.
 
     Args:
-        results: What is reported.
-        most: How many pairs are told at most, beginning with the middle rank.
+        results: what is reported.
+        most: number of pairs at most; a single one is that of the middle rank.
     """
     qloras, loras = (
         [c for c in results.finished if c.method == method and c.mean("peak_train_bytes") is not None]
@@ -170,13 +171,13 @@ def _pairs(results: Results, most: int) -> Iterable[str]:
         yield _fair(fair, most)
     elif known:
         pair = known[(len(known) - 1) // 2]
-        be = "differs" if pair.differing == (_MUST_EQUAL["train.gradient_checkpointing"],) else "differ"
+        verb = "differs" if pair.differing == (_MUST_EQUAL["train.gradient_checkpointing"],) else "differ"
         yield (
-            f"Memory totals of {pair.qlora.name} and {pair.lora.name} do not compare: {' and '.join(pair.differing)} "
-            f"{be}. Base weights do: {pair.base_weights()}."
+            f"Memory totals of {pair.qlora.name} and {pair.lora.name} are not comparable: "
+            f"{' and '.join(pair.differing)} {verb}. Base weights are: {pair.base_weights()}."
         )
     elif not pairs:
-        yield "Memory totals of qlora and lora do not compare: they have no rank in common."
+        yield "Memory totals of qlora and lora are not comparable: they have no rank in common."
 
 
 def _fair(pairs: Sequence[_Pair], most: int) -> str:
@@ -187,8 +188,8 @@ def _fair(pairs: Sequence[_Pair], most: int) -> str:
     rest = len(pairs) - len(shown)
     more = "" if not rest else f"; {rest} more {'pair' if rest == 1 else 'pairs'}{' on the page' if most == 1 else ''}"
     return (
-        "Totals compare only at equal targets, rank and checkpointing. At equal ones"
-        f"{how}: {'; '.join(pair.told() for pair in shown)}{more}."
+        "Memory totals are comparable only at equal target modules, rank and checkpointing. At equal ones"
+        f"{how}: {'; '.join(pair.totals() for pair in shown)}{more}."
     )
 
 
@@ -197,7 +198,7 @@ def _partners(qlora: Cell, loras: Sequence[Cell]) -> list[Cell]:
 
 
 def _best(qlora: Cell, partners: Sequence[Cell]) -> _Pair | None:
-    """Return the pair that differs least; None where what must be equal was not stored."""
+    """Return the pair that differs least; None if a setting that must be equal was not stored."""
     order = {precision: place for place, precision in enumerate(_PARTNERS)}
     pairs = [pair for lora in partners if (pair := _pair(qlora, lora)) is not None]
     return min(pairs, key=lambda p: (len(p.differing), order.get(p.lora.precision, len(order))), default=None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results
-from peftbench.report.notes import under_table
-from peftbench.report.notes.significance import COSTS, TIED, Standing, standing
+from peftbench.report.derived.significance import COSTS, Significance, significance
+from peftbench.report.notes import comparison as notes
+from peftbench.report.notes.significance import TIED
 from peftbench.report.tables.table import Column, Row, Table, Value
 
 
@@ -20,10 +21,10 @@ class _Quantity:
     title: str
     short: str | None = None
     unit: str = ""
-    """Empty for bytes, whose unit the column's values choose."""
+    """Empty for bytes, whose unit depends on the column's values."""
     digits: int | None = None
-    """Decimals, shown with the spread over seeds (in the terminal's table in % of the mean, to save room); None for
-    three significant digits without it."""
+    """Decimals of mean and spread over seeds (the terminal's table has the spread in % of the mean); None for three
+    significant digits and no spread."""
 
     def build(self, cells: tuple[Cell, ...]) -> tuple[Column, Callable[[Cell], Value]]:
         """Return the column and the function that fills it."""
@@ -53,12 +54,17 @@ _QUANTITIES = (
 
 
 def table(results: Results) -> Table:
-    """Return the comparison table: a row per cell, then the rows of chance and majority.
+    """Return the comparison table with its notes: a row per cell, then the rows of chance and majority.
 
-    Scores are means over finished seeds with their standard deviation; a single seed has none, and none is shown. Where
-    outcomes of all examples are stored, the interval for new seeds and new examples stands behind, and ties are marked.
+    Scores are means over finished seeds with their standard deviation, none for a single seed. If the outcomes of all
+    examples are stored, the interval for new seeds and new examples follows, and ties with the best are marked.
     """
-    known = standing(results)
+    known = significance(results)
+    return replace(without_notes(results, known), notes=notes.notes(results, known))
+
+
+def without_notes(results: Results, known: Significance) -> Table:
+    """Return the columns and rows of the comparison table."""
     pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
     if len(results.tasks) > 1:
         pairs.append(_score_column(MEAN, known))
@@ -67,7 +73,7 @@ def table(results: Results) -> Table:
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
-    return Table(columns, tuple(rows + [row for row in references if row]), (*under_table.notes(results), *known.notes))
+    return Table(columns, tuple(rows + [row for row in references if row]), ())
 
 
 def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
@@ -75,7 +81,7 @@ def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
 
 
-def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
     name = f"score_{task}"
     title = "mean" if task == MEAN else task
     stem = "score_mean_over_tasks" if task == MEAN else name
@@ -89,7 +95,7 @@ def _score_column(task: str, known: Standing) -> tuple[Column, Callable[[Cell], 
             known.estimate(task, cell),
             TIED if known.tied(task, cell) else "",
         )
-        # closer than elsewhere, so that a terminal's line has room for all
+        # without spaces, so that all columns fit a terminal's line
         short = (fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")) + mark
         if found is None:
             return Value(text, (mean, sd), short, mean)
@@ -113,7 +119,7 @@ def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, fill
 
 
-def _front_column(known: Standing) -> tuple[Column, Callable[[Cell], Value]]:
+def _front_column(known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
     names = [name for name in COSTS.values() if name in known.fronts]
     raw = tuple(f"on_front_by_{name}" for name in names)
     column = Column("on the front", f"%, by {' / '.join(names)}", raw)
@@ -140,7 +146,7 @@ def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
 
 
 def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:
-    """Return the row of ``chance`` or ``majority``, or None where no task defines it."""
+    """Return the row of ``chance`` or ``majority``; None if no task defines it."""
     values = [Value(kind, (kind, None, None, None), sort=kind)]
     known = False
     for column in columns[1:]:

@@ -1,4 +1,4 @@
-"""The search for learning rates: what was tried, what was chosen and what it cost."""
+"""The learning-rate search: candidates, selected rate and cost."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from peftbench.methods.record import shown
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import Cell, Results
 from peftbench.report.figures.axis import Axis
 from peftbench.report.figures.draw import Point, scatter
 from peftbench.report.figures.panels import Panel
-from peftbench.report.notes.learning_rate_search import searched
+from peftbench.report.notes import learning_rate_search as notes
 from peftbench.report.tables.table import Column, Row, Table, Value
 from peftbench.results.learning_rate_search import Candidate, CellSearch, expected_best
 
-_CHOSEN = "*"
-"""Marks the chosen candidate."""
 _REFERENCE = "full"
-"""The method whose best learning rate those of the others are told against."""
+"""The method whose learning rate the others are compared with."""
 
 
 def table(results: Results) -> Table | None:
-    """Return a row per searched cell, with every candidate's validation score; None where nothing was searched."""
-    found = searched(results)
+    """Return a row per searched cell, with every candidate's validation score; None if nothing was searched."""
+    found = results.searched
     if not found:
         return None
     columns = (
         Column("cell", "", ("cell",), "cell", numeric=False),
-        Column("chosen rate", "", ("learning_rate",), "rate"),
+        Column("selected rate", "", ("learning_rate",), "rate"),
         Column(f"× that of {_REFERENCE}", "", ("learning_rate_to_full",), f"x {_REFERENCE}"),
         Column("validation score", "%", ("validation_score",), "validation\n%"),
         Column("candidates and their scores", "%", ("candidates",), "tried: %", numeric=False),
@@ -37,12 +35,12 @@ def table(results: Results) -> Table | None:
         Column("time", "s", ("wall_seconds",), "time\ns"),
     )
     rows = tuple(Row(_values(cell, choice, _reference(found, cell)), cell) for cell, choice in found)
-    return Table(columns, rows, (_meaning(results, found),))
+    return Table(columns, rows, (notes.candidates(results, found),))
 
 
 def panels(results: Results) -> tuple[Panel, ...]:
-    """Return the validation score against the learning rate, and the best so far against the trials spent."""
-    found = [(cell, choice) for cell, choice in searched(results) if choice.scores]
+    """Return figures of validation score against learning rate, and of the expected best against the trials spent."""
+    found = [(cell, choice) for cell, choice in results.searched if choice.scores]
     if not found:
         return ()
     rates = [candidate.rate for _, choice in found for candidate in choice.candidates]
@@ -65,7 +63,7 @@ def panels(results: Results) -> tuple[Panel, ...]:
 
 
 def _reference(found: Sequence[tuple[Cell, CellSearch]], cell: Cell) -> float | None:
-    """Return the chosen rate of the reference method at the cell's precision, else at its first one."""
+    """Return the selected rate of the reference method at the cell's precision, else at its first one."""
     known = {c.precision: choice.best.rate for c, choice in found if c.method == _REFERENCE and choice.best}
     return known.get(cell.precision, next(iter(known.values()), None))
 
@@ -77,33 +75,22 @@ def _values(cell: Cell, choice: CellSearch, reference: float | None) -> tuple[Va
     score = best.score if best else None
     trials = sum(candidate.trials for candidate in choice.candidates)
     seconds = sum(candidate.wall_seconds for candidate in choice.candidates)
-    told = ", ".join(_told(candidate, candidate is best) for candidate in choice.candidates)
+    tried = ", ".join(_candidate(candidate, candidate is best) for candidate in choice.candidates)
     return (
         Value(cell.name, (cell.name,), sort=cell.name),
         Value(fmt.MISSING if rate is None else shown(rate), (rate,), sort=rate),
         Value(fmt.number(ratio), (ratio,), sort=ratio),
         Value(fmt.spread(score, None, 100), (score,), sort=score),
-        Value(told, (told,), sort=told),
+        Value(tried, (tried,), sort=tried),
         Value(str(trials), (trials,), sort=trials),
         Value(fmt.number(seconds), (seconds,), sort=seconds),
     )
 
 
-def _told(candidate: Candidate, chosen: bool) -> str:
+def _candidate(candidate: Candidate, chosen: bool) -> str:
     """Return "0.003: 63.5*"."""
     score = fmt.MISSING if candidate.score is None else f"{100 * candidate.score:.1f}"
-    return f"{shown(candidate.rate)}: {score}{_CHOSEN * chosen}"
-
-
-def _meaning(results: Results, found: Sequence[tuple[Cell, CellSearch]]) -> str:
-    steps = sorted({choice.steps for _, choice in found if choice.steps})
-    final = results.distinct("steps_done")
-    length = f"{' or '.join(f'{n:,}' for n in steps)} optimizer steps" if steps else "no finished trial"
-    of = f", the grid's have {' or '.join(f'{n:,}' for n in final)}" if final else ""
-    return (
-        f"Mean validation score over tasks; each candidate had {length}{of}. {_CHOSEN} is chosen, the smallest rate "
-        "among equals."
-    )
+    return f"{shown(candidate.rate)}: {score}{notes.SELECTED * chosen}"
 
 
 def _point(cell: Cell, x: float, score: float, faint: bool) -> Point:

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results, method_title, precision_order
-from peftbench.report.notes.significance import Standing, standing
+from peftbench.report.derived.significance import Significance, significance
+from peftbench.report.notes import rank_tables as notes
 
 
 @dataclass(frozen=True)
-class Grid:
+class RankTable:
     """One quantity: rows are ranks, columns are precisions."""
 
     title: str
@@ -22,66 +23,55 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class MethodGrids:
-    """A method's grids; methods whose cells differ in other options too have one for each."""
+class MethodRankTables:
+    """The tables of a method; with other options as axes, of a method with one setting of these."""
 
     title: str
-    knob: str
-    """What the rank is; empty where the method has none."""
+    rank_meaning: str
+    """What the rank is; empty if the method has none."""
     precisions: tuple[str, ...]
-    grids: tuple[Grid, ...]
+    tables: tuple[RankTable, ...]
 
 
 @dataclass(frozen=True)
 class _Quantity:
-    """A stored column as the grids show it: the same unit and decimals in all of them, so that they compare by eye."""
+    """A stored column, with the same unit and decimals in all tables so that they can be compared by eye."""
 
     column: str
     title: str
     unit: fmt.Unit
     digits: int
     exact: bool = False
-    """Whether seeds agree to the byte, so that an interval is shown only where they do not."""
+    """Whether seeds usually agree to the byte; an interval is shown only if they do not."""
 
 
 def heading(results: Results) -> str:
     """Return what the entries are: means with which interval, over how many seeds."""
-    usual, counts = _usual_n(results), {len(cell.ok) for cell in results.tuned}
-    if not usual:
-        return "No tuned cell has a finished trial."
-    if counts == {1}:
-        return "Means of one seed per cell: no interval can be given."
-    told = f"Mean ± half width of the 95 % t-interval over n = {usual} {'seed' if usual == 1 else 'seeds'}"
-    if len(counts) > 1:
-        told += f" where an entry names no other n{'; one seed has no interval' if 1 in counts else ''}"
-    if standing(results).rankings:
-        told = f"Scores: mean and 95 % interval for new seeds and new examples. Costs: {told[0].lower()}{told[1:]}"
-    per_seed = " The mean over tasks is taken per seed, then like every score." if len(results.tasks) > 1 else ""
-    return f"{told}.{per_seed} Bytes without ± are the same for every seed."
+    return notes.heading(results, _usual_n(results))
 
 
-def method_grids(results: Results) -> tuple[MethodGrids, ...]:
-    """Return the grids of every method that has a size knob or stands at several precisions."""
+def rank_tables(results: Results) -> tuple[MethodRankTables, ...]:
+    """Return the tables of every method that has a rank or several precisions."""
     families: dict[tuple[str, str, str], list[Cell]] = {}
     several_bases = len(results.distinct("base")) > 1
     for cell in results.cells:
         base = f"on {cell.summary.base}" if several_bases else ""
         families.setdefault((cell.method, cell.variant, base), []).append(cell)
-    quantities, usual, known = _quantities(results), _usual_n(results), standing(results)
+    quantities, usual, known = _quantities(results), _usual_n(results), significance(results)
     found = []
     for (method, variant, base), cells in families.items():
         precisions = tuple(sorted({cell.precision for cell in cells}, key=precision_order))
         if len(precisions) > 1 or any(cell.rank is not None for cell in cells):
             record = cells[0].record
             title = " ".join(filter(None, (method_title(method), variant, base)))
-            knob = (record.rank_meaning if record else "rank") or ""
-            grids = tuple(_grid(q, cells, precisions, usual, known) for q in quantities if _applies(q, cells))
-            found.append(MethodGrids(title, knob, precisions, grids))
+            meaning = (record.rank_meaning if record else "rank") or ""
+            tables = tuple(_rank_table(q, cells, precisions, usual, known) for q in quantities if _applies(q, cells))
+            found.append(MethodRankTables(title, meaning, precisions, tables))
     return tuple(found)
 
 
 def _usual_n(results: Results) -> int:
-    """Return how many finished seeds most tuned cells have, the larger of two as frequent; 0 where none has any."""
+    """Return the most frequent number of finished seeds of tuned cells, the larger of a tie; 0 if none has any."""
     counts = sorted((len(cell.ok) for cell in results.tuned), reverse=True)
     return statistics.mode(counts) if counts else 0
 
@@ -98,34 +88,36 @@ def _quantities(results: Results) -> list[_Quantity]:
 
 
 def _measured(results: Results, column: str, title: str, unit: str = "") -> _Quantity:
-    """Return a cost: bytes (no unit given) in the unit of the middle cell, with its three significant digits."""
+    """Return a cost; without a unit it is bytes, in the unit and to three significant digits of the median cell."""
     values = [value for cell in results.cells if (value := cell.mean(column)) is not None]
     shown = fmt.Unit(unit, 1.0) if unit else fmt.byte_unit(values)
     return _Quantity(column, title, shown, fmt.decimals(value / shown.size for value in values), not unit)
 
 
 def _applies(quantity: _Quantity, cells: Sequence[Cell]) -> bool:
-    """Whether a method has the quantity at all: the untuned base has no training time, however often it finished."""
+    """Whether a method has the quantity at all: the untuned base model has no training time."""
     finished = [cell for cell in cells if len(cell.ok)]
     return not finished or any(cell.mean(quantity.column) is not None for cell in finished)
 
 
-def _grid(quantity: _Quantity, cells: Sequence[Cell], precisions: Sequence[str], usual: int, known: Standing) -> Grid:
+def _rank_table(
+    quantity: _Quantity, cells: Sequence[Cell], precisions: Sequence[str], usual: int, known: Significance
+) -> RankTable:
     ranks = sorted({cell.rank for cell in cells}, key=lambda rank: rank or 0)
     at = {(cell.rank, cell.precision): cell for cell in cells}
     lines = tuple(
         (_rank(rank), tuple(_entry(at.get((rank, precision)), quantity, usual, known) for precision in precisions))
         for rank in ranks
     )
-    return Grid(quantity.title, quantity.unit.name, lines)
+    return RankTable(quantity.title, quantity.unit.name, lines)
 
 
 def _rank(rank: int | None) -> str:
     return fmt.MISSING if rank is None else str(rank)
 
 
-def _entry(cell: Cell | None, quantity: _Quantity, usual: int, known: Standing) -> str:
-    """Return a cell's number; what became of it where it has none; nothing where the suite has no such cell."""
+def _entry(cell: Cell | None, quantity: _Quantity, usual: int, known: Significance) -> str:
+    """Return a cell's number, or how it failed; nothing if the suite has no such cell."""
     if cell is None:
         return ""
     if not len(cell.ok):

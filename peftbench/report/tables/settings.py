@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pandas as pd
-
-from peftbench.report import format as fmt
-from peftbench.report.collect import Cell, Results, method_of, method_title, read_json
+from peftbench.methods import METHODS
+from peftbench.records import units as fmt
+from peftbench.report.collect import Results, method_title, read_json
+from peftbench.report.derived.unequal_settings import AXES, LATE
 from peftbench.report.flat import flat_texts, natural
-from peftbench.report.notes import fairness
+from peftbench.report.notes import settings as notes
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,7 @@ class Audit:
     """Heads of the table of differences."""
     differing: tuple[tuple[str, tuple[str, ...]], ...]
     """(setting, one entry per method): settings that are not an axis and are not the same in all rows."""
-    findings: tuple[str, ...]
-    """Sentences about inputs: same batches, same data, same base, or not."""
+    notes: tuple[str, ...]
 
 
 def audit(results: Results) -> Audit:
@@ -43,7 +41,7 @@ def audit(results: Results) -> Audit:
         elif name != "train":  # the untuned base has no training at all
             differing.append((name, tuple(", ".join(sorted(each, key=natural)) or "–" for each in held.values())))
     titles = tuple(method_title(method) for method in per_method)
-    return Audit(tuple(common), titles, tuple(differing), tuple(_findings(results)))
+    return Audit(tuple(common), titles, tuple(differing), tuple(notes.notes(results)))
 
 
 def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
@@ -59,43 +57,23 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
             values = flat_texts(read_json(settings))
             kept.setdefault(cell.method, []).append(values)
             for name, value in values.items():
-                if name not in fairness.AXES:
+                if name not in AXES:
                     found.setdefault(name, set()).add(_shown(cell.method, name, value))
-    late = {name for each in kept.values() for values in each for name in values if name in fairness.LATE}
+    late = {name for each in kept.values() for values in each for name in values if name in LATE}
     for method, name in itertools.product(kept, sorted(late)):
         block = name.partition(".")[0]
         if any(name not in values and any(n.startswith(f"{block}.") for n in values) for values in kept[method]):
-            per_method[method].setdefault(name, set()).add(fairness.LATE[name])
+            per_method[method].setdefault(name, set()).add(LATE[name])
     return per_method
 
 
 def _shown(method: str, name: str, value: str) -> str:
     """Return what stands for an option that is none by default and follows from something else."""
-    record, option = method_of(method), name.removeprefix("options.")
+    record, option = METHODS.get(method), name.removeprefix("options.")
     if value != "none" or record is None or name == option or option not in record.options:
         return value
     setting = record.options[option]
     return setting.meaning or value
-
-
-def _findings(results: Results) -> Iterable[str]:
-    ok = results.trials[results.trials["status"] == "ok"]
-    batches = ok[ok["batches_sha256"].notna()].groupby("seed")["batches_sha256"].nunique()
-    alike = all(len(results.distinct(name)) < 2 for name in ("base_sha256", "data_sha256"))
-    if len(batches) and batches.max() == 1 and alike:
-        yield "For each seed, every method saw the same examples in the same batches and order."
-    yield from fairness.findings(results) or (
-        "Nothing differs between rows but the axes and what is each method's own.",
-    )
-    for cell in results.finished:
-        yield from _liveness(cell)
-
-
-def _liveness(cell: Cell) -> Iterable[str]:
-    """Say which trainable tensors training never changed."""
-    names = sorted({str(name) for name in cell.ok["stalled_tensors"] if not pd.isna(name) and name})
-    if names:
-        yield f"{cell.name}: tensors that training did not change: {'; '.join(names)}."
 
 
 @dataclass(frozen=True)

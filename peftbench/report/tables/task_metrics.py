@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.report import format as fmt
+from peftbench.records import units as fmt
 from peftbench.report.collect import Cell, Results, read_json
-from peftbench.report.notes.under_table import metric_words
+from peftbench.report.notes.scores import metric_words
 
 _FRACTIONS = (
     *("accuracy", "accuracy_norm", "exact_match", "rouge_l", "bleu", "chrf", "slots_right", "probability_per_byte"),

@@ -1,4 +1,4 @@
-"""A table as text: for a terminal, Markdown, csv with raw numbers, LaTeX with booktabs. Each has its own escapes."""
+"""Tables as text: for a terminal, Markdown, csv with raw numbers, LaTeX with booktabs. Each has its own escapes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import csv
 import io
 import re
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from peftbench.report import text_table
+
 if TYPE_CHECKING:
-    from peftbench.report.tables.rank_by_precision import MethodGrids
+    from peftbench.report.tables.rank_by_precision import MethodRankTables
     from peftbench.report.tables.table import Table
 
 _TEX = {
@@ -29,29 +30,31 @@ _TEX = {
     "\n": " ",
     **{char: f"\\{char}" for char in "_%&#$"},
 }
+_LONGEST_NOTE = 120
+"""Notes under a wider table are wrapped at this many characters."""
 
 
-def write_text(table: Table) -> str:
-    """Return the compact table for a terminal: two lines of head, names to the left, numbers to the right."""
+def write_text(table: Table, widest: int | None = None) -> str:
+    """Return the compact table for a terminal: two lines of head, names to the left, numbers to the right.
+
+    Args:
+        table: what is written; columns without a short title are left out.
+        widest: longest line in characters, beyond which names are wrapped; None for no limit.
+    """
     shown = [i for i, column in enumerate(table.columns) if column.short]
     heads = [[_clip(part) for part in f"{table.columns[i].short}\n".split("\n")[:2]] for i in shown]
     rows = []
     for row in table.rows:
         values = [row.values[i] for i in shown]
         rows.append([_line(value.text if value.short is None else value.short) for value in values])
-    lines = [[head[0] for head in heads], [head[1] for head in heads], *rows]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(shown))]
-
-    def put(line: list[str]) -> str:
-        padded = [
-            " " * (width - _width(text)) + text if table.columns[i].numeric else text + " " * (width - _width(text))
-            for i, text, width in zip(shown, line, widths, strict=True)
-        ]
-        return "  ".join(padded).rstrip()
-
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), max(len(rule), 72))]
-    return "\n".join([put(lines[0]), put(lines[1]), rule, *map(put, lines[2:]), rule, *notes]) + "\n"
+    right = [place for place, i in enumerate(shown) if table.columns[i].numeric]
+    laid_out = text_table.lines(
+        [[head[0] for head in heads], [head[1] for head in heads], *rows], text_table.Layout(right, width=widest)
+    )
+    rule = "─" * max(map(text_table.width, laid_out))
+    longest = min(max(len(rule), widest or 72), _LONGEST_NOTE)
+    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), longest)]
+    return "\n".join([*laid_out[:2], rule, *laid_out[2:], rule, *notes]) + "\n"
 
 
 def write_md(table: Table) -> str:
@@ -64,24 +67,24 @@ def write_md(table: Table) -> str:
     return "\n".join([*lines, "", *(_md(note) + "  " for note in table.notes)]).rstrip() + "\n"
 
 
-def write_grids_md(heading: str, methods: Sequence[MethodGrids]) -> str:
+def write_rank_tables_md(heading: str, methods: Sequence[MethodRankTables]) -> str:
     """Return small tables of rank against precision in GitHub's Markdown: a heading per method, bold titles."""
     lines = [_md(heading), ""]
     for method in methods:
-        lines += [f"### {_md(method.title)}{f' ({_md(method.knob)})' if method.knob else ''}", ""]
-        for grid in method.grids:
+        lines += [f"### {_md(method.title)}{f' ({_md(method.rank_meaning)})' if method.rank_meaning else ''}", ""]
+        for table in method.tables:
             lines += [
-                f"**{_md(grid.title)}** ({_md(grid.unit)})",
+                f"**{_md(table.title)}** ({_md(table.unit)})",
                 "",
-                _md_line([method.knob and "r", *method.precisions]),
+                _md_line([method.rank_meaning and "r", *method.precisions]),
             ]
             lines.append("|" + " ---: |" * (1 + len(method.precisions)))
-            lines += [*(_md_line([rank, *entries]) for rank, entries in grid.lines), ""]
+            lines += [*(_md_line([rank, *entries]) for rank, entries in table.lines), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def write_csv(table: Table) -> str:
-    """Return the raw numbers: base units (bytes, seconds, fractions of 1), empty where nothing was measured."""
+    """Return the raw numbers in base units (bytes, seconds, fractions of 1); empty if nothing was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([name for column in table.columns for name in column.raw])
@@ -95,7 +98,7 @@ def write_csv(table: Table) -> str:
 
 
 def write_tex(table: Table) -> str:
-    """Return a LaTeX tabular with booktabs' rules; what it needs is said in its first line."""
+    """Return a LaTeX tabular with booktabs' rules; its first line names the packages it needs."""
     aligned = "".join("r" if column.numeric else "l" for column in table.columns)
     first_reference = next((i for i, row in enumerate(table.rows) if row.cell is None), len(table.rows))
     body = [" & ".join(_tex(value.text) for value in row.values) + r" \\" for row in table.rows]
@@ -129,7 +132,7 @@ def _md_line(texts: Iterable[str]) -> str:
 
 
 def _md(text: str) -> str:
-    """Escape what Markdown or HTML would read as markup; an underscore inside a word is none."""
+    """Escape Markdown and HTML markup; underscores inside a word need no escape."""
     return re.sub(r"([\\|`*<>\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _line(text))
 
 
@@ -144,16 +147,10 @@ def _line(text: str) -> str:
 
 def _clip(text: str, width: int = 12) -> str:
     text = _line(text)
-    if _width(text) <= width:
+    if text_table.width(text) <= width:
         return text
     tail = (width - 1) // 2  # names of one family differ at the end as often as at the beginning
     return f"{text[: width - 1 - tail]}…{text[-tail:]}"
-
-
-def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    wide = sum(1 for char in text if unicodedata.east_asian_width(char) in "WF")
-    return len(text) + wide - sum(1 for char in text if unicodedata.combining(char))
 
 
 _WRITERS: dict[str, Callable[[Table], str]] = {"text": write_text, "md": write_md, "csv": write_csv, "tex": write_tex}

@@ -1,7 +1,7 @@
-"""The fairness audit: what is not the same in all rows of a table and is no axis of it, in words.
+"""The fairness audit: which settings are not equal in all rows of a table, although they are not an axis of its grid.
 
-Every field is compared that is in the rows' settings, in their environment or in ``EffectiveColumns``: none is listed
-here, so that a field added tomorrow is audited. Only what is an axis is named, and what is told elsewhere.
+Every field is compared that occurs in the rows' settings, in their environment or in ``EffectiveColumns``. No list
+names them, so that a field added later is compared too. Only the axes are listed, and what is reported elsewhere.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,20 +19,19 @@ import pandas as pd
 from peftbench.methods import profiles
 from peftbench.records import Base, Evaluation, Status, Training
 from peftbench.records.columns.effective import EffectiveColumns
-from peftbench.report import format as fmt
-from peftbench.report.collect import Cell, Results, method_title, read_json
+from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts, natural, plain
 
 AXES = ("method", "precision", "rank", "seed", "cell")
-"""Settings that the table's rows differ in on purpose; the cells' names say them."""
+"""Settings in which rows differ on purpose; they are part of the cells' names."""
 _OPTIONS = "options."
-"""How settings begin that are a method's own: its axis."""
+"""Prefix of the settings that belong to one method."""
 _APART = ("train.learning_rate", "train.profile")
-"""Settings that each method may have for itself; the page's table of settings tells them."""
+"""Training settings that each method may have for itself; the page's table of settings shows them."""
 _ASIDE = ("command",)
-"""Of the environment, what bears on no number."""
+"""Fields of the environment that influence no number."""
 _INPUTS = {"base_sha256": "base model's content", "data_sha256": "tasks' examples", "workers": "workers"}
-"""Columns of which every trial should hold the same value, in words."""
+"""Columns that should be equal in all trials, and what they are called in notes."""
 _WORK = {
     "batches_sha256": "training batches in their order",
     "steps_done": "steps",
@@ -40,41 +39,37 @@ _WORK = {
     "nonpadding_tokens": "data tokens",
     "loss_tokens": "loss-bearing tokens",
 }
-"""Columns of which every finished trial of a seed should hold the same value, in words."""
+"""Columns that should be equal in all finished trials of a seed, and what they are called in notes."""
 _AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_by_length")
-"""Settings that decide which work is done; where a recipe names one, its work is its own."""
+"""Settings that decide how much work is done. A method whose recipe sets one of them does its own amount."""
 LATE = {
     f"{prefix}.{field.name}": plain(field.default)
     for prefix, record in (("train", Training), ("base", Base), ("evaluation", Evaluation))
     for field in dataclasses.fields(record)
     if field.metadata.get("late")
 }
-"""What an older row had for settings that came later."""
+"""Settings that were added later, with the value that older rows ran with."""
 _FOLLOWS = ("work", "as computed")
-"""Kinds of facts that follow from training settings: where one of these is an axis, they differ with it."""
+"""Kinds of facts that depend on training settings. They are compared only within one value of such an axis."""
 _DECIDED_BY = {"optimizer": "optimizer", "checkpointing": "gradient_checkpointing"}
-"""How the name of something computed begins, to the training setting that decides it."""
-_MOST = 6
-"""Names of rows before the others are only counted."""
-_LONGEST = 60
-"""Characters of a value."""
-
+"""First word of an effective setting, and the training setting that decides it."""
 Stratum = tuple[Any, ...]
-"""Rows of one stratum should hold the same value: all rows, or those of a seed, or of a precision and a seed."""
+"""Rows of one stratum should have equal values: all rows, those of a seed, or those of a precision and a seed."""
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One trial: where it stands, and each field's name by kind with its stratum and value."""
+class AuditRow:
+    """One trial with everything about it that is compared."""
 
     cell: Cell
     seed: Any
     ran: bool
-    """Whether it could run. One that could not has no place in the comparison, but shows what is an axis."""
+    """Whether it could run. Unsupported trials are not compared, but show which settings are axes."""
     facts: Mapping[tuple[str, str], tuple[Stratum, str]]
+    """Kind and name of a field, to its stratum and its value as text."""
 
     def follows(self, setting: str) -> bool:
-        """Whether a training setting is as the method's recipe, or the suite's profile, names it."""
+        """Whether a training setting has the value of the method's recipe or of the suite's profile."""
         profile = self.facts.get(("training", "train.profile"), ((), None))[1]
         own = self.cell.record.training if self.cell.record else {}
         recipe = profiles.training(profile, self.cell.method, own)
@@ -83,39 +78,46 @@ class _Row:
 
     @property
     def alike(self) -> tuple[str, str, Any, str]:
-        """What rows share that differ in training settings alone."""
+        """Key that is equal for rows which differ in training settings only."""
         options = "".join(f"{n}={v};" for (_, n), (_, v) in self.facts.items() if n.startswith(_OPTIONS))
         return self.cell.kind, self.cell.precision, self.cell.rank, options
 
 
 @dataclass(frozen=True)
-class _Difference:
-    """One field that differs: its values, each with the rows that hold it, the commonest last."""
+class UnequalField:
+    """One field that differs between rows."""
 
     kind: str
+    """What it belongs to: ``training``, ``machine``, ``inputs``, ..."""
     name: str
     values: tuple[tuple[str, tuple[int, ...]], ...]
+    """Each value with the places of its rows; the most frequent value last."""
 
 
-def findings(results: Results) -> tuple[str, ...]:
-    """Return sentences about what differs between rows and is no axis; none where the comparison is fair.
+@dataclass(frozen=True)
+class Audit:
+    """All rows that ran, and the fields that differ between them; fields that differ in the same way form a group."""
 
-    A learning rate is each method's own, as is what its recipe names. A training setting is an axis where every cell
-    has all of its values.
+    rows: tuple[AuditRow, ...]
+    groups: tuple[tuple[UnequalField, ...], ...]
+
+
+def audit(results: Results) -> Audit:
+    """Find the fields that differ between rows and are not an axis of the grid.
+
+    A learning rate belongs to its method, as do the settings that a method's recipe gives. A training setting is an
+    axis if every cell has all of its values.
     """
     every = list(_rows(results))
-    rows = [row for row in every if row.ran]
-    grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[_Difference]] = defaultdict(list)
+    rows = tuple(row for row in every if row.ran)
+    grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[UnequalField]] = defaultdict(list)
     for found in _differences(rows, _axes(every)):
-        grouped[found.kind, tuple(held for _, held in found.values)].append(found)
-    told: dict[str, list[str]] = defaultdict(list)
-    for (kind, _), alike in grouped.items():
-        told[kind].append(_told(alike, rows))
-    return tuple(f"Differs, and is no axis ({kind}): {'; '.join(texts)}." for kind, texts in told.items())
+        grouped[found.kind, tuple(places for _, places in found.values)].append(found)
+    return Audit(rows, tuple(map(tuple, grouped.values())))
 
 
-def _rows(results: Results) -> Iterable[_Row]:
-    """Yield every trial, with what is known of it."""
+def _rows(results: Results) -> Iterable[AuditRow]:
+    """Yield every trial with its comparable fields."""
     parsed = cache(lambda text: flat_texts(read_json(text)))
     needed = ["status", "seed", "precision", "settings_json", "environment_json", *_INPUTS, *_WORK]
     needed += [f.name for f in dataclasses.fields(EffectiveColumns)]
@@ -132,11 +134,11 @@ def _rows(results: Results) -> Iterable[_Row]:
                     facts[_place(name), name.removeprefix("packages.").replace(".", " ")] = (), value
             if row["status"] == Status.OK.value:
                 facts |= _measured(row)
-            yield _Row(cell, row["seed"], row["status"] != Status.UNSUPPORTED.value, facts)
+            yield AuditRow(cell, row["seed"], row["status"] != Status.UNSUPPORTED.value, facts)
 
 
 def _measured(row: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Stratum, str]]:
-    """Return what a finished trial tells of its inputs, its work and what it really computed with."""
+    """Return the inputs, the amount of work and the effective settings of a finished trial."""
     seed = row["seed"]
     trained = not pd.isna(seed)
     wanted: list[tuple[str, str, str, Stratum]] = [("inputs", n, words, ()) for n, words in _INPUTS.items()]
@@ -153,7 +155,7 @@ def _unknown(value: Any) -> bool:
 
 
 def _kind(name: str) -> str:
-    """Return what a setting is about, in words."""
+    """Return what a setting belongs to."""
     return {"train": "training", "tasks": "tasks", "base": "base", "evaluation": "evaluation"}.get(
         name.partition(".")[0], "options" if name.startswith(_OPTIONS) else "settings"
     )
@@ -163,24 +165,24 @@ def _place(name: str) -> str:
     return {"packages": "packages", "git": "source"}.get(name.partition(".")[0], "machine")
 
 
-def _axes(rows: Sequence[_Row]) -> list[str]:
-    """Return the training settings that are axes, of which one value at least ran wherever any did."""
+def _axes(rows: Sequence[AuditRow]) -> list[str]:
+    """Return the training settings that are axes and of which at least one value ran in every cell."""
     trained = [row for row in rows if not row.cell.is_base]
     names = dict.fromkeys(name for row in trained for kind, name in row.facts if kind == "training")
-    return [n for n in names if _is_axis((row, _held(row, n)) for row in trained) and _shared(trained, n)]
+    return [n for n in names if _is_axis((row, _value_of(row, n)) for row in trained) and _shared(trained, n)]
 
 
-def _shared(rows: Sequence[_Row], name: str) -> bool:
-    """Whether all rows that are alike but for this setting, and ran, have a value of it in common."""
+def _shared(rows: Sequence[AuditRow], name: str) -> bool:
+    """Whether the rows that ran, grouped by everything but this setting, have a value of it in common."""
     values: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
         if row.ran:
-            values[row.alike].add(_held(row, name))
+            values[row.alike].add(_value_of(row, name))
     return bool(values) and bool(set.intersection(*values.values()))
 
 
-def _differences(rows: Sequence[_Row], axes: Sequence[str]) -> Iterable[_Difference]:
-    """Yield the fields whose values differ between rows of one stratum and are no axis."""
+def _differences(rows: Sequence[AuditRow], axes: Sequence[str]) -> Iterable[UnequalField]:
+    """Yield the fields that are not an axis and whose values differ between rows of one stratum."""
     keys = dict.fromkeys(key for row in rows for key in row.facts)
     nested = {name[: end.start()] for _, name in keys for end in re.finditer(r"[. ]", name)}
     for kind, name in keys:
@@ -192,7 +194,7 @@ def _differences(rows: Sequence[_Row], axes: Sequence[str]) -> Iterable[_Differe
         for place, row in enumerate(rows):
             stratum, value = row.facts.get((kind, name), ((), _absent(kind, name)))
             if kind in _FOLLOWS:
-                stratum = (*stratum, *(_held(row, axis) for axis in axes))
+                stratum = (*stratum, *(_value_of(row, axis) for axis in axes))
             if _compared(row, kind, name):
                 held[stratum][value].append(place)
         odd = [values for values in held.values() if len(values) > 1]
@@ -201,10 +203,10 @@ def _differences(rows: Sequence[_Row], axes: Sequence[str]) -> Iterable[_Differe
             values[value] += places
         if odd and not (kind == "training" and _is_axis((rows[p], v) for v, found in values.items() for p in found)):
             ordered = sorted(values.items(), key=lambda item: (len(item[1]), natural(item[0])))
-            yield _Difference(kind, name, tuple((value, tuple(places)) for value, places in ordered))
+            yield UnequalField(kind, name, tuple((value, tuple(places)) for value, places in ordered))
 
 
-def _held(row: _Row, setting: str) -> str:
+def _value_of(row: AuditRow, setting: str) -> str:
     return row.facts.get(("training", setting), ((), _absent("training", setting)))[1]
 
 
@@ -212,8 +214,8 @@ def _absent(kind: str, name: str) -> str:
     return LATE.get(name, "none") if kind in ("training", "base", "evaluation") else "not recorded"
 
 
-def _compared(row: _Row, kind: str, name: str) -> bool:
-    """Whether a row's value is held against the others': not what is unknown, and not what its recipe names."""
+def _compared(row: AuditRow, kind: str, name: str) -> bool:
+    """Whether a row's value is compared with the others': not if it is unknown or given by the method's recipe."""
     if (kind, name) not in row.facts and (row.cell.is_base or kind in ("inputs", "work", "as computed")):
         return False
     if kind == "work":
@@ -223,58 +225,10 @@ def _compared(row: _Row, kind: str, name: str) -> bool:
     return kind != "training" or not row.follows(name.removeprefix("train."))
 
 
-def _is_axis(held: Iterable[tuple[_Row, str]]) -> bool:
-    """Whether all rows that are alike but for this setting have the same several values of it."""
+def _is_axis(held: Iterable[tuple[AuditRow, str]]) -> bool:
+    """Whether the rows, grouped by everything but this setting, all have the same several values of it."""
     values: dict[Any, set[str]] = defaultdict(set)
     for row, value in held:
         values[row.alike].add(value)
     several = set(map(frozenset, values.values()))
     return len(several) == 1 and len(next(iter(several))) > 1
-
-
-def _told(alike: Sequence[_Difference], rows: Sequence[_Row]) -> str:
-    """Return in words what some fields are in which rows; they differ in the same way."""
-    held = [places for _, places in alike[0].values]
-    everything = [place for places in held for place in places]
-    parts = []
-    for index, places in enumerate(held):
-        values = ", ".join(f"{_short(found.name)} {_value(found.name, found.values[index][0])}" for found in alike)
-        names = _who(places, everything, rows)
-        rest = index and places is held[-1] and len(names) > 2
-        more = len(names) - _MOST
-        shown = names if more <= 1 else [*names[:_MOST], f"and {more} more"]
-        parts.append(f"{values} ({'the others' if rest else ', '.join(shown)})")
-    return ", ".join(parts)
-
-
-def _short(name: str) -> str:
-    return re.sub(r"^(train|tasks|evaluation|base)\.", "", name)
-
-
-def _value(name: str, value: str) -> str:
-    if re.fullmatch("[0-9a-f]{32,}", value):
-        return value[:12]
-    if name.endswith("_bytes") and value.isdigit():
-        return fmt.memory(int(value))
-    return value if len(value) <= _LONGEST else f"{value[: _LONGEST - 3]}..."
-
-
-def _who(places: Iterable[int], everything: Sequence[int], rows: Sequence[_Row]) -> list[str]:
-    """Name rows: methods of which these are all, else cells, else seeds of a cell."""
-    left, named = list(places), []
-    for kind in dict.fromkeys(rows[place].cell.kind for place in left):
-        left, found = _taken(left, everything, lambda place, kind=kind: rows[place].cell.kind == kind)  # type: ignore[misc]
-        named += [method_title(kind)] if found else []
-    for cell in dict.fromkeys(rows[place].cell.name for place in left):
-        left, found = _taken(left, everything, lambda place, cell=cell: rows[place].cell.name == cell)  # type: ignore[misc]
-        named += [cell] if found else []
-    seeds: dict[str, list[str]] = defaultdict(list)
-    for place in left:
-        seeds[rows[place].cell.name].append(plain(rows[place].seed))
-    return [*named, *(f"{cell} seed {', '.join(own)}" for cell, own in seeds.items())]
-
-
-def _taken(left: list[int], everything: Sequence[int], of: Callable[[int], bool]) -> tuple[list[int], bool]:
-    """Return what is left without the rows of one kind, if all of these were there."""
-    whole = {place for place in everything if of(place)}
-    return ([place for place in left if place not in whole], True) if whole <= set(left) else (left, False)

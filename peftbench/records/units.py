@@ -1,4 +1,4 @@
-"""Numbers to text, once, at the edge: one function per unit. ``None`` and NaN are "–", never zero."""
+"""Numbers as text, one function per unit. ``None`` and NaN are written "–", never zero."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ BYTE_UNITS = tuple(Unit(name, 1024.0**power) for power, name in enumerate(("B", 
 COUNT_UNITS = (Unit("", 1.0), Unit("k", 1e3), Unit("M", 1e6), Unit("B", 1e9), Unit("T", 1e12))
 
 
-def is_missing(value: Number) -> bool:
-    """Whether a value is absent: None or NaN."""
-    return value is None or math.isnan(value)
-
-
 def number(value: Number) -> str:
     """Return three significant digits below a hundred, whole numbers with thousands separators above."""
     if value is None or math.isnan(value):
@@ -42,6 +37,11 @@ def number(value: Number) -> str:
         return "∞" if value > 0 else "-∞"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(digits, 6)}f}"
+
+
+def small(value: Number) -> str:
+    """Return a number as ``number`` does; below a thousandth with two digits and an exponent: "2.4e-05"."""
+    return f"{value:.1e}" if value is not None and 0 < abs(value) < 1e-3 else number(value)
 
 
 def count(value: Number, significant: bool = False) -> str:
@@ -64,12 +64,20 @@ def integer(value: Number) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
-def memory(value: Number) -> str:
-    """Return "3.1 MiB": bytes with a binary prefix."""
+def memory(value: Number, digits: int | None = 1) -> str:
+    """Return "3.1 MiB": bytes with a binary prefix.
+
+    Args:
+        value: bytes; may be negative.
+        digits: decimals in all units but single bytes; None for three significant digits.
+    """
     if value is None or math.isnan(value):
         return MISSING
     unit = _largest(BYTE_UNITS, value)
-    return f"{value:.0f} B" if unit.size == 1 else f"{value / unit.size:.1f} {unit.name}"
+    if unit.size == 1:
+        return f"{value:,.0f} B"
+    scaled = value / unit.size
+    return f"{number(scaled) if digits is None else f'{scaled:.{digits}f}'} {unit.name}"
 
 
 def seconds(value: Number) -> str:

@@ -1,0 +1,34 @@
+"""Counts, ranges and lists in English."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+
+def plural(n: int, noun: str) -> str:
+    """Return "1 trial" or "2,400 trials"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def series(names: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def span(values: Iterable[Any], text: Callable[[Any], str] = "{:,}".format) -> str:
+    """Return the smallest and the largest value as "2.1 to 9.8"; one number where both read the same.
+
+    Args:
+        values: at least one.
+        text: how one value is written.
+    """
+    known = list(values)
+    return " to ".join(dict.fromkeys(text(value) for value in (min(known), max(known))))
+
+
+def abridged(names: Sequence[str], most: int) -> str:
+    """Return at most this many names, then how many more there are: "a, b and 7 more"."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"

@@ -1,0 +1,77 @@
+"""Inference cost of tuned models, from the raw times of their trials."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from peftbench.report.collect import Cell, Results, read_json
+from peftbench.results import seeds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Time relative to the base model without the method: geometric mean over repeats and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell whose inference cost was measured, with the raw values of its trials."""
+
+    cell: Cell
+    raw: tuple[dict[str, Any], ...]
+
+    def repeats(self, variant: str, prompts: str) -> list[list[float]]:
+        """Return, for every repeat, the seconds until the first token and between the following tokens.
+
+        Args:
+            variant: ``tuned``, ``bare`` (the base model, measured alternately with it) or ``merged``.
+            prompts: ``1`` or ``batch``: number of prompts in the forward pass.
+        """
+        found: list[list[float]] = []
+        for raw in self.raw:
+            key = "1" if prompts == "1" else str(raw.get("prompts"))
+            found += raw.get("seconds", {}).get(variant, {}).get(key, [])
+        return found
+
+    @cached_property
+    def prefill(self) -> Ratio | None:
+        """Relative time until the first tokens of a batch."""
+        return self._ratio("batch", lambda repeat: repeat[0])
+
+    @cached_property
+    def decode(self) -> Ratio | None:
+        """Relative time between two tokens, one prompt."""
+        return self._ratio("1", lambda repeat: statistics.fmean(repeat[1:]) if repeat[1:] else math.nan)
+
+    def _ratio(self, prompts: str, seconds: Callable[[list[float]], float]) -> Ratio | None:
+        pairs = zip(self.repeats("tuned", prompts), self.repeats("bare", prompts), strict=False)
+        times = [(seconds(tuned), seconds(bare)) for tuned, bare in pairs]
+        found = seeds.paired_interval(math.log(tuned / bare) for tuned, bare in times if tuned > 0 and bare > 0)
+        if found is None:
+            return None
+        mean, half = found
+        return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+    def reason(self, part: str) -> str | None:
+        """Return why a part was not measured; None if it was."""
+        return next((raw["reasons"][part] for raw in self.raw if part in raw.get("reasons", {})), None)
+
+
+def measured(results: Results) -> tuple[Measured, ...]:
+    """Return the cells with measured inference cost, in the order of the comparison table."""
+    found = []
+    for cell in results.finished:
+        texts = cell.ok["inference_json"].dropna() if "inference_json" in cell.ok else ()
+        raw = tuple(one for text in texts if (one := read_json(text)))
+        if raw:
+            found.append(Measured(cell, raw))
+    return tuple(found)

@@ -1,0 +1,95 @@
+"""Intervals, ties with the best and minimum detectable difference of a table's scores.
+
+Everything here needs the stored outcomes of every example. Without them there is no ranking and no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.derived import rates
+from peftbench.results.crossed_effects import front, planning
+from peftbench.results.crossed_effects.model import Estimate, Outcomes
+from peftbench.results.crossed_effects.planning import Sensitivity
+from peftbench.results.crossed_effects.ranking import Ranking, rank
+
+COSTS: Mapping[str, str] = {
+    "peak_train_bytes": "memory",
+    "train_seconds": "time",
+    "trainable_parameters": "parameters",
+    "train_energy_joules": "energy",
+}
+"""Column of a cost, and its name in the Pareto front of scores against it."""
+
+
+@dataclass(frozen=True)
+class Significance:
+    """Rankings of all tasks whose outcomes are stored."""
+
+    headline: str
+    """The mean over tasks, or the only task."""
+    rankings: Mapping[str, Ranking]
+    """By task; a task whose outcomes are not stored is missing."""
+    fronts: Mapping[str, Mapping[str, float]]
+    """Name of a cost, to each cell's probability of lying on the front of the headline score against it."""
+    sensitivity: Sensitivity | None
+    """Which differences of the headline score can be found; None for single seeds."""
+
+    def estimate(self, task: str, cell: Cell) -> Estimate | None:
+        """Return a score with its interval; None if it is not known."""
+        found = self.rankings.get(task)
+        return found.scores.get(cell.name) if found else None
+
+    def tied(self, task: str, cell: Cell) -> bool:
+        """Whether a cell is not significantly different from the best, and no cell is significantly best."""
+        found = self.rankings.get(task)
+        return found is not None and cell.name in found.ties and found.significantly_best is None
+
+    def best(self, task: str, cell: Cell) -> bool:
+        """Whether a cell is significantly best."""
+        found = self.rankings.get(task)
+        return found is not None and found.significantly_best == cell.name
+
+
+def significance(results: Results) -> Significance:
+    """Rank the cells on each task and on the mean over tasks."""
+    headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
+    wanted = {task: (task,) for task in results.tasks} | ({MEAN: results.tasks} if headline == MEAN else {})
+    found = {task: results.outcomes(names) for task, names in wanted.items()}
+    rankings = {task: rank(cells, reference(results, cells)) for task, cells in found.items() if len(cells) > 1}
+    cells = found.get(headline, {})
+    if headline not in rankings:
+        return Significance(headline, rankings, {}, None)
+    fronts = {name: on_front for column, name in COSTS.items() if (on_front := _front(results, cells, column))}
+    return Significance(headline, rankings, fronts, _sensitivity(rankings[headline], cells))
+
+
+def reference(results: Results, cells: Iterable[str]) -> str | None:
+    """Return the cell that others are compared with: the first of full fine-tuning; None if there is none."""
+    known = set(cells)
+    return next((cell.name for cell in results.finished if cell.method == "full" and cell.name in known), None)
+
+
+def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict[str, float]:
+    """Return the front probabilities of the tuned cells whose cost is known."""
+    costs = {cell.name: cell.mean(column) for cell in results.tuned if cell.name in cells}
+    if column == "train_energy_joules" and any(
+        rates.samples_per_joule(row) is None for cell in results.tuned for row in cell.ok.to_dict("records")
+    ):
+        return {}  # not measured, or the counter covered other work too
+    known = {name: (cost,) for name, cost in costs.items() if cost is not None}
+    return front.on_front({name: cells[name] for name in known}, known) if len(known) > 1 else {}
+
+
+def _sensitivity(found: Ranking, cells: Mapping[str, Outcomes]) -> Sensitivity | None:
+    """Return the sensitivity of comparing each tuned cell with the reference, else with the best."""
+    comparisons = found.with_reference or found.with_best
+    tuned = {name: cell for name, cell in cells.items() if not cell.seedless}
+    against = tuned.get(comparisons[0].against)
+    if against is None:
+        return None
+    noise = planning.noise((against, cell) for cell in tuned.values() if cell is not against)
+    scores = [cell.mean for cell in tuned.values()]
+    return None if noise is None else planning.sensitivity(noise, scores, len(comparisons))

@@ -1,0 +1,83 @@
+"""The three one-line notes under the short table: what the scores are, what is significant, the main caution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peftbench.records.wording import plural
+from peftbench.report.collect import Results
+from peftbench.report.derived.significance import Significance
+from peftbench.report.derived.unequal_settings import audit
+from peftbench.report.notes import failures, memory, scores
+from peftbench.report.notes.significance import TIED
+from peftbench.results.busy_machine import MOST_WAITING, waiting_share
+
+WIDTH = 100
+"""Longest line in characters."""
+
+
+def notes(results: Results, found: Significance) -> tuple[str, ...]:
+    """Return at most three notes of at most one line."""
+    return tuple(map(_longest, (_scores(results), _significance(found), _caution(results))))
+
+
+def _longest(candidates: Iterable[str]) -> str:
+    """Return the first candidate that fits a line; else the beginning of the last one."""
+    each = list(candidates)
+    return next((note for note in each if len(note) <= WIDTH), f"{each[-1][: WIDTH - 3]}...")
+
+
+def _scores(results: Results) -> Iterable[str]:
+    counts = sorted({len(cell.ok) for cell in results.tuned})
+    if not counts:
+        yield "No tuned cell has a finished trial."
+        return
+    over = "one seed per cell" if counts == [1] else f"mean ± SD over {counts[0] if len(counts) == 1 else 'n'} seeds"
+    named = [(task, results.score_record(task).get("metric")) for task in results.tasks]
+    metrics = ", ".join(f"{scores.metric_words(str(metric))} ({task})" for task, metric in named if metric)
+    if metrics:
+        yield f"Scores in %, {over}: {metrics}."
+    yield f"Scores in %: {over}."
+
+
+def _significance(found: Significance) -> Iterable[str]:
+    if found.headline not in found.rankings:
+        yield "No significance tests: not every cell has stored outcomes of its examples."
+        return
+    best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
+    meaning = f"{TIED}: not significantly different from the best (Holm, p ≥ 0.05)"
+    if best:
+        yield f"{meaning}; significantly best: {', '.join(best)}."
+    elif found.sensitivity:
+        yield f"{meaning}; 80 % power to detect {100 * found.sensitivity.detectable:.1f} points."
+    yield f"{meaning}."
+
+
+def _caution(results: Results) -> Iterable[str]:
+    """Yield the main caution: missing or failed trials, unequal settings, busy machine; else how costs are measured."""
+    missing = results.grid is not None and len(results.grid.keys) > len(results.trials)
+    failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
+    unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
+    rows = results.trials[results.trials["status"] == "ok"].to_dict("records")
+    waiting = [share for row in rows if (share := waiting_share(row)) is not None]
+    busy = sum(share > MOST_WAITING for share in waiting)
+    if missing:
+        yield next(iter(failures.missing(results)))
+    elif failed:
+        yield f"{failed} of {plural(len(results.trials), 'trial')} did not end ok; n: finished of all seeds."
+    elif unequal:
+        yield f"Not held equal, and not an axis of the grid: {', '.join(unequal)} (see the full table)."
+    elif busy:
+        worst = f"threads waited for a CPU in up to {100 * max(waiting):.0f} % of their time"
+        yield f"Do not trust the times of {busy} of {len(waiting)} trials: {worst}."
+    else:
+        yield from _costs(results, waiting)
+
+
+def _costs(results: Results, waiting: list[float]) -> Iterable[str]:
+    kind, device, threads = (results.common(name) for name in ("memory_kind", "device", "threads"))
+    how = f", {memory.kind_words(str(kind))}" if kind else ""
+    where = "GPU" if device == "cuda" else plural(int(threads), "CPU thread") if threads else "CPU"
+    idle = f", waiting at most {100 * max(waiting):.0f} % of the time" if waiting else ""
+    yield f"Memory: peak in training{how}. Times: {where}{idle}."
+    yield f"Memory: peak in training{how}. Times: {where}."

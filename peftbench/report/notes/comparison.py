@@ -1,0 +1,42 @@
+"""All notes under the comparison table, the most important first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from peftbench.report.collect import Results
+from peftbench.report.derived.significance import Significance
+from peftbench.report.notes import (
+    data_use,
+    failures,
+    learning_rate_search,
+    memory,
+    methods,
+    scores,
+    significance,
+    speed,
+    unequal_settings,
+)
+
+
+def notes(results: Results, found: Significance) -> tuple[str, ...]:
+    """Return what the numbers are, what they can show, what limits the comparison, then memory, speed and data."""
+    groups: tuple[Iterable[str | None], ...] = (
+        (scores.seeds(results), scores.metrics(results)),
+        significance.notes(found),
+        failures.missing(results),
+        failures.failed(results),
+        failures.unlearned(results),
+        unequal_settings.notes(results),
+        speed.cautions(results),
+        methods.not_causal(results),
+        methods.adapted_share(results),
+        learning_rate_search.notes(results),
+        methods.matched_parameters(results),
+        methods.profile_settings(results),
+        memory.notes(results),
+        speed.notes(results),
+        data_use.sentences(results.trials),
+        failures.unsupported(results),
+    )
+    return tuple(note for group in groups for note in group if note)

@@ -1,0 +1,64 @@
+"""Notes on trials without a usable result: missing, failed, unsupported, or trained without learning anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from peftbench.records import Status
+from peftbench.records.wording import plural
+from peftbench.report.collect import Cell, Results, precision_order
+from peftbench.results.rows import rows_without_progress
+
+
+def missing(results: Results) -> Iterable[str]:
+    """Yield how many trials of the grid have no result, and how many stored rows are not in the table."""
+    asked = len(results.grid.keys) if results.grid else 0
+    lacking = asked - len(results.trials)
+    if lacking > 0:
+        yield f"{lacking:,} of the grid's {plural(asked, 'trial')} {'has' if lacking == 1 else 'have'} no result yet."
+    if results.left_out:
+        why = "of other settings or suites" if results.grid else "older, of the same cells and seeds,"
+        be = "is" if results.left_out == 1 else "are"
+        yield f"{plural(results.left_out, 'stored row')} {why} {be} excluded."
+
+
+def failed(results: Results) -> Iterable[str]:
+    """Yield each cell with trials that failed or were skipped, and why."""
+    for cell in results.cells:
+        if cell.trouble and cell.trouble != Status.UNSUPPORTED.value:
+            yield _one(cell)
+
+
+def unsupported(results: Results) -> Iterable[str]:
+    """Yield the unsupported cells and why; those of a method that share the reason together."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in results.cells:
+        if cell.trouble == Status.UNSUPPORTED.value:
+            why = "; ".join(cell.summary.reasons)
+            groups.setdefault((cell.summary.base, cell.kind, why), []).append(cell)
+    several_bases = len(results.distinct("base")) > 1
+    for (base, kind, why), cells in groups.items():
+        on = f" on {base}" if several_bases else ""
+        yield _one(cells[0]) if len(cells) == 1 else f"{kind} in {_precisions(cells)}{on}: {_number(cells)} ({why})."
+
+
+def _precisions(cells: Sequence[Cell]) -> str:
+    return ", ".join(sorted({cell.precision for cell in cells}, key=precision_order))
+
+
+def _number(cells: Sequence[Cell]) -> str:
+    return f"{plural(len(cells), 'cell')} unsupported"
+
+
+def _one(cell: Cell) -> str:
+    why = f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
+    return f"{cell.name}: {cell.trouble}{why}."
+
+
+def unlearned(results: Results) -> Iterable[str]:
+    """Yield the cells with a trial that ended ok but whose training loss did not fall."""
+    rows = rows_without_progress(results.trials)
+    if len(rows):
+        columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
+        each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
+        yield f"Training did not lower the loss (first step to the mean of the last tenth): {'; '.join(each)}."

@@ -1,0 +1,80 @@
+"""Notes on training time and speed: cells without a speed, speeds that do not differ, disturbed measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from peftbench.measure.nvml import THROTTLED
+from peftbench.records import Status
+from peftbench.records.wording import abridged, plural, span
+from peftbench.report.collect import Results, read_json
+from peftbench.report.derived import rates
+from peftbench.report.notes import busy
+from peftbench.results.busy_machine import busy_trials
+
+RATES = (
+    "Means over trials. ± of the first rate: half width of the 95 % t-interval over trials, or over steps (batch "
+    "means) for a single trial. Within a trial: half width over steps, in % of the rate. Step times: median, 5th and "
+    "95th percentile without warm-up steps. Padding: share of the data positions. FLOPs: matrix products as executed, "
+    "two per multiply-add. MFU: achieved FLOP/s over those of the fastest square matrix product measured on the same "
+    "device in the same data type. Energy: the whole GPU's or all CPU packages'. Samples/J is given only if nothing "
+    "else is known to have run there."
+)
+"""Explains the page's table of rates, work and energy."""
+_LOAD_MARGIN = 1.25
+"""A machine counts as loaded if its load average exceeds that of the trials themselves by this factor."""
+
+
+def notes(results: Results) -> Iterable[str]:
+    """Yield which cells have no speed, and how many pairs of speeds do not differ."""
+    names = [c.name for c in results.tuned if c.mean(rates.RATE) is None and c.mean("train_seconds") is not None]
+    if names:
+        yield f"No speed for {abridged(names, 3)}: fewer than {rates.LEAST_STEADY} steps after the warm-up steps."
+    found = rates.compare_rates(results)
+    if found.alike:
+        pair = " and ".join(cell.name for cell in found.alike[0])
+        if len(found.alike) == 1:
+            yield f"Speeds of {pair} differ by less than their 95 % interval."
+        else:
+            many = f"{len(found.alike):,} of {found.known:,} pairs of cells"
+            yield f"Speeds of {many} differ by less than their 95 % interval (e.g. {pair})."
+
+
+def cautions(results: Results) -> Iterable[str]:
+    """Yield what makes times and speeds unreliable: a busy machine, a shared or a throttled GPU."""
+    found = busy_trials(results.trials)
+    if found:
+        yield busy.sentence(found)
+    yield from _loaded(results)
+    rows = [row for cell in results.tuned for row in cell.ok.to_dict("records")]
+    shared = sum(bool(rates.known(row, "other_gpu_processes")) for row in rows)
+    if shared:
+        yield f"Times of {shared} of {plural(len(rows), 'trial')} are unreliable: another process used the GPU."
+    ends = [read_json(row.get("device_state_json")).get("end") or {} for row in rows]
+    slowed = [set(end.get("slowed_by") or ()) & THROTTLED for end in ends]
+    if any(slowed):
+        why = ", ".join(sorted(set().union(*slowed)))
+        number = sum(map(bool, slowed))
+        yield f"The GPU was throttled ({why}) at the end of training in {number} of {plural(len(rows), 'trial')}."
+
+
+def _loaded(results: Results) -> Iterable[str]:
+    """Yield whether the load average was high; it serves only where the waiting time of threads is not known."""
+    unknown = results.trials["train_waiting_seconds"].isna() & results.trials["train_seconds"].notna()
+    ok = results.trials[(results.trials["status"] == Status.OK.value) & unknown]
+    loaded: list[float] = []
+    cpus: set[Any] = set()
+    known = ok[["load_average", "workers", "threads", "environment_json"]].dropna()
+    for load, workers, threads, text in known.itertuples(index=False):
+        available = read_json(text).get("cpus_available")
+        own = workers * threads
+        if load > _LOAD_MARGIN * (min(own, available) if available else own) + 0.5:
+            loaded.append(load)
+            cpus.add(available)
+    if loaded:
+        on = f" on {plural(cpus.pop(), 'CPU')}" if len(cpus) == 1 and None not in cpus else ""
+        which = "" if len(loaded) == len(ok) else f" of {len(loaded)} of {len(ok)} trials"
+        yield (
+            f"Times{which} are unreliable: the machine was loaded (load average {span(loaded, '{:.1f}'.format)}{on})."
+        )
