@@ -45,7 +45,7 @@ def load_suite(
     seeds: int | Sequence[int] | None = None,
     smoke: bool = False,
 ) -> Suite:
-    """Return a suite, validated, without running it.
+    """Return a validated suite without running it.
 
     Args:
         name: a YAML file, or the name of a suite that comes with peftbench (``peftbench list suites``).
@@ -85,7 +85,7 @@ def run_suite(
     it is a row of the results with its status and message.
 
     Args:
-        suite: a suite from ``load_suite``, or what names one there.
+        suite: a suite from ``load_suite``, or a name or file as for ``load_suite``.
         results: the results folder; by default ``results/NAME`` in the current folder.
         overrides: as for ``load_suite``, like ``only``, ``seeds`` and ``smoke``; not with a loaded suite, which has its
             own.

@@ -57,7 +57,7 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
         raise Unsupported("lora: initialization loftq approximates the quantization error; this base is not quantized")
     if start == "olora" and any(isinstance(m, Conv1D) for m in model.modules()):
         raise Unsupported("lora: initialization olora: peft takes Conv1D weights as (out, in), but they are (in, out)")
-    if start == "eva" and not model.peftbench_origin.plan:  # type: ignore[union-attr]
+    if start == "eva" and not model.peftbench_origin.step_examples:  # type: ignore[union-attr]
         raise Unsupported("lora: initialization eva needs training batches, and there are none")
 
 
@@ -119,7 +119,7 @@ def _eva(tuned: Any) -> None:
     origin = tuned.get_base_model().peftbench_origin
     batches = [
         {"input_ids": b.ids.to(device), "attention_mask": b.mask.to(device)}
-        for b in (collate(step, origin.tokenizer.pad_token_id) for step in origin.plan)
+        for b in (collate(step, origin.tokenizer.pad_token_id) for step in origin.step_examples)
     ]
     own = tuned.peft_config[_ADAPTER]
     largest = max(own.r, *own.rank_pattern.values(), 1)

@@ -32,7 +32,7 @@ class Origin:
     folder: Path
     tokenizer: Any
     trust_remote_code: bool
-    plan: Sequence[Sequence[Any]] = ()
+    step_examples: Sequence[Sequence[Any]] = ()
     """The encoded training examples of each optimizer step, in order; empty until the trial has planned them."""
 
 

@@ -90,7 +90,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     if job.budget_bytes is not None and trial.training is not None:
         with run.clock.phase(Phase.PLAN):
             tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
-            tuning.predict(run, tuning.prepared(run, tokenizer).plan)
+            tuning.predict(run, tuning.prepared(run, tokenizer).step_examples)
     loaded = _load(run)
     examples = _examples(run, loaded)
     model, status, message = loaded.model, Status.OK, None

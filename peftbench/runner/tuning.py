@@ -53,10 +53,10 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     assert training is not None
     with run.clock.phase(Phase.DATA):
         data = prepared(run, loaded.tokenizer)
-        plan = data.plan
-        loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, plan=plan)
+        step_examples = data.step_examples
+        loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, step_examples=step_examples)
     with run.clock.phase(Phase.CHECK):
-        probe = batches.collate(plan[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
+        probe = batches.collate(step_examples[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
         logits = liveness.probe(loaded.model, probe, precision, trial.device)
     if run.job.measures_inference and not method.trains_base:
         run.bare = structure.remember(loaded.model.modules(), weights=False)
@@ -65,13 +65,13 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     with run.clock.phase(Phase.CHECK):
         if training.packing:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
-                packed_rows.check(learner, plan)
+                packed_rows.check(learner, step_examples)
         before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
     _train(run, learner, data, loaded.tokenizer)
-    _account(run, learner, plan)
+    _account(run, learner, step_examples)
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase(Phase.PLAN):
-            predict(run, plan)
+            predict(run, step_examples)
     with run.clock.phase(Phase.CHECK):
         after = liveness.probe(model, probe, precision, trial.device)
         columns, status, reason = liveness.verdict(model, before, after)
@@ -114,13 +114,13 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
         try:
             with watch.training(run.sensors) as measured:
                 seed_all(trial.seed or 0)
-                steps = data.plan if training.seconds is None else batches.onward(data, trial, tokenizer)
+                steps = data.step_examples if training.seconds is None else batches.onward(data, trial, tokenizer)
                 report = watch.each_step(run.sensors, run.report)
                 trace = loop.train(learner, steps, data.held_out, run.clock, report)
         finally:
             run.record(measured.memory, measured.environment)
     if training.seconds is not None:  # only now is the number of steps known
-        del data.plan[len(trace.steps) :]
+        del data.step_examples[len(trace.steps) :]
         run.record(*batches.columns(data))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
     run.record(*loop.columns(trace), watch.energy_columns(run.sensors, run.clock))
@@ -129,15 +129,15 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
         run.record(MemoryColumns(peak_train_bytes=peak))
 
 
-def _account(run: Run, learner: loop.Learner, plan: Sequence[Sequence[Encoded]]) -> None:
+def _account(run: Run, learner: loop.Learner, step_examples: Sequence[Sequence[Encoded]]) -> None:
     """Record memory by category and the work of a step, measured in extra steps."""
     trial = run.job.trial
     method = method_of(trial.method, trial.options)
     with run.clock.phase(Phase.ACCOUNT):
         if trial.device == "cpu":
-            steps = accounting.largest_steps(plan, learner.training, context_length.virtual_tokens(trial))
+            steps = accounting.largest_steps(step_examples, learner.training, context_length.virtual_tokens(trial))
             run.record(accounting.train_columns(accounting.account_steps(learner, steps, method.trains_base)))
-        run.record(*flops.columns(learner, plan), computed_with.columns(learner))
+        run.record(*flops.columns(learner, step_examples), computed_with.columns(learner))
 
 
 def prepared(run: Run, tokenizer: Any) -> batches.Prepared:
@@ -147,7 +147,7 @@ def prepared(run: Run, tokenizer: Any) -> batches.Prepared:
     return data
 
 
-def predict(run: Run, plan: Sequence[Sequence[Encoded]]) -> None:
+def predict(run: Run, step_examples: Sequence[Sequence[Encoded]]) -> None:
     """Predict and record the memory peak of a training step.
 
     Raises:
@@ -155,7 +155,7 @@ def predict(run: Run, plan: Sequence[Sequence[Encoded]]) -> None:
     """
     job, training = run.job, run.job.trial.training
     assert training is not None
-    steps = accounting.largest_steps(plan, training, context_length.virtual_tokens(job.trial))
+    steps = accounting.largest_steps(step_examples, training, context_length.virtual_tokens(job.trial))
     try:
         peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
     except DoesNotFit as error:

@@ -18,7 +18,9 @@ from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
 
-def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual: int = 0) -> list[Sequence[Encoded]]:
+def largest_steps(
+    step_examples: Sequence[Sequence[Encoded]], training: Training, virtual: int = 0
+) -> list[Sequence[Encoded]]:
     """Return the steps among which is the one with the highest memory peak; usually a single step.
 
     Candidates have the forward pass with the most tokens, with the most pairs of tokens (which unfused attention
@@ -26,11 +28,13 @@ def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual
     already exist during them. Not considered are the inputs of a step's other passes, which are in memory too.
 
     Args:
-        plan: the examples of each step.
+        step_examples: the examples of each step.
         training: how they are divided into forward passes.
         virtual: virtual tokens that the method puts before each row.
     """
-    known = [[packing.sizes(rows, virtual) for rows in packing.forward_passes(step, training)] for step in plan]
+    known = [
+        [packing.sizes(rows, virtual) for rows in packing.forward_passes(step, training)] for step in step_examples
+    ]
     found: dict[int, Sequence[Encoded]] = {}
     for kind in range(len(known[0][0])):
         largest = 0
@@ -38,7 +42,7 @@ def largest_steps(plan: Sequence[Sequence[Encoded]], training: Training, virtual
             sizes = [max((size[kind] for size in each), default=0) for each in passes]
             if max(sizes) > largest:
                 largest = max(sizes)
-                found.setdefault(sizes.index(largest), plan[sizes.index(largest)])
+                found.setdefault(sizes.index(largest), step_examples[sizes.index(largest)])
     return list(found.values())
 
 

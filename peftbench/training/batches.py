@@ -117,7 +117,7 @@ def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> 
         yield name, next(streams[name])
 
 
-def plan_steps(
+def draw_batches(
     examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
 ) -> list[Sequence[Encoded]]:
     """Return each optimizer step's examples, for the number of steps that the suite's steps, epochs or tokens give.
@@ -127,14 +127,14 @@ def plan_steps(
     steps = draw_steps(examples, training, tokenizer, seed)
     if training.seconds is not None:
         return list(itertools.islice(steps, _CHUNK))
-    plan: list[Sequence[Encoded]] = []
+    step_examples: list[Sequence[Encoded]] = []
     seen = 0
     for step in steps:
-        plan.append(step)
+        step_examples.append(step)
         seen += sum(len(e.ids) for e in step)
         if training.tokens is not None and seen >= training.tokens:
             break
-    return plan
+    return step_examples
 
 
 def draw_steps(
@@ -169,10 +169,10 @@ def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Seq
     return found
 
 
-def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
+def fingerprint(step_examples: Sequence[Sequence[Encoded]]) -> str:
     """Return the SHA-256 of the steps' token ids and loss positions, in order."""
     digest = hashlib.sha256()
-    for step in plan:
+    for step in step_examples:
         digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
     return digest.hexdigest()
 
@@ -181,7 +181,7 @@ def fingerprint(plan: Sequence[Sequence[Encoded]]) -> str:
 class Prepared:
     """What a trial trains on."""
 
-    plan: list[Sequence[Encoded]]
+    step_examples: list[Sequence[Encoded]]
     """Each step's examples. With a budget of seconds only the first steps; more are added during training."""
     held_out: Sequence[Encoded]
     """The examples of the validation loss."""
@@ -201,30 +201,30 @@ def of_trial(trial: Trial, tokenizer: Any) -> Prepared:
         }
 
     train = examples("train")
-    plan = plan_steps(train, training, tokenizer, trial.seed or 0)
+    step_examples = draw_batches(train, training, tokenizer, trial.seed or 0)
     held_out: list[Encoded] = []
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(tasks))
         for name, found in examples("validation").items():
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found[:share])]
             held_out += encode(tokenizer, pairs, training.sequence_length, training.loss_on)
-    return Prepared(plan, held_out, train)
+    return Prepared(step_examples, held_out, train)
 
 
 def onward(prepared: Prepared, trial: Trial, tokenizer: Any) -> Iterator[Sequence[Encoded]]:
-    """Yield the steps of a plan and continue endlessly; further steps are added to the plan as they are drawn."""
+    """Yield the examples of each step, endlessly; steps beyond those drawn so far are drawn and added."""
     assert trial.training is not None
-    yield from tuple(prepared.plan)
+    yield from tuple(prepared.step_examples)
     steps = draw_steps(prepared.examples, trial.training, tokenizer, trial.seed or 0)
-    for step in itertools.islice(steps, len(prepared.plan), None):
-        prepared.plan.append(step)
+    for step in itertools.islice(steps, len(prepared.step_examples), None):
+        prepared.step_examples.append(step)
         yield step
 
 
 def columns(prepared: Prepared) -> tuple[InputColumns, WorkColumns, DataColumns]:
     """Return the columns of a trial's row about the examples of its steps."""
-    plan, examples = prepared.plan, prepared.examples
-    drawn = [e for step in plan for e in step]
+    step_examples, examples = prepared.step_examples, prepared.examples
+    drawn = [e for step in step_examples for e in step]
     seen = {
         name: {
             "examples": len(found),
@@ -239,7 +239,7 @@ def columns(prepared: Prepared) -> tuple[InputColumns, WorkColumns, DataColumns]
         distinct_examples_seen=sum(each["distinct"] for each in seen.values()),
         truncated_examples=sum(each["truncated"] for each in seen.values()),
     )
-    return InputColumns(batches_sha256=fingerprint(plan)), work, DataColumns(data_seen_json=json.dumps(seen))
+    return InputColumns(batches_sha256=fingerprint(step_examples)), work, DataColumns(data_seen_json=json.dumps(seen))
 
 
 def micro_batches(step: Sequence[Encoded], training: Training, pad_id: int) -> list[Batch]:

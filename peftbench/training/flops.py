@@ -92,9 +92,9 @@ class Products(TorchDispatchMode):
         return out
 
 
-def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> tuple[WorkColumns, EffectiveColumns]:
+def columns(learner: Learner, step_examples: Sequence[Sequence[Encoded]]) -> tuple[WorkColumns, EffectiveColumns]:
     """Return a step's work and the device's rate, and the kernels of its attention, as columns of the trial's row."""
-    products, tokens = passes(learner, typical_step(plan))
+    products, tokens = passes(learner, typical_step(step_examples))
     work = WorkColumns(
         train_flops_per_token=products.operations / tokens,
         device_flops_per_second=matrix_rate(learner.precision, learner.device),
@@ -102,9 +102,9 @@ def columns(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> tuple[WorkCo
     return work, EffectiveColumns(attention_kernels=", ".join(sorted(products.attention)) or "eager")
 
 
-def typical_step(plan: Sequence[Sequence[Encoded]]) -> Sequence[Encoded]:
+def typical_step(step_examples: Sequence[Sequence[Encoded]]) -> Sequence[Encoded]:
     """Return the step with the median number of data tokens, because the share of attention grows with length."""
-    return sorted(plan, key=lambda step: sum(len(e.ids) for e in step))[len(plan) // 2]
+    return sorted(step_examples, key=lambda step: sum(len(e.ids) for e in step))[len(step_examples) // 2]
 
 
 def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:

@@ -186,12 +186,17 @@ Progress = Callable[[int, int, float], None]
 
 
 def train(
-    learner: Learner, plan: Iterable[Sequence[Encoded]], held_out: Sequence[Encoded], clock: Clock, report: Progress
+    learner: Learner,
+    step_examples: Iterable[Sequence[Encoded]],
+    held_out: Sequence[Encoded],
+    clock: Clock,
+    report: Progress,
 ) -> Trace:
     """Train for the planned steps, and leave the weights that will be scored in the model.
 
-    With a budget of seconds the plan is endless: the step that reaches the budget is the last, and the schedule follows
-    the share of the budget that is used. Only the time of steps counts, the first ones included; validation does not.
+    With a budget of seconds the steps are endless: the step that reaches the budget is the last, and the schedule
+    follows the share of the budget that is used. Only the time of steps counts, the first ones included; validation
+    does not.
 
     Raises:
         Diverged: at the first step with a loss or gradient that is not finite. For fp16 only the loss is checked, since
@@ -202,9 +207,9 @@ def train(
     waits: list[float | None] = []
     best = Best()
     training = learner.training
-    goal = _Goal(training.seconds, len(plan) if isinstance(plan, Sequence) else None)
+    goal = _Goal(training.seconds, len(step_examples) if isinstance(step_examples, Sequence) else None)
     learner.model.train()
-    for index, examples in enumerate(plan):
+    for index, examples in enumerate(step_examples):
         batches = [b.to(learner.device) for b in micro_batches(examples, training, learner.pad_id)]
         rate = optimizers.learning_rate(training, *goal.place(index, spent))
         waiting = environment.waiting_by_thread()

@@ -33,7 +33,7 @@ MERGING = {"fp32": 1e-3, "bf16": 0.5, "int8": 1.0, "nf4": 5.0}
 
 
 def raw_of(columns):
-    return json.loads(columns["inference_json"])
+    return json.loads(columns.inference_json)
 
 
 def state(model):

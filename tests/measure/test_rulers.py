@@ -88,7 +88,7 @@ def not_undone(*arguments) -> bool:
 
 PLANTS = {
     "load": (trial, "load"),
-    "data": (batches, "plan_steps"),
+    "data": (batches, "draw_batches"),
     "attach": (tuning, "cast_trainable"),
     "train": (loop, "step", not_undone),
     "validate": (loop, "validation_loss"),

@@ -268,7 +268,7 @@ def trained(folder, kind, precision, tmp_path, steps):
     tuned = adapter.attach(loaded.model, made.rank, made.options)
     where = {"device": "cpu", "pad_id": 0, "virtual_tokens": 0, "precision": PRECISIONS[precision]}
     learner = loop.learner(tuned, load.cast_trainable(tuned, PRECISIONS[precision]), made.training, **where)
-    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
+    plan = batches.draw_batches({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
     trace = loop.train(learner, plan[:steps], [], Clock(), lambda *_: None)
     tuned.eval()
     return tuned, [row.loss for row in trace.steps]

@@ -60,7 +60,7 @@ def trained(request, tmp_path_factory):
     )
     seen.before = {n: p.detach().clone() for n, p in seen.model.named_parameters() if p.requires_grad}
     seen.frozen = {n: load.checksum(p) for n, p in seen.model.named_parameters() if not p.requires_grad}
-    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
+    plan = batches.draw_batches({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
     seen.losses = [s.loss for s in loop.train(learner, plan[:2], [], Clock(), lambda *_: None).steps]
     return seen
 

@@ -26,8 +26,8 @@ def tuned(tiny, tmp_path, precision="fp32", rank=4, steps=0, **options):
     """Return the tiny base model with LoRA attached, trained for some steps."""
     base = load.load(tiny, PRECISIONS[precision], False, True, device="cpu", trust_remote_code=False)
     made = trials.trial(tiny, tmp_path, "lora", precision, rank=rank, options=options)
-    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
-    base.model.peftbench_origin = dataclasses.replace(base.model.peftbench_origin, plan=plan)
+    plan = batches.draw_batches({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
+    base.model.peftbench_origin = dataclasses.replace(base.model.peftbench_origin, step_examples=plan)
     torch.manual_seed(0)
     attached = lora.attach(base.model, rank, made.options)
     parameters = load.cast_trainable(attached, PRECISIONS[precision])

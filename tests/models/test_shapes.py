@@ -154,6 +154,6 @@ def test_a_suite_names_a_shape(tmp_path):
     assert find.resolve_base(found) == builtin.shape("llama-7b")
 
 
-def test_the_readme_names_every_shape():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_reference_of_suites_names_every_shape():
+    text = (Path(__file__).parents[2] / "docs" / "suite.md").read_text()
     assert [name for name in builtin.SHAPES if f"`{name}`" not in text] == []

@@ -67,7 +67,7 @@ def test_the_last_batch_of_a_pass_is_filled_from_the_next_one_and_nothing_is_dou
     examples = {"colour": read.examples(trials.tasks(tmp_path)[0], "train")}
     assert len(examples["colour"]) == 24
     training = dataclasses.replace(trials.TRAINING, steps=None, epochs=1.0, batch_size=5)
-    plan = batches.plan_steps(examples, training, tokenizer, 0)
+    plan = batches.draw_batches(examples, training, tokenizer, 0)
     assert [len(step) for step in plan] == [5] * 5
     seen = Counter(e.identity for step in plan for e in step)
     assert sorted(seen.values()) == [1] * 23 + [2]

@@ -102,6 +102,11 @@ def test_package_folders_import_only_folders_below_them():
     assert [f"{a} imports {b}" for a, b in between if FLOOR[room_of(b)] >= FLOOR[room_of(a)]] == []
 
 
+def test_the_package_imports_nothing_that_is_not_in_the_wheel():
+    found = {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
+    assert [name for name, named in found.items() if any(i.split(".")[0] in ("tools", "tests") for i in named)] == []
+
+
 def test_no_two_files_import_each_other():
     try:
         TopologicalSorter(graph()).prepare()

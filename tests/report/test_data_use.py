@@ -90,7 +90,7 @@ def test_the_columns_count_what_was_drawn(tiny):
     }
     mixed = (("a", 1.0), ("b", 1.0))
     training = replace(trials.TRAINING, steps=4, batch_size=2, data=mixed, sequence_length=24)
-    plan = batches.plan_steps(examples, training, tokenizer, 0)
+    plan = batches.draw_batches(examples, training, tokenizer, 0)
     _, work, data = batches.columns(batches.Prepared(plan, (), examples))
     seen = json.loads(data.data_seen_json)
     drawn = [e for step in plan for e in step]

@@ -19,12 +19,12 @@ def losses(tiny, tmp_path, monkeypatch):
     """Return a function that runs a trial with separate seeds, and gives its losses and the hash of its batches."""
     monkeypatch.setattr(tuning, "_account", lambda *_: None)
     monkeypatch.setattr(evaluating, "evaluate", lambda *_: None)
-    seeding, planning = tuning.seed_all, training_batches.plan_steps
+    seeding, planning = tuning.seed_all, training_batches.draw_batches
 
     def run(process=0, attach=0, train=0, order=0, **changes):
         uses = iter((process, attach, train))
         monkeypatch.setattr(tuning, "seed_all", lambda _: seeding(next(uses)))
-        monkeypatch.setattr(training_batches, "plan_steps", lambda *given: planning(*given[:-1], order))
+        monkeypatch.setattr(training_batches, "draw_batches", lambda *given: planning(*given[:-1], order))
         made = trials.trial(tiny, tmp_path, **changes)
         result = trial.run(trials.job(made, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None)
         assert (result.row.status, result.row.message) == ("ok", None)

@@ -51,7 +51,7 @@ def attached(tiny, name, precision, tmp_path, **changes):
         pad_id=base.tokenizer.pad_token_id,
         virtual_tokens=0,
     )
-    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
+    plan = batches.draw_batches({"colour": read.examples(made.tasks[0], "train")}, made.training, base.tokenizer, 0)
     return base, learner, plan
 
 

@@ -97,7 +97,7 @@ def plan_of(tiny, tmp_path, seed=0, **training):
     first, second, _ = trials.tasks(tmp_path)
     examples = {"colour": read.examples(first, "train"), "other": read.examples(second, "train")[:10]}
     settings = replace(trials.TRAINING, data=(("colour", 3.0), ("other", 1.0)), **training)
-    return batches.plan_steps(examples, settings, tokenizer, seed)
+    return batches.draw_batches(examples, settings, tokenizer, seed)
 
 
 def test_a_seed_fixes_the_batches_and_another_seed_changes_them(tiny, tmp_path):
@@ -147,17 +147,17 @@ def test_a_budget_of_seconds_has_the_same_steps_as_a_budget_of_steps_and_continu
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     made = trials.trial(tiny, tmp_path, training={"steps": None, "seconds": 60.0})
     prepared = batches.of_trial(made, tokenizer)
-    assert len(prepared.plan) == 4
+    assert len(prepared.step_examples) == 4
     drawn = list(itertools.islice(batches.onward(prepared, made, tokenizer), 10))
-    assert drawn == prepared.plan, "what is drawn is of the plan"
-    assert drawn == batches.of_trial(trials.trial(tiny, tmp_path, training={"steps": 10}), tokenizer).plan
+    assert drawn == prepared.step_examples, "what is drawn is of the plan"
+    assert drawn == batches.of_trial(trials.trial(tiny, tmp_path, training={"steps": 10}), tokenizer).step_examples
 
 
 def test_grouping_by_length_sees_every_example_once_in_an_epoch_of_many_steps(tiny):
     tokenizer = loaded(tiny, "base", "fp32").tokenizer
     examples = {"colour": [Example("x " * (i % 7 + 1) + str(i), "red") for i in range(1200)]}
     settings = replace(trials.TRAINING, steps=None, epochs=1.0, group_by_length=True)
-    seen = [e.identity for step in batches.plan_steps(examples, settings, tokenizer, 0) for e in step]
+    seen = [e.identity for step in batches.draw_batches(examples, settings, tokenizer, 0) for e in step]
     assert len(seen) == len(set(seen)) == 1200
 
 

@@ -26,7 +26,6 @@ from peftbench.results.seeds import Spread
 from peftbench.results.store.document import document
 from tools.docs import (
     arithmetic,
-    brief,
     cli_document,
     crossed_document,
     findings,
@@ -92,7 +91,7 @@ BLANK = "\n\n"
 
 PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
-        "quickstart table": lambda: _fenced(brief.table(RESULTS / "quickstart")),
+        "quickstart table": lambda: _fenced(report.table(RESULTS / "quickstart", "brief")),
     },
     ROOT / "docs" / "suite.md": {
         "suite keys": partial(suite_document.block, "top level"),

@@ -77,7 +77,7 @@ def look(
     parameters = load.cast_trainable(tuned, record)
     where = {"precision": record, "device": device, "pad_id": loaded.tokenizer.pad_token_id, "virtual_tokens": 0}
     learner = loop.learner(tuned, parameters, made.training, **where)
-    plan = batches.plan_steps({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
+    plan = batches.draw_batches({"colour": read.examples(made.tasks[0], "train")}, made.training, loaded.tokenizer, 0)
     batch = batches.collate(plan[0], loaded.tokenizer.pad_token_id).to(device)
     seen, evaluated = defaultdict(set), defaultdict(set)
     for parameter in parameters:

@@ -25,7 +25,7 @@ precision gives less; learned positions that do not restart with each example gi
 _INSTEAD = "remove packing from the suite, or set packing: false for this cell"
 
 
-def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
+def check(learner: Learner, step_examples: Sequence[Sequence[Encoded]]) -> None:
     """Check that the model computes the second of two examples in a row as it computes that example alone.
 
     Two things are checked. The influence of the first example's tokens on the logits at the second one's first and last
@@ -33,13 +33,13 @@ def check(learner: Learner, plan: Sequence[Sequence[Encoded]]) -> None:
 
     Args:
         learner: the model, ready to train.
-        plan: the examples of each step; the first two are used, cut to half a row each.
+        step_examples: the examples of each step; the first two are used, cut to half a row each.
 
     Raises:
         Unsupported: if the model mixes the examples of a row, or does not accept positions that mark where they start.
     """
     name, half = _name(learner.model), max(1, learner.training.sequence_length // 2)
-    first, *others = itertools.islice(itertools.chain(*plan), 2)
+    first, *others = itertools.islice(itertools.chain(*step_examples), 2)
     pair = [_cut(e, half) for e in (first, others[0] if others else first)]
     few = [_cut(e, _FEW) for e in pair]
     border = len(few[0].ids)
