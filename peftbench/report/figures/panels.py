@@ -83,7 +83,8 @@ def marker_keys(results: Results) -> tuple[Key, ...]:
     fills = {fill_of(cell.mean("base_bits_per_weight")) for cell in results.tuned}
     if len(fills) > 1:
         shown = [(fill, text) for fill, text in PRECISION_FILLS.items() if fill in fills]
-        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} bits per weight of the base model") for fill, text in shown]
+        what = "bits per weight of the base model"
+        keys += [Key(Markup(marker_svg("o", "#010203", fill)), f"{text} {what}") for fill, text in shown]
     return tuple(keys)
 
 
