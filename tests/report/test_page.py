@@ -488,9 +488,7 @@ def test_every_tasks_metric_is_named(grid: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "same"), [({}, True), ({"data_sha256": "e" * 64}, False), ({"batches_sha256": "y"}, False)]
 )
-def test_the_page_reports_equal_batches_only_if_equal(
-    tmp_path: Path, other: dict[str, str], same: bool
-) -> None:
+def test_the_page_reports_equal_batches_only_if_equal(tmp_path: Path, other: dict[str, str], same: bool) -> None:
     fields = {"batches_sha256": "x"} | other
     made = make_result("full fp32", "full", "fp32", None, **fields)
     folder = store(tmp_path / "r", make_result(batches_sha256="x"), made)
