@@ -15,14 +15,12 @@ They are documented in ``peftbench/commands/python_api.py`` and imported when fi
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from peftbench.version import PROTOCOL as PROTOCOL
+from peftbench.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from peftbench.commands.python_api import compare_results, load_suite, read_results, run_suite, write_report
     from peftbench.errors import UserError
-
-__version__ = "0.1.0"
-
-PROTOCOL = 1
-"""Raised by any change that moves numbers; part of every trial's key, so old results are never mixed with new ones."""
 
 __all__ = ["UserError", "compare_results", "load_suite", "read_results", "run_suite", "write_report"]
 

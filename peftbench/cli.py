@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench import __version__
 from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED
 from peftbench.errors import UserError
+from peftbench.version import __version__
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from peftbench import __version__
+from peftbench.version import __version__
 
 _PACKAGES = (
     "torch",

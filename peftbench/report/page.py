@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from peftbench import __version__
 from peftbench.errors import UserError
 from peftbench.records import Status
 from peftbench.records.units import MISSING
@@ -33,6 +32,7 @@ from peftbench.report.tables import learning_rate_search as search
 from peftbench.results.learning_rate_search import FOLDER
 from peftbench.results.store.files import GRID
 from peftbench.results.store.schema import KINDS
+from peftbench.version import __version__
 
 
 def refuse_inside(results_folder: Path, output: Path) -> None:

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from peftbench import __version__
 from peftbench.methods import METHODS
 from peftbench.models import find
 from peftbench.models.precision import effective
 from peftbench.records import Job, Task, Trial
 from peftbench.tasks import chat, fewshot, lm_eval_export
+from peftbench.version import __version__
 
 _TASKS = "tasks"
 _STOCK_LOADERS = {

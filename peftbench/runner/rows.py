@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftbench import PROTOCOL
 from peftbench.models.find import base_name
 from peftbench.records import Job, Phase, Status, TrialRow
 from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.trial import OutcomeColumns
 from peftbench.records.failures import without_paths
 from peftbench.suite.trial_key import settings
+from peftbench.version import PROTOCOL
 
 
 def outcome(job: Job, status: Status, phase: Phase | None, message: str | None) -> tuple[OutcomeColumns, ReasonColumns]:

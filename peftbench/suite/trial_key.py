@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftbench import PROTOCOL
 from peftbench.methods import late_defaults
 from peftbench.models.find import _without_folders, base_name
 from peftbench.records import Trial
+from peftbench.version import PROTOCOL
 
 
 def settings(trial: Trial) -> dict[str, Any]:

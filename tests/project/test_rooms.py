@@ -18,7 +18,7 @@ from tests.support.rooms import ROOMS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "peftbench"
-OUTSIDE = {"cli": len(ROOMS) + 1, "__main__": len(ROOMS) + 2, "errors": -1, "_suites": -1}
+OUTSIDE = {"cli": len(ROOMS) + 1, "__main__": len(ROOMS) + 2, "errors": -1, "version": -1, "_suites": -1}
 """What is in no folder: the command line is above them all, errors are below."""
 FLOOR = {room: len(ROOMS) - place for place, (room, _) in enumerate(ROOMS)} | OUTSIDE
 HEAVY = ("torch", "transformers", "peft", "pandas", "matplotlib", "bitsandbytes", "lm_eval", "datasets", "scipy")
@@ -105,6 +105,12 @@ def test_package_folders_import_only_folders_below_them():
 def test_the_package_imports_nothing_that_is_not_in_the_wheel():
     found = {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
     assert [name for name, named in found.items() if any(i.split(".")[0] in ("tools", "tests") for i in named)] == []
+
+
+def test_no_folder_imports_the_public_interface():
+    """``peftbench/__init__.py`` offers functions of the top folder; whoever imports from it imports upward."""
+    named = {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
+    assert [name for name, found in named.items() if "peftbench" in found] == []
 
 
 def test_no_two_files_import_each_other():

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from peftbench import PROTOCOL
 from peftbench.records import ExampleRow, Result, Score, StepRow, TrialRow
 from peftbench.results.store import compact, open_for_run, write
+from peftbench.version import PROTOCOL
 
 TASKS = ("describe", "compute", "judge")
 METRICS = {"describe": "rouge_l", "compute": "exact_match", "judge": "accuracy"}
