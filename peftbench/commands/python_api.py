@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,12 @@ def _texts(name: str, given: Iterable[str]) -> tuple[str, ...]:
 
 def _seeds(given: int | Sequence[int]) -> str:
     """Return seeds as ``--seeds`` takes them: a number of seeds, or a list with a comma at its end."""
-    return str(given) if isinstance(given, int) else "".join(f"{seed}," for seed in given)
+    try:
+        if isinstance(given, bool | str):
+            raise TypeError
+        return "".join(f"{index(seed)}," for seed in given) if isinstance(given, Iterable) else str(index(given))
+    except TypeError:
+        raise UserError(f"seeds: given {given!r}; allowed: a number of seeds, or a list of the seeds") from None
 
 
 def _size(given: int | str | None) -> str | None:
@@ -260,11 +266,11 @@ def _main_module_hidden() -> Iterator[None]:
     It does so to find functions that the script defines. The children here need none of them, and a script without an
     ``if __name__ == "__main__"`` would start the whole run again in each.
     """
-    main = sys.modules["__main__"]
-    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-    main.__spec__ = None
-    main.__file__ = None
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None
     try:
         yield
     finally:
-        main.__spec__, main.__file__ = spec, file
+        del main["__spec__"]
+        main.update(hidden)

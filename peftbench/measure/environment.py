@@ -23,7 +23,7 @@ _PACKAGES = (
     "safetensors",
     "numpy",
 )
-_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _SPINS = {"GOMP_SPINCOUNT": "5000"}
 """How many turns a thread spins while it waits for another thread, before it sleeps.
 
@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
 
 def openmp() -> dict[str, str]:
     """Return the environment variables that set how OpenMP threads wait: the user's if set, else the default here."""
-    return {name: os.environ[name] for name in _OPENMP if os.environ.get(name)} or dict(_SPINS)
+    return {name: os.environ[name] for name in OPENMP if os.environ.get(name)} or dict(_SPINS)
 
 
 def load_average() -> float | None:

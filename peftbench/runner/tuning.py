@@ -123,7 +123,8 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
         del data.step_examples[len(trace.steps) :]
         run.record(*batches.columns(data))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
-    run.record(*loop.columns(trace), watch.energy_columns(run.sensors, run.clock))
+    run.record(*loop.columns(trace))
+    run.record(watch.energy_columns(run.sensors, run.clock))
     if trial.device == "cuda":
         peak = (run.row.peak_train_bytes or 0) + peaks.paged_bytes(learner.optimizer)
         run.record(MemoryColumns(peak_train_bytes=peak))
@@ -137,7 +138,8 @@ def _account(run: Run, learner: loop.Learner, step_examples: Sequence[Sequence[E
         if trial.device == "cpu":
             steps = accounting.largest_steps(step_examples, learner.training, context_length.virtual_tokens(trial))
             run.record(accounting.train_columns(accounting.account_steps(learner, steps, method.trains_base)))
-        run.record(*flops.columns(learner, step_examples), computed_with.columns(learner))
+        run.record(*flops.columns(learner, step_examples))
+        run.record(computed_with.columns(learner))
 
 
 def prepared(run: Run, tokenizer: Any) -> batches.Prepared:

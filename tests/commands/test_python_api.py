@@ -153,5 +153,20 @@ def test_the_callers_main_module_is_as_it_was_after_a_run():
     main = sys.modules["__main__"]
     before = (main.__spec__, getattr(main, "__file__", None))
     with python_api._main_module_hidden():
-        assert (main.__spec__, main.__file__) == (None, None)
+        assert (main.__spec__, getattr(main, "__file__", None)) == (None, None)
     assert (main.__spec__, main.__file__) == before
+
+
+def test_a_main_module_without_a_file_has_none_after_a_run(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.delattr(main, "__file__", raising=False)
+    with python_api._main_module_hidden():
+        assert main.__spec__ is None
+        assert not hasattr(main, "__file__")
+    assert not hasattr(main, "__file__")
+
+
+@pytest.mark.parametrize("seeds", ["3", "12", True, [0.5], [1, "2"]])
+def test_seeds_that_are_not_whole_numbers_are_refused_with_what_is_allowed(place, seeds):
+    with pytest.raises(peftbench.UserError, match="allowed: a number of seeds, or a list of the seeds"):
+        peftbench.load_suite("mine.yaml", seeds=seeds)

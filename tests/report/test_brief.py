@@ -76,10 +76,13 @@ def test_the_last_note_is_the_main_caution(tmp_path):
     assert notes(failed)[-1] == "1 of the grid's 3 trials has no result yet."
 
 
-def test_without_outcomes_the_brief_table_names_no_test(tmp_path):
-    made = make_result()
-    bare = dataclasses.replace(made, examples=())
-    assert notes(store(tmp_path / "r", bare))[1].startswith("No significance tests: ")
+def test_without_outcomes_the_brief_table_names_no_test_and_says_why(tmp_path):
+    made, other = make_result(), make_result("full fp32", "full")
+    alone = notes(store(tmp_path / "alone", made))[1]
+    assert alone == "No significance tests: fewer than two cells with scores."
+    bare = [dataclasses.replace(each, examples=()) for each in (made, other)]
+    found = notes(store(tmp_path / "bare", *bare))[1]
+    assert found == "No significance tests: not every cell has stored outcomes of its examples."
 
 
 def test_the_command_prints_and_writes_the_brief_table(tmp_path, capsys):

@@ -132,6 +132,14 @@ def test_a_single_seed_generalizes_to_new_examples_only(quickstart):
     assert all(found.significantly_best is None for found in known.rankings.values())
 
 
+def test_a_cell_with_a_single_seed_among_others_is_named_in_the_scope(quickstart):
+    single = quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)
+    known = significance(again(quickstart, single | (quickstart.trials["cell"] != "lora r=8 fp32")))
+    assert "new seeds and new examples; for cells with one seed, for new examples of that checkpoint only." in (
+        " ".join(notes(known))
+    )
+
+
 def folder(place: Path, right: list[int], first_seed: int = 0) -> Path:
     """Write a cell of which each seed has the given number of 20 examples right, the first ones."""
     for seed, count in enumerate(right, first_seed):

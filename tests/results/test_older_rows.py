@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_a_candidate_belongs_to_the_cell_in_its_name(tmp_path: Path, cell: str, 
 def test_only_a_searchs_rows_are_candidates(tmp_path: Path) -> None:
     write(tmp_path, make_result("lora r=8 lr=0.01 fp32", learning_rate=0.01))
     assert read_trials(tmp_path)["candidate_of"].isna().all()
+
+
+def test_a_grid_in_a_folder_called_search_has_no_candidates_if_its_rows_say_so(tmp_path: Path, monkeypatch) -> None:
+    made = make_result("lora r=8 lr=0.01 fp32", learning_rate=0.01)
+    row = dataclasses.replace(made.row, named_settings="lr=0.01")
+    write(tmp_path / SEARCH, dataclasses.replace(made, row=row))
+    monkeypatch.chdir(tmp_path / SEARCH)
+    assert read_trials(Path("."))["candidate_of"].isna().all()
 
 
 def test_reason_and_log_are_read_out_of_the_message(tmp_path: Path) -> None:

@@ -178,6 +178,36 @@ def test_the_server_has_the_libraries_and_has_never_touched_cuda():
     assert has_peft is not device.may_touch_cuda()
 
 
+def test_a_server_that_other_code_started_is_replaced_and_the_environment_restored(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import multiprocessing, os
+        from multiprocessing import forkserver
+        from peftbench.runner.executor import child, local
+        def main():
+            context = multiprocessing.get_context("forkserver")
+            first = context.Process(target=child.nothing)
+            first.start()
+            first.join()
+            other, before = forkserver._forkserver._forkserver_pid, dict(os.environ)
+            context.set_forkserver_preload(["peftbench.runner.executor.lifeline"])  # in place of the heavy libraries
+            local._await_server(context)
+            ours = forkserver._forkserver._forkserver_pid
+            local._await_server(context)
+            assert forkserver._forkserver._forkserver_pid == ours != other
+            local._restore(before)
+            print({name: value for name, value in os.environ.items() if before.get(name) != value})
+        if __name__ == "__main__":
+            main()
+        """)
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    clean["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, str(script)], env=clean, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{}\n", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "how", [signal.SIGKILL, *(pytest.param(name, marks=pytest.mark.slow) for name in (signal.SIGTERM, signal.SIGINT))]
 )

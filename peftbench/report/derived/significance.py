@@ -36,6 +36,8 @@ class Significance:
     """Name of a cost, to each cell's probability of lying on the front of the headline score against it."""
     sensitivity: Sensitivity | None
     """Which differences of the headline score can be found; None for single seeds."""
+    tuned: frozenset[str] = frozenset()
+    """Names of the tuned cells: the untuned base model has no seed."""
 
     def estimate(self, task: str, cell: Cell) -> Estimate | None:
         """Return a score with its interval; None if it is not known."""
@@ -55,15 +57,16 @@ class Significance:
 
 def significance(results: Results) -> Significance:
     """Rank the cells on each task and on the mean over tasks."""
+    tuned = frozenset(cell.name for cell in results.tuned)
     headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
     wanted = {task: (task,) for task in results.tasks} | ({MEAN: results.tasks} if headline == MEAN else {})
     found = {task: results.outcomes(names) for task, names in wanted.items()}
     rankings = {task: rank(cells, reference(results, cells)) for task, cells in found.items() if len(cells) > 1}
     cells = found.get(headline, {})
     if headline not in rankings:
-        return Significance(headline, rankings, {}, None)
+        return Significance(headline, rankings, {}, None, tuned)
     fronts = {name: on_front for column, name in COSTS.items() if (on_front := _front(results, cells, column))}
-    return Significance(headline, rankings, fronts, _sensitivity(rankings[headline], cells))
+    return Significance(headline, rankings, fronts, _sensitivity(rankings[headline], cells), tuned)
 
 
 def reference(results: Results, cells: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ WIDTH = 100
 
 def notes(results: Results, found: Significance) -> tuple[str, ...]:
     """Return at most three notes of at most one line."""
-    return tuple(map(_longest, (_scores(results), _significance(found), _caution(results))))
+    return tuple(map(_longest, (_scores(results), _significance(results, found), _caution(results))))
 
 
 def _longest(candidates: Iterable[str]) -> str:
@@ -40,9 +40,11 @@ def _scores(results: Results) -> Iterable[str]:
     yield f"Scores in %: {over}."
 
 
-def _significance(found: Significance) -> Iterable[str]:
+def _significance(results: Results, found: Significance) -> Iterable[str]:
     if found.headline not in found.rankings:
-        yield "No significance tests: not every cell has stored outcomes of its examples."
+        few = len(results.finished) < 2 or not results.tasks
+        reason = "fewer than two cells with scores" if few else "not every cell has stored outcomes of its examples"
+        yield f"No significance tests: {reason}."
         return
     best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
     meaning = f"{TIED}: not significantly different from the best (Holm, p ≥ 0.05)"

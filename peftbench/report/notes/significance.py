@@ -26,9 +26,13 @@ def notes(found: Significance) -> Iterable[str]:
 
 def scope(found: Significance) -> str:
     """Return what tests and intervals generalize to."""
-    scopes = {estimate.scope for each in found.rankings.values() for estimate in each.scores.values()}
-    if scopes == {"new seeds and new examples"}:
-        return "new seeds and new examples"
+    scores = [item for each in found.rankings.values() for item in each.scores.items()]
+    scopes = {estimate.scope for name, estimate in scores if name in found.tuned}
+    seeds = "new seeds and new examples"
+    if scopes == {seeds}:
+        return seeds
+    if seeds in scopes:
+        return f"{seeds}; for cells with one seed, for new examples of that checkpoint only"
     return "new examples only, with these checkpoints: one seed per cell"
 
 

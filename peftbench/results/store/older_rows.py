@@ -27,9 +27,10 @@ def complete(trials: pd.DataFrame, searched: bool) -> pd.DataFrame:
         trials: rows with every column of ``records.TrialRow``.
         searched: whether they are the candidates of a learning-rate search.
     """
-    _fill(trials, "named_settings", trials["named_settings"].isna(), _named_settings)
+    older = trials["named_settings"].isna()
+    _fill(trials, "named_settings", older, _named_settings)
     if searched:
-        _fill(trials, "candidate_of", trials["candidate_of"].isna(), _candidate_of)
+        _fill(trials, "candidate_of", older, _candidate_of)
     lacking = trials["reason"].isna() & trials["message"].notna()
     _fill(trials, "log_file", lacking, _log_file)
     _fill(trials, "reason", lacking, _reason)

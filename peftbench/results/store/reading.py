@@ -179,7 +179,7 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
 
 
 def _trials_frame(folder: Path, table: pa.Table) -> pd.DataFrame:
-    return older_rows.complete(_frame(table), searched=folder.name == files.SEARCH)
+    return older_rows.complete(_frame(table), searched=folder.resolve().name == files.SEARCH)
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:

@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from peftbench.runner.executor import Event, child, lifeline
 
 _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
+_SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
+"""Environment variables that are set while the server starts."""
+_servers: set[int] = set()
+"""Process ids of the fork servers that this module has started."""
 
 
 @dataclass
@@ -54,9 +59,10 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
     context.set_forkserver_preload(["peftbench.runner.executor.preload"])
     waiting = list(reversed(jobs))
     running: list[_Running] = []
-    if jobs:
-        _await_server(context)
+    before = dict(os.environ)
     try:
+        if jobs:
+            _await_server(context)
         while waiting or running:
             while waiting and len(running) < workers:
                 running.append(_start(context, waiting.pop()))
@@ -70,15 +76,32 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
     finally:
         for one in running:
             _kill(one)
+        _restore(before)
+
+
+def _restore(before: Mapping[str, str]) -> None:
+    """Give the server's environment variables their former values: the caller's processes must not inherit them."""
+    for name in _SERVER_VARIABLES:
+        os.environ.pop(name, None)
+        if name in before:
+            os.environ[name] = before[name]
 
 
 def _await_server(context: Any) -> None:
-    """Return when the server has imported its libraries, so that their import does not count for any trial."""
+    """Return when the server has imported its libraries, so that their import does not count for any trial.
+
+    A process has one fork server. If other code has started it, it has neither the libraries nor our environment
+    variables, so it is stopped first; the processes that it has started continue.
+    """
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid not in (None, *_servers):
+        server._stop()
     os.environ[lifeline.RUNNER] = str(os.getpid())
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
     try:
         first.start()
+        _servers.add(server._forkserver_pid)
         first.join()
     except (EOFError, OSError) as error:
         raise UserError(f"the process server ended while it imported the libraries: {error}") from None
