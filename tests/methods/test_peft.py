@@ -283,8 +283,8 @@ def test_only_trials_that_trained_and_did_not_lower_their_loss_are_unlearned():
     assert list(rows_without_progress(table)["cell"]) == ["b"]
 
 
-def test_the_readmes_blocks_of_peft_load(tmp_path):
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    block = text.split("**Any tuner of peft.**")[1].split("```\n")[1]
+def test_the_documents_blocks_of_peft_load(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    block = text.split("## Any tuner of peft")[1].split("```")[1].partition("\n")[2]
     (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nseeds: 1\n{block}")
     assert len(suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")) == 4

@@ -88,7 +88,7 @@ def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
 
 def test_a_method_of_another_package_is_listed_without_torch(steering):
     done = call(steering, "peftbench", "list", "methods")
-    assert "\nsteering: steering vectors\n  paper      after Subramani et al." in done.stdout
+    assert "\nsteering: steering vectors\n  paper        after Subramani et al." in done.stdout
     assert "  layers=all\n" in call(steering, "peftbench", "list", "methods", "steering").stdout
     code = (
         "import sys\nfrom peftbench.methods import METHODS\nassert 'steering' in METHODS and 'torch' not in sys.modules"

@@ -269,7 +269,9 @@ def test_a_config_alone_is_enough(tiny, tmp_path):
 
 def test_what_a_base_model_does_not_support_is_refused_as_in_the_trial(tmp_path):
     config = architectures.CONFIGS["mixtral"]()
-    with pytest.raises(Unsupported, match=r"precision int8: 9 weight matrices were not quantized.*LLM\.int8 has no"):
+    with pytest.raises(
+        Unsupported, match=r"precision int8: 9 weight matrices were not quantized.*LLM\.int8 does not support"
+    ):
         predict(trials.trial(tmp_path, tmp_path, "lora", "int8"), config, SHAPE)
     llama = architectures.CONFIGS["llama"]()
     with pytest.raises(Unsupported, match="layers=4, but the base has only 3"):
