@@ -21,15 +21,15 @@ def notes(found: Significance) -> Iterable[str]:
     yield from _against_reference(found.rankings[found.headline], found.headline)
     if found.sensitivity:
         yield sensitivity(found.sensitivity)
-    yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) are for {scope(found)}."
+    yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) account for {scope(found)}."
 
 
 def scope(found: Significance) -> str:
-    """Return what tests and intervals generalize to."""
+    """Return which variation tests and intervals account for."""
     scopes = {estimate.scope for each in found.rankings.values() for estimate in each.scores.values()}
     if scopes == {"new seeds and new examples"}:
-        return "new seeds and new examples"
-    return "new examples only, with these checkpoints: one seed per cell"
+        return "variation over seeds and over test examples"
+    return "variation over test examples only: each cell has one seed"
 
 
 def _mark(found: Significance) -> str:
