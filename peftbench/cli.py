@@ -73,7 +73,7 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
         help="a number of seeds (3 for 0, 1, 2; 100 for a hundred of them), or a list, which has a comma (0,5, or 100, "
         "for 100 alone)",
     )
-    what = "run every cell for two steps on the built-in base model and data; the suite's own are not read"
+    what = "run every cell for two steps on `nano` and built-in data, instead of the suite's base model and data"
     command.add_argument("--smoke", action="store_true", help=what)
 
 
@@ -209,7 +209,7 @@ def _list(arguments: argparse.Namespace) -> int:
     selection.warn_of_unusable_methods()
     if arguments.name:
         if arguments.what != "methods":
-            raise UserError(f"list {arguments.what} {arguments.name}: only methods are listed one by one")
+            raise UserError(f"only `list methods` accepts a name; given: list {arguments.what} {arguments.name}")
         print(listing.method(arguments.name), end="")
         return 0
     kinds = (arguments.what,) if arguments.what else listing.KINDS

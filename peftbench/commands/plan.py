@@ -56,7 +56,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         notes = prepare.check(trials)
     except UserError as error:
         print(selection.count_trials(trials))
-        raise UserError(f"run would refuse this: {error}") from None
+        raise UserError(f"`peftbench run` would stop with this error: {error}") from None
     possible = sum(trial.cell not in reasons for trial in trials)
     count = selection.count_trials(trials)
     print(f"{count}, {possible:,} of them can run" if possible else f"{count}: {selection.NONE_CAN_RUN}")
@@ -84,7 +84,7 @@ def _missing_device(trials: Sequence[Trial]) -> list[str]:
     from peftbench.measure import device
 
     missing = device.why_no_cuda() if trials[0].device == "cuda" else None
-    return [f"device cuda: run would refuse this here, as {missing}"] if missing else []
+    return [f"device cuda: `peftbench run` would stop with an error here, as {missing}"] if missing else []
 
 
 def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> int:
@@ -98,7 +98,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
     if how.reserve and not how.budget:
         raise UserError(selection.RESERVE_NEEDS_BUDGET)
     if how.fit and not how.budget:
-        raise UserError("--fit: what fits depends on the memory there is; give it with --budget, like 16GiB")
+        raise UserError("--fit needs a memory limit: give --budget, for example --budget 16GiB")
     budget = memory_sizes.budget(how.budget, trials[0].device) // suite.workers if how.budget else None
     reserve = memory_sizes.reserve(how.reserve, budget)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing

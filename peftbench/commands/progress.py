@@ -136,5 +136,5 @@ def warn_of_differences(folder: Path, strict: bool, out: TextIO | None = None) -
     for text in found:
         print(wrapped(f"peftbench: {text}"), file=out)
     if found and strict:
-        print("peftbench: audit: strict: the rows are not comparable", file=out)
+        print("peftbench: the rows are not comparable, and the suite sets audit: strict", file=out)
     return bool(found)

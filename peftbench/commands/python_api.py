@@ -113,7 +113,7 @@ def run_suite(
     if not isinstance(suite, Suite):
         suite = load_suite(suite, overrides=overrides, only=only, seeds=seeds, smoke=smoke)
     elif overrides or only or seeds is not None or smoke:
-        raise UserError("run_suite: overrides, only, seeds and smoke belong to load_suite; the suite is loaded already")
+        raise UserError("run_suite got a loaded suite; pass overrides, only, seeds and smoke to load_suite instead")
     how = RunOptions(
         results=None if results is None else Path(results),
         fresh=fresh,
@@ -229,7 +229,7 @@ def _plain(value: Any) -> Any:
 
 
 def _only(given: Only) -> tuple[str, ...]:
-    """Return a selection as ``--only`` takes it."""
+    """Return a selection in the format that ``--only`` accepts."""
     if not isinstance(given, Mapping):
         return _texts("only", given)
     found = []

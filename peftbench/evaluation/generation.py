@@ -57,8 +57,8 @@ class Prompts:
     @property
     def sha256(self) -> str:
         """Hash of shape, ids and number of new tokens."""
-        told = json.dumps([self.ids.tolist(), self.new_tokens])
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps([self.ids.tolist(), self.new_tokens])
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class _Found:
         try:
             yield
         except Exception as error:
-            told = (str(error).strip().splitlines() or ["no text"])[0]
-            self.reasons[name] = failures.without_paths(f"{type(error).__name__}: {told}")
+            text = (str(error).strip().splitlines() or ["no text"])[0]
+            self.reasons[name] = failures.without_paths(f"{type(error).__name__}: {text}")
 
 
 def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: int) -> Prompts:
@@ -176,17 +176,17 @@ def _why_not(subject: Subject) -> dict[str, str]:
         return dict.fromkeys(("load", "switch", "merge"), "nothing is attached")
     if method.trains_base:
         return {
-            "load": "the base's own weights are tuned: a whole model is loaded, as load_seconds tells",
-            "switch": "the base's own weights are tuned: another model is loaded instead",
-            "merge": "the base's own weights are tuned: there is nothing beside them",
+            "load": "a full model is loaded; see load_seconds",
+            "switch": "full fine-tuning has no adapter to switch: a different model must be loaded",
+            "merge": "the base model's own weights are trained: there is no adapter to merge",
         }
     reasons = {}
     if not isinstance(model, PeftModel):
-        reasons["switch"] = "peftbench's own format holds one adapter per model"
+        reasons["switch"] = "a model can hold only one adapter in peftbench's format"
     if method.virtual_tokens:
-        reasons["merge"] = "virtual tokens are no change of a weight"
+        reasons["merge"] = "virtual tokens cannot be merged into the weights"
     elif not isinstance(getattr(model, "base_model", None), BaseTuner):
-        reasons["merge"] = "what it computes is no change of a weight"
+        reasons["merge"] = "the method's update cannot be expressed as a change of the weights"
     return reasons
 
 
@@ -198,7 +198,7 @@ class _Times(StoppingCriteria):
         self._clock = clock
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Return False for each of the (b, t) sequences."""
+        """Record the time of this token; return False for each of the b sequences, so that generation continues."""
         self.at.append(self._clock.now())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 

@@ -40,7 +40,7 @@ def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_l
     if task.lm_eval and own.kind in _DECODED and own.max_new_tokens >= max_length:
         raise UserError(
             f"task {task.name!r}: lm-eval's task decodes up to {own.max_new_tokens} tokens; allowed: less than "
-            f"evaluate.max_length, which is {max_length}: raise it, or give max_new_tokens"
+            f"evaluate.max_length ({max_length}): raise evaluate.max_length or set max_new_tokens"
         )
     known: set[str] = set()
     for index, example in enumerate(examples):

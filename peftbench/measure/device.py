@@ -33,7 +33,7 @@ def why_no_cuda() -> str | None:
     """Return why torch cannot use a GPU here; None if it can."""
     if not torch_has_cuda():
         return "the installed torch is a CPU build"
-    return None if has_nvidia() else "this machine shows no NVIDIA device"
+    return None if has_nvidia() else "no NVIDIA device was found on this machine"
 
 
 def resolve(asked: str, present: bool = True) -> str:

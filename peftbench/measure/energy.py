@@ -17,7 +17,7 @@ class Meter:
     """A counter of joules."""
 
     source: str
-    """``nvml``: one GPU, whatever runs on it. ``rapl``: all CPU packages of the machine, whatever runs on them."""
+    """``nvml``: one GPU, including other programs on it. ``rapl``: all CPU packages, including other programs."""
     read: Callable[[], float | None]
     """Returns joules since some fixed moment; None if the counter could not be read."""
     wraps: bool = False

@@ -34,7 +34,7 @@ _THREADS = "/proc/self/task"
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, CPU, memory, GPU, driver and git state; None for what is not known."""
+    """Return versions, CPU, memory, GPU, driver and git state; None where unknown."""
     return {
         "packages": {"peftbench": __version__} | {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),

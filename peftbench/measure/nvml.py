@@ -89,7 +89,7 @@ def process_bytes(gpu: Gpu, pid: int) -> int | None:
 def other_processes(gpu: Gpu) -> int | None:
     """Return how many other processes compute on the GPU. The caller must use the GPU already.
 
-    One listed process is the caller, whatever its id. None if the list is empty, as in some containers.
+    One listed process is the caller, even if its process id differs. None if the list is empty, as in some containers.
     """
     found = gpu.ask("nvmlDeviceGetComputeRunningProcesses")
     return len(found) - 1 if found else None

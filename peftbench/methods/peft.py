@@ -76,7 +76,10 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
         raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that determine it")
     if hasattr(config, "adapters"):  # X-LoRA
         if not config.adapters:
-            raise Unsupported(f"peft {record.variant} trains no adapter: it mixes trained ones; give adapters")
+            raise Unsupported(
+                f"peft {record.variant} trains no adapter: it combines adapters that are already trained; "
+                "name them with `adapters`"
+            )
         model.config.use_cache = False  # it runs each forward pass twice, and refuses a cache
     packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
     if packed and record.variant in _PACKED:
@@ -128,7 +131,10 @@ def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
     """Return ``Unsupported`` for an error due to packed weights; any other error, such as out of memory, unchanged."""
     if not any(words in str(error) for words in _SHAPES):
         return error
-    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
+    return Unsupported(
+        f"peft {tuner} computes with the base's weights, which are stored as quantized codes in this "
+        f"precision: {_line(error)}"
+    )
 
 
 def _line(error: Exception) -> str:

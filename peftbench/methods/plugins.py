@@ -54,7 +54,7 @@ class Table(Mapping[str, Record], Generic[Record]):
         if name != point.name:
             return f"the record is called {name!r}; allowed: the name of its entry point"
         if name in self._all:
-            return "there is a method of that name already"
+            return "a method with this name already exists"
         self._all[name] = record
         return None
 

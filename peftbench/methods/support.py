@@ -76,7 +76,8 @@ def _no_packing(method: Method) -> Refusal | None:
     if not method.virtual_tokens:
         return None
     return Refusal(
-        f"{_name(method)} does not exist with packing", "its virtual tokens stand before a row, not each example"
+        f"{_name(method)} does not exist with packing",
+        "its virtual tokens are prepended to a whole row, not to each example",
     )
 
 

@@ -22,7 +22,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
     They are the largest, by number of parameters, of the module lists inside the decoder whose length is the text
     config's ``num_hidden_layers``. The decoder is ``model.get_decoder()``, so the layers of a vision tower are never
-    returned, whatever their number and size. Size decides between the layers and other lists of that length, such as
+    returned, for any number and sizes of them. Size decides between the layers and other lists of that length, such as
     the experts of a mixture in a layer. Of equally large lists the first is taken.
 
     Args:

@@ -146,7 +146,7 @@ def parameter_count(parameter: torch.Tensor) -> int:
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Return how many parameters of a model train, tied ones once.
+    """Return the number of trainable parameters; tied parameters count once.
 
     A parameter of which only a part trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
     fused projection keeps the rest of B at zero.

@@ -36,7 +36,7 @@ PARTS: Sequence[Part] = (
     Part(
         "context",
         600_000_000,
-        "the CUDA context of a process with its kernels; 0.3 to 0.6 GB, of which the larger is used",
+        "the CUDA context of a process with its kernels; 0.3 to 0.6 GB; the upper value is used",
         "users' reports: 781 MB with older kernels in github.com/pytorch/pytorch/issues/34323",
     ),
     Part(

@@ -68,7 +68,7 @@ def read(text: str, name: str) -> int:
 
     Args:
         text: the size.
-        name: the option that it was given for, which the message names.
+        name: the command-line option, for the error message.
 
     Raises:
         UserError: if it is not a size, or less than a byte.

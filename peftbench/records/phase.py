@@ -17,7 +17,7 @@ class Phase(StrEnum):
     heading: str
     """The heading in tables."""
     bar: str
-    """The segment of the time bars that the phase belongs to: seven colours can be told apart, thirteen cannot."""
+    """The segment of the time bars that the phase belongs to: seven colours can be distinguished, thirteen cannot."""
     color: str
     """The colour of that segment, of ``report.figures.svg.AREA_COLORS``."""
 

@@ -44,7 +44,7 @@ def refuse_inside(results_folder: Path, output: Path) -> None:
     folder, target = results_folder.resolve(), output.resolve()
     own = [folder / name for name in (*KINDS, GRID, FOLDER)]
     if any(target == place or place in target.parents for place in own):
-        raise UserError(f"cannot write the report {output}: only results belong there; give it a place elsewhere")
+        raise UserError(f"cannot write the report {output}: only results are stored there; choose another path")
 
 
 def save(text: str, output: Path) -> None:

@@ -70,7 +70,7 @@ class CellSearch:
         return max(known, key=lambda c: (c.score, -c.rate)) if known else None
 
     def complete(self, rates: Iterable[float]) -> bool:
-        """Return whether each of these rates was tried: none is missing, was killed, timed out or met an error."""
+        """Return whether each of these rates was tried: none is missing, was killed, timed out or ended in error."""
         tried = {c.rate for c in self.candidates if all(Status(failure) in _TRIED for failure in c.failures)}
         return tried.issuperset(rates)
 

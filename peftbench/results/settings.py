@@ -12,7 +12,7 @@ from peftbench.methods import late_defaults
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted names.
 
-    A record in a list is called by its ``name``, which is then no setting of its own, or by its position if it has no
+    A record in a list is called by its ``name``, which then is not a separate setting, or by its position if it has no
     name. A list without records is a value. An empty mapping has no settings and disappears.
 
     ``{"train": {"steps": 30}, "tasks": [{"name": "judge", "limit": 9}]}`` becomes

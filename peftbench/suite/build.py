@@ -151,7 +151,7 @@ def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | 
         return None
     for key in ("config", "revision", "split"):
         if block.dataset is None and key in given:
-            b.problem((*path, key), "belongs to a dataset, and the key 'dataset' is missing")
+            b.problem((*path, key), "allowed only with the key 'dataset', which is missing")
     return Retention(
         file=None if block.file is None else b.resolved(given["file"]),
         dataset=b.dataset((*path, "dataset")),

@@ -156,7 +156,7 @@ def _check_data(b: Builder, path: KeyPath, block: TaskBlock) -> None:
         b.problem(path, f"no file is given; allowed: {', '.join(SPLITS)}, or a dataset with its splits")
     for key in ("config", "revision", "splits"):
         if getattr(block, key) is not None and block.dataset is None:
-            b.problem((*path, key), "belongs to a dataset, and the key 'dataset' is missing")
+            b.problem((*path, key), "allowed only with the key 'dataset', which is missing")
     if block.dataset and not any((block.splits or {}).values()):
         b.problem(path, "the key 'splits' is missing; it names the dataset's splits to use: {train: train, ...}")
     for split in block.splits or {}:
@@ -178,6 +178,4 @@ def _check_cut(b: Builder, path: KeyPath, block: TaskBlock) -> None:
             f"given {describe_value(block.test_fraction)}; no examples would be left to train on",
         )
     if block.split_seed and not any(shares.values()):
-        b.problem(
-            (*path, "split_seed"), "this seeds the cut of validation_fraction and test_fraction; neither is given"
-        )
+        b.problem((*path, "split_seed"), "needs validation_fraction or test_fraction; neither is given")

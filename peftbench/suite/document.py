@@ -135,7 +135,7 @@ class Document:
         self.normalize()
 
     def key_in(self, holder: Any, path: KeyPath, part: str | int) -> Any:
-        """Return the mapping key or list index that a part of a path means in its holder."""
+        """Return the mapping key or list index that one part of a path refers to."""
         whole = f"{SET}: {dotted((*path, part))}"
         if isinstance(holder, dict):
             return part

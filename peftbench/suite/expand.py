@@ -62,7 +62,7 @@ class _Cell:
         return options
 
     def at(self, rate: float) -> _Cell:
-        """Return the cell with this learning rate."""
+        """Return a copy of the cell with this learning rate."""
         return replace(self, settings={**self.settings, "learning_rate": rate})
 
     def training(self, data: tuple[tuple[str, float], ...]) -> Training | None:
@@ -178,7 +178,10 @@ def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tupl
 
 
 def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:
-    """Return the values of every training setting, each from the first layer that gives it."""
+    """Return the values of every training setting, each from the first source that gives it.
+
+    The sources are the method's block, ``train:``, the method's recipe or the profile, and the default.
+    """
     defaults = {key: (setting.default,) for key, setting in TRAIN.items()}
     layers = [
         {key: values for key, values in block.axes.items() if key in TRAIN},
@@ -203,7 +206,7 @@ def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
 
 
 def _option_problems(cell: _Cell) -> Iterable[str]:
-    """Yield a problem for each option that another option's value forbids, or requires and is missing."""
+    """Yield a problem for each option that another option's value forbids, or requires but the block lacks."""
     for name, setting in cell.method.options.items():
         other, value = setting.only_with or ("", "")
         if other and cell.options[name] != setting.default and cell.options[other] != value:

@@ -1,7 +1,7 @@
 """What each key of a suite file means, in a sentence or two: the texts of ``docs/suite.md``.
 
-The types, limits and defaults of the same keys are in ``schema``; a test holds the two together. The meanings stand
-apart because a pydantic ``Field(description=...)`` is what error messages print as the allowed values.
+The types, limits and defaults of the same keys are in ``schema``; a test checks that both list the same keys. The
+meanings stand apart because a pydantic ``Field(description=...)`` is what error messages print as the allowed values.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "system": Meaning("system message of the chat template"),
         "max_new_tokens": Meaning("longest decoded answer", "32; a built-in task and a template have their own"),
-        "limit": Meaning("score only the first so many examples", "all"),
+        "limit": Meaning("largest number of scored examples, taken from the start", "all"),
         "answer_pattern": Meaning(
             "how `exact_match` extracts the answer from prediction and target: a regular expression with one group, "
             "`gsm8k` (the number after `####`, else the last number) or `number`. Output without an answer counts as a "
@@ -168,7 +168,7 @@ RETENTION: Mapping[str, Meaning] = MappingProxyType(
         "split": Meaning("split of the dataset"),
         "field": Meaning("for records: the field with the text"),
         "separator": Meaning("for plain text: what separates two texts", "an empty line"),
-        "limit": Meaning("use only the first so many texts; null for all"),
+        "limit": Meaning("largest number of texts, taken from the start; null for all"),
     }
 )
 

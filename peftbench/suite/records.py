@@ -47,7 +47,7 @@ class Search:
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """A suite as a command names it: the file and the options that change or select from it."""
+    """A suite as requested on the command line: the file and the options that change or select from it."""
 
     suite: str = ""
     """A YAML file, or the name of a suite that comes with peftbench."""

@@ -41,7 +41,9 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         ),
         "schedule": Setting(Literal["constant", "linear", "cosine"], "linear", "learning rate after the warm-up"),
         "warmup_ratio": Setting(Share, 0.05, "share of the steps over which the learning rate rises from zero"),
-        "weight_decay": Setting(Annotated[float, Field(ge=0)], 0.0, "of matrices; decoupled if the optimizer can"),
+        "weight_decay": Setting(
+            Annotated[float, Field(ge=0)], 0.0, "decoupled weight decay, applied to tensors with two or more dimensions"
+        ),
         "clip_norm": Setting(Positive | None, 1.0, "largest gradient norm; null for no clipping"),
         "gradient_checkpointing": Setting(bool, False, "recompute activations in the backward pass"),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),

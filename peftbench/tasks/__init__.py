@@ -41,11 +41,21 @@ TASKS: Mapping[str, BuiltinTask] = MappingProxyType(
         t.name: t
         for t in (
             BuiltinTask(
-                "describe", "generation", "peftbench.tasks.builtin.describe:examples", 40, "facts to a sentence"
+                "describe",
+                "generation",
+                "peftbench.tasks.builtin.describe:examples",
+                40,
+                "write a sentence from given facts",
             ),
-            BuiltinTask("compute", "exact_match", "peftbench.tasks.builtin.compute:examples", 8, "short sums in words"),
             BuiltinTask(
-                "judge", "choice", "peftbench.tasks.builtin.judge:examples", 4, "which of four classes a text has"
+                "compute",
+                "exact_match",
+                "peftbench.tasks.builtin.compute:examples",
+                8,
+                "short arithmetic problems in words",
+            ),
+            BuiltinTask(
+                "judge", "choice", "peftbench.tasks.builtin.judge:examples", 4, "assign a text to one of four classes"
             ),
         )
     }

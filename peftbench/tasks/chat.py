@@ -61,10 +61,7 @@ def check(tasks: Iterable[Task], folder: Path) -> None:
 
 
 def _missing(task: Task) -> str:
-    return (
-        f"tasks.{task.name}.chat: the base's tokenizer has no chat template; leave the key out, or take an instruct "
-        "model"
-    )
+    return f"tasks.{task.name}.chat: the base's tokenizer has no chat template; remove `chat`, or use an instruct model"
 
 
 def _dated(task: Task, tokenizer: Any) -> str:

@@ -52,8 +52,8 @@ def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]
             others = [shot for shot in train if shot.prompt != e.prompt]
             if len(others) < count:
                 raise UserError(
-                    f"task {task.name!r}: num_fewshot: given {count}; allowed: at most {len(others)}, the training "
-                    "examples with another prompt"
+                    f"task {task.name!r}: num_fewshot: given {count}; allowed: at most {len(others)}, the number of "
+                    "training examples whose prompt differs from the scored one"
                 )
             shots = rng.sample(others, count)
         lines = [shot.prompt + shot.join + shot.target for shot in shots]

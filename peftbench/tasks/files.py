@@ -25,7 +25,7 @@ def rows(task: Task, path: Path) -> list[dict[str, Any]]:
         found = _parse(path, task)
     except UserError as error:
         raise UserError(f"task {task.name!r}: {error}") from None
-    except Exception as error:  # whatever a parser of one of six formats raises
+    except Exception as error:  # any error of the six parsers
         raise UserError(f"task {task.name!r}: {path} cannot be read as {path.suffix[1:]}: {error}") from None
     if not found:
         raise UserError(f"task {task.name!r}: {path} holds no examples")

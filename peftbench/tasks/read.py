@@ -92,7 +92,9 @@ def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Exa
             fields = ", ".join(list(row)[:_SHOWN_FIELDS])
             headless = Path(source).suffix in (".csv", ".tsv") and not task.columns
             hint = " (if that is the first example, the file has no header: give its columns)" if headless else ""
-            raise UserError(f"{where}: a template failed: {error}; its fields are: {fields}{hint}") from None
+            raise UserError(
+                f"{where}: a template failed: {error}; the example has the fields: {fields}{hint}"
+            ) from None
         if task.labels:
             if answer not in task.labels:
                 raise UserError(f"{where}: " + unknown("label", answer, task.labels))

@@ -1,4 +1,4 @@
-"""The training loop, the same for every method: it trains whatever parameters of a model require gradients."""
+"""The training loop, the same for every method: it trains all parameters that require gradients."""
 
 from __future__ import annotations
 

@@ -58,9 +58,13 @@ def bench_store_and_read(benchmark, record_line, tmp_path):
     benchmark.pedantic(lambda: store.write(full, next(coming), ["judge"]), setup=first, rounds=WRITES)
     written = benchmark.stats.stats.data
     record_line(
-        f"write of a trial beside {TRIALS:,} / into an empty folder", list(zip(bare, written, strict=True)), "ratio"
+        f"write of a trial into a folder with {TRIALS:,} trials / an empty one",
+        list(zip(bare, written, strict=True)),
+        "ratio",
     )
-    record_line(f"write of a trial beside {TRIALS:,}: milliseconds", [1000 * s for s in written], "ms")
+    record_line(
+        f"write of a trial into a folder with {TRIALS:,} trials: milliseconds", [1000 * s for s in written], "ms"
+    )
 
     store.compact(full)
     assert len(store.read(full).trials) == TRIALS

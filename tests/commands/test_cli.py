@@ -178,7 +178,7 @@ def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, pa
         ("colours.jsonl", "[]\n", ["colours.jsonl, example 1: expected an object"]),
         ("colours.parquet", "PAR1", ["colours.parquet cannot be read as parquet"]),
         ("colours.doc", "sky blue\n", ["unknown file type '.doc'; allowed: .csv, .json"]),
-        ("colours.txt", "sky blue\n", ["a template failed: 'colour' is undefined; its fields are: text"]),
+        ("colours.txt", "sky blue\n", ["a template failed: 'colour' is undefined; the example has the fields: text"]),
     ],
 )
 def test_bad_data_is_refused_before_anything_runs(place, refused, name, content, parts):
@@ -333,7 +333,7 @@ def test_plan_refuses_what_run_would_refuse(place, command, monkeypatch, verb, o
     code, out, err = command(verb, "mine.yaml", "--set", override)
     assert code == 2
     assert part in err
-    assert ("run would refuse this" in err) is (verb == "plan")
+    assert ("would stop with this error" in err) is (verb == "plan")
     assert len(out.splitlines()) == (5 if verb == "plan" else 0)
 
 
@@ -470,7 +470,7 @@ def test_list_of_one_method_knows_the_tuners_of_peft(command):
         (("methods", "lorra"), "list methods: unknown method 'lorra'; did you mean 'lora'? allowed: adapter, base, "),
         (("methods", "lorra"), "did you mean 'lora'?"),
         (("methods", "verra"), "did you mean 'VERA'?"),
-        (("suites", "quickstart"), "list suites quickstart: only methods are listed one by one"),
+        (("suites", "quickstart"), "only `list methods` accepts a name; given: list suites quickstart"),
     ],
 )
 def test_list_of_an_unknown_method_is_refused_with_the_nearest_name(command, argv, expected):
@@ -643,7 +643,7 @@ def test_a_table_is_written_to_the_file_that_is_asked_for(place, command, form):
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_a_report_is_not_written_among_the_results(refused, output, form):
     message = refused("report", "results/mine", "--format", form, "-o", f"results/mine/{output}")
-    assert "only results belong there" in message
+    assert "only results are stored there" in message
 
 
 def test_compare_ends_with_1_if_nothing_could_be_compared(place, command):

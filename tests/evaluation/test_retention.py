@@ -134,7 +134,7 @@ def test_texts_of_plain_files_and_of_records(tmp_path):
     records = tmp_path / "a.jsonl"
     records.write_text('{"body": "one"}\n{"body": ""}\n{"body": null}\n{"body": "None"}\n{"body": "two"}\n')
     assert texts(Retention(str(records), field="body")) == ["one", "None", "two"], "a null is no text, the word is one"
-    with pytest.raises(UserError, match="its fields are: body"):
+    with pytest.raises(UserError, match="the example has the fields: body"):
         texts(Retention(str(records)))
     with pytest.raises(UserError, match=r"evaluate\.retention: .*gone\.txt cannot be read as text: No such file"):
         texts(Retention(str(tmp_path / "gone.txt")))
@@ -181,7 +181,7 @@ def test_a_suite_names_a_text_and_nano_has_its_own(tmp_path):
     [
         ("{limit: 3}", r"s\.yaml:5: evaluate\.retention: allowed: exactly one of file"),
         ("{file: b.txt, dataset: org/x}", r"allowed: exactly one of file"),
-        ("{file: b.txt, split: train}", r"retention\.split: belongs to a dataset"),
+        ("{file: b.txt, split: train}", r"retention\.split: allowed only with the key 'dataset'"),
         ("{file: b.txt, limits: 3}", "unknown key 'limits'; .*did you mean 'limit'"),
         ("{file: b.txt, field: a b}", "allowed: a field's name"),
         ("yes", "a mapping with file, field, separator and limit, or false"),

@@ -187,7 +187,9 @@ def test_a_tuner_starts_as_the_base_trains_saves_loads_and_can_be_switched_off(t
 
 
 def test_xlora_is_refused_without_trained_adapters():
-    with pytest.raises(Unsupported, match="peft XLORA trains no adapter: it mixes trained ones"):
+    with pytest.raises(
+        Unsupported, match="peft XLORA trains no adapter: it combines adapters that are already trained"
+    ):
         attached("XLORA")
 
 
@@ -197,8 +199,11 @@ def test_xlora_is_refused_without_trained_adapters():
         ("GLORA", "Linear4bit.*GLoRA does not support this layer type"),
         ("DEFT", "computes with the base's weights, which are packed"),
         ("UNILORA", "keeps its scales in the type of the base's weights, .* so they are zero"),
-        ("LOHA", "computes with the base's weights, which are packed here: mat1 and mat2 shapes"),
-        ("ADAMSS", "which are packed here: Only Tensors of floating point"),
+        (
+            "LOHA",
+            "which are stored as quantized codes in this precision: mat1 and mat2 shapes",
+        ),
+        ("ADAMSS", "which are stored as quantized codes in this precision: Only Tensors of floating point"),
     ],
 )
 def test_a_tuner_that_cannot_use_packed_weights_is_unsupported_with_the_reason(tuner, words):

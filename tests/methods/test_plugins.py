@@ -140,5 +140,5 @@ def test_broken_packages_are_reported_and_the_others_work(tmp_path):
 def test_a_package_cannot_take_the_name_of_another_method(tmp_path):
     install(tmp_path, "thief", {"lora": "thief:make"}, thief=GOOD.replace("'mine'", "'lora'"))
     done = call(tmp_path, "peftbench", "list", "methods")
-    assert "package thief 0.1: its method 'lora' is left out: there is a method of that name already" in done.stderr
+    assert "package thief 0.1: its method 'lora' is left out: a method with this name already exists" in done.stderr
     assert "Hu et al." in done.stdout

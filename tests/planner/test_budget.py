@@ -253,7 +253,7 @@ def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
     ("options", "told"),
     [
         (["--budget", "16GiB"], "--budget, --reserve and --fit are about memory: they need --memory"),
-        (["--memory", "--fit", "batch_size"], "--fit: what fits depends on the memory there is"),
+        (["--memory", "--fit", "batch_size"], "--fit needs a memory limit: give --budget"),
         (["--memory", "--reserve", "1GiB"], "--reserve: sets aside a part of the budget, so it needs --budget"),
         (
             ["--memory", "--budget", "1GiB", "--reserve", "2GiB"],
@@ -321,7 +321,7 @@ def test_a_plan_for_a_gpu_needs_none(options, monkeypatch, capsys):
     assert cli.main(asked) == 0
     out = capsys.readouterr().out
     assert "lora" in out
-    assert "note: device cuda: run would refuse this here, as" in out
+    assert "note: device cuda: `peftbench run` would stop with an error here, as" in out
     with pytest.raises(errors.UserError, match="cuda was asked for, but"):
         device.resolve("cuda")
 

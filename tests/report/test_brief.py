@@ -37,8 +37,8 @@ def test_the_brief_quickstart_table_has_the_scores_and_costs_that_decide():
     assert len(brief) == 3 + 16 + 1 + 3
     assert brief[-3:] == [
         "Scores in %, mean ± SD over 3 seeds: ROUGE-L (describe), exact match (compute), accuracy (judge).",
-        "*: not significantly different from the best (Holm, p ≥ 0.05); 80 % power to detect 18.4 points.",
-        "Memory: peak in training, tensor accounting. Times: 2 CPU threads, waiting at most 1 % of the time.",
+        "*: not significantly different from the best (Holm, p ≥ 0.05); detectable (80 % power): 18.4 points.",
+        "Memory: training peak, tensor accounting. Times: 2 CPU threads; waiting for a CPU: at most 1 %.",
     ]
 
 

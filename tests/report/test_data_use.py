@@ -41,7 +41,7 @@ def test_more_steps_than_data_are_reported_as_epochs():
     first, *_ = notes(row(), row("full"))
     assert first == (
         "Training data of every trial: 10 steps, 2,760 examples (1,200 distinct): 2.3 epochs of trec (1,200 examples); "
-        "9,000 non-padding tokens, of which 700 enter the loss."
+        "9,000 non-padding tokens, of which 700 contribute to the loss."
     )
 
 
@@ -49,7 +49,7 @@ def test_cells_with_different_amounts_of_data_have_a_note_each():
     first, second, *_ = notes(row(), row("full", steps=20, loss_tokens=5), row("full", steps=20, loss_tokens=9))
     assert first.startswith("Training data of lora: 10 steps")
     assert second.startswith("Training data of full: 20 steps")
-    assert second.endswith("of which 5 to 9 enter the loss.")
+    assert second.endswith("of which 5 to 9 contribute to the loss.")
 
 
 def test_truncated_examples_are_counted_over_the_seeds_and_named_by_cell():

@@ -213,7 +213,7 @@ def test_a_report_fails_if_the_suite_demands_a_fair_comparison(tmp_path, capsys,
         assert cli.main(argv) == code
         content = " ".join(capsys.readouterr().err.split())
         assert ("weight_decay 0.01 (LoRA), weight_decay 0.1 (full fine-tuning)" in content) is bool(code)
-        assert ("audit: strict: the rows are not comparable" in content) is bool(code)
+        assert ("the rows are not comparable, and the suite sets audit: strict" in content) is bool(code)
 
 
 @pytest.mark.parametrize(("audit", "code"), [("audit: strict\n", 1), ("", 0), ("audit: report\n", 0)])

@@ -51,8 +51,8 @@ def test_a_score_has_the_interval_of_the_crossed_model_and_ties_are_marked(quick
                 assert 0 <= low <= mean <= high <= 1
                 assert f"[{100 * low:.1f}, {100 * high:.1f}]" in value.text
     assert (
-        "Tests and 95 % intervals (in brackets on the page and in Markdown) are for new seeds and new examples."
-        in text.replace("\n", " ")
+        "Tests and 95 % intervals (in brackets on the page and in Markdown) account for variation over seeds and "
+        "over test examples." in text.replace("\n", " ")
     )
 
 
@@ -128,16 +128,14 @@ def test_a_table_whose_differences_are_too_small_names_the_seeds_it_would_take(q
 
 def test_a_single_seed_generalizes_to_new_examples_only(quickstart):
     known = significance(again(quickstart, quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)))
-    assert "are for new examples only, with these checkpoints: one seed per cell." in " ".join(notes(known))
+    assert "account for variation over test examples only: each cell has one seed." in " ".join(notes(known))
     assert all(found.significantly_best is None for found in known.rankings.values())
 
 
 def test_a_cell_with_a_single_seed_among_others_is_named_in_the_scope(quickstart):
     single = quickstart.trials["seed"].isna() | (quickstart.trials["seed"] == 0)
     known = significance(again(quickstart, single | (quickstart.trials["cell"] != "lora r=8 fp32")))
-    assert "new seeds and new examples; for cells with one seed, for new examples of that checkpoint only." in (
-        " ".join(notes(known))
-    )
+    assert "; those of cells with one seed, for variation over test examples only." in " ".join(notes(known))
 
 
 def folder(place: Path, right: list[int], first_seed: int = 0) -> Path:

@@ -107,15 +107,18 @@ def cells(folder: Path, **rates: tuple[float, ...]) -> Path:
 def test_rates_whose_difference_is_within_its_interval_are_reported_as_such(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1010, 990), r2=(1001, 1012, 989), r4=(2000, 2010, 1990))
     (text,) = speed.notes(collect.collect(folder))
-    assert text == ("Speeds of lora r=1 fp32 and lora r=2 fp32 differ by less than their 95 % interval.")
+    assert text == (
+        "The difference in speed between lora r=1 fp32 and lora r=2 fp32 is not significant (less than the half width "
+        "of its 95 % interval)."
+    )
     assert text in " ".join(report.table(folder).split())
 
 
 def test_of_many_such_pairs_the_closest_is_named(tmp_path):
     folder = cells(tmp_path / "r", r1=(1000, 1300, 900), r2=(1050, 1250, 950), r4=(1000, 1200, 800))
     assert (
-        "Speeds of 3 of 3 pairs of cells differ by less than their 95 % interval (e.g. lora r=1 fp32 and lora r=2"
-        in notes(folder)
+        "In 3 of 3 pairs of cells the difference in speed is not significant (less than the half width of its 95 % "
+        "interval), e.g. lora r=1 fp32 and lora r=2" in notes(folder)
     )
 
 
@@ -131,7 +134,7 @@ def test_single_trials_are_compared_by_their_steps(tmp_path):
 
     noisy, calm = (0.6, 1.4, 0.7, 1.3), (1.0, 1.001, 0.999, 1.0)
     near = store(tmp_path / "near", trial(1, 1.0, noisy), trial(2, 1.1, noisy))
-    assert "lora r=1 fp32 and lora r=2 fp32 differ by less" in notes(near)
+    assert "lora r=1 fp32 and lora r=2 fp32 is not significant" in notes(near)
     assert notes(store(tmp_path / "far", trial(1, 1.0, calm), trial(2, 1.1, calm))) == ""
 
 

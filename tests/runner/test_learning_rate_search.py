@@ -346,7 +346,7 @@ def test_the_report_shows_every_candidate_and_draws_them(searched_folder, tmp_pa
 
 
 def test_no_report_is_written_into_the_search(searched_folder):
-    with pytest.raises(UserError, match="only results belong there"):
+    with pytest.raises(UserError, match="only results are stored there"):
         report.render(searched_folder, searched_folder / "search" / "page.html")
 
 

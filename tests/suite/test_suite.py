@@ -186,14 +186,14 @@ def test_all_problems_of_a_file_are_reported_at_once(refused):
         ("train: train.csv", "validation_fraction: 0.1", ["tasks.mine.validation_fraction: ", "the train split"]),
         ("kind: exact_match", "template: e2", ["x.yaml:5: tasks.mine.template: unknown template 'e2'", "mean 'e2e'?"]),
         ("train: train.csv", "dataset: a/b", ["x.yaml:4: tasks.mine: the key 'splits' is missing"]),
-        ("train: train.csv", "revision: main", ["tasks.mine.revision: belongs to a dataset, and the key 'dataset'"]),
+        ("train: train.csv", "revision: main", ["tasks.mine.revision: allowed only with the key 'dataset'"]),
         (
             "train: train.csv",
             "dataset: a/b\n    splits: {trian: train}",
             ["x.yaml:7: tasks.mine.splits.trian: unknown split 'trian'", "did you mean 'train'?"],
         ),
         ("test: test.csv", "test: test.csv\n    test_fraction: 0.1", ["tasks.mine.test_fraction: ", "no test file"]),
-        ("test: test.csv", "split_seed: 1", ["tasks.mine.split_seed: this seeds the cut of"]),
+        ("test: test.csv", "split_seed: 1", ["tasks.mine.split_seed: needs validation_fraction or test_fraction"]),
         (
             "test: test.csv",
             "test_fraction: 0.5\n    validation_fraction: 0.5",

@@ -155,10 +155,10 @@ def test_a_missing_file_is_reported_with_the_nearest_name(write, tmp_path):
 @pytest.mark.parametrize(
     ("template", "parts"),
     [
-        ("{{ txet }}", ["example 1", "'txet' is undefined", "its fields are: text, label"]),
+        ("{{ txet }}", ["example 1", "'txet' is undefined", "the example has the fields: text, label"]),
         ("{{ text.nothing }}", ["no attribute 'nothing'"]),
         ("{{ ['a', 'b'][9] }}", ["no element 9"]),
-        ("{{ text + 1 }}", ["a template failed", "its fields are: text, label"]),
+        ("{{ text + 1 }}", ["a template failed", "the example has the fields: text, label"]),
         ("{{ 1 / 0 }}", ["a template failed", "zero"]),
         ("{{ text | nothing }}", ["a template cannot be read", "nothing"]),
         ("{{ text ", ["a template cannot be read"]),

@@ -148,7 +148,7 @@ def designs() -> Iterator[tuple[str, Design]]:
         yield "continuous", null(7, spread, continuous=True)
         yield "continuous, two lead", two_lead(7, spread, continuous=True)
     for spread in SPREADS[1:]:
-        yield "seeds move all alike", null(7, spread, common=0.5)
+        yield "correlated seed effects", null(7, spread, common=0.5)
     for examples in (500, 1319):
         yield "unequal spreads", replace(null(7, 0, examples=examples), spreads=UNEQUAL)
         yield "unequal spreads, two lead", replace(two_lead(7, 0, examples=examples), spreads=UNEQUAL)

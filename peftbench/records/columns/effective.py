@@ -1,4 +1,4 @@
-"""The columns of ``trials`` with what a trial really computed with, whatever its settings asked for."""
+"""The columns of ``trials`` with what a trial really computed with, which may differ from its settings."""
 
 from __future__ import annotations
 

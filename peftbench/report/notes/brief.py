@@ -51,7 +51,7 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
     if best:
         yield f"{meaning}; significantly best: {', '.join(best)}."
     elif found.sensitivity:
-        yield f"{meaning}; 80 % power to detect {100 * found.sensitivity.detectable:.1f} points."
+        yield f"{meaning}; detectable (80 % power): {100 * found.sensitivity.detectable:.1f} points."
     yield f"{meaning}."
 
 
@@ -80,6 +80,6 @@ def _costs(results: Results, waiting: list[float]) -> Iterable[str]:
     kind, device, threads = (results.common(name) for name in ("memory_kind", "device", "threads"))
     how = f", {memory.kind_words(str(kind))}" if kind else ""
     where = "GPU" if device == "cuda" else plural(int(threads), "CPU thread") if threads else "CPU"
-    idle = f", waiting at most {100 * max(waiting):.0f} % of the time" if waiting else ""
-    yield f"Memory: peak in training{how}. Times: {where}{idle}."
-    yield f"Memory: peak in training{how}. Times: {where}."
+    idle = f"; waiting for a CPU: at most {100 * max(waiting):.0f} %" if waiting else ""
+    yield f"Memory: training peak{how}. Times: {where}{idle}."
+    yield f"Memory: training peak{how}. Times: {where}."

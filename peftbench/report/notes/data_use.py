@@ -49,7 +49,8 @@ def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
         )
         yield (
             f"Training data of {who}: {plural(steps, 'step')}, {plural(examples, 'example')} ({distinct} distinct): "
-            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, of which {loss} enter the loss."
+            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, of which {loss} contribute to "
+            "the loss."
         )
 
 

@@ -98,7 +98,7 @@ def _sum(cell: Cell, *categories: Category) -> float:
 
 
 def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
-    """Yield in how many cells activations exceed the weights, and what follows."""
+    """Yield whether weights or activations dominate the peaks, and what this implies for comparing totals."""
     if not peaks:
         return
     above = [peak.moving / peak.weights for peak in peaks if peak.moving > peak.weights]
@@ -106,16 +106,20 @@ def _what_dominates(peaks: Sequence[_Peak]) -> Iterable[str]:
     if 2 * len(above) <= len(peaks):
         others = f" (others: up to {max(above):.1f} times the base weights)" if above else ""
         yield (
-            f"Base weights exceed activations, logits and temporaries in {len(peaks) - len(above)} {cells}{others}: "
-            "storage precision and frozen weights determine the totals."
+            "Base weights are larger than activations, logits and temporaries together in "
+            f"{len(peaks) - len(above)} {cells}{others}: storage precision and frozen weights determine the totals."
         )
         return
     shares = [100 * peak.weights / peak.total for peak in peaks if not peak.quantized]
     most = ""
     if shares:
-        most = f" Weights are {_span(shares)} % of unquantized peaks, an upper bound on what 4-bit storage can save."
+        most = (
+            f" In unquantized cells the weights are {_span(shares)} % of the peak; 4-bit storage can save at most that "
+            "share."
+        )
     yield (
-        f"Activations, logits and temporaries exceed the base weights in {len(above)} {cells} ({_span(above)} times)."
+        f"Activations, logits and temporaries together are larger than the base weights in {len(above)} {cells} (by a "
+        f"factor of {_span(above)})."
         f"{most} With billions of parameters the weights dominate, and the cells rank differently."
     )
 
@@ -140,7 +144,7 @@ class _Pair:
         return f"{self.qlora.name} vs. {self.lora.name}: base weights {base}, peak {peak}"
 
     def base_weights(self) -> str:
-        """Return the base weights of both, which are comparable whatever else differs."""
+        """Return the base weights of both, which are comparable even if other settings differ."""
         return self._both("base_weights_bytes")
 
     def _both(self, column: str) -> str:
@@ -184,11 +188,11 @@ def _fair(pairs: Sequence[_Pair], most: int) -> str:
     middle = (len(pairs) - 1) // 2
     shown = pairs[middle : middle + 1] if most == 1 else pairs[:most]
     checkpointing = {pair.checkpointing for pair in shown}
-    how = f", {'with' if True in checkpointing else 'without'} checkpointing" if len(checkpointing) == 1 else ""
+    how = f" ({'with' if True in checkpointing else 'no'} checkpointing)" if len(checkpointing) == 1 else ""
     rest = len(pairs) - len(shown)
     more = "" if not rest else f"; {rest} more {'pair' if rest == 1 else 'pairs'}{' on the page' if most == 1 else ''}"
     return (
-        "Memory totals are comparable only at equal target modules, rank and checkpointing. At equal ones"
+        "Memory totals are comparable only at equal target modules, rank and checkpointing. With these equal"
         f"{how}: {'; '.join(pair.totals() for pair in shown)}{more}."
     )
 

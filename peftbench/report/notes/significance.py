@@ -21,19 +21,19 @@ def notes(found: Significance) -> Iterable[str]:
     yield from _against_reference(found.rankings[found.headline], found.headline)
     if found.sensitivity:
         yield sensitivity(found.sensitivity)
-    yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) are for {scope(found)}."
+    yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) account for {scope(found)}."
 
 
 def scope(found: Significance) -> str:
-    """Return what tests and intervals generalize to."""
+    """Return which variation tests and intervals account for."""
     scores = [item for each in found.rankings.values() for item in each.scores.items()]
     scopes = {estimate.scope for name, estimate in scores if name in found.tuned}
-    seeds = "new seeds and new examples"
-    if scopes == {seeds}:
-        return seeds
-    if seeds in scopes:
-        return f"{seeds}; for cells with one seed, for new examples of that checkpoint only"
-    return "new examples only, with these checkpoints: one seed per cell"
+    both = "variation over seeds and over test examples"
+    if scopes == {"new seeds and new examples"}:
+        return both
+    if "new seeds and new examples" in scopes:
+        return f"{both}; those of cells with one seed, for variation over test examples only"
+    return "variation over test examples only: each cell has one seed"
 
 
 def _mark(found: Significance) -> str:

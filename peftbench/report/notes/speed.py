@@ -22,6 +22,7 @@ RATES = (
     "else is known to have run there."
 )
 """Explains the page's table of rates, work and energy."""
+_MEANING = "less than the half width of its 95 % interval"
 _LOAD_MARGIN = 1.25
 """A machine counts as loaded if its load average exceeds that of the trials themselves by this factor."""
 
@@ -35,10 +36,10 @@ def notes(results: Results) -> Iterable[str]:
     if found.alike:
         pair = " and ".join(cell.name for cell in found.alike[0])
         if len(found.alike) == 1:
-            yield f"Speeds of {pair} differ by less than their 95 % interval."
+            yield f"The difference in speed between {pair} is not significant ({_MEANING})."
         else:
             many = f"{len(found.alike):,} of {found.known:,} pairs of cells"
-            yield f"Speeds of {many} differ by less than their 95 % interval (e.g. {pair})."
+            yield f"In {many} the difference in speed is not significant ({_MEANING}), e.g. {pair}."
 
 
 def cautions(results: Results) -> Iterable[str]:

@@ -68,7 +68,7 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
 
 
 def _shown(method: str, name: str, value: str) -> str:
-    """Return the value; for an option whose default none has a meaning of its own, that meaning."""
+    """Return the value; for an option whose default null stands for a value, that value."""
     record, option = METHODS.get(method), name.removeprefix("options.")
     if value != "none" or record is None or name == option or option not in record.options:
         return value

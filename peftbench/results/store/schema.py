@@ -25,7 +25,10 @@ SCORE_COLUMNS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "score_{task}": ("value", "headline metric of the task, a fraction of 1"),
         "score_{task}_standard_error": ("standard_error", "of that score over examples; null if it has none"),
         "chance_{task}": ("chance", "expected score of a uniform guess; null if it is not defined"),
-        "majority_{task}": ("majority", "score of always giving the commonest answer of the scored split"),
+        "majority_{task}": (
+            "majority",
+            "score of always giving the most frequent answer of the scored split (majority baseline)",
+        ),
     }
 )
 """Columns that each evaluated task adds to ``trials``: the field of its Score, and the meaning."""

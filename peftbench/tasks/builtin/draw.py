@@ -1,4 +1,4 @@
-"""Draw the examples of a split so that no prompt is in two splits or two test sets, whatever their sizes."""
+"""Draw the examples of a split so that no prompt is in two splits or two test sets, for any sizes."""
 
 from __future__ import annotations
 
