@@ -131,10 +131,7 @@ def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
     """Return ``Unsupported`` for an error due to packed weights; any other error, such as out of memory, unchanged."""
     if not any(words in str(error) for words in _SHAPES):
         return error
-    return Unsupported(
-        f"peft {tuner} computes with the base's weights, which are stored as quantized codes in this "
-        f"precision: {_line(error)}"
-    )
+    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
 
 
 def _line(error: Exception) -> str:

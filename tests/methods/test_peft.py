@@ -199,11 +199,8 @@ def test_xlora_is_refused_without_trained_adapters():
         ("GLORA", "Linear4bit.*GLoRA does not support this layer type"),
         ("DEFT", "computes with the base's weights, which are packed"),
         ("UNILORA", "keeps its scales in the type of the base's weights, .* so they are zero"),
-        (
-            "LOHA",
-            "which are stored as quantized codes in this precision: mat1 and mat2 shapes",
-        ),
-        ("ADAMSS", "which are stored as quantized codes in this precision: Only Tensors of floating point"),
+        ("LOHA", "computes with the base's weights, which are packed here: mat1 and mat2 shapes"),
+        ("ADAMSS", "which are packed here: Only Tensors of floating point"),
     ],
 )
 def test_a_tuner_that_cannot_use_packed_weights_is_unsupported_with_the_reason(tuner, words):

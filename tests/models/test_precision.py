@@ -198,9 +198,7 @@ def test_a_refused_cell_that_is_run_anyway_fails_for_the_stated_reason(
 def test_a_tuner_that_needs_unpacked_weights_is_refused_in_4_bits(bases, tmp_path):
     row = run("peft", "nf4", "cpu", bases[0], tmp_path, options={"peft_type": "LOHA"}).row
     assert row.status == "unsupported"
-    assert row.message.startswith(
-        "peft LOHA computes with the base's weights, which are stored as quantized codes in this precision"
-    )
+    assert row.message.startswith("peft LOHA computes with the base's weights, which are packed here")
 
 
 def test_int8_layers_have_llm_int8s_threshold(bases):
