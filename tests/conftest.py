@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# tensors are tiny: in two test processes on two cores, more threads would mostly wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
