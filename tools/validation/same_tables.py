@@ -69,8 +69,8 @@ def rendered(checkout: Path, lines: Sequence[Sequence[str]]) -> dict[str, Output
 
 
 def numbers(text: str) -> list[str]:
-    """Return the numbers of a text as they are written, without those that are part of a word ("fp32")."""
-    return [number for number in _NUMBER.findall(text) if number not in LEVELS]
+    """Return the numbers of a text, thousands without separators; not those that are part of a word ("fp32")."""
+    return [number.replace(",", "") for number in _NUMBER.findall(text) if number not in LEVELS]
 
 
 def differences(old: Mapping[str, Output], new: Mapping[str, Output]) -> Iterator[str]:
