@@ -247,9 +247,7 @@ def test_metrics_without_outcomes_per_example_cannot_be_the_headline(base, write
 
 def test_answers_beyond_the_maximum_length_are_refused(base, write):
     task = write("generate_until", max_new_tokens=48)
-    with pytest.raises(
-        UserError, match=r"decodes up to 48 tokens; allowed: less than evaluate.max_length \(48\)"
-    ):
+    with pytest.raises(UserError, match=r"decodes up to 48 tokens; allowed: less than evaluate.max_length \(48\)"):
         scoring.check_choices(base.tokenizer, task, read.examples(task, "test"), 48)
 
 
