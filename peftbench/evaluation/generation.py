@@ -187,6 +187,8 @@ def _why_not(subject: Subject) -> dict[str, str]:
         reasons["merge"] = "virtual tokens cannot be merged into the weights"
     elif not isinstance(getattr(model, "base_model", None), BaseTuner):
         reasons["merge"] = "the method's update cannot be expressed as a change of the weights"
+    elif structure.adapts_tied(model):
+        reasons["merge"] = "the adapted weight is tied to another module's, which merging would change too"
     return reasons
 
 

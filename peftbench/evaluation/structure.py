@@ -6,11 +6,13 @@ before gives the base model without a copy of it. Restoring the current structur
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 _WEIGHTS = ("_parameters", "_buffers")
@@ -84,3 +86,11 @@ def kept(model: nn.Module) -> Iterator[None]:
             if parameter.data.data_ptr() != data.data_ptr():
                 parameter.data = data
             parameter.requires_grad_(trains)
+
+
+def adapts_tied(model: nn.Module) -> bool:
+    """Return whether a tuner adapts a weight that another module uses too, such as a head tied to the embedding."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    adapted = {id(getattr(layer.get_base_layer(), "weight", None)) for layer in layers}
+    holders = Counter(id(p) for module in model.modules() for p in module._parameters.values())
+    return any(holders[key] > 1 for key in adapted - {id(None)})

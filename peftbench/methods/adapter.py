@@ -29,7 +29,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
-from peftbench.models.layers import decoder_layers_for, switched_off
+from peftbench.models.layers import decoder_layers_for, switched_off, width
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -142,7 +142,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     kind = options["kind"]
     activation, scale = ADAPTER_KINDS[kind]
     activation, scale = options["activation"] or activation, options["scale"] or scale
-    d = model.config.get_text_config().hidden_size
+    d = width(model)
     for site in _sites(kind, _parts(model), model.config):
         bottleneck = Bottleneck(d, rank, activation, scale, next(site.layer.parameters()).device)
         if kind != "houlsby":  # before a relu, a random bias can outweigh the input and leave a unit dead

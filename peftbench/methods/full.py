@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
+from peftbench.models import text_part
 from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
@@ -20,7 +21,8 @@ _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     """Make every weight of the base model trainable, or only those selected by ``layers`` and ``modules``.
 
-    If both are given, a weight must be selected by both. Frozen weights are stored in the dtype of trainable ones, so
+    Towers for images or sound stay frozen, since text does not pass through them (``models.text_part``). If both
+    options are given, a weight must be selected by both. Frozen weights are stored in the dtype of trainable ones, so
     in ``bf16`` they are fp32 too: partial fine-tuning saves gradients and optimizer state, but no weight memory.
 
     Args:
@@ -42,10 +44,9 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
         head is trained, since a causal language model has none.
     """
     layers, modules = options.get("layers"), options.get("modules")
-    if layers is None and modules is None:
-        return model.requires_grad_(True)
     model.requires_grad_(False)
-    chosen = {id(p): p for p in model.parameters()}
+    aside = text_part.left_out_parameters(model)
+    chosen = {id(p): p for p in model.parameters() if id(p) not in aside}
     if layers is not None:
         every = decoder_layers_for("full", model)
         check_layers(layers, len(every), "full")
@@ -54,12 +55,15 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     if modules is not None:
         named = [modules] if isinstance(modules, str) else modules
         wanted = {id(p) for name in named for p in _parameters(model, name)}
+        if wanted <= aside:
+            raise Unsupported(f"full: modules {modules} are outside of the part of the base that text passes through")
         chosen = {key: p for key, p in chosen.items() if key in wanted}
     if not chosen:
         raise Unsupported(f"full: the {layers} topmost layers have none of modules {modules}")
     for parameter in chosen.values():
         parameter.requires_grad_(True)
-    model.peftbench_partial = {"layers": layers, "modules": modules}
+    if layers is not None or modules is not None:
+        model.peftbench_partial = {"layers": layers, "modules": modules}
     return model
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
-from peftbench.models.layers import check_layers, decoder_layers_for, switched_off
+from peftbench.models.layers import check_layers, decoder_layers_for, switched_off, width
 
 _UNADAPTED_LAYERS = 2
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
@@ -58,7 +58,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     settings = model.config.get_text_config()
     heads = settings.num_attention_heads if options["gate"] == "per_head" else None
     for attention in attentions[-layers:]:
-        insert(attention, GatedPrompts(rank, settings.hidden_size, heads, next(attention.parameters())))
+        insert(attention, GatedPrompts(rank, width(model), heads, next(attention.parameters())))
     model.peftbench_adapter = {"adapter_len": rank, "adapter_layers": layers, "gate": options["gate"]}
     return model
 

@@ -6,22 +6,17 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.methods import lora_fused_projection, lora_initialization, peft_checkpoint
+from peftbench.errors import UserError, unknown
+from peftbench.methods import lora_fused_projection, lora_initialization, lora_targets, peft_checkpoint
 
-_ATTENTION = re.compile(r"(^|_)(attn|attention)$")
-"""Names of the modules that contain the projections of attention, in all known families."""
-_ROUTER = "Router"
-"""Ending of the class names of linear layers that route to experts and return more than a product (llama4, phimoe)."""
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True}
 """Initializations that peft names differently; loftq is applied after the adapter was attached."""
 
@@ -67,7 +62,6 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     start = options.get("initialization", "kaiming")
     lora_initialization.check(model, start, options)
     patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     targets, parts = lora_fused_projection.split(model, options["target_modules"])
     own = {key: dict(options.get(key, {})) for key in patterns}
     if parts:
@@ -76,8 +70,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         r=rank,
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
-        target_modules=_targets(linear, targets),
-        exclude_modules=_routers(model, targets),
+        **lora_targets.targets(model, targets),
         **own,
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
@@ -89,46 +82,15 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         warnings.filterwarnings("ignore", ".*fan_in_fan_out.*")  # peft detects gpt2's Conv1D itself, with a warning
         warnings.filterwarnings("ignore", ".*_pattern keys did not match.*")  # raised as an error below
         tuned = get_peft_model(model, config)
+    peft_checkpoint.keep_tied(tuned)
     adapted = [name for name, module in tuned.get_base_model().named_modules() if isinstance(module, LoraLayer)]
     for key, found in patterns.items():
         for pattern, matches in found.items():
             if not any(matches.match(name) for name in adapted):
-                raise UserError(f"lora: {key}: " + unknown("module", pattern, _ending_set(adapted)))
+                raise UserError(f"lora: {key}: " + unknown("module", pattern, lora_targets.ending_set(adapted)))
     lora_initialization.apply(tuned, start)
     lora_fused_projection.restrict(tuned, parts)
     return tuned
-
-
-def _targets(linear: Iterable[str], wanted: str | list[str]) -> str | list[str]:
-    """Return peft's ``target_modules``: ``all-linear``, or names that each match a linear layer.
-
-    Raises:
-        UserError: if a name matches no linear layer; peft would ignore it silently if others match.
-    """
-    if wanted == "all-linear":
-        return wanted
-    if wanted == "attention":
-        found = [name for name in linear if any(_ATTENTION.search(part) for part in name.split(".")[:-1])]
-        if not found:
-            raise UserError(f"lora: target_modules: no attention projections; linear layers: {_endings(linear)}")
-        return found
-    for name in wanted:
-        if not any(f".{module}".endswith(f".{name}") for module in linear):
-            raise UserError("lora: target_modules: " + unknown("module", name, _ending_set(linear)))
-    return list(wanted)
-
-
-def _routers(model: nn.Module, wanted: str | list[str]) -> list[str] | None:
-    """Return the names of the linear layers that peft cannot wrap and must skip; None if there are none.
-
-    Raises:
-        Unsupported: if one of them is a target module by name.
-    """
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and type(m).__name__.endswith(_ROUTER)]
-    named = [] if isinstance(wanted, str) else [n for n in wanted if any(f".{m}".endswith(f".{n}") for m in found)]
-    if named:
-        raise Unsupported(f"lora: target_modules: {named[0]} routes to experts, and returns more than its product")
-    return found or None
 
 
 def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
@@ -137,14 +99,6 @@ def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
         return {pattern: re.compile(rf"(.*\.)?({pattern})$") for pattern in given}
     except re.error as error:
         raise UserError(f"lora: {key}: given {', '.join(given)}; allowed: regular expressions ({error})") from None
-
-
-def _ending_set(names: Iterable[str]) -> set[str]:
-    return {name.rpartition(".")[2] for name in names}
-
-
-def _endings(names: Iterable[str]) -> str:
-    return ", ".join(sorted(_ending_set(names)))
 
 
 def save(model: Any, folder: Path) -> None:

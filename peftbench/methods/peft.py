@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import method_of, peft_checkpoint
+from peftbench.models import text_part
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
 """What peft raises if a tuner cannot be attached to a base model; any other exception is reported as an error."""
@@ -85,7 +87,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
     if packed and record.variant in _PACKED:
         raise Unsupported(f"peft {record.variant} {_PACKED[record.variant]}")
     try:
-        tuned = _prepared(get_peft_model(model, config))
+        tuned = _prepared(_attached(model, config))
     except _REFUSALS as error:
         raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {_line(error)}") from error
     except RuntimeError as error:
@@ -95,20 +97,32 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
     return _watched(tuned, record.variant) if packed else tuned
 
 
+def _attached(model: Any, config: Any) -> Any:
+    """Return peft's model, which neither adapts nor trains the parts of the base that text does not pass through."""
+    aside = list(text_part.left_out(model))
+    if aside and hasattr(config, "exclude_modules"):
+        inside = "|".join(rf"{re.escape(name)}(\..*)?" for name in aside)
+        given = config.exclude_modules or ()
+        listed = [] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in given]
+        config.exclude_modules = "|".join([f"({given})"] * isinstance(given, str) + listed + [inside])
+    tuned = get_peft_model(model, config)
+    for name in aside:  # not every tuner can exclude modules
+        tuned.get_base_model().get_submodule(name).requires_grad_(False)
+    return tuned
+
+
 def load(model: nn.Module, folder: Path) -> nn.Module:
     """Return a freshly loaded base model with the tuner of ``folder`` attached, frozen."""
     return _prepared(peft_checkpoint.load(model, folder))
 
 
 def _prepared(tuned: Any) -> Any:
-    """Let a tuner be called like any model, without task ids, and by programs that tie weights again."""
+    """Let a tuner be called like any model, without task ids."""
     if tuned.active_peft_config.peft_type in _WITH_TASKS:
         generate = tuned.generate
         tuned.register_forward_pre_hook(_with_task, with_kwargs=True)
         tuned.generate = lambda **given: generate(**{"task_ids": _first_task(given["input_ids"]), **given})
-    # lm-eval ties weights again, which would overwrite a tuner's wrapper of a tied embedding or fail; they have been
-    # tied since the base model was loaded
-    tuned.get_base_model().tie_weights = lambda *_, **__: None
+    peft_checkpoint.keep_tied(tuned)
     return tuned
 
 

@@ -32,7 +32,17 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
         if id(parameter) not in base:
             parameter.data = parameter.data.to(dtype)
     set_peft_model_state_dict(tuned, weights)
+    keep_tied(tuned)
     return tuned.requires_grad_(False)
+
+
+def keep_tied(tuned: Any) -> None:
+    """Let programs that tie weights again, such as lm-eval, leave a tuned model as it is.
+
+    Its weights have been tied since the base model was loaded. Tying again would overwrite the wrapper of a tied
+    embedding or head, or fail.
+    """
+    tuned.get_base_model().tie_weights = lambda *_, **__: None
 
 
 def disabled(model: Any) -> AbstractContextManager[None]:

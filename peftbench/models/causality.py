@@ -99,9 +99,11 @@ def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
     import torch
 
     config = model.config.get_text_config()
+    padding, tokens = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    tokens = tokens or model.get_input_embeddings().weight.shape[0]
     # ids from the middle of the vocabulary: the first are often special tokens, and padding often has a zero embedding
-    start = max(0, min(config.vocab_size // 2, config.vocab_size - _TOKENS - 1))
-    chosen = [token for token in range(start, start + _TOKENS + 1) if token != config.pad_token_id]
+    start = max(0, min(tokens // 2, tokens - _TOKENS - 1))
+    chosen = [token for token in range(start, start + _TOKENS + 1) if token != padding]
     ids = torch.tensor([chosen[:_TOKENS]], device=device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     # the position is counted from the end, as virtual tokens may come first

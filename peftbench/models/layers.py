@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from peftbench.errors import Unsupported
+from peftbench.models import text_part
 
 
 class Switchable(Protocol):
@@ -21,22 +22,38 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     """Return the decoder layers of a causal language model, from the lowest to the topmost.
 
     They are the largest, by number of parameters, of the module lists inside the decoder whose length is the text
-    config's ``num_hidden_layers``. The decoder is ``model.get_decoder()``, so the layers of a vision tower are never
-    returned, for any number and sizes of them. Size decides between the layers and other lists of that length, such as
-    the experts of a mixture in a layer. Of equally large lists the first is taken.
+    config's ``num_hidden_layers``. The decoder is ``model.get_decoder()`` without the towers that it may contain, so
+    the layers of a vision tower are never returned, for any number and sizes of them. Size decides between the layers
+    and other lists of that length, such as the experts of a mixture in a layer. Of equally large lists the first is
+    taken.
 
     Args:
         model: a transformers model, or one that a method was attached to and that passes on its attributes (peft's).
 
     Raises:
-        LookupError: if the decoder has no list of that length.
+        LookupError: if the config states no number of layers, or the decoder has no list of that length.
     """
-    depth = model.config.get_text_config().num_hidden_layers
+    depth = stated_depth(model.config)
+    if depth is None:
+        raise LookupError(f"{type(model).__name__} states no number of decoder layers in its config")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    aside = {id(m) for tower in text_part.towers(model).values() for m in tower.modules()}
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth and id(m) not in aside]
     if not lists:
         raise LookupError(f"{type(model).__name__} has no list of its {depth} decoder layers")
     return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()))
+
+
+def stated_depth(config: Any) -> int | None:
+    """Return the number of decoder layers that a transformers config states; None if it states none."""
+    found = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return found if isinstance(found, int) else None
+
+
+def width(model: Any) -> int:
+    """Return the width of the residual stream: the text config's ``hidden_size``, else that of the embeddings."""
+    found = getattr(model.config.get_text_config(), "hidden_size", None)
+    return found if isinstance(found, int) else int(model.get_input_embeddings().weight.shape[1])
 
 
 def decoder_layers_for(method: str, model: Any) -> nn.ModuleList:

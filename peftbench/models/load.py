@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import builtin, quantization, random_weights
+from peftbench.models import builtin, quantization, random_weights, text_part
 from peftbench.models.precision import Precision
+from peftbench.records.columns.size import SizeColumns
 
 _LONGEST_MESSAGE = 300
 _UNQUANTIZED_SHARE = 0.01
@@ -180,13 +181,24 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
 
 
 def matrices(model: Any) -> dict[str, nn.Parameter]:
-    """Return the model's weight matrices by name, including quantized ones, without embeddings, head and biases."""
+    """Return the weight matrices that text passes through by name, without embeddings, head and biases.
+
+    Quantized ones are included, those of vision towers are not (``text_part``).
+    """
+    aside = text_part.left_out_parameters(model)
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables.add(id(getattr(head, "weight", None)))
     found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
     # biases of fused experts have two dimensions, (experts, out)
-    return {name: p for name, p in found.items() if not name.endswith("bias")}
+    return {name: p for name, p in found.items() if not name.endswith("bias") and id(p) not in aside}
+
+
+def left_out_columns(model: Any) -> SizeColumns:
+    """Return the row's columns on the parts of a base model that text does not pass through."""
+    aside = text_part.left_out_parameters(model)
+    count = sum(parameter_count(p) for p in model.parameters() if id(p) in aside)
+    return SizeColumns(left_out_modules=", ".join(text_part.left_out(model)) or None, left_out_parameters=count)
 
 
 def parameters_in(path: Path) -> int:

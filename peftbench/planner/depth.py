@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.models.layers import decoder_layers
+from peftbench.models.layers import decoder_layers, stated_depth
 from peftbench.planner import fake
 from peftbench.records import Trial
 
@@ -21,7 +21,7 @@ class Depths:
     """The depths at which a model is traced, and which decoder layers correspond in both."""
 
     own: int
-    """The model's own number of decoder layers."""
+    """The model's own number of decoder layers; 1 if its config does not state it."""
     traced: tuple[int, ...]
     """Two depths, or the model's own depth alone."""
     low: int = 0
@@ -32,10 +32,15 @@ class Depths:
 
 def depths(trial: Trial, config: Any) -> Depths:
     """Return the depths to trace a trial at: two smaller ones if they determine the model's own, else the own depth."""
-    own = config.get_text_config().num_hidden_layers
+    own = stated_depth(config)
+    if own is None:
+        return Depths(1, (1,))
     if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method will raise its own error
         return Depths(own, (own,))
-    pattern = _pattern(_kinds(trial, config, own))
+    try:
+        pattern = _pattern(_kinds(trial, config, own))
+    except LookupError:  # the layers are not found
+        pattern = None
     if pattern is None:
         return Depths(own, (own,))
     prefix, period = pattern
@@ -50,9 +55,11 @@ def depths(trial: Trial, config: Any) -> Depths:
 
 
 def at(trial: Trial, config: Any, depth: int) -> tuple[Trial, Any]:
-    """Return a trial and its config at another depth."""
+    """Return a trial and its config at another depth; as they are if the config states no depth."""
     made, text = copy.deepcopy(config), config.get_text_config()
-    own = text.num_hidden_layers
+    own = stated_depth(config)
+    if own is None or own == depth:
+        return trial, made
     changed = made.get_text_config()
     for name, value in _lists(text, own).items():
         setattr(changed, name, list(value[:depth]))

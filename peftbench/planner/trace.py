@@ -152,9 +152,17 @@ def _mark(model: nn.Module, windows: _Windows) -> None:
         return mark
 
     model.register_forward_pre_hook(next_pass)
-    for place, block in enumerate(decoder_layers(model)):
+    for place, block in enumerate(_blocks(model)):
         block.register_forward_pre_hook(before(place))
         block.register_forward_hook(after(place))
+
+
+def _blocks(model: nn.Module) -> Sequence[nn.Module]:
+    """Return the decoder layers; none if they are not known, since the model is then traced at its own depth."""
+    try:
+        return tuple(decoder_layers(model))
+    except LookupError:
+        return ()
 
 
 def _in_backward() -> bool:

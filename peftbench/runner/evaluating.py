@@ -26,7 +26,8 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
-    harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, effective(trial.precision, trial.options))
+    with run.clock.phase(Phase.EVALUATE):
+        harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, effective(trial.precision, trial.options))
     if trial.device == "cpu":
         with run.clock.phase(Phase.ACCOUNT):
             categories = _account_evaluation(run, harness, examples)

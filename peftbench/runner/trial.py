@@ -18,7 +18,7 @@ from peftbench.measure import environment, peaks, watch
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, context_length
 from peftbench.models import causality, find
-from peftbench.models.load import Loaded, load, load_tokenizer
+from peftbench.models.load import Loaded, left_out_columns, load, load_tokenizer
 from peftbench.models.precision import effective
 from peftbench.planner.predict import load_config
 from peftbench.records import Example, Job, Phase, Result, Status, failures
@@ -134,6 +134,7 @@ def _load(run: Run) -> Loaded:
             base_bits_per_weight=8 * loaded.weights_bytes / loaded.parameters,
             loaded_dtypes=loaded.dtypes,
         ),
+        left_out_columns(loaded.model),
         MemoryColumns(memory_kind=peaks.KINDS[trial.device]),
     )
     run.record_memory("load", peaks.held(loaded.model, method.trains_base))

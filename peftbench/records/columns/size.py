@@ -13,6 +13,10 @@ class SizeColumns(ColumnGroup):
     """Counts of parameters, and bytes of weights and files."""
 
     base_parameters: Annotated[int | None, "parameters of the base model, tied ones once"] = None
+    left_out_modules: Annotated[
+        str | None, "modules of the base model that text does not pass through, such as vision towers: they stay frozen"
+    ] = None
+    left_out_parameters: Annotated[int | None, "their parameters, part of base_parameters"] = None
     trainable_parameters: Annotated[int | None, "parameters that are trained"] = None
     adapted_share: Annotated[
         float | None, "share of the parameters in the base model's weight matrices (no embedding, no head) it adapts"

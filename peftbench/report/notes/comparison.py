@@ -30,6 +30,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         unequal_settings.notes(results),
         speed.cautions(results),
         methods.not_causal(results),
+        methods.left_out(results),
         methods.adapted_share(results),
         learning_rate_search.notes(results),
         methods.matched_parameters(results),

@@ -75,3 +75,13 @@ def adapted_share(results: Results) -> Iterable[str]:
             f"{series(tuple(dict.fromkeys(names)))}: all-linear adapts {percent(share)} of the weights in the base "
             f"model's matrices; not adapted: {missed}."
         )
+
+
+def left_out(results: Results) -> Iterable[str]:
+    """Yield which parts of a base model text does not pass through, so that no method adapts or trains them."""
+    rows = results.trials[["left_out_modules", "left_out_parameters", "base_parameters"]].dropna().drop_duplicates()
+    for names, count, whole in rows.itertuples(index=False):
+        yield (
+            f"Text does not pass through {series(names.split(', '))} ({percent(count / whole)} of the base model's "
+            "parameters): no method adapts or trains them, and they count in no number of trainable parameters."
+        )

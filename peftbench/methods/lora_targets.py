@@ -1,0 +1,112 @@
+"""Which modules LoRA adapts: the names that a suite gives, and the linear layers that cannot or need not be adapted."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.errors import Unsupported, UserError, unknown
+from peftbench.models import text_part
+
+_ATTENTION = re.compile(r"(^|_)(attn|attention)$")
+"""Names of the modules that contain the projections of attention, in all known families."""
+_ROUTER = "Router"
+"""Ending of the class names of linear layers that route to experts and return more than a product (llama4, phimoe)."""
+_ROUTES = "routes to experts, and returns more than its product"
+_READ = "belongs to a Mamba layer whose fused kernel reads its weight without calling it, so an update has no effect"
+
+
+def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
+    """Return peft's ``target_modules`` and ``exclude_modules`` for the target modules that a suite gives.
+
+    Excluded are routers to experts, the projections of Mamba layers that a fused kernel reads, and towers that text
+    does not pass through.
+
+    Args:
+        model: the base model.
+        wanted: ``all-linear``, ``attention``, or module name endings.
+
+    Raises:
+        UserError: if a name matches no linear layer; peft would ignore it silently if others match.
+        Unsupported: if a name matches a module that cannot be adapted, or the base has no attention projections.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    refused = _refused(model)
+    aside = text_part.left_out_leaves(model)
+    possible = [name for name in linear if name not in {*refused, *aside}]
+    excluded = [*refused, *aside] or None
+    if wanted == "all-linear":
+        return {"target_modules": wanted, "exclude_modules": excluded}
+    if wanted == "attention":
+        found = [name for name in possible if any(_ATTENTION.search(part) for part in name.split(".")[:-1])]
+        if not found:
+            raise Unsupported(f"lora: target_modules: no attention projections; linear layers: {_endings(linear)}")
+        return {"target_modules": found, "exclude_modules": None}
+    for name in wanted:
+        if not _matches(name, possible):
+            raise _no_target(model, name, refused, aside, linear)
+        for module in _matches(name, refused):
+            raise Unsupported(f"lora: target_modules: {name} {refused[module]}")
+    return {"target_modules": list(wanted), "exclude_modules": excluded}
+
+
+def _no_target(
+    model: nn.Module, name: str, refused: Mapping[str, str], aside: Iterable[str], linear: Iterable[str]
+) -> Exception:
+    """Return the error for a target module that LoRA cannot adapt or that does not exist."""
+    for module in _matches(name, refused):
+        return Unsupported(f"lora: target_modules: {name} {refused[module]}")
+    if _matches(name, aside):
+        return Unsupported(f"lora: target_modules: {name} is in a part of the base that text does not pass through")
+    tables = [n for n, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    if _matches(name, tables):
+        return Unsupported(
+            f"lora: target_modules: {name} is an embedding, and lora adapts linear layers; "
+            "the method peft with peft_type: LORA adapts embeddings too"
+        )
+    return UserError("lora: target_modules: " + unknown("module", name, ending_set(linear)))
+
+
+def _matches(name: str, modules: Iterable[str]) -> list[str]:
+    return [module for module in modules if f".{module}".endswith(f".{name}")]
+
+
+def _refused(model: nn.Module) -> dict[str, str]:
+    """Return the linear layers that cannot be adapted, with the reason."""
+    found = {}
+    for path, module in model.named_modules():
+        read = _read_weights(module)
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and type(child).__name__.endswith(_ROUTER):
+                found[f"{path}.{name}".lstrip(".")] = _ROUTES
+            elif isinstance(child, nn.Linear) and name in read:
+                found[f"{path}.{name}".lstrip(".")] = _READ
+    return found
+
+
+def _read_weights(module: nn.Module) -> set[str]:
+    """Return the names of the children of a Mamba layer whose weights its code reads instead of calling them.
+
+    Whether it does so depends on the installed kernels. The code is searched, so that the same layers are adapted on
+    every machine.
+    """
+    if not isinstance(getattr(module, "conv1d", None), nn.Conv1d) or not hasattr(module, "A_log"):
+        return set()
+    try:
+        return set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(type(module))))
+    except (OSError, TypeError):
+        return {"out_proj"}
+
+
+def ending_set(names: Iterable[str]) -> set[str]:
+    """Return the last parts of module names."""
+    return {name.rpartition(".")[2] for name in names}
+
+
+def _endings(names: Iterable[str]) -> str:
+    return ", ".join(sorted(ending_set(names)))

@@ -1,0 +1,112 @@
+"""The part of a base model that text passes through; towers for images or sound and their projectors are left out.
+
+Every task here is text, so a tower of a vision-language model never runs and never gets a gradient. Methods adapt and
+train the text part only. The towers stay in memory and in saved full models, frozen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+_OTHER_SENSE = re.compile(r"vision|visual|image|video|audio|speech|^vq")
+"""Parts of the names of sub-configs and modules that are not for text: ``vision_tower``, ``vq_config``, and inside a
+decoder ``vision_moe`` (experts for image tokens)."""
+
+
+def left_out(model: Any) -> dict[str, nn.Module]:
+    """Return the topmost modules with parameters that text does not pass through, by name; empty for a text model.
+
+    They are, among the modules that contain neither embeddings nor head:
+
+    - modules outside of the text decoder, if the config has a text config (gemma3's tower and projector);
+    - towers: modules whose own config is the sub-config of one (chameleon's image tokenizer), and modules that are
+      named after images or sound in a model that has such a sub-config.
+
+    Args:
+        model: a base model before a method is attached.
+    """
+    config = model.config
+    text = _text_config(config)
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if text is config or decoder is model:
+        return towers(model)
+    needed = {id(module) for module in (*_ends(model), decoder)}
+    return dict(_topmost(model, "", needed, _tower_configs(config), outside=True))
+
+
+def towers(model: Any) -> dict[str, nn.Module]:
+    """Return the topmost modules that belong to towers by their config or name, by name."""
+    kinds = _tower_configs(model.config)
+    return {} if kinds is None else dict(_topmost(model, "", {id(module) for module in _ends(model)}, kinds))
+
+
+def left_out_parameters(model: Any) -> set[int]:
+    """Return the ``id`` of every parameter that text does not pass through; one that text shares is not among them."""
+    shared = {id(p) for module in _ends(model) for p in module.parameters()}
+    return {id(p) for module in left_out(model).values() for p in module.parameters()} - shared
+
+
+def left_out_leaves(model: Any) -> list[str]:
+    """Return the names of the modules without children, such as linear layers, that text does not pass through."""
+    return [
+        f"{path}.{name}" if name else path
+        for path, module in left_out(model).items()
+        for name, inner in module.named_modules()
+        if not any(True for _ in inner.children())
+    ]
+
+
+def _text_config(config: Any) -> Any:
+    try:
+        return config.get_text_config()
+    except ValueError:  # several text configs
+        return config
+
+
+def _tower_configs(config: Any) -> tuple[type, ...] | None:
+    """Return the classes of the sub-configs of towers, without those that are plain mappings; None if there are none.
+
+    A model's own code may have sub-configs that it does not declare, so every attribute is read.
+    """
+    named = {name: value for name, value in vars(config).items() if _OTHER_SENSE.search(name)}
+    found = [value for value in named.values() if isinstance(value, dict) or hasattr(value, "model_type")]
+    return tuple({type(value) for value in found} - {dict}) if found else None
+
+
+def _ends(model: Any) -> Iterator[nn.Module]:
+    """Yield embeddings and head, through which text passes in any case."""
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            found = getattr(model, name)()
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(found, nn.Module):
+            yield found
+
+
+def _topmost(
+    module: nn.Module, path: str, needed: set[int], kinds: tuple[type, ...] | None, outside: bool = False
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the topmost modules inside one that are left out, by name.
+
+    Args:
+        module: where to search.
+        path: its name with a dot at the end; empty for the model.
+        needed: ids of modules that text passes through.
+        kinds: classes of the configs of towers; None in a model without towers.
+        outside: whether ``module`` contains the decoder, so that what is beside the decoder is left out.
+    """
+    for name, child in module.named_children():
+        inner = list(child.modules())
+        alone = not any(id(m) in needed for m in inner) and any(True for _ in child.parameters())
+        named = _OTHER_SENSE.search(name) is not None
+        tower = kinds is not None and (named or isinstance(getattr(child, "config", None), kinds))
+        if alone and (outside or tower):
+            yield f"{path}{name}", child
+        else:
+            below = outside and id(child) not in needed
+            yield from _topmost(child, f"{path}{name}.", needed, kinds, below)
