@@ -35,7 +35,15 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     assert (row.status, row.phase, row.message) == ("ok", None, None)
     unknown = {f.name for f in dataclasses.fields(row) if getattr(row, f.name) is None}
     parents = {"wall_seconds", "untracked_seconds"}  # only the parent knows
-    none = {"stalled_tensors", "unadapted_matrices", "named_settings", "candidate_of", "reason", "log_file"}
+    none = {
+        "stalled_tensors",
+        "unadapted_matrices",
+        "left_out_modules",
+        "named_settings",
+        "candidate_of",
+        "reason",
+        "log_file",
+    }
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
