@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by any change that moves numbers; part of every trial's key, so old results are never mixed with new ones."""

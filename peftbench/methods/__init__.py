@@ -40,18 +40,17 @@ _LORA = MappingProxyType(
 _LORA_MORE = MappingProxyType(
     {
         "rank_pattern": Setting(
-            dict[str, Annotated[int, Ge(1)]], {}, "own ranks, by regular expression on module name endings", late=True
+            dict[str, Annotated[int, Ge(1)]], {}, "own ranks, by regular expression on module name endings"
         ),
         "alpha_pattern": Setting(
-            dict[str, Annotated[float, Gt(0)]], {}, "own alphas, by regular expression on such endings", late=True
+            dict[str, Annotated[float, Gt(0)]], {}, "own alphas, by regular expression on such endings"
         ),
-        "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732", late=True),
-        "dora": Setting(bool, False, "trains magnitudes too: Liu et al. 2024, arXiv:2402.09353", late=True),
+        "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732"),
+        "dora": Setting(bool, False, "trains magnitudes too: Liu et al. 2024, arXiv:2402.09353"),
         "initialization": Setting(
             Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"],
             "kaiming",
             "initialization of A and B",
-            late=True,
         ),
     }
 )
@@ -99,7 +98,6 @@ METHODS: Table[Method] = Table(
                             None,
                             "number of topmost decoder layers that train",
                             shown="null (all)",
-                            late=True,
                         ),
                         "modules": Setting(
                             Literal["norms", "biases"] | list[str] | None,
@@ -107,7 +105,6 @@ METHODS: Table[Method] = Table(
                             "the weights that train: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), "
                             "or a list of these and of module name endings",
                             shown="null (all)",
-                            late=True,
                         ),
                     }
                 ),
@@ -137,7 +134,6 @@ METHODS: Table[Method] = Table(
                             str | None,
                             None,
                             "text that initializes the virtual tokens, cut or repeated to their number",
-                            late=True,
                             only_with=("initialization", "text"),
                             needed=True,
                         ),
@@ -163,14 +159,13 @@ METHODS: Table[Method] = Table(
                 options=MappingProxyType(
                     {
                         "reparameterization": Setting(
-                            Literal["none", "mlp"], "none", "mlp: an MLP gives the prefix in training", late=True
+                            Literal["none", "mlp"], "none", "mlp: an MLP gives the prefix in training"
                         ),
                         "hidden_size": Setting(
                             Annotated[int, Ge(1)] | None,
                             None,
                             "hidden width of the MLP",
                             shown=str(PREFIX_HIDDEN),
-                            late=True,
                             only_with=("reparameterization", "mlp"),
                         ),
                     }
@@ -198,7 +193,6 @@ METHODS: Table[Method] = Table(
                             "houlsby",
                             "houlsby: after attention and after feed-forward; pfeiffer: after the layer; parallel: "
                             "in parallel to the feed-forward",
-                            late=True,
                         ),
                         "activation": Setting(
                             Literal["gelu", "relu", "silu"] | None,
@@ -211,7 +205,6 @@ METHODS: Table[Method] = Table(
                             None,
                             "factor of the bottleneck's output; default 4 for parallel, 1 for the others",
                             shown="null (by kind)",
-                            late=True,
                         ),
                     }
                 ),
@@ -282,7 +275,7 @@ METHODS: Table[Method] = Table(
                         **_LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
                         "compute_dtype": Setting(
-                            Literal[COMPUTE_DTYPES], "bf16", "dtype in which 4-bit weights are multiplied", late=True
+                            Literal[COMPUTE_DTYPES], "bf16", "dtype in which 4-bit weights are multiplied"
                         ),
                         **_LORA_MORE,
                     }
@@ -322,12 +315,6 @@ def method_of(name: str, options: Mapping[str, Any]) -> Method:
     """Return a method's record; for a method with variants, that of the variant described by a trial's options."""
     record = METHODS[name]
     return resolve(record.variants)(options)[0][0] if record.variants else record
-
-
-def late_defaults(name: str) -> dict[str, Any]:
-    """Return the defaults of a method's options that were added after results had been stored (``Setting.late``)."""
-    found = METHODS.get(name)
-    return {key: s.default for key, s in found.options.items() if s.late} if found else {}
 
 
 def alpha_of(alpha: float | str | None, rank: int) -> float:

@@ -23,9 +23,6 @@ class Setting:
     """Its meaning, as shown by ``peftbench list methods`` and the documentation."""
     shown: str | None = None
     """How the default is printed if it depends on something else; None to print the value."""
-    late: bool = False
-    """Whether the setting was added after results were published, with a default that does not change them. At its
-    default it does not enter a trial's key, and stored rows without it had the default."""
     only_with: tuple[str, str] | None = None
     """Another option and its value, without which this option has no meaning."""
     needed: bool = False

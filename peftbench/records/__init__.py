@@ -6,7 +6,6 @@ applicable, never zero.
 """
 
 from peftbench.records.columns.trial import SCHEMA_VERSION
-from peftbench.records.late import late
 from peftbench.records.memory import Category
 from peftbench.records.phase import Phase
 from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
@@ -35,5 +34,4 @@ __all__ = [
     "Training",
     "Trial",
     "TrialRow",
-    "late",
 ]

@@ -5,36 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peftbench.records.late import late
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
     """Where examples come from, how they are split, and how texts become examples."""
 
-    labels: Mapping[str, str] = late(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     """Maps what ``target`` renders to the answer's word; empty if the target is the answer itself."""
-    several_references: bool = late(default=False)
+    several_references: bool = False
     """Whether examples with the same prompt become one example with all their answers, in every split except train."""
-    dataset: str | None = late(default=None)
+    dataset: str | None = None
     """Hugging Face dataset: a hub id, or a local folder that the ``datasets`` library can read; None for files."""
-    config: str | None = late(default=None)
+    config: str | None = None
     """Configuration of the dataset; None if it has only one."""
-    revision: str | None = late(default=None)
+    revision: str | None = None
     """Branch, tag or commit of the dataset."""
-    splits: Mapping[str, str] = late(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
     """Split name (``train``, ``validation``, ``test``) to the dataset's own name. A file for a split has precedence."""
-    test_fraction: float = late(default=0.0)
+    test_fraction: float = 0.0
     """Share of the training examples that becomes the test split (a seeded draw) if no test split is given."""
-    split_seed: int = late(default=0)
+    split_seed: int = 0
     """Seed of that draw; 0 is the draw of older results."""
-    separator: str | None = late(default=None)
+    separator: str | None = None
     """For ``language_modelling``: the text between two documents; None splits at blank lines and joins short pieces."""
-    chunk_characters: int | None = late(default=None)
+    chunk_characters: int | None = None
     """For ``language_modelling``: longest chunk, in characters; None for other kinds."""
-    chat: bool = late(default=False)
+    chat: bool = False
     """Whether prompt and answer are formatted with the chat template of the base model's tokenizer."""
-    system: str | None = late(default=None)
+    system: str | None = None
     """System message of the chat template; None for none."""
 
 
@@ -65,17 +63,17 @@ class Task(TaskData):
     """Most tokens of a generated answer; unused by ``choice``."""
     limit: int | None = None
     """Number of examples of the scored split that are evaluated, from the first; None for all."""
-    test_seed: int | None = late(default=None)
+    test_seed: int | None = None
     """Which of a built-in task's disjoint test sets; None for a task of files."""
-    answer_pattern: str | None = late(default=None)
+    answer_pattern: str | None = None
     """How ``exact_match`` extracts the answer: a name in ``answers.NAMED`` or a regular expression; None: the whole."""
-    stop: tuple[str, ...] = late(default=("\n",))
+    stop: tuple[str, ...] = ("\n",)
     """Strings that end a decoded answer, besides end-of-text; unused by ``choice``."""
-    num_fewshot: int | None = late(default=None)
+    num_fewshot: int | None = None
     """Solved training examples before each prompt; None for none, or for the default of an lm-eval task."""
-    lm_eval: str | None = late(default=None)
+    lm_eval: str | None = None
     """Name of an lm-eval task, or a YAML file with one; None for a task that the suite defines."""
-    metric: str | None = late(default=None)
+    metric: str | None = None
     """The headline metric; None for the first metric of the kind."""
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.records.late import late
 from peftbench.records.task import Task
 
 
@@ -45,7 +44,7 @@ class Base:
     """Branch, tag or commit of a hub id."""
     trust_remote_code: bool = False
     """Whether code that comes with the weights may run."""
-    random_weights: bool = late(default=False)
+    random_weights: bool = False
     """Whether the weights are random. Then source names a shape, and nothing is scored."""
 
 
@@ -85,13 +84,13 @@ class Training:
     """Steps between validation losses; None for none (needed for ``best_on_validation``)."""
     untimed_steps: int
     """Number of first steps that are excluded from the rates over steady steps; they train like the others."""
-    seconds: float | None = late(default=None)
+    seconds: float | None = None
     """Time in training steps after which training stops, at the end of the step that reaches it."""
-    group_by_length: bool = late(default=False)
+    group_by_length: bool = False
     """Whether a step's examples have similar lengths, for less padding; the steps are the same for all methods."""
-    packing: bool = late(default=False)
+    packing: bool = False
     """Whether examples share rows of at most ``sequence_length`` tokens, without attention between examples."""
-    profile: str | None = late(default=None)
+    profile: str | None = None
     """``paper`` or ``shared`` if that changed the cell's settings; None for the method's own recipe."""
 
 

@@ -6,8 +6,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from peftbench.methods import late_defaults
-
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted names.
@@ -37,12 +35,7 @@ def _by_name(records: list[Any]) -> Iterator[tuple[str, Any]]:
 def settings_of(row_json: str) -> dict[str, Any]:
     """Return a row's settings, flattened, without the seed.
 
-    Options that a method has got since the row was stored have the default, which is what the row was run with.
-
     Args:
         row_json: ``settings_json`` of the row.
     """
-    nested = json.loads(row_json)
-    late = late_defaults(str(nested.get("method")))
-    nested |= {"options": late | nested["options"]} if late and "options" in nested else {}
-    return {name: value for name, value in flatten(nested).items() if name.rpartition(".")[2] != "seed"}
+    return {name: value for name, value in flatten(json.loads(row_json)).items() if name.rpartition(".")[2] != "seed"}

@@ -173,9 +173,9 @@ def test_what_was_really_computed_with_is_compared_within_a_precision(tmp_path, 
 
 
 def test_an_older_row_has_the_default_of_a_setting_that_was_added_later(tmp_path):
-    rows = [row("full"), row("lora", train={"group_by_length": False})]
+    rows = [row("full", schema_version=1), row("lora", train={"group_by_length": False}, schema_version=1)]
     assert content(tmp_path / "default", *rows) == []
-    (found,) = content(tmp_path / "changed", rows[0], row("lora", train={"group_by_length": True}))
+    (found,) = content(tmp_path / "changed", rows[0], row("lora", train={"group_by_length": True}, schema_version=1))
     assert found.startswith("(training): group_by_length ")
 
 

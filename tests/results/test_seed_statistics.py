@@ -21,7 +21,7 @@ from peftbench.results.seeds import (
     summarize,
     welch_interval,
 )
-from peftbench.results.settings import flatten, settings_of
+from peftbench.results.settings import flatten
 from peftbench.results.store import read_trials, write
 from tests.support.results_factory import make_grid, make_result
 
@@ -226,10 +226,3 @@ def test_rows_without_progress_are_ok_trials_whose_loss_did_not_fall() -> None:
     rows = [("a", "ok", 1.0, 0.5), ("b", "ok", 1.0, 1.0), ("c", "oom", 1.0, 2.0), ("base", "ok", None, None)]
     found = rows_without_progress(pd.DataFrame(rows, columns=["cell", "status", "first_loss", "last_loss"]))
     assert list(found["cell"]) == ["b"]
-
-
-def test_a_row_older_than_a_setting_has_the_default_it_had():
-    old, new = ({"method": "lora", "options": {"alpha": 8.0} | more} for more in ({}, {"rslora": False}))
-    assert settings_of(json.dumps(old)) == settings_of(json.dumps(new))
-    other = {"method": "lora", "options": {"alpha": 8.0, "rslora": True}}
-    assert settings_of(json.dumps(other)) != settings_of(json.dumps(new))

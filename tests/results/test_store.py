@@ -222,6 +222,24 @@ def test_golden_results_of_every_schema_version_still_load(tmp_path: Path) -> No
         assert len(done(folder)) == 2
 
 
+def test_a_row_of_schema_version_1_gets_the_settings_that_it_left_out_at_their_default(tmp_path: Path) -> None:
+    task = {"name": "judge", "kind": "choice", "chat": True}
+    older = {"method": "lora", "train": {"steps": 3}, "options": {"alpha": 8.0}, "tasks": [task], "base": {}}
+    untuned = {"method": "base", "train": None, "options": {}}
+    open_for_run(tmp_path, ["judge"])
+    for seed, (settings, version) in enumerate(((older, 1), (older, 2), (untuned, 1))):
+        made = make_result(seed=seed, settings_json=json.dumps(settings), schema_version=version)
+        write(tmp_path, made, ["judge"])
+    rows = read(tmp_path).trials.sort_values("seed")["settings_json"].map(json.loads).tolist()
+    assert rows[0]["train"] == {"steps": 3, "seconds": None, "group_by_length": False, "packing": False} | {
+        "profile": None
+    }
+    assert rows[0]["options"]["rslora"] is False
+    assert rows[0]["tasks"][0]["chat"] is True
+    assert rows[0]["tasks"][0]["stop"] == ["\n"]
+    assert rows[1:] == [older, untuned]
+
+
 def test_a_column_that_a_file_lacks_is_null_and_is_added_at_opening(tmp_path: Path) -> None:
     keys = fill(tmp_path, 2)
     path = tmp_path / "trials" / f"{keys[0]}.parquet"

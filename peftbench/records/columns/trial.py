@@ -7,7 +7,7 @@ from typing import Annotated
 
 from peftbench.records.columns.group import ColumnGroup
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """History: 1 (2026-11) first schema."""
 
 

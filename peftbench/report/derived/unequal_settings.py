@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from peftbench.methods import profiles
-from peftbench.records import Base, Evaluation, Status, Training
+from peftbench.records import Status
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts, natural, plain
@@ -42,13 +42,6 @@ _WORK = {
 """Columns that should be equal in all finished trials of a seed, and what they are called in notes."""
 _AMOUNT = ("steps", "epochs", "tokens", "batch_size", "sequence_length", "group_by_length")
 """Settings that decide how much work is done. A method whose recipe sets one of them does its own amount."""
-LATE = {
-    f"{prefix}.{field.name}": plain(field.default)
-    for prefix, record in (("train", Training), ("base", Base), ("evaluation", Evaluation))
-    for field in dataclasses.fields(record)
-    if field.metadata.get("late")
-}
-"""Settings that were added later, with the value that older rows ran with."""
 _FOLLOWS = ("work", "as computed")
 """Kinds of facts that depend on training settings. They are compared only within one value of such an axis."""
 _DECIDED_BY = {"optimizer": "optimizer", "checkpointing": "gradient_checkpointing"}
@@ -211,7 +204,7 @@ def _value_of(row: AuditRow, setting: str) -> str:
 
 
 def _absent(kind: str, name: str) -> str:
-    return LATE.get(name, "none") if kind in ("training", "base", "evaluation") else "not recorded"
+    return "none" if kind in ("training", "base", "evaluation") else "not recorded"
 
 
 def _compared(row: AuditRow, kind: str, name: str) -> bool:

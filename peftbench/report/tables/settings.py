@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from peftbench.methods import METHODS
 from peftbench.records import units as fmt
 from peftbench.report.collect import Results, method_title, read_json
-from peftbench.report.derived.unequal_settings import AXES, LATE
+from peftbench.report.derived.unequal_settings import AXES
 from peftbench.report.flat import flat_texts, natural
 from peftbench.report.notes import settings as notes
 
@@ -18,7 +17,7 @@ class Audit:
     """What the rows share and where they differ."""
 
     common: tuple[tuple[str, str], ...]
-    """(setting, value) that all rows share."""
+    """(setting, value) that all rows share, without settings that are null in all rows."""
     methods: tuple[str, ...]
     """Heads of the table of differences."""
     differing: tuple[tuple[str, tuple[str, ...]], ...]
@@ -37,7 +36,7 @@ def audit(results: Results) -> Audit:
         values = set().union(*held.values())
         absent = any(not each for method, each in held.items() if method not in untuned)
         if len(values) == 1 and not absent:
-            common.append((name, next(iter(values))))
+            common += [(name, value) for value in values if value != "none"]
         elif name != "train":  # the untuned base has no training at all
             differing.append((name, tuple(", ".join(sorted(each, key=natural)) or "–" for each in held.values())))
     titles = tuple(method_title(method) for method in per_method)
@@ -45,25 +44,14 @@ def audit(results: Results) -> Audit:
 
 
 def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
-    """Return each method's settings with all their values in its rows.
-
-    A setting that was added later is not stored at its default. If other rows have another value, the default is shown.
-    """
+    """Return each method's settings with all their values in its rows."""
     per_method: dict[str, dict[str, set[str]]] = {}
-    kept: dict[str, list[dict[str, str]]] = {}
     for cell in results.cells:
         found = per_method.setdefault(cell.method, {})
         for settings in cell.trials["settings_json"].dropna().unique():
-            values = flat_texts(read_json(settings))
-            kept.setdefault(cell.method, []).append(values)
-            for name, value in values.items():
+            for name, value in flat_texts(read_json(settings)).items():
                 if name not in AXES:
                     found.setdefault(name, set()).add(_shown(cell.method, name, value))
-    late = {name for each in kept.values() for values in each for name in values if name in LATE}
-    for method, name in itertools.product(kept, sorted(late)):
-        block = name.partition(".")[0]
-        if any(name not in values and any(n.startswith(f"{block}.") for n in values) for values in kept[method]):
-            per_method[method].setdefault(name, set()).add(LATE[name])
     return per_method
 
 

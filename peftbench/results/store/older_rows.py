@@ -1,12 +1,15 @@
-"""Columns that stored rows are older than, read out of their names and messages.
+"""What rows of schema version 1 lack: columns, read out of their names and messages, and settings at their default.
 
-Rows written since have these facts as data (``records.columns.reasons``). This is the only place that parses them from
-text, by how cells were named and messages were written when those rows were stored; it must not follow later changes.
+Rows written since have these facts as data. This is the only place that parses them from text, by how cells were named
+and messages were written when those rows were stored; it must not follow later changes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ _BECAUSE = ", because "
 _LOG = "; log: "
 """In the message of an error, before its log file."""
 _Parser = Callable[[Mapping[str, Any]], str | None]
+_LEFT_OUT = json.loads(Path(__file__).with_name("settings_v1.json").read_text(encoding="utf-8"))
+"""Settings that rows of schema version 1 leave out at their default: block to setting to default; for the block
+``options``, method to setting to default."""
 _PARSED = ["cell", "method", "precision", "rank", "learning_rate", "status", "message"]
 
 
@@ -27,6 +33,8 @@ def complete(trials: pd.DataFrame, searched: bool) -> pd.DataFrame:
         trials: rows with every column of ``records.TrialRow``.
         searched: whether they are the candidates of a learning-rate search.
     """
+    first = trials["schema_version"] == 1
+    trials.loc[first, "settings_json"] = trials.loc[first, "settings_json"].map(cache(_all_settings))
     older = trials["named_settings"].isna()
     _fill(trials, "named_settings", older, _named_settings)
     if searched:
@@ -35,6 +43,19 @@ def complete(trials: pd.DataFrame, searched: bool) -> pd.DataFrame:
     _fill(trials, "log_file", lacking, _log_file)
     _fill(trials, "reason", lacking, _reason)
     return trials
+
+
+def _all_settings(text: str) -> str:
+    """Return a row's settings as JSON, with those that were left out because they had their default."""
+    found = json.loads(text)
+    for block in ("base", "train", "evaluation"):
+        if found.get(block):
+            found[block] = _LEFT_OUT[block] | found[block]
+    if "tasks" in found:
+        found["tasks"] = [_LEFT_OUT["tasks"] | task for task in found["tasks"]]
+    if "options" in found:
+        found["options"] = _LEFT_OUT["options"].get(found.get("method"), {}) | found["options"]
+    return json.dumps(found, sort_keys=True)
 
 
 def _fill(trials: pd.DataFrame, column: str, rows: pd.Series, value_of: _Parser) -> None:
