@@ -11,6 +11,7 @@ from peftbench.errors import UserError
 from peftbench.report.comparison import render
 from peftbench.results.compare import Comparison, compare
 from peftbench.results.store import record_grid, write
+from peftbench.version import PROTOCOL
 from tests.support.results_factory import ENVIRONMENT, make_grid, make_result
 
 
@@ -122,7 +123,7 @@ def test_a_setting_that_changed_in_some_cells_names_them(tmp_path: Path) -> None
         ("memory_kind", "allocator", {"peak_train_bytes"}),
         ("device", "cuda", {"peak_train_bytes", "tokens_per_second"}),
         ("threads", 2, {"tokens_per_second"}),
-        ("protocol", 2, {"score", "peak_train_bytes", "tokens_per_second"}),
+        ("protocol", PROTOCOL + 1, {"score", "peak_train_bytes", "tokens_per_second"}),
     ],
 )
 def test_columns_that_are_not_comparable_are_refused_and_the_difference_is_named(
@@ -165,7 +166,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_cells_whose_scores_were_refused_are_not_counted_as_the_same(tmp_path: Path) -> None:
-    found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], protocol=2)
+    found = compared(tmp_path, [0.9, 0.8], [0.9, 0.8], protocol=PROTOCOL + 1)
     assert not found.regressed
     assert found.verdict is None
     text = render(found)
