@@ -25,7 +25,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from peftbench.evaluation import structure
+from peftbench.evaluation import decoding, structure
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import peaks
 from peftbench.measure.clock import Clock
@@ -40,7 +40,7 @@ from peftbench.records.resolve import resolve
 BATCH = 4
 """Number of prompts in a batch for rates; latency is measured with a single prompt."""
 NEW_TOKENS = 4
-"""Number of tokens generated for each prompt; end-of-text tokens are suppressed."""
+"""Number of tokens generated for each prompt; none of them ends the text."""
 WARM_UP, REPEATS, LOADS = 1, 5, 3
 Seconds = dict[str, list[list[float]]]
 """Number of prompts in the batch -> per repeat, the seconds until the first token and between successive tokens."""
@@ -145,6 +145,7 @@ def measure(subject: Subject) -> InferenceColumns:
         "prompt_tokens": subject.prompts.ids.shape[1],
         "new_tokens": subject.prompts.new_tokens,
         "seconds": found.seconds,
+        "decoding": _decoding(subject.prompts.new_tokens).settings(),
         "reasons": found.reasons,
     }
     return replace(
@@ -210,21 +211,21 @@ def _generate(subject: Subject, model: Any, count: int) -> list[float]:
     ids, new_tokens = subject.prompts.ids[:count].to(subject.device), subject.prompts.new_tokens
     times = _Times(subject.clock)
     start = subject.clock.now()
-    with autocast(subject.precision, subject.device):
+    with decoding.without_own(model), autocast(subject.precision, subject.device):
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-            pad_token_id=subject.pad_id,
+            generation_config=_decoding(new_tokens).config(subject.pad_id),
             stopping_criteria=StoppingCriteriaList([times]),
         )
     if len(times.at) != new_tokens:
         raise RuntimeError(f"{len(times.at)} tokens were generated, expected {new_tokens}")
     return [round(after - before, 9) for before, after in pairwise([start, *times.at])]
+
+
+def _decoding(new_tokens: int) -> decoding.Decoding:
+    """Return greedy decoding that no token ends, so that every method generates the same number of tokens."""
+    return decoding.Decoding(decoding.GREEDY, (), (), new_tokens, {})
 
 
 _Variant = tuple[Any, Callable[[], AbstractContextManager[None]]]

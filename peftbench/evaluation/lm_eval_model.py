@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from peftbench.evaluation import decoding
 from peftbench.models.precision import Precision
 from peftbench.records import Evaluation, failures
 
@@ -46,6 +47,10 @@ class Harness(HFLM):
         """Peak of the CUDA allocator, in bytes, over the batches that fitted before its statistics were last reset."""
         self.dtype = precision.autocast or precision.weights
         """Compute dtype; log-probabilities are computed in float32."""
+        self.generation = evaluation.generation
+        """Where the parameters of decoding come from, ``greedy`` or ``base``."""
+        self.unended = 0
+        """How many of the answers decoded last reached the largest number of new tokens before their end."""
 
     def tok_encode(
         self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
@@ -69,15 +74,23 @@ class Harness(HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return one answer per request, in order. The longest prompts are run first, so that memory runs out early."""
-        groups: dict[int, list[int]] = defaultdict(list)
+        groups: dict[int, list[tuple[int, Any]]] = defaultdict(list)
         for index, request in enumerate(requests):
-            groups[len(self.tok_encode(request.args[0]))].append(index)
-        answers: dict[int, str] = {}
-        ask = super().generate_until
-        for _, indices in sorted(groups.items(), reverse=True):
-            found = self._fitting(lambda group: ask(group, disable_tqdm=True), [requests[i] for i in indices])
-            answers.update(zip(indices, found, strict=True))
-        return [answers[i] for i in range(len(requests))]
+            groups[len(self.tok_encode(request.args[0]))].append((index, request))
+        answers: dict[int, decoding.Answer] = {}
+        for _, group in sorted(groups.items(), reverse=True):
+            found = self._fitting(lambda some: decoding.answers(self, some, self.batch_size), group)
+            answers.update(zip((index for index, _ in group), found, strict=True))
+        self.unended = sum(not answer.ended for answer in answers.values())
+        return [answers[i].text for i in range(len(requests))]
+
+    def decoding_of(self, asked: Mapping[str, Any]) -> decoding.Decoding:
+        """Return how answers are decoded for a task that asks for lm-eval's ``generation_kwargs``."""
+        return decoding.of_task(self.model, self.tokenizer, self.generation, asked, self.max_gen_toks)
+
+    def decoding_settings(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every parameter of decoding as it is stored with a score, and where the parameters come from."""
+        return {"decoding_from": self.generation, "decoding": self.decoding_of(asked).settings()}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return per request the log-probability in nats, and whether greedy decoding gives the same text."""

@@ -93,7 +93,7 @@ def _first(responses: Any) -> str:
     return str(responses)
 
 
-def settings(task: Task) -> dict[str, Any]:
+def settings(task: Task, model: Harness) -> dict[str, Any]:
     """Return the settings of a task that lm-eval, not the suite, defines."""
     found = lm_eval_tasks.build(task)
     found_settings = {
@@ -104,5 +104,6 @@ def settings(task: Task) -> dict[str, Any]:
         "fewshot_split": found.fewshot_cfg.split if hasattr(found, "fewshot_cfg") else None,
     }
     if found.OUTPUT_TYPE == "generate_until":
-        found_settings |= {"generation": json.loads(json.dumps(found.config.generation_kwargs, default=str))}
+        asked = json.loads(json.dumps(found.config.generation_kwargs, default=str))
+        found_settings |= {"generation": asked, **model.decoding_settings(asked)}
     return found_settings

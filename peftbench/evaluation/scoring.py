@@ -137,10 +137,12 @@ def _settings(model: Harness, task: Task) -> dict[str, Any]:
     """Return the settings with which a task was scored."""
     shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
     if task.lm_eval:
-        return shared | lm_eval_outcomes.settings(task)
+        return shared | lm_eval_outcomes.settings(task, model)
     if task.kind not in _DECODED:
         return shared
-    return {**shared, "stop": list(task.stop), "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
+    asked = lm_eval_export.config(task)["generation_kwargs"]
+    found = {"stop": asked["until"], "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
+    return shared | found | model.decoding_settings(asked)
 
 
 def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:

@@ -72,6 +72,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         blocks=blocks,
         evaluate_batch_size=None if evaluate.batch_size == "auto" else evaluate.batch_size,
         max_length=evaluate.max_length,
+        generation=evaluate.generation,
         split=evaluate.split,
         timeout_seconds=top.timeout_seconds,
         display_path=document.display_path,

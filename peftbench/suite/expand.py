@@ -93,7 +93,7 @@ def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NO_RATES) ->
     named = _checked(suite)
     lengths = [cell.settings["sequence_length"] for cell in named if cell.settings]
     longest = max(lengths, default=TRAIN["sequence_length"].default)
-    evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split)
+    evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split, suite.generation)
     raise_problems(_too_long_answers(suite, evaluation))
     chosen = [cell.at(rates.get(cell.name, min(cell.rates))) if cell.rates else cell for cell in named]
     trials = [trial for cell in chosen for trial in _trials(cell, suite, evaluation, device)]

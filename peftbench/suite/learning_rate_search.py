@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 from peftbench.methods.record import shown
-from peftbench.records import Evaluation, Training, Trial
+from peftbench.records import Training, Trial
 from peftbench.suite.expand import candidate_rates, expand, tasks_with_validation
 from peftbench.suite.records import Suite
 
@@ -62,7 +62,7 @@ def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
         tasks=tuple(task for task in trial.tasks if task.name in used),
         evaluate=scored,
         training=_shorter(replace(training, learning_rate=rate), suite.search.share),
-        evaluation=Evaluation(trial.evaluation.batch_size, trial.evaluation.max_length, SPLIT),
+        evaluation=replace(trial.evaluation, split=SPLIT),
         inference=False,
         retention=None,
     )

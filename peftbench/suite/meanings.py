@@ -148,6 +148,12 @@ EVALUATE: Mapping[str, Meaning] = MappingProxyType(
         "max_length": Meaning("longest prompt plus answer, in tokens", "the longest `sequence_length`"),
         "split": Meaning("which split is scored"),
         "test_seed": Meaning("which of the disjoint test sets of the built-in tasks, 0 to 3"),
+        "generation": Meaning(
+            "how answers are decoded: `greedy`, with every parameter set by peftbench, whatever the base model's "
+            "`generation_config` says; or `base`, with the penalties, beams and sampling of that file. Sampled answers "
+            "are drawn one by one, each with its own seed. The parameters are stored with each score. Inference cost "
+            "is measured with greedy decoding"
+        ),
         "inference": Meaning(
             "measure the inference cost of the tuned model in the first trial of each cell; changes no other number"
         ),

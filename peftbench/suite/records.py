@@ -98,6 +98,8 @@ class Suite:
     """Whether it runs in smoke mode."""
     inference: bool = True
     """Whether generation with the tuned models is measured."""
+    generation: str = "greedy"
+    """Where the parameters of decoding come from; see ``Evaluation``."""
     profile: str | None = None
     """A profile of ``methods.profiles``: defaults for settings that the suite does not give."""
     match: ParameterBudget | None = None

@@ -218,6 +218,7 @@ class EvaluateBlock(Strict):
     test_seed: Annotated[int, Field(ge=0, lt=TEST_SEEDS)] = Field(
         default=DEFAULT_TEST_SEED, description=f"a built-in task's test set, 0 to {TEST_SEEDS - 1}"
     )
+    generation: Literal["greedy", "base"] = "greedy"
     inference: bool = True
     retention: dict[str, Any] | Literal[False] | None = Field(
         default=None, description="a mapping with file, field, separator and limit, or false"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peftbench.errors import UserError
-from peftbench.evaluation import lm_eval_model, metrics, passes, scoring
+from peftbench.evaluation import decoding, lm_eval_model, metrics, passes, scoring
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.models.precision import PRECISIONS
@@ -44,7 +44,9 @@ def saying(base, monkeypatch):
     def run(task, examples, texts):
         spoken = dict(zip([e.prompt for e in examples], texts, strict=True))
         monkeypatch.setattr(
-            lm_eval_model.HFLM, "generate_until", lambda _, asked, **__: [spoken[r.args[0]] for r in asked]
+            decoding,
+            "answers",
+            lambda _, asked, __: [decoding.Answer(spoken[r.args[0]], ended=True) for _, r in asked],
         )
         return scored(base, task, examples)
 

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from peftbench.evaluation import lm_eval_model, metrics, scoring
+from peftbench.evaluation import decoding, metrics, scoring
 from peftbench.methods import METHODS
 from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
@@ -293,7 +293,8 @@ def test_an_exact_answer_in_brackets_counts_as_right(tiny, tmp_path, monkeypatch
     task = trials.Task("odd", "exact_match", max_new_tokens=4)
     base = method_cells.loaded(tiny, "base", "fp32")
     wrapped = scoring.Harness(base.model, base.tokenizer, trials.Evaluation(4, 48, "test"), PRECISIONS["fp32"])
-    monkeypatch.setattr(lm_eval_model.HFLM, "generate_until", lambda self, requests, **_: [" [1,2]"] * len(requests))
+    said = decoding.Answer(" [1,2]", ended=True)
+    monkeypatch.setattr(decoding, "answers", lambda _, requests, __: [said] * len(requests))
     samples, _ = scoring.run_harness(wrapped, task, [Example("42", "[1,2]"), Example("43", "[1,3]")])
     assert [sample["exact_match"] for sample in samples] == [1.0, 0.0]
 

@@ -13,7 +13,7 @@ import yaml
 
 from peftbench import suite
 from peftbench.errors import UserError
-from peftbench.evaluation import lm_eval_model, scoring
+from peftbench.evaluation import decoding, scoring
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Task
 from peftbench.suite.trial_key import key
@@ -126,7 +126,8 @@ def test_the_suite_can_select_another_headline_metric(base, write):
 
 def test_texts_are_decoded_parsed_and_stored_unparsed(base, write, monkeypatch):
     said = dict(zip([row["question"] for row in ROWS], [" blue", "grass", "red ", "", "green", "red"], strict=True))
-    monkeypatch.setattr(lm_eval_model.HFLM, "generate_until", lambda _, asked, **__: [said[r.args[0]] for r in asked])
+    speak = lambda _, asked, __: [decoding.Answer(said[r.args[0]], ended=True) for _, r in asked]  # noqa: E731
+    monkeypatch.setattr(decoding, "answers", speak)
     score, rows, _ = scored(base, write("generate_until"))
     assert score.metric == "exact_match,strict"
     assert [row.prediction for row in rows] == ["blue", "grass", "red", "", "green", "red"]

@@ -48,7 +48,8 @@ class InferenceColumns(ColumnGroup):
     peak_generate_categories_json: Annotated[str | None, "cpu: bytes by category at that peak as JSON"] = None
     inference_json: Annotated[
         str | None,
-        "as JSON: number of prompts, their tokens, new tokens; for each repeat the raw seconds until the first token "
+        "as JSON: number of prompts, their tokens, new tokens, the parameters of decoding; for each repeat the raw "
+        "seconds until the first token "
         "and between tokens, by prompts in the batch, of the tuned model, of the bare base model generating in turns "
         "with it (bare) and of the merged model; raw seconds of loading and switching; why a part was not measured",
     ] = None
