@@ -104,7 +104,7 @@ class Evaluation:
     """Most data tokens of a prompt with its answer, the same for every method (virtual tokens come on top)."""
     split: str
     """``test`` or ``validation``."""
-    generation: str = late(default="greedy")
+    generation: str = "greedy"
     """Where the parameters of decoding come from: ``greedy``, peftbench's own; or ``base``, the base model's
     ``generation_config``."""
 
