@@ -12,7 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from transformers.generation import GenerationMode
 
 from peftbench.errors import Unsupported
+from peftbench.tasks.lm_eval_export import TURN_ENDS
 
 if TYPE_CHECKING:
     from peftbench.evaluation.lm_eval_model import Harness
@@ -134,7 +135,9 @@ class Decoding:
     ends: tuple[int, ...]
     """Ids of the tokens that end an answer."""
     max_new_tokens: int
-    more: Mapping[str, Any]
+    turn_ends: tuple[str, ...] = ()
+    """Texts that end a chat turn, and are removed where an answer ends with one."""
+    more: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of a task of lm-eval that are no parameters of the search."""
 
     @property
@@ -194,7 +197,8 @@ def of_task(model: Any, tokenizer: Any, generation: str, asked: Mapping[str, Any
     found = {*end_tokens(tokenizer, stops), *_listed(ends)}
     text = tokenizer.eos_token
     stops += [text] if text and text not in stops else []
-    return Decoding(parameters, tuple(stops), tuple(sorted(found)), new_tokens, given)
+    turns = tuple(given.pop(TURN_ENDS, ()))
+    return Decoding(parameters, tuple(stops), tuple(sorted(found)), new_tokens, turns, given)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -288,11 +292,17 @@ def read(tokenizer: Any, ids: list[int], decoding: Decoding) -> Answer:
     whole = tokenizer.decode(kept, skip_special_tokens=False)
     hit = [stop for stop in decoding.stops if stop in whole]
     if not hit:
-        return Answer(tokenizer.decode(kept, skip_special_tokens=True), end is not None)
+        return Answer(_without_end(tokenizer.decode(kept, skip_special_tokens=True), decoding), end is not None)
     count = next(n for n in range(1, len(kept) + 1) if any(s in tokenizer.decode(kept[:n]) for s in hit))
     text = tokenizer.decode(kept[:count], skip_special_tokens=True)
     if not any(stop in text for stop in hit):  # a stop text with a control token, which has no text
         text = postprocess_generated_text(tokenizer.decode(kept[:count], skip_special_tokens=False), hit, None)
         for token in tokenizer.all_special_tokens:
             text = text.replace(token, "")
-    return Answer(postprocess_generated_text(text, list(decoding.stops), None), True)
+    return Answer(_without_end(postprocess_generated_text(text, list(decoding.stops), None), decoding), True)
+
+
+def _without_end(text: str, decoding: Decoding) -> str:
+    """Return a text without the end of a chat turn, which was trained as the end of every answer."""
+    end = next((end for end in decoding.turn_ends if text.rstrip().endswith(end)), None)
+    return text if end is None else text.rstrip().removesuffix(end)

@@ -225,7 +225,7 @@ def _generate(subject: Subject, model: Any, count: int) -> list[float]:
 
 def _decoding(new_tokens: int) -> decoding.Decoding:
     """Return greedy decoding that no token ends, so that every method generates the same number of tokens."""
-    return decoding.Decoding(decoding.GREEDY, (), (), new_tokens, {})
+    return decoding.Decoding(decoding.GREEDY, (), (), new_tokens)
 
 
 _Variant = tuple[Any, Callable[[], AbstractContextManager[None]]]

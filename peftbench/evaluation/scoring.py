@@ -89,7 +89,8 @@ def evaluate(
 
 def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[list[dict], dict[str, float]]:
     """Run one task through lm-eval; return its samples in document order and its metrics."""
-    built = {task.name: lm_eval_tasks.build(task) if task.lm_eval else lm_eval_export.build(task, examples)}
+    own = None if task.lm_eval else lm_eval_export.build(task, examples, model.tokenizer.eos_token)
+    built = {task.name: lm_eval_tasks.build(task) if task.lm_eval else own}
     limit = len(examples) if task.lm_eval else None
     done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = sorted(done["samples"][task.name], key=lambda s: s["doc_id"])
@@ -121,7 +122,7 @@ def _score(model: Harness, task: Task, examples: Sequence[Example], found: outco
         majority=_majority(task, examples),
         format_failures=flags.count(False) if flags else None,
         truncated_prompts=_cut(model, own, examples),
-        settings=_settings(model, task),
+        settings=_settings(model, task, examples),
     )
 
 
@@ -133,14 +134,14 @@ def _majority(task: Task, examples: Sequence[Example]) -> float | None:
     return Counter(answers).most_common(1)[0][1] / len(examples)
 
 
-def _settings(model: Harness, task: Task) -> dict[str, Any]:
+def _settings(model: Harness, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
     """Return the settings with which a task was scored."""
     shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
     if task.lm_eval:
         return shared | lm_eval_outcomes.settings(task, model)
     if task.kind not in _DECODED:
         return shared
-    asked = lm_eval_export.config(task)["generation_kwargs"]
+    asked = lm_eval_export.config(task, examples, model.tokenizer.eos_token)["generation_kwargs"]
     found = {"stop": asked["until"], "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
     return shared | found | model.decoding_settings(asked)
 

@@ -30,7 +30,7 @@ def write(job: Job, folder: Path, tokenizer: Any) -> None:
     """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
     for task in _exported(job.trial):
         found = chat.apply(task, fewshot.scored(task, job.trial.evaluation.split), tokenizer)
-        lm_eval_export.export(task, found, folder / _TASKS)
+        lm_eval_export.export(task, found, folder / _TASKS, tokenizer.eos_token)
     (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.records import Example, Task
+from peftbench.tasks import read
 
-_ANSWER = "PEFTBENCH-ANSWER"
-"""Placeholder for the answer while a template is rendered."""
+_ANSWER = "70635241807060504"
+"""Placeholder for the answer while a template is rendered: digits, which no filter for letters or markup changes."""
 _DAY = datetime(2024, 7, 26)
 """The date for templates that write one, since the current date would change results daily: Llama 3's default."""
 _NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quote))[^\\])*)(?P=quote)\s*\)""")
@@ -28,19 +29,35 @@ _OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Example]:
     """Return the examples of a ``chat`` task formatted by the chat template; those of other tasks unchanged.
 
+    Prompt, answer and end together are what the template writes with the answer in place, up to the end-of-text token.
     The new prompt is everything before the assistant's answer: the system message, the prompt as the user's message,
-    and the start of the answer, including an empty thinking block. ``end`` is everything after the answer, up to the
-    end-of-text token if there is one. Training and evaluation use the same texts.
+    and the start of the answer, including an empty thinking block. It never depends on the answer: if the template
+    writes another start for some answer in any split of the task (as for an answer with a thinking block of its own),
+    all prompts end where the template's generation prompt ends. Answers are as the template writes them: it may trim
+    them, or remove their thinking. ``end`` is everything after the answer, up to the end-of-text token if there is one.
+    Training and evaluation use the same texts.
 
     Raises:
-        Unsupported: if the tokenizer has no chat template, or it cannot format the task's messages.
+        Unsupported: if the tokenizer has no chat template; if it cannot format the task's messages; if it writes
+            nothing of an answer, or two choices alike; or if what it writes before an answer depends on the answer.
     """
     if not task.chat:
         return list(examples)
     if not getattr(tokenizer, "chat_template", None):
         raise Unsupported(_missing(task))
-    template = _dated(task, tokenizer)
-    return [_turned(task, e, tokenizer, template) for e in examples]
+    template = _Template(task, tokenizer, _dated(task, tokenizer))
+    found = [template.turn(e) for e in examples]
+    prompts = template.prompts(found)
+    return [template.written(turn, prompt, i) for i, (turn, prompt) in enumerate(zip(found, prompts, strict=True))]
+
+
+def endings(examples: Iterable[Example], eos: str | None) -> tuple[str, ...]:
+    """Return the texts that end the answers of chat examples, other than end-of-text and white space.
+
+    Training teaches them after the answer; in decoding they end it, and are no part of it.
+    """
+    ends = dict.fromkeys(e.end.removesuffix(eos or "").strip() for e in examples)
+    return tuple(end for end in ends if end)
 
 
 def check(tasks: Iterable[Task], folder: Path) -> None:
@@ -78,21 +95,154 @@ def _dated(task: Task, tokenizer: Any) -> str:
     return template
 
 
-def _turned(task: Task, example: Example, tokenizer: Any, template: str) -> Example:
-    from jinja2 import TemplateError
+@dataclass(frozen=True)
+class _Turn:
+    """An example and what the template writes for it."""
 
-    messages = [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": _ANSWER}]
-    if task.system is not None:
-        messages.insert(0, {"role": "system", "content": task.system})
-    try:
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, date_string=f"{_DAY:%d %b %Y}"
+    example: Example
+    before: str
+    """The text before an answer that is only the placeholder."""
+    after: str
+    """The text after it."""
+    whole: str
+    """The text with the example's own answer."""
+
+
+@dataclass
+class _Template:
+    """A chat template with the messages of one task."""
+
+    task: Task
+    tokenizer: Any
+    template: str
+    known: dict[str, str] = field(default_factory=dict)
+    """Answer -> how the template writes it."""
+
+    def text(self, prompt: str, answer: str | None, opens: bool = False) -> str:
+        """Return what the template writes for a prompt and its answer.
+
+        Args:
+            prompt: the user's message.
+            answer: the assistant's message; None for none.
+            opens: whether the start of an answer follows.
+        """
+        from jinja2 import TemplateError
+
+        messages = [{"role": "user", "content": prompt}]
+        if self.task.system is not None:
+            messages.insert(0, {"role": "system", "content": self.task.system})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        try:
+            found: str = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=opens,
+                date_string=f"{_DAY:%d %b %Y}",
+            )
+        except (TemplateError, *_OF_CODE) as error:  # many templates raise an error for an unknown role
+            keys = "system and chat" if self.task.system is not None else "chat"
+            raise Unsupported(f"tasks.{self.task.name}: {keys}: the base's chat template refuses: {error}") from None
+        return found
+
+    def turn(self, example: Example) -> _Turn:
+        """Return what the template writes for an example."""
+        before, found, after = self.text(example.prompt, _ANSWER).rpartition(_ANSWER)
+        if not found:
+            raise self.unsupported("leaves out the assistant's answer")
+        return _Turn(example, before, after, self.text(example.prompt, example.target))
+
+    def written(self, turn: _Turn, prompt: str, index: int) -> Example:
+        """Return an example as the template writes it after a prompt, which is the start of its text."""
+        e, rest = turn.example, turn.whole[len(prompt) :]
+        end = _common_end(rest, turn.after)
+        target = rest[: len(rest) - len(end)]
+        if e.target.strip() and not target.strip():
+            raise self.unsupported(f"writes nothing of the answer of example {index}: {e.target[:80]!r}")
+        if self.known.setdefault(e.target, target) != target:  # how an answer is written depends on the prompt
+            self.known = {e.target: target}
+
+        def others(answers: Sequence[str]) -> tuple[str, ...]:
+            return tuple(self._other(turn, prompt, end, answer) for answer in answers)
+
+        choices = others(e.choices)
+        if len(set(choices)) < len(set(e.choices)):
+            raise self.unsupported(f"writes two choices of example {index} alike")
+        before, closed, _ = end.partition(self.tokenizer.eos_token or "\0")
+        return replace(
+            e,
+            prompt=prompt,
+            join="",
+            target=target,
+            choices=choices,
+            references=others(e.references),
+            end=before + closed,
         )
-    except (TemplateError, *_OF_CODE) as error:  # many templates raise an error for an unknown role
-        keys = "system and chat" if task.system is not None else "chat"
-        raise Unsupported(f"tasks.{task.name}: {keys}: the base's chat template refuses: {error}") from None
-    prompt, found, end = text.rpartition(_ANSWER)
-    if not found:
-        raise Unsupported(f"tasks.{task.name}.chat: the base's chat template leaves out the assistant's answer")
-    before, closed, _ = end.partition(tokenizer.eos_token or "\0")
-    return replace(example, prompt=prompt, join="", end=before + closed)
+
+    def _other(self, turn: _Turn, prompt: str, end: str, answer: str) -> str:
+        """Return how another answer to a prompt is written."""
+        if answer not in self.known:
+            whole = self.text(turn.example.prompt, answer)
+            if not whole.startswith(prompt):
+                raise self.unsupported(_DEPENDS)
+            rest = whole[len(prompt) :]
+            self.known[answer] = rest[: len(rest) - len(_common_end(rest, end))]
+        return self.known[answer]
+
+    def prompts(self, turns: Sequence[_Turn]) -> list[str]:
+        """Return the prompt of each example: a start of its text that is the same for every answer of the task."""
+        opened = [self.text(turn.example.prompt, None, opens=True) for turn in turns]
+        usual, opening = self._starts(turns, opened)
+        if usual:
+            return [turn.before for turn in turns]
+        if opening:
+            return opened
+        shared = [_common_start(turn.before, start) for turn, start in zip(turns, opened, strict=True)]
+        for turn, start in zip(turns, shared, strict=True):
+            asked = self.text(turn.example.prompt, None)
+            if not (turn.whole.startswith(start) and start.startswith(asked)):
+                raise self.unsupported(_DEPENDS)
+        return shared
+
+    def _starts(self, turns: Sequence[_Turn], opened: Sequence[str]) -> tuple[bool, bool]:
+        """Return whether every text begins as with a plain answer, and whether with the generation prompt.
+
+        The answers of all splits count, so that training and evaluation have the same prompts; those of other splits
+        are tried after one prompt.
+        """
+        pairs = list(zip(turns, opened, strict=True))
+        found = [(turn.whole.startswith(turn.before), turn.whole.startswith(start)) for turn, start in pairs]
+        if not turns:
+            return True, True
+        first, start = pairs[0]
+        asked = repr(self.task), self.template
+        if asked not in _STARTS:
+            others = {e.target for split in read.splits(self.task) for e in read.examples(self.task, split)}
+            texts = [self.text(first.example.prompt, answer) for answer in sorted(others)]
+            _STARTS[asked] = (
+                all(text.startswith(first.before) for text in texts),
+                all(text.startswith(start) for text in texts),
+            )
+        found.append(_STARTS[asked])
+        return all(usual for usual, _ in found), all(opening for _, opening in found)
+
+    def unsupported(self, why: str) -> Unsupported:
+        """Return the error that the task's answers cannot be formatted."""
+        return Unsupported(f"tasks.{self.task.name}.chat: the base's chat template {why}")
+
+
+_STARTS: dict[tuple[str, str], tuple[bool, bool]] = {}
+"""Task and template -> what ``_Template._starts`` found for the answers of all splits."""
+_DEPENDS = "writes a text before the answer that depends on the answer, so a prompt would give it away"
+
+
+def _common_end(text: str, end: str) -> str:
+    """Return the longest text with which both texts end."""
+    return _common_start(text[::-1], end[::-1])[::-1]
+
+
+def _common_start(text: str, other: str) -> str:
+    """Return the longest text with which both texts begin."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return text[: next((place for place, (a, b) in pairs if a != b), min(len(text), len(other)))]

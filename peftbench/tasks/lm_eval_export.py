@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Example, Task
+from peftbench.tasks import chat
+
+TURN_ENDS = "peftbench_turn_ends"
+"""Argument of generation with the texts that end a chat turn: they are removed from the end of an answer."""
 
 _METRICS = {
     "choice": ("acc", "acc_bytes"),
@@ -17,8 +21,14 @@ _METRICS = {
 }
 
 
-def config(task: Task) -> dict[str, Any]:
-    """Return the lm-eval configuration of a task, without its data."""
+def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> dict[str, Any]:
+    """Return the lm-eval configuration of a task, without its data.
+
+    Args:
+        task: the task.
+        examples: its examples; what ends the answers of a chat template is a stop text, unless an answer contains it.
+        eos: the text of the end-of-text token.
+    """
     shared: dict[str, Any] = {
         "task": task.name,
         "test_split": "test",
@@ -41,11 +51,21 @@ def config(task: Task) -> dict[str, Any]:
         **shared,
         "output_type": "generate_until",
         "doc_to_target": "target",
-        "generation_kwargs": {"until": list(task.stop), "max_gen_toks": task.max_new_tokens, "do_sample": False},
+        "generation_kwargs": {
+            "until": stops(task, examples, eos),
+            "max_gen_toks": task.max_new_tokens,
+            "do_sample": False,
+        },
         "filter_list": [
             {"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
         ],
     }
+
+
+def stops(task: Task, examples: Sequence[Example], eos: str | None) -> list[str]:
+    """Return the texts that end a decoded answer: the task's, and the end of a chat turn."""
+    ends = [end for end in chat.endings(examples, eos) if end not in task.stop]
+    return [*task.stop, *(end for end in ends if not any(end in e.target for e in examples))]
 
 
 def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -62,16 +82,19 @@ def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
     ]
 
 
-def build(task: Task, examples: Sequence[Example]) -> Any:
-    """Return the lm-eval task for examples in memory."""
+def build(task: Task, examples: Sequence[Example], eos: str | None = None) -> Any:
+    """Return the lm-eval task for examples in memory; for decoding, with the ends of chat turns as ``TURN_ENDS``."""
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
     held = datasets.Dataset.from_list(documents(examples))
-    return ConfigurableTask(config={**config(task), "custom_dataset": lambda **_: {"test": held}})
+    made = config(task, examples, eos)
+    if "generation_kwargs" in made:
+        made["generation_kwargs"][TURN_ENDS] = list(chat.endings(examples, eos))
+    return ConfigurableTask(config={**made, "custom_dataset": lambda **_: {"test": held}})
 
 
-def export(task: Task, examples: Sequence[Example], folder: Path) -> Path:
+def export(task: Task, examples: Sequence[Example], folder: Path, eos: str | None = None) -> Path:
     """Write the task as ``NAME.yaml`` and ``NAME.jsonl`` for ``lm_eval --include_path``; run it from the folder."""
     import yaml
 
@@ -79,7 +102,7 @@ def export(task: Task, examples: Sequence[Example], folder: Path) -> Path:
     lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples)]
     (folder / f"{task.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     stock = {
-        **config(task),
+        **config(task, examples, eos),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{task.name}.jsonl"}},
     }

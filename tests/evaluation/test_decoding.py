@@ -211,7 +211,7 @@ def test_a_trial_on_a_base_with_penalties_has_the_scores_of_one_without(tiny, tm
 
 def spoken(tokenizer, ids, stops=("\n",), ends=None):
     known = decoding.end_tokens(tokenizer, stops) if ends is None else ends
-    return decoding.read(tokenizer, ids, decoding.Decoding(decoding.GREEDY, (*stops, "</s>"), known, 9, {}))
+    return decoding.read(tokenizer, ids, decoding.Decoding(decoding.GREEDY, (*stops, "</s>"), known, 9))
 
 
 @pytest.fixture

@@ -326,5 +326,5 @@ def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_pat
 
 
 def test_the_exported_task_has_the_tasks_stop_strings():
-    config = lm_eval_export.config(Task("t", "generation", stop=("\n\n", "Q:"), max_new_tokens=9))
+    config = lm_eval_export.config(Task("t", "generation", stop=("\n\n", "Q:"), max_new_tokens=9), [Example("a", "b")])
     assert config["generation_kwargs"] == {"until": ["\n\n", "Q:"], "max_gen_toks": 9, "do_sample": False}
