@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -93,7 +94,7 @@ def test_an_answer_with_thinking_is_not_put_after_an_empty_block():
     (e,) = chat.apply(Task("mine", "generation", chat=True), [Example("2+2?", text, (), (text,))], made)
     assert (e.prompt[-10:], e.target, e.end) == ("assistant\n", text, "<|im_end|>\n")
     (e,) = chat.apply(Task("mine", "generation", chat=True), [Example("2+2?", "4", (), ("4",))], made)
-    assert (e.prompt[-20:], e.target) == ("<think>\n\n</think>\n\n", "4")
+    assert (e.prompt[-19:], e.target) == ("<think>\n\n</think>\n\n", "4")
 
 
 def test_all_splits_have_the_same_kind_of_prompt(tmp_path):
@@ -169,11 +170,8 @@ def test_what_was_trained_as_the_end_ends_an_answer(name):
     asked = built.instances[0].args[1]
     assert asked["until"] == ["###Q", *(end for end in ends if end != ".")], "a stop text must not be in an answer"
     how = decoding.of_task(method_cells.torch.nn.Module(), made, "greedy", asked, 8)
-    for (_, e), seen in zip(
-        enumerate(found),
-        batches.encode(made, [(("m", i), e) for i, e in enumerate(found)], 99, "completion"),
-        strict=True,
-    ):
+    trained = batches.encode(made, [(("m", i), e) for i, e in enumerate(found)], 99, "completion")
+    for e, seen in zip(found, trained, strict=True):
         answer = decoding.read(made, list(seen.ids[seen.loss_from :]), how)
         assert answer.text.strip() == e.target.strip(), "the trained text is read as the answer, without its end"
         assert answer.ended
@@ -185,16 +183,11 @@ def test_what_was_trained_as_the_end_ends_an_answer(name):
 
 
 def test_the_end_is_no_part_of_a_prediction_for_trained_and_untuned_models(tiny, tmp_path):
-    folder = tmp_path / "base"
-    import shutil
-
-    shutil.copytree(tiny, folder)
+    folder = shutil.copytree(tiny, tmp_path / "base")
     (folder / "chat_template.jinja").write_text(CHATML)
     made = trials.trial(folder, tmp_path, "full", evaluate=("colour_text",), evaluation=Evaluation(4, 100, "test"))
     tasks = tuple(replace(task, chat=True, max_new_tokens=32) for task in made.tasks)
-    training = replace(
-        made.training, steps=150, batch_size=8, micro_batch_size=8, learning_rate=1e-2, sequence_length=99
-    )
+    training = replace(made.training, steps=150, batch_size=8, micro_batch_size=8, sequence_length=99)
     training = replace(training, data=(("colour_text", 1.0),))
     made = replace(made, tasks=tasks, training=training, base=Base(str(folder)))
     found = trials.run(made, tmp_path)
