@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from torch import nn
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
 from peftbench.models.layers import decoder_layers_for, switched_off, width
+from peftbench.models.text_part import left_out_parameters
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -175,7 +176,8 @@ def _parts(model: Any) -> list[Parts]:
     Raises:
         Unsupported: if the sublayers of a layer cannot be identified, naming its modules.
     """
-    found = [(layer, _parts_of(layer)) for layer in decoder_layers_for("adapter", model)]
+    aside = left_out_parameters(model)
+    found = [(layer, _parts_of(layer, aside)) for layer in decoder_layers_for("adapter", model)]
     odd = [layer for layer, parts in found if parts is None]
     if odd:
         held = dict.fromkeys(f"{type(layer).__name__} has {', '.join(_weighted(layer)) or 'nothing'}" for layer in odd)
@@ -186,14 +188,20 @@ def _parts(model: Any) -> list[Parts]:
     return [parts for _, parts in found if parts is not None]
 
 
-def _weighted(layer: nn.Module) -> dict[str, nn.Module]:
-    """Return the children of a module that hold weight matrices: not norms, dropout or rotary embeddings."""
-    return {name: m for name, m in layer.named_children() if any(p.ndim > 1 for p in m.parameters())}
+def _weighted(layer: nn.Module, aside: Container[int] = ()) -> dict[str, nn.Module]:
+    """Return the children of a module that hold weight matrices: not norms, dropout or rotary embeddings.
+
+    Args:
+        layer: a decoder layer, or a module in one.
+        aside: ids of the parameters that text does not use, such as a decoder's attention to an encoder.
+    """
+    held = ((name, m, list(m.parameters())) for name, m in layer.named_children())
+    return {name: m for name, m, own in held if any(p.ndim > 1 and id(p) not in aside for p in own)}
 
 
-def _parts_of(layer: nn.Module) -> Parts | None:
+def _parts_of(layer: nn.Module, aside: Container[int]) -> Parts | None:
     """Return a layer's sublayers; None if in doubt, since a wrong guess would give another method."""
-    held = _weighted(layer)
+    held = _weighted(layer, aside)
     attention = [m for name, m in held.items() if name in _ATTENTIONS]
     rest = {name: m for name, m in held.items() if name not in _ATTENTIONS}
     if len(attention) != 1:

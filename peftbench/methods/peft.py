@@ -99,7 +99,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
 
 def _attached(model: Any, config: Any) -> Any:
     """Return peft's model, which neither adapts nor trains the parts of the base that text does not pass through."""
-    aside = list(text_part.left_out(model))
+    aside = text_part.left_out_modules(model)
     if aside and hasattr(config, "exclude_modules"):
         inside = "|".join(rf"{re.escape(name)}(\..*)?" for name in aside)
         given = config.exclude_modules or ()

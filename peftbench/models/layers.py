@@ -11,6 +11,8 @@ from torch import nn
 from peftbench.errors import Unsupported
 from peftbench.models import text_part
 
+_DECODER_DEPTHS = ("decoder_layers", "num_decoder_layers")
+
 
 class Switchable(Protocol):
     """A module that leaves the model's output unchanged while ``enabled`` is false."""
@@ -21,8 +23,8 @@ class Switchable(Protocol):
 def decoder_layers(model: Any) -> nn.ModuleList:
     """Return the decoder layers of a causal language model, from the lowest to the topmost.
 
-    They are the largest, by number of parameters, of the module lists inside the decoder whose length is the text
-    config's ``num_hidden_layers``. The decoder is ``model.get_decoder()`` without the towers that it may contain, so
+    They are the largest, by number of parameters, of the module lists inside the decoder whose length is the depth
+    that the text config states. The decoder is ``model.get_decoder()`` without the towers that it may contain, so
     the layers of a vision tower are never returned, for any number and sizes of them. Size decides between the layers
     and other lists of that length, such as the experts of a mixture in a layer. Of equally large lists the first is
     taken.
@@ -46,8 +48,17 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 def stated_depth(config: Any) -> int | None:
     """Return the number of decoder layers that a transformers config states; None if it states none."""
-    found = getattr(config.get_text_config(), "num_hidden_layers", None)
+    text = config.get_text_config()
+    found = getattr(text, depth_field(text), None)
     return found if isinstance(found, int) else None
+
+
+def depth_field(text: Any) -> str:
+    """Return the field of a text config with the number of decoder layers.
+
+    Configs of encoder-decoder models, whose decoder can be a model of its own, call it differently.
+    """
+    return next((name for name in _DECODER_DEPTHS if hasattr(text, name)), "num_hidden_layers")
 
 
 def width(model: Any) -> int:

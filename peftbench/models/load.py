@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import builtin, quantization, random_weights, text_part
+from peftbench.models import builtin, quantization, random_weights, text_part, unreached
 from peftbench.models.precision import Precision
 from peftbench.records.columns.size import SizeColumns
 
@@ -96,6 +96,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
+    with autocast(precision, device):
+        text_part.mark_unreached(model, unreached.names(model, device))
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
 
 
@@ -198,7 +200,7 @@ def left_out_columns(model: Any) -> SizeColumns:
     """Return the row's columns on the parts of a base model that text does not pass through."""
     aside = text_part.left_out_parameters(model)
     count = sum(parameter_count(p) for p in model.parameters() if id(p) in aside)
-    return SizeColumns(left_out_modules=", ".join(text_part.left_out(model)) or None, left_out_parameters=count)
+    return SizeColumns(left_out_modules=", ".join(text_part.left_out_names(model)) or None, left_out_parameters=count)
 
 
 def parameters_in(path: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.models.layers import decoder_layers, stated_depth
+from peftbench.models.layers import decoder_layers, depth_field, stated_depth
 from peftbench.planner import fake
 from peftbench.records import Trial
 
@@ -63,7 +63,7 @@ def at(trial: Trial, config: Any, depth: int) -> tuple[Trial, Any]:
     changed = made.get_text_config()
     for name, value in _lists(text, own).items():
         setattr(changed, name, list(value[:depth]))
-    changed.num_hidden_layers = depth
+    setattr(changed, depth_field(changed), depth)
     layers = trial.options.get("layers")
     if (
         isinstance(layers, int) and own - layers < layers

@@ -17,12 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.methods import method_of
 from peftbench.models import load as models
-from peftbench.models import quantization
+from peftbench.models import quantization, text_part, unreached
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
 from peftbench.planner.fake_cache import CachingFakeTensorMode
 from peftbench.records import Trial
 from peftbench.records.resolve import resolve
+
+_UNREACHED: dict[str, frozenset[str]] = {}
+"""Class and contents of a config -> names of the parameters that text does not use, each found once in a process."""
 
 
 def base(trial: Trial, config: Any, precision: Precision) -> Any:
@@ -45,11 +48,24 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
 
 
 def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the model of a config on ``meta``, with every parameter in one dtype."""
+    """Return the model of a config on ``meta``, with every parameter in one dtype and what text does not use marked."""
+    trust = trial.base.trust_remote_code
+    key = f"{type(config).__qualname__} {config.to_json_string(use_diff=False)}"
+    if key not in _UNREACHED:
+        probe = _built(config, torch.float32, trust)
+        with fake_tensors(padded=True), Answers():
+            materialize(probe)
+            _UNREACHED[key] = unreached.names(probe)
+    made = _built(config, dtype, trust)
+    text_part.mark_unreached(made, _UNREACHED[key])
+    return made
+
+
+def _built(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trial.base.trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def attach(made: Any, trial: Trial) -> Any:

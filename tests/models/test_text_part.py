@@ -52,7 +52,7 @@ def on_meta(made, kind=AutoModelForCausalLM):
 
 def test_the_tower_and_its_projector_are_left_out():
     model = on_meta(config())
-    assert tuple(text_part.left_out(model)) == ASIDE
+    assert tuple(text_part.left_out_modules(model)) == ASIDE
     aside = text_part.left_out_parameters(model)
     named = {name for name, p in model.named_parameters() if id(p) in aside}
     assert named == {name for name, _ in model.named_parameters() if name.startswith(ASIDE)}
@@ -78,7 +78,7 @@ def test_the_tower_and_its_projector_are_left_out():
 )
 def test_towers_beside_and_inside_the_decoder_are_found_and_never_taken_for_its_layers(kind, settings, left_out):
     model = on_meta(AutoConfig.for_model(kind, **settings))
-    assert tuple(text_part.left_out(model)) == left_out
+    assert tuple(text_part.left_out_modules(model)) == left_out
     layers = next(name for name, m in model.named_modules() if m is decoder_layers(model))
     assert not layers.startswith(left_out)
 
@@ -87,14 +87,14 @@ def test_audio_towers_are_left_out():
     audio = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
     made = AutoConfig.for_model("qwen2_audio", text_config={"model_type": "qwen2", **TEXT}, audio_config=audio)
     model = on_meta(made, transformers.AutoModelForMultimodalLM)
-    names = text_part.left_out(model)
+    names = text_part.left_out_modules(model)
     assert names
     assert all("audio" in name or "projector" in name for name in names)
 
 
 def test_text_models_leave_nothing_out(tiny):
     model = on_meta(AutoConfig.from_pretrained(tiny))
-    assert text_part.left_out(model) == {}
+    assert text_part.left_out_modules(model) == []
     found = load.left_out_columns(model)
     assert (found.left_out_modules, found.left_out_parameters) == (None, 0)
 
