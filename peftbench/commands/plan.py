@@ -33,10 +33,11 @@ class PlanOptions:
 def plan(suite: Suite, how: PlanOptions) -> int:
     """Print a suite's cells, or their predicted memory, and return the exit code: 1 if no cell can run."""
     from peftbench.measure import device
+    from peftbench.models import here
     from peftbench.runner import prepare
     from peftbench.suite import expand, learning_rate_search, smoke
 
-    loaded, _ = selection.match_ranks(suite, sys.stdout)
+    loaded = selection.complete(suite, sys.stdout, here.described if how.memory else here.folder, False).suite
     kind = device.resolve(loaded.device, present=False)
     small = smoke.smoke(loaded, kind) if loaded.smoke else None
     trials = small.trials if small else expand(loaded, kind)
@@ -49,6 +50,8 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     candidates = () if small else learning_rate_search.candidates(loaded, kind)
     for line in small.notes if small else ():
         print(f"note: {line}")
+    for line in selection.default_lines(loaded, trials):
+        print(f"default: {line}")
     if candidates:
         count = selection.count_trials(candidates)
         print(f"a learning-rate search on the validation split runs first: {count}")
@@ -110,6 +113,8 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{suite.options.suite}: {error}") from None
-    print("\n".join([*memory_table.lines(found, asked), *(f"note: {note}" for note in _missing_device(trials))]))
+    defaults = [f"default: {line}" for line in selection.default_lines(suite, trials)]
+    notes = [f"note: {note}" for note in _missing_device(trials)]
+    print("\n".join([*memory_table.lines(found, asked), *defaults, *notes]))
     trained = [each for each in found if each.trial.training]
     return FAILED if trained and not any(each.found for each in trained) else 0

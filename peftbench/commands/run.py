@@ -67,10 +67,12 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
     """
     from peftbench.commands import progress
     from peftbench.measure import device
+    from peftbench.models import here
     from peftbench.planner import memory_sizes
     from peftbench.runner import prepare, stages
 
-    loaded, parameters = selection.match_ranks(suite, out)
+    resolved = selection.complete(suite, out, here.complete, True)
+    loaded, parameters = resolved.suite, resolved.parameters
     kind = device.resolve(loaded.device)
     folder = how.results or Path("results") / loaded.name
     if how.reserve and not how.budget:
@@ -90,6 +92,8 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
     recorded = _command(loaded.options, with_only=True)
     failed, statuses = False, dict[str, int]()
     for stage in stages.stages(loaded, kind, folder):
+        for line in () if stage.searches else selection.default_lines(loaded, stage.trials):
+            print(progress.wrapped(f"default: {line}"), file=out)
         outcome = _run_stage(stage, loaded.workers, recorded, options, out)
         failed |= _has_failed(stage, outcome)
         statuses = statuses if stage.searches else outcome.statuses

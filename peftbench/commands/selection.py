@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from peftbench.records import Trial
+from peftbench.records import Base, Trial
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite
 
 RESERVE_NEEDS_BUDGET = "--reserve: sets aside a part of the budget, so it needs --budget, like 16GiB"
 NONE_CAN_RUN = "none of them can run, every cell is unsupported"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A suite that can be expanded."""
+
+    suite: Suite
+    parameters: int | None
+    """The budget of trainable parameters that ranks were chosen for; None without ``match:``."""
 
 
 def warn_of_unusable_methods(out: TextIO | None = None) -> None:
@@ -25,6 +36,50 @@ def warn_of_unusable_methods(out: TextIO | None = None) -> None:
 
     for problem in METHODS.problems:
         print(f"peftbench: {problem}", file=out or sys.stderr)
+
+
+def complete(suite: Suite, out: TextIO, needed: Callable[[Base], Path | None], download: bool) -> Resolved:
+    """Return a suite with all that its trials need: defaults that follow from base and data, and matched ranks.
+
+    ``plan`` and ``run`` both call this before they expand a suite, so that they have the same trials.
+
+    Args:
+        suite: a validated suite.
+        out: where to print the chosen ranks.
+        needed: returns the base model's folder, as for ``base_defaults.resolve``.
+        download: whether datasets of the hub may be fetched.
+
+    Raises:
+        UserError: if the base model cannot be had, or ranks cannot be chosen.
+    """
+    from peftbench.suite import base_defaults
+
+    matched, parameters = match_ranks(base_defaults.resolve(suite, needed, download), out)
+    return Resolved(matched, parameters)
+
+
+def default_lines(suite: Suite, trials: Sequence[Trial]) -> list[str]:
+    """Return what follows from the base model and the data, for people: the values in the trials, and why."""
+    from peftbench.records import wording
+
+    lines = []
+    settings = {key: why for trial in trials for key, why in (trial.defaults or {}).items()}
+    for key, why in suite.defaults.reasons if suite.defaults else ():
+        if key == "max_length" and trials:
+            lines.append(f"evaluate.max_length {trials[0].evaluation.max_length:,}: {why}")
+    for key, why in settings.items():
+        if key == "learning_rate":
+            rates = {t.cell: t.training.learning_rate for t in trials if t.training and key in (t.defaults or {})}
+            lines.append(f"learning_rate: {wording.rates(rates)} ({why})")
+            continue
+        values = dict.fromkeys(_value(trial, key) for trial in trials if key in (trial.defaults or {}))
+        lines.append(f"{key} {', '.join(values)}: {why}")
+    return [*lines, *(suite.defaults.notes if suite.defaults else ())]
+
+
+def _value(trial: Trial, key: str) -> str:
+    found = trial.precision if key == "precision" else getattr(trial.training, key)
+    return f"{found:,}" if isinstance(found, int) else str(found)
 
 
 def match_ranks(suite: Suite, out: TextIO) -> tuple[Suite, int | None]:

@@ -7,10 +7,8 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.methods import method_of
+from peftbench.models import size
 from peftbench.records import Trial
-
-_NAMES = ("max_position_embeddings", "n_positions")
-"""Keys of the context length in a ``config.json``; transformers' config objects offer both as the first."""
 
 
 def remaining(trial: Trial, config: Any) -> int | None:
@@ -21,10 +19,9 @@ def remaining(trial: Trial, config: Any) -> int | None:
         config: the base model's transformers config, or the mapping read from its ``config.json``.
     """
     if isinstance(config, Mapping):
-        text = config.get("text_config", config)
-        context = next((text[name] for name in _NAMES if isinstance(text.get(name), int)), None)
+        context = size.context(config)
     else:
-        context = getattr(config.get_text_config(), _NAMES[0], None)
+        context = getattr(config.get_text_config(), size.CONTEXT[0], None)
     return None if context is None else context - virtual_tokens(trial)
 
 

@@ -149,6 +149,11 @@ class Trial:
     the key."""
     named_settings: str | None = None
     """The cell's name without method, rank and precision; empty if nothing else is in it. Not part of the key."""
+    learning_rate_source: str | None = None
+    """``suite``, ``search``, ``paper``, ``recipe`` or ``rule``: where the rate is from. Not part of the key."""
+    defaults: Mapping[str, str] | None = None
+    """Setting -> why it has its value, of settings that follow from the base model and the data. Not part of the
+    key."""
     candidate_of: str | None = None
     """The cell whose learning-rate search this is a candidate of; None for a trial of a grid. Not part of the key."""
 

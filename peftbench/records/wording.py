@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -32,3 +32,11 @@ def abridged(names: Sequence[str], most: int) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def rates(by_name: Mapping[str, float]) -> str:
+    """Return learning rates with the names of what has them: "4e-05 for full bf16, 0.0004 for lora r=8 bf16"."""
+    groups: dict[float, list[str]] = {}
+    for name, rate in by_name.items():
+        groups.setdefault(rate, []).append(name)
+    return "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in groups.items())

@@ -56,6 +56,8 @@ def row(job: Job, status: Status) -> TrialRow:
         environment_json=job.environment_json,
         overlap_json=job.overlap_json,
         learning_rate=training.learning_rate if training else None,
+        learning_rate_source=trial.learning_rate_source,
+        defaults_json=json.dumps(trial.defaults, sort_keys=True) if trial.defaults else None,
         optimizer=training.optimizer if training else None,
         batch_size=training.batch_size if training else None,
         micro_batch_size=training.micro_batch_size if training else None,

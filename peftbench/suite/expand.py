@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -14,9 +14,10 @@ from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alp
 from peftbench.methods.record import shown
 from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Training, Trial
+from peftbench.suite import layers
 from peftbench.suite.document import AMOUNTS, raise_problems
 from peftbench.suite.records import Block, Suite
-from peftbench.suite.schema import TRAIN
+from peftbench.suite.schema import SEARCH, TRAIN
 from peftbench.suite.select import select
 from peftbench.tasks.splits import splits
 
@@ -35,13 +36,15 @@ class _Cell:
     rank: int | None
     options: Mapping[str, Any]
     """As given: None for an alpha that follows from the rank."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Training settings as given: None for a micro-batch size that equals the batch size. Empty for the base model."""
     rates: tuple[float, ...] = ()
     """The candidate learning rates of a search; empty if the cell has one rate."""
     name: str = ""
     named_settings: str = ""
     """The name without method, rank and precision."""
+    filled: layers.Filled | None = None
+    """Where the settings are from; None for the base model."""
 
     def resolved_options(self) -> dict[str, Any]:
         """Return the options with derived values filled in: alpha from the rank, activation from the adapter's kind."""
@@ -93,6 +96,8 @@ def expand(suite: Suite, device: str, rates: Mapping[str, float] = _NO_RATES) ->
     named = _checked(suite)
     lengths = [cell.settings["sequence_length"] for cell in named if cell.settings]
     longest = max(lengths, default=TRAIN["sequence_length"].default)
+    if suite.defaults and suite.defaults.max_length:
+        longest = max(longest, suite.defaults.max_length) if lengths else suite.defaults.max_length
     evaluation = Evaluation(suite.evaluate_batch_size, suite.max_length or longest, suite.split, suite.generation)
     raise_problems(_too_long_answers(suite, evaluation))
     chosen = [cell.at(rates.get(cell.name, min(cell.rates))) if cell.rates else cell for cell in named]
@@ -143,13 +148,13 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
     """Yield a block's cells; the first axis in the file varies slowest."""
     record = METHODS[block.method]
     method = method_of(block.method, {key: values[0] for key, values in block.axes.items()})
-    axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in _amount(block.axes)}
+    axes = {key: values for key, values in block.axes.items() if key not in AMOUNTS or key in layers.amount(block.axes)}
     if method.rank_meaning is not None:
         rank = profiles.rank(suite.profile, method.name, method.default_rank)
         axes.setdefault(method.rank_key, suite.axes.get("rank", (rank,)))
-    axes.setdefault("precision", suite.axes.get("precision", (method.default_precision,)))
+    axes.setdefault("precision", layers.precision(method, block, suite))
     if method.trains:
-        for key, values in _training_axes(method, block, suite).items():
+        for key, values in layers.training_axes(method, block, suite).items():
             axes.setdefault(key, values)
     profile = _profile(method, block, suite, axes)
     published = profiles.options(suite.profile, method.name)
@@ -161,8 +166,14 @@ def _cells(block: Block, suite: Suite) -> Iterable[_Cell]:
         options = {key: value.get(key, published.get(key, setting.default)) for key, setting in method.options.items()}
         if record.variants:  # the library's defaults depend on its version, which the environment records
             options = {key: option for key, option in options.items() if key in value}
-        settings = {key: value[key] for key in TRAIN} | {"profile": profile} if method.trains else {}
-        yield _Cell(method, block.where, value["precision"], value.get(method.rank_key), options, settings, rates)
+        rank = value.get(method.rank_key)
+        cell = _Cell(method, block.where, value["precision"], rank, options)
+        if method.trains:
+            given = {key: value[key] for key in TRAIN} | {"profile": profile}
+            filled = layers.fill(method, block, suite, (rank, cell.resolved_options(), given), rates)
+            yield replace(cell, filled=filled, settings=filled.settings, rates=filled.rates)
+        else:
+            yield cell
 
 
 def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tuple[Any, ...]]) -> str | None:
@@ -170,39 +181,11 @@ def _profile(method: Method, block: Block, suite: Suite, axes: Mapping[str, tupl
     if suite.profile is None or not method.trains:
         return None
     without = replace(suite, profile=None)
-    same = all(axes[key] == values for key, values in _training_axes(method, block, without).items())
+    same = all(axes[key] == values for key, values in layers.training_axes(method, block, without).items())
     options = profiles.options(suite.profile, method.name)
     same &= all(key in block.axes or value == method.options[key].default for key, value in options.items())
     same &= method.rank_meaning is None or axes[method.rank_key] == without.axes.get("rank", (method.default_rank,))
     return None if same else suite.profile
-
-
-def _training_axes(method: Method, block: Block, suite: Suite) -> dict[str, tuple[Any, ...]]:
-    """Return the values of every training setting, each from the first source that gives it.
-
-    The sources are the method's block, ``train:``, the method's recipe or the profile, and the default.
-    """
-    defaults = {key: (setting.default,) for key, setting in TRAIN.items()}
-    layers = [
-        {key: values for key, values in block.axes.items() if key in TRAIN},
-        suite.train,
-        {key: (value,) for key, value in profiles.training(suite.profile, method.name, method.training).items()},
-        defaults,
-    ]
-    amount = next(found for layer in layers if (found := _amount(layer)))
-    axes: dict[str, tuple[Any, ...]] = {}
-    for layer in layers:
-        for key, values in layer.items():
-            if key not in AMOUNTS:
-                axes.setdefault(key, values)
-            elif key in amount:
-                axes.setdefault(key, amount[key])
-    return {**dict.fromkeys(AMOUNTS, (None,)), **axes}
-
-
-def _amount(layer: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """Return which of steps, epochs, tokens and seconds a layer gives; empty if none."""
-    return {key: layer[key] for key in AMOUNTS if any(value is not None for value in layer.get(key, ()))}
 
 
 def _option_problems(cell: _Cell) -> Iterable[str]:
@@ -241,7 +224,8 @@ def _problems(cell: _Cell, suite: Suite) -> Iterable[str]:
 
 def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
     """Yield what prevents a selection of learning rates on the validation split."""
-    found = [cell for cell in cells if cell.rates]
+    yield from _unusable_rates(cells, suite)
+    found = [cell for cell in cells if cell.rates and SEARCH not in cell.rates]
     if not found:
         return
     for cell in found:
@@ -266,6 +250,16 @@ def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
             f"{first.where}: learning_rate: one of several is selected on the validation split, which no scored task "
             "has: give validation or validation_fraction, one rate, or search: false"
         )
+
+
+def _unusable_rates(cells: list[_Cell], suite: Suite) -> Iterable[str]:
+    """Yield a problem for each cell that asks for a search around its default beside other rates, or without search."""
+    for cell in cells:
+        rates = cell.rates or (cell.settings.get("learning_rate"),)
+        if SEARCH in rates:
+            yield f"{cell.where}: learning_rate: given search in a list; allowed: search alone, or a list of rates"
+        elif cell.filled and cell.filled.source == layers.SEARCHED and suite.search is None:
+            yield f"{cell.where}: learning_rate: given search, but search: false; allowed: one rate, or a list of rates"
 
 
 def tasks_with_validation(suite: Suite) -> tuple[str, ...]:
@@ -345,4 +339,6 @@ def _trials(cell: _Cell, suite: Suite, evaluation: Evaluation, device: str) -> I
             unsupported=refused.message if refused else None,
             unsupported_reason=refused.reason if refused else None,
             named_settings=cell.named_settings,
+            learning_rate_source=cell.filled.source if cell.filled else None,
+            defaults=cell.filled.reasons if cell.filled else None,
         )

@@ -29,7 +29,8 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "workers": Meaning("trials that run at the same time; times are reliable with 1 only"),
         "seeds": Meaning("how many seeds (3 stands for 0, 1, 2), or a list of the seeds themselves"),
         "precision": Meaning(
-            "a value or a list, for methods whose block gives none: [precisions](methods.md#precisions)", "the method's"
+            "a value or a list, for methods whose block gives none: [precisions](methods.md#precisions)",
+            "the method's; bf16 in place of fp32 above half a billion parameters",
         ),
         "rank": Meaning("a value or a list, for methods that have a rank and whose block gives none", "the method's"),
         "tasks": Meaning("a list of built-in tasks, or a mapping of names to tasks, see below"),
@@ -145,7 +146,11 @@ EVALUATE: Mapping[str, Meaning] = MappingProxyType(
             "evaluation peak is then that of the batch that fits); on the CPU it means 8,192 tokens. Scores do not "
             "depend on it"
         ),
-        "max_length": Meaning("longest prompt plus answer, in tokens", "the longest `sequence_length`"),
+        "max_length": Meaning(
+            "longest prompt plus answer, in tokens",
+            "the longest `sequence_length`; if the suite gives none and the base is not `nano`, at least the longest "
+            "scored example",
+        ),
         "split": Meaning("which split is scored"),
         "test_seed": Meaning("which of the disjoint test sets of the built-in tasks, 0 to 3"),
         "generation": Meaning(

@@ -46,6 +46,28 @@ class Search:
 
 
 @dataclass(frozen=True)
+class BaseDefaults:
+    """Defaults that follow from the base model and the data, for settings that a suite does not give."""
+
+    width: int | None = None
+    """Hidden size that learning rates follow from; None if no cell needs it."""
+    experts: bool = False
+    """Whether the base model is a mixture of experts, whose rates do not follow its hidden size."""
+    precision: str | None = None
+    """In place of fp32; None to leave it."""
+    sequence_length: int | None = None
+    """In data tokens; None if every cell gives it, or the data is not known yet."""
+    max_length: int | None = None
+    """Least data tokens for scored prompts with their answers; None if they are not known."""
+    examples: int | None = None
+    """Training examples, of which one pass is made; None if every cell gives its length of training."""
+    reasons: tuple[tuple[str, str], ...] = ()
+    """(setting, why it has its default) of each of the above, as the end of a sentence."""
+    notes: tuple[str, ...] = ()
+    """What could not be determined, and why."""
+
+
+@dataclass(frozen=True)
 class SuiteOptions:
     """A suite as requested on the command line: the file and the options that change or select from it."""
 
@@ -110,6 +132,8 @@ class Suite:
     """None if a list of learning rates is an axis like any other."""
     strict: bool = False
     """Whether it is an error if rows differ in a setting that is not an axis."""
+    defaults: BaseDefaults | None = None
+    """What follows from the base model and the data (``base_defaults.resolve``); None for the general defaults."""
 
     options: SuiteOptions = SuiteOptions()
     """How it was asked for: the command that is recorded with the results repeats it."""

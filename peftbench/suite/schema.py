@@ -22,18 +22,34 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Length = Annotated[int, Field(ge=2, le=10**9, description="a whole number, at least 2")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+SEARCH = "search"
+"""The learning rate of a suite that asks for a search around the default."""
 PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 
 TRAIN: Mapping[str, Setting] = MappingProxyType(
     {
-        "steps": Setting(Count | None, 100, "optimizer steps; exactly one of steps, epochs, tokens and seconds"),
+        "steps": Setting(
+            Count | None,
+            100,
+            "optimizer steps; exactly one of steps, epochs, tokens and seconds; 100 with nano, else one pass over the "
+            "data in at most 1000 steps",
+        ),
         "epochs": Setting(Positive | None, None, "passes over the training examples"),
         "tokens": Setting(Count | None, None, "non-padding data tokens after which training stops"),
         "seconds": Setting(Positive | None, None, "seconds of training steps after which training stops"),
         "batch_size": Setting(Count, 16, "examples per optimizer step"),
         "micro_batch_size": Setting(Count | None, None, "examples per forward pass; default batch_size"),
-        "sequence_length": Setting(Length, 128, "longest training example in data tokens"),
-        "learning_rate": Setting(Positive | None, None, "peak rate; default the method's own; a list is searched"),
+        "sequence_length": Setting(
+            Length,
+            128,
+            "longest training example in data tokens; 128 with nano, else the 99th percentile of the training "
+            "examples within the context",
+        ),
+        "learning_rate": Setting(
+            Positive | Literal["search"] | None,
+            None,
+            "peak rate; default by method and base; a list is searched, search: around the default",
+        ),
         "optimizer": Setting(
             Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor"],
             "adamw",

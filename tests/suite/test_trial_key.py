@@ -45,7 +45,7 @@ TRIAL = Trial(
 )
 NAMES = {
     *("suite", "cell", "timeout_seconds", "inference", "retention", "unsupported"),
-    *("unsupported_reason", "named_settings", "candidate_of"),
+    *("unsupported_reason", "named_settings", "candidate_of", "learning_rate_source", "defaults"),
 }
 """Fields of a trial that decide no score: how it is called, how long it may take, what is measured beside its work, why
 it is not run."""

@@ -40,6 +40,14 @@ class SettingsColumns(ColumnGroup):
 
     settings_json: Annotated[str, "every resolved setting as JSON; nested keys as in the suite"] = "{}"
     learning_rate: Annotated[float | None, "peak learning rate"] = None
+    learning_rate_source: Annotated[
+        str | None,
+        "where the rate is from. suite: given; search: selected on validation; paper: profile; recipe: the method's, "
+        "tuned on the built-in base; rule: default by method and width, untuned",
+    ] = None
+    defaults_json: Annotated[
+        str | None, "as JSON, settings that the suite does not give and that follow from base and data, each with why"
+    ] = None
     optimizer: Annotated[str | None, "optimizer name"] = None
     batch_size: Annotated[int | None, "examples per optimizer step"] = None
     micro_batch_size: Annotated[int | None, "examples per forward pass"] = None

@@ -1,4 +1,4 @@
-"""Notes on trials without a usable result: missing, failed, unsupported, or trained without learning anything."""
+"""Notes on trials without a usable result: missing, failed or unsupported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from peftbench.records import Status
 from peftbench.records.wording import plural
 from peftbench.report.collect import Cell, Results, precision_order
-from peftbench.results.rows import rows_without_progress
 
 
 def missing(results: Results) -> Iterable[str]:
@@ -53,12 +52,3 @@ def _number(cells: Sequence[Cell]) -> str:
 def _one(cell: Cell) -> str:
     why = f" ({'; '.join(cell.summary.messages)})" if cell.summary.messages else ""
     return f"{cell.name}: {cell.trouble}{why}."
-
-
-def unlearned(results: Results) -> Iterable[str]:
-    """Yield the cells with a trial that ended ok but whose training loss did not fall."""
-    rows = rows_without_progress(results.trials)
-    if len(rows):
-        columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
-        each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
-        yield f"Training did not lower the loss (first step to the mean of the last tenth): {'; '.join(each)}."

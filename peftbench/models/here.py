@@ -1,0 +1,74 @@
+"""What is on this machine of a base model, without its weights: config and tokenizer. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.models import builtin, find
+from peftbench.records import Base
+
+_DESCRIPTION = ("*.json", "*.model", "*.txt", "*.jinja")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def folder(base: Base) -> Path | None:
+    """Return the folder of a base model if its config is on this machine, in the hub's cache too; else None."""
+    if base.random_weights:
+        path: Path | None = builtin.shape(base.source)
+    elif base.source in builtin.BASES:
+        path = builtin.folder(base.source)
+    else:
+        path = _cached(base) if downloadable(base) else Path(base.source).expanduser()
+    return path if path and (path / "config.json").is_file() else None
+
+
+def described(base: Base) -> Path | None:
+    """Return the same folder; of a hub id that is not here, config and tokenizer are downloaded.
+
+    Raises:
+        UserError: if the hub id does not exist or the hub cannot be reached.
+    """
+    found = folder(base)
+    return find._from_hub(base, _DESCRIPTION) if found is None and downloadable(base) else found
+
+
+def downloadable(base: Base) -> bool:
+    """Return whether a base model is named by a hub id; False for a name that is nothing at all."""
+    try:
+        return find.on_hub(base)
+    except UserError:
+        return False
+
+
+def complete(base: Base) -> Path | None:
+    """Return the folder of a base model with its weights, which are downloaded unless they are here.
+
+    Raises:
+        UserError: as ``find.resolve_base``.
+    """
+    return find.resolve_base(base)
+
+
+def config(path: Path) -> dict[str, Any]:
+    """Return the contents of a folder's ``config.json``; empty if it cannot be read, which loading it reports."""
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Return whether a folder has a tokenizer; a shape without one gets that of the built-in base model."""
+    return any((path / name).is_file() for name in _TOKENIZERS)
+
+
+def _cached(base: Base) -> Path | None:
+    """Return the folder of a hub id in the hub's cache; None if its config is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base.source, "config.json", revision=base.revision)
+    return Path(found).parent if isinstance(found, str) else None

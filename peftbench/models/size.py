@@ -1,0 +1,113 @@
+"""A base model's width, number of parameters and context, read from its files without loading it. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_TEXT_PARTS = ("text_config", "language_config", "llm_config", "thinker_config")
+_WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim", "model_dim", "embed_dim")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CONTEXT = ("max_position_embeddings", "n_positions")
+"""Keys of the context length in a ``config.json``; transformers' config objects offer both as the first."""
+_TWO_MATRICES = (
+    "gpt2",
+    "gptj",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_bigcode",
+    "opt",
+    "falcon",
+    "bloom",
+    "mpt",
+    "phi",
+    "codegen",
+)
+"""Model types whose feed-forward blocks have two matrices; the others have a gate too."""
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a ``config.json`` that describes the text model: of models for images and text, a part."""
+    parts = (config.get(name) for name in _TEXT_PARTS)
+    found = next((part for part in parts if isinstance(part, Mapping)), None)
+    return config if found is None else text_config(found)
+
+
+def width(config: Mapping[str, Any]) -> int | None:
+    """Return the hidden size of the decoder layers; None if the config does not give it."""
+    return _first(text_config(config), _WIDTH)
+
+
+def has_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether the feed-forward blocks are mixtures of experts."""
+    return (_first(text_config(config), _EXPERTS) or 0) > 1
+
+
+def context(config: Mapping[str, Any]) -> int | None:
+    """Return the context length in tokens; None if the config does not give it."""
+    return _first(text_config(config), CONTEXT)
+
+
+def parameters(folder: Path, config: Mapping[str, Any]) -> int | None:
+    """Return about how many parameters a base model has, shared ones once; None if neither files nor config tell.
+
+    The shapes in the headers of the weight files count. Without such files, and if the weights are stored packed, it
+    is an estimate from the config: embeddings, attention and feed-forward blocks.
+    """
+    stored = None if config.get("quantization_config") else _stored(folder, text_config(config))
+    return stored or _estimated(text_config(config))
+
+
+def _stored(folder: Path, text: Mapping[str, Any]) -> int | None:
+    shapes: dict[str, list[int]] = {}
+    try:
+        for name in _weight_files(folder):
+            shapes.update(_shapes(folder / name))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):  # reported by the code that loads the weights
+        return None
+    if text.get("tie_word_embeddings"):
+        shapes.pop("lm_head.weight", None)
+    return sum(math.prod(shape) for shape in shapes.values()) or None
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return ["model.safetensors"]
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shape of every tensor in a safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: each["shape"] for name, each in header.items() if name != "__metadata__"}
+
+
+def _estimated(text: Mapping[str, Any]) -> int | None:
+    hidden, vocabulary = width(text), text.get("vocab_size")
+    layers, heads = _first(text, ("num_hidden_layers", "n_layer")), _first(text, ("num_attention_heads", "n_head"))
+    if not (hidden and layers and heads and isinstance(vocabulary, int)):
+        return None
+    kind = str(text.get("model_type"))
+    inner = _first(text, ("intermediate_size", "ffn_dim", "n_inner")) or 4 * hidden
+    head = _first(text, ("head_dim",)) or hidden // heads
+    keys = 1 if text.get("multi_query") else _first(text, ("num_key_value_heads",)) or heads
+    attention = 2 * hidden * head * (heads + keys)
+    matrices = 2 if kind in _TWO_MATRICES else 3
+    experts = _first(text, _EXPERTS) or 1
+    width_of_expert = _first(text, ("moe_intermediate_size",)) or inner
+    block = matrices * hidden * (experts * width_of_expert if experts > 1 else inner)
+    tables = 1 if text.get("tie_word_embeddings", kind in ("gpt2", "opt", "falcon", "bloom", "mpt")) else 2
+    return tables * vocabulary * hidden + layers * (attention + block)
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """Return the first of the keys that has a positive whole number."""
+    found = (config.get(name) for name in names)
+    return next(
+        (value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0), None
+    )

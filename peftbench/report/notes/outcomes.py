@@ -1,0 +1,126 @@
+"""Notes on cells that ended ok but learned nothing or fell below the untuned base model, with the likely cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from peftbench.methods.record import shown
+from peftbench.records.wording import plural, series
+from peftbench.report.collect import Cell, Results, read_json
+from peftbench.results.rows import is_number, rows_without_progress
+
+_SMALL_FALL = 0.1
+"""Relative fall of the training loss below which a cell has hardly learned."""
+_FEW_STEPS = 100
+_MANY_PASSES = 3.0
+_MUCH_TRUNCATED = 0.05
+"""Share of the training examples."""
+_FORGOTTEN = 0.1
+"""Relative rise of the loss on general text."""
+_LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
+
+
+def unlearned(results: Results) -> Iterable[str]:
+    """Yield the cells with a trial that ended ok but whose training loss did not fall, and the likely cause."""
+    rows = rows_without_progress(results.trials)
+    if not len(rows):
+        return
+    columns = rows[["cell", "seed", "first_loss", "last_loss"]].itertuples(index=False)
+    each = [f"{cell}, seed {seed} ({first:.3g} to {last:.3g})" for cell, seed, first, last in columns]
+    yield f"Training did not lower the loss (first step to the mean of the last tenth): {'; '.join(each)}."
+    causes: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        causes.setdefault(_no_fall(row), []).append(str(row["cell"]))
+    for cause, cells in causes.items():
+        yield f"Likely cause of that for {series(tuple(dict.fromkeys(cells)))}: {cause}."
+
+
+def below_base(results: Results) -> Iterable[str]:
+    """Yield the cells that score below the untuned base model, by task and likely cause."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for task in results.tasks:
+        if results.score_record(task).get("metric") in _LOWER_IS_BETTER:
+            continue
+        for cell in results.tuned:
+            base = _base(results, cell)
+            untuned, tuned = base.mean(f"score_{task}") if base else None, cell.mean(f"score_{task}")
+            if untuned is not None and tuned is not None and tuned < untuned:
+                cause = _cause(results, cell, task, untuned - tuned)
+                text = f"{cell.name} ({100 * tuned:.1f}, the base {100 * untuned:.1f})"
+                groups.setdefault((task, cause), []).append(text)
+    for (task, cause), cells in groups.items():
+        yield f"Below the untuned base model on {task}: {', '.join(cells)}. Likely cause: {cause}."
+
+
+def _base(results: Results, cell: Cell) -> Cell | None:
+    """Return the untuned base model of a cell, at its precision if there is one."""
+    known = [each for each in results.finished if each.is_base and each.summary.base == cell.summary.base]
+    return next((each for each in known if each.precision == cell.precision), known[0] if known else None)
+
+
+def _cause(results: Results, cell: Cell, task: str, difference: float) -> str:
+    """Return why a cell probably scores below the untuned base model: the first known reason that applies."""
+    rows = cell.ok.to_dict("records")
+    error = cell.mean(f"score_{task}_standard_error")
+    if error and difference < 2 * error:
+        examples = results.score_record(task).get("examples")
+        return f"chance, since the difference is within the noise of {plural(int(examples or 0), 'example')}"
+    stalled = [row for row in rows if (fall := _fall(row)) is not None and fall <= 0]
+    if stalled:
+        return _no_fall(stalled[0])
+    seen = [read_json(row.get("data_seen_json")) for row in rows]
+    if any(seen) and not any(task in each for each in seen):
+        return "the cell was trained on other tasks only"
+    drawn, distinct, truncated = (sum(each.get(name, 0) for s in seen for each in s.values()) for name in _COUNTS)
+    if drawn and truncated > _MUCH_TRUNCATED * drawn:
+        return f"training examples that are truncated ({100 * truncated / drawn:.0f} % of them)"
+    falls = [fall for row in rows if (fall := _fall(row)) is not None]
+    if falls and max(falls) < _SMALL_FALL:
+        return _too_little(rows[0])
+    forgotten = max((more for row in rows if (more := _forgotten(row)) is not None), default=0.0)
+    if forgotten > _FORGOTTEN:
+        rise = f"the loss on general text rose by {100 * forgotten:.0f} %"
+        return f"a learning rate that is too high ({_rate(rows[0])}): {rise}"
+    if distinct and drawn > _MANY_PASSES * distinct:
+        return f"overfitting, in {drawn / distinct:.1f} passes over the training examples"
+    return f"a learning rate that is too high ({_rate(rows[0])}), or training examples unlike the scored ones"
+
+
+_COUNTS = ("drawn", "distinct", "truncated")
+
+
+def _fall(row: Mapping[str, Any]) -> float | None:
+    """Return the relative fall of the training loss; None if it is not known."""
+    first, last = _known(row, "first_loss"), _known(row, "last_loss")
+    return 1 - last / first if first and last is not None else None
+
+
+def _forgotten(row: Mapping[str, Any]) -> float | None:
+    """Return the relative rise of the loss on general text; None if it is not known."""
+    before, after = _known(row, "retention_loss_before"), _known(row, "retention_loss_after")
+    return after / before - 1 if before and after is not None else None
+
+
+def _no_fall(row: Mapping[str, Any]) -> str:
+    """Return why a loss probably did not fall: it rose, or it hardly moved."""
+    fall = _fall(row)
+    if fall is not None and fall < -_SMALL_FALL:
+        return f"a learning rate that is too high ({_rate(row)}), as the loss rose by {-100 * fall:.0f} %"
+    return _too_little(row)
+
+
+def _too_little(row: Mapping[str, Any]) -> str:
+    steps = _known(row, "steps_done")
+    few = steps is not None and steps < _FEW_STEPS
+    return f"too few steps ({steps:,.0f})" if few else f"a learning rate that is too low ({_rate(row)})"
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    rate = _known(row, "learning_rate")
+    return "unknown" if rate is None else shown(rate)
+
+
+def _known(row: Mapping[str, Any], name: str) -> float | None:
+    value: Any = row.get(name)
+    return float(value) if is_number(value) else None
