@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from peft import PeftModel
 
-from peftbench.evaluation import decoding
+from peftbench.evaluation import decoding, likelihood, ranking, shared_prompts
+from peftbench.evaluation.likelihood import Answer, Text
 from peftbench.models.precision import Precision
-from peftbench.records import Evaluation, failures
+from peftbench.records import Evaluation, Example, Task, failures
 
 _FIRST_BATCH = 256
 """Initial batch size on a GPU if the suite gives none; it is halved whenever memory runs out."""
@@ -28,7 +33,23 @@ class Harness(HFLM):
     same ending.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, evaluation: Evaluation, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        evaluation: Evaluation,
+        precision: Precision,
+        learned_ends: Collection[str] = (),
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: the tuned model, or the untuned base model.
+            tokenizer: the base model's.
+            evaluation: how to score.
+            precision: the precision in which the model computes.
+            learned_ends: names of the choice tasks whose choices are ranked with the end of an answer.
+        """
         on_gpu = next(model.parameters()).device.type == "cuda"
         found = _FIRST_BATCH if on_gpu else max(1, _CPU_TOKENS // evaluation.max_length)
         super().__init__(
@@ -41,6 +62,12 @@ class Harness(HFLM):
             softmax_dtype="float32",  # as for the training loss; half precision would cause ties
             logits_cache=False,
         )
+        self.learned_ends = frozenset(learned_ends)
+        self.form = likelihood.Form()
+        """How the texts of the last task were run."""
+        self._asked: list[list[Text]] | None = None
+        """Each document's choices, while choices of peftbench's own tasks are ranked."""
+        self._known: dict[str, tuple[Sequence[Example], list[list[Text]]]] = {}
         self.searches = evaluation.batch_size is None
         """Whether the batch size may be halved when memory runs out."""
         self.fitted_peak_bytes = 0
@@ -92,10 +119,77 @@ class Harness(HFLM):
         """Return every parameter of decoding as it is stored with a score, and where the parameters come from."""
         return {"decoding_from": self.generation, "decoding": self.decoding_of(asked).settings()}
 
+    def choices(self, task: Task, examples: Sequence[Example]) -> list[list[Text]]:
+        """Return the tokens of each example's choices behind its prompt; the last examples of a task are remembered."""
+        known = self._known.get(task.name)
+        if known is None or known[0] != examples:
+            ended = task.name in self.learned_ends
+            found = ranking.texts(self.tokenizer, examples, ended, self.prefix_token_id)
+            self._known[task.name] = known = (list(examples), found)
+        return known[1]
+
+    @contextmanager
+    def ranking(self, task: Task, examples: Sequence[Example]) -> Iterator[None]:
+        """Within the context, requests are the choices of these examples, in the tokens of training."""
+        self._asked = self.choices(task, examples)
+        try:
+            yield
+        finally:
+            self._asked = None
+
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return per request the log-probability in nats, and whether greedy decoding gives the same text."""
-        ask = super().loglikelihood
-        return self._fitting(lambda found: ask(found, disable_tqdm=True), requests)
+        if self._asked is None:
+            return super().loglikelihood(requests, disable_tqdm=True)
+        return self.log_probabilities([self._asked[r.doc_id][r.idx] for r in requests])
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Return the answers to lm-eval's requests, each (texts, context's tokens, continuation's tokens)."""
+        groups: dict[str, int] = {}
+        texts = [
+            Text((*context, *continuation), len(context), groups.setdefault(given[0], len(groups)) if given else None)
+            for given, context, continuation in requests
+        ]
+        return self.log_probabilities(texts)
+
+    def log_probabilities(self, texts: Sequence[Text]) -> list[Answer]:
+        """Return the log-probability of each text's continuation, after at most ``max_length`` tokens before it."""
+        cut = [text.cut(self.max_length + 1) for text in texts]
+
+        def ask(asked: list[Text]) -> list[Answer]:
+            self.form = likelihood.Form()
+            passes = chain(*shared_prompts.answers(self._runner(), asked, self.form))
+            found = {index: answer for each in passes for index, answer in each.items()}
+            return [found[index] for index in range(len(asked))]
+
+        return self._fitting(ask, cut)
+
+    def run_first_passes(self, texts: Sequence[Text]) -> None:
+        """Run one batch of each form in which scoring runs texts: the first, which needs most memory."""
+        cut = [text.cut(self.max_length + 1) for text in texts]
+        for found in shared_prompts.answers(self._runner(), cut, likelihood.Form()):
+            next(found, None)
+
+    def _runner(self) -> likelihood.Model:
+        model = self.model
+        is_prompted = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+        behind = model.get_base_model() if is_prompted else model
+
+        def runs(module: Any) -> Callable[..., Any]:
+            def call(**inputs: Any) -> Any:
+                dtype = self.mixed_precision_dtype
+                with torch.no_grad(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                    return module(**inputs)
+
+            return call
+
+        own = model.get_base_model() if isinstance(model, PeftModel) else model
+        takes_positions = "position_ids" in inspect.signature(own.forward).parameters
+        return likelihood.Model(
+            runs(model), runs(behind), takes_positions, self.dtype, int(self.batch_size), self.device
+        )
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Return the log-probability of each request's whole text in nats; long texts in windows of ``max_length``.
@@ -103,21 +197,20 @@ class Harness(HFLM):
         Each text follows one beginning-of-text token, or end-of-text if there is none. If the tokenizer adds that token
         too, lm-eval's own method would have it twice, the second time as a token to predict.
         """
-        windows = [
-            [
-                (None, *make_disjoint_window(window))
-                for window in get_rolling_token_windows(
-                    token_list=self.text_tokens(request.args[0]),
-                    prefix_token=self.prefix_token_id,
-                    max_seq_len=self.max_length,
-                    context_len=1,
-                )
-            ]
-            for request in requests
-        ]
-        ask = self._loglikelihood_tokens
-        found = iter(self._fitting(lambda each: ask(each, disable_tqdm=True), [w for text in windows for w in text]))
+        windows = [self.windows(request.args[0]) for request in requests]
+        found = iter(self.log_probabilities([window for text in windows for window in text]))
         return [sum(next(found)[0] for _ in text) for text in windows]
+
+    def windows(self, text: str) -> list[Text]:
+        """Return a text in windows of ``max_length`` tokens, of which each token is scored once."""
+        pairs = get_rolling_token_windows(
+            token_list=self.text_tokens(text),
+            prefix_token=self.prefix_token_id,
+            max_seq_len=self.max_length,
+            context_len=1,
+        )
+        found = map(make_disjoint_window, pairs)
+        return [Text((*context, *continuation), len(context)) for context, continuation in found]
 
     def _fitting(self, ask: Callable[[list[Any]], list[Any]], requests: list[Any]) -> list[Any]:
         """Return the answers; when memory runs out, retry with half the batch size unless the suite gives one."""

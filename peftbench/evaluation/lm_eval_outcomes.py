@@ -12,6 +12,7 @@ from peftbench.errors import UserError, unknown
 from peftbench.evaluation import metrics
 from peftbench.evaluation.lm_eval_model import Harness
 from peftbench.evaluation.outcomes import Found, finite, predict
+from peftbench.evaluation.ranking import WITHOUT_END, form_words
 from peftbench.records import Example, ExampleRow, Task
 from peftbench.tasks import lm_eval_tasks
 
@@ -106,4 +107,6 @@ def settings(task: Task, model: Harness) -> dict[str, Any]:
     if found.OUTPUT_TYPE == "generate_until":
         asked = json.loads(json.dumps(found.config.generation_kwargs, default=str))
         found_settings |= {"generation": asked, **model.decoding_settings(asked)}
+    if found.OUTPUT_TYPE == "multiple_choice":
+        found_settings |= {"ranked": WITHOUT_END} | form_words(model.form)
     return found_settings

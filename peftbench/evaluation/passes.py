@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from peftbench.records.columns.time import TimeColumns
 
 _CACHES = ("past_key_values", "cache_params", "state")
 """Keyword arguments that carry the cache: attention, Mamba, RWKV."""
+_OVER_TEXTS = ContextVar("over_texts", default=False)
 
 
 @dataclass
@@ -24,11 +26,21 @@ class PassTimes:
 
 
 @contextmanager
+def over_texts() -> Iterator[None]:
+    """Count forward passes within the context as prefill: they read the rests of given texts behind a shared prompt."""
+    token = _OVER_TEXTS.set(True)
+    try:
+        yield
+    finally:
+        _OVER_TEXTS.reset(token)
+
+
+@contextmanager
 def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
     """Measure the seconds in a model's forward passes within the context: prefill and decoding.
 
-    A pass over a single token with a cache is decoding; every other pass is prefill. On CUDA, each pass is timed by
-    two events in the device's queue, so that the host does not wait for it.
+    A pass over a single token with a cache is decoding, unless it is ``over_texts``; every other pass is prefill. On
+    CUDA, each pass is timed by two events in the device's queue, so that the host does not wait for it.
 
     Args:
         model: the base model's own module, which the forward passes of every method call.
@@ -42,7 +54,7 @@ def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
     def begin(_: Any, __: Any, inputs: Mapping[str, Any]) -> None:
         given = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
         cache = next((inputs[name] for name in _CACHES if inputs.get(name) is not None), None)
-        single = cache is not None and given is not None and given.shape[1] == 1
+        single = cache is not None and given is not None and given.shape[1] == 1 and not _OVER_TEXTS.get()
         if cache is not None and single and virtual:
             single = cache.get_seq_length() > virtual
         begun.append(("decode" if single else "prefill", _moment(device)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from lm_eval import evaluator
 
 from peftbench.errors import UserError
-from peftbench.evaluation import lm_eval_outcomes, outcomes
+from peftbench.evaluation import lm_eval_outcomes, outcomes, ranking
 from peftbench.evaluation.lm_eval_model import Harness as Harness
 from peftbench.evaluation.metrics import mean, share_choices
 from peftbench.records import Example, ExampleRow, Score, Task
@@ -28,10 +29,19 @@ _OF_CLASSES = ("choice", "exact_match")
 """Kinds with a majority baseline: always giving the most common answer."""
 
 
-def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int) -> None:
+def check_choices(
+    tokenizer: Any, task: Task, examples: Sequence[Example], max_length: int, ended: bool = False
+) -> None:
     """Check that every choice fits into evaluation's maximum length, as prompts may be truncated but choices may not.
 
     For a task of lm-eval, also check the number of tokens that it decodes, which the suite may not give.
+
+    Args:
+        tokenizer: the base model's.
+        task: the task.
+        examples: its scored examples.
+        max_length: evaluation's maximum length.
+        ended: whether choices are ranked with their end; its last token is predicted, not run.
 
     Raises:
         UserError: if one does not fit.
@@ -46,7 +56,8 @@ def check_choices(tokenizer: Any, task: Task, examples: Sequence[Example], max_l
     for index, example in enumerate(examples):
         for choice in set(example.choices) - known:
             known.add(choice)
-            tokens = len(tokenizer(f" {choice}", add_special_tokens=False)["input_ids"])
+            text = f" {choice}{example.end if ended else ''}"
+            tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
             if tokens >= max_length:
                 raise UserError(
                     f"task {task.name!r}, example {index}: the choice {_short(choice)} has {tokens} tokens; allowed: "
@@ -92,7 +103,8 @@ def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tupl
     own = None if task.lm_eval else lm_eval_export.build(task, examples, model.tokenizer.eos_token)
     built = {task.name: lm_eval_tasks.build(task) if task.lm_eval else own}
     limit = len(examples) if task.lm_eval else None
-    done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
+    with model.ranking(task, examples) if _is_ranked(task) else nullcontext():
+        done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = sorted(done["samples"][task.name], key=lambda s: s["doc_id"])
     metrics = {
         name.removesuffix(",none"): float(value)
@@ -100,6 +112,10 @@ def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tupl
         if "," in name and isinstance(value, (int, float))
     }
     return samples, metrics
+
+
+def _is_ranked(task: Task) -> bool:
+    return task.kind == "choice" and not task.lm_eval
 
 
 def _score(model: Harness, task: Task, examples: Sequence[Example], found: outcomes.Found, headline: str) -> Score:
@@ -139,6 +155,10 @@ def _settings(model: Harness, task: Task, examples: Sequence[Example]) -> dict[s
     shared = {"dtype": model.dtype, "batch_size": model.batch_size, "num_fewshot": task.num_fewshot or 0}
     if task.lm_eval:
         return shared | lm_eval_outcomes.settings(task, model)
+    if _is_ranked(task):
+        return shared | ranking.settings(
+            task, model.choices(task, examples), task.name in model.learned_ends, model.form
+        )
     if task.kind not in _DECODED:
         return shared
     asked = lm_eval_export.config(task, examples, model.tokenizer.eos_token)["generation_kwargs"]
@@ -150,30 +170,34 @@ def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
     """Return how many prompts were truncated on the left; texts for language modelling are windowed, not truncated."""
     if task.kind == "language_modelling":
         return 0
+    if task.kind == "choice":  # the last token is predicted and not run
+        return sum(max(len(text.ids) for text in each) - 1 > model.max_length for each in model.choices(task, examples))
     return sum(_length(model, e, task) > model.max_length for e in examples)
 
 
 def _length(model: Harness, example: Example, task: Task) -> int:
-    """Return the tokens that an example needs: the prompt, and its longest choice or the tokens to decode."""
-    if task.kind == "choice":
-        return max(len(model.tok_encode(example.prompt + example.join + c)) for c in example.choices)
-    if task.kind == "language_modelling":
-        return min(len(model.text_tokens(example.target)), model.max_length)
+    """Return the tokens that an example needs: the prompt, and the tokens to decode."""
     return len(model.tok_encode(example.prompt)) + task.max_new_tokens
 
 
-def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> tuple[Task, list[Example]]:
-    """Return the batch of examples with the most tokens in a forward pass, where evaluation's memory peak occurs.
+def run_largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> None:
+    """Run one batch of what scoring runs: the one with the most tokens, where evaluation's memory peak occurs.
 
-    Log-probabilities are computed longest first; generation runs in batches of equal prompt length. A task of lm-eval
-    is replaced by one of peftbench's kinds with the same requirements.
+    A task of lm-eval is replaced by one of peftbench's kinds with the same requirements.
     """
     task = lm_eval_tasks.stand_in(task) if task.lm_eval else task
-    by_length = sorted(examples, key=lambda e: -_length(model, e, task))
-    if task.kind not in _DECODED:
-        return task, by_length[: model.batch_size]
+    if task.kind == "choice":
+        model.run_first_passes([text for each in model.choices(task, examples) for text in each])
+    elif task.kind == "language_modelling":
+        model.run_first_passes([window for e in examples for window in model.windows(e.target)])
+    else:
+        run_harness(model, task, largest_batch(model, task, examples))
+
+
+def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> list[Example]:
+    """Return the examples that are decoded in the batch with the most tokens; prompts of a batch have equal length."""
     groups: dict[int, list[Example]] = defaultdict(list)
     for e in examples:
         groups[_length(model, e, task)].append(e)
     length = max(groups, key=lambda n: n * min(len(groups[n]), model.batch_size))
-    return task, groups[length][: model.batch_size]
+    return groups[length][: model.batch_size]

@@ -12,6 +12,7 @@ from peftbench.models import find
 from peftbench.models.precision import effective
 from peftbench.records import Job, Task, Trial
 from peftbench.tasks import chat, fewshot, lm_eval_export
+from peftbench.training.encoded import end, learned_ends
 from peftbench.version import __version__
 
 _TASKS = "tasks"
@@ -30,7 +31,8 @@ def write(job: Job, folder: Path, tokenizer: Any) -> None:
     """Write ``README.md`` and the tasks for the stock ``lm_eval`` command into a saved adapter's folder."""
     for task in _exported(job.trial):
         found = chat.apply(task, fewshot.scored(task, job.trial.evaluation.split), tokenizer)
-        lm_eval_export.export(task, found, folder / _TASKS, tokenizer.eos_token)
+        ends = [end(tokenizer, e) for e in found] if task.name in learned_ends(job.trial) else ()
+        lm_eval_export.export(task, found, folder / _TASKS, tokenizer.eos_token, ends)
     (folder / "README.md").write_text(_text(job, folder), encoding="utf-8")
 
 
@@ -111,7 +113,8 @@ def _stock_command(job: Job, folder: Path) -> str:
         return "None of its tasks can be scored in the same way with the stock `lm_eval` command.\n"
     return f"""{_quantized_base(job)}Reproduce its scores with the stock command in the folder `{_TASKS}` (batch size 1:
 in larger batches, left padding misplaces the virtual tokens of prompt tuning). It prints accuracy and exact match as
-stored. For generation it prints BLEU and chrF over one reference, while the stored headline is ROUGE-L:
+stored; the choices in these files include the end that was trained. For generation it prints BLEU and chrF over one
+reference, while the stored headline is ROUGE-L:
 
 ```
 lm_eval --model hf \\

@@ -19,6 +19,7 @@ from peftbench.records.columns.environment import ScoreColumns
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.runner.state import Run
+from peftbench.training.encoded import learned_ends
 
 
 def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:
@@ -27,7 +28,8 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
     with run.clock.phase(Phase.EVALUATE):
-        harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, effective(trial.precision, trial.options))
+        precision, ends = effective(trial.precision, trial.options), learned_ends(trial)
+        harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, precision, ends)
     if trial.device == "cpu":
         with run.clock.phase(Phase.ACCOUNT):
             categories = _account_evaluation(run, harness, examples)
@@ -56,13 +58,12 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
 
 
 def _account_evaluation(run: Run, harness: scoring.Harness, examples: Mapping[str, list[Example]]) -> dict[str, int]:
-    """Return the bytes by category at the highest peak over one batch of each task's longest prompts."""
+    """Return the bytes by category at the highest peak over one batch of each task, the one with most tokens."""
     peak: dict[str, int] = {}
     for task in run.job.trial.tasks:
         if task.name in examples:
-            own, largest = scoring.largest_batch(harness, task, examples[task.name])
             with account(harness.model, METHODS[run.job.trial.method].trains_base, {}) as counted:
-                scoring.run_harness(harness, own, largest)
+                scoring.run_largest_batch(harness, task, examples[task.name])
             peak = max(peak, counted.peak, key=lambda found: sum(found.values()))
     return {name: size for name, size in peak.items() if size}
 

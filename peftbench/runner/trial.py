@@ -31,6 +31,7 @@ from peftbench.runner import rows as runner_rows
 from peftbench.runner.state import Run
 from peftbench.tasks import chat, fewshot
 from peftbench.training import loop
+from peftbench.training.encoded import learned_ends
 
 
 def run(job: Job, asked_at: float, announce: Callable[[Phase], None], report: loop.Progress) -> Result:
@@ -149,8 +150,9 @@ def _examples(run: Run, loaded: Loaded) -> dict[str, list[Example]]:
     trial = run.job.trial
     scored = [t for t in trial.tasks if t.name in trial.evaluate]
     examples = {t.name: chat.apply(t, fewshot.scored(t, trial.evaluation.split), loaded.tokenizer) for t in scored}
+    ends, longest = learned_ends(trial), trial.evaluation.max_length
     for task in trial.tasks:
-        scoring.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), trial.evaluation.max_length)
+        scoring.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), longest, task.name in ends)
     return examples
 
 

@@ -68,17 +68,22 @@ def stops(task: Task, examples: Sequence[Example], eos: str | None) -> list[str]
     return [*task.stop, *(end for end in ends if not any(end in e.target for e in examples))]
 
 
-def documents(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """Return examples as lm-eval documents. ``config`` names their fields, so their texts are not read as templates."""
+def documents(examples: Sequence[Example], ends: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return examples as lm-eval documents. ``config`` names their fields, so their texts are not read as templates.
+
+    Args:
+        examples: the examples.
+        ends: for each example, the text that follows each of its choices; by default nothing.
+    """
     return [
         {
             "prompt": e.prompt,
             "target": e.target,
-            "choices": list(e.choices),
+            "choices": [choice + end for choice in e.choices],
             "answer": e.choices.index(e.target) if e.choices else -1,
             "references": list(e.references),
         }
-        for e in examples
+        for e, end in zip(examples, ends or [""] * len(examples), strict=True)
     ]
 
 
@@ -94,15 +99,21 @@ def build(task: Task, examples: Sequence[Example], eos: str | None = None) -> An
     return ConfigurableTask(config={**made, "custom_dataset": lambda **_: {"test": held}})
 
 
-def export(task: Task, examples: Sequence[Example], folder: Path, eos: str | None = None) -> Path:
-    """Write the task as ``NAME.yaml`` and ``NAME.jsonl`` for ``lm_eval --include_path``; run it from the folder."""
+def export(
+    task: Task, examples: Sequence[Example], folder: Path, eos: str | None = None, ends: Sequence[str] = ()
+) -> Path:
+    """Write the task as ``NAME.yaml`` and ``NAME.jsonl`` for ``lm_eval --include_path``; run it from the folder.
+
+    With ``ends`` (see ``documents``) only the accuracy is computed, since lm-eval would count the bytes of an end, too.
+    """
     import yaml
 
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples)]
+    lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples, ends)]
     (folder / f"{task.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     stock = {
         **config(task, examples, eos),
+        **({"metric_list": [{"metric": "acc"}]} if ends else {}),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{task.name}.jsonl"}},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.errors import Unsupported
-from peftbench.records import Example
+from peftbench.records import Example, Trial
 
 Identity = tuple[str, int]
 """(task, index): which training example it is."""
@@ -25,6 +25,8 @@ class Encoded:
     identity: Identity
 
 
+_WITH_ANSWERS = ("choice", "exact_match", "generation")
+"""Kinds of tasks whose answers end."""
 Row = Sequence[Encoded]
 """Examples that share one row of a batch, one after the other."""
 
@@ -32,8 +34,7 @@ Row = Sequence[Encoded]
 def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length: int, loss_on: str) -> list[Encoded]:
     """Tokenize prompts and answers as lm-eval does, and end each text with an end-of-text token that is learned.
 
-    The prompt and the whole text are tokenized separately, and the answer is what the whole text has beyond the
-    prompt's tokens. Special tokens are added as the tokenizer does by default.
+    Special tokens are added as the tokenizer does by default.
 
     Args:
         tokenizer: the base model's.
@@ -47,17 +48,60 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     eos = tokenizer.eos_token_id
     if eos is None:
         raise Unsupported("the base model's tokenizer has no end-of-text token, so an answer's end cannot be learned")
-    prompts = _ids(tokenizer, [e.prompt for _, e in examples])
-    wholes = _ids(tokenizer, [e.prompt + e.join + e.target + e.end for _, e in examples])
+    texts = [(e.prompt, e.join + e.target + e.end) for _, e in examples]
     found = []
-    for (identity, _), prompt, whole in zip(examples, prompts, wholes, strict=True):
-        # some tokenizers append end-of-text to every text themselves
-        open_prompt = prompt[:-1] if prompt and prompt[-1] == eos else prompt
-        closed = whole if whole and whole[-1] == eos else [*whole, eos]
-        loss_from = len(open_prompt) if loss_on == "completion" else 1
-        cut = max(0, len(closed) - length)
-        found.append(Encoded(tuple(closed[cut:]), max(1, loss_from - cut), cut > 0, identity))
+    for (identity, _), (ids, start) in zip(examples, tokens(tokenizer, texts, ended=True), strict=True):
+        loss_from = start if loss_on == "completion" else 1
+        cut = max(0, len(ids) - length)
+        found.append(Encoded(tuple(ids[cut:]), max(1, loss_from - cut), cut > 0, identity))
     return found
+
+
+def tokens(tokenizer: Any, texts: Sequence[tuple[str, str]], ended: bool) -> list[tuple[list[int], int]]:
+    """Return the token ids of prompts with their answers, and the position of the first token of each answer.
+
+    The prompt and the whole text are tokenized separately, and the answer is what the whole text has beyond the
+    prompt's tokens, at least its last token.
+
+    Args:
+        tokenizer: the base model's.
+        texts: each prompt, and the text after it: what joins them, the answer, and the end of a chat turn.
+        ended: whether the end-of-text token follows.
+    """
+    eos = tokenizer.eos_token_id
+    distinct = list(dict.fromkeys(prompt for prompt, _ in texts))
+    prompts = dict(zip(distinct, _ids(tokenizer, distinct), strict=True))
+    wholes = _ids(tokenizer, [prompt + rest for prompt, rest in texts])
+    found = []
+    for (prompt, _), whole in zip(texts, wholes, strict=True):
+        ids = prompts[prompt]
+        # some tokenizers append end-of-text to every text themselves
+        appended = ids[-1:] == [eos] and not prompt.endswith(tokenizer.eos_token)
+        open_ids = whole[:-1] if whole[-1:] == [eos] else whole
+        closed = [*open_ids, eos] if ended else open_ids
+        # if the prompt's last tokens merge with the answer, there may be as many tokens as in the prompt, or fewer
+        found.append((closed, max(0, min(len(ids) - appended, len(closed) - 1))))
+    return found
+
+
+def end(tokenizer: Any, example: Example) -> str:
+    """Return the text that training puts after an answer: a chat template's end and end-of-text."""
+    return example.end.removesuffix(tokenizer.eos_token) + tokenizer.eos_token
+
+
+def learned_ends(trial: Trial) -> frozenset[str]:
+    """Return the choice tasks whose answers end in a way that the trial trains.
+
+    Training ends every answer with the chat template's end, if the task has one, and end-of-text. The untuned base
+    model has not learned to end an answer so, and neither has a model that is only trained on plain text or on tasks
+    with the other use of the chat template.
+    """
+    if trial.training is None:
+        return frozenset()
+    tasks = {task.name: task for task in trial.tasks}
+    trained = [tasks[name] for name, _ in trial.training.data]
+    ends = {task.chat for task in trained if task.kind in _WITH_ANSWERS}
+    return frozenset(task.name for task in trial.tasks if task.kind == "choice" and task.chat in ends)
 
 
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -66,6 +110,8 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     lm-eval does the same. A chat template writes the beginning-of-text token as text.
     """
     first = tokenizer.bos_token or tokenizer.eos_token
-    if not any(text.startswith(first) for text in texts):
+    if not texts:
+        return []
+    if not (first and any(text.startswith(first) for text in texts)):
         return tokenizer(list(texts))["input_ids"]
     return [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in texts]

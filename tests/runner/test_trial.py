@@ -436,7 +436,7 @@ def test_chance_majority_and_format_failures_are_recorded_for_the_kinds_that_hav
 
 def test_prompts_that_are_cut_to_the_longest_length_are_counted(tiny, tmp_path):
     made = trials.trial(tiny, tmp_path, "base", evaluation=trials.Evaluation(4, 8, "test"), evaluate=("colour",))
-    assert run(made, tmp_path).scores[0].truncated_prompts == 8
+    assert run(made, tmp_path).scores[0].truncated_prompts == 4, "of 9 tokens, 8 are run and the last is predicted"
 
 
 def test_scores_do_not_depend_on_the_evaluation_batch_size(tiny, tmp_path):

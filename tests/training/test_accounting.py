@@ -251,7 +251,7 @@ def test_evaluations_peak_is_measured_on_the_batch_with_most_tokens(tiny, tmp_pa
     task = trials.tasks(tmp_path)[1]
     many, one = [Example(f"one two {n} ?", "red") for n in range(5)], Example("one two three 7 ?", "red")
     assert len(base.tokenizer.encode(one.prompt)) > len(base.tokenizer.encode(many[0].prompt))
-    assert scoring.largest_batch(wrapped, task, [one, *many]) == (task, many[:4])
+    assert scoring.largest_batch(wrapped, task, [one, *many]) == many[:4]
 
 
 def test_a_resident_peak_that_cannot_be_reset_is_not_measured(monkeypatch):

@@ -14,6 +14,7 @@ from peftbench.report.notes import (
     memory,
     methods,
     outcomes,
+    ranking,
     scores,
     significance,
     speed,
@@ -25,6 +26,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
     """Return what the numbers are, what they can show, what limits the comparison, then memory, speed and data."""
     groups: tuple[Iterable[str | None], ...] = (
         (scores.seeds(results), scores.metrics(results)),
+        ranking.notes(results),
         significance.notes(found),
         failures.missing(results),
         failures.failed(results),

@@ -1,0 +1,106 @@
+"""Log-probabilities of texts under a model, in batches of whole texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Answer = tuple[float, bool]
+"""A text's log-probability in nats, and whether each of its tokens is the most likely one."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The tokens of a context and of its continuation, which is scored."""
+
+    ids: tuple[int, ...]
+    start: int
+    """Position of the continuation's first token; at least 1, and less than the number of tokens."""
+    group: int | None = None
+    """Texts of a group may share the beginning of their contexts; None for a text by itself."""
+
+    def cut(self, length: int) -> Text:
+        """Return the text without the tokens on the left that exceed ``length``."""
+        extra = max(0, len(self.ids) - length)
+        return replace(self, ids=self.ids[extra:], start=max(1, self.start - extra)) if extra else self
+
+    @property
+    def scored(self) -> range:
+        """The positions of the continuation's tokens."""
+        return range(self.start, len(self.ids))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and how it is run."""
+
+    call: Callable[..., Any]
+    """Runs a forward pass of the tuned model with keyword arguments, without gradients, in its compute dtype."""
+    behind: Callable[..., Any]
+    """The same without the method's virtual tokens, which are in the cache already."""
+    takes_positions: bool
+    """Whether the model's forward pass takes ``position_ids``; else it derives positions from the mask."""
+    dtype: str
+    """The compute dtype."""
+    batch_size: int
+    """Most texts in a forward pass."""
+    device: torch.device
+
+
+@dataclass
+class Form:
+    """Which form was used, filled in while texts are scored."""
+
+    shared: bool = False
+    """Whether prompts that several texts share were run once."""
+    reason: str | None = None
+    """Why they were run with each text instead; None if there are none, or if sharing would not save enough."""
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yield items in groups of at most ``size``, in order."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """Return rows of token ids as (b, t), padded on the right, where nothing scored can see the padding."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+
+
+def read(logits: torch.Tensor, places: Sequence[tuple[int, int, int]]) -> list[Answer]:
+    """Return the answer to each token.
+
+    Args:
+        logits: (b, t, v), in any dtype; the softmax is computed in float32.
+        places: row and position of the logits that predict a token, and the token.
+    """
+    if not places:
+        return []
+    rows, positions, ids = torch.tensor(places, device=logits.device).T
+    predicted = logits[rows, positions].float().log_softmax(-1)
+    found = predicted.gather(1, ids[:, None])[:, 0]
+    return list(zip(found.tolist(), (predicted.argmax(1) == ids).tolist(), strict=True))
+
+
+def sums(tokens: Mapping[int, Sequence[Answer]]) -> dict[int, Answer]:
+    """Return the answer to each text from those to its tokens."""
+    return {i: (sum(logprob for logprob, _ in each), all(most for _, most in each)) for i, each in tokens.items()}
+
+
+def whole(model: Model, texts: Sequence[tuple[int, Text]]) -> Iterator[dict[int, Answer]]:
+    """Run whole texts."""
+    for batch in batches(sorted(texts, key=lambda item: -len(item[1].ids)), model.batch_size):
+        yield _run(model, batch)
+
+
+def _run(model: Model, batch: Sequence[tuple[int, Text]]) -> dict[int, Answer]:
+    ids = padded([text.ids[:-1] for _, text in batch], model.device)
+    logits = model.call(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]  # without virtual tokens
+    places = [(row, i - 1, text.ids[i]) for row, (_, text) in enumerate(batch) for i in text.scored]
+    found = iter(read(logits, places))
+    return sums({index: [next(found) for _ in text.scored] for index, text in batch})
