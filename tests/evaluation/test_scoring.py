@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peftbench.errors import UserError
-from peftbench.evaluation import decoding, lm_eval_model, metrics, passes, scoring
+from peftbench.evaluation import decoding, metrics, passes, scoring
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.models.precision import PRECISIONS
