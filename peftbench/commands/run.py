@@ -111,7 +111,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
     prepared = prepare.prepare(stage.trials, stage.folder, workers, command, stage.whole, options)
     done = len(prepared.jobs) - len(prepared.pending)
     what = "learning-rate search: " if stage.searches else ""
-    for note in stage.notes:
+    for note in (*stage.notes, *(() if stage.searches else prepared.notes)):
         print(f"note: {note}", file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
     with progress.shown(len(prepared.pending), out) as observer:

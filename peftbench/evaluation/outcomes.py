@@ -50,11 +50,11 @@ def choose(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[st
 
 
 def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], _: Harness) -> Found:
-    """Compare the answers that the task's pattern finds in each decoded text and in its target.
+    """Compare the answers that the task's pattern finds in each decoded text and in its targets, one of which counts.
 
     Without a pattern the whole text is the answer. A text with more words than any target then is a format failure.
     """
-    longest = max(len(e.target.split()) for e in examples)
+    longest = max(len(reference.split()) for e in examples for reference in e.references or (e.target,))
     rows = []
     for index, (e, sample) in enumerate(zip(examples, samples, strict=True)):
         text = str(sample["filtered_resps"][0]).strip()
@@ -63,7 +63,8 @@ def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str
         else:
             answer = read_answer(task.answer_pattern, text)
             readable = answer is not None
-            right = readable and answer == read_answer(task.answer_pattern, e.target)
+            known = {read_answer(task.answer_pattern, reference) for reference in e.references or (e.target,)}
+            right = readable and answer in known
         rows.append(ExampleRow("", task.name, index, e.prompt, e.target, text, float(right), readable))
     return rows, {"exact_match": metrics.mean([row.outcome for row in rows])}
 

@@ -102,9 +102,10 @@ def run_harness(model: Harness, task: Task, examples: Sequence[Example]) -> tupl
     """Run one task through lm-eval; return its samples in document order and its metrics."""
     own = None if task.lm_eval else lm_eval_export.build(task, examples, model.tokenizer.eos_token)
     built = {task.name: lm_eval_tasks.build(task) if task.lm_eval else own}
-    limit = len(examples) if task.lm_eval else None
+    kept = lm_eval_tasks.samples(task, built[task.name]) if task.lm_eval else None
+    asked = None if kept is None else {task.name: kept}
     with model.ranking(task, examples) if _is_ranked(task) else nullcontext():
-        done = evaluator.evaluate(model, built, limit=limit, bootstrap_iters=0, log_samples=True)
+        done = evaluator.evaluate(model, built, samples=asked, bootstrap_iters=0, log_samples=True)
     samples = sorted(done["samples"][task.name], key=lambda s: s["doc_id"])
     metrics = {
         name.removesuffix(",none"): float(value)

@@ -34,6 +34,14 @@ class TaskData:
     """Whether prompt and answer are formatted with the chat template of the base model's tokenizer."""
     system: str | None = None
     """System message of the chat template; None for none."""
+    encoding: str | None = None
+    """Character encoding of the text files; None for UTF-8 or what a byte order mark says."""
+    delimiter: str | None = None
+    """The character between the fields of CSV and TSV files; None if it is found out from the file."""
+    quoting: str | None = None
+    """``minimal`` if quotes may enclose fields of CSV and TSV files, ``none`` if they are text; None to find out."""
+    messages: str | None = None
+    """The field with a conversation, whose last answer is the target; None if records are no conversations."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Task(TaskData):
     prompt: str = ""
     """Jinja template of the prompt over an example's fields."""
     target: str = ""
-    """Jinja template of the right answer; for ``choice`` it must render to one of ``choices``."""
+    """Jinja template of the right answer; for ``choice`` it must render to one of ``choices``. A template that is one
+    expression may give a list of right answers, of which the first is trained on."""
     choices: tuple[str, ...] = ()
     """The answers that are ranked, the same for every example; empty if each example has its own."""
     validation_fraction: float = 0.0
@@ -62,7 +71,7 @@ class Task(TaskData):
     max_new_tokens: int = 32
     """Most tokens of a generated answer; unused by ``choice``."""
     limit: int | None = None
-    """Number of examples of the scored split that are evaluated, from the first; None for all."""
+    """Number of examples of a scored split that are evaluated, a seeded draw; None for all."""
     test_seed: int | None = None
     """Which of a built-in task's disjoint test sets; None for a task of files."""
     answer_pattern: str | None = None
@@ -88,13 +97,15 @@ class Example:
     choices: tuple[str, ...] = ()
     """All answers to rank, including the target; empty unless the task's kind is ``choice``."""
     references: tuple[str, ...] = ()
-    """All acceptable texts of a generation task, including the target; empty for other kinds."""
+    """All acceptable texts of a decoded answer, including the target; empty if there is only the target."""
     slots: tuple[str, ...] = ()
     """Strings that a correct generation must contain; empty if the task has none."""
     join: str = " "
     """The text between prompt and answer."""
     end: str = ""
     """The text after the answer and before the end-of-text token, from a chat template; else empty."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """The messages of a conversation before the answer, as pairs of role and text; empty if there is only a prompt."""
     content: str = ""
     """The prompt without the words of its template, for comparing test with training data; empty if there is no content
     or it is not known."""

@@ -20,13 +20,17 @@ class Retention:
     separator: str = "\n\n"
     """The separator between texts in a plain text file."""
     limit: int | None = 200
-    """Number of texts that are used, from the first; None for all."""
+    """Number of texts that are used, a seeded draw; None for all."""
     dataset: str | None = None
     """Hugging Face dataset: a hub id, or a local folder."""
     config: str | None = None
     revision: str | None = None
     split: str = "test"
     """Split of the dataset."""
+    encoding: str | None = None
+    delimiter: str | None = None
+    quoting: str | None = None
+    """How a file is read: see ``Task``."""
 
     @property
     def source(self) -> str:
@@ -185,5 +189,9 @@ class Job:
     """The part of the budget that is reserved for non-tensor memory, in bytes."""
     overlap_json: str | None = None
     """Overlap of the scored prompts with the training data; see the column of that name."""
+    reading_json: str | None = None
+    """What reading the trial's data found; see the column of that name."""
+    classes_json: str | None = None
+    """Scored examples by class; see the column of that name."""
     log: str | None = None
     """File for everything that the trial's libraries print; None to let them print."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
+from peftbench.runner.preflight import texts
+from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
 from peftbench.tasks import chat, hub, overlap, read
-from peftbench.tasks.general_text import as_task, texts
+from peftbench.tasks.general_text import as_task
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Grid:
     pending: tuple[Job, ...]
     """The trials without a final row."""
     workers: int
+    notes: tuple[str, ...] = ()
+    """What reading the data found out, changed or left out."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class _Inputs:
     bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
     data: dict[tuple[str, ...], str] = field(default_factory=dict)
     overlaps: dict[tuple[str, ...], str | None] = field(default_factory=dict)
-    found: dict[tuple[str, str], list[Example]] = field(default_factory=dict)
+    texts: Texts = field(default_factory=Texts)
 
     def of(self, trial: Trial) -> tuple[Path, str, str]:
         """Return the base model's folder, its hash and the hash of the tasks' examples."""
@@ -82,10 +86,7 @@ class _Inputs:
 
     def examples(self, task: Task, split: str) -> list[Example]:
         """Return a split's examples, which are read only once."""
-        key = (repr(task), split)
-        if key not in self.found:
-            self.found[key] = read.examples(task, split)
-        return self.found[key]
+        return self.texts.examples(task, split)
 
     def overlap(self, trial: Trial) -> str | None:
         """Return the overlap of the trial's scored prompts with its training data, as JSON for the column."""
@@ -131,11 +132,11 @@ def prepare(
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
-    _check_texts(trials)
+    notes = texts.check(trials, inputs.texts)
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
-        _check_splits(trial, inputs.examples)
         key = inputs.key(trial)
+        reading_json, classes_json = texts.columns(trial, inputs.texts)
         jobs.append(
             Job(
                 trial=trial,
@@ -152,6 +153,8 @@ def prepare(
                 reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 overlap_json=inputs.overlap(trial),
+                reading_json=reading_json,
+                classes_json=classes_json,
                 log=str(folder / "logs" / f"{key}.log"),
             )
         )
@@ -169,7 +172,7 @@ def prepare(
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     pending = tuple(job for job in jobs if job.key not in done)
-    return Grid(folder, tasks, tuple(jobs), pending, workers)
+    return Grid(folder, tasks, tuple(jobs), pending, workers, notes)
 
 
 def _reserve(trial: Trial, options: Options) -> int:
@@ -191,7 +194,7 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Check that all base models and data splits of the trials exist, without fetching or hashing anything.
 
     Returns:
-        Notes about what can be checked only by a run: hub ids that must be fetched.
+        Notes: what reading the data found, and what can be checked only by a run: hub ids that must be fetched.
 
     Raises:
         UserError: if something is missing or unreadable, as in ``prepare``.
@@ -204,13 +207,11 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
-    inputs = _Inputs()
-    _check_texts(trials, remote)
-    for trial in trials:
-        _check_splits(trial, inputs.examples, remote)
+    notes = texts.check(trials, Texts(), remote)
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
-    return tuple(f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
+    ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
+    return (*notes, *ids)
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:
@@ -245,35 +246,6 @@ def _without_adapter(folder: Path, jobs: Sequence[Job]) -> set[str]:
         for job in jobs
         if job.key in ok and job.trial.training and job.adapter_folder and not Path(job.adapter_folder).is_dir()
     }
-
-
-def _check_splits(trial: Trial, reader: read.Reader, unseen: Container[str] = ()) -> None:
-    """Check before anything runs that every split that a trial trains or scores on has examples.
-
-    Args:
-        trial: one trial of the grid. The untuned base model needs no training split.
-        reader: returns a split's examples.
-        unseen: names of tasks whose data is not read.
-
-    Raises:
-        UserError: if a split is empty.
-    """
-    tasks = {task.name: task for task in trial.tasks}
-    wanted = [(name, trial.evaluation.split) for name in trial.evaluate]
-    if trial.training is not None:
-        wanted += [(name, "train") for name, _ in trial.training.data]
-        if trial.training.validate_every:
-            wanted += [(name, "validation") for name, _ in trial.training.data]
-    for name, split in wanted:
-        if name not in unseen and not reader(tasks[name], split):
-            raise UserError(f"task {name!r}: its {split} split is empty")
-
-
-def _check_texts(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
-    """Check that every source of general text for retention can be read."""
-    for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
-        if as_task(source).name not in unseen:
-            texts(source)
 
 
 def _prepare_logs(folder: Path) -> None:

@@ -55,6 +55,8 @@ def row(job: Job, status: Status) -> TrialRow:
         data_sha256=job.data_sha256,
         environment_json=job.environment_json,
         overlap_json=job.overlap_json,
+        reading_json=job.reading_json,
+        classes_json=job.classes_json,
         learning_rate=training.learning_rate if training else None,
         learning_rate_source=trial.learning_rate_source,
         defaults_json=json.dumps(trial.defaults, sort_keys=True) if trial.defaults else None,

@@ -13,6 +13,7 @@ from peftbench.models import builtin
 from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
 from peftbench.suite.build_tasks import build_tasks
+from peftbench.suite.build_texts import check_encoding
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import AMOUNTS, Document, raise_problems
 from peftbench.suite.records import Block, ParameterBudget, Search, Suite
@@ -147,12 +148,14 @@ def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | 
     block = b.check(RetentionBlock, path, given)
     if block is None:
         return None
+    check_encoding(b, path, block.encoding)
     if (block.file is None) == (block.dataset is None):
         b.problem(path, "allowed: exactly one of file (a text, or records) and dataset (a hub id or a folder)")
         return None
-    for key in ("config", "revision", "split"):
-        if block.dataset is None and key in given:
-            b.problem((*path, key), "allowed only with the key 'dataset', which is missing")
+    for other, keys in (("dataset", ("config", "revision", "split")), ("file", ("encoding", "delimiter", "quoting"))):
+        for key in keys:
+            if getattr(block, other) is None and key in given:
+                b.problem((*path, key), f"allowed only with the key {other!r}, which is missing")
     return Retention(
         file=None if block.file is None else b.resolved(given["file"]),
         dataset=b.dataset((*path, "dataset")),

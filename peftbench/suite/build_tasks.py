@@ -8,13 +8,14 @@ from dataclasses import replace
 from peftbench.errors import unknown
 from peftbench.records import Task
 from peftbench.suite.build_scoring import lm_eval_task, scoring
+from peftbench.suite.build_texts import check_encoding, check_texts
 from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
 from peftbench.suite.template_check import template_problems
 from peftbench.suite.wording import describe_value
 from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import SPLITS, TASKS
-from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
+from peftbench.tasks.templates import CHUNK_CHARACTERS, CONVERSATION, TEMPLATES
 
 TEXT = "language_modelling"
 _FOR_BUILTINS = ("limit", "max_new_tokens", "num_fewshot", "stop", "metric", "answer_pattern")
@@ -68,17 +69,23 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
             (*path, "several_references"),
             f"only a generation task has several references; this one's kind is {block.kind}",
         )
+    check_texts(b, path, block)
     _check_data(b, path, block)
     _check_cut(b, path, block)
     for key in sorted({"prompt", "target"} & set(raw)):  # a ready template accepts data with other columns
-        for problem in template_problems(getattr(block, key) or "", block.columns):
+        for problem in template_problems(getattr(block, key) or "", block.columns, bool(block.messages)):
             b.problem((*path, key), problem)
+    check_encoding(b, path, block.encoding)
     text = block.kind == TEXT
     return Task(
         name=name,
         kind=block.kind or "",
         files={split: b.resolved(raw[split]) for split in SPLITS if getattr(block, split)},
         columns=tuple(block.columns),
+        encoding=block.encoding,
+        delimiter=block.delimiter,
+        quoting=block.quoting,
+        messages=block.messages,
         prompt=block.prompt or "",
         target=block.target or "",
         choices=tuple(block.choices),
@@ -111,6 +118,9 @@ def _with_template(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
         block = block.model_copy(
             update={key: value for key, value in known.items() if key not in block.model_fields_set}
         )
+    if block.messages is not None:
+        texts = zip(("prompt", "target"), CONVERSATION, strict=True)
+        block = block.model_copy(update={key: text for key, text in texts if getattr(block, key) is None})
     if block.kind == "choice" and block.labels and not block.choices:
         block = block.model_copy(update={"choices": list(dict.fromkeys(block.labels.values()))})
     return block
@@ -157,6 +167,9 @@ def _check_data(b: Builder, path: KeyPath, block: TaskBlock) -> None:
     for key in ("config", "revision", "splits"):
         if getattr(block, key) is not None and block.dataset is None:
             b.problem((*path, key), "allowed only with the key 'dataset', which is missing")
+    for key in ("encoding", "delimiter", "quoting"):
+        if getattr(block, key) is not None and not any(getattr(block, split) for split in SPLITS):
+            b.problem((*path, key), f"allowed only with a file ({', '.join(SPLITS)}), and none is given")
     if block.dataset and not any((block.splits or {}).values()):
         b.problem(path, "the key 'splits' is missing; it names the dataset's splits to use: {train: train, ...}")
     for split in block.splits or {}:

@@ -75,8 +75,8 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
     {
         "template": Meaning(
             "ready `kind`, `prompt`, `target` and more for known data: `alpaca`, `classification`, `dolly`, `e2e`, "
-            "`gsm8k`, `sst2`, `text` or `trec`; `peftbench list tasks` prints which fields each reads. Keys of the "
-            "block override it"
+            "`gsm8k`, `messages`, `sharegpt`, `sst2`, `text` or `trec`; `peftbench list tasks` prints which fields "
+            "each reads. Keys of the block override it"
         ),
         "kind": Meaning(
             "`choice` ranks answers by likelihood, `exact_match` and `generation` decode an answer, "
@@ -84,8 +84,8 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "required, or the template's",
         ),
         "train": Meaning(
-            "file of the train split: CSV, TSV, JSON, JSONL, Parquet or text. A relative path starts at "
-            "the suite's folder"
+            "file of the train split: CSV, TSV, JSON, JSON lines, Parquet or text, also compressed (.gz, .zst, .bz2, "
+            ".xz). A relative path starts at the suite's folder"
         ),
         "validation": Meaning("file of the validation split"),
         "test": Meaning("file of the test split"),
@@ -97,8 +97,34 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "takes precedence"
         ),
         "columns": Meaning("column names, for files without a header line"),
-        "prompt": Meaning("Jinja template of the prompt over an example's fields", "required, or the template's"),
-        "target": Meaning("Jinja template of the right answer", "required, or the template's"),
+        "encoding": Meaning(
+            "character encoding of text files, such as `cp1252` or `utf-16-le`; a byte order mark takes precedence",
+            "UTF-8",
+        ),
+        "delimiter": Meaning(
+            "the character between the fields of CSV and TSV files",
+            "the comma or the tab; the semicolon, bar, tab or comma if the file has those instead",
+        ),
+        "quoting": Meaning(
+            "for CSV and TSV files: `minimal` if quotes may enclose a field, `none` if quotes are text",
+            "`minimal` for CSV; for TSV found out from the file",
+        ),
+        "messages": Meaning(
+            "the field with a conversation: a list of messages with `role` and `content` (OpenAI) or `from` and "
+            "`value` (ShareGPT). The last answer is the target, what stands before it the prompt; tool calls and "
+            "images are refused",
+            "the template's",
+        ),
+        "prompt": Meaning(
+            "Jinja template of the prompt over an example's fields; `row` is the whole record: "
+            "`{{ row['Class Index'] }}`",
+            "required, or the template's",
+        ),
+        "target": Meaning(
+            "Jinja template of the right answer. If it is one expression that gives a list, all of its texts are "
+            "right, and the first is trained on",
+            "required, or the template's",
+        ),
         "choices": Meaning("the answers to rank, for `choice`", "the words of `labels`"),
         "labels": Meaning('maps what `target` renders to the word for it: `{"0": negative, "1": positive}`'),
         "several_references": Meaning("merge scored examples with the same prompt into one with several references"),
@@ -118,7 +144,10 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "system": Meaning("system message of the chat template"),
         "max_new_tokens": Meaning("longest decoded answer", "32; a built-in task and a template have their own"),
-        "limit": Meaning("largest number of scored examples, taken from the start", "all"),
+        "limit": Meaning(
+            "largest number of scored examples: a seeded draw, the same for every method. Of a built-in task the first",
+            "all",
+        ),
         "answer_pattern": Meaning(
             "how `exact_match` extracts the answer from prediction and target: a regular expression with one group, "
             "`gsm8k` (the number after `####`, else the last number) or `number`. Output without an answer counts as a "
@@ -178,8 +207,11 @@ RETENTION: Mapping[str, Meaning] = MappingProxyType(
         "revision": Meaning("branch, tag or commit of the dataset"),
         "split": Meaning("split of the dataset"),
         "field": Meaning("for records: the field with the text"),
+        "encoding": Meaning("as for a task"),
+        "delimiter": Meaning("as for a task"),
+        "quoting": Meaning("as for a task"),
         "separator": Meaning("for plain text: what separates two texts", "an empty line"),
-        "limit": Meaning("largest number of texts, taken from the start; null for all"),
+        "limit": Meaning("largest number of texts, a seeded draw; null for all"),
     }
 )
 

@@ -24,6 +24,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 SEARCH = "search"
 """The learning rate of a suite that asks for a search around the default."""
+Delimiter = Annotated[
+    str, Field(pattern=r"^[^\r\n\"\x00]$", description="one character, such as ',' or ';' or '\\t' for a tab")
+]
 PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 
 TRAIN: Mapping[str, Setting] = MappingProxyType(
@@ -195,6 +198,10 @@ class TaskBlock(Strict):
     revision: str | None = None
     splits: dict[str, str | None] | None = None
     columns: list[str] = []
+    encoding: Annotated[str, Field(min_length=1)] | None = None
+    delimiter: Delimiter | None = None
+    quoting: Literal["minimal", "none"] | None = None
+    messages: Annotated[str, Field(min_length=1)] | None = None
     prompt: str | None = None
     target: str | None = None
     choices: list[str] = []
@@ -249,7 +256,10 @@ class RetentionBlock(Strict):
     config: str | None = None
     revision: str | None = None
     split: Annotated[str, Field(min_length=1)] = Retention.split
-    field: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$", description="a field's name")] = Retention.field
+    field: Annotated[str, Field(min_length=1, description="a field's name")] = Retention.field
+    encoding: Annotated[str, Field(min_length=1)] | None = None
+    delimiter: Delimiter | None = None
+    quoting: Literal["minimal", "none"] | None = None
     separator: Annotated[str, Field(min_length=1)] = Retention.separator
     limit: Count | None = Retention.limit
 

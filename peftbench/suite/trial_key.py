@@ -13,6 +13,8 @@ from peftbench.models.find import _without_folders, base_name
 from peftbench.records import Trial
 from peftbench.version import PROTOCOL
 
+_LAYOUT = ("encoding", "delimiter", "quoting")
+"""Keys about how a file is read: the texts that it then has are in the data's hash."""
 KEY_VERSION = 2
 """Version of what enters a key. Version 1 left out settings at their default if results were older than the setting."""
 
@@ -54,7 +56,7 @@ def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
     plain = settings(trial)
     plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
-        for where in ("files", "dataset", "config", "revision", "splits", "lm_eval"):
+        for where in ("files", "dataset", "config", "revision", "splits", "lm_eval", *_LAYOUT):
             task.pop(where, None)  # the content is in the data's hash
     everything: Mapping[str, Any] = {
         **plain,

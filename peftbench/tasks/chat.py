@@ -12,7 +12,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.records import Example, Task
-from peftbench.tasks import read
+from peftbench.tasks import conversations, read
 
 _ANSWER = "70635241807060504"
 """Placeholder for the answer while a template is rendered: digits, which no filter for letters or markup changes."""
@@ -118,19 +118,17 @@ class _Template:
     known: dict[str, str] = field(default_factory=dict)
     """Answer -> how the template writes it."""
 
-    def text(self, prompt: str, answer: str | None, opens: bool = False) -> str:
-        """Return what the template writes for a prompt and its answer.
+    def text(self, example: Example, answer: str | None, opens: bool = False) -> str:
+        """Return what the template writes for an example's messages and an answer.
 
         Args:
-            prompt: the user's message.
+            example: the prompt, or the turns of a conversation.
             answer: the assistant's message; None for none.
             opens: whether the start of an answer follows.
         """
         from jinja2 import TemplateError
 
-        messages = [{"role": "user", "content": prompt}]
-        if self.task.system is not None:
-            messages.insert(0, {"role": "system", "content": self.task.system})
+        messages = conversations.asked(self.task, example)
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         try:
@@ -148,10 +146,10 @@ class _Template:
 
     def turn(self, example: Example) -> _Turn:
         """Return what the template writes for an example."""
-        before, found, after = self.text(example.prompt, _ANSWER).rpartition(_ANSWER)
+        before, found, after = self.text(example, _ANSWER).rpartition(_ANSWER)
         if not found:
             raise self.unsupported("leaves out the assistant's answer")
-        return _Turn(example, before, after, self.text(example.prompt, example.target))
+        return _Turn(example, before, after, self.text(example, example.target))
 
     def written(self, turn: _Turn, prompt: str, index: int) -> Example:
         """Return an example as the template writes it after a prompt, which is the start of its text."""
@@ -183,7 +181,7 @@ class _Template:
     def _other(self, turn: _Turn, prompt: str, end: str, answer: str) -> str:
         """Return how another answer to a prompt is written."""
         if answer not in self.known:
-            whole = self.text(turn.example.prompt, answer)
+            whole = self.text(turn.example, answer)
             if not whole.startswith(prompt):
                 raise self.unsupported(_DEPENDS)
             rest = whole[len(prompt) :]
@@ -192,7 +190,7 @@ class _Template:
 
     def prompts(self, turns: Sequence[_Turn]) -> list[str]:
         """Return the prompt of each example: a start of its text that is the same for every answer of the task."""
-        opened = [self.text(turn.example.prompt, None, opens=True) for turn in turns]
+        opened = [self.text(turn.example, None, opens=True) for turn in turns]
         usual, opening = self._starts(turns, opened)
         if usual:
             return [turn.before for turn in turns]
@@ -200,7 +198,7 @@ class _Template:
             return opened
         shared = [_common_start(turn.before, start) for turn, start in zip(turns, opened, strict=True)]
         for turn, start in zip(turns, shared, strict=True):
-            asked = self.text(turn.example.prompt, None)
+            asked = self.text(turn.example, None)
             if not (turn.whole.startswith(start) and start.startswith(asked)):
                 raise self.unsupported(_DEPENDS)
         return shared
@@ -219,7 +217,7 @@ class _Template:
         asked = repr(self.task), self.template
         if asked not in _STARTS:
             others = {e.target for split in read.splits(self.task) for e in read.examples(self.task, split)}
-            texts = [self.text(first.example.prompt, answer) for answer in sorted(others)]
+            texts = [self.text(first.example, answer) for answer in sorted(others)]
             _STARTS[asked] = (
                 all(text.startswith(first.before) for text in texts),
                 all(text.startswith(start) for text in texts),

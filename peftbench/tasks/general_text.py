@@ -2,46 +2,73 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.records import Retention, Task
-from peftbench.tasks import read
+from peftbench.tasks import encodable
+from peftbench.tasks.files import KINDS, read_text
+from peftbench.tasks.formats.content import kind
+from peftbench.tasks.read import reading
+from peftbench.tasks.splits import drawn
+from peftbench.tasks.values import WHOLE
 
-RECORDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+RECORDS = tuple(suffix for suffix in KINDS if suffix != ".txt")
 """Suffixes of files with records; any other file is plain text."""
+
 _NAME = "evaluate.retention"
 
 
 def texts(source: Retention) -> list[str]:
-    """Return the non-empty texts of a file or a dataset in order, stripped of surrounding white space.
+    """Return the texts that a limit keeps, see ``read``."""
+    return read(source)[0]
+
+
+def read(source: Retention) -> tuple[list[str], tuple[str, ...]]:
+    """Return the non-empty texts of a file or a dataset in order, stripped of surrounding white space, and notes.
+
+    ``limit`` is a seeded draw, so that the texts come from all parts of the source.
 
     Raises:
-        UserError: if the source is missing, unreadable or has no text, or its records lack the field.
+        UserError: if the source is missing, unreadable or has no text, if its records lack the field, or if a text
+            cannot be encoded.
     """
     path = Path(source.file or "")
-    if source.dataset or path.suffix in RECORDS:
-        found = [e.target for e in read.examples(as_task(source), "test")]
+    notes: tuple[str, ...] = ()
+    if source.dataset or kind(path) in RECORDS:
+        found = reading(as_task(source), "test")
+        pieces, notes = [e.target for e in found.examples], tuple(note for note in found.notes if " empty " not in note)
     else:
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text, notes = read_text(path, source.encoding)
+        except UserError as error:
+            raise UserError(f"{_NAME}: {error}") from None
+        except (OSError, EOFError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{_NAME}: {source.source} cannot be read as text: {why}") from None
+        notes = tuple(f"{_NAME}: {path.name}: {note}" for note in notes)
         # a line of white space counts as blank
-        found = re.split(r"\n[^\S\n]*\n", text) if source.separator == "\n\n" else text.split(source.separator)
-    kept = [text.strip() for text in found if text.strip()][: source.limit]
+        pieces = re.split(r"\n[^\S\n]*\n", text) if source.separator == "\n\n" else text.split(source.separator)
+    kept = [text.strip() for text in pieces if text.strip()]
     if not kept:
         raise UserError(f"{_NAME}: {source.source} holds no text")
-    return kept
+    for index, text in enumerate(kept, 1):
+        problem = encodable.problem(text)
+        if problem:
+            raise UserError(f"{_NAME}: {source.source}, text {index}: {problem}")
+    return drawn(kept, source.limit), notes
 
 
 def as_task(source: Retention) -> Task:
-    """Return a task whose targets are the texts in the records of a source."""
-    field = f"{{{{ '' if {source.field} is none else {source.field} }}}}"  # null is excluded
-    made = Task(_NAME, "generation", prompt=field, target=field)
+    """Return a task whose targets are the texts in the records of a source; null is an empty text."""
+    target = f"{{{{ {WHOLE}[{json.dumps(source.field, ensure_ascii=False)}] | default('') }}}}"
+    # the field must exist: default() would hide that it does not
+    exists = f"{{% if {WHOLE}[{json.dumps(source.field, ensure_ascii=False)}] %}}{{% endif %}}"
+    made = Task(_NAME, "generation", prompt=exists, target=target)
+    made = replace(made, encoding=source.encoding, delimiter=source.delimiter, quoting=source.quoting)
     if source.file:
         return replace(made, files={"test": source.file})
     return replace(

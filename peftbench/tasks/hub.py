@@ -8,12 +8,19 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Task
+from peftbench.tasks.formats.plain import plain
+from peftbench.tasks.formats.records import Records
 
 
 def is_remote(task: Task) -> bool:
     """Return whether some split of a task may have to be downloaded."""
     wanted = [split for split in task.splits if split not in task.files]
     return bool(wanted) and not Path(str(task.dataset)).is_dir()
+
+
+def read(task: Task, split: str) -> Records:
+    """Return the records of a split in plain values, with notes; see ``rows``."""
+    return plain(Records(rows(task, split)))
 
 
 def rows(task: Task, split: str) -> list[dict[str, Any]]:

@@ -27,8 +27,10 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
     Args:
         task: the task.
         examples: its examples; what ends the answers of a chat template is a stop text, unless an answer contains it.
+            If one has several answers, an exact match with any of them counts.
         eos: the text of the end-of-text token.
     """
+    several = task.kind == "exact_match" and any(len(e.references) > 1 for e in examples)
     shared: dict[str, Any] = {
         "task": task.name,
         "test_split": "test",
@@ -50,7 +52,7 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
     return {
         **shared,
         "output_type": "generate_until",
-        "doc_to_target": "target",
+        "doc_to_target": "references" if several else "target",
         "generation_kwargs": {
             "until": stops(task, examples, eos),
             "max_gen_toks": task.max_new_tokens,

@@ -20,6 +20,7 @@ from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.records import Example, Task
+from peftbench.tasks.splits import draw
 
 _FEWSHOT_SEED = 1234
 """That of the ``lm_eval`` command."""
@@ -83,11 +84,22 @@ def fingerprint(task: Task) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def samples(task: Task, found: Any) -> list[int] | None:
+    """Return which documents the task's limit keeps, as for tasks of files; None for all.
+
+    Args:
+        task: the suite's task.
+        found: lm-eval's task.
+    """
+    size = len(found.eval_docs)
+    return None if task.limit is None or task.limit >= size else draw(size, task.limit)
+
+
 def _asked(task: Task, found: Any) -> list[list[Any]]:
     """Return the requests of each document, in order."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-            found.build_all_requests(limit=task.limit, rank=0, world_size=1)
+            found.build_all_requests(samples=samples(task, found), rank=0, world_size=1)
     except Exception as error:  # templates and functions of the task may raise anything
         raise UserError(f"{_subject(task.name, task.lm_eval)}: its prompts cannot be made: {_line(error)}") from error
     return [list(each) for _, each in groupby(found.instances, key=lambda request: request.doc_id)]

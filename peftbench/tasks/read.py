@@ -5,43 +5,72 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peftbench.errors import UserError, unknown
 from peftbench.records import Example, Task
 from peftbench.records.resolve import resolve
-from peftbench.tasks import DEFAULT_TEST_SEED, TASKS, files, hub
+from peftbench.records.wording import plural
+from peftbench.tasks import DEFAULT_TEST_SEED, TASKS, encodable, files, hub
 from peftbench.tasks.chunks import chunks
-from peftbench.tasks.splits import cut, is_cut, splits, with_all_references
+from peftbench.tasks.formats.records import Records
+from peftbench.tasks.splits import cut, drawn, is_cut, splits, with_all_references
 from peftbench.tasks.templates import CHUNK_CHARACTERS
 
-__all__ = ["Reader", "examples", "fingerprint", "splits"]
+__all__ = ["Reader", "Reading", "examples", "fingerprint", "reading", "splits"]
 
 Reader = Callable[[Task, str], Sequence[Example]]
 """Gives the examples of a task's split."""
-_SHOWN_FIELDS = 20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The examples of a task's split, and what reading them found."""
+
+    examples: list[Example]
+    notes: tuple[str, ...] = ()
+    """What was found out, changed or left out, as sentences without a full stop that begin with the task's name."""
 
 
 def examples(task: Task, split: str) -> list[Example]:
+    """Return the examples of a split; see ``reading``."""
+    return reading(task, split).examples
+
+
+def reading(task: Task, split: str) -> Reading:
     """Return the examples of a split in the order of the data; ``limit`` applies to every split except train.
+
+    The limit of a built-in task takes the first examples, which are drawn already; of other tasks it is a seeded draw.
 
     Raises:
         UserError: if the split does not exist; if its data is missing, empty or unreadable; if a template uses a field
-            that the data does not have; or if an answer is not among the labels or choices.
+            that the data does not have, or gives something that is no text; if a text cannot be encoded; or if an
+            answer is not among the labels or choices.
     """
     if split not in splits(task):
         raise UserError(f"task {task.name!r}: " + unknown("split", split, splits(task)))
     if task.lm_eval:
-        return resolve("peftbench.tasks.lm_eval_tasks:examples")(task)  # it imports lm-eval
+        found = resolve("peftbench.tasks.lm_eval_tasks:examples")(task)  # it imports lm-eval
+        for index, e in enumerate(found):
+            _check(f"task {task.name!r}: example {index + 1}", "its prompt or answer", e.prompt, e.target, *e.choices)
+        return Reading(found)
     if task.builtin:
         seed = DEFAULT_TEST_SEED if task.test_seed is None else task.test_seed
-        found: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
-    else:
-        found = cut(task, _given(task, "train"), split) if is_cut(task, split) else _given(task, split)
-        if task.several_references and split != "train":
-            found = with_all_references(found)
-    return found if split == "train" or task.limit is None else found[: task.limit]
+        made: list[Example] = resolve(TASKS[task.builtin].examples)(split, seed)
+        return Reading(made if split == "train" else made[: task.limit])
+    whole = is_cut(task, split)
+    given = _given(task, "train" if whole else split)
+    found = cut(task, given.examples, split) if whole else given.examples
+    if split == "train":
+        return Reading(found, given.notes)
+    if task.several_references:
+        found = with_all_references(found)
+    kept = drawn(found, task.limit)
+    if len(kept) < len(found):
+        note = f"task {task.name!r}: limit: {len(kept):,} of {plural(len(found), f'{split} example')} are drawn"
+        return Reading(kept, (*given.notes, note))
+    return Reading(kept, given.notes)
 
 
 def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
@@ -59,65 +88,101 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
         digest.update(json.dumps([task.name, task.kind, task.max_new_tokens]).encode())
         for split in splits(task):
             for e in reader(task, split):
-                record = [split, e.prompt, e.target, e.choices, e.references, e.slots]
-                record += [] if e.join == Example.join else [e.join]
+                record: list[object] = [split, e.prompt, e.target, e.choices, e.references, e.slots]
+                if e.join != Example.join:
+                    record.append(e.join)
+                if e.turns:
+                    record.append(e.turns)
                 digest.update(json.dumps(record, ensure_ascii=False).encode())
     return digest.hexdigest()
 
 
-def _given(task: Task, split: str) -> list[Example]:
+def _given(task: Task, split: str) -> Reading:
     """Return the examples of a split that is given by a file or the dataset."""
     if split in task.files:
         path = Path(task.files[split])
-        return _render(task, path.name, files.rows(task, path))
-    return _render(task, f"{task.dataset} {task.splits[split]}", hub.rows(task, split))
+        return _render(task, path.name, files.read(task, path))
+    return _render(task, f"{task.dataset} {task.splits[split]}", hub.read(task, split))
 
 
-def _render(task: Task, source: str, rows: Sequence[dict[str, Any]]) -> list[Example]:
+def _render(task: Task, source: str, records: Records) -> Reading:
     """Return records as examples.
 
     Args:
         task: the task with its templates.
         source: name of the file or dataset, for messages.
-        rows: the records of the data.
+        records: the records of the data.
     """
-    prompt, content, target = _templates(task)
-    found = []
-    for number, row in enumerate(rows, 1):
-        where = f"task {task.name!r}: {source}, example {number}"
+    from peftbench.tasks.rendering import Broken, Templates
+
+    templates = Templates(task)
+    found, longer, after = [], 0, 0
+    for index, row in enumerate(records.rows):
+        where = f"task {task.name!r}: {source}, {records.place(index)}"
         try:
-            answer = target.render(row).strip()
-            read, own = prompt.render(row).rstrip(), content.render(row).strip()
-        except Exception as error:  # expressions and filters in a template may raise anything
-            fields = ", ".join(list(row)[:_SHOWN_FIELDS])
-            headless = Path(source).suffix in (".csv", ".tsv") and not task.columns
-            hint = " (if that is the first example, the file has no header: give its columns)" if headless else ""
-            raise UserError(
-                f"{where}: a template failed: {error}; the example has the fields: {fields}{hint}"
-            ) from None
-        if task.labels:
-            if answer not in task.labels:
-                raise UserError(f"{where}: " + unknown("label", answer, task.labels))
-            answer = task.labels[answer]
-        if task.choices and answer not in task.choices:
-            raise UserError(f"{where}: " + unknown("answer", answer, task.choices))
-        found.append(Example(read, answer, task.choices, (answer,), content=own))
-    return _chunked(task, found) if task.kind == "language_modelling" else found
+            made = templates.render(row)
+        except Broken as error:
+            raise UserError(f"{where}: {error}{_hint(task, source)}") from None
+        answers = tuple(_answer(task, where, target) for target in made.targets)
+        _check(where, "prompt", made.prompt)
+        _check(where, "target", *answers)
+        turns = made.conversation.turns if made.conversation else ()
+        _check(where, "prompt", *(words for _, words in turns))
+        if made.conversation:
+            longer, after = longer + (made.conversation.answers > 1), after + bool(made.conversation.after)
+        found.append(Example(made.prompt, answers[0], task.choices, answers, content=made.content, turns=turns))
+    notes = [*records.notes, *_counted(task, found, longer, after)]
+    texts = _chunked(task, found) if task.kind == "language_modelling" else found
+    return Reading(texts, tuple(f"task {task.name!r}: {source}: {note}" for note in notes))
 
 
-def _templates(task: Task) -> tuple[Any, Any, Any]:
-    """Return the templates of the prompt, of the prompt's content (without its fixed text), and of the target."""
-    from jinja2 import StrictUndefined, TemplateError, nodes
-    from jinja2.sandbox import SandboxedEnvironment
+def _hint(task: Task, source: str) -> str:
+    """Return a hint about a missing header, for a message about a template that failed."""
+    headless = ".csv" in source.lower() or ".tsv" in source.lower()
+    if not headless or task.columns:
+        return ""
+    return " (if that is the first example, the file has no header: give its columns)"
 
-    environment = SandboxedEnvironment(undefined=StrictUndefined)
-    try:
-        tree = environment.parse(task.prompt)
-        for words in tree.find_all(nodes.TemplateData):
-            words.data = "\n"
-        return environment.from_string(task.prompt), environment.from_string(tree), environment.from_string(task.target)
-    except TemplateError as error:
-        raise UserError(f"task {task.name!r}: a template cannot be read: {error}") from None
+
+def _answer(task: Task, where: str, target: str) -> str:
+    """Return the answer that a target stands for."""
+    if task.labels:
+        if target not in task.labels:
+            raise UserError(f"{where}: " + unknown("label", target, task.labels))
+        target = task.labels[target]
+    if task.choices and target not in task.choices:
+        raise UserError(f"{where}: " + unknown("answer", target, task.choices))
+    return target
+
+
+def _check(where: str, key: str, *texts: str) -> None:
+    """Check that texts can be encoded."""
+    for text in texts:
+        problem = encodable.problem(text)
+        if problem:
+            raise UserError(f"{where}: {key}: {problem}")
+
+
+def _counted(task: Task, found: Sequence[Example], longer: int, after: int) -> list[str]:
+    """Return notes on examples that are unusual, with their number.
+
+    Args:
+        task: the task.
+        found: its examples.
+        longer: number of conversations with several answers.
+        after: number of conversations with messages after the last answer.
+    """
+    notes = []
+    if longer:
+        notes.append(f"{longer:,} of {plural(len(found), 'conversation')} have several answers: the last is the target")
+    if after:
+        notes.append(f"{after:,} of {plural(len(found), 'conversation')} go on after the last answer: that is left out")
+    if task.kind == "language_modelling":
+        return notes
+    for what, empty in (("answer", sum(not e.target for e in found)), ("prompt", sum(not e.prompt for e in found))):
+        if empty:
+            notes.append(f"{empty:,} of {plural(len(found), 'example')} have an empty {what}")
+    return notes
 
 
 def _chunked(task: Task, found: Iterable[Example]) -> list[Example]:

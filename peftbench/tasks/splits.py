@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from peftbench.records import Example, Task
 from peftbench.tasks import SPLITS
 
+_Item = TypeVar("_Item")
+_LIMIT_SEED = "peftbench limit"
 _SPLIT_SEED = "peftbench validation split"
 
 
@@ -68,4 +71,26 @@ def _together(found: Sequence[Example]) -> list[list[Example]]:
 
 def with_all_references(found: Sequence[Example]) -> list[Example]:
     """Return the first example of each prompt, with the distinct answers of all its examples as references."""
-    return [replace(g[0], references=tuple(dict.fromkeys(e.target for e in g))) for g in _together(found)]
+    return [replace(group[0], references=tuple(dict.fromkeys(_answers(group)))) for group in _together(found)]
+
+
+def _answers(group: Iterable[Example]) -> Iterator[str]:
+    for e in group:
+        yield from e.references or (e.target,)
+
+
+def draw(size: int, limit: int | None) -> list[int]:
+    """Return which of a number of items a limit keeps, in order: a seeded draw, so that sorted data stays mixed.
+
+    A smaller limit keeps a part of what a larger one keeps.
+    """
+    order = list(range(size))
+    if limit is None or limit >= size:
+        return order
+    random.Random(_LIMIT_SEED).shuffle(order)
+    return sorted(order[:limit])
+
+
+def drawn(found: Sequence[_Item], limit: int | None) -> list[_Item]:
+    """Return the items that a limit keeps; see ``draw``."""
+    return [found[index] for index in draw(len(found), limit)]

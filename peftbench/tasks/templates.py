@@ -30,6 +30,8 @@ class Template:
     max_new_tokens: int | None = None
     answer_pattern: str | None = None
     stop: tuple[str, ...] = ()
+    messages: str | None = None
+    chat: bool = False
 
     def block(self) -> dict[str, Any]:
         """Return the keys of a task's block that the template provides."""
@@ -50,6 +52,11 @@ Write a response that appropriately completes the request.
 {% endif %}
 ### Response:"""
 """The prompt of Stanford Alpaca (Taori et al. 2023), for records with and without an input."""
+CONVERSATION = (
+    "{% for role, text in turns %}{{ role | capitalize }}: {{ text }}\n{% endfor %}Assistant:",
+    "{{ answer }}",
+)
+"""Prompt and target of a conversation where no chat template writes it."""
 _SUBJECT = "{% if text is defined %}{{ text.split('||')[0] | trim }}{% else %}{{ meaning_representation }}{% endif %}"
 _SENTENCE = (
     "{% if text is defined %}{{ text.split('||', 1)[1] }}"
@@ -137,6 +144,26 @@ TEMPLATES: Mapping[str, Template] = MappingProxyType(
                 "choice",
                 "Text: {{ text }}\nClass:",
                 "{{ label }}",
+            ),
+            Template(
+                "messages",
+                "conversations in OpenAI's form, with the base's chat template; the last answer is the target",
+                "messages (a list of role and content)",
+                "generation",
+                *CONVERSATION,
+                max_new_tokens=256,
+                messages="messages",
+                chat=True,
+            ),
+            Template(
+                "sharegpt",
+                "conversations in ShareGPT's form, with the base's chat template; the last answer is the target",
+                "conversations (a list of from and value)",
+                "generation",
+                *CONVERSATION,
+                max_new_tokens=256,
+                messages="conversations",
+                chat=True,
             ),
             Template(
                 "text",

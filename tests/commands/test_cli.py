@@ -168,14 +168,18 @@ def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, pa
         ("colours.csv", "", ["task 'colour'", "colours.csv holds no examples"]),
         ("colours.csv", "thing,colour\n", ["colours.csv holds no examples"]),
         ("colours.csv", "thing,colour\nsky,blue\nsea\n", ["colours.csv, line 3: 1 fields, expected 2"]),
-        ("colours.csv", "thing,color\nsky,blue\n", ["colours.csv, example 1", "'colour' is undefined", "thing, color"]),
+        (
+            "colours.csv",
+            "thing,color\nsky,blue\n",
+            ["colours.csv, line 2 (example 1)", "'colour' is undefined", "thing, color"],
+        ),
         (
             "colours.csv",
             "thing,colour\nsky,bleu\n",
-            ["example 1: unknown answer 'bleu'; did you mean 'blue'? allowed: blue"],
+            ["line 2 (example 1): unknown answer 'bleu'; did you mean 'blue'? allowed: blue"],
         ),
         ("colours.jsonl", DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
-        ("colours.jsonl", "[]\n", ["colours.jsonl, example 1: expected an object"]),
+        ("colours.jsonl", "[1]\n", ["colours.jsonl, line 1 (example 1): expected an object"]),
         ("colours.parquet", "PAR1", ["colours.parquet cannot be read as parquet"]),
         ("colours.doc", "sky blue\n", ["unknown file type '.doc'; allowed: .csv, .json"]),
         ("colours.txt", "sky blue\n", ["a template failed: 'colour' is undefined; the example has the fields: text"]),
@@ -325,7 +329,7 @@ def test_the_number_of_seeds_is_printed(command, seeds, expected, listed):
         ("base=./models/tny", "neither a built-in base (nano) nor an existing folder"),
         ("base=models", "the folder has no config.json"),
         ("tasks.colour.train=colours.csv", "task 'colour': no such file"),
-        ("tasks.colour.target='{{ thing }}'", "example 1: unknown answer 'sky'; allowed: blue"),
+        ("tasks.colour.target='{{ thing }}'", "line 1 (example 1): unknown answer 'sky'; allowed: blue"),
     ],
 )
 def test_plan_refuses_what_run_would_refuse(place, command, monkeypatch, verb, override, part):

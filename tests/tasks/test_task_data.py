@@ -69,7 +69,9 @@ def test_a_template_provides_keys_that_the_block_omits(task):
 
 def test_a_label_without_a_word_is_refused(task):
     one = task("template: sst2, train: FILE, test: FILE", jsonl([{"sentence": "x", "label": -1}]))
-    with pytest.raises(UserError, match=r"data.jsonl, example 1: unknown label '-1'; did you mean '1'. allowed: 0, 1"):
+    with pytest.raises(
+        UserError, match=r"data.jsonl, line 1 \(example 1\): unknown label '-1'; did you mean '1'. allowed: 0, 1"
+    ):
         read.examples(one, "test")
 
 

@@ -122,19 +122,23 @@ def test_unusual_line_ends_inside_json_text_do_not_end_the_line(write):
         ("a.csv", "text,text\nx,yes\n", ["two columns have the same name: text, text"]),
         ("a.csv", "", ["holds no examples"]),
         ("a.csv", "text,label\n", ["holds no examples"]),
-        ("a.csv", b"text,label\n\xff\xfe,yes\n", ["cannot be read as csv", "utf-8"]),
+        ("a.csv", b"text,label\n\xff\xfe,yes\n", ["line 2: byte 0xff is no text in utf-8", "encoding"]),
         ("a.jsonl", "", ["holds no examples"]),
         ("a.jsonl", "\n\n", ["holds no examples"]),
         ("a.jsonl", '{"text": "x", "label": "yes"}\n{"text": "y", \n', ["line 2: not JSON", "column"]),
-        ("a.jsonl", '{"text": "x", "label": "yes"}\n\n[1]\n', ["example 2: expected an object with fields, got list"]),
-        ("a.jsonl", "5\n", ["example 1: expected an object with fields, got int"]),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "yes"}\n\n[1]\n',
+            ["line 3 (example 2): expected an object with fields, got list"],
+        ),
+        ("a.jsonl", "5\n", ["line 1 (example 1): expected an object with fields, got int"]),
         ("a.json", '{"text": "x"}', ["expected a JSON list of objects, got dict"]),
         ("a.json", "[]", ["holds no examples"]),
         ("a.json", "[", ["cannot be read as json"]),
         ("a.parquet", b"PAR1 half", ["cannot be read as parquet"]),
         ("a.parquet", b"", ["cannot be read as parquet"]),
         ("a.doc", "x", ["unknown file type '.doc'", ".jsonl"]),
-        ("a.CSV", "x", ["unknown file type '.CSV'", "did you mean '.csv'?"]),
+        ("a.cvs", "x", ["unknown file type '.cvs'", "did you mean '.csv'?", ".gz"]),
         ("data", "x", ["unknown file type ''", ".tsv"]),
     ],
 )
@@ -189,7 +193,7 @@ def test_a_template_that_fails_names_example_and_fields(write, template, parts):
 def test_a_template_cannot_leave_its_sandbox(write, template):
     path = write("a.csv", separated(ROWS, ","))
     with pytest.raises(
-        UserError, match=r"task 'mine': a\.csv, example 1: a template failed.*the file has no header: give its columns"
+        UserError, match=r"task 'mine': a\.csv, line 2 \(example 1\): .*the file has no header: give its columns"
     ):
         read.examples(task(path, prompt=template), "test")
 
@@ -197,7 +201,10 @@ def test_a_template_cannot_leave_its_sandbox(write, template):
 def test_an_answer_must_be_one_of_the_choices(refused):
     text = separated([*ROWS, {"text": "last", "label": "yess"}], ",")
     message = refused("a.csv", text, kind="choice", choices=("yes", "no"))
-    assert message == "task 'mine': a.csv, example 31: unknown answer 'yess'; did you mean 'yes'? allowed: no, yes"
+    assert (
+        message
+        == "task 'mine': a.csv, line 32 (example 31): unknown answer 'yess'; did you mean 'yes'? allowed: no, yes"
+    )
 
 
 def test_prompts_have_no_trailing_space_and_answers_no_surrounding_space(write):
@@ -235,7 +242,11 @@ def test_a_limit_applies_to_scored_splits_but_not_to_training(write):
     path = str(write("a.csv", separated(ROWS, ",")))
     one = task(dict.fromkeys(SPLITS, path), limit=4)
     assert [len(read.examples(one, split)) for split in SPLITS] == [30, 4, 4]
-    assert pairs(read.examples(one, "test")) == pairs(read.examples(replace(one, limit=None), "test"))[:4]
+    drawn, whole = (pairs(read.examples(each, "test")) for each in (one, replace(one, limit=None)))
+    assert drawn == [pair for pair in whole if pair in drawn]
+    assert drawn != whole[:4], "a sorted file would be scored on one class"
+    assert set(drawn) < set(pairs(read.examples(replace(one, limit=9), "test")))
+    assert pairs(read.examples(replace(one, limit=99), "test")) == whole
 
 
 def test_the_fingerprint_covers_content_but_not_names_and_formats(write):

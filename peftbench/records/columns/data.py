@@ -22,3 +22,12 @@ class DataColumns(ColumnGroup):
         "as JSON, per scored task: its examples, how many of their prompts are also training prompts word for word "
         "(exact), and how many are, or share a run of that many words with one (ngram, words)",
     ] = None
+    reading_json: Annotated[
+        str | None,
+        "as JSON, what reading the data found out, changed or left out, as sentences: delimiters, quotes, empty "
+        "columns, limits; null if nothing",
+    ] = None
+    classes_json: Annotated[
+        str | None,
+        "as JSON, per scored task with at most 200 classes: the number of scored examples of each class",
+    ] = None

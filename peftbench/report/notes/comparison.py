@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from peftbench.report.collect import Results
 from peftbench.report.derived.significance import Significance
 from peftbench.report.notes import (
+    data_read,
     data_use,
     defaults,
     failures,
@@ -43,6 +44,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         methods.profile_settings(results),
         memory.notes(results),
         speed.notes(results),
+        data_read.notes(results.trials),
         data_use.sentences(results.trials),
         failures.unsupported(results),
     )

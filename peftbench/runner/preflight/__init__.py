@@ -1,0 +1,1 @@
+"""What is checked before anything runs, one concern a file: ``plan`` and ``run`` both use it."""

@@ -1,0 +1,1 @@
+"""File formats of data: bytes to text, text to records. No torch."""

@@ -1,0 +1,107 @@
+"""The content of a file: decompressed and decoded. No torch."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from peftbench.errors import UserError
+
+_MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}
+"""Suffix of a compressed file -> the bytes that it begins with."""
+COMPRESSIONS = tuple(_MAGIC)
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks; that of UTF-32 begins with that of UTF-16."""
+_DAMAGE = "\ufffd"
+
+
+def kind(path: Path) -> str:
+    """Return a file's suffix in lower case, without that of a compression: ``.csv`` for ``Data.CSV.gz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def content(path: Path) -> tuple[bytes, tuple[str, ...]]:
+    """Return a file's bytes, decompressed if it begins like a compressed file, and notes.
+
+    Raises:
+        UserError: if it is a zip archive, such as an Excel workbook.
+        OSError, EOFError, ValueError: if it cannot be read or decompressed.
+    """
+    data = path.read_bytes()
+    named = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else None
+    found = next((suffix for suffix, magic in _MAGIC.items() if data.startswith(magic)), None)
+    if data.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} is a zip archive (an Excel workbook is one): unpack it, or save its table as CSV")
+    if found is None:
+        return data, (f"not compressed, although its name ends in {named}",) if named and data else ()
+    notes = () if named == found else (f"compressed as {found[1:]}, although its name does not end in {found}",)
+    return _decompressed(data, found), notes
+
+
+def _decompressed(data: bytes, suffix: str) -> bytes:
+    if suffix == ".gz":
+        import gzip
+
+        return gzip.decompress(data)
+    if suffix == ".bz2":
+        import bz2
+
+        return bz2.decompress(data)
+    if suffix == ".xz":
+        import lzma
+
+        return lzma.decompress(data)
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
+        return bytes(stream.read())
+
+
+def decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return bytes as text, and notes on how they were read.
+
+    A byte order mark decides; else the given encoding; else UTF-8.
+
+    Raises:
+        UserError: if the bytes are no text in that encoding, with the line.
+    """
+    mark = next((name for start, name in _MARKS if data.startswith(start)), None)
+    known = mark or encoding or "utf-8"
+    try:
+        text = data.decode(known)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        how = "give the file's own encoding: `encoding: cp1252` (Western European Windows), utf-16, shift_jis, ..."
+        raise UserError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is no text in {known}; {how}") from None
+    if mark is None and encoding is None and text.count("\0") > len(text) // 5:
+        raise UserError(
+            f"{path}: every other byte is NUL, as in UTF-16 without a byte order mark: `encoding: utf-16-le`"
+        )
+    return text, _said(text, data, mark, encoding)
+
+
+def _said(text: str, data: bytes, mark: str | None, encoding: str | None) -> tuple[str, ...]:
+    """Return notes on the encoding: what differs from what the suite says, and what looks wrong."""
+    notes = []
+    if mark and (mark != "utf-8-sig" or (encoding and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"))):
+        if not encoding or codecs.lookup(encoding).name != codecs.lookup(mark).name:
+            notes.append(f"read as {mark.removesuffix('-sig')}, by its byte order mark")
+    elif encoding and not data.isascii() and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+        try:
+            data.decode("utf-8")
+            notes.append(f"read as {encoding}, but its bytes are also valid UTF-8: is that the right encoding?")
+        except UnicodeDecodeError:
+            pass
+    damaged = text.count(_DAMAGE)
+    if damaged:
+        notes.append(f"{damaged:,} replacement characters (U+FFFD): text was lost when the file was made")
+    return tuple(notes)
