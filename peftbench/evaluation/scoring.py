@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from lm_eval import evaluator
@@ -15,7 +16,7 @@ from peftbench.evaluation import lm_eval_outcomes, outcomes, ranking
 from peftbench.evaluation.lm_eval_model import Harness as Harness
 from peftbench.evaluation.metrics import mean, share_choices
 from peftbench.records import Example, ExampleRow, Score, Task
-from peftbench.tasks import HEADLINES, lm_eval_export, lm_eval_tasks
+from peftbench.tasks import HEADLINES, lm_eval_export, lm_eval_tasks, reach
 from peftbench.tasks.answers import read_answer
 
 _KINDS = {
@@ -24,7 +25,6 @@ _KINDS = {
     "generation": outcomes.write,
     "language_modelling": outcomes.predict,
 }
-_DECODED = ("exact_match", "generation")
 _OF_CLASSES = ("choice", "exact_match")
 """Kinds with a majority baseline: always giving the most common answer."""
 
@@ -47,7 +47,7 @@ def check_choices(
         UserError: if one does not fit.
     """
     own = lm_eval_tasks.stand_in(task) if task.lm_eval else task
-    if task.lm_eval and own.kind in _DECODED and own.max_new_tokens >= max_length:
+    if task.lm_eval and own.kind in reach.DECODED and own.max_new_tokens >= max_length:
         raise UserError(
             f"task {task.name!r}: lm-eval's task decodes up to {own.max_new_tokens} tokens; allowed: less than "
             f"evaluate.max_length ({max_length}): raise evaluate.max_length or set max_new_tokens"
@@ -139,6 +139,8 @@ def _score(model: Harness, task: Task, examples: Sequence[Example], found: outco
         majority=_majority(task, examples),
         format_failures=flags.count(False) if flags else None,
         truncated_prompts=_cut(model, own, examples),
+        cut_answers=model.unended if own.kind in reach.DECODED else None,
+        targets=_targets(model, task, examples),
         settings=_settings(model, task, examples),
     )
 
@@ -160,11 +162,35 @@ def _settings(model: Harness, task: Task, examples: Sequence[Example]) -> dict[s
         return shared | ranking.settings(
             task, model.choices(task, examples), task.name in model.learned_ends, model.form
         )
-    if task.kind not in _DECODED:
+    if task.kind not in reach.DECODED:
         return shared
     asked = lm_eval_export.config(task, examples, model.tokenizer.eos_token)["generation_kwargs"]
     found = {"stop": asked["until"], "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
     return shared | found | model.decoding_settings(asked)
+
+
+def _targets(model: Harness, task: Task, examples: Sequence[Example]) -> dict[str, Any] | None:
+    """Return how many targets decoding can give."""
+    if task.kind not in reach.DECODED:
+        return None
+    stops = lm_eval_export.stops(task, examples, model.tokenizer.eos_token)
+    return reach.count(task, examples, stops, _Speller(model.tokenizer)).settings()
+
+
+@dataclass(frozen=True)
+class _Speller:
+    """The tokenizer as decoding uses it."""
+
+    tokenizer: Any
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of texts without special tokens."""
+        found: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:

@@ -31,6 +31,10 @@ class Score:
     """Outputs that could not be read as an answer, as opposed to wrong answers; None if no text is decoded."""
     truncated_prompts: int
     """Prompts cut on the left to fit ``max_length``."""
+    cut_answers: int | None = None
+    """Decoded answers that reached the largest number of new tokens before their end; None if no text is decoded."""
+    targets: Mapping[str, Any] | None = None
+    """How many targets decoding can give, as ``tasks.reach.Reach``; None if no text is decoded, and for lm-eval's."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was scored: dtype, batch size, few-shot examples; stop strings and length if text is decoded; the name and
     version of an lm-eval task."""

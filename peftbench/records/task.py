@@ -76,8 +76,9 @@ class Task(TaskData):
     """Which of a built-in task's disjoint test sets; None for a task of files."""
     answer_pattern: str | None = None
     """How ``exact_match`` extracts the answer: a name in ``answers.NAMED`` or a regular expression; None: the whole."""
-    stop: tuple[str, ...] = ("\n",)
-    """Strings that end a decoded answer, besides end-of-text; unused by ``choice``."""
+    stop: tuple[str, ...] | None = ("\n",)
+    """Strings that end a decoded answer, besides end-of-text; unused by ``choice``. None if the suite gives none:
+    before a trial gets its key, they are chosen so that no target contains them (``reach.default_stops``)."""
     num_fewshot: int | None = None
     """Solved training examples before each prompt; None for none, or for the default of an lm-eval task."""
     lm_eval: str | None = None

@@ -17,7 +17,7 @@ from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
-from peftbench.runner.preflight import texts
+from peftbench.runner.preflight import answers, texts
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
 from peftbench.tasks import chat, hub, overlap, read
@@ -37,7 +37,7 @@ class Grid:
     """The trials without a final row."""
     workers: int
     notes: tuple[str, ...] = ()
-    """What reading the data found out, changed or left out."""
+    """What was found before anything runs: in reading the data, and about targets that decoding cannot give."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def prepare(
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     notes = texts.check(trials, inputs.texts)
+    asking, trials = trials, answers.resolved(trials, inputs.examples)
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
         key = inputs.key(trial)
@@ -159,10 +160,11 @@ def prepare(
             )
         )
         seen.add(trial.cell)
+    notes += answers.notes(asking, trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     store.open_for_run(folder, tasks)
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
-    everything = keys if whole is None else [inputs.key(trial) for trial in whole]
+    everything = keys if whole is None else [inputs.key(trial) for trial in answers.resolved(whole, inputs.examples)]
     asked = _asked_for(folder, keys, everything)
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
@@ -194,7 +196,8 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Check that all base models and data splits of the trials exist, without fetching or hashing anything.
 
     Returns:
-        Notes: what reading the data found, and what can be checked only by a run: hub ids that must be fetched.
+        Notes: what reading the data found, targets that decoding cannot give, and what only a run can check: hub ids
+        that must be fetched.
 
     Raises:
         UserError: if something is missing or unreadable, as in ``prepare``.
@@ -207,7 +210,11 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
-    notes = texts.check(trials, Texts(), remote)
+    inputs = _Inputs()
+    notes = texts.check(trials, inputs.texts, remote)
+    complete = answers.resolved(trials, inputs.examples, remote)
+    here = {base: None if base.source in away else find.config_folder(base) for base in bases}
+    notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
     ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)

@@ -11,9 +11,9 @@ from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
 from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import HEADLINES, answers
+from peftbench.tasks.reach import DECODED
 from peftbench.tasks.splits import splits
 
-_DECODED = ("exact_match", "generation")
 _FOR_LM_EVAL = ("lm_eval", "num_fewshot", "max_new_tokens", "stop", "limit", "metric")
 
 
@@ -35,8 +35,8 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
             b.problem(
                 (*path, "answer_pattern"), f"given {block.answer_pattern!r}; {problem} (built-in patterns: {ready})"
             )
-    if block.stop is not None and task.kind not in _DECODED:
-        b.problem((*path, "stop"), f"only {' and '.join(_DECODED)} decode text; this one's kind is {task.kind}")
+    if block.stop is not None and task.kind not in DECODED:
+        b.problem((*path, "stop"), f"only {' and '.join(DECODED)} decode text; this one's kind is {task.kind}")
     if block.num_fewshot and not task.builtin and "train" not in splits(task):
         b.problem(
             (*path, "num_fewshot"), "the task has no train split, and few-shot examples never come from the test split"
@@ -50,7 +50,7 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
         )
     return {
         "answer_pattern": block.answer_pattern,
-        "stop": _stop(b, path, block) or Task.stop,
+        "stop": _stop(b, path, block) or (None if task.kind in DECODED and not task.builtin else Task.stop),
         "num_fewshot": block.num_fewshot or None,
         "metric": None if block.metric in allowed[:1] else block.metric,
     }

@@ -154,7 +154,11 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "format failure, separately from wrong answers",
             "the whole text",
         ),
-        "stop": Meaning("texts at which a decoded answer ends", "a line feed"),
+        "stop": Meaning(
+            "texts at which a decoded answer ends, besides end-of-text and the end of a chat turn",
+            "a line feed if no target of any split contains one (a thinking block of a chat task does), else a blank "
+            "line, or nothing if a target contains that too",
+        ),
         "num_fewshot": Meaning("solved examples before each prompt, drawn from the train split with a fixed seed", "0"),
         "metric": Meaning(
             "headline metric: `accuracy` or `accuracy_norm` (per byte) for `choice`; for a task of lm-eval any metric "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Example, Task
-from peftbench.tasks import chat
+from peftbench.tasks import chat, reach
 
 TURN_ENDS = "peftbench_turn_ends"
 """Argument of generation with the texts that end a chat turn: they are removed from the end of an answer."""
@@ -66,8 +66,11 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
 
 def stops(task: Task, examples: Sequence[Example], eos: str | None) -> list[str]:
     """Return the texts that end a decoded answer: the task's, and the end of a chat turn."""
-    ends = [end for end in chat.endings(examples, eos) if end not in task.stop]
-    return [*task.stop, *(end for end in ends if not any(end in e.target for e in examples))]
+    given = task.stop
+    if given is None:
+        given = reach.default_stops(task, (text for e in examples for text in (e.target, *e.references)))
+    ends = [end for end in chat.endings(examples, eos) if end not in given]
+    return [*given, *(end for end in ends if not any(end in e.target for e in examples))]
 
 
 def documents(examples: Sequence[Example], ends: Sequence[str] = ()) -> list[dict[str, Any]]:

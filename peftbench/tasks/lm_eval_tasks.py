@@ -48,7 +48,7 @@ def build(task: Task) -> Any:
     if task.num_fewshot is not None:
         found.set_config("num_fewshot", task.num_fewshot)
     if found.OUTPUT_TYPE == "generate_until":
-        given = {"max_gen_toks": task.max_new_tokens, "until": list(task.stop)}
+        given = {"max_gen_toks": task.max_new_tokens, "until": list(task.stop or ())}
         found.set_config(
             "generation_kwargs", {**(config.generation_kwargs or {}), **{k: v for k, v in given.items() if v}}
         )

@@ -16,7 +16,7 @@ from peftbench.methods.record import shown
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Task
 from peftbench.suite import meanings, schema
-from peftbench.tasks import HEADLINES
+from peftbench.tasks import HEADLINES, reach
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 from tests.support.rooms import ROOMS
 from tools.docs import cli_document, python_document, reference, suite_document
@@ -116,7 +116,7 @@ def test_every_training_setting_is_in_the_document_with_its_default():
 def test_defaults_that_the_schema_does_not_hold_are_those_of_the_records():
     assert meanings.TASK["max_new_tokens"].default.startswith(f"{Task.max_new_tokens};")
     assert meanings.TASK["chunk_characters"].default == str(CHUNK_CHARACTERS)
-    assert Task.stop == ("\n",)
+    assert reach.default_stops(Task("", ""), []) == Task.stop == ("\n",)
     assert schema.RetentionBlock.model_fields["separator"].default == "\n\n"
 
 

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -321,8 +321,10 @@ def test_a_users_task_is_a_record_with_paths_from_the_suites_folder(tmp_path, mo
         choices=("no", "yes"),
         validation_fraction=0.1,
     )
-    extra = Task("extra", "generation", files={"train": "/c.jsonl"}, prompt="p", target="t", max_new_tokens=9)
-    assert full.tasks == (mine, extra)
+    extra = Task(
+        "extra", "generation", files={"train": "/c.jsonl"}, prompt="p", target="t", max_new_tokens=9, stop=None
+    )
+    assert full.tasks == (mine, replace(extra, stop=None))
     assert base.tasks == (mine,)  # extra is only trained on
     assert full.evaluate == base.evaluate == ("mine",)
     assert full.training.data == (("mine", 2.0), ("extra", 1.0))

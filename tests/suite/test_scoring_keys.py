@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -79,7 +80,8 @@ def test_the_settings_of_scoring_reach_the_task_and_defaults_leave_it_as_it_was(
     (task,) = loaded(tmp_path, SUITE + more).tasks
     assert (task.answer_pattern, task.stop, task.num_fewshot, task.metric) == ("gsm8k", ("Q:", "\n\n"), 2, None)
     (same,) = loaded(tmp_path, SUITE + '    stop: ["\\n"]\n    num_fewshot: 0\n    metric: exact_match\n').tasks
-    assert same == plain
+    assert plain.stop is None, "it follows from the targets"
+    assert same == dataclasses.replace(plain, stop=("\n",))
 
 
 def test_a_built_in_task_takes_them_too(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from peftbench.report.collect import Results
 from peftbench.report.derived.significance import Significance
 from peftbench.report.notes import (
+    answers,
     data_read,
     data_use,
     defaults,
@@ -33,6 +34,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         failures.failed(results),
         outcomes.unlearned(results),
         outcomes.below_base(results),
+        answers.notes(results),
         unequal_settings.notes(results),
         speed.cautions(results),
         methods.not_causal(results),

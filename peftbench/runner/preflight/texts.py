@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peftbench.errors import UserError
 from peftbench.records import Example, Retention, Task, Trial
@@ -32,7 +32,7 @@ class Texts:
         Raises:
             UserError: as ``read.reading``.
         """
-        key = (repr(task), split)
+        key = (repr(replace(task, stop=Task.stop)), split)  # stop texts are not read; they may follow from what is
         if key not in self.found:
             self.found[key] = read.reading(task, split)
         return self.found[key]
