@@ -40,7 +40,10 @@ def read(source: Retention) -> tuple[list[str], tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if source.dataset or kind(path) in RECORDS:
         found = reading(as_task(source), "test")
-        pieces, notes = [e.target for e in found.examples], tuple(note for note in found.notes if " empty " not in note)
+        pieces, notes = (
+            [e.target for e in found.examples],
+            tuple(note for note in found.notes if " is empty in " not in note),
+        )
     else:
         try:
             text, notes = read_text(path, source.encoding)

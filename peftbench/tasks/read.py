@@ -20,6 +20,7 @@ from peftbench.tasks.templates import CHUNK_CHARACTERS
 
 __all__ = ["Reader", "Reading", "examples", "fingerprint", "reading", "splits"]
 
+_DECODED = ("exact_match", "generation")
 Reader = Callable[[Task, str], Sequence[Example]]
 """Gives the examples of a task's split."""
 
@@ -123,6 +124,8 @@ def _render(task: Task, source: str, records: Records) -> Reading:
             made = templates.render(row)
         except Broken as error:
             raise UserError(f"{where}: {error}{_hint(task, source)}") from None
+        if len(made.targets) > 1 and task.kind not in _DECODED:
+            raise UserError(f"{where}: target: a list of right answers; allowed for the kinds {' and '.join(_DECODED)}")
         answers = tuple(_answer(task, where, target) for target in made.targets)
         _check(where, "prompt", made.prompt)
         _check(where, "target", *answers)
@@ -174,14 +177,14 @@ def _counted(task: Task, found: Sequence[Example], longer: int, after: int) -> l
     """
     notes = []
     if longer:
-        notes.append(f"{longer:,} of {plural(len(found), 'conversation')} have several answers: the last is the target")
+        notes.append(f"of {plural(len(found), 'conversation')}, those with several answers ({longer:,}) keep the last")
     if after:
-        notes.append(f"{after:,} of {plural(len(found), 'conversation')} go on after the last answer: that is left out")
+        notes.append(f"messages after the last answer are left out ({after:,} of {plural(len(found), 'conversation')})")
     if task.kind == "language_modelling":
         return notes
     for what, empty in (("answer", sum(not e.target for e in found)), ("prompt", sum(not e.prompt for e in found))):
         if empty:
-            notes.append(f"{empty:,} of {plural(len(found), 'example')} have an empty {what}")
+            notes.append(f"the {what} is empty in {empty:,} of {plural(len(found), 'example')}")
     return notes
 
 

@@ -156,5 +156,7 @@ def text(value: Any) -> Any:
     if isinstance(value, Undefined):
         return value
     kinds = {type(None): "null", list: "a list", tuple: "a list", dict: "a mapping", bytes: "bytes"}
-    what = kinds.get(type(value), f"{type(value).__name__}, an object and no value")
-    raise NotText(f"an expression gives {what}, which is no text", value)
+    what = kinds.get(type(value), f"{type(value).__name__}, an object")
+    if callable(value):
+        what = "a method; a field of the same name is written row['NAME']"
+    raise NotText(f"an expression gives {what}, and that is no text", value)

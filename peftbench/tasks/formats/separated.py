@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError
+from peftbench.records.wording import plural
 from peftbench.tasks.formats import dialect
 from peftbench.tasks.formats.dialect import Line
 from peftbench.tasks.formats.records import Layout, Records
@@ -60,8 +61,8 @@ def _records(path: Path, names: list[str], lines: list[Line], columns: Sequence[
     if len({names[index] for index in kept}) < len(kept):
         raise UserError(f"{path}: two columns have the same name: {', '.join(names[index] for index in kept)}")
     if empty:
-        notes = [*notes, f"{len(empty)} empty columns without a name are left out"]
+        notes = [*notes, f"{plural(len(empty), 'empty column')} without a name left out"]
     if longer:
-        notes = [*notes, f"empty fields beyond the header's are left out in {longer:,} lines"]
+        notes = [*notes, f"empty fields beyond the header's are left out in {plural(longer, 'line')}"]
     rows = [{names[index]: line.values[index] for index in kept} for line in lines]
     return Records(rows, [line.number for line in lines], tuple(notes))
