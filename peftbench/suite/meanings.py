@@ -150,8 +150,9 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "answer_pattern": Meaning(
             "how `exact_match` extracts the answer from prediction and target: a regular expression with one group, "
-            "`gsm8k` (the number after `####`, else the last number) or `number`. Output without an answer counts as a "
-            "format failure, separately from wrong answers",
+            "`gsm8k` (the number after `####`, else the last number) or `number` (the last number; [what is read as "
+            "one](suite.md#numbers-in-answers)). Output without an answer counts as a format failure, separately from "
+            "wrong answers",
             "the whole text",
         ),
         "stop": Meaning(

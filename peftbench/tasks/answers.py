@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from types import MappingProxyType
 
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w)])-)?\.\d+")
-"""Digits, with or without commas between thousands; a dash after a word or a bracket is not a minus sign."""
+from peftbench.tasks import numbers
+
 _MARKED = re.compile(r"####\s*([^\n]*)")
 _NEXT_QUESTION = re.compile(r"\n\s*\n|\n\s*(?:Question|Q|Problem|Instruction)\s*:|\n###\s", re.IGNORECASE)
 """Where a model that does not stop begins a new question."""
 
 
-def _plain(number: str) -> str:
-    """Return a number in canonical form: "$2,125.00" and "2125" are the same answer."""
-    value = Decimal(re.sub(r"[$,]", "", number))
-    text = format(value.normalize(), "f")
-    return "0" if value == 0 else text
-
-
 def _last_number(text: str) -> str | None:
-    """Return the last number of the first answer, without words around it such as units."""
+    """Return the last number of the first answer, without words around it such as units; None if it is ambiguous."""
     first = _NEXT_QUESTION.split(text.strip(), maxsplit=1)[0]
-    found = _NUMBER.findall(first)
-    return _plain(found[-1]) if found else None
+    found = list(numbers.numbers(numbers.prepared(first)))
+    return _written(found[-1]) if found else None
 
 
 def _gsm8k(text: str) -> str | None:
@@ -33,8 +25,12 @@ def _gsm8k(text: str) -> str | None:
     marked = _MARKED.search(text)
     if marked is None:
         return _last_number(text)
-    found = _NUMBER.search(marked[1])
-    return _plain(found[0]) if found else None
+    found = next(numbers.numbers(numbers.prepared(marked[1])), None)
+    return _written(found) if found else None
+
+
+def _written(number: numbers.Number) -> str | None:
+    return None if number.value is None else numbers.written(number.value)
 
 
 NAMED: Mapping[str, Callable[[str], str | None]] = MappingProxyType({"gsm8k": _gsm8k, "number": _last_number})
@@ -55,7 +51,9 @@ def problem(pattern: str) -> str | None:
 def read_answer(pattern: str, text: str) -> str | None:
     """Return the answer in a text; None if the pattern finds none.
 
-    Numbers are returned without commas, currency sign and trailing zeros, whichever pattern found them.
+    Numbers are returned in one canonical form, whichever pattern found them: ``peftbench.tasks.numbers`` says what is
+    read as a number and what is ambiguous. With a named pattern, an ambiguous number is no answer; with a regular
+    expression, it is the text as it stands.
 
     Args:
         pattern: a name in ``NAMED``, or a regular expression whose only group is the answer; its first match counts.
@@ -67,5 +65,4 @@ def read_answer(pattern: str, text: str) -> str | None:
     if found is None or found[1] is None:
         return None
     answer = found[1].strip()
-    number = _NUMBER.fullmatch(answer.rstrip("."))
-    return (_plain(number[0]) if number else answer) or None
+    return numbers.only(answer) or answer or None
