@@ -18,6 +18,7 @@ from peftbench.evaluation.metrics import mean, share_choices
 from peftbench.records import Example, ExampleRow, Score, Task
 from peftbench.tasks import HEADLINES, lm_eval_export, lm_eval_tasks, reach
 from peftbench.tasks.answers import read_answer
+from peftbench.training.encoded import lost
 
 _KINDS = {
     "choice": outcomes.choose,
@@ -125,6 +126,7 @@ def _score(model: Harness, task: Task, examples: Sequence[Example], found: outco
     own = lm_eval_tasks.stand_in(task) if task.lm_eval else task
     ranked = own.kind == "choice" and all(len(e.choices) > 1 for e in examples)
     each = [row.outcome for row in rows]
+    cut = _cut(model, own, examples)
     value = mean(each)
     spread = math.sqrt(sum((x - value) ** 2 for x in each) / (len(each) - 1)) if len(each) > 1 else None
     flags = [row.format_ok for row in rows if row.format_ok is not None]
@@ -138,7 +140,8 @@ def _score(model: Harness, task: Task, examples: Sequence[Example], found: outco
         chance=mean([1 / len(e.choices) for e in examples]) if ranked else None,
         majority=_majority(task, examples),
         format_failures=flags.count(False) if flags else None,
-        truncated_prompts=_cut(model, own, examples),
+        truncated_prompts=sum(what is not None for what in cut),
+        lost_prompts=sum(what in ("whole_prompt", "answer_part") for what in cut),
         cut_answers=model.unended if own.kind in reach.DECODED else None,
         targets=_targets(model, task, examples),
         settings=_settings(model, task, examples),
@@ -193,13 +196,18 @@ class _Speller:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> int:
-    """Return how many prompts were truncated on the left; texts for language modelling are windowed, not truncated."""
+def _cut(model: Harness, task: Task, examples: Sequence[Example]) -> list[str | None]:
+    """Return what each example loses on its left, one of ``encoded.LOST``; None if nothing.
+
+    Texts for language modelling are windowed, not truncated. The prompt of an answer that is decoded keeps at least a
+    token.
+    """
     if task.kind == "language_modelling":
-        return 0
+        return [None] * len(examples)
     if task.kind == "choice":  # the last token is predicted and not run
-        return sum(max(len(text.ids) for text in each) - 1 > model.max_length for each in model.choices(task, examples))
-    return sum(_length(model, e, task) > model.max_length for e in examples)
+        longest = [max(each, key=lambda text: len(text.ids)) for each in model.choices(task, examples)]
+        return [lost(len(text.ids) - 1 - model.max_length, text.start) for text in longest]
+    return [lost(size - model.max_length, size) for size in (_length(model, e, task) for e in examples)]
 
 
 def _length(model: Harness, example: Example, task: Task) -> int:

@@ -31,6 +31,8 @@ class Score:
     """Outputs that could not be read as an answer, as opposed to wrong answers; None if no text is decoded."""
     truncated_prompts: int
     """Prompts cut on the left to fit ``max_length``."""
+    lost_prompts: int | None = None
+    """Those of them of which nothing was left, before the longest choice; None in older results."""
     cut_answers: int | None = None
     """Decoded answers that reached the largest number of new tokens before their end; None if no text is decoded."""
     targets: Mapping[str, Any] | None = None

@@ -17,7 +17,7 @@ from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
-from peftbench.runner.preflight import answers, texts
+from peftbench.runner.preflight import answers, texts, truncation
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
 from peftbench.tasks import chat, hub, overlap, read
@@ -161,6 +161,7 @@ def prepare(
         )
         seen.add(trial.cell)
     notes += answers.notes(asking, trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
+    notes += truncation.notes(trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     store.open_for_run(folder, tasks)
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
@@ -215,6 +216,7 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     complete = answers.resolved(trials, inputs.examples, remote)
     here = {base: None if base.source in away else find.config_folder(base) for base in bases}
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
+    notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
     ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)

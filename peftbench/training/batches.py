@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -225,12 +226,13 @@ def columns(prepared: Prepared) -> tuple[InputColumns, WorkColumns, DataColumns]
     """Return the columns of a trial's row about the examples of its steps."""
     step_examples, examples = prepared.step_examples, prepared.examples
     drawn = [e for step in step_examples for e in step]
-    seen = {
+    seen: dict[str, dict[str, Any]] = {
         name: {
             "examples": len(found),
             "drawn": sum(e.identity[0] == name for e in drawn),
             "distinct": len({e.identity for e in drawn if e.identity[0] == name}),
             "truncated": sum(e.truncated for e in drawn if e.identity[0] == name),
+            "lost": Counter(e.lost for e in drawn if e.identity[0] == name and e.lost),
         }
         for name, found in examples.items()
     }

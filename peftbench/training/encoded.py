@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from peftbench.errors import Unsupported
@@ -21,9 +22,21 @@ class Encoded:
     loss_from: int
     """Position of the first token that enters the loss."""
     truncated: bool
-    """Whether the prompt was cut on the left to fit the sequence length."""
+    """Whether it was cut on the left to fit the sequence length."""
     identity: Identity
+    lost: str | None = None
+    """What was cut, one of ``LOST``; None if nothing was."""
 
+
+LOST: Mapping[str, str] = MappingProxyType(
+    {
+        "prompt_start": "the start of the prompt",
+        "whole_prompt": "the whole prompt",
+        "answer_part": "the prompt and a part of the answer",
+        "text_start": "the start of the text",
+    }
+)
+"""What a truncated example can lose, as results name it and in words; the last one if it has no prompt."""
 
 _WITH_ANSWERS = ("choice", "exact_match", "generation")
 """Kinds of tasks whose answers end."""
@@ -39,7 +52,7 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
     Args:
         tokenizer: the base model's.
         examples: each with its identity.
-        length: most tokens of an example; a longer one loses the left of its prompt.
+        length: most tokens of an example; a longer one loses its left: the prompt first, then the answer.
         loss_on: ``completion`` or ``all``: which tokens enter the loss.
 
     Raises:
@@ -50,11 +63,26 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
         raise Unsupported("the base model's tokenizer has no end-of-text token, so an answer's end cannot be learned")
     texts = [(e.prompt, e.join + e.target + e.end) for _, e in examples]
     found = []
-    for (identity, _), (ids, start) in zip(examples, tokens(tokenizer, texts, ended=True), strict=True):
+    for (identity, e), (ids, start) in zip(examples, tokens(tokenizer, texts, ended=True), strict=True):
         loss_from = start if loss_on == "completion" else 1
         cut = max(0, len(ids) - length)
-        found.append(Encoded(tuple(ids[cut:]), max(1, loss_from - cut), cut > 0, identity))
+        what = lost(cut, start if e.prompt else 0)
+        found.append(Encoded(tuple(ids[cut:]), max(1, loss_from - cut), cut > 0, identity, what))
     return found
+
+
+def lost(cut: int, prompt: int) -> str | None:
+    """Return what an example loses, one of ``LOST``; None if nothing.
+
+    Args:
+        cut: tokens that are cut on its left.
+        prompt: tokens of its prompt; 0 if it has none.
+    """
+    if cut <= 0:
+        return None
+    if not prompt:
+        return "text_start"
+    return "prompt_start" if cut < prompt else "whole_prompt" if cut == prompt else "answer_part"
 
 
 def tokens(tokenizer: Any, texts: Sequence[tuple[str, str]], ended: bool) -> list[tuple[list[int], int]]:

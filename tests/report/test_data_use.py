@@ -112,3 +112,16 @@ def test_a_trials_overlap_is_of_all_it_trains_on(tmp_path, method):
         assert text is None
         return
     assert json.loads(text)["colour"] == {"examples": 8, "exact": 8, "ngram": 8, "words": 13}
+
+
+def test_what_truncated_examples_lost_is_said_in_words():
+    seen = {"trec": {"examples": 9, "drawn": 100, "distinct": 9, "truncated": 6, "lost": {"prompt_start": 3}}}
+    seen["trec"]["lost"] |= {"whole_prompt": 2, "answer_part": 1}
+    scores = {"trec": {"truncated_prompts": 5, "lost_prompts": 2, "examples": 500}}
+    text = notes(row(data_seen_json=json.dumps(seen), scores_json=json.dumps(scores)))[1]
+    assert text == (
+        "Truncated on the left: training examples, to the sequence length: 6 of 100 of trec (6 %: 3 lost the start of "
+        "the prompt, 2 lost the whole prompt, 1 lost the prompt and a part of the answer); scored prompts, to "
+        "evaluation's maximum length: 5 of 500 of trec (3 lost the start of the prompt, 2 the whole prompt). No "
+        "example was dropped."
+    )

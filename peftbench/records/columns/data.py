@@ -15,7 +15,8 @@ class DataColumns(ColumnGroup):
     data_seen_json: Annotated[
         str | None,
         "as JSON, per training set: its examples, how many were drawn (repeats counted), and of these how many were "
-        "distinct and how many truncated",
+        "distinct and how many truncated, and what these lost: prompt_start, whole_prompt, answer_part (and the whole "
+        "prompt), text_start (of a text without a prompt)",
     ] = None
     overlap_json: Annotated[
         str | None,

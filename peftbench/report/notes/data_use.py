@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftbench.records.wording import plural, span
+from peftbench.training.encoded import LOST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,20 +69,19 @@ def _epochs(seen: Sequence[dict[str, dict[str, int]]]) -> str:
 
 
 def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
-    """Return how many examples were truncated, over all seeds; none is ever dropped."""
-    cells: dict[str, Counter[tuple[str, str]]] = {}
+    """Return how many examples were truncated and what they lost, over all seeds; none is ever dropped."""
+    cells: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
         for task, each in row["seen"].items():
-            for what in ("truncated", "drawn"):
-                cells.setdefault(row["cell"], Counter())[task, what] += each[what]
+            counts = cells.setdefault(row["cell"], {}).setdefault(task, Counter())
+            counts.update(truncated=each["truncated"], drawn=each["drawn"], **each.get("lost", {}))
     groups: dict[str, list[str]] = {}
-    for cell, counts in cells.items():
-        tasks = [task for task, what in counts if what == "truncated" and counts[task, what]]
-        shares = ", ".join(_share(counts[task, "truncated"], counts[task, "drawn"], task) for task in tasks)
+    for cell, tasks in cells.items():
+        shares = ", ".join(_share(task, counts) for task, counts in tasks.items() if counts["truncated"])
         groups.setdefault(shares, []).append(cell)
     train = [text if len(groups) == 1 else f"{text} ({', '.join(who)})" for text, who in groups.items() if text]
     prompts = dict.fromkeys(
-        f"{score['truncated_prompts']:,} of {score['examples']:,} of {task}"
+        _cut_prompts(task, score)
         for text in scores
         for task, score in json.loads(text).items()
         if score.get("truncated_prompts")
@@ -93,8 +93,19 @@ def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
     return f"Truncated on the left: {'; '.join(parts)}. No example was dropped."
 
 
-def _share(cut: int, drawn: int, task: str) -> str:
-    return f"{cut:,} of {drawn:,} of {task} ({_brief(100 * cut / drawn)} %)"
+def _share(task: str, counts: Counter[str]) -> str:
+    """Return how many training examples of a task were truncated: "3 of 60 of trec (5 %: 3 lost the whole prompt)"."""
+    each = [f"{counts[what]:,} lost {words}" for what, words in LOST.items() if counts[what]]
+    what = f": {', '.join(each)}" if each else ""
+    share = _brief(100 * counts["truncated"] / counts["drawn"])
+    return f"{counts['truncated']:,} of {counts['drawn']:,} of {task} ({share} %{what})"
+
+
+def _cut_prompts(task: str, score: dict[str, Any]) -> str:
+    """Return how many prompts of a task were cut: "4 of 500 of trec (4 lost the start, 0 the whole prompt)"."""
+    cut, gone = score["truncated_prompts"], score.get("lost_prompts")
+    what = "" if gone is None else f" ({cut - gone:,} lost the start of the prompt, {gone:,} the whole prompt)"
+    return f"{cut:,} of {score['examples']:,} of {task}{what}"
 
 
 def _brief(value: float) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Example, Task, Trial
+from peftbench.runner.preflight.tokenizer_file import Folder, spaced, speller_of
 from peftbench.tasks import reach, read
-
-_MOST = 5000
-"""Most training examples of a task that are tokenized, evenly spaced."""
-_CLEANED = {" ' ": "'"} | {f" {mark}": mark for mark in (*".?!,", "n't", "'m", "'s", "'ve", "'re")}
-"""What a tokenizer with ``clean_up_tokenization_spaces`` changes in decoded text."""
 
 
 def resolved(trials: Sequence[Trial], reader: read.Reader, unseen: Container[str] = ()) -> tuple[Trial, ...]:
@@ -41,10 +34,6 @@ def resolved(trials: Sequence[Trial], reader: read.Reader, unseen: Container[str
         return known[repr(task)]
 
     return tuple(replace(trial, tasks=tuple(map(complete, trial.tasks))) for trial in trials)
-
-
-Folder = Callable[[Trial], Path | None]
-"""Gives the folder of a trial's base model; None if it is not on this machine."""
 
 
 def notes(
@@ -73,7 +62,7 @@ def notes(
         for task, split in _splits(trial):
             key = where, repr(task), split
             if task.name not in unseen and key not in found:
-                speller = _speller(where) if where else None
+                speller = speller_of(where) if where else None
                 say = _alike if task.kind == "choice" else _decoded
                 found[key] = tuple(say(task, split, reader(task, split), speller, task.name in given))
     return tuple(dict.fromkeys(note for each in found.values() for note in each))
@@ -94,7 +83,7 @@ def _decoded(
     task: Task, split: str, examples: Sequence[Example], speller: reach.Speller | None, given: bool
 ) -> Iterator[str]:
     """Yield what decoding cannot give of a split's targets, and the stop text that follows from them."""
-    some = examples[:: max(1, len(examples) // _MOST)] if split == "train" else examples
+    some = spaced(examples) if split == "train" else examples
     stops = task.stop or ()
     counted = reach.count(task, some, stops, speller)
     if given and split != "train" and task.kind == "exact_match" and counted.stopped == counted.examples > 0:
@@ -124,42 +113,3 @@ def _alike(
             f"task {task.name}, {split} split: the tokenizer encodes choices alike in {len(found):,} of "
             f"{len(examples):,} examples ({first!r} and {second!r}): the first of them is always ranked first"
         )
-
-
-@dataclass(frozen=True)
-class _File:
-    """A tokenizer from its file, which loads without torch."""
-
-    tokenizer: Any
-    cleans: bool
-    """Whether spaces before punctuation are removed from decoded text."""
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts without special tokens."""
-        return [found.ids for found in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids without special tokens."""
-        text: str = self.tokenizer.decode(list(ids))
-        for before, after in _CLEANED.items() if self.cleans else ():
-            text = text.replace(before, after)
-        return text
-
-
-@cache
-def _speller(folder: Path) -> _File | None:
-    """Return a base model's tokenizer; None if it has no ``tokenizer.json`` or it cannot be read."""
-    try:
-        from tokenizers import Tokenizer
-
-        made = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # the library raises Exception itself; reported by the code that needs the tokenizer
-        return None
-    made.no_padding()
-    made.no_truncation()
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    cleans = isinstance(config, dict) and bool(config.get("clean_up_tokenization_spaces"))
-    return _File(made, cleans and type(made.model).__name__ != "BPE")
