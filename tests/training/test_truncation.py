@@ -99,8 +99,8 @@ def test_a_plan_says_how_many_examples_will_lose_what(tmp_path):
     rows = [("the sky", "red"), ("the sky is " * 9, "red"), ("the", "red green blue " * 9)]
     scored, trained = notes(tmp_path, rows)
     assert scored == (
-        "task mine, test split: 1 of 3 examples exceed evaluate.max_length (16, of which max_new_tokens are 4) and lose "
-        "the start of the prompt (1)"
+        "task mine, test split: 1 of 3 examples exceed evaluate.max_length (16, of which max_new_tokens are 4) and "
+        "lose the start of the prompt (1)"
     )
     assert trained.startswith("task mine, train split: 2 of 3 examples exceed sequence_length (16) and lose ")
     assert trained.endswith("the start of the prompt (1), the prompt and a part of the answer (1)")
