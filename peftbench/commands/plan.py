@@ -35,9 +35,12 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     from peftbench.measure import device
     from peftbench.models import here
     from peftbench.runner import prepare
+    from peftbench.runner.preflight.texts import Texts
     from peftbench.suite import expand, learning_rate_search, smoke
 
-    loaded = selection.complete(suite, sys.stdout, here.described if how.memory else here.folder, False).suite
+    known = Texts()
+    folder = here.described if how.memory else here.folder
+    loaded = selection.complete(suite, sys.stdout, folder, False, known.examples).suite
     kind = device.resolve(loaded.device, present=False)
     small = smoke.smoke(loaded, kind) if loaded.smoke else None
     trials = small.trials if small else expand(loaded, kind)
@@ -56,7 +59,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         count = selection.count_trials(candidates)
         print(f"a learning-rate search on the validation split runs first: {count}")
     try:
-        notes = prepare.check(trials)
+        notes = prepare.check(trials, known)
     except UserError as error:
         print(selection.count_trials(trials))
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None

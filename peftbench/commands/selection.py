@@ -12,6 +12,7 @@ from peftbench.records import Base, Trial
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite
+    from peftbench.tasks.read import Reader
 
 RESERVE_NEEDS_BUDGET = "--reserve: sets aside a part of the budget, so it needs --budget, like 16GiB"
 NONE_CAN_RUN = "none of them can run, every cell is unsupported"
@@ -38,7 +39,13 @@ def warn_of_unusable_methods(out: TextIO | None = None) -> None:
         print(f"peftbench: {problem}", file=out or sys.stderr)
 
 
-def complete(suite: Suite, out: TextIO, needed: Callable[[Base], Path | None], download: bool) -> Resolved:
+def complete(
+    suite: Suite,
+    out: TextIO,
+    needed: Callable[[Base], Path | None],
+    download: bool,
+    examples: Reader | None = None,
+) -> Resolved:
     """Return a suite with all that its trials need: defaults that follow from base and data, and matched ranks.
 
     ``plan`` and ``run`` both call this before they expand a suite, so that they have the same trials.
@@ -48,13 +55,14 @@ def complete(suite: Suite, out: TextIO, needed: Callable[[Base], Path | None], d
         out: where to print the chosen ranks.
         needed: returns the base model's folder, as for ``base_defaults.resolve``.
         download: whether datasets of the hub may be fetched.
+        examples: reads a split, as for ``base_defaults.resolve``.
 
     Raises:
         UserError: if the base model cannot be had, or ranks cannot be chosen.
     """
     from peftbench.suite import base_defaults
 
-    matched, parameters = match_ranks(base_defaults.resolve(suite, needed, download), out)
+    matched, parameters = match_ranks(base_defaults.resolve(suite, needed, download, examples), out)
     return Resolved(matched, parameters)
 
 
@@ -63,17 +71,22 @@ def default_lines(suite: Suite, trials: Sequence[Trial]) -> list[str]:
     from peftbench.records import wording
 
     lines = []
-    settings = {key: why for trial in trials for key, why in (trial.defaults or {}).items()}
     for key, why in suite.defaults.reasons if suite.defaults else ():
         if key == "max_length" and trials:
             lines.append(f"evaluate.max_length {trials[0].evaluation.max_length:,}: {why}")
-    for key, why in settings.items():
-        if key == "learning_rate":
-            rates = {t.cell: t.training.learning_rate for t in trials if t.training and key in (t.defaults or {})}
+    cells: dict[tuple[str, str], dict[str, Trial]] = {}
+    for trial in trials:
+        for key, why in (trial.defaults or {}).items():
+            cells.setdefault((key, why), {})[trial.cell] = trial
+    for (key, why), found in cells.items():
+        if key != "learning_rate":
+            values = dict.fromkeys(_value(trial, key) for trial in found.values())
+            lines.append(f"{key} {', '.join(values)}: {why}")
+        elif all(trial.learning_rate_source == "search" for trial in found.values()):
+            lines.append(f"learning_rate of {', '.join(found)}: {why}")
+        else:
+            rates = {cell: trial.training.learning_rate for cell, trial in found.items() if trial.training}
             lines.append(f"learning_rate: {wording.rates(rates)} ({why})")
-            continue
-        values = dict.fromkeys(_value(trial, key) for trial in trials if key in (trial.defaults or {}))
-        lines.append(f"{key} {', '.join(values)}: {why}")
     return [*lines, *(suite.defaults.notes if suite.defaults else ())]
 
 

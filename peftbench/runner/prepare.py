@@ -193,8 +193,12 @@ def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> l
     return [key for key in whole if key in known]
 
 
-def check(trials: Sequence[Trial]) -> tuple[str, ...]:
+def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[str, ...]:
     """Check that all base models and data splits of the trials exist, without fetching or hashing anything.
+
+    Args:
+        trials: the trials.
+        read_before: texts that were read already; None if none were.
 
     Returns:
         Notes: what reading the data found, targets that decoding cannot give, and what only a run can check: hub ids
@@ -211,7 +215,7 @@ def check(trials: Sequence[Trial]) -> tuple[str, ...]:
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
-    inputs = _Inputs()
+    inputs = _Inputs(texts=read_before or Texts())
     notes = texts.check(trials, inputs.texts, remote)
     complete = answers.resolved(trials, inputs.examples, remote)
     here = {base: None if base.source in away else find.config_folder(base) for base in bases}

@@ -7,7 +7,7 @@ the same trials and a trial's key contains the values. Nothing is read for setti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from peftbench.records import Base, Example, Task
 from peftbench.suite import layers
 from peftbench.suite.records import BaseDefaults, Block, Suite
 from peftbench.tasks import hub, read
-from peftbench.tasks.splits import splits
 from peftbench.training.token_lengths import Lengths, lengths
 
 LARGE = 500_000_000
@@ -38,6 +37,10 @@ Folder = Callable[[Base], Path | None]
 """Returns the folder with a base model's config and tokenizer; None if they are not on this machine."""
 
 
+_Training = Sequence[tuple[Task, Sequence[Example]]]
+"""Each training set."""
+
+
 @dataclass(frozen=True)
 class _Open:
     """Which settings some cell of a suite leaves to a default."""
@@ -53,13 +56,41 @@ class _Open:
         return self.rate or self.precision or self.sequence_length or self.steps or self.max_length
 
 
-def resolve(suite: Suite, folder: Folder = here.folder, download: bool = False) -> Suite:
+@dataclass(frozen=True)
+class _Inputs:
+    """What defaults follow from."""
+
+    suite: Suite
+    folder: Path
+    """The base model's."""
+    config: Mapping[str, Any]
+    examples: read.Reader
+
+    def training(self) -> Iterator[tuple[Task, Sequence[Example]]]:
+        """Yield each training set."""
+        tasks = {task.name: task for task in self.suite.tasks}
+        for name, _ in self.suite.data:
+            yield tasks[name], self.examples(tasks[name], "train")
+
+    def lengths(self, task: Task, examples: Sequence[Example]) -> Iterator[Lengths]:
+        """Yield the lengths of examples, if there are any, by the tokenizer that a trial would use."""
+        base = self.suite.base
+        shape = base.random_weights and not here.has_tokenizer(self.folder)
+        tokenizer = builtin.folder(builtin.BASES[0]) if shape else self.folder
+        if examples:
+            yield lengths(task, examples, tokenizer, base.trust_remote_code)
+
+
+def resolve(
+    suite: Suite, folder: Folder = here.folder, download: bool = False, examples: read.Reader | None = None
+) -> Suite:
     """Return a suite with the defaults that follow from its base model and data.
 
     Args:
         suite: a validated suite.
         folder: returns the base model's folder.
         download: whether datasets of the hub may be fetched.
+        examples: reads a split, perhaps from memory; None to read it.
 
     Raises:
         UserError: if ``folder`` does.
@@ -76,8 +107,8 @@ def resolve(suite: Suite, folder: Folder = here.folder, download: bool = False) 
         return replace(suite, defaults=BaseDefaults(notes=(note,)))
     if path is None or not config:
         return suite  # the check of the base model reports what is wrong
-    found = _of_model(suite, wanted, path, config)
-    return replace(suite, defaults=_of_data(suite, wanted, found, path, config, download))
+    inputs = _Inputs(suite, path, config, examples or read.examples)
+    return replace(suite, defaults=_of_data(inputs, wanted, _of_model(inputs, wanted), download))
 
 
 def _open(suite: Suite) -> _Open:
@@ -101,14 +132,14 @@ def _leaves_precision(method: Method, block: Block, suite: Suite) -> bool:
     return "precision" not in block.axes and "precision" not in suite.axes and layers.leaves_precision(method)
 
 
-def _of_model(suite: Suite, wanted: _Open, folder: Path, config: Mapping[str, Any]) -> BaseDefaults:
+def _of_model(inputs: _Inputs, wanted: _Open) -> BaseDefaults:
     """Return the defaults that follow from the base model's size."""
-    found, reasons = BaseDefaults(), []
+    found, reasons, config = BaseDefaults(), [], inputs.config
     if wanted.rate:
         width, experts = size.width(config), size.has_experts(config)
         found = replace(found, width=width or default_rates.REFERENCE_WIDTH, experts=experts)
         reasons.append(("learning_rate", f"untuned default for a hidden size of {_counted_width(width, experts)}"))
-    count = size.parameters(folder, config) if wanted.precision else None
+    count = size.parameters(inputs.folder, config) if wanted.precision else None
     if count and count > LARGE:
         found = replace(found, precision=PRECISION)
         reasons.append(("precision", f"the base has {count / 1e9:.3g} billion parameters, more than {LARGE / 1e9:g}"))
@@ -122,50 +153,41 @@ def _counted_width(width: int | None, experts: bool) -> str:
     return f"{default_rates.REFERENCE_WIDTH:,}, as config.json gives none" if width is None else f"{width:,}"
 
 
-def _of_data(
-    suite: Suite, wanted: _Open, found: BaseDefaults, folder: Path, config: Mapping[str, Any], download: bool
-) -> BaseDefaults:
+def _of_data(inputs: _Inputs, wanted: _Open, found: BaseDefaults, download: bool) -> BaseDefaults:
     """Return the defaults with those that follow from the data."""
     if not (wanted.sequence_length or wanted.steps or wanted.max_length):
         return found
-    away = [task.dataset for task in suite.tasks if hub.is_remote(task) and not download]
+    away = [task.dataset for task in inputs.suite.tasks if hub.is_remote(task) and not download]
     if away:
         what = ", ".join(dict.fromkeys(map(repr, away)))
-        note = f"defaults of sequence length and steps follow from the data, and dataset {what} is not here yet"
-        return replace(found, notes=(note,))
+        return replace(found, notes=(f"sequence length and steps follow from dataset {what}, which is not here yet",))
     try:
-        train = list(_train_examples(suite))
-        reasons = list(found.reasons)
-        if wanted.steps and train:
-            count = sum(len(examples) for _, examples in train)
-            why = f"one pass over {count:,} training examples, at most {layers.LONGEST_RUN:,} steps"
-            found, reasons = replace(found, examples=count), [*reasons, ("steps", why)]
-        counted = _lengths(suite, train, folder) if wanted.sequence_length else []
-        most = _most_tokens(suite, config)
-        if counted:
-            length, why = _sequence_length(counted, most)
-            found, reasons = replace(found, sequence_length=length), [*reasons, ("sequence_length", why)]
-        if wanted.max_length:
-            longest = _max_length(suite, folder, most)
-            reasons.append(("max_length", "the longest scored prompt with its answer, or sequence_length if longer"))
-            found = replace(found, max_length=longest)
-        return replace(found, reasons=tuple(reasons))
+        training = list(inputs.training())
+        if wanted.steps:
+            found = _with_steps(training, found)
+        return _with_lengths(inputs, training, wanted, found)
     except (UserError, Unsupported) as error:  # whatever needs the data or the tokenizer reports it
-        note = f"defaults of sequence length and steps follow from data and tokenizer, which cannot be read: {error}"
+        note = f"sequence length and steps follow from the data and the tokenizer, which cannot be used: {error}"
         return replace(found, notes=(note,))
 
 
-def _train_examples(suite: Suite) -> Iterator[tuple[Task, Sequence[Example]]]:
-    tasks = {task.name: task for task in suite.tasks}
-    for name, _ in suite.data:
-        yield tasks[name], read.examples(tasks[name], "train")
+def _with_steps(training: _Training, found: BaseDefaults) -> BaseDefaults:
+    count = sum(len(examples) for _, examples in training)
+    why = f"one pass over {count:,} training examples, at most {layers.LONGEST_RUN:,} steps"
+    return replace(found, examples=count, reasons=(*found.reasons, ("steps", why))) if count else found
 
 
-def _lengths(suite: Suite, given: Iterable[tuple[Task, Sequence[Example]]], folder: Path) -> list[Lengths]:
-    """Return the lengths of examples, by the tokenizer that a trial would use."""
-    shape = suite.base.random_weights and not here.has_tokenizer(folder)
-    tokenizer = builtin.folder(builtin.BASES[0]) if shape else folder
-    return [lengths(task, examples, tokenizer, suite.base.trust_remote_code) for task, examples in given if examples]
+def _with_lengths(inputs: _Inputs, training: _Training, wanted: _Open, found: BaseDefaults) -> BaseDefaults:
+    most = _most_tokens(inputs)
+    counted = [each for pair in training for each in inputs.lengths(*pair)] if wanted.sequence_length else []
+    if counted:
+        length, why = _sequence_length(counted, most)
+        found = replace(found, sequence_length=length, reasons=(*found.reasons, ("sequence_length", why)))
+    if wanted.max_length:
+        why = "the longest scored prompt with its answer, or sequence_length if longer"
+        longest = _max_length(inputs, most)
+        found = replace(found, max_length=longest, reasons=(*found.reasons, ("max_length", why)))
+    return found
 
 
 def _sequence_length(counted: Sequence[Lengths], most: int) -> tuple[int, str]:
@@ -189,21 +211,20 @@ def _sequence_length(counted: Sequence[Lengths], most: int) -> tuple[int, str]:
     return length, why
 
 
-def _max_length(suite: Suite, folder: Path, most: int) -> int:
+def _max_length(inputs: _Inputs, most: int) -> int:
     """Return how many tokens the scored prompts with their answers take, within the context."""
-    needed = 2
-    for task in suite.tasks:
-        if task.name not in suite.scored:
+    needed, split = 2, inputs.suite.split
+    for task in inputs.suite.tasks:
+        if task.name not in inputs.suite.scored:
             continue
-        if task.lm_eval or suite.split not in splits(task):
+        if task.lm_eval or task.num_fewshot:
             needed = max(needed, UNKNOWN_CONTEXT)
             continue
-        for each in _lengths(suite, [(task, read.examples(task, suite.split))], folder):
+        examples = [replace(e, target=max(e.choices, key=len, default=e.target)) for e in inputs.examples(task, split)]
+        for each in inputs.lengths(task, examples):
             decoded = task.kind in ("exact_match", "generation")
             answers = [prompt + task.max_new_tokens for prompt in each.prompts] if decoded else []
             needed = max(needed, *each.wholes, *answers)
-        if task.num_fewshot:
-            needed = max(needed, UNKNOWN_CONTEXT)
     return min(_rounded(needed), most)
 
 
@@ -211,14 +232,15 @@ def _rounded(tokens: int) -> int:
     return -(-tokens // _MULTIPLE) * _MULTIPLE
 
 
-def _most_tokens(suite: Suite, config: Mapping[str, Any]) -> int:
+def _most_tokens(inputs: _Inputs) -> int:
     """Return the context less the most virtual tokens of any cell, so that all methods have the same length."""
+    suite = inputs.suite
     virtual = [
         max(block.axes.get(method.rank_key) or suite.axes.get("rank") or (_default_rank(suite, method),))
         for block in suite.blocks
         if (method := METHODS[block.method]).virtual_tokens
     ]
-    return max(2, (size.context(config) or UNKNOWN_CONTEXT) - max(virtual, default=0))
+    return max(2, (size.context(inputs.config) or UNKNOWN_CONTEXT) - max(virtual, default=0))
 
 
 def _default_rank(suite: Suite, method: Method) -> int:

@@ -127,6 +127,7 @@ def fill(
         rate, source = _default_rate(method, block, suite, rank, options)
         if settings["learning_rate"] == SEARCH and rate and not listed:
             listed = default_rates.candidates(rate)
+            why["learning_rate"] = f"searched around {rate:g}, the {why.get('learning_rate', 'default')}"
         used += ["learning_rate"] * (source == RULE)
         settings["learning_rate"] = rate
     reasons = {key: why[key] for key in used if key in why}

@@ -194,7 +194,7 @@ def test_data_that_cannot_be_read_leaves_a_note_and_is_reported_by_the_check(tri
     text = (place / "x.yaml").read_text().replace("train.jsonl", "gone.jsonl")
     (place / "x.yaml").write_text(text)
     made = base_defaults.resolve(suite.load("x.yaml", environ={}))
-    assert "cannot be read" in made.defaults.notes[0]
+    assert "cannot be used" in made.defaults.notes[0]
     assert made.defaults.width == 64
 
 
@@ -219,3 +219,16 @@ def test_no_torch_is_imported_to_resolve_defaults(place):
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_answers_that_are_ranked_fit_even_if_the_longest_is_not_the_target(trials, place):
+    trials("methods: [base]\n")
+    (place / "short.jsonl").write_text('{"p": "one", "t": "red"}\n' * 20)
+    text = (place / "x.yaml").read_text().replace("exact_match", "choice").replace("    max_new_tokens: 4\n", "")
+    text = text.replace("train.jsonl", "short.jsonl")
+    lengths = []
+    for choices in ("[red, blue]", f"[red, {'blue ' * 9}]"):
+        (place / "x.yaml").write_text(text.replace("    target", f"    choices: {choices}\n    target"))
+        (found,) = suite.expand(base_defaults.resolve(suite.load("x.yaml", environ={})), "cpu")
+        lengths.append(found.evaluation.max_length)
+    assert lengths[1] > lengths[0]
