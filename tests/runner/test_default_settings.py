@@ -5,8 +5,10 @@ import json
 import pytest
 
 import peftbench
-from peftbench import cli, report, suite
+from peftbench import cli, suite
 from peftbench.models import here
+from peftbench.report import collect
+from peftbench.report.notes import defaults
 from peftbench.suite import base_defaults
 from tests.support import tiny_base
 
@@ -58,7 +60,7 @@ def test_plan_run_rows_and_report_have_the_same_defaults(place, monkeypatch, cap
         assert stored["learning_rate"] == wanted[method].training.learning_rate
     assert set(json.loads(rows.loc["full", "defaults_json"])) == {"learning_rate", "steps", "sequence_length"}
 
-    text = " ".join(report.table(run.folder).split())
+    text = " ".join(defaults.notes(collect.collect(run.folder)))
     assert "Untuned default rates: 0.00075 for full fp32" in text
     assert "steps 2 (one pass over 30 training examples, at most 1,000 steps)" in text
 
