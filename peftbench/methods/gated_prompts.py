@@ -21,9 +21,12 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peftbench.errors import Unsupported
+from peftbench.records import failures
 
 NAME = "llama_adapter"
 """Name of the prompts as a child of their attention module, and of our entry in the table of attention functions."""
+_ARGUMENTS = ("self", "hidden_states", "attention_mask", "position_embeddings", "position_ids")
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class GatedPrompts(nn.Module):
@@ -103,12 +106,30 @@ def _seam(attention: Any) -> Seam:
         return found
     forward = inspect.unwrap(kind.forward)
     if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
+        _check_arguments(attention, forward)
         return _TABLE
     raise Unsupported(
         f"llama_adapter: the query cannot be intercepted in {kind.__name__}.forward, "
         f"line {forward.__code__.co_firstlineno} of {kind.__module__}: it calls none of transformers' attention "
         f"functions and is not one of {', '.join(sorted(_SEAMS))}"
     )
+
+
+def _check_arguments(attention: Any, forward: Any) -> None:
+    """Check that a module's code can run on the prompts alone, as far as its arguments say.
+
+    Raises:
+        Unsupported: if it needs more than its input, a mask and positions, or another layer's keys and values.
+    """
+    kind = type(attention).__name__
+    needed = [
+        n for n, p in inspect.signature(forward).parameters.items() if p.default is p.empty and p.kind not in _REST
+    ]
+    more = [name for name in needed if name not in _ARGUMENTS]
+    if more:
+        raise Unsupported(f"{NAME}: the code of {kind} does not run on the prompts alone: it needs {', '.join(more)}")
+    if getattr(attention, "is_kv_shared_layer", False):
+        raise Unsupported(f"{NAME}: {kind} uses the keys and values of another layer, so prompts have none")
 
 
 def _before(seam: Seam, attention: Any, arguments: tuple[Any, ...], settings: Mapping[str, Any]) -> None:
@@ -127,12 +148,28 @@ def _run_on_prompts(attention: Any, prompt: torch.Tensor, settings: Mapping[str,
     rotary angle of zero) and no mask, and do not enter the cache.
     """
     place: dict[str, Any] = {}
-    if settings.get("position_embeddings") is not None:
-        cos, sin = settings["position_embeddings"]
-        place["position_embeddings"] = (torch.ones_like(cos[:1, :1]), torch.zeros_like(sin[:1, :1]))
+    if "position_embeddings" in settings:
+        place["position_embeddings"] = _no_rotation(attention, settings["position_embeddings"])
     if settings.get("position_ids") is not None:
         place["position_ids"] = torch.zeros(1, prompt.shape[1], dtype=torch.long, device=prompt.device)
-    attention.forward(prompt, attention_mask=None, **place)
+    try:
+        attention.forward(prompt, attention_mask=None, **place)
+    except Exception as error:
+        if failures.refusal(error, NAME) is None:
+            raise
+        raise Unsupported(
+            f"{NAME}: the code of {type(attention).__name__} does not run on the prompts alone: {failures.words(error)}"
+        ) from error
+
+
+def _no_rotation(attention: Any, angles: Any) -> Any:
+    """Return position embeddings of angle zero, for one position: a cosine of 1 and a sine of 0."""
+    if angles is None:
+        return None
+    if not isinstance(angles, tuple | list) or len(angles) != 2:
+        raise Unsupported(f"{NAME}: the position embeddings of {type(attention).__name__} are not a cosine and a sine")
+    cos, sin = angles
+    return torch.ones_like(cos[:1, :1]), torch.zeros_like(sin[:1, :1])
 
 
 def _join_table(attention: Any) -> None:
@@ -152,7 +189,7 @@ def _prepare_table(attention: Any, prompt: torch.Tensor, settings: Mapping[str, 
     attention.config = prompts.our_config
 
 
-def _attend(attention: Any, query: Any, key: Any, value: Any, mask: Any, **settings: Any) -> tuple[Any, Any]:
+def _attend(attention: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any) -> tuple[Any, Any]:
     """Attend to the input as the base model does, and to the prompts: our entry in the table of attention functions.
 
     Shapes: query, key, value (b, heads, t, d_h), result (b, t, h, d_h). The module's own config is restored before the
@@ -161,11 +198,11 @@ def _attend(attention: Any, query: Any, key: Any, value: Any, mask: Any, **setti
     prompts: Any = attention.llama_adapter
     attention.config = prompts.own_config
     if not prompts.enabled:  # the forward pass before this one failed
-        return prompts.attend(attention, query, key, value, mask, **settings)
+        return prompts.attend(attention, query, key, value, attention_mask, **settings)
     if prompts.keys_values is None:
         prompts.keys_values = key, value
         return query[..., : value.shape[-1]].transpose(1, 2), None
-    output, weights = prompts.attend(attention, query, key, value, mask, **settings)
+    output, weights = prompts.attend(attention, query, key, value, attention_mask, **settings)
     read = prompts(query, settings.get("scaling"), settings.get("softcap"))
     return output + read.transpose(1, 2).to(output.dtype), weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,21 +10,24 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import text_part
+from peftbench.models import layer_code, text_part
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """Names of the modules that contain the projections of attention, in all known families."""
 _ROUTER = "Router"
 """Ending of the class names of linear layers that route to experts and return more than a product (llama4, phimoe)."""
 _ROUTES = "routes to experts, and returns more than its product"
-_READ = "belongs to a Mamba layer whose fused kernel reads its weight without calling it, so an update has no effect"
+_READ = (
+    "belongs to a layer that reads its weight without calling it, as the fused kernels of Mamba do, so that an update "
+    "has no effect"
+)
 
 
 def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
     """Return peft's ``target_modules`` and ``exclude_modules`` for the target modules that a suite gives.
 
-    Excluded are routers to experts, the projections of Mamba layers that a fused kernel reads, and towers that text
-    does not pass through.
+    Excluded are routers to experts, projections whose weights are read without a call (in Mamba layers), and parts
+    that text does not pass through.
 
     Args:
         model: the base model.
@@ -80,27 +82,13 @@ def _refused(model: nn.Module) -> dict[str, str]:
     """Return the linear layers that cannot be adapted, with the reason."""
     found = {}
     for path, module in model.named_modules():
-        read = _read_weights(module)
+        read = layer_code.read_weights(module)
         for name, child in module.named_children():
             if isinstance(child, nn.Linear) and type(child).__name__.endswith(_ROUTER):
                 found[f"{path}.{name}".lstrip(".")] = _ROUTES
             elif isinstance(child, nn.Linear) and name in read:
                 found[f"{path}.{name}".lstrip(".")] = _READ
     return found
-
-
-def _read_weights(module: nn.Module) -> set[str]:
-    """Return the names of the children of a Mamba layer whose weights its code reads instead of calling them.
-
-    Whether it does so depends on the installed kernels. The code is searched, so that the same layers are adapted on
-    every machine.
-    """
-    if not isinstance(getattr(module, "conv1d", None), nn.Conv1d) or not hasattr(module, "A_log"):
-        return set()
-    try:
-        return set(re.findall(r"self\.(\w+)\.weight\b", inspect.getsource(type(module))))
-    except (OSError, TypeError):
-        return {"out_proj"}
 
 
 def ending_set(names: Iterable[str]) -> set[str]:

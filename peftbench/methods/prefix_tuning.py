@@ -9,7 +9,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import nn
 
 from peftbench.errors import UserError
-from peftbench.methods import PREFIX_HIDDEN
+from peftbench.methods import PREFIX_HIDDEN, prompt_sizes
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
@@ -40,5 +40,6 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     if hidden is not None and not mlp:
         raise UserError(f"prefix_tuning: hidden_size: given {hidden}; allowed: only with reparameterization: mlp")
     width = {"encoder_hidden_size": hidden or PREFIX_HIDDEN} if mlp else {}
-    config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=mlp, task_type="CAUSAL_LM", **width)
+    sizes = prompt_sizes.for_keys_and_values(model) | width
+    config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=mlp, task_type="CAUSAL_LM", **sizes)
     return get_peft_model(model, config)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from peft import PromptTuningConfig, get_peft_model
 
-from peftbench.errors import UserError
+from peftbench.errors import Unsupported, UserError
+from peftbench.methods import prompt_sizes
 
 # text is applied after attaching, since peft would load a tokenizer by name, possibly from the hub
 _INITIALIZATIONS = {"random": "RANDOM", "vocabulary": "SAMPLE_VOCAB", "text": "RANDOM"}
@@ -29,6 +30,7 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
         The base model wrapped by peft; only the embeddings of the virtual tokens require gradients.
 
     Raises:
+        Unsupported: if peft cannot find the base's embeddings.
         UserError: if one of ``initialization: text`` and ``text`` is given without the other, or the text is empty.
 
     References:
@@ -41,8 +43,17 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
             f"prompt_tuning: given initialization: {start} and text: {'none' if text is None else repr(text)}; "
             "allowed: both initialization: text and a text, or neither"
         )
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
+    if not any(p.ndim == 2 and p.shape[0] == vocabulary for p in model.parameters()):
+        raise Unsupported(
+            f"prompt_tuning: peft finds the embeddings of a base by their number of rows, and {type(model).__name__} "
+            f"has none of {vocabulary}, the vocab_size of its config"
+        )
     config = PromptTuningConfig(
-        num_virtual_tokens=rank, prompt_tuning_init=_INITIALIZATIONS[start], task_type="CAUSAL_LM"
+        num_virtual_tokens=rank,
+        prompt_tuning_init=_INITIALIZATIONS[start],
+        task_type="CAUSAL_LM",
+        **prompt_sizes.for_embeddings(model),
     )
     tuned = get_peft_model(model, config)
     if text is not None:

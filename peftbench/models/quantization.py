@@ -10,6 +10,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from peftbench.models import layer_code
 from peftbench.models.precision import Precision
 
 _LINEAR = ("FalconLinear",)
@@ -32,7 +33,10 @@ def config(precision: Precision, double_quantization: bool) -> Any:
 
 @contextmanager
 def every_linear_layer() -> Iterator[None]:
-    """Within the context, let transformers also quantize subclasses of ``nn.Linear`` that compute the same.
+    """Within the context, let transformers quantize exactly the linear layers that it can.
+
+    These include subclasses of ``nn.Linear`` that compute the same. Layers whose weights are read or clamped by the
+    model's code stay as they are: gemma3n's coefficients, routers of longcat_flash.
 
     transformers replaces a module only if ``type(module) is nn.Linear``. Before it checks, the class of these modules
     is set to ``nn.Linear``; names and weights stay the same.
@@ -42,9 +46,14 @@ def every_linear_layer() -> Iterator[None]:
     replace = integrations.replace_with_bnb_linear
 
     def replace_all(model: nn.Module, *given: Any, **named: Any) -> Any:
-        for module in model.modules():
+        kept = []
+        for path, module in model.named_modules():
             if type(module).__name__ in _LINEAR:
                 module.__class__ = nn.Linear
+            unpackable = layer_code.unpackable_weights(module)
+            kept += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, nn.Linear) and n in unpackable]
+        if kept:
+            named["modules_to_not_convert"] = [*(named.get("modules_to_not_convert") or ()), *kept]
         return replace(model, *given, **named)
 
     with mock.patch.object(integrations, "replace_with_bnb_linear", replace_all):

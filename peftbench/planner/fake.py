@@ -21,7 +21,7 @@ from peftbench.models import quantization, text_part, unreached
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
 from peftbench.planner.fake_cache import CachingFakeTensorMode
-from peftbench.records import Trial
+from peftbench.records import Trial, failures
 from peftbench.records.resolve import resolve
 
 _UNREACHED: dict[str, frozenset[str]] = {}
@@ -72,7 +72,13 @@ def attach(made: Any, trial: Trial) -> Any:
     """Attach the trial's method on ``meta`` with parameters in the precision's dtype; return the tuned model."""
     method = method_of(trial.method, trial.options)
     with torch.device("meta"):
-        tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
+        try:
+            tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
+        except Exception as error:
+            refusal = failures.refusal(error, trial.method, method.attach.partition(".")[0])
+            if refusal is None:
+                raise
+            raise refusal from error
         models.cast_trainable(tuned, effective(trial.precision, trial.options))
     return tuned
 

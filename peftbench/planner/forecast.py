@@ -14,7 +14,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure import device
-from peftbench.methods import context_length
+from peftbench.methods import base_facts, context_length
 from peftbench.models import causality
 from peftbench.planner import cuda_reserve, fit
 from peftbench.planner.predict import load_config, predict
@@ -63,6 +63,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
     try:
         causality.check_config(config)
         context_length.check(trial, config)
+        base_facts.check(trial, config)
         found = predict(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from peftbench.methods import base_facts
 from peftbench.models.load import trainable_parameters
 from peftbench.planner import fake
 from peftbench.records import Trial
@@ -19,5 +20,6 @@ def trainable(trial: Trial, config: Any) -> int:
     Raises:
         Unsupported, UserError: if the method or an option of it does not exist for this base model.
     """
+    base_facts.check(trial, config)
     made = fake.without_weights(trial, config).requires_grad_(False)
     return trainable_parameters(fake.attach(made, trial))

@@ -1,11 +1,23 @@
-"""Messages of failures: in one line, without paths of this machine; and whether memory ran out. No torch."""
+"""Messages of failures: in one line, without paths of this machine; whose code raised it; whether memory ran out.
+
+No torch.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
 from pathlib import Path
+
+from peftbench.errors import Unsupported
+
+SURFACE = "PEFTBENCH_SURFACE_LIBRARY_ERRORS"
+"""Environment variable; if it is set, ``refusal`` translates nothing. Our tests set it, so that faults surface."""
+_OURS = ("peftbench", "tests", "__main__")
+_ANYONES = ("torch", "numpy", "contextlib", *sys.stdlib_module_names)
+"""Top-level modules whose functions are called by peftbench as well as by the libraries that it uses."""
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_status_alloc_failed", "_allocation_failed")
 """Parts of the messages of the host, of CUDA and of its libraries (cuBLAS, cuDNN, cuSOLVER)."""
@@ -27,6 +39,43 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def refusal(error: BaseException, method: str, own: str = "") -> Unsupported | None:
+    """Return ``Unsupported`` for what a library raises because it cannot apply a method to a base model, in its words.
+
+    Whose exception it is follows from the innermost frame of its traceback that is not torch's or Python's: if it
+    belongs to peftbench, the fault is ours. What autograd raises in a backward pass is the model's.
+
+    Args:
+        error: what was raised while attaching a method or in its first step.
+        method: the method's name, which begins the message.
+        own: the package of a method that is not peftbench's, whose faults are not a library's either.
+
+    Returns:
+        None if the exception is a fault, if memory ran out, or if the translation is switched off (``SURFACE``).
+    """
+    if os.environ.get(SURFACE) or out_of_memory(error) or not isinstance(error, Exception):
+        return None
+    library = _library(error, own)
+    return None if library is None else Unsupported(f"{method}: {library} raised {words(error)}")
+
+
+def _library(error: BaseException, own: str) -> str | None:
+    """Return the name of the library whose code raised an exception; None if it is not a library's."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, TypeError) and frames[-1].f_code.co_name == "_call_impl":  # arguments that a module refuses
+        package = type(frames[-1].f_locals["self"]).__module__.partition(".")[0]
+        return None if package in (*_OURS, own) else package
+    for frame in reversed(frames):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in (*_OURS, own):
+            return None
+        if package == "torch" and frame.f_code.co_name in ("backward", "_engine_run_backward"):
+            return "torch"
+        if package not in _ANYONES:
+            return package
+    return None
 
 
 _FOLDER = r"[^\s/=,'\"]+/"

@@ -12,7 +12,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure import environment
-from peftbench.methods import context_length
+from peftbench.methods import base_facts, context_length
 from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
@@ -244,6 +244,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
             if configs[trial.base]:
                 causality.check_config(configs[trial.base])
                 context_length.check(trial, configs[trial.base])
+                base_facts.check(trial, configs[trial.base])
                 chat.check(trial.tasks, find.config_folder(trial.base))
         except Unsupported as error:
             found[trial.cell] = str(error)

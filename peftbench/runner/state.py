@@ -31,6 +31,8 @@ class Run:
     steps: tuple[StepRow, ...] = ()
     scores: tuple[Score, ...] = ()
     examples: tuple[ExampleRow, ...] = ()
+    stepped: bool = False
+    """Whether a training step was taken."""
     bare: Structure | None = None
     """The structure of the base model before a method was attached; None if its inference cost is not measured."""
 
@@ -42,6 +44,11 @@ class Run:
                 a mistake cannot lose a finished trial.
         """
         self.row = self.row.updated(*groups)
+
+    def reported(self, step: int, steps: int, loss: float) -> None:
+        """Report a training step."""
+        self.stepped = True
+        self.report(step, steps, loss)
 
     def record_memory(self, moment: str, categories: Mapping[str, int]) -> None:
         """Add the bytes by category at one moment of the trial to the row."""

@@ -16,7 +16,7 @@ from peftbench.errors import Diverged, DoesNotFit, Unsupported, UserError
 from peftbench.evaluation import retention, scoring
 from peftbench.measure import environment, peaks, watch
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, context_length
+from peftbench.methods import METHODS, base_facts, context_length, method_of
 from peftbench.models import causality, find
 from peftbench.models.load import Loaded, left_out_columns, load, load_tokenizer
 from peftbench.models.precision import effective
@@ -74,7 +74,18 @@ def _attempt(run: Run) -> tuple[Status, str | None]:
         return Status.ERROR, str(error)
     except Exception as error:
         _log_failure()
+        refusal = _refusal(run, error)
+        if refusal is not None:
+            return Status.UNSUPPORTED, str(refusal)
         return (Status.OOM if failures.out_of_memory(error) else Status.ERROR), failures.words(error)
+
+
+def _refusal(run: Run, error: Exception) -> Unsupported | None:
+    """Return the refusal of a library to attach the method or to take its first step; None for any other failure."""
+    if run.stepped or run.phase not in (Phase.CHECK, Phase.ATTACH, Phase.TRAIN):
+        return None
+    method = method_of(run.job.trial.method, run.job.trial.options)
+    return failures.refusal(error, f"{method.name} {method.variant}".strip(), method.attach.partition(".")[0])
 
 
 def _log_failure() -> None:
@@ -117,7 +128,9 @@ def _load(run: Run) -> Loaded:
     trial, folder = run.job.trial, Path(run.job.base_folder)
     method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     with run.clock.phase(Phase.LOAD):
-        causality.check_config(load_config(trial.base, folder))
+        config = load_config(trial.base, folder)
+        causality.check_config(config)
+        base_facts.check(trial, config)
         loaded = load(
             folder,
             precision,

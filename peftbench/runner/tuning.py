@@ -25,7 +25,7 @@ from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint
-from peftbench.runner.checks import liveness, packed_rows
+from peftbench.runner.checks import first_step, liveness, packed_rows
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop
 from peftbench.training import effective as computed_with
@@ -63,6 +63,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     model, learner = _attach(run, loaded, training)
     run.record_memory("attach", peaks.held(model, method.trains_base))
     with run.clock.phase(Phase.CHECK):
+        first_step.check(learner, loaded.model, method, probe)
         if training.packing:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 packed_rows.check(learner, step_examples)
@@ -115,7 +116,7 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
             with watch.training(run.sensors) as measured:
                 seed_all(trial.seed or 0)
                 steps = data.step_examples if training.seconds is None else batches.onward(data, trial, tokenizer)
-                report = watch.each_step(run.sensors, run.report)
+                report = watch.each_step(run.sensors, run.reported)
                 trace = loop.train(learner, steps, data.held_out, run.clock, report)
         finally:
             run.record(measured.memory, measured.environment)

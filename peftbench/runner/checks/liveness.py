@@ -47,7 +47,7 @@ def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.
 
 
 @contextmanager
-def perturbed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def perturbed(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
     """Add noise to parameters within the context, so that a method whose initial update is zero has an effect.
 
     The parameters and the random state are restored bit for bit.
