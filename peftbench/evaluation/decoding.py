@@ -93,9 +93,13 @@ part of the answer."""
 
 
 def end_tokens(tokenizer: Any, stops: Iterable[str] = ()) -> tuple[int, ...]:
-    """Return the ids of the tokens that end an answer: end-of-text, known ends, and stop texts that are one token."""
+    """Return the ids of the tokens that end an answer.
+
+    These are end-of-text; beginning-of-text, with which another text begins; known ends; and stop texts that are one
+    control token.
+    """
     special = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    found = [tokenizer.eos_token_id, *(special.get(text) for text in (*_ENDS, *stops))]
+    found = [tokenizer.eos_token_id, tokenizer.bos_token_id, *(special.get(text) for text in (*_ENDS, *stops))]
     return tuple(sorted({index for index in found if index is not None}))
 
 

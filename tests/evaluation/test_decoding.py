@@ -124,7 +124,7 @@ def test_inference_is_measured_with_the_same_decoding(tiny, tmp_path):
 def test_every_parameter_is_in_the_score(plain):
     settings = plain[0].settings
     assert settings["decoding_from"] == "greedy"
-    assert settings["decoding"] == {**decoding.GREEDY, "end_token_ids": [1]}
+    assert settings["decoding"] == {**decoding.GREEDY, "end_token_ids": [0, 1]}
     assert json.loads(json.dumps(settings)) == settings
 
 
@@ -178,7 +178,7 @@ def test_a_search_that_needs_code_from_the_hub_is_unsupported(tiny, tmp_path):
 
 def test_the_bases_ends_are_ends_too_if_its_settings_are_asked_for(tiny, tmp_path):
     made = folder_with(tiny, tmp_path / "base", {"eos_token_id": [1, 66]})
-    assert scored(made, generation="base")[0].settings["decoding"]["end_token_ids"] == [1, 66]
+    assert scored(made, generation="base")[0].settings["decoding"]["end_token_ids"] == [0, 1, 66]
 
 
 def test_evaluate_generation_is_a_key_of_a_suite_and_enters_the_trials_key(tmp_path):

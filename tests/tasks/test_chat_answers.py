@@ -204,7 +204,7 @@ def test_known_ends_of_other_models_end_an_answer(tiny):
     base.tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|eot_id|>", "<|other|>"]})
     harness = scoring.Harness(base.model, base.tokenizer, Evaluation(4, 48, "test"), PRECISIONS["fp32"])
     how = harness.decoding_of({"until": ["\n"], "do_sample": False})
-    known = [base.tokenizer.convert_tokens_to_ids(text) for text in ("</s>", "<|endoftext|>", "<|eot_id|>")]
+    known = [base.tokenizer.convert_tokens_to_ids(text) for text in ("<s>", "</s>", "<|endoftext|>", "<|eot_id|>")]
     assert how.ends == tuple(known)
     ids = base.tokenizer.encode("red<|endoftext|>Human: more", add_special_tokens=False)
     assert decoding.read(base.tokenizer, ids, how).text == "red"

@@ -13,7 +13,7 @@ from peftbench.records import Example, Trial
 
 Folder = Callable[[Trial], Path | None]
 """Gives the folder of a trial's base model; None if it is not on this machine."""
-_MOST = 5000
+_MOST = 2000
 """Most training examples of a task that are tokenized before a run, evenly spaced."""
 _CLEANED = {" ' ": "'"} | {f" {mark}": mark for mark in (*".?!,", "n't", "'m", "'s", "'ve", "'re")}
 """What a tokenizer with ``clean_up_tokenization_spaces`` changes in decoded text."""
@@ -21,7 +21,7 @@ _CLEANED = {" ' ": "'"} | {f" {mark}": mark for mark in (*".?!,", "n't", "'m", "
 
 def spaced(examples: Sequence[Example]) -> Sequence[Example]:
     """Return a sample of training examples, evenly spaced; all if they are few."""
-    return examples[:: max(1, len(examples) // _MOST)]
+    return examples[:: -(-len(examples) // _MOST) or 1]
 
 
 @dataclass(frozen=True)
