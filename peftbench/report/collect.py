@@ -17,8 +17,8 @@ from peftbench.methods import METHODS, Method, method_of
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
+from peftbench.results.crossed_effects import outcomes
 from peftbench.results.crossed_effects.model import Outcomes
-from peftbench.results.crossed_effects.outcomes import by_cell
 from peftbench.results.learning_rate_search import CellSearch
 from peftbench.results.rows import rows_of_grid
 from peftbench.results.seeds import Summary
@@ -143,15 +143,27 @@ class Results:
 
     def outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes]:
         """Return the outcomes of the finished cells by name; none at all if any of them has none stored."""
+        each = self._stored_outcomes(tasks)
+        known = {name: found for name, found in each.items() if isinstance(found, Outcomes)}
+        return known if len(known) == len(each) else {}
+
+    def without_outcomes(self, tasks: tuple[str, ...]) -> dict[str, str]:
+        """Return the finished cells that have no outcomes, by name, with the reason."""
+        return {name: found for name, found in self._stored_outcomes(tasks).items() if isinstance(found, str)}
+
+    def _stored_outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes | str]:
         if tasks not in self._outcomes:
-            stored = by_cell(self.trials, self.examples, tasks)
-            each = {cell.name: stored.get((cell.summary.base, cell.summary.cell)) for cell in self.finished}
-            known = {name: found for name, found in each.items() if found is not None}
-            self._outcomes[tasks] = known if len(known) == len(each) else {}
+            stored = outcomes.read(self.trials, self.examples, tasks)
+            self._outcomes[tasks] = {cell.name: stored[cell.summary.base, cell.summary.cell] for cell in self.finished}
         return self._outcomes[tasks]
 
     @cached_property
-    def _outcomes(self) -> dict[tuple[str, ...], dict[str, Outcomes]]:
+    def _outcomes(self) -> dict[tuple[str, ...], dict[str, Outcomes | str]]:
+        return {}
+
+    @cached_property
+    def memo(self) -> dict[str, Any]:
+        """Statistics that several parts of a page need, by name, so that each is computed once."""
         return {}
 
     def score_record(self, task: str) -> dict[str, Any]:

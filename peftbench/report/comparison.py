@@ -45,7 +45,7 @@ def _cell_rows(cell: CellChange) -> Iterable[tuple[str, ...]]:
         note = "REGRESSED" if cell.broke else ""
         yield cell.cell, "status", _statuses(cell.old), _statuses(cell.new), "", note
         if cell.new.messages:
-            yield cell.cell, "message", "", "", "", cell.new.messages[0].splitlines()[0][:80]
+            yield cell.cell, "message", "", "", "", f"{cell.new.messages[0]}\n".splitlines()[0][:80]
     for change in cell.changes:
         if change.verdict != "same":
             yield cell.cell, change.column, *_numbers(change), ("REGRESSED, " * change.fell) + (change.verdict or "")

@@ -44,7 +44,8 @@ def busy_trials(trials: pd.DataFrame, of: Measured = "train") -> BusyTrials | No
 def waiting_share(row: Mapping[str, Any], of: Measured = "train") -> float | None:
     """Return the share of a phase's thread-seconds in which threads waited for a CPU; None if it is not known."""
     waiting, seconds, threads = (row.get(name) for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads"))
-    if not (is_number(waiting) and is_number(seconds) and is_number(threads)) or not seconds:
+    if not all(map(is_number, (waiting, seconds, threads))):
         return None
     # on a GPU one thread does all the work
-    return float(waiting / (seconds * (threads if row.get("device") == "cpu" else 1)))  # type: ignore[operator]
+    available = seconds * (threads if row.get("device") == "cpu" else 1)  # type: ignore[operator]
+    return float(waiting / available) if available > 0 and waiting >= 0 else None  # type: ignore[operator]

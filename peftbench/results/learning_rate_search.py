@@ -71,7 +71,7 @@ class CellSearch:
 
     def complete(self, rates: Iterable[float]) -> bool:
         """Return whether each of these rates was tried: none is missing, was killed, timed out or ended in error."""
-        tried = {c.rate for c in self.candidates if all(Status(failure) in _TRIED for failure in c.failures)}
+        tried = {c.rate for c in self.candidates if _TRIED.issuperset(c.failures)}
         return tried.issuperset(rates)
 
     @property
@@ -111,7 +111,8 @@ def searches(folder: Path) -> dict[str, CellSearch]:
     rows = rows_of_grid(rows, grid.keys if grid else None)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_dict("records"):
-        found[row["candidate_of"]].append(row)
+        if isinstance(row["candidate_of"], str) and is_number(row["learning_rate"]) and row["learning_rate"] > 0:
+            found[row["candidate_of"]].append(row)
     tasks = _tasks(rows)
     return {cell: _search(cell, each, tasks) for cell, each in found.items()}
 
@@ -139,8 +140,8 @@ def _search(cell: str, rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> 
         cell,
         rows[0]["method"],
         tuple(_candidate(rate, by_rate[rate], tasks) for rate in sorted(by_rate)),
-        tuple(sorted({int(row["seed"]) for row in rows})),
-        max((int(row["steps_done"]) for row in rows if row["status"] == "ok"), default=None),
+        tuple(sorted({int(row["seed"]) for row in rows if is_number(row["seed"])})),
+        max((int(r["steps_done"]) for r in rows if r["status"] == "ok" and is_number(r["steps_done"])), default=None),
         tuple(tasks),
     )
 

@@ -11,6 +11,9 @@ from peftbench.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+LARGEST = 1e120
+"""Largest size of a measured number; the squares of larger ones would exceed the range of floats."""
+
 
 def rows_of_grid(trials: pd.DataFrame, keys: Sequence[str] | None) -> pd.DataFrame:
     """Return the rows that a folder is about: those of its recorded grid, in the grid's order.
@@ -54,8 +57,11 @@ def rows_without_progress(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of a row is a finite number; null and not-a-number are no measurement."""
+    """Return whether a value of a row is a number that can be measured.
+
+    Null, not-a-number, infinity and numbers beyond ``LARGEST`` are no measurement.
+    """
     try:
-        return math.isfinite(value)
+        return math.isfinite(value) and abs(value) <= LARGEST
     except TypeError:  # None and pandas.NA
         return False

@@ -165,7 +165,9 @@ def half_width_over_examples(old_error: float | None, new_error: float | None) -
 
 
 def _t_quantile(degrees_of_freedom: float) -> float:
-    from peftbench.results.crossed_effects.model import t_quantile  # imports scipy, which commands like plan do without
+    from peftbench.results.crossed_effects.student import (
+        t_quantile,  # imports scipy, which commands like plan do without
+    )
 
     return t_quantile(degrees_of_freedom)
 

@@ -82,7 +82,7 @@ def test_without_outcomes_the_brief_table_names_no_test_and_says_why(tmp_path):
     assert alone == "No significance tests: fewer than two cells with scores."
     bare = [dataclasses.replace(each, examples=()) for each in (made, other)]
     found = notes(store(tmp_path / "bare", *bare))[1]
-    assert found == "No significance tests: not every cell has stored outcomes of its examples."
+    assert found == "No significance tests: not every cell has the outcomes of all its examples."
 
 
 def test_the_command_prints_and_writes_the_brief_table(tmp_path, capsys):

@@ -15,7 +15,7 @@ from peftbench.report import collect
 from peftbench.report.derived import rates
 from peftbench.report.notes import speed
 from peftbench.report.tables.rates import rates as rates_table
-from peftbench.results.crossed_effects.model import t_quantile
+from peftbench.results.crossed_effects.student import t_quantile
 from tests.support.results_factory import make_result, store
 
 

@@ -99,16 +99,37 @@ def test_graded_outcomes_of_two_checkpoints_give_the_paired_t_test():
 
 def test_a_negative_variance_between_seeds_counts_half():
     # every seed has the same score: A is 0, R is not
-    found = parts(rows([1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]))
+    found = parts(rows([1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 1, 0], [1, 0, 0, 1, 0, 1]))
     a, b, r = found.sums
     assert a == 0 < r
     assert found.variance == pytest.approx(b - r / 2)
+    assert found.degrees_of_freedom > 1
 
 
 def test_the_variance_is_at_least_that_between_seeds():
     # every example has the same mean: B is 0
-    found = parts(rows([1, 0, 1, 0], [0, 1, 0, 1]))
-    assert found.variance == found.sums[0]
+    found = parts(rows([1, 1, 1, 1], [0, 0, 0, 0]))
+    assert found.variance == found.sums[0] > 0
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ([1, 0], [0, 1]),  # A and B are 0: Satterthwaite's formula would give 0 degrees of freedom
+        ([1, 0, 1, 0], [0, 1, 0, 1]),
+        ([1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 1]),
+        ([1, 0, 0, 0], [0, 1, 0, 0]),
+    ],
+)
+def test_what_a_cancellation_leaves_over_counts_as_the_residual_and_has_a_degree_of_freedom(table):
+    found = parts(rows(*table))
+    a, b, r = found.sums
+    assert max(a, b + (a - r) / 2) < r
+    assert found.variance == r
+    assert found.degrees_of_freedom >= 1
+    estimate = score(rows(*table))
+    assert 0 <= estimate.low < estimate.value < estimate.high <= 1
+    assert math.isfinite(difference(rows(*table), rows(*table)).high)
 
 
 def test_several_tasks_are_one_score_by_their_unweighted_mean():
@@ -234,7 +255,7 @@ def test_a_table_that_can_show_none_of_its_differences_says_so():
 
 def test_without_variance_cells_are_on_the_front_or_not():
     cells = {"low": noisy(3, 400, 0.2), "high": noisy(3, 400, 0.8), "costly": noisy(3, 400, 0.5)}
-    found = front.on_front(cells, {"low": [1.0], "high": [2.0], "costly": [3.0]})
+    found = front.on_front(cells, {"low": 1.0, "high": 2.0, "costly": 3.0})
     assert found == {"low": 1.0, "high": 1.0, "costly": 0.0}
     assert front.on_front({}, {}) == {}
 
@@ -242,10 +263,10 @@ def test_without_variance_cells_are_on_the_front_or_not():
 def test_the_costlier_of_two_equal_cells_is_on_the_front_half_the_time():
     cells = {"a": noisy(3, 500, seed=1), "b": noisy(3, 500, seed=1)}
     cells["b"] = Outcomes((cells["b"].tasks[0][:, ::-1],))  # other outcomes, the same score
-    found = front.on_front(cells, {"a": [1.0], "b": [2.0]})
+    found = front.on_front(cells, {"a": 1.0, "b": 2.0})
     assert found["a"] == 1
     assert found["b"] == pytest.approx(0.5, abs=0.05)
-    assert found == front.on_front(cells, {"a": [1.0], "b": [2.0]})
+    assert found == front.on_front(cells, {"a": 1.0, "b": 2.0})
 
 
 def test_examples_that_are_hard_for_all_cells_do_not_blur_the_front():
@@ -254,7 +275,32 @@ def test_examples_that_are_hard_for_all_cells_do_not_blur_the_front():
     better = hard.copy()
     better[np.flatnonzero(hard == 0)[:8]] = 1
     cells = {"a": Outcomes.of(np.tile(hard, (3, 1))), "b": Outcomes.of(np.tile(better, (3, 1)))}
-    assert front.on_front(cells, {"a": [2.0], "b": [1.0]})["a"] < 0.02
+    assert front.on_front(cells, {"a": 2.0, "b": 1.0})["a"] < 0.02
+
+
+def test_cells_with_equal_outcomes_make_a_singular_covariance_and_the_cheapest_is_on_the_front():
+    one = noisy(1, 50)  # without a spread between seeds the covariance has rank 1
+    found = front.on_front(dict.fromkeys("abcdefg", one), {name: float(cost) for cost, name in enumerate("abcdefg")})
+    assert found == {"a": 1.0} | dict.fromkeys("bcdefg", 0.0)
+    assert front.on_front({"a": one, "b": one}, {"a": 1.0, "b": 1.0}) == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize("examples", [2, 3, 4, 10])
+def test_more_cells_than_examples_have_probabilities(examples):
+    cells = {str(n): noisy(1, examples, seed=n) for n in range(13)}
+    found = front.on_front(cells, {name: float(name) for name in cells})
+    assert all(0 <= share <= 1 for share in found.values())
+    assert found["0"] > 0
+
+
+def test_the_square_root_of_a_covariance_is_one_whether_it_is_singular_or_not():
+    generator = np.random.default_rng(0)
+    for rank in (1, 3, 6):
+        half = generator.normal(size=(6, rank))
+        matrix = half @ half.T
+        found = front.factor(matrix)
+        assert found @ found.T == pytest.approx(matrix, abs=1e-9)
+    assert (front.factor(np.zeros((3, 3))) == 0).all()
 
 
 def test_the_covariance_is_positive_semi_definite():
@@ -267,7 +313,9 @@ def test_the_covariance_is_positive_semi_definite():
 
 def test_costs_must_be_complete():
     with pytest.raises(ValueError, match="missing for b"):
-        front.on_front({"a": noisy(3, 20), "b": noisy(3, 20)}, {"a": [1.0]})
+        front.on_front({"a": noisy(3, 20), "b": noisy(3, 20)}, {"a": 1.0})
+    with pytest.raises(ValueError, match="finite"):
+        front.on_front({"a": noisy(3, 20), "b": noisy(3, 20)}, {"a": 1.0, "b": math.inf})
     with pytest.raises(ValueError, match="same examples"):
         front.covariance([noisy(3, 20), noisy(3, 21)])
 

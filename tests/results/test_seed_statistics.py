@@ -10,7 +10,7 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.report.notes import busy
 from peftbench.results.busy_machine import BusyTrials, busy_trials, waiting_share
-from peftbench.results.crossed_effects.model import t_quantile
+from peftbench.results.crossed_effects.student import t_quantile
 from peftbench.results.rows import latest_rows, rows_of_grid, rows_without_progress
 from peftbench.results.seeds import (
     half_width_from_one_side,

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from peftbench.results.crossed_effects.model import Outcomes, Parts, difference_parts, p_value
+from peftbench.results.crossed_effects.model import Outcomes, Parts, difference_parts
 from peftbench.results.crossed_effects.ranking import holm
+from peftbench.results.crossed_effects.student import p_value
 from tools.validation.crossed_simulation import SPREADS, UNEQUAL, Design, draw, null
 
 Judged = tuple[float, float]

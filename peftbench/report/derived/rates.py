@@ -13,7 +13,8 @@ from typing import Any
 
 from peftbench.report.collect import Cell, Results
 from peftbench.results import seeds
-from peftbench.results.crossed_effects.model import t_quantile
+from peftbench.results.crossed_effects.student import t_quantile
+from peftbench.results.rows import is_number
 
 _BATCHES = 10
 """Number of batches of consecutive steps behind a rate's interval within one trial. Neighbouring steps are not
@@ -107,12 +108,9 @@ def samples_per_joule(row: Mapping[str, Any]) -> float | None:
 
 
 def known(row: Mapping[str, Any], name: str) -> float | None:
-    """Return a number of a row; None if the column is missing, null or not finite."""
+    """Return a number of a row; None if the column is missing, or its value is no number."""
     value = row.get(name)
-    try:
-        return float(value) if math.isfinite(value) else None  # type: ignore[arg-type]
-    except TypeError:  # None and pandas.NA
-        return None
+    return float(value) if is_number(value) else None  # type: ignore[arg-type]
 
 
 def _product(row: Mapping[str, Any], one: str, other: str) -> float | None:

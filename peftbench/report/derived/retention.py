@@ -15,7 +15,7 @@ from math import log
 import numpy as np
 
 from peftbench.report.collect import Cell, Results, read_json
-from peftbench.results.crossed_effects.model import Array, Estimate, Outcomes, difference
+from peftbench.results.crossed_effects.model import LARGEST, Array, Estimate, Outcomes, difference
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,11 @@ class Retained:
 
     @cached_property
     def change(self) -> Estimate | None:
-        """Forgetting in nats per token with its interval; None for the untuned base model and for a single text."""
-        if self.after is None or len(self.tokens) < 2:
+        """Forgetting in nats per token with its interval.
+
+        None for the untuned base model, for a single text, and if a loss is not finite.
+        """
+        if self.after is None or len(self.tokens) < 2 or not (np.abs(self.after) <= LARGEST).all():
             return None
         rate = (self.loss_after or 0.0) - self.loss_before
         after = (self.after - rate * self.tokens) / self.tokens.mean() + rate
@@ -66,5 +69,7 @@ def retained(results: Results) -> tuple[Retained, ...]:
         after = None if cell.is_base else np.asarray([one.get("after") or [] for one in raw], dtype=float)
         if after is None or after.shape == (len(raw), len(raw[0]["tokens"])):
             before = np.asarray([one["before"] for one in raw], dtype=float).mean(axis=0)
-            found.append(Retained(cell, np.asarray(raw[0]["tokens"], dtype=float), before, after))
+            tokens = np.asarray(raw[0]["tokens"], dtype=float)
+            if tokens.sum() > 0 and (np.abs(before) <= LARGEST).all():
+                found.append(Retained(cell, tokens, before, after))
     return tuple(found)

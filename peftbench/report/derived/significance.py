@@ -6,10 +6,12 @@ Everything here needs the stored outcomes of every example. Without them there i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from peftbench.records.wording import abridged
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived import rates
+from peftbench.report.derived.attempts import Attempts
 from peftbench.results.crossed_effects import front, planning
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
 from peftbench.results.crossed_effects.planning import Sensitivity
@@ -38,6 +40,10 @@ class Significance:
     """Which differences of the headline score can be found; None for single seeds."""
     tuned: frozenset[str] = frozenset()
     """Names of the tuned cells: the untuned base model has no seed."""
+    untested: Mapping[str, str] = field(default_factory=dict)
+    """By task, why there is no ranking; only for tasks whose scores more than one cell has."""
+    failures: tuple[str, ...] = ()
+    """What could not be computed, and why."""
 
     def estimate(self, task: str, cell: Cell) -> Estimate | None:
         """Return a score with its interval; None if it is not known."""
@@ -57,16 +63,46 @@ class Significance:
 
 def significance(results: Results) -> Significance:
     """Rank the cells on each task and on the mean over tasks."""
+    if "significance" not in results.memo:
+        results.memo["significance"] = _significance(results)
+    found: Significance = results.memo["significance"]
+    return found
+
+
+def _significance(results: Results) -> Significance:
     tuned = frozenset(cell.name for cell in results.tuned)
     headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
     wanted = {task: (task,) for task in results.tasks} | ({MEAN: results.tasks} if headline == MEAN else {})
     found = {task: results.outcomes(names) for task, names in wanted.items()}
-    rankings = {task: rank(cells, reference(results, cells)) for task, cells in found.items() if len(cells) > 1}
+    tries = Attempts()
+    rankings = {
+        task: ranking
+        for task, cells in found.items()
+        if len(cells) > 1
+        and (ranking := tries.result(f"tests on {task}", lambda c=cells: rank(c, reference(results, c))))  # type: ignore[misc]
+    }
+    untested = {
+        task: _why_untested(results.without_outcomes(names)) for task, names in wanted.items() if not found[task]
+    }
+    untested = untested if len(results.finished) > 1 else {}
     cells = found.get(headline, {})
     if headline not in rankings:
-        return Significance(headline, rankings, {}, None, tuned)
-    fronts = {name: on_front for column, name in COSTS.items() if (on_front := _front(results, cells, column))}
-    return Significance(headline, rankings, fronts, _sensitivity(rankings[headline], cells), tuned)
+        return Significance(headline, rankings, {}, None, tuned, untested, tuple(tries.failures))
+    fronts = {
+        name: on_front
+        for column, name in COSTS.items()
+        if (on_front := tries.result(f"front by {name}", lambda c=column: _front(results, cells, c)))  # type: ignore[misc]
+    }
+    sensitivity = tries.result("smallest detectable difference", lambda: _sensitivity(rankings[headline], cells))
+    return Significance(headline, rankings, fronts, sensitivity, tuned, untested, tuple(tries.failures))
+
+
+def _why_untested(reasons: Mapping[str, str]) -> str:
+    """Return the reasons for which cells have no outcomes, each with the cells it is true of."""
+    cells: dict[str, list[str]] = {}
+    for cell, reason in reasons.items():
+        cells.setdefault(reason, []).append(cell)
+    return "; ".join(f"{abridged(names, 3)}: {reason}" for reason, names in cells.items())
 
 
 def reference(results: Results, cells: Iterable[str]) -> str | None:
@@ -82,7 +118,7 @@ def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict
         rates.samples_per_joule(row) is None for cell in results.tuned for row in cell.ok.to_dict("records")
     ):
         return {}  # not measured, or the counter covered other work too
-    known = {name: (cost,) for name, cost in costs.items() if cost is not None}
+    known = {name: cost for name, cost in costs.items() if cost is not None}
     return front.on_front({name: cells[name] for name in known}, known) if len(known) > 1 else {}
 
 

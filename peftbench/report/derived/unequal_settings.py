@@ -101,6 +101,13 @@ def audit(results: Results) -> Audit:
     A learning rate belongs to its method, as do the settings that a method's recipe gives. A training setting is an
     axis if every cell has all of its values.
     """
+    if "audit" not in results.memo:
+        results.memo["audit"] = _audit(results)
+    found: Audit = results.memo["audit"]
+    return found
+
+
+def _audit(results: Results) -> Audit:
     every = list(_rows(results))
     rows = tuple(row for row in every if row.ran)
     grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[UnequalField]] = defaultdict(list)

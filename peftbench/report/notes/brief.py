@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from peftbench.records.wording import plural
@@ -43,7 +44,9 @@ def _scores(results: Results) -> Iterable[str]:
 def _significance(results: Results, found: Significance) -> Iterable[str]:
     if found.headline not in found.rankings:
         few = len(results.finished) < 2 or not results.tasks
-        reason = "fewer than two cells with scores" if few else "not every cell has stored outcomes of its examples"
+        reason = "fewer than two cells with scores" if few else "not every cell has the outcomes of all its examples"
+        if not few and found.headline not in found.untested:
+            reason = "they could not be computed (see the full table)"
         yield f"No significance tests: {reason}."
         return
     best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
@@ -51,7 +54,9 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
     if best:
         yield f"{meaning}; significantly best: {', '.join(best)}."
     elif found.sensitivity:
-        yield f"{meaning}; detectable (80 % power): {100 * found.sensitivity.detectable:.1f} points."
+        detectable = found.sensitivity.detectable
+        points = f"{100 * detectable:.1f}" if math.isfinite(detectable) else "more than 100"
+        yield f"{meaning}; detectable (80 % power): {points} points."
     yield f"{meaning}."
 
 

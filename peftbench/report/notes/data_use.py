@@ -30,7 +30,7 @@ def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
     Args:
         trials: rows of ``trials``.
     """
-    known = trials[trials["data_seen_json"].notna() & trials["steps_done"].notna()]
+    known = trials[trials[list(_READ)].notna().all(axis=1)]
     if not len(known):
         return ()
     rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in known[list(_READ)].to_dict("records")]

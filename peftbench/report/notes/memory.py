@@ -89,7 +89,8 @@ def _peaks(results: Results) -> list[_Peak]:
         moving = _sum(cell, Category.ACTIVATIONS, Category.LOGITS, Category.TEMPORARIES)
         total = cell.mean("peak_train_bytes")
         if weights and moving and total:
-            found.append(_Peak(weights, moving, total, PRECISIONS[cell.precision].quantization is not None))
+            precision = PRECISIONS.get(cell.precision)
+            found.append(_Peak(weights, moving, total, precision is not None and precision.quantization is not None))
     return found
 
 

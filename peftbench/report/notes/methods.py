@@ -10,6 +10,7 @@ from peftbench.planner import match
 from peftbench.records.units import percent
 from peftbench.records.wording import series
 from peftbench.report.collect import Cell, Results, read_json
+from peftbench.results.rows import is_number
 
 
 def matched_parameters(results: Results) -> Iterable[str]:
@@ -53,7 +54,7 @@ def profile_settings(results: Results) -> Iterable[str]:
 def not_causal(results: Results) -> Iterable[str]:
     """Yield the cells whose prediction at a position depends on later tokens."""
     known = {cell.name: cell.trials["later_token_influence"].max() for cell in results.tuned}
-    ahead = {name: share for name, share in known.items() if share > causality.NOISE}
+    ahead = {name: share for name, share in known.items() if is_number(share) and share > causality.NOISE}
     if ahead:
         yield (
             f"Not causal: {series(tuple(ahead))}. Later tokens change the predictions at earlier positions (by up to "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from peftbench.records.wording import plural
 from peftbench.report.derived.retention import Retained
 
@@ -25,6 +27,9 @@ def notes(cells: Sequence[Retained]) -> Iterable[str]:
     hashes = {text for one in cells for text in one.cell.ok["retention_sha256"].dropna()}
     if len(hashes) > 1 and len({one.cell.summary.base for one in cells}) == 1:
         yield "Cells were evaluated on different general texts, so their losses are not comparable."
+    infinite = [one.cell.name for one in cells if one.after is not None and not np.isfinite(one.after).all()]
+    if infinite:
+        yield f"No forgetting for {', '.join(infinite)}: a text's loss after training is not finite."
     void = [one.cell.name for one in cells if one.change and one.change.low <= 0 <= one.change.high]
     if void:
         yield f"Forgetting not significantly different from zero: {', '.join(void)}."

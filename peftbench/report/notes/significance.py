@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from peftbench.report.collect import MEAN
@@ -14,7 +15,9 @@ TIED = "*"
 
 
 def notes(found: Significance) -> Iterable[str]:
-    """Yield the notes on significance; none if the outcomes of examples are not stored."""
+    """Yield the notes on significance, and for which tasks there are no tests, and why."""
+    yield from _untested(found)
+    yield from found.failures
     if found.headline not in found.rankings:
         return
     yield _mark(found)
@@ -22,6 +25,15 @@ def notes(found: Significance) -> Iterable[str]:
     if found.sensitivity:
         yield sensitivity(found.sensitivity)
     yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) account for {scope(found)}."
+
+
+def _untested(found: Significance) -> Iterable[str]:
+    """Yield why there are no tests; tasks with the same reason together."""
+    tasks: dict[str, list[str]] = {}
+    for task, reason in found.untested.items():
+        tasks.setdefault(reason, []).append(task)
+    for reason, names in tasks.items():
+        yield f"No significance tests and intervals over examples for {', '.join(names)} ({reason})."
 
 
 def scope(found: Significance) -> str:
@@ -60,9 +72,10 @@ def _against_reference(found: Ranking, headline: str) -> Iterable[str]:
 
 def sensitivity(found: Sensitivity) -> str:
     """Return the minimum detectable difference, and the seeds that a smaller difference would take."""
+    points = f"{100 * found.detectable:.1f}" if math.isfinite(found.detectable) else "more than 100"
     minimum = (
         f"Minimum detectable difference with {found.seeds} seeds and {found.examples:,} examples: "
-        f"{100 * found.detectable:.1f} points (80 % power, {found.comparisons} comparisons, Holm)."
+        f"{points} points (80 % power, {found.comparisons} comparisons, Holm)."
     )
     if not found.undetectable:
         return minimum

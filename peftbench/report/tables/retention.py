@@ -8,6 +8,7 @@ from peftbench.report.derived.retention import Retained, retained
 from peftbench.report.notes import retention as notes
 from peftbench.report.tables.table import Column, Row, Table, Value
 from peftbench.results.crossed_effects.model import Estimate
+from peftbench.results.rows import is_number
 
 _NATS = "nats/token"
 
@@ -46,7 +47,8 @@ def _values(one: Retained) -> tuple[Value, ...]:
 
 
 def _value(value: float | None) -> Value:
-    return Value(fmt.MISSING if value is None else f"{value:.3f}", (value,), sort=value)
+    text = f"{value:.3f}" if is_number(value) else fmt.number(value)
+    return Value(text, (value,), sort=value)
 
 
 def _forgetting(change: Estimate | None) -> Value:

@@ -61,7 +61,7 @@ def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
         each = {name: v / 100 if name.partition(",")[0] in theirs else v for name, v in score["metrics"].items()}
         found = {metric: value, **each}
         failures = score.get("format_failures")
-        if failures is not None:
+        if failures is not None and score["examples"]:
             unread = failures / score["examples"]
             if metric.partition(",")[0] == "exact_match":
                 found["wrong answers"] = max(0.0, 1 - value - unread)

@@ -11,6 +11,10 @@ from peftbench.results.crossed_effects.model import Array, Outcomes, parts
 DRAWS = 4000
 SEED = 0
 """Seed of the bootstrap, so that the same results give the same probabilities."""
+_SINGULAR = 1e-9
+"""A covariance whose smallest eigenvalue is less than this share of the largest is treated as singular."""
+_ROUNDING = 1e-9
+"""Drawn scores that differ by less than this are equal, as those of cells with the same outcomes are."""
 
 
 def covariance(cells: Sequence[Outcomes]) -> Array:
@@ -35,38 +39,52 @@ def covariance(cells: Sequence[Outcomes]) -> Array:
     return total + np.diag(np.maximum(seeds, 0.0))
 
 
-def on_front(cells: Mapping[str, Outcomes], costs: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return each cell's probability of lying on the Pareto front of score and costs.
+def factor(matrix: Array) -> Array:
+    """Return F with F F^T equal to a positive semi-definite matrix (n, n).
 
-    A cell is not on the front if another one has at least its score at no higher costs, and is better in one of them.
+    Cells with equal outcomes, or more cells than examples, make a covariance singular, for which Cholesky's
+    decomposition fails or depends on rounding. F is then the symmetric square root, from eigenvalues of which those
+    that rounding made negative count as zero.
+    """
+    values, vectors = np.linalg.eigh(matrix)
+    if values[0] > _SINGULAR * values[-1]:
+        return np.asarray(np.linalg.cholesky(matrix + 1e-18 * np.eye(len(matrix))), dtype=np.float64)
+    root: Array = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return root
+
+
+def on_front(cells: Mapping[str, Outcomes], costs: Mapping[str, float]) -> dict[str, float]:
+    """Return each cell's probability of lying on the Pareto front of score and cost.
+
+    A cell is not on the front if another one has at least its score at no higher cost, and is better in one of them.
     The probabilities are from a parametric bootstrap: scores are drawn 4,000 times from a normal distribution around
     the measured ones, with ``covariance``. Costs are taken as measured. A cell of a single seed is drawn without the
     variance between seeds.
 
     Args:
         cells: outcomes by the cell's name, all on the same examples.
-        costs: costs by the cell's name, in the same order for each cell (for example bytes, seconds, parameters).
+        costs: cost by the cell's name, for example bytes or seconds.
 
     Raises:
-        ValueError: if a cell has no costs, or if cells differ in their number of costs or examples.
+        ValueError: if a cell has no cost, a cost is not finite, or cells differ in their number of examples.
     """
     names = list(cells)
     if not names:
         return {}
     missing = [name for name in names if name not in costs]
-    if missing or len({len(costs[name]) for name in names}) != 1:
-        problem = f"missing for {', '.join(missing)}" if missing else "their numbers differ"
-        raise ValueError(f"every cell needs the same costs: {problem}")
+    if missing:
+        raise ValueError(f"every cell needs a cost: missing for {', '.join(missing)}")
     paid = np.asarray([costs[name] for name in names], dtype=np.float64)
-    spread = np.linalg.cholesky(covariance([cells[name] for name in names]) + 1e-18 * np.eye(len(names)))
+    if not np.isfinite(paid).all():
+        raise ValueError("costs must be finite numbers")
+    spread = factor(covariance([cells[name] for name in names]))
     normal = np.random.default_rng(SEED).standard_normal((DRAWS, len(names)))
     drawn = np.asarray([cells[name].mean for name in names]) + normal @ spread.T
-    no_more = np.all(paid[:, None, :] <= paid[None, :, :], axis=2)  # [a, b]: a costs no more than b
-    less = np.logical_and(no_more, ~no_more.T)
-    share = {}
-    for place, name in enumerate(names):
-        better = drawn > drawn[:, [place]]
-        equal = drawn >= drawn[:, [place]]
-        beaten = (better & no_more[:, place]) | (equal & less[:, place])
-        share[name] = float(1 - beaten.any(axis=1).mean())
-    return share
+    order = np.argsort(paid, kind="stable")
+    highest = np.maximum.accumulate(drawn[:, order], axis=1)  # among the cells up to each place in the order of costs
+    cheaper = np.searchsorted(paid[order], paid, side="left")  # number of cells that cost less
+    no_dearer = np.searchsorted(paid[order], paid, side="right")
+    beaten = highest[:, no_dearer - 1] > drawn + _ROUNDING
+    beaten |= (highest[:, cheaper - 1] >= drawn - _ROUNDING) & (cheaper > 0)
+    share = 1 - beaten.mean(axis=0)
+    return {name: float(each) for name, each in zip(names, share, strict=True)}

@@ -12,7 +12,10 @@ mean squares of the three, a cell's mean over S seeds and I examples has the est
 for new seeds and new examples: both A and B hold the residual's part, so it is taken off once. V is never less than A
 (a negative variance between examples counts as zero). Where A - R, the seeds' own part, comes out negative, half of it
 counts: with three seeds, all of it makes intervals too short and none of it too long (``docs/statistics.md``).
-The degrees of freedom are Satterthwaite's, V^2 / (A^2 / (S - 1) + B^2 / (I - 1) + R^2 / ((S - 1)(I - 1))).
+The degrees of freedom are Satterthwaite's, V^2 / (A^2 / (S - 1) + B^2 / (I - 1) + R^2 / ((S - 1)(I - 1))). A sum of
+mean squares has at least as many as the one with the fewest, so at least 1. Since R is subtracted, the formula can give
+any number above 0 (Gaylor and Hopper 1969). Below 1, V is what a cancellation has left over: it then counts as R, the
+variance that the mean would have if neither seeds nor examples differed, and the degrees of freedom are at least 1.
 
 For the difference of two cells B is of the examples' differences (they are the same examples), while A and R are the
 sums of both cells' own: seeds are not paired, which gives the seeds of both cells to the degrees of freedom, needs no
@@ -22,8 +25,9 @@ same method before and after a change.
 Several tasks are one score by their unweighted mean; examples are then random within tasks and A is of the seeds' means
 over tasks.
 
-References: Satterthwaite 1946, Biometrics Bulletin 2(6); Searle, Casella and McCulloch 1992, "Variance Components";
-Clark 1973, J. Verbal Learning and Verbal Behavior 12(4), on why examples must be random too.
+References: Satterthwaite 1946, Biometrics Bulletin 2(6); Gaylor and Hopper 1969, Technometrics 11(4); Searle, Casella
+and McCulloch 1992, "Variance Components"; Clark 1973, J. Verbal Learning and Verbal Behavior 12(4), on why examples
+must be random too.
 """
 
 from __future__ import annotations
@@ -32,19 +36,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtr, stdtrit  # type: ignore[import-untyped]
+from scipy.special import bdtr  # type: ignore[import-untyped]
+
+from peftbench.results.crossed_effects.student import p_value, t_quantile
 
 Array = NDArray[np.float64]
 Terms = tuple[tuple[float, int], ...]
 """Variances of a mean, each with its degrees of freedom."""
 Scope = Literal["new seeds and new examples", "new examples, these checkpoints"]
 """What an interval generalizes to: the second if a trained cell has one seed, whose spread is then unknown."""
-LEVEL = 0.05
-"""Significance level of all tests; intervals have the confidence 1 - ``LEVEL``."""
+LARGEST = 1e60
+"""Largest size of an outcome: squared variances of larger ones could exceed the range of floats."""
+FEWEST_DEGREES = 1.0
+"""Smallest number of degrees of freedom: that of the mean square of two seeds or of two examples."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ class Outcomes:
         for array in arrays:
             if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 2:
                 raise ValueError(f"outcomes must be (seeds, at least two examples), got shape {array.shape}")
-            if not np.isfinite(array).all():
-                raise ValueError("outcomes must be finite numbers, of every seed on every example")
+            if not (np.abs(array) <= LARGEST).all():
+                raise ValueError(f"outcomes must be finite and at most {LARGEST:g}, of every seed on every example")
             if len(array) != len(arrays[0]):
                 raise ValueError(f"every task needs the same seeds, got {len(arrays[0])} and {len(array)}")
         if seedless and len(arrays[0]) != 1:
@@ -175,7 +183,7 @@ class Parts:
     @property
     def variance(self) -> float:
         """V, as defined at the top of this module."""
-        return float(variance(*self.sums))
+        return self._judged[0]
 
     @property
     def sums(self) -> tuple[float, float, float]:
@@ -185,16 +193,31 @@ class Parts:
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Satterthwaite's degrees of freedom; infinite if nothing varies."""
+        """Satterthwaite's degrees of freedom, at least ``FEWEST_DEGREES``; infinite if nothing varies."""
+        return self._judged[1]
+
+    @cached_property
+    def _judged(self) -> tuple[float, float]:
         each = (*self.seeds, *self.example, *self.residual)
-        uncertainty = sum(value**2 / freedom for value, freedom in each)
-        return self.variance**2 / uncertainty if uncertainty > 0 else math.inf
+        found, freedom = judged(*self.sums, sum(value * value / degrees for value, degrees in each))
+        return float(found), float(freedom)
 
 
-def variance(a: Array | float, b: Array | float, r: Array | float) -> Array:
-    """Return V from A, B and R, as defined at the top of this module; arrays are combined elementwise."""
-    seeds = np.subtract(a, r)
-    return np.maximum(a, b + np.where(seeds > 0, seeds, seeds / 2))
+def judged(a: Array | float, b: Array | float, r: Array | float, uncertainty: Array | float) -> tuple[Array, Array]:
+    """Return V and its degrees of freedom, as defined at the top of this module; arrays are combined elementwise.
+
+    Args:
+        a: A, the variance of the mean by seeds.
+        b: B, by examples.
+        r: R, of the residual.
+        uncertainty: the sum of the squares of all parts, each divided by its degrees of freedom.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        seeds = np.subtract(a, r)
+        found = np.maximum(a, b + np.where(seeds > 0, seeds, seeds / 2))
+        found = np.where(found * found < FEWEST_DEGREES * np.asarray(uncertainty), np.maximum(found, r), found)
+        freedom = np.where(np.asarray(uncertainty) > 0, found * found / uncertainty, math.inf)
+    return found, np.maximum(freedom, FEWEST_DEGREES)
 
 
 def components(outcomes: Outcomes) -> Components:
@@ -274,29 +297,6 @@ def difference(one: Outcomes, other: Outcomes, *, paired: bool = False) -> Estim
     return Estimate(value, error, freedom, low, high, p, scope)
 
 
-@overload
-def t_quantile(degrees_of_freedom: float, level: float = LEVEL) -> float: ...
-@overload
-def t_quantile(degrees_of_freedom: Array, level: float = LEVEL) -> Array: ...
-def t_quantile(degrees_of_freedom: Array | float, level: float = LEVEL) -> Array | float:
-    """Return the two-sided critical value of Student's t, which scales a standard error to a half width.
-
-    Args:
-        degrees_of_freedom: one or many, above 0; infinity gives the normal distribution.
-        level: probability outside of the interval.
-    """
-    # scipy.stats has the same number, but takes a second to import
-    found = stdtrit(np.minimum(degrees_of_freedom, 1e9), 1 - level / 2)
-    return float(found) if np.ndim(found) == 0 else found
-
-
-def p_value(value: float, error: float, degrees_of_freedom: float) -> float:
-    """Return the two-sided p value of a t statistic; 1 for no difference, 0 for a difference without any variance."""
-    if value == 0:
-        return 1.0
-    return float(2 * stdtr(min(degrees_of_freedom, 1e9), -abs(value) / error)) if error > 0 else 0.0
-
-
 def _example_parts(means: Sequence[Array]) -> Terms:
     """Return B and its degrees of freedom of each task, from the examples' means over seeds."""
     return tuple((float(task.var(ddof=1)) / len(task) / len(means) ** 2, len(task) - 1) for task in means)
@@ -317,8 +317,8 @@ def _score_interval(outcomes: Outcomes, value: float, found: Parts) -> tuple[flo
     if not outcomes.bounded:
         return value - t * math.sqrt(variance), value + t * math.sqrt(variance)
     bernoulli = value * (1 - value)  # variance of one binary outcome
-    k = t**2 * variance / bernoulli if bernoulli > 1e-12 else t_quantile(math.inf) ** 2 / sum(outcomes.examples)
-    centre, half = (value + k / 2) / (1 + k), math.sqrt(k * bernoulli + k**2 / 4) / (1 + k)
+    k = t * t * variance / bernoulli if bernoulli > 1e-12 else t_quantile(math.inf) ** 2 / sum(outcomes.examples)
+    centre, half = (value + k / 2) / (1 + k), math.sqrt(k * bernoulli + k * k / 4) / (1 + k)
     return min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half))
 
 

@@ -8,21 +8,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.results.crossed_effects.model import Array, Outcomes
+from peftbench.results.crossed_effects.model import LARGEST, Array, Outcomes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Key = tuple[str, str]
 """Base model and cell."""
+_Stored = tuple[tuple[object, ...], Array]
+"""What identifies the examples of a trial on a task, and their outcomes."""
+_Layout = list[tuple[object, ...]]
+"""What identifies the examples of each task."""
 ROUNDING = 1e-6
 """Largest difference allowed between a trial's score and the mean of its outcomes."""
 
 
 def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes]:
-    """Return the outcomes of the ``ok`` trials of each cell, over one task or several.
+    """Return the outcomes of the ``ok`` trials of each cell; a cell of which they are incomplete is missing.
 
-    The rows of an array are in the order of the seeds. A cell is excluded if its outcomes are incomplete (a trial's
+    Args:
+        trials: see ``read``.
+        examples: see ``read``.
+        tasks: see ``read``.
+    """
+    found = read(trials, examples, tasks)
+    return {key: one for key, one in found.items() if isinstance(one, Outcomes)}
+
+
+def read(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes | str]:
+    """Return the outcomes of the ``ok`` trials of each cell, over one task or several, or why it has none.
+
+    The rows of an array are in the order of the seeds. A cell has none if its outcomes are incomplete (a trial's
     examples are not stored, or differ from those of the first cell in position or target) or if a score is not the mean
     of its outcomes.
 
@@ -33,36 +49,57 @@ def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) 
     """
     stored = _by_trial(examples, set(tasks))
     ok = trials[trials["status"] == "ok"]
-    layout: list[tuple[object, ...]] | None = None
-    found: dict[Key, Outcomes] = {}
+    layout: _Layout | None = None
+    found: dict[Key, Outcomes | str] = {}
     for (base, cell), unsorted in ok.groupby(["base", "cell"], sort=False):
         rows = unsorted.sort_values("seed", kind="stable")
-        table = [[stored.get((key, task)) for task in tasks] for key in rows["key"]]
-        complete = [[one for one in row if one is not None] for row in table]
-        if not tasks or any(len(row) < len(tasks) for row in complete) or not _agree(rows, complete, tasks):
-            continue
-        layouts = [[one[0] for one in row] for row in complete]
-        layout = layout or layouts[0]
-        if any(one != layout for one in layouts) or min(len(task) for task in layout) < 2:
-            continue
-        seedless = bool(rows["seed"].isna().all())
-        if seedless and len(rows) > 1:
-            continue
-        arrays = (np.stack([row[place][1] for row in complete]) for place in range(len(tasks)))
-        found[str(base), str(cell)] = Outcomes.of(*arrays, seedless=seedless)
+        one, own = _cell(rows, [[stored.get((key, task)) for task in tasks] for key in rows["key"]], tasks, layout)
+        layout = layout or own
+        found[str(base), str(cell)] = one
     return found
 
 
-def _by_trial(examples: pd.DataFrame, tasks: set[str]) -> Mapping[tuple[str, str], tuple[tuple[object, ...], Array]]:
-    """Return, for each trial and task, what identifies its examples, and their outcomes."""
+def _cell(
+    rows: pd.DataFrame, table: Sequence[Sequence[_Stored | str | None]], tasks: Sequence[str], layout: _Layout | None
+) -> tuple[Outcomes | str, _Layout | None]:
+    """Return a cell's outcomes, or why it has none, and the layout of its examples if it is complete."""
+    if not tasks:
+        return "no task is scored", None
+    for place, task in enumerate(tasks):
+        for row in table:
+            found = row[place]
+            if not isinstance(found, tuple):
+                return found or f"a trial has no stored examples of {task}", None
+    complete = [[one for one in row if isinstance(one, tuple)] for row in table]
+    if not _agree(rows, complete, tasks):
+        return "a score is not the mean of the stored outcomes", None
+    layouts = [[one[0] for one in row] for row in complete]
+    own = layouts[0]
+    if any(one != (layout or own) for one in layouts):
+        return "its scored examples are not those of the other cells, or of its other seeds", None
+    if min(map(len, own)) < 2:
+        return "a task has fewer than two scored examples", None
+    seedless = bool(rows["seed"].isna().all())
+    if seedless and len(rows) > 1:
+        return "it has several trials without a seed", None
+    arrays = (np.stack([row[place][1] for row in complete]) for place in range(len(tasks)))
+    return Outcomes.of(*arrays, seedless=seedless), own
+
+
+def _by_trial(examples: pd.DataFrame, tasks: set[str]) -> Mapping[tuple[str, str], _Stored | str]:
+    """Return, for each trial and task, what identifies its examples, and their outcomes; or why they are not usable."""
     if not len(examples):
         return {}
     ordered = examples[examples["task"].isin(tasks)].sort_values(["key", "task", "index"], kind="stable")
-    found = {}
+    found: dict[tuple[str, str], _Stored | str] = {}
     for (key, task), rows in ordered.groupby(["key", "task"], sort=False):
         outcomes = rows["outcome"].to_numpy(dtype=np.float64)
-        if np.isfinite(outcomes).all() and not rows["index"].duplicated().any():
-            found[str(key), str(task)] = (tuple(zip(rows["index"], rows["target"], strict=True)), outcomes)
+        if not (np.abs(outcomes) <= LARGEST).all():
+            found[str(key), str(task)] = f"an outcome of {task} is not a finite number"
+        elif rows["index"].duplicated().any():
+            found[str(key), str(task)] = f"an example of {task} is stored twice for a trial"
+        else:
+            found[str(key), str(task)] = tuple(zip(rows["index"], rows["target"], strict=True)), outcomes
     return found
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
-from peftbench.results.crossed_effects.model import LEVEL, Outcomes, difference_parts, t_quantile, variance
+from peftbench.results.crossed_effects.model import Outcomes, difference_parts, judged
+from peftbench.results.crossed_effects.student import LEVEL, t_quantile
 
 POWER = 0.8
 """Probability with which a true difference is to be found."""
@@ -45,7 +46,7 @@ class Sensitivity:
     comparisons: int
     """Number of comparisons in Holm's correction."""
     detectable: float
-    """Smallest true difference that is found with a probability of ``POWER``, a fraction of 1."""
+    """Smallest true difference that is found with a probability of ``POWER``, a fraction of 1; infinity if none is."""
     largest_gap: float
     """Largest difference between two scores of the table, a fraction of 1."""
     undetectable: bool
@@ -78,6 +79,8 @@ def noise(pairs: Iterable[tuple[Outcomes, Outcomes]]) -> Noise | None:
 def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
     """Return the smallest true difference that the test finds with a probability of ``POWER``, a fraction of 1.
 
+    Infinity if not even the largest difference, 1, is found with it.
+
     The test estimates its standard error and degrees of freedom from mean squares, which are random. They are drawn
     here from chi-squared distributions whose means follow from the components and the number of seeds. The estimated
     difference is normally distributed.
@@ -96,14 +99,16 @@ def detectable(given: Noise, seeds: int, comparisons: int = 1) -> float:
     halves = (between + residual) / 2 * generator.chisquare(freedom, (2, DRAWS)) / freedom
     b = (example + residual) * generator.chisquare(many, DRAWS) / many
     a = halves.sum(axis=0)
-    found = variance(a, b, residual)
     uncertainty = (halves**2).sum(axis=0) / freedom + b**2 / many + residual**2 / (2 * freedom * many)
-    needed = t_quantile(found**2 / uncertainty, LEVEL / comparisons) * np.sqrt(found)
+    found, degrees = judged(a, b, residual, uncertainty)
+    needed = t_quantile(degrees, LEVEL / comparisons) * np.sqrt(found)
 
     def power(gap: float) -> float:
         error = math.sqrt(exact)
         return float(np.mean(ndtr((gap - needed) / error) + ndtr((-gap - needed) / error)))
 
+    if not power(1.0) >= POWER:  # also if it is not a number
+        return math.inf
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftbench.results.crossed_effects.model import LEVEL, Estimate, Outcomes, difference, score
+from peftbench.results.crossed_effects.model import Estimate, Outcomes, difference, score
+from peftbench.results.crossed_effects.student import LEVEL
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,24 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
 
 
 def _trials_frame(folder: Path, table: pa.Table) -> pd.DataFrame:
-    return older_rows.complete(_frame(table), searched=folder.resolve().name == files.SEARCH)
+    frame = _frame(table)
+    for field in table.schema:
+        if field.name.endswith("_json"):
+            frame[field.name] = _objects(frame[field.name], None if field.nullable else "{}")
+    return older_rows.complete(frame, searched=folder.resolve().name == files.SEARCH)
+
+
+def _objects(texts: pd.Series, empty: str | None) -> pd.Series:
+    """Return a column of JSON objects; what is no such object in a damaged row is null, or an empty one."""
+    bad = {text for text in texts.unique() if isinstance(text, str) and not _is_object(text)}
+    return texts.where(~texts.isin(bad), empty) if bad else texts
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
