@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED
+from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, streams
 from peftbench.errors import UserError
 from peftbench.version import __version__
 
@@ -18,9 +18,24 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
-    arguments = parser().parse_args(argv)
+    """Run a command and return its exit code. No exception leaves it, unless ``PEFTBENCH_TRACEBACK`` asks for that."""
+    streams.prepare()
     try:
+        return _checked(parser().parse_args(argv))
+    except BrokenPipeError:  # the reader has gone, also for messages
+        streams.silence()
+        return FAILED
+    except OSError as error:  # a message could not be written, because the disk is full
+        if backstop.shows_traceback():
+            raise
+        streams.silence()
+        return backstop.message(error)[1]
+
+
+def _checked(arguments: argparse.Namespace) -> int:
+    """Run a command; print a message for every exception."""
+    try:
+        _check_folder()
         code: int = arguments.command(arguments)
         sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter exits
         return code
@@ -31,9 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("peftbench: interrupted; finished trials are kept, the same command continues", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the pipe's reader has exited, as in `peftbench list | head`
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        streams.silence()
         return FAILED if arguments.command is _run else 0
+    except Exception as error:
+        if backstop.shows_traceback():
+            raise
+        text, code = backstop.message(error)
+        print(f"peftbench: {text}", file=sys.stderr)
+        streams.silence()
+        return code
+
+
+def _check_folder() -> None:
+    """Refuse a current folder that has been deleted, which libraries fail on in many ways."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current folder cannot be used ({error.strerror}): change to another one") from None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PEFTBENCH_TRACEBACK"] = "1"  # an unexpected exception fails a test with its traceback
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["PEFTBENCH_SURFACE_LIBRARY_ERRORS"] = "1"  # what a library raises is a fault here, not a refusal
 # tensors are tiny: in two test processes on two cores, more threads would mostly wait for each other

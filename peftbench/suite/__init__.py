@@ -70,9 +70,12 @@ def find(name: str | os.PathLike[str]) -> Path:
         UserError: if neither exists; the message names the nearest one.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # a name that is too long, the home folder of a user that does not exist
+        raise UserError(f"suite {text[:100]!r}: {getattr(error, 'strerror', None) or error}") from None
     stem = text.removesuffix(".yaml")
     if stem in names():
         return _folder() / f"{stem}.yaml"

@@ -84,6 +84,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         retention=_retention(b, base, evaluate.retention),
         search=search,
         strict=top.audit == "strict",
+        most_trials=top.most_trials,
     )
     _check_combination(b, suite)
     raise_problems(b.problems)

@@ -37,4 +37,7 @@ class Builder:
     def resolved(self, path: str) -> str:
         """Return an absolute path, relative to the suite's folder; to the current folder if not from the suite file."""
         folder = Path.cwd() if isinstance(path, Outside) else self.document.folder
-        return os.path.abspath(folder / Path(str(path)).expanduser())
+        try:
+            return os.path.abspath(folder / Path(str(path)).expanduser())
+        except RuntimeError:  # the home folder of a user that does not exist
+            return os.path.abspath(folder / str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -171,7 +171,19 @@ class Document:
         """
         problems: list[str] = []
         self.data = self._interpolated(self.data, (), environ, problems)
+        problems += self._unwritable(self.data, ())
         raise_problems(problems)
+
+    def _unwritable(self, value: Any, path: KeyPath) -> Iterator[str]:
+        """Yield a problem for each key and each text that is no Unicode text."""
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(key, str) and not _is_text(key):
+                    yield self.problem(path, f"the key {key!r} is not Unicode text (it has half of a surrogate pair)")
+                else:
+                    yield from self._unwritable(item, (*path, key))
+        elif isinstance(value, str) and not _is_text(value):
+            yield self.problem(path, f"given {describe_value(value)}; allowed: Unicode text, without half of a pair")
 
     def _interpolated(self, value: Any, path: KeyPath, environ: Mapping[str, str], problems: list[str]) -> Any:
         if isinstance(value, dict):
@@ -203,6 +215,15 @@ class Document:
         filled = _VARIABLE.sub(replace, value)
         starts_outside = isinstance(value, Outside) or (value.startswith("${") and filled != value)
         return Outside(filled) if starts_outside else filled
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text can be written as UTF-8: not with half of a surrogate pair, as from an escape or a wrong byte."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def raise_problems(problems: Iterable[str]) -> None:

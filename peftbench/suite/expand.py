@@ -14,7 +14,7 @@ from peftbench.methods import ADAPTER_KINDS, METHODS, PREFIX_HIDDEN, Method, alp
 from peftbench.methods.record import shown
 from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Training, Trial
-from peftbench.suite import layers
+from peftbench.suite import grid_size, layers
 from peftbench.suite.document import AMOUNTS, raise_problems
 from peftbench.suite.records import Block, Suite
 from peftbench.suite.schema import SEARCH, TRAIN
@@ -116,6 +116,7 @@ def candidate_rates(suite: Suite) -> dict[str, tuple[float, ...]]:
 
 def _checked(suite: Suite) -> list[_Cell]:
     """Return the suite's named cells after checking their settings."""
+    grid_size.check(suite)
     cells = [cell for block in suite.blocks for cell in _cells(block, suite)]
     raise_problems(problem for cell in cells for problem in _problems(cell, suite))
     raise_problems(_search_problems(cells, suite))
@@ -229,6 +230,8 @@ def _search_problems(cells: list[_Cell], suite: Suite) -> Iterable[str]:
     if not found:
         return
     for cell in found:
+        if None in cell.rates:
+            yield f"{cell.where}: learning_rate: null is among the rates to search; allowed: numbers above 0"
         if len(set(cell.rates)) < len(cell.rates):
             yield f"{cell.where}: learning_rate: a rate is given twice; allowed: different rates"
     first = found[0]

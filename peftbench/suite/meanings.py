@@ -42,6 +42,9 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "evaluate": Meaning("how to score, see below"),
         "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
         "timeout_seconds": Meaning("wall time after which a trial is stopped"),
+        "most_trials": Meaning(
+            "a grid of more trials is refused before it is expanded, as a list too many multiplies all others"
+        ),
         "audit": Meaning(
             "`strict`: `run` and `report` end with exit code 1 if rows differ in something that is neither an axis of "
             "the grid nor a method's own setting"

@@ -10,6 +10,9 @@ from typing import Any
 from peftbench.records import Base, Retention, Task
 from peftbench.tasks.splits import splits
 
+MOST_TRIALS = 10_000
+"""Most trials of a grid, unless the suite allows more."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -134,6 +137,8 @@ class Suite:
     """Whether it is an error if rows differ in a setting that is not an axis."""
     defaults: BaseDefaults | None = None
     """What follows from the base model and the data (``base_defaults.resolve``); None for the general defaults."""
+    most_trials: int = MOST_TRIALS
+    """The most trials that the grid, or its learning-rate search, may have."""
 
     options: SuiteOptions = SuiteOptions()
     """How it was asked for: the command that is recorded with the results repeats it."""

@@ -13,6 +13,7 @@ from peftbench.methods import METHODS, Method, Setting
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Retention
 from peftbench.suite.document import Document, Outside
+from peftbench.suite.records import MOST_TRIALS
 from peftbench.suite.wording import describe_field, describe_value, mismatch, without_null
 from peftbench.suite.yaml_lines import KeyPath, parse
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
@@ -74,6 +75,10 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
     }
 )
 """Every training setting with its type, default and meaning. A list of values is an axis of the grid."""
+
+
+_MOST_PROBLEMS = 20
+"""Problems of one block that are listed; the others are counted."""
 
 
 class Strict(BaseModel):
@@ -157,6 +162,7 @@ class SuiteFile(Strict):
     evaluate: Any = None
     search: Any = None
     timeout_seconds: Positive | None = None
+    most_trials: Count = MOST_TRIALS
     audit: Literal["report", "strict"] = "report"
     profile: Literal["paper", "shared"] | None = None
     match: dict[str, Any] | None = None
@@ -289,10 +295,13 @@ def check(model: type[Strict], document: Document, path: KeyPath, problems: list
         return model.model_validate(data)
     except ValidationError as error:
         found: dict[KeyPath, str] = {}
-        for e in error.errors():
+        errors = error.errors()
+        for e in errors[:_MOST_PROBLEMS]:
             where = _where(document, path, e["loc"], e["input"] is data.get(str(e["loc"][0])))
             found.setdefault(where, document.problem(where, _explain(model, e)))
         problems += found.values()
+        if len(errors) > _MOST_PROBLEMS:
+            problems.append(document.problem(path, f"and {len(errors) - _MOST_PROBLEMS:,} more problems"))
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ KeyPath = tuple[str | int, ...]
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 _DEEPEST = 30
 _MOST_VALUES = 100_000
+_LARGEST = 128 * 1024
+"""Largest suite file in bytes; parsing one takes less than a second. Data and long texts belong in files of their own."""
 
 
 class Loader(yaml.SafeLoader):
@@ -48,12 +51,18 @@ def read_text(path: Path, shown: str) -> str:
     """Return a suite file's text.
 
     Raises:
-        UserError: if the file cannot be read, or is not UTF-8.
+        UserError: if the file cannot be read, is too large for a suite, or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UserError(f"{shown}: cannot be read: {error.strerror}") from None
+    if len(content) > _LARGEST:
+        raise UserError(
+            f"{shown}: {size:,} bytes; allowed: at most {_LARGEST:,} (data and long texts belong in files of their own)"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

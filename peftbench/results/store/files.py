@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,7 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         FileNotFoundError: if it has been removed, for example by a writer that compacts.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as raw, pq.ParquetFile(raw) as file:  # pyarrow takes no path that is not Unicode
             _check(path, file.schema_arrow.metadata or {})
             yield file
     except FileNotFoundError:
@@ -67,12 +68,12 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _check(path: Path, metadata: dict[bytes, bytes]) -> None:
-    kind, version = metadata.get(KIND_KEY, b"").decode(), metadata.get(VERSION_KEY, b"").decode()
-    if kind != path.parent.name or not version.isdigit():
+    kind, version = metadata.get(KIND_KEY, b"").decode(errors="replace"), metadata.get(VERSION_KEY, b"")
+    if kind != path.parent.name or not re.fullmatch(rb"[0-9]{1,9}", version):
         raise UserError(f"{path} is not a peftbench file of {path.parent.name}: move it away")
     if int(version) > SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {version}, this peftbench reads up to {SCHEMA_VERSION}: update peftbench"
+            f"{path} has schema version {int(version)}, this peftbench reads up to {SCHEMA_VERSION}: update peftbench"
         )
 
 

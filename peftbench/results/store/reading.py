@@ -92,7 +92,7 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         return RecordedGrid(tuple(map(str, found["keys"])), str(found["command"]), **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
 
 
@@ -209,8 +209,11 @@ def _frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _existing(folder: Path) -> Path:
-    if (folder / "trials").is_dir():
-        return folder
+    try:
+        if (folder / "trials").is_dir():
+            return folder
+    except OSError as error:  # a name that is too long, or a link to itself
+        raise UserError(f"{str(folder)[:200]}: {error.strerror}") from None
     if folder.is_dir():
         above = folder.parent if (folder.parent / "trials").is_dir() else None
         hint = f"; did you mean {str(above)!r}?" if above else " (a results folder has a folder 'trials')"
@@ -241,5 +244,14 @@ def _listing(folder: Path) -> set[tuple[str, int, int]]:
     place = folder / "trials"
     if not place.is_dir():
         return set()
-    stats = ((path, os.stat(path)) for path in place.glob("*.parquet"))
+    stats = ((path, _stat(path)) for path in place.glob("*.parquet"))
     return {(path.name, stat.st_ino, stat.st_mtime_ns) for path, stat in stats}
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): move it away") from None

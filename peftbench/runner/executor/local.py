@@ -25,6 +25,8 @@ from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import rows
 from peftbench.runner.executor import Event, child, lifeline
 
+_LONGEST_WAIT = 86_400.0
+"""Longest wait for an event in seconds; the system's own limit is 24.8 days."""
 _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
 _SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
@@ -119,7 +121,7 @@ def _start(context: Any, job: Job) -> _Running:
 def _wait(running: Sequence[_Running]) -> None:
     """Sleep until a process sends something or dies, or until the next deadline."""
     deadlines = [one.deadline for one in running if one.deadline is not None]
-    timeout = max(0.0, min(deadlines) - time.perf_counter()) if deadlines else None
+    timeout = min(max(0.0, min(deadlines) - time.perf_counter()), _LONGEST_WAIT) if deadlines else None
     wait([w for one in running for w in (one.channel, one.process.sentinel)], timeout)
 
 
