@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peftbench.records import Phase, Result, Status, TrialRow
@@ -28,46 +28,60 @@ class Outcome:
     overhead_seconds: float | None
     """Median, over this run's ok trials, of the wall time outside their own work; None if there are none."""
     failed: tuple[Result, ...]
-    """This run's results that are neither ok nor unsupported."""
+    """This run's results that are neither ok nor unsupported, without their steps and examples."""
     data: tuple[str, ...] = ()
     """Sentences about the data use of the grid's trials, including those of earlier runs."""
 
 
+@dataclass
+class _Kept:
+    """What stays in memory of the results of a run: little for each, since they are stored and a run may have many."""
+
+    count: int = 0
+    overheads: list[float] = field(default_factory=list)
+    failed: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Keep a stored result's overhead, and its row if it failed."""
+        self.count += 1
+        overhead = overhead_seconds(result.row)
+        if overhead is not None:
+            self.overheads.append(overhead)
+        if result.row.status not in (Status.OK, Status.UNSUPPORTED):
+            self.failed.append(replace(result, steps=(), examples=()))
+
+
 def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
     """Run the pending trials, store each result as it arrives, and pass each event to ``observe``."""
-    results: list[Result] = []
+    kept = _Kept()
     possible = [job for job in grid.pending if job.trial.unsupported is None]
     try:
         for job in grid.pending:
             if job.trial.unsupported is not None:
                 result = local.failure(job, Status.UNSUPPORTED, Phase.PLAN, job.trial.unsupported)
-                results.append(_stored(grid, result))
+                store.write(grid.folder, result, grid.tasks)
+                kept.add(result)
                 observe(Event(job, Phase.PLAN, result=result))
         for event in local.run(possible, grid.workers):
             if event.result is not None:
-                results.append(_stored(grid, event.result))
+                store.write(grid.folder, event.result, grid.tasks)
+                kept.add(event.result)
                 _tidy_log(event)
-                if len(results) % _COMPACT_EVERY == 0:
+                if kept.count % _COMPACT_EVERY == 0:
                     store.compact(grid.folder)
             observe(event)
     finally:
         store.compact(grid.folder)
-    return _outcome(grid, results)
+    return _outcome(grid, kept)
 
 
-def _stored(grid: Grid, result: Result) -> Result:
-    store.write(grid.folder, result, grid.tasks)
-    return result
-
-
-def _outcome(grid: Grid, results: Sequence[Result]) -> Outcome:
+def _outcome(grid: Grid, kept: _Kept) -> Outcome:
     trials = store.read_trials(grid.folder)
     keys = {job.key for job in grid.jobs}
     statuses = Counter(trials.loc[trials["key"].isin(keys), "status"])
-    overheads = [overhead for r in results if (overhead := overhead_seconds(r.row)) is not None]
-    failed = tuple(r for r in results if r.row.status not in (Status.OK, Status.UNSUPPORTED))
     notes = data_use.sentences(trials[trials["key"].isin(keys)])
-    return Outcome(dict(statuses), statistics.median(overheads) if overheads else None, failed, notes)
+    overhead = statistics.median(kept.overheads) if kept.overheads else None
+    return Outcome(dict(statuses), overhead, tuple(kept.failed), notes)
 
 
 def overhead_seconds(row: TrialRow) -> float | None:

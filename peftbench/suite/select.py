@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -55,8 +56,10 @@ def read_seeds(text: str) -> int | list[int]:
     parts = [part.strip() for part in text.split(",")]
     if "," in text and parts[-1] == "":
         parts.pop()
-    if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise UserError(f"--seeds: given {text!r}; allowed: how many (3 for 0, 1, 2) or a list of seeds (0,5 or 100,)")
+    if not parts or not all(re.fullmatch("[0-9]{1,12}", part) for part in parts):
+        raise UserError(
+            f"--seeds: given {text[:60]!r}; allowed: how many (3 for 0, 1, 2) or a list of seeds (0,5 or 100,)"
+        )
     return [int(part) for part in parts] if "," in text else int(text)
 
 

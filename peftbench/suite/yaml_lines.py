@@ -16,7 +16,7 @@ _TAGS = ("map", "seq", "str", "int", "float", "bool", "null")
 _DEEPEST = 30
 _MOST_VALUES = 100_000
 _LARGEST = 128 * 1024
-"""Largest suite file in bytes; parsing one takes less than a second. Data and long texts belong in files of their own."""
+"""Largest suite file in bytes, which takes less than a second. Data and long texts belong in files of their own."""
 
 
 class Loader(yaml.SafeLoader):

@@ -100,7 +100,7 @@ def test_only_arithmetic_and_values_fail_quietly():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda r: replace(r, examples=()), "a trial has no stored examples of judge"),
+        (lambda r: replace(r, examples=()), "a trial's examples are not stored"),
         (lambda r: replace(r, examples=r.examples[:-1]), "its scored examples are not those of the other cells"),
         (
             lambda r: replace(r, examples=(*r.examples[:-1], replace(r.examples[-1], outcome=math.nan))),

@@ -122,3 +122,25 @@ def test_a_full_disk_loses_nothing_and_leaves_no_temporary_file(
     with pytest.raises(UserError, match="No space left"):
         compact(tmp_path)
     assert stored(tmp_path) == before
+
+
+@pytest.mark.parametrize("version", [b"x", b"\xff", "²".encode(), b"", b"-1", b"9" * 6000])
+def test_a_schema_version_that_is_no_number_is_a_foreign_file(tmp_path, version):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "trials").mkdir()
+    metadata = {b"peftbench.kind": b"trials", b"peftbench.schema_version": version}
+    pq.write_table(pa.table({"key": ["k"]}).replace_schema_metadata(metadata), tmp_path / "trials" / "k.parquet")
+    with pytest.raises(UserError, match="is not a peftbench file of trials: move it away"):
+        read(tmp_path)
+
+
+def test_a_deeply_nested_record_of_the_grid_and_a_link_to_itself_are_refused(tmp_path):
+    (tmp_path / "grid.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="run the suite again, or delete the file"):
+        recorded_grid(tmp_path)
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "x.parquet").symlink_to("x.parquet")
+    with pytest.raises(UserError, match="move it away"):
+        read(tmp_path)

@@ -366,3 +366,31 @@ def test_an_unreadable_file_is_refused(refused, tmp_path):
     (tmp_path / "y.yaml").chmod(0)
     with pytest.raises(UserError, match=r"y\.yaml: cannot be read: Permission denied"):
         suite.load(tmp_path / "y.yaml")
+
+
+def test_a_large_file_is_refused_at_once_and_of_many_problems_the_first_are_listed(tmp_path):
+    path = tmp_path / "x.yaml"
+    head = "base: nano\ntasks: [judge]\nmethods: [lora]\n"
+    path.write_text(head + "".join(f"k{n}: 1\n" for n in range(700_000)))
+    with pytest.raises(UserError, match=r"7,588,\d\d\d bytes; allowed: at most 131,072"):
+        suite.load(path)
+    path.write_text(head + "".join(f"k{n}: 1\n" for n in range(1000)))
+    with pytest.raises(UserError, match="and 980 more problems") as error:
+        suite.load(path)
+    assert len(str(error.value).splitlines()) == 21
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('base: "x\\uD800"\n', "x.yaml:1: base: given 'x\\ud800' (text); allowed: Unicode text"),
+        ('base: nano\n"\\uDFFF": 1\n', "the key '\\udfff' is not Unicode text"),
+        ('base: nano\ntasks: {t: {choices: ["\\uD800"]}}\n', "x.yaml:2: tasks.t.choices.0: given "),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_with_its_place(tmp_path, monkeypatch, text, problem):
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        suite.load("x.yaml")
+    assert problem in str(error.value)

@@ -75,12 +75,78 @@ methods: {lora: {target_modules: [q_proj]}, peft: {peft_type: VERA, r: 4}}
 )
 ODD = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 10**400, 0.0, -0.0, 1e-320, 1e308, float("nan"), float("inf")),
-    *("", " ", "x" * 5000, "\x00", "\ud800", "é" * 300, "\U0001f600", "~nobody/x", "..", "/", "/dev/null", "./data.jsonl"),
-    *("${X}", "${X:-y}", "${", "$${", "{{", "{{ x }}", "{% for %}", "{{ 1/0 }}", "{{ 'a' * 10**9 }}", "null", "1e-3", "%s"),
-    *([], {}, [[]], [[1]], [None], [1e-5, None], {"a": None}, {"": 1}, {"\ud800": 1}, ["lora", "lora"], [1, "1"], "device"),
-    *(list(range(2000)), {"a": {"b": {"c": {"d": {"e": {}}}}}}, "lora", "nano", "nf4", "2026-01-01", "*", "a\nb", "(", "[", "\\"),
+    *(
+        "",
+        " ",
+        "x" * 5000,
+        "\x00",
+        "\ud800",
+        "é" * 300,
+        "\U0001f600",
+        "~nobody/x",
+        "..",
+        "/",
+        "/dev/null",
+        "./data.jsonl",
+    ),
+    *(
+        "${X}",
+        "${X:-y}",
+        "${",
+        "$${",
+        "{{",
+        "{{ x }}",
+        "{% for %}",
+        "{{ 1/0 }}",
+        "{{ 'a' * 10**9 }}",
+        "null",
+        "1e-3",
+        "%s",
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [[1]],
+        [None],
+        [1e-5, None],
+        {"a": None},
+        {"": 1},
+        {"\ud800": 1},
+        ["lora", "lora"],
+        [1, "1"],
+        "device",
+    ),
+    *(
+        list(range(2000)),
+        {"a": {"b": {"c": {"d": {"e": {}}}}}},
+        "lora",
+        "nano",
+        "nf4",
+        "2026-01-01",
+        "*",
+        "a\nb",
+        "(",
+        "[",
+        "\\",
+    ),
 )
-KEYS = ("rank", "steps", "lora", "judge", "kind", "", " ", "0", "\ud800", "x.y", "learning_rate", "chat", "limit", "stop")
+KEYS = (
+    "rank",
+    "steps",
+    "lora",
+    "judge",
+    "kind",
+    "",
+    " ",
+    "0",
+    "\ud800",
+    "x.y",
+    "learning_rate",
+    "chat",
+    "limit",
+    "stop",
+)
 
 
 @dataclass
@@ -161,7 +227,9 @@ def _dumped(data: Any) -> str:
 
 def _options(draw: random.Random) -> list[str]:
     """Return some options of plan, mostly wrong."""
-    value = draw.choice(["", "1", "-1", "1e9", "x", "16GiB", "device", "0", "1,2", "nan", "é", "\udcff", "10**9", "9" * 5000])
+    value = draw.choice(
+        ["", "1", "-1", "1e9", "x", "16GiB", "device", "0", "1,2", "nan", "é", "\udcff", "10**9", "9" * 5000]
+    )
     key = draw.choice(["train.steps", "base", "methods.lora.rank", "a.b.c", ".", "", "tasks", "methods.adapter.0.rank"])
     odd = draw.choice([json.dumps(v) for v in ODD if v != 10**400])
     found = [
@@ -216,7 +284,9 @@ def _spoil(path: Path, folder: Path, draw: random.Random) -> None:
         lambda: (folder / "trials" / "x.parquet").mkdir(exist_ok=True),
         lambda: (folder / "trials" / "loop.parquet").symlink_to("loop.parquet"),
         lambda: (folder / "grid.json").write_text(json.dumps(draw.choice([v for v in ODD if v != 10**400]))),
-        lambda: (folder / "grid.json").write_text(json.dumps({"keys": draw.choice(ODD[:40]), "command": None}, default=str)),
+        lambda: (folder / "grid.json").write_text(
+            json.dumps({"keys": draw.choice(ODD[:40]), "command": None}, default=str)
+        ),
         lambda: (folder / "grid.json").write_text("[" * 100_000),
         lambda: shutil.rmtree(folder / draw.choice(("trials", "steps", "examples")), ignore_errors=True),
         lambda: _foreign(folder / "trials" / "foreign.parquet", draw),
@@ -231,7 +301,9 @@ def _foreign(path: Path, draw: random.Random) -> None:
     import pyarrow.parquet as pq
 
     version = draw.choice((b"", b"x", b"\xff", "²".encode(), b"-1", b"1.0", b"9" * 6000, b"99", b"1", b"2"))
-    columns = draw.choice(({"a": [1]}, {"key": ["k"]}, {"key": [1], "status": [2], "finished_at": [3]}, {"key": [None]}))
+    columns = draw.choice(
+        ({"a": [1]}, {"key": ["k"]}, {"key": [1], "status": [2], "finished_at": [3]}, {"key": [None]})
+    )
     metadata = {b"peftbench.kind": draw.choice((b"trials", b"steps", b"\xff")), b"peftbench.schema_version": version}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
 
@@ -283,7 +355,9 @@ def _one(main: Callable[[list[str]], int], line: list[str], where: str, kind: st
     took = time.monotonic() - began
     tally.counts[f"{kind}, exit code {code}"] += 1
     if code not in CODES or (code == 2 and not error.getvalue().strip()) or took > SLOW:
-        tally.faults.append(f"{where}: {ascii(line)[:300]}: exit code {code} after {took:.1f} s: {error.getvalue()[:200]}")
+        tally.faults.append(
+            f"{where}: {ascii(line)[:300]}: exit code {code} after {took:.1f} s: {error.getvalue()[:200]}"
+        )
 
 
 def main() -> int:

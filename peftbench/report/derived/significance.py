@@ -82,7 +82,9 @@ def _significance(results: Results) -> Significance:
         and (ranking := tries.result(f"tests on {task}", lambda c=cells: rank(c, reference(results, c))))  # type: ignore[misc]
     }
     untested = {
-        task: _why_untested(results.without_outcomes(names)) for task, names in wanted.items() if not found[task]
+        task: _why_untested(results.without_outcomes(names), len(results.finished))
+        for task, names in wanted.items()
+        if not found[task]
     }
     untested = untested if len(results.finished) > 1 else {}
     cells = found.get(headline, {})
@@ -97,12 +99,13 @@ def _significance(results: Results) -> Significance:
     return Significance(headline, rankings, fronts, sensitivity, tuned, untested, tuple(tries.failures))
 
 
-def _why_untested(reasons: Mapping[str, str]) -> str:
+def _why_untested(reasons: Mapping[str, str], finished: int) -> str:
     """Return the reasons for which cells have no outcomes, each with the cells it is true of."""
     cells: dict[str, list[str]] = {}
     for cell, reason in reasons.items():
         cells.setdefault(reason, []).append(cell)
-    return "; ".join(f"{abridged(names, 3)}: {reason}" for reason, names in cells.items())
+    every = len(cells) == 1 and len(reasons) == finished > 3
+    return "; ".join(f"{'every cell' if every else abridged(names, 3)}: {reason}" for reason, names in cells.items())
 
 
 def reference(results: Results, cells: Iterable[str]) -> str | None:

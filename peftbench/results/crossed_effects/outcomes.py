@@ -69,7 +69,7 @@ def _cell(
         for row in table:
             found = row[place]
             if not isinstance(found, tuple):
-                return found or f"a trial has no stored examples of {task}", None
+                return found or "a trial's examples are not stored", None
     complete = [[one for one in row if isinstance(one, tuple)] for row in table]
     if not _agree(rows, complete, tasks):
         return "a score is not the mean of the stored outcomes", None
