@@ -17,6 +17,8 @@ NAME_LISTS: tuple[tuple[KeyPath, Any], ...] = ((("tasks",), None), (("methods",)
 """Paths where a list of names may replace a mapping, and the value that each name then gets."""
 AMOUNTS = ("steps", "epochs", "tokens", "seconds")
 """Settings for the length of training; exactly one is given."""
+MOST_PROBLEMS = 20
+"""Problems of one block that are listed; the others are counted."""
 _VARIABLE = re.compile(
     r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(:-(?P<default>[^}]*))?\}|(?P<malformed>\$\{(?!\{))"
 )

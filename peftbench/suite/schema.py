@@ -12,7 +12,7 @@ from peftbench.errors import UserError, unknown
 from peftbench.methods import METHODS, Method, Setting
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Retention
-from peftbench.suite.document import Document, Outside
+from peftbench.suite.document import MOST_PROBLEMS, Document, Outside
 from peftbench.suite.records import MOST_TRIALS
 from peftbench.suite.wording import describe_field, describe_value, mismatch, without_null
 from peftbench.suite.yaml_lines import KeyPath, parse
@@ -75,10 +75,6 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
     }
 )
 """Every training setting with its type, default and meaning. A list of values is an axis of the grid."""
-
-
-_MOST_PROBLEMS = 20
-"""Problems of one block that are listed; the others are counted."""
 
 
 class Strict(BaseModel):
@@ -296,12 +292,12 @@ def check(model: type[Strict], document: Document, path: KeyPath, problems: list
     except ValidationError as error:
         found: dict[KeyPath, str] = {}
         errors = error.errors()
-        for e in errors[:_MOST_PROBLEMS]:
+        for e in errors[:MOST_PROBLEMS]:
             where = _where(document, path, e["loc"], e["input"] is data.get(str(e["loc"][0])))
             found.setdefault(where, document.problem(where, _explain(model, e)))
         problems += found.values()
-        if len(errors) > _MOST_PROBLEMS:
-            problems.append(document.problem(path, f"and {len(errors) - _MOST_PROBLEMS:,} more problems"))
+        if len(errors) > MOST_PROBLEMS:
+            problems.append(document.problem(path, f"and {len(errors) - MOST_PROBLEMS:,} more problems"))
     return None
 
 

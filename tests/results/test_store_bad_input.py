@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.results.store import compact, done, open_for_run, read, write
+from peftbench.results.store import compact, done, open_for_run, read, recorded_grid, write
 from tests.support.results_factory import make_result
 from tests.support.store_checks import KINDS, contents, fill, stored
 
@@ -126,9 +126,6 @@ def test_a_full_disk_loses_nothing_and_leaves_no_temporary_file(
 
 @pytest.mark.parametrize("version", [b"x", b"\xff", "²".encode(), b"", b"-1", b"9" * 6000])
 def test_a_schema_version_that_is_no_number_is_a_foreign_file(tmp_path, version):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     (tmp_path / "trials").mkdir()
     metadata = {b"peftbench.kind": b"trials", b"peftbench.schema_version": version}
     pq.write_table(pa.table({"key": ["k"]}).replace_schema_metadata(metadata), tmp_path / "trials" / "k.parquet")

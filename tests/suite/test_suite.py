@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import yaml

@@ -65,7 +65,7 @@ def _cell(
     """Return a cell's outcomes, or why it has none, and the layout of its examples if it is complete."""
     if not tasks:
         return "no task is scored", None
-    for place, task in enumerate(tasks):
+    for place in range(len(tasks)):
         for row in table:
             found = row[place]
             if not isinstance(found, tuple):
