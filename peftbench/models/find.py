@@ -2,65 +2,70 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
-from peftbench.models import builtin
+from peftbench.models import builtin, files, unfit
 from peftbench.records import Base
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-_CONTENT = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")
-"""Suffixes of the files in a model folder that determine what the model computes."""
+_LONGEST_NAME = 200
+"""Characters of a base model's name that are shown in a message."""
 
 
 def resolve_base(base: Base) -> Path:
     """Return the local folder of a base model; a hub id is downloaded into the hub's cache unless it is there already.
 
     Raises:
-        UserError: if the folder or hub model does not exist, or has no config or no safetensors weights.
+        UserError: if the folder or hub model does not exist, has no config or no safetensors weights, is an adapter or
+            has one beside its weights, or is stored quantized.
     """
     if base.random_weights:
-        return _shape(base.source)
-    path = builtin.folder(base.source) if base.source in builtin.BASES else Path(base.source).expanduser()
-    if on_hub(base):
-        path = _from_hub(base)
-    problem = _why_no_model(path)
-    if problem:
-        raise UserError(f"base {base.source!r}: {problem}")
-    return path
+        return _shape(base)
+    return _checked(base, _from_hub(base) if on_hub(base) else _local(base))
+
+
+def cached(base: Base) -> Path | None:
+    """Return the local folder of a base model without fetching anything; None for a hub id that is not cached whole.
+
+    Raises:
+        UserError: as ``resolve_base``, but not for a hub id that the cache does not have.
+    """
+    if not on_hub(base):
+        return resolve_base(base)
+    try:
+        path = _from_hub(base, local=True)
+        files.weight_files(path)
+    except UserError:
+        return None
+    return _checked(base, path)
 
 
 def config_folder(base: Base) -> Path:
     """Return a folder with a base model's config. Weights may be missing; of a hub id, only the config is downloaded.
 
     Raises:
-        UserError: if there is no such config.
+        UserError: if there is no such config, or its model is stored quantized.
     """
     if base.random_weights:
-        return _shape(base.source)
+        return _shape(base)
     if on_hub(base):
         return _from_hub(base, ["config.json"])
-    path = builtin.folder(base.source) if base.source in builtin.BASES else Path(base.source).expanduser()
-    if not (path / "config.json").is_file():
-        raise UserError(f"base {base.source!r}: {_why_no_model(path)}")
-    return path
+    return _checked(base, _local(base), weights=False)
 
 
 def read_config(base: Base) -> dict[str, Any]:
     """Return the contents of a base model's ``config.json``; empty if it is not on this machine or cannot be read."""
-    path = builtin.folder(base.source) if base.source in builtin.BASES else Path(base.source).expanduser()
-    path = builtin.shape(base.source) if base.random_weights else path
+    path = _local(base)
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # reported by the code that needs it
+        return files.read_mapping(path / "config.json")
+    except UserError:  # reported by the code that needs it
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def on_hub(base: Base) -> bool:
@@ -70,7 +75,7 @@ def on_hub(base: Base) -> bool:
         UserError: if its name is not a valid hub id either.
     """
     source = base.source
-    if base.random_weights or source in builtin.BASES or Path(source).expanduser().is_dir():
+    if base.random_weights or _is_folder(_local(base)):
         return False
     # a name without a slash that is close to an existing one is a typo, not a hub id
     if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
@@ -78,71 +83,126 @@ def on_hub(base: Base) -> bool:
     return True
 
 
-def _shape(name: str) -> Path:
+def _local(base: Base) -> Path:
+    """Return the folder that a base model's or a shape's name stands for, if it is not a hub id."""
+    if base.random_weights:
+        return builtin.shape(base.source) if base.source in builtin.SHAPES else _path(base.source)
+    return builtin.folder(base.source) if base.source in builtin.BASES else _path(base.source)
+
+
+def _path(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~ and the name of nobody
+        return Path(source)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file system takes, or a folder that may not be read
+        return False
+
+
+def _shape(base: Base) -> Path:
     """Return the folder with the config of a shape.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or the config cannot be read or asks for quantized weights.
     """
-    path = builtin.shape(name)
-    if not (path / "config.json").is_file():
-        raise UserError(f"base.shape: no folder with a config.json, and {unknown('shape', name, builtin.SHAPES)}")
+    path, name = _local(base), base.source
+    if not _is_folder(path) or not (path / "config.json").is_file():
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+        raise UserError(f"base.shape: no folder with a config.json, and {unknown('shape', shown, builtin.SHAPES)}")
+    problem = _why_no_config(path)
+    if problem:
+        raise UserError(f"base.shape {_shown(name)}: {problem}")
     return path
 
 
-def _why_no_model(path: Path) -> str | None:
-    """Return what is wrong with the files of a model folder; None if they are complete."""
-    if not (path / "config.json").is_file():
-        return "the folder has no config.json, so it is not a Hugging Face model folder"
-    gone = sorted(p.name for p in path.iterdir() if not p.exists())
-    if gone:
-        return f"links to nothing, as after a broken download: {', '.join(gone)}"
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
+def _checked(base: Base, path: Path, weights: bool = True) -> Path:
+    """Return a base model's folder.
+
+    Raises:
+        UserError: if something is wrong with its files.
+    """
+    problem = _why_no_model(path, weights)
+    if problem:
+        raise UserError(f"base {_shown(base.source)}: {problem}")
+    return path
+
+
+def _why_no_model(path: Path, weights: bool) -> str | None:
+    """Return what is wrong with the files of a model folder; None if they are complete.
+
+    Args:
+        path: the folder.
+        weights: whether it must have weights.
+    """
     try:
-        json.loads((path / "config.json").read_text(encoding="utf-8"))
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index.is_file() else set()
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"config.json or {index.name} cannot be read: {error}"
-    missing = sorted(name for name in shards if not (path / name).is_file())
-    if whole.is_file() or (shards and not missing):
-        return None
-    if missing:
-        return f"weights are missing: {', '.join(missing)} (named in {index.name})"
-    kinds = ", ".join(sorted({p.suffix for p in path.iterdir() if p.suffix})) or "nothing"
-    return f"the folder has no weights {whole.name}, nor {index.name} (found: {kinds})"
+        problem = unfit.why_no_base(path) if _is_folder(path) else None
+        if problem:
+            return problem
+        if not (path / "config.json").is_file():
+            return "the folder has no config.json, so it is not a Hugging Face model folder"
+        return _why_no_config(path) or (files.why_unusable(path) if weights else None)
+    except OSError as error:
+        return f"the folder cannot be read: {error.strerror}"
+
+
+def _why_no_config(path: Path) -> str | None:
+    try:
+        return unfit.why_quantized(files.read_mapping(path / "config.json"))
+    except UserError as error:
+        return str(error)
+
+
+def _shown(source: str) -> str:
+    """Return a name in quotes, shortened if it is very long."""
+    if len(source) <= _LONGEST_NAME:
+        return repr(source)
+    return f"{source[:_LONGEST_NAME]!r}... ({len(source):,} characters)"
 
 
 def _no_base(source: str) -> str:
     return (
-        f"base {source!r}: neither a built-in base ({', '.join(builtin.BASES)}) nor an existing folder nor a hub id "
-        f"like 'organisation/model' or 'gpt2'{_hint(source)}"
+        f"base {_shown(source)}: neither a built-in base ({', '.join(builtin.BASES)}) nor an existing folder nor a "
+        f"hub id like 'organisation/model' or 'gpt2'{_hint(source)}"
     )
 
 
 def _hint(source: str) -> str:
     """Return "; did you mean ...?" with the nearest existing folder or built-in base model, or nothing."""
-    parent = Path(source).expanduser().parent
-    siblings = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-    near = nearest(Path(source).name, [*siblings, *builtin.BASES])
+    siblings = []
+    with suppress(OSError, ValueError):
+        siblings = [p.name for p in _path(source).parent.iterdir() if _is_folder(p)]
+    near = nearest(Path(source).name[:_LONGEST_NAME], [*siblings, *builtin.BASES])
     return f"; did you mean {near!r}?" if near else ""
 
 
 def hint_of_shape(source: str) -> str:
     """Return how to write the shape whose name is nearest to a missing base model's, as the end of a message."""
-    near = nearest(source, builtin.SHAPES)
+    near = nearest(source[:_LONGEST_NAME], builtin.SHAPES)
     return f"; a shape is written base: {{shape: {near}}}" if near else ""
 
 
-def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")) -> Path:
+def _from_hub(
+    base: Base,
+    wanted: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"),
+    local: bool = False,
+) -> Path:
+    """Return the folder of a hub id's files, from the hub or, if ``local``, from its cache alone."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [*files]
+    patterns = [*wanted]
     if base.trust_remote_code:
         patterns.append("*.py")
-    asked = f"base {base.source!r}" + (f" at revision {base.revision!r}" if base.revision else "")
+    asked = f"base {_shown(base.source)}" + (f" at revision {base.revision!r}" if base.revision else "")
     try:
-        return Path(snapshot_download(base.source, revision=base.revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(base.source, revision=base.revision, allow_patterns=patterns, local_files_only=local)
+        )
     except HFValidationError:
         raise UserError(_no_base(base.source)) from None
     except LocalEntryNotFoundError:
@@ -160,12 +220,7 @@ def _from_hub(base: Base, files: Sequence[str] = ("*.safetensors", "*.json", "*.
 
 def base_fingerprint(folder: Path) -> str:
     """Return the SHA-256 over names and contents of a model folder's config, weights, tokenizer and code files."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in _CONTENT and p.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
+    return files.fingerprint(folder)
 
 
 def base_name(base: Base) -> str:
@@ -174,5 +229,5 @@ def base_name(base: Base) -> str:
 
 
 def _without_folders(source: str) -> str:
-    path = Path(source).expanduser()
-    return path.resolve().name if path.is_dir() else source
+    path = _path(source)
+    return path.resolve().name if _is_folder(path) else source

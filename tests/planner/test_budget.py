@@ -338,7 +338,7 @@ def test_a_plan_needs_no_weights(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **more: asked.append((name, more)) or folder)
     assert find.config_folder(Base("org/model", revision="v1")) == folder
-    assert asked == [("org/model", {"revision": "v1", "allow_patterns": ["config.json"]})]
+    assert asked == [("org/model", {"revision": "v1", "allow_patterns": ["config.json"], "local_files_only": False})]
 
 
 @pytest.mark.parametrize(("workers", "fits"), [(1, True), (2, False)])

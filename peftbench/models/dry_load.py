@@ -1,0 +1,132 @@
+"""Load a base model without its weights: what transformers would find, from the config and the files' headers alone.
+
+The model is built on ``meta``, and transformers' own loader gets tensors on ``meta`` with the shapes of the headers, so
+every renaming and conversion of names is its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench.errors import UserError
+from peftbench.models import files, loading_causes
+from peftbench.models.loading_report import Comparison, Expected, Report
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a base model can take, as far as its config tells."""
+
+    rows: int | None
+    """Number of token ids that have an embedding and a logit; None if it is not known."""
+
+
+def check(folder: Path, trust_remote_code: bool) -> Sizes:
+    """Check that a model folder's weights are those of its config, reading only headers.
+
+    A model that cannot be built on ``meta`` is not checked here, but when it is loaded.
+
+    Raises:
+        UserError: if files are incomplete, or tensors are missing, of another shape or left over.
+    """
+    stored = files.tensors(folder)
+    try:
+        model, report = _loaded(folder, trust_remote_code, stored)
+    except Exception:  # a config that transformers or the model's code refuses is reported where it is loaded
+        return Sizes(None)
+    _refuse(_comparison(folder, model, report, stored))
+    return Sizes(rows(model))
+
+
+def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
+    """Check the loader's report on a model that was just loaded.
+
+    Args:
+        folder: the model folder.
+        model: the model, before anything is attached or quantized after loading.
+        info: transformers' loading info.
+
+    Raises:
+        UserError: if tensors are missing, of another shape or left over.
+    """
+    _refuse(_comparison(folder, model, Report.of(info), files.tensors(folder)))
+
+
+def _refuse(found: Comparison) -> None:
+    reason = loading_causes.why_refused(found)
+    if reason:
+        raise UserError(reason)
+
+
+def _comparison(folder: Path, model: Any, report: Report, stored: Mapping[str, files.Stored]) -> Comparison:
+    index = {}
+    with suppress(UserError):
+        index = files.index(folder)
+    return Comparison(report, _expected(model), stored, files.read_mapping(folder / "config.json"), index)
+
+
+def _loaded(folder: Path, trust_remote_code: bool, stored: Mapping[str, files.Stored]) -> tuple[Any, Report]:
+    """Return a folder's model on ``meta`` and the loader's report."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model, info = type(empty).from_pretrained(
+            None,
+            config=empty.config,
+            state_dict={name: torch.empty(found.shape, device="meta") for name, found in stored.items()},
+            device_map={"": "meta"},
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name them all; nothing is computed with this model
+        )
+    return model, Report.of(info)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar and its own report."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _expected(model: Any) -> Expected:
+    """Return the tensors of a model."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = frozenset(model.state_dict()) - frozenset(parameters)
+    tables = [_table(model, name) for name in ("get_input_embeddings", "get_output_embeddings")]
+    named = [next((name for name, p in parameters.items() if p is table), None) for table in tables]
+    return Expected(frozenset(parameters), buffers, model.base_model_prefix, *named)
+
+
+def _table(model: Any, getter: str) -> Any:
+    """Return the weight of the input or output embeddings; None if there is none or the model does not say."""
+    try:
+        return getattr(getattr(model, getter)(), "weight", None)
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def rows(model: Any) -> int | None:
+    """Return how many token ids have both an embedding and a logit; None if the model does not say."""
+    tables = [_table(model, name) for name in ("get_input_embeddings", "get_output_embeddings")]
+    sizes = [table.shape[0] for table in tables if table is not None and table.ndim == 2]
+    return min(sizes, default=None)

@@ -1,0 +1,106 @@
+"""Folders that are no plain base model: adapters, weights with an adapter beside them, quantized weights. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.models import files
+
+ADAPTER = "adapter_config.json"
+"""The file that makes transformers put an adapter onto the weights of the same folder."""
+_OWN = "partial_config.json"
+"""The file that peftbench writes beside tuned parts of a base model."""
+_SCHEMES: Mapping[str, str] = MappingProxyType(
+    {
+        "aqlm": "AQLM",
+        "awq": "AWQ",
+        "bitsandbytes": "bitsandbytes",
+        "bitnet": "BitNet",
+        "compressed-tensors": "compressed-tensors",
+        "eetq": "EETQ",
+        "fbgemm_fp8": "FBGEMM FP8",
+        "fp8": "fine-grained FP8",
+        "gptq": "GPTQ",
+        "higgs": "HIGGS",
+        "hqq": "HQQ",
+        "mxfp4": "MXFP4",
+        "quanto": "Quanto",
+        "torchao": "torchao",
+    }
+)
+"""Known values of ``quant_method`` and how the schemes are written."""
+
+
+def why_no_base(folder: Path) -> str | None:
+    """Return why a folder is an adapter, or a base model with an adapter beside it; None if it is neither.
+
+    transformers puts an adapter onto the weights of the same folder. Whether these are the original's or already
+    contain the adapter, no file says, so neither is assumed.
+    """
+    if not (folder / ADAPTER).is_file():
+        if (folder / _OWN).is_file() and not (folder / "config.json").is_file():
+            return "the folder has tuned parts of a base model, saved by peftbench, not a whole model; give the base"
+        return None
+    kind, base = _adapter(folder / ADAPTER)
+    if any((folder / name).is_file() for name in (files.WEIGHTS, files.INDEX)):
+        return (
+            f"the folder has a model's weights and an adapter beside them ({ADAPTER}: {kind}, made for {base}), and "
+            "transformers would put the adapter onto the weights, once more if they were merged already; move "
+            f"{ADAPTER} and adapter_model.* to another folder if the weights are to be used as they are, or merge them "
+            "first (peft: merge_and_unload(), then save_pretrained into a new folder)"
+        )
+    return (
+        f"the folder is an adapter ({ADAPTER}: {kind}, made for the base {base}), not a base model; give that base, "
+        "or, if its method can be merged, as LoRA can, the merged model (peft: merge_and_unload(), then "
+        "save_pretrained, and the tokenizer's save_pretrained)"
+    )
+
+
+def _adapter(path: Path) -> tuple[str, str]:
+    """Return an adapter's type and the base model it was made for, in words."""
+    try:
+        found = files.read_mapping(path)
+    except UserError as error:
+        return str(error), "a base that is not known"
+    kind = next((found[key] for key in ("peft_type", "kind", "method") if isinstance(found.get(key), str)), "no type")
+    base = found.get("base_model_name_or_path")
+    return kind, repr(base) if isinstance(base, str) and base else "that is not named there"
+
+
+def why_quantized(config: Mapping[str, Any]) -> str | None:
+    """Return why a base model that is stored quantized is refused; None if its config has no stored quantization.
+
+    Args:
+        config: the mapping read from its ``config.json``.
+    """
+    for key, part in files.sections(config):
+        for name in ("quantization_config", "compression_config"):
+            found = part.get(name)
+            if found is not None:
+                where = f"{key}.{name}" if key else name
+                return (
+                    f"its weights are stored quantized ({where} in config.json: {_scheme(found)}), and peftbench "
+                    "quantizes bases itself, so that all methods have the same weights; give the unquantized original, "
+                    "with precision nf4, fp4 or int8 for quantized training, or save a dequantized copy"
+                )
+    return None
+
+
+def _scheme(given: Any) -> str:
+    """Return the name and width of a quantization scheme, in words."""
+    if not isinstance(given, Mapping):
+        return repr(given)[:40]
+    method = given.get("quant_method")
+    if method is None and (given.get("load_in_4bit") or given.get("load_in_8bit")):
+        method = "bitsandbytes"
+    name = _SCHEMES.get(str(method), str(method) if method else "no quant_method")
+    bits = next((given[key] for key in ("bits", "w_bit", "nbits") if isinstance(given.get(key), int)), None)
+    if given.get("load_in_4bit") or given.get("_load_in_4bit"):
+        bits = 4
+    elif given.get("load_in_8bit") or given.get("_load_in_8bit"):
+        bits = 8
+    return f"{name}, {bits} bits" if bits else name
