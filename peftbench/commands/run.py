@@ -109,6 +109,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
     if stage.searches:
         options = _for_search(options, len(stage.trials) < len(stage.whole))
     prepared = prepare.prepare(stage.trials, stage.folder, workers, command, stage.whole, options)
+    prepare.check_bases(prepared.pending)
     done = len(prepared.jobs) - len(prepared.pending)
     what = "learning-rate search: " if stage.searches else ""
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):

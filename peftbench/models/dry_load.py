@@ -16,31 +16,37 @@ from typing import Any
 import torch
 
 from peftbench.errors import UserError
-from peftbench.models import files, loading_causes
+from peftbench.models import configs, files, loading_causes
 from peftbench.models.loading_report import Comparison, Expected, Report
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a base model can take, as far as its config tells."""
+    """What a base model can take."""
 
     rows: int | None
-    """Number of token ids that have an embedding and a logit; None if it is not known."""
+    """Number of token ids that have both an embedding and a logit; None if the model does not say."""
 
 
-def check(folder: Path, trust_remote_code: bool) -> Sizes:
+def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
     """Check that a model folder's weights are those of its config, reading only headers.
 
-    A model that cannot be built on ``meta`` is not checked here, but when it is loaded.
+    Returns:
+        The model's sizes; None if it cannot be built on ``meta``. It is then checked when it is loaded.
 
     Raises:
-        UserError: if files are incomplete, or tensors are missing, of another shape or left over.
+        UserError: if the config cannot be read, files are incomplete, or tensors are missing, of another shape or left
+            over.
     """
     stored = files.tensors(folder)
     try:
-        model, report = _loaded(folder, trust_remote_code, stored)
-    except Exception:  # a config that transformers or the model's code refuses is reported where it is loaded
-        return Sizes(None)
+        config = configs.load_config(folder, trust_remote_code)
+    except Exception as error:  # of many kinds, and a model's own code may raise any
+        raise UserError(f"config.json: {(str(error) or type(error).__name__).strip().partition(chr(10))[0]}") from error
+    try:
+        model, report = _loaded(config, trust_remote_code, stored)
+    except Exception:  # whatever a model's code does not do without weights
+        return None
     _refuse(_comparison(folder, model, report, stored))
     return Sizes(rows(model))
 
@@ -72,12 +78,11 @@ def _comparison(folder: Path, model: Any, report: Report, stored: Mapping[str, f
     return Comparison(report, _expected(model), stored, files.read_mapping(folder / "config.json"), index)
 
 
-def _loaded(folder: Path, trust_remote_code: bool, stored: Mapping[str, files.Stored]) -> tuple[Any, Report]:
-    """Return a folder's model on ``meta`` and the loader's report."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _loaded(config: Any, trust_remote_code: bool, stored: Mapping[str, files.Stored]) -> tuple[Any, Report]:
+    """Return a config's model on ``meta``, and the loader's report on the tensors in its files."""
+    from transformers import AutoModelForCausalLM
 
     with _quiet():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         model, info = type(empty).from_pretrained(

@@ -27,7 +27,7 @@ def resolve_base(base: Base) -> Path:
     """
     if base.random_weights:
         return _shape(base)
-    return _checked(base, _from_hub(base) if on_hub(base) else _local(base))
+    return _checked(base, _from_hub(base) if on_hub(base) else local_folder(base))
 
 
 def cached(base: Base) -> Path | None:
@@ -56,12 +56,12 @@ def config_folder(base: Base) -> Path:
         return _shape(base)
     if on_hub(base):
         return _from_hub(base, ["config.json"])
-    return _checked(base, _local(base), weights=False)
+    return _checked(base, local_folder(base), weights=False)
 
 
 def read_config(base: Base) -> dict[str, Any]:
     """Return the contents of a base model's ``config.json``; empty if it is not on this machine or cannot be read."""
-    path = _local(base)
+    path = local_folder(base)
     try:
         return files.read_mapping(path / "config.json")
     except UserError:  # reported by the code that needs it
@@ -75,7 +75,7 @@ def on_hub(base: Base) -> bool:
         UserError: if its name is not a valid hub id either.
     """
     source = base.source
-    if base.random_weights or _is_folder(_local(base)):
+    if base.random_weights or is_folder(local_folder(base)):
         return False
     # a name without a slash that is close to an existing one is a typo, not a hub id
     if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
@@ -83,7 +83,7 @@ def on_hub(base: Base) -> bool:
     return True
 
 
-def _local(base: Base) -> Path:
+def local_folder(base: Base) -> Path:
     """Return the folder that a base model's or a shape's name stands for, if it is not a hub id."""
     if base.random_weights:
         return builtin.shape(base.source) if base.source in builtin.SHAPES else _path(base.source)
@@ -97,7 +97,7 @@ def _path(source: str) -> Path:
         return Path(source)
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):  # a name that no file system takes, or a folder that may not be read
@@ -110,8 +110,8 @@ def _shape(base: Base) -> Path:
     Raises:
         UserError: if there is none, or the config cannot be read or asks for quantized weights.
     """
-    path, name = _local(base), base.source
-    if not _is_folder(path) or not (path / "config.json").is_file():
+    path, name = local_folder(base), base.source
+    if not is_folder(path) or not (path / "config.json").is_file():
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
         raise UserError(f"base.shape: no folder with a config.json, and {unknown('shape', shown, builtin.SHAPES)}")
     problem = _why_no_config(path)
@@ -140,7 +140,7 @@ def _why_no_model(path: Path, weights: bool) -> str | None:
         weights: whether it must have weights.
     """
     try:
-        problem = unfit.why_no_base(path) if _is_folder(path) else None
+        problem = unfit.why_no_base(path) if is_folder(path) else None
         if problem:
             return problem
         if not (path / "config.json").is_file():
@@ -175,7 +175,7 @@ def _hint(source: str) -> str:
     """Return "; did you mean ...?" with the nearest existing folder or built-in base model, or nothing."""
     siblings = []
     with suppress(OSError, ValueError):
-        siblings = [p.name for p in _path(source).parent.iterdir() if _is_folder(p)]
+        siblings = [p.name for p in _path(source).parent.iterdir() if is_folder(p)]
     near = nearest(Path(source).name[:_LONGEST_NAME], [*siblings, *builtin.BASES])
     return f"; did you mean {near!r}?" if near else ""
 
@@ -230,4 +230,4 @@ def base_name(base: Base) -> str:
 
 def _without_folders(source: str) -> str:
     path = _path(source)
-    return path.resolve().name if _is_folder(path) else source
+    return path.resolve().name if is_folder(path) else source

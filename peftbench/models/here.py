@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.models import builtin, find
+from peftbench.models import files, find
 from peftbench.records import Base
 
 _DESCRIPTION = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -16,13 +15,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 def folder(base: Base) -> Path | None:
     """Return the folder of a base model if its config is on this machine, in the hub's cache too; else None."""
-    if base.random_weights:
-        path: Path | None = builtin.shape(base.source)
-    elif base.source in builtin.BASES:
-        path = builtin.folder(base.source)
-    else:
-        path = _cached(base) if downloadable(base) else Path(base.source).expanduser()
-    return path if path and (path / "config.json").is_file() else None
+    path = _cached(base) if downloadable(base) else find.local_folder(base)
+    return path if path and find.is_folder(path) and (path / "config.json").is_file() else None
 
 
 def described(base: Base) -> Path | None:
@@ -55,10 +49,9 @@ def complete(base: Base) -> Path | None:
 def config(path: Path) -> dict[str, Any]:
     """Return the contents of a folder's ``config.json``; empty if it cannot be read, which loading it reports."""
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_mapping(path / "config.json")
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def has_tokenizer(path: Path) -> bool:

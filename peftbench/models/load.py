@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import builtin, quantization, random_weights, text_part, unreached
+from peftbench.models import configs, dry_load, quantization, random_weights, text_part, unfit, unreached
 from peftbench.models.precision import Precision
+from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
 from peftbench.records.columns.size import SizeColumns
 
 _LONGEST_MESSAGE = 300
@@ -70,8 +71,6 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         UserError: if the folder cannot be loaded, or the loaded dtypes are not those of the precision.
         Unsupported: if the libraries left more than embeddings and head unquantized.
     """
-    from transformers import AutoModelForCausalLM
-
     device, trust = where["device"], where["trust_remote_code"]
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
     if precision.quantization:
@@ -85,11 +84,11 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
             if where.get("random_weights"):
                 model = random_weights.load(folder, device, trust, **settings)
             else:
-                settings |= {"use_safetensors": True, "trust_remote_code": trust}
-                model = AutoModelForCausalLM.from_pretrained(folder, **settings)
+                model = _from_files(folder, trust, settings)
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     _use_one_kernel(model)
+    _guard_embeddings(model, tokenizer)
     model.requires_grad_(False)
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
@@ -101,11 +100,54 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     return Loaded(model, tokenizer, total, weights_bytes(model), shares)
 
 
+def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any]) -> Any:
+    """Return the model in a folder.
+
+    Raises:
+        UserError: if its weights are not those of its config, or an adapter is beside them.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    problem = unfit.why_no_base(folder)
+    if problem:
+        raise UserError(problem)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    settings |= {"config": config} if configs.mend(config) else {}
+    settings |= {"use_safetensors": True, "trust_remote_code": trust_remote_code, "output_loading_info": True}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    except RuntimeError:
+        dry_load.check(folder, trust_remote_code)  # names tensors of another shape, for which transformers has no words
+        raise
+    dry_load.verify(folder, model, info)
+    return model
+
+
+def _guard_embeddings(model: Any, tokenizer: Any) -> None:
+    """Refuse token ids without an embedding when they occur; without such ids in the tokenizer, nothing is checked.
+
+    The data of a suite are checked before a run; prompts of lm-eval's own tasks are seen only here.
+    """
+    size = dry_load.rows(model)
+    tokens = beyond(tokenizer, size)
+    if size is None or not tokens:
+        return
+
+    def check(_: nn.Module, given: tuple[Any, ...]) -> None:
+        ids = given[0] if given and isinstance(given[0], torch.Tensor) else None
+        if ids is not None and ids.numel() and int(ids.max()) >= size:
+            raise UserError(f"a text contains the {without_embedding(ids.flatten().tolist(), tokens, size)}")
+
+    model.get_input_embeddings().register_forward_pre_hook(check)
+
+
 @contextmanager
 def _loading_errors(folder: Path, device: str) -> Iterator[None]:
     """Translate what the libraries raise while loading into a ``UserError`` or an out-of-memory error."""
     try:
         yield
+    except UserError as error:
+        raise UserError(f"base {folder.name!r}: {error}") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOMEM:
             raise MemoryError(str(error)) from error
@@ -117,18 +159,6 @@ def _loading_errors(folder: Path, device: str) -> Iterator[None]:
         if ran_out and not isinstance(error, torch.OutOfMemoryError):
             raise torch.OutOfMemoryError("CUDA out of memory while the base was loaded") from error
         raise
-
-
-def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """Return a base model's tokenizer; for a shape without one, that of the built-in model, whose ids fit any model."""
-    from transformers import AutoTokenizer
-
-    has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
-    here = folder if has_one or any(folder.glob("*.safetensors")) else builtin.folder(builtin.BASES[0])
-    tokenizer = AutoTokenizer.from_pretrained(here, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token will do
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return tokenizer
 
 
 def _use_one_kernel(model: nn.Module) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from peftbench.models import configs
+
 _SPREAD = 0.02
 """Standard deviation of matrices if the config has no ``initializer_range``."""
 
@@ -47,9 +49,9 @@ def load(folder: Path, device: str, trust_remote_code: bool, **settings: Any) ->
         trust_remote_code: whether Python code in the folder may run.
         **settings: arguments of ``from_pretrained``: dtype, quantization.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = configs.load_config(folder, trust_remote_code)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     spread = float(getattr(config, "initializer_range", None) or _SPREAD)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported, UserError
+from peftbench.models import configs
 from peftbench.planner.depth import Depths, at, depths
 from peftbench.planner.records import Pass, Prediction, Unplannable, longest
 from peftbench.planner.trace import Moment, Traced, Window, trace
@@ -62,10 +63,8 @@ def load_config(base: Base, folder: Path) -> Any:
     Raises:
         UserError: if transformers cannot read it, or does not know the model type.
     """
-    from transformers import AutoConfig
-
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=base.trust_remote_code)
+        return configs.load_config(folder, base.trust_remote_code)
     except Exception as error:  # of many kinds, and a model's own code may raise any
         reason = (str(error) or type(error).__name__).strip().partition("\n")[0]
         raise UserError(f"base {base.source!r}: {folder / 'config.json'}: {reason}") from error

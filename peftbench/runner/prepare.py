@@ -17,7 +17,9 @@ from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
+from peftbench.runner.executor import local
 from peftbench.runner.preflight import answers, texts, truncation
+from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
 from peftbench.tasks import chat, hub, overlap, read
@@ -207,24 +209,32 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     Raises:
         UserError: if something is missing or unreadable, as in ``prepare``.
     """
-    bases = tuple(dict.fromkeys(trial.base for trial in trials))
-    away = tuple(base.source for base in bases if find.on_hub(base))
-    for base in bases:
-        if base.source not in away:
-            find.resolve_base(base)
+    here = {base: find.cached(base) for base in dict.fromkeys(trial.base for trial in trials)}
+    away = tuple(base.source for base, folder in here.items() if folder is None)
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
     inputs = _Inputs(texts=read_before or Texts())
     notes = texts.check(trials, inputs.texts, remote)
     complete = answers.resolved(trials, inputs.examples, remote)
-    here = {base: None if base.source in away else find.config_folder(base) for base in bases}
+    base_models.check(complete, remote)
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
     ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
     return (*notes, *ids)
+
+
+def check_bases(jobs: Sequence[Job]) -> None:
+    """Check, in a process that has imported the libraries, that the base models of pending trials can be loaded.
+
+    Raises:
+        UserError: if one cannot, as in ``check``.
+    """
+    trials = [job.trial for job in jobs]
+    if base_models.to_check(trials):
+        local.ask(base_models.check, trials)
 
 
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:
@@ -248,6 +258,8 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
                 chat.check(trial.tasks, find.config_folder(trial.base))
         except Unsupported as error:
             found[trial.cell] = str(error)
+        except UserError:  # the folder is refused by check
+            continue
     return found
 
 

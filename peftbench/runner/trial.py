@@ -18,8 +18,9 @@ from peftbench.measure import environment, peaks, watch
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, base_facts, context_length, method_of
 from peftbench.models import causality, find
-from peftbench.models.load import Loaded, left_out_columns, load, load_tokenizer
+from peftbench.models.load import Loaded, left_out_columns, load
 from peftbench.models.precision import effective
+from peftbench.models.tokenizer import load_tokenizer
 from peftbench.planner.predict import load_config
 from peftbench.records import Example, Job, Phase, Result, Status, failures
 from peftbench.records.columns.environment import EnvironmentColumns

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peftbench import __version__, cli, suite
 from peftbench.commands import listing, terminal
@@ -64,6 +65,7 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
     (tmp_path / "models" / "tiny" / "model.safetensors").write_bytes(bytes(8))
+    monkeypatch.setattr("peftbench.runner.preflight.bases.to_check", lambda trials: ())  # it only looks like a base
     fill(tmp_path / "results" / "mine", 2)
     yield tmp_path
     signal.signal(signal.SIGTERM, before)
@@ -342,7 +344,11 @@ def test_plan_refuses_what_run_would_refuse(place, command, monkeypatch, verb, o
 
 
 def test_plan_downloads_no_base_model_and_says_so(place, command, monkeypatch):
-    monkeypatch.setattr("peftbench.models.find._from_hub", lambda _: pytest.fail("the hub was asked"))
+    def cache(name, local_files_only, **_):
+        assert local_files_only, "the hub was asked"
+        raise LocalEntryNotFoundError(name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cache)
     code, out, err = command("plan", "mine.yaml", "--set", "base=gpt2")
     assert (code, err) == (0, "")
     assert "note: base 'gpt2': no such folder here, so the run takes it for a hub id" in out

@@ -16,7 +16,8 @@ import torch
 from peftbench import suite
 from peftbench.evaluation import generation, structure
 from peftbench.measure.clock import Clock
-from peftbench.models.load import checksum, load_tokenizer
+from peftbench.models.load import checksum
+from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Base, Example
 from peftbench.records.resolve import resolve
 from peftbench.report import render, table

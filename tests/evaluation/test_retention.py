@@ -15,8 +15,9 @@ from peftbench.errors import UserError
 from peftbench.evaluation import retention
 from peftbench.methods import METHODS
 from peftbench.models import builtin
-from peftbench.models.load import cast_trainable, load_tokenizer
+from peftbench.models.load import cast_trainable
 from peftbench.models.precision import PRECISIONS
+from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Retention
 from peftbench.records.resolve import resolve
 from peftbench.report import render, table

@@ -9,8 +9,11 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
+from peftbench.errors import UserError
 from peftbench.records import Job, Phase
 from peftbench.runner.executor import lifeline
 
@@ -39,6 +42,21 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # nothing is left to do, and tearing down torch takes a while
+
+
+def answer(function: Callable[..., None], arguments: tuple[Any, ...], channel: Connection) -> None:
+    """Call a function that needs the libraries; send the message of its ``UserError``, or None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _die_with_parent()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    try:
+        function(*arguments)
+        channel.send(None)
+    except UserError as error:
+        channel.send(str(error))
+    channel.close()
+    os._exit(0)
 
 
 def nothing() -> None:

@@ -9,7 +9,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import forkserver
@@ -57,8 +58,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
 
     Closing the iterator, or Ctrl-C within it, kills the running processes.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["peftbench.runner.executor.preload"])
+    context = _context()
     waiting = list(reversed(jobs))
     running: list[_Running] = []
     before = dict(os.environ)
@@ -79,6 +79,42 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
         for one in running:
             _kill(one)
         _restore(before)
+
+
+def ask(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function in a process that has imported the libraries, and wait for its end.
+
+    A process that dies says nothing: what killed it is found again, and told, in a trial's own process.
+
+    Raises:
+        UserError: if the function raises it.
+    """
+    context = _context()
+    before = dict(os.environ)
+    ours, theirs = context.Pipe(duplex=False)
+    process: Any = context.Process(target=child.answer, args=(function, arguments, theirs), daemon=True)
+    problem = None
+    try:
+        _await_server(context)
+        process.start()
+        theirs.close()
+        with suppress(EOFError, OSError):
+            problem = ours.recv()
+        process.join(_KILL_SECONDS)
+    finally:
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join(_KILL_SECONDS)
+        _restore(before)
+    if problem is not None:
+        raise UserError(problem)
+
+
+def _context() -> Any:
+    """Return how processes start: forked from a server that has imported the libraries."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["peftbench.runner.executor.preload"])
+    return context
 
 
 def _restore(before: Mapping[str, str]) -> None:

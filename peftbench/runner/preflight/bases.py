@@ -1,0 +1,54 @@
+"""Check before a run that base models can be loaded: their weights and tokenizers fit their configs and the data.
+
+``check`` imports torch and transformers, if the suite has a base model that is not built in. A run's parent process
+must not import them, so it has the check done by a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+from peftbench.errors import Unsupported, UserError
+from peftbench.models import builtin, causality, files, find
+from peftbench.records import Base, Trial
+
+
+def check(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
+    """Check every base model of some trials that is on this machine. No weights are read.
+
+    Args:
+        trials: the trials of a grid.
+        unseen: names of tasks whose data is not read.
+
+    Raises:
+        UserError: if weights, tokenizer or special tokens are not those of a model that its config describes, or texts
+            of the trials contain tokens for which the model has no embedding.
+    """
+    for base in to_check(trials):
+        folder = find.cached(base)
+        if folder is not None:
+            try:
+                _check(base, folder, [trial for trial in trials if trial.base == base], unseen)
+            except UserError as error:
+                raise UserError(f"base {base.source!r}: {error}") from None
+
+
+def to_check(trials: Sequence[Trial]) -> tuple[Base, ...]:
+    """Return the base models that have to be checked: those with weights of their own that did not come with us."""
+    bases = dict.fromkeys(trial.base for trial in trials if trial.unsupported is None)
+    return tuple(base for base in bases if not base.random_weights and base.source not in builtin.BASES)
+
+
+def _check(base: Base, folder: Path, trials: Sequence[Trial], unseen: Container[str]) -> None:
+    from peftbench.models import dry_load
+    from peftbench.models.tokenizer import load_tokenizer
+    from peftbench.runner.preflight import tokenizers
+
+    try:
+        causality.check_config(files.read_mapping(folder / "config.json"))
+    except Unsupported:  # its cells say so
+        return
+    sizes = dry_load.check(folder, base.trust_remote_code)
+    if sizes is not None:
+        tokenizers.check(trials, load_tokenizer(folder, base.trust_remote_code), sizes.rows, unseen)
