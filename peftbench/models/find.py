@@ -14,6 +14,7 @@ from peftbench.models import builtin, files, unfit
 from peftbench.records import Base
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_LONGEST_HUB_ID = 96
 _LONGEST_NAME = 200
 """Characters of a base model's name that are shown in a message."""
 
@@ -78,7 +79,7 @@ def on_hub(base: Base) -> bool:
     if base.random_weights or is_folder(local_folder(base)):
         return False
     # a name without a slash that is close to an existing one is a typo, not a hub id
-    if not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
+    if len(source) > _LONGEST_HUB_ID or not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
         raise UserError(_no_base(source))
     return True
 
@@ -98,6 +99,7 @@ def _path(source: str) -> Path:
 
 
 def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; False for what no file system takes as a name."""
     try:
         return path.is_dir()
     except (OSError, ValueError):  # a name that no file system takes, or a folder that may not be read

@@ -62,6 +62,10 @@ def has_tokenizer(path: Path) -> bool:
 def _cached(base: Base) -> Path | None:
     """Return the folder of a hub id in the hub's cache; None if its config is not there."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(base.source, "config.json", revision=base.revision)
+    try:
+        found = try_to_load_from_cache(base.source, "config.json", revision=base.revision)
+    except HFValidationError:  # no hub id; refused where the base model is resolved
+        return None
     return Path(found).parent if isinstance(found, str) else None

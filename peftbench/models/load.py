@@ -111,6 +111,8 @@ def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any])
     problem = unfit.why_no_base(folder)
     if problem:
         raise UserError(problem)
+    if "quantization_config" in settings:  # the loader compares no shapes of what it quantizes
+        dry_load.check(folder, trust_remote_code)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     settings |= {"config": config} if configs.mend(config) else {}
     settings |= {"use_safetensors": True, "trust_remote_code": trust_remote_code, "output_loading_info": True}
