@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 _TEXT_PARTS = ("text_config", "language_config", "llm_config", "thinker_config")
-_WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim", "model_dim", "embed_dim")
+_WIDTH = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim", "model_dim", "emb_dim")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CONTEXT = ("max_position_embeddings", "n_positions")
 """Keys of the context length in a ``config.json``; transformers' config objects offer both as the first."""
@@ -89,11 +91,11 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def _estimated(text: Mapping[str, Any]) -> int | None:
     hidden, vocabulary = width(text), text.get("vocab_size")
-    layers, heads = _first(text, ("num_hidden_layers", "n_layer")), _first(text, ("num_attention_heads", "n_head"))
+    layers, heads = _first(text, _LAYERS), _first(text, _HEADS)
     if not (hidden and layers and heads and isinstance(vocabulary, int)):
         return None
     kind = str(text.get("model_type"))
-    inner = _first(text, ("intermediate_size", "ffn_dim", "n_inner")) or 4 * hidden
+    inner = _first(text, ("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim")) or 4 * hidden
     head = _first(text, ("head_dim",)) or hidden // heads
     keys = 1 if text.get("multi_query") else _first(text, ("num_key_value_heads",)) or heads
     attention = 2 * hidden * head * (heads + keys)

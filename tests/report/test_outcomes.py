@@ -7,7 +7,7 @@ import json
 import pytest
 
 from peftbench.report import collect
-from peftbench.report.notes import defaults, outcomes
+from peftbench.report.notes import brief, defaults, outcomes
 from peftbench.report.page import html
 from tests.support.results_factory import make_result, store
 
@@ -53,6 +53,13 @@ def test_a_cell_below_the_untuned_base_is_named_with_the_likely_cause(tmp_path, 
     (note,) = outcomes.below_base(results(tmp_path, BASE, tuned(**fields)))
     assert note.startswith("Below the untuned base model on judge: full bf16 (30.0, the base 60.0). Likely cause: ")
     assert cause in note
+
+
+def test_the_short_table_s_caution_names_them_too(tmp_path):
+    assert next(iter(brief._caution(results(tmp_path / "a", BASE, tuned())))) == (
+        "Below the untuned base model on a task: full bf16 (see the full table)."
+    )
+    assert outcomes.harmed(results(tmp_path / "b", BASE, tuned(score=0.59))) == ()
 
 
 def test_a_small_difference_is_called_chance(tmp_path):

@@ -60,6 +60,10 @@ def test_plan_run_rows_and_report_have_the_same_defaults(place, monkeypatch, cap
         assert stored["learning_rate"] == wanted[method].training.learning_rate
     assert set(json.loads(rows.loc["full", "defaults_json"])) == {"learning_rate", "steps", "sequence_length"}
 
+    capsys.readouterr()
+    assert peftbench.run_suite("x.yaml", "res", verbose=True).statuses == {"ok": 4}
+    assert "4 trials, 4 of them done already" in capsys.readouterr().err
+
     text = " ".join(defaults.notes(collect.collect(run.folder)))
     assert "Untuned default rates: 0.00075 for full fp32" in text
     assert "steps 2 (one pass over 30 training examples, at most 1,000 steps)" in text

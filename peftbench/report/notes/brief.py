@@ -9,7 +9,7 @@ from peftbench.records.wording import plural
 from peftbench.report.collect import Results
 from peftbench.report.derived.significance import Significance
 from peftbench.report.derived.unequal_settings import audit
-from peftbench.report.notes import failures, memory, scores
+from peftbench.report.notes import failures, memory, outcomes, scores
 from peftbench.report.notes.significance import TIED
 from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 
@@ -61,10 +61,11 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
 
 
 def _caution(results: Results) -> Iterable[str]:
-    """Yield the main caution: missing or failed trials, unequal settings, busy machine; else how costs are measured."""
+    """Yield the main caution: missing, failed or harmed cells, unequal settings, a busy machine; else about costs."""
     missing = results.grid is not None and len(results.grid.keys) > len(results.trials)
     failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
     unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
+    harmed = outcomes.harmed(results)
     rows = results.trials[results.trials["status"] == "ok"].to_dict("records")
     waiting = [share for row in rows if (share := waiting_share(row)) is not None]
     busy = sum(share > MOST_WAITING for share in waiting)
@@ -72,6 +73,9 @@ def _caution(results: Results) -> Iterable[str]:
         yield next(iter(failures.missing(results)))
     elif failed:
         yield f"{failed} of {plural(len(results.trials), 'trial')} did not end ok; n: finished of all seeds."
+    elif harmed:
+        yield f"Below the untuned base model on a task: {', '.join(harmed)} (see the full table)."
+        yield f"{plural(len(harmed), 'cell')} below the untuned base model on a task (see the full table)."
     elif unequal:
         yield f"Not held equal, and not an axis of the grid: {', '.join(unequal)} (see the full table)."
     elif busy:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from peftbench.methods.record import shown
-from peftbench.records.wording import plural, series
+from peftbench.records.wording import abridged, plural, series
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.results.rows import is_number, rows_without_progress
 
@@ -18,6 +18,8 @@ _MUCH_TRUNCATED = 0.05
 """Share of the training examples."""
 _FORGOTTEN = 0.1
 """Relative rise of the loss on general text."""
+_MOST = 8
+"""Cells that are named before the others are only counted."""
 _LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
 
 
@@ -39,6 +41,28 @@ def unlearned(results: Results) -> Iterable[str]:
 def below_base(results: Results) -> Iterable[str]:
     """Yield the cells that score below the untuned base model, by task and likely cause."""
     groups: dict[tuple[str, str], list[str]] = {}
+    for each in _below(results):
+        text = f"{each.cell.name} ({100 * each.tuned:.1f}, the base {100 * each.untuned:.1f})"
+        groups.setdefault((each.task, _cause(results, each)), []).append(text)
+    for (task, cause), cells in groups.items():
+        yield f"Below the untuned base model on {task}: {abridged(cells, _MOST)}. Likely cause: {cause}."
+
+
+def harmed(results: Results) -> tuple[str, ...]:
+    """Return the names of the cells that score below the untuned base model on a task by more than noise."""
+    return tuple(dict.fromkeys(each.cell.name for each in _below(results) if not _within_noise(each)))
+
+
+class _Below(NamedTuple):
+    """A cell that scores below the untuned base model on a task; scores as fractions of 1."""
+
+    cell: Cell
+    task: str
+    tuned: float
+    untuned: float
+
+
+def _below(results: Results) -> Iterator[_Below]:
     for task in results.tasks:
         if results.score_record(task).get("metric") in _LOWER_IS_BETTER:
             continue
@@ -46,11 +70,13 @@ def below_base(results: Results) -> Iterable[str]:
             base = _base(results, cell)
             untuned, tuned = base.mean(f"score_{task}") if base else None, cell.mean(f"score_{task}")
             if untuned is not None and tuned is not None and tuned < untuned:
-                cause = _cause(results, cell, task, untuned - tuned)
-                text = f"{cell.name} ({100 * tuned:.1f}, the base {100 * untuned:.1f})"
-                groups.setdefault((task, cause), []).append(text)
-    for (task, cause), cells in groups.items():
-        yield f"Below the untuned base model on {task}: {', '.join(cells)}. Likely cause: {cause}."
+                yield _Below(cell, task, tuned, untuned)
+
+
+def _within_noise(each: _Below) -> bool:
+    """Return whether the difference is less than twice the standard error over the examples."""
+    error = each.cell.mean(f"score_{each.task}_standard_error")
+    return bool(error) and each.untuned - each.tuned < 2 * (error or 0.0)
 
 
 def _base(results: Results, cell: Cell) -> Cell | None:
@@ -59,20 +85,21 @@ def _base(results: Results, cell: Cell) -> Cell | None:
     return next((each for each in known if each.precision == cell.precision), known[0] if known else None)
 
 
-def _cause(results: Results, cell: Cell, task: str, difference: float) -> str:
+def _cause(results: Results, each: _Below) -> str:
     """Return why a cell probably scores below the untuned base model: the first known reason that applies."""
-    rows = cell.ok.to_dict("records")
-    error = cell.mean(f"score_{task}_standard_error")
-    if error and difference < 2 * error:
+    rows, task = each.cell.ok.to_dict("records"), each.task
+    if _within_noise(each):
         examples = results.score_record(task).get("examples")
         return f"chance, since the difference is within the noise of {plural(int(examples or 0), 'example')}"
     stalled = [row for row in rows if (fall := _fall(row)) is not None and fall <= 0]
     if stalled:
         return _no_fall(stalled[0])
     seen = [read_json(row.get("data_seen_json")) for row in rows]
-    if any(seen) and not any(task in each for each in seen):
+    if any(seen) and not any(task in one for one in seen):
         return "the cell was trained on other tasks only"
-    drawn, distinct, truncated = (sum(each.get(name, 0) for s in seen for each in s.values()) for name in _COUNTS)
+    drawn, distinct, truncated = (
+        sum(one.get(name, 0) for each_set in seen for one in each_set.values()) for name in _COUNTS
+    )
     if drawn and truncated > _MUCH_TRUNCATED * drawn:
         return f"training examples that are truncated ({100 * truncated / drawn:.0f} % of them)"
     falls = [fall for row in rows if (fall := _fall(row)) is not None]
@@ -84,7 +111,8 @@ def _cause(results: Results, cell: Cell, task: str, difference: float) -> str:
         return f"a learning rate that is too high ({_rate(rows[0])}): {rise}"
     if distinct and drawn > _MANY_PASSES * distinct:
         return f"overfitting, in {drawn / distinct:.1f} passes over the training examples"
-    return f"a learning rate that is too high ({_rate(rows[0])}), or training examples unlike the scored ones"
+    small = "" if each.cell.rank is None else f" or a rank that is too small ({each.cell.rank})"
+    return f"a learning rate that is too high ({_rate(rows[0])}){small}, or training examples unlike the scored ones"
 
 
 _COUNTS = ("drawn", "distinct", "truncated")
