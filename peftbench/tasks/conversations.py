@@ -31,6 +31,8 @@ _ROLES: Mapping[str, str] = MappingProxyType(
 )
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _TOOLS = ("tools", "functions")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+"""Fields beside a conversation that a place in its text, such as ``<image>``, stands for."""
 _HIDDEN = ("reasoning_content", "reasoning", "thinking", "audio", "images", "refusal")
 """Keys of a message with content that would be left out."""
 
@@ -62,6 +64,11 @@ def read(row: Mapping[str, Any], field: str) -> Conversation:
     for key in _TOOLS:
         if row.get(key):
             raise NotText(f"the field {key} defines tools for the model, and calls of tools are not supported")
+    for key in _MEDIA:
+        if row.get(key):
+            raise NotText(
+                f"the field {key} belongs to the conversation; only text is supported, no images and no sound"
+            )
     messages = [_message(message, f"{written(field)}[{index}]") for index, message in enumerate(given)]
     places = [index for index, (role, _) in enumerate(messages) if role == "assistant"]
     if not places:

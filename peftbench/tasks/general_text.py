@@ -40,10 +40,9 @@ def read(source: Retention) -> tuple[list[str], tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if source.dataset or kind(path) in RECORDS:
         found = reading(as_task(source), "test")
-        pieces, notes = (
-            [e.target for e in found.examples],
-            tuple(note for note in found.notes if " is empty in " not in note),
-        )
+        pieces = [e.target for e in found.examples]
+        said = [note.removeprefix(f"task {_NAME!r}: ") for note in found.notes if " is empty in " not in note]
+        notes = tuple(f"{_NAME}: {note}" for note in said)
     else:
         try:
             text, notes = read_text(path, source.encoding)

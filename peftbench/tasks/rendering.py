@@ -16,6 +16,8 @@ from peftbench.tasks.sandbox import Sandbox
 from peftbench.tasks.values import NotText, context, written
 
 _SHOWN_FIELDS = 20
+_LONGEST = 60
+"""Characters of a field's name that a message shows: without a header, names are values."""
 
 
 @dataclass(frozen=True)
@@ -127,5 +129,5 @@ def _size(value: Any) -> int:
 
 def _fields(seen: Mapping[str, Any]) -> str:
     """Return the fields of an example for a message."""
-    names = [written(name) for name in seen.get("row", seen)]
+    names = [written(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}...") for name in seen.get("row", seen)]
     return f"the example has the fields: {', '.join(names[:_SHOWN_FIELDS])}"

@@ -73,6 +73,7 @@ ANSWER = {"role": "assistant", "content": "y"}
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "type 'image_url'; only text"),
         ({"messages": [ASK, ANSWER, {"role": "tool", "content": "5"}]}, "messages[2] has the role 'tool'"),
         ({"messages": [ASK, ANSWER], "tools": [{}]}, "the field tools defines tools"),
+        ({"messages": [ASK, ANSWER], "images": ["1.jpg"]}, "the field images belongs to the conversation"),
         ({"messages": [ASK, {**ANSWER, "weight": 0}]}, "has the weight 0"),
         ({"messages": [ASK]}, "no message of the assistant"),
         ({"messages": [ANSWER]}, "no message before it"),
