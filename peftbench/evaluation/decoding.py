@@ -149,7 +149,7 @@ class Decoding:
         """Whether answers are drawn at random."""
         return bool(self.parameters["do_sample"])
 
-    def config(self, pad_id: int) -> GenerationConfig:
+    def config(self, pad_id: int, use_cache: bool = True) -> GenerationConfig:
         """Return the configuration for one call.
 
         Raises:
@@ -161,7 +161,7 @@ class Decoding:
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=list(self.ends) or None,
                 pad_token_id=pad_id,
-                use_cache=True,
+                use_cache=use_cache,
             )
         if made.get_generation_mode() not in _MODES:
             asked = {name: value for name, value in self.parameters.items() if value != GREEDY[name]}
@@ -272,10 +272,11 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
         torch.autocast(kind, dtype=dtype, enabled=dtype is not None),
         nullcontext() if seed is None else _seeded(seed, kind),
     ):
+        pad = harness.tokenizer.pad_token_id
         out = harness.model.generate(
             input_ids=ids,
             attention_mask=mask,
-            generation_config=decoding.config(harness.tokenizer.pad_token_id),
+            generation_config=decoding.config(pad, use_cache=harness.why_no_cache(ids[:1]) is None),
             stopping_criteria=StoppingCriteriaList(ended),
             **decoding.more,
         )

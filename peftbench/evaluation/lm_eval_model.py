@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import PeftModel
 
-from peftbench.evaluation import decoding, likelihood, ranking, shared_prompts
+from peftbench.evaluation import cached_steps, decoding, likelihood, ranking, shared_prompts
 from peftbench.evaluation.likelihood import Answer, Text
 from peftbench.models.precision import Precision
 from peftbench.records import Evaluation, Example, Task, failures
@@ -76,8 +76,16 @@ class Harness(HFLM):
         """Compute dtype; log-probabilities are computed in float32."""
         self.generation = evaluation.generation
         """Where the parameters of decoding come from, ``greedy`` or ``base``."""
+        self._no_cache: tuple[str | None] | None = None
+        """Why answers are decoded without a cache, once that is known."""
         self.unended = 0
         """How many of the answers decoded last reached the largest number of new tokens before their end."""
+
+    def why_no_cache(self, ids: torch.Tensor) -> str | None:
+        """Return why answers are decoded without the model's cache, as found on the first prompt, (1, t); else None."""
+        if self._no_cache is None:
+            self._no_cache = (cached_steps.why_not(self.model, ids, self.dtype, self.tokenizer.pad_token_id),)
+        return self._no_cache[0]
 
     def tok_encode(
         self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
@@ -117,7 +125,8 @@ class Harness(HFLM):
 
     def decoding_settings(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return every parameter of decoding as it is stored with a score, and where the parameters come from."""
-        return {"decoding_from": self.generation, "decoding": self.decoding_of(asked).settings()}
+        without = {"decoded_without_cache": self._no_cache[0]} if self._no_cache and self._no_cache[0] else {}
+        return {"decoding_from": self.generation, "decoding": self.decoding_of(asked).settings(), **without}
 
     def choices(self, task: Task, examples: Sequence[Example]) -> list[list[Text]]:
         """Return the tokens of each example's choices behind its prompt; the last examples of a task are remembered."""

@@ -163,7 +163,7 @@ def test_failed_generation_is_a_reason_too(tiny, tmp_path, monkeypatch):
     made = subject(tiny, tmp_path, "adapter")
     monkeypatch.setattr(type(made.model), "generate", lambda *_, **__: 1 / 0)
     found = generation.measure(made)
-    assert raw_of(found)["reasons"]["generate"] == "ZeroDivisionError: division by zero"
+    assert raw_of(found)["reasons"]["generate"].endswith("ZeroDivisionError: division by zero")
     assert found.first_token_seconds is None
     assert found.load_adapter_seconds > 0
 
