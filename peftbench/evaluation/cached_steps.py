@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from peftbench.errors import Unsupported
+from peftbench.evaluation import decoding
+from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
 from peftbench.records import failures
 
 _STEPS = 3
@@ -52,6 +56,18 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int) -> str | Non
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
         return None
     return f"a step from the model's cache gives logits that are {gap:.0%} apart from those of a whole pass"
+
+
+def check(model: Any, ids: torch.Tensor, precision: Precision, device: str, pad_id: int) -> None:
+    """Check that a model can generate with its cache, without which its speed would be no speed of inference.
+
+    Raises:
+        Unsupported: if it cannot.
+    """
+    with decoding.without_own(model), autocast(precision, device):
+        reason = why_not(model, ids[:1].to(device), precision.autocast or precision.weights, pad_id)
+    if reason is not None:
+        raise Unsupported(reason)
 
 
 def _distance(model: Any, ids: torch.Tensor, cached: torch.Tensor) -> float:

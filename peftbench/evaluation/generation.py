@@ -25,7 +25,6 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from peftbench.errors import Unsupported
 from peftbench.evaluation import cached_steps, decoding, structure
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import peaks
@@ -131,7 +130,7 @@ def measure(subject: Subject) -> InferenceColumns:
     prefix = f".saving-{os.getpid()}-"
     with _undisturbed(subject), tempfile.TemporaryDirectory(dir=subject.scratch, prefix=prefix) as scratch:
         with found.part("generate"):
-            _check_cache(subject)
+            cached_steps.check(subject.model, subject.prompts.ids, subject.precision, subject.device, subject.pad_id)
             _peak(subject, found)
             found.seconds |= _in_turns(subject, _variants(subject))
             found.record(_rates(subject, found.seconds["tuned"]))
@@ -206,16 +205,6 @@ class _Times(StoppingCriteria):
         """Record the time of this token; return False for each of the b sequences, so that generation continues."""
         self.at.append(self._clock.now())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-def _check_cache(subject: Subject) -> None:
-    """Check that the model can generate with its cache, without which its speed would be no speed of inference."""
-    dtype = subject.precision.autocast or subject.precision.weights
-    ids = subject.prompts.ids[:1].to(subject.device)
-    with decoding.without_own(subject.model), autocast(subject.precision, subject.device):
-        reason = cached_steps.why_not(subject.model, ids, dtype, subject.pad_id)
-    if reason is not None:
-        raise Unsupported(reason)
 
 
 def _generate(subject: Subject, model: Any, count: int) -> list[float]:
