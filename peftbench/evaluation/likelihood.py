@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+_AT_ONCE = 1024
+"""Tokens whose logits are copied at once."""
 Item = TypeVar("Item")
 Answer = tuple[float, bool]
 """A text's log-probability in nats, and whether each of its tokens is the most likely one."""
@@ -79,12 +81,13 @@ def read(logits: torch.Tensor, places: Sequence[tuple[int, int, int]]) -> list[A
         logits: (b, t, v), in any dtype; the softmax is computed in float32.
         places: row and position of the logits that predict a token, and the token.
     """
-    if not places:
-        return []
-    rows, positions, ids = torch.tensor(places, device=logits.device).T
-    predicted = logits[rows, positions].float().log_softmax(-1)
-    found = predicted.gather(1, ids[:, None])[:, 0]
-    return list(zip(found.tolist(), (predicted.argmax(1) == ids).tolist(), strict=True))
+    found: list[Answer] = []
+    for some in batches(places, _AT_ONCE):
+        rows, positions, ids = torch.tensor(some, device=logits.device).T
+        predicted = logits[rows, positions].log_softmax(-1, dtype=torch.float32)
+        logprobs = predicted.gather(1, ids[:, None])[:, 0]
+        found += zip(logprobs.tolist(), (predicted.argmax(1) == ids).tolist(), strict=True)
+    return found
 
 
 def sums(tokens: Mapping[int, Sequence[Answer]]) -> dict[int, Answer]:
