@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
 
+TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.3}
+"""By how many nats per token the log-probability of a text may differ with how it is computed, by compute dtype."""
 _AT_ONCE = 1024
 """Tokens whose logits are copied at once."""
 Item = TypeVar("Item")
@@ -36,7 +39,7 @@ class Text:
         return range(self.start, len(self.ids))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Model:
     """A model and how it is run."""
 
@@ -51,6 +54,8 @@ class Model:
     batch_size: int
     """Most texts in a forward pass."""
     device: torch.device
+    pads: bool | None = None
+    """Whether texts of unequal length may share a batch; None until that is known."""
 
 
 @dataclass
@@ -61,6 +66,8 @@ class Form:
     """Whether prompts that several texts share were run once."""
     reason: str | None = None
     """Why they were run with each text instead; None if there are none, or if sharing would not save enough."""
+    pads: bool | None = None
+    """Whether texts of unequal length shared batches; None if there were none."""
 
 
 def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -96,9 +103,27 @@ def sums(tokens: Mapping[int, Sequence[Answer]]) -> dict[int, Answer]:
 
 
 def whole(model: Model, texts: Sequence[tuple[int, Text]]) -> Iterator[dict[int, Answer]]:
-    """Run whole texts."""
-    for batch in batches(sorted(texts, key=lambda item: -len(item[1].ids)), model.batch_size):
-        yield _run(model, batch)
+    """Run whole texts, the longest first."""
+    ordered = sorted(texts, key=lambda item: -len(item[1].ids))
+    if len(texts) > 1 and _pads(model, ordered[0], ordered[-1]):
+        groups = [ordered]
+    else:
+        groups = [list(same) for _, same in groupby(ordered, key=lambda item: len(item[1].ids))]
+    for group in groups:
+        for batch in batches(group, model.batch_size):
+            yield _run(model, batch)
+
+
+def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -> bool:
+    """Return whether texts of unequal length may share a batch: not if padding changes what comes before it.
+
+    In most families it cannot, as attention is causal. Some select what they attend to among all positions.
+    """
+    if model.pads is None and model.batch_size > 1 and len(longest[1].ids) > len(shortest[1].ids):
+        index, text = shortest
+        (alone, _), (beside, _) = (_run(model, batch)[index] for batch in ([shortest], [longest, shortest]))
+        model.pads = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+    return model.pads is not False
 
 
 def _run(model: Model, batch: Sequence[tuple[int, Text]]) -> dict[int, Answer]:

@@ -67,6 +67,7 @@ class Harness(HFLM):
         """How the texts of the last task were run."""
         self._asked: list[list[Text]] | None = None
         """Each document's choices, while choices of peftbench's own tasks are ranked."""
+        self._pads: bool | None = None
         self._known: dict[str, tuple[Sequence[Example], list[list[Text]]]] = {}
         self.searches = evaluation.batch_size is None
         """Whether the batch size may be halved when memory runs out."""
@@ -168,9 +169,10 @@ class Harness(HFLM):
         cut = [text.cut(self.max_length + 1) for text in texts]
 
         def ask(asked: list[Text]) -> list[Answer]:
-            self.form = likelihood.Form()
-            passes = chain(*shared_prompts.answers(self._runner(), asked, self.form))
+            self.form, model = likelihood.Form(), self._runner()
+            passes = chain(*shared_prompts.answers(model, asked, self.form))
             found = {index: answer for each in passes for index, answer in each.items()}
+            self.form.pads = self._pads = model.pads
             return [found[index] for index in range(len(asked))]
 
         return self._fitting(ask, cut)
@@ -196,9 +198,8 @@ class Harness(HFLM):
 
         own = model.get_base_model() if isinstance(model, PeftModel) else model
         takes_positions = "position_ids" in inspect.signature(own.forward).parameters
-        return likelihood.Model(
-            runs(model), runs(behind), takes_positions, self.dtype, int(self.batch_size), self.device
-        )
+        size = int(self.batch_size)
+        return likelihood.Model(runs(model), runs(behind), takes_positions, self.dtype, size, self.device, self._pads)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Return the log-probability of each request's whole text in nats; long texts in windows of ``max_length``.

@@ -32,9 +32,10 @@ def settings(task: Task, found: Sequence[Sequence[Text]], ended: bool, form: For
 
 def form_words(form: Form) -> dict[str, str]:
     """Return how prompts were run, and why not once if they might have been."""
+    batches = {"batches": "texts of equal length"} if form.pads is False else {}
     if form.shared:
-        return {"prompts": "run once for all choices"}
-    return {"prompts": "run with each choice"} | ({"prompts_reason": form.reason} if form.reason else {})
+        return {"prompts": "run once for all choices"} | batches
+    return {"prompts": "run with each choice"} | ({"prompts_reason": form.reason} if form.reason else {}) | batches
 
 
 def texts(tokenizer: Any, examples: Sequence[Example], ended: bool, beginning: int) -> list[list[Text]]:

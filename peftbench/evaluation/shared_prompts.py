@@ -19,8 +19,6 @@ from peftbench.evaluation import likelihood, passes
 from peftbench.evaluation.likelihood import Answer, Form, Model, Text
 from peftbench.records import failures
 
-TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.3}
-"""By how many nats per token the log-probability of a text may differ between the two forms, by compute dtype."""
 _WORTH = 0.8
 """The shared form is used if it runs at most this share of the tokens of whole texts."""
 _CHECKED = 4
@@ -255,7 +253,7 @@ def _difference(model: Model, prompts: Sequence[Prompt]) -> str | None:
         return f"the model does not continue from a cache: {failures.words(error)}"
     whole = {k: v for found in likelihood.whole(model, texts) for k, v in found.items()}
     gap = max(abs(shared[i][0] - whole[i][0]) / len(text.scored) for i, text in texts)
-    allowed = TOLERANCE[model.dtype]
+    allowed = likelihood.TOLERANCE[model.dtype]
     return None if gap <= allowed else f"log-probabilities differ by {gap:.2g} nats per token; allowed: {allowed:g}"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from peftbench.evaluation import likelihood, passes, scoring, shared_prompts
+from peftbench.evaluation import likelihood, passes, scoring
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.models.precision import PRECISIONS
@@ -143,6 +143,23 @@ def test_prompts_that_are_truncated_by_different_amounts_are_not_shared_with_the
     assert harness.form.shared
 
 
+def test_if_padding_changes_what_comes_before_it_only_texts_of_equal_length_share_a_batch(tiny, request):
+    """Some families select what they attend to among all positions, those of the padding included."""
+    base = method_cells.loaded(tiny, "base", "fp32")
+
+    def looks_ahead(_, __, inputs, out):
+        extra = (inputs["input_ids"] == 0).sum(1) * torch.arange(320)[:, None].sin() * 0.1
+        return dataclasses.replace(out, logits=out.logits + extra.T[:, None])
+
+    request.addfinalizer(base.model.register_forward_hook(looks_ahead, with_kwargs=True).remove)
+    harness = wrapped(base.model, base.tokenizer)
+    texts = [text for each in harness.choices(TASK, EXAMPLES) for text in each]
+    alone = [next(likelihood.whole(harness._runner(), [(0, text)]))[0][0] for text in texts]
+    score, _ = scoring.evaluate(harness, [TASK], {"colour": EXAMPLES})
+    assert score[0].settings["batches"] == "texts of equal length"
+    assert [logprob for logprob, _ in harness.log_probabilities(texts)] == pytest.approx(alone, abs=1e-4)
+
+
 # what it costs
 
 
@@ -198,7 +215,7 @@ def test_evaluations_peak_is_measured_over_one_batch_and_not_over_all_choices(ti
 
 
 def test_the_tolerance_is_stated_for_every_compute_dtype():
-    assert set(shared_prompts.TOLERANCE) >= {p.autocast or p.weights for p in PRECISIONS.values()}
+    assert set(likelihood.TOLERANCE) >= {p.autocast or p.weights for p in PRECISIONS.values()}
 
 
 def test_texts_are_cut_on_the_left_and_keep_a_token_before_what_is_scored():
