@@ -141,3 +141,18 @@ def test_a_deeply_nested_record_of_the_grid_and_a_link_to_itself_are_refused(tmp
     (tmp_path / "trials" / "x.parquet").symlink_to("x.parquet")
     with pytest.raises(UserError, match="move it away"):
         read(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_not_advised_to_be_deleted(tmp_path, monkeypatch):
+    fill(tmp_path)
+    real = open
+
+    def refuse(path, *given, **more):
+        if str(path).endswith(("parquet", "grid.json")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *given, **more)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied") as error:
+        read(tmp_path)
+    assert "delete" not in str(error.value)

@@ -63,6 +63,8 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system refuses: nothing is known to be wrong with the file
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(f"{path} cannot be read ({reason}): {_remedy(path)}") from error
 

@@ -92,7 +92,9 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         return RecordedGrid(tuple(map(str, found["keys"])), str(found["command"]), **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
 
 
