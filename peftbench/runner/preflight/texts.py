@@ -25,6 +25,8 @@ class Texts:
     found: dict[tuple[str, str], read.Reading] = field(default_factory=dict)
     general: dict[Retention, tuple[str, ...]] = field(default_factory=dict)
     """Notes on each source of general text."""
+    described: dict[tuple[object, ...], tuple[str | None, str | None]] = field(default_factory=dict)
+    """What ``columns`` gave, by what it depends on."""
 
     def reading(self, task: Task, split: str) -> read.Reading:
         """Return what reading a split found.
@@ -62,7 +64,7 @@ def check(trials: Sequence[Trial], texts: Texts, unseen: Container[str] = ()) ->
     for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
         if general_text.as_task(source).name not in unseen and source not in texts.general:
             texts.general[source] = general_text.read(source)[1]
-    for trial in trials:
+    for trial in {_uses(trial): trial for trial in trials}.values():
         _check_splits(trial, texts, unseen)
         notes += _notes(trial, texts, unseen)
     return tuple(dict.fromkeys(notes))
@@ -70,6 +72,20 @@ def check(trials: Sequence[Trial], texts: Texts, unseen: Container[str] = ()) ->
 
 def columns(trial: Trial, texts: Texts) -> tuple[str | None, str | None]:
     """Return the columns ``reading_json`` and ``classes_json`` of a trial; None where there is nothing to say."""
+    uses = _uses(trial)
+    if uses not in texts.described:
+        texts.described[uses] = _described(trial, texts)
+    return texts.described[uses]
+
+
+def _uses(trial: Trial) -> tuple[object, ...]:
+    """Return everything that decides which texts a trial uses; the trials of a grid mostly agree in it."""
+    training = trial.training
+    trained = None if training is None else (training.data, bool(training.validate_every))
+    return (*map(repr, trial.tasks), trial.evaluate, trial.evaluation.split, trained, trial.retention)
+
+
+def _described(trial: Trial, texts: Texts) -> tuple[str | None, str | None]:
     notes = _read(trial, texts)
     tasks = {task.name: task for task in trial.tasks}
     counts = {name: _classes(tasks[name], trial, texts) for name in trial.evaluate}
