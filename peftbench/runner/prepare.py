@@ -18,7 +18,7 @@ from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
 from peftbench.runner.executor import local
-from peftbench.runner.preflight import answers, texts, truncation
+from peftbench.runner.preflight import answers, generation, texts, truncation
 from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
@@ -164,6 +164,7 @@ def prepare(
         seen.add(trial.cell)
     notes += answers.notes(asking, trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     notes += truncation.notes(trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
+    notes += generation.notes(trials, lambda trial: inputs.bases[trial.base][0])
     store.open_for_run(folder, tasks)
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
@@ -220,6 +221,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     base_models.check(complete, remote)
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
+    notes += generation.notes(trials, lambda trial: here[trial.base])
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
     ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)
@@ -256,6 +258,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
                 context_length.check(trial, configs[trial.base])
                 base_facts.check(trial, configs[trial.base])
                 chat.check(trial.tasks, find.config_folder(trial.base))
+                generation.check(trial, find.config_folder(trial.base))
         except Unsupported as error:
             found[trial.cell] = str(error)
         except UserError:  # the folder is refused by check

@@ -283,3 +283,32 @@ def test_a_task_of_lm_eval_may_sample_or_use_beams(tiny):
     assert (found.stops, found.max_new_tokens, found.more, found.sampled) == (("Q:", "</s>"), 6, {}, True)
     assert not harness.decoding_of({"until": "\n", "temperature": 0.0}).sampled
     assert not harness.decoding_of({"until": "\n", "temperature": 0.9, "do_sample": False}).sampled
+
+
+ASKED = {
+    "contrastive search": {"penalty_alpha": 0.6, "top_k": 4},
+    "group beam search": {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    "DoLa": {"dola_layers": "high"},
+    "constrained beam search": {"force_words_ids": [[5]], "num_beams": 2},
+    None: {"num_beams": 4, "do_sample": True, "penalty_alpha": 0.6},
+}
+
+
+@pytest.mark.parametrize("search", ASKED)
+def test_a_plan_says_how_the_base_wants_answers_decoded(tiny, tmp_path, capsys, search):
+    from peftbench import suite
+    from peftbench.commands import plan
+
+    folder_with(tiny, tmp_path / "own", ASKED[search])
+    text = "base: ./own\nmethods: [base]\ntasks: [compute]\nevaluate: {generation: GENERATION, inference: false}\n"
+    for generation_from in ("greedy", "base"):
+        (tmp_path / "x.yaml").write_text(text.replace("GENERATION", generation_from))
+        code = plan.plan(suite.load(tmp_path / "x.yaml"), plan.PlanOptions())
+        said = " ".join(capsys.readouterr().out.split())
+        refused = search is not None and generation_from == "base"
+        assert code == refused
+        assert (f"unsupported: evaluate.generation: base: its generation_config asks for {search}" in said) == refused
+        assert ("answers are decoded as the base's generation_config asks" in said) == (generation_from == "base")
+    if search:
+        with pytest.raises(Unsupported, match=r"evaluate\.generation: base"):
+            scored(tmp_path / "own", generation="base")
