@@ -232,3 +232,16 @@ def test_answers_that_are_ranked_fit_even_if_the_longest_is_not_the_target(trial
         (found,) = suite.expand(base_defaults.resolve(suite.load("x.yaml", environ={})), "cpu")
         lengths.append(found.evaluation.max_length)
     assert lengths[1] > lengths[0]
+
+
+@pytest.mark.parametrize("name", suite.names())
+def test_shipped_suites_give_their_settings_so_nothing_of_them_changes(name):
+    real = {"PEFTBENCH_BASE": "org/model", "PEFTBENCH_TRAIN": "train.csv", "PEFTBENCH_TEST": "test.csv"}
+    loaded = suite.load(name, environ=real)
+    before, after = (
+        [trial_key.settings(t) for t in suite.expand(each, "cuda")] for each in (loaded, base_defaults.resolve(loaded))
+    )
+    if name == "fits_in_16gb":  # a 7B shape for `plan`, without learning rates
+        for each in (*before, *after):
+            each["train"].pop("learning_rate")
+    assert before == after
