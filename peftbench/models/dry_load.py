@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from peftbench.errors import UserError
-from peftbench.models import configs, files, loading_causes
+from peftbench.errors import Unsupported, UserError
+from peftbench.models import causality, configs, files, loading_causes
 from peftbench.models.loading_report import Comparison, Expected, Report
 
 
@@ -37,17 +37,19 @@ def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
     Raises:
         UserError: if the config cannot be read, files are incomplete, or tensors are missing, of another shape or left
             over.
+        Unsupported: if transformers has no causal language model for the config, or none that reads the weights.
     """
     stored = files.tensors(folder)
     try:
         config = configs.load_config(folder, trust_remote_code)
     except Exception as error:  # of many kinds, and a model's own code may raise any
         raise UserError(f"config.json: {(str(error) or type(error).__name__).strip().partition(chr(10))[0]}") from error
+    causality.check_config(config)
     try:
         model, report = _loaded(config, trust_remote_code, stored)
     except Exception:  # whatever a model's code does not do without weights
         return None
-    _refuse(_comparison(folder, model, report, stored))
+    _refuse(model, _comparison(folder, model, report, stored))
     return Sizes(rows(model))
 
 
@@ -61,14 +63,31 @@ def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: if tensors are missing, of another shape or left over.
+        Unsupported: if transformers has no causal language model that reads the weights.
     """
-    _refuse(_comparison(folder, model, Report.of(info), files.tensors(folder)))
+    _refuse(model, _comparison(folder, model, Report.of(info), files.tensors(folder)))
 
 
-def _refuse(found: Comparison) -> None:
+def _refuse(model: Any, found: Comparison) -> None:
+    """Refuse weights that are not the config's, if there are such.
+
+    The weights of a model with towers may be unknown to the text model that transformers takes in its place.
+    """
     reason = loading_causes.why_refused(found)
-    if reason:
-        raise UserError(reason)
+    if not reason:
+        return
+    saved = found.config.get("architectures")
+    whole = str(saved[0]) if isinstance(saved, list) and saved else ""
+    if whole.endswith("ForConditionalGeneration") and whole != type(model).__name__ and _is_most(found):
+        raise Unsupported(
+            f"base: transformers loads {whole} as {type(model).__name__}, which does not find the weights under the "
+            "names that they have in the files"
+        )
+    raise UserError(reason)
+
+
+def _is_most(found: Comparison) -> bool:
+    return len(found.missing) > len(found.expected.parameters) / 2
 
 
 def _comparison(folder: Path, model: Any, report: Report, stored: Mapping[str, files.Stored]) -> Comparison:

@@ -246,9 +246,13 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     configs: dict[Base, Any] = {}
+    refused = base_models.unsupported(trials)
     for trial in {trial.cell: trial for trial in trials}.values():
         if trial.unsupported is not None:
             found[trial.cell] = trial.unsupported
+            continue
+        if trial.base in refused:
+            found[trial.cell] = refused[trial.base]
             continue
         if trial.base not in configs:
             configs[trial.base] = find.read_config(trial.base)

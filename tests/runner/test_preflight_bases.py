@@ -109,6 +109,12 @@ def test_tokens_without_an_embedding_are_refused_only_where_they_occur(command, 
     both(command, "task 'colour': ", "example 12 contains the token '<|im_end|>' (id 321)", "resize")
 
 
+def test_a_base_without_a_causal_model_is_unsupported_in_the_plan(command, tmp_path):
+    weights.edit(tmp_path / "base" / "config.json", model_type="t5gemma", architectures=["T5GemmaModel"])
+    code, text = command("plan", "suite.yaml", "--only", "method=lora")
+    assert (code, "unsupported: base: " in text) == (1, True), text
+
+
 def test_an_ordinary_base_passes_and_runs(command):
     code, text = command("plan", "suite.yaml")
     assert (code, text.splitlines()[-1]) == (0, "2 cells, 1 seed (0): 2 trials, 2 of them can run")

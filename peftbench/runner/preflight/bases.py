@@ -7,10 +7,11 @@ must not import them, so it has the check done by a process of its own.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import builtin, causality, files, find
+from peftbench.models import builtin, find
 from peftbench.records import Base, Trial
 
 
@@ -34,6 +35,22 @@ def check(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
                 raise UserError(f"base {base.source!r}: {error}") from None
 
 
+def unsupported(trials: Sequence[Trial]) -> dict[Base, str]:
+    """Return the base models for which transformers has no causal language model, with the reason."""
+    found: dict[Base, str] = {}
+    for base in to_check(trials):
+        with suppress(UserError):  # told by ``check``
+            folder = find.cached(base)
+            if folder is not None:
+                from peftbench.models import dry_load
+
+                try:
+                    dry_load.check(folder, base.trust_remote_code)
+                except Unsupported as error:
+                    found[base] = str(error)
+    return found
+
+
 def to_check(trials: Sequence[Trial]) -> tuple[Base, ...]:
     """Return the base models that have to be checked: those with weights of their own that did not come with us."""
     bases = dict.fromkeys(trial.base for trial in trials if trial.unsupported is None)
@@ -46,9 +63,8 @@ def _check(base: Base, folder: Path, trials: Sequence[Trial], unseen: Container[
     from peftbench.runner.preflight import tokenizers
 
     try:
-        causality.check_config(files.read_mapping(folder / "config.json"))
+        sizes = dry_load.check(folder, base.trust_remote_code)
     except Unsupported:  # its cells say so
         return
-    sizes = dry_load.check(folder, base.trust_remote_code)
     if sizes is not None:
         tokenizers.check(trials, load_tokenizer(folder, base.trust_remote_code), sizes.rows, unseen)
