@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import causality, configs, files, loading_causes
+from peftbench.models import configs, files, loading_causes
 from peftbench.models.loading_report import Comparison, Expected, Report
 
 
@@ -37,14 +37,13 @@ def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
     Raises:
         UserError: if the config cannot be read, files are incomplete, or tensors are missing, of another shape or left
             over.
-        Unsupported: if transformers has no causal language model for the config, or none that reads the weights.
+        Unsupported: if transformers' causal language model for the config does not find the weights.
     """
     stored = files.tensors(folder)
     try:
         config = configs.load_config(folder, trust_remote_code)
     except Exception as error:  # of many kinds, and a model's own code may raise any
         raise UserError(f"config.json: {(str(error) or type(error).__name__).strip().partition(chr(10))[0]}") from error
-    causality.check_config(config)
     try:
         model, report = _loaded(config, trust_remote_code, stored)
     except Exception:  # whatever a model's code does not do without weights
@@ -63,7 +62,7 @@ def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: if tensors are missing, of another shape or left over.
-        Unsupported: if transformers has no causal language model that reads the weights.
+        Unsupported: if transformers' causal language model for the config does not find the weights.
     """
     _refuse(model, _comparison(folder, model, Report.of(info), files.tensors(folder)))
 

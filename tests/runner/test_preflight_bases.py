@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from peftbench import cli
 from peftbench.models import builtin, dry_load
 from peftbench.models.tokenizer import beyond, load_tokenizer
-from tests.support import weights
+from peftbench.runner.preflight import bases
+from tests.support import trials, weights
 
 SUITE = """\
 base: ./base
@@ -113,6 +115,32 @@ def test_a_base_without_a_causal_model_is_unsupported_in_the_plan(command, tmp_p
     weights.edit(tmp_path / "base" / "config.json", model_type="t5gemma", architectures=["T5GemmaModel"])
     code, text = command("plan", "suite.yaml", "--only", "method=lora")
     assert (code, "unsupported: base: " in text) == (1, True), text
+
+
+@pytest.mark.parametrize("family", ["emu3", "llava"])
+def test_a_family_without_a_causal_model_that_reads_its_weights_is_unsupported(family, tmp_path):
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "pad_token_id": 0,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    other = {
+        "emu3": {"vq_config": {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "embed_dim": 8}},
+        "llava": {"vision_config": tower | {"image_size": 28, "patch_size": 14}},
+    }
+    vocabulary = {"vocabulary_map": {"<image>": 5}} if family == "emu3" else {"image_token_index": 300}
+    config = AutoConfig.for_model(family, text_config=text | heads, **other[family], **vocabulary)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    made = trials.trial(tmp_path, tmp_path / "data")
+    (reason,) = bases.unsupported([made]).values()
+    assert re.search("transformers has no causal language model of llava|Emu3ForCausalLM, which does not find", reason)
+    bases.check([made])
 
 
 def test_an_ordinary_base_passes_and_runs(command):

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import builtin, find
+from peftbench.models import builtin, causality, files, find
 from peftbench.records import Base, Trial
+
+if TYPE_CHECKING:
+    from peftbench.models.dry_load import Sizes
 
 
 def check(trials: Sequence[Trial], unseen: Container[str] = ()) -> None:
@@ -42,10 +46,8 @@ def unsupported(trials: Sequence[Trial]) -> dict[Base, str]:
         with suppress(UserError):  # told by ``check``
             folder = find.cached(base)
             if folder is not None:
-                from peftbench.models import dry_load
-
                 try:
-                    dry_load.check(folder, base.trust_remote_code)
+                    _sizes(base, folder)
                 except Unsupported as error:
                     found[base] = str(error)
     return found
@@ -57,13 +59,28 @@ def to_check(trials: Sequence[Trial]) -> tuple[Base, ...]:
     return tuple(base for base in bases if not base.random_weights and base.source not in builtin.BASES)
 
 
+def _sizes(base: Base, folder: Path) -> Sizes | None:
+    """Return a base model's sizes; None if it cannot be built without weights.
+
+    Raises:
+        UserError: if its weights are not those of its config.
+        Unsupported: if transformers has no causal language model for it, or one that does not find the weights.
+    """
+    from peftbench.models import configs, dry_load
+
+    causality.check_config(files.read_mapping(folder / "config.json"))
+    found = dry_load.check(folder, base.trust_remote_code)
+    if found is None:
+        causality.check_config(configs.load_config(folder, base.trust_remote_code))
+    return found
+
+
 def _check(base: Base, folder: Path, trials: Sequence[Trial], unseen: Container[str]) -> None:
-    from peftbench.models import dry_load
     from peftbench.models.tokenizer import load_tokenizer
     from peftbench.runner.preflight import tokenizers
 
     try:
-        sizes = dry_load.check(folder, base.trust_remote_code)
+        sizes = _sizes(base, folder)
     except Unsupported:  # its cells say so
         return
     if sizes is not None:
