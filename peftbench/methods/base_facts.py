@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from peftbench.records import Trial
 
 _EMBEDDING_PROMPTS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
 """Tuners of peft that give the base embeddings, as prompt tuning does."""
-_KEYS_AND_VALUES = ("full_attention", "sliding_attention", "chunked_attention", "attention")
-"""Kinds of layers whose cache is a pair of keys and values per head."""
+_STATE = re.compile(r"linear|mamba|conv|recurr|ssm|delta|hybrid")
+"""Part of the name of a kind of layers whose cache is a state."""
 _WITHOUT_ATTENTION = ("mamba", "mamba2", "falcon_mamba", "xlstm")
 _RECURRENT = (
     *_WITHOUT_ATTENTION,
@@ -54,12 +55,12 @@ def check(trial: Trial, config: Any) -> None:
 def _why_no_prefix(config: Any) -> str | None:
     """Return why a prefix of keys and values cannot precede the input of every layer; None if it can."""
     family, kinds = _value(config, "model_type"), _value(config, "layer_types") or ()
-    states = sorted({str(kind) for kind in kinds} - set(_KEYS_AND_VALUES))
+    if _value(config, "kv_lora_rank"):
+        return f"the cache of {family} holds latent vectors instead of keys and values per head, which a prefix needs"
+    states = sorted({str(kind) for kind in kinds if _STATE.search(str(kind))})
     if family in _RECURRENT or states:
         named = f" ({', '.join(states)})" if states else ""
         return f"some layers of {family} keep a state{named} instead of keys and values, which a prefix needs"
-    if _value(config, "kv_lora_rank"):
-        return f"the cache of {family} holds latent vectors instead of keys and values per head, which a prefix needs"
     shared = _value(config, "num_kv_shared_layers")
     if shared or (shared is None and family in _SHARED):
         return f"the topmost layers of {family} use the keys and values of others, so that a prefix never reaches them"

@@ -6,7 +6,11 @@ they can see, they would learn to copy it. torch is imported only in the functio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +33,7 @@ ENCODERS: Mapping[str, str] = MappingProxyType(
     )
 )
 """``model_type`` of a bidirectional model -> the config key that makes its attention causal."""
+_FAMILY = re.compile(r'^\s+\("([\w-]+)",', re.MULTILINE)
 _TOKENS = 4
 NOISE = 1e-5
 """Largest influence of a later token that still counts as none, relative to the token's own. Masked attention gives
@@ -55,11 +60,30 @@ def check_config(config: Any) -> None:
         raise Unsupported(f"base: {kind} reads in both directions (its config has no {key}: true), {_WHY}")
     if of("is_encoder_decoder") and not of("is_decoder"):
         raise Unsupported(f"base: {kind} is an encoder-decoder model, not a causal language model")
+    if isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
+        known, causal = _families()
+        if kind in known - causal:
+            raise Unsupported(f"base: transformers has no causal language model of {kind}")
     if not isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise Unsupported(f"base: transformers has no causal language model of {kind}")
+
+
+@cache
+def _families() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the ``model_type`` of all families with a task in transformers, and of those with causal language models.
+
+    They are read from the text of its file, since importing it takes seconds; both are empty if that is not possible.
+    """
+    found = find_spec("transformers")
+    path = Path(found.origin).parent / "models" / "auto" / "modeling_auto.py" if found and found.origin else None
+    if path is None or not path.is_file():
+        return frozenset(), frozenset()
+    text = path.read_text(encoding="utf-8")
+    causal = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)\n")[0]
+    return frozenset(_FAMILY.findall(text)), frozenset(_FAMILY.findall(causal))
 
 
 def check(model: Any, precision: Precision, device: str) -> None:

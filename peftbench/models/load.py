@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from peftbench.models import configs, dry_load, quantization, random_weights, te
 from peftbench.models.precision import Precision
 from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
 from peftbench.records.columns.size import SizeColumns
+from peftbench.records.wording import abridged
 
 _LONGEST_MESSAGE = 300
 _UNQUANTIZED_SHARE = 0.01
@@ -202,16 +203,45 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
     expected = precision.base_weights(trains_base)
     allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
     if not set(dtypes) <= allowed:
+        _check_kept(model, precision, allowed)
         raise UserError(f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)}")
     if not precision.quantization:
         return
     plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
     if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
         largest = max(plain, key=lambda name: plain[name].numel())
-        fused = ", the weights of fused experts, which LLM.int8 does not support" if plain[largest].ndim == 3 else ""
         raise Unsupported(
-            f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}{fused}"
+            f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
+            f"{_why_plain(model, largest, precision)}"
         )
+
+
+def _check_kept(model: Any, precision: Precision, allowed: Container[str]) -> None:
+    """Check that a model's own code does not keep some weights in fp32 whatever precision is asked for.
+
+    Raises:
+        Unsupported: if all weights in other dtypes are such weights.
+    """
+    named = (getattr(model, name, None) or () for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"))
+    kept = tuple(part for names in named for part in names)
+    others = [n for n, p in model.named_parameters() if str(p.dtype).removeprefix("torch.") not in allowed]
+    if others and all(any(name in other for name in kept) for other in others):
+        raise Unsupported(
+            f"precision {precision.name}: {type(model).__name__} keeps {abridged(others, 2)} in float32 by itself"
+        )
+
+
+def _why_plain(model: Any, name: str, precision: Precision) -> str:
+    """Return why a weight matrix was not quantized, as the end of a message; empty if it is not known."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    if quantization.is_fused(module, module.get_parameter(own)):
+        return (
+            ", the weights of fused experts, which LLM.int8 does not support"
+            if precision.quantization == "int8"
+            else ""
+        )
+    return ", of a convolution" if type(module).__name__.startswith("Conv") else ""
 
 
 def matrices(model: Any) -> dict[str, nn.Parameter]:

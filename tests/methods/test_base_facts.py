@@ -20,6 +20,7 @@ REFUSED = [
     ("qwen3_next", {}, "prefix_tuning", STATE),
     ("a_family_of_tomorrow", {"layer_types": ["full_attention", "mamba"]}, "prefix_tuning", r"keep a state \(mamba\)"),
     ("deepseek_v3", {"kv_lora_rank": 512}, "prefix_tuning", LATENT),
+    ("deepseek_v32", {"kv_lora_rank": 512, "layer_types": ["indexed_attention"]}, "prefix_tuning", LATENT),
     ("gemma3n", {"text_config": {"num_kv_shared_layers": 15}}, "prefix_tuning", "keys and values of others"),
     ("gemma3n", {}, "prompt_tuning", "an input of its own computed from token ids"),
     ("gemma4_text", {"hidden_size_per_layer_input": 256}, "prompt_tuning", "an input of its own"),

@@ -197,3 +197,20 @@ def test_a_plan_on_an_encoder_states_why_it_has_no_figures(tmp_path):
     (found,) = forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question())
     assert found.found is None
     assert "roberta reads in both directions" in found.problem
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "idefics3", "vit"])
+def test_a_family_without_a_causal_model_is_refused_from_its_config_file(family):
+    with pytest.raises(Unsupported, match=f"transformers has no causal language model of {family}"):
+        causality.check_config({"model_type": family})
+
+
+def test_the_causal_families_are_read_from_transformers_without_importing_it():
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known, causal = causality._families()
+    assert causal == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert causal < known
+    for config in ({"model_type": "llama"}, {"model_type": "of_tomorrow"}, {}):
+        causality.check_config(config)
+    causality.check_config({"model_type": "llava", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}})

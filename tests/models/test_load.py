@@ -263,3 +263,38 @@ def test_only_tf32_lets_convolutions_round(tiny):
     torch.backends.cudnn.allow_tf32 = True  # torch's default
     loaded(tiny, "lora", "fp32")
     assert torch.backends.cudnn.allow_tf32 is False
+
+
+def test_a_model_that_keeps_weights_in_float32_by_itself_is_refused_with_their_names(tiny, tmp_path, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"norm"})
+    row = trials.run(trials.trial(tiny, tmp_path, "lora", "bf16"), tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "load")
+    assert row.message.startswith("precision bf16: LlamaForCausalLM keeps model.layers.0.input_layernorm.weight, ")
+    assert row.message.endswith("and 5 more in float32 by itself")
+
+
+def test_a_convolution_that_stays_unquantized_is_not_taken_for_experts():
+    model = torch.nn.Sequential(torch.nn.Conv1d(4, 4, 2), torch.nn.Linear(4, 4))
+    assert load._why_plain(model, "0.weight", PRECISIONS["nf4"]) == ", of a convolution"
+    assert load._why_plain(model, "1.weight", PRECISIONS["int8"]) == ""
+
+
+def test_layers_whose_weights_the_models_code_clamps_or_reads_stay_unquantized(tmp_path):
+    from torch import nn
+
+    from peftbench.models.layer_code import read_weights, unpackable_weights
+
+    class Clamps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.clamped, self.read, self.called = (nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x):
+            self.clamped.weight.data.clamp_(-1, 1)
+            y = nn.functional.linear(self.clamped(x), self.read.weight)
+            return self.called(y.to(self.called.weight.dtype))
+
+    assert unpackable_weights(Clamps()) == {"clamped", "read"}
+    assert read_weights(Clamps()) == {"read"}

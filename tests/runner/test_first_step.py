@@ -118,6 +118,18 @@ def test_other_methods_train_on_gemma_3n_and_adapt_what_the_pass_uses(name, gemm
     assert (row.status, row.message, row.stalled_tensors) == ("ok", None, None)
 
 
+def test_what_a_frozen_weight_of_zero_hides_is_refused_but_full_fine_tuning_trains_that_weight(gemma3n, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(gemma3n)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.altup.correct_output_scale.zero_()
+    model.save_pretrained(tmp_path / "zero")
+    tiny_base.tokenizer().save_pretrained(tmp_path / "zero")
+    with pytest.raises(Unsupported, match=r"a frozen weight that is zero hides them\): .*per_layer_input_gate"):
+        prove(tmp_path / "zero", "lora", tmp_path)
+    prove(tmp_path / "zero", "full", tmp_path / "full")
+
+
 def test_a_method_whose_tensors_get_no_gradient_is_refused_with_their_names(tiny, tmp_path, monkeypatch):
     own = Bottleneck.forward
     monkeypatch.setattr(Bottleneck, "forward", lambda self, x: own(self, x).detach())

@@ -1,14 +1,14 @@
 """Proofs before training: the method computes on the base model as it is, and a gradient reaches all that should train.
 
-A parameter that is zero, such as LoRA's B before training, hides others (A then has no gradient). So noise is added to
-the method's parameters, and to those of the base model that are zero, during the proof.
+A parameter that is zero, such as LoRA's B before training, hides others (A then has no gradient). So noise is added
+during the proof to the method's parameters, or in full fine-tuning to the weights that are zero. A frozen weight that
+is zero stays so: what it hides never trains.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -52,16 +52,10 @@ def check(learner: Learner, base: Any, method: Method, batch: Batch) -> None:
     """
     there = batch.to(learner.device)
     devices = [torch.cuda.current_device()] if learner.device == "cuda" else []
-    with torch.random.fork_rng(devices=devices), liveness.perturbed(_zeros(learner.model, method)):
+    with torch.random.fork_rng(devices=devices):
         if method.virtual_tokens:
             _check_embeddings(learner, base, method, there)
         _check_gradients(learner, method, there)
-
-
-def _zeros(model: Any, method: Method) -> list[torch.Tensor]:
-    """Return the base model's small parameters that are all zero: a scale of zero hides what it multiplies."""
-    found = (p for p in model.parameters() if p.is_floating_point() and p.numel() <= _SMALL)
-    return [p for p in found if (method.trains_base or not p.requires_grad) and not bool(p.any())]
 
 
 class _Called(Exception):
@@ -123,7 +117,8 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
     name = _name(method)
     learner.model.train()
     try:
-        with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
+        zeros = [p for p in learner.parameters if p.numel() <= _SMALL and not bool(p.any())]
+        with liveness.perturbed(zeros if method.trains_base else learner.parameters):
             with autocast(learner.precision, learner.device):
                 loss = batch_loss(learner.model, whole) / whole.ids.numel()
             if not loss.requires_grad:
@@ -134,7 +129,8 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
         if len(dead) == len(named) or (dead and not method.variants):
             raise Unsupported(
                 f"{name}: no gradient reaches {len(dead)} of {plural(len(named), 'trainable tensor')} on this base "
-                f"model: {abridged(dead, _MOST)}"
+                "model (its code does not use them, or a frozen weight that is zero hides them): "
+                f"{abridged(dead, _MOST)}"
             )
         for part in _dead_parts(named):
             raise Unsupported(f"{name}: {part}")
