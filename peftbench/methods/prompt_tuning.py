@@ -44,10 +44,11 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
             "allowed: both initialization: text and a text, or neither"
         )
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
-    if not any(p.ndim == 2 and p.shape[0] == vocabulary for p in model.parameters()):
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary is not None and rows != vocabulary:
         raise Unsupported(
-            f"prompt_tuning: peft finds the embeddings of a base by their number of rows, and {type(model).__name__} "
-            f"has none of {vocabulary}, the vocab_size of its config"
+            f"prompt_tuning: peft finds embeddings by their number of rows, which in {type(model).__name__} is "
+            f"{rows} instead of the {vocabulary} of the config's vocab_size"
         )
     config = PromptTuningConfig(
         num_virtual_tokens=rank,

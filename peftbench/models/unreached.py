@@ -23,34 +23,40 @@ _TOKENS = 5
 def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     """Return the names of the parameters on which the logits do not depend; empty if a pass over tokens fails.
 
-    A floating-point parameter is used if the logits' graph of gradients contains it, a quantized one if its module is
-    called. Weights whose use depends on the tokens are never returned.
+    A floating-point parameter is used if the logits' graph of gradients contains it, a quantized one if the graph
+    contains the output of its module. Weights whose use depends on the tokens are never returned.
 
     Args:
         model: a base model before a method is attached; it may consist of fake tensors.
         device: where its weights are.
     """
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
-    called: set[int] = set()
-    hooks = [m.register_forward_pre_hook(lambda m, _: called.add(id(m))) for m in model.modules()]
+    outputs: dict[int, Any] = {}
+    packed = [m for m in model.modules() if any(not p.is_floating_point() for p in m.parameters(recurse=False))]
+    hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({id(m): _node(out)})) for m in packed]
     training = model.training
     model.eval()
     try:
         with _trainable(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-            used = {id(leaf) for leaf in _leaves(logits.grad_fn)}
+            graph = _graph(model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.grad_fn)
     except Exception:  # the checks and the steps of the trial will raise it again, and report it
         return frozenset()
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
+    used = {id(node.variable) for node in graph if hasattr(node, "variable")}
     if not used:  # the model's own code computes without gradients
         return frozenset()
-    for module in model.modules():
-        if id(module) in called:
-            used |= {id(p) for p in module.parameters(recurse=False) if not p.is_floating_point()}
+    for module in packed:
+        if outputs.get(id(module)) in graph:
+            used |= {id(p) for p in module.parameters(recurse=False)}
     return frozenset(n for n, p in model.named_parameters() if id(p) not in used and not depends_on_tokens(n))
+
+
+def _node(output: Any) -> Any:
+    """Return the node of the graph of gradients that made a module's output; None if it has none."""
+    return getattr(output[0] if isinstance(output, tuple) else output, "grad_fn", None)
 
 
 def depends_on_tokens(name: str) -> bool:
@@ -71,14 +77,12 @@ def _trainable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
-def _leaves(node: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors without a history on which the output of a node of the graph depends."""
+def _graph(node: Any) -> set[Any]:
+    """Return a node of a graph of gradients and all nodes that it depends on."""
     waiting, seen = [node], set()
     while waiting:
         found = waiting.pop()
-        if found is None or found in seen:
-            continue
-        seen.add(found)
-        if hasattr(found, "variable"):
-            yield found.variable
-        waiting += [other for other, _ in found.next_functions]
+        if found is not None and found not in seen:
+            seen.add(found)
+            waiting += [other for other, _ in found.next_functions]
+    return seen

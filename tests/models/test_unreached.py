@@ -80,3 +80,21 @@ def test_no_method_adapts_or_trains_them_and_the_planner_counts_as_the_row_does(
         assert row.adapted_share == 1.0
     tuned = resolve(METHODS[name].attach)(loaded(bart, name, made.precision).model, made.rank, made.options)
     assert not [n for n, p in tuned.named_parameters() if p.requires_grad and "encoder_attn" in n]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_a_module_that_is_called_without_a_gradient_is_not_used(precision, tiny, monkeypatch):
+    """As the indexers of sparse attention, which only select tokens."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward = LlamaMLP.forward
+
+    def selects(self, x):
+        with torch.no_grad():
+            scale = 1 + 0 * self.up_proj(x).mean()
+        return scale * self.down_proj(self.act_fn(self.gate_proj(x)))
+
+    monkeypatch.setattr(LlamaMLP, "forward", selects)
+    assert text_part.left_out_names(loaded(tiny, "lora", precision).model) == ["model.layers.*.mlp.up_proj"]
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    assert text_part.left_out_names(loaded(tiny, "lora", precision).model) == []
