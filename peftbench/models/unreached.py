@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 _DEPENDS = re.compile(r"expert\w*\.\w*\d+\.|compress(?!.*indexer)")
 """Part of the name of a weight whose use depends on the tokens: one of several experts, and compressors of blocks of
@@ -24,7 +25,8 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     """Return the names of the parameters on which the logits do not depend; empty if a pass over tokens fails.
 
     A floating-point parameter is used if the logits' graph of gradients contains it, a quantized one if the graph
-    contains the output of its module. Weights whose use depends on the tokens are never returned.
+    contains the output of its module, fused experts if they are read. Weights whose use depends on the tokens are
+    never returned.
 
     Args:
         model: a base model before a method is attached; it may consist of fake tensors.
@@ -49,7 +51,8 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     if not used:  # the model's own code computes without gradients
         return frozenset()
     for module in packed:
-        if outputs.get(id(module)) in graph:
+        # a parametrization gives a frozen weight, which has no gradient itself (4-bit fused experts)
+        if outputs.get(id(module)) in graph or (isinstance(module, ParametrizationList) and id(module) in outputs):
             used |= {id(p) for p in module.parameters(recurse=False)}
     return frozenset(n for n, p in model.named_parameters() if id(p) not in used and not depends_on_tokens(n))
 

@@ -98,3 +98,10 @@ def test_a_module_that_is_called_without_a_gradient_is_not_used(precision, tiny,
     assert text_part.left_out_names(loaded(tiny, "lora", precision).model) == ["model.layers.*.mlp.up_proj"]
     monkeypatch.setattr(LlamaMLP, "forward", forward)
     assert text_part.left_out_names(loaded(tiny, "lora", precision).model) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+@pytest.mark.parametrize("family", ["mixtral", "falcon", "gpt2"])
+def test_quantized_layers_and_fused_experts_are_used(family, precision, tmp_path):
+    home = architectures.make(tmp_path / family, family)
+    assert loaded(home, "lora", precision).model.peftbench_unreached == frozenset()
