@@ -48,7 +48,7 @@ def refuse_inside(results_folder: Path, output: Path) -> None:
 
 
 def save(text: str, output: Path) -> None:
-    """Write a text as a file that appears whole or not at all.
+    """Write a text as a file that appears whole or not at all; a device, like ``/dev/null``, is written to.
 
     Raises:
         UserError: If it cannot be written.
@@ -56,6 +56,9 @@ def save(text: str, output: Path) -> None:
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists() and not output.is_file() and not output.is_dir():
+            output.write_text(text, encoding="utf-8")  # replacing it would put a file in the place of the device
+            return
         part.write_text(text, encoding="utf-8")
         part.replace(output)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -136,3 +137,13 @@ def test_numbers_beyond_any_measurement_are_unknown(tmp_path):
     assert "inf" not in line
     assert "nan" not in line
     assert json.dumps(1e308) not in line
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    folder, pipe = store(tmp_path / "r", make_result()), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    report.publish(folder, pipe, "csv")
+    assert os.read(reader, 1000).startswith(b"cell,method")
+    os.close(reader)
+    assert pipe.is_fifo()

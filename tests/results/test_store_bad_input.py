@@ -156,3 +156,18 @@ def test_a_file_that_may_not_be_read_is_not_advised_to_be_deleted(tmp_path, monk
     with pytest.raises(UserError, match="cannot be read: Permission denied") as error:
         read(tmp_path)
     assert "delete" not in str(error.value)
+
+
+@pytest.mark.parametrize("columns", [{"a": [1]}, {"key": ["k"]}, {"key": [1], "status": ["ok"], "finished_at": [""]}])
+def test_a_parquet_file_without_the_columns_of_a_trial_is_a_foreign_file(tmp_path, columns):
+    (tmp_path / "trials").mkdir()
+    metadata = {b"peftbench.kind": b"trials", b"peftbench.schema_version": b"1"}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / "trials" / "k.parquet")
+    with pytest.raises(UserError, match=r"as it has no text column '(key|status)': move it away"):
+        read(tmp_path)
+
+
+def test_a_record_of_the_grid_that_is_not_unicode_is_refused(tmp_path):
+    (tmp_path / "grid.json").write_text('{"keys": ["\\ud800"], "command": ""}')
+    with pytest.raises(UserError, match="run the suite again, or delete the file"):
+        recorded_grid(tmp_path)

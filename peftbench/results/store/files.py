@@ -23,6 +23,8 @@ GRID = "grid.json"
 """File beside the datasets that names the trials of the last run."""
 SEARCH = "search"
 """Inside a grid's results folder: the results folder of its learning-rate search."""
+_IDENTITY = ("key", "status", "finished_at")
+"""Columns that tell rows apart; steps and examples have the first one only."""
 ROW_GROUP = 50_000
 """Fewest rows of a row group, except for the last one. About as many rows are held in memory at once."""
 
@@ -58,21 +60,27 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
     """
     try:
         with open(path, "rb") as raw, pq.ParquetFile(raw) as file:  # pyarrow takes no path that is not Unicode
-            _check(path, file.schema_arrow.metadata or {})
+            _check(path, file.schema_arrow)
             yield file
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # the system refuses: nothing is known to be wrong with the file
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(f"{path} cannot be read ({reason}): {_remedy(path)}") from error
 
 
-def _check(path: Path, metadata: dict[bytes, bytes]) -> None:
+def _check(path: Path, found: pa.Schema) -> None:
+    metadata = found.metadata or {}
     kind, version = metadata.get(KIND_KEY, b"").decode(errors="replace"), metadata.get(VERSION_KEY, b"")
     if kind != path.parent.name or not re.fullmatch(rb"[0-9]{1,9}", version):
         raise UserError(f"{path} is not a peftbench file of {path.parent.name}: move it away")
+    for name in _IDENTITY if kind == "trials" else _IDENTITY[:1]:
+        if name not in found.names or found.field(name).type != pa.string():
+            raise UserError(
+                f"{path} is not a peftbench file of {kind}, as it has no text column {name!r}: move it away"
+            )
     if int(version) > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {int(version)}, this peftbench reads up to {SCHEMA_VERSION}: update peftbench"

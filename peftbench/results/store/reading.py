@@ -89,7 +89,9 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
     try:
         found = json.loads(path.read_bytes())
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
-        return RecordedGrid(tuple(map(str, found["keys"])), str(found["command"]), **more)
+        keys, command = tuple(map(str, found["keys"])), str(found["command"])
+        "".join((*keys, command)).encode()  # raises a ValueError for what is not Unicode text
+        return RecordedGrid(keys, command, **more)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
