@@ -22,7 +22,7 @@ def remaining(trial: Trial, config: Any) -> int | None:
         context = size.context(config)
     else:
         context = getattr(config.get_text_config(), size.CONTEXT[0], None)
-    return None if context is None else context - virtual_tokens(trial)
+    return None if context is None or context <= 0 else context - virtual_tokens(trial)
 
 
 def check(trial: Trial, config: Any) -> None:

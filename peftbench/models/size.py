@@ -49,8 +49,9 @@ def has_experts(config: Mapping[str, Any]) -> bool:
 
 
 def context(config: Mapping[str, Any]) -> int | None:
-    """Return the context length in tokens; None if the config does not give it."""
-    return _first(text_config(config), CONTEXT)
+    """Return the context length in tokens; None if the config does not give it, or says that there is none (-1)."""
+    found = _first(text_config(config), CONTEXT)
+    return found if found and found > 0 else None
 
 
 def parameters(folder: Path, config: Mapping[str, Any]) -> int | None:

@@ -51,3 +51,15 @@ def test_only_names_of_bases_that_are_here_have_a_folder(tmp_path):
     assert here.folder(Base(str(tmp_path))) == tmp_path
     assert here.folder(Base("no/such-model")) is here.folder(Base("/no/such/folder")) is None
     assert not here.downloadable(Base("/no/such/folder"))
+
+
+def test_a_context_of_minus_one_is_no_context(tmp_path):
+    """xlnet's config says so, as its positions are relative."""
+    from peftbench.methods import context_length
+    from tests.support import families, trials
+
+    config = families.config("xlnet")
+    assert config.max_position_embeddings == -1
+    assert size.context(config.to_dict()) is None
+    for given in (config, config.to_dict()):
+        assert context_length.remaining(trials.trial(tmp_path, tmp_path, "prompt_tuning"), given) is None
