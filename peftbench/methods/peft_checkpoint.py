@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import nn
+
+from peftbench.errors import UserError
 
 
 def save(model: Any, folder: Path) -> None:
@@ -19,7 +23,12 @@ def save(model: Any, folder: Path) -> None:
 def load(model: nn.Module, folder: Path) -> nn.Module:
     """Return a freshly loaded base model with the adapter of ``folder`` attached, frozen, in its saved dtype.
 
-    peft by itself would round a LLaMA-Adapter to the base model's dtype, and compute a bf16 LoRA in fp32.
+    peft by itself would round a LLaMA-Adapter to the base model's dtype, and compute a bf16 LoRA in fp32. Of families
+    whose checkpoints name modules in another way, it renames saved tensors that have the right name already (laguna's
+    shared experts), and leaves them at their start without an error.
+
+    Raises:
+        UserError: if a saved tensor has no place in the model.
     """
     base = {id(p) for p in model.parameters()}
     # without torch_device, peft loads the weights onto a GPU if there is one
@@ -31,9 +40,21 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     for parameter in tuned.parameters():
         if id(parameter) not in base:
             parameter.data = parameter.data.to(dtype)
-    set_peft_model_state_dict(tuned, weights)
+    if set_peft_model_state_dict(tuned, weights).unexpected_keys:
+        _fill(tuned, weights)
     keep_tied(tuned)
     return tuned.requires_grad_(False)
+
+
+@torch.no_grad()
+def _fill(tuned: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy saved tensors to those of the same name in what the model would save."""
+    own = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    lost = [name for name, weight in weights.items() if name not in own or own[name].shape != weight.shape]
+    if lost:
+        raise UserError(f"adapter: {len(lost)} saved tensors have no place in the model, such as {lost[0]}")
+    for name, weight in weights.items():
+        own[name].copy_(weight)
 
 
 def keep_tied(tuned: Any) -> None:
