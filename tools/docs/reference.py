@@ -125,9 +125,12 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "architectures.md": {
         "counts": matrix.counts,
-        "fp32": lambda: matrix.table("fp32"),
-        "nf4": lambda: matrix.table("nf4"),
+        "families": matrix.table,
         "reasons": matrix.reasons,
+        "four bits": matrix.four_bit,
+        "unmade": matrix.unmade,
+        "not run": matrix.not_run,
+        "image-text": matrix.image_text,
         "bits": matrix.bits,
     },
     PAGES / "nano.md": {

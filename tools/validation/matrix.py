@@ -1,8 +1,8 @@
-"""Every method on every family of models: ``python -m tools.validation.matrix [--family NAME ...]`` runs all cells.
+"""Every method on every causal family: ``python -m tools.validation.matrix [--family NAME ...]``, some hours on a core.
 
-A cell trains a tiny base model of the family for two steps, generates, saves, loads and compares. The outcomes are
-written to ``results/reference/architectures.json``, from which ``tools/docs/reference.py`` makes
-``docs/architectures.md``.
+A cell is a whole trial on a tiny base model (``matrix_cell``), in a process of its own that is forked from one with the
+libraries imported, and then the proofs of ``matrix_proofs``. The outcomes are written to
+``results/reference/architectures.json``, from which ``tools/docs/reference.py`` makes ``docs/architectures.md``.
 """
 
 from __future__ import annotations
@@ -10,148 +10,85 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import sys
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import Unsupported
 from peftbench.methods import METHODS
-from peftbench.methods.support import why_unsupported
-from peftbench.models.precision import PRECISIONS
-from peftbench.records.resolve import resolve
+from tools.validation import matrix_bits, matrix_cell
 
 STORED = Path(__file__).resolve().parents[2] / "results" / "reference" / "architectures.json"
 NAMES = tuple(n for n, m in METHODS.items() if m.trains and not m.variants and m.attach.startswith("peftbench."))
 """The methods of peftbench, without ``peft``, which stands for many tuners."""
-STORAGES = ("fp32", "nf4")
+FOUR_BIT = ("prompt_tuning", "prefix_tuning", "adapter", "llama_adapter")
+"""Methods that are run in nf4 too, on the families of ``tests/support/architectures.py``; LoRA in nf4 is QLoRA."""
+IN_TRANSFORMERS = {"gemma3": "gemma3_text"}
+"""Names in ``tests/support/architectures.py`` that differ from the ``model_type``."""
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-CLOSE = {"fp32": (1e-5, 1e-3), "nf4": (2e-2, 1e-3)}
-"""Absolute and relative tolerance of the logits after saving and loading."""
+_PARTICULAR = (
+    (r"; in \w+, \w+ has .*", ""),
+    (r"the query cannot be intercepted in .*?: it calls none", "the query cannot be intercepted: the layer calls none"),
+    (r" and is not one of .*", ""),
+    (r"layer \d+ of \w+, \w+, has no attention .*", "a layer has no attention"),
+    (r"\d+ (of \d+ )?(weight matrices|trainable tensors)", r"\2"),
+    (r", (the largest|such as) [\w.]+", ""),
+    (r"some layers of \w+ keep", "some layers keep"),
+    (r"model of \w+", "model of it"),
+    (r"\b\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration|Attention|WithLMHead)\b", "the model"),
+    (r" by up to [\d.e-]+| is '.*?', without '.*?'|: \[.*?\] alone, \[.*?\] in batches", ""),
+    (r"(on this base model): [\w.]+", r"\1"),
+)
+"""What is left out of a reason, so that families with the same one share a number: pattern and replacement."""
+STATUSES = ("ok", "unsupported", "error", "wrong")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended."""
+def cells(family: str) -> list[tuple[str, str]]:
+    """Return method and precision of each cell of a family."""
+    from tests.support import architectures
 
-    status: str
-    """``ok``, ``unsupported`` (the cell cannot exist, with the reason) or ``failed`` (it should have succeeded)."""
-    reason: str | None = None
-
-
-class Broken(Exception):
-    """A check that failed."""
+    chosen = [(name, matrix_cell.storage(name)) for name in NAMES]
+    known = [IN_TRANSFORMERS.get(name, name) for name in architectures.CONFIGS]
+    return chosen + ([(name, "nf4") for name in FOUR_BIT] if family in known else [])
 
 
-def outcome(home: Path, name: str, storage: str, folder: Path) -> Outcome:
-    """Run one cell on the base model in ``home``, in a folder of its own, and return its outcome."""
-    because = why_unsupported(METHODS[name], storage, "cpu")
-    if because is not None:
-        return Outcome("unsupported", because)
-    try:
-        _run(home, name, storage, folder)
-    except Unsupported as error:
-        return Outcome("unsupported", str(error))
-    except Exception as error:
-        return Outcome("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    return Outcome("ok")
+def run_family(family: str, scratch: Path) -> Iterator[tuple[str, str, matrix_cell.Outcome]]:
+    """Make a family's tiny base model and run its cells; yield method, precision and outcome of each.
 
-
-def _run(home: Path, name: str, storage: str, folder: Path) -> None:
-    """Train two steps, generate, save and load; raise if a check fails."""
-    import torch
-
-    from peftbench.measure.clock import Clock
-    from peftbench.models import load
-    from peftbench.training import loop
-    from tests.support.method_cells import IDS, attached, loaded, logits
-
-    torch.set_num_threads(1)
-    start = logits(loaded(home, name, storage).model, storage, IDS)
-    base, learner, plan = attached(home, name, storage, folder)
-    tuned = learner.model
-    logits(tuned, storage, IDS)  # a pass without gradients must leave no state behind
-    before = {n: load.checksum(p) for n, p in tuned.named_parameters()}
-    trains = {n for n, p in tuned.named_parameters() if p.requires_grad}
-    loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
-    moved = {n for n, p in tuned.named_parameters() if load.checksum(p) != before[n]}
-    _see(not trains - moved, f"training did not change {_some(trains - moved)}")
-    _see(not moved - trains, f"training changed frozen {_some(moved - trains)}")
-    expected = logits(tuned, storage, IDS)
-    _see(not torch.equal(expected, start), "the logits are the base's")
-    _see(bool(torch.isfinite(expected).all()), "logits are not finite")
-    _generate(tuned, base.tokenizer, storage, folder)
-    method = METHODS[name]
-    resolve(method.save)(tuned, folder / "saved")
-    again = resolve(method.load)(loaded(home, name, storage).model, folder / "saved")
-    found, (absolute, relative) = logits(again, storage, IDS), CLOSE[storage]
-    gap = float((found - expected).abs().max())
-    _see(torch.allclose(found, expected, relative, absolute), f"loaded again, logits differ by up to {gap:.2g}")
-
-
-def _generate(tuned: Any, tokenizer: Any, storage: str, folder: Path) -> None:
-    """Answer prompts as in evaluation; in fp32, check that batch size and cache do not change answers."""
-    import torch
-
-    from peftbench.evaluation import scoring
-    from peftbench.tasks import read
-    from tests.support import trials
-    from tests.support.method_cells import logits
-
-    task = trials.tasks(folder)[2]
-    prompts, answers = read.examples(task, "train")[:6], []
-    for size in (1, 4):
-        wrapped = scoring.Harness(tuned, tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[storage])
-        answers.append([s["resps"][0][0] for s in scoring.run_harness(wrapped, task, prompts)[0]])
-    if storage != "fp32":  # in 16 bits, rounding decides between tokens of nearly equal probability
+    If the base model cannot be made, the only outcome is that of method ``base``.
+    """
+    home = scratch / "base"
+    made = matrix_cell.forked(partial(make, family, home), scratch / "make.log")
+    yield "base", "", made
+    if made.status != "ok":
         return
-    _see(answers[0] == answers[1], "answers depend on the batch size")
-    for prompt, answer in list(zip(prompts, answers[0], strict=True))[:2]:
-        ids = tokenizer.encode(prompt.prompt)
-        start = len(ids)
-        while len(ids) - start < task.max_new_tokens and ids[-1] != tokenizer.eos_token_id:
-            ids.append(int(logits(tuned, storage, torch.tensor([ids]))[0, -1].argmax()))
-        direct = tokenizer.decode(ids[start:], skip_special_tokens=True).partition("\n")[0]
-        _see(answer == direct, f"with a cache the answer is {answer!r}, without {direct!r}")
+    for name, storage in cells(family):
+        folder = scratch / f"{name}-{storage}"
+        yield (
+            name,
+            storage,
+            matrix_cell.forked(partial(matrix_cell.run, home, name, folder, storage), folder.with_suffix(".log")),
+        )
 
 
-def _see(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Broken(otherwise)
+def make(family: str, home: Path) -> matrix_cell.Outcome:
+    """Write the tiny base model of a family; return its class and number of parameters, or why it cannot be made."""
+    from tests.support import families
 
-
-def _some(names: set[str]) -> str:
-    return f"{len(names)} tensors, such as {min(names, default='')}"
-
-
-def measures(home: Path) -> dict[str, float]:
-    """Measure a base model: bits per weight in nf4, and the share of its matrices that all-linear adapts."""
-    from peftbench.methods import adapted_share, lora
-    from peftbench.models import load
-    from tests.support import trials
-    from tests.support.method_cells import loaded
-
-    found = loaded(home, "lora", "nf4")
-    packed = [p for p in found.model.parameters() if getattr(p, "quant_state", None) is not None]
-    count = sum(map(load.parameter_count, packed))
-    state = sum(t.numel() * t.element_size() for t in load.quantization_tensors(found.model))
-    codes = sum(p.numel() * p.element_size() for p in packed)
-    shares = {}
-    for storage in STORAGES:
-        base = loaded(home, "lora", storage).model
-        matrices = load.matrices(base)
-        tuned = lora.attach(base, 4, trials.trial(home, home, "lora", storage).options)
-        shares[f"all_linear_share_{storage}"] = adapted_share.columns(matrices, tuned).adapted_share
-    return {
-        "quantized_share": count / found.parameters,
-        "codes_bits": 8 * codes / count,
-        "quantized_bits": 8 * (codes + state) / count,
-        "base_bits": 8 * found.weights_bytes / found.parameters,
-        **shares,
-    }
+    try:
+        model = families.make(home, family)
+    except ValueError as error:
+        return matrix_cell.Outcome("unmade", str(error))
+    except Exception as error:
+        return matrix_cell.Outcome("unmade", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    known = {"model": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
+    return matrix_cell.Outcome("ok", measured=known)
 
 
 # contents of the document
@@ -162,72 +99,169 @@ def stored() -> dict[str, Any]:
     return json.loads(STORED.read_text())
 
 
-def table(storage: str) -> str:
-    """Return the matrix of one precision in Markdown; numbers refer to the list of reasons."""
-    found, numbers = stored()["cells"], _reasons()
-    lines = [f"| family | {' | '.join(NAMES)} |", f"|---|{'---|' * len(NAMES)}"]
-    for family, row in found.items():
-        ends = [row[storage][name] for name in NAMES]
-        shown = [c["status"] + (f" [{numbers[c['reason']]}]" if c["reason"] else "") for c in ends]
+def status(family: str, name: str, storage: str) -> str:
+    """Return the stored status of a cell."""
+    row = stored()["cells"].get(IN_TRANSFORMERS.get(family, family))
+    return "not run" if row is None else row[f"{name} {storage}"]["status"]
+
+
+def table() -> str:
+    """Return all families by all methods in Markdown; numbers refer to the list of reasons."""
+    return _table(stored()["cells"], [f"{name} {matrix_cell.storage(name)}" for name in NAMES])
+
+
+def four_bit() -> str:
+    """Return the families that are run in 4 bits with the other methods too."""
+    columns = [f"{name} nf4" for name in FOUR_BIT]
+    return _table({f: row for f, row in stored()["cells"].items() if columns[0] in row}, columns)
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]], columns: Iterable[str]) -> str:
+    columns, numbers = list(columns), _numbers()
+    lines = [f"| family | {' | '.join(c.split()[0] for c in columns)} |", f"|---|{'---|' * len(columns)}"]
+    for family, row in rows.items():
+        shown = [
+            "ok" if row[c]["status"] == "ok" else f"{_mark(row[c])} [{numbers[footnote(row[c])]}]" for c in columns
+        ]
         lines.append(f"| {' | '.join([family, *shown])} |")
     return "\n".join(lines)
 
 
+def _mark(cell: Mapping[str, Any]) -> str:
+    return "no" if cell["status"] == "unsupported" else f"**{cell['status']}**"
+
+
 def reasons() -> str:
-    """Return the numbered reasons."""
-    return "\n".join(f"{number}. {reason}." for reason, number in _reasons().items()) or "None."
+    """Return the numbered reasons, with the number of cells of each."""
+    counted = Counter(footnote(c) for row in stored()["cells"].values() for c in row.values() if c["status"] != "ok")
+    lines = [
+        f"{number}. {reason} ({counted[reason]} {_plural(counted[reason])})." for reason, number in _numbers().items()
+    ]
+    return "\n".join(lines) or "None."
 
 
-def _reasons() -> dict[str, int]:
-    given = (c["reason"] for row in stored()["cells"].values() for s in STORAGES for c in row[s].values())
-    return {reason: number for number, reason in enumerate(dict.fromkeys(filter(None, given)), 1)}
+def _plural(count: int) -> str:
+    return "cell" if count == 1 else "cells"
+
+
+def _numbers() -> dict[str, int]:
+    given = (footnote(c) for row in stored()["cells"].values() for c in row.values() if c["status"] != "ok")
+    return {reason: number for number, reason in enumerate(dict.fromkeys(given), 1)}
+
+
+def footnote(cell: Mapping[str, Any]) -> str:
+    """Return a cell's reason without what is particular to its family, such as names of classes and modules."""
+    text = (cell["reason"] or "").split("; log: ")[0].rstrip(".")
+    for particular, instead in _PARTICULAR:
+        text = re.sub(particular, instead, text)
+    return text
 
 
 def counts() -> str:
-    """Return the number of cells by status, and the versions of the packages."""
+    """Return the number of families and of cells by status, and the versions of the packages."""
     found = stored()
-    parts = []
-    for storage in STORAGES:
-        ends = Counter(c["status"] for row in found["cells"].values() for c in row[storage].values())
-        parts.append(f"{storage}: " + ", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
+    ends = Counter(c["status"] for row in found["cells"].values() for c in row.values())
+    planned = sum(c["planned"] for row in found["cells"].values() for c in row.values() if c["status"] == "unsupported")
     made = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    return f"{'; '.join(parts)}. Run on {found['device']} with {made}."
+    return (
+        f"{len(found['cells'])} families, {sum(ends.values()):,} cells: "
+        + ", ".join(f"{ends[s]:,} {s}" for s in STATUSES)
+        + f". `plan` names {planned} of the unsupported before anything runs. Run on {found['device']} with {made}."
+    )
+
+
+def missing() -> list[str]:
+    """Return the families that have not been run."""
+    from tests.support import families
+
+    return [name for name in families.names() if name not in stored()["cells"] and name not in stored()["unmade"]]
+
+
+def failed() -> list[str]:
+    """Return the families with a cell that ended in an error or wrong."""
+    cells = stored()["cells"].items()
+    return [name for name, row in cells if any(c["status"] in ("error", "wrong") for c in row.values())]
+
+
+def not_run() -> str:
+    """Return a sentence that names the families that have not been run."""
+    names = missing()
+    return f"Not run yet ({len(names)}): {', '.join(names)}." if names else "All families have been run."
+
+
+def image_text() -> str:
+    """Return the families that transformers builds only with a head for images and text, which are refused."""
+    return ", ".join(stored()["image_text"]) + "."
 
 
 def bits() -> str:
-    """Return the bits per weight of each family in nf4, and the share that all-linear adapts in fp32 and nf4."""
-    lines = [
-        "| family | quantized | bits of codes | with scales and tables | whole base | all-linear in fp32 | in nf4 |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for family, row in stored()["measures"].items():
-        shown = [f"{100 * v:.1f} %" if k.partition("_share")[1] else f"{v:.2f}" for k, v in row.items()]
-        lines.append(f"| {family} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    """Return the bits per weight of the families that are run in 4 bits."""
+    return matrix_bits.table(stored()["measures"])
+
+
+def unmade() -> str:
+    """Return the families without a tiny base model, with the reason."""
+    lines = [f"| {family} | {reason} |" for family, reason in stored()["unmade"].items()]
+    return "\n".join(["| family | why not |", "|---|---|", *lines])
 
 
 def main() -> None:
     """Run the cells and write the outcomes; with ``--family``, only those families are run again."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    from tests.support import architectures
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    matrix_cell.preload()
+    from tests.support import architectures, families
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", nargs="+", choices=list(architectures.CONFIGS), help="run only these families")
-    wanted = parser.parse_args().family or list(architectures.CONFIGS)
-    result = stored() if STORED.exists() else {"cells": {}, "measures": {}}
-    for family in wanted:
-        row: dict[str, dict[str, Any]] = {storage: {} for storage in STORAGES}
+    parser.add_argument("--family", nargs="+", choices=families.names(), metavar="NAME", help="run only these families")
+    parser.add_argument("--missing", action="store_true", help="run only the families without stored outcomes")
+    parser.add_argument("--failed", action="store_true", help="run only the families with a cell in error or wrong")
+    asked = parser.parse_args()
+    result = {"cells": {}, "bases": {}, "unmade": {}, "measures": {}, "image_text": []}
+    result |= stored() if STORED.exists() else {}
+    chosen = asked.family or families.names()
+    if asked.missing or asked.failed:
+        chosen = [f for f in chosen if (asked.missing and f in missing()) or (asked.failed and f in failed())]
+    elif not asked.family:
+        result["image_text"] = families.refused_image_text()
+        result["measures"] = {family: matrix_bits.measured(family) for family in architectures.CONFIGS}
+    for family in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            home = architectures.make(Path(scratch) / "base", family)
-            for storage, name in product(STORAGES, NAMES):
-                row[storage][name] = asdict(outcome(home, name, storage, Path(scratch) / f"{name}-{storage}"))
-                print(family, storage, name, *row[storage][name].values(), flush=True)
-            result["cells"][family], result["measures"][family] = row, measures(home)
-    for part in ("cells", "measures"):
-        result[part] = {family: result[part][family] for family in architectures.CONFIGS if family in result[part]}
+            row: dict[str, Any] = {}
+            for name, storage, outcome in run_family(family, Path(scratch)):
+                print(family, name, storage, outcome.status, outcome.reason or "", flush=True)
+                row[f"{name} {storage}"] = asdict(outcome)
+        write(result, family, row)
+
+
+def write(result: dict[str, Any], family: str, row: dict[str, Any]) -> None:
+    """Add a family's outcomes to the results and write them."""
+    from tests.support import families
+
+    base = row.pop("base ")
+    for part in ("cells", "bases", "unmade"):
+        result[part].pop(family, None)
+    if base["status"] == "ok":
+        result["cells"][family] = {cell: _kept(outcome) for cell, outcome in row.items()}
+        result["bases"][family] = base["measured"]
+    else:
+        result["unmade"][family] = base["reason"]
+    for part in ("cells", "bases", "unmade"):
+        result[part] = {name: result[part][name] for name in families.names() if name in result[part]}
     result |= {"device": "cpu", "versions": {name: version(name).partition("+")[0] for name in PACKAGES}}
-    STORED.write_text(json.dumps(result, indent=1) + "\n")
+    STORED.write_text(_text(result))
+
+
+def _kept(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is stored of a cell: how it ended, and its predicted and measured memory peak in bytes."""
+    peaks = {name: outcome["measured"].get(name) for name in ("predicted", "peak")}
+    return {name: outcome[name] for name in ("status", "reason", "phase", "planned")} | peaks
+
+
+def _text(result: Mapping[str, Any]) -> str:
+    """Return the results as JSON, one cell a line."""
+    lines = json.dumps(result, indent=1)
+    return re.sub(r"\n {4,}", " ", lines).replace("\n   }", " }") + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
