@@ -41,6 +41,9 @@ def form_words(form: Form) -> dict[str, str]:
 def texts(tokenizer: Any, examples: Sequence[Example], ended: bool, beginning: int) -> list[list[Text]]:
     """Return the tokens of each example's choices behind the prompt, as training tokenizes a prompt and its answer.
 
+    All choices of an example begin behind the same tokens: if the prompt's end merges with one of them, the other
+    choices are ranked with the prompt's last tokens, too.
+
     Args:
         tokenizer: the base model's.
         examples: examples with choices.
@@ -49,7 +52,13 @@ def texts(tokenizer: Any, examples: Sequence[Example], ended: bool, beginning: i
     """
     pairs = [(e.prompt, e.join + choice + (e.end if ended else "")) for e in examples for choice in e.choices]
     found = iter(tokens(tokenizer, pairs, ended))
-    return [[_text(*next(found), beginning, index) for _ in e.choices] for index, e in enumerate(examples)]
+    return [_behind([next(found) for _ in e.choices], beginning, index) for index, e in enumerate(examples)]
+
+
+def _behind(asked: Sequence[tuple[list[int], int]], beginning: int, group: int) -> list[Text]:
+    """Return the choices of one example; each is given as its tokens and where the choice begins in them."""
+    start = min((place for _, place in asked), default=0)
+    return [_text(ids, start, beginning, group) for ids, _ in asked]
 
 
 def _text(ids: Sequence[int], start: int, beginning: int, group: int) -> Text:

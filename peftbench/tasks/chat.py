@@ -22,6 +22,7 @@ _NOW = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>(?:(?!(?P=quo
 """A template's call for the current date. It is replaced in the text, as newer transformers accept no function."""
 _ASKED = re.compile(r"\bstrftime_now\b(?!\s+is\b)")
 """Any remaining use of the current date, other than the test ``strftime_now is defined``."""
+_SPACES = " \t"
 _OF_CODE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 """Exceptions that the code in a template may raise."""
 
@@ -35,6 +36,7 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
     writes another start for some answer in any split of the task (as for an answer with a thinking block of its own),
     all prompts end where the template's generation prompt ends. Answers are as the template writes them: it may trim
     them, or remove their thinking. ``end`` is everything after the answer, up to the end-of-text token if there is one.
+    Spaces between prompt and answer are ``join``, since tokenizers join them to the answer's first word.
     Training and evaluation use the same texts.
 
     Raises:
@@ -170,8 +172,8 @@ class _Template:
         before, closed, _ = end.partition(self.tokenizer.eos_token or "\0")
         return replace(
             e,
-            prompt=prompt,
-            join="",
+            prompt=prompt.rstrip(_SPACES),
+            join=prompt[len(prompt.rstrip(_SPACES)) :],
             target=target,
             choices=choices,
             references=others(e.references),

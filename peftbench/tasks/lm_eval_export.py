@@ -35,7 +35,7 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
         "task": task.name,
         "test_split": "test",
         "doc_to_text": "prompt",
-        "target_delimiter": "" if task.chat else " ",
+        "target_delimiter": _delimiter(task, examples),
         "num_fewshot": 0,
         "metric_list": [{"metric": name} for name in _METRICS[task.kind]],
         "metadata": {"version": 1.0},
@@ -64,6 +64,17 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
     }
 
 
+def _delimiter(task: Task, examples: Sequence[Example]) -> str:
+    """Return the text between prompt and answer, which ``documents`` writes before choices if examples differ in it."""
+    if task.kind == "language_modelling" or not examples:
+        return "" if task.chat else " "
+    return "" if _joins_differ(examples) else examples[0].join
+
+
+def _joins_differ(examples: Sequence[Example]) -> bool:
+    return len({e.join for e in examples}) > 1
+
+
 def stops(task: Task, examples: Sequence[Example], eos: str | None) -> list[str]:
     """Return the texts that end a decoded answer: the task's, and the end of a chat turn."""
     given = task.stop
@@ -80,11 +91,12 @@ def documents(examples: Sequence[Example], ends: Sequence[str] = ()) -> list[dic
         examples: the examples.
         ends: for each example, the text that follows each of its choices; by default nothing.
     """
+    differ = _joins_differ(examples)
     return [
         {
             "prompt": e.prompt,
             "target": e.target,
-            "choices": [choice + end for choice in e.choices],
+            "choices": [(e.join if differ else "") + choice + end for choice in e.choices],
             "answer": e.choices.index(e.target) if e.choices else -1,
             "references": list(e.references),
         }

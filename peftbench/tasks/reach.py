@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from peftbench.records import Example, Task
 from peftbench.records.wording import plural
 from peftbench.tasks.answers import read_answer
+from peftbench.tasks.joining import joined
 
 DECODED = ("exact_match", "generation")
 """Kinds of tasks whose answers are decoded."""
@@ -126,7 +127,8 @@ def _answer_ids(speller: Speller, examples: Sequence[Example]) -> list[list[int]
     """Return the token ids of each target, as they follow its prompt."""
     prompts = speller.encode([e.prompt for e in examples])
     wholes = speller.encode([e.prompt + e.join + e.target for e in examples])
-    return [whole[len(prompt) :] for prompt, whole in zip(prompts, wholes, strict=True)]
+    pairs = (joined(prompt, whole, speller.decode) for prompt, whole in zip(prompts, wholes, strict=True))
+    return [ids[start:] for ids, start in pairs]
 
 
 def _until(text: str, stops: Collection[str]) -> str:

@@ -14,8 +14,10 @@ from peftbench.records.resolve import resolve
 from peftbench.records.wording import plural
 from peftbench.tasks import DEFAULT_TEST_SEED, TASKS, encodable, files, hub
 from peftbench.tasks.chunks import chunks
+from peftbench.tasks.formats import whole_numbers
 from peftbench.tasks.formats.records import Records
 from peftbench.tasks.splits import cut, drawn, is_cut, splits, with_all_references
+from peftbench.tasks.splits import given as splits_given
 from peftbench.tasks.templates import CHUNK_CHARACTERS
 
 __all__ = ["Reader", "Reading", "examples", "fingerprint", "reading", "splits"]
@@ -100,10 +102,15 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
 
 def _given(task: Task, split: str) -> Reading:
     """Return the examples of a split that is given by a file or the dataset."""
-    if split in task.files:
-        path = Path(task.files[split])
-        return _render(task, path.name, files.read(task, path))
-    return _render(task, f"{task.dataset} {task.splits[split]}", hub.read(task, split))
+    others = (other for other in splits_given(task) if other != split)
+    found = whole_numbers.restored(_records(task, split), lambda: (_records(task, other) for other in others))
+    source = Path(task.files[split]).name if split in task.files else f"{task.dataset} {task.splits[split]}"
+    return _render(task, source, found)
+
+
+def _records(task: Task, split: str) -> Records:
+    """Return the records of a split that is given by a file or the dataset."""
+    return files.read(task, Path(task.files[split])) if split in task.files else hub.read(task, split)
 
 
 def _render(task: Task, source: str, records: Records) -> Reading:

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.records import Example, Trial
+from peftbench.tasks import joining
 
 Identity = tuple[str, int]
 """(task, index): which training example it is."""
@@ -88,8 +89,8 @@ def lost(cut: int, prompt: int) -> str | None:
 def tokens(tokenizer: Any, texts: Sequence[tuple[str, str]], ended: bool) -> list[tuple[list[int], int]]:
     """Return the token ids of prompts with their answers, and the position of the first token of each answer.
 
-    The prompt and the whole text are tokenized separately, and the answer is what the whole text has beyond the
-    prompt's tokens, at least its last token.
+    The prompt and the whole text are tokenized separately; ``joining`` says where the answer begins. It has at
+    least the last token.
 
     Args:
         tokenizer: the base model's.
@@ -101,14 +102,18 @@ def tokens(tokenizer: Any, texts: Sequence[tuple[str, str]], ended: bool) -> lis
     prompts = dict(zip(distinct, _ids(tokenizer, distinct), strict=True))
     wholes = _ids(tokenizer, [prompt + rest for prompt, rest in texts])
     found = []
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
     for (prompt, _), whole in zip(texts, wholes, strict=True):
         ids = prompts[prompt]
         # some tokenizers append end-of-text to every text themselves
         appended = ids[-1:] == [eos] and not prompt.endswith(tokenizer.eos_token)
         open_ids = whole[:-1] if whole[-1:] == [eos] else whole
-        closed = [*open_ids, eos] if ended else open_ids
-        # if the prompt's last tokens merge with the answer, there may be as many tokens as in the prompt, or fewer
-        found.append((closed, max(0, min(len(ids) - appended, len(closed) - 1))))
+        both, start = joining.joined(ids[:-1] if appended else ids, open_ids, decode)
+        closed = [*both, eos] if ended else both
+        found.append((closed, max(0, min(start, len(closed) - 1))))
     return found
 
 

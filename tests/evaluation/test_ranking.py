@@ -46,7 +46,7 @@ def scored(base, examples, ends=(), **task):
     [
         Example("one two ?", "10", TEN),
         Example("one two ? ", "10", TEN),  # lm-eval moves the space to the answer, training does not
-        Example("the col", "our", ("our", "red"), join=""),  # the prompt's last token merges with the answer
+        Example("the col", "our", ("our",), join=""),  # the prompt's last token merges with the answer
         Example("<s>one ?", "red", ("red", "blue")),
         dataclasses.replace(CHAT, end=" four\n"),
         CHAT,

@@ -20,6 +20,7 @@ from peftbench.errors import UserError
 from peftbench.records import Task
 from peftbench.tasks import files, read
 from peftbench.tasks.formats.records import Records
+from peftbench.tasks.formats.whole_numbers import restored
 
 CSV = "text,label\nx,a\ny,b\n"
 ROWS = [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]
@@ -196,13 +197,78 @@ def test_null_is_none_and_integers_stay_integers_in_every_format(found, tmp_path
     pandas.DataFrame(rows).to_parquet(tmp_path / "floats.parquet")
     typed, floats = (tmp_path / f"{name}.parquet" for name in ("typed", "floats"))
     lines = "\n".join(map(json.dumps, rows)).replace("1.5", "NaN", 1).replace("NaN", "1.5")
-    for read_ in (found("a.jsonl", lines), *(files.read(Task("m", "generation"), path) for path in (typed, floats))):
+    restored_ = [restored(files.read(Task("m", "generation"), path)) for path in (typed, floats)]
+    for read_ in (found("a.jsonl", lines), *restored_):
         assert repr(list(read_.rows)) == repr(rows)
     assert found("nan.json", '[{"f": NaN}, {"f": 1.5}]').rows == [{"f": None}, {"f": 1.5}]
-    assert files.read(Task("m", "generation"), floats).notes == (
-        "whole numbers beside missing values are read as integers: 'n'",
-    )
+    assert restored_[1].notes == ("whole numbers beside missing values are read as integers: 'n'",)
     assert found("a.csv", "n,t\n1,\n").rows == [{"n": "1", "t": ""}], "CSV has no null"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected", "note"),
+    [
+        ([1.0, None, 3.0], [1.0, 2.0], (["1", "0", "3"], ["1", "2"]), True),
+        ([1.0, 2.0], [1.0, None], (["1", "2"], ["1", "0"]), True),
+        ([1, 2], [1.0, 2.0], (["1", "2"], ["1", "2"]), True),
+        ([1, 2], [1.0, None], (["1", "2"], ["1", "0"]), True),
+        ([1.0, None], [1.0, 2.5], (["1.0", "0"], ["1.0", "2.5"]), False),  # these are no whole numbers
+        ([1.0, None], ["1.0", "x"], (["1.0", "0"], ["1.0", "x"]), False),
+        ([1.0, 2.0], [3.0, 4.0], (["1.0", "2.0"], ["3.0", "4.0"]), False),
+        ([1.0, 2.0], [None, None], (["1.0", "2.0"], ["0", "0"]), False),
+        ([1.0, 2.0**60], [1.0, None], (["1.0", str(2.0**60)], ["1.0", "0"]), False),
+        ([True, False], [1.0, 2.0], (["True", "False"], ["1.0", "2.0"]), False),
+    ],
+)
+def test_whole_floats_are_integers_in_all_splits_or_in_none(tmp_path, train, test, expected, note):
+    paths = {"train": str(tmp_path / "train.parquet"), "test": str(tmp_path / "test.jsonl")}
+    pandas.DataFrame({"q": "x", "n": train}).to_parquet(paths["train"])
+    Path(paths["test"]).write_text("".join(json.dumps({"q": "x", "n": n}) + "\n" for n in test))
+    task = Task("m", "generation", files=paths, prompt="{{ q }}", target="{{ 0 if n is none else n }}")
+    readings = [read.reading(task, split) for split in ("train", "test")]
+    assert tuple([e.target for e in reading.examples] for reading in readings) == expected
+    assert any("integers" in line for reading in readings for line in reading.notes) == note
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "expected"),
+    [
+        (["1.0", "", "3.0"], ["1", "2"], (["1", "?", "3"], ["1", "2"])),  # as pandas writes them
+        (["1.0", "3.0"], ["1", "2"], (["1.0", "3.0"], ["1", "2"])),
+        (["1.0", ""], ["1.0", "2.0"], (["1.0", "?"], ["1.0", "2.0"])),
+        (["1.0", "", "2.5"], ["1", "2"], (["1.0", "?", "2.5"], ["1", "2"])),
+    ],
+)
+def test_whole_numbers_with_a_decimal_point_in_csv_are_those_of_the_other_split(tmp_path, train, test, expected):
+    paths = {}
+    for split, values in (("train", train), ("test", test)):
+        paths[split] = str(tmp_path / f"{split}.csv")
+        Path(paths[split]).write_text("q,n\n" + "".join(f"x,{value}\n" for value in values))
+    task = Task("m", "generation", files=paths, prompt="{{ q }}", target="{{ n or '?' }}")
+    assert tuple([e.target for e in read.examples(task, split)] for split in paths) == expected
+
+
+def test_other_files_are_read_only_if_a_field_has_whole_floats(tmp_path):
+    pandas.DataFrame({"q": ["x"], "a": ["y"]}).to_parquet(tmp_path / "train.parquet")
+    files_ = {"train": str(tmp_path / "train.parquet"), "test": str(tmp_path / "missing.parquet")}
+    task = Task("m", "generation", files=files_, prompt="{{ q }}", target="{{ a }}")
+    assert [e.target for e in read.examples(task, "train")] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        (r"b\n", r"b\n"),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+        (r"C:\\dir", r"C:\dir"),
+        (r"a\\\"b", r"a\"b"),
+        (r"x\, y", r"x\, y"),
+        (r"\\n", r"\n"),
+    ],
+)
+def test_a_backslash_stays_in_a_file_whose_quotes_are_written_with_one(found, written, given):
+    read_ = found("a.csv", f'text,label\n"say \\"hi\\", ok",a\n"{written}",b\n')
+    assert [row["text"] for row in read_.rows] == ['say "hi", ok', given]
 
 
 def test_parquet_gives_pythons_values(tmp_path):

@@ -19,6 +19,8 @@ _SAMPLE = 200
 """Number of records from which the delimiter is found out."""
 _SPACED = re.compile(r' +".*"', re.DOTALL)
 """A field in quotes that are not read as quotes, since a space stands before them."""
+_BACKSLASH = re.compile(r'\\(["\\])?')
+"""A backslash, with the quote or backslash for which it stands."""
 _LARGEST = 2**31 - 1
 
 
@@ -31,7 +33,7 @@ class Dialect:
     spaced: bool = False
     """Whether spaces after a delimiter are left out."""
     escaped: bool = False
-    r"""Whether a quote inside a quoted field is written ``\"`` and not ``""``."""
+    r"""Whether a quote inside a quoted field is written ``\"`` and not ``""``, and a backslash ``\\`` or alone."""
     skipped: int = 0
     """Number of characters before the first record."""
 
@@ -70,8 +72,11 @@ def parsed(text: str, dialect: Dialect) -> Iterator[Line]:
         Broken: if the text does not follow the dialect.
     """
     ahead = text.count("\n", 0, dialect.skipped)
+    text = text[dialect.skipped :]
+    if dialect.escaped:  # the csv module would drop every other backslash
+        text = _BACKSLASH.sub(lambda found: found[0] if found[1] else "\\\\", text)
     lines = csv.reader(
-        io.StringIO(text[dialect.skipped :], newline=""),
+        io.StringIO(text, newline=""),
         delimiter=dialect.delimiter,
         quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
         skipinitialspace=dialect.spaced,

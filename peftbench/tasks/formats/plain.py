@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from peftbench.tasks.formats.records import Records
@@ -14,34 +14,24 @@ _SIMPLE = (str, int, bool, type(None))
 def plain(found: Records) -> Records:
     """Return records whose values mean the same in every format, with notes on what was changed.
 
-    NaN is None; a map is a dict; bytes that are UTF-8 in all of a column are text; whole numbers that became floats
-    because a column has missing values, as pandas stores them, are integers again.
+    NaN is None; a map is a dict; bytes that are UTF-8 in all of a column are text.
     """
     if not all(isinstance(row, dict) for row in found.rows):
         return found  # reported by the caller, with the place
     names = dict.fromkeys(name for row in found.rows for name in row)
     rows = [{name: _value(value) for name, value in row.items()} for row in found.rows]
-    whole, decoded = [], []
+    decoded = []
     for name in names:
         values = [row.get(name) for row in rows]
-        if _are_lost_integers(values):
-            _change(rows, name, int)
-            whole.append(repr(name))
-        elif _are_utf8(values):
-            _change(rows, name, bytes.decode)
+        if _are_utf8(values):
+            for row in rows:
+                if row.get(name) is not None:
+                    row[name] = row[name].decode()
             decoded.append(repr(name))
     notes = list(found.notes)
-    if whole:
-        notes.append(f"whole numbers beside missing values are read as integers: {', '.join(whole)}")
     if decoded:
         notes.append(f"bytes are read as UTF-8 text: {', '.join(decoded)}")
     return Records(rows, found.lines, tuple(notes))
-
-
-def _change(rows: Iterable[dict[str, Any]], name: str, how: Any) -> None:
-    for row in rows:
-        if row.get(name) is not None:
-            row[name] = how(row[name])
 
 
 def _value(value: Any) -> Any:
@@ -58,14 +48,6 @@ def _value(value: Any) -> Any:
     if type(value).__name__ == "NaTType":
         return None
     return value
-
-
-def _are_lost_integers(values: Sequence[Any]) -> bool:
-    """Return whether all of a column's values are whole floats or missing, and some of each are there."""
-    numbers = [value for value in values if value is not None]
-    return 0 < len(numbers) < len(values) and all(
-        isinstance(number, float) and number.is_integer() for number in numbers
-    )
 
 
 def _are_utf8(values: Sequence[Any]) -> bool:
