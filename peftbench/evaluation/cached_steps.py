@@ -6,71 +6,96 @@ batch), or fail when they continue from it. Their answers are decoded without a 
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig
 
 from peftbench.errors import Unsupported
 from peftbench.evaluation import decoding
 from peftbench.models.load import autocast
-from peftbench.models.precision import Precision
 from peftbench.records import failures
+
+if TYPE_CHECKING:
+    from peftbench.evaluation.generation import Subject
 
 _STEPS = 3
 """Steps from the cache that are compared; the median decides, since rounding may route one token to another expert."""
+_PROMPT = 32
+"""Most tokens of the prompt, its last ones: the check is small beside what it decides on."""
 _CLOSE = {"float32": 1e-2}
 _CLOSE_ELSE = 0.1
 """Largest relative distance of a step's logits, by compute dtype; in 16 bits rounding gives some hundredths."""
 
 
 @torch.no_grad()
-def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int) -> str | None:
+def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int) -> str | None:
     """Return why answers cannot be decoded with the model's cache; None if they can.
 
     Args:
         model: the model, tuned or not, in evaluation mode, within the context in which it decodes.
-        ids: a prompt, (1, t); a second one in the batch is its reverse.
+        ids: a prompt, (1, t), of which the end is used; a second one in the batch is its reverse.
         dtype: name of the compute dtype.
         pad_id: id of the padding token.
+        length: most tokens that the model may run, of prompt and answer together.
     """
-    ids = torch.cat([ids, ids.flip(1)])
-    config = GenerationConfig(
-        max_new_tokens=_STEPS + 1, do_sample=False, use_cache=True, pad_token_id=pad_id, eos_token_id=None
-    )
+    steps = min(_STEPS, length - 1)
+    if steps < 1:
+        return None  # there is no second step
+    ids = ids[:, -min(_PROMPT, length - steps) :]
     try:
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        gaps = _distances(model, torch.cat([ids, ids.flip(1)]), steps, pad_id)
     except Exception as error:
         if failures.out_of_memory(error):
-            raise
+            return "memory ran out in the check of the model's cache"
         return f"the model does not continue from its cache: {failures.words(error)}"
-    whole, start = made.sequences, ids.shape[1]
-    gaps = [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, _STEPS + 1)]
-    gap = sorted(gaps)[_STEPS // 2]
+    gap = sorted(gaps)[steps // 2]
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
         return None
     return f"a step from the model's cache gives logits that are {gap:.0%} apart from those of a whole pass"
 
 
-def check(model: Any, ids: torch.Tensor, precision: Precision, device: str, pad_id: int) -> None:
+def check(subject: Subject) -> None:
     """Check that a model can generate with its cache, without which its speed would be no speed of inference.
 
     Raises:
         Unsupported: if it cannot.
     """
-    with decoding.without_own(model), autocast(precision, device):
-        reason = why_not(model, ids[:1].to(device), precision.autocast or precision.weights, pad_id)
+    ids, precision = subject.prompts.ids, subject.precision
+    length = ids.shape[1] + subject.prompts.new_tokens
+    with decoding.without_own(subject.model), autocast(precision, subject.device):
+        dtype = precision.autocast or precision.weights
+        reason = why_not(subject.model, ids[:1].to(subject.device), dtype, subject.pad_id, length)
     if reason is not None:
         raise Unsupported(reason)
 
 
+def _distances(model: Any, ids: torch.Tensor, steps: int, pad_id: int) -> list[float]:
+    """Return the largest relative distance of each step's logits from those of a pass over all tokens before it."""
+    config = GenerationConfig(
+        max_new_tokens=steps + 1, do_sample=False, use_cache=True, pad_token_id=pad_id, eos_token_id=None
+    )
+    made = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    whole, start = made.sequences, ids.shape[1]
+    return [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, steps + 1)]
+
+
 def _distance(model: Any, ids: torch.Tensor, cached: torch.Tensor) -> float:
     """Return the largest relative distance of a step's logits, (2, v), from those of a pass over all tokens before."""
-    found = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, -1].float()
+    last = {"logits_to_keep": 1} if _takes_number_of_logits(model) else {}
+    found = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **last).logits[:, -1].float()
     return float(((cached.to(found.device).float() - found).norm(dim=-1) / found.norm(dim=-1)).max())
+
+
+def _takes_number_of_logits(model: Any) -> bool:
+    """Return whether a model computes, if asked, the logits of the last positions only."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters

@@ -130,7 +130,7 @@ def measure(subject: Subject) -> InferenceColumns:
     prefix = f".saving-{os.getpid()}-"
     with _undisturbed(subject), tempfile.TemporaryDirectory(dir=subject.scratch, prefix=prefix) as scratch:
         with found.part("generate"):
-            cached_steps.check(subject.model, subject.prompts.ids, subject.precision, subject.device, subject.pad_id)
+            cached_steps.check(subject)
             _peak(subject, found)
             found.seconds |= _in_turns(subject, _variants(subject))
             found.record(_rates(subject, found.seconds["tuned"]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
+
+from peftbench.records import failures
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.3}
 """By how many nats per token the log-probability of a text may differ with how it is computed, by compute dtype."""
@@ -56,6 +58,9 @@ class Model:
     device: torch.device
     pads: bool | None = None
     """Whether texts of unequal length may share a batch; None until that is known."""
+    shares: dict[tuple[int, int], str | None] = field(default_factory=dict)
+    """Why prompts cannot be run once for all of their texts, None if they can, as far as that is known. The keys are
+    the tokens of the longest prompt and of the longest text for which it was found."""
 
 
 @dataclass
@@ -114,15 +119,28 @@ def whole(model: Model, texts: Sequence[tuple[int, Text]]) -> Iterator[dict[int,
             yield _run(model, batch)
 
 
+def prove(model: Model, texts: Sequence[tuple[int, Text]]) -> None:
+    """Find out whether texts may share a batch, which ``whole`` does otherwise, among the passes that give scores."""
+    ordered = sorted(texts, key=lambda item: -len(item[1].ids))
+    if len(ordered) > 1:
+        _pads(model, ordered[0], ordered[-1])
+
+
 def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -> bool:
     """Return whether texts of unequal length may share a batch: not if padding changes what comes before it.
 
-    In most families it cannot, as attention is causal. Some select what they attend to among all positions.
+    In most families it cannot, as attention is causal. Some select what they attend to among all positions. If memory
+    runs out, they may not.
     """
     if model.pads is None and model.batch_size > 1 and len(longest[1].ids) > len(shortest[1].ids):
         index, text = shortest
-        (alone, _), (beside, _) = (_run(model, batch)[index] for batch in ([shortest], [longest, shortest]))
-        model.pads = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+        model.pads = False
+        try:
+            (alone, _), (beside, _) = (_run(model, batch)[index] for batch in ([shortest], [longest, shortest]))
+            model.pads = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+        except Exception as error:
+            if not failures.out_of_memory(error):
+                raise
     return model.pads is not False
 
 

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import PeftModel
 
-from peftbench.evaluation import cached_steps, decoding, likelihood, ranking, shared_prompts
+from peftbench.evaluation import cached_steps, decoding, likelihood, passes, ranking, shared_prompts
 from peftbench.evaluation.likelihood import Answer, Text
 from peftbench.models.precision import Precision
 from peftbench.records import Evaluation, Example, Task, failures
@@ -68,6 +68,7 @@ class Harness(HFLM):
         self._asked: list[list[Text]] | None = None
         """Each document's choices, while choices of peftbench's own tasks are ranked."""
         self._pads: bool | None = None
+        self._shares: dict[tuple[int, int], str | None] = {}
         self._known: dict[str, tuple[Sequence[Example], list[list[Text]]]] = {}
         self.searches = evaluation.batch_size is None
         """Whether the batch size may be halved when memory runs out."""
@@ -85,8 +86,28 @@ class Harness(HFLM):
     def why_no_cache(self, ids: torch.Tensor) -> str | None:
         """Return why answers are decoded without the model's cache, as found on the first prompt, (1, t); else None."""
         if self._no_cache is None:
-            self._no_cache = (cached_steps.why_not(self.model, ids, self.dtype, self.tokenizer.pad_token_id),)
+            pad, dtype = self.tokenizer.pad_token_id, self.mixed_precision_dtype
+            with (
+                self._aside(),
+                decoding.without_own(self.model),
+                torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+            ):
+                found = cached_steps.why_not(self.model, ids.to(self.device), self.dtype, pad, self.max_length)
+            self._no_cache = (found,)
         return self._no_cache[0]
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Leave what is run within the context out of evaluation's times and of its peak of CUDA memory."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            self.fitted_peak_bytes = max(self.fitted_peak_bytes, torch.cuda.max_memory_allocated())
+        try:
+            with passes.aside():
+                yield
+        finally:
+            if cuda:
+                torch.cuda.reset_peak_memory_stats()
 
     def tok_encode(
         self, string: str, *arguments: Any, left_truncate_len: int | None = None, **kwargs: Any
@@ -166,16 +187,24 @@ class Harness(HFLM):
 
     def log_probabilities(self, texts: Sequence[Text]) -> list[Answer]:
         """Return the log-probability of each text's continuation, after at most ``max_length`` tokens before it."""
+        self.prove(texts)
         cut = [text.cut(self.max_length + 1) for text in texts]
 
         def ask(asked: list[Text]) -> list[Answer]:
             self.form, model = likelihood.Form(), self._runner()
-            passes = chain(*shared_prompts.answers(model, asked, self.form))
-            found = {index: answer for each in passes for index, answer in each.items()}
+            runs = chain(*shared_prompts.answers(model, asked, self.form))
+            found = {index: answer for each in runs for index, answer in each.items()}
             self.form.pads = self._pads = model.pads
             return [found[index] for index in range(len(asked))]
 
         return self._fitting(ask, cut)
+
+    def prove(self, texts: Sequence[Text]) -> None:
+        """Find out how texts can be run, unless that is known; the passes for it are not part of what is measured."""
+        model = self._runner()
+        with self._aside():
+            shared_prompts.prove(model, [text.cut(self.max_length + 1) for text in texts])
+        self._pads = model.pads
 
     def run_first_passes(self, texts: Sequence[Text]) -> None:
         """Run one batch of each form in which scoring runs texts: the first, which needs most memory."""
@@ -199,7 +228,8 @@ class Harness(HFLM):
         own = model.get_base_model() if isinstance(model, PeftModel) else model
         takes_positions = "position_ids" in inspect.signature(own.forward).parameters
         size = int(self.batch_size)
-        return likelihood.Model(runs(model), runs(behind), takes_positions, self.dtype, size, self.device, self._pads)
+        known = self._pads, self._shares
+        return likelihood.Model(runs(model), runs(behind), takes_positions, self.dtype, size, self.device, *known)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Return the log-probability of each request's whole text in nats; long texts in windows of ``max_length``.

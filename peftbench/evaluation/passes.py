@@ -16,6 +16,7 @@ from peftbench.records.columns.time import TimeColumns
 _CACHES = ("past_key_values", "cache_params", "state")
 """Keyword arguments that carry the cache: attention, Mamba, RWKV."""
 _OVER_TEXTS = ContextVar("over_texts", default=False)
+_ASIDE = ContextVar("aside", default=False)
 
 
 @dataclass
@@ -28,19 +29,33 @@ class PassTimes:
 @contextmanager
 def over_texts() -> Iterator[None]:
     """Count forward passes within the context as prefill: they read the rests of given texts behind a shared prompt."""
-    token = _OVER_TEXTS.set(True)
+    with _set(_OVER_TEXTS):
+        yield
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Do not count forward passes within the context: they check how texts can be run, and give no score."""
+    with _set(_ASIDE):
+        yield
+
+
+@contextmanager
+def _set(variable: ContextVar[bool]) -> Iterator[None]:
+    token = variable.set(True)
     try:
         yield
     finally:
-        _OVER_TEXTS.reset(token)
+        variable.reset(token)
 
 
 @contextmanager
 def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
     """Measure the seconds in a model's forward passes within the context: prefill and decoding.
 
-    A pass over a single token with a cache is decoding, unless it is ``over_texts``; every other pass is prefill. On
-    CUDA, each pass is timed by two events in the device's queue, so that the host does not wait for it.
+    A pass over a single token with a cache is decoding, unless it is ``over_texts``; every other pass is prefill, and
+    passes ``aside`` are neither. On CUDA, each pass is timed by two events in the device's queue, so that the host does
+    not wait for it.
 
     Args:
         model: the base model's own module, which the forward passes of every method call.
@@ -49,7 +64,7 @@ def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
     """
     found = PassTimes()
     begun: list[tuple[str, Any]] = []
-    passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": []}
+    passes: dict[str, list[tuple[Any, Any]]] = {"prefill": [], "decode": [], "aside": []}
 
     def begin(_: Any, __: Any, inputs: Mapping[str, Any]) -> None:
         given = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
@@ -57,7 +72,8 @@ def split(model: Any, device: str, virtual: int = 0) -> Iterator[PassTimes]:
         single = cache is not None and given is not None and given.shape[1] == 1 and not _OVER_TEXTS.get()
         if cache is not None and single and virtual:
             single = cache.get_seq_length() > virtual
-        begun.append(("decode" if single else "prefill", _moment(device)))
+        name = "aside" if _ASIDE.get() else "decode" if single else "prefill"
+        begun.append((name, _moment(device)))
 
     def end(*_: Any) -> None:
         name, start = begun.pop()

@@ -215,6 +215,21 @@ def _length(model: Harness, example: Example, task: Task) -> int:
     return len(model.tok_encode(example.prompt)) + task.max_new_tokens
 
 
+def prove(model: Harness, task: Task, examples: Sequence[Example]) -> None:
+    """Find out in which form a task can be run: from a cache, behind shared prompts, in padded batches.
+
+    Scoring does it otherwise, among what is measured.
+    """
+    task = lm_eval_tasks.stand_in(task) if task.lm_eval else task
+    if task.kind == "choice":
+        model.prove([text for each in model.choices(task, examples) for text in each])
+    elif task.kind == "language_modelling":
+        model.prove([window for e in examples for window in model.windows(e.target)])
+    elif examples:
+        ids, _ = model.tok_batch_encode([max((e.prompt for e in examples), key=len)])
+        model.why_no_cache(ids)
+
+
 def run_largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> None:
     """Run one batch of what scoring runs: the one with the most tokens, where evaluation's memory peak occurs.
 

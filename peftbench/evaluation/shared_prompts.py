@@ -21,7 +21,7 @@ from peftbench.records import failures
 
 _WORTH = 0.8
 """The shared form is used if it runs at most this share of the tokens of whole texts."""
-_CHECKED = 4
+_CHECKED = 2
 """Texts of each prompt on which the two forms are compared."""
 
 
@@ -61,11 +61,33 @@ def answers(
     """
     prompts, alone = _prompts(texts)
     if prompts:
-        form.reason = _difference(model, prompts)
+        form.reason = _reason(model, prompts)
         form.shared = form.reason is None
         if not form.shared:
             prompts, alone = [], list(enumerate(texts))
     return _shared(model, prompts), likelihood.whole(model, alone)
+
+
+def prove(model: Model, texts: Sequence[Text]) -> None:
+    """Find out how texts can be run, which ``answers`` does otherwise, among the passes that give scores.
+
+    What is found is kept in ``model``. If memory runs out, texts are run whole and not padded.
+    """
+    prompts, alone = _prompts(texts)
+    if prompts and _reason(model, prompts) is not None:
+        alone = list(enumerate(texts))
+    likelihood.prove(model, alone)
+
+
+def _reason(model: Model, prompts: Sequence[Prompt]) -> str | None:
+    """Return why prompts cannot be run once; None if they can, or if longer ones could."""
+    sizes = prompts[0].length, max(len(text.ids) for prompt in prompts for _, text in prompt.texts)
+    longer = (known for known, reason in model.shares.items() if reason is None)
+    if any(known[0] >= sizes[0] and known[1] >= sizes[1] for known in longer):
+        return None
+    if sizes not in model.shares:
+        model.shares[sizes] = _difference(model, prompts)
+    return model.shares[sizes]
 
 
 def _prompts(texts: Sequence[Text]) -> tuple[list[Prompt], list[tuple[int, Text]]]:
@@ -238,20 +260,21 @@ def _behind(model: Model, cached: _Cached, chunk: Sequence[tuple[int, int, Text]
 def _difference(model: Model, prompts: Sequence[Prompt]) -> str | None:
     """Return why the prompts cannot be run once; None if texts of the longest and the shortest get equal answers.
 
-    Both forms are computed. The longest texts decide whether a window of attention is narrower than what is read.
+    Both forms are computed, whole texts one by one, so that this needs hardly more memory than the shared form. The
+    longest texts decide whether a window of attention is narrower than what is read.
     """
     chosen = [replace(p, texts=_some(p)) for p in dict.fromkeys((prompts[0], prompts[-1]))]
     texts = [item for prompt in chosen for item in prompt.texts]
     try:
         _check_windows(model, prompts)
         shared = {k: v for found in _shared(model, chosen) for k, v in found.items()}
+        whole = {k: v for found in likelihood.whole(replace(model, batch_size=1), texts) for k, v in found.items()}
     except _NotShared as error:
         return str(error)
     except Exception as error:
         if failures.out_of_memory(error):
-            raise
+            return "memory ran out in the check of the form in which they are run once"
         return f"the model does not continue from a cache: {failures.words(error)}"
-    whole = {k: v for found in likelihood.whole(model, texts) for k, v in found.items()}
     gap = max(abs(shared[i][0] - whole[i][0]) / len(text.scored) for i, text in texts)
     allowed = likelihood.TOLERANCE[model.dtype]
     return None if gap <= allowed else f"log-probabilities differ by {gap:.2g} nats per token; allowed: {allowed:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ from peftbench.training.encoded import learned_ends
 
 
 def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:
-    """Score the tasks. On the CPU, evaluation's memory peak is measured in an extra pass before."""
+    """Score the tasks. On the CPU, evaluation's memory peak is measured in an extra pass before.
+
+    In which form the texts can be run is found out before both, so that neither memory nor times contain it.
+    """
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
     with run.clock.phase(Phase.EVALUATE):
         precision, ends = effective(trial.precision, trial.options), learned_ends(trial)
         harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, precision, ends)
+    with run.clock.phase(Phase.CHECK):
+        for task in tasks:
+            with suppress(Exception):  # scoring meets it again, and decides
+                scoring.prove(harness, task, examples[task.name])
+        harness.fitted_peak_bytes = 0  # nothing has been scored
     if trial.device == "cpu":
         with run.clock.phase(Phase.ACCOUNT):
             categories = _account_evaluation(run, harness, examples)

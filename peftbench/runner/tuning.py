@@ -25,14 +25,11 @@ from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint
-from peftbench.runner.checks import first_step, liveness, packed_rows
+from peftbench.runner.checks import first_step, liveness, packed_rows, probe
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop
 from peftbench.training import effective as computed_with
 from peftbench.training.encoded import Encoded
-
-_PROBE_EXAMPLES = 4
-"""Training examples on which the base model's and the tuned model's logits are compared."""
 
 
 def seed_all(seed: int) -> None:
@@ -56,14 +53,14 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         step_examples = data.step_examples
         loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, step_examples=step_examples)
     with run.clock.phase(Phase.CHECK):
-        probe = batches.collate(step_examples[0][:_PROBE_EXAMPLES], loaded.tokenizer.pad_token_id)
-        logits = liveness.probe(loaded.model, probe, precision, trial.device)
+        few = probe.batch(step_examples, training, loaded.tokenizer.pad_token_id)
+        logits = liveness.probe(loaded.model, few, precision, trial.device)
     if run.job.measures_inference and not method.trains_base:
         run.bare = structure.remember(loaded.model.modules(), weights=False)
     model, learner = _attach(run, loaded, training)
     run.record_memory("attach", peaks.held(model, method.trains_base))
     with run.clock.phase(Phase.CHECK):
-        first_step.check(learner, loaded.model, method, probe)
+        first_step.check(learner, loaded.model, method, few)
         if training.packing:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 packed_rows.check(learner, step_examples)
@@ -74,7 +71,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         with run.clock.phase(Phase.PLAN):
             predict(run, step_examples)
     with run.clock.phase(Phase.CHECK):
-        after = liveness.probe(model, probe, precision, trial.device)
+        after = liveness.probe(model, few, precision, trial.device)
         columns, status, reason = liveness.verdict(model, before, after)
         influence = causality.reads_ahead(model, precision, trial.device)
         run.record(columns, SanityColumns(later_token_influence=influence))

@@ -8,10 +8,13 @@ import json
 import pytest
 import torch
 
-from peftbench.evaluation import cached_steps, scoring
+from peftbench.evaluation import cached_steps, passes, scoring, shared_prompts
+from peftbench.measure.ledger import account
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Example, Task
+from peftbench.runner import evaluating
 from peftbench.tasks import read
-from tests.support import families, trials
+from tests.support import architectures, families, trials
 from tests.support.method_cells import loaded, logits
 
 PROMPT = torch.arange(40, 52)[None]
@@ -44,7 +47,7 @@ def direct(base, prompt, count):
 
 def test_a_sound_cache_is_used(tiny, tmp_path):
     base = loaded(tiny, "lora", "fp32")
-    assert cached_steps.why_not(base.model, PROMPT, "float32", 0) is None
+    assert cached_steps.why_not(base.model, PROMPT, "float32", 0, 64) is None
     _, settings, _ = decoded(base, tmp_path)
     assert "decoded_without_cache" not in settings
 
@@ -78,3 +81,83 @@ def test_inference_is_not_measured_with_such_a_cache(rwkv, tmp_path):
     row = trials.run(made, tmp_path, measures_inference=True).row
     assert row.status == "ok"
     assert "from those of a whole pass" in json.loads(row.inference_json)["reasons"]["generate"]
+
+
+# the check is small, stays in the context, and is not part of what is measured
+
+WORDS = [Example("one two three four " * 16 + word, "red") for word in ("yes", "no")]
+
+
+def wrapped(base, length=64, batch_size=1):
+    return scoring.Harness(
+        base.model.eval(), base.tokenizer, trials.Evaluation(batch_size, length, "test"), PRECISIONS["fp32"]
+    )
+
+
+@pytest.mark.parametrize("new_tokens", [1, 2, 4])
+@pytest.mark.parametrize("length", [2, 3, 128])
+def test_the_check_stays_within_a_table_of_positions(new_tokens, length, tmp_path):
+    base = loaded(architectures.make(tmp_path, "gpt2", n_positions=length), "lora", "fp32")
+    task = Task("t", "exact_match", max_new_tokens=min(new_tokens, length - 1))
+    harness = wrapped(base, length)
+    sizes = []
+    base.model.register_forward_pre_hook(lambda _, __, given: sizes.append(given["input_ids"].shape), with_kwargs=True)
+    scores, _ = scoring.evaluate(harness, [task], {"t": WORDS})
+    assert "decoded_without_cache" not in scores[0].settings
+    assert harness._no_cache == (None,)
+    assert max(t for b, t in sizes if b == 2) <= 32 + 3
+
+
+def test_evaluations_peak_does_not_contain_the_check(tiny):
+    base = loaded(tiny, "lora", "fp32")
+    task, harness = Task("t", "exact_match", max_new_tokens=1), wrapped(base)
+    scoring.prove(harness, task, WORDS[:1])
+
+    def peak():
+        with account(base.model, False, {}) as counted:
+            scoring.run_largest_batch(harness, task, WORDS[:1])
+        return counted.peak_bytes
+
+    first = peak()
+    assert first == peak()
+
+
+def test_the_times_of_passes_do_not_contain_the_check(tiny):
+    base = loaded(tiny, "lora", "fp32")
+    harness = wrapped(base)
+    with passes.split(base.model, "cpu") as times:
+        scoring.prove(harness, Task("t", "exact_match", max_new_tokens=4), WORDS)
+    assert times.columns.evaluate_prefill_seconds == times.columns.evaluate_decode_seconds == 0
+
+
+def test_a_check_that_runs_out_of_memory_decides_only_how_answers_are_decoded(tiny, tmp_path, monkeypatch):
+    def none_left(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    base = loaded(tiny, "lora", "fp32")
+    monkeypatch.setattr(cached_steps, "_distances", none_left)
+    found, settings, examples = decoded(base, tmp_path)
+    assert settings["decoded_without_cache"] == "memory ran out in the check of the model's cache"
+    assert settings["batch_size"] == 4
+    assert [text.strip() for text in found] == [direct(base, e.prompt, 6) for e in examples]
+
+
+def test_a_trial_checks_before_it_measures(tiny, tmp_path, monkeypatch):
+    events = []
+
+    def told(place, name):
+        whole = getattr(place, name)
+
+        def run(*given, **named):
+            events.append(name)
+            return whole(*given, **named)
+
+        monkeypatch.setattr(place, name, run)
+
+    told(cached_steps, "why_not")
+    told(shared_prompts, "_difference")
+    told(evaluating, "account")
+    told(evaluating.watch, "evaluation")
+    row = trials.run(trials.trial(tiny, tmp_path, "lora"), tmp_path).row
+    assert row.status == "ok"
+    assert events == ["_difference", "why_not", "account", "account", "evaluation"]

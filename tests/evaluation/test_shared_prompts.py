@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from peftbench.evaluation import likelihood, passes, scoring
+from peftbench.evaluation import likelihood, passes, scoring, shared_prompts
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.models.precision import PRECISIONS
@@ -126,6 +126,37 @@ def test_a_model_that_does_not_continue_from_a_cache_as_it_should_runs_whole_tex
     assert not harness.form.shared
     words = "the model does not continue from a cache: " if fault == "error" else "log-probabilities differ by "
     assert harness.form.reason.startswith(words)
+
+
+def test_a_check_that_runs_out_of_memory_runs_whole_texts_in_batches_of_the_same_size(tiny, monkeypatch):
+    def none_left(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    base = method_cells.loaded(tiny, "base", "fp32")
+    monkeypatch.setattr(shared_prompts, "_check_windows", none_left)
+    harness = wrapped(base.model, base.tokenizer, None)
+    size = harness.batch_size
+    assert gap(harness) == 0
+    assert harness.form.reason == "memory ran out in the check of the form in which they are run once"
+    assert (harness.batch_size, harness.searches) == (size, True)
+
+
+def test_the_forms_are_checked_once_and_apart_from_what_is_measured(tiny, monkeypatch):
+    base = method_cells.loaded(tiny, "base", "fp32")
+    asked, check = [], shared_prompts._difference
+    monkeypatch.setattr(shared_prompts, "_difference", lambda *given: asked.append(given) or check(*given))
+    harness = wrapped(base.model, base.tokenizer, 1)
+    with passes.split(base.model, "cpu") as times:
+        scoring.prove(harness, TASK, EXAMPLES)
+    assert times.columns.evaluate_prefill_seconds == 0
+    with account(base.model, False, {}) as counted:
+        scoring.run_largest_batch(harness, TASK, EXAMPLES)
+    first = counted.peak_bytes
+    scoring.evaluate(harness, [TASK], {"colour": EXAMPLES})
+    with account(base.model, False, {}) as counted:
+        scoring.run_largest_batch(harness, TASK, EXAMPLES[:2])  # shorter prompts
+    assert counted.peak_bytes < first
+    assert len(asked) == 1
 
 
 def test_texts_that_share_too_little_are_run_whole_without_a_reason(tiny):

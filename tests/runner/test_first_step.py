@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import transformers
 
 from peftbench.errors import Unsupported
+from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, base_facts
 from peftbench.methods.adapter import Bottleneck
 from peftbench.models.load import checksum
 from peftbench.records.resolve import resolve
-from peftbench.runner.checks import first_step
+from peftbench.runner.checks import first_step, probe
+from peftbench.training import accounting
 from peftbench.training.batches import collate
+from peftbench.training.encoded import Encoded
 from tests.support import architectures, tiny_base, trials
 from tests.support.method_cells import TRAINED, attached
 
@@ -153,3 +158,35 @@ def test_an_embedding_that_peft_cannot_find_is_a_reason(tmp_path):
         match="peft finds embeddings by their number of rows, which in LlamaForCausalLM is 320 instead of the 321",
     ):
         resolve(METHODS["prompt_tuning"].attach)(made, 4, options)
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "prompt_tuning"])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_the_proofs_need_no_more_memory_than_a_training_step(micro, name, tiny, tmp_path):
+    base, learner, plan = attached(tiny, name, "fp32", tmp_path, training={"micro_batch_size": micro})
+    method, pad = METHODS[name], base.tokenizer.pad_token_id
+    first = [max(plan, key=lambda step: max(len(e.ids) for e in step))]
+    with account(learner.model, method.trains_base, {}) as counted:
+        first_step.check(learner, base.model, method, probe.batch(first, learner.training, pad))
+    _, step = (accounting.account_step(learner, first[0], method.trains_base) for _ in range(2))  # with its state
+    assert counted.peak_bytes <= 1.01 * step.peak_bytes
+
+
+def encoded(*lengths):
+    return [Encoded(tuple(range(2, 2 + n)), 1, False, ("colour", i)) for i, n in enumerate(lengths)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "settings", "shape"),
+    [
+        ((20, 30, 10, 5), {"micro_batch_size": 4}, (4, 30)),
+        ((20, 30, 10, 5), {"micro_batch_size": 1}, (1, 30)),
+        ((20, 30, 10, 5), {"micro_batch_size": 2}, (2, 30)),
+        ((200, 300, 10, 5), {"micro_batch_size": 2, "sequence_length": 400}, (2, 64)),
+        ((5,) * 8, {"micro_batch_size": 8}, (4, 5)),
+        ((30, 5, 5, 5), {"micro_batch_size": 4, "packing": True, "sequence_length": 64}, (1, 30)),
+    ],
+)
+def test_the_proofs_run_on_a_part_of_a_forward_pass_of_training(lengths, settings, shape):
+    training = dataclasses.replace(trials.TRAINING, **settings)
+    assert tuple(probe.batch([encoded(*lengths)], training, 0).ids.shape) == shape
