@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from peftbench.errors import Unsupported
 from peftbench.evaluation import decoding
 from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
 from peftbench.records import failures
 
 if TYPE_CHECKING:
@@ -55,6 +56,44 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int)
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
         return None
     return f"a step from the model's cache gives logits that are {gap:.0%} apart from those of a whole pass"
+
+
+def check_inputs(model: Any, ids: torch.Tensor, precision: Precision, device: str, pad_id: int) -> None:
+    """Check that a model decodes from the text alone, before anything is trained.
+
+    xlm in transformers appends a mask token to what it decodes from, so that answers are not the next tokens that
+    training teaches.
+
+    Args:
+        model: the base model.
+        ids: a prompt, (1, t), of which the end is used.
+        precision: the precision in which it computes.
+        device: the device that holds it.
+        pad_id: id of the padding token.
+
+    Raises:
+        Unsupported: if the first token's logits are not those of a pass over the text.
+    """
+    ids = ids[:, -_PROMPT:].to(device)
+    config = GenerationConfig(
+        max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=pad_id, eos_token_id=None
+    )
+    model.eval()
+    with torch.no_grad(), decoding.without_own(model), autocast(precision, device):
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        gap = _distance(model, ids, made.logits[0])
+    if gap > _CLOSE.get(precision.autocast or precision.weights, _CLOSE_ELSE):
+        raise Unsupported(
+            f"base: {type(model).__name__} does not decode from the text alone (the first token's logits are {gap:.0%} "
+            "apart from those of a pass over the text), so its answers would not be those that training teaches; score "
+            "tasks of choices only"
+        )
 
 
 def check(subject: Subject) -> None:

@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from peftbench.evaluation import generation, passes, scoring
+import torch
+
+from peftbench.evaluation import cached_steps, generation, passes, scoring
 from peftbench.measure import watch
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, context_length, method_of
@@ -20,7 +22,28 @@ from peftbench.records.columns.environment import ScoreColumns
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.runner.state import Run
+from peftbench.tasks import lm_eval_tasks, reach
 from peftbench.training.encoded import learned_ends
+
+
+def check_decoding(run: Run, loaded: Loaded, examples: Mapping[str, list[Example]]) -> None:
+    """Check that the base model decodes from the text alone, if answers to a scored task are decoded.
+
+    Raises:
+        Unsupported: if it does not.
+    """
+    trial = run.job.trial
+    tasks = {t.name: lm_eval_tasks.stand_in(t) if t.lm_eval else t for t in trial.tasks if t.name in examples}
+    prompts = [
+        examples[name][0].prompt for name, task in tasks.items() if task.kind in reach.DECODED and examples[name]
+    ]
+    if not prompts or trial.base.random_weights:
+        return
+    with run.clock.phase(Phase.CHECK):
+        ids = torch.tensor([loaded.tokenizer(prompts[0])["input_ids"] or [loaded.tokenizer.pad_token_id]])
+        precision = effective(trial.precision, trial.options)
+        longest = ids[:, -trial.evaluation.max_length :]
+        cached_steps.check_inputs(loaded.model, longest, precision, trial.device, loaded.tokenizer.pad_token_id)
 
 
 def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:

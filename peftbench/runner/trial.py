@@ -106,6 +106,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             tuning.predict(run, tuning.prepared(run, tokenizer).step_examples)
     loaded = _load(run)
     examples = _examples(run, loaded)
+    evaluating.check_decoding(run, loaded, examples)
     model, status, message = loaded.model, Status.OK, None
     if trial.retention:
         with run.clock.phase(Phase.RETENTION):

@@ -161,3 +161,12 @@ def test_a_trial_checks_before_it_measures(tiny, tmp_path, monkeypatch):
     row = trials.run(trials.trial(tiny, tmp_path, "lora"), tmp_path).row
     assert row.status == "ok"
     assert events == ["_difference", "why_not", "account", "account", "evaluation"]
+
+
+def test_a_family_that_decodes_from_other_inputs_than_the_text_is_refused_before_it_is_trained(tmp_path):
+    families.make(tmp_path, "xlm")
+    row = trials.run(trials.trial(tmp_path, tmp_path, "lora", training={"steps": 1}), tmp_path).row
+    assert (row.status, row.phase, row.steps_done) == ("unsupported", "check", None)
+    assert "XLMWithLMHeadModel does not decode from the text alone" in row.message
+    choices = trials.trial(tmp_path, tmp_path, "lora", training={"steps": 1}, evaluate=("colour",))
+    assert trials.run(choices, tmp_path).row.status == "ok"

@@ -88,6 +88,7 @@ def virtual_tokens_stand_for_tokens(subject: Subject) -> str | None:
             weight.copy_(base.get_input_embeddings()(first[0]))
         else:
             cache = base(input_ids=first[:1], attention_mask=torch.ones_like(first[:1]), use_cache=True).past_key_values
+            cache = getattr(cache, "self_attention_cache", cache)
             parts = [t[0].transpose(0, 1).flatten(1) for layer in cache.layers for t in (layer.keys, layer.values)]
             weight.copy_(torch.cat(parts, 1))
         found = logits(model, subject.storage, IDS)
