@@ -7,8 +7,11 @@ the same trials and a trial's key contains the values. Nothing is read for setti
 
 from __future__ import annotations
 
+import heapq
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from peftbench.records import Base, Example, Task
 from peftbench.suite import layers
 from peftbench.suite.records import BaseDefaults, Block, Suite
 from peftbench.tasks import hub, read
-from peftbench.training.token_lengths import Lengths, lengths
+from peftbench.training.token_lengths import CHARACTERS, Lengths, lengths
 
 LARGE = 500_000_000
 """Parameters above which the default precision is bf16: weights, gradients and AdamW's state of fp32 take 16 bytes
@@ -30,6 +33,8 @@ PERCENT = 99
 """Percentile of the training examples' lengths that is the default sequence length."""
 UNKNOWN_CONTEXT = 2048
 """Most tokens if the base's config gives no context length, and for scored prompts whose length is not known."""
+_LONGEST = 600
+"""Number of scored prompts and of choices with the most bytes that are tokenized, besides as many other prompts."""
 _MULTIPLE = 8
 """Default lengths are multiples of it, which is fastest on GPUs."""
 
@@ -220,12 +225,30 @@ def _max_length(inputs: _Inputs, most: int) -> int:
         if task.lm_eval or task.num_fewshot:
             needed = max(needed, UNKNOWN_CONTEXT)
             continue
-        examples = [replace(e, target=max(e.choices, key=len, default=e.target)) for e in inputs.examples(task, split)]
-        for each in inputs.lengths(task, examples):
-            decoded = task.kind in ("exact_match", "generation")
-            answers = [prompt + task.max_new_tokens for prompt in each.prompts] if decoded else []
-            needed = max(needed, *each.wholes, *answers)
+        decoded = task.kind in ("exact_match", "generation")
+        for each in inputs.lengths(task, _longest(inputs.examples(task, split))):
+            answer = max(whole - prompt for whole, prompt in zip(each.wholes, each.prompts, strict=True))
+            longest = max(task.max_new_tokens if decoded else 0, answer if task.kind == "choice" else 0)
+            needed = max(needed, *each.wholes, max(each.prompts) + longest)
     return min(_rounded(needed), most)
+
+
+def _longest(examples: Sequence[Example]) -> list[Example]:
+    """Return examples that have the longest prompts and all choices as targets, few enough that none is left out.
+
+    Which text has the most tokens is not known from its characters, so many are given.
+    """
+    by_size = sorted(examples, key=lambda e: len(e.prompt.encode()), reverse=True)
+    others = by_size[_LONGEST:]
+    choices = {choice for e in examples for choice in e.choices}
+    largest = heapq.nlargest(_LONGEST, sorted(choices), key=lambda choice: len(choice.encode()))
+    found = [
+        *(replace(by_size[-1], target=choice, choices=(), references=()) for choice in largest),
+        *by_size[:_LONGEST],
+        *random.Random("scored prompts").sample(others, min(_LONGEST, len(others))),
+    ]
+    sizes = accumulate(len(e.prompt) + len(e.target) for e in found)
+    return found[: max(1, sum(size <= CHARACTERS for size in sizes))]
 
 
 def _rounded(tokens: int) -> int:

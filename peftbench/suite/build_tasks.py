@@ -126,6 +126,23 @@ def _with_template(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
     return block
 
 
+def _check_choices(b: Builder, path: KeyPath, block: TaskBlock) -> None:
+    """Record choices that a task lacks, cannot use, or that are no text."""
+    given = b.document.get((*path, "choices"))
+    if block.kind != "choice":
+        if given:
+            b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
+    elif len(set(block.choices)) < max(2, len(block.choices)):
+        b.problem(
+            path,
+            "a choice task needs choices: at least two different texts, or labels that map a field's values to them; "
+            f"given {describe_value(block.choices)}",
+        )
+    elif not all(choice.strip() for choice in block.choices):
+        where = "choices" if given else "labels"
+        b.problem((*path, where), f"given {describe_value(block.choices)}; allowed: choices that are not empty")
+
+
 def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
     """Record keys that a task of its kind lacks or cannot use."""
     for key in ("kind", "prompt", "target"):
@@ -136,14 +153,7 @@ def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
         ):
             text = f"the key {key!r} is missing; a task needs a template, or kind, prompt and target"
             b.problem(path, f"{text}; and train or test files, or a dataset")
-    if block.kind == "choice" and len(set(block.choices)) < max(2, len(block.choices)):
-        b.problem(
-            path,
-            "a choice task needs choices: at least two different texts, or labels that map a field's values to them; "
-            f"given {describe_value(block.choices)}",
-        )
-    if block.kind != "choice" and b.document.get((*path, "choices")):
-        b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
+    _check_choices(b, path, block)
     for key in ("separator", "chunk_characters"):
         if getattr(block, key) is not None and block.kind != TEXT:
             b.problem((*path, key), f"only a {TEXT} task is cut into chunks; this one's kind is {block.kind}")

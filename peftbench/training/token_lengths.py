@@ -123,6 +123,10 @@ class _Light:
         ids = [self._fast.encode(text, add_special_tokens=add_special_tokens).ids for text in several]
         return {"input_ids": ids[0] if isinstance(texts, str) else ids}
 
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        """Return the text of token ids, with special tokens."""
+        return str(self._fast.decode(list(ids), skip_special_tokens=False))
+
 
 def _token(settings: Any, name: str) -> str | None:
     found = settings.get(name) if isinstance(settings, dict) else None

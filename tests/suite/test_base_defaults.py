@@ -10,7 +10,9 @@ import pytest
 
 from peftbench import suite
 from peftbench.errors import UserError
+from peftbench.records import Example, Task
 from peftbench.suite import base_defaults, learning_rate_search, trial_key
+from peftbench.training import token_lengths
 from tests.support import tiny_base
 
 METHODS = "methods: {base: , full: , lora: , qlora: , prompt_tuning: , prefix_tuning: , adapter: , llama_adapter: }\n"
@@ -232,6 +234,34 @@ def test_answers_that_are_ranked_fit_even_if_the_longest_is_not_the_target(trial
         (found,) = suite.expand(base_defaults.resolve(suite.load("x.yaml", environ={})), "cpu")
         lengths.append(found.evaluation.max_length)
     assert lengths[1] > lengths[0]
+
+
+def test_the_default_length_follows_from_the_choice_with_the_most_tokens_not_characters(trials, place):
+    trials("methods: [base]\n")
+    (place / "short.jsonl").write_text('{"p": "one", "t": "one two three red"}\n' * 20)
+    text = (place / "x.yaml").read_text().replace("exact_match", "choice").replace("    max_new_tokens: 4\n", "")
+    text = text.replace("train.jsonl", "short.jsonl")
+    (place / "x.yaml").write_text(
+        text.replace("    target", "    choices: [one two three red, 红色的大苹果在天上面]\n    target")
+    )
+    (found,) = suite.expand(base_defaults.resolve(suite.load("x.yaml", environ={})), "cpu")
+    assert found.evaluation.max_length >= 31, "10 characters, of three tokens each, behind a prompt"
+
+
+def test_the_longest_of_many_scored_prompts_fits_the_default_length():
+    examples = [Example("one", "red")] * 3000 + [Example("one two " * 20, "red")] + [Example("one", "red")] * 3000
+    found = base_defaults._longest(examples)
+    assert examples[3000] in found
+    assert len(found) <= token_lengths.SAMPLE
+    assert token_lengths._drawn(found) != found[:1]
+    assert base_defaults._longest([]) == []
+
+
+def test_a_prompt_whose_end_merges_with_the_answer_has_a_length(place):
+    pairs = [Example("the col", "our", join="")]
+    task = Task("t", "exact_match")
+    (size,) = token_lengths.lengths(task, pairs, place / "tiny", False).wholes
+    assert size > 1
 
 
 @pytest.mark.parametrize("name", suite.names())

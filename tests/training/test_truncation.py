@@ -116,6 +116,18 @@ def test_few_shot_examples_and_choices_count(tmp_path):
     assert found[0].startswith("task mine, test split: 4 of 4 examples exceed evaluate.max_length (9) and")
 
 
+def test_a_conversations_messages_are_counted_without_the_words_of_a_prompt(tiny):
+    turns = (("user", "the sky"), ("assistant", "<think>one two three</think>red"), ("user", "the sky"))
+    one = Example("User: the sky\nAssistant: red\nUser: the sky\nAssistant:", "<think>one two</think>red", turns=turns)
+    file = tokenizer_file.speller_of(tiny)
+    words = len(tiny_base.tokenizer().encode("the skyredthe sky red")) + 1
+    for chat in (True, False):
+        task = Task("a", "generation", chat=chat)
+        fits = [n for n in range(4, 99) if list(truncation._losses(task, "train", n, [one], file)) == [None]]
+        assert (min(fits) == words) == chat
+        assert min(fits) >= words
+
+
 def test_what_a_plan_counts_is_what_a_trial_counts(tiny):
     tokenizer = method_cells.loaded(tiny, "base", "fp32").tokenizer
     examples = [Example(("the sky is " * n).rstrip(), ("red green " * (8 - n)).strip()) for n in range(8)]

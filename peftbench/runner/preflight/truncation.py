@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftbench.records import Example, Task, Trial
@@ -71,6 +72,7 @@ def _losses(
     task: Task, split: str, length: int, examples: Sequence[Example], tokenizer: TokenizerFile
 ) -> Iterator[str | None]:
     """Yield what each example loses, in training with its end-of-text token."""
+    examples = [_given(task, e) for e in examples]
     added = tokenizer.added()
     prompts = [len(ids) + added for ids in tokenizer.encode([e.prompt for e in examples])]
     if split != "train" and task.kind in reach.DECODED:
@@ -84,3 +86,20 @@ def _losses(
         longest = max(len(next(texts)) for _ in each) + added
         excess = longest + 1 - length if split == "train" else longest - 1 - length
         yield lost(excess, prompt if e.prompt else 0)
+
+
+def _given(task: Task, example: Example) -> Example:
+    """Return an example with the texts that a chat template certainly writes; other tasks' examples unchanged.
+
+    The messages of a conversation are written without the words of a prompt, and some templates leave out thinking.
+    """
+    if not task.chat:
+        return example
+    turns = "".join(_said(words) for _, words in example.turns)
+    prompt = turns if example.turns else example.prompt.strip()
+    return replace(example, prompt=prompt, target=_said(example.target))
+
+
+def _said(words: str) -> str:
+    """Return a message without a thinking block at its beginning."""
+    return words.rpartition("</think>")[2].strip()
