@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import configs, files, loading_causes
+from peftbench.models import configs, files, loading_causes, tied
 from peftbench.models.loading_report import Comparison, Expected, Report
 
 
@@ -29,14 +29,14 @@ class Sizes:
 
 
 def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
-    """Check that a model folder's weights are those of its config, reading only headers.
+    """Check that a model folder's weights are those of its config, reading only headers and a few rows of tied weights.
 
     Returns:
         The model's sizes; None if it cannot be built on ``meta``. It is then checked when it is loaded.
 
     Raises:
         UserError: if the config cannot be read, files are incomplete, or tensors are missing, of another shape or left
-            over.
+            over, or tied weights differ.
         Unsupported: if transformers' causal language model for the config does not find the weights.
     """
     stored = files.tensors(folder)
@@ -49,6 +49,7 @@ def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
     except Exception:  # whatever a model's code does not do without weights
         return None
     _refuse(model, _comparison(folder, model, report, stored))
+    tied.check(folder, model, stored)
     return Sizes(rows(model))
 
 
@@ -61,10 +62,11 @@ def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
         info: transformers' loading info.
 
     Raises:
-        UserError: if tensors are missing, of another shape or left over.
+        UserError: if tensors are missing, of another shape or left over, or tied weights differ.
         Unsupported: if transformers' causal language model for the config does not find the weights.
     """
     _refuse(model, _comparison(folder, model, Report.of(info), files.tensors(folder)))
+    tied.verify(model)
 
 
 def _refuse(model: Any, found: Comparison) -> None:

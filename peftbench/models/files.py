@@ -13,7 +13,9 @@ from typing import Any
 from peftbench.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_HASHED = (".safetensors", ".json", ".model", ".txt", ".jinja", ".py")
+DESCRIPTION = (".json", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab")
+"""Suffixes of the files that are config, tokenizer or chat template."""
+_HASHED = (".safetensors", ".py", *DESCRIPTION)
 """Suffixes of the files in a model folder that determine what the model computes."""
 _LOADED_INSTEAD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Names of a distributed checkpoint's files, which transformers loads in place of ``model.safetensors``."""

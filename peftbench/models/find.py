@@ -14,6 +14,8 @@ from peftbench.models import builtin, files, unfit
 from peftbench.records import Base
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_WANTED = ("*.safetensors", *(f"*{suffix}" for suffix in files.DESCRIPTION))
+"""The files that are downloaded of a model on the hub."""
 _LONGEST_HUB_ID = 96
 _LONGEST_NAME = 200
 """Characters of a base model's name that are shown in a message."""
@@ -190,7 +192,7 @@ def hint_of_shape(source: str) -> str:
 
 def _from_hub(
     base: Base,
-    wanted: Sequence[str] = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"),
+    wanted: Sequence[str] = _WANTED,
     local: bool = False,
 ) -> Path:
     """Return the folder of a hub id's files, from the hub or, if ``local``, from its cache alone."""

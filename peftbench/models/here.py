@@ -9,7 +9,7 @@ from peftbench.errors import UserError
 from peftbench.models import files, find
 from peftbench.records import Base
 
-_DESCRIPTION = ("*.json", "*.model", "*.txt", "*.jinja")
+_DESCRIPTION = tuple(f"*{suffix}" for suffix in files.DESCRIPTION)
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 

@@ -30,6 +30,9 @@ _TWO_MATRICES = (
 )
 """Model types whose feed-forward blocks have two matrices; the others have a gate too."""
 
+_TIED = ("gpt2", "opt", "falcon", "bloom", "mpt")
+"""Model types that tie output and input embeddings by default."""
+
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a ``config.json`` that describes the text model: of models for images and text, a part."""
@@ -71,7 +74,7 @@ def _stored(folder: Path, text: Mapping[str, Any]) -> int | None:
             shapes.update(_shapes(folder / name))
     except (OSError, ValueError, TypeError, LookupError, AttributeError):  # reported by the code that loads the weights
         return None
-    if text.get("tie_word_embeddings"):
+    if _ties(text):
         shapes.pop("lm_head.weight", None)
     return sum(math.prod(shape) for shape in shapes.values()) or None
 
@@ -104,8 +107,13 @@ def _estimated(text: Mapping[str, Any]) -> int | None:
     experts = _first(text, _EXPERTS) or 1
     width_of_expert = _first(text, ("moe_intermediate_size",)) or inner
     block = matrices * hidden * (experts * width_of_expert if experts > 1 else inner)
-    tables = 1 if text.get("tie_word_embeddings", kind in ("gpt2", "opt", "falcon", "bloom", "mpt")) else 2
+    tables = 1 if _ties(text) else 2
     return tables * vocabulary * hidden + layers * (attention + block)
+
+
+def _ties(text: Mapping[str, Any]) -> bool:
+    """Return whether the output embeddings are the input embeddings; some families tie them by default."""
+    return bool(text.get("tie_word_embeddings", str(text.get("model_type")) in _TIED))
 
 
 def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

@@ -227,3 +227,40 @@ def test_a_model_that_cannot_be_built_without_weights_is_left_to_the_load(tiny, 
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_config", refuse)
     assert dry_load.check(tiny, False) is None
+
+
+# tied weights
+
+
+def head(change):
+    """Store a head beside the embeddings that it is tied to."""
+    return lambda tensors: tensors | {"lm_head.weight": change(tensors["model.embed_tokens.weight"].clone())}
+
+
+def test_a_head_of_its_own_in_a_tied_config_is_refused_before_and_while_loading(tiny, tmp_path, monkeypatch):
+    folder = weights.copy(tiny, tmp_path / "base", head(lambda table: table + 1))
+    told = r"ties lm_head.weight to model.embed_tokens.weight .* with different values; set tie_word_embeddings: false"
+    with pytest.raises(UserError, match=told):
+        dry_load.check(folder, False)
+    monkeypatch.setattr(dry_load.tied, "check", lambda *_: None)
+    with pytest.raises(UserError, match=told):
+        load.load(folder, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)
+    weights.edit(folder / "config.json", tie_word_embeddings=False)
+    assert dry_load.check(folder, False) == dry_load.Sizes(320)
+
+
+def test_a_stored_copy_of_the_embeddings_is_their_head(tiny, tmp_path):
+    folder = weights.copy(tiny, tmp_path / "base", head(lambda table: table))
+    assert dry_load.check(folder, False) == dry_load.Sizes(320)
+    found = load.load(folder, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False).model
+    assert found.get_output_embeddings().weight is found.get_input_embeddings().weight
+
+
+def test_a_head_that_differs_in_a_single_row_is_refused_when_it_is_loaded(tiny, tmp_path):
+    def change(table):
+        table[3] += 1
+        return table
+
+    folder = weights.copy(tiny, tmp_path / "base", head(change))
+    with pytest.raises(UserError, match="with different values"):
+        load.load(folder, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
@@ -230,3 +231,17 @@ def test_a_folder_that_may_not_be_read_is_refused(model, monkeypatch):
     monkeypatch.setattr("pathlib.Path.iterdir", deny)
     assert "the folder cannot be read: Permission denied" in refused(model)
     shutil.rmtree(model, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "source.spm", "vocab.bpe", "dict.vocab", "merges.txt"])
+def test_every_file_of_a_tokenizer_is_in_the_hash_and_fetched(name, model, monkeypatch):
+    before = find.base_fingerprint(model)
+    (model / name).write_text("a")
+    assert find.base_fingerprint(model) != before
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda _, **more: asked.append(more["allow_patterns"]) or str(model)
+    )
+    for wanted in ({}, {"wanted": here._DESCRIPTION}):
+        find._from_hub(Base("org/model"), **wanted)
+    assert all(any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for patterns in asked)
