@@ -18,7 +18,7 @@ from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.results import store
 from peftbench.runner.executor import local
-from peftbench.runner.preflight import answers, generation, texts, truncation
+from peftbench.runner.preflight import answers, chats, generation, texts, truncation
 from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
@@ -246,6 +246,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     configs: dict[Base, Any] = {}
+    tried: chats.Tried = {}
     refused = base_models.unsupported(trials)
     for trial in {trial.cell: trial for trial in trials}.values():
         if trial.unsupported is not None:
@@ -263,6 +264,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
                 base_facts.check(trial, configs[trial.base])
                 chat.check(trial.tasks, find.config_folder(trial.base))
                 generation.check(trial, find.config_folder(trial.base))
+                chats.check(trial, find.config_folder(trial.base), tried)
         except Unsupported as error:
             found[trial.cell] = str(error)
         except UserError:  # the folder is refused by check

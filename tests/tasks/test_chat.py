@@ -190,3 +190,18 @@ def test_a_plan_reports_that_a_base_has_no_chat_template(tiny, tmp_path):
     able = shutil.copytree(tiny, tmp_path / "able")
     (able / "chat_template.jinja").write_text(TURNS)
     assert prepare.impossible([replace(talking, base=Base(str(able)))]) == {}
+
+
+def test_plan_says_that_a_template_refuses_the_messages_of_a_task(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    refuses = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    made = tiny_base.tokenizer()
+    made.chat_template = refuses + TURNS.removeprefix("{% for m in messages %}")
+    made.save_pretrained(folder)
+    found = trials.trial(folder, tmp_path / "data")
+    assert not prepare.impossible([found])
+    asking = tuple(replace(task, chat=True) for task in found.tasks)
+    assert not prepare.impossible([replace(found, tasks=asking)])
+    asking = tuple(replace(task, system="Be kind.") for task in asking)
+    (reason,) = prepare.impossible([replace(found, tasks=asking)]).values()
+    assert reason == "tasks.colour: system and chat: the base's chat template refuses: no system here"

@@ -40,7 +40,7 @@ def check(trials: Sequence[Trial], tokenizer: Any, rows: int | None, unseen: Con
 
 def _texts(trials: Sequence[Trial], tokenizer: Any, unseen: Container[str]) -> Iterator[tuple[str, str]]:
     """Yield what the trials read: where it is from, and the text. Prompts of lm-eval's own tasks are not among it."""
-    for task, split in _splits(trials):
+    for task, split in splits(trials):
         if task.name in unseen or task.lm_eval:
             continue
         found = read.examples(task, split) if split == "train" else fewshot.scored(task, split)
@@ -55,7 +55,7 @@ def _texts(trials: Sequence[Trial], tokenizer: Any, unseen: Container[str]) -> I
             yield from ((f"evaluate.retention: text {index}", text) for index, text in enumerate(texts(source)))
 
 
-def _splits(trials: Sequence[Trial]) -> list[tuple[Task, str]]:
+def splits(trials: Sequence[Trial]) -> list[tuple[Task, str]]:
     """Return each task with each split of it that the trials read."""
     found: dict[tuple[str, str], tuple[Task, str]] = {}
     for trial in trials:
