@@ -36,6 +36,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Category, Example, failures
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.resolve import resolve
+from peftbench.training.encoded import tokens
 
 BATCH = 4
 """Number of prompts in a batch for rates; latency is measured with a single prompt."""
@@ -114,7 +115,7 @@ def prompts(tokenizer: Any, examples: Iterable[Sequence[Example]], max_length: i
     longest = sorted((e.prompt for found in examples for e in found), key=lambda text: (-len(text), text))[:BATCH]
     texts = [longest[i % len(longest)] for i in range(BATCH)] if longest else [""] * BATCH
     new_tokens = max(1, min(NEW_TOKENS, max_length - 1))
-    encoded = [tokenizer(text)["input_ids"] or [tokenizer.pad_token_id] for text in texts]
+    encoded = [ids or [tokenizer.pad_token_id] for ids, _ in tokens(tokenizer, [(text, "") for text in texts], False)]
     length = min(max_length - new_tokens, *map(len, encoded))
     return Prompts(torch.tensor([ids[-length:] for ids in encoded]), new_tokens)
 

@@ -39,6 +39,8 @@ LOST: Mapping[str, str] = MappingProxyType(
 )
 """What a truncated example can lose, as results name it and in words; the last one if it has no prompt."""
 
+_AT_ONCE = 1000
+"""Number of texts that are tokenized at once."""
 _WITH_ANSWERS = ("choice", "exact_match", "generation")
 """Kinds of tasks whose answers end."""
 Row = Sequence[Encoded]
@@ -143,8 +145,13 @@ def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     lm-eval does the same. A chat template writes the beginning-of-text token as text.
     """
     first = tokenizer.bos_token or tokenizer.eos_token
-    if not texts:
-        return []
-    if not (first and any(text.startswith(first) for text in texts)):
-        return tokenizer(list(texts))["input_ids"]
-    return [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in texts]
+    known: dict[int, int] = {}
+    found: list[list[int]] = []
+    for start in range(0, len(texts), _AT_ONCE):  # a tokenizer's answer takes twenty times the memory of the ids
+        some = list(texts[start : start + _AT_ONCE])
+        if first and any(text.startswith(first) for text in some):
+            made = [tokenizer(text, add_special_tokens=not text.startswith(first))["input_ids"] for text in some]
+        else:
+            made = tokenizer(some)["input_ids"]
+        found += [[known.setdefault(token, token) for token in ids] for ids in made]  # one object per token id
+    return found

@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from tokenizers import processors
 
-from peftbench.evaluation import ranking, scoring
+from peftbench.evaluation import generation, ranking, scoring
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Evaluation, Example, Task
 from peftbench.tasks import chat, lm_eval_export, reach
+from peftbench.training import encoded
 from peftbench.training.encoded import encode
 from tests.support import tiny_base
 from tests.support.chat_templates import TEMPLATES, TOKENIZERS, tokenizer
@@ -123,3 +125,24 @@ def test_prompts_without_a_chat_template_keep_their_space_with_the_answer():
     made = tokenizer("byte-level", "")
     ids, start = trained(made, Example("the colour of sky ?", "red"))
     assert made.decode(ids[start:]) == " red</s>"
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_inference_is_measured_on_the_tokens_of_scored_prompts(model, adds):
+    made = tokenizer("byte-level", TEMPLATES["llama 2"])
+    if adds:
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    found = chat.apply(TASK, EXAMPLES[:1], made)
+    measured = generation.prompts(made, [found], 128).ids
+    assert measured[0].tolist() == harness(model, made).tok_encode(found[0].prompt)
+
+
+def test_many_texts_are_tokenized_in_parts_as_at_once(monkeypatch):
+    made = tokenizer("byte-level", "")
+    texts = [("<s>one" if n % 3 == 0 else "one", f" two {n}") for n in range(10)]
+    whole = encoded.tokens(made, texts, True)
+    monkeypatch.setattr(encoded, "_AT_ONCE", 4)
+    assert encoded.tokens(made, texts, True) == whole
+    assert encoded.tokens(made, [], True) == []
