@@ -20,6 +20,9 @@ _LORA = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada
 _META = re.compile(r"(tok_embeddings\.weight|layers\.\d+\.attention\.w[qkvo]\.weight)")
 """Tensors of Meta's own format."""
 _BY = {"base_model.model": " of peft", "base_layer": " of peft", "_orig_mod": " of torch.compile"}
+_CLASSIFIER = re.compile("Classification|Reward|QuestionAnswering|MultipleChoice")
+_SCORES = re.compile(r"(score|classifier|v_head|value_head|regression_head|reward_head|qa_outputs)\.")
+"""Beginnings of the names of heads that are not output embeddings."""
 _MOST = 0.5
 """The share of the missing tensors beyond which a cause explains them."""
 _FEW = 0.1
@@ -35,6 +38,7 @@ def why_refused(found: Comparison) -> str | None:
 def _causes(found: Comparison) -> Iterator[str]:
     """Yield likely causes with the way out, the surest first; the last one always."""
     yield from _of_format(found)
+    yield from _of_heads(found)
     yield from _of_wrappers(found)
     yield from _of_beginnings(found)
     gone = [name for name in found.missing if name in found.index]
@@ -65,6 +69,19 @@ def _of_format(found: Comparison) -> Iterator[str]:
         )
     if any(_META.fullmatch(name) for name in found.stored):
         yield "the names are those of Meta's own format; convert with transformers' convert_llama_weights_to_hf.py"
+
+
+def _of_heads(found: Comparison) -> Iterator[str]:
+    """Yield that the files are a classifier's, if only the output embeddings are missing."""
+    saved = found.config.get("architectures")
+    named = [str(name) for name in saved] if isinstance(saved, list) else []
+    if found.missing == [found.expected.head] and (
+        any(_CLASSIFIER.search(name) for name in named) or any(_SCORES.match(name) for name in found.stored)
+    ):
+        yield (
+            "the model was saved as a classifier or reward model, which has no output embeddings; give the language "
+            "model that it was made from"
+        )
 
 
 def _of_wrappers(found: Comparison) -> Iterator[str]:

@@ -264,3 +264,15 @@ def test_a_head_that_differs_in_a_single_row_is_refused_when_it_is_loaded(tiny, 
     folder = weights.copy(tiny, tmp_path / "base", head(change))
     with pytest.raises(UserError, match="with different values"):
         load.load(folder, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)
+
+
+@pytest.mark.parametrize("named", [["LlamaForSequenceClassification"], ["LlamaForCausalLM"], None])
+def test_a_classifier_is_not_advised_to_tie_a_head_that_it_never_had(named, untied, tmp_path):
+    def classifier(tensors):
+        kept = {name: value for name, value in tensors.items() if name != "lm_head.weight"}
+        return kept | {"score.weight": torch.ones(2, 64)}
+
+    folder = weights.copy(untied, tmp_path / "base", classifier, architectures=named)
+    with pytest.raises(UserError, match="saved as a classifier or reward model") as raised:
+        dry_load.check(folder, False)
+    assert "tie_word_embeddings" not in str(raised.value)
