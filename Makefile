@@ -4,7 +4,7 @@
 # make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
-# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning precisions
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo precisions all
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3

@@ -225,8 +225,10 @@ def keep(made: Path, name: str) -> None:
 def main() -> None:
     """Renew everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", nargs="+", default=[], choices=[*RUNS, "precisions"], help="run these again first")
-    for name in parser.parse_args().run:
+    records = (*RUNS, "precisions")
+    parser.add_argument("--run", nargs="+", default=[], choices=(*records, "all"), help="run these again first")
+    given = parser.parse_args().run
+    for name in records if "all" in given else given:
         precision_table.main() if name == "precisions" else run(name)
     for path in PARTS:
         path.write_text(renewed(path))
