@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval import evaluator
@@ -53,22 +53,12 @@ def check_choices(
             f"task {task.name!r}: lm-eval's task decodes up to {own.max_new_tokens} tokens; allowed: less than "
             f"evaluate.max_length ({max_length}): raise evaluate.max_length or set max_new_tokens"
         )
-    known: set[str] = set()
-    for index, example in enumerate(examples):
-        for choice in set(example.choices) - known:
-            known.add(choice)
-            text = f" {choice}{example.end if ended else ''}"
-            tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            if tokens >= max_length:
-                raise UserError(
-                    f"task {task.name!r}, example {index}: the choice {_short(choice)} has {tokens} tokens; allowed: "
-                    f"less than evaluate.max_length, which is {max_length} (by default the longest sequence_length of "
-                    "train): raise it, or shorten the choice"
-                )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    reach.check_choices(
+        own,
+        [e if ended else replace(e, end="") for e in examples],
+        lambda choice: len(tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]),
+        max_length,
+    )
 
 
 def evaluate(

@@ -21,16 +21,26 @@ def scored(task: Task, split: str) -> list[Example]:
         UserError: as ``read.examples``; or if the task's answer pattern finds no answer in an example's target.
     """
     found = read.examples(task, split)
-    if task.answer_pattern is not None:
-        for index, e in enumerate(found):
-            if answers.read_answer(task.answer_pattern, e.target) is None:
-                raise UserError(
-                    f"task {task.name!r}: answer_pattern: given {task.answer_pattern!r}; it finds no answer in the "
-                    f"target of {split} example {index}: {e.target[:80]!r}"
-                )
+    check_answers(task, split, found)
     if not task.num_fewshot or task.lm_eval:  # a task of lm-eval draws its own few-shot examples
         return found
     return with_shots(task, found, read.examples(task, "train"))
+
+
+def check_answers(task: Task, split: str, examples: Sequence[Example]) -> None:
+    """Check that the task's answer pattern, if it has one, finds an answer in every target.
+
+    Raises:
+        UserError: if it finds none.
+    """
+    if task.answer_pattern is None:
+        return
+    for index, e in enumerate(examples):
+        if answers.read_answer(task.answer_pattern, e.target) is None:
+            raise UserError(
+                f"task {task.name!r}: answer_pattern: given {task.answer_pattern!r}; it finds no answer in the target "
+                f"of {split} example {index}: {e.target[:80]!r}"
+            )
 
 
 def with_shots(task: Task, examples: Sequence[Example], train: Sequence[Example]) -> list[Example]:

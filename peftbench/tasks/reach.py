@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from peftbench.errors import UserError
 from peftbench.records import Example, Task
 from peftbench.records.wording import plural
 from peftbench.tasks.answers import read_answer
@@ -166,3 +167,29 @@ def sentence(subject: str, counts: Mapping[str, Any], stops: Collection[str], ma
     ]
     why = "; ".join(f"{number:,} that {reason}" for number, reason in reasons if number)
     return f"{subject}: {counts['unreachable']:,} of {plural(counts['examples'], 'target')} cannot be decoded: {why}"
+
+
+def check_choices(task: Task, examples: Sequence[Example], tokens: Callable[[str], int], max_length: int) -> None:
+    """Check that every choice fits into evaluation's maximum length, as prompts may be truncated but choices may not.
+
+    Args:
+        task: the task.
+        examples: its scored examples.
+        tokens: returns the number of tokens of a choice.
+        max_length: evaluation's maximum length.
+
+    Raises:
+        UserError: if one does not fit.
+    """
+    known: set[str] = set()
+    for index, example in enumerate(examples):
+        for choice in set(example.choices) - known:
+            known.add(choice)
+            count = tokens(choice + example.end)
+            if count >= max_length:
+                short = choice if len(choice) <= 40 else f"{choice[:37]}..."
+                raise UserError(
+                    f"task {task.name!r}, example {index}: the choice {short!r} has {count} tokens; allowed: less than "
+                    f"evaluate.max_length, which is {max_length} (by default the longest sequence_length of train): "
+                    "raise it, or shorten the choice"
+                )

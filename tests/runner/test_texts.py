@@ -151,3 +151,29 @@ def test_an_answer_that_equals_one_of_several_right_ones_is_right():
     assert built.process_results(built.eval_docs[0], ["2"]) == {"exact_match": 0.0}
     plain = lm_eval_export.config(task, [Example("p", "one", (), ("one",))])
     assert plain["doc_to_target"] == "target"
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "message"),
+    [
+        (
+            choice(["a", "b " * 200]),
+            [{"text": "x", "label": "a"}],
+            "example 0: the choice 'b b b b b b b b b b b b b b b b b b b...' has",
+        ),
+        (
+            'kind: exact_match, answer_pattern: number, prompt: "{{ text }}", target: "{{ label }}"',
+            [{"text": "x", "label": "3"}, {"text": "y", "label": "none"}],
+            "answer_pattern: given 'number'; it finds no answer in the target of test example 1: 'none'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_a_trial_would_refuse_of_its_answers_is_refused_before_any_trial(
+    place, capsys, task, content, message, command
+):
+    write(place, task, content)
+    assert cli.main([command, "s.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert not (place / "results").exists()

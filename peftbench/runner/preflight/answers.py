@@ -8,8 +8,8 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Example, Task, Trial
-from peftbench.runner.preflight.tokenizer_file import Folder, spaced, speller_of
-from peftbench.tasks import reach, read
+from peftbench.runner.preflight.tokenizer_file import Folder, TokenizerFile, spaced, speller_of
+from peftbench.tasks import fewshot, reach, read
 
 
 def resolved(trials: Sequence[Trial], reader: read.Reader, unseen: Container[str] = ()) -> tuple[Trial, ...]:
@@ -53,7 +53,8 @@ def notes(
         unseen: names of tasks whose data is not read.
 
     Raises:
-        UserError: if stop texts that the suite gives cut every target of a task that needs an exact match.
+        UserError: if stop texts that the suite gives cut every target of a task that needs an exact match, if the
+            answer pattern finds no answer in a target, or if a choice is too long to be ranked.
     """
     found: dict[tuple[Any, ...], tuple[str, ...]] = {}
     for before, trial in zip(asked, trials, strict=True):
@@ -63,6 +64,7 @@ def notes(
             key = where, repr(task), split
             if task.name not in unseen and key not in found:
                 speller = speller_of(where) if where else None
+                _check_scored(trial, task, split, reader, speller)
                 say = _alike if task.kind == "choice" else _decoded
                 found[key] = tuple(say(task, split, reader(task, split), speller, task.name in given))
     return tuple(dict.fromkeys(note for each in found.values() for note in each))
@@ -77,6 +79,18 @@ def _splits(trial: Trial) -> Iterator[tuple[Task, str]]:
             yield task, trial.evaluation.split
         if task.kind in reach.DECODED and (task.name in trained or (scored and task.num_fewshot)):
             yield task, "train"
+
+
+def _check_scored(trial: Trial, task: Task, split: str, reader: read.Reader, speller: TokenizerFile | None) -> None:
+    """Check what a trial checks of its scored examples, before any trial loads the base model."""
+    if task.name not in trial.evaluate or split != trial.evaluation.split or task.lm_eval:
+        return
+    examples = reader(task, split)
+    fewshot.check_answers(task, split, examples)
+    if speller is not None:
+        reach.check_choices(
+            task, examples, lambda text: len(speller.encode([f" {text}"])[0]), trial.evaluation.max_length
+        )
 
 
 def _decoded(
