@@ -61,7 +61,7 @@ def _no_target(
     model: nn.Module, name: str, refused: Mapping[str, str], aside: Iterable[str], linear: Iterable[str]
 ) -> Exception:
     """Return the error for a target module that LoRA cannot adapt or that does not exist."""
-    for module in _matches(name, refused):
+    for module in set(_matches(name, refused)) - set(aside):
         return Unsupported(f"lora: target_modules: {name} {refused[module]}")
     if _matches(name, aside):
         return Unsupported(f"lora: target_modules: {name} is in a part of the base that text does not pass through")

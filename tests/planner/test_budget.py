@@ -365,6 +365,6 @@ def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
     assert lines[0].split()[:3] == ["cell", "peak", "base"]
     assert [line.split()[:2] for line in lines[2:4]] == [["lora", "r=2"], ["lora", "r=4"]]
     assert [line.split()[-1] for line in lines[2:4]] in (["yes", "yes"], ["no", "no"])
-    assert lines[-1] == "fits: within 1.0 GiB, of which 100.0 MiB are reserved for non-tensor memory."
+    assert "fits: within 1.0 GiB, of which 100.0 MiB are reserved for non-tensor memory." in lines
     assert not [line for line in lines if line.startswith(" ") and "base:" in line]
     assert max(map(len, lines)) <= 130
