@@ -108,7 +108,7 @@ def test_a_failed_load_restores_the_library(tmp_path):
     from transformers import integrations
 
     unpatched = integrations.replace_with_bnb_linear
-    with pytest.raises(UserError, match="config.json cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
         loaded(tmp_path, "lora", "nf4")
     assert integrations.replace_with_bnb_linear is unpatched
 
