@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from peftbench.errors import Unsupported
@@ -123,7 +123,8 @@ def without_own(model: Any) -> Iterator[None]:
             if "generation_config" in held:
                 after.callback(held.__setitem__, "generation_config", held["generation_config"])
                 held["generation_config"] = GenerationConfig()
-            if "generate" in held:  # custom_generate/generate.py of a folder whose code may run
+            # custom_generate/generate.py of a folder whose code may run; a tuner of peft has a function of ours
+            if "generate" in held and isinstance(module, GenerationMixin):
                 after.callback(held.__setitem__, "generate", held.pop("generate"))
         yield
 

@@ -163,11 +163,23 @@ def _loftq(tuned: Any) -> None:
         reference = whole.get_submodule(name)
         weight = reference.weight.T if isinstance(reference, Conv1D) else reference.weight
         own = module.lora_A[_ADAPTER].weight
-        error = weight.to(own.device) - dequantize_module_weight(module.get_base_layer()).float()
+        error = weight.to(own.device) - _dequantized(module.get_base_layer())
         u, s, v = torch.linalg.svd(error, full_matrices=False)
         r, root = module.r[_ADAPTER], (s / module.scaling[_ADAPTER]).sqrt()
         module.lora_A[_ADAPTER].weight.data = (root[:r, None] * v[:r]).to(own.dtype).contiguous()
         module.lora_B[_ADAPTER].weight.data = (u[:, :r] * root[:r]).to(own.dtype).contiguous()
+
+
+def _dequantized(layer: nn.Module) -> torch.Tensor:
+    """Return a layer's weight (out, in) in fp32, and leave the layer as it is.
+
+    On the CPU peft puts a copy in the place of an 8-bit weight. Once the layer has run, the copy has no scales, and the
+    next pass fails.
+    """
+    held = layer.weight
+    found: torch.Tensor = dequantize_module_weight(layer).float()
+    layer.weight = held
+    return found
 
 
 def subtract(path: Path, start: Mapping[str, torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ KINDS = {
         "text", "probability_per_byte", 0.4, 0.1, {"bits_per_byte": 1.25, "perplexity": 31.0}, 4, None, None, None, 0
     ),
     "theirs": Score(
-        "theirs", "exact_match,strict", 0.25, 0.1, {"bleu,strict": 0.4}, 4, None, None, 3, 0, {"lm_eval": "x"}
+        "theirs", "exact_match,strict", 0.25, 0.1, {"bleu,strict": 0.4}, 4, None, None, 3, 0, settings={"lm_eval": "x"}
     ),
 }
 EVIL = "<script>alert('no')</script>"
