@@ -13,10 +13,12 @@ from peftbench.evaluation import outcomes
 from peftbench.records import Example, Task
 from peftbench.records.classes import absent
 from peftbench.report.notes import data_read
+from peftbench.results.store import read_trials
 from peftbench.runner import prepare
 from peftbench.runner.executor import local
 from peftbench.runner.preflight import texts
 from peftbench.tasks import lm_eval_export
+from tests.support.results_factory import make_result, store
 
 SORTED = [{"text": f"question {n}", "label": f"class {n // 20}"} for n in range(77 * 20)]
 """77 classes, sorted."""
@@ -94,7 +96,7 @@ def test_a_limit_on_a_sorted_file_scores_many_classes_and_those_missing_are_told
     assert (len(counts), sum(counts.values())) == (77, 60)
     assert 35 < scored < 55, "a draw of 60 from 77 classes has about 42 of them"
     assert f"{77 - scored} of 77 classes are not scored" in out
-    assert json.loads(reading) == ["task 'mine': limit: 60 of 1,540 test examples are drawn"]
+    assert json.loads(reading) == {"found": ["task 'mine': limit: 60 of 1,540 test examples are drawn"]}
 
 
 def test_nothing_is_told_where_every_class_is_scored(place, capsys):
@@ -125,8 +127,9 @@ def test_what_reading_found_is_in_jobs_and_under_the_table(place):
         "task 'mine': none of the 2 scored examples has the answer 'y': 1 of 2 classes are not scored",
     )
     assert made.notes == notes
-    rows = pandas.DataFrame([{"reading_json": j.reading_json, "classes_json": j.classes_json} for j in made.jobs])
-    assert json.loads(rows["reading_json"][0]) == list(notes[:2])
+    given = {"reading_json": made.jobs[0].reading_json, "classes_json": made.jobs[0].classes_json}
+    rows = read_trials(store(place / "stored", make_result(**given)))
+    assert json.loads(rows["reading_json"][0]) == {"found": list(notes[:2])}
     assert list(data_read.notes(rows)) == [
         "Classes of mine: none of the 2 scored examples has the answer 'y': 1 of 2 classes are not scored.",
         f"Data as read: {'; '.join(notes[:2])}.",

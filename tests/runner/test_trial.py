@@ -51,6 +51,10 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"peak_train_reserved_bytes", "device_used_bytes", "device_process_bytes", "other_gpu_processes"}
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
+    held = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name.endswith("_json")}
+    assert not [name for name, text in held.items() if text and not isinstance(json.loads(text), dict)], (
+        "readers rely on it"
+    )
     assert row.trainable_tensors == row.moved_tensors
     assert row.largest_logit_change > 0
     assert row.checkpoint_bytes > 4 * row.trainable_parameters

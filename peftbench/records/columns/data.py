@@ -25,8 +25,8 @@ class DataColumns(ColumnGroup):
     ] = None
     reading_json: Annotated[
         str | None,
-        "as JSON, what reading the data found out, changed or left out, as sentences: delimiters, quotes, empty "
-        "columns, limits; null if nothing",
+        "as JSON, what reading the data found out, changed or left out, as a list of sentences (found): delimiters, "
+        "quotes, empty columns, limits; null if nothing",
     ] = None
     classes_json: Annotated[
         str | None,

@@ -23,6 +23,7 @@ def notes(trials: pd.DataFrame) -> Iterable[str]:
             missing = absent(counts)
             if missing:
                 yield f"Classes of {task}: {missing}."
-    found = dict.fromkeys(note for text in trials["reading_json"].dropna().unique() for note in json.loads(text))
+    texts = trials["reading_json"].dropna().unique()
+    found = dict.fromkeys(note for text in texts for note in json.loads(text).get("found", ()))
     if found:
         yield f"Data as read: {'; '.join(found)}."

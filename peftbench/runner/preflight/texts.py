@@ -91,7 +91,7 @@ def _described(trial: Trial, texts: Texts) -> tuple[str | None, str | None]:
     counts = {name: _classes(tasks[name], trial, texts) for name in trial.evaluate}
     known = {name: count for name, count in counts.items() if count}
     return (
-        json.dumps(notes, ensure_ascii=False) if notes else None,
+        json.dumps({"found": notes}, ensure_ascii=False) if notes else None,
         json.dumps(known, ensure_ascii=False) if known else None,
     )
 
