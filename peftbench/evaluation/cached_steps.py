@@ -75,18 +75,9 @@ def check_inputs(model: Any, ids: torch.Tensor, precision: Precision, device: st
         Unsupported: if the first token's logits are not those of a pass over the text.
     """
     ids = ids[:, -_PROMPT:].to(device)
-    config = GenerationConfig(
-        max_new_tokens=1, do_sample=False, use_cache=False, pad_token_id=pad_id, eos_token_id=None
-    )
     model.eval()
     with torch.no_grad(), decoding.without_own(model), autocast(precision, device):
-        made = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        made = _generated(model, ids, 1, pad_id, cache=False)
         gap = _distance(model, ids, made.logits[0])
     if gap > _CLOSE.get(precision.autocast or precision.weights, _CLOSE_ELSE):
         raise Unsupported(
@@ -113,22 +104,27 @@ def check(subject: Subject) -> None:
 
 def _distances(model: Any, ids: torch.Tensor, steps: int, pad_id: int) -> list[float]:
     """Return the largest relative distance of each step's logits from those of a pass over all tokens before it."""
+    made = _generated(model, ids, steps + 1, pad_id, cache=True)
+    whole, start = made.sequences, ids.shape[1]
+    return [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, steps + 1)]
+
+
+def _generated(model: Any, ids: torch.Tensor, new_tokens: int, pad_id: int, cache: bool) -> Any:
+    """Return transformers' output of greedy decoding behind ids, (b, t): sequences, and each step's logits, (b, v)."""
     config = GenerationConfig(
-        max_new_tokens=steps + 1, do_sample=False, use_cache=True, pad_token_id=pad_id, eos_token_id=None
+        max_new_tokens=new_tokens, do_sample=False, use_cache=cache, pad_token_id=pad_id, eos_token_id=None
     )
-    made = model.generate(
+    return model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         generation_config=config,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    whole, start = made.sequences, ids.shape[1]
-    return [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, steps + 1)]
 
 
 def _distance(model: Any, ids: torch.Tensor, cached: torch.Tensor) -> float:
-    """Return the largest relative distance of a step's logits, (2, v), from those of a pass over all tokens before."""
+    """Return the largest relative distance of a step's logits, (b, v), from those of a pass over all tokens before."""
     last = {"logits_to_keep": 1} if _takes_number_of_logits(model) else {}
     found = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **last).logits[:, -1].float()
     return float(((cached.to(found.device).float() - found).norm(dim=-1) / found.norm(dim=-1)).max())

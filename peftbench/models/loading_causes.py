@@ -31,8 +31,8 @@ _FEW = 0.1
 
 def why_refused(found: Comparison) -> str | None:
     """Return why a base model's weights are refused, with the likely cause; None if they are those of its config."""
-    told = differences(found)
-    return told and f"its weights are not those of its config.json: {told}; likely cause: {next(_causes(found))}"
+    problem = differences(found)
+    return problem and f"its weights are not those of its config.json: {problem}; likely cause: {next(_causes(found))}"
 
 
 def _causes(found: Comparison) -> Iterator[str]:

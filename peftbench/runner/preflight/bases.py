@@ -43,7 +43,7 @@ def unsupported(trials: Sequence[Trial]) -> dict[Base, str]:
     """Return the base models for which transformers has no causal language model, with the reason."""
     found: dict[Base, str] = {}
     for base in to_check(trials):
-        with suppress(UserError):  # told by ``check``
+        with suppress(UserError):  # raised by ``check``
             folder = find.cached(base)
             if folder is not None:
                 try:
