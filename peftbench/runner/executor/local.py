@@ -84,7 +84,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
 def ask(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function in a process that has imported the libraries, and wait for its end.
 
-    A process that dies says nothing: its cause appears again, with a row, in a trial's own process.
+    If that process dies, nothing is refused here: the trial's own process fails in the same way, and that is a row.
 
     Raises:
         UserError: if the function raises it.
