@@ -11,7 +11,7 @@ from peftbench.records.task import Task
 
 @dataclass(frozen=True)
 class Retention:
-    """General text on which a trial's loss is measured before and after training; not part of the key."""
+    """General text on which a trial's loss is measured before and after training."""
 
     file: str | None = None
     """Plain text, or CSV, TSV, JSON, JSONL or Parquet. Either file or dataset is given."""
@@ -143,9 +143,9 @@ class Trial:
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
     inference: bool = True
-    """Whether inference cost is measured in the cell's first trial; not part of the key."""
+    """Whether inference cost is measured in the cell's first trial."""
     retention: Retention | None = None
-    """Text on which the loss is measured before and after training; not part of the key."""
+    """Text on which the loss is measured before and after training; None for none."""
     unsupported: str | None = None
     """What cannot exist and why, as a sentence; None if the cell can exist. Not part of the key."""
     unsupported_reason: str | None = None

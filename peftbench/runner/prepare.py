@@ -101,7 +101,8 @@ class _Inputs:
     def key(self, trial: Trial) -> str:
         """Return the trial's key."""
         _, base_sha256, data_sha256 = self.of(trial)
-        return trial_key.key(trial, base_sha256, data_sha256)
+        text = self.texts.general_text(trial.retention) if trial.retention else None
+        return trial_key.key(trial, base_sha256, data_sha256, text.sha256 if text else None)
 
 
 def prepare(

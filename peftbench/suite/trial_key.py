@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.models.find import _without_folders, base_name
-from peftbench.records import Trial
+from peftbench.records import Retention, Trial
 from peftbench.version import PROTOCOL
 
 _LAYOUT = ("encoding", "delimiter", "quoting")
@@ -43,21 +43,42 @@ def settings(trial: Trial) -> dict[str, Any]:
         "evaluation": dataclasses.asdict(trial.evaluation),
         "device": trial.device,
         "threads": trial.threads,
+        "inference": trial.inference,
+        "retention": _retention(trial.retention),
     }
 
 
-def key(trial: Trial, base_sha256: str, data_sha256: str) -> str:
+def _retention(source: Retention | None) -> dict[str, Any] | None:
+    """Return the source of general text without the folders of this machine."""
+    if source is None:
+        return None
+    plain = dataclasses.asdict(source)
+    if source.file is not None:
+        plain["file"] = Path(source.file).name
+    if source.dataset is not None:
+        plain["dataset"] = _without_folders(source.dataset)
+    return plain
+
+
+def key(trial: Trial, base_sha256: str, data_sha256: str, retention_sha256: str | None = None) -> str:
     """Return the trial's key: 16 hexadecimal digits of a hash of everything that its numbers depend on.
 
     All settings enter, also those at their default; a setting that is added later therefore changes every key. Files
     enter with their content, not with their names, folders and revisions. The suite's name and the time limit do not
     enter.
+
+    Args:
+        trial: the trial.
+        base_sha256: hash of the base model's files.
+        data_sha256: hash of the tasks' examples.
+        retention_sha256: hash of the general text on which retention is measured; None if it is not measured.
     """
     plain = settings(trial)
     plain["base"] = {k: v for k, v in plain["base"].items() if k in ("trust_remote_code", "random_weights")}
     for task in plain["tasks"]:
         for where in ("files", "dataset", "config", "revision", "splits", "lm_eval", *_LAYOUT):
             task.pop(where, None)  # the content is in the data's hash
+    plain["retention"] = retention_sha256  # likewise; the rest of the source says how to read it
     everything: Mapping[str, Any] = {
         **plain,
         "base_sha256": base_sha256,

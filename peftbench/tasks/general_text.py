@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from peftbench.errors import UserError
@@ -22,13 +24,27 @@ RECORDS = tuple(suffix for suffix in KINDS if suffix != ".txt")
 _NAME = "evaluate.retention"
 
 
+@dataclass(frozen=True)
+class GeneralText:
+    """The texts of a source."""
+
+    texts: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What reading found, as sentences."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the texts, wherever they are from."""
+        return hashlib.sha256(json.dumps(self.texts, ensure_ascii=False).encode()).hexdigest()
+
+
 def texts(source: Retention) -> list[str]:
     """Return the texts that a limit keeps, see ``read``."""
-    return read(source)[0]
+    return list(read(source).texts)
 
 
-def read(source: Retention) -> tuple[list[str], tuple[str, ...]]:
-    """Return the non-empty texts of a file or a dataset in order, stripped of surrounding white space, and notes.
+def read(source: Retention) -> GeneralText:
+    """Return the non-empty texts of a file or a dataset in order, stripped of surrounding white space.
 
     ``limit`` is a seeded draw, so that the texts come from all parts of the source.
 
@@ -61,7 +77,7 @@ def read(source: Retention) -> tuple[list[str], tuple[str, ...]]:
         problem = encodable.problem(text)
         if problem:
             raise UserError(f"{_NAME}: {source.source}, text {index}: {problem}")
-    return drawn(kept, source.limit), notes
+    return GeneralText(tuple(drawn(kept, source.limit)), notes)
 
 
 def as_task(source: Retention) -> Task:

@@ -110,7 +110,16 @@ def test_a_trial_records_both_losses_and_nothing_else_changes(tiny, tmp_path, so
     assert sum(raw["after"]) / sum(raw["tokens"]) == pytest.approx(lora.retention_loss_after, abs=1e-5)
     assert (lora.retention_texts, lora.retention_tokens) == (5, sum(raw["tokens"]))
     assert lora.retention_seconds > 0
-    moving = ("seconds", "retention", "host_", "started_at", "finished_at", "load_average", "_per_second")
+    moving = (
+        "seconds",
+        "retention",
+        "settings_json",
+        "host_",
+        "started_at",
+        "finished_at",
+        "load_average",
+        "_per_second",
+    )
     for field in dataclasses.fields(plain.row):
         if not any(part in field.name for part in moving):
             assert getattr(plain.row, field.name) == getattr(lora, field.name), field.name
@@ -175,7 +184,10 @@ def test_a_suite_names_a_text_and_nano_has_its_own(tmp_path):
     assert {t.retention for t in expanded(tmp_path, base="gpt2")} == {None}
     assert {t.retention for t in expanded(tmp_path, base="{shape: llama-7b}")} == {None}
     for one, other in zip(expanded(tmp_path), off, strict=True):
-        assert trial_key.settings(one) == trial_key.settings(other)
+        left, right = trial_key.settings(one), trial_key.settings(other)
+        assert left.pop("retention")["file"] == builtin.held_out("nano").name
+        assert right.pop("retention") is None
+        assert left == right
 
 
 @pytest.mark.parametrize(
@@ -206,7 +218,9 @@ def test_texts_of_a_dataset_that_is_a_folder_and_of_one_that_is_on_the_hub(tmp_p
 
 def test_the_text_is_read_once_for_all_trials(tmp_path, monkeypatch):
     read: list[Retention] = []
-    monkeypatch.setattr(general_text, "read", lambda source: read.append(source) or (["a text"], ()))
+    monkeypatch.setattr(
+        general_text, "read", lambda source: read.append(source) or general_text.GeneralText(("a text",), ())
+    )
     made = expanded(tmp_path) * 9
     prepare.check(made)
     assert len(read) == 1

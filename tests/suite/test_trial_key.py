@@ -15,10 +15,11 @@ from types import MappingProxyType
 
 import pytest
 
+from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.models import find
-from peftbench.records import Base, Evaluation, Job, Phase, Status, Task, Training, Trial
-from peftbench.runner import rows
+from peftbench.records import Base, Evaluation, Job, Phase, Retention, Status, Task, Training, Trial
+from peftbench.runner import prepare, rows
 from peftbench.suite import trial_key
 from peftbench.tasks import read
 from tests.support.trials import TRAINING
@@ -39,16 +40,17 @@ TRIAL = Trial(
     tasks=(TASK,),
     evaluate=("colour",),
     training=TRAINING,
+    retention=Retention("/data/a.txt"),
     evaluation=Evaluation(batch_size=4, max_length=48, split="test"),
     device="cpu",
     threads=1,
 )
 NAMES = {
-    *("suite", "cell", "timeout_seconds", "inference", "retention", "unsupported"),
+    *("suite", "cell", "timeout_seconds", "retention", "unsupported"),
     *("unsupported_reason", "named_settings", "candidate_of", "learning_rate_source", "defaults"),
 }
-"""Fields of a trial that decide no score: how it is called, how long it may take, what is measured beside its work, why
-it is not run."""
+"""Fields of a trial that decide no number: how it is called, how long it may take, why it is not run. Of retention the
+key has the hash of the texts."""
 LAYOUT = ("encoding", "delimiter", "quoting")
 """How files are read; the texts are in the data's hash."""
 PLACES = {
@@ -58,18 +60,20 @@ PLACES = {
 """Fields that say where content is; the content itself is in the key."""
 
 
-def key(trial: Trial = TRIAL, base: str = "b" * 64, data: str = "d" * 64) -> str:
-    return trial_key.key(trial, base, data)
+def key(trial: Trial = TRIAL, base: str = "b" * 64, data: str = "d" * 64, text: str | None = None) -> str:
+    return trial_key.key(trial, base, data, text)
 
 
 def changed(value):
     """Another value of the same kind."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, Retention):
         first = fields(value)[-1].name
         return replace(value, **{first: changed(getattr(value, first))})
     match value:
         case None:
             return 7
+        case Retention():
+            return replace(value, file="b.txt")
         case bool():
             return not value
         case int() | float():
@@ -92,7 +96,7 @@ def field_names(kind) -> list[str]:
 
 def test_the_key_is_pinned():
     # Another key means that every stored result is run again. Where numbers move too, raise PROTOCOL.
-    assert key() == "5ddf781dd4d57f8d"
+    assert key() == "af343e0dbe2d6c1e"
 
 
 def test_the_key_is_short_and_made_of_hexadecimal_digits():
@@ -136,10 +140,10 @@ def test_the_key_changes_with_every_option_of_the_method(name):
 
 
 def test_the_key_changes_with_base_data_and_protocol(monkeypatch):
-    found = {key(), key(base="c" * 64), key(data="e" * 64), key(replace(TRIAL, training=None))}
+    found = {key(), key(base="c" * 64), key(data="e" * 64), key(replace(TRIAL, training=None)), key(text="e" * 64)}
     monkeypatch.setattr(trial_key, "PROTOCOL", trial_key.PROTOCOL + 1)
     found.add(key())
-    assert len(found) == 5
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -176,6 +180,23 @@ def test_one_changed_example_in_a_data_file_is_another_key(tmp_path):
         path.write_text(text)
         found.append(key(trial, data=read.fingerprint(trial.tasks)))
     assert found[0] == found[2] != found[1]
+
+
+def test_the_key_follows_the_texts_of_retention_wherever_they_are(tmp_path):
+    def keys(retention: str) -> set[str]:
+        text = "base: nano\ntasks: [judge]\nseeds: 2\nmethods: {lora: }\nevaluate: {retention: %s}\n"
+        (tmp_path / "s.yaml").write_text(text % retention)
+        made = suite.expand(suite.load(tmp_path / "s.yaml"), "cpu")
+        return {job.key for job in prepare.prepare(made, tmp_path / "out", 1, "peftbench run").jobs}
+
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    (tmp_path / "b.jsonl").write_text('{"words": "one"}\n{"words": "two"}\n')
+    (tmp_path / "c.txt").write_text("one\n\nthree\n")
+    found = keys("{file: a.txt}")
+    assert len(found) == 2
+    assert keys("{file: b.jsonl, field: words}") == found
+    assert keys("{file: c.txt}").isdisjoint(found)
+    assert keys("false").isdisjoint(found)
 
 
 @pytest.fixture

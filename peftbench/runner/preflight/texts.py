@@ -23,8 +23,8 @@ class Texts:
     """The examples of every task and split, each read only once."""
 
     found: dict[tuple[str, str], read.Reading] = field(default_factory=dict)
-    general: dict[Retention, tuple[str, ...]] = field(default_factory=dict)
-    """Notes on each source of general text."""
+    general: dict[Retention, general_text.GeneralText] = field(default_factory=dict)
+    """Each source of general text."""
     described: dict[tuple[object, ...], tuple[str | None, str | None]] = field(default_factory=dict)
     """What ``columns`` gave, by what it depends on."""
 
@@ -42,6 +42,16 @@ class Texts:
     def examples(self, task: Task, split: str) -> list[Example]:
         """Return a split's examples."""
         return self.reading(task, split).examples
+
+    def general_text(self, source: Retention) -> general_text.GeneralText:
+        """Return the text of a source on which retention is measured.
+
+        Raises:
+            UserError: as ``general_text.read``.
+        """
+        if source not in self.general:
+            self.general[source] = general_text.read(source)
+        return self.general[source]
 
 
 def check(trials: Sequence[Trial], texts: Texts, unseen: Container[str] = ()) -> tuple[str, ...]:
@@ -62,8 +72,8 @@ def check(trials: Sequence[Trial], texts: Texts, unseen: Container[str] = ()) ->
     """
     notes: list[str] = []
     for source in dict.fromkeys(trial.retention for trial in trials if trial.retention):
-        if general_text.as_task(source).name not in unseen and source not in texts.general:
-            texts.general[source] = general_text.read(source)[1]
+        if general_text.as_task(source).name not in unseen:
+            texts.general_text(source)
     for trial in {_uses(trial): trial for trial in trials}.values():
         _check_splits(trial, texts, unseen)
         notes += _notes(trial, texts, unseen)
@@ -125,7 +135,7 @@ def _read(trial: Trial, texts: Texts, unseen: Container[str] = ()) -> list[str]:
         if task.name not in unseen and not task.builtin:
             for split in read.splits(task):
                 found += texts.reading(task, split).notes
-    found += texts.general.get(trial.retention, ()) if trial.retention else ()
+    found += texts.general[trial.retention].notes if trial.retention in texts.general else ()
     return list(dict.fromkeys(found))
 
 
