@@ -29,6 +29,7 @@ from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import evaluating, tuning
 from peftbench.runner import rows as runner_rows
+from peftbench.runner.preflight import chats
 from peftbench.runner.state import Run
 from peftbench.tasks import chat, fewshot
 from peftbench.training import loop
@@ -104,6 +105,9 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         with run.clock.phase(Phase.PLAN):
             tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
             tuning.predict(run, tuning.prepared(run, tokenizer).step_examples)
+    if any(task.chat for task in trial.tasks):
+        with run.clock.phase(Phase.DATA):
+            chats.check(trial, Path(job.base_folder), {}, fetches=True)
     loaded = _load(run)
     examples = _examples(run, loaded)
     evaluating.check_decoding(run, loaded, examples)

@@ -127,6 +127,8 @@ def _checked(suite: Suite) -> list[_Cell]:
 
 def _too_long_answers(suite: Suite, evaluation: Evaluation) -> Iterable[str]:
     """Yield a problem for each scored task whose answers can be as long as the whole context, prompt included."""
+    if suite.defaults and suite.defaults.unread and not suite.max_length:
+        return  # the length stands in for one that cannot be known yet, and what prevents that is reported
     for task in suite.tasks:
         if (
             task.name in suite.scored

@@ -69,6 +69,11 @@ class BaseDefaults:
     notes: tuple[str, ...] = ()
     """What could not be determined, and why."""
 
+    @property
+    def unread(self) -> bool:
+        """Whether lengths that follow from the data are not known, so that the trials' lengths only stand in."""
+        return bool(self.notes) and self.max_length is None
+
 
 @dataclass(frozen=True)
 class SuiteOptions:

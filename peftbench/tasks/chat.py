@@ -68,19 +68,28 @@ def check(tasks: Iterable[Task], folder: Path) -> None:
     Raises:
         Unsupported: if a ``chat`` task is given and the folder has no chat template.
     """
-    asking = [task for task in tasks if task.chat]
-    if not asking or any((folder / name).exists() for name in ("chat_template.jinja", "additional_chat_templates")):
-        return
+    without = next((task for task in tasks if not has_template(task, folder)), None)
+    if without:
+        raise Unsupported(_missing(without))
+
+
+def has_template(task: Task, folder: Path) -> bool:
+    """Return whether a task needs no chat template or a model folder has one; True if its files cannot be read."""
+    if not task.chat or any((folder / name).exists() for name in ("chat_template.jinja", "additional_chat_templates")):
+        return True
     try:
         found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # reported by the code that needs it
-        return
-    if not found.get("chat_template"):
-        raise Unsupported(_missing(asking[0]))
+        return True
+    return not isinstance(found, dict) or bool(found.get("chat_template"))
 
 
 def _missing(task: Task) -> str:
-    return f"tasks.{task.name}.chat: the base's tokenizer has no chat template; remove `chat`, or use an instruct model"
+    without = "`chat: false`" if task.system is None else "`chat: false` without `system`"
+    return (
+        f"tasks.{task.name}.chat: the base's tokenizer has no chat template; give {without} for plain prompts, or a "
+        "base with a chat template, such as an instruct model"
+    )
 
 
 def _dated(task: Task, tokenizer: Any) -> str:

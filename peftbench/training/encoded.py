@@ -106,7 +106,7 @@ def tokens(tokenizer: Any, texts: Sequence[tuple[str, str]], ended: bool) -> lis
     found = []
 
     def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     for (prompt, _), whole in zip(texts, wholes, strict=True):
         ids = prompts[prompt]

@@ -8,7 +8,6 @@ torch, so that happens in a process of its own.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported
+from peftbench.models import tokenizer_file
 from peftbench.records import Example, Task
 from peftbench.tasks import chat
 from peftbench.training.encoded import encode
@@ -52,11 +52,11 @@ def lengths(task: Task, examples: Sequence[Example], folder: Path, trust_remote_
         Unsupported: if the tokenizer cannot be loaded, or its chat template cannot format the task.
     """
     drawn = _drawn(examples)
-    if task.chat or not (folder / "tokenizer.json").is_file():
+    if task.chat or not (folder / tokenizer_file.NAME).is_file():
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             wholes, prompts = pool.submit(_with_transformers, task, drawn, folder, trust_remote_code).result()
     else:
-        wholes, prompts = _counted(_Light.read(folder), drawn)
+        wholes, prompts = _counted(tokenizer_file.read(folder), drawn)
     return Lengths(tuple(wholes), tuple(prompts), len(examples))
 
 
@@ -82,53 +82,3 @@ def _with_transformers(
 def _counted(tokenizer: Any, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
     encoded = encode(tokenizer, [(("", i), e) for i, e in enumerate(examples)], _NO_LIMIT, "completion")
     return [len(e.ids) for e in encoded], [e.loss_from for e in encoded]
-
-
-class _Light:
-    """A tokenizer with as much of transformers' interface as ``encode`` needs."""
-
-    def __init__(self, fast: Any, bos_token: str | None, eos_token: str | None) -> None:
-        self._fast = fast
-        self.bos_token = bos_token
-        # without an end-of-text token nothing can be trained, which a trial reports; texts still have a length
-        self.eos_token = eos_token or "\0"
-        known = fast.token_to_id(eos_token) if eos_token else None
-        self.eos_token_id = -1 if known is None else int(known)
-
-    @classmethod
-    def read(cls, folder: Path) -> _Light:
-        """Return the tokenizer of a folder's ``tokenizer.json``.
-
-        Raises:
-            Unsupported: if it cannot be read.
-        """
-        from tokenizers import Tokenizer
-
-        try:
-            fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing more specific
-            raise Unsupported(f"tokenizer.json cannot be read: {error}") from None
-        fast.no_truncation()
-        fast.no_padding()
-        try:
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            settings = {}
-        return cls(fast, _token(settings, "bos_token"), _token(settings, "eos_token"))
-
-    def __call__(self, texts: Any, add_special_tokens: bool = True) -> dict[str, Any]:
-        """Return the token ids of a text or of several, as transformers does."""
-        several = [texts] if isinstance(texts, str) else list(texts)
-        # one by one: a batch would start threads, after which no process may be forked
-        ids = [self._fast.encode(text, add_special_tokens=add_special_tokens).ids for text in several]
-        return {"input_ids": ids[0] if isinstance(texts, str) else ids}
-
-    def decode(self, ids: Sequence[int], **_: Any) -> str:
-        """Return the text of token ids, with special tokens."""
-        return str(self._fast.decode(list(ids), skip_special_tokens=False))
-
-
-def _token(settings: Any, name: str) -> str | None:
-    found = settings.get(name) if isinstance(settings, dict) else None
-    found = found.get("content") if isinstance(found, dict) else found
-    return found if isinstance(found, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -25,22 +24,14 @@ from peftbench.results.store import read, recorded_grid, write
 from peftbench.runner.executor import Event, local
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
+from tests.support import colours
 from tests.support.results_factory import make_result
 from tests.support.store_checks import contents, fill
 
 ROOT = Path(__file__).parents[2]
-SUITE = """\
-base: models/tiny
-tasks:
-  colour:
-    kind: choice
-    train: colours.jsonl
-    test: colours.jsonl
-    prompt: "the colour of {{ thing }} ?"
-    target: "{{ colour }}"
-    choices: [red, green, blue]
-seeds: 1
-threads: 1
+SUITE = colours.suite(
+    "models/tiny",
+    """\
 train:
   steps: 2
   batch_size: 4
@@ -49,9 +40,8 @@ methods:
   base:
   full: {precision: int8}
   lora: {rank: 4}
-"""
-COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
-DATA = "".join(json.dumps({"thing": thing, "colour": colour}) + "\n" for thing, colour in COLOURS.items())
+""",
+)
 
 
 @pytest.fixture
@@ -61,7 +51,7 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     before = signal.getsignal(signal.SIGTERM)
     (tmp_path / "mine.yaml").write_text(SUITE)
-    (tmp_path / "colours.jsonl").write_text(DATA)
+    (tmp_path / colours.FILE).write_text(colours.DATA)
     (tmp_path / "models" / "tiny").mkdir(parents=True)
     (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
     (tmp_path / "models" / "tiny" / "model.safetensors").write_bytes(bytes(8))
@@ -180,7 +170,7 @@ def test_a_bad_argument_is_refused_with_what_is_allowed(place, refused, argv, pa
             "thing,colour\nsky,bleu\n",
             ["line 2 (example 1): unknown answer 'bleu'; did you mean 'blue'? allowed: blue"],
         ),
-        ("colours.jsonl", DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
+        ("colours.jsonl", colours.DATA + "{\n", ["colours.jsonl, line 7: not JSON"]),
         ("colours.jsonl", "[1]\n", ["colours.jsonl, line 1 (example 1): expected an object"]),
         ("colours.parquet", "PAR1", ["colours.parquet cannot be read as parquet"]),
         ("colours.doc", "sky blue\n", ["unknown file type '.doc'; allowed: .csv, .json"]),
@@ -229,7 +219,7 @@ def test_a_wrong_base_model_is_refused(place, refused, base, parts):
 def test_a_results_folder_that_cannot_be_written_is_refused(place, refused, folder):
     message = refused("run", "mine.yaml", "-o", folder)
     assert f"cannot write results to {folder}: " in message
-    assert (place / "colours.jsonl").read_text() == DATA
+    assert (place / "colours.jsonl").read_text() == colours.DATA
 
 
 def test_a_results_folder_whose_logs_cannot_be_written_is_refused(place, command):
@@ -700,7 +690,7 @@ def test_a_suite_runs_once_and_makes_a_page(tiny, tmp_path, command, monkeypatch
     import pandas
 
     (tmp_path / "mine.yaml").write_text(SUITE)
-    (tmp_path / "colours.jsonl").write_text(DATA)
+    (tmp_path / colours.FILE).write_text(colours.DATA)
     folder = tmp_path / "results" / "mine"
 
     err = real_run(tmp_path, "--set", f"base={tiny}").stderr

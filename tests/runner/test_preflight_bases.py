@@ -11,27 +11,18 @@ from peftbench import cli
 from peftbench.models import builtin, dry_load
 from peftbench.models.tokenizer import beyond, load_tokenizer
 from peftbench.runner.preflight import bases
-from tests.support import trials, weights
+from tests.support import colours, trials, weights
 
-SUITE = """\
-base: ./base
-tasks:
-  colour:
-    kind: choice
-    train: colours.jsonl
-    test: colours.jsonl
-    prompt: "the colour of {{ thing }} ?"
-    target: "{{ colour }}"
-    choices: [red, green, blue]
-seeds: 1
-threads: 1
+SUITE = colours.suite(
+    "./base",
+    """\
 train: {steps: 1, batch_size: 2, sequence_length: 32}
 evaluate: {inference: false, retention: false}
 methods:
   base:
   lora: {rank: 2, learning_rate: 1e-3}
-"""
-ROWS = [{"thing": "sky", "colour": "blue"}, {"thing": "grass", "colour": "green"}, {"thing": "rose", "colour": "red"}]
+""",
+)
 
 
 @pytest.fixture
@@ -39,7 +30,7 @@ def command(tiny, tmp_path, monkeypatch, capsys):
     """Return a function that runs a command on a copy of the tiny base model."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "suite.yaml").write_text(SUITE)
-    (tmp_path / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS * 4))
+    (tmp_path / colours.FILE).write_text(colours.DATA * 2)
     weights.copy(tiny, tmp_path / "base")
 
     def run(*words):
@@ -106,7 +97,7 @@ def test_a_spoilt_base_stops_plan_and_run_with_exit_code_2(case, command, tmp_pa
 def test_tokens_without_an_embedding_are_refused_only_where_they_occur(command, tmp_path):
     weights.with_ids_beyond(tmp_path / "base")
     assert command("plan", "suite.yaml")[0] == 0
-    data = tmp_path / "colours.jsonl"
+    data = tmp_path / colours.FILE
     data.write_text(data.read_text() + json.dumps({"thing": "sky<|im_end|>", "colour": "blue"}) + "\n")
     both(command, "task 'colour': ", "example 12 contains the token '<|im_end|>' (id 321)", "resize")
 

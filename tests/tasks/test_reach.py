@@ -203,12 +203,12 @@ def test_a_tokenizer_that_does_not_give_text_back_is_noted_before_and_after_a_ru
 
 
 def test_a_base_without_a_tokenizer_file_is_checked_for_stop_texts_only(tmp_path):
-    from peftbench.runner.preflight import tokenizer_file
+    from peftbench.runner.preflight import speller
 
-    assert tokenizer_file.speller_of(tmp_path) is None
+    assert speller.speller_of(tmp_path) is None
     (tmp_path / "tokenizer.json").write_text("{}")
-    tokenizer_file.speller_of.cache_clear()
-    assert tokenizer_file.speller_of(tmp_path) is None
+    speller.speller_of.cache_clear()
+    assert speller.speller_of(tmp_path) is None
     found = reach.count(EXACT, [Example("q", "a\nb")], ["\n"], None)
     assert (found.stopped, found.longer, found.unreachable, found.longest_tokens) == (1, None, 1, None)
     assert reach.sentence("x", found.settings(), ["\n"], 6).endswith("1 that a stop text cuts ('\\n')")
@@ -216,11 +216,11 @@ def test_a_base_without_a_tokenizer_file_is_checked_for_stop_texts_only(tmp_path
 
 def test_the_two_ways_to_load_a_tokenizer_count_alike(tmp_path):
     from peftbench.evaluation.scoring import _Speller
-    from peftbench.runner.preflight import tokenizer_file
+    from peftbench.runner.preflight import speller
 
     made = tiny_base.tokenizer()
     made.save_pretrained(tmp_path)
-    tokenizer_file.speller_of.cache_clear()
+    speller.speller_of.cache_clear()
     examples = [Example("the sky is", text) for text in ("blue", " red ", "é one\ntwo", "")]
-    one, other = (reach.count(TEXT, examples, ["\n"], s) for s in (tokenizer_file.speller_of(tmp_path), _Speller(made)))
+    one, other = (reach.count(TEXT, examples, ["\n"], s) for s in (speller.speller_of(tmp_path), _Speller(made)))
     assert one == other

@@ -12,7 +12,7 @@ from peftbench.evaluation import scoring
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Evaluation, Example, Task
 from peftbench.runner import prepare
-from peftbench.runner.preflight import tokenizer_file, truncation
+from peftbench.runner.preflight import speller, truncation
 from peftbench.training import batches
 from peftbench.training.encoded import encode, lost
 from tests.support import method_cells, tiny_base, trials
@@ -119,7 +119,7 @@ def test_few_shot_examples_and_choices_count(tmp_path):
 def test_a_conversations_messages_are_counted_without_the_words_of_a_prompt(tiny):
     turns = (("user", "the sky"), ("assistant", "<think>one two three</think>red"), ("user", "the sky"))
     one = Example("User: the sky\nAssistant: red\nUser: the sky\nAssistant:", "<think>one two</think>red", turns=turns)
-    file = tokenizer_file.speller_of(tiny)
+    file = speller.speller_of(tiny)
     words = len(tiny_base.tokenizer().encode("the skyredthe sky red")) + 1
     for chat in (True, False):
         task = Task("a", "generation", chat=chat)
@@ -134,5 +134,5 @@ def test_what_a_plan_counts_is_what_a_trial_counts(tiny):
     for length in (4, 8, 12, 24):
         pairs = [(("a", i), e) for i, e in enumerate(examples)]
         expected = [each.lost for each in encode(tokenizer, pairs, length, "all")]
-        file = tokenizer_file.speller_of(tiny)
+        file = speller.speller_of(tiny)
         assert list(truncation._losses(Task("a", "exact_match"), "train", length, examples, file)) == expected

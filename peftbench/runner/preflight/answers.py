@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.models.tokenizer_file import TokenizerFile
 from peftbench.records import Example, Task, Trial
-from peftbench.runner.preflight.tokenizer_file import Folder, TokenizerFile, spaced, speller_of
+from peftbench.runner.preflight.speller import Folder, spaced, speller_of
 from peftbench.tasks import fewshot, reach, read
 
 

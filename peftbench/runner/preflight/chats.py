@@ -1,4 +1,4 @@
-"""Check before a run that a base model's chat template can format the tasks' messages."""
+"""Check before a base model is loaded that its chat template can format the tasks' messages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 from peftbench.errors import Unsupported
 from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Task, Trial
+from peftbench.runner.preflight.speller import spaced
 from peftbench.runner.preflight.tokenizers import splits
 from peftbench.tasks import chat, fewshot, hub, read
 
 Tried = dict[tuple[Path, str, str], str | None]
-"""Folder, task and split -> why the template cannot format its first example; None if it can."""
+"""Folder, task and split -> why the template cannot format its examples; None if it can."""
+_MOST = 20_000
+"""Most examples of a split that are formatted, evenly spaced."""
 
 
-def check(trial: Trial, folder: Path, tried: Tried) -> None:
-    """Check the first example of each chat task and split of a trial, as far as its data is on this machine.
+def check(trial: Trial, folder: Path, tried: Tried, fetches: bool = False) -> None:
+    """Check the examples of each chat task and split of a trial.
 
     This imports transformers if there is a chat task.
 
@@ -25,13 +28,14 @@ def check(trial: Trial, folder: Path, tried: Tried) -> None:
         trial: the trial.
         folder: the base model's folder.
         tried: what was found for other trials; added to.
+        fetches: whether datasets of the hub are checked too, which may have to be fetched.
 
     Raises:
         Unsupported: as ``chat.apply``.
         UserError: if data or tokenizer cannot be read.
     """
     for task, split in splits([trial]):
-        if not task.chat or task.lm_eval or hub.is_remote(task):
+        if not task.chat or task.lm_eval or (hub.is_remote(task) and not fetches):
             continue
         asked = folder, repr(task), split
         if asked not in tried:
@@ -47,7 +51,7 @@ _tokenizer = cache(load_tokenizer)
 def _why_not(task: Task, split: str, tokenizer: Any) -> str | None:
     found = read.examples(task, split) if split == "train" else fewshot.scored(task, split)
     try:
-        chat.apply(task, found[:1], tokenizer)
+        chat.apply(task, spaced(found, _MOST), tokenizer)
     except Unsupported as error:
         return str(error)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.records import Trial
-from peftbench.runner.preflight.tokenizer_file import Folder
+from peftbench.runner.preflight.speller import Folder
 
 _DECIDES_NOTHING = ("bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache")
 """Entries of the file that every model has, whatever its search."""

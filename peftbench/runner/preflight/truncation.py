@@ -7,10 +7,11 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from peftbench.models.tokenizer_file import TokenizerFile
 from peftbench.records import Example, Task, Trial
 from peftbench.records.wording import plural
-from peftbench.runner.preflight.tokenizer_file import Folder, TokenizerFile, spaced, speller_of
-from peftbench.tasks import fewshot, reach, read
+from peftbench.runner.preflight.speller import Folder, spaced, speller_of
+from peftbench.tasks import chat, fewshot, reach, read
 from peftbench.training.encoded import LOST, lost
 
 
@@ -29,11 +30,11 @@ def notes(trials: Sequence[Trial], reader: read.Reader, folder: Folder, unseen: 
     for trial in trials:
         where = None if trial.base.random_weights else folder(trial)
         tokenizer = speller_of(where) if where else None
-        if tokenizer is None:
+        if where is None or tokenizer is None:
             continue
         for task, split, length in _used(trial):
             key = where, repr(task), split, length
-            if task.name not in unseen and key not in found:
+            if task.name not in unseen and key not in found and chat.has_template(task, where):
                 found[key] = _sentence(task, split, length, reader, tokenizer)
     return tuple(dict.fromkeys(note for note in found.values() if note))
 
