@@ -124,12 +124,10 @@ def welch_interval(old: Spread, new: Spread) -> tuple[float, float] | None:
     """
     if old.sd is None or new.sd is None:
         return None
-    parts = [(side.sd or 0.0) ** 2 / side.n for side in (old, new)]
-    variance = sum(parts)
-    if variance == 0:
-        return new.mean - old.mean, 0.0
-    freedom = variance**2 / sum(part**2 / (side.n - 1) for part, side in zip(parts, (old, new), strict=True))
-    return new.mean - old.mean, _t_quantile(freedom) * math.sqrt(variance)
+    from peftbench.results.crossed_effects.student import welch_half_width  # imports scipy, as below
+
+    half = welch_half_width(old.sd**2 / old.n, new.sd**2 / new.n, (old.n - 1, new.n - 1))
+    return new.mean - old.mean, float(half)
 
 
 def paired_interval(differences: Iterable[Any]) -> tuple[float, float] | None:

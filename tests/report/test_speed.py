@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import random
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from peftbench.report import collect
 from peftbench.report.derived import rates
 from peftbench.report.notes import speed
 from peftbench.report.tables.rates import rates as rates_table
+from peftbench.results import seeds
 from peftbench.results.crossed_effects.student import t_quantile
 from tests.support.results_factory import make_result, store
 
@@ -136,6 +139,41 @@ def test_single_trials_are_compared_by_their_steps(tmp_path):
     near = store(tmp_path / "near", trial(1, 1.0, noisy), trial(2, 1.1, noisy))
     assert "lora r=1 fp32 and lora r=2 fp32 is not significant" in notes(near)
     assert notes(store(tmp_path / "far", trial(1, 1.0, calm), trial(2, 1.1, calm))) == ""
+
+
+def test_pairs_of_rates_are_compared_by_welch_or_over_steps_whichever_is_known():
+    draw = random.Random(3)
+    spreads, halves = [], []
+    for place in range(40):
+        same = place % 7 == 0  # trials without any spread
+        many = [100.0 if same else draw.gauss(100, 5) for _ in range(draw.choice((1, 1, 2, 3, 5)))]
+        spreads.append(seeds.spread_of(many))
+        halves.append(draw.choice((None, 2.0)) if len(many) == 1 else spreads[-1].half_width)
+    found = {}
+    for place, gaps, widths in rates.pair_intervals(spreads, halves):
+        found |= {(place, place + 1 + n): pair for n, pair in enumerate(zip(gaps, widths, strict=True))}
+    assert list(found) == list(itertools.combinations(range(40), 2))
+    for (a, b), (gap, width) in found.items():
+        assert gap == abs(spreads[a].mean - spreads[b].mean)
+        expected = _half_width(spreads[a], spreads[b], halves[a], halves[b])
+        assert math.isnan(width) if expected is None else width == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def _half_width(one, other, first, second):
+    """One pair's half width, by the formulas of the definition."""
+    if one.sd is None or other.sd is None:
+        return None if first is None or second is None else math.hypot(first, second)
+    a, b = one.sd**2 / one.n, other.sd**2 / other.n
+    if a + b == 0:
+        return 0.0
+    freedom = (a + b) ** 2 / (a**2 / (one.n - 1) + b**2 / (other.n - 1))
+    return t_quantile(freedom) * math.sqrt(a + b)
+
+
+def test_the_closest_pair_is_the_first_of_those_that_are_as_close(tmp_path):
+    found = rates.compare_rates(collect.collect(cells(tmp_path / "r", r1=(9, 11), r2=(9, 11), r4=(9, 11), r8=(90, 91))))
+    assert (found.known, found.alike) == (6, 3)
+    assert [cell.rank for cell in found.closest] == [1, 2]  # type: ignore[union-attr]
 
 
 def test_a_cell_without_a_speed_has_a_reason(tmp_path):

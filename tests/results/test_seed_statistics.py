@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from peftbench.results.busy_machine import BusyTrials, busy_trials, waiting_shar
 from peftbench.results.crossed_effects.student import t_quantile
 from peftbench.results.rows import latest_rows, rows_of_grid, rows_without_progress
 from peftbench.results.seeds import (
+    Spread,
     half_width_from_one_side,
     half_width_over_examples,
     measured_columns,
@@ -62,6 +64,17 @@ def test_welch_agrees_with_scipy() -> None:
     interval = stats.ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
     assert (difference - half_width, difference + half_width) == pytest.approx((interval.low, interval.high))
     assert welch_interval(spread_of([1.0]), spread_of(other)) is None  # type: ignore[arg-type]
+
+
+def test_the_interval_of_a_difference_holds_for_the_smallest_spreads():
+    one, other = Spread(3, 1.0, 1e-120, 1.0, 1.0, None), Spread(2, 1.0, 2e-120, 1.0, 1.0, None)
+    found = welch_interval(one, other)
+    large = welch_interval(dataclasses.replace(one, sd=1.0), dataclasses.replace(other, sd=2.0))
+    assert found is not None
+    assert large is not None
+    assert found[1] == pytest.approx(large[1] * 1e-120)
+    flat = dataclasses.replace(one, sd=0.0)
+    assert welch_interval(flat, flat) == (0.0, 0.0)
 
 
 def test_only_ok_rows_enter_the_means_and_the_others_are_counted(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from peftbench.report.collect import Cell, Results
-from peftbench.results import seeds
-from peftbench.results.crossed_effects.student import t_quantile
+from peftbench.results.crossed_effects import student
+from peftbench.results.crossed_effects.student import Array, t_quantile
 from peftbench.results.rows import is_number
+from peftbench.results.seeds import Spread
 
 _BATCHES = 10
 """Number of batches of consecutive steps behind a rate's interval within one trial. Neighbouring steps are not
@@ -120,8 +123,18 @@ def _product(row: Mapping[str, Any], one: str, other: str) -> float | None:
 
 def trial_steps(results: Results, key: str) -> Steady | None:
     """Summarize the steady steps of a stored trial; None if its steps were not stored."""
-    steps = results.steps
-    return steady(steps[steps["key"] == key].sort_values("step")) if len(steps) else None
+    found = results.memo.setdefault("steady steps", {})
+    if key not in found:
+        places = _places(results).get(key)
+        found[key] = None if places is None else steady(results.steps.iloc[places].sort_values("step"))
+    return found[key]  # type: ignore[no-any-return]
+
+
+def _places(results: Results) -> Mapping[str, Any]:
+    """Return the places of each trial's rows among the steps, which are sought once for all trials."""
+    if "places of steps" not in results.memo:
+        results.memo["places of steps"] = results.steps.groupby("key").indices if len(results.steps) else {}
+    return results.memo["places of steps"]  # type: ignore[no-any-return]
 
 
 def half_width(cell: Cell, steps: Sequence[Steady]) -> float | None:
@@ -139,35 +152,64 @@ def half_width(cell: Cell, steps: Sequence[Steady]) -> float | None:
 
 @dataclass(frozen=True)
 class RatePairs:
-    """The pairs of cells whose rates can be compared, and those whose rates do not differ."""
+    """How many pairs of cells have rates that can be compared, and how many of these do not differ."""
 
     known: int
     """Pairs for which an interval of the difference is known."""
-    alike: tuple[tuple[Cell, Cell], ...]
-    """Pairs whose rates differ by less than the 95 % interval of their difference; the closest pair first."""
+    alike: int
+    """Pairs whose rates differ by less than the half width of the 95 % interval of their difference."""
+    closest: tuple[Cell, Cell] | None
+    """The pair among these with the smallest relative difference; None if there is none."""
 
 
 def compare_rates(results: Results) -> RatePairs:
     """Compare the training rates of all pairs of tuned cells."""
+    if "pairs of rates" not in results.memo:
+        results.memo["pairs of rates"] = _compare_rates(results)
+    return results.memo["pairs of rates"]  # type: ignore[no-any-return]
+
+
+def _compare_rates(results: Results) -> RatePairs:
     cells = [cell for cell in results.tuned if cell.mean(RATE) is not None]
-    halves = {cell.name: half_width(cell, _single_trial(results, cell)) for cell in cells}
-    pairs = [(one, other, _difference(one, other, halves)) for one, other in itertools.combinations(cells, 2)]
-    known_pairs = [(one, other, *found) for one, other, found in pairs if found]
-    alike = [(gap / (one.mean(RATE) or 1.0), one, other) for one, other, gap, half in known_pairs if gap < half]
-    alike.sort(key=lambda found: found[0])
-    return RatePairs(len(known_pairs), tuple((one, other) for _, one, other in alike))
+    spreads = [cell.summary.spreads[RATE] for cell in cells]
+    halves = [half_width(cell, _single_trial(results, cell)) for cell in cells]
+    pairs, alike, closest = 0, 0, (math.inf, -1, -1)
+    for place, gaps, widths in pair_intervals(spreads, halves):
+        near = gaps < widths  # a width that is not known is NaN
+        pairs += int((~np.isnan(widths)).sum())
+        alike += int(near.sum())
+        if near.any():
+            other = int(np.where(near, gaps, np.inf).argmin())
+            closest = min(closest, (gaps[other] / (spreads[place].mean or 1.0), place, place + 1 + other))
+    return RatePairs(pairs, alike, (cells[closest[1]], cells[closest[2]]) if alike else None)
+
+
+def pair_intervals(spreads: Sequence[Spread], halves: Sequence[float | None]) -> Iterator[tuple[int, Array, Array]]:
+    """Yield, for each cell, how its rate compares with those of the cells after it; memory grows with one row only.
+
+    Args:
+        spreads: of each cell's rate.
+        halves: half width of the 95 % interval of each rate; None if not known.
+
+    Yields:
+        The cell's place; the absolute differences; the half widths of their 95 % intervals (Welch's over trials; over
+        the steps if one of the two has a single trial), NaN where not known.
+    """
+    mean = np.array([spread.mean for spread in spreads], np.float64)
+    count = np.array([spread.n for spread in spreads], np.float64)
+    error = np.array([math.nan if spread.sd is None else spread.sd for spread in spreads], np.float64) ** 2 / count
+    half = np.array([math.nan if one is None else one for one in halves], np.float64)
+    freedom = np.where(count > 1, count - 1, math.nan)
+    for place in range(len(mean) - 1):
+        rest = slice(place + 1, None)
+        widths = np.hypot(half[place], half[rest])
+        welch = ~np.isnan(error[place] + error[rest])
+        if welch.any():
+            others = error[rest][welch], freedom[rest][welch]
+            widths[welch] = student.welch_half_width(error[place], others[0], (freedom[place], others[1]))
+        yield place, np.abs(mean[place] - mean[rest]), widths
 
 
 def _single_trial(results: Results, cell: Cell) -> list[Steady]:
     found = trial_steps(results, cell.ok["key"].iloc[0]) if len(cell.ok) == 1 else None
     return [found] if found else []
-
-
-def _difference(one: Cell, other: Cell, halves: Mapping[str, float | None]) -> tuple[float, float] | None:
-    """Return the absolute difference of two rates and the half width of its 95 % interval; None if not known."""
-    a, b = one.summary.spreads[RATE], other.summary.spreads[RATE]
-    welch = seeds.welch_interval(a, b)
-    if welch is not None:
-        return abs(welch[0]), welch[1]
-    first, second = halves[one.name], halves[other.name]
-    return None if first is None or second is None else (abs(a.mean - b.mean), math.hypot(first, second))

@@ -33,12 +33,12 @@ def notes(results: Results) -> Iterable[str]:
     if names:
         yield f"No speed for {abridged(names, 3)}: fewer than {rates.LEAST_STEADY} steps after the warm-up steps."
     found = rates.compare_rates(results)
-    if found.alike:
-        pair = " and ".join(cell.name for cell in found.alike[0])
-        if len(found.alike) == 1:
+    if found.closest:
+        pair = " and ".join(cell.name for cell in found.closest)
+        if found.alike == 1:
             yield f"The difference in speed between {pair} is not significant ({_MEANING})."
         else:
-            many = f"{len(found.alike):,} of {found.known:,} pairs of cells"
+            many = f"{found.alike:,} of {found.known:,} pairs of cells"
             yield f"In {many} the difference in speed is not significant ({_MEANING}), e.g. {pair}."
 
 

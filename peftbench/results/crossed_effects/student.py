@@ -29,6 +29,28 @@ def t_quantile(degrees_of_freedom: Array | float, level: float = LEVEL) -> Array
     return float(found) if np.ndim(found) == 0 else found
 
 
+def welch_half_width(one: Array | float, other: Array | float, freedoms: tuple[Array | float, Array | float]) -> Array:
+    """Return the half width of the interval of a difference of two means (Welch 1947, Biometrika 34:28).
+
+    With the squared standard errors a and b of means with n and m degrees of freedom, Student's t has
+    (a + b)^2 / (a^2 / n + b^2 / m) of them.
+
+    Args:
+        one: squared standard error of one mean, or of many; these need not be of equal size, but broadcast.
+        other: that of the other mean.
+        freedoms: degrees of freedom of each.
+
+    Returns:
+        The half width; 0 where both errors are 0.
+    """
+    variance = np.asarray(one + other, np.float64)
+    # shares, because the squares of very small variances would vanish
+    total = np.where(variance > 0, variance, 1.0)
+    shares = np.where(variance > 0, one / total, 1.0), other / total
+    freedom = 1 / (shares[0] ** 2 / freedoms[0] + shares[1] ** 2 / freedoms[1])
+    return np.asarray(t_quantile(freedom) * np.sqrt(variance))
+
+
 def p_value(value: float, error: float, degrees_of_freedom: float) -> float:
     """Return the two-sided p value of a t statistic; 1 for no difference, 0 for a difference without any variance."""
     if value == 0:
