@@ -101,8 +101,9 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "columns": Meaning("column names, for files without a header line"),
         "encoding": Meaning(
-            "character encoding of text files, such as `cp1252` or `utf-16-le`; a byte order mark takes precedence",
-            "UTF-8",
+            "character encoding of all the task's text files, such as `cp1252` or `utf-16-le`; a byte order mark takes "
+            "precedence",
+            "UTF-8; for a file that is none, it is found out from its bytes, each file on its own, and told",
         ),
         "delimiter": Meaning(
             "the character between the fields of CSV and TSV files",

@@ -70,18 +70,63 @@ def test_a_byte_order_mark_decides_the_encoding(found, encoding):
         assert bool(read_.notes) == (encoding != "utf-8-sig" or given is not None)
 
 
-def test_bytes_that_are_no_utf8_are_refused_with_the_line_and_the_key(found):
-    content = "text,label\nx,a\ncafé 5 £,a\n".encode("cp1252")
-    with pytest.raises(UserError, match=r"a\.csv, line 3: byte 0xe9 is no text in utf-8; .*`encoding: cp1252`"):
-        found("a.csv", content)
-    assert found("a.csv", content, encoding="cp1252").rows[1]["text"] == "café 5 £"
-    with pytest.raises(UserError, match="utf-16-le"):
-        found("a.csv", CSV.encode("utf-16-le"))
-    assert found("a.csv", CSV.encode("utf-16-le"), encoding="utf-16-le").rows == ROWS
+def test_bytes_whose_encoding_is_not_clear_are_refused_with_the_line_and_the_key(found):
+    mixed = b"text,label\nx,a\n" + "café 5 £,a\n".encode("cp1252") + "café,a\ncafé,b\n".encode()
+    with pytest.raises(UserError, match=r"a\.csv, line 3: byte 0xe9 is no text in utf-8; other lines are UTF-8"):
+        found("a.csv", mixed)
+    with pytest.raises(
+        UserError, match=r"a\.csv, line 2: byte 0x81 is no text in cp1252; the key `encoding` is for all"
+    ):
+        found("a.csv", b"text,label\n\x81,a\n", encoding="cp1252")
+    with pytest.raises(UserError, match=r"a\.csv, line 1: byte 0x89 is no text in utf-8; give the file's own encoding"):
+        found("a.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding"),
+    [("Die Käuferin fragte, ob die Größe stimmt", "mac_roman"), ("naïve", "cp850"), ("ТОВАР ПРИШЁЛ БЫСТРО", "cp1251")],
+)
+def test_a_guess_that_does_not_read_as_text_is_none(found, words, encoding):
+    with pytest.raises(UserError, match="give the file's own encoding"):
+        found("a.csv", f"text,label\n{words},a\n".encode(encoding))
+
+
+WORDS = {
+    "cp1252": "I don’t like the café, it costs 5 £",
+    "cp1250": "Zażółć gęślą jaźń i wróć do domu",
+    "cp1251": "Товар пришёл быстро и всё хорошо",
+    "koi8-r": "Товар пришёл быстро и всё хорошо",
+    "shift_jis": "商品はとても良かったです",
+    "gb18030": "这个产品非常好",
+    "utf-16-le": "café and more",
+    "utf-16-be": "cafe and more",
+}
+
+
+@pytest.mark.parametrize("encoding", WORDS)
+def test_the_encoding_of_a_file_that_is_no_utf8_is_found_out_and_told(found, encoding):
+    text = f"text,label\n{WORDS[encoding]},a\n".replace(", it", " it")
+    read_ = found("a.csv", text.encode(encoding))
+    assert read_.rows == [{"text": text.splitlines()[1][:-2], "label": "a"}]
+    assert read_.notes[0].startswith(f"not UTF-8; read as {encoding}, by its bytes")
+    told = read_.notes[0].partition("with words like ")[2].partition(" (")[0].strip("'")
+    assert told in text
+    assert found("a.csv", text.encode(encoding), encoding=encoding).rows == read_.rows
+
+
+def test_files_of_a_task_may_have_different_encodings(tmp_path):
+    made = {"train": "utf-8", "validation": "utf-16", "test": "cp1252"}
+    for split, encoding in made.items():
+        (tmp_path / f"{split}.csv").write_bytes("text,label\nthe café is nice,è\n".encode(encoding))
+    files = {split: str(tmp_path / f"{split}.csv") for split in made}
+    task = Task("mine", "generation", files=files, prompt="{{ text }}", target="{{ label }}")
+    for split in made:
+        assert [(e.prompt, e.target) for e in read.examples(task, split)] == [("the café is nice", "è")]
 
 
 def test_an_encoding_that_is_probably_wrong_and_lost_characters_are_notes(found):
-    assert "also valid UTF-8" in found("a.csv", "text,label\ncafé,a\n", encoding="cp1252").notes[0]
+    note = found("a.csv", "text,label\ncafé,a\n", encoding="cp1252").notes[0]
+    assert "also valid UTF-8: is that the right encoding? Without the key, each file's own is found out" in note
     assert "U+FFFD" in found("a.csv", "text,label\ncaf\ufffd,a\n").notes[0]
 
 

@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 
 from peftbench.errors import UserError
+from peftbench.tasks.formats import encodings
 
 _MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}
 """Suffix of a compressed file -> the bytes that it begins with."""
@@ -69,7 +70,7 @@ def _decompressed(data: bytes, suffix: str) -> bytes:
 def decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     """Return bytes as text, and notes on how they were read.
 
-    A byte order mark decides; else the given encoding; else UTF-8.
+    A byte order mark decides; else the given encoding; else UTF-8 if the bytes are; else it is found out from them.
 
     Raises:
         UserError: if the bytes are no text in that encoding, with the line.
@@ -79,14 +80,38 @@ def decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, tuple[s
     try:
         text = data.decode(known)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        how = "give the file's own encoding: `encoding: cp1252` (Western European Windows), utf-16, shift_jis, ..."
-        raise UserError(f"{path}, line {line}: byte 0x{data[error.start]:02x} is no text in {known}; {how}") from None
-    if mark is None and encoding is None and text.count("\0") > len(text) // 5:
-        raise UserError(
-            f"{path}: every other byte is NUL, as in UTF-16 without a byte order mark: `encoding: utf-16-le`"
-        )
+        found = None if mark or encoding else encodings.guess(data)
+        if found is None:
+            raise UserError(_refusal(path, data, known, error, bool(encoding and not mark))) from None
+        return _guessed(data, found)
+    if mark is None and encoding is None and "\0" in text:
+        found = encodings.guess(data)
+        if found:
+            return _guessed(data, found)
     return text, _said(text, data, mark, encoding)
+
+
+def _refusal(path: Path, data: bytes, known: str, error: UnicodeDecodeError, given: bool) -> str:
+    """Return why bytes are no text in an encoding, and what to do about it."""
+    line = data.count(b"\n", 0, error.start) + 1
+    how = "give the file's own encoding: `encoding: cp1252` (Western European Windows), utf-16, shift_jis, ..."
+    if given:
+        how = (
+            "the key `encoding` is for all files of the task; without it, the encoding of each file is found out from "
+            "its bytes"
+        )
+    elif encodings.is_mixed(data):
+        how = f"other lines are UTF-8, so the file is damaged or made of several: mend that line, or {how}"
+    return f"{path}, line {line}: byte 0x{data[error.start]:02x} is no text in {known}; {how}"
+
+
+def _guessed(data: bytes, encoding: str) -> tuple[str, tuple[str, ...]]:
+    """Return bytes in an encoding that was found out from them, with a note that shows whether it is the right one."""
+    text = data.decode(encoding)
+    word = encodings.example(text)
+    shown = f", with words like {word!r}" if word else ""
+    note = f"not UTF-8; read as {encoding}, by its bytes{shown} (the key `encoding` sets another)"
+    return text, (note, *_damage(text))
 
 
 def _said(text: str, data: bytes, mark: str | None, encoding: str | None) -> tuple[str, ...]:
@@ -98,10 +123,17 @@ def _said(text: str, data: bytes, mark: str | None, encoding: str | None) -> tup
     elif encoding and not data.isascii() and codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         try:
             data.decode("utf-8")
-            notes.append(f"read as {encoding}, but its bytes are also valid UTF-8: is that the right encoding?")
+            notes.append(
+                f"read as {encoding}, but its bytes are also valid UTF-8: is that the right encoding? Without "
+                "the key, each file's own is found out"
+            )
         except UnicodeDecodeError:
             pass
+    return (*notes, *_damage(text))
+
+
+def _damage(text: str) -> tuple[str, ...]:
     damaged = text.count(_DAMAGE)
-    if damaged:
-        notes.append(f"{damaged:,} replacement characters (U+FFFD): text was lost when the file was made")
-    return tuple(notes)
+    if not damaged:
+        return ()
+    return (f"{damaged:,} replacement characters (U+FFFD): text was lost when the file was made",)
