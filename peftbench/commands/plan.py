@@ -38,7 +38,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     from peftbench.runner.preflight.texts import Texts
     from peftbench.suite import expand, learning_rate_search, smoke
 
-    known = Texts()
+    known = Texts(stand_in=suite.smoke)
     folder = here.described if how.memory else here.folder
     loaded = selection.complete(suite, sys.stdout, folder, False, known.examples).suite
     kind = device.resolve(loaded.device, present=False)

@@ -87,6 +87,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
         whole_command=_command(loaded.options, with_only=False),
         strict=loaded.strict,
         parameters=parameters,
+        stand_in=loaded.smoke,
         predicts=not loaded.smoke,
     )
     recorded = _command(loaded.options, with_only=True)

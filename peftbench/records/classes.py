@@ -10,7 +10,17 @@ _SHOWN = 5
 
 
 def absent(counts: Mapping[str, int]) -> str | None:
-    """Return which classes no scored example has, as a sentence without a full stop; None if each has one."""
+    """Return which classes no scored example has, as a sentence without a full stop; None if each has one.
+
+    If all scored examples are of one class, the sentence says that the score means nothing.
+    """
+    scored_classes = [name for name, count in counts.items() if count]
+    if len(scored_classes) == 1 and sum(counts.values()) > 1:
+        (only,) = scored_classes
+        return (
+            f"all {sum(counts.values()):,} scored examples have the answer {only!r}, so a model that always gives it "
+            "scores 100 %: this score says nothing about a method"
+        )
     missing = [name for name, count in counts.items() if not count]
     if not missing:
         return None

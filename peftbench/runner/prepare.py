@@ -56,6 +56,8 @@ class Options:
     """The part of a trial's share for non-tensor memory, in bytes; None for what its device is known to need."""
     whole_command: str | None = None
     """The command without its selection of trials; None if nothing is selected."""
+    stand_in: bool = False
+    """Whether the data only stands in for the suite's own, as in smoke mode, so that nothing is noted about it."""
     predicts: bool = True
     """Whether a cell's first trial predicts its memory peak before it measures it."""
     strict: bool = False
@@ -131,7 +133,7 @@ def prepare(
         UserError: if a base model or a data file is missing or unreadable, or the results folder cannot be used.
     """
     described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
-    inputs = _Inputs()
+    inputs = _Inputs(texts=Texts(stand_in=options.stand_in))
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
@@ -179,7 +181,7 @@ def prepare(
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     pending = tuple(job for job in jobs if job.key not in done)
-    return Grid(folder, tasks, tuple(jobs), pending, workers, notes)
+    return Grid(folder, tasks, tuple(jobs), pending, workers, () if options.stand_in else notes)
 
 
 def _reserve(trial: Trial, options: Options) -> int:
@@ -223,6 +225,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += generation.notes(trials, lambda trial: here[trial.base])
+    notes = () if inputs.texts.stand_in else notes
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]
     ids = (f"{what}: no such folder here, so the run takes it for a hub id{hint}" for what, hint in unseen)

@@ -118,20 +118,54 @@ def test_few_answers_of_an_exact_match_task_are_classes_and_many_are_not(place):
         assert (counted and len(json.loads(counted)["mine"])) == expected
 
 
+SAME = [{"text": f"question {n}", "label": "b"} for n in range(4)]
+OTHER = {"text": "question", "label": "a"}
+EACH = 'kind: exact_match, prompt: "{{ text }}", target: "{{ label }}"'
+
+
+@pytest.mark.parametrize("task", [choice(["a", "b"]), EACH, f"{EACH}, limit: 2"])
+def test_a_scored_split_with_a_single_answer_is_told_by_plan_and_run_and_under_the_table(place, capsys, task):
+    write(place, task, [OTHER], "train.jsonl")
+    write(place, task, SAME)
+    (place / "s.yaml").write_text((place / "s.yaml").read_text().replace("train: a.jsonl", "train: train.jsonl"))
+    count = 2 if "limit" in task else 4
+    told = (
+        f"all {count} scored examples have the answer 'b', so a model that always gives it scores 100 %: this score says "
+        "nothing about a method"
+    )
+    assert cli.main(["plan", "s.yaml"]) == 0
+    assert f"note: task 'mine': {told}" in capsys.readouterr().out
+    made = prepare.prepare(suite.expand(suite.load("s.yaml"), "cpu"), place / "r", 1, "c")
+    assert f"task 'mine': {told}" in made.notes
+    rows = read_trials(store(place / "stored", make_result(classes_json=made.jobs[0].classes_json)))
+    assert list(data_read.notes(rows)) == [f"Classes of mine: {told}."]
+
+
+def test_in_smoke_mode_nothing_is_said_about_the_data_that_stands_in(place, capsys):
+    write(place, choice(["a", "b"]), SAME)
+    for verb in ("plan", "run"):
+        assert cli.main([verb, "s.yaml", "--smoke"]) == 0
+        notes = [line for line in "".join(capsys.readouterr()).splitlines() if line.startswith("note:")]
+        assert [note.partition(":")[2].strip().partition(":")[0] for note in notes] == ["smoke mode"]
+    rows = read_trials(place / "results" / "s-smoke")
+    assert rows["classes_json"].isna().all()
+    assert rows["reading_json"].isna().all()
+
+
 def test_what_reading_found_is_in_jobs_and_under_the_table(place):
-    write(place, 'template: classification, labels: {"1": x, "2": y}', "text;label;\nx;1;\ny;1;\n", "a.csv")
+    write(place, 'template: classification, labels: {"1": x, "2": y, "3": z}', "text;label;\nx;1;\ny;2;\n", "a.csv")
     made = prepare.prepare(suite.expand(suite.load("s.yaml"), "cpu"), place / "r", 1, "c")
     notes = (
         "task 'mine': a.csv: delimiter: semicolon",
         "task 'mine': a.csv: 1 empty column without a name left out",
-        "task 'mine': none of the 2 scored examples has the answer 'y': 1 of 2 classes are not scored",
+        "task 'mine': none of the 2 scored examples has the answer 'z': 1 of 3 classes are not scored",
     )
     assert made.notes == notes
     given = {"reading_json": made.jobs[0].reading_json, "classes_json": made.jobs[0].classes_json}
     rows = read_trials(store(place / "stored", make_result(**given)))
     assert json.loads(rows["reading_json"][0]) == {"found": list(notes[:2])}
     assert list(data_read.notes(rows)) == [
-        "Classes of mine: none of the 2 scored examples has the answer 'y': 1 of 2 classes are not scored.",
+        "Classes of mine: none of the 2 scored examples has the answer 'z': 1 of 3 classes are not scored.",
         f"Data as read: {'; '.join(notes[:2])}.",
     ]
     assert list(data_read.notes(pandas.DataFrame({"reading_json": [None], "classes_json": [None]}))) == []

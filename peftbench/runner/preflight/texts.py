@@ -25,6 +25,8 @@ class Texts:
     found: dict[tuple[str, str], read.Reading] = field(default_factory=dict)
     general: dict[Retention, general_text.GeneralText] = field(default_factory=dict)
     """Each source of general text."""
+    stand_in: bool = False
+    """Whether they only stand in for the suite's own, as in smoke mode: they are checked, and nothing is noted."""
     described: dict[tuple[object, ...], tuple[str | None, str | None]] = field(default_factory=dict)
     """What ``columns`` gave, by what it depends on."""
 
@@ -76,13 +78,15 @@ def check(trials: Sequence[Trial], texts: Texts, unseen: Container[str] = ()) ->
             texts.general_text(source)
     for trial in {_uses(trial): trial for trial in trials}.values():
         _check_splits(trial, texts, unseen)
-        notes += _notes(trial, texts, unseen)
+        notes += [] if texts.stand_in else _notes(trial, texts, unseen)
     return tuple(dict.fromkeys(notes))
 
 
 def columns(trial: Trial, texts: Texts) -> tuple[str | None, str | None]:
     """Return the columns ``reading_json`` and ``classes_json`` of a trial; None where there is nothing to say."""
     uses = _uses(trial)
+    if texts.stand_in:
+        return None, None
     if uses not in texts.described:
         texts.described[uses] = _described(trial, texts)
     return texts.described[uses]
@@ -143,16 +147,22 @@ def _classes(task: Task, trial: Trial, texts: Texts) -> dict[str, int]:
     """Return the number of scored examples of each class; empty if the task has no classes, or too many.
 
     Classes are the choices that all examples share; of an ``exact_match`` task, the answers of its training examples if
-    they are few.
+    they are few. Without either, a single answer of all scored examples is a class.
     """
     scored = texts.examples(task, trial.evaluation.split)
     names: Sequence[str] = scored[0].choices if scored else ()
     if any(e.choices != names for e in scored):
-        return {}
+        return _only_class(task, scored)
     if not names and task.kind == "exact_match" and task.answer_pattern is None and "train" in read.splits(task):
         answers = dict.fromkeys(e.target for e in texts.examples(task, "train"))
         names = tuple(answers) if len(answers) <= _ANSWERS else ()
     if not 1 < len(names) <= _CLASSES:
-        return {}
+        return _only_class(task, scored)
     counts = Counter(e.target for e in scored)
     return {name: counts[name] for name in names}
+
+
+def _only_class(task: Task, scored: Sequence[Example]) -> dict[str, int]:
+    """Return the answer that all scored examples have, with their number; empty if they have different ones."""
+    answers = {e.target for e in scored} if task.kind in ("choice", "exact_match") else set()
+    return dict.fromkeys(answers, len(scored)) if len(answers) == 1 else {}
