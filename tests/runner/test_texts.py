@@ -130,8 +130,8 @@ def test_a_scored_split_with_a_single_answer_is_told_by_plan_and_run_and_under_t
     (place / "s.yaml").write_text((place / "s.yaml").read_text().replace("train: a.jsonl", "train: train.jsonl"))
     count = 2 if "limit" in task else 4
     told = (
-        f"all {count} scored examples have the answer 'b', so a model that always gives it scores 100 %: this score says "
-        "nothing about a method"
+        f"all {count} scored examples have the answer 'b', so a model that always gives it scores 100 %: this score "
+        "says nothing about a method"
     )
     assert cli.main(["plan", "s.yaml"]) == 0
     assert f"note: task 'mine': {told}" in capsys.readouterr().out
