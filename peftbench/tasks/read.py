@@ -156,6 +156,10 @@ def _hint(task: Task, source: str) -> str:
 
 def _answer(task: Task, where: str, target: str) -> str:
     """Return the answer that a target stands for."""
+    if not target and (task.choices or task.labels) and target not in (*task.labels, *task.choices):
+        from peftbench.tasks.rendering import without_answer
+
+        raise UserError(f"{where}: the answer is empty, as from an empty field of the file; {without_answer(task)}")
     if task.labels:
         if target not in task.labels:
             raise UserError(f"{where}: " + unknown("label", target, task.labels))
@@ -189,9 +193,12 @@ def _counted(task: Task, found: Sequence[Example], longer: int, after: int) -> l
         notes.append(f"messages after the last answer are left out ({after:,} of {plural(len(found), 'conversation')})")
     if task.kind == "language_modelling":
         return notes
-    for what, empty in (("answer", sum(not e.target for e in found)), ("prompt", sum(not e.prompt for e in found))):
-        if empty:
-            notes.append(f"the {what} is empty in {empty:,} of {plural(len(found), 'example')}")
+    taught = "the right answer there is no text at all"
+    empty = (("answer", sum(not e.target for e in found), taught), ("prompt", sum(not e.prompt for e in found), ""))
+    for what, count, so in empty:
+        if count:
+            said = f"the {what} is empty in {count:,} of {plural(len(found), 'example')}"
+            notes.append(f"{said}, so {so}" if so else said)
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from peftbench.tasks.sandbox import Sandbox
 from peftbench.tasks.values import NotText, context, written
 
 _SHOWN_FIELDS = 20
+_ONE_EXPRESSION = re.compile(r"\{\{-?\s*((?:(?!\{\{|\}\}).)+?)\s*-?\}\}")
 _LONGEST = 60
 """Characters of a field's name that a message shows: without a header, names are values."""
 
@@ -44,6 +46,7 @@ class Templates:
     """
 
     def __init__(self, task: Task) -> None:
+        self._task = task
         self._messages = task.messages
         self._sandbox = Sandbox()
         try:
@@ -87,6 +90,10 @@ class Templates:
         except NotText as error:
             if key == "target" and self._is_expression and isinstance(error.value, list):
                 raise
+            if key == "target" and error.null and self._task.kind != "language_modelling":
+                raise Broken(
+                    f"{key}: the field {error.null} is null; {without_answer(self._task, error.null)}"
+                ) from None
             raise Broken(f"{key}: {error}") from None
         except RecursionError:
             raise Broken(f"{key}: a template failed: it is nested too deeply") from None
@@ -105,6 +112,21 @@ class Templates:
             if not isinstance(value, (str, int, float)) or isinstance(value, bool):
                 raise Broken(f"target: it gives a list with {type(value).__name__.lower()}; allowed: a list of texts")
         return tuple(dict.fromkeys(str(value).strip() for value in given))
+
+
+def without_answer(task: Task, expression: str | None = None) -> str:
+    """Return what to do about an example without an answer, for a message.
+
+    Args:
+        task: the task.
+        expression: what gave no answer, as a template writes it; None for the whole target.
+    """
+    found = _ONE_EXPRESSION.fullmatch(task.target.strip())
+    inner = expression or (found and found[1])
+    allowed = list(task.labels or task.choices)
+    way = f': target: "{{{{ {inner} or {(allowed or ["none"])[0]!r} }}}}"' if inner else ""
+    listed = f" (allowed: {', '.join(sorted(allowed))})" if allowed else ""
+    return f"leave the example out of the data, or give it an answer in the template{way}{listed}"
 
 
 def _is_expression(tree: nodes.Template) -> bool:

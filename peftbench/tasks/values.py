@@ -26,11 +26,13 @@ class NotText(Exception):
     Args:
         message: what the value is, and how a template can handle it.
         value: the value, if an expression of the template gave it as a whole.
+        null: the field as a template writes it, if its value is missing.
     """
 
-    def __init__(self, message: str, value: Any = None) -> None:
+    def __init__(self, message: str, value: Any = None, null: str | None = None) -> None:
         super().__init__(message)
         self.value = value
+        self.null = null
 
 
 class Null:
@@ -53,7 +55,8 @@ class Null:
     def __str__(self) -> NoReturn:
         raise NotText(
             f"the field {self.field} is null, and null is no text; leave the example out, or handle it in the "
-            f"template: {{{{ {self.field} or '' }}}}"
+            f"template: {{{{ {self.field} or '' }}}}",
+            null=self.field,
         )
 
     __repr__ = __str__
@@ -150,7 +153,7 @@ def text(value: Any) -> Any:
         try:
             return str(value)
         except NotText as error:
-            raise NotText(str(error), value) from None
+            raise NotText(str(error), value, error.null) from None
     from jinja2 import Undefined
 
     if isinstance(value, Undefined):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -259,3 +261,22 @@ def test_a_field_whose_name_cannot_be_encoded_can_be_printed(tmp_path):
     with pytest.raises(UserError) as raised:
         read.examples(Task("m", "generation", files={"test": f"{tmp_path}/a.jsonl"}, prompt="{{ z }}"), "test")
     assert "row['\\\\ud800'], t" in str(raised.value).encode().decode()
+
+
+@pytest.mark.parametrize("settings", [{"choices": ("good", "bad")}, {"labels": {"good": "+", "bad": "-"}}, {}])
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "x,y\na,good\nb,\n"), ("a.jsonl", '{"x": "a", "y": null}\n')])
+def test_the_advice_for_an_example_without_an_answer_works(tmp_path, settings, name, content):
+    (tmp_path / name).write_text(content)
+    kind = "choice" if "choices" in settings else "exact_match"
+    files = {"test": str(tmp_path / name)}
+    made = Task("m", kind, files=files, prompt="{{ x }}", target="{{ y }}", **settings)
+    if not settings and name == "a.csv":
+        (note,) = read.reading(made, "test").notes
+        assert note.endswith("the answer is empty in 1 of 2 examples, so the right answer there is no text at all")
+        return
+    with pytest.raises(UserError, match="leave the example out of the data, or give it an answer") as raised:
+        read.examples(made, "test")
+    advice = re.search(r'target: "(.*?)"', str(raised.value))[1]
+    assert advice == f"{{{{ y or '{'good' if settings else 'none'}' }}}}"
+    found = read.examples(replace(made, target=advice), "test")
+    assert found[-1].target == (settings.get("labels", {}).get("good") or ("good" if settings else "none"))
