@@ -115,8 +115,7 @@ def _generated(model: Any, ids: torch.Tensor, new_tokens: int, pad_id: int, cach
         max_new_tokens=new_tokens, do_sample=False, use_cache=cache, pad_token_id=pad_id, eos_token_id=None
     )
     return model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
+        **decoding.inputs(model, ids, torch.ones_like(ids)),
         generation_config=config,
         output_logits=True,
         return_dict_in_generate=True,

@@ -7,6 +7,7 @@ configuration is exchanged for an empty one during each call, and the call gives
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from collections import defaultdict
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from peft import PeftModel
 from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
@@ -275,13 +277,35 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
     ):
         pad = harness.tokenizer.pad_token_id
         out = harness.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            **inputs(harness.model, ids, mask),
             generation_config=decoding.config(pad, use_cache=harness.why_no_cache(ids[:1]) is None),
             stopping_criteria=StoppingCriteriaList(ended),
             **decoding.more,
         )
     return [read(harness.tokenizer, row[start:], decoding) for row in out.tolist()]
+
+
+def inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the tensors that ``generate`` gets of a batch of texts of equal length.
+
+    peft's models with virtual tokens refuse a mask if the base's code does not name one (xlstm). Texts of equal length
+    need none. Families that count positions from their padding token's id (RoBERTa's) get these positions, as in a
+    forward pass; ``generate`` would count from 0.
+
+    Args:
+        model: the model, tuned or not.
+        ids: token ids, (b, t).
+        mask: attention mask, (b, t), 1 everywhere.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    taken = inspect.signature(base.forward).parameters
+    given = {"input_ids": ids}
+    if "attention_mask" in taken or not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
+        given["attention_mask"] = mask
+    own = next((m for m in base.modules() if hasattr(m, "create_position_ids_from_input_ids")), None)
+    if own is not None and "position_ids" in taken:
+        given["position_ids"] = own.create_position_ids_from_input_ids(ids, own.padding_idx)
+    return given
 
 
 @contextmanager

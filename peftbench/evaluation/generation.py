@@ -215,8 +215,7 @@ def _generate(subject: Subject, model: Any, count: int) -> list[float]:
     start = subject.clock.now()
     with decoding.without_own(model), autocast(subject.precision, subject.device):
         model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            **decoding.inputs(model, ids, torch.ones_like(ids)),
             generation_config=_decoding(new_tokens).config(subject.pad_id),
             stopping_criteria=StoppingCriteriaList([times]),
         )

@@ -73,11 +73,14 @@ class Bottleneck(nn.Module):
         """Forward hook: return the module's output plus f, in the output's dtype; unchanged if not enabled."""
         if not self.enabled:
             return output
-        y, *rest = output if isinstance(output, tuple) else (output,)
+        several = isinstance(output, tuple | list)
+        y, *rest = output if several else (output,)
         # released before f is computed, as checkpointing may stop a recomputation during f
         x, self._held = self._held if self.reads_input else y, None
         adapted = y + self(x).to(y.dtype).reshape(y.shape)  # llama4's experts return (b t, d) for (b, t, d)
-        return (adapted, *rest) if isinstance(output, tuple) else adapted
+        if isinstance(output, list):  # openai-gpt
+            return [adapted, *rest]
+        return (adapted, *rest) if several else adapted
 
 
 @dataclass(frozen=True)

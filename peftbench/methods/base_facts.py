@@ -8,6 +8,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.methods import method_of
+from peftbench.models.precision import PRECISIONS
 from peftbench.records import Trial
 
 _EMBEDDING_PROMPTS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
@@ -25,6 +26,8 @@ _RECURRENT = (
 """``model_type`` of families with layers whose cache is a state: recurrent layers, linear attention, convolutions."""
 _PER_LAYER_INPUTS = ("gemma3n", "gemma3n_text", "gemma4", "gemma4_text")
 """``model_type`` of families with inputs of each layer computed from token ids, unless their width is set to 0."""
+_RESCALING = ("rwkv",)
+"""``model_type`` of families that scale weights in place unless ``rescale_every`` is set to 0."""
 _SHARED = ("gemma3n", "gemma3n_text")
 """``model_type`` of families whose topmost layers share keys and values unless their number is set to 0."""
 
@@ -48,6 +51,8 @@ def check(trial: Trial, config: Any) -> None:
         reason = _why_no_embeddings(config)
     elif kind in ("ADAPTER", "LLAMA_ADAPTER") and _value(config, "model_type") in _WITHOUT_ATTENTION:
         reason = f"the layers of {_value(config, 'model_type')} have no attention"
+    if reason is None and PRECISIONS[trial.precision].quantization:
+        reason = _why_not_packed(config)
     if reason is not None:
         raise Unsupported(f"{method.name}{f' {method.variant}' if method.variant else ''}: {reason}")
 
@@ -73,6 +78,17 @@ def _why_no_embeddings(config: Any) -> str | None:
     if width or (width is None and family in _PER_LAYER_INPUTS):
         return (
             f"each layer of {family} has an input of its own computed from token ids, which virtual tokens do not have"
+        )
+    return None
+
+
+def _why_not_packed(config: Any) -> str | None:
+    """Return why a base model's weights cannot be quantized; None if nothing is known against it."""
+    every = _value(config, "rescale_every")
+    if every or (every is None and _value(config, "model_type") in _RESCALING):
+        return (
+            f"{_value(config, 'model_type')} scales its weights in place whenever it changes between training and "
+            "evaluation (rescale_every in its config), which quantized weights do not survive"
         )
     return None
 

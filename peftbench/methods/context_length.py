@@ -21,8 +21,10 @@ def remaining(trial: Trial, config: Any) -> int | None:
     if isinstance(config, Mapping):
         context = size.context(config)
     else:
-        context = getattr(config.get_text_config(), size.CONTEXT[0], None)
-    return None if context is None or context <= 0 else context - virtual_tokens(trial)
+        text = config.get_text_config()
+        found = (getattr(text, name, None) for name in (size.CONTEXT[0], "model_type", "pad_token_id"))
+        context = size.usable_context(*found)
+    return None if context is None else context - virtual_tokens(trial)
 
 
 def check(trial: Trial, config: Any) -> None:

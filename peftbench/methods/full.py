@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import text_part
+from peftbench.models import padding_rows, text_part
 from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
@@ -121,6 +121,7 @@ def load(model: Any, folder: Path) -> Any:
     """
     if not (folder / _WEIGHTS).is_file():
         tuned = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+        padding_rows.restore(tuned, folder)
         return tuned.to(model.device)
     own = dict(model.named_parameters())
     with torch.no_grad():

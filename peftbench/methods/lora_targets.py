@@ -10,13 +10,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import layer_code, text_part
+from peftbench.models import layer_code, quantization, text_part
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """Names of the modules that contain the projections of attention, in all known families."""
 _ROUTER = "Router"
 """Ending of the class names of linear layers that route to experts and return more than a product (llama4, phimoe)."""
+_LIBRARIES = ("torch", "bitsandbytes")
+"""Packages whose linear layers, quantized ones too, compute a product with their weight."""
 _ROUTES = "routes to experts, and returns more than its product"
+_OTHER = "has a forward pass of its own, which is no product with its weight (deepseek_v4's is grouped)"
 _READ = (
     "belongs to a layer that reads its weight without calling it, as the fused kernels of Mamba do, so that an update "
     "has no effect"
@@ -26,8 +29,8 @@ _READ = (
 def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
     """Return peft's ``target_modules`` and ``exclude_modules`` for the target modules that a suite gives.
 
-    Excluded are routers to experts, projections whose weights are read without a call (in Mamba layers), and parts
-    that text does not pass through.
+    Excluded are routers to experts, linear layers with a forward pass of their own, projections whose weights are read
+    without a call (in Mamba layers), and parts that text does not pass through.
 
     Args:
         model: the base model.
@@ -84,11 +87,26 @@ def _refused(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         read = layer_code.read_weights(module)
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear) and type(child).__name__.endswith(_ROUTER):
-                found[f"{path}.{name}".lstrip(".")] = _ROUTES
-            elif isinstance(child, nn.Linear) and name in read:
-                found[f"{path}.{name}".lstrip(".")] = _READ
+            reason = _why_not(child, name in read) if isinstance(child, nn.Linear) else None
+            if reason is not None:
+                found[f"{path}.{name}".lstrip(".")] = reason
     return found
+
+
+def _why_not(layer: nn.Linear, read: bool) -> str | None:
+    """Return why a linear layer cannot be adapted; None if it can.
+
+    Args:
+        layer: the layer.
+        read: whether the code around it reads its weight without calling it.
+    """
+    kind = type(layer)
+    if kind.__name__.endswith(_ROUTER):
+        return _ROUTES
+    library = kind.__module__.partition(".")[0]
+    if kind.forward is not nn.Linear.forward and library not in _LIBRARIES and kind.__name__ not in quantization.LINEAR:
+        return _OTHER
+    return _READ if read else None
 
 
 def ending_set(names: Iterable[str]) -> set[str]:

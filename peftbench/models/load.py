@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,17 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.models import configs, dry_load, quantization, random_weights, text_part, unfit, unreached
+from peftbench.models import (
+    configs,
+    dry_load,
+    fp32_parts,
+    padding_rows,
+    quantization,
+    random_weights,
+    text_part,
+    unfit,
+    unreached,
+)
 from peftbench.models.precision import Precision
 from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
 from peftbench.records.columns.size import SizeColumns
@@ -123,6 +133,7 @@ def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any])
         dry_load.check(folder, trust_remote_code)  # names tensors of another shape, for which transformers has no words
         raise
     dry_load.verify(folder, model, info)
+    padding_rows.restore(model, folder)
     return model
 
 
@@ -194,17 +205,26 @@ def storage(model: nn.Module) -> Counter[str]:
     """Return the number of parameters per storage dtype, tied ones once."""
     found: Counter[str] = Counter()
     for parameter in model.parameters():
-        found[str(parameter.dtype).removeprefix("torch.")] += parameter_count(parameter)
+        found[_dtype(parameter)] += parameter_count(parameter)
     return found
 
 
 def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
-    """Check that a loaded base model is stored as the precision defines it: libraries skip layers silently."""
+    """Check that a loaded base model is stored as the precision defines it: libraries skip layers silently.
+
+    Parameters that the model's own class keeps in float32 are allowed, except weight matrices where it is quantized.
+    """
     expected = precision.base_weights(trains_base)
     allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
     if not set(dtypes) <= allowed:
-        _check_kept(model, precision, allowed)
-        raise UserError(f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)}")
+        kept = fp32_parts.names(model, getattr(torch, expected))
+        others = [n for n, p in model.named_parameters() if _dtype(p) not in allowed and n not in kept]
+        if others:
+            raise UserError(
+                f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)} "
+                f"({abridged(others, 2)})"
+            )
+        fp32_parts.mark(model, kept)
     if not precision.quantization:
         return
     plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
@@ -216,19 +236,9 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         )
 
 
-def _check_kept(model: Any, precision: Precision, allowed: Container[str]) -> None:
-    """Check that a model's own code does not keep some weights in fp32 whatever precision is asked for.
-
-    Raises:
-        Unsupported: if all weights in other dtypes are such weights.
-    """
-    named = (getattr(model, name, None) or () for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"))
-    kept = tuple(part for names in named for part in names)
-    others = [n for n, p in model.named_parameters() if str(p.dtype).removeprefix("torch.") not in allowed]
-    if others and all(any(name in other for name in kept) for other in others):
-        raise Unsupported(
-            f"precision {precision.name}: {type(model).__name__} keeps {abridged(others, 2)} in float32 by itself"
-        )
+def _dtype(parameter: torch.Tensor) -> str:
+    """Return the name of a parameter's storage dtype: ``bfloat16``."""
+    return str(parameter.dtype).removeprefix("torch.")
 
 
 def _why_plain(model: Any, name: str, precision: Precision) -> str:
@@ -241,6 +251,8 @@ def _why_plain(model: Any, name: str, precision: Precision) -> str:
             if precision.quantization == "int8"
             else ""
         )
+    if fp32_parts.stays(module.get_parameter(own)):
+        return ", which the model's class keeps in float32"
     return ", of a convolution" if type(module).__name__.startswith("Conv") else ""
 
 
@@ -295,10 +307,14 @@ def weights_bytes(model: nn.Module) -> int:
 
 
 def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]:
-    """Cast every trainable parameter to the precision's dtype for trainable parameters, and return these parameters."""
+    """Cast every trainable parameter to the precision's dtype for trainable parameters, and return these parameters.
+
+    What the model's own class keeps in float32 stays so.
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
-        parameter.data = parameter.data.to(getattr(torch, precision.trainable))
+        if not fp32_parts.stays(parameter):
+            parameter.data = parameter.data.to(getattr(torch, precision.trainable))
     return trainable
 
 

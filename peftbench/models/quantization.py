@@ -13,7 +13,7 @@ from torch import nn
 from peftbench.models import layer_code
 from peftbench.models.precision import Precision
 
-_LINEAR = ("FalconLinear",)
+LINEAR = ("FalconLinear",)
 """Subclasses of ``nn.Linear`` that also compute x W^T + b; in 16 bits, falcon's rounds once more before adding b."""
 
 
@@ -48,7 +48,7 @@ def every_linear_layer() -> Iterator[None]:
     def replace_all(model: nn.Module, *given: Any, **named: Any) -> Any:
         kept = []
         for path, module in model.named_modules():
-            if type(module).__name__ in _LINEAR:
+            if type(module).__name__ in LINEAR:
                 module.__class__ = nn.Linear
             unpackable = layer_code.unpackable_weights(module)
             kept += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, nn.Linear) and n in unpackable]

@@ -15,6 +15,16 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_atte
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CONTEXT = ("max_position_embeddings", "n_positions")
 """Keys of the context length in a ``config.json``; transformers' config objects offer both as the first."""
+AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""``model_type`` of families whose first token has the position after the padding token's id."""
 _TWO_MATRICES = (
     "gpt2",
     "gptj",
@@ -53,8 +63,21 @@ def has_experts(config: Mapping[str, Any]) -> bool:
 
 def context(config: Mapping[str, Any]) -> int | None:
     """Return the context length in tokens; None if the config does not give it, or says that there is none (-1)."""
-    found = _first(text_config(config), CONTEXT)
-    return found if found and found > 0 else None
+    text = text_config(config)
+    return usable_context(_first(text, CONTEXT), text.get("model_type"), text.get("pad_token_id"))
+
+
+def usable_context(positions: int | None, family: Any, padding: Any) -> int | None:
+    """Return how many tokens fit into a table of positions; None if there is no such table.
+
+    Args:
+        positions: its number of rows, as the config states it.
+        family: the config's ``model_type``.
+        padding: the config's ``pad_token_id``; None for the default of the families that count from it, 1.
+    """
+    if not positions or positions <= 0:
+        return None
+    return positions - (padding if isinstance(padding, int) else 1) - 1 if family in AFTER_PADDING else positions
 
 
 def parameters(folder: Path, config: Mapping[str, Any]) -> int | None:

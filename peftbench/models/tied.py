@@ -29,7 +29,7 @@ def check(folder: Path, model: Any, stored: Mapping[str, Stored]) -> None:
         UserError: if two tied weights are both stored and differ.
     """
     for one, other in _ties(model).items():
-        names = [_stored_name(name, model, stored) for name in (one, other)]
+        names = [stored_name(name, model, stored) for name in (one, other)]
         if None not in names and _differ(folder, stored, *map(str, names)):
             raise UserError(_refusal(one, other))
 
@@ -60,7 +60,7 @@ def _refusal(one: str, other: str) -> str:
     )
 
 
-def _stored_name(name: str, model: Any, stored: Mapping[str, Stored]) -> str | None:
+def stored_name(name: str, model: Any, stored: Mapping[str, Stored]) -> str | None:
     """Return the name that a tensor of a model has in the files; None if it is not there, or has another name."""
     names = (name, name.removeprefix(f"{model.base_model_prefix}."))
     return next((each for each in names if each in stored), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 _DEPENDS = re.compile(r"expert\w*\.\w*\d+\.|compress(?!.*indexer)")
 """Part of the name of a weight whose use depends on the tokens: one of several experts, and compressors of blocks of
 keys and values, of which a short text has none (deepseek_v4)."""
+_LIBRARIES = ("torch", "bitsandbytes")
+"""Packages whose backward passes show what they need as inputs."""
 _TOKENS = 5
 
 
@@ -25,8 +28,9 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     """Return the names of the parameters on which the logits do not depend; empty if a pass over tokens fails.
 
     A floating-point parameter is used if the logits' graph of gradients contains it, a quantized one if the graph
-    contains the output of its module, fused experts if they are read. Weights whose use depends on the tokens are
-    never returned.
+    contains the output of its module, fused experts if they are read. Where the model's code has a backward pass of its
+    own, which hides weights from the graph (reformer's layers), a parameter is also used if its module is called in it.
+    Weights whose use depends on the tokens are never returned.
 
     Args:
         model: a base model before a method is attached; it may consist of fake tensors.
@@ -34,8 +38,10 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     """
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
     outputs: dict[int, Any] = {}
+    hidden: set[int] = set()
     packed = [m for m in model.modules() if any(not p.is_floating_point() for p in m.parameters(recurse=False))]
     hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({id(m): _node(out)})) for m in packed]
+    hooks += [m.register_forward_hook(partial(_note_hidden, hidden)) for m in model.modules()]
     training = model.training
     model.eval()
     try:
@@ -50,11 +56,25 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     used = {id(node.variable) for node in graph if hasattr(node, "variable")}
     if not used:  # the model's own code computes without gradients
         return frozenset()
+    if any(_hides(node) for node in graph):
+        used |= hidden
     for module in packed:
         # a parametrization gives a frozen weight, which has no gradient itself (4-bit fused experts)
         if outputs.get(id(module)) in graph or (isinstance(module, ParametrizationList) and id(module) in outputs):
             used |= {id(p) for p in module.parameters(recurse=False)}
     return frozenset(n for n, p in model.named_parameters() if id(p) not in used and not depends_on_tokens(n))
+
+
+def _hides(node: Any) -> bool:
+    """Return whether a node of a graph is a backward pass that the model's own code defines."""
+    kind = getattr(node, "_forward_cls", None)
+    return kind is not None and kind.__module__.partition(".")[0] not in _LIBRARIES
+
+
+def _note_hidden(hidden: set[int], module: nn.Module, _: Any, output: Any) -> None:
+    """Forward hook: add a module's parameters if its output is not in the graph, as within such a backward pass."""
+    if _node(output) is None:
+        hidden.update(id(p) for p in module.parameters(recurse=False))
 
 
 def _node(output: Any) -> Any:

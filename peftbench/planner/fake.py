@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.methods import method_of
+from peftbench.models import fp32_parts, quantization, text_part, unreached
 from peftbench.models import load as models
-from peftbench.models import quantization, text_part, unreached
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
 from peftbench.planner.fake_cache import CachingFakeTensorMode
@@ -35,7 +35,9 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         Unsupported: if the libraries would leave more than the embeddings and the head unquantized.
     """
     method = method_of(trial.method, trial.options)
-    made = without_weights(trial, config, getattr(torch, precision.base_weights(method.trains_base)))
+    dtype = getattr(torch, precision.base_weights(method.trains_base))
+    made = without_weights(trial, config, dtype)
+    fp32_parts.cast(made, dtype)
     if precision.quantization:
         double = trial.options.get("double_quantization", True)
         with quantization.every_linear_layer():

@@ -64,7 +64,9 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         if training.packing:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 packed_rows.check(learner, step_examples)
-        before = liveness.Before(logits, liveness.checksums(model, True), liveness.checksums(model, False))
+        before = liveness.Before(
+            logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
+        )
     _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
     if run.job.predicts and run.job.budget_bytes is None:

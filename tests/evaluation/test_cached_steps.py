@@ -170,3 +170,33 @@ def test_a_family_that_decodes_from_other_inputs_than_the_text_is_refused_before
     assert "XLMWithLMHeadModel does not decode from the text alone" in row.message
     choices = trials.trial(tmp_path, tmp_path, "lora", training={"steps": 1}, evaluate=("colour",))
     assert trials.run(choices, tmp_path).row.status == "ok"
+
+
+@pytest.mark.parametrize("family", ["roberta", "data2vec-text"])
+def test_families_that_count_positions_from_the_padding_token_decode_as_a_pass_over_the_text(family, tmp_path):
+    families.make(tmp_path / "base", family)
+    base = loaded(tmp_path / "base", "lora", "fp32")
+    with torch.no_grad():  # a random model writes the padding token, which these families read differently
+        base.model.lm_head.bias[base.tokenizer.pad_token_id] = -1e4
+    cached_steps.check_inputs(base.model, PROMPT, PRECISIONS["fp32"], "cpu", base.tokenizer.pad_token_id)
+    found, settings, examples = decoded(base, tmp_path)
+    assert "decoded_without_cache" not in settings
+    assert [text.strip() for text in found] == [direct(base, e.prompt, 6) for e in examples]
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "lora"])
+def test_every_position_of_such_a_context_can_be_used_and_none_beyond(method, tmp_path):
+    families.make(tmp_path / "base", "roberta")  # 256 positions, padding 2
+    most = 253 - (0 if method == "lora" else 4)
+    asked = trials.Evaluation(4, most, "test")
+    training = {"sequence_length": most}
+    assert trials.run(trials.trial(tmp_path / "base", tmp_path, method, evaluation=asked, training=training), tmp_path)
+    beyond = dataclasses.replace(asked, max_length=most + 1)
+    row = trials.run(trials.trial(tmp_path / "base", tmp_path, method, evaluation=beyond), tmp_path).row
+    assert (row.status, row.message.rpartition("exceed ")[2]) == ("unsupported", "the base's context of 253")
+
+
+def test_virtual_tokens_before_a_model_whose_code_takes_no_mask_are_decoded(tmp_path):
+    families.make(tmp_path / "base", "xlstm")
+    row = trials.run(trials.trial(tmp_path / "base", tmp_path, "prompt_tuning"), tmp_path).row
+    assert row.status == "ok", row.message

@@ -18,7 +18,7 @@ from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
 from peftbench.tasks import read
 from peftbench.training import batches, loop
-from tests.support import trials
+from tests.support import families, trials
 
 KINDS = ("houlsby", "pfeiffer", "parallel")
 D, LAYERS, R = 16, 2, 4
@@ -353,3 +353,20 @@ def test_a_module_that_adds_the_residual_without_a_known_projection_is_refused()
 
     with pytest.raises(Unsupported, match=r"Odd adds .* is not known among last"):
         adapter._before_residual(Odd(), None)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_the_bottleneck_changes_the_first_output_of_a_layer_that_returns_several(kind):
+    made = adapter.Bottleneck(8, 2, "relu", 1.0, "cpu")
+    torch.nn.init.ones_(made.up.weight)
+    x = torch.randn(1, 3, 8)
+    found = made.add(made, (), kind([x, "weights"]))
+    assert type(found) is kind
+    assert found[1] == "weights"
+    assert torch.equal(found[0], x + made(x))
+
+
+def test_openai_gpts_blocks_which_return_lists_are_adapted(tmp_path):
+    families.make(tmp_path / "base", "openai-gpt")
+    row = trials.run(trials.trial(tmp_path / "base", tmp_path, "adapter"), tmp_path).row
+    assert (row.status, row.stalled_tensors) == ("ok", None), row.message

@@ -26,8 +26,12 @@ REFUSED = [
     ("gemma4_text", {"hidden_size_per_layer_input": 256}, "prompt_tuning", "an input of its own"),
     ("mamba", {}, "adapter", "adapter: the layers of mamba have no attention"),
     ("xlstm", {}, "llama_adapter", "the layers of xlstm have no attention"),
+    ("rwkv", {"rescale_every": 6}, "qlora", r"^qlora: rwkv scales its weights in place .* quantized weights do not"),
+    ("rwkv", {}, "qlora", "scales its weights in place"),
 ]
 TAKEN = [
+    ("rwkv", {}, "lora"),
+    ("rwkv", {"rescale_every": 0}, "qlora"),
     ("llama", {}, "prefix_tuning"),
     ("gemma3", {"layer_types": ["sliding_attention", "full_attention"]}, "prefix_tuning"),
     ("deepseek_v3", {"kv_lora_rank": 512}, "prompt_tuning"),
@@ -38,15 +42,20 @@ TAKEN = [
 ]
 
 
+def made(base, folder, method):
+    """A trial in the method's first precision."""
+    return trials.trial(base, folder, method, "nf4" if method == "qlora" else "fp32")
+
+
 @pytest.mark.parametrize(("family", "settings", "method", "told"), REFUSED)
 def test_a_method_that_a_family_cannot_take_is_refused_from_the_config(family, settings, method, told, tiny, tmp_path):
     with pytest.raises(Unsupported, match=told):
-        base_facts.check(trials.trial(tiny, tmp_path, method), {"model_type": family, **settings})
+        base_facts.check(made(tiny, tmp_path, method), {"model_type": family, **settings})
 
 
 @pytest.mark.parametrize(("family", "settings", "method"), TAKEN)
 def test_others_are_not(family, settings, method, tiny, tmp_path):
-    base_facts.check(trials.trial(tiny, tmp_path, method), {"model_type": family, **settings})
+    base_facts.check(made(tiny, tmp_path, method), {"model_type": family, **settings})
 
 
 @pytest.mark.parametrize("kind", ["PREFIX_TUNING", "P_TUNING"])

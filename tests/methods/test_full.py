@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import full
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
 from peftbench.runner import trial
-from tests.support import trials
+from tests.support import families, trials
 from tests.support.method_cells import IDS, logits
 from tests.support.tiny_base import make
 
@@ -109,3 +110,20 @@ def test_partial_tuning_changes_the_output_with_checkpointing_too(options, tiny,
     made = trials.trial(tiny, tmp_path, "full", options=options, training={"gradient_checkpointing": True})
     row = trial.run(trials.job(made, tmp_path), 0.0, lambda *_: None, lambda *_: None).row
     assert (row.status, row.message, row.stalled_tensors) == ("ok", None, None)
+
+
+def test_the_padding_tokens_embedding_is_the_stored_one_though_the_familys_code_sets_it_to_zero(tmp_path):
+    """youtu's code does so on every loading; with a tied head the row is trained."""
+    families.make(tmp_path / "base", "youtu")
+    with safe_open(tmp_path / "base" / "model.safetensors", framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    state["model.embed_tokens.weight"][2] = 0.5
+    save_file(state, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    model = base(tmp_path / "base")
+    assert model.config.pad_token_id == 2
+    assert bool((model.get_input_embeddings().weight[2] == 0.5).all())
+    with torch.no_grad():
+        model.get_input_embeddings().weight[2] = 0.25
+    full.save(model, tmp_path / "saved")
+    again = full.load(model, tmp_path / "saved")
+    assert torch.equal(logits(again, "fp32", IDS), logits(model, "fp32", IDS))

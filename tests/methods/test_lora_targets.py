@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from peftbench.errors import Unsupported
 from peftbench.methods import METHODS
 from peftbench.methods.lora_targets import targets
-from tests.support import tiny_base, trials
+from tests.support import families, tiny_base, trials
 from tests.support.method_cells import IDS, attached, loaded, logits
 
 COMMON = {"vocab_size": 320, "hidden_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
@@ -100,3 +100,14 @@ def test_a_failure_of_the_harness_is_a_failure_of_evaluation(tiny, tmp_path, mon
     monkeypatch.setattr(scoring, "Harness", fail)
     row = trials.run(trials.trial(tiny, tmp_path), tmp_path).row
     assert (row.status, row.phase) == ("error", "evaluate")
+
+
+def test_a_linear_layer_with_a_forward_pass_of_its_own_is_left_out_and_refused_by_name(tmp_path):
+    families.make(tmp_path / "base", "deepseek_v4")
+    row = trials.run(trials.trial(tmp_path / "base", tmp_path), tmp_path).row
+    assert (row.status, row.stalled_tensors) == ("ok", None), row.message
+    assert "model.layers.*.self_attn.o_a_proj" in row.unadapted_matrices
+    named = trials.trial(tmp_path / "base", tmp_path, options={"target_modules": ["o_a_proj"]})
+    row = trials.run(named, tmp_path).row
+    assert (row.status, row.phase) == ("unsupported", "attach")
+    assert "o_a_proj has a forward pass of its own, which is no product with its weight" in row.message

@@ -17,7 +17,7 @@ from peftbench.report.collect import collect
 from peftbench.report.notes import methods
 from peftbench.runner import trial
 from peftbench.runner.checks import liveness
-from tests.support import architectures, trials
+from tests.support import architectures, families, trials
 from tests.support.method_cells import TRAINED, attached
 from tests.support.results_factory import store
 from tests.support.trials import run
@@ -214,3 +214,20 @@ def test_the_causal_families_are_read_from_transformers_without_importing_it():
     for config in ({"model_type": "llama"}, {"model_type": "of_tomorrow"}, {}):
         causality.check_config(config)
     causality.check_config({"model_type": "llava", "auto_map": {"AutoModelForCausalLM": "modeling.Own"}})
+
+
+def test_xlnet_is_causal_with_its_own_key_only():
+    sizes = {"vocab_size": 320, "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}
+    for config in (transformers.XLNetConfig(**sizes), transformers.XLNetConfig(**sizes, is_decoder=True).to_dict()):
+        with pytest.raises(Unsupported, match=r"xlnet reads in both directions \(its config has no attn_type: uni\)"):
+            causality.check_config(config)
+    config = transformers.XLNetConfig(**sizes, attn_type="uni")
+    causality.check_config(config)
+    causality.check_config(config.to_dict())
+    causality.check(transformers.AutoModelForCausalLM.from_config(config), PRECISIONS["fp32"], "cpu")
+
+
+def test_a_model_that_refuses_gradients_outside_of_training_is_not_refused(tmp_path):
+    families.make(tmp_path / "base", "reformer")
+    made = load.load(tmp_path / "base", PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False).model
+    causality.check(made, PRECISIONS["fp32"], "cpu")

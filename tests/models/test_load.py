@@ -265,14 +265,56 @@ def test_only_tf32_lets_convolutions_round(tiny):
     assert torch.backends.cudnn.allow_tf32 is False
 
 
-def test_a_model_that_keeps_weights_in_float32_by_itself_is_refused_with_their_names(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "precision", "named"),
+    [
+        ("lora", "bf16", True),
+        ("lora", "fp16", True),
+        ("qlora", "nf4", True),
+        ("full", "bf16-true", False),
+    ],
+)
+def test_what_the_models_class_keeps_in_float32_stays_so_and_the_row_says_it(
+    method, precision, named, tiny, tmp_path, monkeypatch
+):
     from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"norm"})
-    row = trials.run(trials.trial(tiny, tmp_path, "lora", "bf16"), tmp_path).row
-    assert (row.status, row.phase) == ("unsupported", "load")
-    assert row.message.startswith("precision bf16: LlamaForCausalLM keeps model.layers.0.input_layernorm.weight, ")
-    assert row.message.endswith("and 5 more in float32 by itself")
+    from peftbench.report.collect import collect
+    from peftbench.report.notes import settings
+    from tests.support.results_factory import store
+
+    if named:
+        monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"norm"})
+    else:  # as the decay rates of olmo_hybrid
+
+        def made(self, size, eps=1e-6):
+            torch.nn.Module.__init__(self)
+            self.weight = torch.nn.Parameter(torch.ones(size, dtype=torch.float32))
+            self.variance_epsilon = eps
+
+        whole = LlamaRMSNorm.forward
+        monkeypatch.setattr(LlamaRMSNorm, "__init__", made)
+        monkeypatch.setattr(LlamaRMSNorm, "forward", lambda self, x: whole(self, x).to(x.dtype))
+    result = trials.run(trials.trial(tiny, tmp_path, method, precision), tmp_path, predicts=True)
+    row = result.row
+    assert row.status == "ok", row.message
+    assert "float32 0.0" in row.loaded_dtypes
+    assert row.predicted_train_bytes == row.peak_train_bytes
+    (note,) = (n for n in settings.notes(collect(store(tmp_path / "r", result))) if "float32" in n)
+    assert f"in {precision}: its own code keeps some weights in float32 (loaded: " in note
+
+
+def test_a_dtype_that_the_class_does_not_choose_is_refused_with_names(tiny, monkeypatch):
+    whole = load._use_one_kernel
+
+    def change(model):
+        whole(model)
+        model.model.norm.weight.data = model.model.norm.weight.data.double()
+
+    monkeypatch.setattr(load, "_use_one_kernel", change)
+    with pytest.raises(UserError, match=r"expected weights in bfloat16, but loaded .* \(model.norm.weight\)"):
+        load.load(tiny, PRECISIONS["bf16"], False, True, device="cpu", trust_remote_code=False)
 
 
 def test_a_convolution_that_stays_unquantized_is_not_taken_for_experts():

@@ -105,3 +105,11 @@ def test_a_module_that_is_called_without_a_gradient_is_not_used(precision, tiny,
 def test_quantized_layers_and_fused_experts_are_used(family, precision, tmp_path):
     home = architectures.make(tmp_path / family, family)
     assert loaded(home, "lora", precision).model.peftbench_unreached == frozenset()
+
+
+def test_weights_behind_a_backward_pass_of_the_models_own_count_as_used():
+    """reformer's layers compute without a graph, and its own backward pass computes them again."""
+    plain = {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "local"], "num_hidden_layers": 2}
+    sizes = {"hidden_size": 32, "feed_forward_size": 32, "num_attention_heads": 2, "attention_head_size": 16}
+    config = transformers.ReformerConfig(**plain, **sizes, vocab_size=64, max_position_embeddings=64)
+    assert unreached.names(transformers.AutoModelForCausalLM.from_config(config)) == {"lm_head.bias"}

@@ -18,7 +18,7 @@ from peftbench.runner.checks import first_step, probe
 from peftbench.training import accounting
 from peftbench.training.batches import collate
 from peftbench.training.encoded import Encoded
-from tests.support import architectures, tiny_base, trials
+from tests.support import architectures, families, tiny_base, trials
 from tests.support.method_cells import TRAINED, attached
 
 OWN = [name for name in TRAINED if name not in ("peft", "qlora")]
@@ -190,3 +190,15 @@ def encoded(*lengths):
 def test_the_proofs_run_on_a_part_of_a_forward_pass_of_training(lengths, settings, shape):
     training = dataclasses.replace(trials.TRAINING, **settings)
     assert tuple(probe.batch([encoded(*lengths)], training, 0).ids.shape) == shape
+
+
+def test_the_part_of_a_prefix_that_no_answer_reads_is_named(tmp_path):
+    """The upper layer's window is shorter than the prompts, so that no answer sees the prefix in it."""
+    config = families.config("modernbert-decoder")
+    config.local_attention = config.sliding_window = 8
+    families.build(config).save_pretrained(tmp_path / "base")
+    tiny_base.tokenizer().save_pretrained(tmp_path / "base")
+    row = trials.run(trials.trial(tmp_path / "base", tmp_path, "prefix_tuning"), tmp_path).row
+    assert row.status == "ok", row.message
+    assert row.stalled_tensors == "50 % of prompt_encoder.default.embedding.weight"
+    assert (row.trainable_tensors, row.moved_tensors) == (1, 1)

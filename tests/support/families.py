@@ -116,7 +116,7 @@ _DOTS3 = {"swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS, "s
 _DOTS3 |= {"swa_kv_lora_rank": 16, "swa_qk_nope_head_dim": 16, "swa_head_dim": 24, "swa_v_head_dim": 16}
 
 EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
-    **{family: {"is_decoder": True} for family in causality.ENCODERS},
+    **{family: {key: value} for family, (key, value) in causality.ENCODERS.items()},
     "bamba": {"attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 64},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": WIDTH}},
@@ -125,6 +125,8 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         "vocabulary_map": {"<image>": 5, **{f"<|visual token {i:06d}|>": 100 + i for i in range(8)}},
     },
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
+    # blocks of the compressor that fit into the texts, whose keys and values are otherwise never computed
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "dots3_note": {"text_config": _DOTS3},
     "dots3_note_text": _DOTS3,
     "gemma3n_text": {
@@ -146,7 +148,10 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"expert_ffn_hidden_size": FEED_FORWARD},
     "mamba2": {"num_heads": 8},
+    "modernbert-decoder": {"local_attention": 64},  # half of it is the window, which must reach virtual tokens
     "moshi": {"audio_vocab_size": 64},
+    # the router has a gradient only where the scores of two experts are nearer than twice this share
+    "phimoe": {"router_jitter_noise": 0.3},
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
     "reformer": {
@@ -155,7 +160,6 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         "axial_pos_shape": [16, 16],
         "axial_pos_embds_dim": [32, 32],
     },
-    "xlm": {"causal": True},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
     "zamba": {
         "attention_hidden_size": 2 * WIDTH,

@@ -1,4 +1,4 @@
-"""Notes above the page's table of settings: equal inputs, unequal settings, tensors that training did not change."""
+"""Notes above the page's table of settings: equal inputs, unequal settings, unchanged tensors, dtypes of the base."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from peftbench.models.precision import PRECISIONS
 from peftbench.report.collect import Cell, Results
 from peftbench.report.notes import unequal_settings
 
@@ -22,6 +23,21 @@ def notes(results: Results) -> Iterable[str]:
     )
     for cell in results.finished:
         yield from _unchanged(cell)
+    yield from _in_float32(results)
+
+
+def _in_float32(results: Results) -> Iterable[str]:
+    """Yield which base models have weights in float32 in a precision with another dtype."""
+    found = []
+    for cell in results.finished:
+        precision = PRECISIONS.get(cell.precision)
+        if precision is None or cell.record is None or precision.base_weights(cell.record.trains_base) == "float32":
+            continue
+        for base, dtypes in zip(cell.ok["base"], cell.ok["loaded_dtypes"], strict=True):
+            if "float32" in str(dtypes):
+                where = f"{base} in {cell.precision}"
+                found.append(f"{where}: its own code keeps some weights in float32 (loaded: {dtypes}).")
+    yield from dict.fromkeys(found)
 
 
 def _unchanged(cell: Cell) -> Iterable[str]:

@@ -29,8 +29,6 @@ _CLOSE = 1e-3
 both, so they are mostly equal bit for bit; what a model leaves out changes them by far more."""
 _ROUTER = re.compile(r"(^|\.)(gate|router|\w*gate_network)(\.|$)|router|bias_u|expert_bias")
 """Part of the name of a weight that routes tokens to experts; it has no gradient for experts that were not chosen."""
-_VIRTUAL = re.compile(r"prompt_encoder\..*(embedding|transform\.2)\.weight$|llama_adapter\.prompt$")
-"""Tensors whose rows or columns belong to single virtual tokens, layers or heads, all of which should train."""
 _SMALL = 2**16
 """Most values of a parameter that is searched for one that is not zero."""
 _MOST = 3
@@ -148,7 +146,7 @@ def _learns(name: str, parameter: torch.Tensor) -> bool:
 def _dead_parts(named: list[tuple[str, torch.Tensor]]) -> Iterator[str]:
     """Yield the tensors of virtual tokens of which a part has no gradient, with the size of the part."""
     for name, parameter in named:
-        if _VIRTUAL.search(name) and parameter.grad is not None:
+        if liveness.VIRTUAL.search(name) and parameter.grad is not None:
             alive = parameter.grad.reshape(-1, parameter.shape[-1]) != 0
             share = float(alive.any(1).float().mean() * alive.any(0).float().mean())
             if share < 1:

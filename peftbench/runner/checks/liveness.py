@@ -6,6 +6,7 @@ Frozen buffers and the scales of quantized weights are not compared.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from peftbench.records import Status
 from peftbench.records.columns.sanity import SanityColumns
 from peftbench.training.batches import Batch
 
+VIRTUAL = re.compile(r"prompt_encoder\..*(embedding|transform\.2)\.weight$|llama_adapter\.prompt$")
+"""Tensors whose rows or columns belong to single virtual tokens, layers or heads, all of which should train."""
+_PART = 16
+"""Values of a row of such a tensor that are compared together: no more than the keys or values of one head."""
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of a value -> type of whole numbers with as many."""
 _PERTURBATION = 0.05
 """Standard deviation of the noise that is added to parameters to check a method before it is trained."""
 
@@ -34,6 +41,8 @@ class Before:
     """Checksum per trainable tensor."""
     frozen: Mapping[str, int]
     """Checksum per frozen tensor."""
+    parts: Mapping[str, list[int]]
+    """Checksums of the parts of each trainable tensor of virtual tokens."""
 
 
 @torch.no_grad()
@@ -71,6 +80,26 @@ def checksums(model: nn.Module, trainable: bool) -> dict[str, int]:
     return {n: checksum(p) for n, p in model.named_parameters() if p.requires_grad is trainable}
 
 
+def parts(model: nn.Module) -> dict[str, list[int]]:
+    """Return checksums of parts of the trainable tensors of virtual tokens: some values of each row."""
+    return {n: _parts(p) for n, p in model.named_parameters() if p.requires_grad and VIRTUAL.search(n)}
+
+
+def _parts(tensor: torch.Tensor) -> list[int]:
+    bits = tensor.detach().contiguous().view(_WHOLE[tensor.element_size()])
+    together = math.gcd(_PART, bits.shape[-1])
+    found: list[int] = bits.reshape(-1, together).sum(-1, dtype=torch.int64).tolist()
+    return found
+
+
+def _stalled_parts(before: Mapping[str, list[int]], now: Mapping[str, list[int]]) -> Iterator[str]:
+    """Yield the tensors of virtual tokens of which some parts did not change, with their share."""
+    for name, found in now.items():
+        still = sum(a == b for a, b in zip(before[name], found, strict=True))
+        if 0 < still < len(found):
+            yield f"{max(1, round(100 * still / len(found)))} % of {name}"
+
+
 def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[SanityColumns, Status, str | None]:
     """Compare a trained model with its state before training.
 
@@ -91,7 +120,7 @@ def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[Sani
     columns = SanityColumns(
         trainable_tensors=len(now),
         moved_tensors=len(now) - len(stalled),
-        stalled_tensors=", ".join(stalled) or None,
+        stalled_tensors=", ".join([*stalled, *_stalled_parts(before.parts, parts(model))]) or None,
         largest_logit_change=change,
     )
     if broken:
