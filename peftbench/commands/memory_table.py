@@ -13,12 +13,18 @@ from peftbench.report import text_table
 
 _COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
-_NOTE = """\
-At the moment of the predicted peak (gradients may not exist yet): base: weights with quantization state; own: the
-method's weights; gradients; optimizer state; activations saved for the backward pass; logits; temporaries. Predicted
-from the config alone: a training step of {shape}, the longest that the settings allow, with the categories of tensor
-accounting on the CPU{rounded}."""
-_ROUNDED = ", each tensor rounded up to 512 bytes; kernels of a GPU may hold other temporaries"
+_MEANINGS = (
+    "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
+    "step of {shape}, the longest that the settings allow.{device}",
+    "The columns after it are its parts at that moment: base: the base model's weights, with the state of their "
+    "quantization; own: the method's weights; grads: gradients ({missing}: there are none at that moment); optim: the "
+    "optimizer's state; activ: activations saved for the backward pass; logits: the model's outputs, their copies and "
+    "their gradients; temp: everything else.",
+    "saved: the size of the weights that are saved after training. params: trainable parameters. GFLOP/token: billions "
+    "of floating-point operations of a training step for each token.",
+)
+"""What the columns are, a paragraph each."""
+_ON_GPU = " Each tensor is rounded up to 512 bytes, as on a GPU, whose kernels may need other temporary tensors."
 
 
 def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
@@ -26,16 +32,16 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     known = [f for f in found if f.found is not None]
     if known:
         yield from _table(known, asked)
-        rounded = _ROUNDED if known[0].trial.device == "cuda" else ""
-        yield from textwrap.wrap(_NOTE.format(shape=_shape(known), rounded=rounded), _WIDTH)
-        for note in (*_attention(known), *_beside(known), *_budget(known, asked)):
+        device = _ON_GPU if known[0].trial.device == "cuda" else ""
+        meanings = (each.format(shape=_shape(known), device=device, missing=MISSING) for each in _MEANINGS)
+        for note in (*meanings, *_attention(known), *_beside(known), *_budget(known, asked)):
             yield from textwrap.wrap(note, _WIDTH)
     cells: dict[str, list[str]] = {}
     for each in found:
         if each.problem:
             cells.setdefault(each.trial.unsupported_reason or each.problem, []).append(each.trial.cell)
     for reason, names in cells.items():
-        yield from textwrap.wrap(f"no forecast: {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
+        yield from textwrap.wrap(f"no forecast for {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
 
 
 def _attention(found: Sequence[Forecast]) -> Iterator[str]:
@@ -43,7 +49,7 @@ def _attention(found: Sequence[Forecast]) -> Iterator[str]:
     cells = [f.trial.cell for f in found if f.found and f.found.attention == "matrix"]
     if cells:
         which = "every cell" if len(cells) == len(found) else ", ".join(cells)
-        yield f"attention matrices are saved whole, because the CPU has no fused kernel for this case: {which}."
+        yield f"Attention matrices are saved whole in {which}, as the CPU has no fused kernel for this case."
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:
@@ -53,24 +59,28 @@ def _beside(found: Sequence[Forecast]) -> Iterator[str]:
             each = ", ".join(f"{name} {memory(size)}" for name, size in parts)
             cells = [f.trial for f in found if tuple(cuda_reserve.parts(f.trial).items()) == parts]
             which = "" if len(cells) == len(found) else f" ({', '.join(dict.fromkeys(t.precision for t in cells))})"
-            yield f"non-tensor memory{which}: {memory(sum(size for _, size in parts))}: {each} (not measured)."
+            total = memory(sum(size for _, size in parts))
+            yield f"A process needs non-tensor memory beside the peak{which}: an estimated {total}, of which {each}."
 
 
 def _budget(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     """Yield what fits means."""
     if asked.budget is None:
         return
-    what = f"most {asked.axis}: the largest whose peak is" if asked.axis else "fits:"
-    reserved = ""
+    limit, less = asked.budget, ""
     if asked.reserve is None and found[0].trial.device == "cuda":
-        reserved = " minus the non-tensor memory (--reserve sets another amount)"
+        less = " less its non-tensor memory (--reserve sets another amount)"
     elif asked.reserve:
-        reserved = f", of which {memory(asked.reserve)} are reserved for non-tensor memory"
-    yield f"{what} within {memory(asked.budget)}{reserved}."
+        limit = max(0, asked.budget - asked.reserve)
+        less = f", which is the budget of {memory(asked.budget)} less {memory(asked.reserve)} that --reserve keeps free"
+    if asked.axis:
+        yield f"most {asked.axis}: the largest {asked.axis} whose peak is at most {memory(limit)}{less}."
+    else:
+        yield f"fits: whether the peak is at most {memory(limit)}{less}."
     capped = [f.trial.cell for f in found if f.capped]
     if capped:
         which = "every cell" if len(capped) == len(found) else ", ".join(capped)
-        yield f"limited by the base model's context, not by memory: {which}."
+        yield f"The base model's context is the limit, and not memory, for {which}."
 
 
 def _shape(found: Sequence[Forecast]) -> str:

@@ -61,11 +61,11 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     try:
         notes = prepare.check(trials, known)
     except UserError as error:
-        print(selection.count_trials(trials))
+        print(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
+        sys.stdout.flush()
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None
     possible = sum(trial.cell not in reasons for trial in trials)
-    count = selection.count_trials(trials)
-    print(f"{count}, {possible:,} of them can run" if possible else f"{count}: {selection.NONE_CAN_RUN}")
+    print(f"{selection.count_trials(trials)}; {selection.how_many_can_run(trials, reasons)}")
     for note in (*notes, *_missing_device(trials)):
         print(f"note: {note}")
     return 0 if possible else FAILED
@@ -80,7 +80,7 @@ def _print_cells(trials: Sequence[Trial], reasons: dict[str, str]) -> None:
         cells.setdefault(trial.cell, []).append(trial.seed)
     rows = []
     for cell, seeds in cells.items():
-        named = "no seed" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {selection.list_seeds(seeds)}"
+        named = "no training" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {selection.list_seeds(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     print(terminal.aligned(rows), end="")
 

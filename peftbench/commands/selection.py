@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peftbench.tasks.read import Reader
 
 RESERVE_NEEDS_BUDGET = "--reserve: sets aside a part of the budget, so it needs --budget, like 16GiB"
-NONE_CAN_RUN = "none of them can run, every cell is unsupported"
+NONE_CAN_RUN = "none can run, as every cell is unsupported"
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,29 @@ def match_ranks(suite: Suite, out: TextIO) -> tuple[Suite, int | None]:
 
 
 def count_trials(trials: Sequence[Trial]) -> str:
-    """Return ``14 cells, 3 seeds (0, 1, 2): 40 trials``; what ``--seeds`` changes is shown."""
+    """Return ``14 cells, 3 seeds (0, 1, 2): 40 trials (without training a cell has one trial and no seed)``."""
     seeds = sorted({trial.seed for trial in trials if trial.seed is not None})
     cells = len({trial.cell for trial in trials})
-    named = f"{len(seeds):,} seed{'s' * (len(seeds) != 1)} ({list_seeds(seeds)})" if seeds else "no seed"
-    return f"{cells:,} cell{'s' * (cells != 1)}, {named}: {len(trials):,} trial{'s' * (len(trials) != 1)}"
+    named = f", {len(seeds):,} seed{'s' * (len(seeds) != 1)} ({list_seeds(seeds)})" if seeds else ""
+    once = len(seeds) > 1 and any(trial.seed is None for trial in trials)
+    note = " (a cell without training has one trial)" if once else ""
+    return f"{cells:,} cell{'s' * (cells != 1)}{named}: {len(trials):,} trial{'s' * (len(trials) != 1)}{note}"
+
+
+def how_many_can_run(trials: Sequence[Trial], unsupported: Container[str]) -> str:
+    """Return how many trials can run: ``all can run``, ``2 can run, 1 is unsupported``.
+
+    Args:
+        trials: the trials.
+        unsupported: the names of the cells that cannot run.
+    """
+    possible = sum(trial.cell not in unsupported for trial in trials)
+    if not possible:
+        return NONE_CAN_RUN
+    left = len(trials) - possible
+    if not left:
+        return "all can run"
+    return f"{possible:,} can run, {left:,} {'is' if left == 1 else 'are'} unsupported"
 
 
 def list_seeds(seeds: Sequence[int | None]) -> str:

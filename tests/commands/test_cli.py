@@ -292,7 +292,10 @@ def test_plan_prints_the_quickstarts_cells_one_per_line(command):
     *cells, extent = out.splitlines()
     assert len(cells) == 14
     assert cells[0].split("  ")[0] == "base fp32"
-    assert (extent, err) == ("14 cells, 3 seeds (0, 1, 2): 40 trials, 40 of them can run", "")
+    assert (extent, err) == (
+        "14 cells, 3 seeds (0, 1, 2): 40 trials (a cell without training has one trial); all can run",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,10 +303,10 @@ def test_plan_prints_the_quickstarts_cells_one_per_line(command):
     [
         (
             "100",
-            "14 cells, 100 seeds (0, 1, 2, ..., 99): 1,301 trials, 1,301 of them can run",
+            "14 cells, 100 seeds (0, 1, 2, ..., 99): 1,301 trials (a cell without training has one trial); all can run",
             "seeds 0, 1, 2, ..., 99",
         ),
-        ("100,", "14 cells, 1 seed (100): 14 trials, 14 of them can run", "seed 100"),
+        ("100,", "14 cells, 1 seed (100): 14 trials; all can run", "seed 100"),
     ],
 )
 def test_the_number_of_seeds_is_printed(command, seeds, expected, listed):
@@ -372,8 +375,8 @@ def test_skipped_trials_are_printed_once_in_lines_that_fit(place, command, monke
 def test_plan_shows_unsupported_cells_with_the_reason(place, command):
     code, out, err = command("plan", "mine.yaml")
     assert code == 0
-    assert "full int8      seed 0   unsupported: full does not exist in int8, because quantized" in out
-    assert "3 cells, 1 seed (0): 3 trials, 2 of them can run" in out
+    assert "full int8      seed 0       unsupported: full does not exist in int8, because quantized" in out
+    assert "3 cells, 1 seed (0): 3 trials; 2 can run, 1 is unsupported" in out
     assert err == ""
 
 
@@ -383,7 +386,7 @@ def test_plan_shows_what_the_base_models_config_rules_out(place, command):
     code, out, _ = command("plan", "mine.yaml", "--set", "train.sequence_length=128", "--only", "method=base,lora")
     assert code == 1
     assert "128 data tokens (train.sequence_length) and 0 virtual tokens exceed the" in " ".join(out.split())
-    assert out.splitlines()[-1] == "2 cells, 1 seed (0): 2 trials: none of them can run, every cell is unsupported"
+    assert out.splitlines()[-1] == "2 cells, 1 seed (0): 2 trials; none can run, as every cell is unsupported"
     config.write_text('{"model_type": "bert"}')
     code, out, _ = command("plan", "mine.yaml", "--only", "method=lora")
     assert code == 1
@@ -393,7 +396,7 @@ def test_plan_shows_what_the_base_models_config_rules_out(place, command):
 def test_a_run_in_which_nothing_can_run_says_so(place, command):
     code, _, err = command("run", "mine.yaml", "--only", "method=full")
     assert code == 1
-    assert "none of them can run, every cell is unsupported" in err
+    assert "none can run, as every cell is unsupported" in err
 
 
 def test_a_plans_lines_fit_and_no_name_is_cut(command):

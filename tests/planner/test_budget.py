@@ -218,8 +218,8 @@ def test_a_forecast_has_every_cell_or_why_it_has_no_prediction(tiny, tmp_path):
     found, text = cells(tmp_path, tiny)
     assert [f.found is not None for f in found] == [False, True, False, True]
     assert [f.fits for f in found] == [None] * 4
-    assert "no forecast: base fp32: nothing trains" in text
-    assert "no forecast: full nf4: quantized weights have no gradient" in text
+    assert "no forecast for base fp32: nothing trains" in text
+    assert "no forecast for full nf4: quantized weights have no gradient" in text
     assert found[1].found == predict(found[1].trial, tiny)
     assert f"{found[1].found.peak_bytes / 2**20:.2f}" in text
 
@@ -244,7 +244,7 @@ def test_a_forecast_shows_what_fits_and_the_largest_size_that_does(tiny, tmp_pat
 def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
     found, text = cells(tmp_path, tiny, 2**40, 0, "sequence_length", which=[("lora", "fp32")])
     assert found[0].most == 128
-    assert "limited by the base model's context, not by memory: every cell." in text
+    assert "The base model's context is the limit, and not memory, for every cell." in text
     _, text = cells(tmp_path, tiny, 2**23, 0, "sequence_length", which=[("lora", "fp32")])
     assert "context, not by memory" not in text
 
@@ -310,7 +310,7 @@ def test_a_plan_without_any_figure_fails_with_the_reason(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     (tmp_path / "s.yaml").write_text(SUITE.format(tmp_path, "q_proj").replace("{lora:", "{base: , lora:"))
     assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory"]) == cli.FAILED
-    assert "no forecast: lora r=8" in capsys.readouterr().out
+    assert "no forecast for lora r=8" in capsys.readouterr().out
     assert cli.main(["plan", str(tmp_path / "s.yaml"), "--memory", "--only", "method=base"]) == 0
 
 
@@ -365,6 +365,9 @@ def test_plan_memory_prints_a_table_without_weights(tmp_path, capsys):
     assert lines[0].split()[:3] == ["cell", "peak", "base"]
     assert [line.split()[:2] for line in lines[2:4]] == [["lora", "r=2"], ["lora", "r=4"]]
     assert [line.split()[-1] for line in lines[2:4]] in (["yes", "yes"], ["no", "no"])
-    assert "fits: within 1.0 GiB, of which 100.0 MiB are reserved for non-tensor memory." in lines
+    assert (
+        "fits: whether the peak is at most 924.0 MiB, which is the budget of 1.0 GiB less 100.0 MiB that --reserve "
+        "keeps free."
+    ) in " ".join(lines)
     assert not [line for line in lines if line.startswith(" ") and "base:" in line]
     assert max(map(len, lines)) <= 130

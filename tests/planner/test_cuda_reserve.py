@@ -69,8 +69,8 @@ def test_a_budget_on_cuda_has_a_reserve_unless_one_is_given(reserve, fits, tiny,
     (found,) = forecast.forecasts([made], lambda _: tiny, asked)
     assert found.fits is fits
     told = "\n".join(memory_table.lines([found], asked))
-    assert "non-tensor memory: 659.2 MiB: context 572.2 MiB, cuBLAS workspaces 64.0 MiB" in told
-    assert ("minus the non-tensor memory" in told) is (reserve is None)
+    assert "non-tensor memory beside the peak: an estimated 659.2 MiB, of which context 572.2 MiB, cuBLAS" in told
+    assert ("less its non-tensor memory" in told) is (reserve is None)
     assert max(map(len, told.splitlines())) <= 120
 
 
@@ -80,7 +80,7 @@ def test_a_plan_for_the_cpu_does_not_mention_a_gpu(tiny, tmp_path):
     told = "\n".join(memory_table.lines(found, asked))
     assert found[0].fits
     assert "non-tensor memory" not in told
-    assert "fits: within 500.0 MiB." in told
+    assert "fits: whether the peak is at most 500.0 MiB." in told
 
 
 @pytest.mark.parametrize(
@@ -125,5 +125,5 @@ def test_attention_without_a_fused_kernel_is_reported(family, changes, tiny, tmp
     architectures.CONFIGS[family](**changes).save_pretrained(folder)
     found = list(forecast.forecasts([trials.trial(folder, tmp_path)], lambda _: folder, forecast.Question()))
     assert found[0].found.attention == "matrix"
-    assert "attention matrices are saved whole" in "\n".join(memory_table.lines(found, forecast.Question()))
+    assert "Attention matrices are saved whole" in "\n".join(memory_table.lines(found, forecast.Question()))
     assert predict(trials.trial(tiny, tmp_path), tiny).attention == "fused"

@@ -162,7 +162,7 @@ def test_run_smoke_uses_its_own_folder_can_be_repeated_and_prints_its_changes(fo
     assert cli.main(["plan", *command]) == 0
     told = capsys.readouterr().out
     assert "prompt_tuning r=500 fp32  seed 0" in told
-    assert "1 cell, 1 seed (0): 1 trial, 1 of them can run" in told
+    assert "1 cell, 1 seed (0): 1 trial; all can run" in told
     assert cli.main(["run", *command]) == 0
     assert "0 of them done already" in capsys.readouterr().err, "what was changed since then is what is to be proved"
 
