@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from peftbench.models import unfit
+
 
 def load_config(folder: Path, trust_remote_code: bool) -> Any:
     """Return the transformers config in a folder.
 
     A ``pad_token_id`` outside the vocabulary becomes None. It only says which embedding gets no gradient; padding is
     masked, so no such embedding is needed, and without a row for it the embeddings cannot be made.
+
+    Raises:
+        UserError: if code of another repository would run.
     """
     from transformers import AutoConfig
 
+    unfit.check_code(folder, trust_remote_code)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     mend(config)
     return config

@@ -179,10 +179,10 @@ def _nested(folder: Path) -> Iterator[tuple[str, Path]]:
     except UserError:  # a shape, or a folder that is refused where it is resolved
         weights = ()
     yield from ((name, folder / name) for name in weights if "/" in name)
-    also = [*folder.glob("additional_chat_templates/*.jinja")]
+    also = [*folder.glob("additional_chat_templates/*.jinja"), *folder.glob("custom_generate/**/*.py")]
     if any('"auto_map"' in p.read_text(encoding="utf-8", errors="replace") for p in folder.glob("*config.json")):
         also += folder.rglob("*.py")
-    for path in also:
+    for path in dict.fromkeys(also):
         name = path.relative_to(folder)
         if len(name.parts) > 1 and not any(part.startswith(".") for part in name.parts):
             yield name.as_posix(), path

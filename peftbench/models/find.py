@@ -58,7 +58,7 @@ def config_folder(base: Base) -> Path:
     if base.random_weights:
         return _shape(base)
     if on_hub(base):
-        return _from_hub(base, ["config.json"])
+        return _with_own_code(base, _from_hub(base, ["config.json"]))
     return _checked(base, local_folder(base), weights=False)
 
 
@@ -121,7 +121,7 @@ def _shape(base: Base) -> Path:
     problem = _why_no_config(path)
     if problem:
         raise UserError(f"base.shape {_shown(name)}: {problem}")
-    return path
+    return _with_own_code(base, path)
 
 
 def _checked(base: Base, path: Path, weights: bool = True) -> Path:
@@ -133,6 +133,19 @@ def _checked(base: Base, path: Path, weights: bool = True) -> Path:
     problem = _why_no_model(path, weights)
     if problem:
         raise UserError(f"base {_shown(base.source)}: {problem}")
+    return _with_own_code(base, path)
+
+
+def _with_own_code(base: Base, path: Path) -> Path:
+    """Return a folder of which no code of another repository would run.
+
+    Raises:
+        UserError: as ``unfit.check_code``.
+    """
+    try:
+        unfit.check_code(path, base.trust_remote_code)
+    except UserError as error:
+        raise UserError(f"base {_shown(base.source)}: {error}") from None
     return path
 
 

@@ -122,6 +122,7 @@ def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any])
     problem = unfit.why_no_base(folder)
     if problem:
         raise UserError(problem)
+    unfit.check_code(folder, trust_remote_code)
     if "quantization_config" in settings:  # the loader compares no shapes of what it quantizes
         dry_load.check(folder, trust_remote_code)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)

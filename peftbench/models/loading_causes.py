@@ -64,8 +64,9 @@ def _of_format(found: Comparison) -> Iterator[str]:
         )
     if found.packed or any(QUANTIZED.search(name) for name in found.extra):
         yield (
-            "the weights are stored quantized, though config.json has no quantization_config; give the unquantized "
-            "original, with precision nf4, fp4 or int8 for quantized training"
+            "the weights are stored quantized, though config.json has no quantization_config, and without its scales "
+            "they are other numbers; give the unquantized original, with precision nf4, fp4 or int8 for quantized "
+            "training"
         )
     if any(_META.fullmatch(name) for name in found.stored):
         yield "the names are those of Meta's own format; convert with transformers' convert_llama_weights_to_hf.py"

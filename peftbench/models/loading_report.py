@@ -50,6 +50,8 @@ QUANTIZED = re.compile(
 LAYER = re.compile(r"(?P<list>.+?)\.(?P<index>\d+)\.(?P<rest>.+)")
 INTEGERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 """Names of dtypes in the safetensors format that are no floating-point numbers."""
+_SMALL = re.compile(r"(F8|F6|F4)(_|$)")
+"""Beginnings of the names of floating-point dtypes of at most 8 bits, whose values mean nothing without a scale."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ class Comparison:
 
     @cached_property
     def packed(self) -> list[str]:
-        """Weights that the files store as integers, which transformers would take for their values."""
+        """Weights that the files store as integers or 8-bit floats, which transformers would take for their values."""
         own = self.expected.parameters
-        return [name for name, found in self.stored.items() if name in own and found.dtype in INTEGERS]
+        return [
+            name
+            for name, found in self.stored.items()
+            if (name in own and found.dtype in INTEGERS) or _SMALL.match(found.dtype)
+        ]
 
     def _is_weight(self, name: str) -> bool:
         """Return whether an unexpected tensor looks like a weight of this model, and not like a buffer."""
@@ -189,7 +195,11 @@ def differences(found: Comparison) -> str | None:
     if extra:
         parts.append(f"{_counted(extra, 'tensor')} in the files but not in the model: {_names(extra)}")
     if packed:
-        parts.append(f"{_counted(packed, 'weight')} stored as integers: {_names(packed)}")
+        integers = [name for name in packed if found.stored[name].dtype in INTEGERS]
+        small = [name for name in packed if name not in integers]
+        kinds = ", ".join(dict.fromkeys(found.stored[name].dtype for name in small))
+        parts += [f"{_counted(integers, 'weight')} stored as integers: {_names(integers)}"] if integers else []
+        parts += [f"{_counted(small, 'weight')} stored in at most 8 bits ({kinds}): {_names(small)}"] if small else []
     return "; ".join(parts) or None
 
 

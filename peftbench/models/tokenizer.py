@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.models import builtin, configs, files
+from peftbench.models import builtin, configs, files, unfit
 
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _NAMED = 3
@@ -24,10 +24,11 @@ def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
     Raises:
         UserError: if there is no tokenizer, or no end-of-text token, or the model has no embedding for its special
-            tokens.
+            tokens, or code of another repository would run.
     """
     from transformers import AutoTokenizer
 
+    unfit.check_code(folder, trust_remote_code)
     has_one = any((folder / name).is_file() for name in _FILES)
     weights = any(folder.glob("*.safetensors")) or (folder / files.INDEX).is_file()
     here = folder if has_one or weights else builtin.folder(builtin.BASES[0])

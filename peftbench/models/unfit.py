@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +69,47 @@ def _adapter(path: Path) -> tuple[str, str]:
     kind = next((found[key] for key in ("peft_type", "kind", "method") if isinstance(found.get(key), str)), "no type")
     base = found.get("base_model_name_or_path")
     return kind, repr(base) if isinstance(base, str) and base else "that is not named there"
+
+
+def check_code(folder: Path, trust_remote_code: bool) -> None:
+    """Check that a model folder whose code may run names no code of another repository.
+
+    transformers would fetch that code from the hub, in whatever version it is there, and a trial's key would not
+    contain it.
+
+    Args:
+        folder: a folder with configs.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        UserError: if a config names such code.
+    """
+    for path in sorted(folder.glob("*config.json")) if trust_remote_code else ():
+        try:
+            config = files.read_mapping(path)
+        except UserError:  # reported by the code that needs the file
+            continue
+        for key, value in _foreign(config, ()):
+            repository, _, module = value.partition("--")
+            raise UserError(
+                f"{path.name}: {'.'.join(key)} is {value!r}, code of the repository {repository!r}, which transformers "
+                "would fetch and run in whatever version it has then, and which is in no trial's key; allowed: code in "
+                f"the folder (copy {module.partition('.')[0]}.py and what it imports into it, and name it {module!r}), "
+                "or trust_remote_code: false if transformers has this model itself"
+            )
+
+
+def _foreign(value: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the names of classes in other repositories under ``auto_map``, at any depth, with their keys."""
+    if isinstance(value, str):
+        if "auto_map" in key and "--" in value:
+            yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _foreign(item, (*key, str(name)))
+    elif isinstance(value, list) and "auto_map" in key:
+        for item in value:
+            yield from _foreign(item, key)
 
 
 def why_quantized(config: Mapping[str, Any]) -> str | None:

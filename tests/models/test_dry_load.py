@@ -74,6 +74,16 @@ WRONG = {
         ["29 tensors are in the files but not", "base_model"],
     ),
     "integers": (lambda t: {n: (v * 9).to(torch.int8) for n, v in t.items()}, {}, ["as integers", "quantized"]),
+    "8-bit floats": (
+        lambda t: {n: v.to(torch.float8_e4m3fn) if v.ndim > 1 else v for n, v in t.items()},
+        {},
+        ["22 weights are stored in at most 8 bits (F8_E4M3): ", "quantized", "without its scales"],
+    ),
+    "8-bit floats of one layer": (
+        lambda t: {n: v.to(torch.float8_e5m2) if n == f"{LAYER}.q_proj.weight" else v for n, v in t.items()},
+        {},
+        [f"1 weight is stored in at most 8 bits (F8_E5M2): {LAYER}.q_proj.weight"],
+    ),
     "packed": (renamed("proj.weight", "proj.qweight"), {}, ["quantized, though config.json has no quantization_conf"]),
     "Meta's names": (renamed("model.embed_tokens", "tok_embeddings"), {}, ["Meta's own format"]),
     "another family": (None, {"model_type": "qwen2"}, ["q_proj.bias", "model_type 'qwen2'"]),

@@ -205,6 +205,51 @@ def test_code_in_subfolders_is_hashed_if_a_config_names_code(model):
     assert find.base_fingerprint(model) != before
 
 
+def test_code_that_generates_is_hashed(model):
+    (model / "custom_generate").mkdir()
+    (model / "custom_generate" / "generate.py").write_text("a = 1")
+    before = find.base_fingerprint(model)
+    (model / "custom_generate" / "generate.py").write_text("a = 2")
+    assert find.base_fingerprint(model) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForCausalLM": "org/code--modeling.Tiny"}}, "auto_map.AutoModelFor"),
+        (
+            "config.json",
+            {"text_config": {"auto_map": {"AutoConfig": "org/code--modeling.Tiny"}}},
+            "text_config.auto_map",
+        ),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "org/code--modeling.Tiny"]}}, "auto_map.AutoT"),
+    ],
+)
+def test_code_of_another_repository_is_refused_before_anything_of_it_runs(model, monkeypatch, name, content, key):
+    from peftbench.models import configs, load
+    from peftbench.models.precision import PRECISIONS
+
+    (model / name).write_text(json.dumps({"model_type": "llama"} | content))
+    trusted, plain = (Base(str(model), trust_remote_code=trust) for trust in (True, False))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.get_class_from_dynamic_module", lambda *_, **__: pytest.fail("code ran")
+    )
+    for resolve in (find.resolve_base, find.cached, find.config_folder):
+        with pytest.raises(UserError, match=rf"{name}: {key}.* code of the repository 'org/code'.* 'modeling.Tiny'"):
+            resolve(trusted)
+        assert resolve(plain) == model
+    with pytest.raises(UserError, match="code of the repository 'org/code'"):
+        configs.load_config(model, True)
+    with pytest.raises(UserError, match="code of the repository 'org/code'"):
+        load.load_tokenizer(model, True)
+    with pytest.raises(UserError, match="code of the repository 'org/code'"):
+        load.load(model, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(model))
+    if name == "config.json":
+        with pytest.raises(UserError, match="base 'org/model': config.json: .*code of the repository 'org/code'"):
+            find.config_folder(Base("org/model", trust_remote_code=True))
+
+
 def test_a_distributed_checkpoint_that_would_be_loaded_instead_is_refused(model):
     (model / "shard-00001-model-00001-of-00001.safetensors").write_bytes(bytes(10))
     assert "which transformers loads in place of model.safetensors" in refused(model)
