@@ -246,7 +246,7 @@ def test_code_of_another_repository_is_refused_before_anything_of_it_runs(model,
         load.load(model, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(model))
     if name == "config.json":
-        with pytest.raises(UserError, match="base 'org/model': config.json: .*code of the repository 'org/code'"):
+        with pytest.raises(UserError, match=r"base 'org/model': config\.json: .*code of the repository 'org/code'"):
             find.config_folder(Base("org/model", trust_remote_code=True))
 
 
