@@ -106,6 +106,11 @@ def _refused(comparison: Comparison) -> str:
         if cell.refused is not None:
             cells.setdefault((cell.refused.name, cell.refused.old, cell.refused.new), []).append(cell.cell)
     lines += [f"  score of {', '.join(c)}: {n} is {a[:12]} and {b[:12]}" for (n, a, b), c in cells.items()]
+    metrics: dict[tuple[str, str, str], list[str]] = {}
+    for cell in comparison.cells:
+        for each in cell.metrics:
+            metrics.setdefault((each.name, each.old, each.new), []).append(cell.cell)
+    lines += [f"  score_{task} of {', '.join(c)}: the metric is {a} and {b}" for (task, a, b), c in metrics.items()]
     return "\n".join(["not compared, because the values that must be equal differ:", *lines]) if lines else ""
 
 

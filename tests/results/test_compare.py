@@ -283,6 +283,27 @@ def test_scores_of_another_split_are_not_compared(tmp_path: Path, other: str) ->
     assert ("score of lora r=8 fp32: evaluation.split is test and validation" in render(found)) is (other != "test")
 
 
+def test_scores_with_other_metrics_are_not_compared_and_the_metrics_are_named(tmp_path: Path) -> None:
+    for name, metric in (("old", "accuracy"), ("new", "matthews")):
+        for seed in (0, 1):
+            made = make_result(seed=seed, scores={"judge": 0.9 - seed / 10, "free": 0.5})
+            scores = json.loads(made.row.scores_json or "")
+            scores["judge"]["metric"] = metric
+            row = dataclasses.replace(made.row, scores_json=json.dumps(scores))
+            write(tmp_path / name, dataclasses.replace(made, row=row), ["judge", "free"])
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert "score_judge" not in {change.column for change in found.cells[0].changes}
+    assert verdict(found, "score_free") == "same"
+    text = render(found)
+    assert "0 of 1 cells in both are the same" in text
+    assert (
+        "not compared, because the values that must be equal differ:\n  score_judge of lora r=8 fp32: the metric is "
+        in text
+    )
+    assert "accuracy and matthews" in text
+    assert compare(tmp_path / "old", tmp_path / "old").cells[0].same
+
+
 def test_times_of_a_busy_machine_are_reported_with_their_side(tmp_path: Path) -> None:
     measured = {"train_seconds": 10.0, "threads": 1}
     old = folder(tmp_path / "old", [0.9, 0.8], train_waiting_seconds=0.1, **measured)

@@ -25,6 +25,7 @@ from peftbench.results.compare.differences import (
     Cell,
     Difference,
     changed_environment,
+    changed_metrics,
     changed_settings,
     refusals,
     scored_apart,
@@ -97,6 +98,8 @@ class CellChange:
     changes: tuple[Change, ...]
     refused: Difference | None = None
     """Why its scores are not compared: what differs; None if they are compared."""
+    metrics: tuple[Difference, ...] = ()
+    """Tasks whose scores are not compared since they have other metrics, each with the metrics of both sides."""
 
     @property
     def cell(self) -> str:
@@ -112,7 +115,7 @@ class CellChange:
     @property
     def same(self) -> bool:
         """Whether everything was compared and nothing changed."""
-        alike = self.old.counts == self.new.counts and self.refused is None
+        alike = self.old.counts == self.new.counts and self.refused is None and not self.metrics
         return alike and all(change.verdict == "same" for change in self.changes)
 
 
@@ -245,15 +248,16 @@ def _cell_change(
     columns: Iterable[str],
     stored: tuple[Stored, Stored],
 ) -> CellChange:
-    refused = scored_apart(old[1], new[1])
+    refused, metrics = scored_apart(old[1], new[1]), changed_metrics(old[1], new[1])
+    apart = {f"score_{each.name}" for each in metrics}
     changes = []
     for column in columns:
-        if refused is not None and _kind(column) == "score":
+        if (refused is not None and _kind(column) == "score") or column in apart:
             continue
         one, other = old[0].spreads.get(column), new[0].spreads.get(column)
         if one is not None or other is not None:
             changes.append(Change(column, one, other, _verdict(column, old, new, stored)))
-    return CellChange(old[0], new[0], tuple(changes), refused)
+    return CellChange(old[0], new[0], tuple(changes), refused, metrics)
 
 
 def _verdict(

@@ -60,6 +60,27 @@ def scored_apart(old: pd.DataFrame, new: pd.DataFrame) -> Difference | None:
     return None
 
 
+def changed_metrics(old: pd.DataFrame, new: pd.DataFrame) -> tuple[Difference, ...]:
+    """Return the tasks that both sides of a cell have, but scored with other metrics; the name is the task's."""
+    sides = [_metrics(side["scores_json"].dropna()) for side in (old, new)]
+    both = [task for task in sides[0] if task in sides[1] and sides[0][task] != sides[1][task]]
+    return tuple(Difference(task, _values(sides[0][task]), _values(sides[1][task]), ()) for task in both)
+
+
+def _metrics(texts: Iterable[str]) -> dict[str, set[str]]:
+    """Return the metrics of each task's headline score; unreadable scores have none."""
+    found: dict[str, set[str]] = {}
+    for text in dict.fromkeys(texts):
+        try:
+            scores = json.loads(text)
+        except ValueError:
+            continue
+        for task, score in scores.items() if isinstance(scores, dict) else ():
+            if isinstance(score, dict) and isinstance(score.get("metric"), str):
+                found.setdefault(task, set()).add(score["metric"])
+    return found
+
+
 def changed_settings(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> tuple[Difference, ...]:
     """Return the settings that differ between cells of the same name, each difference once, with its cells."""
     found: dict[tuple[str, str, str], list[str]] = {}
