@@ -252,7 +252,9 @@ def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator
 def _check_combination(b: Builder, suite: Suite) -> None:
     """Record problems that depend on several blocks."""
     if not suite.scored:
-        b.problem(("tasks",), f"no task has a {suite.split} split, so nothing would be scored")
+        key = f"{suite.split}_fraction"
+        way = f"give a {suite.split} file or split, or {key}, the share of the training examples that becomes it"
+        b.problem(("tasks",), f"no task has a {suite.split} split, so nothing would be scored; {way}")
     if not suite.data and any(METHODS[block.method].trains for block in suite.blocks):
         b.problem(("train",), "no task has a train file, so nothing can be trained on")
     for task in suite.tasks:

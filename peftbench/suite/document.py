@@ -211,7 +211,8 @@ class Document:
             if found is None:
                 key = dotted(self.written.get(path, path))
                 how = f"set it, or give the value: --set {key}=..."
-                problems.append(self.problem(path, f"the environment variable {match['name']} is not set; {how}"))
+                state = "set, but empty" if match["name"] in environ else "not set"
+                problems.append(self.problem(path, f"the environment variable {match['name']} is {state}; {how}"))
             return found or ""
 
         filled = _VARIABLE.sub(replace, value)

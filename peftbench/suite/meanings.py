@@ -25,7 +25,10 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "description": Meaning("one line, printed by `peftbench list suites`"),
         "base": Meaning("base model: the built-in `nano`, a local folder or a hub id; or a mapping, see below"),
         "device": Meaning("where to run; `auto` takes a GPU if torch can use one"),
-        "threads": Meaning("CPU threads of each trial", "cores / workers"),
+        "threads": Meaning(
+            "CPU threads of each trial; `OMP_NUM_THREADS` has no effect on it, neither on the default",
+            "cores / workers",
+        ),
         "workers": Meaning("trials that run at the same time; times are reliable with 1 only"),
         "seeds": Meaning("how many seeds (3 stands for 0, 1, 2), or a list of the seeds themselves"),
         "precision": Meaning(

@@ -188,14 +188,19 @@ ENDED, PLAIN = {"ranked": "choice and end-of-text"}, {"ranked": "choice"}
 
 def test_the_note_names_the_rows_that_are_ranked_without_the_end_and_what_follows(tmp_path):
     first, second = told(tmp_path, ("base fp32", "base", PLAIN | {"begin_another": 1}), ("full fp32", "full", ENDED))
-    assert first == "Choices of judge are ranked with the end that was trained (end-of-text)."
+    assert first == (
+        "Choices of judge are ranked by the probability of the choice and of the end that follows an answer in "
+        "training (end-of-text)."
+    )
     assert second == (
-        "Not held equal (ranking): for the untuned base model, choices of judge are ranked without that end, which was "
-        "not trained there. There, a choice that is the beginning of another always ranks before it: 1 choice of judge."
+        "Not equal in all rows: the untuned base model did not learn this end, so there choices of judge are ranked by "
+        "the probability of the choice alone. Without the end, a choice with which another choice begins always wins "
+        "against it: 1 choice of judge."
     )
     assert told(tmp_path, ("full fp32", "full", ENDED)) == [first]
     assert told(tmp_path, ("full fp32", "full", PLAIN)) == [
-        "Choices of judge are ranked without an end, which was not trained."
+        "Choices of judge are ranked by the probability of the choice alone, as no model here learned an end of "
+        "answers."
     ]
     assert told(tmp_path, ("full fp32", "full", {})) == [], "rows of older protocols"
 

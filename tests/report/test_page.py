@@ -652,3 +652,4 @@ def test_definitions_go_by_the_headings_that_are_shown(grid: Path) -> None:
     shown |= set(panels.PHASES.values()) | {"untimed"} | set(rates.HEADS)
     assert set(named.values()) <= shown
     assert ("throughput (tokens_per_second)") in dict(definitions(results))
+    assert "Pareto front" in dict(definitions(results))["on the front"]

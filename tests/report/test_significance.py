@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -124,6 +125,17 @@ def test_a_table_whose_differences_are_too_small_names_the_seeds_it_would_take(q
     assert f"{largest}detecting it would take about {near.sensitivity.seeds_needed} seeds." in text
     gone = dataclasses.replace(near, sensitivity=dataclasses.replace(near.sensitivity, seeds_needed=None))
     assert "points; no number of seeds would detect it with so few examples." in " ".join(notes(gone))
+
+
+def test_results_that_cannot_tell_methods_apart_are_called_that(quickstart):
+    known = significance(only(quickstart, "full fp32", "lora r=32 fp32", "adapter r=64 fp32"))
+    blind = dataclasses.replace(known.sensitivity, detectable=math.inf, undetectable=True, seeds_needed=None)
+    text = " ".join(notes(dataclasses.replace(known, sensitivity=blind)))
+    assert (
+        "These results cannot tell methods apart: with 3 seeds and 300 examples, no difference in score would" in text
+    )
+    assert "no number of seeds would detect it with so few examples." in text
+    assert "more than 100" not in text
 
 
 def test_a_single_seed_generalizes_to_new_examples_only(quickstart):

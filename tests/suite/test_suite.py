@@ -183,7 +183,11 @@ def test_all_problems_of_a_file_are_reported_at_once(refused):
             ["mine.target: unknown field 'answer'", "'anwser'?"],
         ),
         ("train.csv", "5", ["x.yaml:6: tasks.mine.train: given 5", "write it in quotes"]),
-        ("    test: test.csv\n", "", ["x.yaml:3: tasks: no task has a test split, so nothing would be scored"]),
+        (
+            "    test: test.csv\n",
+            "",
+            ["x.yaml:3: tasks: no task has a test split, so nothing would be scored", "or test_fraction"],
+        ),
         ("    train: train.csv\n", "", ["train: no task has a train file, so nothing can be trained on"]),
         ("tasks:", "evaluate: {test_seed: 1}\ntasks:", ["x.yaml:3: evaluate.test_seed: only built-in tasks have"]),
         ("train: train.csv", "limit: 0", ["tasks.mine.limit: given 0", "at least 1"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from peftbench.records.wording import plural
@@ -55,8 +54,8 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
         yield f"{meaning}; significantly best: {', '.join(best)}."
     elif found.sensitivity:
         detectable = found.sensitivity.detectable
-        points = f"{100 * detectable:.1f}" if math.isfinite(detectable) else "more than 100"
-        yield f"{meaning}; detectable (80 % power): {points} points."
+        blind = "these results cannot tell methods apart, however large the difference"
+        yield f"{meaning}; {f'detectable (80 % power): {100 * detectable:.1f} points' if detectable < 1 else blind}."
     yield f"{meaning}."
 
 

@@ -25,16 +25,22 @@ def notes(results: Results) -> Iterable[str]:
     plain = [item for item in found if item[2]["ranked"] == WITHOUT_END]
     compared = {task for task, *_ in ended}
     if ended:
-        yield f"Choices of {_tasks(ended)} are ranked with the end that was trained ({_what(ended)})."
+        yield (
+            f"Choices of {_tasks(ended)} are ranked by the probability of the choice and of the end that follows an "
+            f"answer in training ({_what(ended)})."
+        )
     apart = [item for item in plain if item[0] in compared]
     if apart:
         yield (
-            f"Not held equal (ranking): for {_cells(apart)}, choices of {_tasks(apart)} are ranked without that end, "
-            f"which was not trained there.{_beginnings(apart)}"
+            f"Not equal in all rows: {_cells(apart)} did not learn this end, so there choices of {_tasks(apart)} are "
+            f"ranked by the probability of the choice alone.{_beginnings(apart)}"
         )
     others = [item for item in plain if item[0] not in compared]
     if others:
-        yield f"Choices of {_tasks(others)} are ranked without an end, which was not trained.{_beginnings(others)}"
+        yield (
+            f"Choices of {_tasks(others)} are ranked by the probability of the choice alone, as no model here learned "
+            f"an end of answers.{_beginnings(others)}"
+        )
     yield from _forms(found)
 
 
@@ -68,7 +74,7 @@ def _beginnings(items: Sequence[_Item]) -> str:
     parts = [f"{plural(count, 'choice')} of {task}" for task, count in most.items() if count]
     if not parts:
         return ""
-    return f" There, a choice that is the beginning of another always ranks before it: {series(parts)}."
+    return f" Without the end, a choice with which another choice begins always wins against it: {series(parts)}."
 
 
 def _forms(items: Sequence[_Item]) -> Iterable[str]:

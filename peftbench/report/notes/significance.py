@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from peftbench.report.collect import MEAN
@@ -72,11 +71,16 @@ def _against_reference(found: Ranking, headline: str) -> Iterable[str]:
 
 def sensitivity(found: Sensitivity) -> str:
     """Return the minimum detectable difference, and the seeds that a smaller difference would take."""
-    points = f"{100 * found.detectable:.1f}" if math.isfinite(found.detectable) else "more than 100"
-    minimum = (
-        f"Minimum detectable difference with {found.seeds} seeds and {found.examples:,} examples: "
-        f"{points} points (80 % power, {found.comparisons} comparisons, Holm)."
-    )
+    size = f"{found.seeds} seeds and {found.examples:,} examples"
+    test = f"80 % power, {found.comparisons} comparisons, Holm"
+    if found.detectable < 1:
+        points = f"{100 * found.detectable:.1f}"
+        minimum = f"Minimum detectable difference with {size}: {points} points ({test})."
+    else:
+        minimum = (
+            f"These results cannot tell methods apart: with {size}, no difference in score would be detected, however "
+            f"large ({test})."
+        )
     if not found.undetectable:
         return minimum
     how = (
