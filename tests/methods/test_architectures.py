@@ -163,8 +163,10 @@ def test_a_cell_that_hangs_or_dies_is_an_error(tmp_path):
     import os
     import time
 
-    slow = matrix_cell.forked(lambda: time.sleep(60), tmp_path / "log", seconds=1)
-    assert slow == matrix_cell.Outcome("error", "did not end within 1 s")
+    busy = matrix_cell.forked(lambda: sum(iter(int, 1)), tmp_path / "log", seconds=1)
+    asleep = matrix_cell.forked(lambda: time.sleep(60), tmp_path / "log", seconds=0.1)
+    assert busy == matrix_cell.Outcome("error", "did not end within 1 s of computing")
+    assert asleep == matrix_cell.Outcome("error", "did not end within 0.1 s of computing")
     dead = matrix_cell.forked(lambda: os._exit(3), tmp_path / "log")
     assert dead.status == "error"
     assert "the process ended" in dead.reason

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 SECONDS, MEMORY = 180, 3 << 30
-"""A cell that takes longer or more bytes than this ends as ``error``."""
+"""A cell that takes more seconds of computing or more bytes than this ends as ``error``."""
+_WAIT = 10
+"""How many times as long a cell may take as it computes, since other work may share the machine."""
 STORAGES = {"qlora": "nf4"}
 """Precision of the methods that do not exist in fp32."""
 CLOSE = {"fp32": (2e-4, 1e-3), "nf4": (4e-2, 1e-2)}
@@ -64,7 +67,7 @@ def storage(name: str) -> str:
 
 
 def forked(run: Callable[[], Outcome], log: Path, seconds: float = SECONDS) -> Outcome:
-    """Run a cell in a process of its own, which ends with a timeout, and within a limit of memory."""
+    """Run a cell in a process of its own, within limits of computing time and of memory."""
     reader, writer = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -72,7 +75,8 @@ def forked(run: Callable[[], Outcome], log: Path, seconds: float = SECONDS) -> O
         os.close(reader)
         status = 1
         with suppress(BaseException):
-            signal.alarm(int(seconds))
+            signal.alarm(int(_WAIT * seconds))
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(target, 1)
@@ -86,8 +90,8 @@ def forked(run: Callable[[], Outcome], log: Path, seconds: float = SECONDS) -> O
     _, ended = os.waitpid(child, 0)
     if text:
         return Outcome(**json.loads(text))
-    if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGALRM:
-        return Outcome("error", f"did not end within {seconds:g} s")
+    if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) in (signal.SIGALRM, signal.SIGXCPU):
+        return Outcome("error", f"did not end within {seconds:g} s of computing")
     last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.is_file() else []
     return Outcome("error", f"the process ended with {ended}: {' '.join(last)[:300]}")
 
