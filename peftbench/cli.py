@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, streams
-from peftbench.errors import UserError
+from peftbench.errors import UserError, shows_traceback
 from peftbench.version import __version__
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.silence()
         return FAILED
     except OSError as error:  # a message could not be written, because the disk is full
-        if backstop.shows_traceback():
+        if shows_traceback():
             raise
         streams.silence()
         return backstop.message(error)[1]
@@ -49,7 +49,7 @@ def _checked(arguments: argparse.Namespace) -> int:
         streams.silence()
         return FAILED if arguments.command is _run else 0
     except Exception as error:
-        if backstop.shows_traceback():
+        if shows_traceback():
             raise
         text, code = backstop.message(error)
         print(f"peftbench: {text}", file=sys.stderr)

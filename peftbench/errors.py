@@ -1,9 +1,13 @@
-"""The errors that peftbench raises on purpose, and messages about unknown names."""
+"""The errors that peftbench raises on purpose, messages about unknown names, and whether tracebacks are shown."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+
+TRACEBACK = "PEFTBENCH_TRACEBACK"
+"""Environment variable: if it is set and not 0, an unexpected exception is raised with its traceback."""
 
 
 class UserError(Exception):
@@ -32,6 +36,11 @@ class DoesNotFit(Exception):
 
 class Diverged(Exception):
     """A loss, a gradient or an output is NaN or infinite; the trial ends as ``diverged``."""
+
+
+def shows_traceback() -> bool:
+    """Return whether tracebacks are wanted."""
+    return os.environ.get(TRACEBACK, "0") not in ("", "0")
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

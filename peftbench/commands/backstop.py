@@ -8,15 +8,8 @@ import tempfile
 import traceback
 
 from peftbench.commands import BAD_INPUT, INTERNAL
+from peftbench.errors import TRACEBACK
 from peftbench.version import __version__
-
-SHOWN = "PEFTBENCH_TRACEBACK"
-"""Environment variable: if it is set and not 0, an unexpected exception is raised with its traceback."""
-
-
-def shows_traceback() -> bool:
-    """Return whether tracebacks are wanted."""
-    return os.environ.get(SHOWN, "0") not in ("", "0")
 
 
 def message(error: BaseException) -> tuple[str, int]:
@@ -32,7 +25,7 @@ def message(error: BaseException) -> tuple[str, int]:
         return "out of memory", BAD_INPUT
     what = "".join(traceback.format_exception_only(error)).strip()
     head = f"unexpected error, a mistake in peftbench {__version__}: {what[:300]}"
-    return f"{head}\n{_stored(error)}; {SHOWN}=1 shows it here", INTERNAL
+    return f"{head}\n{_stored(error)}; {TRACEBACK}=1 shows it here", INTERNAL
 
 
 def _stored(error: BaseException) -> str:

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from peftbench.report.collect import Results
+    from peftbench.report.tables.table import Table
 
 FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
 """What ``table`` can return: the comparison table for a terminal, a short form of it in at most 100 columns, as
@@ -86,6 +89,7 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
 
 
 def _text(results: Results, format: str) -> str:
+    from peftbench.report.guarded import guarded
     from peftbench.report.tables import (
         brief,
         comparison,
@@ -103,5 +107,15 @@ def _text(results: Results, format: str) -> str:
     text = writers.write(comparison.table(results), format)
     if format not in ("text", "md"):  # csv and tex hold one table
         return text
-    more = (table(results) for table in (retention.table, learning_rate_search.table, inference.table))
-    return "\n".join([text, *(writers.write(found, format) for found in more if found)])
+
+    def written(table: Callable[[Results], Table | None]) -> str:
+        found = table(results)
+        return writers.write(found, format) if found else ""
+
+    tables = {
+        "retention": retention.table,
+        "the learning-rate search": learning_rate_search.table,
+        "inference cost": inference.table,
+    }
+    more = (guarded(f"the table of {what}", lambda t=make: written(t), "{}\n".format) for what, make in tables.items())  # type: ignore[misc]
+    return "\n".join([text, *(found for found in more if found)])

@@ -12,6 +12,7 @@ that peftbench itself can write. About three folders a second.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench import report
-from peftbench.errors import UserError
+from peftbench.errors import TRACEBACK, UserError
 from peftbench.report import collect, page
 from peftbench.report.comparison import render
 from peftbench.results import compare
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=10)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
+    os.environ[TRACEBACK] = "1"  # a part that fails is raised, and no note
     with tempfile.TemporaryDirectory() as name:
         tally = storm(Path(name), range(asked.first, asked.first + asked.folders), asked.pages)
     print("\n".join(tally.faults))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from peftbench.errors import shows_traceback
+
 T = TypeVar("T")
 
 
@@ -15,14 +17,17 @@ class Attempts:
         self.failures: list[str] = []
 
     def result(self, what: str, compute: Callable[[], T]) -> T | None:
-        """Return what a function computes; None if arithmetic or linear algebra fails on these numbers.
+        """Return what a function computes; None if it fails, mostly since arithmetic or linear algebra does.
 
         Args:
             what: the statistic as the sentence names it.
-            compute: computes it. An error of any other kind is a mistake in the code and is raised.
+            compute: computes it. An error of another kind than arithmetic's is a mistake in the code, and raised
+                where ``PEFTBENCH_TRACEBACK`` asks for it.
         """
         try:
             return compute()
-        except (ArithmeticError, ValueError) as error:  # numpy's LinAlgError is a ValueError
+        except Exception as error:
+            if not isinstance(error, ArithmeticError | ValueError) and shows_traceback():  # LinAlgError is a ValueError
+                raise
             self.failures.append(f"Not computed: {what} ({type(error).__name__}: {error}).")
             return None

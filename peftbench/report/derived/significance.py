@@ -6,12 +6,13 @@ Everything here needs the stored outcomes of every example. Without them there i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peftbench.records.wording import abridged
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived import rates
 from peftbench.report.derived.attempts import Attempts
+from peftbench.report.guarded import guarded
 from peftbench.results.crossed_effects import front, planning
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
 from peftbench.results.crossed_effects.planning import Sensitivity
@@ -64,7 +65,12 @@ class Significance:
 def significance(results: Results) -> Significance:
     """Rank the cells on each task and on the mean over tasks."""
     if "significance" not in results.memo:
-        results.memo["significance"] = _significance(results)
+        nothing = Significance(MEAN, {}, {}, None)
+        results.memo["significance"] = guarded(
+            "significance tests and intervals",
+            lambda: _significance(results),
+            lambda note: replace(nothing, failures=(note,)),
+        )
     found: Significance = results.memo["significance"]
     return found
 

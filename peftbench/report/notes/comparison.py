@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from peftbench.report.collect import Results
 from peftbench.report.derived.significance import Significance
+from peftbench.report.guarded import guarded
 from peftbench.report.notes import (
     answers,
     data_read,
@@ -26,28 +27,34 @@ from peftbench.report.notes import (
 
 def notes(results: Results, found: Significance) -> tuple[str, ...]:
     """Return what the numbers are, what they can show, what limits the comparison, then memory, speed and data."""
-    groups: tuple[Iterable[str | None], ...] = (
-        (scores.seeds(results), scores.metrics(results)),
-        ranking.notes(results),
-        significance.notes(found),
-        failures.missing(results),
-        failures.failed(results),
-        outcomes.unlearned(results),
-        outcomes.below_base(results),
-        answers.notes(results),
-        unequal_settings.notes(results),
-        speed.cautions(results),
-        methods.not_causal(results),
-        methods.left_out(results),
-        methods.adapted_share(results),
-        learning_rate_search.notes(results),
-        defaults.notes(results),
-        methods.matched_parameters(results),
-        methods.profile_settings(results),
-        memory.notes(results),
-        speed.notes(results),
-        data_read.notes(results.trials),
-        data_use.sentences(results.trials),
-        failures.unsupported(results),
+    groups: tuple[tuple[str, Callable[[], Iterable[str | None]]], ...] = (
+        ("seeds", lambda: (scores.seeds(results),)),
+        ("metrics", lambda: (scores.metrics(results),)),
+        ("ranking", lambda: ranking.notes(results)),
+        ("significance", lambda: significance.notes(found)),
+        ("missing trials", lambda: failures.missing(results)),
+        ("failed trials", lambda: failures.failed(results)),
+        ("losses that did not fall", lambda: outcomes.unlearned(results)),
+        ("scores below the untuned base model", lambda: outcomes.below_base(results)),
+        ("answers", lambda: answers.notes(results)),
+        ("unequal settings", lambda: unequal_settings.notes(results)),
+        ("disturbed times", lambda: speed.cautions(results)),
+        ("causality", lambda: methods.not_causal(results)),
+        ("parts that text does not pass through", lambda: methods.left_out(results)),
+        ("adapted share", lambda: methods.adapted_share(results)),
+        ("the learning-rate search", lambda: learning_rate_search.notes(results)),
+        ("defaults", lambda: defaults.notes(results)),
+        ("matched parameters", lambda: methods.matched_parameters(results)),
+        ("profiles", lambda: methods.profile_settings(results)),
+        ("memory", lambda: memory.notes(results)),
+        ("speed", lambda: speed.notes(results)),
+        ("files", lambda: data_read.notes(results.trials)),
+        ("use of data", lambda: data_use.sentences(results.trials)),
+        ("unsupported cells", lambda: failures.unsupported(results)),
     )
-    return tuple(note for group in groups for note in group if note)
+    made = (guarded(f"notes on {what}", lambda m=make: tuple(m()), _alone) for what, make in groups)  # type: ignore[misc]
+    return tuple(note for group in made for note in group if note)
+
+
+def _alone(note: str) -> tuple[str | None, ...]:
+    return (note,)

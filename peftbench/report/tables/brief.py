@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from peftbench.report.collect import MEAN, Results
 from peftbench.report.derived.significance import significance
+from peftbench.report.guarded import guarded
 from peftbench.report.notes import brief as notes
 from peftbench.report.tables import comparison, writers
 from peftbench.report.tables.table import Column, Table, Value
@@ -35,7 +36,8 @@ def table(results: Results, tasks: bool = True) -> Table:
     shown = [place for place, column in enumerate(full.columns) if _is_shown(column, results, tasks)]
     columns = tuple(replace(c, short=_HEADS.get(c.raw[0], c.short)) for c in (full.columns[i] for i in shown))
     rows = [replace(row, values=tuple(_short(row.values[i], full.columns[i]) for i in shown)) for row in full.rows]
-    return Table(columns, tuple(rows), notes.notes(results, known))
+    said: tuple[str, ...] = guarded("the notes", lambda: notes.notes(results, known), lambda note: (note,))
+    return Table(columns, tuple(rows), said)
 
 
 def _is_shown(column: Column, results: Results, tasks: bool) -> bool:

@@ -17,6 +17,7 @@
   name();
 
   const table = document.getElementById("compare");
+  if (!table) return; // the comparison could not be made
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
   const cells = [...body.rows].filter((row) => row.className === "cell");
