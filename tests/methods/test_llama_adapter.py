@@ -99,9 +99,10 @@ def test_a_cache_changes_no_output_and_contains_no_prompt(trained):
     open_gates(trained.model)
     with torch.no_grad(), load.autocast(PRECISIONS[trained.precision], "cpu"):
         whole = trained.model(input_ids=IDS, use_cache=False).logits
-        out = trained.model(input_ids=IDS[:, :6], use_cache=True)
+        start = 10 if PRECISIONS[trained.precision].quantization else 6  # a quantized step is slow on a CPU
+        out = trained.model(input_ids=IDS[:, :start], use_cache=True)
         parts = [out.logits]
-        for i in range(6, IDS.shape[1]):
+        for i in range(start, IDS.shape[1]):
             out = trained.model(input_ids=IDS[:, i : i + 1], past_key_values=out.past_key_values, use_cache=True)
             parts.append(out.logits)
     assert out.past_key_values.get_seq_length() == IDS.shape[1]

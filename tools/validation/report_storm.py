@@ -31,6 +31,8 @@ from peftbench.report.comparison import render
 from peftbench.results import compare
 
 NOT_COMPUTED = "Not computed:"
+_STRETCH = 50
+"""Folders between two lines of progress."""
 
 
 @dataclass
@@ -91,8 +93,13 @@ def main() -> int:
     warnings.simplefilter("ignore")
     os.environ[TRACEBACK] = "1"  # a part that fails is raised, and no note
     with tempfile.TemporaryDirectory() as name:
-        tally = storm(Path(name), range(asked.first, asked.first + asked.folders), asked.pages)
-    print("\n".join(tally.faults))
+        tally, last = Tally(), asked.first + asked.folders
+        for first in range(asked.first, last, _STRETCH):
+            found = storm(Path(name), range(first, min(first + _STRETCH, last)), asked.pages)
+            tally.counts += found.counts
+            tally.faults += found.faults
+            done = min(first + _STRETCH, last) - asked.first
+            print("\n".join([*found.faults, f"{done:,} folders, {len(tally.faults)} faults"]), flush=True)
     print(", ".join(f"{count:,} {what}" for what, count in sorted(tally.counts.items())))
     print(f"{asked.folders:,} folders, {sum(tally.counts.values()):,} outputs, {len(tally.faults)} faults")
     return 1 if tally.faults else 0
