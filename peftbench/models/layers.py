@@ -39,6 +39,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     if depth is None:
         raise LookupError(f"{type(model).__name__} states no number of decoder layers in its config")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    if not any(isinstance(m, nn.ModuleList) for m in decoder.modules()):
+        decoder = model  # transformers takes a module of that name, which in ModernBERT's decoder is the head
     aside = {id(m) for tower in text_part.towers(model).values() for m in tower.modules()}
     lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == depth and id(m) not in aside]
     if not lists:

@@ -11,7 +11,7 @@ from peftbench.errors import Unsupported
 from peftbench.methods import METHODS
 from peftbench.models.layers import decoder_layers
 from peftbench.records.resolve import resolve
-from tests.support import architectures
+from tests.support import architectures, families
 
 TEXT = {"vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "pad_token_id": 0}
 TEXT |= {"num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 3, "max_position_embeddings": 32}
@@ -94,3 +94,9 @@ def test_the_method_refuses_a_base_model_without_a_list_of_layers():
             resolve(METHODS[name].attach)(model, 4, options)
     with pytest.raises(LookupError, match="no list of its 3 decoder layers"):  # the planner then predicts nothing
         decoder_layers(model)
+
+
+def test_a_head_that_is_named_decoder_is_not_taken_for_the_decoder():
+    model = families.build(families.config("modernbert-decoder"))
+    assert not any(isinstance(module, nn.ModuleList) for module in model.get_decoder().modules())
+    assert decoder_layers(model) is model.model.layers
