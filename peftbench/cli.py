@@ -138,6 +138,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument(
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: find the largest that fits"
     )
+    command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
     command.set_defaults(command=_plan)
 
 
@@ -215,7 +216,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench.commands import plan
 
-    how = plan.PlanOptions(arguments.memory, arguments.budget, arguments.reserve, arguments.fit)
+    how = plan.PlanOptions(arguments.memory, arguments.budget, arguments.reserve, arguments.fit, arguments.json)
     return plan.plan(_load(arguments), how)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
@@ -36,6 +37,7 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         meanings = (each.format(shape=_shape(known), device=device, missing=MISSING) for each in _MEANINGS)
         for note in (*meanings, *_attention(known), *_beside(known), *_budget(known, asked)):
             yield from textwrap.wrap(note, _WIDTH)
+        yield from _levers(known)
     cells: dict[str, list[str]] = {}
     for each in found:
         if each.problem:
@@ -81,6 +83,33 @@ def _budget(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     if capped:
         which = "every cell" if len(capped) == len(found) else ", ".join(capped)
         yield f"The base model's context is the limit, and not memory, for {which}."
+
+
+def _levers(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield for each cell that does not fit the nearest settings that would make it fit."""
+    none = [f.trial.cell for f in found if f.fits is False and not f.levers]
+    some = [f for f in found if f.levers]
+    if some:
+        yield "What makes a cell fit, with its peak; settings that change no score come first:"
+    for each in some:
+        *tried, last = each.levers
+        if last.fits:
+            text = f"{shown_settings(last.settings)} ({memory(last.peak_bytes)})"
+        else:
+            text = f"nothing; all together, {shown_settings(last.settings)}, need {memory(last.peak_bytes)}"
+        less = "; ".join(f"{shown_settings(lever.settings)} ({memory(lever.peak_bytes)})" for lever in tried)
+        text += f"; not enough: {less}" if less else ""
+        indent = "    "
+        yield from textwrap.wrap(
+            f"  {each.trial.cell}: {text}", _WIDTH, subsequent_indent=indent, break_on_hyphens=False
+        )
+    if none:
+        yield from textwrap.wrap(f"No setting makes these smaller: {', '.join(none)}.", _WIDTH)
+
+
+def shown_settings(settings: Mapping[str, Any]) -> str:
+    """Return settings as a suite file has them: "micro_batch_size: 2, gradient_checkpointing: true"."""
+    return ", ".join(f"{key}: {str(value).lower()}" for key, value in settings.items())
 
 
 def _shape(found: Sequence[Forecast]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from peftbench.commands import FAILED, selection
+from peftbench.commands import FAILED, plan_json, selection
 from peftbench.errors import UserError
 from peftbench.records import Trial
+from peftbench.records.units import memory
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite
@@ -28,6 +29,8 @@ class PlanOptions:
     """Part of the budget for memory that is not in tensors; None for an estimate for each trial's device."""
     fit: str | None = None
     """``batch_size`` or ``sequence_length``: find the largest that fits."""
+    as_json: bool = False
+    """Whether to print one JSON document in place of text."""
 
 
 def plan(suite: Suite, how: PlanOptions) -> int:
@@ -40,7 +43,8 @@ def plan(suite: Suite, how: PlanOptions) -> int:
 
     known = Texts(stand_in=suite.smoke)
     folder = here.described if how.memory else here.folder
-    loaded = selection.complete(suite, sys.stdout, folder, False, known.examples).suite
+    out = sys.stderr if how.as_json else sys.stdout
+    loaded = selection.complete(suite, out, folder, False, known.examples).suite
     kind = device.resolve(loaded.device, present=False)
     small = smoke.smoke(loaded, kind) if loaded.smoke else None
     trials = small.trials if small else expand(loaded, kind)
@@ -49,30 +53,30 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     if how.memory:
         return _predict_memory(trials, how, loaded)
     reasons = prepare.impossible(trials)
-    _print_cells(trials, reasons)
     candidates = () if small else learning_rate_search.candidates(loaded, kind)
-    for line in small.notes if small else ():
-        print(f"note: {line}")
-    for line in selection.default_lines(loaded, trials):
-        print(f"default: {line}")
+    defaults = selection.default_lines(loaded, trials)
+    lines = _cell_lines(trials, reasons)
+    lines += [f"note: {line}" for line in (small.notes if small else ())]
+    lines += [f"default: {line}" for line in defaults]
     if candidates:
         count = selection.count_trials(candidates)
-        print(f"a learning-rate search on the validation split runs first: {count}")
+        lines.append(f"a learning-rate search on the validation split runs first: {count}")
     try:
-        notes = prepare.check(trials, known)
+        notes = (*prepare.check(trials, known), *_missing_device(trials))
     except UserError as error:
-        print(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
-        sys.stdout.flush()
+        lines.append(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
+        print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None
-    possible = sum(trial.cell not in reasons for trial in trials)
-    print(f"{selection.count_trials(trials)}; {selection.how_many_can_run(trials, reasons)}")
-    for note in (*notes, *_missing_device(trials)):
-        print(f"note: {note}")
-    return 0 if possible else FAILED
+    lines.append(f"{selection.count_trials(trials)}; {selection.how_many_can_run(trials, reasons)}")
+    lines += [f"note: {note}" for note in notes]
+    said = plan_json.Said(reasons, defaults, notes)
+    whole = plan_json.of_cells(loaded, trials, said, len(candidates))
+    print(plan_json.text(whole) if how.as_json else "\n".join(lines))
+    return 0 if any(trial.cell not in reasons for trial in trials) else FAILED
 
 
-def _print_cells(trials: Sequence[Trial], reasons: dict[str, str]) -> None:
-    """Print a line for each cell: its name, its seeds, and why it is unsupported if it is."""
+def _cell_lines(trials: Sequence[Trial], reasons: dict[str, str]) -> list[str]:
+    """Return a line for each cell: its name, its seeds, and why it is unsupported if it is."""
     from peftbench.commands import terminal
 
     cells: dict[str, list[int | None]] = {}
@@ -82,7 +86,7 @@ def _print_cells(trials: Sequence[Trial], reasons: dict[str, str]) -> None:
     for cell, seeds in cells.items():
         named = "no training" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {selection.list_seeds(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
-    print(terminal.aligned(rows), end="")
+    return terminal.aligned(rows).splitlines()
 
 
 def _missing_device(trials: Sequence[Trial]) -> list[str]:
@@ -116,8 +120,27 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{suite.options.suite}: {error}") from None
-    defaults = [f"default: {line}" for line in selection.default_lines(suite, trials)]
-    notes = [f"note: {note}" for note in _missing_device(trials)]
-    print("\n".join([*memory_table.lines(found, asked), *defaults, *notes]))
+    defaults = selection.default_lines(suite, trials)
+    notes = [*_missing_device(trials), *_no_reserve(suite, trials, how)]
+    if how.as_json:
+        reasons = {each.trial.cell: each.problem for each in found if each.problem}
+        whole = plan_json.of_cells(suite, trials, plan_json.Said(reasons, defaults, notes))
+        print(plan_json.text(plan_json.with_memory(whole, found, asked)))
+    else:
+        said = [*(f"default: {line}" for line in defaults), *(f"note: {note}" for note in notes)]
+        print("\n".join([*memory_table.lines(found, asked), *said]))
     trained = [each for each in found if each.trial.training]
     return FAILED if trained and not any(each.found for each in trained) else 0
+
+
+def _no_reserve(suite: Suite, trials: Sequence[Trial], how: PlanOptions) -> list[str]:
+    """Return a note if a budget may be that of a GPU while the plan is for the CPU, where nothing is reserved."""
+    from peftbench.planner import cuda_reserve
+
+    if suite.device != "auto" or trials[0].device != "cpu" or how.budget in (None, "device") or how.reserve:
+        return []
+    least = memory(min(cuda_reserve.reserve(replace(trial, device="cuda")) for trial in trials), 0)
+    return [
+        f"device auto is the CPU here, and the whole budget is for tensors; on a GPU at least {least} of it would not "
+        "be: plan for one with --set device=cuda"
+    ]

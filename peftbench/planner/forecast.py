@@ -16,9 +16,9 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.measure import device
 from peftbench.methods import base_facts, context_length
 from peftbench.models import causality
-from peftbench.planner import cuda_reserve, fit
+from peftbench.planner import cuda_reserve, fit, levers
 from peftbench.planner.predict import load_config, predict
-from peftbench.planner.records import Forecast, Question
+from peftbench.planner.records import Forecast, Lever, Question
 from peftbench.records import Trial
 
 _WORKERS = 4
@@ -70,7 +70,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         available = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
         answer = Forecast(trial, found, fits=found.peak_bytes <= available)
         if not asked.axis:
-            return answer
+            return answer if answer.fits else replace(answer, levers=_levers(trial, config, available))
         limit = context_length.remaining(trial, config) if asked.axis == "sequence_length" else None
         most = _most(trial, config, asked.axis, available, limit)
         return replace(answer, most=most, capped=most is not None and most == limit)
@@ -88,3 +88,15 @@ def _most(trial: Trial, config: Any, axis: str, available: int, limit: int | Non
         return predict(fit.with_size(trial, axis, size), config).peak_bytes
 
     return fit.largest_size(peak, available, 1 if axis == "batch_size" else 2, limit or fit.LARGEST)
+
+
+def _levers(trial: Trial, config: Any, available: int) -> tuple[Lever, ...]:
+    """Return what would make a cell fit; a setting that cannot be traced has no figure."""
+
+    def peak(changed: Trial) -> int | None:
+        try:
+            return predict(changed, config).peak_bytes
+        except Exception:  # as in ``_forecast``: the cell's own prediction stands
+            return None
+
+    return levers.nearest(trial, peak, available)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peftbench.records import Training, Trial
 
@@ -82,6 +83,17 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Lever:
+    """Settings that need less memory than a cell's own."""
+
+    settings: Mapping[str, Any]
+    """What to set: ``precision``, and keys of ``train``."""
+    peak_bytes: int | None
+    """The predicted peak with them; None if there is no prediction."""
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Forecast:
     """The prediction for one cell."""
 
@@ -96,3 +108,5 @@ class Forecast:
     """Largest size of the axis that fits; None if none was asked for, or not even the smallest fits."""
     capped: bool = False
     """Whether the base model's context limits that size, rather than memory."""
+    levers: tuple[Lever, ...] = ()
+    """For a cell that does not fit: settings that were tried, the nearest first; the last one fits if any does."""

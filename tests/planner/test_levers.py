@@ -1,0 +1,122 @@
+"""What makes a cell fit: the nearest settings, and what the plan says of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from peftbench import cli
+from peftbench.commands import memory_table
+from peftbench.planner import forecast, levers
+from peftbench.planner.predict import predict
+from tests.support import trials
+
+ONE = ["--only", "method=lora", "--only", "rank=8", "--only", "precision=fp32"]
+
+
+def peaks(**by_key):
+    """A prediction that depends on settings alone: 100 bytes less what each of them saves."""
+
+    def peak(made):
+        training = made.training
+        saved = by_key.get("micro", 0) * (4 - training.micro_batch_size) / 3
+        saved += by_key.get("checkpoints", 0) * training.gradient_checkpointing
+        saved += by_key.get("eight", 0) * training.optimizer.endswith("8bit")
+        saved += by_key.get(made.precision, 0)
+        return int(100 - saved)
+
+    return peak
+
+
+def nearest(tmp_path, available, method="lora", precision="fp32", **saved):
+    made = trials.trial("nano", tmp_path, method, precision)
+    return [
+        (dict(each.settings), each.peak_bytes, each.fits) for each in levers.nearest(made, peaks(**saved), available)
+    ]
+
+
+def test_a_smaller_micro_batch_comes_first_and_is_as_large_as_fits(tmp_path):
+    found = nearest(tmp_path, 85, micro=30, checkpoints=50, nf4=90)
+    assert found == [({"micro_batch_size": 2}, 80, True)]
+    assert nearest(tmp_path, 75, micro=30, checkpoints=50)[-1] == ({"micro_batch_size": 1}, 70, True)
+
+
+def test_each_setting_that_is_too_little_has_its_figure(tmp_path):
+    found = nearest(tmp_path, 60, micro=5, checkpoints=10, eight=1, bf16=50, nf4=60)
+    assert found[:3] == [
+        ({"micro_batch_size": 1}, 95, False),
+        ({"gradient_checkpointing": True}, 90, False),
+        ({"micro_batch_size": 1, "gradient_checkpointing": True}, 85, False),
+    ]
+    assert found[-1] == ({"precision": "bf16"}, 50, True)
+
+
+def test_if_not_even_all_together_fit_only_they_are_named(tmp_path):
+    found = nearest(tmp_path, 5, micro=5, checkpoints=10, eight=1, nf4=50)
+    every = {"micro_batch_size": 1, "gradient_checkpointing": True, "optimizer": "adamw_8bit", "precision": "nf4"}
+    assert found == [(every, 34, False)]
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "absent"),
+    [("full", "fp32", "nf4"), ("prefix_tuning", "fp32", "gradient_checkpointing"), ("qlora", "nf4", "precision")],
+)
+def test_what_does_not_exist_for_a_method_is_no_lever(tmp_path, method, precision, absent):
+    (found,) = nearest(tmp_path, 0, method, precision)
+    assert absent not in str(found[0])
+
+
+def test_a_cell_that_does_not_fit_is_told_what_would_and_the_figure_is_the_prediction(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "lora", "fp32", training={"batch_size": 8, "micro_batch_size": 8})
+    smaller = predict(levers.with_settings(made, {"micro_batch_size": 4}), tiny).peak_bytes
+    asked = forecast.Question(smaller + 1, 0)
+    (found,) = forecast.forecasts([made], lambda _: tiny, asked)
+    assert found.fits is False
+    assert (dict(found.levers[-1].settings), found.levers[-1].peak_bytes) == ({"micro_batch_size": 4}, smaller)
+    assert "lora r=4 fp32: micro_batch_size: 4 (" in "\n".join(memory_table.lines([found], asked))
+    (none,) = forecast.forecasts([made], lambda _: tiny, forecast.Question(1000, 0))
+    assert "nothing; all together, micro_batch_size: 1, gradient_checkpointing: true" in "\n".join(
+        memory_table.lines([none], forecast.Question(1000, 0))
+    )
+    (fits,) = forecast.forecasts([made], lambda _: tiny, forecast.Question(2**40, 0))
+    assert fits.levers == ()
+
+
+def test_a_setting_that_cannot_be_traced_has_no_figure(tmp_path):
+    made = replace(trials.trial("nano", tmp_path))
+    (found,) = levers.nearest(made, lambda _: None, 10)
+    assert (found.peak_bytes, found.fits) == (None, False)
+
+
+def test_a_plan_as_json_has_every_number_with_its_unit(capsys):
+    argv = ["plan", "quickstart", *ONE, "--memory", "--json"]
+    assert cli.main([*argv, "--budget", "20MiB"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    (cell,) = whole["cells"]
+    assert (whole["budget_bytes"], cell["cell"], cell["seeds"], cell["memory"]["fits"]) == (
+        20 * 2**20,
+        "lora r=8 fp32",
+        [0, 1, 2],
+        False,
+    )
+    assert cell["memory"]["levers"][-1]["fits"]
+    parts = {key: value for key, value in cell["memory"].items() if isinstance(value, int | float)}
+    assert all(key.endswith(("_bytes", "_parameters", "_token", "fits")) for key in parts)
+    assert any("device auto is the CPU here" in note and "--set device=cuda" in note for note in whole["notes"])
+
+
+def test_a_plan_as_json_without_predictions(capsys):
+    assert cli.main(["plan", "quickstart", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert len(whole["cells"]) >= 14
+    assert sum(cell["trials"] for cell in whole["cells"]) == whole["trials"]
+
+
+def test_for_cuda_a_plan_reserves_without_being_asked(capsys):
+    argv = ["plan", "quickstart", *ONE, "--memory", "--json"]
+    assert cli.main([*argv, "--budget", "800MiB", "--set", "device=cuda"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["cells"][0]["memory"]["reserve_bytes"] == 600_000_000 + 87 * 2**20
+    assert not any("device auto" in note for note in whole["notes"])
