@@ -5,23 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, streams
+from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, command_line, streams
 from peftbench.errors import UserError, shows_traceback
 from peftbench.version import __version__
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite
 
+    Commands = argparse._SubParsersAction[command_line.Parser]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. No exception leaves it, unless ``PEFTBENCH_TRACEBACK`` asks for that."""
     streams.prepare()
     try:
-        return _checked(parser().parse_args(argv))
+        known = parser()
+        command_line.complete(known)
+        return _checked(known.parse_args(argv))
     except BrokenPipeError:  # the reader has gone, also for messages
         streams.silence()
         return FAILED
@@ -65,10 +69,12 @@ def _check_folder() -> None:
         raise UserError(f"the current folder cannot be used ({error.strerror}): change to another one") from None
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> command_line.Parser:
     """Return the parser of every command and option."""
-    top = argparse.ArgumentParser(
-        prog="peftbench", description="Compare fine-tuning methods on one base model, with numbers that can be traced."
+    top = command_line.Parser(
+        prog="peftbench",
+        description="Compare fine-tuning methods on one base model, with numbers that can be traced.",
+        examples=("peftbench run quickstart", "peftbench plan fits_in_16gb --memory --budget 16GiB"),
     )
     top.add_argument("--version", action="version", version=f"peftbench {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -80,22 +86,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _completed(action: argparse.Action, by: Callable[..., list[str]]) -> None:
+    """Let a shell complete an argument's value by a function."""
+    action.completer = by  # type: ignore[attr-defined]
+
+
 def _add_suite(command: argparse.ArgumentParser) -> None:
-    command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of a suite that ships with peftbench")
+    suite = command.add_argument(
+        "suite", metavar="SUITE", help="a YAML file, or the name of a suite that ships with peftbench"
+    )
+    _completed(suite, command_line.suite_names)
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a setting: train.steps=20",
+        help="override a setting: train.steps=20, methods.lora.rank=4",
     )
-    command.add_argument(
+    only = command.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="FIELD=VALUES",
         help="run only some trials: method=lora,full",
     )
+    _completed(only, command_line.selections)
     command.add_argument(
         "--seeds",
         metavar="N|LIST",
@@ -106,10 +121,18 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
     command.add_argument("--smoke", action="store_true", help=what)
 
 
-def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("run", help="run a suite; the same command again continues where it stopped")
+def _add_run(commands: Commands) -> None:
+    command = commands.add_parser(
+        "run",
+        help="run a suite; the same command again continues where it stopped",
+        examples=(
+            "peftbench run quickstart",
+            "peftbench run quickstart --only method=lora,base --seeds 1 --set train.steps=20 -o results/short",
+        ),
+    )
     _add_suite(command)
-    command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
+    results = command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
+    _completed(results, command_line.folders)
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
     command.add_argument("--keep-adapters", action="store_true", help="save each tuned adapter with a model card")
     command.add_argument(
@@ -118,7 +141,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="memory limit, like 16GiB, or device for this device's: skip trials predicted to need more",
     )
     _add_reserve(command)
-    command.set_defaults(command=_run)
+    command.set_defaults(command=_run, parser=command)
 
 
 def _add_reserve(command: argparse.ArgumentParser) -> None:
@@ -129,8 +152,12 @@ def _add_reserve(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("plan", help="print the cells of a suite, one per line, without running them")
+def _add_plan(commands: Commands) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="print the cells of a suite, one per line, without running them",
+        examples=("peftbench plan quickstart", "peftbench plan fits_in_16gb --memory --budget 16GiB --fit batch_size"),
+    )
     _add_suite(command)
     command.add_argument("--memory", action="store_true", help="predict each cell's memory from the model's config")
     command.add_argument("--budget", metavar="SIZE", help="with --memory: memory limit, like 16GiB, or device")
@@ -139,12 +166,19 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: find the largest that fits"
     )
     command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
-    command.set_defaults(command=_plan)
+    command.set_defaults(command=_plan, parser=command)
 
 
-def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("report", help="write the page of a results folder, or print its table")
-    command.add_argument("results", metavar="RESULTS", help="a results folder")
+def _add_report(commands: Commands) -> None:
+    command = commands.add_parser(
+        "report",
+        help="write the page of a results folder, or print its table",
+        examples=(
+            "peftbench report results/quickstart",
+            "peftbench report results/quickstart --format csv -o quickstart.csv",
+        ),
+    )
+    _completed(command.add_argument("results", metavar="RESULTS", help="a results folder"), command_line.folders)
     command.add_argument(
         "-o",
         "--output",
@@ -158,31 +192,43 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="html: the page (default); text, md, csv, tex: the main table; brief: a short one, 100 columns wide at "
         "most; ranks: tables of rank by precision in Markdown",
     )
-    command.set_defaults(command=_report)
+    command.set_defaults(command=_report, parser=command)
 
 
-def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_compare(commands: Commands) -> None:
     command = commands.add_parser(
         "compare",
         help="print what changed between two results folders",
         description="Print what changed between two results folders. Exit code 0: scores were compared and none fell; "
         "1: a score fell, fewer seeds of a cell ended ok, or nothing could be compared.",
+        examples=(
+            "peftbench compare results/monday results/tuesday",
+            "peftbench compare results/reference/quickstart results/quickstart",
+        ),
     )
-    command.add_argument("old", metavar="OLD")
-    command.add_argument("new", metavar="NEW")
-    command.set_defaults(command=_compare)
+    for name, which in (("old", "to compare with"), ("new", "to judge")):
+        folder = command.add_argument(name, metavar=name.upper(), help=f"the results folder {which}")
+        _completed(folder, command_line.folders)
+    command.set_defaults(command=_compare, parser=command)
 
 
-def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("list", help="list methods, tasks, precisions, suites and model shapes")
+def _add_list(commands: Commands) -> None:
+    command = commands.add_parser(
+        "list",
+        help="list methods, tasks, precisions, suites and model shapes",
+        examples=("peftbench list suites", "peftbench list methods lora"),
+    )
     command.add_argument(
         "what",
         nargs="?",
         choices=("methods", "tasks", "precisions", "suites", "shapes"),
         help="what to list (default: everything); shapes are configs of known models, for base: {shape: NAME}",
     )
-    command.add_argument("name", nargs="?", metavar="NAME", help="with methods: details of one, or of a peft tuner")
-    command.set_defaults(command=_list)
+    name = command.add_argument(
+        "name", nargs="?", metavar="NAME", help="with methods: details of one, or of a peft tuner"
+    )
+    _completed(name, command_line.method_names)
+    command.set_defaults(command=_list, parser=command)
 
 
 def _load(arguments: argparse.Namespace) -> Suite:
@@ -221,16 +267,22 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from peftbench.results import folder
+
+    place = folder.existing(Path(arguments.results))  # before anything heavy is imported
     from peftbench.commands import results
 
     output = Path(arguments.output) if arguments.output else None
-    return results.report(Path(arguments.results), output, arguments.format)
+    return results.report(place, output, arguments.format)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from peftbench.results import folder
+
+    places = [folder.existing(Path(given)) for given in (arguments.old, arguments.new)]
     from peftbench.commands import results
 
-    return results.compare(Path(arguments.old), Path(arguments.new))
+    return results.compare(*places)
 
 
 def _list(arguments: argparse.Namespace) -> int:

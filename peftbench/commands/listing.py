@@ -54,11 +54,12 @@ def method(name: str) -> str:
 def _tuner(name: str) -> Method:
     """Return the record of one of peft's tuners."""
     tuners = peft_fields.tuners()
-    if name not in tuners:
+    tuner = peft_fields.tuner_like(name)
+    if tuner is None:
         raise UserError(
             "list methods: " + unknown("method", name, [*METHODS, *tuners] if _like_a_tuner(name, tuners) else METHODS)
         )
-    return method_of("peft", {peft_fields.TYPE: name})
+    return method_of("peft", {peft_fields.TYPE: tuner})
 
 
 def _like_a_tuner(name: str, tuners: Iterable[str]) -> bool:

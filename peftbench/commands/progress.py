@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from peftbench.commands.rounds import Rounds
 from peftbench.errors import UserError
 from peftbench.records import Result
 from peftbench.runner.executor import Event
@@ -18,25 +19,31 @@ _WIDTH = 120
 
 
 class Lines:
-    """Prints one line per finished trial."""
+    """Prints a line when the trials of a seed begin, and one per finished trial."""
 
-    def __init__(self, total: int, out: TextIO) -> None:
-        self._total, self._done, self._out = total, 0, out
+    def __init__(self, total: int, out: TextIO, rounds: Rounds | None = None) -> None:
+        self._total, self._done, self._out, self._rounds = total, 0, out, rounds
 
     def __call__(self, event: Event) -> None:
         """Print the result if an event ends a trial."""
+        self._print(self._rounds.begins(event) if self._rounds else "")
         if event.result is None:
             return
         self._done += 1
         width = len(str(self._total))
-        print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"), file=self._out, flush=True)
+        self._print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"))
+        self._print(self._rounds.ends(event) if self._rounds else "")
+
+    def _print(self, text: str) -> None:
+        if text:
+            print(text, file=self._out, flush=True)
 
 
 class Bar:
-    """A live bar with the finished trials, the current cell, its phase, step and loss, and the time left."""
+    """A live bar: finished trials, which of the seeds runs, the current cell, its phase, step and loss, time left."""
 
-    def __init__(self, total: int, progress: Any) -> None:
-        self._progress = progress
+    def __init__(self, total: int, progress: Any, rounds: Rounds | None = None) -> None:
+        self._progress, self._rounds = progress, rounds
         self._began: float | None = None
         self._ran, self._left = 0, total
         self._task = progress.add_task("", total=total, now="importing the libraries", left="")
@@ -44,7 +51,9 @@ class Bar:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         self._began = self._began or time.monotonic()  # the first event comes after the libraries were imported
-        now = f"{event.job.trial.cell}{_seed(event.job.trial.seed)} · {event.phase}"
+        seed = self._rounds.now(event.job) if self._rounds else ""
+        place = f" · {seed}" if seed else _seed(event.job.trial.seed)
+        now = f"{event.job.trial.cell}{place} · {event.phase}"
         if event.steps:
             now += f" {event.step}/{event.steps} · loss {event.loss:.3f}"
         advance = 0
@@ -52,8 +61,13 @@ class Bar:
             advance = 1
             self._left -= 1
             self._ran += event.phase != "plan"
-            self._progress.console.print(sentence(event.result), highlight=False, markup=False)
+            self._print(sentence(event.result))
+            self._print(self._rounds.ends(event) if self._rounds else "")
         self._progress.update(self._task, advance=advance, now=now, left=self._time_left())
+
+    def _print(self, text: str) -> None:
+        if text:
+            self._progress.console.print(text, highlight=False, markup=False)
 
     def _time_left(self) -> str:
         if not self._ran or self._began is None:
@@ -63,16 +77,17 @@ class Bar:
 
 
 @contextmanager
-def shown(total: int, out: TextIO | None = None) -> Iterator[Any]:
+def shown(total: int, out: TextIO | None = None, rounds: Rounds | None = None) -> Iterator[Any]:
     """Yield an observer of events that shows them: as a bar on a terminal, else as lines.
 
     Args:
         total: trials to run.
         out: where to show them; standard error if None.
+        rounds: follows the seeds; None if they are not told.
     """
     out = out or sys.stderr
     if not out.isatty():
-        yield Lines(total, out)
+        yield Lines(total, out, rounds)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -85,7 +100,7 @@ def shown(total: int, out: TextIO | None = None) -> Iterator[Any]:
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(file=out)) as progress:
-        yield Bar(total, progress)
+        yield Bar(total, progress, rounds)
 
 
 def sentence(result: Result) -> str:

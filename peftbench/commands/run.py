@@ -104,7 +104,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
 
 def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: TextIO) -> Outcome:
     """Run one stage of a suite and print how it ended."""
-    from peftbench.commands import progress
+    from peftbench.commands import progress, rounds
     from peftbench.runner import grid, prepare
 
     if stage.searches:
@@ -116,7 +116,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):
         print(f"note: {note}", file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
-    with progress.shown(len(prepared.pending), out) as observer:
+    with progress.shown(len(prepared.pending), out, rounds.Rounds(prepared)) as observer:
         outcome = grid.run(prepared, observer)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {stage.folder}", file=out)

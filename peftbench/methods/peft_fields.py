@@ -44,6 +44,34 @@ def tuners() -> tuple[str, ...]:
     return tuple(sorted(_registered()))
 
 
+def tuner_like(name: str) -> str | None:
+    """Return the tuner of the installed peft that a name means, however it is written (``ia3``, ``ln-tuning``).
+
+    None if there is none of this name, if it is rather a method's (``LoRA``), or without peft.
+    """
+    try:
+        known = {_letters(tuner): tuner for tuner in tuners()}
+    except UserError:
+        return None
+    methods = {_letters(method) for method in METHODS}
+    return name if name in known.values() else known.get(_letters(name)) if _letters(name) not in methods else None
+
+
+def how_to_write(name: str) -> str | None:
+    """Return how a suite names a tuner of peft that was given as a method; None if the name is no tuner's."""
+    tuner = tuner_like(name)
+    if tuner is None:
+        return None
+    return (
+        f"unknown method {name!r}, but peft has this tuner; write peft: {{{TYPE}: {tuner}}} under methods (its "
+        f"settings: peftbench list methods {tuner})"
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.upper() if char.isalnum())
+
+
 @cache
 def fields(tuner: str) -> Mapping[str, Setting]:
     """Return the fields that a suite may give for the config of a tuner.

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,19 @@ class Grid:
     jobs: tuple[Job, ...]
     """All trials, in the suite's order."""
     pending: tuple[Job, ...]
-    """The trials without a final row."""
+    """The trials without a final row, in the order in which they run: seed by seed."""
     workers: int
     notes: tuple[str, ...] = ()
     """What was found before anything runs: in reading the data, and about targets that decoding cannot give."""
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all trials, in the order in which they run."""
+        return tuple(dict.fromkeys(job.trial.seed for job in self.jobs if job.trial.seed is not None))
+
+    def place(self, job: Job) -> int:
+        """Return the place of a trial's seed in ``seeds``; 0 without a seed, so that it runs among the first."""
+        return 0 if job.trial.seed is None else self.seeds.index(job.trial.seed)
 
 
 @dataclass(frozen=True)
@@ -180,8 +190,10 @@ def prepare(
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
-    pending = tuple(job for job in jobs if job.key not in done)
-    return Grid(folder, tasks, tuple(jobs), pending, workers, () if options.stand_in else notes)
+    left = tuple(job for job in jobs if job.key not in done)
+    grid = Grid(folder, tasks, tuple(jobs), left, workers, () if options.stand_in else notes)
+    # every cell's first seed runs before any second, so that an interrupted run is a comparison of all cells already
+    return replace(grid, pending=tuple(sorted(left, key=grid.place)))
 
 
 def _reserve(trial: Trial, options: Options) -> int:

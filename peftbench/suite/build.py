@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftbench.errors import unknown
-from peftbench.methods import METHODS, Method
+from peftbench.methods import METHODS, Method, peft_fields
 from peftbench.models import builtin
 from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
@@ -221,7 +221,8 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
     for name, given in methods.items():
         path: KeyPath = ("methods", name)
         if name not in METHODS:
-            b.problem(path, "; ".join([unknown("method", name, METHODS), *METHODS.problems]))
+            advice = peft_fields.how_to_write(name)
+            b.problem(path, "; ".join([advice or unknown("method", name, METHODS), *METHODS.problems]))
             continue
         if isinstance(given, list) and not given:
             b.problem(path, "an empty list; allowed: a mapping of settings, a list of mappings, or null")

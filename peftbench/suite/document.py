@@ -115,8 +115,16 @@ class Document:
     def put(self, path: KeyPath, value: Any, origin: str) -> None:
         """Set one value and create missing mappings on its path.
 
-        Setting one of ``AMOUNTS`` removes the others, except those with the same origin, which is then an error.
+        Setting one of ``AMOUNTS`` removes the others, except those with the same origin, which is then an error. Where
+        a method has a list of blocks, a path without a place in that list sets the value in each of them.
         """
+        blocks = self.get(path[:2]) if path[0] == "methods" and len(path) > 2 else None
+        if isinstance(blocks, list) and not str(path[2]).isdecimal() and all(isinstance(b, dict) for b in blocks):
+            for index in range(len(blocks)):
+                self.put((*path[:2], index, *path[2:]), value, origin)
+                self.written[(*path[:2], index, *path[2:])] = path  # the problem of all is told once
+            if blocks:
+                return
         holder: Any = self.data
         for depth, part in enumerate(path[:-1]):
             key = self.key_in(holder, path[:depth], part)
@@ -124,19 +132,21 @@ class Document:
                 holder[key] = {}
                 self.origins[path[: depth + 1]] = origin
             holder = holder[key]
+            path = (*path[:depth], key, *path[depth + 1 :])  # a place in a list is a number, as in the file
         last = self.key_in(holder, path[:-1], path[-1])
+        path = (*path[:-1], last)
         if last in AMOUNTS and value is not None:
             for other in AMOUNTS:
                 if self.origins.get((*path[:-1], other)) != origin:
                     holder.pop(other, None)
         holder[last] = value
-        for key in [key for key in self.origins if key[: len(path)] == path]:
-            del self.origins[key]
+        for below in [each for each in self.origins if each[: len(path)] == path]:
+            del self.origins[below]
         self.written.pop((*path, "source"), None)
         self.origins[path] = origin
         self.normalize()
 
-    def key_in(self, holder: Any, path: KeyPath, part: str | int) -> Any:
+    def key_in(self, holder: Any, path: KeyPath, part: str | int) -> str | int:
         """Return the mapping key or list index that one part of a path refers to."""
         whole = f"{SET}: {dotted((*path, part))}"
         if isinstance(holder, dict):

@@ -252,6 +252,7 @@ def test_a_folder_without_results_is_refused(place, refused):
     for argv in (["report", "results/empty"], ["compare", "results/empty", "results/mine"]):
         assert "results/empty holds no results" in refused(*argv)
     assert "did you mean 'results/mine'?" in refused("report", "results/mine/trials")
+    assert "results holds no results, but these in it do: results/mine\n" in refused("report", "results")
 
 
 def test_a_page_that_cannot_be_written_is_refused(refused):
@@ -264,10 +265,13 @@ def test_a_page_that_cannot_be_written_is_refused(refused):
     ("argv", "part"),
     [
         ([], "required: COMMAND"),
-        (["rnu"], "invalid choice: 'rnu'"),
+        (["rnu"], "invalid choice: 'rnu'; did you mean 'run'? allowed: run, plan, "),
+        (["rn", "mine.yaml"], "invalid choice: 'rn'; did you mean 'run'?"),
         (["run"], "required: SUITE"),
-        (["run", "mine.yaml", "--fersh"], "--fersh"),
-        (["list", "mehtods"], "invalid choice: 'mehtods'"),
+        (["run", "mine.yaml", "--fersh"], "unrecognized arguments: --fersh; did you mean --fresh?"),
+        (["run", "mine.yaml", "--sede=3"], "unrecognized arguments: --sede=3; did you mean --seeds?"),
+        (["run", "mine.yaml", "again"], "unrecognized arguments: again\n"),
+        (["list", "mehtods"], "invalid choice: 'mehtods'; did you mean 'methods'?"),
         (["report", "results/mine", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["compare", "results/mine"], "required: NEW"),
     ],
@@ -465,6 +469,8 @@ def test_list_of_one_method_knows_the_tuners_of_peft(command):
     assert "size         r=256: rank r" in out
     assert "d_initial=0.1\n      Initial init value for d vector.\n      allowed: a number\n" in out
     assert "=computed\n" in command("list", "methods", "P_TUNING")[1]
+    assert command("list", "methods", "vera")[1] == out
+    assert command("list", "methods", "LORA")[1].startswith("peft LORA: "), "peft's, as it is written"
 
 
 @pytest.mark.parametrize(

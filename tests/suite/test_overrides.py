@@ -89,6 +89,17 @@ def test_overriding_one_amount_drops_the_files_other(trials):
     assert (found[-1].training.steps, found[-1].training.epochs) == (None, 2.0)
 
 
+def test_a_setting_of_a_method_with_several_blocks_is_set_in_each_or_in_the_one_that_is_named(trials):
+    def rates(*overrides):
+        found = trials("methods.lora.learning_rate=1e-3", *overrides)
+        return [trial.training.learning_rate for trial in found if trial.method == "lora" and trial.seed == 0]
+
+    assert rates() == [1e-3] * 3
+    assert rates("methods.lora.0.learning_rate=[2e-3]") == [2e-3, 2e-3, 1e-3]
+    steps = [t.training.steps for t in trials("methods.lora.epochs=2") if t.method == "lora"]
+    assert steps == [None] * 6, "the other ways to give the length of training are dropped in each block"
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -100,7 +111,11 @@ def test_overriding_one_amount_drops_the_files_other(trials):
         ("=5", ["--set: given '=5'; allowed: KEY=VALUE"]),
         ("train..steps=5", ["--set: given 'train..steps=5'"]),
         ("train.steps=[1", ["--set: train.steps: not YAML: ", "quotes of its own"]),
-        ("methods.lora.rank=4", ["--set: methods.lora.rank: methods.lora is a list of 2; allowed: methods.lora.0 to"]),
+        ("methods.lora.rnak=4", ["--set: methods.lora.rnak: unknown key 'rnak'; did you mean 'rank'?"]),
+        ("methods.lora.0.rnak=4", ["--set: methods.lora.0.rnak: unknown key 'rnak'; did you mean 'rank'?"]),
+        ("methods.lora.rank=-4", ["--set: methods.lora.rank: given -4"]),
+        ("methods.ia3=", ["--set: methods.ia3: unknown method 'ia3', but peft has this tuner; write peft: {peft_type"]),
+        ("methods.Lora=", ["--set: methods.Lora: unknown method 'Lora'; did you mean 'lora'?"]),
         ("methods.lora.2.rank=4", ["--set: methods.lora.2: methods.lora is a list of 2"]),
         ("seeds.0=4", ["--set: seeds.0: seeds is 2 (a whole number), which has no keys"]),
         ("train.steps={a: 1, a: 2}", ["--set: train.steps: a: the key 'a' is given twice"]),

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from peftbench.errors import UserError, nearest
+from peftbench.errors import UserError
 from peftbench.records import FINAL
+from peftbench.results.folder import existing
 from peftbench.results.store import files, older_rows
 from peftbench.results.store.schema import conform, schema, tasks_of
 
@@ -129,7 +130,7 @@ def done(folder: Path | str) -> set[str]:
 
 def read_trials(folder: Path | str) -> pd.DataFrame:
     """Return the trials only; see ``read``."""
-    folder = _existing(Path(folder))
+    folder = existing(Path(folder))
     return _undisturbed(folder, lambda: _trials_frame(folder, _trials(folder)[0]))
 
 
@@ -141,7 +142,7 @@ def read(folder: Path | str) -> Tables:
     Raises:
         UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
     """
-    folder = _existing(Path(folder))
+    folder = existing(Path(folder))
 
     def look() -> Tables:
         trials, best = _trials(folder)
@@ -210,21 +211,6 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     plain = {pa.int64(): "int64", pa.bool_(): "bool"}
     frame = table.to_pandas(types_mapper=nullable.get)
     return frame.astype({f.name: plain[f.type] for f in table.schema if not f.nullable and f.type in plain})
-
-
-def _existing(folder: Path) -> Path:
-    try:
-        if (folder / "trials").is_dir():
-            return folder
-    except OSError as error:  # a name that is too long, or a link to itself
-        raise UserError(f"{str(folder)[:200]}: {error.strerror}") from None
-    if folder.is_dir():
-        above = folder.parent if (folder.parent / "trials").is_dir() else None
-        hint = f"; did you mean {str(above)!r}?" if above else " (a results folder has a folder 'trials')"
-        raise UserError(f"{folder} holds no results{hint}")
-    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-    near = nearest(folder.name, siblings)
-    raise UserError(f"no such folder: {folder}" + (f"; did you mean {str(folder.parent / near)!r}?" if near else ""))
 
 
 def _undisturbed(folder: Path, look: Callable[[], T]) -> T:
