@@ -184,13 +184,13 @@ def record(draws: int) -> dict[str, Any]:
     return {"draws": draws, "rows": rows, "power": power, "rules": crossed_rules.tried(draws)}
 
 
-def write(found: dict[str, Any]) -> None:
+def write(found: dict[str, Any], path: Path = PATH) -> None:
     """Write the results, one row per line."""
     parts = []
     for name, value in found.items():
         rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if isinstance(value, list) else ""
         parts.append(f' "{name}": [\n{rows}\n ]' if rows else f' "{name}": {json.dumps(value)}')
-    PATH.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 if __name__ == "__main__":
