@@ -80,6 +80,7 @@ def parser() -> command_line.Parser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_plan(commands)
+    _add_answer(commands)
     _add_report(commands)
     _add_compare(commands)
     _add_list(commands)
@@ -167,6 +168,28 @@ def _add_plan(commands: Commands) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
     command.set_defaults(command=_plan, parser=command)
+
+
+def _add_answer(commands: Commands) -> None:
+    command = commands.add_parser(
+        "answer",
+        help="print which method to take: the cheapest one near the best",
+        description="Print which cell of a results folder to take: the cheapest one that is known to lie near the "
+        "best, for new seeds and new examples; or why that cannot be told, and what would decide it.",
+        examples=(
+            "peftbench answer results/quickstart",
+            "peftbench answer results/quickstart --within 5 --budget 32MiB --json",
+        ),
+    )
+    _completed(command.add_argument("results", metavar="RESULTS", help="a results folder"), command_line.folders)
+    command.add_argument(
+        "--within", metavar="POINTS", help="loss of score against the best cell that is tolerated (default: 2)"
+    )
+    command.add_argument("--budget", metavar="SIZE", help="training memory, like 16GiB, or device for this device's")
+    command.add_argument("--time", metavar="TIME", help="training time, like 90s, 30min or 2h")
+    command.add_argument("--task", metavar="NAME", help="score of one task (default: mean over tasks)")
+    command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
+    command.set_defaults(command=_answer)
 
 
 def _add_report(commands: Commands) -> None:
@@ -274,6 +297,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output) if arguments.output else None
     return results.report(place, output, arguments.format)
+
+
+def _answer(arguments: argparse.Namespace) -> int:
+    from peftbench.results import folder
+
+    place = folder.existing(Path(arguments.results))
+    from peftbench.commands import answer
+
+    asked = answer.Asked(arguments.within, arguments.budget, arguments.time, arguments.task)
+    return answer.command(place, asked, arguments.json)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

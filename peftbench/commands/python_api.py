@@ -156,6 +156,39 @@ def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> T
     )
 
 
+def answer(
+    folder: str | os.PathLike[str],
+    *,
+    within: float = 2.0,
+    budget: int | str | None = None,
+    time: float | str | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """Return which cell of a results folder to take: the cheapest one that is known to lie near the best.
+
+    Args:
+        folder: a results folder.
+        within: the loss against the best cell that is tolerated, in points of the score.
+        budget: training memory in bytes, a text like ``"16GiB"``, or ``"device"``; None for no limit.
+        time: training time in seconds, or a text like ``"2h"``; None for no limit.
+        task: score of one task; by default the mean over tasks.
+
+    Returns:
+        The record that ``peftbench answer --json`` prints. ``status`` is ``answer``, ``cannot_tell``, ``over_budget``
+        or ``refused``, ``cell_by_memory`` and ``cell_by_time`` are the answer, ``lines`` says it in words. Every number
+        has its unit in its name; what is not known is None.
+
+    Raises:
+        UserError: if an argument is wrong, the folder does not exist or holds no results, or its rows cannot stand in
+            one table.
+    """
+    from peftbench.commands.answer import Asked, question
+    from peftbench.report import answer as report
+
+    place = Path(folder)
+    return report.record(report.ask(place, question(place, Asked(within, _size(budget), time, task))))
+
+
 def compare_results(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Comparison:
     """Return what changed between two results folders.
 

@@ -143,15 +143,16 @@ class Results:
 
     def outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes]:
         """Return the outcomes of the finished cells by name; none at all if any of them has none stored."""
-        each = self._stored_outcomes(tasks)
+        each = self.stored_outcomes(tasks)
         known = {name: found for name, found in each.items() if isinstance(found, Outcomes)}
         return known if len(known) == len(each) else {}
 
     def without_outcomes(self, tasks: tuple[str, ...]) -> dict[str, str]:
         """Return the finished cells that have no outcomes, by name, with the reason."""
-        return {name: found for name, found in self._stored_outcomes(tasks).items() if isinstance(found, str)}
+        return {name: found for name, found in self.stored_outcomes(tasks).items() if isinstance(found, str)}
 
-    def _stored_outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes | str]:
+    def stored_outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes | str]:
+        """Return the outcomes of each finished cell by name, or the reason why it has none."""
         if tasks not in self._outcomes:
             stored = outcomes.read(self.trials, self.examples, tasks)
             self._outcomes[tasks] = {cell.name: stored[cell.summary.base, cell.summary.cell] for cell in self.finished}

@@ -14,7 +14,7 @@ import pytest
 from peftbench.report import page
 from peftbench.report.collect import MEAN, Results, collect, from_tables
 from peftbench.report.derived.significance import significance
-from peftbench.report.notes.significance import TIED, notes
+from peftbench.report.notes.significance import GOOD, notes
 from peftbench.report.tables import comparison, writers
 from peftbench.results.compare import compare
 from peftbench.results.store import write
@@ -38,15 +38,14 @@ def only(results: Results, *cells: str) -> Results:
     return again(results, results.trials["cell"].isin(cells))
 
 
-def test_a_score_has_the_interval_of_the_crossed_model_and_ties_are_marked(quickstart):
+def test_a_score_has_the_interval_of_the_crossed_model_and_no_mark(quickstart):
     table, known = comparison.table(quickstart), significance(quickstart)
     text = writers.write(table, "text")
     assert max(map(len, text.splitlines())) <= 120
     assert known.rankings.keys() == {*quickstart.tasks, MEAN}
     for row in table.rows:
-        for task, value in zip((*quickstart.tasks, MEAN), row.values[1:], strict=False):
-            tied = row.cell is not None and row.cell.name in known.rankings[task].ties
-            assert value.text.endswith(TIED) == (value.short or "").endswith(TIED) == tied
+        for value in row.values[1 : 2 + len(quickstart.tasks)]:
+            assert "*" not in value.text + (value.short or "")
             if row.cell is not None:
                 mean, _, low, high = value.raw
                 assert 0 <= low <= mean <= high <= 1
@@ -78,7 +77,8 @@ def test_without_outcomes_the_table_has_neither_marks_nor_intervals(quickstart):
     table = comparison.table(bare)
     assert significance(bare).rankings == {}
     text = writers.write(table, "text") + writers.write(table, "csv")
-    assert TIED not in text
+    assert GOOD not in text
+    assert "P(2)" not in text
     assert "new examples" not in text
     assert "_low" not in text
     assert "on_front" not in text

@@ -74,7 +74,7 @@ def coverage() -> str:
                 f"{100 * found['called_different']:.1f}" if same else "–",
             )
         )
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def power() -> str:
@@ -104,7 +104,7 @@ def power() -> str:
                 *("none" if count is None else f"{count:,}" for count in seeds),
             )
         )
-    return _table(head, lines)
+    return markdown(head, lines)
 
 
 def rules() -> str:
@@ -115,13 +115,14 @@ def rules() -> str:
     for rule in dict.fromkeys(rule for rule, _ in rows):
         each = [rows[rule, case] for case in cases]
         lines.append((rule, *(f"{100 * row['covered']:.1f} / {100 * row['false']:.1f}" for row in each)))
-    return _table(("rule", *cases), lines)
+    return markdown(("rule", *cases), lines)
 
 
 def _three(row: dict[str, Any]) -> bool:
     return bool(row["design"]["seeds"] == 3)
 
 
-def _table(head: tuple[str, ...], lines: Iterable[tuple[Any, ...]]) -> str:
+def markdown(head: tuple[str, ...], lines: Iterable[tuple[Any, ...]]) -> str:
+    """Return a table in Markdown, all columns but the first aligned on the right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in (head, rule, *lines))

@@ -1,4 +1,4 @@
-"""Intervals, ties with the best and minimum detectable difference of a table's scores.
+"""Intervals, differences from the best and minimum detectable difference of a table's scores.
 
 Everything here needs the stored outcomes of every example. Without them there is no ranking and no interval.
 """
@@ -50,11 +50,6 @@ class Significance:
         """Return a score with its interval; None if it is not known."""
         found = self.rankings.get(task)
         return found.scores.get(cell.name) if found else None
-
-    def tied(self, task: str, cell: Cell) -> bool:
-        """Whether a cell is not significantly different from the best, and no cell is significantly best."""
-        found = self.rankings.get(task)
-        return found is not None and cell.name in found.ties and found.significantly_best is None
 
     def best(self, task: str, cell: Cell) -> bool:
         """Whether a cell is significantly best."""

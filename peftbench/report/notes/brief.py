@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from peftbench.records.wording import plural
 from peftbench.report.collect import Results
+from peftbench.report.derived.answer import nearness
 from peftbench.report.derived.significance import Significance
 from peftbench.report.derived.unequal_settings import audit
 from peftbench.report.notes import failures, memory, outcomes, scores
-from peftbench.report.notes.significance import TIED
 from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 
 WIDTH = 100
@@ -49,14 +49,18 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
         yield f"No significance tests: {reason}."
         return
     best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
-    meaning = f"{TIED}: not significantly different from the best (Holm, p ≥ 0.05)"
+    near = nearness(results)
+    if not near:
+        yield f"Significantly best: {', '.join(best)}." if best else "No cell is significantly best."
+        return
+    within = f"{near.within:g}"
+    meaning = f"P(within {within}): probability of lying within {within} points of the best"
+    meaning += "; ✓: known to." if near.good else "; none is known to."
     if best:
-        yield f"{meaning}; significantly best: {', '.join(best)}."
-    elif found.sensitivity:
-        detectable = found.sensitivity.detectable
-        blind = "these results cannot tell methods apart, however large the difference"
-        yield f"{meaning}; {f'detectable (80 % power): {100 * detectable:.1f} points' if detectable < 1 else blind}."
-    yield f"{meaning}."
+        yield f"{meaning} Significantly best: {', '.join(best)}."
+    elif found.sensitivity and not found.sensitivity.detectable < 1:
+        yield f"{meaning} No difference, however large, could be told."
+    yield meaning
 
 
 def _caution(results: Results) -> Iterable[str]:

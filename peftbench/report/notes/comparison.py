@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from peftbench.report.collect import Results
+from peftbench.report.derived.answer import nearness
 from peftbench.report.derived.significance import Significance
 from peftbench.report.guarded import guarded
 from peftbench.report.notes import (
@@ -31,7 +32,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         ("seeds", lambda: (scores.seeds(results),)),
         ("metrics", lambda: (scores.metrics(results),)),
         ("ranking", lambda: ranking.notes(results)),
-        ("significance", lambda: significance.notes(found)),
+        ("significance", lambda: significance.notes(found, nearness(results))),
         ("missing trials", lambda: failures.missing(results)),
         ("failed trials", lambda: failures.failed(results)),
         ("losses that did not fall", lambda: outcomes.unlearned(results)),

@@ -1,25 +1,30 @@
-"""Notes on significance: what the mark means, which cells differ from full fine-tuning, what could be detected."""
+"""Notes on significance: cells near the best, cells like it, those that differ, what could be detected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from peftbench.records.wording import abridged, plural
 from peftbench.report.collect import MEAN
+from peftbench.report.derived.answer import Nearness
 from peftbench.report.derived.significance import Significance
 from peftbench.results.crossed_effects.planning import Sensitivity
 from peftbench.results.crossed_effects.ranking import Ranking
 
-TIED = "*"
-"""Marks a cell that is not significantly different from the best of its column."""
+GOOD = "✓"
+"""Marks a cell that is known to lie within the tolerated loss of the best."""
+_MOST_NAMED = 12
 
 
-def notes(found: Significance) -> Iterable[str]:
+def notes(found: Significance, near: Nearness | None = None) -> Iterable[str]:
     """Yield the notes on significance, and for which tasks there are no tests, and why."""
+    if near:
+        yield nearness(near)
     yield from _untested(found)
     yield from found.failures
     if found.headline not in found.rankings:
         return
-    yield _mark(found)
+    yield _like_best(found)
     yield from _against_reference(found.rankings[found.headline], found.headline)
     if found.sensitivity:
         yield sensitivity(found.sensitivity)
@@ -47,10 +52,31 @@ def scope(found: Significance) -> str:
     return "variation over test examples only: each cell has one seed"
 
 
-def _mark(found: Significance) -> str:
+def nearness(near: Nearness) -> str:
+    """Return what the column of probabilities means, and what its mark."""
+    within, cells = f"{near.within:g}", plural(len(near.probabilities), "cell")
+    meaning = (
+        f"P(within {within}), short P({within}): probability that a cell lies within {within} points of the best tuned "
+        "cell on the headline score, for new seeds and new examples."
+    )
+    if not near.good:
+        return f"{meaning} No cell is known to."
+    return f"{meaning} ✓: known to; among {cells}, that takes {100 * near.level:.1f} %."
+
+
+def _like_best(found: Significance) -> str:
+    """Return which cells cannot be distinguished from the best, which is not the same as being near it."""
+    ranking = found.rankings[found.headline]
+    on = f"the {MEAN}" if found.headline == MEAN else found.headline
+    others = [cell for cell in ranking.ties if cell != ranking.best]
     best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
-    winner = f"Significantly best: {', '.join(best)}" if best else "No cell is significantly best"
-    return f"{TIED}: not significantly different from the best of its column (Holm-adjusted p ≥ 0.05). {winner}."
+    winner = f" Significantly best: {', '.join(best)}." if best else ""
+    if not others:
+        return f"Every cell differs significantly from the best on {on} (Holm-adjusted p < 0.05).{winner}"
+    return (
+        f"Not distinguishable from the best on {on}, {ranking.best} (Holm-adjusted p ≥ 0.05), which does not mean as "
+        f"good: {abridged(others, _MOST_NAMED)}.{winner}"
+    )
 
 
 def _against_reference(found: Ranking, headline: str) -> Iterable[str]:

@@ -14,6 +14,7 @@ from peftbench.report.tables.table import Column, Table, Value
 _HEADS = {"trainable_parameters": "trainable\nparams"}
 """Columns with a longer head than in the whole table."""
 _COSTS = ("trainable_parameters", "peak_train_bytes_mean", "train_seconds_mean")
+_NEARNESS = "probability_within_"
 
 
 def text(results: Results) -> str:
@@ -25,7 +26,9 @@ def text(results: Results) -> str:
 
 
 def table(results: Results, tasks: bool = True) -> Table:
-    """Return the columns that decide: cell, scores, trainable parameters, peak memory, train time, seeds.
+    """Return the columns that decide.
+
+    They are cell, scores, nearness to the best, trainable parameters, peak memory, train time and seeds.
 
     Args:
         results: what is reported.
@@ -34,16 +37,23 @@ def table(results: Results, tasks: bool = True) -> Table:
     known = significance(results)
     full = comparison.without_notes(results, known)
     shown = [place for place, column in enumerate(full.columns) if _is_shown(column, results, tasks)]
-    columns = tuple(replace(c, short=_HEADS.get(c.raw[0], c.short)) for c in (full.columns[i] for i in shown))
+    columns = tuple(replace(c, short=_head(c)) for c in (full.columns[i] for i in shown))
     rows = [replace(row, values=tuple(_short(row.values[i], full.columns[i]) for i in shown)) for row in full.rows]
     said: tuple[str, ...] = guarded("the notes", lambda: notes.notes(results, known), lambda note: (note,))
     return Table(columns, tuple(rows), said)
 
 
+def _head(column: Column) -> str | None:
+    """Return a column's head over two lines; None for a column that is not shown."""
+    if column.raw[0].startswith(_NEARNESS):
+        return f"{column.title}, %".replace("(within ", "(within\n")
+    return _HEADS.get(column.raw[0], column.short)
+
+
 def _is_shown(column: Column, results: Results, tasks: bool) -> bool:
     if column.unit == "%" and column.raw[0].startswith("score_"):
         return tasks or column.title == MEAN
-    return column.raw[0] in ("cell", "seeds_ok", *_COSTS)
+    return column.raw[0] in ("cell", "seeds_ok", *_COSTS) or column.raw[0].startswith(_NEARNESS)
 
 
 def _short(value: Value, column: Column) -> Value:

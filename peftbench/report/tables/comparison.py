@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results
+from peftbench.report.derived.answer import Nearness, nearness
 from peftbench.report.derived.significance import COSTS, Significance, significance
 from peftbench.report.notes import comparison as notes
-from peftbench.report.notes.significance import TIED
+from peftbench.report.notes.significance import GOOD
 from peftbench.report.tables.table import Column, Row, Table, Value
 
 
@@ -57,7 +58,8 @@ def table(results: Results) -> Table:
     """Return the comparison table with its notes: a row per cell, then the rows of chance and majority.
 
     Scores are means over finished seeds with their standard deviation, none for a single seed. If the outcomes of all
-    examples are stored, the interval for new seeds and new examples follows, and ties with the best are marked.
+    examples are stored, the interval for new seeds and new examples follows, and a column has the probability that a
+    cell lies within 2 points of the best, with a mark where that is known.
     """
     known = significance(results)
     return replace(without_notes(results, known), notes=notes.notes(results, known))
@@ -68,7 +70,12 @@ def without_notes(results: Results, known: Significance) -> Table:
     pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
     if len(results.tasks) > 1:
         pairs.append(_score_column(MEAN, known))
-    pairs += [_parameters_column(), *(quantity.build(results.cells) for quantity in _QUANTITIES)]
+    near = nearness(results)
+    pairs += [
+        *([_nearness_column(near)] if near else []),
+        _parameters_column(),
+        *(quantity.build(results.cells) for quantity in _QUANTITIES),
+    ]
     pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
@@ -90,17 +97,29 @@ def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cel
 
     def fill(cell: Cell) -> Value:
         mean, sd = cell.mean(name), cell.sd(name)
-        text, found, mark = (
-            fmt.spread(mean, sd, 100),
-            known.estimate(task, cell),
-            TIED if known.tied(task, cell) else "",
-        )
+        text, found = fmt.spread(mean, sd, 100), known.estimate(task, cell)
         # without spaces, so that all columns fit a terminal's line
-        short = (fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")) + mark
+        short = fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")
         if found is None:
             return Value(text, (mean, sd), short, mean)
-        interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]{mark}"
+        interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         return Value(text + interval, (mean, sd, found.low, found.high), short, mean, known.best(task, cell))
+
+    return column, fill
+
+
+def _nearness_column(near: Nearness) -> tuple[Column, Callable[[Cell], Value]]:
+    within = f"{near.within:g}"
+    raw = (f"probability_within_{within}_points", f"good_enough_within_{within}_points")
+    column = Column(f"P(within {within})", "%", raw, f"P({within})\n%")
+
+    def fill(cell: Cell) -> Value:
+        share = near.probabilities.get(cell.name)
+        if share is None:
+            return Value(fmt.MISSING, (None, None))
+        good = cell.name in near.good
+        text = f"{100 * share:.0f}"
+        return Value(f"{text} {GOOD}" if good else text, (share, good), f"{text}{GOOD}" if good else text, share)
 
     return column, fill
 
@@ -150,7 +169,7 @@ def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> 
     values = [Value(kind, (kind, None, None, None), sort=kind)]
     known = False
     for column in columns[1:]:
-        task = column.title if column.unit == "%" else None
+        task = column.title if column.raw[0].startswith("score_") else None
         score = results.reference(kind, task) if task else None
         known = known or score is not None
         text = fmt.spread(score, None, 100) if task else ""

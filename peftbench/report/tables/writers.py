@@ -27,6 +27,7 @@ _TEX = {
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
     "–": "--",
+    "✓": r"$\surd$",
     "\n": " ",
     **{char: f"\\{char}" for char in "_%&#$"},
 }

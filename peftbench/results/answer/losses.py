@@ -46,7 +46,7 @@ class Size:
     draws: int = 4000
     """Drawn scores of each cell; fewer if there are more than 250 cells."""
     tables: int = 400
-    """Tables that are drawn for the level."""
+    """Tables that are drawn for the level; fewer if more than 50 cells may lie within the loss."""
     against: int = 1000
     """Draws with which each cell of these tables is judged."""
 
@@ -57,8 +57,10 @@ SEED = 0
 """Seed of the draws, so that the same results give the same probabilities."""
 SURE = 1 - LEVEL
 """Probability from which on a cell can be good enough."""
-_POSSIBLE, _MOST_POSSIBLE = 0.005, 200
+_POSSIBLE, _MOST_POSSIBLE = 0.005, 100
 """A cell may lie within a loss if it does, compared with the leader alone, with this probability; at most so many."""
+_MOST_TABLES = 20_000
+"""Tables times cells that are drawn for the level."""
 DISAGREEING = 3.0
 """Examples on which two cells disagree that are added to those observed."""
 _KNOTS = np.linspace(0.0, 6.0, 121).clip(1e-3)
@@ -82,6 +84,18 @@ class Losses:
     def leader(self) -> int:
         """Place of the cell with the highest measured score; the first of several equal ones."""
         return int(self.scores.argmax())
+
+    @property
+    def errors(self) -> Array32:
+        """Drawn minus measured scores (cells, draws)."""
+        return (self.drawn - self.scores[:, None]).astype(np.float32)
+
+    def near(self, within: float) -> NDArray[np.intp]:
+        """Return the places of the cells that may lie within a loss of the leader, the likeliest first, without it."""
+        possible = (self.scores[self.leader] - self.drawn <= within).mean(axis=1)
+        possible[self.leader] = 0.0
+        order = np.argsort(-possible, kind="stable")[:_MOST_POSSIBLE]
+        return np.asarray(order[possible[order] >= _POSSIBLE])
 
     def probability(self, within: float) -> Array:
         """Return the probability that each cell lies within a loss of the best cell.
@@ -113,6 +127,24 @@ class Losses:
         return np.asarray(probability >= self.level(within))
 
 
+@dataclass(frozen=True)
+class Variation:
+    """Variances of the cells' means, as arrays over cells."""
+
+    seeds: Array
+    """A of the crossed model, for each cell."""
+    residual: Array
+    """R of the crossed model, for each cell."""
+    uncertainty: Array
+    """Squares of A and R, each divided by its degrees of freedom, for each cell."""
+    examples: tuple[Array, ...]
+    """For each task the covariance (cells, cells) of the means over its examples, divided by their number."""
+    counts: tuple[int, ...]
+    """Number of examples of each task."""
+    bounded: NDArray[np.bool_]
+    """Whether all outcomes lie between 0 and 1, for each cell."""
+
+
 def losses(cells: Mapping[str, Outcomes], size: Size = Size()) -> Losses:
     """Return the losses of some cells against the best of them.
 
@@ -123,46 +155,57 @@ def losses(cells: Mapping[str, Outcomes], size: Size = Size()) -> Losses:
     Raises:
         ValueError: if there is no cell, one has a single seed, or cells differ in their number of examples.
     """
+    return from_variation(tuple(cells), np.asarray([cell.mean for cell in cells.values()]), variation(cells), size)
+
+
+def variation(cells: Mapping[str, Outcomes]) -> Variation:
+    """Return the variances of some cells' means; see ``losses``."""
     each = list(cells.values())
     if not each or min(cell.seeds for cell in each) < 2:
         raise ValueError("losses need cells of at least two seeds each")
     if len({cell.examples for cell in each}) != 1:
         raise ValueError("losses need the same examples in all cells")
-    scores = np.asarray([cell.mean for cell in each])
-    examples = _example_covariances(each)
+    parts, counts = [cell.seed_parts for cell in each], each[0].examples
+    seeds, residual = (np.asarray([sum(value for value, _ in one[place]) for one in parts]) for place in (0, 1))
+    uncertainty = [sum(value * value / freedom for term in one for value, freedom in term) for one in parts]
+    examples = []
+    for place, count in enumerate(counts):
+        means = np.stack([cell.by_example[place] for cell in each])
+        examples.append(np.atleast_2d(np.cov(means)) / count / len(counts) ** 2)
+    bounded = np.asarray([cell.bounded for cell in each])
+    return Variation(seeds, residual, np.asarray(uncertainty), tuple(examples), counts, bounded)
+
+
+def from_variation(names: tuple[str, ...], scores: Array, given: Variation, size: Size) -> Losses:
+    """Return the losses of cells whose scores and variances are known.
+
+    Args:
+        names: of the cells.
+        scores: of the cells, fractions of 1.
+        given: variances of the scores.
+        size: how much is drawn.
+    """
     leader = int(scores.argmax())
-    error, freedom = _from_leader(each, examples, leader)
-    correlation = _correlation(each, examples, leader)
-    drawn = _draw(scores, (error, freedom), correlation, min(size.draws, MOST_DRAWN // len(each)))
-    return Losses(tuple(cells), scores, drawn, size)
+    normal = np.random.default_rng(SEED).standard_normal((min(size.draws, MOST_DRAWN // len(names)), len(names)))
+    normal = normal @ factor(_correlation(given, leader)).T
+    each = zip(normal.T, *_from_leader(given, leader), strict=True)
+    drawn = scores[:, None] + np.stack([error * _student(one, float(freedom)) for one, error, freedom in each])
+    return Losses(names, scores, np.clip(drawn, -1e30, 1e30).astype(np.float32), size)
 
 
-def _example_covariances(cells: list[Outcomes]) -> list[Array]:
-    """Return for each task the covariance (cells, cells) of the cells' means over its examples."""
-    found = []
-    for place, count in enumerate(cells[0].examples):
-        means = np.stack([cell.by_example[place] for cell in cells])
-        found.append(np.atleast_2d(np.cov(means)) / count / len(cells[0].tasks) ** 2)
-    return found
-
-
-def _from_leader(cells: list[Outcomes], examples: list[Array], leader: int) -> tuple[Array, Array]:
+def _from_leader(given: Variation, leader: int) -> tuple[Array, Array]:
     """Return standard errors and degrees of freedom of the cells' differences from the leader, examples added.
 
     This is ``model.difference_parts`` of all of them at once; the leader has the standard error 0.
     """
-    parts = [cell.seed_parts for cell in cells]
-    a, r = (np.asarray([sum(value for value, _ in one[place]) for one in parts]) for place in (0, 1))
-    own = np.asarray([sum(value * value / freedom for term in one for value, freedom in term) for one in parts])
-    bounded = np.asarray([cell.bounded for cell in cells])
-    counts = cells[0].examples
-    b, uncertainty = np.zeros(len(cells)), own + own[leader]
-    for found, count in zip(examples, counts, strict=True):
+    b, uncertainty = np.zeros(len(given.seeds)), given.uncertainty + given.uncertainty[leader]
+    for found, count in zip(given.examples, given.counts, strict=True):
         difference = np.maximum(np.diag(found) + found[leader, leader] - 2 * found[leader], 0.0)
-        difference += (bounded & bounded[leader]) * added(counts, count)
+        difference += (given.bounded & given.bounded[leader]) * added(given.counts, count)
         b += difference
         uncertainty = uncertainty + difference**2 / (count - 1)
-    variance, freedom = judged(a + a[leader], b, r + r[leader], uncertainty)
+    a, r = (part + part[leader] for part in (given.seeds, given.residual))
+    variance, freedom = judged(a, b, r, uncertainty)
     variance[leader] = 0.0
     return np.sqrt(variance), freedom
 
@@ -174,16 +217,13 @@ def added(counts: tuple[int, ...], count: int) -> float:
 
 def _level(found: Losses, within: float) -> float:
     """Return ``Losses.level``."""
-    scores, drawn, leader = found.scores, found.drawn, found.leader
-    possible = (scores[leader] - drawn <= within).mean(axis=1)
-    possible[leader] = 0.0
-    order = np.argsort(-possible, kind="stable")[:_MOST_POSSIBLE]
-    near = order[possible[order] >= _POSSIBLE]
-    noise = (drawn - scores[:, None]).astype(np.float32)
+    near = found.near(within)
+    noise = found.errors
     level, count = SURE, len(near)
     while count > 1:
-        cells = noise[np.concatenate([[leader], near[:count]])]
-        level = max(level, _level_at_the_loss(cells[:, : found.size.tables], cells[:, -found.size.against :], within))
+        cells = noise[np.concatenate([[found.leader], near[:count]])]
+        tables = min(found.size.tables, _MOST_TABLES // count)
+        level = max(level, _level_at_the_loss(cells[:, :tables], cells[:, -found.size.against :], within))
         count //= 2
     return level
 
@@ -198,46 +238,42 @@ def _level_at_the_loss(errors: Array32, drawn: Array32, within: float) -> float:
     """
     scores = errors.copy()
     scores[1:] -= np.float32(within)
-    best = np.full((scores.shape[1], drawn.shape[1]), -np.inf, dtype=np.float32)
+    highest = probabilities(scores, drawn, within)[1:].max(axis=0)
+    return float(np.quantile(highest, SURE, method="higher"))
+
+
+def probabilities(scores: Array32, errors: Array32, within: float) -> Array:
+    """Return the probability (cells, tables) that each cell of each of many tables lies within a loss of its best.
+
+    Args:
+        scores: measured in each table (cells, tables).
+        errors: draws of what true scores are above them (cells, draws).
+        within: the loss, a fraction of 1.
+    """
+    best = np.full((scores.shape[1], errors.shape[1]), -np.inf, dtype=np.float32)
     own = np.empty_like(best)
-    for score, draws in zip(scores, drawn, strict=True):
+    for score, draws in zip(scores, errors, strict=True):
         np.maximum(best, np.add(score[:, None], draws, out=own), out=best)
     best -= np.float32(within + _ROUNDING)
-    highest = np.zeros(scores.shape[1], dtype=np.int64)
-    for score, draws in zip(scores[1:], drawn[1:], strict=True):
-        inside = np.count_nonzero(best <= np.add(score[:, None], draws, out=own), axis=1)
-        np.maximum(highest, inside, out=highest)
-    return float(np.quantile(highest / drawn.shape[1], SURE, method="higher"))
+    inside = [
+        np.count_nonzero(best <= np.add(score[:, None], draws, out=own), axis=1)
+        for score, draws in zip(scores, errors, strict=True)
+    ]
+    return np.stack(inside) / errors.shape[1]
 
 
-def _correlation(cells: list[Outcomes], examples: list[Array], leader: int) -> Array:
+def _correlation(given: Variation, leader: int) -> Array:
     """Return the correlation (cells, cells) of the differences from the leader; 0 where nothing varies."""
-    own = np.asarray([max(0.0, sum(a for a, _ in s) - sum(r for r, _ in e)) for s, e in (c.seed_parts for c in cells)])
-    total = np.sum(examples, axis=0)
+    own = np.maximum(given.seeds - given.residual, 0.0)
+    total = np.sum(given.examples, axis=0)
     covariance = total - total[:, [leader]] - total[[leader], :] + total[leader, leader] + own[leader] + np.diag(own)
     variance = np.diag(covariance).copy()
-    smallest = 1e-12 * float(variance.max(initial=0.0))
-    fixed = variance <= smallest
+    fixed = variance <= 1e-12 * float(variance.max(initial=0.0))
     variance[fixed] = 1.0
     found = covariance / np.sqrt(variance[:, None] * variance[None, :])
     found[fixed, :] = found[:, fixed] = 0.0
-    found[np.diag_indices(len(cells))] = 1.0
+    found[np.diag_indices(len(own))] = 1.0
     return np.asarray(found)
-
-
-def _draw(scores: Array, difference: tuple[Array, Array], correlation: Array, draws: int) -> Array32:
-    """Return drawn scores (cells, draws).
-
-    Args:
-        scores: measured scores of the cells.
-        difference: standard errors and degrees of freedom of their differences from the leader.
-        correlation: of these differences.
-        draws: how many.
-    """
-    normal = np.random.default_rng(SEED).standard_normal((draws, len(scores))) @ factor(correlation).T
-    each = zip(normal.T, *difference, strict=True)
-    drawn = scores[:, None] + np.stack([error * _student(one, float(freedom)) for one, error, freedom in each])
-    return np.clip(drawn, -1e30, 1e30).astype(np.float32)
 
 
 def _student(normal: Array, freedom: float) -> Array:

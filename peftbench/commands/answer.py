@@ -1,0 +1,97 @@
+"""``peftbench answer``: which cell of a results folder to take, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftbench.errors import UserError
+
+if TYPE_CHECKING:
+    from peftbench.results.answer.decision import Question
+
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h|d)\s*")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command; None where none is given."""
+
+    within: str | float | None = None
+    """The tolerated loss in points of the score; 2 if None."""
+    budget: str | None = None
+    """Training memory, like ``16GiB``, or ``device``."""
+    time: str | float | None = None
+    """Training time, like ``2h``, or seconds."""
+    task: str | None = None
+    """A task; the mean over tasks if None."""
+
+
+def command(folder: Path, asked: Asked, as_json: bool) -> int:
+    """Print the answer of a results folder and return the exit code, which is 0 for every answer.
+
+    Args:
+        folder: a results folder.
+        asked: the options.
+        as_json: whether to print a record for programs.
+
+    Raises:
+        UserError: if an option is wrong, or the folder holds no results.
+    """
+    from peftbench.report import answer as report
+
+    found = report.ask(folder, question(folder, asked))
+    print(json.dumps(report.record(found), indent=2) if as_json else report.text(found), end="\n" if as_json else "")
+    return 0
+
+
+def question(folder: Path, asked: Asked) -> Question:
+    """Return the question that options ask.
+
+    Raises:
+        UserError: if an option is wrong.
+    """
+    from peftbench.results.answer.decision import WITHIN, Question
+
+    points = WITHIN if asked.within is None else _points(asked.within)
+    size = None if asked.budget is None else _budget(folder, asked.budget)
+    return Question(points, size, None if asked.time is None else _seconds(asked.time), asked.task)
+
+
+def _points(given: str | float) -> float:
+    try:
+        found = float(given)
+    except (TypeError, ValueError):
+        found = 0.0
+    if not 0 < found <= 100:
+        raise UserError(f"--within: given {given!r}; allowed: a loss above 0 and up to 100 points of the score, like 2")
+    return found
+
+
+def _seconds(given: str | float) -> float:
+    """Return a time in seconds: ``90s``, ``30min``, ``2h`` or ``1.5d``; a number as it is."""
+    if isinstance(given, str):
+        found = _TIME.fullmatch(given)
+        value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    else:
+        value = float(given)
+    if not 0 < value < math.inf:
+        raise UserError(f"--time: given {given!r}; allowed: a training time like 90s, 30min or 2h")
+    return value
+
+
+def _budget(folder: Path, text: str) -> int:
+    """Return a memory budget in bytes; ``device`` is the memory of a device of the results' kind, on this machine."""
+    from peftbench.planner import memory_sizes
+    from peftbench.results import store
+
+    kind = "cpu"
+    if text == memory_sizes.DEVICE:
+        kinds = store.read_trials(folder)["device"].dropna().unique().tolist()
+        kind = str(kinds[0]) if kinds else kind
+    return memory_sizes.budget(text, kind)

@@ -1,0 +1,233 @@
+"""The answer of a folder of results to a question: which cell to take, and what it costs beside the score."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from peftbench.errors import UserError, unknown
+from peftbench.report.collect import MEAN, Cell, Results, read_json
+from peftbench.report.derived.inference import Measured, Ratio
+from peftbench.report.derived.retention import retained
+from peftbench.results.answer.decision import WITHIN, Candidate, Decision, Question, decide
+from peftbench.results.answer.losses import SURE, losses
+from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
+from peftbench.results.crossed_effects.model import Estimate, Outcomes
+
+Merge = Literal["yes", "no", "whole model"]
+FIRST_SEEDS = 3
+"""Seeds that are proposed if there is one."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a tuned cell costs; None for what was not measured."""
+
+    score: float | None
+    """Fraction of 1."""
+    peak_train_bytes: float | None
+    train_seconds: float | None
+    """Of the trials that were not measured on a busy machine."""
+    forgetting: Estimate | None
+    """Nats per token of general text."""
+    decode: Ratio | None
+    """Time between tokens relative to the base model's; never from a busy machine."""
+    merge: Merge | None
+    """Whether it can be merged into the base model's weights."""
+    checkpoint_bytes: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decision with what people want to know beside it."""
+
+    decision: Decision
+    task: str
+    costs: Mapping[str, Costs]
+    """By the name of the tuned cell."""
+    base_score: float | None
+    """Score of the untuned base model; None if there is none, or several bases."""
+    levels: Mapping[Literal["majority", "chance"], float | None]
+    """Score of the majority answer and of chance, fractions of 1."""
+    busy: BusyTrials | None
+    """Trials whose training was measured on a busy machine."""
+    seeds: int
+    """The most finished seeds of any tuned cell."""
+    command: str | None
+    """Command that runs the seeds that are missing; None if no seeds are, or the command of the run is not known."""
+    unfinished: tuple[str, ...]
+    """Tuned cells of which no trial ended ``ok``."""
+
+
+def answer(results: Results, question: Question | None = None, folder: Path | None = None) -> Answer:
+    """Return the answer to a question.
+
+    Args:
+        results: what is asked.
+        question: by default a loss of 2 points of the mean over tasks.
+        folder: where the results are, for the command that adds seeds.
+
+    Raises:
+        UserError: if the task is not one of the results', or a number of the question makes no sense.
+    """
+    asked = question or Question()
+    task = _task(results, asked)
+    asked_for = results.tasks if task == MEAN else (task,)
+    stored = results.stored_outcomes(asked_for) if asked_for else {}
+    costs = {cell.name: _costs(results, cell, task) for cell in results.tuned}
+    levels: dict[Literal["majority", "chance"], float | None] = {
+        "majority": results.reference("majority", task),
+        "chance": results.reference("chance", task),
+    }
+    decision = decide(tuple(_candidates(results, stored, costs)), asked, levels)
+    bases = [cell.mean(f"score_{task}") for cell in results.finished if cell.is_base]
+    seeds = max((len(cell.ok) for cell in results.tuned), default=0)
+    return Answer(
+        decision,
+        task,
+        costs,
+        bases[0] if len(bases) == 1 else None,
+        levels,
+        busy_trials(results.trials[[not _is_base(method) for method in results.trials["method"]]]),
+        seeds,
+        _command(results, decision, folder),
+        tuple(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
+    )
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near the tuned cells are to the best of them, for the comparison table."""
+
+    within: float
+    """The tolerated loss, points."""
+    level: float
+    """Probability from which on a cell is good enough."""
+    probabilities: Mapping[str, float]
+    """Of lying within the loss, by the cell's name; cells that cannot be judged are missing."""
+    good: frozenset[str]
+    """Names of the good enough cells."""
+
+
+def nearness(results: Results, within: float = WITHIN) -> Nearness | None:
+    """Return how near the cells are to the best on the headline score; None if fewer than two can be judged."""
+    name = f"nearness {within}"
+    if name not in results.memo:
+        results.memo[name] = _nearness(results, within)
+    found: Nearness | None = results.memo[name]
+    return found
+
+
+def _nearness(results: Results, within: float) -> Nearness | None:
+    stored = results.stored_outcomes(results.tasks) if results.tasks else {}
+    tuned = {cell.name: stored.get(cell.name) for cell in results.tuned}
+    judged = {name: one for name, one in tuned.items() if isinstance(one, Outcomes) and one.seeds > 1}
+    if len(judged) < 2:
+        return None
+    found = losses(judged)
+    shares, good = found.probability(within / 100), found.good_enough(within / 100)
+    return Nearness(
+        within,
+        found.level(within / 100) if good.any() else SURE,
+        dict(zip(found.names, map(float, shares), strict=True)),
+        frozenset(name for name, one in zip(found.names, good, strict=True) if one),
+    )
+
+
+def _task(results: Results, asked: Question) -> str:
+    if not 0 < asked.within <= 100:
+        raise UserError(f"within: given {asked.within:g}; allowed: a loss above 0 and up to 100 points")
+    headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
+    if asked.task is None or asked.task == headline:
+        return headline
+    if asked.task not in results.tasks:
+        raise UserError(unknown("task", asked.task, results.tasks))
+    return asked.task
+
+
+def _candidates(
+    results: Results, stored: Mapping[str, Outcomes | str], costs: Mapping[str, Costs]
+) -> Iterator[Candidate]:
+    bases = {cell.summary.base: stored.get(cell.name) for cell in results.finished if cell.is_base}
+    for cell in results.tuned:
+        own, base, paid = stored.get(cell.name), bases.get(cell.summary.base), costs[cell.name]
+        yield Candidate(
+            cell.name,
+            own if isinstance(own, Outcomes) else None,
+            paid.peak_train_bytes,
+            paid.train_seconds,
+            base if isinstance(base, Outcomes) else None,
+        )
+
+
+def _costs(results: Results, cell: Cell, task: str) -> Costs:
+    forgetting = {one.cell.name: one.change for one in _retained(results)}
+    rows = cell.ok.to_dict("records")
+    quiet = [row for row in rows if not _busy(row, "train")]
+    times = [row["train_seconds"] for row in quiet if row.get("train_seconds") == row.get("train_seconds")]
+    seconds = [float(time) for time in times if time is not None]
+    measured = tuple(one for row in rows if (one := read_json(row.get("inference_json"))))
+    calm = tuple(one for row in rows if not _busy(row, "inference") and (one := read_json(row.get("inference_json"))))
+    return Costs(
+        cell.mean(f"score_{task}"),
+        cell.mean("peak_train_bytes"),
+        statistics.fmean(seconds) if seconds else None,
+        forgetting.get(cell.name),
+        Measured(cell, calm).decode if calm else None,
+        _merge(cell, Measured(cell, measured)),
+        cell.mean("checkpoint_bytes"),
+    )
+
+
+def _retained(results: Results) -> Any:
+    if "retained" not in results.memo:
+        results.memo["retained"] = retained(results)
+    return results.memo["retained"]
+
+
+def _busy(row: Mapping[str, Any], of: Literal["train", "inference"]) -> bool:
+    share = waiting_share(row, of)
+    return share is not None and share > MOST_WAITING
+
+
+def _merge(cell: Cell, measured: Measured) -> Merge | None:
+    if cell.record is not None and cell.record.trains_base:
+        return "whole model"
+    if cell.mean("merged_decode_tokens_per_second") is not None:
+        return "yes"
+    return "no" if measured.reason("merge") else None
+
+
+def _is_base(method: str) -> bool:
+    from peftbench.methods import METHODS
+
+    return method in METHODS and not METHODS[method].trains
+
+
+def _command(results: Results, decision: Decision, folder: Path | None) -> str | None:
+    """Return the command that runs the seeds that a decision needs; None if it needs none."""
+    if decision.refusal == "single seed":
+        seeds: int | None = FIRST_SEEDS
+    else:
+        seeds = decision.needed.seeds if decision.needed and not decision.needed.examples else None
+    if seeds is None or results.grid is None:
+        return None
+    try:
+        words = shlex.split(results.grid.command)
+    except ValueError:
+        return None
+    kept, skip = [], False
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        drop = word == "--seeds" or (word == "--only" and after.startswith("seed="))
+        if not (skip or drop or word.startswith("--seeds=")):
+            kept.append(word)
+        skip = drop and not skip
+    kept += ["--seeds", str(seeds)]
+    suites = results.distinct("suite")
+    if folder is not None and [str(folder)] != [str(Path("results") / str(suite)) for suite in suites]:
+        kept += ["-o", str(folder)]
+    return " ".join(map(shlex.quote, kept))

@@ -1,0 +1,261 @@
+"""The answer in words: which method to take, what it costs, or why that cannot be told."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from peftbench.records import units as fmt
+from peftbench.records.wording import abridged, plural, series
+from peftbench.report.collect import MEAN
+from peftbench.report.derived.answer import Answer, Costs
+from peftbench.results.answer.decision import Refusal
+from peftbench.results.busy_machine import MOST_WAITING
+from peftbench.results.crossed_effects.model import Estimate
+
+WIDTH = 100
+"""Longest line in characters."""
+LINES = 8
+"""Most lines."""
+
+
+def lines(found: Answer) -> tuple[str, ...]:
+    """Return the answer as at most eight lines of at most 100 columns; a sentence that does not fit is left out.
+
+    A command may take more columns, because one that is cut could not be copied.
+    """
+    kept: list[str] = []
+    for sentence in sentences(found):
+        wrapped = textwrap.wrap(sentence, WIDTH, break_long_words=True, break_on_hyphens=False)
+        room = LINES - len(kept) - (found.command is not None)
+        if len(wrapped) <= room:
+            kept += wrapped
+    return (*kept, f"  {found.command}") if found.command else tuple(kept)
+
+
+def sentences(found: Answer) -> tuple[str, ...]:
+    """Return the answer as sentences, the most important first; the command that adds seeds is not among them."""
+    each = {"answer": _answered, "cannot tell": _undecided, "over budget": _over_budget, "refused": _refused}
+    return tuple(each[found.decision.status](found))
+
+
+def points(value: float) -> str:
+    """Return "2 points", "1 point" or "2.5 points"."""
+    text = f"{value:.1f}".removesuffix(".0") if value >= 0.1 else f"{value:g}"
+    return f"{text} point{'s' * (text != '1')}"
+
+
+def _answered(found: Answer) -> Iterator[str]:
+    decision = found.decision
+    name = decision.by_memory or decision.by_time or decision.good[0]
+    yield _taken(found, name)
+    yield _score(found, name)
+    yield from _times(found, name)
+    yield from _beside(found.costs[name])
+    if decision.base_within:
+        yield f"The untuned base model itself lies within {points(decision.question.within)} of the best."
+    if decision.fits_below_best is not None:
+        yield (
+            f"The best of all, {decision.best}, is not within the budget: the best that is, {decision.fits}, loses "
+            f"{_loss(decision.fits_below_best)}."
+        )
+    yield from _missing(found)
+
+
+def _taken(found: Answer, name: str) -> str:
+    decision, count = found.decision, len(found.decision.good)
+    within = f"within {points(decision.question.within)} of the best{_on(found)}"
+    if len(decision.judged) == 1:
+        return f"{name} is the only cell that can be judged, so nothing is compared with it."
+    if count == 1:
+        return f"Take {name}: the only cell{_limits(found)} that is known to lie {within}."
+    cells = f"the {count} cells{_limits(found)} that are known to lie {within}"
+    if decision.by_memory:
+        peak = fmt.memory(found.costs[name].peak_train_bytes)
+        return f"Take {name}: of {cells}, it needs the least memory ({peak})."
+    if decision.by_time:
+        return f"Take {name}: of {cells}, it trains fastest; their memory was not measured."
+    return f"Take any of {cells}: {abridged(decision.good, 4)}. Neither their memory nor all their times are known."
+
+
+def _score(found: Answer, name: str) -> str:
+    decision = found.decision
+    own = f"Score {_percent(found, name)}"
+    if name != decision.best:
+        own += f"; the best, {decision.best}, has {_percent(found, str(decision.best))}"
+    share = 100 * decision.probabilities[name]
+    cost = found.costs[name]
+    known = [f"Peak {fmt.memory(cost.peak_train_bytes)}"] if cost.peak_train_bytes is not None else []
+    known += (
+        [f"{'training' if known else 'Training'} {fmt.seconds(cost.train_seconds)}"]
+        if cost.train_seconds is not None
+        else []
+    )
+    known += (
+        [f"{'checkpoint' if known else 'Checkpoint'} {fmt.memory(cost.checkpoint_bytes)}"]
+        if cost.checkpoint_bytes is not None
+        else []
+    )
+    sure = f"P(within {decision.question.within:g}) is {share:.0f} %"
+    return f"{own}; {sure}. {', '.join(known)}." if known else f"{own}; {sure}."
+
+
+def _times(found: Answer, name: str) -> Iterator[str]:
+    decision = found.decision
+    if decision.by_time and decision.by_time != name:
+        other = found.costs[decision.by_time]
+        peak = "" if other.peak_train_bytes is None else f", {fmt.memory(other.peak_train_bytes)}"
+        yield f"By time it is {decision.by_time}: {fmt.seconds(other.train_seconds)}{peak}."
+    elif decision.by_time and len(decision.good) > 1 and decision.by_memory:
+        yield "It also trains fastest of them."
+    elif not decision.by_time:
+        yield _no_times(found)
+
+
+def _no_times(found: Answer) -> str:
+    if found.busy:
+        return (
+            f"Times are not compared: {found.busy.count} of {plural(found.busy.known, 'trial')} ran on a busy machine "
+            f"(threads waited for a CPU in more than {100 * MOST_WAITING:.0f} % of their time)."
+        )
+    return "Times are not compared: they were not measured for all of these cells."
+
+
+def _beside(cost: Costs) -> Iterator[str]:
+    """Yield what a cell costs beside score, memory and time."""
+    known = []
+    if cost.forgetting is not None:
+        change = cost.forgetting.value
+        known.append(f"{'forgets' if change >= 0 else 'gains'} {abs(change):.2f} nats/token of general text")
+    if cost.decode is not None:
+        known.append(f"decodes in {cost.decode.mean:.2f} times the base's time")
+    merge = {"yes": "can be merged", "no": "cannot be merged", "whole model": "has no adapter to merge"}
+    if cost.merge is not None:
+        known.append(merge[cost.merge])
+    if known:
+        yield f"It {series(known)}."
+
+
+def _undecided(found: Answer) -> Iterator[str]:
+    decision = found.decision
+    yield (
+        f"Cannot tell yet: no cell{_limits(found)} is known to lie within {points(decision.question.within)} of the "
+        f"best{_on(found)} for new seeds and new examples."
+    )
+    allowed = [(name, share) for name, share in decision.probabilities.items() if name in decision.allowed]
+    likely = sorted(allowed, key=lambda item: -item[1])[:3]
+    yield f"Likeliest to: {', '.join(f'{name} ({100 * share:.0f} %)' for name, share in likely)}."
+    yield from _shown(found)
+    yield from _missing(found)
+    yield from _needed(found)
+
+
+def _needed(found: Answer) -> Iterator[str]:
+    needed = found.decision.needed
+    if needed is None:
+        return
+    now = f"{plural(needed.examples_now, 'test example')}"
+    if needed.seeds is None:
+        yield f"More seeds and examples would hardly decide it (now {needed.seeds_now} seeds, {now})."
+    elif needed.examples:
+        yield (
+            f"No number of seeds would decide with {now}; about {needed.examples:,} examples and "
+            f"{needed.seeds} seeds would, in 80 % of cases."
+        )
+    else:
+        ends = ":" if found.command else "."
+        yield f"About {needed.seeds} seeds (now {needed.seeds_now}) would decide it in 80 % of cases{ends}"
+
+
+def _shown(found: Answer) -> Iterator[str]:
+    decision = found.decision
+    if decision.shown and decision.shown_within:
+        yield f"Known so far: {decision.shown} lies within {points(decision.shown_within)} of the best."
+
+
+def _over_budget(found: Answer) -> Iterator[str]:
+    decision, limits = found.decision, _limits(found)
+    if decision.fits is None:
+        known = [(cost.peak_train_bytes, name) for name, cost in found.costs.items() if cost.peak_train_bytes]
+        smallest = f": the smallest peak is {fmt.memory(min(known)[0])} ({min(known)[1]})" if known else ""
+        timed = [(cost.train_seconds, name) for name, cost in found.costs.items() if cost.train_seconds is not None]
+        if decision.question.time_seconds is not None and timed:
+            smallest += f"; the shortest training takes {fmt.seconds(min(timed)[0])} ({min(timed)[1]})"
+        yield f"No cell{limits}{smallest}."
+    else:
+        best = f"{decision.best} ({_percent(found, str(decision.best))})"
+        within = points(decision.question.within)
+        yield f"No cell{limits} is known to lie within {within} of the best{_on(found)}, {best}."
+    if decision.fits and decision.fits_below_best is not None:
+        yield (
+            f"The best that is, {decision.fits} ({_percent(found, decision.fits)}), loses "
+            f"{_loss(decision.fits_below_best)}."
+        )
+        yield from _beside(found.costs[decision.fits])
+    if found.busy and decision.question.time_seconds is not None:
+        yield _no_times(found)
+    yield from _missing(found)
+
+
+def _loss(below: Estimate) -> str:
+    return f"{points(-100 * below.value)} [{-100 * below.high:.1f}, {-100 * below.low:.1f}]"
+
+
+def _refused(found: Answer) -> Iterator[str]:
+    refusal = found.decision.refusal
+    assert refusal is not None
+    yield f"No answer: {_reason(found, refusal)}."
+    if refusal != "no outcomes":
+        yield from _missing(found)
+    if refusal == "single seed":
+        yield f"At least {plural(3, 'seed')} are needed{':' if found.command else '.'}"
+
+
+def _reason(found: Answer, refusal: Refusal) -> str:
+    best = max(found.costs, key=lambda name: found.costs[name].score or 0.0, default=None)
+    top = f" (best: {best}, {_percent(found, best)}" if best else " ("
+    if refusal == "not above base":
+        base = fmt.spread(found.base_score, None, 100)
+        return f"nothing is better than the untuned base model beyond noise{_on(found)}{top}; base: {base})"
+    if refusal in ("not above majority", "not above chance"):
+        kind = "majority" if refusal == "not above majority" else "chance"
+        what = "the majority answer" if kind == "majority" else "chance"
+        level = fmt.spread(found.levels[kind], None, 100)  # type: ignore[index]
+        return f"nothing is better than {what} beyond noise{_on(found)}{top}; {kind}: {level})"
+    return {
+        "no tuned cell": "no tuned cell has a finished trial",
+        "no outcomes": "the outcomes of single examples are missing (the folder examples/ of the results), so what new "
+        "examples would give is not known",
+        "single seed": "each cell has one finished seed, so what another seed would give is not known",
+        "no times": "a time budget needs times that were not measured on a busy machine, and there are none",
+    }[refusal]
+
+
+def _missing(found: Answer) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.decision.left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    if found.decision.refusal != "single seed":
+        for reason, names in reasons.items():
+            yield f"Not judged: {abridged(names, 3)} ({reason})."
+    if found.decision.without_memory and found.decision.by_memory:
+        yield f"Memory was not measured for {abridged(found.decision.without_memory, 3)}."
+    if found.unfinished:
+        yield f"No trial ended ok for {abridged(found.unfinished, 3)}."
+
+
+def _limits(found: Answer) -> str:
+    question, parts = found.decision.question, []
+    if question.budget_bytes is not None:
+        parts.append(fmt.memory(question.budget_bytes))
+    if question.time_seconds is not None:
+        parts.append(fmt.seconds(question.time_seconds))
+    return f" trained within {' and '.join(parts)}" if parts else ""
+
+
+def _on(found: Answer) -> str:
+    return "" if found.task == MEAN or found.decision.question.task is None else f" on {found.task}"
+
+
+def _percent(found: Answer, name: str) -> str:
+    return fmt.spread(found.costs[name].score, None, 100)
