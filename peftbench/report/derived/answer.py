@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from peftbench.errors import UserError, unknown
 from peftbench.report.collect import MEAN, Cell, Results, read_json
+from peftbench.report.derived.attempts import Attempts
 from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
+from peftbench.report.guarded import guarded
 from peftbench.results.answer.decision import WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
@@ -111,13 +113,21 @@ class Nearness:
     """Of lying within the loss, by the cell's name; cells that cannot be judged are missing."""
     good: frozenset[str]
     """Names of the good enough cells."""
+    failure: str = ""
+    """Why nothing could be computed; else empty."""
 
 
 def nearness(results: Results, within: float = WITHIN) -> Nearness | None:
     """Return how near the cells are to the best on the headline score; None if fewer than two can be judged."""
     name = f"nearness {within}"
     if name not in results.memo:
-        results.memo[name] = _nearness(results, within)
+
+        def failed(note: str) -> Nearness:
+            return Nearness(within, SURE, {}, frozenset(), note)
+
+        tries, what = Attempts(), f"the probability of lying within {within:g} points of the best"
+        made = guarded(what, lambda: tries.result(what, lambda: _nearness(results, within)), failed)
+        results.memo[name] = failed(tries.failures[0]) if tries.failures else made
     found: Nearness | None = results.memo[name]
     return found
 

@@ -50,7 +50,7 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
         return
     best = [f"{each.significantly_best} ({task})" for task, each in found.rankings.items() if each.significantly_best]
     near = nearness(results)
-    if not near:
+    if not near or near.failure:
         yield f"Significantly best: {', '.join(best)}." if best else "No cell is significantly best."
         return
     within = f"{near.within:g}"

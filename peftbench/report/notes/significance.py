@@ -54,6 +54,8 @@ def scope(found: Significance) -> str:
 
 def nearness(near: Nearness) -> str:
     """Return what the column of probabilities means, and what its mark."""
+    if near.failure:
+        return near.failure
     within, cells = f"{near.within:g}", plural(len(near.probabilities), "cell")
     meaning = (
         f"P(within {within}), short P({within}): probability that a cell lies within {within} points of the best tuned "

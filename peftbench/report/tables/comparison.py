@@ -72,7 +72,7 @@ def without_notes(results: Results, known: Significance) -> Table:
         pairs.append(_score_column(MEAN, known))
     near = nearness(results)
     pairs += [
-        *([_nearness_column(near)] if near else []),
+        *([_nearness_column(near)] if near and near.probabilities else []),
         _parameters_column(),
         *(quantity.build(results.cells) for quantity in _QUANTITIES),
     ]
