@@ -13,7 +13,7 @@ class Category(StrEnum):
     short: str
     """The heading in the terminal; categories that share one are added up there."""
     color: str
-    """The colour in figures, of ``report.figures.svg.AREA_COLORS``."""
+    """The colour in figures."""
     doc: str
     """What is counted, as the description of the column."""
 

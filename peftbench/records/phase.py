@@ -19,7 +19,7 @@ class Phase(StrEnum):
     bar: str
     """The segment of the time bars that the phase belongs to: seven colours can be distinguished, thirteen cannot."""
     color: str
-    """The colour of that segment, of ``report.figures.svg.AREA_COLORS``."""
+    """The colour of that segment."""
 
     def __new__(cls, name: str, own_work: bool, heading: str, bar: str, color: str) -> Phase:
         """Make a member whose value is its name."""

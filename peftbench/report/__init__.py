@@ -54,7 +54,10 @@ def publish(results_folder: str | Path, output: str | Path, format: str) -> tupl
     folder, target = Path(results_folder), Path(output)
     page.refuse_inside(folder, target)
     results = collect.collect(folder)
-    page.save(page.html(results) if format == "html" else _text(results, format), target)
+    if format == "html":
+        page.write(results, target)
+    else:
+        page.save(_text(results, format), target)
     return target, writers.write(comparison.table(results), "text")
 
 

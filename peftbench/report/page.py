@@ -1,10 +1,13 @@
-"""The page: one self-contained HTML file that opens offline and fetches nothing."""
+"""The page: one HTML file that opens offline and fetches nothing; of very many trials, details in files beside it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,14 +15,28 @@ from markupsafe import Markup
 
 from peftbench.errors import UserError
 from peftbench.report.collect import Results
-from peftbench.report.figures.svg import css_colors
-from peftbench.report.guarded import guarded
-from peftbench.report.notes import overview
-from peftbench.report.sections import SECTIONS, MadeSection, Section
+from peftbench.report.payload.assemble import payload
 from peftbench.results.learning_rate_search import FOLDER
 from peftbench.results.store.files import GRID
 from peftbench.results.store.schema import KINDS
 from peftbench.version import __version__
+
+LARGEST = 5_000_000
+"""Bytes of a page; what would exceed them is in files beside it, which are read when something is opened."""
+SCRIPTS = tuple(f"page_{name}.js" for name in ("data", "answer", "tips", "plot", "table", "trial", "sections", "start"))
+"""The page's own scripts, in their order."""
+SECTIONS = (
+    ("heat", "Rank by precision"),
+    ("ledger", "Memory at the training peak"),
+    ("curves", "Training loss"),
+    ("phases", "Time by phase"),
+    ("samples", "Samples side by side"),
+    ("search", "Learning-rate search"),
+    ("notes", "Notes on the numbers"),
+    ("settings", "Settings"),
+    ("environment", "Environment"),
+)
+"""What is folded on the page: name in the scripts, title."""
 
 
 def refuse_inside(results_folder: Path, output: Path) -> None:
@@ -54,8 +71,57 @@ def save(text: str, output: Path) -> None:
         raise UserError(f"cannot write the report {output}: {error.strerror or error}") from error
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page, and the files that must stand beside it."""
+
+    text: str
+    files: dict[str, str]
+    """By name, in the folder that the page names; none unless the results are very large."""
+
+
+def make(results: Results, folder: str) -> Page:
+    """Return the page: the same text for the same results.
+
+    Args:
+        results: what is reported.
+        folder: name of the folder beside the page for what would make it too large.
+    """
+    made = payload(results)
+    texts = {"core": made.core, **made.parts}
+    if sum(len(text.encode()) for text in texts.values()) + _own_size() <= LARGEST:
+        return Page(_render(results, made.core, made.parts, ""), {})
+    files = {f"{name}.js": f"peftbenchPart({json.dumps(name)},{text});\n" for name, text in made.parts.items()}
+    return Page(_render(results, made.core, {}, folder), files)
+
+
 def html(results: Results) -> str:
-    """Return the page as text: the same text for the same results. A section that cannot be made is a note."""
+    """Return the page as text, whatever its size."""
+    made = payload(results)
+    return _render(results, made.core, made.parts, "")
+
+
+def write(results: Results, output: Path) -> None:
+    """Write the page, and beside it the folder of its files if it has any.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    folder = output.with_name(f"{output.stem}.files")
+    made = make(results, folder.name)
+    if folder.is_dir():
+        for old in folder.glob("*.js"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+    for name, text in made.files.items():
+        save(text, folder / name)
+    if folder.is_dir() and not made.files:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    save(made.text, output)
+
+
+def _render(results: Results, core: str, parts: dict[str, str], files: str) -> str:
     environment = Environment(
         loader=PackageLoader("peftbench.report"),
         autoescape=True,
@@ -63,33 +129,36 @@ def html(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["breakable"] = breakable
-    made = [found for section in SECTIONS if (found := _made(section, results, environment))]
-    used = {f"#{found}" for section in made for found in re.findall(r"var\(--c([0-9a-f]{6})\)", section.body)}
     return environment.get_template("page.html.j2").render(
         version=__version__,
         suite=", ".join(map(str, results.distinct("suite"))),
         base=", ".join(map(str, results.distinct("base"))),
-        overview=guarded("the overview", lambda: overview.overview(results), str),
-        command=guarded("the command", lambda: overview.command(results), str),
-        sections=made,
-        colors=css_colors(used),
+        core=Markup(core),  # packed: nothing in it can be read as HTML
+        parts={name: Markup(text) for name, text in parts.items()},
+        files=files,
+        sections=SECTIONS,
+        scripts=SCRIPTS,
+        libraries=libraries(),
     )
 
 
-def _made(section: Section, results: Results, environment: Environment) -> MadeSection | None:
-    """Return a section as HTML; None if it is optional and there is nothing to show."""
+@cache
+def libraries() -> tuple[dict[str, Markup], ...]:
+    """Return the vendored libraries: script and licence of each, in the order of the record."""
+    folder = resources.files("peftbench.report") / "vendor"
+    record = json.loads((folder / "vendored.json").read_text(encoding="utf-8"))
+    return tuple(
+        {
+            part: Markup((folder / f"{each['name']}.{end}").read_text(encoding="utf-8"))
+            for part, end in (("script", "js"), ("licence", "LICENSE"))
+        }
+        for each in record
+    )
 
-    def body() -> Markup | None:
-        parts = {name: make(results) for name, make in section.parts.items()}
-        if section.optional and not next(iter(parts.values())):
-            return None
-        return Markup(environment.get_template(f"sections/{section.id}.html.j2").render(**parts))
 
-    found = guarded(section.heading, body, Markup('<p class="note">{}</p>').format)
-    return None if found is None else MadeSection(section.id, section.link, section.heading, found)
-
-
-def breakable(text: str) -> Markup:
-    """Escape a dotted or underscored name and let it break over lines after each part."""
-    return Markup("<wbr>").join(re.findall(r"[^._]*[._]?", text))
+@cache
+def _own_size() -> int:
+    """Return the bytes of a page without its data."""
+    templates = resources.files("peftbench.report") / "templates"
+    own = [each.read_text(encoding="utf-8") for each in templates.iterdir() if each.is_file()]
+    return sum(len(text.encode()) for text in [*own, *(text for each in libraries() for text in each.values())])

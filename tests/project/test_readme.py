@@ -6,7 +6,6 @@ import importlib
 import inspect
 import re
 
-import matplotlib
 import pytest
 
 import peftbench
@@ -36,8 +35,6 @@ def test_the_generated_parts_of_a_document_are_up_to_date(path):
 
 def test_the_picture_shows_the_page_of_the_committed_results():
     stored = reference.json.loads(reference.DIGEST.read_text())
-    if stored["matplotlib"] != matplotlib.__version__:
-        pytest.skip(f"the picture was drawn by matplotlib {stored['matplotlib']}")
     assert reference.page_digest() == stored, "run: python -m tools.docs.reference"
     assert reference.PICTURE.stat().st_size < 1_000_000
 

@@ -16,7 +16,7 @@ from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.phase import PARTS, UNTRACKED, UNTRACKED_BAR
-from peftbench.report.figures.svg import AREA_COLORS
+from peftbench.report.styles import AREAS
 from peftbench.runner import grid
 from peftbench.runner.executor import local
 from tests.support.results_factory import make_result
@@ -63,9 +63,9 @@ def test_every_memory_category_has_a_column_and_the_ledger_counts_all_of_them():
 
 
 def test_colours_are_of_the_palette_and_no_two_segments_of_a_bar_share_one():
-    assert [category.color for category in Category] == list(AREA_COLORS)
+    assert [category.color for category in Category] == list(AREAS)
     bars = dict.fromkeys((phase.bar, phase.color) for phase in Phase)
-    assert [color for _, color in (*bars, UNTRACKED_BAR)] == list(AREA_COLORS[: len(bars) + 1])
+    assert [color for _, color in (*bars, UNTRACKED_BAR)] == list(AREAS[: len(bars) + 1])
 
 
 @pytest.mark.parametrize("member", [*Phase, *Category])

@@ -1,20 +1,25 @@
-"""The page in a real browser, offline: light and dark, on a desk and on a phone."""
+"""The page in a real browser, offline: it is read and used as people do, and sends no request."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 import math
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peftbench.records import Result
+from peftbench.report import page as report_page
 from peftbench.report import render
 from peftbench.results.store import compact, open_for_run, write
-from tests.support.results_factory import TASKS, grid_results, make_wide
+from tests.support.results_factory import TASKS, grid_results, make_result, make_wide, store
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
@@ -24,55 +29,33 @@ ARGUMENTS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 SCREENS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
+EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
+SHOWN = "[...document.querySelectorAll('#table tbody tr td:first-child button')].map((cell) => cell.textContent)"
 
-OVERLAPS = """() => {
-  const found = [];
-  for (const svg of document.querySelectorAll("figure > svg")) {
-    const frame = svg.getBoundingClientRect();
-    const boxes = [...svg.querySelectorAll("text")].map((t) => [t.textContent.trim(), t.getBoundingClientRect()]);
-    boxes.forEach(([one, a], i) => {
-      if (a.right > frame.right + 2 || a.left < frame.left - 2) found.push(`${one} leaves its figure`);
-      for (const [other, b] of boxes.slice(i + 1)) {
-        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-        const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-        if (wide > 0.5 && high > 2.5) found.push(`${one} / ${other} in ${svg.getAttribute("aria-label")}`);
-      }
-    });
-  }
-  return found;
-}"""
-"""Texts of a figure that overlap (a line's box is taller than its letters: 2.5 pixels are let pass) or stick out."""
 
-COVERED = """() => {
-  const found = [];
-  for (const svg of document.querySelectorAll("figure > svg")) {
-    const marks = [...svg.querySelectorAll('[id*="-point"] use')].map((m) => m.getBoundingClientRect());
-    for (const text of svg.querySelectorAll("text")) {
-      const t = text.getBoundingClientRect();
-      const touching = marks.some((m) => Math.min(t.right, m.right) - Math.max(t.left, m.left) > 1
-        && Math.min(t.bottom, m.bottom) - Math.max(t.top, m.top) > 3);
-      if (touching) found.push(`${text.textContent.trim()} in ${svg.getAttribute("aria-label")}`);
-    }
-  }
-  return found;
-}"""
-"""Texts of a figure that a point's marker touches."""
+def column(place: int) -> str:
+    return f"[...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[{place}].textContent)"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the address of a page of a lively grid: noisy losses, phases, overlapping points."""
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a lively grid: noisy losses, phases, forgetting, drawn outcomes whose means are the scores."""
     folder = tmp_path_factory.mktemp("results") / "quickstart"
     open_for_run(folder, TASKS)
-    for result in grid_results(steps=120):
+    for result in grid_results(steps=120, examples=20):
         write(folder, _lively(result), TASKS)
     compact(folder)
-    return render(folder, folder.parent / "page.html").as_uri()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(grid: Path) -> str:
+    return render(grid, grid.parent / "page.html").as_uri()
 
 
 @pytest.fixture(scope="module")
 def wide_address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the address of a page of 86 cells, most of which score close to 100 % on one task."""
+    """Return the address of a page of 87 cells."""
     folder = make_wide(tmp_path_factory.mktemp("wide") / "grid", seeds=2, steps=20, examples=2)
     return render(folder, folder.parent / "page.html").as_uri()
 
@@ -84,7 +67,18 @@ def _lively(result: Result) -> Result:
     phases = {"start_seconds": 0.03, "attach_seconds": 0.1, "check_seconds": 0.2, "untracked_seconds": 0.3}
     losses = [0.6 + 2.5 * math.exp(-step.step / 20) + draw.gauss(0, 0.1) for step in result.steps]
     steps = tuple(dataclasses.replace(step, loss=loss) for step, loss in zip(result.steps, losses, strict=True))
-    return dataclasses.replace(result, row=dataclasses.replace(row, **phases), steps=steps)
+    values = {score.task: score.value for score in result.scores}
+    examples = tuple(
+        dataclasses.replace(
+            each, outcome=float(random.Random(f"{each.task} {each.index}").random() < values[each.task])
+        )
+        for each in result.examples
+    )
+    found = {t: [e.outcome for e in examples if e.task == t] for t in values}
+    scores = tuple(dataclasses.replace(s, value=sum(found[s.task]) / len(found[s.task])) for s in result.scores)
+    stored = json.dumps({score.task: vars(score) for score in scores})
+    row = dataclasses.replace(row, scores_json=stored, **phases)
+    return dataclasses.replace(result, row=row, steps=steps, scores=scores, examples=examples)
 
 
 @pytest.fixture(scope="module")
@@ -97,79 +91,67 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
-def opened(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
-    """Open the page and see, when the test is over, that nothing went wrong and nothing was fetched."""
-    yield from _open(browser, address, *request.param)
+@pytest.fixture
+def opening(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Return a function that opens an address; when the test is over, nothing went wrong and nothing was fetched."""
+    opened: list[tuple[Any, list[str], list[str], list[str]]] = []
+
+    def open_(address: str, scheme: str = "light", width: int = 1280, also: tuple[str, ...] = ()) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        page = context.new_page()
+        troubles: list[str] = []
+        requests: list[str] = []
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url.partition("#")[0]))
+        page.goto(address)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        opened.append((context, troubles, requests, [address.partition("#")[0], *also]))
+        return page
+
+    yield open_
+    for context, troubles, requests, expected in opened:
+        context.close()
+        assert troubles == []
+        assert [url for url in requests if not url.startswith("blob:")] == expected
 
 
 @pytest.fixture(params=SCREENS, ids=lambda screen: f"{screen[0]}-{screen[1]}")
-def wide(request: pytest.FixtureRequest, browser: Any, wide_address: str) -> Iterator[Any]:
-    """Open the page of 86 cells in the same way."""
-    yield from _open(browser, wide_address, *request.param)
+def everywhere(request: pytest.FixtureRequest, opening: Any, address: str) -> Any:
+    return opening(address, *request.param)
 
 
-def _open(browser: Any, address: str, scheme: str, width: int) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    page = context.new_page()
-    troubles: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(address)
-    yield page
-    context.close()
-    assert troubles == []
-    assert requests == [address]
+@pytest.fixture
+def opened(opening: Any, address: str) -> Any:
+    return opening(address)
 
 
-def test_nothing_overflows_the_page(opened: Any) -> None:
-    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    opened.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+# reading
 
 
-def test_no_text_of_a_figure_overlaps(opened: Any) -> None:
-    assert opened.evaluate("document.querySelectorAll('figure > svg text').length") > 200
-    assert opened.evaluate(OVERLAPS) == []
-    assert opened.evaluate(COVERED) == []
+def test_nothing_overflows_and_all_sections_open_everywhere(everywhere: Any) -> None:
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert everywhere.evaluate(fits)
+    names = everywhere.evaluate("[...document.querySelectorAll('details[data-section]')].map((d) => d.dataset.section)")
+    assert names == ["heat", "ledger", "curves", "phases", "samples", "notes", "settings", "environment"]
+    for name in names:
+        everywhere.click(f"details[data-section={name}] > summary")
+        what = "canvas" if name in ("heat", "ledger", "curves", "phases") else "p, dl, table"
+        everywhere.wait_for_selector(f"details[data-section={name}] :is({what})")
+    assert everywhere.locator(".trouble", has_text="Error").count() == 0
+    assert everywhere.evaluate(fits)
 
 
-@pytest.mark.slow
-def test_a_page_of_86_cells_can_be_read(wide: Any) -> None:
-    assert wide.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert wide.evaluate(OVERLAPS) == []
-    assert wide.evaluate(COVERED) == []
-    assert wide.locator("#ranks table.grid").count() == 7 * 8
-    labels = "[...document.querySelectorAll('#parameters figure:first-of-type svg text')].map((t) => t.textContent)"
-    assert "4" in [label.strip() for label in wide.evaluate(labels)]
-    longest = "Math.max(...[...document.querySelectorAll('section')].map((s) => s.offsetHeight / innerHeight))"
-    assert wide.evaluate(longest) < 12
+def test_the_page_is_short_and_the_answer_shorter(opened: Any) -> None:
+    assert opened.evaluate("document.documentElement.scrollHeight") <= 4 * 900
+    assert len(opened.inner_text("#answer-words").split()) <= 90
+    bottom = "document.getElementById('answer').getBoundingClientRect().bottom"
+    assert opened.evaluate(bottom) < 900
+    assert opened.evaluate("document.getElementById('plot').getBoundingClientRect().bottom") < 900
+    assert "±" not in opened.inner_text("body")
 
 
-def test_the_search_for_overlaps_finds_them(browser: Any, address: str) -> None:
-    page = browser.new_page()
-    page.goto(address)
-    halves = 2  # of the marker of a quantized cell, drawn one by one
-    assert page.locator('figure > svg [id*="-point"] use').count() == 6 * (11 + 2 * halves)
-    page.evaluate("""() => {
-      const put = (text, x, y) => {
-        text.removeAttribute("transform");
-        text.setAttribute("x", x);
-        text.setAttribute("y", y);
-      };
-      const [one, other] = document.querySelectorAll("figure > svg text");
-      [one, other].forEach((text) => put(text, 200, 100));
-      const mark = document.querySelector('figure > svg [id*="-point"] use');
-      put(mark.ownerSVGElement.querySelectorAll("text")[2], mark.getAttribute("x"), mark.getAttribute("y"));
-    }""")
-    assert len(page.evaluate(OVERLAPS)) == 1
-    assert len(page.evaluate(COVERED)) == 1
-    page.close()
-
-
-def test_text_and_figures_can_be_read_against_the_page(opened: Any) -> None:
+def test_text_can_be_read_against_the_page(everywhere: Any) -> None:
     script = """() => {
       const light = (color) => {
         const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
@@ -178,49 +160,346 @@ def test_text_and_figures_can_be_read_against_the_page(opened: Any) -> None:
       };
       const contrast = (a, b) => (Math.max(light(a), light(b)) + 0.05) / (Math.min(light(a), light(b)) + 0.05);
       const paper = getComputedStyle(document.body).backgroundColor;
-      const of = (query, property) => [...document.querySelectorAll(query)]
-        .map((e) => contrast(getComputedStyle(e)[property], paper));
+      const texts = [...document.querySelectorAll("p, td, th, td small, a, li, button.link, label, summary, .trouble")];
       return {
-        text: Math.min(...of("p, td, th, dt, dd, a, li, .mark, .trouble", "color")),
-        figure: Math.min(...of("figure > svg text", "fill")),
-        points: Math.min(...of('figure > svg [id*="-point"] use', "stroke")),
+        contrast: Math.min(...texts.map((e) => contrast(getComputedStyle(e).color, paper))),
+        size: Math.min(...texts.map((e) => parseFloat(getComputedStyle(e).fontSize))),
       };
     }"""
-    found = opened.evaluate(script)
-    assert found["text"] >= 4.5
-    assert found["figure"] >= 7
-    assert found["points"] >= 3
+    found = everywhere.evaluate(script)
+    assert found["contrast"] >= 4.5
+    assert found["size"] >= 11
 
 
-def test_the_comparison_sorts_and_filters(opened: Any) -> None:
-    head = opened.locator("#compare thead th", has_text="judge")
-    scores = "[...document.querySelectorAll('#compare tbody tr')].map((row) => row.cells[3].dataset.sort)"
-    head.locator("button").click()
-    assert head.get_attribute("aria-sort") == "descending"
-    shown = opened.evaluate(scores)
-    known = [float(value) for value in shown[:-2] if value]
-    assert known == sorted(known, reverse=True)
-    assert shown[len(known) : -2] == [""]
-    head.locator("button").press("Enter")
-    assert head.get_attribute("aria-sort") == "ascending"
-    again = [float(value) for value in opened.evaluate(scores)[:-2] if value]
-    assert again == sorted(known)
-    opened.fill("#filter", "lora fp32")
-    assert opened.locator("#compare tbody tr.cell:visible").count() == 3
-    assert opened.locator("#compare tbody tr.reference:visible").count() == 2
-    assert opened.inner_text("#shown") == "3 of 15 cells"
+def test_the_table_has_the_eight_default_columns_best_first(opening: Any, grid: Path, address: str) -> None:
+    page = opening(address)
+    heads = [head.strip().split("\n")[0] for head in page.locator("#table thead th").all_inner_texts()]
+    assert heads == ["cell", "score", "within 2 of best", "peak memory", "train time", "tokens/s"]  # others: not known
+    scores = [float(text.split()[0]) for text in page.evaluate(column(1)) if text != "–"]
+    assert scores == sorted(scores, reverse=True)
+    assert page.evaluate(column(1))[len(scores) :] == ["–"]
+    assert page.evaluate(SHOWN)[-1] == "full fine-tuning nf4"
+    assert page.locator("#status .warn").all_inner_texts() == ["trials 39 of 43 ok, 3 unsupported, 1 failed"]
+    assert "made up to be oom" in page.inner_text("#warnings")
 
 
-def test_the_theme_can_be_switched(opened: Any) -> None:
+def test_the_theme_can_be_switched(everywhere: Any) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
-    before, name = opened.evaluate(paper), opened.inner_text("#theme")
-    opened.click("#theme")
-    assert opened.evaluate(paper) != before
-    assert opened.inner_text("#theme") != name
-    opened.click("#theme")
-    assert opened.evaluate(paper) == before
+    before, name = everywhere.evaluate(paper), everywhere.inner_text("#theme")
+    everywhere.click("#theme")
+    assert everywhere.evaluate(paper) != before
+    assert everywhere.inner_text("#theme") != name
+    everywhere.click("#theme")
+    assert everywhere.evaluate(paper) == before
 
 
-def test_model_text_does_not_run(opened: Any) -> None:
-    assert opened.evaluate("document.scripts.length") == 1
-    assert "<script>" in opened.inner_text("#samples")
+def test_definitions_are_tooltips_of_the_headings(opened: Any) -> None:
+    opened.hover("#table thead th >> text=peak memory")
+    assert "peak" in opened.inner_text("#tip")
+    opened.keyboard.press("Escape")
+    assert opened.locator("#tip").is_hidden()
+
+
+def test_the_printed_page_has_every_column_and_row(opened: Any, tmp_path: Path) -> None:
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    opened.emulate_media(media="print")
+    opened.set_viewport_size({"width": 1040, "height": 700})  # A4 landscape between the margins
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert opened.evaluate(SHOWN.replace("td:first-child button", "td:last-child"))
+    assert opened.locator("#table tbody tr:visible").count() == 15
+    assert len(opened.pdf(prefer_css_page_size=True)) > 10_000
+
+
+# using
+
+
+def test_inputs_recompute_the_answer(opened: Any) -> None:
+    before = opened.inner_text("#answer-words")
+    share = [float(text.strip("<>")) for text in opened.evaluate(column(2)) if text != "–"]
+    opened.fill("#within", "30")
+    assert "Take" in opened.inner_text("#answer-words")
+    assert opened.inner_text("#answer-words") != before
+    more = [float(text.strip("<>")) for text in opened.evaluate(column(2)) if text != "–"]
+    assert all(new >= old for new, old in zip(more, share, strict=True))
+    assert max(more) == 100
+    assert "within 30 of best" in opened.inner_text("#table thead")
+    opened.fill("#budget", "3 MiB")
+    assert "QLoRA" in opened.inner_text("#answer-words") or "LoRA" in opened.inner_text("#answer-words")
+    opened.fill("#budget", "1 KiB")
+    assert "budget" in opened.inner_text("#answer-words")
+    now = opened.inner_text("#answer-words")
+    opened.fill("#budget", "a lot")
+    assert opened.get_attribute("#budget", "aria-invalid") == "true"
+    assert opened.inner_text("#answer-words") == now
+    opened.fill("#budget", "")
+    opened.select_option("#task", label="judge")
+    assert "judge" in opened.inner_text("#answer-words")
+
+
+def test_probabilities_are_shares_of_the_embedded_draws(opened: Any) -> None:
+    script = """() => {
+      const data = JSON.parse(document.getElementById("data").textContent);
+      const score = data.scores[0];
+      const raw = Uint8Array.from(atob(score.draws.data), (c) => c.charCodeAt(0)).map((v) => v);
+      const value = (k, i) => {
+        const step = raw[k * score.draws.n + i];
+        return score.mean[score.draws.cells[k]] + score.draws.step[k] * (step > 127 ? step - 256 : step);
+      };
+      const found = {};
+      const all = score.draws.cells.map((_, k) => k);
+      for (const k of all) {
+        let good = 0;
+        for (let i = 0; i < score.draws.n; i += 1) {
+          if (Math.max(...all.map((o) => value(o, i))) - value(k, i) <= 0.02 + 1e-9) good += 1;
+        }
+        found[data.cells.name[score.draws.cells[k]]] = 100 * good / score.draws.n;
+      }
+      return found;
+    }"""
+    expected = opened.evaluate(script)
+    shown = dict(zip(opened.evaluate(SHOWN), opened.evaluate(column(2)), strict=True))
+    assert len(expected) == 13
+    for name, share in expected.items():
+        text = shown[name]
+        assert (
+            text == "<1" if 0 < share < 1 else text == ">99" if 99 < share < 100 else abs(float(text) - share) <= 0.51
+        )
+
+
+def test_a_mark_of_the_plot_tells_everything_and_opens_its_cell(opened: Any) -> None:
+    x, y = _mark(opened, "LoRA r=8 int8")
+    opened.mouse.move(x, y)
+    text = opened.inner_text("#tip")
+    for part in ("LoRA r=8 int8", "score", "peak memory", "train time", "tokens/s", "checkpoint"):
+        assert part in text
+    opened.mouse.click(x, y)
+    assert opened.inner_text("#trial-title") == "LoRA r=8 int8"
+
+
+def _mark(page: Any, name: str) -> tuple[float, float]:
+    """Find a mark of the plot by moving the mouse over it, on a grid, as the canvas has no elements."""
+    box = page.locator("#plot canvas").bounding_box()
+    for y in range(int(box["y"]) + 5, int(box["y"] + box["height"]) - 30, 7):
+        for x in range(int(box["x"]) + 60, int(box["x"] + box["width"]) - 5, 7):
+            page.mouse.move(x, y)
+            if page.locator("#tip").is_visible() and page.inner_text("#tip").startswith(name):
+                return x, y
+    raise AssertionError(f"no mark of {name}")
+
+
+def test_brushing_the_plot_filters_the_table(opened: Any) -> None:
+    box = opened.locator("#plot canvas").bounding_box()
+    opened.mouse.move(box["x"] + 70, box["y"] + 10)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 60, steps=4)
+    opened.mouse.up()
+    opened.wait_for_selector("#clear-brush:visible")
+    some = opened.evaluate(SHOWN)
+    assert 0 < len(some) < 15
+    assert f"{len(some)} cells of 15" in opened.inner_text(".dt-info")
+    opened.click("#clear-brush")
+    assert len(opened.evaluate(SHOWN)) == 15
+
+
+def test_the_plot_shows_a_cost_of_ones_choice(opened: Any) -> None:
+    before = opened.locator("#plot canvas").screenshot()
+    costs = opened.locator("#cost option").all_inner_texts()
+    assert costs == ["peak memory", "train time", "trainable parameters", "checkpoint"]
+    opened.select_option("#cost", label="trainable parameters")
+    assert opened.locator("#plot canvas").screenshot() != before
+    assert "cost=trainable_parameters" in opened.url
+
+
+def test_columns_are_chosen(opened: Any) -> None:
+    opened.click("#columns summary")
+    boxes = opened.locator("#columns input")
+    assert boxes.count() > 25
+    assert opened.locator("#columns input:checked").count() == 3
+    opened.check("#columns label:has-text('checkpoint') input")
+    opened.uncheck("#columns label:text-is(' tokens/s') input")
+    heads = " ".join(opened.locator("#table thead th").all_inner_texts())
+    assert "checkpoint" in heads
+    assert "tokens/s" not in heads
+    assert "checkpoint_bytes" in opened.url
+
+
+def test_the_table_sorts_by_mouse_and_keys_with_unknown_values_last(opened: Any) -> None:
+    head = opened.locator("#table thead th", has_text="peak memory")
+    head.locator(".dt-column-order").click()
+    peaks = opened.evaluate(column(3))
+    known = [float(text) for text in peaks if text != "–"]
+    assert known == sorted(known)
+    assert peaks[len(known) :] == ["–", "–"]
+    head.locator("[role=button]").focus()
+    opened.keyboard.press("Enter")
+    peaks = opened.evaluate(column(3))
+    assert [float(text) for text in peaks if text != "–"] == sorted(known, reverse=True)
+    assert peaks[len(known) :] == ["–", "–"]
+    assert "sort=peak_train_bytes%2Cdesc" in opened.url
+
+
+def test_the_table_is_filtered_by_words_method_rank_and_precision(opened: Any) -> None:
+    opened.fill("#search", "lora fp32")
+    assert sorted(opened.evaluate(SHOWN)) == ["LoRA r=2 fp32", "LoRA r=32 fp32", "LoRA r=8 fp32"]
+    opened.fill("#search", "")
+    opened.select_option("#filter-method", label="LoRA")
+    opened.select_option("#filter-rank", label="8")
+    assert sorted(opened.evaluate(SHOWN)) == ["LoRA r=8 bf16", "LoRA r=8 fp32", "LoRA r=8 int8"]
+    opened.select_option("#filter-precision", label="int8")
+    assert opened.evaluate(SHOWN) == ["LoRA r=8 int8"]
+    assert "1 cells of 15" in opened.inner_text(".dt-info")
+
+
+@pytest.mark.parametrize("format", ["csv", "md", "tex"])
+def test_what_is_shown_can_be_downloaded_and_copied(opening: Any, address: str, format: str) -> None:
+    page = opening(f"{address}#method=LoRA&sort=peak_train_bytes,asc")
+    names = page.evaluate(SHOWN)
+    page.click("text=Copy or download")
+    with page.expect_download() as waiting:
+        page.click(f"[data-export={format}][data-how=download]")
+    assert waiting.value.suggested_filename == f"quickstart.{format}"
+    text = Path(waiting.value.path()).read_text(encoding="utf-8")
+    page.click(f"[data-export={format}][data-how=copy]")
+    page.wait_for_selector("text=copied")
+    lines = text.splitlines()
+    if format == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["cell"] for row in rows] == names
+        peaks = [float(row["peak_train_bytes"]) for row in rows]
+        assert peaks == sorted(peaks)
+        assert all(float(row["score_low"]) <= float(row["score_mean"]) <= float(row["score_high"]) for row in rows)
+    elif format == "md":
+        assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == names
+        assert len({line.count("|") for line in lines}) == 1
+    else:
+        body = [line for line in lines if line.endswith(r"\\")]
+        assert [line.split(" & ")[0] for line in body[1:]] == names
+        assert text.count("\\begin{") == text.count("\\end{") == 1
+        assert r"(\%)" in body[0]
+
+
+def test_the_address_keeps_what_was_chosen(opening: Any, address: str) -> None:
+    page = opening(address)
+    page.fill("#within", "5")
+    page.select_option("#task", label="compute")
+    page.select_option("#filter-precision", label="fp32")
+    page.locator("#table thead th", has_text="train time").locator(".dt-column-order").click()
+    again = opening(page.url)
+    for what in (SHOWN, column(1), "document.getElementById('answer-words').textContent"):
+        assert again.evaluate(what) == page.evaluate(what)
+    assert again.input_value("#within") == "5"
+    assert again.locator("#task option:checked").inner_text() == "compute"
+    odd = opening(f"{address}#task=99&cost=none&columns=nothing&sort=x,y&open=no&within=-1")
+    assert len(odd.evaluate(SHOWN)) == 15
+
+
+def test_a_row_opens_its_trials_with_everything_that_is_stored(opened: Any) -> None:
+    opened.locator("#table tbody tr", has_text="LoRA r=8 int8").locator("td").nth(3).click()
+    assert opened.inner_text("#trial-title") == "LoRA r=8 int8"
+    assert opened.locator("#trial select option").all_inner_texts() == [f"seed {n} (ok)" for n in range(3)]
+    command = "peftbench run quickstart --only method=lora --only rank=8 --only precision=int8"
+    assert f"{command} --seeds 0, --fresh" in opened.inner_text("#trial")
+    opened.wait_for_selector("#trial .chart canvas")
+    for title, part in (
+        ("All numbers", "trainable parameters"),
+        ("Memory ledger", "base weights"),
+        ("Samples", "prompt"),
+        ("Settings", "train.learning_rate"),
+        ("Environment", "packages.torch"),
+    ):
+        opened.click(f"#trial summary:has-text('{title}')")
+        opened.wait_for_function("(part) => document.getElementById('trial').innerText.includes(part)", arg=part)
+    opened.select_option("#trial select", label="seed 1 (ok)")
+    assert "--seeds 1, --fresh" in opened.inner_text("#trial")
+    assert "open=" in opened.url
+    opened.keyboard.press("Escape")
+    opened.wait_for_function("!document.getElementById('trial').open")
+    assert "open=" not in opened.url
+
+
+def test_a_failed_trial_tells_its_message(opened: Any) -> None:
+    opened.click("#table button:text-is('full fine-tuning fp32')")
+    opened.select_option("#trial select", label="seed 2 (oom)")
+    assert "in train: made up to be oom" in opened.inner_text("#trial")
+
+
+def test_the_page_is_used_by_keys_alone(opened: Any) -> None:
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.className") == "skip"
+    opened.focus("#table tbody tr td button")
+    opened.keyboard.press("Enter")
+    assert opened.evaluate("document.getElementById('trial').open")
+    opened.keyboard.press("Escape")
+    assert not opened.evaluate("document.getElementById('trial').open")
+
+
+def test_on_a_phone_rows_fold_into_labelled_values(opening: Any, address: str) -> None:
+    page = opening(address, "light", 390)
+    row = page.locator("#table tbody tr").first
+    assert row.evaluate("(row) => getComputedStyle(row).display") == "grid"
+    label = "(cell) => getComputedStyle(cell, '::before').content"
+    assert row.locator("td").nth(3).evaluate(label) == '"peak memory (MiB)"'
+    assert page.evaluate("Math.max(...[...document.querySelectorAll('#table td')].map((t) => t.scrollWidth))") <= 390
+
+
+# safe and large
+
+
+def test_texts_of_models_and_suites_do_not_run(opening: Any, tmp_path: Path) -> None:
+    scores = {"judge": 0.5, EVIL: 0.5}
+    settings = json.dumps({"method": "lora", "train": {"note": EVIL}})
+    made = []
+    for rank in (4, 8):
+        row = make_result(
+            f"lora r={rank} {EVIL}",
+            rank=rank,
+            scores=scores,
+            settings_json=settings,
+            environment_json=json.dumps({EVIL: EVIL}),
+        )
+        examples = tuple(dataclasses.replace(e, prompt=EVIL, prediction=EVIL, target=EVIL) for e in row.examples)
+        made.append(dataclasses.replace(row, examples=examples))
+    made.append(make_result("full fp32", "full", "fp32", None, status="error", message=EVIL))
+    made = [dataclasses.replace(r, row=dataclasses.replace(r.row, suite=EVIL, base=EVIL)) for r in made]
+    folder = store(tmp_path / "r", *made, tasks=("judge", EVIL))
+    page = opening(render(folder, tmp_path / "page.html").as_uri())
+    for name in page.evaluate("[...document.querySelectorAll('details[data-section]')].map((d) => d.dataset.section)"):
+        page.click(f"details[data-section={name}] > summary")
+    page.select_option("#task", index=2)
+    page.click("#columns summary")
+    page.keyboard.press("Escape")
+    page.hover("#table thead th >> nth=1")
+    page.locator("#table tbody tr button.link").first.click()
+    for summary in page.locator("#trial summary").all():
+        summary.click()
+    page.wait_for_timeout(300)
+    assert EVIL in page.inner_text("#trial")
+    assert EVIL in page.inner_text("h1")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+
+
+def test_details_are_read_from_files_beside_a_large_page(
+    opening: Any, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_page, "LARGEST", 1000)
+    output = render(grid, tmp_path / "100 % of it#.html")
+    address = output.as_uri()
+    beside = (tmp_path / "100 % of it#.files").as_uri()
+    page = opening(address, also=(f"{beside}/curves-0.js", f"{beside}/settings.js"))
+    page.click("#table button:text-is('LoRA r=8 int8')")
+    page.wait_for_selector("#trial .chart canvas")
+    page.click("#trial summary:has-text('Settings')")
+    page.wait_for_selector("#trial dt:has-text('learning_rate')")
+
+
+@pytest.mark.slow
+def test_a_page_of_87_cells_is_paged_and_stays_short(opening: Any, wide_address: str) -> None:
+    page = opening(wide_address)
+    assert page.locator("#table tbody tr").count() == 20
+    assert page.evaluate("document.documentElement.scrollHeight") <= 4 * 900
+    page.click(".dt-paging-button:has-text('2')")
+    assert page.locator("#table tbody tr").count() == 20
+    page.click("details[data-section=heat] > summary")
+    page.wait_for_selector("details[data-section=heat] canvas")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from peftbench import cli, report
-from peftbench.report import collect, guarded, page, sections
+from peftbench.report import collect, guarded, page
 from peftbench.report.derived import significance
-from peftbench.report.notes import brief, data_read, overview
+from peftbench.report.notes import brief, data_read, outcomes, overview
+from peftbench.report.payload import columns, details, scores
+from peftbench.report.payload import overview as payload_overview
 from peftbench.report.tables import inference, retention
+from peftbench.report.tables import settings as tables_settings
+from tests.support.page_data import PageData
 from tests.support.results_factory import make_grid
 
 MISTAKE = "This is a mistake in peftbench; PEFTBENCH_TRACEBACK=1 shows where."
@@ -36,54 +38,39 @@ def fail(*_):
     raise KeyError("made up\nin two <lines>")
 
 
-def broken(section):
-    """A section of which the last part fails."""
-    return dataclasses.replace(section, parts={**section.parts, list(section.parts)[-1]: fail})
+PIECES = {
+    "curves": (details, "curves", "the training losses"),
+    "ledgers": (details, "ledgers", "the memory ledgers"),
+    "settings": (details, "settings", "the settings of trials"),
+    "environments": (details, "environments", "the environments of trials"),
+    "samples": (details, "samples", "the samples"),
+    "draws": (scores, "joint_draws", "scores on mean over tasks"),
+    "metrics": (columns, "task_metrics", "columns of other metrics"),
+    "forgetting": (columns.retention, "retained", "columns of forgetting"),
+    "status": (payload_overview, "status", "the state of the results"),
+    "failures": (payload_overview, "troubles", "the failures"),
+    "audit": (tables_settings, "audit", "the settings"),
+    "environment": (tables_settings, "environment", "the environment"),
+    "search": (payload_overview.search, "table", "the learning-rate search"),
+    "overview": (overview, "overview", "the overview"),
+    "command": (overview, "command", "the command"),
+    "notes": (data_read, "notes", "notes on data"),
+    "warnings": (outcomes, "below_base", "notes on scores below the untuned base model"),
+}
+"""What a page is made of: where it is made, and how a note names it."""
 
 
-@pytest.mark.parametrize("place", range(len(sections.SECTIONS)), ids=[one.id for one in sections.SECTIONS])
-def test_a_section_that_fails_is_a_note_on_a_page_that_has_all_others(quiet, monkeypatch, results, place):
-    drawn = {one.id: one for one in sections.SECTIONS}
-    quick = [
-        dataclasses.replace(one, parts=one.parts if one.id in ("failures", "definitions") else {"x": fail})
-        for one in drawn.values()
-    ]  # the figures of all sections would take their time for each of these tests
-    quick[place] = broken(sections.SECTIONS[place])
-    monkeypatch.setattr(page, "SECTIONS", quick)
-    text = page.html(results)
-    failed = sections.SECTIONS[place]
-    note = f"Not shown: {failed.heading} (KeyError: &#39;made up\\nin two &lt;lines&gt;&#39;). {MISTAKE}"
-    assert f'<section id="{failed.id}">\n<h2>{failed.heading}</h2>\n<p class="note">{note}</p>\n</section>' in text
-    assert text.count("<section id=") == len(sections.SECTIONS)
-    assert all(f'<a href="#{one.id}">{one.link}</a>' in text for one in sections.SECTIONS)
-    assert ("<dl class" in text) is (failed.id != "definitions")
-
-
-def test_the_other_sections_are_as_they_would_be(quiet, monkeypatch, results):
-    whole = page.html(results)
-    kept = [broken(one) if one.id == "loss" else one for one in sections.SECTIONS]
-    monkeypatch.setattr(page, "SECTIONS", kept)
-    found = page.html(results)
-    for one in sections.SECTIONS:
-        before, after = (
-            text.partition(f'<section id="{one.id}">')[2].partition("</section>")[0] for text in (whole, found)
-        )
-        assert (before == after) is (one.id != "loss")
-
-
-def test_a_template_that_fails_loses_its_section_only(quiet, monkeypatch, results):
-    kept = [dataclasses.replace(one, parts={}) if one.id == "time" else one for one in sections.SECTIONS[::6]]
-    monkeypatch.setattr(page, "SECTIONS", kept)
-    text = page.html(results)
-    assert "Not shown: Time by phase (UndefinedError: " in text
-    assert '<table id="compare"' in text
-
-
-def test_a_header_that_fails_is_a_note(quiet, monkeypatch, results):
-    monkeypatch.setattr(overview, "overview", fail)
-    monkeypatch.setattr(overview, "command", fail)
-    monkeypatch.setattr(page, "SECTIONS", sections.SECTIONS[-1:])
-    assert page.html(results).count("Not shown: the ") == 2
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_piece_that_fails_is_a_note_on_a_page_that_has_all_others(quiet, monkeypatch, results, piece):
+    module, name, what = PIECES[piece]
+    monkeypatch.setattr(module, name, fail)
+    found = PageData(page.html(results))
+    notes = [text for group in found.core["notes"] for text in group["texts"]]
+    said = [text for text in (*found.core["warnings"], *notes) if text.startswith("Not shown: ")]
+    assert f"Not shown: {what} (KeyError: 'made up\\nin two <lines>'). {MISTAKE}" in said
+    assert len(said) == len(set(said)) <= 4  # draws are those of four tasks
+    assert len(found.core["cells"]["own"]) == 15
+    assert {"curves-0", "ledgers-0", "settings", "environments", "samples"} == set(found.parts)
 
 
 @pytest.mark.parametrize("format", ["text", "md"])
@@ -120,9 +107,9 @@ def test_a_short_table_without_its_notes_has_its_rows(quiet, monkeypatch, folder
 
 
 def test_the_command_writes_the_page_and_ends_well(quiet, monkeypatch, folder, tmp_path, capsys):
-    monkeypatch.setattr(page, "SECTIONS", [broken(one) for one in sections.SECTIONS[:1]] + list(sections.SECTIONS[-3:]))
+    monkeypatch.setattr(details, "samples", fail)
     assert cli.main(["report", str(folder), "-o", str(tmp_path / "x.html")]) == 0
-    assert "Not shown: Comparison (KeyError" in (tmp_path / "x.html").read_text()
+    assert "Not shown: the samples (KeyError" in (tmp_path / "x.html").read_text()
     capsys.readouterr()
 
 

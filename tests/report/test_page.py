@@ -1,4 +1,4 @@
-"""The report: tables in every format, and the page as parsed structure."""
+"""The report: tables in every format, what is refused, and which rows are shown."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,65 +17,14 @@ from peftbench.errors import UserError
 from peftbench.records import units as fmt
 from peftbench.report import render, table
 from peftbench.report.collect import MEAN, collect
-from peftbench.report.figures import panels
-from peftbench.report.figures.draw import fill_of
-from peftbench.report.figures.labels import push_apart
-from peftbench.report.notes.definitions import DEFINED, definitions
 from peftbench.report.notes.overview import overview
-from peftbench.report.tables import comparison, rates
+from peftbench.report.tables import comparison
 from peftbench.report.tables.settings import audit
 from peftbench.results.store import record_grid
-from tests.support.results_factory import ENVIRONMENT, TASKS, make_grid, make_result, store, wide_results
+from tests.support.page_data import PageData
+from tests.support.results_factory import ENVIRONMENT, TASKS, make_grid, make_result, store
 
-SECTIONS = [
-    *("comparison", "ranks", "parameters", "memory-scores", "memory", "loss", "time"),
-    *("samples", "failures", "settings", "environment", "definitions"),
-]
-VOID = {"meta", "link", "br", "wbr", "input", "img", "hr"}
 ODD = r"a_b %&#$~^{}\<i>|é"
-
-
-class Page(HTMLParser):
-    """A page as ids, attributes, text per section, and what was left open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.sections: dict[str, str] = {}
-        self.section: str | None = None
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.tags.append(tag)
-        if "id" in named:
-            self.ids.append(named["id"] or "")
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
-        if tag == "section":
-            self.section = named["id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, tag
-        assert self.open.pop() == tag
-        if tag in ("td", "th", "dt", "dd"):
-            self.handle_data(" ")
-        if tag == "section":
-            self.section = None
-
-    def handle_data(self, data: str) -> None:
-        if self.section:
-            self.sections[self.section] = self.sections.get(self.section, "") + data
 
 
 @pytest.fixture(scope="session")
@@ -92,94 +37,7 @@ def text(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(grid, tmp_path_factory.mktemp("page") / "deep" / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="session")
-def page(text: str) -> Page:
-    return Page(text)
-
-
 # the page
-
-
-def test_the_page_is_well_formed_and_holds_every_section(page: Page) -> None:
-    assert page.open == []
-    assert list(page.sections) == SECTIONS
-    assert len(page.ids) == len(set(page.ids))
-    assert page.tags.count("script") == 1
-
-
-def test_the_page_fetches_nothing(page: Page, text: str) -> None:
-    assert all(address.startswith("#") for address in page.addresses)
-    assert {address[1:] for address in page.addresses} <= set(page.ids)
-    assert "://" not in text
-    assert all(found.startswith("#") for found in re.findall(r"url\(([^)]*)\)", text))
-    assert "@import" not in text
-
-
-def test_model_text_is_escaped(page: Page, text: str) -> None:
-    assert "<script>alert" not in text
-    assert "<script>alert('no')</script>" in page.sections["samples"]
-
-
-def test_every_colour_of_a_figure_is_defined_for_light_and_dark(text: str) -> None:
-    used = set(re.findall(r"var\((--\w+)", text))
-    for name in used:
-        assert len(re.findall(rf"{name}: #", text)) == 3, name
-    assert "#010203" not in text
-
-
-def test_failed_and_unsupported_cells_are_listed_with_their_reasons(page: Page) -> None:
-    content = page.sections["failures"]
-    assert "oom" in content
-    assert "made up to be oom" in content
-    assert "unsupported" in content
-    assert "quantized weights have no gradient" in content
-    assert "2 of 3 (1 oom)" in page.sections["comparison"]
-
-
-def test_the_failures_section_is_none_without_failures(tmp_path: Path) -> None:
-    folder = store(tmp_path / "r", make_result())
-    page = Page(render(folder, tmp_path / "page.html").read_text())
-    assert page.sections["failures"].split("\n", 2)[2].strip() == "none"
-
-
-def test_each_method_has_its_ranks_against_precisions(page: Page) -> None:
-    content = " ".join(page.sections["ranks"].split())
-    lora = content[content.index("LoRA rank r") : content.index("QLoRA")]
-    assert lora.startswith("LoRA rank r describe [%] r fp32 bf16 int8 2 ")
-    assert lora.count("±") == 5 * 6  # four scores, throughput, train time; bytes are the same for every seed
-    for title in ("base weights [MiB]", "peak train memory [MiB]", "throughput [tokens/s]", "train time [s]"):
-        assert title in lora
-    assert (
-        "95 % t-interval over n = 3 seeds unless an entry gives another n. The mean over tasks is taken per" in content
-    )
-    assert "(n=2)" in content[: content.index("prompt tuning")]
-
-
-def test_the_page_and_the_rank_tables_have_the_same_numbers(grid: Path, page: Page) -> None:
-    content = re.sub(r"[|*#]|---:|\\", " ", table(grid, "ranks"))
-    shown = " ".join(page.sections["ranks"].split())
-    for line in filter(None, (" ".join(line.split()) for line in content.splitlines())):
-        if re.match(r"\d+ \d", line) or line.startswith("Mean"):
-            assert line in shown, line
-
-
-def test_settings_that_differ_are_listed_and_shared_ones_once(tmp_path: Path) -> None:
-    def settings(rate: float) -> str:
-        return f'{{"method": "x", "train": {{"steps": 30, "learning_rate": {rate}}}, "evaluate": ["judge"]}}'
-
-    folder = store(
-        tmp_path / "r",
-        make_result(settings_json=settings(0.1)),
-        make_result("full fp32", "full", "fp32", None, settings_json=settings(0.001), workers=1),
-    )
-    content = " ".join(Page(render(folder, tmp_path / "page.html").read_text()).sections["settings"].split())
-    assert "train.learning_rate 0.001 0.1" in content
-    assert content.count("train.steps") == 1
-    assert content.index("Equal in all rows") < content.index("train.steps")
-    assert (
-        "Not held equal, and not an axis of the grid (inputs): workers 1 (full fine-tuning), workers 2 (LoRA)."
-        in content
-    )
 
 
 def test_a_default_is_shown_beside_another_value_of_a_setting_that_was_added_later(tmp_path: Path) -> None:
@@ -210,57 +68,6 @@ def test_skipped_trials_are_not_counted_as_failures(tmp_path: Path) -> None:
     content = overview(collect(store(tmp_path / "r", *rows)))
     assert content.endswith("1 of 3 trials ended ok, 0 unsupported, 1 skipped, 1 failed.")
     assert overview(collect(store(tmp_path / "s", rows[0]))).endswith("1 of 1 trial ended ok, 0 unsupported, 0 failed.")
-
-
-def test_the_memory_table_has_the_predicted_peak_beside_the_measured_one(tmp_path: Path) -> None:
-    def row(cell: str, seed: int, peak: int, predicted: int | None) -> object:
-        facts = {"peak_train_bytes": peak, "predicted_train_bytes": predicted, "peak_base_weights_bytes": 500}
-        return make_result(cell, "lora", "fp32", 8, seed, **facts)
-
-    rows = (row("lora r=8 fp32", 0, 4096, 3072), row("lora r=8 fp32", 1, 8192, None), row("lora r=4 fp32", 0, 64, None))
-    bars = panels.memory_bars(collect(store(tmp_path / "r", *rows)))
-    assert bars.heads[-2:] == ("total", "predicted, first trial")
-    assert {values[0]: values[-2:] for values in bars.rows} == {
-        "lora r=8 fp32": ("6.0 KiB", "3.0 KiB (-25.0 %)"),
-        "lora r=4 fp32": ("64 B", "–"),
-    }
-    (exact,) = panels.memory_bars(collect(store(tmp_path / "s", row("lora r=8 fp32", 0, 4096, 4096)))).rows
-    assert exact[-1] == "4.0 KiB (exact)"
-    assert panels.memory_bars(collect(store(tmp_path / "t", rows[2]))).heads[-1] == "total"
-
-
-def test_the_page_is_the_same_in_another_process_without_torch(grid: Path, text: str, tmp_path: Path) -> None:
-    code = (
-        "import sys; from peftbench.report import render; assert 'matplotlib' not in sys.modules; "
-        "render(sys.argv[1], sys.argv[2]); "
-        "assert not {'torch', 'transformers', 'peft', 'matplotlib.pyplot'} & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, str(grid), str(tmp_path / "again.html")]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"})
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
-
-
-def test_drawing_changes_no_global_setting(tmp_path: Path) -> None:
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    render(store(tmp_path / "r", make_result()), tmp_path / "page.html")
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_a_folder_where_nothing_finished_still_has_a_page(tmp_path: Path) -> None:
-    folder = store(
-        tmp_path / "r", make_result(status="oom"), make_result("full nf4", "full", "nf4", None, 0, "unsupported")
-    )
-    page = Page(render(folder, tmp_path / "page.html").read_text())
-    assert list(page.sections) == SECTIONS
-    assert "0 of 1 (1 oom)" in page.sections["comparison"]
-    assert "–" in table(folder)
-
-
-def test_a_trial_without_steps_and_examples_still_has_a_page(tmp_path: Path) -> None:
-    folder = store(tmp_path / "r", make_result(steps=0, examples=0))
-    assert list(Page(render(folder, tmp_path / "page.html").read_text()).sections) == SECTIONS
 
 
 # the tables
@@ -327,9 +134,8 @@ def test_odd_task_names_survive_in_every_format(tmp_path: Path) -> None:
     assert f"score_{ODD}_mean" in next(csv.reader(io.StringIO(table(folder, "csv"))))
     assert r"a\_b \%\&\#\$\textasciitilde{}\textasciicircum{}\{\}\textbackslash{}" in table(folder, "tex")
     assert r"\\\<i\>\|é" in table(folder, "md")
-    page = Page(render(folder, tmp_path / "page.html").read_text())
-    assert ODD in page.sections["comparison"]
-    assert ODD in page.sections["parameters"]
+    page = PageData(render(folder, tmp_path / "page.html").read_text())
+    assert [each["task"] for each in page.core["scores"]] == [ODD]
     _compile(table(folder, "tex"), tmp_path)
 
 
@@ -422,15 +228,6 @@ def test_a_column_of_bytes_takes_the_unit_of_its_middle() -> None:
     assert fmt.byte_unit([]).name == "MiB"
 
 
-def test_labels_are_pushed_apart_in_order_and_stay_inside() -> None:
-    placed = push_apart({"a": 50.0, "b": 51.0, "c": 99.0, "d": 20.0}, 14, 0, 100)
-    values = sorted(placed.values())
-    assert all(later - earlier >= 14 for earlier, later in pairwise(values))
-    assert sorted(placed, key=placed.__getitem__) == ["d", "a", "b", "c"]
-    assert placed["d"] == 20
-    assert max(values) <= 100
-
-
 def test_several_bases_keep_their_cells_apart(tmp_path: Path) -> None:
     results = []
     for base, score in (("nano", 0.25), ("micro", 0.75)):
@@ -440,8 +237,10 @@ def test_several_bases_keep_their_cells_apart(tmp_path: Path) -> None:
     rows = {row["cell"]: row["score_judge_mean"] for row in csv.DictReader(io.StringIO(table(folder, "csv")))}
     assert rows["lora r=8 fp32 (nano)"] == "0.25"
     assert rows["lora r=8 fp32 (micro)"] == "0.75"
-    ranks = Page(render(folder, tmp_path / "page.html").read_text()).sections["ranks"]
+    ranks = table(folder, "ranks")
     assert ranks.index("LoRA on micro") < ranks.index("75.0") < ranks.index("LoRA on nano") < ranks.index("25.0")
+    page = PageData(render(folder, tmp_path / "page.html").read_text())
+    assert page.core["cells"]["name"] == ["LoRA r=8 on micro", "LoRA r=8 on nano"]
 
 
 # which rows, and what is said about them
@@ -460,8 +259,8 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
         assert "2 stored rows of other settings or suites are excluded." in table(folder, form)
         assert "1 of the grid's 3 trials has no result yet." in table(folder, form)
     text = render(folder, tmp_path / "page.html").read_text()
-    assert "2 stored rows of other settings or suites" in Page(text).sections["comparison"]
-    assert '<pre class="command"><code>peftbench run mine.yaml --set x=1</code></pre>' in text
+    assert "2 stored rows of other settings or suites" in " ".join(PageData(text).core["warnings"])
+    assert PageData(text).core["command"] == "peftbench run mine.yaml --set x=1"
 
 
 def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_path: Path) -> None:
@@ -513,96 +312,7 @@ def test_a_loaded_machine_is_reported(tmp_path: Path, loads: tuple[float | None,
     assert content in text if content else "unreliable" not in text
 
 
-def test_an_option_whose_default_is_derived_is_shown_with_its_meaning(tmp_path: Path) -> None:
-    settings = json.dumps({"method": "llama_adapter", "options": {"layers": None}})
-    made = make_result("llama_adapter r=10 fp32", "llama_adapter", rank=10, settings_json=settings)
-    content = " ".join(
-        Page(render(store(tmp_path / "r", made), tmp_path / "p.html").read_text()).sections["settings"].split()
-    )
-    assert "options.layers all but 2" in content
-
-
 # the figures' numbers
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> Path:
-    """LoRA with two seeds and other step losses, full fine-tuning with one."""
-    made = []
-    for seed, score, shift in ((0, 0.5, 0.0), (1, 0.7, 1.0)):
-        sizes = {"trainable_parameters": 3000, "peak_train_bytes": 4_000_000, "peak_base_weights_bytes": 1_000_000}
-        result = make_result(seed=seed, scores={"judge": score}, peak_activations_bytes=3_000_000, **sizes)
-        steps = tuple(dataclasses.replace(step, loss=step.step + shift) for step in result.steps)
-        made.append(dataclasses.replace(result, steps=steps))
-    sizes = {"peak_base_weights_bytes": 2_000_000, "peak_train_bytes": 2_000_000}
-    made.append(make_result("full fp32", "full", "fp32", None, 0, **sizes))
-    return store(tmp_path / "r", *made)
-
-
-def test_a_point_is_at_its_cells_mean(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-    draw = panels.scatter
-
-    def spy(points: list, *rest: object) -> str:
-        seen.update({point.name: point for point in points})
-        return draw(points, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(panels, "scatter", spy)
-    (panel,) = panels.score_panels(collect(three), "trainable_parameters")
-    lora = seen["lora r=8 fp32"]
-    assert (lora.x, lora.y, lora.sd) == (3000, pytest.approx(60), pytest.approx(14.1421356))
-    assert "<title>lora r=8 fp32: 60.0 ± 14.1 %</title>" in panel.svg
-
-
-def test_of_many_cells_only_the_front_and_each_methods_best_are_drawn_in_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list] = []
-    monkeypatch.setattr(panels, "scatter", lambda points, *rest: seen.append(points) or "")
-    results = collect(store(tmp_path / "r", *wide_results(seeds=1, steps=2, examples=1), tasks=TASKS))
-    assert len(results.tuned) == 86
-    panels.score_panels(results, "trainable_parameters")
-    for points in seen:
-        full = [point for point in points if not point.faint]
-        assert len(points) == 86
-        assert {point.kind for point in full} == {cell.method for cell in results.tuned}
-        assert len(full) < 20
-        for point in points:
-            best = all(point.y > other.y for other in points if other.x <= point.x and other is not point)
-            assert not (best and point.faint), point.name
-    bars, (losses, _) = panels.memory_bars(results), panels.loss_panels(results)
-    assert bars is not None
-    assert (bars.panel.svg.count("base weights: "), len(bars.rows)) == (23, 86)
-    assert [len(panel.keys) for panel in losses] == [2, 5, 5, 5, 5, 5, 4]
-
-
-def test_a_bars_parts_are_as_long_as_their_bytes(three: Path) -> None:
-    bars = panels.memory_bars(collect(three))
-    assert bars is not None
-    svg = str(bars.panel.svg)
-    assert "<title>lora r=8 fp32, base weights: 25.0 %</title>" in svg
-    assert "<title>lora r=8 fp32, saved activations: 75.0 %</title>" in svg
-    row = next(i for i, cell in enumerate(bars.rows) if cell[0] == "lora r=8 fp32")
-    widths = []
-    for part in re.findall(rf'id="memory-part{row}-\d+">.*?<path d="([^"]*)"', svg, re.S):
-        xs = [float(x) for x in re.findall(r"[ML] ([-\d.]+) ", part)]
-        widths.append(max(xs) - min(xs))
-    assert widths == [pytest.approx(100, abs=0.01), pytest.approx(300, abs=0.01)]  # 400 pixels for four million bytes
-
-
-def test_a_loss_curve_is_the_mean_over_seeds(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-    draw = panels.curves
-
-    def spy(own: list, *rest: object) -> str:
-        seen.update({curve.name: curve for curve in own})
-        return draw(own, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(panels, "curves", spy)
-    _, window = panels.loss_panels(collect(three))
-    assert window == 1
-    lora = seen["lora r=8 fp32"]
-    assert (lora.steps, lora.raw, lora.smooth) == ([1, 2, 3], [1.5, 2.5, 3.5], [1.5, 2.5, 3.5])
 
 
 def test_the_mean_over_tasks_is_null_if_a_task_is_missing(tmp_path: Path) -> None:
@@ -617,39 +327,7 @@ def test_the_mean_over_tasks_is_null_if_a_task_is_missing(tmp_path: Path) -> Non
     assert cells["full"].mean(f"score_{MEAN}") is None
 
 
-def test_a_marker_is_filled_by_the_measured_bits_per_weight(tmp_path: Path) -> None:
-    assert [fill_of(bits) for bits in (32, 16.2, 9.1, None)] == ["full", "none", "bottom", "full"]
-    masters = make_result("full bf16", "full", "bf16", None, base_bits_per_weight=32.0)
-    narrow = make_result("lora r=8 bf16", precision="bf16", base_bits_per_weight=16.0)
-    keys = [key.text for key in panels.marker_keys(collect(store(tmp_path / "a", masters, narrow)))]
-    assert keys[-2:] == ["24 or more bits per weight of the base model", "12 to 24 bits per weight of the base model"]
-    assert "bits" not in "".join(key.text for key in panels.marker_keys(collect(store(tmp_path / "b", masters))))
-
-
-def test_each_untuned_base_has_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = [make_result(scores={"judge": 0.9})]
-    for base, score in (("nano", 0.25), ("micro", 0.5)):
-        made = make_result("base fp32", "base", "fp32", None, None, scores={"judge": score}, key=f"key{base}")
-        results.append(dataclasses.replace(made, row=dataclasses.replace(made.row, base=base)))
-    seen = []
-    monkeypatch.setattr(panels, "scatter", lambda points, lines, *rest: seen.append(lines) or "")
-    panels.score_panels(collect(store(tmp_path / "r", *results)), "trainable_parameters")
-    assert {"nano": 25.0, "micro": 50.0}.items() <= seen[0].items()
-    assert list(panels._base_names(["org/Qwen2.5-0.5B", "org/Qwen2.5-1.5B"]).values()) == ["Qwen…0.5B", "Qwen…1.5B"]
-    assert len(set(panels._base_names(["a-0.5B-Instruct", "a-0.7B-Instruct"]).values())) == 2
-
-
 def test_long_task_names_differ_on_a_terminal(tmp_path: Path) -> None:
     tasks = ("a_family_of_tasks_one", "a_family_of_tasks_two")
     folder = store(tmp_path / "r", make_result(scores=dict.fromkeys(tasks, 0.5)), tasks=tasks)
     assert table(folder).split()[1:3] == ["a_fami…s_one", "a_fami…s_two"]
-
-
-def test_definitions_go_by_the_headings_that_are_shown(grid: Path) -> None:
-    results = collect(grid)
-    named = {column: heading for column, heading in DEFINED.items() if column not in ("peak_base_weights_bytes",)}
-    shown = {column.title for column in comparison.table(results).columns} | set(panels.MEMORY.values())
-    shown |= set(panels.PHASES.values()) | {"untimed"} | set(rates.HEADS)
-    assert set(named.values()) <= shown
-    assert ("throughput (tokens_per_second)") in dict(definitions(results))
-    assert "Pareto front" in dict(definitions(results))["on the front"]

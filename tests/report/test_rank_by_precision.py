@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
 from peftbench.report import table
 from peftbench.report.collect import collect
-from peftbench.report.figures.axis import Axis
-from peftbench.report.figures.draw import Point, scatter
 from peftbench.report.notes import memory
 from tests.support.results_factory import WEIGHTS, make_result, settings_of, store
 
@@ -154,17 +151,6 @@ def test_cells_without_a_partner_make_no_pair(tmp_path: Path) -> None:
     assert "no rank in common" in _pair(tmp_path / "ranks", ("lora", "fp32", 8, {}), ("qlora", "nf4", 4, {}))
     unknown = [make_result(), make_result("qlora r=8 nf4", "qlora", "nf4")]
     assert memory.notes(collect(store(tmp_path / "unknown", *unknown))) == ("Memory by tensor accounting.",)
-
-
-# labels in the figures
-
-
-def test_every_label_of_a_crowded_line_is_written_once() -> None:
-    points = [Point(f"lora r={r} fp32", "lora", 32.0, 10.0 + n, 99.9, 0.1, "lora", str(r)) for n, r in enumerate(RANKS)]
-    points.append(Point("qlora r=3 nf4", "qlora", 5.0, 10.0, 99.9, None, "qlora", "3"))  # on top of the first
-    svg = scatter(points, {}, Axis.over("memory", [10, 40], False, str), "crowded", "label")
-    written = [text.strip() for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
-    assert [written.count(str(rank)) for rank in RANKS] == [1] * len(RANKS)
 
 
 def test_the_page_reports_the_largest_unexplained_and_mispredicted_share_of_a_peak(tmp_path: Path) -> None:

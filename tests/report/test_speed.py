@@ -15,8 +15,10 @@ import pytest
 from peftbench import report
 from peftbench.report import collect
 from peftbench.report.derived import rates
+from peftbench.report.derived.significance import significance
 from peftbench.report.notes import speed
-from peftbench.report.tables.rates import rates as rates_table
+from peftbench.report.payload.attempt import Pieces
+from peftbench.report.payload.columns import columns
 from peftbench.results import seeds
 from peftbench.results.crossed_effects.student import t_quantile
 from tests.support.results_factory import make_result, store
@@ -208,27 +210,23 @@ def test_the_page_shows_rates_padding_work_and_energy(tmp_path):
         "energy_source": "nvml",
     }
     folder = store(tmp_path / "r", *(make_result(seed=s, steps=8, **measured) for s in range(2)))
-    made = rates_table(collect.collect(folder))
-    assert made is not None
-    row = dict(zip(made.heads, made.rows[0], strict=True))
-    assert row["processed tokens/s"] == "40,000"
-    assert row["loss-bearing tokens/s"] == "2,000"
-    assert row["padding left"] == "25.0 %"
-    assert row["median step [ms]"] == "20.0"
-    assert row["FLOP/s"] == "240.0 B"
-    assert row["MFU"] == "24.0 %"
-    assert row["energy"] == "48.0 J"
-    assert row["samples/J"] == "2.00"
-    page = report.render(folder, tmp_path / "page.html").read_text()
-    assert all(f">{value}<" in page for value in made.rows[0][1:])
+    found = shown(folder)
+    assert (found["processed_tokens_per_second"], found["loss_tokens_per_second"]) == (40_000, 2_000)
+    assert (found["padding"], found["step_p5"], found["step_p95"]) == pytest.approx((0.25, 0.02, 0.02))
+    assert (found["achieved_flops"], found["utilization"]) == pytest.approx((240e9, 0.24))
+    assert (found["train_energy_joules"], found["samples_per_joule"]) == (48, 2)
 
 
-def test_rows_without_these_columns_are_dashes(tmp_path):
-    made = rates_table(collect.collect(store(tmp_path / "r", make_result())))
-    assert made is not None
-    row = dict(zip(made.heads, made.rows[0], strict=True))
-    dashes = ("processed tokens/s", "padding left", "FLOPs per token", "FLOP/s", "MFU", "energy", "samples/J")
-    assert {row[name] for name in dashes} == {"–"}
+def test_what_rows_do_not_have_is_no_column(tmp_path):
+    found = shown(store(tmp_path / "r", make_result()))
+    missing = ("processed_tokens_per_second", "padding", "achieved_flops", "utilization", "samples_per_joule")
+    assert not found.keys() & set(missing)
+
+
+def shown(folder: Path) -> dict[str, object]:
+    """Return the value of the first cell in every column of the page."""
+    results = collect.collect(folder)
+    return {column.name: column.values[0] for column in columns(results, significance(results), Pieces())}
 
 
 def test_the_terminal_table_has_the_spread_of_train_time_and_speed(tmp_path):

@@ -12,10 +12,10 @@ from peftbench.errors import UserError
 from peftbench.methods import peft_fields
 from peftbench.records import Result
 from peftbench.report import collect, page
-from peftbench.report.figures import panels
-from peftbench.report.figures.draw import color_of, marker_of
 from peftbench.report.notes import failures
+from peftbench.report.styles import style_of
 from peftbench.report.tables import rank_by_precision
+from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
 
 TUNERS = {"VERA": ("r", 64), "PROMPT_TUNING": ("num_virtual_tokens", 20), "ROAD": (None, None)}
@@ -34,17 +34,17 @@ def folder(tmp_path: Path) -> Path:
     return store(tmp_path / "r", make_result(), *(tuned(name, 0.5 + n / 10) for n, name in enumerate(TUNERS)))
 
 
-def test_each_tuner_has_a_title_a_legend_and_a_label(folder: Path) -> None:
+def test_each_tuner_has_a_title_a_look_and_a_name(folder: Path) -> None:
     results = collect.collect(folder)
     assert [cell.kind for cell in results.cells] == ["lora", "peft PROMPT_TUNING", "peft ROAD", "peft VERA"]
     assert [cell.title for cell in results.cells][-1] == "peft tuner VERA"
-    keys = panels.marker_keys(results)
-    assert [key.text for key in keys][1:4] == [f"peft tuner {name}" for name in ("PROMPT_TUNING", "ROAD", "VERA")]
-    assert len({str(key.symbol) for key in keys}) == len(keys)
-    labels = [panels._point(cell, "score_judge", 1.0).label for cell in results.cells]
-    assert labels == ["8", "PROMPT_TUNING 20", "ROAD", "VERA 64"]
-    text = page.html(results)
-    assert "training loss of peft tuner ROAD" in text
+    made = PageData(page.html(results))
+    assert len(made.core["styles"]) == len({tuple(style.values()) for style in made.core["styles"].values()}) == 4
+    assert made.core["cells"]["name"][1:] == [
+        "peft tuner PROMPT_TUNING r=20",
+        "peft tuner ROAD",
+        "peft tuner VERA r=64",
+    ]
 
 
 def test_the_size_of_a_tuner_has_the_name_that_it_has_there(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_size_of_a_tuner_has_the_name_that_it_has_there(folder: Path) -> Non
 
 
 def test_no_two_tuners_look_the_same() -> None:
-    looks = {(color_of(f"peft {name}"), marker_of(f"peft {name}")) for name in peft_fields.tuners()}
+    looks = {style_of(f"peft {name}") for name in peft_fields.tuners()}
     assert len(looks) == len(peft_fields.tuners())
 
 

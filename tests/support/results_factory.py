@@ -171,11 +171,11 @@ def wide_results(seeds: int = 3, steps: int = 60, examples: int = 4) -> list[Res
         precisions = {"full": ("fp32", "bf16"), "qlora": ("nf4",)}.get(method, tuple(WEIGHTS))
         ranks = (None,) if method == "full" else WIDE_RANKS
         for rank, precision, seed in itertools.product(ranks, precisions, range(seeds)):
-            made.append(_wide_result(method, rank, precision, seed, steps, examples))
+            made.append(wide_result(method, rank, precision, seed, steps, examples))
     return made
 
 
-def _wide_result(method: str, rank: int | None, precision: str, seed: int, steps: int, examples: int) -> Result:
+def wide_result(method: str, rank: int | None, precision: str, seed: int, steps: int, examples: int) -> Result:
     draw = random.Random(f"{method} {rank} {precision} {seed}")
     skill = 0.5 + 0.07 * WIDE_METHODS.index(method) + 0.04 * math.log2(rank or 256)
     scores = {"describe": 0.97 + 0.05 * skill, "compute": 0.65 * skill, "judge": skill**0.5}

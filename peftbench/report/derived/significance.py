@@ -51,10 +51,6 @@ class Significance:
         found = self.rankings.get(task)
         return found.scores.get(cell.name) if found else None
 
-    def best(self, task: str, cell: Cell) -> bool:
-        """Whether a cell is significantly best."""
-        found = self.rankings.get(task)
-        return found is not None and found.significantly_best == cell.name
 
 
 def significance(results: Results) -> Significance:

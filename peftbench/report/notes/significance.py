@@ -31,6 +31,18 @@ def notes(found: Significance, near: Nearness | None = None) -> Iterable[str]:
     yield f"Tests and 95 % intervals (in brackets on the page and in Markdown) account for {scope(found)}."
 
 
+def page_notes(found: Significance) -> Iterable[str]:
+    """Yield the notes of the page, whose table has probabilities in place of marks."""
+    yield from _untested(found)
+    yield from found.failures
+    if found.headline not in found.rankings:
+        return
+    yield from _against_reference(found.rankings[found.headline], found.headline)
+    if found.sensitivity:
+        yield sensitivity(found.sensitivity)
+    yield f"Tests and 95 % intervals account for {scope(found)}."
+
+
 def _untested(found: Significance) -> Iterable[str]:
     """Yield why there are no tests; tasks with the same reason together."""
     tasks: dict[str, list[str]] = {}

@@ -13,15 +13,6 @@ from peftbench.report.derived import rates
 from peftbench.report.notes import busy
 from peftbench.results.busy_machine import busy_trials
 
-RATES = (
-    "Means over trials. ± of the first rate: half width of the 95 % t-interval over trials, or over steps (batch "
-    "means) for a single trial. Within a trial: half width over steps, in % of the rate. Step times: median, 5th and "
-    "95th percentile without warm-up steps. Padding: share of the data positions. FLOPs: matrix products as executed, "
-    "two per multiply-add. MFU: achieved FLOP/s over those of the fastest square matrix product measured on the same "
-    "device in the same data type. Energy: the whole GPU's or all CPU packages'. Samples/J is given only if nothing "
-    "else is known to have run there."
-)
-"""Explains the page's table of rates, work and energy."""
 _MEANING = "less than the half width of its 95 % interval"
 _LOAD_MARGIN = 1.25
 """A machine counts as loaded if its load average exceeds that of the trials themselves by this factor."""

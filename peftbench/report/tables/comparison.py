@@ -39,7 +39,7 @@ class _Quantity:
             if self.digits is not None and mean and sd is not None:
                 plain += f"±{100 * sd / mean:.0f}%"
             text = plain if self.digits is None else fmt.spread(mean, sd, 1 / unit.size, self.digits)
-            return Value(text, (mean, sd), plain, mean)
+            return Value(text, (mean, sd), plain)
 
         return column, fill
 
@@ -85,7 +85,7 @@ def without_notes(results: Results, known: Significance) -> Table:
 
 def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
     column = Column("cell", "", ("cell", "method", "precision", "rank"), "cell", numeric=False)
-    return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank), sort=cell.name)
+    return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank))
 
 
 def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
@@ -101,9 +101,9 @@ def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cel
         # without spaces, so that all columns fit a terminal's line
         short = fmt.spread(mean, None, 100) if task == MEAN else text.replace(" ± ", "±")
         if found is None:
-            return Value(text, (mean, sd), short, mean)
+            return Value(text, (mean, sd), short)
         interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        return Value(text + interval, (mean, sd, found.low, found.high), short, mean, known.best(task, cell))
+        return Value(text + interval, (mean, sd, found.low, found.high), short)
 
     return column, fill
 
@@ -119,7 +119,7 @@ def _nearness_column(near: Nearness) -> tuple[Column, Callable[[Cell], Value]]:
             return Value(fmt.MISSING, (None, None))
         good = cell.name in near.good
         text = f"{100 * share:.0f}"
-        return Value(f"{text} {GOOD}" if good else text, (share, good), f"{text}{GOOD}" if good else text, share)
+        return Value(f"{text} {GOOD}" if good else text, (share, good), f"{text}{GOOD}" if good else text)
 
     return column, fill
 
@@ -133,7 +133,7 @@ def _parameters_column() -> tuple[Column, Callable[[Cell], Value]]:
         trainable, base = cell.mean("trainable_parameters"), cell.mean("base_parameters")
         fraction = trainable / base if trainable is not None and base else None
         text = fmt.count(trainable) + (f" ({fmt.share(fraction)})" if fraction else "")
-        return Value(text, (trainable, fraction), fmt.count(trainable, significant=True), trainable)
+        return Value(text, (trainable, fraction), fmt.count(trainable, significant=True))
 
     return column, fill
 
@@ -146,7 +146,7 @@ def _front_column(known: Significance) -> tuple[Column, Callable[[Cell], Value]]
     def fill(cell: Cell) -> Value:
         found = tuple(known.fronts[name].get(cell.name) for name in names)
         text = " / ".join(fmt.MISSING if share is None else f"{100 * share:.0f}" for share in found)
-        return Value(text, found, sort=found[0])
+        return Value(text, found)
 
     return column, fill
 
@@ -157,21 +157,21 @@ def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
     def fill(cell: Cell) -> Value:
         good, total = len(cell.ok), len(cell.trials)
         if cell.trouble == "unsupported":
-            return Value("unsupported", (0, total, cell.trouble), "n/a", 0)
+            return Value("unsupported", (0, total, cell.trouble), "n/a")
         text = str(good) if good == total else f"{good} of {total} ({cell.trouble})"
-        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}", good)
+        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}")
 
     return column, fill
 
 
 def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:
     """Return the row of ``chance`` or ``majority``; None if no task defines it."""
-    values = [Value(kind, (kind, None, None, None), sort=kind)]
+    values = [Value(kind, (kind, None, None, None))]
     known = False
     for column in columns[1:]:
         task = column.title if column.raw[0].startswith("score_") else None
         score = results.reference(kind, task) if task else None
         known = known or score is not None
         text = fmt.spread(score, None, 100) if task else ""
-        values.append(Value(text, (score, *(None for _ in column.raw[1:])), sort=score))
+        values.append(Value(text, (score, *(None for _ in column.raw[1:]))))
     return Row(tuple(values)) if known else None

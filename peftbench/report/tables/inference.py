@@ -31,7 +31,7 @@ def table(results: Results) -> Table | None:
 
 
 def _name(one: Measured) -> Value:
-    return Value(one.cell.name, (one.cell.name,), sort=one.cell.name)
+    return Value(one.cell.name, (one.cell.name,))
 
 
 _RATES = (
@@ -58,7 +58,7 @@ def _mean(cells: Sequence[Measured], column: str, title: str, unit: str, factor:
 
     def fill(one: Measured) -> Value:
         mean = one.cell.mean(column)
-        return Value(fmt.small(None if mean is None else mean * factor), (mean,), sort=mean)
+        return Value(fmt.small(None if mean is None else mean * factor), (mean,))
 
     return Column(title, unit, (f"{column}_mean",), short), fill
 
@@ -72,7 +72,7 @@ def _latency(title: str, name: str, short: str, part: Callable[[list[float]], li
             return Value(fmt.MISSING, (None, None, None))
         low, middle, high = statistics.quantiles(raw, n=4, method="inclusive") if len(raw) > 1 else raw * 3
         text = f"{fmt.number(middle)} ({fmt.number(low)} to {fmt.number(high)})"
-        return Value(text, tuple(value / 1e3 for value in (middle, low, high)), fmt.number(middle), middle)
+        return Value(text, tuple(value / 1e3 for value in (middle, low, high)), fmt.number(middle))
 
     raw_names = (f"{name}_seconds_median", f"{name}_seconds_q1", f"{name}_seconds_q3")
     return Column(title, "ms", raw_names, short), fill
@@ -85,7 +85,7 @@ def _times(title: str, ratio: Callable[[Measured], Ratio | None]) -> _Pair:
         found = ratio(one)
         if found is None:
             return Value(fmt.MISSING, (None, None, None))
-        return Value(_text(found), (found.mean, found.low, found.high), f"{found.mean:.2f}", found.mean)
+        return Value(_text(found), (found.mean, found.low, found.high), f"{found.mean:.2f}")
 
     raw = tuple(f"{title}_over_base{end}" for end in ("", "_low", "_high"))
     return Column(title, "× base", raw, f"{title}\n× base"), fill

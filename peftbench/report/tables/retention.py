@@ -38,7 +38,7 @@ def _values(one: Retained) -> tuple[Value, ...]:
     losses = one.loss_before, one.loss_after
     before, after = (_value(loss) for loss in losses)
     return (
-        Value(one.cell.name, (one.cell.name,), sort=one.cell.name),
+        Value(one.cell.name, (one.cell.name,)),
         before,
         after,
         _forgetting(one.change),
@@ -48,11 +48,11 @@ def _values(one: Retained) -> tuple[Value, ...]:
 
 def _value(value: float | None) -> Value:
     text = f"{value:.3f}" if is_number(value) else fmt.number(value)
-    return Value(text, (value,), sort=value)
+    return Value(text, (value,))
 
 
 def _forgetting(change: Estimate | None) -> Value:
     if change is None:
         return Value(fmt.MISSING, (None,) * 4)
     text = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-    return Value(text, (change.value, change.standard_error, change.low, change.high), sort=change.value)
+    return Value(text, (change.value, change.standard_error, change.low, change.high))

@@ -35,10 +35,6 @@ class Value:
     raw: tuple[Any, ...]
     short: str | None = None
     """Text in the terminal's table if it differs."""
-    sort: float | str | None = None
-    """Sort key in the page's table; None sorts last."""
-    best: bool = False
-    """Whether this is the significantly best score of its column, which the page prints bold."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.records import units as fmt
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.notes.scores import metric_words
 
@@ -25,29 +24,27 @@ class TaskMetrics:
     """The metrics of one task: a line per finished cell."""
 
     task: str
-    head: tuple[str, ...]
-    """Each with its unit."""
-    lines: tuple[tuple[str, tuple[str, ...]], ...]
-    """(cell, one entry per metric), means over seeds."""
+    names: tuple[str, ...]
+    """In words."""
+    fractions: tuple[bool, ...]
+    """Which of them are fractions of 1, shown in %."""
+    lines: tuple[tuple[str, tuple[float | None, ...]], ...]
+    """(cell, one mean over seeds per metric)."""
 
 
 def task_metrics(results: Results) -> tuple[TaskMetrics, ...]:
     """Return the metrics of each task that has more than its headline metric."""
     found = (_of(results, task) for task in results.tasks)
-    return tuple(one for one in found if len(one.head) > 1)
+    return tuple(one for one in found if len(one.names) > 1)
 
 
 def _of(results: Results, task: str) -> TaskMetrics:
     cells = [(cell, list(_columns(cell, task))) for cell in results.finished]
     names = list(dict.fromkeys(name for _, seeds in cells for seed in seeds for name in seed))
     means = [{name: _mean(seed.get(name) for seed in seeds) for name in names} for _, seeds in cells]
-    plain = {name: name.partition(",")[0] not in _FRACTIONS for name in names}
-    head = tuple(metric_words(name) + ("" if plain[name] else " (%)") for name in names)
-    lines = tuple(
-        (cell.name, tuple(_entry(mean[name], plain[name]) for name in names))
-        for (cell, _), mean in zip(cells, means, strict=True)
-    )
-    return TaskMetrics(task, head, lines)
+    fractions = tuple(name.partition(",")[0] in _FRACTIONS for name in names)
+    lines = tuple((cell.name, tuple(mean.values())) for (cell, _), mean in zip(cells, means, strict=True))
+    return TaskMetrics(task, tuple(metric_words(name) for name in names), fractions, lines)
 
 
 def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
@@ -72,7 +69,3 @@ def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-def _entry(value: float | None, plain: bool) -> str:
-    return fmt.number(value) if plain else fmt.spread(value, None, 100)

@@ -1,0 +1,178 @@
+"""The top of the page and its texts: status, warnings, failures, settings, environment, notes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from peftbench.records import Status
+from peftbench.records.units import MISSING
+from peftbench.records.wording import abridged, plural
+from peftbench.report.collect import Results
+from peftbench.report.derived.unequal_settings import audit as unequal
+from peftbench.report.names import display_names
+from peftbench.report.notes import overview, page_notes
+from peftbench.report.notes.learning_rate_search import EXPECTED_BEST
+from peftbench.report.payload.attempt import Pieces
+from peftbench.report.tables import learning_rate_search as search
+from peftbench.report.tables import settings
+from peftbench.results.busy_machine import busy_trials, waiting_share
+from peftbench.results.learning_rate_search import expected_best
+
+_SELECTING = ("--only", "--seeds")
+"""Options of ``run`` that select trials, each with a value."""
+
+
+def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
+    """Return everything on the page that is a text of the whole results rather than of a cell."""
+    named = _renamer(results)
+    command = pieces.make("the command", lambda: overview.command(results), "")
+    return {
+        "suite": ", ".join(map(str, results.distinct("suite"))),
+        "base": ", ".join(map(str, results.distinct("base"))),
+        "status": pieces.make("the state of the results", lambda: status(results), []),
+        "lead": pieces.make("the overview", lambda: overview.overview(results), ""),
+        "command": command,
+        "rerun": rerun(command),
+        "warnings": [named(text) for text in page_notes.warnings(results)],
+        "notes": [{"title": t, "texts": [named(text) for text in texts]} for t, texts in page_notes.notes(results)],
+        "troubles": pieces.make("the failures", lambda: troubles(results), []),
+        "audit": pieces.make("the settings", lambda: _audit(results, named), None),
+        "environment": pieces.make("the environment", lambda: asdict(settings.environment(results)), None),
+        "search": pieces.make("the learning-rate search", lambda: _search(results), None),
+    }
+
+
+def _audit(results: Results, named: Callable[[str], str]) -> dict[str, Any]:
+    found = asdict(settings.audit(results))
+    return found | {"notes": [named(text) for text in found["notes"]]}
+
+
+def _renamer(results: Results) -> Callable[[str], str]:
+    """Return a function that writes the cells of a sentence as the table does."""
+    shown = display_names(results.cells)
+    longest = sorted((name for name in shown if name), key=len, reverse=True)
+    if not longest:
+        return lambda text: text
+    names = re.compile(rf"(?<![\w.=-])(?:{'|'.join(map(re.escape, longest))})(?![\w=+-])")
+    return lambda text: names.sub(lambda found: shown[found[0]], text)
+
+
+def status(results: Results) -> list[dict[str, str]]:
+    """Return the status strip: title, text and whether it is ``ok``, a ``warn`` or only a fact (empty)."""
+    counts = results.trials["status"].value_counts()
+    good, unsupported = int(counts.get(Status.OK.value, 0)), int(counts.get(Status.UNSUPPORTED.value, 0))
+    failed = len(results.trials) - good - unsupported
+    asked = len(results.grid.keys) if results.grid else len(results.trials)
+    lacking = max(0, asked - len(results.trials))
+    ended = [f"{good} of {asked} ok", *([f"{unsupported} unsupported"] if unsupported else [])]
+    ended += [f"{failed} failed" if failed else "none failed", *([f"{lacking} missing"] if lacking else [])]
+    bases = results.distinct("base")
+    seeds = results.distinct("seed")
+    return [
+        _fact("base", abridged([str(base) for base in bases], 3)),
+        _fact("data", _data(results)),
+        _fact("seeds", f"{len(seeds)}" if seeds else MISSING),
+        {"title": "trials", "text": ", ".join(ended), "level": "warn" if failed or lacking else "ok"},
+        _fact("device", _device(results)),
+        _times(results),
+        _settings(results),
+    ]
+
+
+def _fact(title: str, text: str) -> dict[str, str]:
+    return {"title": title, "text": text, "level": ""}
+
+
+def _data(results: Results) -> str:
+    each = []
+    for task in results.tasks:
+        examples = results.score_record(task).get("examples")
+        each.append(f"{task} ({examples:,})" if isinstance(examples, int) else task)
+    return abridged(each, 4) or "no task scored"
+
+
+def _device(results: Results) -> str:
+    device, threads = results.common("device"), results.common("threads")
+    return (
+        "GPU" if device == "cuda" else f"CPU, {plural(int(threads), 'thread')}" if threads else str(device or MISSING)
+    )
+
+
+def _times(results: Results) -> dict[str, str]:
+    found = busy_trials(results.trials)
+    if found:
+        text = f"unreliable in {found.count} of {found.known} (machine busy)"
+        return {"title": "times", "text": text, "level": "warn"}
+    names = [n for n in ("train_waiting_seconds", "train_seconds", "threads", "device") if n in results.trials]
+    known = [waiting_share(row) for row in results.trials[names].to_dict("records")]
+    if all(share is None for share in known):
+        return _fact("times", "unknown if the machine was idle")
+    return {"title": "times", "text": "machine was idle", "level": "ok"}
+
+
+def _settings(results: Results) -> dict[str, str]:
+    kinds = list(dict.fromkeys(group[0].kind for group in unequal(results).groups))
+    if kinds:
+        return {"title": "audit", "text": f"not equal: {', '.join(kinds)}", "level": "warn"}
+    return {"title": "audit", "text": "all else equal", "level": "ok"}
+
+
+def rerun(command: str) -> str:
+    """Return the command that made the results, without what selects trials, to which a selection can be added."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in _SELECTING:
+            skip = True
+        elif word != "--fresh" and not word.startswith(tuple(f"{name}=" for name in _SELECTING)):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def troubles(results: Results) -> list[dict[str, Any]]:
+    """Return the failures of every cell: its place, status, phase, seeds and message."""
+    found = []
+    for place, cell in enumerate(results.cells):
+        bad = cell.trials[cell.trials["status"] != Status.OK.value]
+        columns = ["status", "phase", "message"]
+        texts = bad[columns].astype(object).fillna(MISSING)
+        for (ended, phase, message), rows in texts.groupby(columns, sort=True):
+            seeds = [str(seed) for seed in bad.loc[rows.index, "seed"].dropna()]
+            each = {"status": str(ended), "phase": str(phase), "seeds": ", ".join(seeds) or MISSING}
+            found.append({"cell": place, **each, "message": str(message)})
+    return found
+
+
+def _search(results: Results) -> dict[str, Any] | None:
+    """Return the learning-rate search: its table as texts, and every candidate's score."""
+    table = search.table(results)
+    if table is None:
+        return None
+    places = {cell.name: place for place, cell in enumerate(results.cells)}
+    tried = [
+        (places[cell.name], candidate.rate, candidate.score)
+        for cell, choice in results.searched
+        for candidate in choice.candidates
+        if candidate.score is not None
+    ]
+    spent = [
+        (places[cell.name], (number + 1) * len(choice.seeds), score)
+        for cell, choice in results.searched
+        for number, score in enumerate(expected_best(choice.scores_with_failures))
+    ]
+    return {
+        "heads": [column.head for column in table.columns],
+        "rows": [[value.text for value in row.values] for row in table.rows],
+        "notes": [*table.notes, EXPECTED_BEST],
+        "tried": tried,
+        "spent": spent,
+    }

@@ -1,0 +1,135 @@
+/* The page's data, numbers as text, and the state that is in the page's address. */
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const CELLS = DATA.cells;
+const COUNT = CELLS.name.length;
+const MISSING = "–";
+const PLACES = [...Array(COUNT).keys()];
+const COLUMNS = new Map(DATA.columns.map((column) => [column.name, column]));
+for (const column of DATA.columns) {
+  if (column.texts) column.values = column.values.map((place) => column.texts[place]);
+  column.size ??= 1;
+  column.unit ??= "";
+  column.head = column.unit ? `${column.title} (${column.unit})` : column.title;
+}
+
+const formats = new Map();
+const fixed = (value, digits) => {
+  if (!formats.has(digits)) {
+    formats.set(digits, new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+  }
+  return formats.get(digits).format(value);
+};
+/* Three significant digits below a hundred, whole numbers with separators above. */
+const number = (value) => {
+  if (value === null || value === undefined) return MISSING;
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 1e-4 || size >= 1e9) return value.toExponential(2);
+  return fixed(value, Math.max(0, 2 - Math.floor(Math.log10(size))));
+};
+const percent = (value) => (value === null || value === undefined ? MISSING : fixed(100 * value, 1));
+const chance = (value) => {
+  if (value === null || value === undefined) return MISSING;
+  if (value > 0 && value < 0.01) return "<1";
+  if (value < 1 && value > 0.99) return ">99";
+  return fixed(100 * value, 0);
+};
+const show = (column, cell) => {
+  const value = column.values[cell];
+  if (value === null || value === undefined) return MISSING;
+  if (column.kind === "text") return value;
+  return column.kind === "percent" ? percent(value) : number(value / column.size);
+};
+const count = (value) => {
+  const units = [[1e12, " T"], [1e9, " B"], [1e6, " M"], [1e3, " k"]];
+  const unit = units.find(([size]) => Math.abs(value) >= size);
+  return unit ? number(value / unit[0]) + unit[1] : number(value);
+};
+
+/* Elements with text that stays text: nothing that was measured or written by a model is ever read as HTML. */
+const element = (tag, properties = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "class") made.className = value;
+    else if (name in made && name !== "list" && !name.startsWith("aria")) made[name] = value;
+    else if (value !== null && value !== false) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+};
+const escaped = (text) => String(text).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+const byId = (id) => document.getElementById(id);
+const plural = (n, noun) => `${n.toLocaleString("en-US")} ${noun}${n === 1 ? "" : "s"}`;
+
+/* A part of the data that is read when it is needed: from the page, or from a file beside it. */
+const parts = new Map();
+const waiting = new Map();
+window.peftbenchPart = (name, value) => { waiting.get(name)?.(value); };
+const part = (name) => {
+  if (parts.has(name)) return parts.get(name);
+  const inside = document.querySelector(`script[data-part="${name}"]`);
+  const found = inside
+    ? Promise.resolve(JSON.parse(inside.textContent))
+    : new Promise((done, fail) => {
+      waiting.set(name, done);
+      const source = `${encodeURIComponent(document.body.dataset.files)}/${name}.js`;
+      document.head.append(element("script", { src: source, onerror: () => fail(new Error(`${source} is missing: keep it beside the page`)) }));
+    });
+  parts.set(name, found);
+  return found;
+};
+const ofTrial = async (name, trial) => {
+  const piece = await part(`${name}-${Math.floor(trial / DATA.together)}`);
+  return piece[trial % DATA.together];
+};
+/* Names and values of a trial's settings or environment. */
+const indexed = async (name, trial) => {
+  const all = await part(name);
+  const set = all.sets[all.of[trial]];
+  return all.names.map((title, i) => [title, set[i] < 0 ? null : all.values[i][set[i]]]);
+};
+
+/* What a reader chose. It is in the address, so that a link shows the same. */
+const DEFAULT_COLUMNS = ["peak_train_bytes", "train_seconds", "tokens_per_second", "forgetting", "decode_over_base"];
+const COSTS = [
+  ["peak_train_bytes", "peak memory"], ["train_seconds", "train time"], ["trainable_parameters", "trainable parameters"],
+  ["checkpoint_bytes", "checkpoint"], ["decode_over_base", "decode"], ["forgetting", "forgetting"],
+].filter(([name]) => COLUMNS.has(name));
+const DEFAULTS = {
+  within: "2", budget: "", time: "", task: "0", cost: COSTS[0]?.[0] ?? "", columns: DEFAULT_COLUMNS.filter((n) => COLUMNS.has(n)).join(","),
+  sort: "score,desc", search: "", method: "", rank: "", precision: "", base: "", open: "",
+};
+const state = { ...DEFAULTS };
+const listeners = [];
+const readAddress = () => {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const name of Object.keys(DEFAULTS)) state[name] = given.get(name) ?? DEFAULTS[name];
+  if (!DATA.scores[Number(state.task)]) state.task = DEFAULTS.task;
+  if (state.cost && !COLUMNS.has(state.cost)) state.cost = DEFAULTS.cost;
+};
+const writeAddress = () => {
+  const kept = new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]));
+  const hash = `#${kept}`;
+  if (hash !== (location.hash || "#")) history.replaceState(null, "", hash);
+};
+const choose = (changes) => {
+  const changed = Object.keys(changes).filter((name) => state[name] !== changes[name]);
+  if (!changed.length) return;
+  Object.assign(state, changes);
+  writeAddress();
+  for (const listener of listeners) listener(new Set(changed));
+};
+/* Call a function whenever one of these choices changes. */
+const onChoice = (names, call) => listeners.push((changed) => { if (names.some((name) => changed.has(name))) call(changed); });
+
+const BYTES = { b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
+const SECONDS = { s: 1, sec: 1, min: 60, m: 60, h: 3600, d: 86400 };
+/* A size with its unit, like "16 GiB" or "90 min": null for none, NaN for what is none. */
+const measure = (text, units) => {
+  if (!text.trim()) return null;
+  const found = /^\s*([\d.]+)\s*([a-z]+)\s*$/i.exec(text);
+  const unit = found && units[found[2].toLowerCase()];
+  return unit ? Number(found[1]) * unit : NaN;
+};
+const tolerated = () => String(Number(state.within));
+const scoreOf = () => DATA.scores[Number(state.task)];

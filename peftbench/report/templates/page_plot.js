@@ -1,0 +1,193 @@
+/* The plots, with Vega-Lite on canvas; expressions are interpreted, so that the page needs no eval. */
+const theme = () => {
+  const [text, quiet, rule] = [ink("--ink"), ink("--quiet"), ink("--rule")];
+  const axis = { labelColor: text, titleColor: text, gridColor: rule, domainColor: quiet, tickColor: quiet, labelFontSize: 13, titleFontSize: 13, titleFontWeight: "normal", gridOpacity: 0.6 };
+  return {
+    background: "transparent", font: "system-ui, sans-serif", view: { stroke: rule }, axis,
+    legend: { labelColor: text, titleColor: text, labelFontSize: 13, titleFontSize: 13, titleFontWeight: "normal", symbolSize: 110 },
+    header: { labelColor: text, titleColor: text, labelFontSize: 13 }, text: { color: text }, title: { color: text, fontSize: 13 },
+  };
+};
+const plots = new Map();
+const plot = (holder, spec) => {
+  plots.get(holder)?.finalize();
+  holder.replaceChildren();
+  const whole = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", autosize: { type: "fit-x", contains: "padding" }, config: theme(), ...spec };
+  const compiled = vegaLite.compile(whole, { logger: vega.logger(vega.Error) }).spec;
+  const view = new vega.View(vega.parse(compiled, null, { ast: true }), {
+    expr: vega.expressionInterpreter, renderer: "canvas", container: holder, hover: true, logLevel: vega.Error,
+    tooltip: (_, event, item, value) => {
+      if (value === null || value === undefined || value === "") { hideTip(); return; }
+      const datum = item?.datum ?? {};
+      const lines = datum.cell !== undefined && holder.id === "plot" ? cellLines(datum.cell) : String(value).split("\n");
+      showTip(lines.map((line, i) => element(i ? "div" : "strong", {}, line)), event.clientX, event.clientY);
+    },
+  });
+  view.run();
+  plots.set(holder, view);
+  return view;
+};
+
+const cellLines = (cell) => {
+  const score = scoreOf();
+  const names = [...new Set([...DEFAULT_COLUMNS, "trainable_parameters", "checkpoint_bytes", "trials"])].filter((name) => COLUMNS.has(name));
+  return [
+    CELLS.name[cell], `score ${scoreText(score, cell)} %`,
+    ...(within[cell] === null ? [] : [`within ${tolerated()} points of the best: ${chance(within[cell])} %`]),
+    ...names.map((name) => { const c = COLUMNS.get(name); return `${c.title}: ${show(c, cell)}${c.unit && c.values[cell] !== null ? ` ${c.unit}` : ""}`; }),
+    "click to open",
+  ];
+};
+const scoreText = (score, cell) => {
+  if (score.mean[cell] === null) return MISSING;
+  const bounds = score.low[cell] === null ? "" : ` [${percent(score.low[cell])}, ${percent(score.high[cell])}]`;
+  return percent(score.mean[cell]) + bounds;
+};
+/* Cells that no other one beats in score at no higher cost, from the cheapest on. */
+const frontOf = (rows) => {
+  let highest = -Infinity;
+  return [...rows].sort((a, b) => a.x - b.x || b.y - a.y).filter((row) => row.y > highest && ((highest = row.y), true));
+};
+const plotRows = () => {
+  const score = scoreOf();
+  const cost = COLUMNS.get(state.cost);
+  const rows = PLACES.filter((cell) => !CELLS.is_base[cell] && score.mean[cell] !== null && cost && cost.values[cell] !== null).map((cell) => ({
+    cell, name: CELLS.name[cell], x: cost.values[cell] / cost.size, y: 100 * score.mean[cell],
+    low: 100 * (score.low[cell] ?? score.mean[cell]), high: 100 * (score.high[cell] ?? score.mean[cell]),
+    ...styleOf(cell), fill: laid(styleOf(cell).color, fullness(cell)), shown: shownCells === null || shownCells.has(cell),
+  }));
+  return rows;
+};
+const LINES = [["untuned base", (s) => PLACES.filter((c) => CELLS.is_base[c]).map((c) => s.mean[c])[0]], ["majority answer", (s) => s.majority], ["chance", (s) => s.chance]];
+/* Where the name of a cell on the front may stand: where it covers neither another name nor a mark; else nowhere. */
+const PLACEMENTS = [
+  { align: "left", dx: 10, dy: 12 }, { align: "left", dx: 10, dy: -12 }, { align: "right", dx: -10, dy: -12 }, { align: "right", dx: -10, dy: 12 },
+  { align: "left", dx: 10, dy: 27 }, { align: "right", dx: -10, dy: -27 },
+];
+const placed = (front, rows, log, width, height) => {
+  const scale = (of, size) => {
+    const values = rows.map(of);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return (row) => 24 + (size - 48) * (of(row) - low) / (high - low || 1);
+  };
+  const [x, y] = [scale((row) => (log ? Math.log(row.x) : row.x), width), scale((row) => -row.y, height)];
+  const taken = rows.map((row) => [x(row) - 7, y(row) - 7, x(row) + 7, y(row) + 7]);
+  const found = new Map();
+  for (const row of front) {
+    const long = 6.6 * row.name.length;
+    for (const place of PLACEMENTS) {
+      const left = place.align === "left" ? x(row) + place.dx : x(row) + place.dx - long;
+      const box = [left, y(row) + place.dy - 8, left + long, y(row) + place.dy + 8];
+      if (box[0] < 0 || box[2] > width || taken.some((o) => box[0] < o[2] && box[2] > o[0] && box[1] < o[3] && box[3] > o[1])) continue;
+      taken.push(box);
+      found.set(row.cell, place);
+      break;
+    }
+  }
+  return found;
+};
+const plotSpec = (rows) => {
+  const score = scoreOf();
+  const cost = COLUMNS.get(state.cost);
+  const xs = rows.map((row) => row.x);
+  const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 20;
+  const front = frontOf(rows);
+  const named = placed(front, rows, log, byId("plot").clientWidth - 60, 330);
+  const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
+  const most = state.cost === "peak_train_bytes" ? measure(state.budget, BYTES) : state.cost === "train_seconds" ? measure(state.time, SECONDS) : null;
+  const budget = most ? [{ x: most / cost.size, name: "budget" }] : [];
+  const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
+  const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~g", tickCount: 8, labelOverlap: true, grid: true };
+  const x = { field: "x", type: "quantitative", scale: log ? { type: "log", nice: false, padding: 24 } : { zero: false, padding: 24 }, axis: xAxis };
+  const y = { field: "y", type: "quantitative", scale: { zero: false, padding: 8 }, axis: { title: `score on ${score.task} (%)`, tickCount: 6 } };
+  const raw = { color: { field: "color", type: "nominal", scale: null }, opacity: { condition: { test: "datum.shown", value: 1 }, value: 0.15 } };
+  return {
+    width: "container", height: 330,
+    layer: [
+      { data: { values: lines }, mark: { type: "rule", strokeDash: [2, 4], color: ink("--quiet") }, encoding: { y } },
+      { data: { values: lines }, mark: { type: "text", align: "left", dx: 4, dy: -6, fontSize: 12, color: ink("--quiet"), x: 0 }, encoding: { y, text: { field: "name" } } },
+      { data: { values: budget }, mark: { type: "rule", strokeDash: [6, 4], strokeWidth: 1.5, color: ink("--bad") }, encoding: { x } },
+      { data: { values: budget }, mark: { type: "text", align: "left", dx: 5, y: 10, fontSize: 12, color: ink("--bad") }, encoding: { x, text: { field: "name" } } },
+      { data: { values: front }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, color: ink("--quiet") }, encoding: { x, y, order: { field: "x" } } },
+      { data: { name: "cells" }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...raw } },
+      {
+        data: { name: "cells" }, params: [{ name: "brush", select: { type: "interval", mark: { stroke: ink("--accent"), fill: ink("--accent"), fillOpacity: 0.08, strokeOpacity: 0.8 } } }],
+        mark: { type: "point", size: 110, strokeWidth: 1.8, cursor: "pointer" },
+        encoding: {
+          x, y, ...raw, shape: { field: "shape", type: "nominal", scale: null }, fill: { field: "fill", type: "nominal", scale: null }, tooltip: { field: "name" },
+        },
+      },
+      ...PLACEMENTS.map((place) => ({ data: { values: front.filter((row) => named.get(row.cell) === place) }, mark: { type: "text", align: place.align, baseline: "middle", dx: place.dx, dy: place.dy, fontSize: 12 }, encoding: { x, y, text: { field: "name" } } })),
+    ],
+    datasets: { cells: rows },
+  };
+};
+
+let shownCells = null; /* cells of the table's rows that pass its filters; null for all */
+let brushed = null;
+const drawPlot = () => {
+  const rows = plotRows();
+  byId("plot-empty").hidden = rows.length > 0;
+  brushed = null;
+  if (!rows.length) { byId("plot").replaceChildren(); return; }
+  const view = plot(byId("plot"), plotSpec(rows));
+  const clear = byId("clear-brush");
+  clear.hidden = true;
+  view.addSignalListener("brush", (_, value) => {
+    const range = value.x && value.y ? value : null;
+    const inside = (v, [a, b]) => v >= Math.min(a, b) && v <= Math.max(a, b);
+    brushed = range && new Set(rows.filter((row) => inside(row.x, range.x) && inside(row.y, range.y)).map((row) => row.cell));
+    clear.hidden = !brushed;
+    filterTable();
+  });
+  view.addEventListener("click", (_, item) => { if (item?.datum?.cell !== undefined && item.mark.marktype === "symbol") openCell(item.datum.cell); });
+};
+const fadePlot = () => {
+  const view = plots.get(byId("plot"));
+  if (view && byId("plot").isConnected) view.change("cells", vega.changeset().remove(vega.truthy).insert(plotRows())).runAsync();
+};
+const drawLegend = () => {
+  const kinds = new Map(PLACES.filter((cell) => !CELLS.is_base[cell]).map((cell) => [CELLS.kind[cell], cell]));
+  const mark = (shape, color, full) => {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "-8 -8 16 16");
+    svg.setAttribute("aria-hidden", "true");
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    path.setAttribute("d", outline(shape));
+    path.setAttribute("style", `stroke:${color};fill:${color};fill-opacity:${full}`);
+    svg.append(path);
+    return svg;
+  };
+  const items = [...kinds].map(([kind, cell]) => {
+    const style = styleOf(cell);
+    return element("li", {}, mark(style.shape, style.color, 1), CELLS.title[cell]);
+  });
+  const fills = FILLS.filter(([full]) => PLACES.some((cell) => !CELLS.is_base[cell] && fullness(cell) === full));
+  if (fills.length > 1) {
+    items.push(element("li", { class: "quiet" }, "bits per weight of the base: ", ...fills.flatMap(([full, text]) => [mark("circle", ink("--quiet"), full), `${text}  `])));
+  }
+  byId("legend").replaceChildren(...items);
+};
+/* A symbol of Vega's as a path, for the legend. */
+const OUTLINES = {
+  square: [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]], diamond: [[0, -1.2], [1, 0], [0, 1.2], [-1, 0]],
+  "triangle-up": [[0, -1], [1.1, 0.9], [-1.1, 0.9]], "triangle-down": [[0, 1], [1.1, -0.9], [-1.1, -0.9]],
+  "triangle-right": [[1, 0], [-0.9, 1.1], [-0.9, -1.1]], "triangle-left": [[-1, 0], [0.9, 1.1], [0.9, -1.1]],
+  cross: [[-0.4, -1], [0.4, -1], [0.4, -0.4], [1, -0.4], [1, 0.4], [0.4, 0.4], [0.4, 1], [-0.4, 1], [-0.4, 0.4], [-1, 0.4], [-1, -0.4], [-0.4, -0.4]],
+};
+const outline = (shape) => {
+  const points = OUTLINES[shape] ?? (shape.startsWith("M") ? shape.slice(1, -1).split("L").map((pair) => pair.split(",").map(Number)) : null);
+  if (points) return `M${points.map(([x, y]) => `${5.2 * x},${5.2 * y}`).join("L")}Z`;
+  return "M5.2,0A5.2,5.2,0,1,1,-5.2,0A5.2,5.2,0,1,1,5.2,0Z";
+};
+const bindPlot = () => {
+  const cost = byId("cost");
+  COSTS.forEach(([name, title]) => cost.append(element("option", { value: name }, title)));
+  cost.value = state.cost;
+  cost.addEventListener("change", () => choose({ cost: cost.value }));
+  byId("clear-brush").addEventListener("click", () => { drawPlot(); filterTable(); });
+  onChoice(["cost", "task", "budget", "time"], () => { cost.value = state.cost; drawPlot(); filterTable(); });
+  themed.push(drawPlot, drawLegend);
+  drawLegend();
+  drawPlot();
+};

@@ -1,0 +1,39 @@
+/* The status strip, warnings and failures, then everything else. */
+const drawStatus = () => {
+  byId("status").replaceChildren(...DATA.status.map(({ title, text, level }) => element("li", { class: level }, element("b", {}, title), " ", text)));
+  byId("lead").textContent = DATA.lead;
+  byId("command").textContent = DATA.command;
+};
+const drawTroubles = () => {
+  const section = byId("warnings");
+  const { warnings, troubles } = DATA;
+  if (!warnings.length && !troubles.length) { section.append(element("p", { class: "quiet" }, "None: every trial ended ok, and nothing limits the comparison.")); return; }
+  const most = 4;
+  const items = warnings.map((text) => element("li", {}, text));
+  if (items.length) section.append(element("ul", {}, ...items.slice(0, most)));
+  if (items.length > most) section.append(element("details", {}, element("summary", {}, `${items.length - most} more`), element("ul", {}, ...items.slice(most))));
+  const rows = troubles.map((one) => [CELLS.name[one.cell], one.status, one.seeds, one.phase, asText(one.message)]);
+  const heads = ["cell", "status", "seeds", "phase", "message"];
+  if (!rows.length) return;
+  if (rows.length <= 3) section.append(plainTable(heads, rows, "failed and unsupported cells"));
+  else section.append(folded(`${rows.length} failures and unsupported cells`, (into) => into.append(plainTable(heads, rows, "failed and unsupported cells"))));
+};
+/* What fails is said, and everything else is there. */
+const started = (what, start) => {
+  try { start(); } catch (error) {
+    byId("warnings").append(element("p", { class: "trouble" }, `Not shown: ${what} (${error.message}). This is a mistake in peftbench.`));
+    console.error(error);
+  }
+};
+readAddress();
+bindTips();
+bindTheme();
+for (const [what, start] of [["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],
+  ["the table", bindTable], ["the plot", bindPlot], ["trials", bindTrial], ["the sections", bindSections]]) started(what, start);
+addEventListener("hashchange", () => {
+  const before = { ...state };
+  readAddress();
+  const changed = new Set(Object.keys(DEFAULTS).filter((name) => state[name] !== before[name]));
+  if (changed.size) for (const listener of listeners) listener(changed);
+});
+document.documentElement.dataset.ready = "yes";
