@@ -44,7 +44,7 @@ PIECES = {
     "settings": (details, "settings", "the settings of trials"),
     "environments": (details, "environments", "the environments of trials"),
     "samples": (details, "samples", "the samples"),
-    "draws": (scores, "joint_draws", "scores on mean over tasks"),
+    "scores": (scores, "metric_words", "scores on describe"),
     "metrics": (columns, "task_metrics", "columns of other metrics"),
     "forgetting": (columns.retention, "retained", "columns of forgetting"),
     "status": (payload_overview, "status", "the state of the results"),
@@ -68,7 +68,7 @@ def test_a_piece_that_fails_is_a_note_on_a_page_that_has_all_others(quiet, monke
     notes = [text for group in found.core["notes"] for text in group["texts"]]
     said = [text for text in (*found.core["warnings"], *notes) if text.startswith("Not shown: ")]
     assert f"Not shown: {what} (KeyError: 'made up\\nin two <lines>'). {MISTAKE}" in said
-    assert len(said) == len(set(said)) <= 4  # draws are those of four tasks
+    assert len(said) == len(set(said)) <= 4  # one for each task
     assert len(found.core["cells"]["own"]) == 15
     assert {"curves-0", "ledgers-0", "settings", "environments", "samples"} == set(found.parts)
 

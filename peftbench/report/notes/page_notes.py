@@ -28,7 +28,6 @@ from peftbench.report.notes import (
 )
 from peftbench.report.notes import significance as significant
 
-
 _Maker = Callable[[], Iterable[str | None]]
 
 

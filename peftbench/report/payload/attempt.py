@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from peftbench.report.guarded import guarded
 
@@ -17,7 +17,7 @@ class Pieces:
 
     notes: list[str] = field(default_factory=list)
 
-    def make(self, what: str, make: Callable[[], T], otherwise: T) -> T:
+    def make(self, what: str, make: Callable[[], T], otherwise: Any) -> T:
         """Return what a function makes; if it fails, ``otherwise``, with a note.
 
         Args:
@@ -28,6 +28,6 @@ class Pieces:
 
         def failed(note: str) -> T:
             self.notes.append(note)
-            return otherwise
+            return otherwise  # type: ignore[no-any-return]
 
         return guarded(what, make, failed)
