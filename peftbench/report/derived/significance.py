@@ -52,7 +52,6 @@ class Significance:
         return found.scores.get(cell.name) if found else None
 
 
-
 def significance(results: Results) -> Significance:
     """Rank the cells on each task and on the mean over tasks."""
     if "significance" not in results.memo:
