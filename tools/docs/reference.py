@@ -25,6 +25,7 @@ from peftbench.report.collect import MEAN, collect
 from peftbench.results.seeds import Spread
 from peftbench.results.store.document import document
 from tools.docs import (
+    answer_document,
     arithmetic,
     cli_document,
     crossed_document,
@@ -150,6 +151,8 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "lesson": crossed_document.lesson,
         "power": crossed_document.power,
         "rules": crossed_document.rules,
+        "false answers": answer_document.bounds,
+        "answers": answer_document.designs,
     },
     ROOT / "docs" / "planner.md": {
         "beside": arithmetic.beside,
