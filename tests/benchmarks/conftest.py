@@ -27,3 +27,13 @@ def record_line(benchmark) -> Callable[..., None]:
         lines.append({"name": name, "values": values, "form": form, "goal": goal})
 
     return add
+
+
+@pytest.fixture
+def record_page(benchmark) -> Callable[..., None]:
+    """Record a line of the table of pages: what the page is about and what it took, by name."""
+
+    def add(**values: float) -> None:
+        benchmark.extra_info.setdefault("pages", []).append(values)
+
+    return add

@@ -1,6 +1,7 @@
 """Measure peftbench itself: ``make bench``, or ``python tests/benchmarks/run.py [--write] [-k NAME]``.
 
-Prints a table of ratios; with ``--write`` it is put into docs/bench.md with the machine that made it.
+Prints a table of ratios and one of pages; with ``--write`` they are put into docs/bench.md with the machine that made
+them. ``-k bench_page --write`` renews the table of pages alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "bench.md"
 FORMS = {"ratio": "{:.3f}", "share": "{:.2%}", "ms": "{:.1f}", "s": "{:.2f}"}
-MARKED = re.compile(r"(<!-- bench: [^\n]*-->\n).*?(<!-- /bench -->)", re.DOTALL)
+MARKED = r"(<!-- {0}: [^\n]*-->\n).*?(<!-- /{0} -->)"
+PAGES = "bench_page"
+"""Name of the benchmark of pages, which have a table of their own."""
+PAGE_FORMS = {
+    "trials": "{:,}",
+    "cells": "{:,}",
+    "seconds": "{:.1f}",
+    "cpu_seconds": "{:.1f}",
+    "memory_mib": "{:,.0f}",
+    "page_mib": "{:.2f}",
+    "beside_mib": "{:.2f}",
+}
+"""Columns of that table, and how their numbers are written."""
 
 
 def middle(values: list[Any]) -> float:
@@ -47,6 +60,17 @@ def table(lines: list[dict[str, Any]]) -> str:
         form, between = FORMS[line["form"]].format, interval(line["values"])
         shown = "–" if between is None else f"{form(between[0])} to {form(between[1])}"
         rows.append((line["name"], form(middle(line["values"])), shown, str(len(line["values"])), line["goal"] or "–"))
+    return markdown(rows)
+
+
+def page_table(pages: list[dict[str, float]]) -> str:
+    """Return what pages took as a table in Markdown."""
+    heads = ("trials", "cells", "seconds", "CPU seconds", "peak memory (MiB)", "page (MiB)", "files beside it (MiB)")
+    return markdown([heads, *(tuple(form.format(page[n]) for n, form in PAGE_FORMS.items()) for page in pages)])
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """Return rows, of which the first one has the heads, as a table in Markdown."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows_of_text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -73,8 +97,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="renew docs/bench.md")
     parser.add_argument("-k", metavar="NAME", help="only benchmarks of that name")
     arguments = parser.parse_args()
-    if arguments.write and arguments.k:
-        parser.error("--write takes all of them, got -k too")
+    if arguments.write and arguments.k not in (None, PAGES):
+        parser.error(f"--write takes all of them, or -k {PAGES}; got -k {arguments.k}")
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made.json"
         command = [sys.executable, "-m", "pytest", *sorted(map(str, Path(__file__).parent.glob("bench_*.py")))]
@@ -88,13 +112,23 @@ def main() -> None:
         if done.returncode:
             sys.exit(done.returncode)
         benchmarks = json.loads(made.read_text())["benchmarks"]
-    shown = f"{table([line for one in benchmarks for line in one['extra_info']['lines']])}\n\nMachine: {machine()}."
-    print(f"\n{shown}")
-    if arguments.write:
-        text, count = MARKED.subn(lambda found: f"{found[1]}{shown}\n{found[2]}", DOCUMENT.read_text())
-        if count != 1:
-            raise ValueError(f"{DOCUMENT.name}: {count} places are marked 'bench', expected 1")
-        DOCUMENT.write_text(text)
+    lines, pages = ([one for each in benchmarks for one in each["extra_info"].get(n, ())] for n in ("lines", "pages"))
+    shown = {"bench": table(lines) if lines else "", "bench-pages": page_table(pages) if pages else ""}
+    for place, made_table in shown.items():
+        if made_table:
+            text = f"{made_table}\n\nMachine: {machine()}."
+            print(f"\n{text}")
+            if arguments.write:
+                put(place, text)
+
+
+def put(place: str, shown: str) -> None:
+    """Replace what stands between the markers of a place in the document."""
+    marked = re.compile(MARKED.format(place), re.DOTALL)
+    text, count = marked.subn(lambda found: f"{found[1]}{shown}\n{found[2]}", DOCUMENT.read_text())
+    if count != 1:
+        raise ValueError(f"{DOCUMENT.name}: {count} places are marked {place!r}, expected 1")
+    DOCUMENT.write_text(text)
 
 
 if __name__ == "__main__":

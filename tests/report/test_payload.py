@@ -283,7 +283,7 @@ def test_what_would_make_a_page_too_large_is_in_files_beside_it(
 def test_a_page_of_a_hundred_cells_has_at_most_two_megabytes(tmp_path: Path) -> None:
     from tests.support.many_results import make_many
 
-    folder = make_many(tmp_path / "r", trials=300, seeds=3, steps=100)
+    folder = make_many(tmp_path / "r", cells=99, seeds=3, steps=100, examples=20)
     text = page.html(collect(folder))
     assert len(PageData(text).core["cells"]["own"]) == 100
     assert len(text.encode()) < 2_000_000
