@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from peftbench.errors import UserError
@@ -19,6 +21,7 @@ from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
 from peftbench.results.crossed_effects import outcomes
 from peftbench.results.crossed_effects.model import Outcomes
+from peftbench.results.crossed_effects.outcomes import Arranged
 from peftbench.results.learning_rate_search import CellSearch
 from peftbench.results.rows import rows_of_grid
 from peftbench.results.seeds import Summary
@@ -49,7 +52,7 @@ class Cell:
     @cached_property
     def record(self) -> Method | None:
         """The record of the method, or of its variant by the cell's options; None if the method is not in the table."""
-        settings = read_json(next(iter(self.trials["settings_json"].dropna()), "{}"))
+        settings = read_json(next(iter(self.texts("settings_json", ok=False)), "{}"))
         try:
             return method_of(self.method, settings.get("options", {})) if self.method in METHODS else None
         except UserError:  # peft, whose tuners are its variants, is not installed where the report is made
@@ -63,7 +66,7 @@ class Cell:
     @property
     def variant(self) -> str:
         """The part of the cell's name that gives options which are axes."""
-        return str(self.trials["named_settings"].iloc[0])
+        return str(self.rows[0]["named_settings"])
 
     @property
     def is_base(self) -> bool:
@@ -73,7 +76,22 @@ class Cell:
     @cached_property
     def ok(self) -> pd.DataFrame:
         """The trials that ended ``ok``."""
-        return self.trials[self.trials["status"] == Status.OK.value]
+        return self.trials if not self.troubles else self.trials[self.trials["status"] == Status.OK.value]
+
+    @cached_property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """``trials`` as dicts, which are much faster to go through than frames."""
+        return tuple(dict(zip(self.trials, row, strict=True)) for row in self.trials.to_numpy(object).tolist())
+
+    @cached_property
+    def ok_rows(self) -> tuple[dict[str, Any], ...]:
+        """``ok`` as dicts."""
+        return tuple(row for row in self.rows if row["status"] == Status.OK.value)
+
+    def texts(self, column: str, ok: bool = True) -> list[str]:
+        """Return the different texts of a column, each once, of the trials that ended ok or of all; no nulls."""
+        rows = self.ok_rows if ok else self.rows
+        return list(dict.fromkeys(text for row in rows if isinstance(text := row.get(column), str)))
 
     @property
     def troubles(self) -> Mapping[str, int]:
@@ -115,7 +133,7 @@ class Results:
     choices: Mapping[str, CellSearch] = field(default_factory=dict)
     """Learning-rate searches by the stored name of the cell."""
 
-    @property
+    @cached_property
     def finished(self) -> tuple[Cell, ...]:
         """Cells with at least one trial that ended ``ok``."""
         return tuple(cell for cell in self.cells if len(cell.ok))
@@ -126,7 +144,7 @@ class Results:
         names = [(cell, cell.summary.cell) for cell in self.cells]
         return tuple((cell, self.choices[name]) for cell, name in names if name in self.choices)
 
-    @property
+    @cached_property
     def tuned(self) -> tuple[Cell, ...]:
         """Finished cells that train something: all but the untuned base model."""
         return tuple(cell for cell in self.finished if not cell.is_base)
@@ -154,9 +172,13 @@ class Results:
     def stored_outcomes(self, tasks: tuple[str, ...]) -> dict[str, Outcomes | str]:
         """Return the outcomes of each finished cell by name, or the reason why it has none."""
         if tasks not in self._outcomes:
-            stored = outcomes.read(self.trials, self.examples, tasks)
+            stored = outcomes.read(self.trials, self._arranged, tasks)
             self._outcomes[tasks] = {cell.name: stored[cell.summary.base, cell.summary.cell] for cell in self.finished}
         return self._outcomes[tasks]
+
+    @cached_property
+    def _arranged(self) -> Arranged:
+        return outcomes.arrange(self.examples)
 
     @cached_property
     def _outcomes(self) -> dict[tuple[str, ...], dict[str, Outcomes | str]]:
@@ -170,7 +192,7 @@ class Results:
     def score_record(self, task: str) -> dict[str, Any]:
         """Return a task's stored Score of some finished trial (metric, examples, ...); empty if there is none."""
         for cell in self.finished:
-            for text in cell.ok["scores_json"]:
+            for text in cell.texts("scores_json"):
                 record = read_json(text).get(task)
                 if isinstance(record, dict):
                     return record
@@ -235,7 +257,7 @@ def from_tables(
     scores = [f"score_{task}" for task in tasks]
     newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
     several = newest["base"].nunique() > 1
-    rows = {(str(base), str(cell)): found for (base, cell), found in newest.groupby(["base", "cell"], sort=False)}
+    rows = dict(_by_cell(newest))
     cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in seeds.summarize(newest)]
     cells.sort(
         key=lambda c: (
@@ -252,8 +274,23 @@ def from_tables(
 
 def _cell(summary: Summary, rows: pd.DataFrame, several_bases: bool) -> Cell:
     name = f"{summary.cell} ({summary.base})" if several_bases else summary.cell
-    ordered = rows.sort_values(["seed", "key"], kind="stable", na_position="first")
-    return Cell(name, summary.method, summary.precision, summary.rank, ordered, summary)
+    return Cell(name, summary.method, summary.precision, summary.rank, rows, summary)
+
+
+def _by_cell(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Yield the trials of each base model and cell, sorted by seed, those without one first.
+
+    All columns that are no floats become objects, which pandas keeps in one block: slicing a hundred blocks for each of
+    a thousand cells would take most of a report's time.
+    """
+    ordered = trials.sort_values(["seed", "key"], kind="stable", na_position="first")
+    ordered = ordered.iloc[ordered.groupby(["base", "cell"], sort=False).ngroup().argsort(kind="stable")]
+    objects = {name: object for name, dtype in ordered.dtypes.items() if dtype != np.float64}
+    plain = ordered.astype(objects).copy()
+    names = list(zip(plain["base"].tolist(), plain["cell"].tolist(), strict=True))
+    starts = [place for place, name in enumerate(names) if not place or name != names[place - 1]]
+    for start, end in itertools.pairwise([*starts, len(names)]):
+        yield names[start], plain.iloc[start:end]
 
 
 def _tasks(trials: pd.DataFrame) -> tuple[str, ...]:

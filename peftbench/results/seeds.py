@@ -7,8 +7,10 @@ examples and the same machine. For new examples as well see ``crossed_effects``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -90,11 +92,15 @@ def summarize(trials: pd.DataFrame) -> list[Summary]:
             differ in more than the seed; the message names what differs and both values.
     """
     measured = measured_columns(trials.columns)
-    _check_equal(trials[trials["status"] == "ok"], SAME_IN_TABLE, "these results")
-    return [
-        _summarize_cell(base, cell, rows, measured)
-        for (base, cell), rows in trials.groupby(["base", "cell"], sort=False)
-    ]
+    needed = dict.fromkeys(["base", "cell", "method", "precision", "rank", "seed", "status", "settings_json"])
+    needed |= dict.fromkeys(["reason", "message", *SAME_IN_TABLE, *SAME_IN_CELL, *measured])
+    columns = [trials[name].tolist() for name in needed]  # by columns, as slicing a wide frame per cell is slow
+    rows = [dict(zip(needed, values, strict=True)) for values in zip(*columns, strict=True)]
+    _check_equal((row for row in rows if row["status"] == "ok"), SAME_IN_TABLE, "these results")
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["base"], row["cell"]), []).append(row)
+    return [_summarize_cell(base, cell, found, measured) for (base, cell), found in cells.items()]
 
 
 def measured_columns(names: Iterable[str]) -> list[str]:
@@ -162,6 +168,7 @@ def half_width_over_examples(old_error: float | None, new_error: float | None) -
     return NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.hypot(old_error, new_error)
 
 
+@cache
 def _t_quantile(degrees_of_freedom: float) -> float:
     from peftbench.results.crossed_effects.student import (
         t_quantile,  # imports scipy, which commands like plan do without
@@ -170,47 +177,58 @@ def _t_quantile(degrees_of_freedom: float) -> float:
     return t_quantile(degrees_of_freedom)
 
 
-def _summarize_cell(base: str, cell: str, rows: pd.DataFrame, measured: Sequence[str]) -> Summary:
-    ok = rows[rows["status"] == "ok"]
+def _summarize_cell(base: str, cell: str, rows: Sequence[Mapping[str, Any]], measured: Sequence[str]) -> Summary:
+    ok = [row for row in rows if row["status"] == "ok"]
     _check_one_setting(cell, rows, ok)
-    spreads = {name: spread_of(ok[name]) for name in measured}
-    counts = rows["status"].value_counts()
-    first = rows.iloc[0]
+    spreads = {name: spread_of(row[name] for row in ok) for name in measured}
+    counts = Counter(row["status"] for row in rows)
+    first = rows[0]
     return Summary(
         base,
         cell,
         first["method"],
         first["precision"],
         int(first["rank"]) if is_number(first["rank"]) else None,
-        {status: int(counts[status]) for status in sorted(counts.index, key=lambda name: (name != "ok", name))},
-        *_reasons(rows[(rows["status"] != "ok") & rows["message"].notna()]),
+        {status: counts[status] for status in sorted(counts, key=lambda name: (name != "ok", name))},
+        *_reasons(row for row in rows if row["status"] != "ok" and not _is_null(row["message"])),
         {name: found for name, found in spreads.items() if found is not None},
     )
 
 
-def _reasons(rows: pd.DataFrame) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _reasons(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the different reasons of rows that are not ok, and the message of the first row with each."""
-    first = rows.drop_duplicates("reason")
-    return tuple(first["reason"]), tuple(first["message"])
+    first: dict[str | None, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(None if _is_null(row["reason"]) else row["reason"], row)
+    return tuple(row["reason"] for row in first.values()), tuple(row["message"] for row in first.values())
 
 
-def _check_one_setting(cell: str, rows: pd.DataFrame, ok: pd.DataFrame) -> None:
+def _check_one_setting(cell: str, rows: Sequence[Mapping[str, Any]], ok: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to pool rows of a cell that differ in more than the seed."""
-    settings = [settings_of(text) for text in ok["settings_json"]]
+    settings = [settings_of(text) for text in dict.fromkeys(row["settings_json"] for row in ok)]
     for other in settings[1:]:
         for name in sorted(settings[0].keys() | other.keys()):
             if settings[0].get(name) != other.get(name):
                 raise UserError(_not_comparable(cell, name, settings[0].get(name), other.get(name)))
     _check_equal(ok, SAME_IN_CELL, cell)
-    if rows["seed"].fillna(-1).duplicated().any():
+    if len({-1 if _is_null(row["seed"]) else row["seed"] for row in rows}) < len(rows):
         raise UserError(f"{cell}: a seed has two rows; select the latest first (peftbench.results.rows.latest_rows)")
 
 
-def _check_equal(rows: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    for name in names:
-        values = list(rows[name].dropna().unique())
-        if len(values) > 1:
-            raise UserError(_not_comparable(where, name, values[0], values[1]))
+def _check_equal(rows: Iterable[Mapping[str, Any]], names: Sequence[str], where: str) -> None:
+    found: dict[str, dict[Any, None]] = {name: {} for name in names}
+    for row in rows:
+        for name, values in found.items():
+            values[row[name]] = None
+    for name, values in found.items():
+        known = [value for value in values if not _is_null(value)]
+        if len(known) > 1:
+            raise UserError(_not_comparable(where, name, known[0], known[1]))
+
+
+def _is_null(value: Any) -> bool:
+    """Return whether a value of a row is None, not-a-number or pandas' NA."""
+    return not isinstance(value, str | int | float) or value != value
 
 
 def _not_comparable(where: str, name: str, one: object, other: object) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
-import pandas as pd
-
 from peftbench.report.notes import answers
 
 OUT = {"examples": 40, "stopped": 0, "longer": 9, "changed": 1, "unreachable": 10, "longest_tokens": 77}
@@ -17,8 +15,7 @@ def said(*cells):
     """The notes for cells, each a name and the scores of its trials."""
 
     frames = [
-        SimpleNamespace(name=name, ok=pd.DataFrame({"scores_json": [json.dumps(s) for s in scores]}))
-        for name, scores in cells
+        SimpleNamespace(name=name, ok_rows=[{"scores_json": json.dumps(s)} for s in scores]) for name, scores in cells
     ]
     return list(answers.notes(SimpleNamespace(cells=frames)))
 

@@ -70,8 +70,7 @@ def measured(results: Results) -> tuple[Measured, ...]:
     """Return the cells with measured inference cost, in the order of the comparison table."""
     found = []
     for cell in results.finished:
-        texts = cell.ok["inference_json"].dropna() if "inference_json" in cell.ok else ()
-        raw = tuple(one for text in texts if (one := read_json(text)))
+        raw = tuple(one for row in cell.ok_rows if (one := read_json(row.get("inference_json"))))
         if raw:
             found.append(Measured(cell, raw))
     return tuple(found)

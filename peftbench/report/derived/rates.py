@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peftbench.report.collect import Cell, Results
 from peftbench.results.crossed_effects import student
@@ -50,13 +51,19 @@ def steady(steps: Any) -> Steady | None:
     Args:
         steps: the trial's rows of ``steps``, in order.
     """
-    timed = steps[~steps["untimed"].astype(bool)]
-    if not len(timed):
+    return _steady(*(steps[name].to_numpy(dtype) for name, dtype in _MEASURED.items()))
+
+
+_MEASURED = {"untimed": bool, "seconds": np.float64, "nonpadding_tokens": np.float64}
+
+
+def _steady(untimed: NDArray[np.bool_], seconds: Array, tokens: Array) -> Steady | None:
+    seconds, tokens = seconds[~untimed], tokens[~untimed]
+    if not len(seconds):
         return None
-    seconds, tokens = timed["seconds"].astype(float), timed["nonpadding_tokens"].astype(float)
-    p5, median, p95 = seconds.quantile([0.05, 0.5, 0.95])
+    p5, median, p95 = np.quantile(seconds, (0.05, 0.5, 0.95)).tolist()
     half = rate_half_width(tokens.tolist(), seconds.tolist())
-    return Steady(len(timed), float(median), float(p5), float(p95), tokens.sum() / seconds.sum(), half)
+    return Steady(len(seconds), median, p5, p95, float(tokens.sum() / seconds.sum()), half)
 
 
 def rate_half_width(tokens: Sequence[float], seconds: Sequence[float]) -> float | None:
@@ -125,16 +132,21 @@ def trial_steps(results: Results, key: str) -> Steady | None:
     """Summarize the steady steps of a stored trial; None if its steps were not stored."""
     found = results.memo.setdefault("steady steps", {})
     if key not in found:
-        places = _places(results).get(key)
-        found[key] = None if places is None else steady(results.steps.iloc[places].sort_values("step"))
+        columns = _columns_of(results).get(key)
+        found[key] = None if columns is None else _steady(*columns)
     return found[key]  # type: ignore[no-any-return]
 
 
-def _places(results: Results) -> Mapping[str, Any]:
-    """Return the places of each trial's rows among the steps, which are sought once for all trials."""
-    if "places of steps" not in results.memo:
-        results.memo["places of steps"] = results.steps.groupby("key").indices if len(results.steps) else {}
-    return results.memo["places of steps"]  # type: ignore[no-any-return]
+def _columns_of(results: Results) -> Mapping[str, list[Any]]:
+    """Return the measured columns of each trial's steps in their order; they are arranged once for all trials."""
+    if "columns of steps" not in results.memo:
+        steps = results.steps
+        places = steps.groupby("key").indices if len(steps) else {}
+        number = steps["step"].to_numpy() if len(steps) else np.zeros(0)
+        ordered = {key: rows[number[rows].argsort(kind="stable")] for key, rows in places.items()}
+        columns = [steps[name].to_numpy(dtype) for name, dtype in _MEASURED.items()] if len(steps) else []
+        results.memo["columns of steps"] = {key: [each[rows] for each in columns] for key, rows in ordered.items()}
+    return results.memo["columns of steps"]  # type: ignore[no-any-return]
 
 
 def half_width(cell: Cell, steps: Sequence[Steady]) -> float | None:
@@ -211,5 +223,5 @@ def pair_intervals(spreads: Sequence[Spread], halves: Sequence[float | None]) ->
 
 
 def _single_trial(results: Results, cell: Cell) -> list[Steady]:
-    found = trial_steps(results, cell.ok["key"].iloc[0]) if len(cell.ok) == 1 else None
+    found = trial_steps(results, cell.ok_rows[0]["key"]) if len(cell.ok) == 1 else None
     return [found] if found else []

@@ -62,8 +62,7 @@ def retained(results: Results) -> tuple[Retained, ...]:
     """Return the finished cells whose trials were all measured on the same texts, in the comparison table's order."""
     found = []
     for cell in results.finished:
-        texts = cell.ok.get("retention_json", [])
-        raw = [read_json(text) for text in texts]
+        raw = [read_json(row.get("retention_json")) for row in cell.ok_rows]
         if not raw or not all(one.get("tokens") == raw[0].get("tokens") and one.get("before") for one in raw):
             continue
         after = None if cell.is_base else np.asarray([one.get("after") or [] for one in raw], dtype=float)

@@ -114,7 +114,7 @@ def _front(results: Results, cells: Mapping[str, Outcomes], column: str) -> dict
     """Return the front probabilities of the tuned cells whose cost is known."""
     costs = {cell.name: cell.mean(column) for cell in results.tuned if cell.name in cells}
     if column == "train_energy_joules" and any(
-        rates.samples_per_joule(row) is None for cell in results.tuned for row in cell.ok.to_dict("records")
+        rates.samples_per_joule(row) is None for cell in results.tuned for row in cell.ok_rows
     ):
         return {}  # not measured, or the counter covered other work too
     known = {name: cost for name, cost in costs.items() if cost is not None}

@@ -119,11 +119,8 @@ def _audit(results: Results) -> Audit:
 def _rows(results: Results) -> Iterable[AuditRow]:
     """Yield every trial with its comparable fields."""
     parsed = cache(lambda text: flat_texts(read_json(text)))
-    needed = ["status", "seed", "precision", "settings_json", "environment_json", *_INPUTS, *_WORK]
-    needed += [f.name for f in dataclasses.fields(EffectiveColumns)]
-    columns = [name for name in needed if name in results.trials]
     for cell in results.cells:
-        for row in cell.trials[columns].to_dict("records"):
+        for row in cell.rows:
             facts: dict[tuple[str, str], tuple[Stratum, str]] = {}
             settings = parsed(row["settings_json"])
             for name, value in settings.items():

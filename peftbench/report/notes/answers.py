@@ -19,8 +19,8 @@ def notes(results: Results) -> Iterator[str]:
     asked: dict[str, None] = {}
     cut: dict[str, dict[str, Counter[str]]] = {}
     for cell in results.cells:
-        for text in cell.ok["scores_json"].dropna():
-            for task, score in read_json(text).items():
+        for row in cell.ok_rows:
+            for task, score in read_json(row["scores_json"]).items():
                 settings = score.get("settings", {})
                 stops, longest = settings.get("stop", ()), settings.get("max_new_tokens", 0)
                 said = score.get("targets") and reach.sentence(task, score["targets"], stops, longest)

@@ -69,7 +69,7 @@ def _caution(results: Results) -> Iterable[str]:
     failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
     unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
     harmed = outcomes.harmed(results)
-    rows = results.trials[results.trials["status"] == "ok"].to_dict("records")
+    rows = [row for cell in results.cells for row in cell.ok_rows]
     waiting = [share for row in rows if (share := waiting_share(row)) is not None]
     busy = sum(share > MOST_WAITING for share in waiting)
     if missing:

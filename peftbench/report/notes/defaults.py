@@ -9,6 +9,7 @@ from peftbench.records import wording
 from peftbench.report.collect import Cell, Results, read_json
 
 _RULE = "rule"
+_READ = ("learning_rate", "learning_rate_source", "defaults_json", "settings_json")
 
 
 def notes(results: Results) -> Iterable[str]:
@@ -18,11 +19,13 @@ def notes(results: Results) -> Iterable[str]:
     untuned: dict[str, dict[str, float]] = {}
     others: dict[tuple[str, str], list[Cell]] = {}
     for cell in results.cells:
-        rows = cell.trials[["learning_rate", "learning_rate_source", "defaults_json", "settings_json"]]
-        for rate, source, defaults, settings in rows.drop_duplicates().itertuples(index=False):
+        for row in cell.rows:
+            rate, source, defaults, settings = (row[name] for name in _READ)
             known = read_json(defaults)
             if source == _RULE:
                 untuned.setdefault(known.get("learning_rate", "untuned default"), {})[cell.name] = rate
+            if not known.keys() - {"learning_rate"}:
+                continue
             values = {**read_json(settings), **(read_json(settings).get("train") or {})}
             for name in (name for name in known if name != "learning_rate"):
                 others.setdefault((f"{name} {_number(values.get(name))}", known[name]), []).append(cell)

@@ -21,7 +21,7 @@ def notes(results: Results, cells: Sequence[Measured]) -> Iterable[str]:
     yield _setting(cells)
     if len({one.cell.summary.base for one in cells}) == 1:
         shapes = {(raw.get("prompts"), raw.get("prompt_tokens"), raw.get("new_tokens")) for c in cells for raw in c.raw}
-        hashes = {text for c in cells for text in c.cell.ok["inference_prompts_sha256"].dropna()}
+        hashes = {text for c in cells for text in c.cell.texts("inference_prompts_sha256")}
         if len(shapes) > 1 or len(hashes) > 1:
             yield "Cells were given different prompts, so their times are not comparable."
     yield from _slower(cells)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from peftbench.methods.record import shown
 from peftbench.report.collect import Cell, Results
 from peftbench.results.learning_rate_search import CellSearch
+from peftbench.results.rows import is_number
 
 SELECTED = "*"
 """Marks the selected candidate."""
@@ -63,7 +64,7 @@ def _selection(results: Results, found: Sequence[tuple[Cell, CellSearch]]) -> st
 
 
 def _uses_selected(cell: Cell, choice: CellSearch) -> bool:
-    known = set(cell.ok["learning_rate"].dropna())
+    known = {row["learning_rate"] for row in cell.ok_rows if is_number(row["learning_rate"])}
     return choice.best is None or known <= {choice.best.rate}
 
 

@@ -11,6 +11,7 @@ from peftbench.records import units as fmt
 from peftbench.records.wording import plural, span
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts
+from peftbench.results.rows import is_number
 
 _MUST_EQUAL = {
     "options.target_modules": "target modules",
@@ -46,8 +47,9 @@ def _held_against(results: Results) -> Iterable[str]:
     ):
         shares = []
         for cell in results.tuned:
-            rows = cell.trials[[column, "peak_train_bytes"]].dropna()
-            for value, peak in rows.itertuples(index=False):
+            for value, peak in ((row[column], row["peak_train_bytes"]) for row in cell.rows):
+                if not is_number(value) or not is_number(peak):
+                    continue
                 shares.append(abs(value if column.startswith("peak") else value - peak) / peak)
         if shares:
             how = f"to within {fmt.share(max(shares))}" if max(shares) else "to the byte"
@@ -219,4 +221,4 @@ def _pair(qlora: Cell, lora: Cell) -> _Pair | None:
 
 
 def _settings(cell: Cell) -> dict[str, str]:
-    return flat_texts(read_json(cell.ok["settings_json"].iloc[0]))
+    return flat_texts(read_json(cell.ok_rows[0]["settings_json"]))

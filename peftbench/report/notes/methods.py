@@ -38,7 +38,7 @@ def profile_settings(results: Results) -> Iterable[str]:
     """Yield which cells use a profile's settings, what published ones leave open and what was not adopted."""
     cells: dict[tuple[str, str], list[Cell]] = {}
     for cell in results.cells:
-        for text in cell.trials["settings_json"].dropna().unique():
+        for text in cell.texts("settings_json", ok=False):
             profile = (read_json(text).get("train") or {}).get("profile")
             if profile:
                 cells.setdefault((profile, cell.method if profile == profiles.PAPER else ""), []).append(cell)
@@ -53,8 +53,9 @@ def profile_settings(results: Results) -> Iterable[str]:
 
 def not_causal(results: Results) -> Iterable[str]:
     """Yield the cells whose prediction at a position depends on later tokens."""
-    known = {cell.name: cell.trials["later_token_influence"].max() for cell in results.tuned}
-    ahead = {name: share for name, share in known.items() if is_number(share) and share > causality.NOISE}
+    column = "later_token_influence"
+    known = {c.name: [row[column] for row in c.rows if is_number(row[column])] for c in results.tuned}
+    ahead = {name: max(shares) for name, shares in known.items() if shares and max(shares) > causality.NOISE}
     if ahead:
         yield (
             f"Not causal: {series(tuple(ahead))}. Later tokens change the predictions at earlier positions (by up to "
@@ -63,12 +64,16 @@ def not_causal(results: Results) -> Iterable[str]:
         )
 
 
+_ADAPTED = ("settings_json", "adapted_share", "unadapted_matrices")
+
+
 def adapted_share(results: Results) -> Iterable[str]:
     """Yield which matrices ``all-linear`` did not adapt: fused experts are not always linear layers."""
     cells: dict[tuple[float, str], list[str]] = {}
     for cell in results.cells:
-        rows = cell.trials[["settings_json", "adapted_share", "unadapted_matrices"]].dropna()
-        for text, share, missed in rows.itertuples(index=False):
+        for text, share, missed in ((row[n] for n in _ADAPTED) for row in cell.rows):
+            if not is_number(share) or not isinstance(missed, str):
+                continue
             if read_json(text).get("options", {}).get("target_modules") == "all-linear":
                 cells.setdefault((share, missed), []).append(cell.name)
     for (share, missed), names in cells.items():

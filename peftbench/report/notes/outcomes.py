@@ -81,13 +81,15 @@ def _within_noise(each: _Below) -> bool:
 
 def _base(results: Results, cell: Cell) -> Cell | None:
     """Return the untuned base model of a cell, at its precision if there is one."""
-    known = [each for each in results.finished if each.is_base and each.summary.base == cell.summary.base]
+    if "untuned" not in results.memo:
+        results.memo["untuned"] = [each for each in results.finished if each.is_base]
+    known = [each for each in results.memo["untuned"] if each.summary.base == cell.summary.base]
     return next((each for each in known if each.precision == cell.precision), known[0] if known else None)
 
 
 def _cause(results: Results, each: _Below) -> str:
     """Return why a cell probably scores below the untuned base model: the first known reason that applies."""
-    rows, task = each.cell.ok.to_dict("records"), each.task
+    rows, task = each.cell.ok_rows, each.task
     if _within_noise(each):
         examples = results.score_record(task).get("examples")
         return f"chance, since the difference is within the noise of {plural(int(examples or 0), 'example')}"

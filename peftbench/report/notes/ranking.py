@@ -45,7 +45,7 @@ def notes(results: Results) -> Iterable[str]:
 
 
 def _settings(cell: Cell, task: str) -> list[Mapping[str, Any]]:
-    each = (read_json(text).get(task) for text in cell.ok["scores_json"].dropna().unique())
+    each = (read_json(text).get(task) for text in cell.texts("scores_json"))
     settings = [score.get("settings") or {} for score in each if isinstance(score, dict)]
     return [given for given in settings if given.get("ranked")]
 

@@ -24,7 +24,7 @@ def notes(cells: Sequence[Retained]) -> Iterable[str]:
     )
     if texts == 1:
         yield "Forgetting is not reported: one text gives no interval. Check evaluate.retention.separator."
-    hashes = {text for one in cells for text in one.cell.ok["retention_sha256"].dropna()}
+    hashes = {text for one in cells for text in one.cell.texts("retention_sha256")}
     if len(hashes) > 1 and len({one.cell.summary.base for one in cells}) == 1:
         yield "Cells were evaluated on different general texts, so their losses are not comparable."
     infinite = [one.cell.name for one in cells if one.after is not None and not np.isfinite(one.after).all()]

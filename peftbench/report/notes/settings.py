@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pandas as pd
-
 from peftbench.models.precision import PRECISIONS
 from peftbench.report.collect import Cell, Results
 from peftbench.report.notes import unequal_settings
@@ -33,7 +31,7 @@ def _in_float32(results: Results) -> Iterable[str]:
         precision = PRECISIONS.get(cell.precision)
         if precision is None or cell.record is None or precision.base_weights(cell.record.trains_base) == "float32":
             continue
-        for base, dtypes in zip(cell.ok["base"], cell.ok["loaded_dtypes"], strict=True):
+        for base, dtypes in ((row["base"], row["loaded_dtypes"]) for row in cell.ok_rows):
             if "float32" in str(dtypes):
                 where = f"{base} in {cell.precision}"
                 found.append(f"{where}: its own code keeps some weights in float32 (loaded: {dtypes}).")
@@ -41,6 +39,6 @@ def _in_float32(results: Results) -> Iterable[str]:
 
 
 def _unchanged(cell: Cell) -> Iterable[str]:
-    names = sorted({str(name) for name in cell.ok["stalled_tensors"] if not pd.isna(name) and name})
+    names = sorted(set(filter(None, cell.texts("stalled_tensors"))))
     if names:
         yield f"{cell.name}: trainable tensors that training did not change: {'; '.join(names)}."

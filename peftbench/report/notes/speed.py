@@ -39,8 +39,7 @@ def cautions(results: Results) -> Iterable[str]:
     if found:
         yield busy.sentence(found)
     yield from _loaded(results)
-    needed = [name for name in ("other_gpu_processes", "device_state_json") if name in results.trials]
-    rows = [row for cell in results.tuned for row in cell.ok[needed].to_dict("records")]
+    rows = [row for cell in results.tuned for row in cell.ok_rows]
     shared = sum(bool(rates.known(row, "other_gpu_processes")) for row in rows)
     if shared:
         yield f"Times of {shared} of {plural(len(rows), 'trial')} are unreliable: another process used the GPU."

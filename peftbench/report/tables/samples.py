@@ -47,7 +47,7 @@ class TaskSamples:
 
 def task_samples(results: Results) -> tuple[TaskSamples, ...]:
     """Return two samples per task, from each cell's finished trial of the lowest seed."""
-    chosen = {cell.ok["key"].iloc[0]: (place, cell.name) for place, cell in enumerate(results.finished)}
+    chosen = {cell.ok_rows[0]["key"]: (place, cell.name) for place, cell in enumerate(results.finished)}
     rows = results.examples[results.examples["key"].isin(chosen)] if len(results.examples) else results.examples
     found = []
     for task in results.tasks:

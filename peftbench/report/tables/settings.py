@@ -48,7 +48,7 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
     per_method: dict[str, dict[str, set[str]]] = {}
     for cell in results.cells:
         found = per_method.setdefault(cell.method, {})
-        for settings in cell.trials["settings_json"].dropna().unique():
+        for settings in cell.texts("settings_json", ok=False):
             for name, value in flat_texts(read_json(settings)).items():
                 if name not in AXES:
                     found.setdefault(name, set()).add(_shown(cell.method, name, value))

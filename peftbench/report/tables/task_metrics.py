@@ -49,8 +49,8 @@ def _of(results: Results, task: str) -> TaskMetrics:
 
 def _columns(cell: Cell, task: str) -> Iterable[dict[str, float]]:
     """Yield the numbers of each finished seed: headline metric, others, shares of wrong and unreadable answers."""
-    for text in cell.ok["scores_json"]:
-        score: dict[str, Any] = read_json(text).get(task) or {}
+    for row in cell.ok_rows:
+        score: dict[str, Any] = read_json(row["scores_json"]).get(task) or {}
         if not score:
             continue
         metric, value = score["metric"], score["value"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from peftbench.results.crossed_effects.model import Outcomes
+    from peftbench.results.crossed_effects.outcomes import Arranged
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Stored:
         return self._found[task]
 
     @cached_property
-    def _examples(self) -> pd.DataFrame:
-        return read(self.folder).examples
+    def _examples(self) -> Arranged:
+        from peftbench.results.crossed_effects.outcomes import arrange
+
+        return arrange(read(self.folder).examples)
 
     @cached_property
     def _found(self) -> dict[str, Mapping[Cell, Outcomes]]:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from peftbench.results.crossed_effects.model import LARGEST, Array, Outcomes
+from peftbench.results.rows import is_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Key = tuple[str, str]
 """Base model and cell."""
-_Stored = tuple[tuple[object, ...], Array]
-"""What identifies the examples of a trial on a task, and their outcomes."""
-_Layout = list[tuple[object, ...]]
-"""What identifies the examples of each task."""
 ROUNDING = 1e-6
 """Largest difference allowed between a trial's score and the mean of its outcomes."""
 
 
-def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes]:
+@dataclass(frozen=True)
+class Scored:
+    """A trial's outcomes on a task."""
+
+    outcomes: Array
+    """In the order of the examples."""
+    layout: int
+    """Number of the sequence of examples, of positions and targets: equal for trials that were scored on the same."""
+    score: float
+    """Mean of the outcomes."""
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Stored examples by trial and task, arranged once for all tables that are made of them."""
+
+    scored: Mapping[tuple[str, str], Scored | str] = field(default_factory=dict)
+    """By key and task: the outcomes, or why they are not usable."""
+
+
+def by_cell(trials: pd.DataFrame, examples: pd.DataFrame | Arranged, tasks: Sequence[str]) -> dict[Key, Outcomes]:
     """Return the outcomes of the ``ok`` trials of each cell; a cell of which they are incomplete is missing.
 
     Args:
@@ -35,7 +52,7 @@ def by_cell(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) 
     return {key: one for key, one in found.items() if isinstance(one, Outcomes)}
 
 
-def read(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> dict[Key, Outcomes | str]:
+def read(trials: pd.DataFrame, examples: pd.DataFrame | Arranged, tasks: Sequence[str]) -> dict[Key, Outcomes | str]:
     """Return the outcomes of the ``ok`` trials of each cell, over one task or several, or why it has none.
 
     The rows of an array are in the order of the seeds. A cell has none if its outcomes are incomplete (a trial's
@@ -44,70 +61,104 @@ def read(trials: pd.DataFrame, examples: pd.DataFrame, tasks: Sequence[str]) -> 
 
     Args:
         trials: the rows that a table is about.
-        examples: one row per scored example, with the columns of ``records.ExampleRow``.
+        examples: one row per scored example, with the columns of ``records.ExampleRow``; or these arranged.
         tasks: tasks whose unweighted mean is the score.
     """
-    stored = _by_trial(examples, set(tasks))
-    ok = trials[trials["status"] == "ok"]
-    layout: _Layout | None = None
+    stored = examples if isinstance(examples, Arranged) else arrange(examples)
+    scores = [name for task in tasks if (name := f"score_{task}") in trials]
+    ok = trials.loc[trials["status"] == "ok", ["base", "cell", "seed", "key", *scores]]
+    cells: dict[Key, list[dict[str, Any]]] = {}
+    for row in ok.to_dict("records"):
+        cells.setdefault((str(row["base"]), str(row["cell"])), []).append(row)
+    layout: tuple[int, ...] | None = None
     found: dict[Key, Outcomes | str] = {}
-    for (base, cell), unsorted in ok.groupby(["base", "cell"], sort=False):
-        rows = unsorted.sort_values("seed", kind="stable")
-        one, own = _cell(rows, [[stored.get((key, task)) for task in tasks] for key in rows["key"]], tasks, layout)
+    for key, unsorted in cells.items():
+        rows = sorted(unsorted, key=lambda row: float(row["seed"]) if is_number(row["seed"]) else np.inf)
+        found[key], own = _cell(rows, stored, tasks, layout)
         layout = layout or own
-        found[str(base), str(cell)] = one
     return found
 
 
 def _cell(
-    rows: pd.DataFrame, table: Sequence[Sequence[_Stored | str | None]], tasks: Sequence[str], layout: _Layout | None
-) -> tuple[Outcomes | str, _Layout | None]:
-    """Return a cell's outcomes, or why it has none, and the layout of its examples if it is complete."""
+    rows: Sequence[Mapping[str, Any]], stored: Arranged, tasks: Sequence[str], layout: tuple[int, ...] | None
+) -> tuple[Outcomes | str, tuple[int, ...] | None]:
+    """Return a cell's outcomes, or why it has none, and the layouts of its examples if it is complete."""
     if not tasks:
         return "no task is scored", None
-    for place in range(len(tasks)):
-        for row in table:
-            found = row[place]
-            if not isinstance(found, tuple):
-                return found or "a trial's examples are not stored", None
-    complete = [[one for one in row if isinstance(one, tuple)] for row in table]
-    if not _agree(rows, complete, tasks):
-        return "a score is not the mean of the stored outcomes", None
-    layouts = [[one[0] for one in row] for row in complete]
-    own = layouts[0]
-    if any(one != (layout or own) for one in layouts):
-        return "its scored examples are not those of the other cells, or of its other seeds", None
-    if min(map(len, own)) < 2:
+    each = {task: [stored.scored.get((str(row["key"]), task)) for row in rows] for task in tasks}
+    for one in (one for column in each.values() for one in column):
+        if not isinstance(one, Scored):
+            return one or "a trial's examples are not stored", None
+    columns = {task: [one for one in column if isinstance(one, Scored)] for task, column in each.items()}
+    for task, column in columns.items():
+        if not all(_agrees(row[f"score_{task}"], one) for row, one in zip(rows, column, strict=True)):
+            return "a score is not the mean of the stored outcomes", None
+    own = tuple(column[0].layout for column in columns.values())
+    for number, column in zip(layout or own, columns.values(), strict=True):
+        if any(one.layout != number for one in column):
+            return "its scored examples are not those of the other cells, or of its other seeds", None
+    if min(len(column[0].outcomes) for column in columns.values()) < 2:
         return "a task has fewer than two scored examples", None
-    seedless = bool(rows["seed"].isna().all())
+    seedless = not any(is_number(row["seed"]) for row in rows)
     if seedless and len(rows) > 1:
         return "it has several trials without a seed", None
-    arrays = (np.stack([row[place][1] for row in complete]) for place in range(len(tasks)))
+    arrays = (np.stack([one.outcomes for one in column]) for column in columns.values())
     return Outcomes.of(*arrays, seedless=seedless), own
 
 
-def _by_trial(examples: pd.DataFrame, tasks: set[str]) -> Mapping[tuple[str, str], _Stored | str]:
-    """Return, for each trial and task, what identifies its examples, and their outcomes; or why they are not usable."""
+def _agrees(score: Any, one: Scored) -> bool:
+    """Return whether a trial's score is the mean of its outcomes."""
+    return is_number(score) and abs(score - one.score) <= ROUNDING
+
+
+def arrange(examples: pd.DataFrame) -> Arranged:
+    """Return stored examples by trial and task, those of a trial in the order of their positions.
+
+    Args:
+        examples: one row per scored example, with the columns of ``records.ExampleRow``, in any order.
+    """
+    import pandas as pd
+
     if not len(examples):
-        return {}
-    ordered = examples[examples["task"].isin(tasks)].sort_values(["key", "task", "index"], kind="stable")
-    found: dict[tuple[str, str], _Stored | str] = {}
-    for (key, task), rows in ordered.groupby(["key", "task"], sort=False):
-        outcomes = rows["outcome"].to_numpy(dtype=np.float64)
-        if not (np.abs(outcomes) <= LARGEST).all():
-            found[str(key), str(task)] = f"an outcome of {task} is not a finite number"
-        elif rows["index"].duplicated().any():
-            found[str(key), str(task)] = f"an example of {task} is stored twice for a trial"
+        return Arranged()
+    known = examples[examples["key"].notna() & examples["task"].notna()]
+    (key, keys), (task, tasks), (target, _) = (pd.factorize(known[name]) for name in ("key", "task", "target"))
+    place, outcome = known["index"].to_numpy(dtype=np.int64), known["outcome"].to_numpy(dtype=np.float64)
+    run = key * np.int64(len(tasks)) + task
+    starts = _starts(run)
+    if len(np.unique(run[starts])) < len(starts) or not _ascending(place, starts):
+        order = np.lexsort((place, run))
+        run, place, outcome, target = run[order], place[order], outcome[order], target[order]
+        starts = _starts(run)
+    ends = np.append(starts[1:], len(run))
+    infinite = np.logical_or.reduceat(~(np.abs(outcome) <= LARGEST), starts)
+    same = np.append(False, place[1:] == place[:-1])
+    same[starts] = False
+    twice = np.logical_or.reduceat(same, starts)
+    layouts: dict[tuple[bytes, bytes], int] = {}
+    scored: dict[tuple[str, str], Scored | str] = {}
+    for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        rows, (whose, what) = slice(start, end), divmod(int(run[start]), len(tasks))
+        name = str(tasks[what])
+        found: Scored | str
+        if infinite[number]:
+            found = f"an outcome of {name} is not a finite number"
+        elif twice[number]:
+            found = f"an example of {name} is stored twice for a trial"
         else:
-            found[str(key), str(task)] = tuple(zip(rows["index"], rows["target"], strict=True)), outcomes
-    return found
+            layout = layouts.setdefault((place[rows].tobytes(), target[rows].tobytes()), len(layouts))
+            found = Scored(outcome[rows], layout, float(outcome[rows].mean()))
+        scored[str(keys[whose]), name] = found
+    return Arranged(scored)
 
 
-def _agree(rows: pd.DataFrame, complete: Sequence[Sequence[tuple[object, Array]]], tasks: Sequence[str]) -> bool:
-    """Return whether every trial's scores are the means of its outcomes."""
-    for place, task in enumerate(tasks):
-        scores = rows[f"score_{task}"].to_numpy(dtype=np.float64, na_value=math.nan)
-        means = np.asarray([row[place][1].mean() for row in complete])
-        if not np.allclose(scores, means, rtol=0, atol=ROUNDING):
-            return False
-    return True
+def _starts(run: np.ndarray) -> np.ndarray:
+    """Return the places at which another run begins."""
+    return np.flatnonzero(np.append(True, run[1:] != run[:-1]))
+
+
+def _ascending(place: np.ndarray, starts: np.ndarray) -> bool:
+    """Return whether places do not fall within a run."""
+    falls = np.append(False, place[1:] < place[:-1])
+    falls[starts] = False
+    return not falls.any()
