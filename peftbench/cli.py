@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, command_line, streams
+from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, command_line, init_options, streams
 from peftbench.errors import UserError, shows_traceback
 from peftbench.version import __version__
 
@@ -78,6 +78,7 @@ def parser() -> command_line.Parser:
     )
     top.add_argument("--version", action="version", version=f"peftbench {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    init_options.add(commands)
     _add_run(commands)
     _add_plan(commands)
     _add_answer(commands)

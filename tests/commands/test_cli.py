@@ -286,7 +286,7 @@ def test_a_wrong_command_line_shows_the_usage(place, command, argv, part):
 def test_help_lists_the_commands_and_version_is_the_packages(command):
     code, out, _ = command("--help")
     assert code == 0
-    assert all(f"    {verb} " in out for verb in ("run", "plan", "report", "compare", "list"))
+    assert all(f"    {verb} " in out for verb in ("init", "run", "plan", "report", "compare", "list"))
     assert command("--version")[:2] == (0, f"peftbench {__version__}\n")
 
 

@@ -1,0 +1,248 @@
+"""From what is known of data and base model to a draft: lengths, steps, seeds and methods, each with its reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.commands.first_suite.data import Data
+from peftbench.commands.first_suite.draft import Draft, MethodLine
+from peftbench.commands.first_suite.model_facts import BaseFacts
+from peftbench.methods import METHODS
+from peftbench.records import Example
+from peftbench.records.units import memory
+from peftbench.training.token_lengths import Lengths
+
+if TYPE_CHECKING:
+    from peftbench.commands.first_suite.fitting import Fitted
+
+METHODS_IN_ORDER = ("full", "lora", "qlora", "adapter", "prefix_tuning", "prompt_tuning", "llama_adapter")
+BATCH = 16
+SEEDS = 3
+_PASSES, _STEPS = 3, 400
+"""Most passes over the data, and most optimizer steps, if no time is given."""
+_TEST_SHARE, _TEST_RECORDS = 0.2, 1000
+_VALIDATION_SHARE, _VALIDATION_RECORDS = 0.1, 500
+_MOST_SCORED = {"choice": 500, "exact_match": 200, "generation": 200, "language_modelling": 500}
+_LONGEST_ANSWER = 512
+_PERCENT = 99
+_MULTIPLE = 8
+_UNKNOWN_LENGTH = 512
+_VIRTUAL = max(METHODS[name].default_rank or 0 for name in METHODS_IN_ORDER if METHODS[name].virtual_tokens)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The examples in tokens of the base model."""
+
+    train: Lengths
+    test: Lengths | None
+
+
+def path_in(folder: Path, path: Path) -> str:
+    """Return a path as a file in a folder names it: relative if that stays short, else absolute."""
+    whole = os.path.abspath(path)
+    relative = os.path.relpath(whole, os.path.abspath(folder))
+    return whole if relative.startswith("../..") else relative
+
+
+def started(facts: BaseFacts, data: Data, folder: Path) -> Draft:
+    """Return a draft with base, task and data, and every method with its defaults.
+
+    Args:
+        facts: the base model.
+        data: the files.
+        folder: the folder of the suite file, which its relative paths start at.
+    """
+    block: dict[str, Any] = {}
+    given = dict(data.found.block)
+    for key in ("template", "kind"):
+        if key in given:
+            block[key] = given.pop(key)
+    block["train"] = path_in(folder, data.train)
+    comments = {"kind": data.found.why, "template": data.found.why}
+    if data.test is not None:
+        block["test"] = path_in(folder, data.test)
+    else:
+        block["test_fraction"] = _share(_TEST_SHARE, _TEST_RECORDS, data.records)
+        comments["test_fraction"] = "a seeded draw; give test: FILE in its place if there is one"
+    if data.columns:
+        block["columns"] = list(data.columns)
+        comments["columns"] = "the file has no header"
+    block |= given
+    if given.get("chat"):
+        comments["chat"] = "the base's chat template writes the prompt as the user's message"
+    block |= _classes(data, comments)
+    base = path_in(folder, Path(facts.base.source).expanduser()) if facts.is_folder else facts.base.source
+    return Draft(
+        description=f"fine-tuning methods on {data.train.name}",
+        base=base,
+        task=data.name,
+        block=block,
+        methods=tuple(MethodLine(name) for name in METHODS_IN_ORDER),
+        classes=data.classes,
+        examples=data.examples,
+        comments=comments,
+        batch_size=BATCH,
+    )
+
+
+def _classes(data: Data, comments: dict[str, str]) -> dict[str, Any]:
+    if not data.classes:
+        return {}
+    answer = data.found.answer
+    if answer is None or not answer.numeric:
+        comments["choices"] = "the answers, which are ranked by likelihood"
+        return {"choices": list(data.classes)}
+    if data.words:
+        comments["labels"] = "the file's own names of its classes"
+    else:
+        comments["labels"] = "give each class the word that says what it means: a model knows 'negative', not '0'"
+    names = sorted(data.classes, key=float)
+    return {"labels": {name: data.words.get(name, name) for name in names}}
+
+
+def _share(share: float, most: int, records: int) -> float:
+    return float(f"{min(share, most / max(1, records)):.2g}")
+
+
+def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tuple[Draft, list[str]]:
+    """Return a draft with lengths in tokens, and what was chosen, as sentences."""
+    kind = _kind(draft)
+    if tokens is None:
+        known = replace(draft, sequence_length=_UNKNOWN_LENGTH)
+        return known, [f"sequence_length {_UNKNOWN_LENGTH}, as the base's tokenizer is not here"]
+    room = (context or 10**6) - _VIRTUAL
+    wholes = sorted(tokens.train.wholes)
+    percentile = _percentile(wholes)
+    length = max(2, min(_rounded(percentile), room))
+    longer = sum(whole > length for whole in wholes)
+    why = f"{_PERCENT} % of the examples have at most {percentile:,} tokens"
+    why += f", and the context has room for {room:,}" if room < percentile else ""
+    drawn = " drawn" if len(wholes) < tokens.train.examples else ""
+    cut = f"{longer:,} of {len(wholes):,}{drawn} are longer and cut" if longer else "none is longer"
+    said = [f"sequence_length {length:,}: {why}; {cut}"]
+    comments = {**draft.comments, "sequence_length": f"tokens; {why}; {cut}"}
+    block = dict(draft.block)
+    answer = 0
+    if kind in ("exact_match", "generation"):
+        every = (tokens.train, tokens.test) if tokens.test else (tokens.train,)
+        answers = sorted(w - p for each in every for w, p in zip(each.wholes, each.prompts, strict=True))
+        answer = min(_rounded(_percentile(answers)), _LONGEST_ANSWER, max(1, room // 2))
+        block["max_new_tokens"] = answer
+        comments["max_new_tokens"] = f"{_PERCENT} % of the answers have at most {_percentile(answers):,} tokens"
+    scored = tokens.test or tokens.train
+    need = max(*scored.wholes, max(scored.prompts) + answer, length)
+    longest = min(_rounded(need), room)
+    if longest > length:
+        comments["max_length"] = "tokens; the longest scored prompt with its answer"
+    done = replace(
+        draft,
+        block=block,
+        comments=comments,
+        sequence_length=length,
+        max_length=longest if longest > length else None,
+    )
+    return done, said
+
+
+def _percentile(ordered: Sequence[int]) -> int:
+    return ordered[min(len(ordered) - 1, -(-_PERCENT * len(ordered) // 100) - 1)]
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _MULTIPLE) * _MULTIPLE
+
+
+def _kind(draft: Draft) -> str:
+    from peftbench.tasks.templates import TEMPLATES
+
+    return str(draft.block.get("kind") or TEMPLATES[str(draft.block["template"])].kind)
+
+
+def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]) -> tuple[Draft, list[str]]:
+    """Return a draft with steps, seeds and scored examples for when no time is given, and what was chosen."""
+    one = -(-len(train) // BATCH)
+    passes = max(1, min(_PASSES, _STEPS // max(1, one)))
+    steps = max(1, min(_STEPS, one * passes))
+    share = steps * BATCH / max(1, len(train))
+    why = f"{share:.2g} {'pass' if f'{share:.2g}' == '1' else 'passes'} over {len(train):,} training examples"
+    said = [f"{steps} steps of {BATCH} examples: {why}; {SEEDS} seeds, the fewest that show a spread"]
+    comments = {**draft.comments, "steps": why, "seeds": "the fewest that show how much luck there is in a score"}
+    made = replace(draft, steps=steps, seeds=SEEDS, comments=comments)
+    most = _MOST_SCORED[_kind(draft)]
+    if len(test) > most:
+        made = limited(made, most, len(test))
+        said.append(f"{most} of {len(test):,} test examples are scored (limit), the same for every method")
+    return made, said
+
+
+def limited(draft: Draft, most: int, of: int) -> Draft:
+    """Return a draft that scores at most this many examples."""
+    comments = {**draft.comments, "limit": f"a seeded draw of the {of:,} test examples; null for all"}
+    return replace(draft, block={**draft.block, "limit": most}, comments=comments)
+
+
+def with_search(draft: Draft, records: int) -> Draft:
+    """Return a draft that searches each method's learning rate, on a part of the training data."""
+    share = _share(_VALIDATION_SHARE, _VALIDATION_RECORDS, records)
+    comments = {
+        **draft.comments,
+        "validation_fraction": "of the training data, for the search of learning rates",
+        "learning_rate": "five around each method's default, half the steps each, selected on the validation split",
+    }
+    return replace(draft, block={**draft.block, "validation_fraction": share}, comments=comments, search=True)
+
+
+def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: int | None) -> tuple[Draft, list[str]]:
+    """Return a draft with the methods that fit, and what was chosen and left out."""
+    base = MethodLine("base", _base_settings(facts, budget), "the untuned model")
+    if fitted is None:
+        small = replace(draft, micro_batch_size=1, gradient_checkpointing=False)
+        methods = [base, *(MethodLine(name) for name in METHODS_IN_ORDER if name != "full")]
+        left = (("full", "until the base is here and `peftbench plan --memory` can say whether it fits"),)
+        comments = {**draft.comments, "micro_batch_size": "the least memory; gradients are accumulated"}
+        said = ["methods: all but full fine-tuning, as nothing is known of the base's memory"]
+        return replace(small, methods=tuple(methods), left_out=left, comments=comments), said
+    lines = [base]
+    for name in METHODS_IN_ORDER:
+        if name in fitted.settings:
+            peak = f"predicted peak {memory(fitted.peaks[name])}"
+            lines.append(MethodLine(name, fitted.settings[name], peak))
+        elif name in fitted.unknown:
+            lines.append(MethodLine(name, {}, f"no prediction: {fitted.unknown[name][:60]}"))
+    micro = fitted.micro_batch_size if fitted.micro_batch_size < BATCH else None
+    comments = dict(draft.comments)
+    if micro:
+        comments["micro_batch_size"] = "examples per forward pass, so that it fits; changes no score"
+    if fitted.gradient_checkpointing:
+        comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
+    shown = "; ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
+    within = f" of {memory(budget)}" if budget else ""
+    said = [f"predicted peaks{within}: {shown}"]
+    if micro or fitted.gradient_checkpointing:
+        how = f"micro-batches of {fitted.micro_batch_size}"
+        said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that they fit")
+    changed = {name: dict(settings) for name, settings in fitted.settings.items() if settings}
+    if changed:
+        each = "; ".join(f"{n}: {', '.join(f'{k} {v}' for k, v in s.items())}" for n, s in changed.items())
+        said.append(f"smaller than by default, so that they fit: {each}")
+    said += [f"left out: {name}, {why}" for name, why in fitted.left_out.items()]
+    done = replace(
+        draft,
+        methods=tuple(lines),
+        left_out=tuple(fitted.left_out.items()),
+        micro_batch_size=micro,
+        gradient_checkpointing=fitted.gradient_checkpointing,
+        comments=comments,
+    )
+    return done, said
+
+
+def _base_settings(facts: BaseFacts, budget: int | None) -> dict[str, Any]:
+    """Return the precision of the untuned base, if its weights in 16 bits would not fit."""
+    large = budget is not None and facts.parameters is not None and 2.2 * facts.parameters > budget
+    return {"precision": "nf4"} if large else {}

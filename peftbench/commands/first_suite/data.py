@@ -1,0 +1,232 @@
+"""What is known of the data before a suite describes it. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.records import Example, Task
+from peftbench.records.wording import abridged, plural
+from peftbench.tasks import TASKS, files, overlap
+from peftbench.tasks.formats import content
+from peftbench.tasks.formats.records import Records
+from peftbench.tasks.recognize import Asked, Recognized, recognize
+from peftbench.tasks.survey import Column, columns, without_header
+from peftbench.training.token_lengths import Lengths
+
+_GENERIC = ("train", "training", "train_data", "data", "dataset", "test", "all", "valid", "val", "dev")
+_EXTRA_COLUMNS = 4
+_READER = Task("data", "generation")
+_SHOWN_CLASSES = 8
+_SHOWN_TEXT = 60
+
+
+@dataclass(frozen=True)
+class Data:
+    """The files, and what kind of task they are."""
+
+    name: str
+    """A name for the task."""
+    train: Path
+    test: Path | None
+    columns: tuple[str, ...]
+    """Names for the columns of files without a header; empty if they have one."""
+    found: Recognized
+    classes: Mapping[str, int]
+    """Class -> training records; empty if the task has none."""
+    words: Mapping[str, str]
+    """Class -> its name, if the file says it (Parquet files of the datasets library)."""
+    examples: Mapping[str, str]
+    """Class -> the beginning of the first text of it."""
+    records: int
+    notes: tuple[str, ...]
+    """What reading found."""
+
+
+def look(train: Path, test: Path | None, chat: bool, asked: Asked) -> Data:
+    """Return what kind of task some files are.
+
+    Args:
+        train: the training file.
+        test: the test file, if there is one.
+        chat: whether the base model has a chat template.
+        asked: what the user has said.
+
+    Raises:
+        UserError: if a file is missing, empty or unreadable, or what cannot be guessed has to be said.
+    """
+    records, names = _read(train, asked)
+    whole = columns(records.rows)
+    found = _recognized(train, whole, chat, asked)
+    if content.kind(train) == ".txt" and found.kind == "language_modelling":
+        records = files.read(replace(_READER, kind=found.kind), train)
+    classes = dict(found.answer.counts) if found.answer and found.kind == "choice" else {}
+    if test is not None:
+        others = _read_test(test, names, found, whole)
+        for row in others if classes and found.answer else ():
+            classes.setdefault(str(row.get(found.answer.name)).strip(), 0)  # type: ignore[union-attr]
+    return Data(
+        name=_name(train),
+        train=train,
+        test=test,
+        columns=names,
+        found=found,
+        classes=classes,
+        words=_class_names(train, found.answer),
+        examples=_first_of_each(records.rows, found),
+        records=len(records.rows),
+        notes=(*records.notes, *_missing(found)),
+    )
+
+
+def _recognized(path: Path, whole: Sequence[Column], chat: bool, asked: Asked) -> Recognized:
+    try:
+        return recognize(whole, chat, asked)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _read(path: Path, asked: Asked) -> tuple[Records, tuple[str, ...]]:
+    """Return the records of a file, and names for its columns if it has no header."""
+    try:
+        records = files.read(_READER, path)
+    except UserError as error:
+        text = str(error).removeprefix(f"task {_READER.name!r}: ")
+        raise UserError(text if str(path) in text else f"{path}: {text}") from None
+    if content.kind(path) not in (".csv", ".tsv") or not without_header(records.rows):
+        return records, ()
+    width = len(records.rows[0])
+    for size in range(width, width + _EXTRA_COLUMNS):
+        names = tuple(f"column{number + 1}" for number in range(size))
+        try:
+            again = files.read(replace(_READER, columns=names), path)
+        except UserError:
+            continue
+        named = _named(columns(again.rows), asked)
+        rows = [dict(zip(named, row.values(), strict=True)) for row in again.rows]
+        note = f"no header line; its columns are called {', '.join(named)}"
+        return replace(again, rows=rows, notes=(*again.notes, note)), named
+    raise UserError(f"{path}: its first line is no header, and its lines have different numbers of fields")
+
+
+def _named(found: Sequence[Column], asked: Asked) -> tuple[str, ...]:
+    """Return names for columns without any: ``label`` for what looks most like one, ``text`` for the longest text."""
+    names = [column.name for column in found]
+    if asked.inputs or asked.answer:
+        return tuple(names)
+    labels = sorted((c for c in found if c.repeats), key=lambda c: (not c.numeric, c.missing > 0, c.distinct))
+    texts = sorted((c for c in found if c.is_text and c not in labels), key=lambda c: -c.characters)
+    called = {labels[0].name: "label"} if labels else {}
+    called |= {texts[0].name: "text"} if texts else {}
+    return tuple(called.get(name, name) for name in names)
+
+
+def _read_test(path: Path, names: tuple[str, ...], found: Recognized, whole: Sequence[Column]) -> Sequence[Any]:
+    """Return the records of the test file.
+
+    Raises:
+        UserError: if it has other columns than the training file, or no labels.
+    """
+    reader = replace(_READER, columns=names)
+    try:
+        rows = files.read(reader, path).rows
+    except UserError as error:
+        text = str(error).removeprefix(f"task {_READER.name!r}: ")
+        raise UserError(f"--test: {text}") from None
+    given = columns(rows)
+    used = found.answer.name if found.answer else None
+    by_name = {column.name: column for column in given}
+    leave = "leave --test out, and a part of the training file becomes the test"
+    if used and used not in by_name:
+        raise UserError(
+            f"--test {path}: there is no column {used!r}, which has the answers in the training file; its columns are "
+            f"{abridged([repr(column.name) for column in given], _SHOWN_CLASSES)}; {leave}"
+        )
+    if used and by_name[used].distinct <= 1 < next(c for c in whole if c.name == used).distinct:
+        value = by_name[used].example if by_name[used].distinct else "missing"
+        raise UserError(f"--test {path}: {used!r} is {value} in every record, so nothing can be scored; {leave}")
+    return rows
+
+
+def _missing(found: Recognized) -> list[str]:
+    answer = found.answer
+    if answer is None or not answer.missing:
+        return []
+    return [f"{answer.name!r} is missing or empty in {plural(answer.missing, 'record')}"]
+
+
+def _first_of_each(rows: Sequence[Mapping[str, Any]], found: Recognized) -> dict[str, str]:
+    """Return the beginning of the first text of each class."""
+    first: dict[str, str] = {}
+    for row in rows if found.answer and found.inputs else ():
+        words = " ".join(str(row.get(found.inputs[-1])).split())
+        first.setdefault(str(row.get(found.answer.name)).strip(), words[:_SHOWN_TEXT])  # type: ignore[union-attr]
+    return first
+
+
+def _name(path: Path) -> str:
+    """Return a name for a task: the file's, or its folder's if the file's says nothing."""
+    stem = path.name.split(".")[0]
+    if stem.lower() in _GENERIC:
+        stem = path.resolve().parent.name
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-") or "data"
+    return f"{name}_data" if name in TASKS else name
+
+
+def _class_names(path: Path, answer: Column | None) -> dict[str, str]:
+    """Return the names of classes that a Parquet file of the datasets library gives to the numbers in a column."""
+    if answer is None or content.kind(path) != ".parquet":
+        return {}
+    import pyarrow.parquet
+
+    try:
+        kept = pyarrow.parquet.read_schema(path).metadata or {}
+        feature = json.loads(kept[b"huggingface"])["info"]["features"][answer.name]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (KeyError, ValueError, TypeError, OSError, pyarrow.ArrowException):
+        return {}
+    return {str(number): str(name) for number, name in enumerate(names)}
+
+
+def repeated(examples: Sequence[Example]) -> list[str]:
+    """Return sentences about training examples that occur twice, or have different answers to one prompt."""
+    whole = Counter((e.prompt, e.target) for e in examples)
+    answers = Counter(prompt for prompt, _ in whole)
+    twice, differ = len(examples) - len(whole), sum(number > 1 for number in answers.values())
+    found = [f"{plural(twice, 'training example')} occur more than once"] if twice else []
+    if differ and any(e.prompt for e in examples):
+        found.append(f"{plural(differ, 'prompt')} with more than one answer")
+    return found
+
+
+def overlapping(train: Sequence[Example], scored: Sequence[Example]) -> str | None:
+    """Return a sentence about scored prompts that are in the training data; None if there are none."""
+    both = overlap.measure(train, scored)
+    if not both.ngram:
+        return None
+    return (
+        f"{both.exact:,} of {plural(both.examples, 'test prompt')} are training prompts too, and {both.ngram:,} share "
+        f"{both.words} words in a row with one"
+    )
+
+
+def length_sentence(found: Lengths) -> str:
+    """Return the lengths of examples in tokens: median, 95 % and longest."""
+    wholes = sorted(found.wholes)
+    drawn = f" (of {len(wholes):,} drawn)" if len(wholes) < found.examples else ""
+    middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
+    return f"{plural(found.examples, 'training example')}{drawn}: median {middle:,} tokens, 95 % at most {most:,}, " + (
+        f"longest {wholes[-1]:,}"
+    )
+
+
+def balance(classes: Mapping[str, int]) -> str:
+    """Return how many records each class has."""
+    shown = [f"{name!r} {number:,}" for name, number in sorted(classes.items(), key=lambda item: -item[1])]
+    return abridged(shown, _SHOWN_CLASSES)

@@ -1,0 +1,103 @@
+"""What is known of a base model before a suite names it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.models import files, find, here, size
+from peftbench.models.builtin import BASES
+from peftbench.models.tokenizer_file import TokenizerFile
+from peftbench.models.tokenizer_file import read as read_tokenizer
+from peftbench.records import Base, Task
+from peftbench.records.units import count
+from peftbench.tasks import chat
+
+_ANY = Task("any", "generation", chat=True)
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """A base model's files, as far as they are on this machine."""
+
+    base: Base
+    folder: Path | None
+    """The folder with config and tokenizer; None if they are not here."""
+    config: Mapping[str, Any]
+    parameters: int | None = None
+    context: int | None = None
+    """In tokens."""
+    chat: bool = False
+    """Whether its tokenizer has a chat template."""
+    has_weights: bool = False
+    unknown: tuple[str, ...] = ()
+    """What could not be found out, as sentences without a full stop."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is named by a path."""
+        return self.base.source not in BASES and find.is_folder(find.local_folder(self.base))
+
+    def sentence(self) -> str:
+        """Return what is known of it in one line."""
+        if self.folder is None:
+            return f"{self.base.source}, a hub id of a model that is not here"
+        text = size.text_config(self.config)
+        parts = [str(text.get("model_type") or self.config.get("model_type") or "unknown family")]
+        parts += [f"{count(self.parameters)} parameters"] if self.parameters else []
+        parts += [f"vocabulary of {text['vocab_size']:,}"] if isinstance(text.get("vocab_size"), int) else []
+        parts += [f"context of {self.context:,} tokens" if self.context else "no context length in its config"]
+        stored = text.get("dtype") or text.get("torch_dtype") or self.config.get("torch_dtype")
+        parts += [f"stored in {stored}, not quantized" if stored else "not quantized"]
+        parts += ["with a chat template" if self.chat else "without a chat template"]
+        return ", ".join(parts)
+
+
+def facts(source: str) -> BaseFacts:
+    """Return what is known of a base model; of a hub id, config and tokenizer are downloaded if that is possible.
+
+    Raises:
+        UserError: if it is no base model, or stored quantized.
+    """
+    base = Base(source)
+    folder = here.folder(base)
+    if folder is None and find.on_hub(base):
+        try:
+            folder = here.described(base)
+        except UserError as error:
+            if "did you mean" in str(error) or "the hub refused it" in str(error):
+                raise
+            note = f"{source} is no folder here and the hub cannot be reached: its shape, tokenizer and chat template"
+            return BaseFacts(base, None, {}, unknown=(f"{note} are unknown, so memory, time and lengths are too",))
+    find.config_folder(base)
+    assert folder is not None
+    config = files.read_mapping(folder / "config.json")
+    unknown = []
+    weights = files.why_unusable(folder)
+    if weights and not find.on_hub(base):
+        unknown.append(f"its weights ({weights}): `plan --memory` needs none, `run` does")
+    if tokenizer(folder) is None and not here.has_tokenizer(folder):
+        raise UserError(f"base {source!r}: the folder has no tokenizer, so no text can be given to the model")
+    return BaseFacts(
+        base,
+        folder,
+        config,
+        size.parameters(folder, config),
+        size.context(config),
+        chat.has_template(_ANY, folder) and here.has_tokenizer(folder),
+        weights is None,
+        tuple(unknown),
+    )
+
+
+def tokenizer(folder: Path) -> TokenizerFile | None:
+    """Return the tokenizer of a folder; None if it has no ``tokenizer.json`` that can be read."""
+    from peftbench.errors import Unsupported
+
+    try:
+        return read_tokenizer(folder)
+    except Unsupported:
+        return None

@@ -1,0 +1,238 @@
+"""``peftbench init``: look at data and base model, and write a suite that fits them, with the reason of each value."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftbench.commands import terminal
+from peftbench.errors import Unsupported, UserError
+from peftbench.tasks.recognize import NOTHING_SAID, Asked
+from peftbench.version import __version__
+
+if TYPE_CHECKING:
+    from peftbench.commands.first_suite.choose import Tokens
+    from peftbench.commands.first_suite.data import Data
+    from peftbench.commands.first_suite.draft import Draft
+    from peftbench.commands.first_suite.fitting import Fitted
+    from peftbench.commands.first_suite.model_facts import BaseFacts
+    from peftbench.records import Example, Task
+    from peftbench.suite import Suite
+
+_LEAST_OF_A_GPU = 4 * 2**30
+"""A budget of at least this much may be a GPU's, where there is none here."""
+_OF_DEVICE = 0.8
+"""Share of this machine's memory that is planned for if no budget is given."""
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What the user has given."""
+
+    base: str
+    train: Path
+    test: Path | None = None
+    budget: str | None = None
+    output: Path = Path("suite.yaml")
+    force: bool = False
+    asked: Asked = NOTHING_SAID
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Base model and data, read."""
+
+    facts: BaseFacts
+    data: Data
+    task: Task
+    train: Sequence[Example]
+    test: Sequence[Example]
+
+
+def init(how: InitOptions) -> int:
+    """Write a suite, print what was chosen and why, and return the exit code.
+
+    Raises:
+        UserError: if a file is missing or unreadable, the base is no base model, a question has to be answered, or
+            nothing fits the budget. Nothing is written then.
+    """
+    from peftbench.commands.first_suite import choose, data, model_facts
+
+    _check_output(how)
+    budget, limit = _budget(how)
+    facts = model_facts.facts(how.base)
+    found = data.look(how.train, how.test, facts.chat, how.asked)
+    first = choose.started(facts, found, how.output.parent)
+    _say("data", f"{how.train.name}, {found.records:,} records: {found.found.why}")
+    _say("base", facts.sentence())
+    inputs = _read(first, facts, found, how)
+    tokens = _tokens(inputs)
+    _say_of_data(inputs, tokens)
+    made, lengths = choose.with_lengths(first, tokens, facts.context)
+    made, amounts = choose.with_amounts(made, inputs.train, inputs.test)
+    fitted = _fitted(made, inputs, how, budget)
+    made, methods = choose.with_methods(made, fitted, facts, budget)
+    for head, lines in (("length", lengths), ("amount", amounts), ("memory", [*limit, *methods])):
+        for line in lines:
+            _say(head, line)
+    for line in (*found.found.unsure, *facts.unknown):
+        _say("not known", line)
+    _write(replace(made, head=_head(how)), how)
+    _say("wrote", f"{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")
+    return 0
+
+
+def _say(head: str, text: str) -> None:
+    print("\n".join(terminal.hanging((head and f"{head}:").ljust(11), text)))
+
+
+def _check_output(how: InitOptions) -> None:
+    out = how.output
+    if out.is_dir():
+        raise UserError(f"--output: {out} is a folder; give a file, like {out / 'suite.yaml'}")
+    if out.exists() and not how.force:
+        raise UserError(f"--output: {out} exists and is not overwritten; give another name, or --force")
+    if not out.parent.is_dir():
+        raise UserError(f"--output: there is no folder {out.parent}")
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--output: given {out.name!r}; allowed: a name that ends in .yaml")
+
+
+def _budget(how: InitOptions) -> tuple[int | None, list[str]]:
+    """Return the memory to plan for in bytes, and how it was found."""
+    from peftbench.measure import device
+    from peftbench.planner import memory_sizes
+    from peftbench.records.units import memory
+
+    kind = device.resolve("auto")
+    if how.budget is not None and how.budget != memory_sizes.DEVICE:
+        return memory_sizes.read(how.budget, "--budget"), []
+    try:
+        whole = memory_sizes.budget(memory_sizes.DEVICE, kind)
+    except UserError:
+        return None, ["the GPU's memory is not known, so no limit was planned for; --budget 16GiB sets one"]
+    part = int(whole * _OF_DEVICE)
+    what = "GPU" if kind == "cuda" else "machine"
+    return part, [f"planned for {memory(part)}, {_OF_DEVICE:.0%} of this {what}'s; --budget sets another amount"]
+
+
+def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> _Inputs:
+    """Return the examples of the drafted task, through its templates."""
+    from peftbench.tasks import read
+
+    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as folder:
+        (task,) = _loaded(first, Path(folder), how).tasks
+        train, test = read.reading(task, "train"), read.reading(task, "test")
+    for note in (*found.notes, *(n for n in train.notes if not any(known in n for known in found.notes))):
+        _say("", note.partition(": ")[2] if note.startswith("task ") else note)
+    if not train.examples or not test.examples:
+        raise UserError(f"{how.train}: too few records to train on some and score others")
+    return _Inputs(facts, found, task, train.examples, test.examples)
+
+
+def _loaded(draft: Draft, folder: Path, how: InitOptions) -> Suite:
+    """Return the suite that a draft's text is, as if it stood beside the output file."""
+    from peftbench import suite
+    from peftbench.commands.first_suite.draft import text
+
+    made = folder / "suite.yaml"
+    block = dict(draft.block)
+    for key in ("train", "test"):
+        if key in block:
+            block[key] = os.path.abspath(how.output.parent / block[key])
+    base = os.path.abspath(how.output.parent / draft.base) if (how.output.parent / draft.base).is_dir() else draft.base
+    made.write_text(text(replace(draft, block=block, base=base)), encoding="utf-8")
+    return suite.load(made)
+
+
+def _tokens(inputs: _Inputs) -> Tokens | None:
+    from peftbench.commands.first_suite.choose import Tokens
+    from peftbench.training.token_lengths import lengths
+
+    folder = inputs.facts.folder
+    if folder is None:
+        return None
+    try:
+        return Tokens(
+            lengths(inputs.task, inputs.train, folder, False), lengths(inputs.task, inputs.test, folder, False)
+        )
+    except Unsupported as error:
+        raise UserError(f"base {inputs.facts.base.source!r}: {error}") from None
+
+
+def _say_of_data(inputs: _Inputs, tokens: Tokens | None) -> None:
+    from peftbench.commands.first_suite import data
+
+    if tokens:
+        _say("", data.length_sentence(tokens.train))
+    if inputs.data.classes:
+        _say("", f"classes: {data.balance(inputs.data.classes)}")
+    for line in data.repeated(inputs.train):
+        _say("", line)
+    both = data.overlapping(inputs.train, inputs.test)
+    where = "the test file" if inputs.data.test else f"{len(inputs.test):,} records drawn from the file (test_fraction)"
+    _say("", f"test: {where}; {both or 'none of its prompts is in the training data'}")
+
+
+def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None) -> Fitted | None:
+    """Return what fits the budget; None if the base model's shape is not known.
+
+    Raises:
+        UserError: if nothing fits.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
+    from peftbench.commands import selection
+    from peftbench.commands.first_suite import fitting
+    from peftbench.measure import device
+    from peftbench.models import here
+    from peftbench.records.units import memory
+    from peftbench.suite import expand
+
+    folder = inputs.facts.folder
+    if folder is None:
+        return None
+    kind = device.resolve("auto")
+    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as scratch:
+        loaded = _loaded(draft, Path(scratch), how)
+        complete = selection.complete(loaded, io.StringIO(), here.folder, False).suite
+        cells = {trial.method: trial for trial in expand(complete, kind) if trial.training}
+    reserves = kind == "cuda" or (how.budget is not None and (budget or 0) >= _LEAST_OF_A_GPU)
+    found = fitting.fit(list(cells.values()), folder, budget or 2**60, reserves)
+    if not found.settings and not found.unknown:
+        least = "; ".join(f"{name} {why}" for name, why in found.left_out.items())
+        raise UserError(f"--budget: no method fits in {memory(budget)}: {least}")
+    return found
+
+
+def _head(how: InitOptions) -> tuple[str, ...]:
+    words = ["peftbench", "init", "--base", how.base, "--train", str(how.train)]
+    words += ["--test", str(how.test)] if how.test else []
+    words += ["--budget", how.budget] if how.budget else []
+    name = shlex.quote(str(how.output))
+    return (
+        f"Written by peftbench {__version__}: {shlex.join(words)}",
+        f"peftbench plan {name} checks it, peftbench run {name} runs it. Every key: docs/suite.md",
+    )
+
+
+def _write(draft: Draft, how: InitOptions) -> None:
+    """Write the suite whole or not at all, after it was loaded as a suite."""
+    from peftbench import suite
+    from peftbench.commands.first_suite.draft import text
+
+    made = how.output.with_name(f".{how.output.name}.{os.getpid()}.yaml")
+    try:
+        made.write_text(text(draft), encoding="utf-8")
+        suite.load(made)
+        made.replace(how.output)
+    except OSError as error:
+        raise UserError(f"--output: {how.output} cannot be written: {error.strerror}") from None
+    finally:
+        made.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""peftbench init: a suite from data and base model that passes plan, and a clear message for everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from peftbench import cli, suite
+from peftbench.commands.first_suite import fitting
+from peftbench.errors import UserError
+from peftbench.models import find
+from peftbench.planner.records import Forecast, Prediction
+
+
+class _Planner:
+    """Peaks by formula: bytes of a pass times the micro-batch, on top of weights by precision."""
+
+    def __init__(self, monkeypatch):
+        self.asked = 0
+        monkeypatch.setattr("peftbench.planner.forecast.forecasts", self)
+
+    def __call__(self, trials, folder, asked):
+        for trial in trials:
+            self.asked += 1
+            weights = {"full": 500}.get(trial.method, {"nf4": 30}.get(trial.precision, 100))
+            step = 10 * trial.training.micro_batch_size / (5 if trial.training.gradient_checkpointing else 1)
+            yield Forecast(trial, Prediction(int(1024 * (weights + step)), {}, 1, 1, 1, 1, 1.0, (), (1,), 1))
+
+
+@pytest.fixture
+def planner(monkeypatch):
+    """No step is traced: peaks follow a formula."""
+    return _Planner(monkeypatch)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    colours = ["sky,blue", "grass,green", "sea,blue", "rose,red", "leaf,green", "blood,red"]
+    lines = [f"the {line.replace(',', f' {n},')}" for n in range(20) for line in colours]
+    (tmp_path / "colours.csv").write_text("\n".join(["text,label", *lines, lines[0], ""]))
+    (tmp_path / "bare.csv").write_text("\n".join(f"{n % 2},is the number {n} odd or not" for n in range(60)))
+    (tmp_path / "ask.jsonl").write_text(
+        "".join(json.dumps({"foo": f"the sky is {n}", "bar": f"yes it is {n}"}) + "\n" for n in range(40))
+    )
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "header.csv").write_text("text,label\n")
+    (tmp_path / "nolabel.csv").write_text("index,text\n0,the sky\n1,the sea\n")
+    (tmp_path / "hidden.csv").write_text("text,label\nthe sky,-1\nthe sea,-1\n")
+    (tmp_path / "nobase").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def init(place, tiny, capsys, planner):
+    def call(*argv, base=None):
+        code = cli.main(["init", "--base", str(base or tiny), *argv])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def test_a_written_suite_says_why_and_passes_plan(place, tiny, capsys):
+    code = cli.main(["init", "--base", str(tiny), "--train", "colours.csv"])
+    out = capsys.readouterr().out
+    assert code == 0
+    for part in (
+        "data:      colours.csv, 121 records: 3 classes in 'label', of 'text'",
+        "base:      llama, ",
+        "median ",
+        "classes: 'blue' 41",
+        "predicted peaks of ",
+        "test: 24 records drawn from the file",
+        "memory:    planned for",
+        "wrote:     suite.yaml; read it, then: peftbench plan suite.yaml",
+    ):
+        assert part in out, part
+    text = (place / "suite.yaml").read_text()
+    assert "    train: colours.csv\n" in text
+    assert "choices: [blue, green, red]" in text
+    assert max(map(len, text.splitlines())) <= 120
+    made = suite.load("suite.yaml")
+    assert [block.method for block in made.blocks][:3] == ["base", "full", "lora"]
+    assert cli.main(["plan", "suite.yaml"]) == 0
+    assert "all can run" in capsys.readouterr().out
+
+
+def test_a_file_without_header_and_numbers_for_classes(place, init):
+    code, out, _ = init("--train", "bare.csv", "-o", "b.yaml")
+    assert code == 0
+    assert "no header line; its columns are called label, text" in out
+    assert "not known: the classes are numbers, which a model does not know" in out
+    assert "columns: [label, text]" in (place / "b.yaml").read_text()
+    assert '"0": "0"' in (place / "b.yaml").read_text()
+
+
+def test_the_user_answers_what_cannot_be_guessed(place, init):
+    code, _, err = init("--train", "ask.jsonl")
+    assert code == cli.BAD_INPUT
+    assert "ask.jsonl: which column is the input and which the answer cannot be guessed" in err
+    code, _, _ = init("--train", "ask.jsonl", "--input", "foo", "--answer", "bar")
+    assert code == 0
+    assert suite.load("suite.yaml").tasks[0].kind == "generation"
+
+
+BAD = [
+    (["--train", "colour.csv"], ["no such file: colour.csv; did you mean 'colours.csv'?"]),
+    (["--train", "empty.csv"], ["empty.csv holds no examples"]),
+    (["--train", "header.csv"], ["header.csv holds no examples"]),
+    (
+        ["--train", "colours.csv", "--test", "nolabel.csv"],
+        ["--test nolabel.csv: there is no column 'label'", "'index'"],
+    ),
+    (["--train", "colours.csv", "--test", "hidden.csv"], ["'label' is '-1' in every record, so nothing can be scored"]),
+    (["--train", "colours.csv", "--test", "gone.csv"], ["--test: no such file: gone.csv"]),
+    (["--train", "colours.csv", "--budget", "much"], ["--budget: given 'much'; allowed: a size like 16GiB"]),
+    (
+        ["--train", "colours.csv", "--budget", "1KiB"],
+        ["--budget: no method fits in 1.0 KiB: full as it needs at least"],
+    ),
+    (["--train", "colours.csv", "-o", "nowhere/suite.yaml"], ["--output: there is no folder nowhere"]),
+    (["--train", "colours.csv", "-o", "nobase"], ["nobase is a folder; give a file, like nobase/suite.yaml"]),
+    (["--train", "colours.csv", "-o", "suite.txt"], ["allowed: a name that ends in .yaml"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "parts"), BAD)
+def test_bad_input_is_one_message_and_nothing_is_written(place, init, argv, parts):
+    before = sorted(os.listdir(place))
+    code, _, err = init(*argv)
+    assert code == cli.BAD_INPUT
+    for part in parts:
+        assert part in err
+    assert "Traceback" not in err
+    assert sorted(os.listdir(place)) == before
+
+
+def test_a_folder_that_is_no_base_is_refused(place, init):
+    code, _, err = init("--train", "colours.csv", base=place / "nobase")
+    assert code == cli.BAD_INPUT
+    assert "the folder has no config.json, so it is not a Hugging Face model folder" in err
+    code, _, err = init("--train", "colours.csv", base="no base")
+    assert "neither a built-in base (nano) nor an existing folder nor a hub id" in err
+
+
+def test_a_file_is_not_overwritten_without_force(place, init):
+    (place / "suite.yaml").write_text("mine")
+    code, _, err = init("--train", "colours.csv")
+    assert (code, (place / "suite.yaml").read_text()) == (cli.BAD_INPUT, "mine")
+    assert "suite.yaml exists and is not overwritten; give another name, or --force" in err
+    assert init("--train", "colours.csv", "--force")[0] == 0
+    assert "tasks:" in (place / "suite.yaml").read_text()
+
+
+def test_of_a_hub_id_that_is_not_here_it_says_what_it_cannot_know(place, init, monkeypatch):
+    def absent(*_, **__):
+        raise UserError("base 'organisation/model': no such folder, and not in the hub's cache")
+
+    monkeypatch.setattr(find, "_from_hub", absent)
+    code, out, _ = init("--train", "colours.csv", base="organisation/model")
+    assert code == 0
+    assert "not known: organisation/model is no folder here and the hub cannot be reached: its shape" in out
+    made = suite.load("suite.yaml")
+    assert made.base.source == "organisation/model"
+    assert "full" not in [block.method for block in made.blocks]
+    assert "# full: left out, until the base is here" in (place / "suite.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("budget", "micro", "checkpoints", "left", "changed"),
+    [
+        (1000, 16, False, set(), {}),
+        (260, 16, False, {"full"}, {}),
+        (150, 4, False, {"full"}, {}),
+        (105, 2, True, {"full", "prefix_tuning"}, {}),
+        (50, 2, False, {"full"}, {"lora": "nf4", "adapter": "nf4"}),
+    ],
+)
+def test_scores_are_left_alone_before_a_precision_is_made_smaller(
+    budget, micro, checkpoints, left, changed, tmp_path, planner
+):
+    (tmp_path / "s.yaml").write_text(
+        "base: nano\ntasks: [compute]\ntrain: {batch_size: 16}\nmethods: [full, lora, qlora, adapter, prefix_tuning]\n"
+    )
+    trials = {trial.method: trial for trial in suite.expand(suite.load(tmp_path / "s.yaml"), "cpu")}
+    found = fitting.fit(list(trials.values()), tmp_path, 1024 * budget, False)
+    assert (found.micro_batch_size, found.gradient_checkpointing) == (micro, checkpoints)
+    assert set(found.left_out) == left
+    precisions = {name: each["precision"] for name, each in found.settings.items() if "precision" in each}
+    assert changed.items() <= precisions.items()
+    assert planner.asked < 50
