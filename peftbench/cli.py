@@ -167,6 +167,7 @@ def _add_plan(commands: Commands) -> None:
     command.add_argument(
         "--fit", choices=("batch_size", "sequence_length"), help="with --budget: find the largest that fits"
     )
+    command.add_argument("--time", action="store_true", help="run a few steps of each cell and predict the grid's time")
     command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
     command.set_defaults(command=_plan, parser=command)
 
@@ -286,7 +287,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from peftbench.commands import plan
 
-    how = plan.PlanOptions(arguments.memory, arguments.budget, arguments.reserve, arguments.fit, arguments.json)
+    how = plan.PlanOptions(
+        arguments.memory, arguments.budget, arguments.reserve, arguments.fit, arguments.time, arguments.json
+    )
     return plan.plan(_load(arguments), how)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from peftbench.commands import FAILED, plan_json, selection
+from peftbench.commands import FAILED, plan_json, plan_time, selection
 from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.records.units import memory
@@ -29,6 +29,8 @@ class PlanOptions:
     """Part of the budget for memory that is not in tensors; None for an estimate for each trial's device."""
     fit: str | None = None
     """``batch_size`` or ``sequence_length``: find the largest that fits."""
+    time: bool = False
+    """Whether to measure a few steps of each cell and predict how long the grid takes."""
     as_json: bool = False
     """Whether to print one JSON document in place of text."""
 
@@ -50,6 +52,8 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     trials = small.trials if small else expand(loaded, kind)
     if not how.memory and (how.budget or how.reserve or how.fit):
         raise UserError("--budget, --reserve and --fit are about memory: they need --memory")
+    if how.time and (how.memory or small):
+        raise UserError("--time runs a few steps of the suite's own cells: give it without --memory and --smoke")
     if how.memory:
         return _predict_memory(trials, how, loaded)
     reasons = prepare.impossible(trials)
@@ -71,6 +75,11 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     lines += [f"note: {note}" for note in notes]
     said = plan_json.Said(reasons, defaults, notes)
     whole = plan_json.of_cells(loaded, trials, said, len(candidates))
+    if how.time:
+        device.resolve(loaded.device)  # it must be here
+        cells = plan_time.predict([t for t in trials if t.cell not in reasons], candidates, known.examples)
+        whole = plan_json.with_time(whole, cells, loaded.workers)
+        lines += plan_time.lines(cells, loaded.workers)
     print(plan_json.text(whole) if how.as_json else "\n".join(lines))
     return 0 if any(trial.cell not in reasons for trial in trials) else FAILED
 

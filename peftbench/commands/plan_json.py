@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from peftbench.commands import plan_time
+from peftbench.commands.plan_time import SEARCH, CellTime
 from peftbench.planner import cuda_reserve
 from peftbench.planner.records import Forecast, Question
 from peftbench.records import Trial
@@ -79,6 +81,26 @@ def with_memory(whole: dict[str, Any], found: Sequence[Forecast], asked: Questio
     by_cell = {each.trial.cell: each for each in found}
     cells = [{**cell, "memory": _memory(by_cell[cell["cell"]], asked)} for cell in whole["cells"]]
     return {**whole, "budget_bytes": asked.budget, "cells": cells}
+
+
+def with_time(whole: dict[str, Any], found: Sequence[CellTime], workers: int) -> dict[str, Any]:
+    """Return a plan with the predicted time of each cell, of the search and of the whole grid."""
+    by_cell = {each.cell: each for each in found}
+    cells = [{**cell, "time": _time(by_cell.get(cell["cell"]))} for cell in whole["cells"]]
+    search = by_cell.get(SEARCH)
+    more = {"grid_seconds": plan_time.total(found, workers), "search_seconds": search and search.total_seconds}
+    return {**whole, **more, "cells": cells}
+
+
+def _time(each: CellTime | None) -> dict[str, Any] | None:
+    if each is None:
+        return None
+    return {
+        "step_seconds": each.step_seconds,
+        "trial_seconds": each.trial_seconds,
+        "total_seconds": each.total_seconds,
+        "unknown_because": each.problem,
+    }
 
 
 def _memory(each: Forecast, asked: Question) -> dict[str, Any] | None:

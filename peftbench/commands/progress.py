@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from peftbench.commands.expected import Expected
 from peftbench.commands.rounds import Rounds
 from peftbench.errors import UserError
 from peftbench.records import Result
@@ -42,8 +43,10 @@ class Lines:
 class Bar:
     """A live bar: finished trials, which of the seeds runs, the current cell, its phase, step and loss, time left."""
 
-    def __init__(self, total: int, progress: Any, rounds: Rounds | None = None) -> None:
-        self._progress, self._rounds = progress, rounds
+    def __init__(
+        self, total: int, progress: Any, rounds: Rounds | None = None, expected: Expected | None = None
+    ) -> None:
+        self._progress, self._rounds, self._expected = progress, rounds, expected
         self._began: float | None = None
         self._ran, self._left = 0, total
         self._task = progress.add_task("", total=total, now="importing the libraries", left="")
@@ -70,20 +73,26 @@ class Bar:
             self._progress.console.print(text, highlight=False, markup=False)
 
     def _time_left(self) -> str:
-        if not self._ran or self._began is None:
+        predicted = self._expected.left() if self._expected else None
+        if predicted is None and (not self._ran or self._began is None):
             return ""
-        seconds = (time.monotonic() - self._began) / self._ran * self._left
+        seconds = predicted
+        if seconds is None:
+            seconds = (time.monotonic() - (self._began or 0.0)) / self._ran * self._left
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
 @contextmanager
-def shown(total: int, out: TextIO | None = None, rounds: Rounds | None = None) -> Iterator[Any]:
+def shown(
+    total: int, out: TextIO | None = None, rounds: Rounds | None = None, expected: Expected | None = None
+) -> Iterator[Any]:
     """Yield an observer of events that shows them: as a bar on a terminal, else as lines.
 
     Args:
         total: trials to run.
         out: where to show them; standard error if None.
         rounds: follows the seeds; None if they are not told.
+        expected: what was predicted of the run, for the time left; None if nothing was.
     """
     out = out or sys.stderr
     if not out.isatty():
@@ -100,7 +109,7 @@ def shown(total: int, out: TextIO | None = None, rounds: Rounds | None = None) -
         TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=Console(file=out)) as progress:
-        yield Bar(total, progress, rounds)
+        yield Bar(total, progress, rounds, expected)
 
 
 def sentence(result: Result) -> str:

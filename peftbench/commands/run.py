@@ -104,7 +104,8 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
 
 def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: TextIO) -> Outcome:
     """Run one stage of a suite and print how it ended."""
-    from peftbench.commands import progress, rounds
+    from peftbench.commands import expected, progress, rounds
+    from peftbench.records import units
     from peftbench.runner import grid, prepare
 
     if stage.searches:
@@ -116,8 +117,12 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):
         print(f"note: {note}", file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
-    with progress.shown(len(prepared.pending), out, rounds.Rounds(prepared)) as observer:
-        outcome = grid.run(prepared, observer)
+    times = expected.Expected(prepared)
+    left = times.left()
+    if left:
+        print(f"about {units.seconds(left)}, as `plan --time` predicted", file=out)
+    with progress.shown(len(prepared.pending), out, rounds.Rounds(prepared), times) as observer:
+        outcome = grid.run(prepared, times.beside(observer))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {stage.folder}", file=out)
     if outcome.overhead_seconds is not None:
@@ -126,7 +131,7 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
             "attaching and saving",
             file=out,
         )
-    for sentence in outcome.data:
+    for sentence in (*times.sentences(), *outcome.data):
         print(progress.wrapped(sentence), file=out)
     failed = [result for result in outcome.failed if result.row.status != "skipped"]  # --budget asks for skipping
     if failed:

@@ -1,0 +1,114 @@
+"""``peftbench plan --time``: pilots of a few steps, and from them the minutes of each trial and of the grid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from peftbench.records import Result, Trial
+from peftbench.records.units import MISSING
+from peftbench.records.units import seconds as shown
+from peftbench.report import text_table
+
+if TYPE_CHECKING:
+    from peftbench.runner.pilot import Measured
+    from peftbench.tasks.read import Reader
+
+
+SEARCH = "learning-rate search"
+"""The name of the search among the cells."""
+
+
+@dataclass(frozen=True)
+class CellTime:
+    """The predicted time of a cell."""
+
+    cell: str
+    trials: int
+    trial_seconds: float | None
+    """A trial after the first of its cell; None if it is not known."""
+    total_seconds: float | None
+    step_seconds: float | None
+    problem: str | None = None
+
+
+def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader) -> list[CellTime]:
+    """Return the time of each cell and of the learning-rate search; pilots are run, and what they took is kept.
+
+    Args:
+        trials: the trials of the grid that can run.
+        candidates: those of its learning-rate search.
+        reader: returns a split's examples.
+    """
+    from peftbench.runner import pilot
+
+    def observe(trial: Trial, result: Result) -> None:
+        row = result.row
+        waited, whole = row.train_waiting_seconds, (row.train_seconds or 0.0) * trial.threads
+        busy = f", {waited / whole:.0%} of its steps waiting for a CPU" if waited and waited > 0.1 * whole > 0 else ""
+        print(f"pilot of {trial.cell}: {row.status} in {shown(row.wall_seconds)}{busy}", file=sys.stderr)
+
+    found = pilot.measure(trials, observe)
+    pilot.store(found)
+    cells = [_cell(cell, group, found, reader) for cell, group in _groups(trials).items()]
+    if candidates:
+        several = [_cell(cell, group, found, reader) for cell, group in _groups(candidates).items()]
+        total = _sum([each.total_seconds for each in several])
+        cells.append(CellTime(SEARCH, len(candidates), None, total, None))
+    return cells
+
+
+def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.candidate_of or trial.cell, []).append(trial)
+    return groups
+
+
+def _cell(cell: str, group: Sequence[Trial], found: dict[str, Measured], reader: Reader) -> CellTime:
+    from peftbench.runner import pilot
+
+    known = found.get(pilot.shape(group[0]))
+    if known is None:
+        return CellTime(cell, len(group), None, None, None, "no pilot was run")
+    searched = group[0].candidate_of is not None
+    each = [pilot.seconds(trial, known, index == 0 and not searched, reader) for index, trial in enumerate(group)]
+    return CellTime(cell, len(group), each[-1], _sum(each), known.step_seconds, known.problem)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(value or 0.0 for value in values)
+
+
+def total(cells: Sequence[CellTime], workers: int) -> float | None:
+    """Return how long the whole grid takes; None if some cell is not known."""
+    whole = _sum([each.total_seconds for each in cells])
+    return None if whole is None else whole / workers
+
+
+def lines(cells: Sequence[CellTime], workers: int) -> list[str]:
+    """Return the table of times and what it is."""
+    head = ["cell", "trials", "step", "trial", "all"]
+    rows = [
+        [
+            each.cell,
+            f"{each.trials:,}",
+            MISSING if each.step_seconds is None else f"{1000 * each.step_seconds:,.0f} ms",
+            shown(each.trial_seconds),
+            shown(each.total_seconds),
+        ]
+        for each in cells
+    ]
+    known = [each.total_seconds for each in cells if each.total_seconds is not None]
+    least = "at least " if len(known) < len(cells) else ""
+    rows.append(["the grid", f"{sum(each.trials for each in cells):,}", "", "", least + shown(sum(known) / workers)])
+    text = list(text_table.lines([head, *rows], text_table.Layout(right=range(1, len(head)))))
+    return [
+        *text,
+        *(f"{each.cell}: not known: {each.problem}" for each in cells if each.problem),
+        "step: mean of a few training steps; trial: one trial after the first of its cell; all: all trials of a cell,",
+        "scoring included. Measured now on this machine, in trials of a few steps and scored examples; other programs",
+        "that run now make it too long. `peftbench run` tells afterwards how far off it was.",
+    ]

@@ -1,0 +1,235 @@
+"""Measure a few steps and a few scored examples of each shape of trial, to predict how long trials take. No torch.
+
+A shape is everything that decides a trial's time but its amounts: trials that differ in seed, learning rate or length
+of training have one shape, which is measured once. A pilot is a trial like any other, with fewer steps and examples, in
+a folder that is deleted; nothing of it is a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from peftbench.measure import environment
+from peftbench.records import Job, Phase, Result, Status, Task, Trial
+from peftbench.runner import prepare
+from peftbench.runner.executor import Event, local
+from peftbench.tasks import read
+
+STEPS, EXAMPLES = 8, 32
+"""Steps and scored examples of each task of a pilot."""
+LONGEST, SHARED = 60.0, 30.0
+"""Most seconds of the pilot of a shape that one cell has, and of one that several cells share."""
+_MOST = 2000
+"""Most shapes that are kept."""
+_AMOUNTS: Mapping[str, Any] = {
+    **dict.fromkeys(("steps", "epochs", "tokens", "seconds")),
+    **{"learning_rate": 0.0, "schedule": "", "warmup_ratio": 0.0, "weight_decay": 0.0},
+}
+_SCALED = (Phase.TRAIN, Phase.VALIDATE, Phase.EVALUATE, Phase.RETENTION, Phase.INFERENCE, Phase.PLAN)
+"""Phases that are not as long in every trial of a shape."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a pilot took."""
+
+    fixed_seconds: float = 0.0
+    """Set-up, checks, accounting and saving."""
+    first_seconds: float = 0.0
+    """What only a cell's first trial does: predicting memory, and measuring inference cost."""
+    first_steps_seconds: float = 0.0
+    """The first steps, which are slower."""
+    first_steps: int = 0
+    step_seconds: float | None = None
+    """A later step; None if nothing trains, or no step ended in time."""
+    tokens_per_step: float | None = None
+    validation_seconds: float = 0.0
+    """One validation."""
+    scoring_seconds: float | None = None
+    """Scoring apart from forward passes; None if scoring did not end in time."""
+    seconds_per_character: float = 0.0
+    """Forward passes of scoring, for each character of the scored texts."""
+    retention_seconds: float = 0.0
+    problem: str | None = None
+    """Why something is not known."""
+
+
+def shape(trial: Trial) -> str:
+    """Return the name of a trial's shape on this machine."""
+    training = replace(trial.training, **_AMOUNTS) if trial.training else None
+    tasks = [(task.name, task.kind, task.max_new_tokens, task.chat) for task in trial.tasks]
+    what = (trial.base, trial.method, trial.rank, trial.precision, sorted(trial.options.items()), training, tasks)
+    where = (trial.device, trial.threads, trial.evaluation.batch_size, trial.evaluation.max_length)
+    return hashlib.sha256(repr((what, where, _machine())).encode()).hexdigest()
+
+
+@cache
+def _machine() -> tuple[Any, ...]:
+    found = environment.describe()
+    return found["cpu"], found["cpus_available"], found["packages"], found["gpus"]
+
+
+def measure(trials: Sequence[Trial], observe: Callable[[Trial, Result], None]) -> dict[str, Measured]:
+    """Run a pilot of each shape among some trials, one after the other.
+
+    Args:
+        trials: the trials of a grid that can run.
+        observe: called with each pilot's trial and result.
+
+    Returns:
+        Shape -> what it took.
+
+    Raises:
+        UserError: if base model or data are missing, as a run would.
+    """
+    cells: dict[str, Trial] = {}
+    for trial in trials:
+        cells.setdefault(trial.cell, trial)
+    names = [shape(trial) for trial in cells.values()]
+    counts = Counter(names)
+    first = dict(zip(reversed(names), reversed(cells.values()), strict=True))
+    found: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory(prefix="peftbench-pilot-") as folder:
+        for name in dict.fromkeys(names):
+            trial = first[name]
+            pilot = _shortened(trial, LONGEST if counts[name] == 1 else SHARED)
+            (job,) = prepare.prepare([pilot], Path(folder) / name, 1, "", None, prepare.Options()).jobs
+            result, steps = _run(job)
+            found[name] = _of(job, result, steps)
+            observe(trial, result)
+    return found
+
+
+def _shortened(trial: Trial, limit: float) -> Trial:
+    tasks = tuple(replace(task, limit=min(task.limit or EXAMPLES, EXAMPLES)) for task in trial.tasks)
+    training = trial.training
+    if training:
+        steps = min(training.steps or STEPS, max(STEPS, training.untimed_steps + 2))
+        training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
+    timeout = min(limit, trial.timeout_seconds or limit)
+    return replace(trial, tasks=tasks, training=training, timeout_seconds=timeout)
+
+
+def _run(job: Job) -> tuple[Result, list[float]]:
+    """Return a pilot's result, and when each of its steps ended."""
+    steps: list[float] = []
+    last: Event | None = None
+    for event in local.run([job], 1):
+        if event.steps and event.result is None:
+            steps.append(time.perf_counter())
+        last = event
+    assert last is not None
+    assert last.result is not None
+    return last.result, steps
+
+
+def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
+    row = result.row
+    if row.status != Status.OK:
+        why = f"{row.status} in phase {row.phase}: {row.message}"
+        gaps = [after - before for before, after in itertools.pairwise(ended)]
+        return Measured(step_seconds=statistics.median(gaps) if gaps else None, problem=why)
+    fixed = sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase not in _SCALED)
+    steady = [step.seconds for step in result.steps if not step.untimed]
+    early = [step.seconds for step in result.steps if step.untimed]
+    passes = (row.evaluate_prefill_seconds or 0.0) + (row.evaluate_decode_seconds or 0.0)
+    return Measured(
+        fixed_seconds=fixed + (row.untracked_seconds or 0.0),
+        first_seconds=(row.plan_seconds or 0.0) + (row.inference_seconds or 0.0),
+        first_steps_seconds=sum(early),
+        first_steps=len(early),
+        step_seconds=statistics.fmean(steady) if steady else None,
+        tokens_per_step=(row.nonpadding_tokens or 0) / len(result.steps) if result.steps else None,
+        validation_seconds=row.validate_seconds or 0.0,
+        scoring_seconds=(row.evaluate_seconds or 0.0) - passes,
+        seconds_per_character=passes / max(1, characters(job.trial, read.examples)),
+        retention_seconds=row.retention_seconds or 0.0,
+    )
+
+
+def characters(trial: Trial, reader: read.Reader) -> int:
+    """Return the number of characters of the texts that a trial is scored on, which stands for their tokens."""
+    return sum(
+        len(e.prompt) + sum(map(len, e.choices or (e.target,)))
+        for task in trial.tasks
+        if task.name in trial.evaluate and not task.lm_eval
+        for e in reader(task, trial.evaluation.split)
+    )
+
+
+def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> float | None:
+    """Return how long a trial will take; None if that is not known.
+
+    Args:
+        trial: the trial.
+        found: what the pilot of its shape took.
+        first: whether it is the first trial of its cell.
+        reader: returns a split's examples.
+    """
+    if found.problem or found.scoring_seconds is None:
+        return None
+    total = found.fixed_seconds + (found.first_seconds if first else 0.0)
+    total += found.scoring_seconds + found.seconds_per_character * characters(trial, reader)
+    total += found.retention_seconds if trial.retention else 0.0
+    training = trial.training
+    if training is None:
+        return total
+    if training.seconds is not None:
+        return total + training.seconds
+    steps = _steps(trial, found, reader)
+    if steps is None or found.step_seconds is None:
+        return None
+    every = training.validate_every
+    total += found.validation_seconds * -(-steps // every) if every else 0.0
+    return total + found.first_steps_seconds + max(0, steps - found.first_steps) * found.step_seconds
+
+
+def _steps(trial: Trial, found: Measured, reader: read.Reader) -> int | None:
+    training = trial.training
+    assert training is not None
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return round(training.tokens / found.tokens_per_step) if found.tokens_per_step else None
+    tasks: dict[str, Task] = {task.name: task for task in trial.tasks}
+    count = sum(len(reader(tasks[name], "train")) for name, _ in training.data)
+    return max(1, round((training.epochs or 0) * count / training.batch_size))
+
+
+def store(found: Mapping[str, Measured]) -> None:
+    """Keep what pilots took, for a later run on this machine."""
+    kept = {**stored(), **found}
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)
+        made = _file().with_suffix(f".{os.getpid()}")
+        made.write_text(text, encoding="utf-8")
+        made.replace(_file())
+    except OSError:  # a run then has no prediction
+        return
+
+
+def stored() -> dict[str, Measured]:
+    """Return what pilots took on this machine; empty if there were none, or they cannot be read."""
+    try:
+        found = json.loads(_file().read_text(encoding="utf-8"))
+        return {name: Measured(**each) for name, each in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache) / "peftbench" / "pilots.json"

@@ -1,0 +1,150 @@
+"""Times predicted from pilots of a few steps, and how far off they were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from peftbench import cli
+from peftbench.commands import expected, plan_json, plan_time
+from peftbench.records import Phase, Status
+from peftbench.runner import pilot
+from peftbench.runner.executor import Event
+from peftbench.runner.pilot import Measured
+from peftbench.tasks import read
+from tests.support import trials
+from tests.support.results_factory import make_result
+
+KNOWN = Measured(
+    fixed_seconds=2.0,
+    first_seconds=5.0,
+    first_steps_seconds=3.0,
+    first_steps=3,
+    step_seconds=0.5,
+    tokens_per_step=100.0,
+    validation_seconds=0.25,
+    scoring_seconds=1.0,
+    seconds_per_character=0.01,
+    retention_seconds=7.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def made(tmp_path):
+    return trials.trial("nano", tmp_path)
+
+
+def changed(made, **training):
+    return replace(made, training=replace(made.training, **training))
+
+
+def test_steps_are_extrapolated_linearly_and_scoring_by_the_length_of_the_texts(made):
+    texts = pilot.characters(made, read.examples)
+    plain = 2.0 + 1.0 + 0.01 * texts
+    longer = pilot.seconds(changed(made, steps=103), KNOWN, False, read.examples)
+    assert longer == pytest.approx(plain + 3.0 + 100 * 0.5)
+    assert pilot.seconds(changed(made, steps=103), KNOWN, True, read.examples) == pytest.approx(longer + 5.0)
+    validated = changed(made, steps=103, validate_every=10)
+    assert pilot.seconds(validated, KNOWN, False, read.examples) == pytest.approx(longer + 11 * 0.25)
+    assert pilot.seconds(replace(made, training=None), KNOWN, False, read.examples) == pytest.approx(plain)
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [({"epochs": 2.0}, 12), ({"tokens": 2000}, 20), ({"seconds": 60.0}, None)],
+)
+def test_every_length_of_training_has_a_time(made, training, steps):
+    asked = changed(made, **{"steps": None, **training})
+    plain = pilot.seconds(replace(made, training=None), KNOWN, False, read.examples)
+    train = 60.0 if steps is None else 3.0 + (steps - 3) * 0.5
+    assert pilot.seconds(asked, KNOWN, False, read.examples) == pytest.approx(plain + train)
+
+
+def test_a_pilot_that_failed_predicts_nothing(made):
+    failed = Measured(step_seconds=1.0, problem="timeout in phase evaluate: stopped after 60 s")
+    assert pilot.seconds(made, failed, False, read.examples) is None
+    (cell,) = (plan_time.CellTime("a", 3, None, None, 1.0, failed.problem),)
+    text = "\n".join(plan_time.lines([cell], 1))
+    assert "a: not known: timeout in phase evaluate" in text
+    assert "at least 0.00 s" in text
+
+
+def test_seeds_rates_and_amounts_do_not_make_another_shape_but_ranks_do(made):
+    same = (replace(made, seed=7), changed(made, learning_rate=1.0), changed(made, steps=99))
+    assert {pilot.shape(each) for each in same} == {pilot.shape(made)}
+    other = (replace(made, rank=5), changed(made, micro_batch_size=2), replace(made, threads=7))
+    assert len({pilot.shape(each) for each in (made, *other)}) == 4
+
+
+def test_what_pilots_took_is_kept_and_damage_is_nothing_known(tmp_path):
+    pilot.store({"a": KNOWN})
+    pilot.store({"b": Measured()})
+    assert pilot.stored() == {"a": KNOWN, "b": Measured()}
+    (tmp_path / "cache" / "peftbench" / "pilots.json").write_text("[")
+    assert pilot.stored() == {}
+
+
+def test_a_shape_is_measured_once_with_few_steps_and_examples_and_a_limit(tiny, tmp_path, monkeypatch):
+    made = trials.trial(tiny, tmp_path, training={"steps": 500})
+    seen = []
+
+    def run(job):
+        seen.append(job.trial)
+        return trials.run(job.trial, tmp_path), [0.0, 1.0]
+
+    monkeypatch.setattr(pilot, "_run", run)
+    grid = [made, replace(made, seed=1), replace(changed(made, learning_rate=0.5), cell="other")]
+    found = pilot.measure(grid, lambda *_: None)
+    (one,) = seen
+    assert (one.training.steps, one.timeout_seconds, one.cell) == (8, pilot.SHARED, made.cell)
+    (known,) = found.values()
+    assert known.problem is None
+    assert min(known.step_seconds, known.fixed_seconds, known.scoring_seconds, known.seconds_per_character) > 0
+    assert known.first_steps == 1
+
+
+def test_a_pilot_that_is_stopped_tells_its_steps(made, tmp_path):
+    row = make_result().row.updated()
+    stopped = replace(row, status=Status.TIMEOUT, phase="evaluate", message="stopped after 60 s")
+    found = pilot._of(SimpleNamespace(trial=made), SimpleNamespace(row=stopped, steps=()), [1.0, 3.0, 5.0])
+    assert (found.step_seconds, found.problem) == (2.0, "timeout in phase evaluate: stopped after 60 s")
+
+
+def test_a_run_tells_predicted_beside_measured_and_uses_it_for_the_time_left(made, tmp_path):
+    jobs = [replace(trials.job(replace(made, seed=n), tmp_path), key=f"k{n}") for n in range(3)]
+    grid = SimpleNamespace(pending=jobs, workers=1)
+    assert (expected.Expected(grid).left(), expected.Expected(grid).sentences()) == (None, ())
+    pilot.store({pilot.shape(made): KNOWN})
+    times = expected.Expected(grid)
+    each = pilot.seconds(made, KNOWN, False, read.examples)
+    assert times.left() == pytest.approx(3 * each)
+    row = replace(make_result().row, key="k0", cell="a", status=Status.OK, wall_seconds=2 * each)
+    passed = []
+    times.beside(passed.append)(Event(jobs[0], Phase.SAVE, result=SimpleNamespace(row=row)))
+    assert len(passed) == 1
+    assert times.left() == pytest.approx(2 * 2 * each), "the run is half as fast as predicted"
+    (text,) = times.sentences()
+    assert "for 1 trial, which took" in text
+    assert "(-50%); of single trials, the median error is 50%, the largest -50% (a)" in text
+
+
+def test_the_times_of_a_plan_as_data(made):
+    pilot.store({})
+    cells = [plan_time.CellTime("a", 3, 1.0, 3.0, 0.5), plan_time.CellTime(plan_time.SEARCH, 5, None, 7.0, None)]
+    whole = plan_json.with_time({"cells": [{"cell": "a"}, {"cell": "b"}]}, cells, 2)
+    assert (whole["grid_seconds"], whole["search_seconds"]) == (5.0, 7.0)
+    assert whole["cells"][0]["time"]["trial_seconds"] == 1.0
+    assert whole["cells"][1]["time"] is None
+
+
+@pytest.mark.parametrize("option", ["--memory", "--smoke"])
+def test_time_is_not_measured_beside_what_is_not_the_suites_own(option, capsys):
+    assert cli.main(["plan", "quickstart", "--time", option]) == cli.BAD_INPUT
+    assert "give it without --memory and --smoke" in capsys.readouterr().err
