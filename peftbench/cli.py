@@ -200,7 +200,7 @@ def _add_report(commands: Commands) -> None:
         help="write the page of a results folder, or print its table",
         examples=(
             "peftbench report results/quickstart",
-            "peftbench report results/quickstart --format csv -o quickstart.csv",
+            "peftbench report results/quickstart --format csv --columns cell,score,memory --sort memory",
         ),
     )
     _completed(command.add_argument("results", metavar="RESULTS", help="a results folder"), command_line.folders)
@@ -217,6 +217,15 @@ def _add_report(commands: Commands) -> None:
         help="html: the page (default); text, md, csv, tex: the main table; brief: a short one, 100 columns wide at "
         "most; ranks: tables of rank by precision in Markdown",
     )
+    command.add_argument(
+        "--columns",
+        metavar="NAMES",
+        help="columns of the table: cell,score,forgetting,memory; with html of the table that is printed",
+    )
+    command.add_argument(
+        "--sort", metavar="COLUMN", help="sort the rows, the best first: the highest scores and rates, the lowest costs"
+    )
+    command.add_argument("--notes", action="store_true", help="print all notes under the table, not only three lines")
     command.set_defaults(command=_report, parser=command)
 
 
@@ -300,7 +309,8 @@ def _report(arguments: argparse.Namespace) -> int:
     from peftbench.commands import results
 
     output = Path(arguments.output) if arguments.output else None
-    return results.report(place, output, arguments.format)
+    how = results.TableOptions(arguments.columns, arguments.sort, arguments.notes)
+    return results.report(place, output, arguments.format, how)
 
 
 def _answer(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -50,17 +51,33 @@ class RunSummary:
 
 def command(suite: Suite, how: RunOptions) -> int:
     """Run a suite as the command line does, with its progress on standard error; return the exit code."""
+    from peftbench.commands import ending
+    from peftbench.records import FINAL, Status
+
     signal.signal(signal.SIGTERM, _interrupt)
-    return FAILED if run(suite, how, sys.stderr).failed else 0
+    try:
+        found = run(suite, how, sys.stderr, shows=True)
+    except KeyboardInterrupt:
+        print(ending.after_interrupt(_folder(suite, how)), end="", file=sys.stderr)
+        raise
+    if found.statuses.get(Status.OK) and not suite.smoke:
+        sys.stderr.flush()
+        ending.show(found.folder, unfinished=any(s not in FINAL and s != Status.SKIPPED for s in found.statuses))
+    return FAILED if found.failed else 0
 
 
-def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
+def _folder(suite: Suite, how: RunOptions) -> Path:
+    return how.results or Path("results") / suite.name
+
+
+def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunSummary:
     """Run a suite: its learning-rate search if it has one, then its grid. Finished trials are not run again.
 
     Args:
         suite: a validated suite.
         how: where its results go, and what else the command sets.
         out: where progress, notes and failures are printed.
+        shows: whether the table is printed there once every cell has its first seed.
 
     Raises:
         UserError: if a base model or data is missing, or the results folder cannot be used.
@@ -74,7 +91,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
     resolved = selection.complete(suite, out, here.complete, True)
     loaded, parameters = resolved.suite, resolved.parameters
     kind = device.resolve(loaded.device)
-    folder = how.results or Path("results") / loaded.name
+    folder = _folder(loaded, how)
     if how.reserve and not how.budget:
         raise UserError(selection.RESERVE_NEEDS_BUDGET)
     budget = memory_sizes.budget(how.budget, kind) if how.budget else None
@@ -95,16 +112,19 @@ def run(suite: Suite, how: RunOptions, out: TextIO) -> RunSummary:
     for stage in stages.stages(loaded, kind, folder):
         for line in () if stage.searches else selection.default_lines(loaded, stage.trials):
             print(progress.wrapped(f"default: {line}"), file=out)
-        outcome = _run_stage(stage, loaded.workers, recorded, options, out)
+        tables = shows and not stage.searches and not loaded.smoke
+        outcome = _run_stage(stage, loaded.workers, recorded, options, out, tables)
         failed |= _has_failed(stage, outcome)
         statuses = statuses if stage.searches else outcome.statuses
     differ = progress.warn_of_differences(folder, loaded.strict, out)
     return RunSummary(folder, statuses, failed or (differ and loaded.strict))
 
 
-def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: TextIO) -> Outcome:
+def _run_stage(
+    stage: Stage, workers: int, command: str, options: Options, out: TextIO, tables: bool = False
+) -> Outcome:
     """Run one stage of a suite and print how it ended."""
-    from peftbench.commands import expected, progress, rounds
+    from peftbench.commands import ending, expected, progress, rounds
     from peftbench.records import units
     from peftbench.runner import grid, prepare
 
@@ -121,7 +141,8 @@ def _run_stage(stage: Stage, workers: int, command: str, options: Options, out: 
     left = times.left()
     if left:
         print(f"about {units.seconds(left)}, as `plan --time` predicted", file=out)
-    with progress.shown(len(prepared.pending), out, rounds.Rounds(prepared), times) as observer:
+    followed = rounds.Rounds(prepared, partial(ending.so_far, stage.folder, workers) if tables else None)
+    with progress.shown(len(prepared.pending), out, followed, times) as observer:
         outcome = grid.run(prepared, times.beside(observer))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {stage.folder}", file=out)

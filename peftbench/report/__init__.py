@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peftbench.report.collect import Results
+    from peftbench.report.tables.presented import Choice
     from peftbench.report.tables.table import Table
 
 FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
@@ -37,46 +38,62 @@ def render(results_folder: str | Path, output: str | Path) -> Path:
     return publish(results_folder, output, "html")[0]
 
 
-def publish(results_folder: str | Path, output: str | Path, format: str) -> tuple[Path, str]:
-    """Write the report of a results folder as a file; return its path, and the comparison table as text.
+def publish(
+    results_folder: str | Path,
+    output: str | Path,
+    format: str,
+    choice: Choice | None = None,
+    all_notes: bool = False,
+) -> tuple[Path, str]:
+    """Write the report of a results folder as a file; return its path, and of the page the short table as text.
 
     Args:
         results_folder: A folder that ``peftbench run`` wrote.
         output: The file to write; its parent folders are made.
         format: ``html`` for the page, or one of ``FORMATS`` for the table.
+        choice: Columns and order of the table; of the page, of the short one.
+        all_notes: Whether the short table has all notes in place of three.
 
     Raises:
-        UserError: If the folder holds no trials, its rows are not comparable, or the file cannot be written.
+        UserError: If the folder holds no trials, its rows are not comparable, a column is unknown, or the file cannot
+            be written.
     """
     from peftbench.report import collect, page
-    from peftbench.report.tables import comparison, writers
+    from peftbench.report.tables import brief
 
     folder, target = Path(results_folder), Path(output)
     page.refuse_inside(folder, target)
+    _check(format, choice, all_notes)
     results = collect.collect(folder)
+    short = brief.text(results, choice, all_notes) if format == "html" else ""  # refuses an unknown column
     if format == "html":
         page.write(results, target)
     else:
-        page.save(_text(results, format), target)
-    return target, writers.write(comparison.table(results), "text")
+        page.save(_text(results, format, choice, all_notes), target)
+    return target, short
 
 
-def table(results_folder: str | Path, format: str = "text") -> str:
+def table(
+    results_folder: str | Path, format: str = "text", choice: Choice | None = None, all_notes: bool = False
+) -> str:
     """Return the comparison table of a results folder; as ``ranks``, its tables of rank against precision.
 
     Args:
         results_folder: A folder that ``peftbench run`` wrote.
         format: One of ``FORMATS``.
+        choice: Columns and order of the rows; None for those of the format.
+        all_notes: Whether ``brief`` has all notes in place of three; ``text``, ``md`` and ``tex`` always have.
 
     Raises:
-        UserError: If the format is unknown, the folder holds no trials, or its rows are not comparable.
+        UserError: If the format or a column is unknown, the folder holds no trials, or its rows are not comparable.
     """
     from peftbench.errors import UserError, unknown
     from peftbench.report import collect
 
     if format not in FORMATS:
         raise UserError(unknown("format", format, FORMATS))
-    return _text(collect.collect(Path(results_folder)), format)
+    _check(format, choice, all_notes)
+    return _text(collect.collect(Path(results_folder)), format, choice, all_notes)
 
 
 def findings(results_folder: str | Path) -> tuple[str, ...]:
@@ -91,29 +108,42 @@ def findings(results_folder: str | Path) -> tuple[str, ...]:
     return unequal_settings.notes(collect.collect(Path(results_folder), examples=False))
 
 
-def _text(results: Results, format: str) -> str:
+def _check(format: str, choice: Choice | None, all_notes: bool) -> None:
+    """Refuse options that a format has no use for."""
+    from peftbench.errors import UserError
+
+    if format == "ranks" and choice and (choice.columns or choice.sort):
+        raise UserError("--columns and --sort: allowed with any format but ranks, which has a table per method")
+    if all_notes and format in ("csv", "ranks"):
+        raise UserError(f"--notes: allowed with any format that has notes; {format} has none")
+
+
+def _text(results: Results, format: str, choice: Choice | None, all_notes: bool) -> str:
     from peftbench.report.guarded import guarded
     from peftbench.report.tables import (
         brief,
         comparison,
         inference,
         learning_rate_search,
+        presented,
         rank_by_precision,
         retention,
         writers,
     )
 
     if format == "brief":
-        return brief.text(results)
+        return brief.text(results, choice, all_notes)
     if format == "ranks":
         return writers.write_rank_tables_md(rank_by_precision.heading(results), rank_by_precision.rank_tables(results))
-    text = writers.write(comparison.table(results), format)
-    if format not in ("text", "md"):  # csv and tex hold one table
-        return text
+    choice = choice or presented.Choice()
+    whole = presented.presented(comparison.table(results), results, choice)
+    if format not in ("text", "md") or choice.columns:  # csv and tex hold one table
+        return writers.write(whole, format, wide_heads=bool(choice.columns))
+    text = writers.write(whole, format)
 
     def written(table: Callable[[Results], Table | None]) -> str:
         found = table(results)
-        return writers.write(found, format) if found else ""
+        return writers.write(presented.with_names(found, results), format) if found else ""
 
     tables = {
         "retention": retention.table,

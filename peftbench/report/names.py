@@ -1,31 +1,51 @@
-"""Names of cells as a reader writes them: "LoRA r=8", with what tells the cells of one table apart."""
+"""Names of cells as a reader writes them, "LoRA r=8", beside the exact ones of the data and of ``--only``."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from peftbench.methods import METHODS
 from peftbench.report.collect import Cell, method_title
 
 
 def display_names(cells: Sequence[Cell]) -> dict[str, str]:
-    """Return a short name for each cell's own name; where two would be equal, both keep their own.
+    """Return the display name of each cell by its own name; where two would be equal, both keep their own.
 
-    The precision is part of it only if the cells have several, the base model only if there are several.
+    A cell's precision is part of it unless all cells of its method have the method's default: "LoRA r=8" where fp32 is
+    all there is, "LoRA r=8 fp32" beside "LoRA r=8 bf16".
+
+    Args:
+        cells: all cells of a table.
     """
-    precisions = {cell.precision for cell in cells}
-    bases = {cell.summary.base for cell in cells}
-    found = {cell.name: _display(cell, len(precisions) > 1, len(bases) > 1) for cell in cells}
+    precisions: dict[str, set[str]] = {}
+    for cell in cells:
+        precisions.setdefault(cell.method, set()).add(cell.precision)
+    found = {cell.name: _display(cell, precisions[cell.method]) for cell in cells}
     count = Counter(found.values())
     return {own: own if count[short] > 1 else short for own, short in found.items()}
 
 
-def _display(cell: Cell, precision: bool, base: bool) -> str:
-    parts = [
-        method_title(cell.method),
-        cell.variant if cell.variant not in ("nan", "None", "<NA>") else "",
-        "" if cell.rank is None else f"r={cell.rank}",
-        cell.precision if precision else "",
-        f"on {cell.summary.base}" if base else "",
-    ]
-    return " ".join(filter(None, parts))
+def _display(cell: Cell, precisions: set[str]) -> str:
+    own, name = cell.summary.cell, cell.method
+    if not own.startswith(f"{name} ") or not own.endswith(f" {cell.precision}"):
+        return cell.name  # a row that another program wrote
+    implied = name in METHODS and precisions == {METHODS[name].default_precision}
+    title = name if name in METHODS and METHODS[name].variants else method_title(name)
+    end = len(own) - len(cell.precision) - 1 if implied else len(own)
+    return f"{title}{own[len(name) : end]}{cell.name.removeprefix(own)}"
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """Return a text with the display name of each cell in place of its own.
+
+    Args:
+        text: sentences about cells.
+        names: as ``display_names`` returns them.
+    """
+    different = sorted((own for own, short in names.items() if own != short), key=len, reverse=True)
+    if not different:
+        return text
+    either = "|".join(map(re.escape, different))
+    return re.sub(rf"(?<![\w=.-])(?:{either})(?![\w=-])", lambda match: names[match[0]], text)

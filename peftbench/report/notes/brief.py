@@ -9,16 +9,19 @@ from peftbench.report.collect import Results
 from peftbench.report.derived.answer import nearness
 from peftbench.report.derived.significance import Significance
 from peftbench.report.derived.unequal_settings import audit
+from peftbench.report.names import display_names, renamed
 from peftbench.report.notes import failures, memory, outcomes, scores
-from peftbench.results.busy_machine import MOST_WAITING, waiting_share
+from peftbench.results.busy_machine import waiting_share
 
 WIDTH = 100
 """Longest line in characters."""
 
 
 def notes(results: Results, found: Significance) -> tuple[str, ...]:
-    """Return at most three notes of at most one line."""
-    return tuple(map(_longest, (_scores(results), _significance(results, found), _caution(results))))
+    """Return at most three notes of at most one line, with the cells' display names."""
+    names = display_names(results.cells)
+    each = (_scores(results), _significance(results, found), _caution(results))
+    return tuple(_longest(renamed(note, names) for note in notes) for notes in each)
 
 
 def _longest(candidates: Iterable[str]) -> str:
@@ -64,14 +67,13 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
 
 
 def _caution(results: Results) -> Iterable[str]:
-    """Yield the main caution: missing, failed or harmed cells, unequal settings, a busy machine; else about costs."""
+    """Yield the main caution: missing, failed or harmed cells, unequal settings; else what the costs are."""
     missing = results.grid is not None and len(results.grid.keys) > len(results.trials)
     failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
     unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
     harmed = outcomes.harmed(results)
     rows = [row for cell in results.cells for row in cell.ok_rows]
     waiting = [share for row in rows if (share := waiting_share(row)) is not None]
-    busy = sum(share > MOST_WAITING for share in waiting)
     if missing:
         yield next(iter(failures.missing(results)))
     elif failed:
@@ -81,9 +83,6 @@ def _caution(results: Results) -> Iterable[str]:
         yield f"{plural(len(harmed), 'cell')} below the untuned base model on a task (see the full table)."
     elif unequal:
         yield f"Not held equal, and not an axis of the grid: {', '.join(unequal)} (see the full table)."
-    elif busy:
-        worst = f"threads waited for a CPU in up to {100 * max(waiting):.0f} % of their time"
-        yield f"Do not trust the times of {busy} of {len(waiting)} trials: {worst}."
     else:
         yield from _costs(results, waiting)
 

@@ -8,7 +8,9 @@ from peftbench.report.collect import MEAN, Results
 from peftbench.report.derived.significance import significance
 from peftbench.report.guarded import guarded
 from peftbench.report.notes import brief as notes
-from peftbench.report.tables import comparison, writers
+from peftbench.report.notes import voids
+from peftbench.report.tables import comparison, presented, writers
+from peftbench.report.tables.presented import Choice
 from peftbench.report.tables.table import Column, Table, Value
 
 _HEADS = {"trainable_parameters": "trainable\nparams"}
@@ -17,29 +19,46 @@ _COSTS = ("trainable_parameters", "peak_train_bytes_mean", "train_seconds_mean")
 _NEARNESS = "probability_within_"
 
 
-def text(results: Results) -> str:
-    """Return the table as text; only the mean over tasks if all scores do not fit. Names are wrapped if necessary."""
-    whole = table(results)
-    if len(results.tasks) > 1 and _width(whole) > notes.WIDTH:
-        whole = table(results, tasks=False)
-    return writers.write_text(whole, notes.WIDTH)
+def text(results: Results, choice: Choice | None = None, all_notes: bool = False) -> str:
+    """Return the table as text, the best cell first, after one line for each thing that makes its numbers void.
+
+    Only the mean over tasks is shown if all scores do not fit. Names are wrapped if necessary.
+
+    Args:
+        results: what is reported.
+        choice: other columns, or another order of the rows.
+        all_notes: whether all notes stand under it in place of three.
+    """
+    choice = choice or Choice()
+    whole = table(results, choice)
+    if not choice.columns and len(results.tasks) > 1 and _width(whole) > notes.WIDTH:
+        whole = table(results, choice, tasks=False)
+    if all_notes:
+        whole = replace(whole, notes=presented.with_names(comparison.table(results), results).notes)
+    void = guarded("what makes numbers void", lambda: voids.warnings(results), lambda note: (note,))
+    widest_head = 2 * writers.WIDEST_HEAD if choice.columns else writers.WIDEST_HEAD
+    return "".join(f"{line}\n" for line in void) + writers.write_text(whole, notes.WIDTH, widest_head)
 
 
-def table(results: Results, tasks: bool = True) -> Table:
+def table(results: Results, choice: Choice | None = None, tasks: bool = True) -> Table:
     """Return the columns that decide.
 
     They are cell, scores, nearness to the best, trainable parameters, peak memory, train time and seeds.
 
     Args:
         results: what is reported.
+        choice: other columns, or another order of the rows than by the mean score.
         tasks: whether to show each task's score beside the mean over tasks.
     """
-    known = significance(results)
-    full = comparison.without_notes(results, known)
+    known, choice = significance(results), choice or Choice()
+    ordered = choice if choice.sort or not results.tasks else replace(choice, sort=presented.SCORE)
+    full = presented.presented(comparison.without_notes(results, known), results, ordered)
+    said: tuple[str, ...] = guarded("the notes", lambda: notes.notes(results, known), lambda note: (note,))
+    if choice.columns:
+        return replace(full, notes=said)
     shown = [place for place, column in enumerate(full.columns) if _is_shown(column, results, tasks)]
     columns = tuple(replace(c, short=_head(c)) for c in (full.columns[i] for i in shown))
     rows = [replace(row, values=tuple(_short(row.values[i], full.columns[i]) for i in shown)) for row in full.rows]
-    said: tuple[str, ...] = guarded("the notes", lambda: notes.notes(results, known), lambda note: (note,))
     return Table(columns, tuple(rows), said)
 
 

@@ -31,19 +31,22 @@ _TEX = {
     "\n": " ",
     **{char: f"\\{char}" for char in "_%&#$"},
 }
+WIDEST_HEAD = 12
+"""Longest head of a column in characters, unless more is asked for."""
 _LONGEST_NOTE = 120
 """Notes under a wider table are wrapped at this many characters."""
 
 
-def write_text(table: Table, widest: int | None = None) -> str:
+def write_text(table: Table, widest: int | None = None, widest_head: int = WIDEST_HEAD) -> str:
     """Return the compact table for a terminal: two lines of head, names to the left, numbers to the right.
 
     Args:
         table: what is written; columns without a short title are left out.
         widest: longest line in characters, beyond which names are wrapped; None for no limit.
+        widest_head: longest head of a column in characters, beyond which it is cut.
     """
     shown = [i for i, column in enumerate(table.columns) if column.short]
-    heads = [[_clip(part) for part in f"{table.columns[i].short}\n".split("\n")[:2]] for i in shown]
+    heads = [[_clip(part, widest_head) for part in f"{table.columns[i].short}\n".split("\n")[:2]] for i in shown]
     rows = []
     for row in table.rows:
         values = [row.values[i] for i in shown]
@@ -146,7 +149,7 @@ def _line(text: str) -> str:
     return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
 
 
-def _clip(text: str, width: int = 12) -> str:
+def _clip(text: str, width: int) -> str:
     text = _line(text)
     if text_table.width(text) <= width:
         return text
@@ -157,6 +160,14 @@ def _clip(text: str, width: int = 12) -> str:
 _WRITERS: dict[str, Callable[[Table], str]] = {"text": write_text, "md": write_md, "csv": write_csv, "tex": write_tex}
 
 
-def write(table: Table, format: str) -> str:
-    """Return a table as ``text``, ``md``, ``csv`` or ``tex``, ending with a line feed."""
+def write(table: Table, format: str, wide_heads: bool = False) -> str:
+    """Return a table as ``text``, ``md``, ``csv`` or ``tex``, ending with a line feed.
+
+    Args:
+        table: what is written.
+        format: its form.
+        wide_heads: whether heads of the table for a terminal are not cut at ``WIDEST_HEAD``.
+    """
+    if format == "text" and wide_heads:
+        return write_text(table, widest_head=2 * WIDEST_HEAD)
     return _WRITERS[format](table)

@@ -1,0 +1,67 @@
+"""What makes numbers of a table void, in one line each: a busy machine, scores of guessing, a search at its edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from peftbench.methods.record import shown
+from peftbench.records.wording import abridged, plural
+from peftbench.report.collect import Results
+from peftbench.report.names import display_names
+from peftbench.results.busy_machine import busy_trials
+
+WIDTH = 100
+"""Longest line in characters."""
+_LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
+_MOST = 4
+"""Most cells that a line names."""
+_HEAD = "Warning: "
+
+
+def warnings(results: Results) -> tuple[str, ...]:
+    """Return one line for each thing that makes numbers of the table void; none if nothing does."""
+    names = display_names(results.cells)
+    return tuple(
+        f"{_HEAD}{line}"[:WIDTH] for line in (*_busy(results), *_guessing(results, names), *_edges(results, names))
+    )
+
+
+def _busy(results: Results) -> Iterator[str]:
+    found = busy_trials(results.trials)
+    if found:
+        yield (
+            f"busy machine: no time of {found.count} of {plural(found.known, 'trial')} can be trusted (up to "
+            f"{100 * found.largest_share:.0f} % waiting)."
+        )
+
+
+def _guessing(results: Results, names: Mapping[str, str]) -> Iterator[str]:
+    """Yield the tasks on which cells score no better than without reading the question."""
+    for task in results.tasks:
+        known = [
+            (level, kind) for kind in ("majority", "chance") if (level := results.reference(kind, task)) is not None
+        ]
+        if not known or results.score_record(task).get("metric") in _LOWER_IS_BETTER:
+            continue
+        level, kind = max(known)
+        scored = [(score, names[c.name]) for c in results.tuned if (score := c.mean(f"score_{task}")) is not None]
+        low = sorted((score, name) for score, name in scored if score <= level)
+        if low and len(low) == len(scored):
+            best, name = low[-1]
+            yield f"{task}: no cell is above {kind} ({100 * level:.1f}); the best, {name}, has {100 * best:.1f}."
+        elif low:
+            each = [f"{name} ({100 * score:.1f})" for score, name in low]
+            yield _fitting(f"{task}, at or below {kind} ({100 * level:.1f})", each)
+
+
+def _edges(results: Results, names: Mapping[str, str]) -> Iterator[str]:
+    each = [f"{names[cell.name]} ({shown(c.best.rate)})" for cell, c in results.searched if c.best and c.edge]
+    if each:
+        yield _fitting("best learning rate at the edge of the search, a better one may lie outside", each)
+
+
+def _fitting(what: str, names: Sequence[str]) -> str:
+    """Return a line about cells with as many names as fit, at least their number."""
+    tried = [abridged(names, most) for most in range(min(_MOST, len(names)), 0, -1)]
+    lines = [f"{what}: {some}." for some in (*tried, plural(len(names), "cell"))]
+    return next((line for line in lines if len(line) <= WIDTH - len(_HEAD)), lines[-1])
