@@ -191,7 +191,7 @@ def _add_answer(commands: Commands) -> None:
     command.add_argument("--time", metavar="TIME", help="training time, like 90s, 30min or 2h")
     command.add_argument("--task", metavar="NAME", help="score of one task (default: mean over tasks)")
     command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
-    command.set_defaults(command=_answer)
+    command.set_defaults(command=_answer, parser=command)
 
 
 def _add_report(commands: Commands) -> None:

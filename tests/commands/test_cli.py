@@ -536,10 +536,11 @@ def test_a_trial_that_is_not_final_runs_again_and_the_exit_code_becomes_0(place,
     monkeypatch.setattr(local, "run", made_up(Status.TIMEOUT))
     assert command("run", "mine.yaml", "-o", "new")[0] == 1
     monkeypatch.setattr(local, "run", made_up(Status.OK))
-    code, _, err = command("run", "mine.yaml", "-o", "new")
+    code, out, err = command("run", "mine.yaml", "-o", "new")
     assert code == 0
     assert "3 trials, 1 of them done already -> new" in err
     assert "2 ok, 1 unsupported -> new" in err
+    assert "the same command again" not in out
 
 
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_continues(place, command, monkeypatch):
@@ -549,6 +550,7 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_continues(place, comm
     assert "finished trials are kept" in err
     assert "Traceback" not in err
     assert list(read(place / "new").trials["cell"]) != []
+    assert "the table of what is finished: peftbench report new --format brief\n" in err
     code, _, err = command("run", "mine.yaml", "-o", "new")
     assert "3 trials, 2 of them done already -> new" in err
 
@@ -579,7 +581,8 @@ def test_on_a_terminal_a_bar_shows_cell_phase_and_loss(place, command, monkeypat
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TERM", "xterm")
     code, out, err = command("run", "mine.yaml", "-o", "new")
-    assert (code, out) == (0, "")
+    assert code == 0
+    assert "LoRA r=4" in out
     assert "3/3" in err
     assert "lora r=4 fp32, seed 0: ok" in err
     assert "full int8, seed 0: unsupported (plan: full does not exist" in err
@@ -604,9 +607,9 @@ def test_a_run_with_other_settings_does_not_stay_among_the_first_ones_rows(place
     short = command("report", "new", "--format", "md")[1]
     assert "2 stored rows of other settings or suites are excluded." in short
     assert "has no result yet" not in short, "what was not asked for is not missing"
-    assert "| base fp32" in short  # the untuned base is the same trial
-    assert "| full int8" in first
-    assert "| full int8" not in short
+    assert "| untuned base" in short  # the untuned base is the same trial
+    assert "| full fine-tuning int8" in first
+    assert "| full fine-tuning int8" not in short
     # its whole grid: the base, which is shown, is not of the selection
     assert recorded_grid("new").command == "peftbench run mine.yaml --set train.steps=3"
 
@@ -624,7 +627,7 @@ def test_a_selection_does_not_shrink_the_report(place, command, monkeypatch):
     command("run", "mine.yaml", "-o", "new")
     command("run", "mine.yaml", "-o", "new", "--only", "method=lora")
     assert len(recorded_grid("new").keys) == 3
-    assert "| base fp32" in command("report", "new", "--format", "md")[1]
+    assert "| untuned base" in command("report", "new", "--format", "md")[1]
 
 
 def test_trials_outside_a_selection_are_not_missing_but_those_asked_for_before_are(place, command, monkeypatch):

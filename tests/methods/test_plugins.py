@@ -81,7 +81,7 @@ def test_the_examples_page_shows_its_files_and_its_suite_runs(steering):
     assert done.returncode == 0, done.stderr
     assert "3 ok" in done.stderr
     table = call(steering, "peftbench", "report", "results/mine", "--format", "text").stdout
-    assert "steering layers=2 nf4" in table
+    assert "steering vectors layers=2 nf4" in table
     card = next((steering / "results" / "mine" / "adapters").glob("*/README.md")).read_text()
     assert "from peftbench_steering.vectors import load" in card
 

@@ -132,9 +132,9 @@ def test_the_table_shows_how_far_each_cell_is_from_the_budget(tmp_path):
     folder = store(tmp_path / "r", *rows)
     record_grid(folder, [r.row.key for r in rows], "peftbench run mine", parameters=1000)
     printed = " ".join(table(folder).split())
-    assert "Ranks were chosen for 1,000 trainable parameters: lora r=8 fp32 -1.0 %." in printed
-    assert "More than 20% off: prompt_tuning r=4 fp32 (0.5 times)." in printed
-    assert "No rank to choose: full fp32 (262 times)." in printed
+    assert "Ranks were chosen for 1,000 trainable parameters: LoRA r=8 -1.0 %." in printed
+    assert "More than 20% off: prompt tuning r=4 (0.5 times)." in printed
+    assert "No rank to choose: full fine-tuning (262 times)." in printed
 
 
 @pytest.mark.slow

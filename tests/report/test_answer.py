@@ -40,12 +40,12 @@ def clear(tmp_path) -> Path:
 
 def test_the_cheapest_cell_is_named_with_what_it_costs(clear):
     found = told(clear)
-    assert found[0].startswith("Take lora r=8 fp32: of the 3 cells that are known to lie within 2 points of the best,")
+    assert found[0].startswith("Take LoRA r=8: of the 3 cells that are known to lie within 2 points of the best,")
     text = " ".join(found)
     assert "it needs the least memory (3.0 GiB)." in text
     assert "Score 90.0" in text
     assert "Peak 3.0 GiB, training 80.0 s, checkpoint" in text
-    assert "By time it is adapter r=8 fp32: 60.0 s, 4.0 GiB." in text
+    assert "By time it is bottleneck adapter r=8: 60.0 s, 4.0 GiB." in text
 
 
 def test_every_answer_has_at_most_eight_lines_of_a_hundred_columns_and_ninety_words(clear):
@@ -60,15 +60,13 @@ def test_a_budget_says_what_it_costs_in_points(clear, tmp_path):
     better = trials("qlora r=64 nf4", [0.91, 0.91, 0.91], peak_train_bytes=9 * 2**30)
     place = folder(tmp_path / "better", BASE, better, SMALL, BAD)
     text = " ".join(told(place, within=4, budget_bytes=4 * 2**30))
-    assert text.startswith(
-        "Take lora r=8 fp32: the only cell trained within 4.0 GiB that is known to lie within 4 poin"
-    )
-    assert "The best of all, qlora r=64 nf4, is not within the budget: the best that is, lora r=8 fp32, loses 1" in text
+    assert text.startswith("Take LoRA r=8: the only cell trained within 4.0 GiB that is known to lie within 4 poin")
+    assert "The best of all, QLoRA r=64, is not within the budget: the best that is, LoRA r=8, loses 1" in text
     none = " ".join(told(clear, budget_bytes=2**30))
     assert none.startswith("No cell trained within 1.0 GiB is known to lie within 2 points of the best, ")
-    assert "The best that is, prompt_tuning r=20 fp32 (50.0), loses 40 points [3" in none
+    assert "The best that is, prompt tuning r=20 (50.0), loses 40 points [3" in none
     assert told(clear, budget_bytes=5) == [
-        "No cell trained within 5 B: the smallest peak is 1.0 GiB (prompt_tuning r=20 fp32)."
+        "No cell trained within 5 B: the smallest peak is 1.0 GiB (prompt tuning r=20)."
     ]
 
 
@@ -113,7 +111,7 @@ def test_what_does_not_beat_the_majority_or_the_base_is_refused(tmp_path):
     low = [trials(cell, [0.28, 0.275, 0.28]) for cell in ("full fp32", "lora r=8 fp32")]
     found = told(folder(tmp_path / "majority", trials("base fp32", [0.1]), *low))
     assert found[0].startswith(
-        "No answer: nothing is better than the majority answer beyond noise (best: full fp32, 27"
+        "No answer: nothing is better than the majority answer beyond noise (best: full fine-tuning, 27"
     )
     found = told(folder(tmp_path / "base", trials("base fp32", [0.28]), *low))
     assert "nothing is better than the untuned base model beyond noise" in found[0]
@@ -140,8 +138,8 @@ def test_cells_that_failed_or_have_one_seed_are_named_and_not_judged(tmp_path):
     failed = [make_result("ia3 fp32", "ia3", rank=None, seed=seed, status="oom") for seed in range(3)]
     place = folder(tmp_path / "failed", BASE, BEST, SMALL, FAST[:1], failed)
     text = " ".join(told(place))
-    assert "Take lora r=8 fp32: of the 2 cells" in text
-    assert "Not judged: adapter r=8 fp32 (it has one finished seed)." in text
+    assert "Take LoRA r=8: of the 2 cells" in text
+    assert "Not judged: bottleneck adapter r=8 (it has one finished seed)." in text
     assert "No trial ended ok for ia3 fp32." in text
     assert told(folder(tmp_path / "all", BASE, failed))[0] == "No answer: no tuned cell has a finished trial."
 
@@ -212,7 +210,8 @@ def test_not_distinguishable_is_a_note_and_not_a_mark(tmp_path):
     one, other = trials("full fp32", [0.80, 0.86, 0.83]), trials("lora r=8 fp32", [0.86, 0.80, 0.82])
     text = table(folder(tmp_path / "noisy", BASE, one, other), "text").replace("\n", " ")
     assert (
-        "Not distinguishable from the best on judge, full fp32 (Holm-adjusted p ≥ 0.05), which does not mean as" in text
+        "Not distinguishable from the best on judge, full fine-tuning (Holm-adjusted p ≥ 0.05), which does not mean as"
+        in text
     )
     assert "No cell is known to." in text
 

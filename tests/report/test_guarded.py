@@ -89,7 +89,7 @@ def test_notes_and_further_tables_that_fail_are_notes_of_the_table(quiet, monkey
 def _rows(folder, format):
     """The lines of the comparison table's cells."""
     lines = report.table(folder, format).splitlines()
-    return [line for line in lines if line.removeprefix("| ").startswith(("lora", "full", "adapter"))]
+    return [line for line in lines if line.removeprefix("| ").startswith(("LoRA", "full", "bottleneck"))]
 
 
 def test_significance_that_fails_leaves_the_scores(quiet, monkeypatch, folder):
@@ -103,7 +103,7 @@ def test_a_short_table_without_its_notes_has_its_rows(quiet, monkeypatch, folder
     monkeypatch.setattr(brief, "notes", fail)
     text = report.table(folder, "brief")
     assert "Not shown: the notes (KeyError" in " ".join(text.split())
-    assert "lora r=8 fp32" in text
+    assert "LoRA r=8" in text
 
 
 def test_the_command_writes_the_page_and_ends_well(quiet, monkeypatch, folder, tmp_path, capsys):

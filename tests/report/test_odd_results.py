@@ -46,7 +46,7 @@ def test_seven_cells_that_score_alike_have_a_report(tmp_path, examples, score, s
     kept = [replace(result, examples=tuple(_with_mean(result, score))) for result in each]
     folder = store(tmp_path / "r", *kept)
     text = " ".join(report.table(folder, "md").split())
-    assert text.count("| lora r=") == 7
+    assert text.count("| LoRA r=") == 7
     assert "Not computed" not in text
     assert "nan" not in text
 
@@ -69,7 +69,7 @@ def test_a_statistic_that_fails_is_null_with_a_note_and_the_table_stays(tmp_path
     text = " ".join(report.table(folder, "md").split())
     assert "Not computed: front by memory (FloatingPointError: made up)." in text
     assert "on the front" not in text.partition("Not computed")[0]
-    assert "| lora r=8 fp32 |" in text
+    assert "| LoRA r=8 fp32 |" in text
 
 
 def _agreeing(folder):
@@ -117,7 +117,7 @@ def test_tests_that_are_left_out_are_said_with_the_cell_and_the_reason(tmp_path,
     results = [make_result(f"lora r={r} fp32", rank=r, scores={"judge": 1.0}, examples=4) for r in (1, 2, 3)]
     folder = store(tmp_path / "r", *results[:2], change(results[2]))
     text = " ".join(report.table(folder, "text").split())
-    assert "No significance tests and intervals over examples for judge (lora r=3 fp32: " in text
+    assert "No significance tests and intervals over examples for judge (LoRA r=3: " in text
     assert reason in text
     assert "No significance tests: not every cell has the outcomes" in report.table(folder, "brief")
 
@@ -127,7 +127,7 @@ def test_damaged_json_of_a_row_is_unknown_and_not_an_error(tmp_path):
     folder = store(tmp_path / "r", bad, make_result(scores_json="{"))
     for kind in report.FORMATS:
         report.table(folder, kind)
-    assert "lora r=1 fp32" in report.table(folder)
+    assert "LoRA r=1" in report.table(folder)
 
 
 def test_numbers_beyond_any_measurement_are_unknown(tmp_path):

@@ -337,8 +337,8 @@ def test_the_note_that_the_test_split_was_read_once_is_shown_only_if_true(search
 
 def test_the_report_shows_every_candidate_and_draws_them(searched_folder, tmp_path):
     text = report.table(searched_folder, "md")
-    assert "| full fp32 | 0.01 | 1.00 | 70.0 | 0.001: 50.0, 0.01: 70.0\\* | 2 |" in text
-    assert "| lora r=4 fp32 | 0.01 | 1.00 | 90.0 | 0.01: 90.0\\*, 0.1: – | 2 |" in text
+    assert "| full fine-tuning | 0.01 | 1.00 | 70.0 | 0.001: 50.0, 0.01: 70.0\\* | 2 |" in text
+    assert "| LoRA r=4 | 0.01 | 1.00 | 90.0 | 0.01: 90.0\\*, 0.1: – | 2 |" in text
     page = report.render(searched_folder, tmp_path / "page.html").read_text()
     assert 'id="search"' in page
     assert "Validation score against learning rate" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from peftbench.report.derived.attempts import Attempts
 from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
 from peftbench.report.guarded import guarded
+from peftbench.report.names import display_names
 from peftbench.results.answer.decision import WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
@@ -63,6 +64,8 @@ class Answer:
     """Command that runs the seeds that are missing; None if no seeds are, or the command of the run is not known."""
     unfinished: tuple[str, ...]
     """Tuned cells of which no trial ended ``ok``."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Display names of cells by their own."""
 
 
 def answer(results: Results, question: Question | None = None, folder: Path | None = None) -> Answer:
@@ -98,6 +101,7 @@ def answer(results: Results, question: Question | None = None, folder: Path | No
         seeds,
         _command(results, decision, folder),
         tuple(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
+        display_names(results.cells),
     )
 
 

@@ -9,6 +9,7 @@ from peftbench.records import units as fmt
 from peftbench.records.wording import abridged, plural, series
 from peftbench.report.collect import MEAN
 from peftbench.report.derived.answer import Answer, Costs
+from peftbench.report.names import renamed
 from peftbench.results.answer.decision import Refusal
 from peftbench.results.busy_machine import MOST_WAITING
 from peftbench.results.crossed_effects.model import Estimate
@@ -34,9 +35,12 @@ def lines(found: Answer) -> tuple[str, ...]:
 
 
 def sentences(found: Answer) -> tuple[str, ...]:
-    """Return the answer as sentences, the most important first; the command that adds seeds is not among them."""
+    """Return the answer as sentences, the most important first; the command that adds seeds is not among them.
+
+    Cells have their display names.
+    """
     each = {"answer": _answered, "cannot tell": _undecided, "over budget": _over_budget, "refused": _refused}
-    return tuple(each[found.decision.status](found))
+    return tuple(renamed(sentence, found.names) for sentence in each[found.decision.status](found))
 
 
 def points(value: float) -> str:
