@@ -14,7 +14,7 @@ def display_names(cells: Sequence[Cell]) -> dict[str, str]:
     """Return the display name of each cell by its own name; where two would be equal, both keep their own.
 
     A cell's precision is part of it unless all cells of its method have the method's default: "LoRA r=8" where fp32 is
-    all there is, "LoRA r=8 fp32" beside "LoRA r=8 bf16".
+    all there is, "LoRA r=8 fp32" beside "LoRA r=8 bf16". The base model follows if there are several.
 
     Args:
         cells: all cells of a table.
@@ -34,7 +34,8 @@ def _display(cell: Cell, precisions: set[str]) -> str:
     implied = name in METHODS and precisions == {METHODS[name].default_precision}
     title = name if name in METHODS and METHODS[name].variants else method_title(name)
     end = len(own) - len(cell.precision) - 1 if implied else len(own)
-    return f"{title}{own[len(name) : end]}{cell.name.removeprefix(own)}"
+    base = "" if cell.name == own else f" on {cell.summary.base}"
+    return f"{title}{own[len(name) : end]}{base}"
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:

@@ -218,15 +218,15 @@ def test_names_are_short_and_differ(tmp_path: Path) -> None:
     assert names(make_result(), full) == ["full fine-tuning", "LoRA r=8"]
     assert names(make_result(), make_result("lora r=8 bf16", precision="bf16")) == ["LoRA r=8 fp32", "LoRA r=8 bf16"]
     alike = make_result("lora r=8 once more fp32", rank=8, named_settings="")
-    assert names(make_result(named_settings=""), alike) == ["lora r=8 fp32", "lora r=8 once more fp32"]
+    assert names(make_result(named_settings=""), alike) == ["LoRA r=8", "LoRA r=8 once more"]
 
 
 def test_a_sentence_names_cells_as_the_table_does(tmp_path: Path) -> None:
     rows = [make_result("base fp32", "base", "fp32", None, None, scores={"judge": 0.5})]
     rows += [make_result(scores={"judge": 0.4}), make_result("qlora r=8 nf4", "qlora", "nf4", scores={"judge": 0.3})]
     below = " ".join(page_of(store(tmp_path / "r", *rows)).core["warnings"])
-    assert "LoRA r=8 fp32 (40.0, the base 50.0)" in below
-    assert "QLoRA r=8 nf4 (30.0" in below
+    assert "LoRA r=8 (40.0, the base 50.0)" in below
+    assert "QLoRA r=8 (30.0" in below
 
 
 @pytest.mark.parametrize(

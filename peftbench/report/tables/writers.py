@@ -57,7 +57,7 @@ def write_text(table: Table, widest: int | None = None, widest_head: int = WIDES
     )
     rule = "─" * max(map(text_table.width, laid_out))
     longest = min(max(len(rule), widest or 72), _LONGEST_NOTE)
-    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), longest)]
+    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), longest, break_on_hyphens=False)]
     return "\n".join([*laid_out[:2], rule, *laid_out[2:], rule, *notes]) + "\n"
 
 
