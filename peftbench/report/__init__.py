@@ -118,7 +118,7 @@ def _check(format: str, choice: Choice | None, all_notes: bool) -> None:
         raise UserError(f"--notes: allowed with any format that has notes; {format} has none")
 
 
-def _text(results: Results, format: str, choice: Choice | None, all_notes: bool) -> str:
+def _text(results: Results, format: str, choice: Choice | None = None, all_notes: bool = False) -> str:
     from peftbench.report.guarded import guarded
     from peftbench.report.tables import (
         brief,
