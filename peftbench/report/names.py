@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from peftbench.methods import METHODS
-from peftbench.report.collect import Cell, method_title
+from peftbench.report.collect import Cell, Results, method_title
 
 
 def display_names(cells: Sequence[Cell]) -> dict[str, str]:
@@ -50,3 +50,9 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
         return text
     either = "|".join(map(re.escape, different))
     return re.sub(rf"(?<![\w=.-])(?:{either})(?![\w=-])", lambda match: names[match[0]], text)
+
+
+def renamer(results: Results) -> Callable[[str], str]:
+    """Return a function that writes the cells of a sentence as the tables do."""
+    names = display_names(results.cells)
+    return lambda text: renamed(text, names)

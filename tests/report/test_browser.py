@@ -18,6 +18,11 @@ import pytest
 from peftbench.records import Result
 from peftbench.report import page as report_page
 from peftbench.report import render
+from peftbench.report.collect import collect
+from peftbench.report.derived.answer import answer
+from peftbench.report.names import renamer
+from peftbench.report.notes.answer import sentences
+from peftbench.results.answer.decision import Question
 from peftbench.results.store import compact, open_for_run, write
 from tests.support.results_factory import TASKS, grid_results, make_result, make_wide, store
 
@@ -213,20 +218,34 @@ def test_the_printed_page_has_every_column_and_row(opened: Any, tmp_path: Path) 
 # using
 
 
-def test_inputs_recompute_the_answer(opened: Any) -> None:
-    before = opened.inner_text("#answer-words")
+def words(grid: Path, **question: Any) -> str:
+    """Return the sentences of `peftbench answer`, with cells named as on the page."""
+    results = collect(grid)
+    return " ".join(map(renamer(results), sentences(answer(results, Question(**question)))))
+
+
+def test_the_answer_is_that_of_the_command_in_the_same_words(opened: Any, grid: Path) -> None:
+    assert opened.inner_text("#answer-words").startswith(words(grid))
+    for within in (5, 15, 30):
+        opened.fill("#within", str(within))
+        said = opened.inner_text("#answer-words")
+        first = words(grid, within=within)
+        assert said.partition(". ")[0] == first.partition(". ")[0], within
+    opened.fill("#budget", "3 MiB")
+    said = opened.inner_text("#answer-words")
+    assert said.partition(":")[0] == words(grid, within=30, budget_bytes=3 * 2**20).partition(":")[0]
+    assert "trained within 3.0 MiB" in said
+    opened.fill("#budget", "1 KiB")
+    assert opened.inner_text("#answer-words").strip() in words(grid, within=30, budget_bytes=1024)
+
+
+def test_inputs_recompute_probabilities_and_bad_ones_change_nothing(opened: Any) -> None:
     share = [float(text.strip("<>")) for text in opened.evaluate(column(2)) if text != "–"]
     opened.fill("#within", "30")
-    assert "Take" in opened.inner_text("#answer-words")
-    assert opened.inner_text("#answer-words") != before
     more = [float(text.strip("<>")) for text in opened.evaluate(column(2)) if text != "–"]
     assert all(new >= old for new, old in zip(more, share, strict=True))
-    assert max(more) == 100
+    assert max(more) > 95
     assert "within 30 of best" in opened.inner_text("#table thead")
-    opened.fill("#budget", "3 MiB")
-    assert "QLoRA" in opened.inner_text("#answer-words") or "LoRA" in opened.inner_text("#answer-words")
-    opened.fill("#budget", "1 KiB")
-    assert "budget" in opened.inner_text("#answer-words")
     now = opened.inner_text("#answer-words")
     opened.fill("#budget", "a lot")
     assert opened.get_attribute("#budget", "aria-invalid") == "true"
@@ -236,34 +255,15 @@ def test_inputs_recompute_the_answer(opened: Any) -> None:
     assert "judge" in opened.inner_text("#answer-words")
 
 
-def test_probabilities_are_shares_of_the_embedded_draws(opened: Any) -> None:
-    script = """() => {
-      const data = JSON.parse(document.getElementById("data").textContent);
-      const score = data.scores[0];
-      const raw = Uint8Array.from(atob(score.draws.data), (c) => c.charCodeAt(0)).map((v) => v);
-      const value = (k, i) => {
-        const step = raw[k * score.draws.n + i];
-        return score.mean[score.draws.cells[k]] + score.draws.step[k] * (step > 127 ? step - 256 : step);
-      };
-      const found = {};
-      const all = score.draws.cells.map((_, k) => k);
-      for (const k of all) {
-        let good = 0;
-        for (let i = 0; i < score.draws.n; i += 1) {
-          if (Math.max(...all.map((o) => value(o, i))) - value(k, i) <= 0.02 + 1e-9) good += 1;
-        }
-        found[data.cells.name[score.draws.cells[k]]] = 100 * good / score.draws.n;
-      }
-      return found;
-    }"""
-    expected = opened.evaluate(script)
+def test_probabilities_are_shares_of_the_draws(opened: Any, grid: Path) -> None:
+    opened.fill("#within", "5")
+    found = answer(collect(grid), Question(within=5)).decision.probabilities
+    named = renamer(collect(grid))
     shown = dict(zip(opened.evaluate(SHOWN), opened.evaluate(column(2)), strict=True))
-    assert len(expected) == 13
-    for name, share in expected.items():
-        text = shown[name]
-        assert (
-            text == "<1" if 0 < share < 1 else text == ">99" if 99 < share < 100 else abs(float(text) - share) <= 0.51
-        )
+    assert len(found) == 13
+    for name, share in found.items():
+        text = shown[named(name)]
+        assert abs(float(text.strip("<>")) - 100 * share) <= 2.5, name  # a part of the draws is embedded
 
 
 def test_a_mark_of_the_plot_tells_everything_and_opens_its_cell(opened: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from peftbench.records.units import MISSING
 from peftbench.records.wording import abridged, plural
 from peftbench.report.collect import Results
 from peftbench.report.derived.unequal_settings import audit as unequal
-from peftbench.report.names import display_names
+from peftbench.report.names import renamer
 from peftbench.report.notes import overview, page_notes
 from peftbench.report.notes.learning_rate_search import EXPECTED_BEST
 from peftbench.report.payload.attempt import Pieces
@@ -28,7 +27,7 @@ _SELECTING = ("--only", "--seeds")
 
 def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
     """Return everything on the page that is a text of the whole results rather than of a cell."""
-    named = _renamer(results)
+    named = renamer(results)
     command = pieces.make("the command", lambda: overview.command(results), "")
     return {
         "suite": ", ".join(map(str, results.distinct("suite"))),
@@ -49,16 +48,6 @@ def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
 def _audit(results: Results, named: Callable[[str], str]) -> dict[str, Any]:
     found = asdict(settings.audit(results))
     return found | {"notes": [named(text) for text in found["notes"]]}
-
-
-def _renamer(results: Results) -> Callable[[str], str]:
-    """Return a function that writes the cells of a sentence as the table does."""
-    shown = display_names(results.cells)
-    longest = sorted((name for name in shown if name), key=len, reverse=True)
-    if not longest:
-        return lambda text: text
-    names = re.compile(rf"(?<![\w.=-])(?:{'|'.join(map(re.escape, longest))})(?![\w=+-])")
-    return lambda text: names.sub(lambda found: shown[found[0]], text)
 
 
 def status(results: Results) -> list[dict[str, str]]:

@@ -7,23 +7,26 @@ probability that a cell is within d of the best is the share of draws in which i
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from peftbench.report.collect import MEAN, Cell, Results
-from peftbench.report.derived.attempts import Attempts
+from peftbench.report.derived.answer import answer
 from peftbench.report.derived.significance import Significance
+from peftbench.report.names import renamer
+from peftbench.report.notes import answer as notes
 from peftbench.report.notes.scores import metric_words
 from peftbench.report.payload.attempt import Pieces
-from peftbench.results.crossed_effects import front
-from peftbench.results.crossed_effects.model import Array, Outcomes
+from peftbench.results.answer.decision import Question
 
-MOST_DRAWS = 2000
+MOST_DRAWS = 4000
 FEWEST_DRAWS = 250
 _ROOM = 400_000
 """Numbers that the draws of all cells and tasks may be, at one byte each."""
+MOST_WORDS = 90
+_LEVELS = (0.5, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 50)
+"""Losses, points, for which the page has the probability from which on a cell is good enough."""
 _STEPS = 127
 """A draw is stored as a whole number of steps from the cell's mean, at most this many to either side."""
 
@@ -43,7 +46,7 @@ def _unknown(task: str, cells: tuple[Cell, ...]) -> dict[str, Any]:
     """Return a task of which nothing is known."""
     nothing = dict.fromkeys(("mean", "sd", "low", "high"), [None] * len(cells))
     about = {"task": task, "metric": "score", "scope": "new seeds and new examples"}
-    return about | dict.fromkeys(("examples", "chance", "majority", "draws")) | nothing
+    return about | dict.fromkeys(("examples", "chance", "majority", "draws", "answer")) | nothing
 
 
 def _task(results: Results, known: Significance, task: str, number: int) -> dict[str, Any]:
@@ -56,7 +59,6 @@ def _task(results: Results, known: Significance, task: str, number: int) -> dict
     else:
         halves = [(s.mean, s.half_width) if s and s.half_width is not None else None for s in spreads]
         low, high = ([h and h[0] + sign * h[1] for h in halves] for sign in (-1, 1))
-    names = results.tasks if task == MEAN else (task,)
     return {
         "task": task,
         "metric": "unweighted mean" if task == MEAN else metric_words(str(record.get("metric") or "score")),
@@ -68,27 +70,47 @@ def _task(results: Results, known: Significance, task: str, number: int) -> dict
         "sd": [s and s.sd for s in spreads],
         "low": low,
         "high": high,
-        "draws": _stored_draws(results.cells, results.outcomes(names), number) if crossed else None,
+        **_answered(results, task, MEAN if len(results.tasks) > 1 else task, number),
     }
 
 
-def _stored_draws(cells: tuple[Cell, ...], found: Mapping[str, Outcomes], number: int) -> dict[str, Any] | None:
-    """Return the draws of the cells that train something, as base64 of signed bytes, a cell after the other."""
-    tuned = [place for place, cell in enumerate(cells) if cell.name in found and not cell.is_base]
-    drawn = Attempts().result("draws", lambda: joint_draws([found[cells[p].name] for p in tuned], number))
-    if drawn is None:
-        return None
-    means = np.asarray([found[cells[place].name].mean for place in tuned])
-    off = drawn - means
-    step = np.maximum(np.abs(off).max(axis=0), 1e-12) / _STEPS
-    data = np.rint(off / step).astype(np.int8).T.tobytes()
-    return {"cells": tuned, "n": number, "step": step.tolist(), "data": base64.b64encode(data).decode()}
+def _answered(results: Results, task: str, headline: str, number: int) -> dict[str, Any]:
+    """Return the answer at the default question in words, and what the page needs to answer others.
+
+    The draws are base64 of signed bytes, a cell after the other: whole numbers of the cell's own step from its score.
+    """
+    found = answer(results, Question(task=None if task == headline else task))
+    losses, places = found.decision.losses, {cell.name: place for place, cell in enumerate(results.cells)}
+    named = renamer(results)
+    made: dict[str, Any] = {
+        "words": _shortened([named(sentence) for sentence in notes.sentences(found)]),
+        "command": found.command,
+        "refused": found.decision.status == "refused",
+        "seconds": [found.costs[c.name].train_seconds if c.name in found.costs else None for c in results.cells],
+    }
+    if losses is None:
+        return {"answer": made, "draws": None}
+    within, judged = found.decision.question.within, [places[name] for name in losses.names]
+    off = losses.errors[:, :number].astype(np.float64)
+    step = np.maximum(np.abs(off).max(axis=1), 1e-12) / _STEPS
+    data = np.rint(off / step[:, None]).astype(np.int8).tobytes()
+    levels = [(points, losses.level(points / 100)) for points in _LEVELS]
+    made |= {"within": within, "levels": levels, "probabilities": losses.probability(within / 100).tolist()}
+    encoded = base64.b64encode(data).decode()
+    draws = {
+        "cells": judged,
+        "n": off.shape[1],
+        "scores": losses.scores.tolist(),
+        "step": step.tolist(),
+        "data": encoded,
+    }
+    return {"answer": made, "draws": draws}
 
 
-def joint_draws(cells: list[Outcomes], number: int) -> Array | None:
-    """Return joint draws (number, cells) of the scores for new seeds and new examples; None for no cell."""
-    if not cells:
-        return None
-    spread = front.factor(front.covariance(cells))
-    normal = np.random.default_rng(front.SEED).standard_normal((number, len(cells)))
-    return np.asarray([cell.mean for cell in cells]) + normal @ spread.T
+def _shortened(sentences: list[str]) -> list[str]:
+    """Return the first sentences that have at most as many words together as the page's answer may have."""
+    kept: list[str] = []
+    for sentence in sentences:
+        if sum(len(each.split()) for each in (*kept, sentence)) <= MOST_WORDS:
+            kept.append(sentence)
+    return kept
