@@ -220,8 +220,7 @@ def test_the_printed_page_has_every_column_and_row(opened: Any, tmp_path: Path) 
 
 def words(grid: Path, **question: Any) -> str:
     """Return the sentences of `peftbench answer`, with cells named as on the page."""
-    results = collect(grid)
-    return " ".join(map(renamer(results), sentences(answer(results, Question(**question)))))
+    return " ".join(sentences(answer(collect(grid), Question(**question))))
 
 
 def test_the_answer_is_that_of_the_command_in_the_same_words(opened: Any, grid: Path) -> None:

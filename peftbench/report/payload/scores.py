@@ -14,7 +14,6 @@ import numpy as np
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived.answer import answer
 from peftbench.report.derived.significance import Significance
-from peftbench.report.names import renamer
 from peftbench.report.notes import answer as notes
 from peftbench.report.notes.scores import metric_words
 from peftbench.report.payload.attempt import Pieces
@@ -81,9 +80,8 @@ def _answered(results: Results, task: str, headline: str, number: int) -> dict[s
     """
     found = answer(results, Question(task=None if task == headline else task))
     losses, places = found.decision.losses, {cell.name: place for place, cell in enumerate(results.cells)}
-    named = renamer(results)
     made: dict[str, Any] = {
-        "words": _shortened([named(sentence) for sentence in notes.sentences(found)]),
+        "words": _shortened(list(notes.sentences(found))),
         "command": found.command,
         "refused": found.decision.status == "refused",
         "seconds": [found.costs[c.name].train_seconds if c.name in found.costs else None for c in results.cells],
