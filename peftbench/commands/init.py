@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from peftbench.commands.first_suite.draft import Draft
     from peftbench.commands.first_suite.fitting import Fitted
     from peftbench.commands.first_suite.model_facts import BaseFacts
-    from peftbench.records import Example, Task
+    from peftbench.records import Example, Task, Trial
     from peftbench.suite import Suite
 
 _LEAST_OF_A_GPU = 4 * 2**30
 """A budget of at least this much may be a GPU's, where there is none here."""
+_BYTES = 4
+"""Bytes of a parameter of the untuned base while it is loaded."""
 _OF_DEVICE = 0.8
 """Share of this machine's memory that is planned for if no budget is given."""
 
@@ -40,6 +42,7 @@ class InitOptions:
     train: Path
     test: Path | None = None
     budget: str | None = None
+    time: str | None = None
     output: Path = Path("suite.yaml")
     force: bool = False
     asked: Asked = NOTHING_SAID
@@ -63,9 +66,10 @@ def init(how: InitOptions) -> int:
         UserError: if a file is missing or unreadable, the base is no base model, a question has to be answered, or
             nothing fits the budget. Nothing is written then.
     """
-    from peftbench.commands.first_suite import choose, data, model_facts
+    from peftbench.commands.first_suite import choose, data, model_facts, timing
 
     _check_output(how)
+    seconds = timing.duration(how.time) if how.time else None
     budget, limit = _budget(how)
     facts = model_facts.facts(how.base)
     found = data.look(how.train, how.test, facts.chat, how.asked)
@@ -82,7 +86,10 @@ def init(how: InitOptions) -> int:
     for head, lines in (("length", lengths), ("amount", amounts), ("memory", [*limit, *methods])):
         for line in lines:
             _say(head, line)
-    for line in (*found.found.unsure, *facts.unknown):
+    made, times, unknown = _timed(made, inputs, how, seconds)
+    for line in times:
+        _say("time", line)
+    for line in (*found.found.unsure, *facts.unknown, *unknown):
         _say("not known", line)
     _write(replace(made, head=_head(how)), how)
     _say("wrote", f"{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")
@@ -188,21 +195,15 @@ def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None)
         UserError: if nothing fits.
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
-    from peftbench.commands import selection
     from peftbench.commands.first_suite import fitting
     from peftbench.measure import device
-    from peftbench.models import here
     from peftbench.records.units import memory
-    from peftbench.suite import expand
 
     folder = inputs.facts.folder
     if folder is None:
         return None
     kind = device.resolve("auto")
-    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as scratch:
-        loaded = _loaded(draft, Path(scratch), how)
-        complete = selection.complete(loaded, io.StringIO(), here.folder, False).suite
-        cells = {trial.method: trial for trial in expand(complete, kind) if trial.training}
+    cells = {trial.method: trial for trial in _trials(draft, how, kind) if trial.training}
     reserves = kind == "cuda" or (how.budget is not None and (budget or 0) >= _LEAST_OF_A_GPU)
     found = fitting.fit(list(cells.values()), folder, budget or 2**60, reserves)
     if not found.settings and not found.unknown:
@@ -211,10 +212,42 @@ def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None)
     return found
 
 
+def _trials(draft: Draft, how: InitOptions, kind: str) -> Sequence[Trial]:
+    """Return the trials of a draft, with the defaults that follow from base model and data."""
+    from peftbench.commands import selection
+    from peftbench.models import here
+    from peftbench.suite import expand
+
+    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as scratch:
+        loaded = _loaded(draft, Path(scratch), how)
+        return expand(selection.complete(loaded, io.StringIO(), here.folder, False).suite, kind)
+
+
+def _timed(
+    draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None
+) -> tuple[Draft, list[str], list[str]]:
+    """Return a draft that fits the time, what was chosen, and what could not be known; unchanged without a time."""
+    from peftbench.commands.first_suite import timing
+    from peftbench.measure import device, environment
+    from peftbench.runner.preflight.texts import Texts
+
+    facts = inputs.facts
+    if seconds is None:
+        return draft, [], ["how long it takes: `peftbench plan --time` measures a few steps (or give --time)"]
+    if not facts.has_weights:
+        return draft, [], [f"whether it fits {how.time}: the base's weights are not here, so nothing can be measured"]
+    if _BYTES * (facts.parameters or 0) > _OF_DEVICE * int(environment.describe()["memory_bytes"]):
+        return draft, [], [f"whether it fits {how.time}: the base is too large for a trial on this machine"]
+    each = {trial.cell: trial for trial in reversed(_trials(draft, how, device.resolve("auto")))}
+    trials = [trial for trial in reversed(each.values()) if trial.unsupported is None]
+    return timing.fit(draft, trials, seconds, Texts().examples, inputs.data.records)
+
+
 def _head(how: InitOptions) -> tuple[str, ...]:
     words = ["peftbench", "init", "--base", how.base, "--train", str(how.train)]
     words += ["--test", str(how.test)] if how.test else []
     words += ["--budget", how.budget] if how.budget else []
+    words += ["--time", how.time] if how.time else []
     name = shlex.quote(str(how.output))
     return (
         f"Written by peftbench {__version__}: {shlex.join(words)}",

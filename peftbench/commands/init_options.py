@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
         "--test", metavar="FILE", help="test data of the same form (default: a part of the training data)"
     )
     command.add_argument("--budget", metavar="SIZE", help="memory to fit in, like 16GiB (default: this device's)")
+    command.add_argument("--time", metavar="TIME", help="time for the whole grid on this machine, like 2h or 90min")
     command.add_argument("--input", metavar="COLUMNS", help="columns of the prompt, like title,text (default: guessed)")
     command.add_argument("--answer", metavar="COLUMN", help="column with the label or the answer (default: guessed)")
     command.add_argument(
@@ -45,6 +46,7 @@ def _init(arguments: argparse.Namespace) -> int:
         train=Path(arguments.train),
         test=Path(arguments.test) if arguments.test else None,
         budget=arguments.budget,
+        time=arguments.time,
         output=Path(arguments.output),
         force=arguments.force,
         asked=Asked(inputs, arguments.answer, arguments.kind),

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from peftbench import cli, suite
-from peftbench.commands.first_suite import fitting
+from peftbench.commands.first_suite import fitting, timing
 from peftbench.errors import UserError
 from peftbench.models import find
 from peftbench.planner.records import Forecast, Prediction
+from peftbench.runner import pilot
+from peftbench.runner.pilot import Measured
 
 
 class _Planner:
@@ -193,3 +195,57 @@ def test_scores_are_left_alone_before_a_precision_is_made_smaller(
     precisions = {name: each["precision"] for name, each in found.settings.items() if "precision" in each}
     assert changed.items() <= precisions.items()
     assert planner.asked < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90min", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45)]
+)
+def test_times_are_read_as_people_write_them(text, seconds):
+    assert timing.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "soon", "2h and more", "0h"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UserError, match=r"--time: given .*; allowed: a time like 2h, 90min or 1h30m"):
+        timing.duration(text)
+
+
+KNOWN = Measured(fixed_seconds=1.0, first_steps=0, step_seconds=0.1, scoring_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "search", "told"),
+    [
+        ("1h", 21, True, "with a search of learning rates"),
+        ("75s", 21, False, "no time for a search of learning rates"),
+    ],
+)
+def test_the_time_decides_on_search_and_steps(place, init, monkeypatch, limit, steps, search, told):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): KNOWN for trial in trials})
+    code, out, err = init("--train", "colours.csv", "--time", limit)
+    assert code == 0, err
+    assert told in out
+    made = suite.load("suite.yaml")
+    assert made.train["steps"] == (steps,)
+    assert (made.train.get("learning_rate") == ("search",)) is search
+    assert made.search is not None
+    assert (made.tasks[0].validation_fraction > 0) is search
+
+
+def test_too_little_time_says_how_much_is_needed_and_writes_nothing(place, init, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): KNOWN for trial in trials})
+    code, _, err = init("--train", "colours.csv", "--time", "5s")
+    assert code == cli.BAD_INPUT
+    assert "--time: 5.00 s are too little: 20 steps of every method with 3 seeds take about" in err
+    assert not (place / "suite.yaml").exists()
+
+
+def test_a_pilot_that_fails_leaves_the_time_unknown(place, init, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    failed = Measured(problem="oom in phase load: out of memory")
+    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): failed for trial in trials})
+    code, out, _ = init("--train", "colours.csv", "--time", "1h")
+    assert code == 0
+    assert "not known: the time of full fp32: oom in phase load: out of memory" in out
