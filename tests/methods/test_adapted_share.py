@@ -94,7 +94,7 @@ def test_a_report_names_what_all_linear_skipped_but_not_for_other_targets(tmp_pa
     told = f"all-linear adapts 11.3 % of the weights in the base model's matrices; not adapted: {EXPERTS}."
     assert text.count("all-linear adapts") == 1
     assert told in text
-    assert {"LoRA r=8 nf4", "LoRA r=4 nf4"} == set(text.partition(": all-linear")[0][-29:].split(" and "))
+    assert {"lora r=8 nf4", "lora r=4 nf4"} == set(text.partition(": all-linear")[0][-29:].split(" and "))
 
 
 @pytest.mark.parametrize("options", [{"dora": True}, {"dropout": 0.1}, {"initialization": "loftq"}], ids=str)
