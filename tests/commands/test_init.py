@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from peftbench import cli, suite
-from peftbench.commands.first_suite import fitting, timing
+from peftbench.commands.first_suite import data, fitting, timing
 from peftbench.errors import UserError
 from peftbench.models import find
 from peftbench.planner.records import Forecast, Prediction
 from peftbench.runner import pilot
 from peftbench.runner.pilot import Measured
+from peftbench.tasks.recognize import Asked
 
 
 class _Planner:
@@ -249,3 +250,31 @@ def test_a_pilot_that_fails_leaves_the_time_unknown(place, init, monkeypatch):
     code, out, _ = init("--train", "colours.csv", "--time", "1h")
     assert code == 0
     assert "not known: the time of full fp32: oom in phase load: out of memory" in out
+
+
+def test_of_a_budget_that_may_be_a_gpus_a_part_is_reserved(place, init):
+    code, out, _ = init("--train", "colours.csv", "--budget", "16GiB")
+    assert code == 0
+    assert "predicted peaks of 16.0 GiB, with what a GPU's process holds beside tensors: full 65" in out.replace(
+        "\n           ", " "
+    )
+    assert suite.load("suite.yaml").evaluate_batch_size is None, "auto"
+    init("--train", "colours.csv", "--budget", "1GiB", "--force")
+    assert suite.load("suite.yaml").evaluate_batch_size == 32
+
+
+REAL = {
+    "trec/train.csv": ("choice", ("label", "text"), 6),
+    "glue_cola/train.tsv": ("choice", ("column1", "label", "column3", "text"), 2),
+    "sst2/train.tsv": ("choice", (), 2),
+    "gsm8k/train.jsonl": ("exact_match", (), 0),
+    "instruction_data_rasbt/instruction-data.json": ("generation", (), 0),
+    "e2e_nlg/valid.txt": ("generation", (), 0),
+    "wikitext2/valid.txt": ("language_modelling", (), 0),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_datasets_are_recognized(name, real_data):
+    found = data.look(real_data / name, None, False, Asked())
+    assert (found.found.kind, found.columns, len(found.classes)) == REAL[name]

@@ -78,7 +78,7 @@ def started(facts: BaseFacts, data: Data, folder: Path) -> Draft:
     block |= _classes(data, comments)
     base = path_in(folder, Path(facts.base.source).expanduser()) if facts.is_folder else facts.base.source
     return Draft(
-        description=f"fine-tuning methods on {data.train.name}",
+        description=f"fine-tuning methods on {data.name}",
         base=base,
         task=data.name,
         block=block,
@@ -222,7 +222,8 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
     shown = "; ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
     within = f" of {memory(budget)}" if budget else ""
-    said = [f"predicted peaks{within}: {shown}"]
+    beside = ", with what a GPU's process holds beside tensors" if fitted.reserves else ""
+    said = [f"predicted peaks{within}{beside}: {shown}"]
     if micro or fitted.gradient_checkpointing:
         how = f"micro-batches of {fitted.micro_batch_size}"
         said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that they fit")
@@ -238,6 +239,7 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         micro_batch_size=micro,
         gradient_checkpointing=fitted.gradient_checkpointing,
         comments=comments,
+        finds_batch=fitted.reserves,
     )
     return done, said
 

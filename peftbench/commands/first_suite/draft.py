@@ -55,6 +55,8 @@ class Draft:
     sequence_length: int | None = None
     search: bool = False
     max_length: int | None = None
+    finds_batch: bool = False
+    """Whether scoring finds the largest batch that fits."""
 
 
 def text(draft: Draft) -> str:
@@ -92,10 +94,7 @@ def _lines(draft: Draft) -> Iterator[str]:
     for key, value in train.items():
         if value is not None:
             yield _beside(f"  {key}: {scalar(value)}", draft.comments.get(key, ""))
-    if draft.max_length is not None:
-        yield ""
-        yield "evaluate:"
-        yield _beside(f"  max_length: {draft.max_length}", draft.comments.get("max_length", ""))
+    yield from _evaluate(draft)
     yield ""
     yield "methods:"
     for method in draft.methods:
@@ -103,6 +102,16 @@ def _lines(draft: Draft) -> Iterator[str]:
         yield _beside(f"  {method.name}:" + (f" {{ {given} }}" if given else ""), method.comment)
     for name, why in draft.left_out:
         yield from _wrapped(f"{name}: left out, {why}", "  # ")
+
+
+def _evaluate(draft: Draft) -> Iterator[str]:
+    if draft.max_length is not None or draft.finds_batch:
+        yield ""
+        yield "evaluate:"
+    if draft.finds_batch:
+        yield _beside("  batch_size: auto", "as many prompts at a time as fit; changes no score")
+    if draft.max_length is not None:
+        yield _beside(f"  max_length: {draft.max_length}", draft.comments.get("max_length", ""))
 
 
 def _classes(key: str, value: Any, draft: Draft) -> Iterator[str]:

@@ -34,6 +34,8 @@ class Fitted:
     """Method -> why it does not fit."""
     unknown: Mapping[str, str] = field(default_factory=dict)
     """Method -> why there is no prediction; it stays in the suite."""
+    reserves: bool = False
+    """Whether the peaks contain what a GPU's process holds beside tensors."""
 
 
 class _Peaks:
@@ -103,7 +105,7 @@ def fit(trials: Sequence[Trial], folder: Path, budget: int, reserves: bool) -> F
         left_out[method] = "as it does not fit with the micro-batch and checkpointing of the others"
         del chosen[method]
     kept = {name: fits[name] for name in chosen}
-    return Fitted(chosen, kept, micro, checkpoints, left_out, unknown)
+    return Fitted(chosen, kept, micro, checkpoints, left_out, unknown, reserves)
 
 
 def _sizes(batch: int) -> Iterator[tuple[int, bool]]:
