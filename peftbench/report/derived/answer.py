@@ -179,8 +179,7 @@ def _candidates(
 
 
 def _costs(results: Results, cell: Cell, task: str) -> Costs:
-    forgetting = {one.cell.name: one.change for one in _retained(results)}
-    rows = cell.ok.to_dict("records")
+    rows = cell.ok_rows
     quiet = [row for row in rows if not _busy(row, "train")]
     times = [row["train_seconds"] for row in quiet if row.get("train_seconds") == row.get("train_seconds")]
     seconds = [float(time) for time in times if time is not None]
@@ -190,17 +189,17 @@ def _costs(results: Results, cell: Cell, task: str) -> Costs:
         cell.mean(f"score_{task}"),
         cell.mean("peak_train_bytes"),
         statistics.fmean(seconds) if seconds else None,
-        forgetting.get(cell.name),
+        _forgetting(results).get(cell.name),
         Measured(cell, calm).decode if calm else None,
         _merge(cell, Measured(cell, measured)),
         cell.mean("checkpoint_bytes"),
     )
 
 
-def _retained(results: Results) -> Any:
-    if "retained" not in results.memo:
-        results.memo["retained"] = retained(results)
-    return results.memo["retained"]
+def _forgetting(results: Results) -> Any:
+    if "forgetting" not in results.memo:
+        results.memo["forgetting"] = {one.cell.name: one.change for one in retained(results)}
+    return results.memo["forgetting"]
 
 
 def _busy(row: Mapping[str, Any], of: Literal["train", "inference"]) -> bool:

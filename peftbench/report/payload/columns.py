@@ -113,7 +113,7 @@ def _identity(results: Results) -> Iterable[Column]:
             lambda c: c.precision,
         ),
         ("base", "base", "base model", lambda c: c.summary.base),
-        ("suite", "suite", "suite of the trials", lambda c: _one(c.trials["suite"])),
+        ("suite", "suite", "suite of the trials", lambda c: _one(row["suite"] for row in c.rows)),
     )
     for name, title, definition, of in described:
         kind: Kind = "number" if name == "rank" else "text"
@@ -129,8 +129,8 @@ def _one(values: Any) -> str:
 
 
 def _common(cell: Cell, column: str) -> float | None:
-    found = cell.trials[column].dropna().unique() if column in cell.trials else []
-    return float(found[0]) if len(found) == 1 else None
+    found = {row[column] for row in cell.rows if is_number(row.get(column))}
+    return float(found.pop()) if len(found) == 1 else None
 
 
 def _metrics(results: Results) -> Iterable[Column]:
@@ -232,9 +232,8 @@ def _rates(results: Results) -> Iterable[Column]:
             lambda _, row: waiting_share(row),
         ),
     )
-    needed = [name for name in _OF_RATES if name in results.trials]
     trained = [cell.mean("train_seconds") is not None for cell in results.cells]
-    rows = [cell.ok[needed].to_dict("records") if ran else [] for cell, ran in zip(results.cells, trained, strict=True)]
+    rows = [cell.ok_rows if ran else () for cell, ran in zip(results.cells, trained, strict=True)]
     for name, title, definition, kind, of in made:
         merge = max if name == "waiting_share" else statistics.fmean
         values = []
@@ -245,24 +244,14 @@ def _rates(results: Results) -> Iterable[Column]:
         yield Column(name, title, "Work and speed", definition, tuple(values), unit, 1.0, kind)
 
 
-_OF_RATES = (
-    *("processed_tokens", "nonpadding_tokens", "examples_seen", "train_flops_per_token", "processed_tokens_per_second"),
-    *("device_flops_per_second", "train_energy_joules", "energy_source", "workers", "other_gpu_processes"),
-    *("train_waiting_seconds", "train_seconds", "threads", "device"),
-)
-"""Columns of ``trials`` that these follow from."""
-
-
 def _step_times(results: Results) -> Iterable[Column]:
     """Yield the 5th and 95th percentile of the steady steps' times, means over trials."""
     if not len(results.steps):
         return
-    steps = results.steps
-    timed = steps[~steps["untimed"].astype(bool)]
-    found = timed.groupby("key")["seconds"].quantile([0.05, 0.95]).unstack()
+    found = [[rates.trial_steps(results, row["key"]) for row in cell.ok_rows] for cell in results.cells]
     for name, share in (("step_p5", 0.05), ("step_p95", 0.95)):
-        known = found[share].to_dict() if share in found else {}
-        each = [[known[key] for key in cell.ok["key"] if is_number(known.get(key))] for cell in results.cells]
+        known = [[one.p5 if share < 0.5 else one.p95 for one in own if one] for own in found]
+        each = [[seconds for seconds in own if is_number(seconds)] for own in known]
         values = tuple(statistics.fmean(times) if times else None for times in each)
         title = f"step time, {100 * share:.0f}th percentile"
         yield Column(name, title, "Work and speed", f"{title}, without warm-up steps", values, "ms", 1e-3)

@@ -131,6 +131,8 @@ def troubles(results: Results) -> list[dict[str, Any]]:
     """Return the failures of every cell: its place, status, phase, seeds and message."""
     found = []
     for place, cell in enumerate(results.cells):
+        if not cell.troubles:
+            continue
         bad = cell.trials[cell.trials["status"] != Status.OK.value]
         columns = ["status", "phase", "message"]
         texts = bad[columns].astype(object).fillna(MISSING)
