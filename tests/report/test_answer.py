@@ -197,13 +197,6 @@ def test_the_tables_have_the_probability_and_a_mark_that_is_no_asterisk(clear):
         assert "*" not in text.replace("\\*", "") or form == "md"
         assert "P(within" in text
     assert "✓: known to" in table(clear, "text").replace("\n", " ")
-    assert "100 ✓" in peftbench_page(clear)
-
-
-def peftbench_page(place: Path) -> str:
-    from peftbench.report import page
-
-    return page.html(collect(place))
 
 
 def test_not_distinguishable_is_a_note_and_not_a_mark(tmp_path):
