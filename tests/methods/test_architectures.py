@@ -57,9 +57,7 @@ def test_every_stored_cell_that_is_not_ok_has_a_reason():
 
 
 def test_no_stored_cell_ended_in_an_error_or_wrong():
-    if matrix.missing():
-        pytest.skip(f"{len(matrix.missing())} families have not been run: python -m tools.validation.matrix --missing")
-    assert matrix.failed() == []
+    assert (matrix.missing(), matrix.failed()) == ([], [])
 
 
 def test_every_cell_that_is_not_ok_refers_to_a_reason_in_the_document():
