@@ -124,7 +124,7 @@ def test_names_that_are_not_utf_8_are_read_and_shown(tmp_path):
     os.rename(store(tmp_path / "r", make_result()), os.fsencode(tmp_path) + b"/r\xff")
     found = shell(tmp_path, "$P report $'r\\xff' --format text && $P report $'r\\xff'")
     assert found.returncode == 0, found.stderr
-    assert "lora r=8" in found.stdout
+    assert "LoRA r=8" in found.stdout
     missing = shell(tmp_path, "$P plan $'\\xff.yaml'")
     assert missing.returncode == 2
     assert "no such file" in missing.stderr

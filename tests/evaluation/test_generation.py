@@ -26,6 +26,7 @@ from peftbench.report.derived.inference import measured
 from peftbench.runner import prepare, trial
 from tests.support import trials
 from tests.support.generation_subject import subject, texts
+from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
 
 MERGING = {"fp32": 1e-3, "bf16": 0.5, "int8": 1.0, "nf4": 5.0}
@@ -273,13 +274,15 @@ def test_the_table_shows_which_methods_have_a_cost_and_gaps_for_what_was_not_mea
         assert "logits change by at most 1.5e-05 in fp32." in text
         assert "Not merged: bottleneck adapter" in text
         assert "the same prompts" not in text
-    row = next(line for line in table(folder, "md").splitlines() if line.startswith("| base fp32") and "1,234" in line)
+    row = next(
+        line for line in table(folder, "md").splitlines() if line.startswith("| untuned base") and "1,234" in line
+    )
     assert row.count("–") == 7
     assert "1.30 (1." in table(folder, "md")
     assert len(list(csv.reader(io.StringIO(table(folder, "csv"))))) == 1 + 4 + 2, "csv holds the comparison alone"
     page = render(folder, tmp_path / "page.html").read_text()
-    assert page.count('<section id="inference">') == 1
-    assert "&lt;no&gt; weight" in page
+    assert PageData(page).column("decode_over_base")["lora r=8 fp32"] == pytest.approx(1.304, abs=0.01)
+    assert "<no> weight" not in page
 
 
 def test_different_prompts_are_reported(tmp_path):
@@ -290,4 +293,5 @@ def test_different_prompts_are_reported(tmp_path):
 def test_older_results_have_no_such_table(tmp_path):
     folder = store(tmp_path / "results", make_result())
     assert "Inference:" not in table(folder, "text")
-    assert "inference" not in render(folder, tmp_path / "page.html").read_text()
+    shown = PageData(render(folder, tmp_path / "page.html").read_text()).core["columns"]
+    assert [c for c in shown if c["name"] == "decode_over_base" and any(v is not None for v in c["values"])] == []

@@ -10,6 +10,7 @@ import pytest
 from peftbench import cli
 from peftbench.records import Result
 from peftbench.report import table
+from peftbench.report.collect import MEAN, collect
 from peftbench.results.store import record_grid
 from tests.support.results_factory import make_grid, make_result, store
 from tools.docs import reference
@@ -26,8 +27,13 @@ def trial(seed: int = 0, cell: str = "lora r=8 fp32", **columns: object) -> Resu
 def test_the_brief_quickstart_table_has_the_scores_and_costs_that_decide():
     whole, brief = (table(reference.RESULTS / "quickstart", form).splitlines() for form in ("text", "brief"))
     assert max(map(len, brief)) <= 100
-    warning = "Warning: judge, at or below majority (29.0): prompt tuning r=50 (16.7), LLaMA-Adapter r=10 (28.0)."
-    assert brief.pop(0) == warning
+    results = collect(reference.RESULTS / "quickstart")
+    scores = {cell.name: 100 * cell.trials["score_judge"].mean() for cell in results.cells if cell.method != "base"}
+    majority = 100 * results.trials["majority_judge"].max()
+    low = {"prompt tuning r=50": "prompt_tuning r=50 fp32", "LLaMA-Adapter r=10": "llama_adapter r=10 fp32"}
+    assert {name for name, score in scores.items() if score <= majority} == set(low.values())
+    each = ", ".join(f"{shown} ({scores[name]:.1f})" for shown, name in low.items())
+    assert brief.pop(0) == f"Warning: judge, at or below majority ({majority:.1f}): {each}."
     heads = ["cell", "describe", "compute", "judge", "mean", "P(within", "trainable", "peak", "train", "n"]
     assert brief[0].split() == heads
     rows = {line[:24].strip(): line.split() for line in whole[3:19]}
@@ -38,14 +44,20 @@ def test_the_brief_quickstart_table_has_the_scores_and_costs_that_decide():
         assert train in found
         assert found[-4 - ("k" in found)] in rows[name], "the probability of lying within 2 points"
     assert len(brief) == 3 + 16 + 1 + 3
-    assert [line[:24].strip() for line in brief[3:7]] == [
-        *("full fine-tuning fp32", "full fine-tuning bf16", "bottleneck adapter r=64", "LoRA r=32 fp32"),
-    ], "the best first, and equal ones in the order of methods"
+    names = [line[:24].strip() for line in whole[3:17]]
+    means = {name: cell.trials[f"score_{MEAN}"].mean() for name, cell in zip(names, results.cells, strict=True)}
+    found = [line[:24].strip() for line in brief[3:17]]
+    assert found == sorted(names, key=means.__getitem__, reverse=True), "equal ones in the order of methods"
+    assert found != names, "sorted by score, not left in the order of methods"
     assert [line.split()[0] for line in brief[16:19]] == ["untuned", "majority", "chance"]
+    tuned = results.trials[results.trials["method"] != "base"]
+    waiting = (tuned["train_waiting_seconds"] / (tuned["train_seconds"] * tuned["threads"])).max()
+    assert 0 < waiting < 0.05
     assert brief[-3:] == [
         "Scores in %, mean ± SD over 3 seeds: ROUGE-L (describe), exact match (compute), accuracy (judge).",
         "P(within 2): probability of lying within 2 points of the best; none is known to.",
-        "Memory: training peak, tensor accounting. Times: 2 CPU threads; waiting for a CPU: at most 1 %.",
+        "Memory: training peak, tensor accounting. Times: 2 CPU threads; waiting for a CPU: at most "
+        f"{100 * waiting:.0f} %.",
     ]
 
 

@@ -42,6 +42,11 @@ def column(place: int) -> str:
     return f"[...document.querySelectorAll('#table tbody tr')].map((row) => row.cells[{place}].textContent)"
 
 
+def wait_for_order(page: Any, head: str, order: str) -> None:
+    """Wait until the table is sorted by a column: DataTables sorts in a timer after the click or key."""
+    page.wait_for_selector(f"#table thead th[aria-sort={order}]:has-text('{head}')")
+
+
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a lively grid: noisy losses, phases, forgetting, drawn outcomes whose means are the scores."""
@@ -325,12 +330,14 @@ def test_columns_are_chosen(opened: Any) -> None:
 def test_the_table_sorts_by_mouse_and_keys_with_unknown_values_last(opened: Any) -> None:
     head = opened.locator("#table thead th", has_text="peak memory")
     head.locator(".dt-column-order").click()
+    wait_for_order(opened, "peak memory", "ascending")
     peaks = opened.evaluate(column(3))
     known = [float(text) for text in peaks if text != "–"]
     assert known == sorted(known)
     assert peaks[len(known) :] == ["–", "–"]
     head.locator("[role=button]").focus()
     opened.keyboard.press("Enter")
+    wait_for_order(opened, "peak memory", "descending")
     peaks = opened.evaluate(column(3))
     assert [float(text) for text in peaks if text != "–"] == sorted(known, reverse=True)
     assert peaks[len(known) :] == ["–", "–"]
@@ -383,6 +390,7 @@ def test_the_address_keeps_what_was_chosen(opening: Any, address: str) -> None:
     page.select_option("#task", label="compute")
     page.select_option("#filter-precision", label="fp32")
     page.locator("#table thead th", has_text="train time").locator(".dt-column-order").click()
+    wait_for_order(page, "train time", "ascending")
     again = opening(page.url)
     for what in (SHOWN, column(1), "document.getElementById('answer-words').textContent"):
         assert again.evaluate(what) == page.evaluate(what)

@@ -78,10 +78,10 @@ def test_formats_agree_on_the_numbers(grid: Path) -> None:
     lora = rows["lora r=8 fp32"]
     mean, sd = (100 * float(lora[f"score_judge_{part}"]) for part in ("mean", "sd"))
     peak = float(lora["peak_train_bytes_mean"]) / 2**20
-    assert f"| {mean:.1f} ± {sd:.1f} |" in _line(table(grid, "md"), "lora r=8 fp32")
-    assert f"| {peak:.2f} |" in _line(table(grid, "md"), "lora r=8 fp32")
-    assert rf" & {mean:.1f} $\pm$ {sd:.1f} & " in _line(table(grid, "tex"), "lora r=8 fp32")
-    assert f" {mean:.1f}±{sd:.1f} " in _line(table(grid, "text"), "lora r=8 fp32")
+    assert f"| {mean:.1f} ± {sd:.1f} |" in _line(table(grid, "md"), "LoRA r=8 fp32")
+    assert f"| {peak:.2f} |" in _line(table(grid, "md"), "LoRA r=8 fp32")
+    assert rf" & {mean:.1f} $\pm$ {sd:.1f} & " in _line(table(grid, "tex"), "LoRA r=8 fp32")
+    assert f" {mean:.1f}±{sd:.1f} " in _line(table(grid, "text"), "LoRA r=8 fp32")
     assert len(rows) == len(comparison.table(collect(grid)).rows) == 17
 
 
@@ -103,14 +103,14 @@ def test_csv_is_raw_and_its_names_carry_units(grid: Path) -> None:
 
 
 def test_null_is_a_dash_and_never_zero(grid: Path) -> None:
-    entries = [entry.strip() for entry in _line(table(grid, "md"), "full nf4").strip("|\n").split("|")]
-    assert entries == ["full nf4", *["–"] * 11, "unsupported"]
+    entries = [entry.strip() for entry in _line(table(grid, "md"), "full fine-tuning nf4").strip("|\n").split("|")]
+    assert entries == ["full fine-tuning nf4", *["–"] * 11, "unsupported"]
 
 
 def test_a_single_seed_shows_no_spread(tmp_path: Path) -> None:
     folder = store(tmp_path / "r", make_result())
-    for form in ("text", "md", "csv", "tex"):
-        rows = [line for line in table(folder, form).splitlines() if "lora r=8" in line]
+    for form, name in (("text", "LoRA r=8"), ("md", "LoRA r=8"), ("csv", "lora r=8 fp32"), ("tex", "LoRA r=8")):
+        rows = [line for line in table(folder, form).splitlines() if name in line]
         assert rows
         assert not any("±" in line or "pm" in line for line in rows)
     assert "there is no spread" in table(folder)
@@ -143,10 +143,14 @@ def test_tex_has_booktabs_rules_and_compiles(grid: Path, tmp_path: Path) -> None
     text = table(grid, "tex")
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert rule in text
-    assert r"prompt\_tuning" in text
+    assert "\nprompt tuning r=20 & " in text
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body} == {12}
     _compile(text, tmp_path)
+    tuner = make_result("peft PROMPT_TUNING r=20 fp32", "peft", "fp32", 20)
+    named = table(store(tmp_path / "r", tuner), "tex")
+    assert "\npeft PROMPT\\_TUNING r=20 & " in named
+    _compile(named, tmp_path)
 
 
 def _compile(text: str, folder: Path) -> None:
@@ -252,7 +256,7 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
     other = make_result("adapter r=8 fp32", "adapter", key="other", scores={"elsewhere": 0.5})
     folder = store(tmp_path / "r", *wanted, short, other)
     record_grid(folder, [*(made.row.key for made in wanted), "to come"], "peftbench run mine.yaml --set x=1")
-    assert _line(table(folder, "md"), "lora r=8 fp32").startswith("| lora r=8 fp32 | 75.0 ± 0.0 |")
+    assert _line(table(folder, "md"), "LoRA r=8").startswith("| LoRA r=8 | 75.0 ± 0.0 |")
     assert "adapter" not in table(folder, "csv")
     assert "elsewhere" not in table(folder, "csv")
     for form in ("text", "md", "tex"):
@@ -266,7 +270,7 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
 def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_path: Path) -> None:
     older = make_result(key="older", scores={"judge": 0.25}, finished_at="2026-11-20T00:00:00+00:00")
     content = table(store(tmp_path / "r", make_result(scores={"judge": 0.75}), older))
-    assert "75.0" in _line(content, "lora")
+    assert "75.0" in _line(content, "LoRA r=8")
     assert "1 stored row older, of the same cells and seeds, is excluded." in content
 
 

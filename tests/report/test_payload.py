@@ -131,7 +131,7 @@ def test_the_draws_are_joint_and_around_the_means(tmp_path: Path) -> None:
             rows.append(dataclasses.replace(each, examples=tuple(kept)))
     (score,) = page_of(store(tmp_path / "r", *rows)).core["scores"]
     draws = score["draws"]
-    raw = np.frombuffer(base64.b64decode(draws["data"]), np.int8).reshape(len(draws["cells"]), draws["n"])
+    raw = np.frombuffer(base64.b64decode(draws["data"]), "<i2").reshape(len(draws["cells"]), draws["n"])
     drawn = raw * np.array(draws["step"])[:, None] + np.array(draws["scores"])[:, None]
     assert np.median(drawn, axis=1) == pytest.approx([0.5, 0.5, 0.9], abs=0.03)
     assert np.corrcoef(drawn)[0, 1] > 0.9  # the same outcomes: examples move both alike

@@ -41,9 +41,9 @@ def test_each_tuner_has_a_title_a_look_and_a_name(folder: Path) -> None:
     made = PageData(page.html(results))
     assert len(made.core["styles"]) == len({tuple(style.values()) for style in made.core["styles"].values()}) == 4
     assert made.core["cells"]["name"][1:] == [
-        "peft tuner PROMPT_TUNING r=20",
-        "peft tuner ROAD",
-        "peft tuner VERA r=64",
+        "peft PROMPT_TUNING r=20",
+        "peft ROAD",
+        "peft VERA r=64",
     ]
 
 

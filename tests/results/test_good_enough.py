@@ -211,6 +211,13 @@ def test_single_seeds_and_missing_outcomes_are_said():
     assert set(some.left_out) == {"two", "three"}
 
 
+@pytest.mark.parametrize(("share", "status"), [(0.5, "answer"), (0.8, "cannot tell"), (0.95, "cannot tell")])
+def test_a_cell_of_one_seed_that_may_be_the_best_leaves_no_answer(share, status):
+    found = near(candidate("one", ALIKE), candidate("two", first(share)), within=5.0)
+    assert found.status == status
+    assert (found.by_memory is None) == (status != "answer")
+
+
 def test_a_base_that_is_itself_near_the_best_is_said():
     base = Outcomes.of([[float(place < 790) for place in range(1000)]], seedless=True)
     cell = dataclasses.replace(candidate("one", ALIKE), base=base)

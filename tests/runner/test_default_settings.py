@@ -73,7 +73,7 @@ def test_plan_of_memory_predicts_the_resolved_step(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert cli.main(["plan", "x.yaml", "--memory", "--only", "method=full"]) == 0
     resolved = base_defaults.resolve(suite.load("x.yaml"), here.described).defaults
-    assert f"a training step of 16 x {resolved.sequence_length} tokens" in " ".join(capsys.readouterr().out.split())
+    assert f"for a step of 16 x {resolved.sequence_length} tokens" in " ".join(capsys.readouterr().out.split())
 
 
 def test_plan_of_a_hub_id_that_is_not_here_says_what_is_not_known(place, monkeypatch, capsys):

@@ -21,6 +21,7 @@ from peftbench.results import learning_rate_search, store
 from peftbench.runner import grid, prepare, stages
 from peftbench.suite import trial_key
 from peftbench.suite.learning_rate_search import FIRST_SEED, candidate_name, candidates
+from tests.support.page_data import PageData
 from tests.support.results_factory import make_result
 
 SUITE = """
@@ -339,10 +340,10 @@ def test_the_report_shows_every_candidate_and_draws_them(searched_folder, tmp_pa
     text = report.table(searched_folder, "md")
     assert "| full fine-tuning | 0.01 | 1.00 | 70.0 | 0.001: 50.0, 0.01: 70.0\\* | 2 |" in text
     assert "| LoRA r=4 | 0.01 | 1.00 | 90.0 | 0.01: 90.0\\*, 0.1: – | 2 |" in text
-    page = report.render(searched_folder, tmp_path / "page.html").read_text()
-    assert 'id="search"' in page
-    assert "Validation score against learning rate" in page
-    assert "Expected best so far" in page
+    core = PageData(report.render(searched_folder, tmp_path / "page.html").read_text()).core
+    assert core["search"]["rows"]
+    assert {round(score, 2) for _, _, score in core["search"]["tried"]} == {0.5, 0.7, 0.9}
+    assert core["search"]["spent"]
 
 
 def test_no_report_is_written_into_the_search(searched_folder):

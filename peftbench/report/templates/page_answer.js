@@ -2,8 +2,9 @@
 const unpack = (draws) => {
   if (draws.made) return draws.made;
   const text = atob(draws.data);
-  const raw = new Int8Array(text.length);
-  for (let i = 0; i < text.length; i += 1) raw[i] = text.charCodeAt(i);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
+  const raw = new Int16Array(bytes.buffer);
   draws.made = raw;
   return raw;
 };

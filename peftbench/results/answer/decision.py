@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scipy.special import stdtr  # type: ignore[import-untyped]
@@ -142,7 +142,13 @@ def decide(
             return Decision("refused", question, what, losses=found, **known)  # type: ignore[arg-type]
     if question.time_seconds is not None and all(one.train_seconds is None for one in chosen):
         return Decision("refused", question, "no times", losses=found, **known)  # type: ignore[arg-type]
-    return _decided(chosen, judged, found, question, known)
+    decided = _decided(chosen, judged, found, question, known)
+    best, within = judged[found.names[found.leader]].mean, question.within / 100
+    unknown = [one.outcomes for one in candidates if one.name not in judged and one.outcomes is not None]
+    if decided.status == "answer" and any(outcomes.mean > best - within for outcomes in unknown):
+        # a cell of one seed may be the best
+        return replace(decided, status="cannot tell", by_memory=None, by_time=None, good=())
+    return decided
 
 
 def _decided(

@@ -21,8 +21,9 @@ from peftbench.records import Status
 from peftbench.records.columns.sanity import SanityColumns
 from peftbench.training.batches import Batch
 
-VIRTUAL = re.compile(r"prompt_encoder\..*(embedding|transform\.2)\.weight$|llama_adapter\.prompt$")
-"""Tensors whose rows or columns belong to single virtual tokens, layers or heads, all of which should train."""
+VIRTUAL = re.compile(r"prompt_encoder\..*((?<!delta_)embedding|transform\.2)\.weight$|llama_adapter\.prompt$")
+"""Tensors whose rows or columns belong to single virtual tokens, layers or heads, all of which should train. Not CPT's
+``delta_embedding``, whose rows for labels are fixed (arXiv:2410.17222)."""
 _PART = 16
 """Values of a row of such a tensor that are compared together: no more than the keys or values of one head."""
 _WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
