@@ -28,9 +28,8 @@ _WAIT = 10
 """How many times as long a cell may take as it computes, since other work may share the machine."""
 STORAGES = {"qlora": "nf4"}
 """Precision of the methods that do not exist in fp32."""
-CLOSE = {"fp32": (2e-4, 1e-3), "nf4": (4e-2, 1e-2)}
-"""Absolute and relative tolerance of logits that must be equal. In bf16 those of a pass with a cache and of a whole one
-differ by up to 0.023 on qwen3's tiny base model without any method."""
+CLOSE = {"fp32": (2e-4, 1e-3), "nf4": (2e-2, 1e-2)}
+"""Absolute and relative tolerance of logits that must be equal."""
 PEAK = 0.10
 """Largest relative distance of the predicted memory peak from the measured one."""
 
