@@ -141,6 +141,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "second table": lambda: _table("quickstart_again"),
         "other base": lambda: _table("quickstart_avx2"),
         "rates": tuning.markdown,
+        "edges": tuning.edges,
         "scores": lambda: _grid(f"score_{MEAN}", _interval),
         "findings": findings.markdown,
         "peaks": lambda: _grid("peak_train_bytes", lambda spread: f"{spread.mean / 2**20:.1f}"),

@@ -43,5 +43,20 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def edges() -> str:
+    """Return a sentence about the selected rates that are the highest or lowest of their candidates."""
+    best = chosen()
+    found = []
+    for (method, rank), rates in means().items():
+        rate = best[method, rank]
+        if rate in (min(rates), max(rates)):
+            name = method if rank is None else f"{method} at rank {rank}"
+            next_best = max(score for each, score in rates.items() if each != rate)
+            found.append(f"{name} ({rates[rate]:.1%}, the next best candidate {next_best:.1%})".replace("%", " %"))
+    if not found:
+        return "No selected rate is at the end of its candidates."
+    return f"At the end of their candidates are the rates of {'; '.join(found)}."
+
+
 if __name__ == "__main__":
     print(markdown())
