@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,6 +22,8 @@ from peftbench.results.store.files import GRID
 from peftbench.results.store.schema import KINDS
 from peftbench.version import __version__
 
+_PART = "peftbenchPart("
+"""How each file beside a page begins."""
 LARGEST = 5_000_000
 """Bytes of a page; what would exceed them is in files beside it, which are read when something is opened."""
 SCRIPTS = tuple(f"page_{name}.js" for name in ("data", "answer", "tips", "plot", "table", "trial", "sections", "start"))
@@ -91,7 +94,7 @@ def make(results: Results, folder: str) -> Page:
     texts = {"core": made.core, **made.parts}
     if sum(len(text.encode()) for text in texts.values()) + _own_size() <= LARGEST:
         return Page(_render(results, made.core, made.parts, ""), {})
-    files = {f"{name}.js": f"peftbenchPart({json.dumps(name)},{text});\n" for name, text in made.parts.items()}
+    files = {f"{name}.js": f"{_PART}{json.dumps(name)},{text});\n" for name, text in made.parts.items()}
     return Page(_render(results, made.core, {}, folder), files)
 
 
@@ -109,16 +112,19 @@ def write(results: Results, output: Path) -> None:
     """
     folder = output.with_name(f"{output.stem}.files")
     made = make(results, folder.name)
-    if folder.is_dir():
-        for old in folder.glob("*.js"):
-            with contextlib.suppress(OSError):
-                old.unlink()
     for name, text in made.files.items():
         save(text, folder / name)
-    if folder.is_dir() and not made.files:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
     save(made.text, output)
+    _remove_older(folder, keep=made.files)
+
+
+def _remove_older(folder: Path, keep: Container[str]) -> None:
+    """Remove the files of an earlier page, and the folder if nothing is left in it; nobody else's files."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob("*.js"):
+            if path.name not in keep and path.read_bytes().startswith(_PART.encode()):
+                path.unlink()
+        folder.rmdir()
 
 
 def _render(results: Results, core: str, parts: dict[str, str], files: str) -> str:

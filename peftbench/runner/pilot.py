@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -55,8 +56,8 @@ class Measured:
     step_seconds: float | None = None
     """A later step; None if nothing trains, or no step ended in time."""
     tokens_per_step: float | None = None
-    validation_seconds: float = 0.0
-    """One validation."""
+    validation_seconds_per_example: float = 0.0
+    """Validation loss of one example."""
     scoring_seconds: float | None = None
     """Scoring apart from forward passes; None if scoring did not end in time."""
     seconds_per_character: float = 0.0
@@ -69,10 +70,27 @@ class Measured:
 def shape(trial: Trial) -> str:
     """Return the name of a trial's shape on this machine."""
     training = replace(trial.training, **_AMOUNTS) if trial.training else None
-    tasks = [(task.name, task.kind, task.max_new_tokens, task.chat) for task in trial.tasks]
-    what = (trial.base, trial.method, trial.rank, trial.precision, sorted(trial.options.items()), training, tasks)
+    tasks = [
+        (*(task.name, task.kind, task.max_new_tokens, task.chat, task.choices, task.num_fewshot), _data(task))
+        for task in trial.tasks
+    ]
+    base = replace(trial.base, source=_place(trial.base.source))
+    method = (trial.method, trial.rank, trial.precision, sorted(trial.options.items()))
+    what = (base, method, training, tasks, trial.inference, trial.retention)
     where = (trial.device, trial.threads, trial.evaluation.batch_size, trial.evaluation.max_length)
     return hashlib.sha256(repr((what, where, _machine())).encode()).hexdigest()
+
+
+def _data(task: Task) -> tuple[Any, ...]:
+    """Return what says whether a task's texts are the same: files with size and time of change, or the dataset."""
+    paths = [Path(name).resolve() for _, name in sorted(task.files.items())]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
+    return files, task.dataset, task.config, task.revision, task.prompt, task.target, task.lm_eval
+
+
+def _place(source: str) -> str:
+    """Return a base model's folder by its whole path, and any other name as it is."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 @cache
@@ -145,6 +163,8 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
     steady = [step.seconds for step in result.steps if not step.untimed]
     early = [step.seconds for step in result.steps if step.untimed]
     passes = (row.evaluate_prefill_seconds or 0.0) + (row.evaluate_decode_seconds or 0.0)
+    times = sum(step.validation_loss is not None for step in result.steps)
+    validated = times * _validation_examples(job.trial, read.examples)
     return Measured(
         fixed_seconds=fixed + (row.untracked_seconds or 0.0),
         first_seconds=(row.plan_seconds or 0.0) + (row.inference_seconds or 0.0),
@@ -152,7 +172,7 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
         first_steps=len(early),
         step_seconds=statistics.fmean(steady) if steady else None,
         tokens_per_step=(row.nonpadding_tokens or 0) / len(result.steps) if result.steps else None,
-        validation_seconds=row.validate_seconds or 0.0,
+        validation_seconds_per_example=(row.validate_seconds or 0.0) / max(1, validated),
         scoring_seconds=(row.evaluate_seconds or 0.0) - passes,
         seconds_per_character=passes / max(1, characters(job.trial, read.examples)),
         retention_seconds=row.retention_seconds or 0.0,
@@ -191,9 +211,18 @@ def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> 
     steps = _steps(trial, found, reader)
     if steps is None or found.step_seconds is None:
         return None
-    every = training.validate_every
-    total += found.validation_seconds * -(-steps // every) if every else 0.0
+    if training.validate_every:
+        validated = math.ceil(steps / training.validate_every) * _validation_examples(trial, reader)
+        total += found.validation_seconds_per_example * validated
     return total + found.first_steps_seconds + max(0, steps - found.first_steps) * found.step_seconds
+
+
+def _validation_examples(trial: Trial, reader: read.Reader) -> int:
+    """Return the number of examples of one validation; 0 without validation."""
+    if trial.training is None or not trial.training.validate_every:
+        return 0
+    tasks: dict[str, Task] = {task.name: task for task in trial.tasks}
+    return sum(len(reader(tasks[name], "validation")) for name, _ in trial.training.data)
 
 
 def _steps(trial: Trial, found: Measured, reader: read.Reader) -> int | None:
@@ -205,7 +234,7 @@ def _steps(trial: Trial, found: Measured, reader: read.Reader) -> int | None:
         return round(training.tokens / found.tokens_per_step) if found.tokens_per_step else None
     tasks: dict[str, Task] = {task.name: task for task in trial.tasks}
     count = sum(len(reader(tasks[name], "train")) for name, _ in training.data)
-    return max(1, round((training.epochs or 0) * count / training.batch_size))
+    return max(1, math.ceil((training.epochs or 0) * count / training.batch_size))
 
 
 def store(found: Mapping[str, Measured]) -> None:

@@ -53,6 +53,9 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / "header.csv").write_text("text,label\n")
     (tmp_path / "nolabel.csv").write_text("index,text\n0,the sky\n1,the sea\n")
     (tmp_path / "hidden.csv").write_text("text,label\nthe sky,-1\nthe sea,-1\n")
+    (tmp_path / "gap.csv").write_text("text,label\nthe sky,blue\nthe sea,\nthe rose,red\n")
+    (tmp_path / "numbers.csv").write_text("text,label\n" + "".join(f"is {n} odd or not,{n % 2}\n" for n in range(60)))
+    (tmp_path / "words.csv").write_text("text,label\nis 3 odd or not,odd\nis 4 odd or not,even\n")
     (tmp_path / "nobase").mkdir()
     return tmp_path
 
@@ -101,6 +104,13 @@ def test_a_file_without_header_and_numbers_for_classes(place, init):
     assert '"0": "0"' in (place / "b.yaml").read_text()
 
 
+def test_a_file_that_is_called_a_number_is_a_task_of_that_name(place, init):
+    os.rename(place / "colours.csv", place / "2024.csv")
+    code, _, err = init("--train", "2024.csv")
+    assert (code, err) == (0, "")
+    assert suite.load("suite.yaml").tasks[0].name == "2024"
+
+
 def test_the_user_answers_what_cannot_be_guessed(place, init):
     code, _, err = init("--train", "ask.jsonl")
     assert code == cli.BAD_INPUT
@@ -120,6 +130,11 @@ BAD = [
     ),
     (["--train", "colours.csv", "--test", "hidden.csv"], ["'label' is '-1' in every record, so nothing can be scored"]),
     (["--train", "colours.csv", "--test", "gone.csv"], ["--test: no such file: gone.csv"]),
+    (["--train", "colours.csv", "--test", "gap.csv"], ["--test gap.csv: 'label' is missing or empty in 1 record"]),
+    (
+        ["--train", "numbers.csv", "--test", "words.csv"],
+        ["--test words.csv: 'label' holds numbers in the training file, but not here (such as 'odd')"],
+    ),
     (["--train", "colours.csv", "--budget", "much"], ["--budget: given 'much'; allowed: a size like 16GiB"]),
     (
         ["--train", "colours.csv", "--budget", "1KiB"],

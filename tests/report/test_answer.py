@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -130,8 +131,21 @@ def test_single_seeds_name_the_command_that_runs_more(tmp_path):
 
 def test_missing_outcomes_are_said(tmp_path):
     place = store(tmp_path / "bare", *(make_result(seed=seed, examples=0) for seed in range(3)))
-    assert "the outcomes of single examples are missing" in told(place)[0]
-    assert "the outcomes of single examples are missing" in told(reference.RESULTS / "nano_grid")[0]
+    for found in (told(place), told(reference.RESULTS / "nano_grid")):
+        assert "the outcomes of single examples cannot be used (" in " ".join(found)
+
+
+def test_outcomes_that_are_stored_but_cannot_be_used_are_not_called_missing(tmp_path):
+    short = [dataclasses.replace(one, examples=one.examples[:1]) for one in BEST]
+    text = " ".join(told(folder(tmp_path / "short", BASE, short)))
+    assert "cannot be used (a score is not the mean of the stored outcomes" in text
+
+
+def test_a_cell_is_compared_with_the_untuned_base_of_its_own_precision(tmp_path):
+    worse = trials("base nf4", [0.05])
+    low = trials("lora r=8 fp32", [0.30, 0.31, 0.30])
+    found = told(folder(tmp_path / "two", BASE, worse, low))
+    assert "nothing is better than the untuned base model beyond noise" in found[0]  # 30 % as the base in fp32
 
 
 def test_cells_that_failed_or_have_one_seed_are_named_and_not_judged(tmp_path):

@@ -280,6 +280,20 @@ def test_a_mark_of_the_plot_tells_everything_and_opens_its_cell(opened: Any) -> 
     assert opened.inner_text("#trial-title") == "LoRA r=8 int8"
 
 
+def test_a_mark_of_another_plot_tells_its_values(opened: Any) -> None:
+    opened.click("summary:has-text('Memory at the training peak')")
+    opened.wait_for_selector("details[data-section=ledger] canvas")
+    opened.locator("details[data-section=ledger] canvas").scroll_into_view_if_needed()
+    box = opened.locator("details[data-section=ledger] canvas").bounding_box()
+    for y in range(int(box["y"]) + 5, int(box["y"] + box["height"]), 7):
+        opened.mouse.move(box["x"] + box["width"] / 3, y)
+        if opened.locator("#tip").is_visible():
+            break
+    text = opened.inner_text("#tip")
+    assert "object" not in text
+    assert ": " in text
+
+
 def _mark(page: Any, name: str) -> tuple[float, float]:
     """Find a mark of the plot by moving the mouse over it, on a grid, as the canvas has no elements."""
     box = page.locator("#plot canvas").bounding_box()

@@ -146,7 +146,9 @@ def test_without_outcomes_there_are_intervals_over_seeds_and_no_draws(tmp_path: 
     (score,) = page_of(store(tmp_path / "r", *rows)).core["scores"]
     assert score["draws"] is None
     assert score["answer"]["refused"]
-    assert score["answer"]["words"][0].startswith("No answer: the outcomes of single examples are missing")
+    assert score["answer"]["words"][0].startswith(
+        "No answer: the outcomes of single examples cannot be used (a trial's examples are not stored)"
+    )
     assert score["scope"] == "new seeds, on the same examples"
     assert score["low"][0] < 0.6 < score["high"][0]
 
@@ -279,8 +281,12 @@ def test_what_would_make_a_page_too_large_is_in_files_beside_it(
     curves = re.fullmatch(r'peftbenchPart\("curves-0",(.*)\);\n', (beside / "curves-0.js").read_text())
     assert curves is not None
     assert len(json.loads(curves[1])) == 43
+    (beside / "of_somebody_else.js").write_text("let mine = 1;\n")
     monkeypatch.undo()
     assert "data-files" not in render(grid, output).read_text()
+    assert [path.name for path in beside.iterdir()] == ["of_somebody_else.js"]
+    (beside / "of_somebody_else.js").unlink()
+    render(grid, output)
     assert not beside.exists()
 
 

@@ -24,7 +24,7 @@ KNOWN = Measured(
     first_steps=3,
     step_seconds=0.5,
     tokens_per_step=100.0,
-    validation_seconds=0.25,
+    validation_seconds_per_example=0.25,
     scoring_seconds=1.0,
     seconds_per_character=0.01,
     retention_seconds=7.0,
@@ -52,13 +52,14 @@ def test_steps_are_extrapolated_linearly_and_scoring_by_the_length_of_the_texts(
     assert longer == pytest.approx(plain + 3.0 + 100 * 0.5)
     assert pilot.seconds(changed(made, steps=103), KNOWN, True, read.examples) == pytest.approx(longer + 5.0)
     validated = changed(made, steps=103, validate_every=10)
-    assert pilot.seconds(validated, KNOWN, False, read.examples) == pytest.approx(longer + 11 * 0.25)
+    examples = 8 * len(made.training.data)
+    assert pilot.seconds(validated, KNOWN, False, read.examples) == pytest.approx(longer + 11 * examples * 0.25)
     assert pilot.seconds(replace(made, training=None), KNOWN, False, read.examples) == pytest.approx(plain)
 
 
 @pytest.mark.parametrize(
     ("training", "steps"),
-    [({"epochs": 2.0}, 12), ({"tokens": 2000}, 20), ({"seconds": 60.0}, None)],
+    [({"epochs": 2.0}, 12), ({"epochs": 2.01}, 13), ({"tokens": 2000}, 20), ({"seconds": 60.0}, None)],
 )
 def test_every_length_of_training_has_a_time(made, training, steps):
     asked = changed(made, **{"steps": None, **training})
@@ -108,6 +109,30 @@ def test_a_shape_is_measured_once_with_few_steps_and_examples_and_a_limit(tiny, 
     assert known.problem is None
     assert min(known.step_seconds, known.fixed_seconds, known.scoring_seconds, known.seconds_per_character) > 0
     assert known.first_steps == 1
+
+
+def test_other_data_and_other_measurements_are_another_shape(made, tmp_path):
+    before = pilot.shape(made)
+    assert pilot.shape(replace(made, seed=5)) == before
+    assert pilot.shape(replace(made, inference=not made.inference)) != before
+    path = tmp_path / "colours.jsonl"
+    path.write_text(path.read_text() + path.read_text())
+    assert pilot.shape(made) != before
+
+
+def test_validation_is_counted_by_example_however_often_the_pilot_validates(tiny, tmp_path, monkeypatch):
+    results = []
+
+    def run(job):
+        results.append(trials.run(job.trial, tmp_path))
+        return results[-1], [0.0, 1.0]
+
+    monkeypatch.setattr(pilot, "_run", run)
+    made = trials.trial(tiny, tmp_path, training={"steps": 6, "validate_every": 2})
+    (known,) = pilot.measure([made], lambda *_: None).values()
+    assert sum(step.validation_loss is not None for step in results[0].steps) == 3
+    examples = 3 * 8 * len(made.training.data)
+    assert known.validation_seconds_per_example * examples == pytest.approx(results[0].row.validate_seconds)
 
 
 def test_a_pilot_that_is_stopped_tells_its_steps(made, tmp_path):

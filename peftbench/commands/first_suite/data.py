@@ -151,6 +151,16 @@ def _read_test(path: Path, names: tuple[str, ...], found: Recognized, whole: Seq
     if used and by_name[used].distinct <= 1 < next(c for c in whole if c.name == used).distinct:
         value = by_name[used].example if by_name[used].distinct else "missing"
         raise UserError(f"--test {path}: {used!r} is {value} in every record, so nothing can be scored; {leave}")
+    if used and by_name[used].missing:
+        raise UserError(
+            f"--test {path}: {used!r} is missing or empty in {plural(by_name[used].missing, 'record')}, which nothing "
+            f"can be scored against; remove them from the file, or {leave}"
+        )
+    if found.answer and found.answer.numeric and not by_name[found.answer.name].numeric:
+        raise UserError(
+            f"--test {path}: {used!r} holds numbers in the training file, but not here (such as "
+            f"{by_name[found.answer.name].example}); write the same labels in both files, or {leave}"
+        )
     return rows
 
 

@@ -73,7 +73,7 @@ def _lines(draft: Draft) -> Iterator[str]:
     yield _beside(f"base: {scalar(draft.base)}", draft.comments.get("base", ""))
     yield ""
     yield "tasks:"
-    yield f"  {draft.task}:"
+    yield f"  {scalar(draft.task)}:"
     for key, value in draft.block.items():
         if key in ("labels", "choices"):
             yield from _classes(key, value, draft)

@@ -166,16 +166,27 @@ def _task(results: Results, asked: Question) -> str:
 def _candidates(
     results: Results, stored: Mapping[str, Outcomes | str], costs: Mapping[str, Costs]
 ) -> Iterator[Candidate]:
-    bases = {cell.summary.base: stored.get(cell.name) for cell in results.finished if cell.is_base}
     for cell in results.tuned:
-        own, base, paid = stored.get(cell.name), bases.get(cell.summary.base), costs[cell.name]
+        own, paid = stored.get(cell.name), costs[cell.name]
         yield Candidate(
             cell.name,
             own if isinstance(own, Outcomes) else None,
             paid.peak_train_bytes,
             paid.train_seconds,
-            base if isinstance(base, Outcomes) else None,
+            _untuned(results, stored, cell),
+            own if isinstance(own, str) else None,
         )
+
+
+def _untuned(results: Results, stored: Mapping[str, Outcomes | str], tuned: Cell) -> Outcomes | None:
+    """Return the outcomes of a cell's untuned base model: at the cell's precision, else the best at any."""
+    bases = [cell for cell in results.finished if cell.is_base and cell.summary.base == tuned.summary.base]
+    known = [
+        (cell.precision == tuned.precision, found)
+        for cell in bases
+        if isinstance(found := stored.get(cell.name), Outcomes)
+    ]
+    return max(known, key=lambda one: (one[0], one[1].mean))[1] if known else None
 
 
 def _costs(results: Results, cell: Cell, task: str) -> Costs:

@@ -228,8 +228,8 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         return f"nothing is better than {what} beyond noise{_on(found)}{top}; {kind}: {level})"
     return {
         "no tuned cell": "no tuned cell has a finished trial",
-        "no outcomes": "the outcomes of single examples are missing (the folder examples/ of the results), so what new "
-        "examples would give is not known",
+        "no outcomes": "the outcomes of single examples cannot be used "
+        f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
         "single seed": "each cell has one finished seed, so what another seed would give is not known",
         "no times": "a time budget needs times that were not measured on a busy machine, and there are none",
     }[refusal]

@@ -19,7 +19,8 @@ const plot = (holder, spec) => {
     tooltip: (_, event, item, value) => {
       if (value === null || value === undefined || value === "") { hideTip(); return; }
       const datum = item?.datum ?? {};
-      const lines = datum.cell !== undefined && holder.id === "plot" ? cellLines(datum.cell) : String(value).split("\n");
+      const lines = datum.cell !== undefined && holder.id === "plot" ? cellLines(datum.cell)
+        : typeof value === "object" ? Object.entries(value).map(([name, each]) => `${name}: ${each}`) : String(value).split("\n");
       showTip(lines.map((line, i) => element(i ? "div" : "strong", {}, line)), event.clientX, event.clientY);
     },
   });

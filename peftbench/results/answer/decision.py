@@ -63,6 +63,8 @@ class Candidate:
     """The mean over seeds; None if it was not measured, or on a busy machine only."""
     base: Outcomes | None = None
     """Outcomes of its untuned base model on the same examples; None if they are not stored."""
+    why_none: str | None = None
+    """Why there are no outcomes, in words; None if it is not known or there are some."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,9 @@ def _decided(
 
 
 def _why_left_out(one: Candidate) -> str:
-    return "no outcomes of its examples are stored" if one.outcomes is None else "it has one finished seed"
+    if one.outcomes is not None:
+        return "it has one finished seed"
+    return one.why_none or "no outcomes of its examples are stored"
 
 
 def _fits(one: Candidate, question: Question) -> bool:
