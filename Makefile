@@ -27,7 +27,7 @@ quickstart: $(STAMP)
 	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html
 
 test: $(STAMP) check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 --session-timeout 1500
 
 check: $(STAMP)
 	$(BIN)/ruff check
