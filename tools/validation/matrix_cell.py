@@ -74,7 +74,8 @@ def forked(run: Callable[[], Outcome], log: Path, seconds: float = SECONDS) -> O
         os.close(reader)
         status = 1
         with suppress(BaseException):
-            signal.alarm(int(_WAIT * seconds))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a test runner may have a handler of its own
+            signal.alarm(max(1, int(_WAIT * seconds)))
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
