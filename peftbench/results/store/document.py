@@ -14,7 +14,7 @@ ABOUT = {
 
 
 def document() -> str:
-    """Return Markdown tables of all columns of the three datasets: name, type, whether null is allowed, meaning."""
+    """Return Markdown tables of all columns of the three datasets: name, type, unit, nullability, meaning."""
     parts = [BEGIN]
     for kind, about in ABOUT.items():
         parts += [f"## `{kind}`", about, _table(columns(kind))]
@@ -25,9 +25,10 @@ def document() -> str:
 
 
 def _table(listed: tuple[Column, ...]) -> str:
-    lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
+    lines = ["| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
     for column in listed:
         type_ = {"double": "float64"}.get(str(column.type), str(column.type))
         meaning = column.doc.replace("|", "\\|")
-        lines.append(f"| `{column.name}` | {type_} | {'yes' if column.nullable else 'no'} | {meaning} |")
+        null = "yes" if column.nullable else "no"
+        lines.append(f"| `{column.name}` | {type_} | {column.unit} | {null} | {meaning} |")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +13,14 @@ import pyarrow as pa
 
 from peftbench.errors import UserError
 from peftbench.records import SCHEMA_VERSION, ExampleRow, Score, StepRow, TrialRow
+from peftbench.results.store.column_units import unit_of
 
 KINDS: Mapping[str, Any] = MappingProxyType({"examples": ExampleRow, "steps": StepRow, "trials": TrialRow})
 """Record of each dataset's rows, in the order of writing: the trial's own row comes last."""
 
 KIND_KEY = b"peftbench.kind"
 VERSION_KEY = b"peftbench.schema_version"
+PANDAS_KEY = b"pandas"
 TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
 
 SCORE_COLUMNS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -42,11 +45,16 @@ class Column:
     type: pa.DataType
     nullable: bool
     doc: str
-    """Meaning, with the unit."""
+    """Meaning."""
+
+    @property
+    def unit(self) -> str:
+        """The unit of its values."""
+        return unit_of(self.name, self.type)
 
     def field(self) -> pa.Field:
-        """Return the column as an Arrow field with its meaning as metadata."""
-        return pa.field(self.name, self.type, self.nullable, {"doc": self.doc})
+        """Return the column as an Arrow field with its meaning and unit as metadata."""
+        return pa.field(self.name, self.type, self.nullable, {"doc": self.doc, "unit": self.unit})
 
 
 @cache
@@ -61,13 +69,13 @@ def columns(kind: str) -> tuple[Column, ...]:
 
 
 def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
-    """Return the columns that evaluated tasks add to ``trials``.
+    """Return the columns that evaluated tasks add to ``trials``, sorted by task: their order depends on nothing else.
 
     Raises:
         UserError: if two tasks would have a column of the same name.
     """
     found: dict[str, Column] = {}
-    for task in dict.fromkeys(tasks):
+    for task in sorted(set(tasks)):
         for name, (_, doc) in SCORE_COLUMNS.items():
             column = Column(name.format(task=task), pa.float64(), True, doc)
             if found.setdefault(column.name, column) is not column:
@@ -78,8 +86,30 @@ def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
 def schema(kind: str, tasks: Iterable[str] = ()) -> pa.Schema:
     """Return the Arrow schema of a dataset. Only that of ``trials`` depends on the evaluated tasks."""
     extra = score_columns(tasks) if kind == "trials" else ()
-    metadata = {KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    metadata = {KIND_KEY: kind.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode(), PANDAS_KEY: _pandas_types(kind)}
     return pa.schema([column.field() for column in (*columns(kind), *extra)], metadata)
+
+
+@cache
+def _pandas_types(kind: str) -> bytes:
+    """Return the metadata by which pandas reads integers and booleans that can be null as ``Int64`` and ``boolean``.
+
+    Without it they become floats and objects. The columns of scores are floats and need no entry, so the text is the
+    same for every folder.
+    """
+    nullable = {pa.int64(): ("int64", "Int64"), pa.bool_(): ("bool", "boolean")}
+    listed = [
+        {
+            "name": column.name,
+            "field_name": column.name,
+            "pandas_type": nullable[column.type][0],
+            "numpy_type": nullable[column.type][1],
+            "metadata": None,
+        }
+        for column in columns(kind)
+        if column.nullable and column.type in nullable
+    ]
+    return json.dumps({"index_columns": [], "column_indexes": [], "columns": listed}).encode()
 
 
 def tasks_of(stored: pa.Schema) -> list[str]:

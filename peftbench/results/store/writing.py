@@ -198,14 +198,17 @@ def _settled_columns(folder: Path, tasks: Sequence[str]) -> list[str]:
 
 
 def _unify_columns(folder: Path, tasks: Iterable[str]) -> None:
-    """Give all files of a dataset the same columns, because plain pandas reads only those of the first file."""
+    """Give all files of a dataset the same columns in the same order and with the same types for pandas.
+
+    Else plain pandas and DuckDB read only the columns of the first file, and Polars refuses the folder.
+    """
     stored = _stored_tasks(folder, files.names(folder, "trials"))
     for kind in KINDS:
         wanted = schema(kind, dict.fromkeys([*tasks, *sorted(stored)]))
         for name in files.names(folder, kind):
             path = files.path_of(folder, kind, name)
             found = files.schema_of(path)
-            if set(wanted.names) <= set(found.names) and found.metadata == wanted.metadata:
+            if found.names[: len(wanted.names)] == wanted.names and found.metadata == wanted.metadata:
                 continue
             target = conform(found.empty_table(), wanted).schema
             files.save(path, (conform(group, wanted) for group in files.row_groups(path)), target)
