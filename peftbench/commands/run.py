@@ -104,6 +104,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
         whole_command=_command(loaded.options, with_only=False),
         strict=loaded.strict,
         parameters=parameters,
+        watch=loaded.watch,
         stand_in=loaded.smoke,
         predicts=not loaded.smoke,
     )

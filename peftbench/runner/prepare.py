@@ -17,6 +17,7 @@ from peftbench.methods import base_facts, context_length
 from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
+from peftbench.records.watch import Watch
 from peftbench.results import store
 from peftbench.runner.executor import local
 from peftbench.runner.preflight import answers, chats, generation, texts, truncation
@@ -74,6 +75,8 @@ class Options:
     """Whether it is an error if rows differ in a setting that is not held equal and not an axis of the grid."""
     parameters: int | None = None
     """The number of trainable parameters to which ranks were matched; None if they were not."""
+    watch: Watch | None = None
+    """What a comparison with another night judges; None if the suite does not say it."""
 
 
 _ORDINARY = Options()
@@ -186,7 +189,8 @@ def prepare(
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
     whole_command = command if narrow else options.whole_command or command
-    store.record_grid(folder, asked, whole_command, strict=options.strict, parameters=options.parameters)
+    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch}
+    store.record_grid(folder, asked, whole_command, **more)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)

@@ -30,6 +30,7 @@ from peftbench.suite.schema import (
     method_settings,
     train_model,
 )
+from peftbench.suite.watch import watch
 from peftbench.suite.wording import describe_field, describe_value
 from peftbench.suite.yaml_lines import KeyPath, dotted
 from peftbench.tasks.splits import splits
@@ -51,6 +52,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     seeds = _seeds(b, top.seeds) if top else ()
     match = _match(b, top)
     search = _search(b)
+    watched = watch(b)
     raise_problems(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(
@@ -85,6 +87,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         search=search,
         strict=top.audit == "strict",
         most_trials=top.most_trials,
+        watch=watched,
     )
     _check_combination(b, suite)
     raise_problems(b.problems)

@@ -61,6 +61,9 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
             "`{trainable_parameters: 100000}`, or `{trainable_parameters: {method: lora, rank: 8}}`: chooses the rank "
             "of every method whose block gives none, so that all train about as many parameters"
         ),
+        "watch": Meaning(
+            "what `peftbench compare` judges between two nights, and from which change on, see below; changes no trial"
+        ),
     }
 )
 
@@ -244,3 +247,24 @@ MEASURE: Mapping[str, Meaning] = MappingProxyType(
 
 DATA = Meaning("mapping of the tasks to train on to their weights", "every task with a train split")
 """``train.data``, which is no training setting: it cannot stand in a method's block."""
+
+WATCH: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "judge": Meaning(
+            "which kinds of numbers are judged: `status` (trials that end ok), `memory`, `speed`, `size` (files, "
+            "loaded weights, parameters), `score`, `retention`, `inference`, `merge`",
+            "all",
+        ),
+        "speed_percent": Meaning("least change of training speed that counts; noise is judged apart from it"),
+        "inference_percent": Meaning("the same of inference cost, relative to the bare base model"),
+        "memory_percent": Meaning("growth of a memory peak that is tolerated"),
+        "size_percent": Meaning("growth of a checkpoint, or of the loaded weights, that is tolerated"),
+        "score_points": Meaning("fall of a score that is tolerated, in points; a larger one must be beyond noise"),
+        "retention_percent": Meaning("rise of the loss on general text that is tolerated; more must be beyond noise"),
+        "merge_factor": Meaning("factor by which the rounding error of merging may grow"),
+        "machine_percent": Meaning(
+            "standard deviation of the machine's own speed from night to night, where trials did not measure its "
+            "matrix product"
+        ),
+    }
+)

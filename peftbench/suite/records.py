@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Base, Retention, Task
+from peftbench.records.watch import Watch
 from peftbench.tasks.splits import splits
 
 MOST_TRIALS = 10_000
@@ -142,6 +143,8 @@ class Suite:
     """Whether it is an error if rows differ in a setting that is not an axis."""
     defaults: BaseDefaults | None = None
     """What follows from the base model and the data (``base_defaults.resolve``); None for the general defaults."""
+    watch: Watch | None = None
+    """What a comparison of two nights judges; None if the suite does not say it. It enters no trial's key."""
     most_trials: int = MOST_TRIALS
     """The most trials that the grid, or its learning-rate search, may have."""
 

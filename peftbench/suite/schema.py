@@ -162,6 +162,7 @@ class SuiteFile(Strict):
     audit: Literal["report", "strict"] = "report"
     profile: Literal["paper", "shared"] | None = None
     match: dict[str, Any] | None = None
+    watch: Any = None
 
 
 class MatchBlock(Strict):

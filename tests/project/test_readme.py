@@ -14,7 +14,7 @@ from peftbench.methods import METHODS
 from peftbench.methods.record import shown
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Task
-from peftbench.suite import meanings, schema
+from peftbench.suite import meanings, schema, watch
 from peftbench.tasks import HEADLINES, reach
 from peftbench.tasks.templates import CHUNK_CHARACTERS, TEMPLATES
 from tests.support.rooms import ROOMS
@@ -98,7 +98,8 @@ def test_every_key_of_a_suite_has_a_meaning_and_a_line_in_the_document(name):
 
 
 def test_every_block_of_the_schema_is_in_the_document():
-    models = {m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, schema.Strict)}
+    known = (*vars(schema).values(), *vars(watch).values())
+    models = {m for m in known if isinstance(m, type) and issubclass(m, schema.Strict)}
     assert models - {schema.Strict} == {model for model, _ in suite_document.BLOCKS.values()}
 
 

@@ -98,7 +98,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "suite keys": partial(suite_document.block, "top level"),
         **{
             f"{name} keys": partial(suite_document.block, name)
-            for name in ("base", "task", "evaluate", "retention", "search", "match", "trainable parameters")
+            for name in ("base", "task", "evaluate", "retention", "search", "match", "watch", "trainable parameters")
         },
         "train keys": suite_document.train,
         "method keys": suite_document.method_blocks,

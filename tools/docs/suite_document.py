@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from peftbench.methods import METHODS
 from peftbench.methods.record import Setting, shown
 from peftbench.models import builtin
-from peftbench.suite import meanings, schema
+from peftbench.suite import meanings, schema, watch
 from peftbench.suite.meanings import Meaning
 from peftbench.suite.wording import describe_field, describe_type
 
@@ -28,6 +28,7 @@ BLOCKS: Mapping[str, tuple[type[schema.Strict], Mapping[str, Meaning]]] = {
     "retention": (schema.RetentionBlock, meanings.RETENTION),
     "search": (schema.SearchBlock, meanings.SEARCH),
     "match": (schema.MatchBlock, meanings.MATCH),
+    "watch": (watch.WatchBlock, meanings.WATCH),
     "trainable parameters": (schema.MeasureBlock, meanings.MEASURE),
 }
 """Each block of a suite that is one pydantic model, by the name of its table's marker."""

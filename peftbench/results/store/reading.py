@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from peftbench.errors import UserError
 from peftbench.records import FINAL
+from peftbench.records.watch import Watch, from_plain
 from peftbench.results.folder import existing
 from peftbench.results.store import files, older_rows
 from peftbench.results.store.schema import conform, schema, tasks_of
@@ -78,6 +79,8 @@ class RecordedGrid:
     """Whether it is an error if rows differ in anything but the axes of the grid."""
     parameters: int | None = None
     """Number of trainable parameters that ranks were chosen for; None if ranks were given."""
+    watch: Watch | None = None
+    """What a comparison with another night judges; None if the suite does not say it."""
 
 
 def recorded_grid(folder: Path | str) -> RecordedGrid | None:
@@ -90,6 +93,8 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
     try:
         found = json.loads(path.read_bytes())
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
+        if found.get("watch") is not None:
+            more["watch"] = from_plain(found["watch"])
         keys, command = tuple(map(str, found["keys"])), str(found["command"])
         "".join((*keys, command)).encode()  # raises a ValueError for what is not Unicode text
         return RecordedGrid(keys, command, **more)

@@ -13,12 +13,14 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from peftbench.records import Result
+from peftbench.records.watch import Watch
 from peftbench.results.store import files
 from peftbench.results.store.reading import Entry, entries, only, winners
 from peftbench.results.store.schema import KINDS, conform, schema, scores_of, table, tasks_of
@@ -94,7 +96,8 @@ def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: A
         UserError: if the folder cannot be written.
     """
     folder = Path(folder)
-    record = {"keys": list(keys), "command": command} | {name: value for name, value in more.items() if value}
+    given = {name: asdict(value) if isinstance(value, Watch) else value for name, value in more.items() if value}
+    record = {"keys": list(keys), "command": command} | given
     text = json.dumps(record, indent=1) + "\n"
     with files.locked(folder), files.replacing(folder / files.GRID) as out:
         out.write(text.encode())

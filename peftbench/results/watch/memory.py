@@ -1,0 +1,81 @@
+"""Memory where repetitions differ (a GPU's allocator): growth beyond the tolerance that repetitions show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peftbench.results.crossed_effects.student import LEVEL
+from peftbench.results.watch.findings import Cell, Finding, Interval, Sides, Verdict, finding, moved
+from peftbench.results.watch.noise import Error, Moves, adjusted, moves, pooled
+from peftbench.results.watch.quantities import Quantity, Seed, mean
+
+Values = Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]]
+"""By cell, the values of both sides by seed, at least one of each."""
+WITHIN = 0.01
+"""Change of a peak, as a fraction, within which it is called unchanged if its interval lies within: 1 %."""
+
+
+def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]:
+    """Return the verdicts on a memory peak of which repetitions may differ.
+
+    A trial's change is a share of its cell's old mean. The spread of these changes over the seeds of each cell, pooled
+    over all cells, is the allocator's tolerance. Growth counts if it is beyond ``tolerated`` in Student's test with
+    this tolerance, after Holm's correction over the cells. If all repetitions agree, any growth counts. With one trial
+    a side in every cell nothing is known of the tolerance: only equal peaks can be judged.
+
+    Args:
+        quantity: the peak.
+        values: by cell, of both sides.
+        tolerated: growth up to which it is unchanged, a fraction.
+    """
+    found: dict[Cell, Moves] = {}
+    for cell, (old, new) in values.items():
+        level = mean(old) or 1.0
+        relative = [{seed: value / level for seed, value in side.items()} for side in (old, new)]
+        one = moves(*relative)
+        if one is not None:
+            found[cell] = one
+    noise = pooled(found.values())
+    if noise is None:
+        return [_without_noise(cell, quantity, *values[cell], tolerated) for cell in found]
+    errors = {cell: Error((noise[0] * one.weight) ** 0.5, noise[1]) for cell, one in found.items()}
+    p = adjusted({cell: errors[cell].beyond(one.change, tolerated) for cell, one in found.items()})
+    return [
+        _finding(cell, quantity, values[cell], one, errors[cell], p[cell], tolerated) for cell, one in found.items()
+    ]
+
+
+def _finding(
+    cell: Cell,
+    quantity: Quantity,
+    sides: tuple[Mapping[Seed, float], Mapping[Seed, float]],
+    one: Moves,
+    error: Error,
+    p: float,
+    tolerated: float,
+) -> Finding:
+    half = error.half_width
+    low, high = one.change - half, one.change + half
+    within = max(WITHIN, tolerated)
+    verdict: Verdict
+    reason = None
+    if p < LEVEL:
+        verdict = moved(quantity, one.change)
+    elif (one.change == 0 and one.squares == 0) or (-within <= low and high <= within):
+        verdict = "unchanged"
+    else:
+        verdict, reason = "cannot tell", "repetitions differ by as much"
+    rule = "beyond the spread of repetitions"
+    return finding(cell, quantity, verdict, rule, Sides.of(*sides), Interval(one.change, low, high), p, reason)
+
+
+def _without_noise(
+    cell: Cell, quantity: Quantity, old: Mapping[Seed, float], new: Mapping[Seed, float], tolerated: float
+) -> Finding:
+    sides = Sides.of(old, new)
+    change = Interval((sides.new or 0.0) / sides.old - 1 if sides.old else 0.0)
+    rule = "equal without repetition"
+    if abs(change.change) <= tolerated:
+        return finding(cell, quantity, "unchanged", rule, sides, change)
+    why = "one trial a side: how far repetitions differ is not known"
+    return finding(cell, quantity, "cannot tell", rule, sides, change, reason=why)
