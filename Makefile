@@ -24,7 +24,8 @@ KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tes
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
-	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html
+	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html > /dev/null  # run has printed the table
+	@echo "page: reports/quickstart.html"
 
 test: $(STAMP) check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 --session-timeout 1500

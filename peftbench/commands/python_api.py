@@ -17,8 +17,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
@@ -121,8 +120,7 @@ def run_suite(
         budget=_size(budget),
         reserve=_size(reserve),
     )
-    with _main_module_hidden():
-        return run.run(suite, how, sys.stderr if verbose else io.StringIO())
+    return run.run(suite, how, sys.stderr if verbose else io.StringIO())
 
 
 def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> Tables:
@@ -290,20 +288,3 @@ def _seeds(given: int | Sequence[int]) -> str:
 
 def _size(given: int | str | None) -> str | None:
     return f"{given}B" if isinstance(given, int) else given
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Keep multiprocessing from running the caller's script again in every child process.
-
-    It does so to find functions that the script defines. The children here need none of them, and a script without an
-    ``if __name__ == "__main__"`` would start the whole run again in each.
-    """
-    main: dict[str, Any] = vars(sys.modules["__main__"])
-    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        del main["__spec__"]
-        main.update(hidden)

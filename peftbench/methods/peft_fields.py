@@ -63,8 +63,8 @@ def how_to_write(name: str) -> str | None:
     if tuner is None:
         return None
     return (
-        f"unknown method {name!r}, but peft has this tuner; write peft: {{{TYPE}: {tuner}}} under methods (its "
-        f"settings: peftbench list methods {tuner})"
+        f"peft has this tuner; write peft: {{{TYPE}: {tuner}}} under methods (its settings: peftbench list methods "
+        f"{tuner})"
     )
 
 

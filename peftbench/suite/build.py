@@ -225,7 +225,8 @@ def _blocks(b: Builder) -> tuple[Block, ...]:
         path: KeyPath = ("methods", name)
         if name not in METHODS:
             advice = peft_fields.how_to_write(name)
-            b.problem(path, "; ".join([advice or unknown("method", name, METHODS), *METHODS.problems]))
+            problem = f"unknown method {name!r}, but {advice}" if advice else unknown("method", name, METHODS)
+            b.problem(path, "; ".join([problem, *METHODS.problems]))
             continue
         if isinstance(given, list) and not given:
             b.problem(path, "an empty list; allowed: a mapping of settings, a list of mappings, or null")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from peftbench.errors import UserError, nearest, unknown
+from peftbench.methods import METHODS, peft_fields
 from peftbench.records import Trial
 
 FIELDS = ("method", "precision", "rank", "seed")
@@ -73,8 +74,9 @@ def select(trials: tuple[Trial, ...], only: Sequence[tuple[str, str]]) -> tuple[
     for field, value in only:
         known = list(dict.fromkeys(_value(trial, field) for trial in trials))
         if value not in known:
+            hint = _how_to_add(value, trials) if field == "method" else None
             near = nearest(value, known)
-            hint = f" did you mean {near!r}?" if near else ""
+            hint = hint or (f" did you mean {near!r}?" if near else "")
             raise UserError(f"--only {field}={value}: no trial has this value;{hint} allowed: {', '.join(known)}")
         wanted[field].append(value)
     found = tuple(t for t in trials if all(_value(t, field) in values for field, values in wanted.items()))
@@ -82,6 +84,19 @@ def select(trials: tuple[Trial, ...], only: Sequence[tuple[str, str]]) -> tuple[
         asked = " ".join(f"{field}={','.join(values)}" for field, values in wanted.items())
         raise UserError(f"--only {asked}: no trial matches all of these; the cells are: {', '.join(_cells(trials))}")
     return found
+
+
+def _how_to_add(name: str, trials: Iterable[Trial]) -> str | None:
+    """Return how to select, or to have in the suite, a method that exists; None if there is no method of the name."""
+    tuner = peft_fields.tuner_like(name)
+    if tuner and any(trial.options.get(peft_fields.TYPE) == tuner for trial in trials):
+        return f" {tuner} is a tuner of the method peft: --only method=peft;"
+    if advice := peft_fields.how_to_write(name):
+        return f" the suite does not have it, but {advice};"
+    if name not in METHODS:
+        return None
+    how = f"peft: {{{peft_fields.TYPE}: NAME}} under methods adds a tuner" if METHODS[name].variants else ""
+    return f" the suite does not have it: {how or f'--set methods.{name}= adds it'};"
 
 
 def _value(trial: Trial, field: str) -> str:

@@ -52,6 +52,15 @@ print(refused)
 """
 
 
+COMMANDS = """\
+from peftbench import cli
+
+print("once")
+assert cli.main(["plan", "mine.yaml", "--time", "--only", "method=lora"]) == 0
+assert cli.main(["run", "mine.yaml", "--only", "method=lora", "--seeds", "1"]) == 0
+"""
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A working folder with a suite."""
@@ -152,21 +161,13 @@ def test_only_the_rows_of_the_recorded_grid_are_read_unless_all_are_asked_for(pl
     assert sorted(peftbench.read_results(folder, all_rows=True).trials["key"]) == keys
 
 
-def test_the_callers_main_module_is_as_it_was_after_a_run():
-    main = sys.modules["__main__"]
-    before = (main.__spec__, getattr(main, "__file__", None))
-    with python_api._main_module_hidden():
-        assert (main.__spec__, getattr(main, "__file__", None)) == (None, None)
-    assert (main.__spec__, getattr(main, "__file__", None)) == before
-
-
-def test_a_main_module_without_a_file_has_none_after_a_run(monkeypatch):
-    main = sys.modules["__main__"]
-    monkeypatch.delattr(main, "__file__", raising=False)
-    with python_api._main_module_hidden():
-        assert main.__spec__ is None
-        assert not hasattr(main, "__file__")
-    assert not hasattr(main, "__file__")
+def test_a_script_without_a_guard_runs_once_whatever_command_it_calls(place):
+    (place / "script.py").write_text(COMMANDS)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(place / "cache")}
+    done = subprocess.run([sys.executable, "script.py"], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.count("once"), "Traceback" in done.stderr) == (1, False)
+    assert "plan --time predicted" in done.stderr, "predicted beside measured"
 
 
 @pytest.mark.parametrize("seeds", ["3", "12", True, [0.5], [1, "2"]])

@@ -157,6 +157,23 @@ def test_threads_of_trials_spin_only_briefly_unless_the_user_sets_it(tmp_path):
         assert done.stdout.splitlines() == [str(found)] * 2, done.stderr
 
 
+def test_the_callers_main_module_is_as_it_was_after_a_run():
+    main = sys.modules["__main__"]
+    before = (main.__spec__, getattr(main, "__file__", None))
+    with local._main_module_hidden():
+        assert (main.__spec__, getattr(main, "__file__", None)) == (None, None)
+    assert (main.__spec__, getattr(main, "__file__", None)) == before
+
+
+def test_a_main_module_without_a_file_has_none_after_a_run(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.delattr(main, "__file__", raising=False)
+    with local._main_module_hidden():
+        assert main.__spec__ is None
+        assert not hasattr(main, "__file__")
+    assert not hasattr(main, "__file__")
+
+
 def server_says(channel):
     """Runs in a process forked from the server, whose state it inherits."""
     import torch

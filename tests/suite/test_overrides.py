@@ -218,6 +218,12 @@ def test_only_changes_no_trial(trials):
     assert all(trial in everything for trial in trials(only=["method=lora", "rank=2"]))
 
 
+def test_an_only_that_names_a_tuner_of_the_suites_peft_says_how_to_select_it(refused):
+    tuned = TEXT + "  peft: {peft_type: IA3, learning_rate: 0.01}\n"
+    message = refused(text=tuned, only=["method=ia3"])
+    assert "no trial has this value; IA3 is a tuner of the method peft: --only method=peft; allowed: base" in message
+
+
 @pytest.mark.parametrize(
     ("only", "parts"),
     [
@@ -225,6 +231,15 @@ def test_only_changes_no_trial(trials):
             ["method=lorra"],
             ["--only method=lorra: no trial has this value; did you mean 'lora'? allowed: base, full, lora"],
         ),
+        (
+            ["method=ia3"],
+            [
+                "--only method=ia3: no trial has this value; the suite does not have it, but peft has this tuner; ",
+                "write peft: {peft_type: IA3} under methods (its settings: peftbench list methods IA3); allowed: base",
+            ],
+        ),
+        (["method=qlora"], ["the suite does not have it: --set methods.qlora= adds it; allowed: base, full, lora"]),
+        (["method=peft"], ["the suite does not have it: peft: {peft_type: NAME} under methods adds a tuner; allowed"]),
         (["rank=4"], ["--only rank=4: no trial has this value; allowed: none, 2, 8"]),
         (["seed=7"], ["allowed: none, 0, 1"]),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +166,7 @@ def _task(results: Results, asked: Question) -> str:
 def _candidates(
     results: Results, stored: Mapping[str, Outcomes | str], costs: Mapping[str, Costs]
 ) -> Iterator[Candidate]:
+    bases = [cell for cell in results.finished if cell.is_base]
     for cell in results.tuned:
         own, paid = stored.get(cell.name), costs[cell.name]
         yield Candidate(
@@ -173,18 +174,17 @@ def _candidates(
             own if isinstance(own, Outcomes) else None,
             paid.peak_train_bytes,
             paid.train_seconds,
-            _untuned(results, stored, cell),
+            _untuned(bases, stored, cell),
             own if isinstance(own, str) else None,
         )
 
 
-def _untuned(results: Results, stored: Mapping[str, Outcomes | str], tuned: Cell) -> Outcomes | None:
+def _untuned(bases: Sequence[Cell], stored: Mapping[str, Outcomes | str], tuned: Cell) -> Outcomes | None:
     """Return the outcomes of a cell's untuned base model: at the cell's precision, else the best at any."""
-    bases = [cell for cell in results.finished if cell.is_base and cell.summary.base == tuned.summary.base]
     known = [
         (cell.precision == tuned.precision, found)
         for cell in bases
-        if isinstance(found := stored.get(cell.name), Outcomes)
+        if cell.summary.base == tuned.summary.base and isinstance(found := stored.get(cell.name), Outcomes)
     ]
     return max(known, key=lambda one: (one[0], one[1].mean))[1] if known else None
 

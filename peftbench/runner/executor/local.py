@@ -8,9 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import forkserver
@@ -96,7 +97,7 @@ def ask(function: Callable[..., None], *arguments: Any) -> None:
     problem = None
     try:
         _await_server(context)
-        process.start()
+        _begin(process)
         theirs.close()
         with suppress(EOFError, OSError):
             problem = ours.recv()
@@ -115,6 +116,29 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["peftbench.runner.executor.preload"])
     return context
+
+
+def _begin(process: Any) -> None:
+    """Start a process that does not run the caller's script again.
+
+    multiprocessing does so to find functions that the script defines. The processes here need none of them, and a
+    script without an ``if __name__ == "__main__"`` would start the whole run again in each.
+    """
+    with _main_module_hidden():
+        process.start()
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Take away what multiprocessing knows of the caller's script."""
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__spec__", "__file__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        del main["__spec__"]
+        main.update(hidden)
 
 
 def _restore(before: Mapping[str, str]) -> None:
@@ -138,7 +162,7 @@ def _await_server(context: Any) -> None:
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
     try:
-        first.start()
+        _begin(first)
         _servers.add(server._forkserver_pid)
         first.join()
     except (EOFError, OSError) as error:
@@ -149,7 +173,7 @@ def _start(context: Any, job: Job) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
     kills, asked_at = _kernel_oom_kills(), time.perf_counter()
     process = context.Process(target=child.main, args=(job, theirs, asked_at), daemon=True)
-    process.start()
+    _begin(process)
     theirs.close()
     return _Running(job, process, ours, asked_at, kills)
 
