@@ -19,8 +19,9 @@ import pytest
 
 from peftbench.report import page, render, table
 from peftbench.report.collect import MEAN, collect
+from peftbench.report.derived.answer import answer
 from peftbench.report.names import display_names
-from peftbench.report.payload import details, packing
+from peftbench.report.payload import details, packing, questions
 from peftbench.report.payload.overview import rerun
 from peftbench.report.styles import DARK, LIGHT, SHAPES, style_of
 from tests.support.page_data import PageData
@@ -122,21 +123,36 @@ def test_what_is_packed_is_json_without_nan_and_without_markup() -> None:
     assert json.loads(text) == {"a": [None, None, 1.23457, 7, 2, None, True], "b": "<\u2028?"}
 
 
-def test_the_draws_are_joint_and_around_the_means(tmp_path: Path) -> None:
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """Return results of three cells of which two are right on the same examples."""
     rows = []
     for rank, right in ((1, 0.5), (2, 0.5), (4, 0.9)):
         for seed in range(3):
             each = make_result(f"lora r={rank} fp32", rank=rank, seed=seed, scores={"judge": right}, examples=20)
             kept = [dataclasses.replace(e, outcome=float(e.index < 20 * right)) for e in each.examples]
             rows.append(dataclasses.replace(each, examples=tuple(kept)))
-    (score,) = page_of(store(tmp_path / "r", *rows)).core["scores"]
-    draws = score["draws"]
-    raw = np.frombuffer(base64.b64decode(draws["data"]), "<i2").reshape(len(draws["cells"]), draws["n"])
-    drawn = raw * np.array(draws["step"])[:, None] + np.array(draws["scores"])[:, None]
-    assert np.median(drawn, axis=1) == pytest.approx([0.5, 0.5, 0.9], abs=0.03)
-    assert np.corrcoef(drawn)[0, 1] > 0.9  # the same outcomes: examples move both alike
-    shares = (drawn.max(axis=0) - drawn <= 0.02).mean(axis=1)
-    assert shares == pytest.approx(score["answer"]["probabilities"], abs=0.03)
+    return store(tmp_path / "r", *rows)
+
+
+@pytest.mark.parametrize("room", [questions.ROOM, 10])
+def test_the_page_can_count_the_draws_within_any_loss(judged: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr(questions, "ROOM", room)
+    (score,) = page_of(judged).core["scores"]
+    asked, losses = score["questions"], answer(collect(judged)).decision.losses
+    assert losses is not None
+    counts = asked["counts"]
+    statistics = np.frombuffer(base64.b64decode(asked["statistics"]), "<f4").reshape(len(asked["cells"]), len(counts))
+    for points in (0.0, 0.1, 1.0, 2.0, 7.3, 36.0, 40.0, 50.0):
+        at = np.float32(points / 100 + 1e-6)
+        for share, own in zip(losses.probability(points / 100), statistics, strict=True):
+            below = [count for count, loss in zip(counts, own, strict=True) if loss <= at]
+            above = [count for count, loss in zip(counts, own, strict=True) if loss > at]
+            assert max(below, default=0) <= round(share * asked["draws"]) < min(above, default=asked["draws"] + 1)
+    for at, count in asked["levels"]:
+        reached = losses.probability(at) >= losses.level(at) if losses.good_enough(at).any() else np.zeros(3, bool)
+        assert [own[counts.index(count)] <= np.float32(at + 1e-6) for own in statistics] == reached.tolist()
+    assert (len(counts) > 100) == (room > 10)
     assert score["answer"]["words"][0].startswith("Take LoRA r=4: the only cell")
     assert score["scope"] == "new seeds and new examples"
 
@@ -144,8 +160,7 @@ def test_the_draws_are_joint_and_around_the_means(tmp_path: Path) -> None:
 def test_without_outcomes_there_are_intervals_over_seeds_and_no_draws(tmp_path: Path) -> None:
     rows = [make_result(seed=seed, scores={"judge": 0.5 + seed / 10}, examples=0) for seed in range(3)]
     (score,) = page_of(store(tmp_path / "r", *rows)).core["scores"]
-    assert score["draws"] is None
-    assert score["answer"]["refused"]
+    assert score["questions"] is None
     assert score["answer"]["words"][0].startswith(
         "No answer: the outcomes of single examples cannot be used (a trial's examples are not stored)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ def answer(results: Results, question: Question | None = None, folder: Path | No
     task = _task(results, asked)
     asked_for = results.tasks if task == MEAN else (task,)
     stored = results.stored_outcomes(asked_for) if asked_for else {}
-    costs = {cell.name: _costs(results, cell, task) for cell in results.tuned}
+    costs = costs_of(results, task)
     levels: dict[Literal["majority", "chance"], float | None] = {
         "majority": results.reference("majority", task),
         "chance": results.reference("chance", task),
@@ -189,7 +189,15 @@ def _untuned(bases: Sequence[Cell], stored: Mapping[str, Outcomes | str], tuned:
     return max(known, key=lambda one: (one[0], one[1].mean))[1] if known else None
 
 
-def _costs(results: Results, cell: Cell, task: str) -> Costs:
+def costs_of(results: Results, task: str) -> dict[str, Costs]:
+    """Return what each tuned cell costs, by its name; only the score depends on the task."""
+    if "costs" not in results.memo:
+        results.memo["costs"] = {cell.name: _costs(results, cell) for cell in results.tuned}
+    known: dict[str, Costs] = results.memo["costs"]
+    return {cell.name: replace(known[cell.name], score=cell.mean(f"score_{task}")) for cell in results.tuned}
+
+
+def _costs(results: Results, cell: Cell) -> Costs:
     rows = cell.ok_rows
     quiet = [row for row in rows if not _busy(row, "train")]
     times = [row["train_seconds"] for row in quiet if row.get("train_seconds") == row.get("train_seconds")]
@@ -197,7 +205,7 @@ def _costs(results: Results, cell: Cell, task: str) -> Costs:
     measured = tuple(one for row in rows if (one := read_json(row.get("inference_json"))))
     calm = tuple(one for row in rows if not _busy(row, "inference") and (one := read_json(row.get("inference_json"))))
     return Costs(
-        cell.mean(f"score_{task}"),
+        None,
         cell.mean("peak_train_bytes"),
         statistics.fmean(seconds) if seconds else None,
         _forgetting(results).get(cell.name),

@@ -18,6 +18,8 @@ WIDTH = 100
 """Longest line in characters."""
 LINES = 8
 """Most lines."""
+NO_TIMES = "a time budget needs times that were not measured on a busy machine, and there are none"
+"""Why a question with a time budget may have no answer."""
 
 
 def lines(found: Answer) -> tuple[str, ...]:
@@ -44,8 +46,8 @@ def sentences(found: Answer) -> tuple[str, ...]:
 
 
 def points(value: float) -> str:
-    """Return "2 points", "1 point" or "2.5 points"."""
-    text = f"{value:.1f}".removesuffix(".0") if value >= 0.1 else f"{value:g}"
+    """Return "2 points", "1 point" or "2.25 points": a loss with the digits that were given, up to six."""
+    text = f"{value:g}"
     return f"{text} point{'s' * (text != '1')}"
 
 
@@ -55,13 +57,13 @@ def _answered(found: Answer) -> Iterator[str]:
     yield _taken(found, name)
     yield _score(found, name)
     yield from _times(found, name)
-    yield from _beside(found.costs[name])
+    yield from beside(found.costs[name])
     if decision.base_within:
         yield f"The untuned base model itself lies within {points(decision.question.within)} of the best."
     if decision.fits_below_best is not None:
         yield (
             f"The best of all, {decision.best}, is not within the budget: the best that is, {decision.fits}, loses "
-            f"{_loss(decision.fits_below_best)}."
+            f"{loss(decision.fits_below_best)}."
         )
     yield from _missing(found)
 
@@ -84,11 +86,17 @@ def _taken(found: Answer, name: str) -> str:
 
 def _score(found: Answer, name: str) -> str:
     decision = found.decision
-    own = f"Score {_percent(found, name)}"
+    own = f"Score {percent(found, name)}"
     if name != decision.best:
-        own += f"; the best, {decision.best}, has {_percent(found, str(decision.best))}"
+        own += f"; the best, {decision.best}, has {percent(found, str(decision.best))}"
     share = 100 * decision.probabilities[name]
-    cost = found.costs[name]
+    known = paid(found.costs[name])
+    sure = f"P(within {decision.question.within:g}) is {share:.0f} %"
+    return f"{own}; {sure}. {known}" if known else f"{own}; {sure}."
+
+
+def paid(cost: Costs) -> str:
+    """Return "Peak 3.0 GiB, training 80.0 s, checkpoint 1.0 MiB."; empty if none of them is known."""
     known = [f"Peak {fmt.memory(cost.peak_train_bytes)}"] if cost.peak_train_bytes is not None else []
     known += (
         [f"{'training' if known else 'Training'} {fmt.seconds(cost.train_seconds)}"]
@@ -100,8 +108,7 @@ def _score(found: Answer, name: str) -> str:
         if cost.checkpoint_bytes is not None
         else []
     )
-    sure = f"P(within {decision.question.within:g}) is {share:.0f} %"
-    return f"{own}; {sure}. {', '.join(known)}." if known else f"{own}; {sure}."
+    return f"{', '.join(known)}." if known else ""
 
 
 def _times(found: Answer, name: str) -> Iterator[str]:
@@ -113,10 +120,11 @@ def _times(found: Answer, name: str) -> Iterator[str]:
     elif decision.by_time and len(decision.good) > 1 and decision.by_memory:
         yield "It also trains fastest of them."
     elif not decision.by_time:
-        yield _no_times(found)
+        yield no_times(found)
 
 
-def _no_times(found: Answer) -> str:
+def no_times(found: Answer) -> str:
+    """Return why the times of cells are not compared."""
     if found.busy:
         return (
             f"Times are not compared: {found.busy.count} of {plural(found.busy.known, 'trial')} ran on a busy machine "
@@ -125,8 +133,8 @@ def _no_times(found: Answer) -> str:
     return "Times are not compared: they were not measured for all of these cells."
 
 
-def _beside(cost: Costs) -> Iterator[str]:
-    """Yield what a cell costs beside score, memory and time."""
+def beside(cost: Costs) -> Iterator[str]:
+    """Yield in one sentence what a cell costs beside score, memory and time."""
     known = []
     if cost.forgetting is not None:
         change = cost.forgetting.value
@@ -146,15 +154,17 @@ def _undecided(found: Answer) -> Iterator[str]:
         f"Cannot tell yet: no cell{_limits(found)} is known to lie within {points(decision.question.within)} of the "
         f"best{_on(found)} for new seeds and new examples."
     )
-    allowed = [(name, share) for name, share in decision.probabilities.items() if name in decision.allowed]
-    likely = sorted(allowed, key=lambda item: -item[1])[:3]
-    yield f"Likeliest to: {', '.join(f'{name} ({100 * share:.0f} %)' for name, share in likely)}."
+    scores = dict(zip(decision.probabilities, decision.losses.scores, strict=True)) if decision.losses else {}
+    shares = {name: f"{100 * share:.0f}" for name, share in decision.probabilities.items() if name in decision.allowed}
+    likely = sorted(shares.items(), key=lambda item: (-int(item[1]), -scores[item[0]]))[:3]
+    yield f"Likeliest to: {', '.join(f'{name} ({share} %)' for name, share in likely)}."
     yield from _shown(found)
     yield from _missing(found)
-    yield from _needed(found)
+    yield from deciding(found)
 
 
-def _needed(found: Answer) -> Iterator[str]:
+def deciding(found: Answer) -> Iterator[str]:
+    """Yield how many seeds or examples would decide what cannot be told yet."""
     needed = found.decision.needed
     if needed is None:
         return
@@ -187,22 +197,23 @@ def _over_budget(found: Answer) -> Iterator[str]:
             smallest += f"; the shortest training takes {fmt.seconds(min(timed)[0])} ({min(timed)[1]})"
         yield f"No cell{limits}{smallest}."
     else:
-        best = f"{decision.best} ({_percent(found, str(decision.best))})"
+        best = f"{decision.best} ({percent(found, str(decision.best))})"
         within = points(decision.question.within)
         yield f"No cell{limits} is known to lie within {within} of the best{_on(found)}, {best}."
     if decision.fits and decision.fits_below_best is not None:
         yield (
-            f"The best that is, {decision.fits} ({_percent(found, decision.fits)}), loses "
-            f"{_loss(decision.fits_below_best)}."
+            f"The best that is, {decision.fits} ({percent(found, decision.fits)}), loses "
+            f"{loss(decision.fits_below_best)}."
         )
-        yield from _beside(found.costs[decision.fits])
+        yield from beside(found.costs[decision.fits])
     if found.busy and decision.question.time_seconds is not None:
-        yield _no_times(found)
+        yield no_times(found)
     yield from _missing(found)
 
 
-def _loss(below: Estimate) -> str:
-    return f"{points(-100 * below.value)} [{-100 * below.high:.1f}, {-100 * below.low:.1f}]"
+def loss(below: Estimate) -> str:
+    """Return a measured loss with its 95 % interval: "13.2 points [3.1, 23.4]"."""
+    return f"{points(round(-100 * below.value, 1))} [{-100 * below.high:.1f}, {-100 * below.low:.1f}]"
 
 
 def _refused(found: Answer) -> Iterator[str]:
@@ -217,7 +228,7 @@ def _refused(found: Answer) -> Iterator[str]:
 
 def _reason(found: Answer, refusal: Refusal) -> str:
     best = max(found.costs, key=lambda name: found.costs[name].score or 0.0, default=None)
-    top = f" (best: {best}, {_percent(found, best)}" if best else " ("
+    top = f" (best: {best}, {percent(found, best)}" if best else " ("
     if refusal == "not above base":
         base = fmt.spread(found.base_score, None, 100)
         return f"nothing is better than the untuned base model beyond noise{_on(found)}{top}; base: {base})"
@@ -231,19 +242,29 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         "no outcomes": "the outcomes of single examples cannot be used "
         f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
         "single seed": "each cell has one finished seed, so what another seed would give is not known",
-        "no times": "a time budget needs times that were not measured on a busy machine, and there are none",
+        "no times": NO_TIMES,
     }[refusal]
 
 
 def _missing(found: Answer) -> Iterator[str]:
+    if found.decision.refusal != "single seed":
+        yield from not_judged(found)
+    if found.decision.without_memory and found.decision.by_memory:
+        yield f"Memory was not measured for {abridged(found.decision.without_memory, 3)}."
+    yield from unfinished(found)
+
+
+def not_judged(found: Answer) -> Iterator[str]:
+    """Yield the tuned cells that were not judged, a sentence for each reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in found.decision.left_out.items():
         reasons.setdefault(reason, []).append(name)
-    if found.decision.refusal != "single seed":
-        for reason, names in reasons.items():
-            yield f"Not judged: {abridged(names, 3)} ({reason})."
-    if found.decision.without_memory and found.decision.by_memory:
-        yield f"Memory was not measured for {abridged(found.decision.without_memory, 3)}."
+    for reason, names in reasons.items():
+        yield f"Not judged: {abridged(names, 3)} ({reason})."
+
+
+def unfinished(found: Answer) -> Iterator[str]:
+    """Yield the tuned cells of which no trial ended ok."""
     if found.unfinished:
         yield f"No trial ended ok for {abridged(found.unfinished, 3)}."
 
@@ -261,5 +282,6 @@ def _on(found: Answer) -> str:
     return "" if found.task == MEAN or found.decision.question.task is None else f" on {found.task}"
 
 
-def _percent(found: Answer, name: str) -> str:
+def percent(found: Answer, name: str) -> str:
+    """Return a cell's score in percent."""
     return fmt.spread(found.costs[name].score, None, 100)

@@ -9,7 +9,7 @@ from peftbench.report import styles
 from peftbench.report.collect import Cell, Results
 from peftbench.report.derived.significance import significance
 from peftbench.report.names import display_names
-from peftbench.report.payload import details
+from peftbench.report.payload import details, questions
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.payload.columns import columns
 from peftbench.report.payload.overview import overview_of
@@ -54,6 +54,7 @@ def payload(results: Results) -> Payload:
         "palette": {"light": styles.LIGHT, "dark": styles.DARK},
         "columns": [_column(column) for column in columns(results, known, pieces)],
         "scores": scores(results, known, pieces),
+        "costs": pieces.make("what cells cost", lambda: questions.costs(results), None),
         "trials": _trials(results),
         "memory": details.memory_parts(),
         "time": details.time_parts(),

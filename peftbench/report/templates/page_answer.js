@@ -1,118 +1,151 @@
-/* The answer: probabilities from the joint draws, for the tolerated loss, budget and task of one's choice. */
-const unpack = (draws) => {
-  if (draws.made) return draws.made;
-  const text = atob(draws.data);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
-  const raw = new Int16Array(bytes.buffer);
-  draws.made = raw;
-  return raw;
+/* The answer to any question, decided and worded as `peftbench answer` does; what it follows from is in payload/questions.py. */
+const parsed = (texts) => texts.map((text) => (text === null ? null : Number(text)));
+const PEAKS = DATA.costs && parsed(DATA.costs.peak);
+const TIMES = DATA.costs && parsed(DATA.costs.seconds);
+const prepared = new Map();
+/* A task's numbers: k counts the judged cells. */
+const questionsOf = (score) => {
+  if (!score.questions || prepared.has(score)) return prepared.get(score) ?? null;
+  const text = atob(score.questions.statistics);
+  const bytes = new DataView(Uint8Array.from(text, (c) => c.charCodeAt(0)).buffer);
+  const statistics = Float32Array.from({ length: text.length / 4 }, (_, i) => bytes.getFloat32(4 * i, true));
+  const made = { ...score.questions, statistics, scores: parsed(score.questions.scores), all: score.questions.cells.map((_, k) => k) };
+  prepared.set(score, made);
+  return made;
 };
-/* Probability that a cell is within a loss of the best, by cell; null for cells that cannot be judged. */
-const probabilities = (score, loss) => {
+const ROUNDING = 1e-6;
+const SAME = 1e-9;
+const STEP = 0.005;
+const statistic = (q, k, at) => q.statistics[k * q.counts.length + at];
+/* The draws in which a cell lies within a loss (a fraction of 1). Between two of the stored counts it is interpolated. */
+const drawsWithin = (q, k, loss) => {
+  const at = Math.fround(loss + ROUNDING);
+  let [low, high] = [0, q.counts.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (statistic(q, k, middle) <= at) low = middle + 1; else high = middle;
+  }
+  if (!low) return 0;
+  const [here, next] = [q.counts[low - 1], q.counts[low] ?? q.draws + 1];
+  const [from, to] = [statistic(q, k, low - 1), low < q.counts.length ? statistic(q, k, low) : Infinity];
+  return here + Math.floor((next - here - 1) * (Number.isFinite(to) && to > from ? (at - from) / (to - from) : 0));
+};
+/* Probability that a cell is within a loss (points) of the best, by cell; null for cells that cannot be judged. */
+const probabilities = (score, points) => {
   const found = Array(COUNT).fill(null);
-  const { draws, answer } = score;
-  if (!draws || !Number.isFinite(loss)) return found;
-  if (loss === answer.within) { draws.cells.forEach((cell, k) => { found[cell] = answer.probabilities[k]; }); return found; }
-  const raw = unpack(draws);
-  const { n, cells, step, scores } = draws;
-  const values = new Float64Array(raw.length);
-  const best = new Float64Array(n).fill(-Infinity);
-  cells.forEach((cell, k) => {
-    for (let i = 0; i < n; i += 1) {
-      const value = scores[k] + step[k] * raw[k * n + i];
-      values[k * n + i] = value;
-      if (value > best[i]) best[i] = value;
-    }
-  });
-  cells.forEach((cell, k) => {
-    let good = 0;
-    for (let i = 0; i < n; i += 1) if (best[i] - values[k * n + i] <= loss / 100 + 1e-6) good += 1;
-    found[cell] = good / n;
-  });
+  const q = questionsOf(score);
+  if (q) q.all.forEach((k) => { found[q.cells[k]] = drawsWithin(q, k, points / 100) / q.draws; });
   return found;
 };
-/* The probability from which on a cell is good enough: the higher one of the two losses around, at least 95 %. */
-const levelOf = (score, loss) => {
-  const { levels } = score.answer;
-  const below = [...levels].reverse().find(([at]) => at <= loss) ?? levels[0];
-  const above = levels.find(([at]) => at >= loss) ?? levels[levels.length - 1];
-  return Math.max(below[1], above[1]);
+/* Whether so many draws are enough at a loss: between two losses with a level, the higher level counts. */
+const enough = (q, loss) => {
+  const below = q.levels.findLast(([at]) => at <= loss + SAME) ?? q.levels[0];
+  const above = q.levels.find(([at]) => at >= loss - SAME) ?? q.levels.at(-1);
+  const place = q.counts.indexOf(Math.max(below[1], above[1]));
+  return (k) => statistic(q, k, place) <= Math.fround(loss + ROUNDING);
 };
 
 let within = probabilities(scoreOf(), Number(state.within));
 const column = (name, cell) => (COLUMNS.has(name) ? COLUMNS.get(name).values[cell] : null);
-const limits = () => [measure(state.budget, BYTES), measure(state.time, SECONDS)];
-const secondsOf = (cell) => scoreOf().answer?.seconds[cell] ?? null;
-const fits = (cell) => {
+const limits = () => [memoryOf(state.budget), timeOf(state.time)];
+const byCost = (q, cells, cost) => [...cells].sort((a, b) => (cost(a) === null) - (cost(b) === null) || (cost(a) ?? 0) - (cost(b) ?? 0) || q.scores[b] - q.scores[a]);
+const highest = (q, cells) => cells.reduce((a, b) => (q.scores[b] > q.scores[a] ? b : a));
+const decide = (q) => {
+  const loss = Number(state.within) / 100;
+  const [peak, seconds] = [(k) => PEAKS[q.cells[k]], (k) => TIMES[q.cells[k]]];
   const [most, longest] = limits();
-  const paid = [[most, column("peak_train_bytes", cell)], [longest, secondsOf(cell)]];
-  return paid.every(([limit, cost]) => limit === null || (cost !== null && cost <= limit));
+  if (longest !== null && q.all.every((k) => seconds(k) === null)) return { status: "no times" };
+  const fits = (k) => [[most, peak(k)], [longest, seconds(k)]].every(([limit, cost]) => limit === null || (cost !== null && cost <= limit));
+  const allowed = q.all.filter(fits);
+  const best = highest(q, q.all);
+  const found = { loss, best, allowed, fits: allowed.length ? highest(q, allowed) : null, peak, seconds };
+  const goodAt = (at) => byCost(q, allowed.filter(enough(q, at)), peak);
+  const good = goodAt(loss);
+  if (good.length) {
+    if (q.not_judged !== null && Number(q.not_judged) > q.scores[best] - loss) return { ...found, status: "cannot tell" };
+    const timed = good.every((k) => seconds(k) !== null);
+    const [byMemory, byTime] = [peak(good[0]) === null ? null : good[0], timed ? byCost(q, good, seconds)[0] : null];
+    return { ...found, status: "answer", good, byMemory, byTime, take: byMemory ?? byTime ?? good[0] };
+  }
+  if (!allowed.some((k) => q.scores[best] - q.scores[k] <= loss)) return { ...found, status: "over budget" };
+  let [low, high] = [1, 100];
+  if (!goodAt(loss + high * STEP).length) return { ...found, status: "cannot tell" };
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (goodAt(loss + middle * STEP).length) high = middle; else low = middle + 1;
+  }
+  return { ...found, status: "cannot tell", shown: goodAt(loss + low * STEP)[0], shownWithin: 100 * (loss + low * STEP) };
 };
-const cheapest = (cells, of) => [...cells].sort((a, b) => (of(a) ?? Infinity) - (of(b) ?? Infinity) || scoreOf().mean[b] - scoreOf().mean[a])[0];
+
 const memoryText = (value) => {
   const [size, unit] = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([s]) => value >= s) ?? [1, "B"];
-  return `${fixed(value / size, size === 1 ? 0 : 1)} ${unit}`;
+  return `${size === 1 ? fixed(value, 0) : rounded(value / size, 1)} ${unit}`;
 };
 const secondsText = (value) => {
-  if (value < 120) return `${value.toFixed(value < 10 ? 2 : 1)} s`;
-  const whole = Math.round(value);
-  const two = (part) => String(part).padStart(2, "0");
+  if (value < 120) return `${rounded(value, value < 10 ? 2 : 1)} s`;
+  const whole = Number(rounded(value, 0));
+  const two = (piece) => String(piece).padStart(2, "0");
   const minutes = Math.floor(whole / 60);
   return minutes < 120 ? `${minutes} min ${two(whole % 60)} s` : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
 };
-const pointsText = (value) => `${value >= 0.1 ? value.toFixed(1).replace(/\.0$/, "") : value} point${Number(value.toFixed(1)) === 1 ? "" : "s"}`;
-/* The answer to a question other than the default one, in the words of `peftbench answer`. */
-const otherWords = () => {
-  const score = scoreOf();
-  const loss = Number(state.within);
+const pointsText = (value) => `${general(value)} point${general(value) === "1" ? "" : "s"}`;
+const abridged = (names, most) => (names.length <= most ? names.join(", ") : `${names.slice(0, most).join(", ")} and ${names.length - most} more`);
+const limitsText = () => {
   const [most, longest] = limits();
   const bounds = [most === null ? "" : memoryText(most), longest === null ? "" : secondsText(longest)].filter(Boolean);
-  const limited = bounds.length ? ` trained within ${bounds.join(" and ")}` : "";
-  const on = state.task === "0" ? "" : ` on ${score.task}`;
-  const near = `within ${pointsText(loss)} of the best${on}`;
-  const judged = score.draws.cells;
-  const allowed = judged.filter(fits);
-  const level = levelOf(score, loss);
-  const good = allowed.filter((cell) => within[cell] >= level);
-  const best = judged.reduce((a, b) => (score.mean[b] > score.mean[a] ? b : a));
-  const name = (cell) => CELLS.name[cell];
-  if (!allowed.length) {
-    const smallest = cheapest(judged, (cell) => column("peak_train_bytes", cell));
-    return [`No cell${limited}: the smallest peak is ${memoryText(column("peak_train_bytes", smallest) ?? 0)} (${name(smallest)}).`];
-  }
-  if (!good.length && judged.some((cell) => within[cell] >= level)) {
-    const fit = allowed.reduce((a, b) => (score.mean[b] > score.mean[a] ? b : a));
-    return [`No cell${limited} is known to lie ${near}, ${name(best)} (${percent(score.mean[best])}).`,
-      `The best that is, ${name(fit)} (${percent(score.mean[fit])}), loses ${pointsText(100 * (score.mean[best] - score.mean[fit]))}.`];
-  }
-  if (!good.length) {
-    const likely = [...allowed].sort((a, b) => within[b] - within[a]).slice(0, 3);
-    return [`Cannot tell yet: no cell${limited} is known to lie ${near} for new seeds and new examples.`,
-      `Likeliest to: ${likely.map((cell) => `${name(cell)} (${(100 * within[cell]).toFixed(0)} %)`).join(", ")}.`];
-  }
-  return goodWords(good, best, limited, near, loss);
+  return bounds.length ? ` trained within ${bounds.join(" and ")}` : "";
 };
-const goodWords = (good, best, limited, near, loss) => {
+const WORDS = {
+  "no times": (q) => [`No answer: ${DATA.costs.no_times}.`, ...q.left_out, ...q.unfinished],
+  answer: (q, found, name, near) => {
+    const { best, take, good, byMemory, byTime, peak, seconds, fits, loss } = found;
+    const cells = `the ${good.length} cells${limitsText()} that are known to lie ${near}`;
+    const words = [q.all.length === 1 ? `${name(take)} is the only cell that can be judged, so nothing is compared with it.`
+      : good.length === 1 ? `Take ${name(take)}: the only cell${limitsText()} that is known to lie ${near}.`
+        : byMemory !== null ? `Take ${name(take)}: of ${cells}, it needs the least memory (${memoryText(peak(take))}).`
+          : byTime !== null ? `Take ${name(take)}: of ${cells}, it trains fastest; their memory was not measured.`
+            : `Take any of ${cells}: ${abridged(good.map(name), 4)}. Neither their memory nor all their times are known.`];
+    const paid = DATA.costs.paid[q.cells[take]];
+    words.push(`Score ${q.texts[take]}${take === best ? "" : `; the best, ${name(best)}, has ${q.texts[best]}`}; P(within ${tolerated()}) is ${chances(q, take, loss)} %.${paid ? ` ${paid}` : ""}`);
+    if (byTime === null) words.push(q.no_times);
+    else if (byTime !== take) words.push(`By time it is ${name(byTime)}: ${secondsText(seconds(byTime))}${peak(byTime) === null ? "" : `, ${memoryText(peak(byTime))}`}.`);
+    else if (good.length > 1 && byMemory !== null) words.push("It also trains fastest of them.");
+    words.push(DATA.costs.beside[q.cells[take]]);
+    if (q.base !== null && Number(q.base) <= loss) words.push(`The untuned base model itself lies within ${pointsText(Number(state.within))} of the best.`);
+    if (q.below[fits]) words.push(`The best of all, ${name(best)}, is not within the budget: the best that is, ${name(fits)}, loses ${q.below[fits]}.`);
+    const unknown = good.filter((k) => peak(k) === null).map(name);
+    return [...words, ...q.left_out, unknown.length && byMemory !== null ? `Memory was not measured for ${abridged(unknown, 3)}.` : "", ...q.unfinished];
+  },
+  "cannot tell": (q, { allowed, loss, shown, shownWithin }, name, near) => {
+    const likely = allowed.map((k) => [k, chances(q, k, loss)]).sort((a, b) => b[1] - a[1] || q.scores[b[0]] - q.scores[a[0]]).slice(0, 3);
+    return [`Cannot tell yet: no cell${limitsText()} is known to lie ${near} for new seeds and new examples.`,
+      `Likeliest to: ${likely.map(([k, share]) => `${name(k)} (${share} %)`).join(", ")}.`,
+      shown === undefined ? "" : `Known so far: ${name(shown)} lies within ${pointsText(shownWithin)} of the best.`, ...q.left_out, ...q.unfinished];
+  },
+  "over budget": (q, { best, fits }, name, near) => {
+    const words = [];
+    if (fits === null) {
+      const least = (costs) => PLACES.filter((cell) => costs[cell] !== null).sort((a, b) => costs[a] - costs[b] || (CELLS.own[a] < CELLS.own[b] ? -1 : 1))[0];
+      const [small, fast] = [least(PEAKS.map((value) => value || null)), least(TIMES)];
+      const smallest = small === undefined ? "" : `: the smallest peak is ${memoryText(PEAKS[small])} (${CELLS.name[small]})`;
+      const shortest = limits()[1] === null || fast === undefined ? "" : `; the shortest training takes ${secondsText(TIMES[fast])} (${CELLS.name[fast]})`;
+      words.push(`No cell${limitsText()}${smallest}${shortest}.`);
+    } else words.push(`No cell${limitsText()} is known to lie ${near}, ${name(best)} (${q.texts[best]}).`);
+    if (fits !== null && q.below[fits]) words.push(`The best that is, ${name(fits)} (${q.texts[fits]}), loses ${q.below[fits]}.`, DATA.costs.beside[q.cells[fits]]);
+    if (q.busy && limits()[1] !== null) words.push(q.no_times);
+    return [...words, ...q.left_out, ...q.unfinished];
+  },
+};
+const chances = (q, k, loss) => Number(rounded(100 * (drawsWithin(q, k, loss) / q.draws), 0));
+const MOST_WORDS = 90;
+const counted = (texts) => texts.join(" ").split(/\s+/).filter(Boolean).length;
+const otherWords = () => {
   const score = scoreOf();
-  const name = (cell) => CELLS.name[cell];
-  const peak = (cell) => column("peak_train_bytes", cell);
-  const take = cheapest(good, peak);
-  const cells = `the ${good.length} cells${limited} that are known to lie ${near}`;
-  const words = [good.length === 1 ? `Take ${name(take)}: the only cell${limited} that is known to lie ${near}.`
-    : peak(take) !== null ? `Take ${name(take)}: of ${cells}, it needs the least memory (${memoryText(peak(take))}).` : `Take any of ${cells}.`];
-  const paid = [[peak(take), "peak", memoryText], [secondsOf(take), "training", secondsText], [column("checkpoint_bytes", take), "checkpoint", memoryText]]
-    .filter(([value]) => value !== null).map(([value, what, text]) => `${what} ${text(value)}`).join(", ");
-  words.push(`Score ${percent(score.mean[take])}${take === best ? "" : `; the best, ${name(best)}, has ${percent(score.mean[best])}`}; P(within ${loss}) is ${(100 * within[take]).toFixed(0)} %.${paid ? ` ${paid[0].toUpperCase()}${paid.slice(1)}.` : ""}`);
-  if (good.length > 1 && good.every((cell) => secondsOf(cell) !== null)) {
-    const fast = cheapest(good, secondsOf);
-    words.push(fast === take ? "It also trains fastest of them." : `By time it is ${name(fast)}: ${secondsText(secondsOf(fast))}${peak(fast) === null ? "" : `, ${memoryText(peak(fast))}`}.`);
-  }
-  const [forgets, decode, merge] = ["forgetting", "decode_over_base", "merge"].map((of) => column(of, take));
-  const beside = [forgets === null ? "" : `${forgets >= 0 ? "forgets" : "gains"} ${Math.abs(forgets).toFixed(2)} nats/token of general text`,
-    decode === null ? "" : `decodes in ${decode.toFixed(2)} times the base's time`, merge === null ? "" : merge === "yes" ? "can be merged" : "cannot be merged"].filter(Boolean);
-  if (beside.length) words.push(`It ${beside.length > 1 ? `${beside.slice(0, -1).join(", ")} and ${beside.at(-1)}` : beside[0]}.`);
-  return words;
+  const q = questionsOf(score);
+  const found = decide(q);
+  const near = `within ${pointsText(Number(state.within))} of the best${state.task === "0" ? "" : ` on ${score.task}`}`;
+  const words = WORDS[found.status](q, found, (k) => CELLS.name[q.cells[k]], near);
+  return words.filter(Boolean).reduce((kept, sentence) => (counted([...kept, sentence]) <= MOST_WORDS ? [...kept, sentence] : kept), []);
 };
 const isDefault = () => Number(state.within) === scoreOf().answer.within && limits().every((limit) => limit === null);
 /* Sentences with the names of cells as buttons that open them. */
@@ -122,11 +155,11 @@ const linked = (text) => {
   return text.split(found).map((piece, i) => (i % 2 ? element("button", { type: "button", class: "link", onclick: () => openCell(CELLS.name.indexOf(piece)) }, piece) : piece));
 };
 const answerWords = () => {
-  const { answer, draws } = scoreOf();
+  const { answer, questions } = scoreOf();
   if (!answer) return [];
-  const own = answer.refused || !draws || isDefault();
+  const own = !questions || questions.refused || !DATA.costs || isDefault();
   const [first, ...rest] = own ? answer.words : otherWords();
-  const command = own && isDefault() && answer.command ? [" ", element("code", {}, answer.command)] : [];
+  const command = own && answer.command ? [" ", element("code", {}, answer.command)] : [];
   return [element("strong", {}, ...linked(first ?? "")), " ", ...linked(rest.join(" ")), ...command];
 };
 const drawAnswer = () => {
@@ -138,9 +171,10 @@ const bindAnswer = () => {
   DATA.scores.forEach((score, i) => task.append(element("option", { value: String(i) }, score.task)));
   task.closest("label").hidden = DATA.scores.length < 2;
   const inputs = { within: byId("within"), budget: byId("budget"), time: byId("time"), task };
-  const fill = () => { for (const [name, input] of Object.entries(inputs)) if (input.value !== state[name]) input.value = state[name]; };
-  const bad = (name, value) => (name === "within" && !(Number(value) > 0 && Number(value) <= 100))
-    || (name === "budget" && Number.isNaN(measure(value, BYTES))) || (name === "time" && Number.isNaN(measure(value, SECONDS)));
+  const fill = () => {
+    for (const [name, input] of Object.entries(inputs)) if (input.value !== state[name]) { input.value = state[name]; input.setAttribute("aria-invalid", "false"); }
+  };
+  const bad = (name, value) => !ALLOWED[name](value);
   for (const [name, input] of Object.entries(inputs)) {
     input.addEventListener("input", () => {
       input.setAttribute("aria-invalid", String(bad(name, input.value)));

@@ -12,12 +12,21 @@ for (const column of DATA.columns) {
   column.head = column.unit ? `${column.title} (${column.unit})` : column.title;
 }
 
-const formats = new Map();
-const fixed = (value, digits) => {
-  if (!formats.has(digits)) {
-    formats.set(digits, new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
-  }
-  return formats.get(digits).format(value);
+/* A number with some decimals, rounded as Python does: the exact value, of two equally near ones the even one. */
+const rounded = (value, digits) => {
+  const text = value.toFixed(digits);
+  if (Math.abs(value * 10 ** digits * 2) % 2 !== 1 || digits > 15 || !/[13579]$/.test(text)) return text;
+  const exact = value.toFixed(digits + 60);
+  return /^50*$/.test(exact.slice(exact.indexOf(".") + 1 + digits)) ? (value - (Math.sign(value) * 10 ** -digits) / 2).toFixed(digits) : text;
+};
+const grouped = (text) => text.replace(/^(-?)(\d+)/, (_, sign, whole) => sign + whole.replace(/\B(?=(\d{3})+$)/g, ","));
+const fixed = (value, digits) => grouped(rounded(value, digits));
+/* A number as Python's "g" writes it: six significant digits. */
+const general = (value) => {
+  const size = value === 0 ? 0 : Math.floor(Math.log10(Math.abs(Number(value.toPrecision(6)))));
+  if (size >= -4 && size < 6) return String(Number(rounded(value, 5 - size)));
+  const [digits, power] = value.toExponential(5).split("e");
+  return `${Number(digits)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
 };
 /* Three significant digits below a hundred, whole numbers with separators above. */
 const number = (value) => {
@@ -101,11 +110,22 @@ const DEFAULTS = {
 };
 const state = { ...DEFAULTS };
 const listeners = [];
+/* Of each choice the values that it may have; whatever else an address says is ignored, with the default in its place. */
+const FILTERS = { method: CELLS.title, rank: CELLS.rank, precision: CELLS.precision, base: CELLS.base };
+const among = (values) => (value) => values.map((each) => String(each ?? "none")).includes(value);
+const KNOWN_COLUMNS = new Set(["cell", "score", "within", ...COLUMNS.keys(), ...DATA.scores.flatMap((_, i) => [`score_${i}`, `score_${i}_sd`])]);
+const ALLOWED = {
+  within: (text) => !Number.isNaN(pointsOf(text)), budget: (text) => !Number.isNaN(memoryOf(text)), time: (text) => !Number.isNaN(timeOf(text)),
+  task: among(DATA.scores.map((_, i) => i)), cost: among(COSTS.map(([name]) => name)), columns: (text) => text.split(",").every((name) => !name || KNOWN_COLUMNS.has(name)),
+  sort: (text) => { const [name, direction, ...more] = text.split(","); return KNOWN_COLUMNS.has(name) && ["asc", "desc"].includes(direction) && !more.length; },
+  search: () => true, ...Object.fromEntries(Object.entries(FILTERS).map(([name, values]) => [name, among(values)])), open: among(DATA.trials.key),
+};
 const readAddress = () => {
   const given = new URLSearchParams(location.hash.slice(1));
-  for (const name of Object.keys(DEFAULTS)) state[name] = given.get(name) ?? DEFAULTS[name];
-  if (!DATA.scores[Number(state.task)]) state.task = DEFAULTS.task;
-  if (state.cost && !COLUMNS.has(state.cost)) state.cost = DEFAULTS.cost;
+  for (const name of Object.keys(DEFAULTS)) {
+    const value = given.get(name);
+    state[name] = value !== null && (value === DEFAULTS[name] || ALLOWED[name](value)) ? value : DEFAULTS[name];
+  }
 };
 const writeAddress = () => {
   const kept = new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]));
@@ -122,14 +142,20 @@ const choose = (changes) => {
 /* Call a function whenever one of these choices changes. */
 const onChoice = (names, call) => listeners.push((changed) => { if (names.some((name) => changed.has(name))) call(changed); });
 
+/* Units as the options of `peftbench answer` know them. */
 const BYTES = { b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
-const SECONDS = { s: 1, sec: 1, min: 60, m: 60, h: 3600, d: 86400 };
-/* A size with its unit, like "16 GiB" or "90 min": null for none, NaN for what is none. */
-const measure = (text, units) => {
+const SECONDS = { s: 1, min: 60, m: 60, h: 3600, d: 86400 };
+/* A size or time with its unit, like "16 GiB" or "90 min": null for none, NaN for what is none. */
+const measured = (text, units, whole) => {
   if (!text.trim()) return null;
-  const found = /^\s*([\d.]+)\s*([a-z]+)\s*$/i.exec(text);
-  const unit = found && units[found[2].toLowerCase()];
-  return unit ? Number(found[1]) * unit : NaN;
+  const found = /^\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)\s*$/.exec(text);
+  const unit = found && units[whole ? found[2].toLowerCase() : found[2]];
+  const value = unit ? Number(found[1]) * unit : NaN;
+  const kept = whole ? Math.trunc(value) : value;
+  return kept > 0 && kept < Infinity ? kept : NaN;
 };
-const tolerated = () => String(Number(state.within));
+const memoryOf = (text) => measured(text, BYTES, true);
+const timeOf = (text) => measured(text, SECONDS, false);
+const pointsOf = (text) => (/^\s*(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(text) && Number(text) > 0 && Number(text) <= 100 ? Number(text) : NaN);
+const tolerated = () => general(Number(state.within));
 const scoreOf = () => DATA.scores[Number(state.task)];

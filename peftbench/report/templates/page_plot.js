@@ -95,7 +95,7 @@ const plotSpec = (rows) => {
   const front = frontOf(rows);
   const named = placed(front, rows, log, byId("plot").clientWidth - 60, 330);
   const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
-  const most = state.cost === "peak_train_bytes" ? measure(state.budget, BYTES) : state.cost === "train_seconds" ? measure(state.time, SECONDS) : null;
+  const most = state.cost === "peak_train_bytes" ? memoryOf(state.budget) : state.cost === "train_seconds" ? timeOf(state.time) : null;
   const budget = most ? [{ x: most / cost.size, name: "budget" }] : [];
   const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
   const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~g", tickCount: 8, labelOverlap: true, grid: true };

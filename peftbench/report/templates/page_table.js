@@ -20,8 +20,7 @@ const chosen = () => new Set(state.columns.split(",").filter(Boolean));
 const filters = () => {
   const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = ["method", "rank", "precision", "base"].filter((name) => state[name] !== "");
-  const of = { method: CELLS.title, rank: CELLS.rank, precision: CELLS.precision, base: CELLS.base };
-  return (cell) => (!brushed || brushed.has(cell)) && wanted.every((name) => String(of[name][cell] ?? "none") === state[name])
+  return (cell) => (!brushed || brushed.has(cell)) && wanted.every((name) => String(FILTERS[name][cell] ?? "none") === state[name])
     && words.every((word) => CELLS.name[cell].toLowerCase().includes(word));
 };
 const filterTable = () => {
@@ -86,8 +85,7 @@ const bindFilters = () => {
   const search = byId("search");
   search.value = state.search;
   search.addEventListener("input", () => choose({ search: search.value }));
-  const lists = { method: CELLS.title, rank: CELLS.rank, precision: CELLS.precision, base: CELLS.base };
-  for (const [name, values] of Object.entries(lists)) {
+  for (const [name, values] of Object.entries(FILTERS)) {
     const select = byId(`filter-${name}`);
     const all = [...new Set(values)].map((value) => value ?? "none").sort((a, b) => a - b || 0);
     select.append(element("option", { value: "" }, "all"), ...all.map((value) => element("option", { value: String(value) }, String(value))));

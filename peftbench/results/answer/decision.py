@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from scipy.special import stdtr  # type: ignore[import-untyped]
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
 from peftbench.results.answer.losses import Losses, losses
 from peftbench.results.answer.planning import Needed, needed
@@ -97,8 +97,17 @@ class Decision:
     """Tuned cells that were not judged, with the reason."""
     without_memory: tuple[str, ...] = ()
     """Good enough cells whose memory was not measured."""
-    base_within: bool = False
-    """Whether the untuned base model is itself known to lie within the tolerated loss of the best cell."""
+    base_bound: float | None = None
+    """The smallest loss, a fraction of 1, within which of the best cell the untuned base model is known to lie; None if
+    its outcomes are not stored."""
+    best_not_judged: float | None = None
+    """Highest score, a fraction of 1, of the cells that were not judged although their outcomes are stored."""
+
+    @property
+    def base_within(self) -> bool:
+        """Whether there is an answer and the untuned base model too is known to lie within the tolerated loss."""
+        within = self.question.within / 100
+        return self.status == "answer" and self.base_bound is not None and self.base_bound <= within
 
     @property
     def best(self) -> str | None:
@@ -136,18 +145,23 @@ def decide(
     if not judged:
         refusal: Refusal = "no outcomes" if all(one.outcomes is None for one in candidates) else "single seed"
         return Decision("refused", question, refusal, left_out=left_out)
-    known = {"judged": tuple(judged), "left_out": left_out}
     chosen = [one for one in candidates if one.name in judged]
     found = losses(judged)
+    others = [one.outcomes.mean for one in candidates if one.outcomes is not None and one.name not in judged]
+    known = {
+        "judged": tuple(judged),
+        "left_out": left_out,
+        "base_bound": _base_bound(chosen, judged, found.names[found.leader]),
+        "best_not_judged": max(others, default=None),
+    }
     for what, p_values in _tests(chosen, levels or {}).items():
         if p_values and min(holm(p_values)) >= LEVEL:
             return Decision("refused", question, what, losses=found, **known)  # type: ignore[arg-type]
     if question.time_seconds is not None and all(one.train_seconds is None for one in chosen):
         return Decision("refused", question, "no times", losses=found, **known)  # type: ignore[arg-type]
     decided = _decided(chosen, judged, found, question, known)
-    best, within = judged[found.names[found.leader]].mean, question.within / 100
-    unknown = [one.outcomes for one in candidates if one.name not in judged and one.outcomes is not None]
-    if decided.status == "answer" and any(outcomes.mean > best - within for outcomes in unknown):
+    highest = judged[found.names[found.leader]].mean
+    if decided.status == "answer" and any(other > highest - question.within / 100 for other in others):
         # a cell of one seed may be the best
         return replace(decided, status="cannot tell", by_memory=None, by_time=None, good=())
     return decided
@@ -179,7 +193,6 @@ def _decided(
             by_time=_by_cost(good, judged, "train_seconds")[0].name if timed else None,
             good=tuple(one.name for one in good),
             without_memory=tuple(one.name for one in good if one.peak_train_bytes is None),
-            base_within=_base_within(chosen, judged[best], best, within),
             **common,  # type: ignore[arg-type]
         )
         return answer
@@ -259,10 +272,12 @@ def _above(value: float, found: Estimate) -> float:
     return float(stdtr(min(found.degrees_of_freedom, 1e9), -value / found.standard_error))
 
 
-def _base_within(chosen: Sequence[Candidate], best: Outcomes, name: str, within: float) -> bool:
-    """Return whether the best cell is known to gain no more than a loss over its untuned base model."""
-    base = next(one.base for one in chosen if one.name == name)
+def _base_bound(chosen: Sequence[Candidate], judged: Mapping[str, Outcomes], best: str) -> float | None:
+    """Return the upper end of the one-sided 95 % interval of what the best cell gains over its untuned base model."""
+    base = next(one.base for one in chosen if one.name == best)
     if base is None:
-        return False
-    gain = difference(base, best)
-    return _above(within - gain.value, gain) <= LEVEL
+        return None
+    gain = difference(base, judged[best])
+    if gain.standard_error <= 0:
+        return gain.value + _NOTHING
+    return gain.value + gain.standard_error * float(stdtrit(min(gain.degrees_of_freedom, 1e9), 1 - LEVEL))

@@ -14,7 +14,8 @@ its probability reaches a level, 95 % or more, at which a table in which cells l
 have any of them called so with a probability of at most 5 %. The level is computed from the same draws: the leader and
 the k cells that may lie within the loss are put at it, their scores are drawn, and the highest of the k cells'
 probabilities is at or above the level in 5 % of the draws; k is the number of such cells, its half, its quarter and so
-on, and the highest of their levels counts. Two cells have the level 95 %.
+on, and the highest of their levels counts. Two cells have the level 95 %. It is computed at the losses ``LEVELS_AT``;
+between two of them the higher of theirs counts, so that a page that has them decides as this module does.
 
 **Few errors.** If two cells are right on the same examples, their difference has no variance, although new examples
 could differ. Three examples on which they disagree are added to the sum of squares, which reproduces the upper bound of
@@ -61,6 +62,10 @@ _POSSIBLE, _MOST_POSSIBLE = 0.005, 100
 """A cell may lie within a loss if it does, compared with the leader alone, with this probability; at most so many."""
 _MOST_TABLES = 20_000
 """Tables times cells that are drawn for the level."""
+LEVELS_AT = tuple(points / 100 for points in (0, 0.5, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 50, 100))
+"""Losses, fractions of 1, at which the level is computed."""
+_SAME = 1e-9
+"""Losses that differ by less are the same."""
 DISAGREEING = 3.0
 """Examples on which two cells disagree that are added to those observed."""
 _KNOTS = np.linspace(0.0, 6.0, 121).clip(1e-3)
@@ -111,9 +116,12 @@ class Losses:
         Args:
             within: the loss, a fraction of 1.
         """
-        if within not in self._levels:
-            self._levels[within] = _level(self, within)
-        return self._levels[within]
+        below = max((at for at in LEVELS_AT if at <= within + _SAME), default=LEVELS_AT[0])
+        above = min((at for at in LEVELS_AT if at >= within - _SAME), default=LEVELS_AT[-1])
+        for at in (below, above):
+            if at not in self._levels:
+                self._levels[at] = _level(self, at)
+        return max(self._levels[below], self._levels[above])
 
     def good_enough(self, within: float) -> NDArray[np.bool_]:
         """Return which cells are known to lie within a loss of the best cell.
@@ -123,7 +131,7 @@ class Losses:
         """
         probability = self.probability(within)
         if not (probability >= SURE).any():
-            return np.zeros(len(self.names), dtype=np.bool_)
+            return np.zeros(len(self.names), dtype=np.bool_)  # without the time that the level takes
         return np.asarray(probability >= self.level(within))
 
 
