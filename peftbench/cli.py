@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.commands import BAD_INPUT, FAILED, INTERRUPTED, backstop, command_line, init_options, streams
+from peftbench.commands import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    backstop,
+    command_line,
+    export_options,
+    init_options,
+    list_options,
+    streams,
+)
 from peftbench.errors import UserError, shows_traceback
 from peftbench.version import __version__
 
@@ -84,7 +94,8 @@ def parser() -> command_line.Parser:
     _add_answer(commands)
     _add_report(commands)
     _add_compare(commands)
-    _add_list(commands)
+    export_options.add(commands)
+    list_options.add(commands)
     return top
 
 
@@ -246,25 +257,6 @@ def _add_compare(commands: Commands) -> None:
     command.set_defaults(command=_compare, parser=command)
 
 
-def _add_list(commands: Commands) -> None:
-    command = commands.add_parser(
-        "list",
-        help="list methods, tasks, precisions, suites and model shapes",
-        examples=("peftbench list suites", "peftbench list methods lora"),
-    )
-    command.add_argument(
-        "what",
-        nargs="?",
-        choices=("methods", "tasks", "precisions", "suites", "shapes"),
-        help="what to list (default: everything); shapes are configs of known models, for base: {shape: NAME}",
-    )
-    name = command.add_argument(
-        "name", nargs="?", metavar="NAME", help="with methods: details of one, or of a peft tuner"
-    )
-    _completed(name, command_line.method_names)
-    command.set_defaults(command=_list, parser=command)
-
-
 def _load(arguments: argparse.Namespace) -> Suite:
     """Return the suite that a command names, with its options applied."""
     from peftbench import suite
@@ -330,20 +322,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     from peftbench.commands import results
 
     return results.compare(*places)
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from peftbench.commands import listing, selection
-
-    selection.warn_of_unusable_methods()
-    if arguments.name:
-        if arguments.what != "methods":
-            raise UserError(f"only `list methods` accepts a name; given: list {arguments.what} {arguments.name}")
-        print(listing.method(arguments.name), end="")
-        return 0
-    kinds = (arguments.what,) if arguments.what else listing.KINDS
-    print("\n".join(listing.text(kind) for kind in kinds), end="")
-    return 0
 
 
 if __name__ == "__main__":

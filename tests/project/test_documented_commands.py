@@ -74,7 +74,7 @@ def test_enough_commands_are_found():
     assert len(DOCUMENTS) >= 40
     assert len(SHOWN) >= 35
     assert len(SPANS) >= 40
-    assert {words[0] for words in SHOWN} == {"init", "run", "plan", "answer", "report", "compare", "list"}
+    assert {words[0] for words in SHOWN} == {"init", "run", "plan", "answer", "report", "compare", "export", "list"}
     assert {words[0] for words in BLOCKS} <= set(PROGRAMS)
 
 

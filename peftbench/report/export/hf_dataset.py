@@ -1,0 +1,76 @@
+"""A data set for the Hugging Face hub: parquet files and the card that names them, as ``load_dataset`` reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftbench.errors import UserError
+from peftbench.report.export import Written
+from peftbench.report.export.runs import Exported
+from peftbench.report.export.tables import arrow_tables
+
+CARD = "README.md"
+
+
+def write(results: Exported, output: Path) -> Written:
+    """Write the card and a parquet file for each dataset with rows, in place of those of an earlier export."""
+    from peftbench.results.store.files import replacing, save
+
+    tables = {kind: table for kind, table in arrow_tables(results).items() if table.num_rows}
+    for kind in ("trials", "steps", "examples"):
+        (output / f"{kind}.parquet").unlink(missing_ok=True)
+    for kind, table in tables.items():
+        save(output / f"{kind}.parquet", [table], table.schema)
+    with replacing(output / CARD) as out:
+        out.write(_card(results, list(tables)).encode())
+    private = "the examples hold your prompts, answers and the models' outputs: read them before you publish"
+    upload = f"hf upload --repo-type dataset NAME {output}"
+    return Written(len(results.tables.trials), hint=f"{upload}   ({private})" if "examples" in tables else upload)
+
+
+def _card(results: Exported, kinds: list[str]) -> str:
+    import yaml
+
+    trials = results.tables.trials
+    suites = ", ".join(sorted(map(str, trials["suite"].unique())))
+    head = {
+        "pretty_name": f"peftbench results: {suites}",
+        "tags": ["peftbench", "peft", "benchmark-results"],
+        "configs": [
+            {"config_name": kind, "data_files": f"{kind}.parquet", **({"default": True} if kind == "trials" else {})}
+            for kind in kinds
+        ],
+    }
+    command = f"\n\nThey were made by\n\n```\n{results.grid.command}\n```" if results.grid else ""
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# Results of peftbench: {suites}",
+        f"{len(trials)} trials of fine-tuning methods on {', '.join(sorted(map(str, trials['base'].unique())))}: "
+        f"{_counts(results)}. Raw values; null means not measured or not applicable.{command}",
+        _table(results),
+        "# Columns",
+        _columns(kinds),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(results: Exported) -> str:
+    counts = results.tables.trials["status"].value_counts()
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _table(results: Exported) -> str:
+    from peftbench import report
+
+    try:
+        return report.table(results.folder, "md").rstrip()
+    except UserError as error:
+        return f"There is no table of these trials: {error}"
+
+
+def _columns(kinds: list[str]) -> str:
+    from peftbench.results.store.document import BEGIN, END, document
+
+    text = document().removeprefix(BEGIN).rstrip().removesuffix(END)
+    parts = [part for part in text.split("\n## `") if part.partition("`")[0] in kinds]
+    return "".join(f"\n## `{part}" for part in parts).strip()
