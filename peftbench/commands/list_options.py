@@ -13,29 +13,42 @@ def add(commands: Any) -> None:
     """Add the command to the parser's."""
     command = commands.add_parser(
         "list",
-        help="list methods, tasks, precisions, suites and model shapes",
-        examples=("peftbench list suites", "peftbench list methods lora"),
+        help="list methods, tasks, precisions, suites and model shapes; how a base model is built",
+        examples=("peftbench list methods lora", "peftbench list base nano"),
     )
     command.add_argument(
         "what",
         nargs="?",
-        choices=("methods", "tasks", "precisions", "suites", "shapes"),
-        help="what to list (default: everything); shapes are configs of known models, for base: {shape: NAME}",
+        choices=("methods", "tasks", "precisions", "suites", "shapes", "base"),
+        help="what to list (default: everything but base); shapes are configs of known models, for base: {shape: "
+        "NAME}; base: how one base model is built",
     )
     name = command.add_argument(
-        "name", nargs="?", metavar="NAME", help="with methods: details of one, or of a peft tuner"
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="with methods: details of one, or of a peft tuner; with base: a folder, a hub id or a shape",
     )
     name.completer = command_line.method_names
+    command.add_argument("--json", action="store_true", help="with base: print JSON; unknown is null")
     command.set_defaults(command=_list, parser=command)
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.what == "base":
+        from peftbench.commands import base_anatomy
+
+        return base_anatomy.command(arguments.name, arguments.json)
     from peftbench.commands import listing, selection
 
+    if arguments.json:
+        raise UserError("--json: allowed with `list base` only")
     selection.warn_of_unusable_methods()
     if arguments.name:
         if arguments.what != "methods":
-            raise UserError(f"only `list methods` accepts a name; given: list {arguments.what} {arguments.name}")
+            raise UserError(
+                f"only `list methods` and `list base` accept a name; given: list {arguments.what} {arguments.name}"
+            )
         print(listing.method(arguments.name), end="")
         return 0
     kinds = (arguments.what,) if arguments.what else listing.KINDS

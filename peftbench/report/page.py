@@ -26,7 +26,9 @@ _PART = "peftbenchPart("
 """How each file beside a page begins."""
 LARGEST = 5_000_000
 """Bytes of a page; what would exceed them is in files beside it, which are read when something is opened."""
-SCRIPTS = tuple(f"page_{name}.js" for name in ("data", "answer", "tips", "plot", "table", "trial", "sections", "start"))
+SCRIPTS = tuple(
+    f"page_{name}.js" for name in ("data", "answer", "tips", "plot", "table", "trial", "sections", "anatomy", "start")
+)
 """The page's own scripts, in their order."""
 SECTIONS = (
     ("heat", "Rank by precision"),
@@ -38,6 +40,7 @@ SECTIONS = (
     ("notes", "Notes on the numbers"),
     ("settings", "Settings"),
     ("environment", "Environment"),
+    ("anatomy", "Anatomy of the base"),
 )
 """What is folded on the page: name in the scripts, title."""
 

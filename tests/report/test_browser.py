@@ -133,7 +133,7 @@ def test_nothing_overflows_and_all_sections_open_everywhere(everywhere: Any) -> 
     fits = "document.documentElement.scrollWidth <= innerWidth"
     assert everywhere.evaluate(fits)
     names = everywhere.evaluate("[...document.querySelectorAll('details[data-section]')].map((d) => d.dataset.section)")
-    assert names == ["heat", "ledger", "curves", "phases", "samples", "notes", "settings", "environment"]
+    assert names == ["heat", "ledger", "curves", "phases", "samples", "notes", "settings", "environment", "anatomy"]
     for name in names:
         everywhere.click(f"details[data-section={name}] > summary")
         what = "canvas" if name in ("heat", "ledger", "curves", "phases") else "p, dl, table"

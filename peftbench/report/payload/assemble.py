@@ -7,8 +7,10 @@ from typing import Any
 
 from peftbench.report import styles
 from peftbench.report.collect import Cell, Results
+from peftbench.report.derived import anatomy
 from peftbench.report.derived.significance import significance
 from peftbench.report.names import display_names
+from peftbench.report.payload import anatomy as anatomies
 from peftbench.report.payload import details, questions
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.payload.columns import columns
@@ -34,6 +36,7 @@ class Payload:
 def payload(results: Results) -> Payload:
     """Return the page's data: the same texts for the same results."""
     pieces = Pieces()
+    reading = pieces.make("the anatomy of the base", lambda: anatomy.start(results), None)
     parts: dict[str, Any] = {}
     nothing: list[Any] = [None] * len(results.trials)
     each = (("curves", "training losses", details.curves), ("ledgers", "memory ledgers", details.ledgers))
@@ -60,6 +63,7 @@ def payload(results: Results) -> Payload:
         "time": details.time_parts(),
         **overview_of(results, pieces),
     }
+    core["anatomy"] = pieces.make("the anatomy of the base", lambda: anatomies.shown(reading.finish()), [])
     core["warnings"] = [*pieces.notes, *core["warnings"]]
     return Payload(packed(core), {name: packed(value) for name, value in parts.items()})
 

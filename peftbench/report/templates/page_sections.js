@@ -145,7 +145,7 @@ const families = () => {
 };
 const LIVE = new Set(["heat", "ledger", "phases", "curves"]);
 const bindSections = () => {
-  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), notes: DATA.notes.length > 0 };
+  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), notes: DATA.notes.length > 0, anatomy: DATA.anatomy.length > 0 };
   for (const details of document.querySelectorAll("details[data-section]")) {
     const name = details.dataset.section;
     if (there[name] === false) { details.remove(); continue; }
