@@ -16,6 +16,7 @@ from peftbench.commands import (
     backstop,
     command_line,
     export_options,
+    history_options,
     init_options,
     list_options,
     streams,
@@ -94,6 +95,7 @@ def parser() -> command_line.Parser:
     _add_answer(commands)
     _add_report(commands)
     _add_compare(commands)
+    history_options.add(commands)
     export_options.add(commands)
     list_options.add(commands)
     return top

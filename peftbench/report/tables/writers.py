@@ -64,26 +64,26 @@ def write_text(table: Table, widest: int | None = None, widest_head: int = WIDES
 def write_md(table: Table) -> str:
     """Return the table in GitHub's Markdown."""
     lines = [
-        _md_line(column.head for column in table.columns),
+        md_line(column.head for column in table.columns),
         "|" + "|".join(" ---: " if column.numeric else " :--- " for column in table.columns) + "|",
-        *(_md_line(value.text for value in row.values) for row in table.rows),
+        *(md_line(value.text for value in row.values) for row in table.rows),
     ]
-    return "\n".join([*lines, "", *(_md(note) + "  " for note in table.notes)]).rstrip() + "\n"
+    return "\n".join([*lines, "", *(md(note) + "  " for note in table.notes)]).rstrip() + "\n"
 
 
 def write_rank_tables_md(heading: str, methods: Sequence[MethodRankTables]) -> str:
     """Return small tables of rank against precision in GitHub's Markdown: a heading per method, bold titles."""
-    lines = [_md(heading), ""]
+    lines = [md(heading), ""]
     for method in methods:
-        lines += [f"### {_md(method.title)}{f' ({_md(method.rank_meaning)})' if method.rank_meaning else ''}", ""]
+        lines += [f"### {md(method.title)}{f' ({md(method.rank_meaning)})' if method.rank_meaning else ''}", ""]
         for table in method.tables:
             lines += [
-                f"**{_md(table.title)}** ({_md(table.unit)})",
+                f"**{md(table.title)}** ({md(table.unit)})",
                 "",
-                _md_line([method.rank_meaning and "r", *method.precisions]),
+                md_line([method.rank_meaning and "r", *method.precisions]),
             ]
             lines.append("|" + " ---: |" * (1 + len(method.precisions)))
-            lines += [*(_md_line([rank, *entries]) for rank, entries in table.lines), ""]
+            lines += [*(md_line([rank, *entries]) for rank, entries in table.lines), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -131,11 +131,12 @@ def write_tex(table: Table) -> str:
     )
 
 
-def _md_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(_md(text) for text in texts) + " |"
+def md_line(texts: Iterable[str]) -> str:
+    """Return texts as a row of a table in Markdown."""
+    return "| " + " | ".join(md(text) for text in texts) + " |"
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
     """Escape Markdown and HTML markup; underscores inside a word need no escape."""
     return re.sub(r"([\\|`*<>\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _line(text))
 

@@ -7,8 +7,8 @@ and never torch.
 """
 
 from peftbench.results.store.files import SEARCH
-from peftbench.results.store.reading import RecordedGrid, Tables, done, read, read_trials, recorded_grid
-from peftbench.results.store.writing import compact, open_for_run, record_grid, write
+from peftbench.results.store.reading import RecordedGrid, Tables, done, read, read_rows, read_trials, recorded_grid
+from peftbench.results.store.writing import compact, open_for_run, record_grid, write, write_new
 
 __all__ = [
     "SEARCH",
@@ -18,8 +18,10 @@ __all__ = [
     "done",
     "open_for_run",
     "read",
+    "read_rows",
     "read_trials",
     "record_grid",
     "recorded_grid",
     "write",
+    "write_new",
 ]

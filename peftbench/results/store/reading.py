@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -137,6 +137,44 @@ def read_trials(folder: Path | str) -> pd.DataFrame:
     """Return the trials only; see ``read``."""
     folder = existing(Path(folder))
     return _undisturbed(folder, lambda: _trials_frame(folder, _trials(folder)[0]))
+
+
+def read_rows(folder: Path | str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the trials with these columns and the scores' only, for whoever reads many folders.
+
+    It takes a fraction of the time of ``read_trials``. A column that no file has is null. Rows of schema version 1 are
+    completed as ``read_trials`` does.
+
+    Raises:
+        UserError: as ``read``.
+    """
+    folder = existing(Path(folder))
+
+    def look() -> list[dict[str, Any]]:
+        wanted = {"key", "status", "finished_at", "schema_version", *names}
+        found: dict[str, tuple[tuple[bool, str, str], dict[str, Any]]] = {}
+        for name in files.names(folder, "trials"):
+            with files.opened(files.path_of(folder, "trials", name)) as file:
+                stored = [each for each in file.schema_arrow.names if each in wanted or each.startswith("score_")]
+                listed = file.read(stored, use_threads=False).to_pylist()
+            for row in listed:
+                order = (not name.startswith(files.PART), row["finished_at"] or "", name)
+                if row["key"] not in found or order >= found[row["key"]][0]:
+                    found[row["key"]] = order, dict.fromkeys(wanted) | row
+        if not found:
+            raise UserError(f"{folder} holds no results")
+        rows = [row for _, row in found.values()]
+        if any(row["schema_version"] in (None, 1) for row in rows):
+            frame = read_trials(folder)
+            kept = [each for each in frame if each in wanted or str(each).startswith("score_")]
+            whole = frame[kept].astype(object)
+            return [
+                {str(key): value for key, value in row.items()}
+                for row in whole.where(whole.notna(), None).to_dict("records")
+            ]
+        return rows
+
+    return _undisturbed(folder, look)
 
 
 def read(folder: Path | str) -> Tables:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from peftbench.errors import UserError
 from peftbench.records import Result
 from peftbench.records.watch import Watch
 from peftbench.results.store import files
@@ -81,6 +82,32 @@ def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None
         loose = sum(1 for name in files.names(folder, "trials") if not name.startswith(files.PART))
         if loose % LOOSE_TRIALS == 0:
             _compact(folder)
+
+
+def write_new(folder: Path | str, results: Sequence[Result], tasks: Iterable[str]) -> None:
+    """Store many results at once as a folder of its own, for results that were not run here.
+
+    Args:
+        folder: the results folder; created if it does not exist.
+        results: at least one, of different keys.
+        tasks: names of all tasks.
+
+    Raises:
+        UserError: if the folder has results already, or cannot be written.
+    """
+    folder, tasks = Path(folder), list(tasks)
+    with files.locked(folder):
+        if (folder / "trials").is_dir() and files.names(folder, "trials"):
+            raise UserError(f"{folder} has results already: choose another folder, or delete it")
+        rows = {
+            "examples": [vars(row) for result in results for row in result.examples],
+            "steps": [vars(row) for result in results for row in result.steps],
+            "trials": [vars(result.row) | scores_of(result.scores) for result in results],
+        }
+        part = files.PART + hashlib.sha256(repr([r.row.key for r in results]).encode()).hexdigest()[:16]
+        for kind in KINDS:
+            made = table(kind, rows[kind], tasks)
+            files.save(files.path_of(folder, kind, part), [made], made.schema)
 
 
 def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from peftbench.records.watch import Kind, Watch
 from peftbench.results.busy_machine import Measured
 from peftbench.results.rows import is_number
-from peftbench.results.watch import exact, inference, memory, merge, retention, scores, speed, statuses
+from peftbench.results.watch import common_shift, exact, inference, memory, merge, retention, scores, speed, statuses
 from peftbench.results.watch.differences import changed_metrics, other_split
 from peftbench.results.watch.examples import crossed_difference
 from peftbench.results.watch.findings import Cell, Finding
@@ -134,6 +134,9 @@ def _scores(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable
             else:
                 compared[cell] = scores.Compared(*sides, _score_difference(quantity, cell, sides, (old, new)))
         yield from scores.judge(quantity, compared, dict.fromkeys(compared, limits))
+        yield from common_shift.judge(
+            quantity, {cell: (each.old, each.new) for cell, each in compared.items()}, tolerated
+        )
 
 
 def _scored_apart(quantity: Quantity, old: pd.DataFrame, new: pd.DataFrame) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from peftbench.results.crossed_effects.student import LEVEL
 from peftbench.results.watch.findings import Cell, Finding, Interval, Sides, Verdict, finding, moved
-from peftbench.results.watch.noise import Error, Moves, adjusted, moves, pooled
+from peftbench.results.watch.noise import Error, Moves, adjusted, moves, pooled, spread_over_cells
 from peftbench.results.watch.quantities import Quantity, Seed, mean
 
 Values = Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]]
@@ -21,7 +21,8 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
     A trial's change is a share of its cell's old mean. The spread of these changes over the seeds of each cell, pooled
     over all cells, is the allocator's tolerance. Growth counts if it is beyond ``tolerated`` in Student's test with
     this tolerance, after Holm's correction over the cells. If all repetitions agree, any growth counts. With one trial
-    a side in every cell nothing is known of the tolerance: only equal peaks can be judged.
+    a side in every cell, the cells are the repetitions of each other: their changes' spread about the middle one is the
+    tolerance, and only growth beyond 1 % counts. With few such cells, only equal peaks can be judged.
 
     Args:
         quantity: the peak.
@@ -37,7 +38,7 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
             found[cell] = one
     noise = pooled(found.values())
     if noise is None:
-        return [_without_noise(cell, quantity, *values[cell], tolerated) for cell in found]
+        return _by_other_cells(quantity, values, {cell: one.change for cell, one in found.items()}, tolerated)
     errors = {cell: Error((noise[0] * one.weight) ** 0.5, noise[1]) for cell, one in found.items()}
     p = adjusted({cell: errors[cell].beyond(one.change, tolerated) for cell, one in found.items()})
     return [
@@ -67,6 +68,30 @@ def _finding(
         verdict, reason = "cannot tell", "repetitions differ by as much"
     rule = "beyond the spread of repetitions"
     return finding(cell, quantity, verdict, rule, Sides.of(*sides), Interval(one.change, low, high), p, reason)
+
+
+def _by_other_cells(
+    quantity: Quantity, values: Values, changes: Mapping[Cell, float], tolerated: float
+) -> list[Finding]:
+    """Return the verdicts on cells with one trial a side."""
+    error = spread_over_cells(list(changes.values()))
+    if error is None:
+        return [_without_noise(cell, quantity, *values[cell], tolerated) for cell in changes]
+    margin = max(WITHIN, tolerated)
+    p = adjusted({cell: error.beyond(change, margin) for cell, change in changes.items()})
+    found = []
+    for cell, change in changes.items():
+        verdict: Verdict = "unchanged" if abs(change) <= margin else "cannot tell"
+        if p[cell] < LEVEL:
+            verdict = moved(quantity, change)
+        reason = "other cells moved by as much" if verdict == "cannot tell" else None
+        rule = f"beyond {100 * margin:g} % and the spread over cells"
+        sides, interval = (
+            Sides.of(*values[cell]),
+            Interval(change, change - error.half_width, change + error.half_width),
+        )
+        found.append(finding(cell, quantity, verdict, rule, sides, interval, p[cell], reason))
+    return found
 
 
 def _without_noise(

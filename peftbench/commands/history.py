@@ -1,0 +1,92 @@
+"""``peftbench history`` and ``peftbench import``: many nights, and nights of other benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench.commands import FAILED
+from peftbench.errors import UserError, nearest
+
+UNJUDGED = 3
+"""Exit code if nothing could be judged."""
+FORMATS = ("text", "md", "json", "html")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a history is shown."""
+
+    format: str = "text"
+    output: Path | None = None
+    """The file to write; None: ``reports/NAME-history.html`` for the page; the other formats are printed."""
+
+
+def history(nights: Sequence[Path], shown: Shown, last: str | None) -> int:
+    """Show what changed over a row of nights.
+
+    Args:
+        nights: results folders, or folders of them.
+        shown: format and file.
+        last: number of newest nights in which a change must have begun to fail; None for all.
+
+    Returns:
+        The exit code: 0 if nothing regressed, 1 if something did, 3 if nothing could be judged.
+
+    Raises:
+        UserError: if a path is no results folder and no folder of them, or ``last`` is no number of nights.
+    """
+    newest = _number(last)
+    from peftbench.report.history import page, text
+    from peftbench.report.page import save
+    from peftbench.results import history as watched
+
+    found = watched.history(nights, last=newest)
+    write = {"text": text.text, "md": text.markdown, "json": text.as_json, "html": page.html}[shown.format]
+    output = shown.output
+    if output is None and shown.format == "html":
+        output = Path("reports") / f"{nights[0].resolve().name}-history.html"
+    if output is None:
+        print(write(found), end="")
+    else:
+        save(write(found), output)
+        print(f"{text.text(found) if shown.format == 'html' else ''}written: {output}")
+    return FAILED if found.verdict is False else 0 if found.verdict else UNJUDGED
+
+
+def _number(last: str | None) -> int | None:
+    if last is None:
+        return None
+    if not last.isascii() or not last.isdigit() or not 0 < int(last) < 1_000_000:
+        raise UserError(f"--last {last}: expected a number of nights from 1 on")
+    return int(last)
+
+
+SOURCES = ("hf-method-comparison",)
+
+
+def import_results(source: str, files: Sequence[Path], output: Path) -> int:
+    """Write the results of another benchmark as results folders, one for each night.
+
+    Args:
+        source: one of ``SOURCES``.
+        files: its files, or folders of them.
+        output: the folder to write the nights into.
+
+    Raises:
+        UserError: if the source is unknown, or a file is not one of that benchmark.
+    """
+    if source not in SOURCES:
+        near = nearest(source, SOURCES)
+        raise UserError(
+            f"unknown source {source!r}" + (f"; did you mean {near!r}?" if near else f"; known: {', '.join(SOURCES)}")
+        )
+    missing = [path for path in files if not path.exists()]
+    if missing:
+        raise UserError(f"no such file or folder: {missing[0]}")
+    from peftbench.results.imported import hf_method_comparison, writing
+
+    for place in writing.write(hf_method_comparison.read(files), output):
+        print(place)
+    return 0

@@ -1,0 +1,75 @@
+"""The options of ``peftbench history`` and ``peftbench import``. Nothing heavy is imported before they are used."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from peftbench.commands import command_line
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser's."""
+    command = commands.add_parser(
+        "history",
+        help="find what changed over many nights, and when",
+        description="Find what changed over many nights, for each cell and quantity, and what else changed that night. "
+        "Exit code 0: no change for the worse is in force; 1: one is; 3: nothing could be judged.",
+        examples=(
+            "peftbench history nights",
+            "peftbench history nights --format md --last 7",
+            "peftbench history results/monday results/tuesday --format html -o history.html",
+        ),
+    )
+    nights = command.add_argument(
+        "nights", nargs="+", metavar="NIGHTS", help="results folders, or a folder of them whose names begin with dates"
+    )
+    nights.completer = command_line.folders
+    command.add_argument(
+        "--format",
+        choices=("text", "md", "json", "html"),
+        default="text",
+        help="text (default); md: for a pull request or step summary; json: everything; html: a page",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="file to write (default: reports/NIGHTS-history.html; others are printed)",
+    )
+    command.add_argument(
+        "--last",
+        metavar="N",
+        help="exit with 1 only for changes that began in the newest N nights (default: in any night)",
+    )
+    command.set_defaults(command=_history, parser=command)
+    _add_import(commands)
+
+
+def _add_import(commands: Any) -> None:
+    command = commands.add_parser(
+        "import",
+        help="turn the results of another benchmark into results folders",
+        description="Turn the results of another benchmark into results folders, one for each night, which compare and "
+        "history read. A number that has no column of the same meaning is left out.",
+        examples=("peftbench import hf-method-comparison june_2026 july_2026 -o nights/peer",),
+    )
+    command.add_argument("source", metavar="SOURCE", help="hf-method-comparison: huggingface/peft's MetaMathQA results")
+    command.add_argument("files", nargs="+", metavar="FILES", help="result files, folders of them, or their history")
+    command.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the nights into")
+    command.set_defaults(command=_import, parser=command)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from peftbench.commands import history
+
+    shown = history.Shown(arguments.format, Path(arguments.output) if arguments.output else None)
+    return history.history([Path(given) for given in arguments.nights], shown, arguments.last)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from peftbench.commands import history
+
+    files = [Path(given) for given in arguments.files]
+    return history.import_results(arguments.source, files, Path(arguments.output))

@@ -1,0 +1,144 @@
+"""The rule of ``peftbench compare`` for two nights, where a series is too short to know its own noise, or has none.
+
+Short series are judged between each night and the cell's night before. A score that repeats exactly changes only if
+something else did; whether the new one is worse for new seeds and new examples is not told by the nights, which
+repeat the same run, but by the seeds and examples of the two nights around the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from peftbench.errors import UserError
+from peftbench.records.watch import Kind, Watch
+from peftbench.results.history import exact
+from peftbench.results.history.cell_changes import ANY_CHANGE, LONG, is_noisy, still_in_force
+from peftbench.results.history.changes import Change
+from peftbench.results.history.nights import Night
+from peftbench.results.history.series import Series
+from peftbench.results.watch import night as watched
+from peftbench.results.watch.comparison import Comparison, compare
+from peftbench.results.watch.findings import Finding
+from peftbench.results.watch.moved import Moved, moved
+from peftbench.results.watch.quantities import Quantity
+
+MOST_PAIRS = 60
+"""Pairs of nights that are compared at most, the newest ones: each is read whole, which takes a part of a second."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the comparisons of pairs of nights found."""
+
+    changes: tuple[Change, ...]
+    series: int
+    """Series of which a pair was judged."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Any two nights as ``peftbench compare`` reads them, each read once."""
+
+    nights: Sequence[Night]
+    watch: Watch
+
+    def compared(self, previous: int, night: int, kinds: Collection[Kind]) -> Comparison | None:
+        """Return the comparison of two nights in some kinds of quantities; None if it cannot be made."""
+        one, other = self.read(previous), self.read(night)
+        if one is None or other is None:
+            return None
+        return compare(one, other, replace(self.watch, judge=tuple(kinds)))
+
+    def moved(self, previous: int, night: int, kind: Kind) -> tuple[Moved, ...]:
+        """Return what else moved between two nights, first what may explain a change of this kind."""
+        one, other = self.read(previous), self.read(night)
+        if one is None or other is None:
+            return ()
+        common = [cell for cell in other.summaries if cell in one.summaries]
+        return moved(one, other, common, [kind])
+
+    def read(self, place: int) -> watched.Night | None:
+        """Return a night; None if its rows do not compare with each other, which its series bear."""
+        if place not in self._known:
+            try:
+                self._known[place] = watched.read(self.nights[place].folder)
+            except UserError:
+                self._known[place] = None
+        return self._known[place]
+
+    @cached_property
+    def _known(self) -> dict[int, watched.Night | None]:
+        return {}
+
+
+def judge(found: Iterable[Series], nights: Pairs) -> Judged:
+    """Return the changes of the series that are judged by two nights."""
+    chosen = [(series, _places(series)) for series in found if series.quantity.kind not in ANY_CHANGE]
+    chosen = [(series, places) for series, places in chosen if places]
+    pairs = sorted({_pair(series, place) for series, places in chosen for place in places}, key=lambda pair: pair[::-1])
+    left_out = pairs[:-MOST_PAIRS]
+    notes = (
+        [f"the oldest {len(left_out)} of {len(pairs)} pairs of nights were not compared: only {MOST_PAIRS} are"]
+        if left_out
+        else []
+    )
+    kinds: dict[tuple[int, int], dict[Kind, None]] = {}
+    for series, places in chosen:
+        for place in places:
+            kinds.setdefault(_pair(series, place), {})[series.quantity.kind] = None
+    findings = {
+        pair: _findings(nights.compared(*pair, tuple(kinds[pair]))) for pair in pairs if pair not in set(left_out)
+    }
+    changes: list[Change] = []
+    judged = 0
+    for series, places in chosen:
+        verdicts = [_change(series, place, findings.get(_pair(series, place), {})) for place in places]
+        judged += any(known for known, _ in verdicts)
+        changes += [change for _, change in verdicts if change is not None]
+    return Judged(tuple(changes), judged, tuple(notes))
+
+
+def _places(series: Series) -> list[int]:
+    """Return the places in a series that are compared with the one before."""
+    if len(series.points) < 2:
+        return []
+    if not is_noisy(series):
+        return list(exact.steps(series.values).places)
+    return list(range(1, len(series.points))) if len(series.points) < LONG else []
+
+
+def _pair(series: Series, place: int) -> tuple[int, int]:
+    return series.points[place - 1].night, series.points[place].night
+
+
+Findings = Mapping[tuple[tuple[str, str], Quantity], Finding]
+
+
+def _findings(comparison: Comparison | None) -> Findings:
+    return {} if comparison is None else {(each.key, each.quantity): each for each in comparison.findings}
+
+
+def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Change | None]:
+    """Return whether two nights could be judged, and the change if there is one."""
+    finding = findings.get((series.key, series.quantity))
+    if finding is None or not finding.judged:
+        return False, None
+    one, other = series.points[place - 1], series.points[place]
+    if finding.verdict == "unchanged" or one.value == other.value:
+        return True, None
+    return True, Change(
+        series.base,
+        series.cell,
+        series.quantity,
+        other.night,
+        one.night,
+        one.value,
+        other.value,
+        "two nights",
+        finding.p,
+        len(series.points) - place,
+        in_force=still_in_force(one.value, other.value, series.points[-1].value),
+    )

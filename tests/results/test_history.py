@@ -1,0 +1,300 @@
+"""What a history finds in synthetic nights with planted changes, and that it finds nothing where there is none."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from peftbench.errors import UserError
+from peftbench.records.watch import DEFAULT, Watch
+from peftbench.results.history import History, history
+from peftbench.results.history import nights as reading
+from peftbench.results.history.cell_changes import noisy_changes
+from peftbench.results.history.common_changes import common_changes
+from peftbench.results.history.series import Point, Series
+from peftbench.results.watch.quantities import FIXED, score
+from tests.support.nights import Team, make_nights, name_of, packages
+from tests.support.results_factory import ENVIRONMENT, make_result, store
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SPEED = next(quantity for quantity in FIXED if quantity.name == "tokens_per_second")
+
+
+def told(found: History) -> list[tuple[str | None, str, str, str]]:
+    """Return cell, quantity, first night and rule of each change that is told."""
+    return [
+        (c.cell, c.quantity.name, found.nights[c.night].name, c.rule) for c in found.changes if not c.part_of_common
+    ]
+
+
+def test_unchanged_nights_have_no_change(tmp_path):
+    found = history([make_nights(tmp_path / "nights", Team(12, 5, score_noise=0.01))])
+    assert found.changes == ()
+    assert found.verdict is True
+    assert [night.name for night in found.nights] == [name_of(night) for night in range(12)]
+
+
+def test_a_slower_step_is_found_in_its_cell_and_night(tmp_path):
+    team = Team(
+        30,
+        5,
+        planted=lambda night, cell, seed: (
+            {"tokens_per_second": 9_000.0 + night % 7} if night >= 18 and cell == 2 else {}
+        ),
+    )
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert told(found) == [("lora r=4 fp32", "tokens_per_second", name_of(18), "change point")]
+    change = found.changes[0]
+    assert change.worse
+    assert change.in_force
+    assert change.nights == 12
+    assert change.before == pytest.approx(11_000, rel=0.01)
+    assert change.after == pytest.approx(9_003, rel=0.01)
+    assert found.verdict is False
+
+
+def test_a_slower_newest_night_is_found_from_the_noise_of_the_nights_before(tmp_path):
+    team = Team(
+        9, 5, planted=lambda night, cell, seed: {"tokens_per_second": 8_800.0} if night == 8 and cell == 1 else {}
+    )
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert told(found) == [("lora r=3 fp32", "tokens_per_second", name_of(8), "newest nights")]
+    assert found.changes[0].nights == 1
+
+
+def test_a_single_slow_night_is_an_outlier_and_no_change(tmp_path):
+    team = Team(
+        20, 3, planted=lambda night, cell, seed: {"tokens_per_second": 5_000.0} if night == 9 and cell == 1 else {}
+    )
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert found.changes == ()
+    assert [(each.cell, each.night) for each in found.outliers] == [("lora r=3 fp32", 9)]
+    assert found.verdict is True
+
+
+def test_a_slower_machine_is_told_once_for_all_cells(tmp_path):
+    def slower(night: int, cell: int, seed: int) -> dict:
+        draw = random.Random(f"{night} {cell}")
+        return {
+            "tokens_per_second": (10_000 + 500 * cell) * (0.85 if night >= 12 else 1) * draw.gauss(1, 0.01),
+            "environment_json": packages(torch="2.14.0" if night >= 12 else "2.13.0"),
+        }
+
+    found = history([make_nights(tmp_path / "nights", Team(24, 8, planted=slower))])
+    assert told(found) == [(None, "tokens_per_second", name_of(12), found.changes[0].rule)]
+    common = found.changes[0]
+    assert len(common.cells) == common.compared == 8
+    assert [(each.name, each.old, each.new) for each in common.moved] == [("packages.torch", "2.13.0", "2.14.0")]
+    assert sum(change.part_of_common for change in found.changes) == 8
+
+
+def test_one_more_byte_of_memory_is_found_on_a_cpu(tmp_path):
+    team = Team(
+        4, 2, planted=lambda night, cell, seed: {"peak_train_bytes": 3_000_001} if night >= 2 and cell == 0 else {}
+    )
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert told(found) == [("lora r=2 fp32", "peak_train_bytes", name_of(2), "exact")]
+
+
+def test_a_change_that_was_mended_is_over_and_does_not_fail(tmp_path):
+    team = Team(
+        8, 2, planted=lambda night, cell, seed: {"peak_train_bytes": 4_000_000} if 2 <= night < 5 and cell == 0 else {}
+    )
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert [(change.night, change.in_force) for change in found.changes if change.worse] == [(2, False)]
+    assert found.verdict is True
+
+
+def test_memory_on_a_gpu_moves_within_its_allocators_tolerance(tmp_path):
+    def wobbling(night: int, cell: int, seed: int) -> dict:
+        moved = 1.10 if night >= 3 and cell == 1 else 1.0
+        return {"peak_train_bytes": int(2e10 * moved * (1 + 0.001 * ((night * 7 + cell) % 3)))}
+
+    found = history([make_nights(tmp_path / "nights", Team(5, 6, device="cuda", planted=wobbling))])
+    assert told(found) == [("lora r=3 fp32", "peak_train_bytes", name_of(3), "beyond tolerance")]
+
+
+def test_sizes_and_parameters_are_exact(tmp_path):
+    def grown(night: int, cell: int, seed: int) -> dict:
+        return {"checkpoint_bytes": 200_000, "trainable_parameters": 20_000} if night == 3 and cell == 1 else {}
+
+    found = history([make_nights(tmp_path / "nights", Team(4, 2, planted=grown))])
+    assert {(quantity, rule) for _, quantity, _, rule in told(found)} == {
+        ("checkpoint_bytes", "exact"),
+        ("trainable_parameters", "exact"),
+    }
+    assert all(change.worse for change in found.changes), "other parameters are another cell, fewer as well"
+
+
+def test_a_cell_that_is_no_longer_ok_is_found(tmp_path):
+    team = Team(4, 2, planted=lambda night, cell, seed: {"status": "oom"} if night >= 2 and cell == 1 else {})
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert told(found) == [("lora r=3 fp32", "ok_share", name_of(2), "exact")]
+
+
+def test_scores_that_all_fall_a_little_are_a_common_change(tmp_path):
+    def fallen(night: int, cell: int, seed: int) -> dict:
+        draw = random.Random(f"{night} {cell}")
+        return {"score": 0.6 + 0.01 * cell + draw.gauss(0, 0.004) - (0.02 if night >= 4 else 0)}
+
+    found = history([make_nights(tmp_path / "nights", Team(6, 20, device="cuda", planted=fallen))])
+    assert told(found) == [(None, "score_judge", name_of(4), "over cells")]
+    change = found.changes[0]
+    assert len(change.cells) >= 17
+    assert change.difference == pytest.approx(-0.02, abs=0.005)
+    assert change.p < 0.001
+
+
+def test_scores_drawn_anew_by_another_version_are_no_change(tmp_path):
+    def redrawn(night: int, cell: int, seed: int) -> dict:
+        draw = random.Random(f"{cell} {seed} {night >= 9}")
+        return {"score": draw.gauss(0.7, 0.01), "environment_json": packages(torch="2.14" if night >= 9 else "2.13")}
+
+    found = history([make_nights(tmp_path / "nights", Team(12, 6, seeds=3, planted=redrawn))])
+    assert found.changes == ()
+
+
+def test_a_score_that_fell_far_beyond_its_seeds_is_found_where_nights_repeat_exactly(tmp_path):
+    def fallen(night: int, cell: int, seed: int) -> dict:
+        return {"score": 0.8 + 0.002 * seed - (0.3 if night >= 9 and cell == 1 else 0)}
+
+    found = history([make_nights(tmp_path / "nights", Team(12, 4, seeds=3, planted=fallen))])
+    assert told(found) == [("lora r=3 fp32", "score_judge", name_of(9), "two nights")]
+
+
+def test_only_changes_within_the_last_nights_fail_if_asked(tmp_path):
+    team = Team(8, 2, planted=lambda night, cell, seed: {"checkpoint_bytes": 500_000} if night >= 3 else {})
+    place = make_nights(tmp_path / "nights", team)
+    assert history([place]).verdict is False
+    assert history([place], last=6).verdict is False
+    assert history([place], last=5).verdict is False
+    assert history([place], last=4).verdict is True
+
+
+def test_another_machine_is_another_series_of_speed(tmp_path):
+    def moved(night: int, cell: int, seed: int) -> dict:
+        if night % 2:
+            return {"tokens_per_second": 30_000.0, "environment_json": json.dumps(ENVIRONMENT | {"cpu": "another"})}
+        return {}
+
+    found = history([make_nights(tmp_path / "nights", Team(8, 2, planted=moved))])
+    assert found.changes == ()
+    speeds = [series for series in found.series if series.quantity == SPEED]
+    assert len(speeds) == 4
+    assert all(len(series.points) == 4 for series in speeds)
+
+
+def test_trials_on_a_busy_machine_have_no_speed(tmp_path):
+    def busy(night: int, cell: int, seed: int) -> dict:
+        slow = {"tokens_per_second": 100.0, "train_waiting_seconds": 0.5, "train_seconds": 1.0, "threads": 1}
+        return slow if night == 5 else {}
+
+    found = history([make_nights(tmp_path / "nights", Team(8, 2, planted=busy))])
+    assert found.changes == ()
+    assert all(5 not in {point.night for point in s.points} for s in found.series if s.quantity == SPEED)
+
+
+def test_kinds_that_are_not_watched_are_not_judged(tmp_path):
+    team = Team(4, 2, planted=lambda night, cell, seed: {"checkpoint_bytes": 500_000} if night >= 2 else {})
+    place = make_nights(tmp_path / "nights", team)
+    assert history([place], Watch(judge=("memory",))).verdict is True
+    assert history([place], Watch(size_percent=1000.0)).verdict is True
+
+
+def test_one_night_judges_nothing(tmp_path):
+    found = history([make_nights(tmp_path / "nights", Team(1, 2))])
+    assert found.verdict is None
+    assert found.judged == 0
+
+
+def test_nights_without_a_common_cell_judge_nothing(tmp_path):
+    one = store(tmp_path / "nights" / "2026-01-01", make_result("lora r=2 fp32", rank=2))
+    store(one.parent / "2026-01-02", make_result("lora r=4 fp32", rank=4))
+    found = history([one.parent])
+    assert found.verdict is None
+    assert len(found.series) > 4
+
+
+def test_a_broken_night_is_a_note_and_the_others_are_judged(tmp_path):
+    place = make_nights(tmp_path / "nights", Team(6, 2))
+    for file in (place / name_of(2) / "trials").iterdir():
+        file.write_bytes(b"no parquet")
+    (place / name_of(3) / "grid.json").write_text("{")
+    shutil.rmtree(place / name_of(4) / "trials")
+    found = history([place])
+    assert [night.name for night in found.nights] == [name_of(night) for night in (0, 1, 5)]
+    assert [note.startswith("left out: ") for note in found.notes] == [True] * 3
+    assert found.verdict is True
+
+
+def test_nights_of_the_first_schema_are_read(tmp_path):
+    place = tmp_path / "nights"
+    shutil.copytree(GOLDEN / "results-v1", place / "2025-12-01")
+    shutil.copytree(GOLDEN / "results-v1", place / "2025-12-02")
+    found = history([place])
+    assert found.verdict is True
+    assert found.notes == ()
+    assert len(found.nights) == 2
+
+
+def test_nights_come_in_the_order_of_their_dates_however_they_are_given(tmp_path):
+    place = make_nights(tmp_path / "nights", Team(3, 1))
+    store(tmp_path / "other", make_result(finished_at="2026-01-02T12:00:00+00:00"))
+    found = history([tmp_path / "other", place / name_of(2), place])
+    assert [night.name for night in found.nights] == [name_of(0), name_of(1), "other", name_of(2)]
+
+
+def test_nights_of_the_same_name_are_told_apart(tmp_path):
+    for parent in ("a", "b"):
+        make_nights(tmp_path / parent, Team(1, 1))
+    names = [night.name for night in history([tmp_path / "a", tmp_path / "b"]).nights]
+    assert names == [str(tmp_path / parent / name_of(0)) for parent in ("a", "b")]
+
+
+def test_only_rows_of_the_recorded_grid_count(tmp_path):
+    from peftbench.results.store import record_grid
+
+    place = make_nights(tmp_path / "nights", Team(2, 3))
+    for night in range(2):
+        record_grid(place / name_of(night), [f"{night:04}{cell:03}00" for cell in range(2)], "peftbench run x")
+    assert all(len(night.cells) == 2 for night in history([place]).nights)
+
+
+def test_a_folder_without_nights_is_bad_input(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no results"):
+        reading.read([tmp_path / "empty"], ())
+    with pytest.raises(UserError, match="no such folder"):
+        reading.read([tmp_path / "missing"], ())
+
+
+def page(draw: random.Random, nights: int, heavy: bool, cells: int = 30, kind=SPEED) -> list[Series]:
+    """Return the series of a grid on which nothing changes."""
+    noise = (lambda: draw.gauss(0, 1) / (draw.gammavariate(1.5, 2 / 3) ** 0.5)) if heavy else (lambda: draw.gauss(0, 1))
+    return [
+        Series(
+            "nano", f"cell {c}", kind, (), False, tuple(Point(n, 100 * (1 + 0.02 * noise()), 1) for n in range(nights))
+        )
+        for c in range(cells)
+    ]
+
+
+@pytest.mark.parametrize("nights", [9, 20, 60])
+@pytest.mark.parametrize("heavy", [False, True])
+def test_few_pages_without_a_change_have_a_false_alarm(nights, heavy):
+    draw = random.Random(f"{nights} {heavy}")
+    pages = [page(draw, nights, heavy) for _ in range(25)]
+    alarms = sum(bool(noisy_changes(found, DEFAULT, 0.005)[0]) for found in pages)
+    common = sum(bool(common_changes(found, DEFAULT, 0.005)) for found in pages)
+    assert alarms <= (4 if heavy else 1)
+    assert common <= 1
+
+
+def test_few_pairs_of_nights_without_a_change_have_a_common_shift():
+    draw = random.Random(4)
+    pages = [page(draw, 3, False, kind=score("judge")) for _ in range(200)]
+    assert sum(bool(common_changes(found, DEFAULT, 0.005)) for found in pages) <= 5

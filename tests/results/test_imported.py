@@ -1,0 +1,104 @@
+"""The peer's own result files: two faults of half a year that nobody noticed are found without being told where."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench.results.history import history
+from peftbench.results.imported import hf_method_comparison, writing
+from peftbench.results.store import read_trials
+from peftbench.results.watch.comparison import compare
+
+
+@pytest.fixture(scope="module")
+def peer(real_data):
+    folder = real_data / "hf_method_comparison"
+    if not folder.is_dir():
+        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_half_a_year(peer, tmp_path_factory):
+    place = tmp_path_factory.mktemp("peer") / "nights"
+    writing.write(hf_method_comparison.read([peer / "history.csv"]), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def of_two_months(peer, tmp_path_factory):
+    place = tmp_path_factory.mktemp("months") / "nights"
+    return writing.write(hf_method_comparison.read([peer / "june_2026", peer / "july_2026"]), place)
+
+
+@pytest.fixture(scope="module")
+def found(of_half_a_year):
+    return history([of_half_a_year])
+
+
+def test_the_score_that_almost_all_experiments_lost_is_found(found):
+    change = next(change for change in found.changes if change.cell is None)
+    assert change is found.changes[0]
+    assert change.quantity.name == "score_gsm8k"
+    assert [found.nights[night].name for night in (change.previous, change.night)] == ["2026-01-13", "2026-07-20"]
+    assert (len(change.cells), change.compared) == (36, 38)
+    assert change.difference == pytest.approx(-0.0165, abs=0.0002)
+    assert change.in_force
+    assert {each.name for each in change.moved} == {"packages.torch", "packages.transformers"}
+
+
+def test_the_memory_that_lora_fa_no_longer_saves_is_found(found):
+    change = next(change for change in found.changes if change.cell == "lora rank32-lorafa")
+    assert found.counts(change)
+    assert (change.quantity.kind, found.nights[change.night].name) == ("memory", "2026-07-20")
+    assert change.before == pytest.approx(20.2e9, rel=0.01)
+    assert change.after == pytest.approx(22.24e9, rel=0.001)
+
+
+def test_no_alarm_is_of_an_experiment_that_did_not_change_beyond_its_reruns(found):
+    """Every other change moved memory by more than 1 % (reruns differ by at most 0.25 %) or a score by 5 points."""
+    other = [change for change in found.changes if change.cell not in (None, "lora rank32-lorafa")]
+    assert {(change.cell, change.quantity.kind) for change in other} == {
+        ("adaptionprompt lr_5e-3", "memory"),
+        ("boft default", "memory"),
+        ("full-finetuning lr_0.00001", "memory"),
+        ("prefixtuning lr_0.001", "memory"),
+        ("prefixtuning lr_0.001", "score"),
+        ("oft rank32", "memory"),
+    }
+    assert all(abs(change.relative) > 0.01 for change in other)
+    assert found.outliers == ()
+
+
+def test_reruns_of_the_same_versions_raise_no_alarm(of_half_a_year):
+    assert history([of_half_a_year / "2025-06-19", of_half_a_year / "2025-06-24"]).verdict is True
+
+
+def test_the_files_of_two_months_raise_the_alarm_of_memory_with_the_same_settings(of_two_months):
+    found = history(of_two_months)
+    assert [(c.cell, c.quantity.name) for c in found.changes if c.quantity.kind == "memory"] == [
+        ("lora rank32-lorafa", "peak_train_reserved_bytes")
+    ]
+    assert {each.what for each in found.changes[0].moved}.isdisjoint({"setting", "data"})
+
+
+def test_compare_raises_the_alarm_of_memory_too(of_two_months):
+    regressed = compare(*of_two_months).of("regressed")
+    assert [each.cell for each in regressed if each.quantity.kind == "memory"] == ["lora rank32-lorafa"]
+
+
+def test_compare_raises_the_alarm_of_the_score_too(of_half_a_year):
+    found = compare(of_half_a_year / "2026-01-13", of_half_a_year / "2026-07-20")
+    common = [each for each in found.of("regressed") if each.quantity.kind == "score"]
+    assert [each.cell for each in common] == ["all cells"]
+    assert common[0].change == pytest.approx(-0.0165, abs=0.0002)
+    assert "36 of 38 cells fell" in str(common[0].reason)
+
+
+def test_imported_rows_say_what_they_know_and_nothing_else(of_two_months):
+    row = read_trials(of_two_months[1]).set_index("cell").loc["lora rank32-lorafa"]
+    assert row["peak_train_reserved_bytes"] == 22240296960
+    assert row["memory_kind"] == "accelerator_memory_max"
+    assert row["tokens_per_second"] == pytest.approx(4198051 / 775.515, rel=1e-3)
+    assert row["checkpoint_bytes"] == 36715216
+    assert row[["peak_train_bytes", "retention_loss_after", "protocol", "data_sha256"]].isna().all()
