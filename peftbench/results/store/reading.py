@@ -102,7 +102,7 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         return None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
 
 
