@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peftbench.records import Result, Trial
+from peftbench.records import Result, Status, Trial
 from peftbench.records.units import MISSING
 from peftbench.records.units import seconds as shown
 from peftbench.report import text_table
@@ -48,9 +48,10 @@ def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader
         row = result.row
         waited, whole = row.train_waiting_seconds, (row.train_seconds or 0.0) * trial.threads
         busy = f", {waited / whole:.0%} of its steps waiting for a CPU" if waited and waited > 0.1 * whole > 0 else ""
-        print(f"pilot of {trial.cell}: {row.status} in {shown(row.wall_seconds)}{busy}", file=sys.stderr)
+        ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
+        print(f"pilot of {trial.cell}: {ended}{busy}", file=sys.stderr)
 
-    found = pilot.measure(trials, observe)
+    found = pilot.with_candidates(pilot.measure(trials, observe), trials, candidates)
     pilot.store(found)
     cells = [_cell(cell, group, found, reader) for cell, group in _groups(trials).items()]
     if candidates:
@@ -73,8 +74,11 @@ def _cell(cell: str, group: Sequence[Trial], found: dict[str, Measured], reader:
     known = found.get(pilot.shape(group[0]))
     if known is None:
         return CellTime(cell, len(group), None, None, None, "no pilot was run")
-    searched = group[0].candidate_of is not None
-    each = [pilot.seconds(trial, known, index == 0 and not searched, reader) for index, trial in enumerate(group)]
+    seen: set[str] = set()
+    each = []
+    for trial in group:  # of a search, the candidates of a cell: each is a cell of its own to the runner
+        each.append(pilot.seconds(trial, known, trial.cell not in seen, reader))
+        seen.add(trial.cell)
     return CellTime(cell, len(group), each[-1], _sum(each), known.step_seconds, known.problem)
 
 

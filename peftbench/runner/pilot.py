@@ -23,15 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.measure import environment
-from peftbench.records import Job, Phase, Result, Status, Task, Trial
+from peftbench.models import find, size
+from peftbench.records import Job, Phase, Result, Status, Task, Trial, TrialRow
 from peftbench.runner import prepare
 from peftbench.runner.executor import Event, local
 from peftbench.tasks import read
 
 STEPS, EXAMPLES = 8, 32
 """Steps and scored examples of each task of a pilot."""
+_LARGE = 30_000_000
+"""Parameters from which on a base model is so slow on a CPU that its pilot has fewer steps and examples."""
+_FEWEST_EXAMPLES, _LATER_STEPS = 4, 2
+"""Fewest scored examples of each task, and steps after the first ones, of the pilot of such a base model."""
 LONGEST, SHARED = 60.0, 30.0
 """Most seconds of the pilot of a shape that one cell has, and of one that several cells share."""
+_SETTING = " (timeout_seconds)"
+"""What the message of a trial that was stopped ends with: the setting, which here is the pilot's own."""
 _MOST = 2000
 """Most shapes that are kept."""
 _AMOUNTS: Mapping[str, Any] = {
@@ -48,8 +55,10 @@ class Measured:
 
     fixed_seconds: float = 0.0
     """Set-up, checks, accounting and saving."""
-    first_seconds: float = 0.0
-    """What only a cell's first trial does: predicting memory, and measuring inference cost."""
+    forecast_seconds: float = 0.0
+    """Predicting memory, which only a cell's first trial does."""
+    inference_seconds: float = 0.0
+    """Measuring inference cost, which only a cell's first trial does."""
     first_steps_seconds: float = 0.0
     """The first steps, which are slower."""
     first_steps: int = 0
@@ -130,14 +139,53 @@ def measure(trials: Sequence[Trial], observe: Callable[[Trial, Result], None]) -
     return found
 
 
+def with_candidates(
+    found: Mapping[str, Measured], trials: Sequence[Trial], candidates: Sequence[Trial]
+) -> dict[str, Measured]:
+    """Return what pilots took, also by the shapes of the candidates of a learning-rate search.
+
+    A candidate is scored on fewer tasks than the trials of its cell, without inference cost and retention, so it has
+    another shape. Its time follows from the pilot of its cell.
+
+    Args:
+        found: what the pilots of the trials took, by shape.
+        trials: the trials of the grid.
+        candidates: those of its search.
+    """
+    cells = {trial.cell: trial for trial in trials}
+    more: dict[str, Measured] = {}
+    for candidate in candidates:
+        own = cells.get(candidate.candidate_of or "")
+        measured = found.get(shape(own)) if own else None
+        if measured is not None:
+            more[shape(candidate)] = measured
+    return {**more, **found}
+
+
 def _shortened(trial: Trial, limit: float) -> Trial:
-    tasks = tuple(replace(task, limit=min(task.limit or EXAMPLES, EXAMPLES)) for task in trial.tasks)
+    share = _share(trial)
+    examples = max(_FEWEST_EXAMPLES, round(share * EXAMPLES))
+    tasks = tuple(replace(task, limit=min(task.limit or examples, examples)) for task in trial.tasks)
     training = trial.training
     if training:
-        steps = min(training.steps or STEPS, max(STEPS, training.untimed_steps + 2))
+        least = training.untimed_steps + _LATER_STEPS
+        steps = min(training.steps or STEPS, max(STEPS, least) if share == 1 else least)
         training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
     timeout = min(limit, trial.timeout_seconds or limit)
     return replace(trial, tasks=tasks, training=training, timeout_seconds=timeout)
+
+
+def _share(trial: Trial) -> float:
+    """Return the share of a pilot's usual examples that a base model can be scored on within the limit.
+
+    A large base model on a CPU decodes for seconds per example, and its time is nearly proportional to the examples. A
+    small one takes almost as long for a few as for a batch, and so does a GPU.
+    """
+    if trial.device != "cpu":
+        return 1.0
+    folder = find.cached(trial.base) or find.config_folder(trial.base)
+    parameters = size.parameters(folder, find.read_config(trial.base))
+    return min(1.0, _LARGE / parameters) if parameters else 1.0
 
 
 def _run(job: Job) -> tuple[Result, list[float]]:
@@ -156,7 +204,7 @@ def _run(job: Job) -> tuple[Result, list[float]]:
 def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
     row = result.row
     if row.status != Status.OK:
-        why = f"{row.status} in phase {row.phase}: {row.message}"
+        why = why_not(row)
         gaps = [after - before for before, after in itertools.pairwise(ended)]
         return Measured(step_seconds=statistics.median(gaps) if gaps else None, problem=why)
     fixed = sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase not in _SCALED)
@@ -167,7 +215,8 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
     validated = times * _validation_examples(job.trial, read.examples)
     return Measured(
         fixed_seconds=fixed + (row.untracked_seconds or 0.0),
-        first_seconds=(row.plan_seconds or 0.0) + (row.inference_seconds or 0.0),
+        forecast_seconds=row.plan_seconds or 0.0,
+        inference_seconds=row.inference_seconds or 0.0,
         first_steps_seconds=sum(early),
         first_steps=len(early),
         step_seconds=statistics.fmean(steady) if steady else None,
@@ -177,6 +226,13 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
         seconds_per_character=passes / max(1, characters(job.trial, read.examples)),
         retention_seconds=row.retention_seconds or 0.0,
     )
+
+
+def why_not(row: TrialRow) -> str:
+    """Return why a pilot did not end ok."""
+    if row.status == Status.TIMEOUT:
+        return f"the pilot reached its limit in phase {row.phase} ({str(row.message).removesuffix(_SETTING)})"
+    return f"{row.status} in phase {row.phase}: {row.message}"
 
 
 def characters(trial: Trial, reader: read.Reader) -> int:
@@ -200,7 +256,9 @@ def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> 
     """
     if found.problem or found.scoring_seconds is None:
         return None
-    total = found.fixed_seconds + (found.first_seconds if first else 0.0)
+    total = found.fixed_seconds
+    if first:
+        total += found.forecast_seconds + (found.inference_seconds if trial.inference else 0.0)
     total += found.scoring_seconds + found.seconds_per_character * characters(trial, reader)
     total += found.retention_seconds if trial.retention else 0.0
     training = trial.training

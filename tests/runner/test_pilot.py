@@ -7,19 +7,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from peftbench import cli
+from peftbench import cli, suite
 from peftbench.commands import expected, plan_json, plan_time
 from peftbench.records import Phase, Status
+from peftbench.results import store
 from peftbench.runner import pilot
 from peftbench.runner.executor import Event
 from peftbench.runner.pilot import Measured
+from peftbench.suite import learning_rate_search
 from peftbench.tasks import read
 from tests.support import trials
 from tests.support.results_factory import make_result
+from tools.validation import time_accuracy
 
 KNOWN = Measured(
     fixed_seconds=2.0,
-    first_seconds=5.0,
+    forecast_seconds=2.0,
+    inference_seconds=3.0,
     first_steps_seconds=3.0,
     first_steps=3,
     step_seconds=0.5,
@@ -139,7 +143,66 @@ def test_a_pilot_that_is_stopped_tells_its_steps(made, tmp_path):
     row = make_result().row.updated()
     stopped = replace(row, status=Status.TIMEOUT, phase="evaluate", message="stopped after 60 s")
     found = pilot._of(SimpleNamespace(trial=made), SimpleNamespace(row=stopped, steps=()), [1.0, 3.0, 5.0])
-    assert (found.step_seconds, found.problem) == (2.0, "timeout in phase evaluate: stopped after 60 s")
+    assert found.step_seconds == 2.0
+    assert found.problem == "the pilot reached its limit in phase evaluate (stopped after 60 s)"
+
+
+def test_a_pilot_that_is_stopped_is_told_with_its_limit_while_others_run(made, tmp_path, monkeypatch, capsys):
+    message = "stopped after 30 s (timeout_seconds)"
+    row = replace(make_result().row.updated(), status=Status.TIMEOUT, phase="train", message=message, wall_seconds=None)
+    monkeypatch.setattr(pilot, "_run", lambda job: (SimpleNamespace(row=row, steps=()), []))
+    (cell,) = plan_time.predict([made], [], read.examples)
+    said = "the pilot reached its limit in phase train (stopped after 30 s)"
+    assert f"pilot of {made.cell}: {said}" in capsys.readouterr().err
+    assert cell.problem == said
+
+
+def test_a_large_base_on_a_cpu_has_a_shorter_pilot_and_a_small_one_or_a_gpu_has_not(made, monkeypatch):
+    tasks = tuple(replace(task, limit=100) for task in made.tasks)
+    asked = replace(changed(made, steps=500, untimed_steps=1), tasks=tasks)
+
+    def amounts(parameters, device):
+        monkeypatch.setattr(pilot.size, "parameters", lambda *_: parameters)
+        short = pilot._shortened(replace(asked, device=device), 60.0)
+        return short.training.steps, short.tasks[0].limit
+
+    assert amounts(10**6, "cpu") == (8, 32)
+    assert amounts(120 * 10**6, "cpu") == (3, 8)
+    assert amounts(10**9, "cpu") == (3, 4)
+    assert amounts(10**9, "cuda") == amounts(None, "cpu") == (8, 32)
+
+
+SEARCH = """\
+base: nano
+tasks:
+  judge: {limit: 4}
+  letters: {kind: generation, train: a.jsonl, test: b.jsonl, prompt: "{{ x }}", target: "{{ y }}"}
+methods: {lora: {learning_rate: search}}
+seeds: 1
+threads: 1
+train: {steps: 4, batch_size: 2, sequence_length: 64}
+"""
+
+
+def test_the_time_of_a_search_over_several_tasks_follows_from_the_pilots_of_the_cells(made, tmp_path, monkeypatch):
+    """Its candidates have fewer scored tasks, no inference cost and no retention, so they have other shapes."""
+    (tmp_path / "s.yaml").write_text(SEARCH)
+    for name in "ab":
+        rows = (f'{{"x": "{name} {number}", "y": "{number}"}}\n' for number in range(4))
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path)
+    loaded = suite.load("s.yaml")
+    tried = learning_rate_search.candidates(loaded, "cpu")
+    grid = suite.expand(loaded, "cpu")
+    assert {len(trial.evaluate) for trial in tried} == {1}
+    monkeypatch.setattr(pilot, "measure", lambda trials, observe: {pilot.shape(trial): KNOWN for trial in trials})
+    cell, search = plan_time.predict(grid, tried, read.examples)
+    assert (search.cell, search.trials, search.problem) == (plan_time.SEARCH, len(tried), None)
+    each = [pilot.seconds(trial, KNOWN, True, read.examples) for trial in tried]
+    assert search.total_seconds == pytest.approx(sum(each))
+    assert 0 < each[0] < cell.trial_seconds
+    jobs = [replace(trials.job(trial, tmp_path), key=trial.cell, predicts=True) for trial in tried]
+    assert expected.Expected(SimpleNamespace(pending=jobs, workers=1)).left() == pytest.approx(sum(each))
 
 
 def test_a_run_tells_predicted_beside_measured_and_uses_it_for_the_time_left(made, tmp_path):
@@ -173,3 +236,20 @@ def test_the_times_of_a_plan_as_data(made):
 def test_time_is_not_measured_beside_what_is_not_the_suites_own(option, capsys):
     assert cli.main(["plan", "quickstart", "--time", option]) == cli.BAD_INPUT
     assert "give it without --memory and --smoke" in capsys.readouterr().err
+
+
+def test_predicted_and_measured_times_of_a_run_are_compared_by_cell(tmp_path):
+    def plan(cell, seconds):
+        return {"cell": cell, "time": {"total_seconds": seconds}}
+
+    row = replace(make_result().row, status=Status.OK, wall_seconds=5.0)
+    rows = [replace(row, key=f"{number:016}", cell=cell) for number, cell in enumerate(("a", "a", "b"))]
+    rows.append(replace(row, key="f" * 16, cell="c", status=Status.TIMEOUT, wall_seconds=None))
+    for one in rows:
+        store.write(tmp_path, replace(make_result(), row=one))
+    planned = {"search_seconds": None, "cells": [plan("a", 12.0), plan("b", 4.0), plan("c", 3.0)]}
+    cells = list(time_accuracy.compared(planned, tmp_path))
+    assert [(cell.name, cell.measured) for cell in cells] == [("a", 10.0), ("b", 5.0), ("c", None)]
+    assert [cell.error for cell in cells[:2]] == [pytest.approx(0.2), pytest.approx(-0.2)]
+    text = time_accuracy.lines(cells)[-1]
+    assert "median 20%, largest +20% (a); all 2 together: 16.0 s predicted, 15.0 s measured (+7%)" in text

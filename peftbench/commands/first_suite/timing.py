@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from peftbench.commands.first_suite import choose
 from peftbench.commands.first_suite.draft import Draft
 from peftbench.errors import UserError
-from peftbench.records import Result, Trial
+from peftbench.records import Result, Status, Trial
 from peftbench.records.units import seconds as shown
 from peftbench.tasks.read import Reader
 
@@ -75,9 +75,11 @@ def fit(
     from peftbench.runner import pilot
 
     def observe(trial: Trial, result: Result) -> None:
-        print(f"pilot of {trial.cell}: {result.row.status} in {shown(result.row.wall_seconds)}", file=sys.stderr)
+        row = result.row
+        ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
+        print(f"pilot of {trial.cell}: {ended}", file=sys.stderr)
 
-    found = pilot.measure(trials, observe)
+    found = pilot.with_candidates(pilot.measure(trials, observe), trials, [_candidate(trial) for trial in trials])
     pilot.store(found)
 
     def cost(trial: Trial, first: bool, steps: int) -> float | None:
@@ -121,10 +123,14 @@ def _costs(
             later = seeds - 1 if trial.training else 0
             whole += (cost(trial, True, steps) or 0.0) + later * (cost(trial, False, steps) or 0.0)
             if with_search and trial.training:
-                candidate = replace(trial, retention=None)
-                whole += CANDIDATES * (cost(candidate, False, max(1, round(_SHARE * steps))) or 0.0)
+                whole += CANDIDATES * (cost(_candidate(trial), True, max(1, round(_SHARE * steps))) or 0.0)
         return whole
 
     low, high = 100, 300
     slope = (total(high) - total(low)) / (high - low)
     return _Costs(total(low) - slope * low, slope)
+
+
+def _candidate(trial: Trial) -> Trial:
+    """Return a trial as a search has it: without inference cost and retention."""
+    return replace(trial, candidate_of=trial.cell, inference=False, retention=None)
