@@ -102,7 +102,7 @@ def _loaded(config: Any, trust_remote_code: bool, stored: Mapping[str, files.Sto
     """Return a config's model on ``meta``, and the loader's report on the tensors in its files."""
     from transformers import AutoModelForCausalLM
 
-    with _quiet():
+    with quiet():
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
         model, info = type(empty).from_pretrained(
@@ -118,7 +118,7 @@ def _loaded(config: Any, trust_remote_code: bool, stored: Mapping[str, files.Sto
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bar and its own report."""
     from transformers.utils import logging as transformers_logging
 

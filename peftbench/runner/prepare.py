@@ -20,7 +20,7 @@ from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.records.watch import Watch
 from peftbench.results import store
 from peftbench.runner.executor import local
-from peftbench.runner.preflight import answers, chats, generation, texts, truncation
+from peftbench.runner.preflight import answers, attaching, chats, generation, texts, truncation
 from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
@@ -262,18 +262,23 @@ def check_bases(jobs: Sequence[Job]) -> None:
 def impossible(trials: Sequence[Trial]) -> dict[str, str]:
     """Return the cells that would end as ``unsupported`` with their reasons, as far as configs show.
 
-    Only base models on this machine are checked, and nothing that requires loading them.
+    Only base models on this machine are checked, and nothing that requires loading their weights. To those that are not
+    built in, methods are attached without weights (``attaching``).
     """
     found: dict[str, str] = {}
     configs: dict[Base, Any] = {}
     tried: chats.Tried = {}
     refused = base_models.unsupported(trials)
+    attached = attaching.unsupported([trial for trial in trials if trial.base not in refused])
     for trial in {trial.cell: trial for trial in trials}.values():
         if trial.unsupported is not None:
             found[trial.cell] = trial.unsupported
             continue
         if trial.base in refused:
             found[trial.cell] = refused[trial.base]
+            continue
+        if trial.cell in attached:
+            found[trial.cell] = attached[trial.cell]
             continue
         if trial.base not in configs:
             configs[trial.base] = find.read_config(trial.base)

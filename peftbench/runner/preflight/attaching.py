@@ -1,0 +1,78 @@
+"""Attach methods to base models without weights, to say before a run which cells would end as unsupported.
+
+It builds the model of the base's config on ``meta`` as the planner does, so torch and transformers are imported, and
+only if a suite has a base model that is not built in. What a forward pass with real weights shows is not seen here.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import Unsupported, UserError
+from peftbench.methods import base_facts, context_length
+from peftbench.models import find
+from peftbench.models.precision import effective
+from peftbench.records import Trial
+from peftbench.runner.preflight import bases
+
+
+def unsupported(trials: Sequence[Trial]) -> dict[str, str]:
+    """Return the cells whose method or precision does not exist for their base model, with the reason of a run.
+
+    Args:
+        trials: the trials of a grid. Base models that are built in or not on this machine are left out.
+    """
+    found: dict[str, str] = {}
+    for base in bases.to_check(trials):
+        with suppress(UserError):  # the folder is refused by ``bases.check``
+            folder = find.cached(base)
+            if folder is not None:
+                found |= _of_base([t for t in trials if t.base == base and t.unsupported is None], folder)
+    return found
+
+
+def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
+    from peftbench.planner.predict import load_config
+
+    config = load_config(trials[0].base, folder)
+    found: dict[str, str] = {}
+    tried: dict[tuple[Any, ...], str | None] = {}
+    for trial in {trial.cell: trial for trial in trials}.values():
+        try:
+            context_length.check(trial, config)
+            base_facts.check(trial, config)
+        except Unsupported as error:
+            found[trial.cell] = str(error)
+            continue
+        # the size of a method of peftbench does not decide whether it can be attached
+        rank = trial.rank if trial.method == "peft" else None
+        what = (trial.method, rank, trial.precision, repr(sorted(trial.options.items())))
+        if what not in tried:
+            tried[what] = _why_not(trial, config)
+        reason = tried[what]
+        if reason is not None:
+            found[trial.cell] = reason
+    return found
+
+
+def _why_not(trial: Trial, config: Any) -> str | None:
+    """Return why a trial's method cannot be attached; None if it can, or if only a run can tell."""
+    from peftbench.models import dry_load
+    from peftbench.planner import fake
+
+    try:
+        with warnings.catch_warnings(), dry_load.quiet():
+            warnings.simplefilter("ignore")
+            made = fake.base(trial, copy.deepcopy(config), effective(trial.precision, trial.options))
+            if trial.training is not None:
+                fake.attach(made, trial)
+    except Unsupported as error:
+        return str(error)
+    except Exception:  # a model's code may do anything without weights
+        return None
+    return None
