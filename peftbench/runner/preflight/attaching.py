@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import base_facts, context_length
+from peftbench.methods import base_facts, context_length, method_of
 from peftbench.models import find
 from peftbench.models.precision import effective
 from peftbench.records import Trial
@@ -49,9 +49,12 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
         except Unsupported as error:
             found[trial.cell] = str(error)
             continue
-        # the size of a method of peftbench does not decide whether it can be attached
-        rank = trial.rank if trial.method == "peft" else None
-        what = (trial.method, rank, trial.precision, repr(sorted(trial.options.items())))
+        method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
+        if not precision.quantization and (method.trains_base or not method.trains):
+            continue  # nothing is attached
+        # neither the size of a method of peftbench nor the dtype of plain weights decides whether it can be attached
+        rank = trial.rank if method.variant else None
+        what = (method.name, rank, precision.quantization, repr(sorted(trial.options.items())))
         if what not in tried:
             tried[what] = _why_not(trial, config)
         reason = tried[what]

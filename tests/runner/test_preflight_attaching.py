@@ -1,0 +1,56 @@
+"""``plan`` names the cells that cannot be attached to a base model, in the words that a run ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from peftbench.records import Status
+from peftbench.runner import prepare
+from peftbench.runner.preflight import attaching
+from tests.support import families, trials
+
+METHODS = (("adapter", "fp32"), ("llama_adapter", "fp32"), ("lora", "fp32"), ("full", "fp32"))
+
+
+@pytest.mark.parametrize(
+    ("family", "refused"),
+    [
+        ("bert", {"adapter": "no third one with weight matrices", "llama_adapter": "the query cannot be intercepted"}),
+        ("llama", {}),
+    ],
+)
+def test_what_cannot_be_attached_is_planned_in_the_words_of_a_run(family, refused, tmp_path):
+    home = tmp_path / "base"
+    families.make(home, family)
+    made = {name: trials.trial(home, tmp_path, name, precision) for name, precision in METHODS}
+    planned = prepare.impossible(list(made.values()))
+    assert set(planned) == {made[name].cell for name in refused}
+    for name, words in refused.items():
+        row = trials.run(made[name], tmp_path / name).row
+        assert words in planned[made[name].cell]
+        assert (row.status, row.message) == (Status.UNSUPPORTED, planned[made[name].cell])
+
+
+def test_layers_that_stay_unquantized_are_planned(tmp_path):
+    home = tmp_path / "base"
+    families.make(home, "mamba")
+    made = trials.trial(home, tmp_path, "qlora", "nf4")
+    (reason,) = prepare.impossible([made]).values()
+    assert "precision nf4" in reason
+    assert "weight matrices were not quantized" in reason
+
+
+def test_a_rank_does_not_attach_again_and_what_raises_is_left_to_the_run(tiny, tmp_path, monkeypatch):
+    made = trials.trial(tiny, tmp_path)
+    asked = []
+
+    def attach(model, trial):
+        asked.append(trial.rank)
+        raise RuntimeError("no values on meta")
+
+    monkeypatch.setattr("peftbench.planner.fake.attach", attach)
+    grid = [dataclasses.replace(made, rank=rank, cell=f"r={rank}") for rank in (1, 2)]
+    assert attaching.unsupported(grid) == {}
+    assert asked == [1]
