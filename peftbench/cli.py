@@ -201,7 +201,7 @@ def _add_answer(commands: Commands) -> None:
         "--within", metavar="POINTS", help="loss of score against the best cell that is tolerated (default: 2)"
     )
     command.add_argument("--budget", metavar="SIZE", help="training memory, like 16GiB, or device for this device's")
-    command.add_argument("--time", metavar="TIME", help="training time, like 90s, 30min or 2h")
+    command.add_argument("--time", metavar="TIME", help="training time, like 90s, 30min or 1h30m")
     command.add_argument("--task", metavar="NAME", help="score of one task (default: mean over tasks)")
     command.add_argument("--json", action="store_true", help="print JSON; every number has its unit in its name")
     command.set_defaults(command=_answer, parser=command)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.errors import UserError
+from peftbench.records import durations
 
 if TYPE_CHECKING:
     from peftbench.results.answer.decision import Question
-
-_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_TIME = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|m|min|h|d)\s*")
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ def question(folder: Path, asked: Asked) -> Question:
 
     points = WITHIN if asked.within is None else _points(asked.within)
     size = None if asked.budget is None else _budget(folder, asked.budget)
-    return Question(points, size, None if asked.time is None else _seconds(asked.time), asked.task)
+    time = None if asked.time is None else durations.read(asked.time, "--time")
+    return Question(points, size, time, asked.task)
 
 
 def _points(given: str | float) -> float:
@@ -71,18 +68,6 @@ def _points(given: str | float) -> float:
     if not 0 < found <= 100:
         raise UserError(f"--within: given {given!r}; allowed: a loss above 0 and up to 100 points of the score, like 2")
     return found
-
-
-def _seconds(given: str | float) -> float:
-    """Return a time in seconds: ``90s``, ``30min``, ``2h`` or ``1.5d``; a number as it is."""
-    if isinstance(given, str):
-        found = _TIME.fullmatch(given)
-        value = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    else:
-        value = float(given)
-    if not 0 < value < math.inf:
-        raise UserError(f"--time: given {given!r}; allowed: a training time like 90s, 30min or 2h")
-    return value
 
 
 def _budget(folder: Path, text: str) -> int:

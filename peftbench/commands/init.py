@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,29 +67,28 @@ def init(how: InitOptions) -> int:
         UserError: if a file is missing or unreadable, the base is no base model, a question has to be answered, or
             nothing fits the budget. Nothing is written then.
     """
-    from peftbench.commands.first_suite import choose, data, model_facts, timing
+    from peftbench.commands.first_suite import choose, data, model_facts
+    from peftbench.records import durations
 
     _check_output(how)
-    seconds = timing.duration(how.time) if how.time else None
+    seconds = None if how.time is None else durations.read(how.time, "--time")
     budget, limit = _budget(how)
     facts = model_facts.facts(how.base)
     found = data.look(how.train, how.test, facts.chat, how.asked)
     first = choose.started(facts, found, how.output.parent)
-    _say("data", f"{how.train.name}, {found.records:,} records: {found.found.why}")
     _say("base", facts.sentence())
+    _say("data", f"{how.train.name}, {found.records:,} records: {found.found.why}")
     inputs = _read(first, facts, found, how)
     tokens = _tokens(inputs)
     _say_of_data(inputs, tokens)
     made, lengths = choose.with_lengths(first, tokens, facts.context)
     made, amounts = choose.with_amounts(made, inputs.train, inputs.test)
+    _say_all(("length", lengths), ("amount", amounts), ("memory", limit))
     fitted = _fitted(made, inputs, how, budget)
     made, methods = choose.with_methods(made, fitted, facts, budget)
-    for head, lines in (("length", lengths), ("amount", amounts), ("memory", [*limit, *methods])):
-        for line in lines:
-            _say(head, line)
+    _say_all(("memory", methods))
     made, times, unknown = _timed(made, inputs, how, seconds)
-    for line in times:
-        _say("time", line)
+    _say_all(("time", times))
     for line in (*found.found.unsure, *facts.unknown, *unknown):
         _say("not known", line)
     _write(replace(made, head=_head(how)), how)
@@ -98,6 +98,13 @@ def init(how: InitOptions) -> int:
 
 def _say(head: str, text: str) -> None:
     print("\n".join(terminal.hanging((head and f"{head}:").ljust(11), text)))
+
+
+def _say_all(*parts: tuple[str, Sequence[str]]) -> None:
+    for head, lines in parts:
+        for line in lines:
+            _say(head, line)
+    sys.stdout.flush()  # what follows takes a while
 
 
 def _check_output(how: InitOptions) -> None:
@@ -248,6 +255,9 @@ def _head(how: InitOptions) -> tuple[str, ...]:
     words += ["--test", str(how.test)] if how.test else []
     words += ["--budget", how.budget] if how.budget else []
     words += ["--time", how.time] if how.time else []
+    words += ["--input", ",".join(how.asked.inputs)] if how.asked.inputs else []
+    words += ["--answer", how.asked.answer] if how.asked.answer else []
+    words += ["--kind", how.asked.kind] if how.asked.kind else []
     name = shlex.quote(str(how.output))
     return (
         f"Written by peftbench {__version__}: {shlex.join(words)}",

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "--test", metavar="FILE", help="test data of the same form (default: a part of the training data)"
     )
     command.add_argument("--budget", metavar="SIZE", help="memory to fit in, like 16GiB (default: this device's)")
-    command.add_argument("--time", metavar="TIME", help="time for the whole grid on this machine, like 2h or 90min")
+    command.add_argument("--time", metavar="TIME", help="time for the whole grid on this machine, like 90min or 1h30m")
     command.add_argument("--input", metavar="COLUMNS", help="columns of the prompt, like title,text (default: guessed)")
     command.add_argument("--answer", metavar="COLUMN", help="column with the label or the answer (default: guessed)")
     command.add_argument(

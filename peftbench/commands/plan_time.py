@@ -44,14 +44,7 @@ def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader
     """
     from peftbench.runner import pilot
 
-    def observe(trial: Trial, result: Result) -> None:
-        row = result.row
-        waited, whole = row.train_waiting_seconds, (row.train_seconds or 0.0) * trial.threads
-        busy = f", {waited / whole:.0%} of its steps waiting for a CPU" if waited and waited > 0.1 * whole > 0 else ""
-        ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
-        print(f"pilot of {trial.cell}: {ended}{busy}", file=sys.stderr)
-
-    found = pilot.with_candidates(pilot.measure(trials, observe), trials, candidates)
+    found = pilot.with_candidates(pilot.measure(trials, tell), trials, candidates)
     pilot.store(found)
     cells = [_cell(cell, group, found, reader) for cell, group in _groups(trials).items()]
     if candidates:
@@ -59,6 +52,17 @@ def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader
         total = _sum([each.total_seconds for each in several])
         cells.append(CellTime(SEARCH, len(candidates), None, total, None))
     return cells
+
+
+def tell(trial: Trial, result: Result) -> None:
+    """Print how long a pilot took, and whether other programs took its CPU time."""
+    from peftbench.runner import pilot
+
+    row = result.row
+    waited, whole = row.train_waiting_seconds, (row.train_seconds or 0.0) * trial.threads
+    busy = f", {waited / whole:.0%} of its steps waiting for a CPU" if waited and waited > 0.1 * whole > 0 else ""
+    ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
+    print(f"pilot of {trial.cell}: {ended}{busy}", file=sys.stderr)
 
 
 def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:

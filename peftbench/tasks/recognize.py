@@ -13,7 +13,7 @@ from typing import Any
 from peftbench.errors import UserError, nearest
 from peftbench.records.wording import abridged, plural
 from peftbench.tasks.survey import MOST_CLASSES, Column
-from peftbench.tasks.values import written
+from peftbench.tasks.values import WHOLE, written
 
 KINDS = ("choice", "exact_match", "generation", "language_modelling")
 _LABELS = (
@@ -63,7 +63,7 @@ class Recognized:
     unsure: tuple[str, ...] = ()
     """What was left open, as sentences without a full stop."""
     inputs: tuple[str, ...] = ()
-    """Columns of the prompt of a ``choice`` task."""
+    """Columns of the prompt, without those that a template takes as optional; empty for conversations and texts."""
 
 
 def recognize(found: Sequence[Column], chat: bool, asked: Asked = NOTHING_SAID) -> Recognized:
@@ -174,14 +174,14 @@ def _instruction(found: Sequence[Column], chat: bool) -> Recognized | None:
         (answer[0].name, more[0].name if more else {"output": "input", "response": "context"}.get(answer[0].name, ""))
     )
     why = f"instructions: {_series([*ask, *more])} to {answer[0].name!r}"
+    inputs = (ask[0].name,)
     if template and not chat:
-        return Recognized("generation", {"template": template}, why, answer[0])
-    names = [written(column.name) for column in (*ask, *more)]
-    prompt = f"{{{{ {names[0]} }}}}"
+        return Recognized("generation", {"template": template}, why, answer[0], inputs=inputs)
+    prompt = _field(ask[0])
     if more:
-        prompt += f"{{% if {names[1]} %}}\n\n{{{{ {names[1]} }}}}{{% endif %}}"
+        prompt += f"{{% if {_value(more[0])} %}}\n\n{{{{ {_value(more[0])} }}}}{{% endif %}}"
     block: dict[str, Any] = {"kind": "generation", "prompt": prompt if chat else f"{prompt}\n\nResponse:"}
-    return Recognized("generation", {**block, **_target(answer[0]), **_chat(chat)}, why, answer[0])
+    return Recognized("generation", {**block, **_target(answer[0]), **_chat(chat)}, why, answer[0], inputs=inputs)
 
 
 def _known(found: Sequence[Column], chat: bool) -> Recognized | None:
@@ -191,9 +191,11 @@ def _known(found: Sequence[Column], chat: bool) -> Recognized | None:
         marked = sum(count for text, count in names["answer"].counts.items() if "####" in text)
         if marked > names["answer"].rows / 2:
             why = "questions whose answers end with #### and a number, as in GSM8K; the number is compared"
-            return Recognized("exact_match", {"template": "gsm8k", **_chat(chat)}, why, names["answer"])
+            block = {"template": "gsm8k", **_chat(chat)}
+            return Recognized("exact_match", block, why, names["answer"], inputs=("question",))
     if {"meaning_representation", "human_reference"} <= names.keys():
-        return Recognized("generation", {"template": "e2e"}, "facts and sentences, as in E2E", names["human_reference"])
+        why, answer = "facts and sentences, as in E2E", names["human_reference"]
+        return Recognized("generation", {"template": "e2e"}, why, answer, inputs=("meaning_representation",))
     if len(found) == 1 and found[0].name == "text" and found[0].counts:
         parted = sum(count for text, count in found[0].counts.items() if text.count(_SEPARATED) == 1)
         if parted > 0.9 * found[0].rows:
@@ -231,7 +233,7 @@ def _as_asked(found: Sequence[Column], chat: bool, asked: Asked) -> Recognized:
 def _classified(
     inputs: Sequence[Column], label: Column, labels: Sequence[Column], texts: Sequence[Column], chat: bool
 ) -> Recognized:
-    block = {"kind": "choice", "prompt": _prompt(inputs, label.name.capitalize()), **_target(label), **_chat(chat)}
+    block = {"kind": "choice", "prompt": _prompt(inputs, _title(label)), **_target(label), **_chat(chat)}
     unsure = []
     if len(labels) > 1:
         unsure.append(f"{_series(labels[1:])} could be labels too (--answer NAME)")
@@ -249,7 +251,8 @@ def _answered(inputs: Sequence[Column], answer: Column, chat: bool, kind: str | 
     chosen = kind or ("exact_match" if short else "generation")
     block = {"kind": chosen, "prompt": _prompt(inputs, "Answer"), **_target(answer), **_chat(chat)}
     what = "short answers, compared as a whole" if short else "free text"
-    return Recognized(chosen, block, f"{_series(inputs)} to {answer.name!r}, {what}", answer)
+    why = f"{_series(inputs)} to {answer.name!r}, {what}"
+    return Recognized(chosen, block, why, answer, inputs=tuple(column.name for column in inputs))
 
 
 def _plain(column: Column) -> Recognized:
@@ -260,12 +263,28 @@ def _plain(column: Column) -> Recognized:
 
 
 def _prompt(inputs: Sequence[Column], asks: str) -> str:
-    lines = [f"{column.name.strip().capitalize()}: {{{{ {written(column.name)} }}}}" for column in inputs]
-    return "\n".join([*lines, f"{asks}:"])
+    return "\n".join([*(f"{_title(column)}: {_field(column)}" for column in inputs), f"{asks}:"])
 
 
 def _target(column: Column) -> dict[str, str]:
     return {"target": f"{{{{ {written(column.name)} }}}}"}
+
+
+def _title(column: Column) -> str:
+    """Return a column's name as a word of a prompt; what Jinja would read as a tag is written as a string of it."""
+    words = " ".join(column.name.replace("_", " ").split())
+    title = words[:1].upper() + words[1:]
+    return f"{{{{ {title!r} }}}}" if "{" in title else title
+
+
+def _field(column: Column) -> str:
+    """Return what writes a column into a prompt; nothing where a record has no value."""
+    return f"{{{{ {_value(column)} or '' }}}}" if column.missing else f"{{{{ {_value(column)} }}}}"
+
+
+def _value(column: Column) -> str:
+    """Return a column's value in an expression; one that records may lack is no error then."""
+    return f"{WHOLE}.get({column.name!r})" if column.missing else written(column.name)
 
 
 def _chat(chat: bool) -> dict[str, bool]:

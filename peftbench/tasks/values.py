@@ -16,7 +16,8 @@ from uuid import UUID
 
 WHOLE = "row"
 """The name under which a template sees the whole record."""
-_RESERVED = (WHOLE, "self", "loop", "caller", "and", "or", "not", "in", "is", "if", "else", "true", "false", "none")
+_CONSTANTS = ("true", "false", "none", "True", "False", "None")
+_RESERVED = (WHOLE, "self", "loop", "caller", "and", "or", "not", "in", "is", "if", "else", *_CONSTANTS)
 """Words that mean something else in a template."""
 
 

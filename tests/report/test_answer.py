@@ -245,7 +245,7 @@ def test_the_command_prints_the_answer_and_its_record(clear, capsys):
         (["--within", "101"], "--within: given '101'"),
         (["--budget", "16"], "--budget: given '16'; allowed: a size like 16GiB, 24GB or 500MiB"),
         (["--budget", ""], "--budget: given ''"),
-        (["--time", "2"], "--time: given '2'; allowed: a training time like 90s, 30min or 2h"),
+        (["--time", "2"], "--time: given '2'; allowed: a time above 0 like 90s, 30min, 2h or 1h30m"),
         (["--time", "0h"], "--time: given '0h'"),
         (["--task", "jugde"], "unknown task 'jugde'; did you mean 'judge'?"),
     ],

@@ -82,7 +82,7 @@ def test_well_known_forms_get_their_template(name, rows):
 def test_a_chat_template_of_the_base_is_used_for_instructions_and_conversations():
     made = seen(KNOWN["alpaca"], chat=True).block
     assert (made["chat"], "template" in made) == (True, False)
-    assert made["prompt"] == "{{ instruction }}{% if input %}\n\n{{ input }}{% endif %}"
+    assert made["prompt"] == ("{{ instruction }}{% if row.get('input') %}\n\n{{ row.get('input') }}{% endif %}")
     assert seen(KNOWN["messages"], chat=True).block == {"template": "messages"}
     assert seen(KNOWN["messages"]).block == {"template": "messages", "chat": False}
     other = many(dialog=lambda n: [{"role": "user", "content": "a"}])

@@ -28,6 +28,10 @@ _TEST_SHARE, _TEST_RECORDS = 0.2, 1000
 _VALIDATION_SHARE, _VALIDATION_RECORDS = 0.1, 500
 _MOST_SCORED = {"choice": 500, "exact_match": 200, "generation": 200, "language_modelling": 500}
 _LONGEST_ANSWER = 512
+_NEARLY_ALL = 1.25
+"""How many times more test examples than that are still scored all."""
+_LONGEST_OF_MOST = 1.5
+"""How many times longer than most answers the longest may be for the budget of new tokens to be sized by it."""
 _PERCENT = 99
 _MULTIPLE = 8
 _UNKNOWN_LENGTH = 512
@@ -121,20 +125,19 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     length = max(2, min(_rounded(percentile), room))
     longer = sum(whole > length for whole in wholes)
     why = f"{_PERCENT} % of the examples have at most {percentile:,} tokens"
-    why += f", and the context has room for {room:,}" if room < percentile else ""
+    if room < percentile:
+        why += f", and the context has room for {room:,} beside {_VIRTUAL} virtual ones"
     drawn = " drawn" if len(wholes) < tokens.train.examples else ""
     cut = f"{longer:,} of {len(wholes):,}{drawn} are longer and cut" if longer else "none is longer"
     said = [f"sequence_length {length:,}: {why}; {cut}"]
     comments = {**draft.comments, "sequence_length": f"tokens; {why}; {cut}"}
     block = dict(draft.block)
+    scored = tokens.test or tokens.train
     answer = 0
     if kind in ("exact_match", "generation"):
-        every = (tokens.train, tokens.test) if tokens.test else (tokens.train,)
-        answers = sorted(w - p for each in every for w, p in zip(each.wholes, each.prompts, strict=True))
-        answer = min(_rounded(_percentile(answers)), _LONGEST_ANSWER, max(1, room // 2))
+        answer, comments["max_new_tokens"] = _new_tokens(scored, room)
         block["max_new_tokens"] = answer
-        comments["max_new_tokens"] = f"{_PERCENT} % of the answers have at most {_percentile(answers):,} tokens"
-    scored = tokens.test or tokens.train
+        said.append(f"max_new_tokens {answer}: {comments['max_new_tokens']}")
     need = max(*scored.wholes, max(scored.prompts) + answer, length)
     longest = min(_rounded(need), room)
     if longest > length:
@@ -147,6 +150,29 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
         max_length=longest if longest > length else None,
     )
     return done, said
+
+
+def _new_tokens(scored: Lengths, room: int) -> tuple[int, str]:
+    """Return how many tokens an answer may have, and why.
+
+    Prompts are cut so that an answer has its room; the number is the one with which the most examples keep their whole
+    prompt and can have their whole answer.
+    """
+    sizes = [(prompt, whole - prompt) for prompt, whole in zip(scored.prompts, scored.wholes, strict=True)]
+    answers = sorted(answer for _, answer in sizes)
+    most, longest = _percentile(answers), answers[-1]
+    wanted = min(_rounded(longest if longest <= _LONGEST_OF_MOST * most else most), _LONGEST_ANSWER, max(1, room - 1))
+
+    def kept(new: int) -> int:
+        return sum(answer <= new and prompt + new <= room for prompt, answer in sizes)
+
+    smaller = range(wanted - wanted % _MULTIPLE, 0, -_MULTIPLE)
+    new = max((wanted, *smaller), key=kept)  # of equals the first, which is the largest
+    longer, cut = sum(answer > new for answer in answers), sum(prompt + new > room for prompt, _ in sizes)
+    why = f"the longest answer has {longest:,} tokens" + (f", {_PERCENT} % at most {most:,}" if new < longest else "")
+    why += f"; {longer:,} of {len(sizes):,} answers are longer and cannot be decoded" if longer else ""
+    why += f"; {cut:,} prompts are cut, as the context has room for {room:,}" if cut else ""
+    return new, why
 
 
 def _percentile(ordered: Sequence[int]) -> int:
@@ -174,15 +200,15 @@ def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]
     comments = {**draft.comments, "steps": why, "seeds": "the fewest that show how much luck there is in a score"}
     made = replace(draft, steps=steps, seeds=SEEDS, comments=comments)
     most = _MOST_SCORED[_kind(draft)]
-    if len(test) > most:
-        made = limited(made, most, len(test))
+    if len(test) > _NEARLY_ALL * most:
+        made = limited(made, most)
         said.append(f"{most} of {len(test):,} test examples are scored (limit), the same for every method")
     return made, said
 
 
-def limited(draft: Draft, most: int, of: int) -> Draft:
+def limited(draft: Draft, most: int) -> Draft:
     """Return a draft that scores at most this many examples."""
-    comments = {**draft.comments, "limit": f"a seeded draw of the {of:,} test examples; null for all"}
+    comments = {**draft.comments, "limit": "a seeded draw of the test examples; null for all"}
     return replace(draft, block={**draft.block, "limit": most}, comments=comments)
 
 
@@ -221,9 +247,9 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
     if fitted.gradient_checkpointing:
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
     shown = "; ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
-    within = f" of {memory(budget)}" if budget else ""
+    within = f", all within {memory(budget)}" if budget else ""
     beside = ", with what a GPU's process holds beside tensors" if fitted.reserves else ""
-    said = [f"predicted peaks{within}{beside}: {shown}"]
+    said = [f"predicted peaks{beside}{within}: {shown}"]
     if micro or fitted.gradient_checkpointing:
         how = f"micro-batches of {fitted.micro_batch_size}"
         said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that they fit")

@@ -64,11 +64,14 @@ def look(train: Path, test: Path | None, chat: bool, asked: Asked) -> Data:
     records, names = _read(train, asked)
     whole = columns(records.rows)
     found = _recognized(train, whole, chat, asked)
+    _check_complete(train, records.rows, found)
     if content.kind(train) == ".txt" and found.kind == "language_modelling":
         records = files.read(replace(_READER, kind=found.kind), train)
     classes = dict(found.answer.counts) if found.answer and found.kind == "choice" else {}
     if test is not None:
         others = _read_test(test, names, found, whole)
+        whole = _with_gaps(whole, columns(others))
+        found = _recognized(train, whole, chat, asked)  # what the test file lacks, templates have to expect
         for row in others if classes and found.answer else ():
             classes.setdefault(str(row.get(found.answer.name)).strip(), 0)  # type: ignore[union-attr]
     return Data(
@@ -81,7 +84,7 @@ def look(train: Path, test: Path | None, chat: bool, asked: Asked) -> Data:
         words=_class_names(train, found.answer),
         examples=_first_of_each(records.rows, found),
         records=len(records.rows),
-        notes=(*records.notes, *_missing(found)),
+        notes=(*records.notes, *_missing(whole, found)),
     )
 
 
@@ -143,11 +146,12 @@ def _read_test(path: Path, names: tuple[str, ...], found: Recognized, whole: Seq
     used = found.answer.name if found.answer else None
     by_name = {column.name: column for column in given}
     leave = "leave --test out, and a part of the training file becomes the test"
-    if used and used not in by_name:
-        raise UserError(
-            f"--test {path}: there is no column {used!r}, which has the answers in the training file; its columns are "
-            f"{abridged([repr(column.name) for column in given], _SHOWN_CLASSES)}; {leave}"
-        )
+    for name, what in ((used, "answers"), *((name, "inputs") for name in found.inputs)):
+        if name and name not in by_name:
+            raise UserError(
+                f"--test {path}: there is no column {name!r}, which has the {what} in the training file; its columns "
+                f"are {abridged([repr(column.name) for column in given], _SHOWN_CLASSES)}; {leave}"
+            )
     if used and by_name[used].distinct <= 1 < next(c for c in whole if c.name == used).distinct:
         value = by_name[used].example if by_name[used].distinct else "missing"
         raise UserError(f"--test {path}: {used!r} is {value} in every record, so nothing can be scored; {leave}")
@@ -164,11 +168,35 @@ def _read_test(path: Path, names: tuple[str, ...], found: Recognized, whole: Seq
     return rows
 
 
-def _missing(found: Recognized) -> list[str]:
-    answer = found.answer
-    if answer is None or not answer.missing:
-        return []
-    return [f"{answer.name!r} is missing or empty in {plural(answer.missing, 'record')}"]
+def _check_complete(path: Path, rows: Sequence[Mapping[str, Any]], found: Recognized) -> None:
+    """Refuse training records without an answer, and without an input that a fixed template needs."""
+    needed = [(found.answer.name, "the answers", "another column with --answer")] if found.answer else []
+    if "template" in found.block:
+        needed += [(name, "the inputs", "the columns with --input and --answer") for name in found.inputs]
+    for name, what, instead in needed:
+        lacking = [number for number, row in enumerate(rows, 1) if _empty(row.get(name))]
+        if lacking:
+            raise UserError(
+                f"--train {path}: {name!r}, which has {what}, is missing or empty in {plural(len(lacking), 'record')} "
+                f"(the first is record {lacking[0]:,}); remove them from the file, or name {instead}"
+            )
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _with_gaps(whole: Sequence[Column], test: Sequence[Column]) -> list[Column]:
+    """Return the texts of the training file as lacking what those of the test file lack too."""
+    missing = {column.name: column.missing for column in test if column.is_text and not column.repeats}
+    return [replace(column, missing=column.missing + missing.get(column.name, 0)) for column in whole]
+
+
+def _missing(whole: Sequence[Column], found: Recognized) -> list[str]:
+    used = [column for column in whole if column.name in found.inputs and column.missing]
+    return [
+        f"{c.name!r} is missing or empty in {plural(c.missing, 'record')}; prompts there leave it out" for c in used
+    ]
 
 
 def _first_of_each(rows: Sequence[Mapping[str, Any]], found: Recognized) -> dict[str, str]:
@@ -229,7 +257,7 @@ def overlapping(train: Sequence[Example], scored: Sequence[Example]) -> str | No
 def length_sentence(found: Lengths) -> str:
     """Return the lengths of examples in tokens: median, 95 % and longest."""
     wholes = sorted(found.wholes)
-    drawn = f" (of {len(wholes):,} drawn)" if len(wholes) < found.examples else ""
+    drawn = f" ({len(wholes):,} drawn to be measured)" if len(wholes) < found.examples else ""
     middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
     return f"{plural(found.examples, 'training example')}{drawn}: median {middle:,} tokens, 95 % at most {most:,}, " + (
         f"longest {wholes[-1]:,}"

@@ -66,7 +66,7 @@ def text(draft: Draft) -> str:
 
 def _lines(draft: Draft) -> Iterator[str]:
     for line in draft.head:
-        yield from textwrap.wrap(line, _WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+        yield from _wrapped(line, "# ")
     yield ""
     yield f"description: {scalar(draft.description)}"
     yield ""
@@ -136,6 +136,7 @@ def _beside(line: str, comment: str) -> str:
     """Return a line with its comment: beside it if both fit, else above."""
     if not comment:
         return line
+    comment = _printable(comment)
     both = f"{line.ljust(_COMMENT_FROM) if len(line) < _COMMENT_FROM else line} # {comment}"
     if len(both) <= _WIDTH:
         return both
@@ -144,7 +145,9 @@ def _beside(line: str, comment: str) -> str:
 
 
 def _wrapped(comment: str, indent: str) -> list[str]:
-    return textwrap.wrap(comment, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(
+        _printable(comment), _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def scalar(value: Any) -> str:
@@ -165,4 +168,18 @@ def scalar(value: Any) -> str:
 
 def quoted(word: str) -> str:
     """Return text in double quotes; what would name an environment variable is escaped."""
-    return json.dumps(word.replace("${", "$${"), ensure_ascii=False)
+    return "".join(
+        character if character.isprintable() else _escaped(character)
+        for character in json.dumps(word.replace("${", "$${"), ensure_ascii=False)
+    )
+
+
+def _escaped(character: str) -> str:
+    """Return a character that YAML does not print, or takes as a line break, as its escape in double quotes."""
+    code = ord(character)
+    return f"\\U{code:08x}" if code > 0xFFFF else f"\\u{code:04x}"
+
+
+def _printable(comment: str) -> str:
+    """Return text for a comment, in which characters that would end it or are not allowed in YAML are escapes."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else _escaped(c) for c in comment)
