@@ -63,7 +63,7 @@ def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
         yield f"\nno table: {error}"
         return
     yield f"\n{brief.text(results)}"
-    answer = "\n".join(_answer(results, folder))
+    answer = "\n".join(_answer(results))
     if answer:
         yield f"{answer}\n"
     if unfinished:
@@ -71,13 +71,13 @@ def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
     yield f"next: peftbench report {shlex.quote(str(folder))}  (the page; --notes prints all notes)"
 
 
-def _answer(results: Results, folder: Path) -> tuple[str, ...]:
+def _answer(results: Results) -> tuple[str, ...]:
     """Return which method to take, in lines; if it cannot be computed, a line that says so."""
     from peftbench.report.derived.answer import answer
     from peftbench.report.guarded import guarded
     from peftbench.report.notes.answer import lines
 
-    return guarded("the answer", lambda: lines(answer(results, folder=folder)), lambda note: (note,))
+    return guarded("the answer", lambda: lines(answer(results)), lambda note: (note,))
 
 
 def _table(folder: Path) -> str:

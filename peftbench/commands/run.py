@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -184,20 +185,21 @@ def _for_search(options: Options, selected: bool) -> Options:
 
 
 def _command(options: SuiteOptions, with_only: bool) -> str:
-    """Return the command as reports show it, with absolute paths cut to their last part.
+    """Return the command as reports show it, with paths inside the working directory relative to it.
+
+    Other paths stay, so that the command can be pasted; rows have it without them.
 
     Args:
         options: the suite and what was set.
         with_only: whether the selection of trials is part of it.
     """
-    from peftbench.records import failures
-
     words = ["peftbench", "run", options.suite, *(["--smoke"] if options.smoke else [])]
     words += [word for value in options.overrides for word in ("--set", value)]
     words += [word for value in options.only if with_only for word in ("--only", value)]
     if options.seeds:
         words += ["--seeds", options.seeds]
-    return " ".join(shlex.quote(failures.without_paths(word)) for word in words)
+    here = f"{Path.cwd()}/"
+    return shlex.join(re.sub(rf"(^|=){re.escape(here)}", r"\1", word) for word in words)
 
 
 def _interrupt(*_: object) -> None:

@@ -19,7 +19,7 @@ def ask(folder: Path, question: Question) -> Answer:
     Raises:
         UserError: if the folder holds no trials, its rows do not compare, or the question does not fit them.
     """
-    return answer(collect(folder), question, folder)
+    return answer(collect(folder), question)
 
 
 def text(found: Answer) -> str:

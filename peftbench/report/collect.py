@@ -132,6 +132,8 @@ class Results:
     """The recorded grid; None if none was recorded."""
     choices: Mapping[str, CellSearch] = field(default_factory=dict)
     """Learning-rate searches by the stored name of the cell."""
+    folder: Path | None = None
+    """Where the results are stored, as it was given; None if they were not read from one folder."""
 
     @cached_property
     def finished(self) -> tuple[Cell, ...]:
@@ -325,6 +327,6 @@ def collect(folder: Path, examples: bool = True) -> Results:
         raise UserError(f"{folder.name}: no trials stored there; run a suite first")
     try:
         found = from_tables(tables.trials, tables.steps, tables.examples, store.recorded_grid(folder))
-        return replace(found, choices=learning_rate_search.searches(folder))
+        return replace(found, choices=learning_rate_search.searches(folder), folder=folder)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error

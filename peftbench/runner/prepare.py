@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from peftbench.methods import base_facts, context_length
 from peftbench.models import causality, find
 from peftbench.planner import cuda_reserve
 from peftbench.records import Base, Example, Job, Status, Task, Trial
+from peftbench.records.failures import without_paths
 from peftbench.records.watch import Watch
 from peftbench.results import store
 from peftbench.runner.executor import local
@@ -145,7 +147,7 @@ def prepare(
     Raises:
         UserError: if a base model or a data file is missing or unreadable, or the results folder cannot be used.
     """
-    described = json.dumps({**environment.describe(), "command": command}, sort_keys=True)
+    described = json.dumps({**environment.describe(), "command": _without_paths(command)}, sort_keys=True)
     inputs = _Inputs(texts=Texts(stand_in=options.stand_in))
     jobs: list[Job] = []
     seen: set[str] = set()
@@ -198,6 +200,11 @@ def prepare(
     grid = Grid(folder, tasks, tuple(jobs), left, workers, () if options.stand_in else notes)
     # every cell's first seed runs before any second, so that an interrupted run is a comparison of all cells already
     return replace(grid, pending=tuple(sorted(left, key=grid.place)))
+
+
+def _without_paths(command: str) -> str:
+    """Return a command as rows have it: results are passed on, so they name no folder of this machine."""
+    return shlex.join(map(without_paths, shlex.split(command)))
 
 
 def _reserve(trial: Trial, options: Options) -> int:

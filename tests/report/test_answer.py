@@ -31,7 +31,7 @@ BUSY = {"train_waiting_seconds": 60.0, "threads": 2}
 
 
 def told(place: Path, **question: object) -> list[str]:
-    return list(lines(answer(collect(place), Question(**question), place)))  # type: ignore[arg-type]
+    return list(lines(answer(collect(place), Question(**question))))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_cheapest_cell_is_named_with_what_it_costs(clear):
 
 def test_every_answer_has_at_most_eight_lines_of_a_hundred_columns_and_ninety_words(clear):
     for question in ({}, {"within": 5.5}, {"budget_bytes": 2**31}, {"budget_bytes": 1}, {"task": "judge"}):
-        found = answer(collect(clear), Question(**question), clear)  # type: ignore[arg-type]
+        found = answer(collect(clear), Question(**question))  # type: ignore[arg-type]
         assert 1 <= len(lines(found)) <= 8
         assert max(map(len, lines(found))) <= 100
         assert len(" ".join(sentences(found)).split()) <= 90

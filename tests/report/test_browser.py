@@ -436,11 +436,11 @@ def test_a_value_of_the_address_beside_a_bad_one_is_kept(opening: Any, address: 
     assert page.input_value("#filter-precision") == ""
 
 
-def test_a_row_opens_its_trials_with_everything_that_is_stored(opened: Any) -> None:
+def test_a_row_opens_its_trials_with_everything_that_is_stored(opened: Any, grid: Path) -> None:
     opened.locator("#table tbody tr", has_text="LoRA r=8 int8").locator("td").nth(3).click()
     assert opened.inner_text("#trial-title") == "LoRA r=8 int8"
     assert opened.locator("#trial select option").all_inner_texts() == [f"seed {n} (ok)" for n in range(3)]
-    command = "peftbench run quickstart --only method=lora --only rank=8 --only precision=int8"
+    command = f"peftbench run quickstart -o {grid} --only method=lora --only rank=8 --only precision=int8"
     assert f"{command} --seeds 0, --fresh" in opened.inner_text("#trial")
     opened.wait_for_selector("#trial .chart canvas")
     for title, part in (
@@ -547,3 +547,70 @@ def test_a_page_of_87_cells_is_paged_and_stays_short(opening: Any, wide_address:
     page.click("details[data-section=heat] > summary")
     page.wait_for_selector("details[data-section=heat] canvas")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+WATCH = """() => {
+  const compile = vegaLite.compile;
+  window.specs = [];
+  const kept = (spec, options) => { window.specs.push(spec); return compile(spec, options); };
+  window.vegaLite = { ...vegaLite, compile: kept };
+}"""
+
+
+def spec_of(page: Any, section: str) -> dict[str, Any]:
+    """Open a section and return what its last plot shows."""
+    page.evaluate(WATCH)
+    page.click(f"details[data-section={section}] > summary")
+    page.wait_for_selector(f"details[data-section={section}] canvas")
+    found: dict[str, Any] = json.loads(page.evaluate("JSON.stringify(window.specs.at(-1))"))
+    return found
+
+
+def test_curves_are_averaged_by_step_where_every_seed_has_it(opening: Any, tmp_path: Path) -> None:
+    lengths = (300, 120, 240)  # with every third, first and second step in one point if each had its own
+    made = [make_result(seed=seed, steps=length) for seed, length in enumerate(lengths)]
+    alike = [make_result("lora r=4 fp32", rank=4, seed=seed, steps=10) for seed in (0, 1)]
+
+    def steps(result: Result) -> Result:
+        each = tuple(dataclasses.replace(step, loss=step.step + result.row.seed / 10) for step in result.steps)
+        return dataclasses.replace(result, steps=each)
+
+    place = store(tmp_path / "r", *map(steps, [*made, *alike]))
+    page = opening(render(place, tmp_path / "page.html").as_uri())
+    values = spec_of(page, "curves")["data"]["values"]
+    own = {row["step"]: row["loss"] for row in values if row["cell"] == "LoRA r=8"}
+    assert sorted(own) == list(range(1, 120, 3)), "up to the last step of the shortest"
+    for step, loss in own.items():
+        assert loss == pytest.approx(step + 1 + 0.1, rel=1e-3)  # middle of three steps, mean of 0, 0.1 and 0.2
+    assert len([row for row in values if row["cell"] == "LoRA r=4"]) == 10
+    note = page.inner_text("details[data-section=curves]")
+    assert "Only steps that every seed has: LoRA r=8 (up to 118 of 298)." in note
+
+
+def test_a_heat_map_has_a_readable_number_in_every_cell(opening: Any, address: str) -> None:
+    for scheme in ("light", "dark"):
+        page = opening(address, scheme)
+        values = spec_of(page, "heat")["data"]["values"]
+        missing = [row for row in values if row["text"] == "–"]
+        assert {(row["method"], row["precision"], row["tip"]) for row in missing} == {
+            ("full fine-tuning", "nf4", "unsupported")
+        }
+        for row in values:
+            assert row["text"]
+            assert contrast(row["fill"], row["ink"]) >= 4.5, row
+        assert len({row["fill"] for row in values}) > 3
+        assert "–: no trial ended ok" in page.inner_text("details[data-section=heat]")
+
+
+def contrast(one: str, other: str) -> float:
+    def light(color: str) -> float:
+        if color.startswith("#"):
+            digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
+            parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+        else:
+            parts = [float(part) / 255 for part in color.removeprefix("rgb(").removesuffix(")").split(",")]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((light(one), light(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)

@@ -22,7 +22,6 @@ from peftbench.report.collect import MEAN, collect
 from peftbench.report.derived.answer import answer
 from peftbench.report.names import display_names
 from peftbench.report.payload import details, packing, questions
-from peftbench.report.payload.overview import rerun
 from peftbench.report.styles import DARK, LIGHT, SHAPES, style_of
 from tests.support.page_data import PageData
 from tests.support.results_factory import TASKS, make_grid, make_result, store
@@ -248,20 +247,6 @@ def test_a_sentence_names_cells_as_the_table_does(tmp_path: Path) -> None:
     below = " ".join(page_of(store(tmp_path / "r", *rows)).core["warnings"])
     assert "LoRA r=8 (40.0, the base 50.0)" in below
     assert "QLoRA r=8 (30.0" in below
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ("peftbench run x.yaml", "peftbench run x.yaml"),
-        ("peftbench run x.yaml --only method=lora --seeds 3 --set a=1 --fresh", "peftbench run x.yaml --set a=1"),
-        ("peftbench run x.yaml --only=method=lora --seeds=1,", "peftbench run x.yaml"),
-        ("peftbench run 'a b.yaml' -o out", "peftbench run 'a b.yaml' -o out"),
-        ("peftbench run 'unclosed", "peftbench run 'unclosed"),
-    ],
-)
-def test_the_command_that_runs_one_trial_again_selects_nothing_twice(command: str, expected: str) -> None:
-    assert rerun(command) == expected
 
 
 def test_no_two_methods_look_the_same_and_each_can_be_seen() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from peftbench.errors import UserError, unknown
 from peftbench.report.collect import MEAN, Cell, Results, read_json
+from peftbench.report.derived import commands
 from peftbench.report.derived.attempts import Attempts
 from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
+from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.guarded import guarded
 from peftbench.report.names import display_names
 from peftbench.results.answer.decision import WITHIN, Candidate, Decision, Question, decide
@@ -68,13 +68,12 @@ class Answer:
     """Display names of cells by their own."""
 
 
-def answer(results: Results, question: Question | None = None, folder: Path | None = None) -> Answer:
+def answer(results: Results, question: Question | None = None) -> Answer:
     """Return the answer to a question.
 
     Args:
         results: what is asked.
         question: by default a loss of 2 points of the mean over tasks.
-        folder: where the results are, for the command that adds seeds.
 
     Raises:
         UserError: if the task is not one of the results', or a number of the question makes no sense.
@@ -88,7 +87,10 @@ def answer(results: Results, question: Question | None = None, folder: Path | No
         "majority": results.reference("majority", task),
         "chance": results.reference("chance", task),
     }
-    decision = decide(tuple(_candidates(results, stored, costs)), asked, levels)
+    if is_smoke(results):
+        decision = Decision("refused", asked, "smoke run")
+    else:
+        decision = decide(tuple(_candidates(results, stored, costs)), asked, levels)
     bases = [cell.mean(f"score_{task}") for cell in results.finished if cell.is_base]
     seeds = max((len(cell.ok) for cell in results.tuned), default=0)
     return Answer(
@@ -99,7 +101,7 @@ def answer(results: Results, question: Question | None = None, folder: Path | No
         levels,
         busy_trials(results.trials[[not _is_base(method) for method in results.trials["method"]]]),
         seeds,
-        _command(results, decision, folder),
+        _command(results, decision),
         tuple(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
         display_names(results.cells),
     )
@@ -240,26 +242,9 @@ def _is_base(method: str) -> bool:
     return method in METHODS and not METHODS[method].trains
 
 
-def _command(results: Results, decision: Decision, folder: Path | None) -> str | None:
+def _command(results: Results, decision: Decision) -> str | None:
     """Return the command that runs the seeds that a decision needs; None if it needs none."""
     if decision.refusal == "single seed":
-        seeds: int | None = FIRST_SEEDS
-    else:
-        seeds = decision.needed.seeds if decision.needed and not decision.needed.examples else None
-    if seeds is None or results.grid is None:
-        return None
-    try:
-        words = shlex.split(results.grid.command)
-    except ValueError:
-        return None
-    kept, skip = [], False
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        drop = word == "--seeds" or (word == "--only" and after.startswith("seed="))
-        if not (skip or drop or word.startswith("--seeds=")):
-            kept.append(word)
-        skip = drop and not skip
-    kept += ["--seeds", str(seeds)]
-    suites = results.distinct("suite")
-    if folder is not None and [str(folder)] != [str(Path("results") / str(suite)) for suite in suites]:
-        kept += ["-o", str(folder)]
-    return " ".join(map(shlex.quote, kept))
+        return commands.more_seeds(results, FIRST_SEEDS)
+    needed = decision.needed
+    return commands.more_seeds(results, needed.seeds) if needed and needed.seeds and not needed.examples else None

@@ -12,6 +12,8 @@ from typing import Any
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.results import seeds
 
+FIRST_TOKEN, LATER_TOKENS = slice(1), slice(1, None)
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -41,6 +43,18 @@ class Measured:
             key = "1" if prompts == "1" else str(raw.get("prompts"))
             found += raw.get("seconds", {}).get(variant, {}).get(key, [])
         return found
+
+    def latency(self, part: slice) -> tuple[float, float, float] | None:
+        """Return first quartile, median and third quartile of a latency of one prompt, seconds; None if not measured.
+
+        Args:
+            part: of a repeat's tokens: ``FIRST_TOKEN`` or ``LATER_TOKENS``.
+        """
+        raw = sorted(seconds for repeat in self.repeats("tuned", "1") for seconds in repeat[part])
+        if not raw:
+            return None
+        low, middle, high = statistics.quantiles(raw, n=4, method="inclusive") if len(raw) > 1 else raw * 3
+        return low, middle, high
 
     @cached_property
     def prefill(self) -> Ratio | None:

@@ -9,6 +9,7 @@ from peftbench.records import units as fmt
 from peftbench.records.wording import abridged, plural, series
 from peftbench.report.collect import MEAN
 from peftbench.report.derived.answer import Answer, Costs
+from peftbench.report.derived.smoke import MEANING
 from peftbench.report.names import renamed
 from peftbench.results.answer.decision import Refusal
 from peftbench.results.busy_machine import MOST_WAITING
@@ -222,7 +223,7 @@ def _refused(found: Answer) -> Iterator[str]:
     yield f"No answer: {_reason(found, refusal)}."
     if refusal in ("not above base", "not above majority", "not above chance"):
         yield "More steps (train.steps) or a search of learning rates (learning_rate: search) may change that."
-    if refusal != "no outcomes":
+    if refusal not in ("no outcomes", "smoke run"):
         yield from _missing(found)
     if refusal == "single seed":
         yield f"At least {plural(3, 'seed')} are needed{':' if found.command else '.'}"
@@ -245,6 +246,7 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
         "single seed": "each cell has one finished seed, so what another seed would give is not known",
         "no times": NO_TIMES,
+        "smoke run": f"this is a smoke run: {MEANING}",
     }[refusal]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from peftbench.report.collect import Results
+from peftbench.report.derived import smoke
 from peftbench.report.derived.answer import nearness
 from peftbench.report.derived.significance import Significance
 from peftbench.report.guarded import guarded
@@ -29,6 +30,7 @@ from peftbench.report.notes import (
 def notes(results: Results, found: Significance) -> tuple[str, ...]:
     """Return what the numbers are, what they can show, what limits the comparison, then memory, speed and data."""
     groups: tuple[tuple[str, Callable[[], Iterable[str | None]]], ...] = (
+        ("smoke mode", lambda: smoke.notes(results)),
         ("seeds", lambda: (scores.seeds(results),)),
         ("metrics", lambda: (scores.metrics(results),)),
         ("ranking", lambda: ranking.notes(results)),

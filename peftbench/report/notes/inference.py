@@ -36,8 +36,8 @@ def _setting(cells: Sequence[Measured]) -> str:
     return (
         f"Inference cost of the tuned model: rates for a batch of {prompts} prompts of {tokens} tokens, latencies for "
         f"one prompt, {new} new tokens each; medians over {repeats} repeats in each cell's first trial. × base: time "
-        "relative to the base model without the method, measured alternately in the same process. In brackets (page "
-        "and Markdown): quartiles of latencies, 95 % intervals of ratios over the repeats."
+        "relative to the base model without the method, measured alternately in the same process. Quartiles of "
+        "latencies and 95 % intervals of ratios, over the repeats, are in brackets in Markdown and columns of the page."
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from peftbench.records import Status
 from peftbench.records.wording import plural, series, span
-from peftbench.report.collect import Results, read_json
+from peftbench.report.collect import Results
 from peftbench.report.notes import memory
 
 
@@ -49,14 +49,3 @@ def _machine(results: Results) -> str:
     where = "on a CUDA GPU" if device == "cuda" else f"on the CPU{count}"
     kind = results.common("memory_kind")
     return f"{where}, memory by {memory.kind_words(str(kind))}" if kind else where
-
-
-def command(results: Results) -> str:
-    """Return the command that makes the results: as recorded, else by the suite's name."""
-    if results.grid:
-        return results.grid.command
-    for text in results.trials["environment_json"].dropna():
-        recorded = read_json(text).get("command")
-        if recorded:
-            return " ".join(map(str, recorded)) if isinstance(recorded, list) else str(recorded)
-    return f"peftbench run {results.common('suite') or 'SUITE'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from peftbench.report.collect import Results
+from peftbench.report.derived import smoke
 from peftbench.report.derived.inference import measured
 from peftbench.report.derived.retention import retained
 from peftbench.report.derived.significance import significance
@@ -34,6 +35,7 @@ _Maker = Callable[[], Iterable[str | None]]
 def warnings(results: Results) -> tuple[str, ...]:
     """Return what limits or voids the comparison, the most important first; failed trials are a table of their own."""
     groups: tuple[tuple[str, _Maker], ...] = (
+        ("smoke mode", lambda: smoke.notes(results)),
         ("missing trials", lambda: failures.missing(results)),
         ("disturbed times", lambda: speed.cautions(results)),
         ("losses that did not fall", lambda: outcomes.unlearned(results)),

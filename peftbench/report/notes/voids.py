@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from peftbench.methods.record import shown
 from peftbench.records.wording import abridged, plural
 from peftbench.report.collect import Results
+from peftbench.report.derived.smoke import BASE, STEPS, is_smoke
 from peftbench.report.names import display_names
 from peftbench.results.busy_machine import busy_trials
 
@@ -21,9 +22,13 @@ _HEAD = "Warning: "
 def warnings(results: Results) -> tuple[str, ...]:
     """Return one line for each thing that makes numbers of the table void; none if nothing does."""
     names = display_names(results.cells)
-    return tuple(
-        f"{_HEAD}{line}"[:WIDTH] for line in (*_busy(results), *_guessing(results, names), *_edges(results, names))
-    )
+    found = (*_smoke(results), *_busy(results), *_guessing(results, names), *_edges(results, names))
+    return tuple(f"{_HEAD}{line}"[:WIDTH] for line in found)
+
+
+def _smoke(results: Results) -> Iterator[str]:
+    if is_smoke(results):
+        yield f"smoke run: {STEPS} steps per cell on {BASE}, so no number of this table means anything."
 
 
 def _busy(results: Results) -> Iterator[str]:

@@ -285,6 +285,12 @@ def _inference(results: Results) -> Iterable[Column]:
         texts = tuple(f"{low:.2f} to {high:.2f}" if low is not None else None for low, high in bounds)
         title = f"{name}, 95 % interval"
         yield Column(f"{name}_interval", title, "Inference", f"of {name}, over repeats", texts, "× base", kind="text")
+    for name, part_of in (("first_token", inference.FIRST_TOKEN), ("per_token", inference.LATER_TOKENS)):
+        title = name.replace("_", " ")
+        quartiles = [one.latency(part_of) if (one := found.get(c.name)) else None for c in results.cells]
+        texts = tuple(q and f"{fmt.number(1e3 * q[0])} to {fmt.number(1e3 * q[2])}" for q in quartiles)
+        meaning = f"first to third quartile of the time of one prompt, {title}"
+        yield Column(f"{name}_quartiles", f"{title}, quartiles", "Inference", meaning, texts, "ms", kind="text")
     merge = tuple(_merged(found.get(cell.name)) for cell in results.cells)
     yield Column("merge", "merges", "Inference", "whether it can be merged into the base's weights", merge, kind="text")
 

@@ -40,25 +40,37 @@ def time_parts() -> list[dict[str, Any]]:
 
 
 def curves(results: Results) -> list[dict[str, Any] | None]:
-    """Return each trial's training loss, in the order of the trials: first step, steps per point, values."""
-    keys = results.trials["key"].tolist()
+    """Return each trial's training loss, in the order of the trials: first step, steps per point, values.
+
+    The points of a cell's trials lie at the same steps, whatever the number of their steps.
+    """
+    trials = results.trials
+    keys = trials["key"].tolist()
     if not len(results.steps):
         return [None] * len(keys)
     places = results.steps.groupby("key").indices
     steps, losses = (results.steps[name].to_numpy(dtype=float) for name in ("step", "loss"))
     points = FEWER_POINTS if len(keys) > MANY_TRIALS else MOST_POINTS
-    return [_curve(steps[places[key]], losses[places[key]], points) if key in places else None for key in keys]
+    cells = list(zip(trials["base"].tolist(), trials["cell"].tolist(), strict=True))
+    ends: dict[Any, tuple[float, float]] = {}
+    for key, cell in zip(keys, cells, strict=True):
+        if key in places:
+            own = steps[places[key]]
+            first, last = ends.get(cell, (np.inf, -np.inf))
+            ends[cell] = min(first, own.min()), max(last, own.max())
+    return [
+        _curve(steps[places[key]], losses[places[key]], *ends[cell], points) if key in places else None
+        for key, cell in zip(keys, cells, strict=True)
+    ]
 
 
-def _curve(steps: Any, losses: Any, points: int) -> dict[str, Any] | None:
-    order = np.argsort(steps, kind="stable")
-    steps, losses = steps[order], losses[order]
-    if not len(steps):
-        return None
-    every = max(1, -(-len(steps) // points))
-    ends = range(0, len(steps), every)
-    values = [float(f"{np.mean(losses[a : a + every]):.4g}") for a in ends]
-    return {"first": steps[0], "every": every, "loss": values}
+def _curve(steps: Any, losses: Any, first: float, last: float, points: int) -> dict[str, Any]:
+    """Return a curve as means over equally many steps; None where a trial has none of them."""
+    every = max(1, -(-int(last - first + 1) // points))
+    at = ((steps - first) // every).astype(int)
+    count, total = np.bincount(at), np.bincount(at, weights=losses)
+    values = [float(f"{t / n:.4g}") if n else None for n, t in zip(count, total, strict=True)]
+    return {"first": first, "every": every, "loss": values}
 
 
 def ledgers(results: Results) -> list[Any]:

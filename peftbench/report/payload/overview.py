@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,8 @@ from peftbench.records import Status
 from peftbench.records.units import MISSING
 from peftbench.records.wording import abridged, plural
 from peftbench.report.collect import Results
+from peftbench.report.derived import commands
+from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.derived.unequal_settings import audit as unequal
 from peftbench.report.names import renamer
 from peftbench.report.notes import overview, page_notes
@@ -21,21 +22,18 @@ from peftbench.report.tables import settings
 from peftbench.results.busy_machine import busy_trials, waiting_share
 from peftbench.results.learning_rate_search import expected_best
 
-_SELECTING = ("--only", "--seeds")
-"""Options of ``run`` that select trials, each with a value."""
-
 
 def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
     """Return everything on the page that is a text of the whole results rather than of a cell."""
     named = renamer(results)
-    command = pieces.make("the command", lambda: overview.command(results), "")
     return {
         "suite": ", ".join(map(str, results.distinct("suite"))),
         "base": ", ".join(map(str, results.distinct("base"))),
         "status": pieces.make("the state of the results", lambda: status(results), []),
         "lead": pieces.make("the overview", lambda: overview.overview(results), ""),
-        "command": command,
-        "rerun": rerun(command),
+        "command": pieces.make("the command", lambda: commands.whole(results), ""),
+        "rerun": pieces.make("the command of a trial", lambda: commands.again(results), ""),
+        "ask": commands.ask(results),
         "warnings": [named(text) for text in page_notes.warnings(results)],
         "notes": [{"title": t, "texts": [named(text) for text in texts]} for t, texts in page_notes.notes(results)],
         "troubles": pieces.make("the failures", lambda: troubles(results), []),
@@ -61,7 +59,9 @@ def status(results: Results) -> list[dict[str, str]]:
     ended += [f"{failed} failed" if failed else "none failed", *([f"{lacking} missing"] if lacking else [])]
     bases = results.distinct("base")
     seeds = results.distinct("seed")
+    void = [{"title": "smoke run", "text": "its numbers mean nothing", "level": "warn"}] if is_smoke(results) else []
     return [
+        *void,
         _fact("base", abridged([str(base) for base in bases], 3)),
         _fact("data", _data(results)),
         _fact("seeds", f"{len(seeds)}" if seeds else MISSING),
@@ -108,23 +108,6 @@ def _settings(results: Results) -> dict[str, str]:
     if kinds:
         return {"title": "audit", "text": f"not equal: {', '.join(kinds)}", "level": "warn"}
     return {"title": "audit", "text": "all else equal", "level": "ok"}
-
-
-def rerun(command: str) -> str:
-    """Return the command that made the results, without what selects trials, to which a selection can be added."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return command
-    kept, skip = [], False
-    for word in words:
-        if skip:
-            skip = False
-        elif word in _SELECTING:
-            skip = True
-        elif word != "--fresh" and not word.startswith(tuple(f"{name}=" for name in _SELECTING)):
-            kept.append(word)
-    return shlex.join(kept)
 
 
 def troubles(results: Results) -> list[dict[str, Any]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 
 from peftbench.records import units as fmt
 from peftbench.report.collect import Results
-from peftbench.report.derived.inference import Measured, Ratio, measured
+from peftbench.report.derived.inference import FIRST_TOKEN, LATER_TOKENS, Measured, Ratio, measured
 from peftbench.report.notes import inference as notes
 from peftbench.report.tables.table import Column, Row, Table, Value
 
@@ -20,8 +19,8 @@ def table(results: Results) -> Table | None:
     pairs = [
         (Column("cell", "", ("cell",), "cell", numeric=False), _name),
         *(_mean(cells, *described) for described in _RATES),
-        _latency("first token", "first_token", "first token\nms", lambda repeat: repeat[:1]),
-        _latency("per token", "decoded_token", "per token\nms", lambda repeat: repeat[1:]),
+        _latency("first token", "first_token", "first token\nms", FIRST_TOKEN),
+        _latency("per token", "decoded_token", "per token\nms", LATER_TOKENS),
         _times("prefill", lambda one: one.prefill),
         _times("decode", lambda one: one.decode),
         *(_mean(cells, *described) for described in _REST),
@@ -63,16 +62,16 @@ def _mean(cells: Sequence[Measured], column: str, title: str, unit: str, factor:
     return Column(title, unit, (f"{column}_mean",), short), fill
 
 
-def _latency(title: str, name: str, short: str, part: Callable[[list[float]], list[float]]) -> _Pair:
+def _latency(title: str, name: str, short: str, part: slice) -> _Pair:
     """Return a latency of one prompt: median and quartiles of the raw values."""
 
     def fill(one: Measured) -> Value:
-        raw = sorted(1e3 * seconds for repeat in one.repeats("tuned", "1") for seconds in part(repeat))
-        if not raw:
+        found = one.latency(part)
+        if found is None:
             return Value(fmt.MISSING, (None, None, None))
-        low, middle, high = statistics.quantiles(raw, n=4, method="inclusive") if len(raw) > 1 else raw * 3
-        text = f"{fmt.number(middle)} ({fmt.number(low)} to {fmt.number(high)})"
-        return Value(text, tuple(value / 1e3 for value in (middle, low, high)), fmt.number(middle))
+        low, middle, high = found
+        low_text, text, high_text = (fmt.number(1e3 * value) for value in found)
+        return Value(f"{text} ({low_text} to {high_text})", (middle, low, high), text)
 
     raw_names = (f"{name}_seconds_median", f"{name}_seconds_q1", f"{name}_seconds_q3")
     return Column(title, "ms", raw_names, short), fill

@@ -154,13 +154,19 @@ const linked = (text) => {
   const found = new RegExp(`(?<![\\w.=-])(${names.join("|")})(?![\\w=+-])`, "g");
   return text.split(found).map((piece, i) => (i % 2 ? element("button", { type: "button", class: "link", onclick: () => openCell(CELLS.name.indexOf(piece)) }, piece) : piece));
 };
+/* The command that answers the same question, and says how many seeds would decide it. */
+const asked = () => {
+  const options = [["--within", tolerated() === general(scoreOf().answer.within) ? "" : state.within.trim()], ["--budget", state.budget.trim()], ["--time", state.time.trim()],
+    ["--task", state.task === "0" ? "" : scoreOf().task]].filter(([, value]) => value);
+  return [DATA.ask, ...options.map(([name, value]) => `${name} ${quoted(value)}`)].join(" ");
+};
 const answerWords = () => {
   const { answer, questions } = scoreOf();
   if (!answer) return [];
   const own = !questions || questions.refused || !DATA.costs || isDefault();
   const [first, ...rest] = own ? answer.words : otherWords();
-  const command = own && answer.command ? [" ", element("code", {}, answer.command)] : [];
-  return [element("strong", {}, ...linked(first ?? "")), " ", ...linked(rest.join(" ")), ...command];
+  const command = own ? answer.command : asked();
+  return [element("strong", {}, ...linked(first ?? "")), " ", ...linked(rest.join(" ")), ...(command ? [" ", element("code", {}, command)] : [])];
 };
 const drawAnswer = () => {
   within = probabilities(scoreOf(), Number(state.within));

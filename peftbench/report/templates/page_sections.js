@@ -26,6 +26,25 @@ const stacked = (into, segments, total, unit, size) => {
     },
   });
 };
+/* Colour of a value in a heat map, and that of its number: of black and white the one that can be read on it. */
+const light = (color) => {
+  const [r, g, b] = color.match(/[\d.]+/g).map((part) => part / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const heat = (value, low, high) => {
+  if (value === null) return { fill: ink("--raised"), ink: ink("--ink") };
+  const color = vega.scheme("viridis")(high > low ? (value - low) / (high - low) : 0.5);
+  const fill = color.startsWith("#") ? `rgb(${[1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)).join(",")})` : color;
+  return { fill, ink: light(fill) > 0.179 ? "#000" : "#fff" };
+};
+/* The mean of several seeds' curves at the steps that all of them have, the last of these and the last of any. */
+const meanCurve = (curves) => {
+  const at = new Map();
+  for (const curve of curves) for (const { step, loss } of curvePoints(curve)) at.set(step, [...(at.get(step) ?? []), loss]);
+  const points = [...at].filter(([, losses]) => losses.length === curves.length).sort((a, b) => a[0] - b[0])
+    .map(([step, losses]) => ({ step, loss: losses.reduce((sum, loss) => sum + loss, 0) / losses.length }));
+  return { points, last: points.at(-1)?.step ?? null, longest: Math.max(...at.keys()) };
+};
 const SECTIONS = {
   heat: (into) => {
     const measures = [["score", "score (%)", (c) => (scoreOf().mean[c] === null ? null : 100 * scoreOf().mean[c])],
@@ -33,8 +52,13 @@ const SECTIONS = {
     const select = into.querySelector("select") ?? element("select", { "aria-label": "quantity", onchange: () => SECTIONS.heat(into) }, ...measures.map(([name, title]) => element("option", { value: name }, title)));
     if (!select.isConnected) into.append(element("p", { class: "tools" }, element("label", {}, "Show ", select)));
     const [, title, of] = measures.find(([name]) => name === select.value);
-    const values = PLACES.filter((c) => families().has(familyOf(c)) && of(c) !== null).map((c) => ({ method: familyOf(c), rank: CELLS.rank[c] === null ? "–" : String(CELLS.rank[c]), precision: CELLS.precision[c], value: of(c), text: number(of(c)) }));
-    const middle = values.map((row) => row.value).sort((a, b) => a - b)[values.length >> 1];
+    const rows = PLACES.filter((c) => families().has(familyOf(c)));
+    const known = rows.map(of).filter((value) => value !== null);
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    const values = rows.map((c) => ({
+      method: familyOf(c), rank: CELLS.rank[c] === null ? "–" : String(CELLS.rank[c]), precision: CELLS.precision[c], text: number(of(c)), ...heat(of(c), low, high),
+      tip: of(c) === null ? CELLS.trouble[c] || "not measured" : number(of(c)),
+    }));
     const precisions = [...new Set(values.map((row) => row.precision))];
     const ranks = [...new Set(values.map((row) => row.rank))].sort((a, b) => (a === "–" ? -1 : b === "–" ? 1 : a - b));
     const columns = Math.max(1, Math.floor(into.clientWidth / (precisions.length * 62 + 70)));
@@ -44,12 +68,15 @@ const SECTIONS = {
         width: { step: 62 }, height: { step: 26 },
         encoding: { x: { field: "precision", type: "nominal", sort: precisions, axis: { title: null, labelAngle: 0, orient: "bottom" } }, y: { field: "rank", type: "nominal", sort: ranks, axis: { title: "rank", titleAngle: 0, titleAlign: "right" } } },
         layer: [
-          { mark: { type: "rect", tooltip: { content: "data" } }, encoding: { color: { field: "value", type: "quantitative", scale: { scheme: "viridis" }, legend: null } } },
-          { mark: { type: "text", fontSize: 13 }, encoding: { text: { field: "text" }, color: { condition: { test: `datum.value > ${middle}`, value: "#111" }, value: "#fff" } } },
+          {
+            mark: { type: "rect", stroke: ink("--rule") },
+            encoding: { color: { field: "fill", type: "nominal", scale: null }, tooltip: [{ field: "method" }, { field: "rank" }, { field: "precision" }, { field: "tip", title }] },
+          },
+          { mark: { type: "text", fontSize: 13 }, encoding: { text: { field: "text" }, color: { field: "ink", type: "nominal", scale: null } } },
         ],
       },
     });
-    if (!into.querySelector(".quiet")) into.append(note(`${title}, means over seeds. Rows: rank, whose meaning depends on the method. Equal ranks of two methods are not equal sizes.`));
+    if (!into.querySelector(".quiet")) into.append(note(`${title}, means over seeds; –: no trial ended ok; empty: not in the grid. Rows: rank, whose meaning depends on the method. Equal ranks of two methods are not equal sizes.`));
   },
   ledger: (into) => {
     const size = COLUMNS.get("peak_train_bytes");
@@ -59,10 +86,8 @@ const SECTIONS = {
   curves: async (into) => {
     const cells = shownFirst(MOST_CURVES);
     const each = await Promise.all(cells.map(async (cell) => (await Promise.all(trialsOf(cell).filter((t) => TRIALS.status[t] === "ok").map((t) => ofTrial("curves", t)))).filter(Boolean)));
-    const values = cells.flatMap((cell, i) => {
-      const first = each[i][0];
-      return first ? first.loss.map((_, k) => ({ cell: CELLS.name[cell], step: first.first + k * first.every, loss: each[i].reduce((sum, c) => sum + (c.loss[k] ?? NaN), 0) / each[i].length })) : [];
-    }).filter((row) => Number.isFinite(row.loss));
+    const averaged = cells.map((cell, i) => ({ cell, ...meanCurve(each[i]) }));
+    const values = averaged.flatMap(({ cell, points }) => points.map((point) => ({ cell: CELLS.name[cell], ...point })));
     if (!values.length) { into.replaceChildren(element("summary", {}, "Training loss"), note("No steps are stored.")); return; }
     const names = cells.map((cell) => CELLS.name[cell]);
     const dashes = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 1], [1, 3], [10, 4], [6, 2, 1, 2, 1, 2], [3, 3]];
@@ -76,7 +101,9 @@ const SECTIONS = {
         strokeDash: { ...encoding, scale: { domain: names, range: names.map((_, i) => dashes[i % dashes.length]) }, legend },
       },
     });
-    if (!into.querySelector(".quiet")) into.append(note(`Means over seeds of the first ${MOST_CURVES} cells that the table shows. Filter or sort the table to see others.`));
+    for (const old of into.querySelectorAll(".quiet")) old.remove();
+    const cut = averaged.filter(({ last, longest }) => last < longest).map(({ cell, last, longest }) => `${CELLS.name[cell]} (${last === null ? "none" : `up to ${last}`} of ${longest})`);
+    into.append(note(`Means over seeds of the first ${MOST_CURVES} cells that the table shows. Filter or sort the table to see others.${cut.length ? ` Only steps that every seed has: ${cut.join(", ")}.` : ""}`));
   },
   samples: async (into) => {
     const all = await part("samples");

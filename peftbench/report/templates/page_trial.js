@@ -67,12 +67,13 @@ const drawTrial = () => {
   );
   if (!dialog.open) dialog.showModal();
 };
+const curvePoints = (curve) => curve.loss.map((loss, i) => ({ step: curve.first + i * curve.every, loss })).filter(({ loss }) => loss !== null);
 const trialCurve = async (into, trial) => {
   const curve = await ofTrial("curves", trial);
   if (!curve) { into.append(element("p", {}, "No steps are stored.")); return; }
   const holder = element("div", { class: "chart" });
   into.append(holder);
-  const values = curve.loss.map((loss, i) => ({ step: curve.first + i * curve.every, loss }));
+  const values = curvePoints(curve);
   const color = styleOf(TRIALS.cell[trial]).color;
   plot(holder, { width: "container", height: 180, data: { values }, mark: { type: "line", color, tooltip: true }, encoding: { x: { field: "step", type: "quantitative", axis: { tickCount: 6 } }, y: { field: "loss", type: "quantitative", scale: { zero: false } } } });
   if (curve.every > 1) into.append(element("p", { class: "quiet" }, `Each point is the mean of ${curve.every} steps.`));

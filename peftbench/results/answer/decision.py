@@ -33,6 +33,7 @@ Refusal = Literal[
     "not above majority",
     "not above chance",
     "no times",
+    "smoke run",
 ]
 
 

@@ -116,7 +116,7 @@ def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: A
     Args:
         folder: the results folder; created if it does not exist.
         keys: keys of the suite's whole grid, in the suite's order.
-        command: command that runs this grid, without paths of this machine.
+        command: command that runs this grid.
         **more: the other fields of ``RecordedGrid``.
 
     Raises:
