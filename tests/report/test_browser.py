@@ -201,7 +201,10 @@ def test_definitions_are_tooltips_of_the_headings(opened: Any) -> None:
 
 
 def test_the_printed_page_has_every_column_and_row(opened: Any, tmp_path: Path) -> None:
+    opened.evaluate("document.getElementById('warnings').append(document.createElement('details'))")
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.locator("#warnings details:not([open])").count() == 0
+    assert opened.locator("#warnings details[open]").count() == 1
     opened.emulate_media(media="print")
     opened.set_viewport_size({"width": 1040, "height": 700})  # A4 landscape between the margins
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -470,11 +473,38 @@ def test_a_failed_trial_tells_its_message(opened: Any) -> None:
 def test_the_page_is_used_by_keys_alone(opened: Any) -> None:
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.className") == "skip"
+    order = []
+    for _ in range(12):
+        opened.keyboard.press("Tab")
+        order.append(opened.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+    inputs = ["theme", "within", "budget", "time", "task", "cost", "search", "filter-method", "filter-rank"]
+    assert order == [*inputs, "filter-precision", "Columns", "Copy or download"]
     opened.focus("#table tbody tr td button")
     opened.keyboard.press("Enter")
     assert opened.evaluate("document.getElementById('trial').open")
     opened.keyboard.press("Escape")
     assert not opened.evaluate("document.getElementById('trial').open")
+    assert opened.evaluate("document.activeElement.matches('#table tbody button')"), "the focus is where it was"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_text_of_plots_has_at_least_twelve_pixels(opening: Any, address: str, width: int) -> None:
+    page = opening(address, "light", width)
+    for section in ("heat", "ledger", "curves", "phases"):
+        spec = spec_of(page, section)
+        config = spec["config"]
+        sizes = [config[part][name] for part in ("axis", "legend") for name in ("labelFontSize", "titleFontSize")]
+        assert min(*sizes, config["header"]["labelFontSize"], *_sizes(spec)) >= 12
+
+
+def _sizes(value: Any) -> list[float]:
+    """Return every font size that a specification sets anywhere."""
+    if isinstance(value, list):
+        return [size for each in value for size in _sizes(each)]
+    if not isinstance(value, dict):
+        return []
+    own = [float(size) for name, size in value.items() if name.lower().endswith("fontsize")]
+    return own + [size for each in value.values() for size in _sizes(each)]
 
 
 def test_on_a_phone_rows_fold_into_labelled_values(opening: Any, address: str) -> None:

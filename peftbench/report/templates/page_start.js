@@ -18,6 +18,12 @@ const drawTroubles = () => {
   if (rows.length <= 3) section.append(plainTable(heads, rows, "failed and unsupported cells"));
   else section.append(folded(`${rows.length} failures and unsupported cells`, (into) => into.append(plainTable(heads, rows, "failed and unsupported cells"))));
 };
+/* On paper nothing can be opened: all warnings and failures are there. */
+const bindPrint = () => {
+  const closed = [];
+  addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("#warnings details:not([open])")) { closed.push(details); details.open = true; } });
+  addEventListener("afterprint", () => { for (const details of closed.splice(0)) details.open = false; });
+};
 /* What fails is said, and everything else is there. */
 const started = (what, start) => {
   try { start(); } catch (error) {
@@ -29,7 +35,7 @@ readAddress();
 bindTips();
 bindTheme();
 for (const [what, start] of [["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],
-  ["the table", bindTable], ["the plot", bindPlot], ["trials", bindTrial], ["the sections", bindSections]]) started(what, start);
+  ["the table", bindTable], ["the plot", bindPlot], ["trials", bindTrial], ["the sections", bindSections], ["printing", bindPrint]]) started(what, start);
 addEventListener("hashchange", () => {
   const before = { ...state };
   readAddress();
