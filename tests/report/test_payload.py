@@ -148,7 +148,8 @@ def test_the_page_can_count_the_draws_within_any_loss(judged: Path, monkeypatch:
             below = [count for count, loss in zip(counts, own, strict=True) if loss <= at]
             above = [count for count, loss in zip(counts, own, strict=True) if loss > at]
             assert max(below, default=0) <= round(share * asked["draws"]) < min(above, default=asked["draws"] + 1)
-    for at, count in asked["levels"]:
+    for at, level in asked["levels"]:
+        count = asked["enough"][round(1000 * float(level)) - questions.FIRST]
         reached = losses.probability(at) >= losses.level(at) if losses.good_enough(at).any() else np.zeros(3, bool)
         assert [own[counts.index(count)] <= np.float32(at + 1e-6) for own in statistics] == reached.tolist()
     assert (len(counts) > 100) == (room > 10)

@@ -27,6 +27,8 @@ from peftbench.results.crossed_effects.model import Outcomes, difference
 ROOM = 150_000
 """Order statistics of all cells and tasks together, at four bytes each; with more cells, percents are interpolated."""
 _FEWEST = 12
+FIRST = round(1000 * SURE)
+"""The lowest level in thousandths."""
 
 
 def costs(results: Results) -> dict[str, Any]:
@@ -55,16 +57,18 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         return None
     places = {cell.name: place for place, cell in enumerate(results.cells)}
     refused = decision.status == "refused"  # for every question: only probabilities differ
-    levels = [] if refused else [(at, _enough(losses, at)) for at in LEVELS_AT]
-    counts = _counts(losses.drawn.shape[1], room, {count for _, count in levels})
+    draws = losses.drawn.shape[1]
+    enough = [] if refused else [_enough(thousandths / 1000, draws) for thousandths in range(FIRST, 1001)]
+    counts = _counts(draws, room, enough)
     stored = results.stored_outcomes(results.tasks if found.task == MEAN else (found.task,))
     named = renamer(results)
     return {
         "cells": [places[name] for name in losses.names],
         "refused": refused,
-        "draws": losses.drawn.shape[1],
+        "draws": draws,
         "counts": counts,
-        "levels": levels,
+        "levels": [] if refused else [(at, _exact(_level(losses, at))) for at in LEVELS_AT],
+        "enough": enough,
         "statistics": base64.b64encode(_statistics(losses, counts)).decode(),
         "scores": [_exact(float(score)) for score in losses.scores],
         "texts": [notes.percent(found, name) for name in losses.names],
@@ -98,14 +102,16 @@ def _counts(draws: int, room: int, levels: Iterable[int]) -> list[int]:
     return sorted({*shown, *levels})
 
 
-def _enough(losses: Losses, at: float) -> int:
-    """Return the smallest count of draws whose share reaches the level at a loss of ``LEVELS_AT``."""
+def _enough(share: float, draws: int) -> int:
+    """Return the smallest count of draws whose share reaches another one."""
+    first = max(1, math.floor(share * draws) - 1)
+    return next(count for count in range(first, draws + 1) if count / draws >= share)
+
+
+def _level(losses: Losses, at: float) -> float:
+    """Return the level at a loss of ``LEVELS_AT``; below the next loss no cell may reach any, which spares its time."""
     after = LEVELS_AT[min(LEVELS_AT.index(at) + 1, len(LEVELS_AT) - 1)]
-    draws = losses.drawn.shape[1]
-    # below the next loss no cell is good enough, whatever the level: its computation is spared
-    level = losses.level(at) if (losses.probability(after) >= SURE).any() else SURE
-    first = max(1, math.floor(level * draws) - 1)
-    return next(count for count in range(first, draws + 1) if count / draws >= level)
+    return losses.level(at) if (losses.probability(after) >= SURE).any() else SURE
 
 
 def _changes(draws: int) -> Iterable[int]:

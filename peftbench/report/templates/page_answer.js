@@ -37,11 +37,14 @@ const probabilities = (score, points) => {
   if (q) q.all.forEach((k) => { found[q.cells[k]] = drawsWithin(q, k, points / 100) / q.draws; });
   return found;
 };
-/* Whether so many draws are enough at a loss: between two losses with a level, the higher level counts. */
+/* Whether a cell is within a loss in enough draws: the level is interpolated and rounded up to a thousandth. */
 const enough = (q, loss) => {
   const below = q.levels.findLast(([at]) => at <= loss + SAME) ?? q.levels[0];
   const above = q.levels.find(([at]) => at >= loss - SAME) ?? q.levels.at(-1);
-  const place = q.counts.indexOf(Math.max(below[1], above[1]));
+  const [low, high] = [Number(below[1]), Number(above[1])];
+  const share = above[0] > below[0] ? (loss - below[0]) / (above[0] - below[0]) : 0;
+  const thousandths = Math.ceil(1000 * (low + share * (high - low)) - ROUNDING);
+  const place = q.counts.indexOf(q.enough.at(thousandths - 1001));
   return (k) => statistic(q, k, place) <= Math.fround(loss + ROUNDING);
 };
 
@@ -68,13 +71,11 @@ const decide = (q) => {
     return { ...found, status: "answer", good, byMemory, byTime, take: byMemory ?? byTime ?? good[0] };
   }
   if (!allowed.some((k) => q.scores[best] - q.scores[k] <= loss)) return { ...found, status: "over budget" };
-  let [low, high] = [1, 100];
-  if (!goodAt(loss + high * STEP).length) return { ...found, status: "cannot tell" };
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (goodAt(loss + middle * STEP).length) high = middle; else low = middle + 1;
-  }
-  return { ...found, status: "cannot tell", shown: goodAt(loss + low * STEP)[0], shownWithin: 100 * (loss + low * STEP) };
+  const most = 100;
+  if (!goodAt(loss + most * STEP).length) return { ...found, status: "cannot tell" };
+  let steps = 1;
+  while (!goodAt(loss + steps * STEP).length) steps += 1;
+  return { ...found, status: "cannot tell", shown: goodAt(loss + steps * STEP)[0], shownWithin: 100 * (loss + steps * STEP) };
 };
 
 const memoryText = (value) => {

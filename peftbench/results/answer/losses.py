@@ -14,8 +14,8 @@ its probability reaches a level, 95 % or more, at which a table in which cells l
 have any of them called so with a probability of at most 5 %. The level is computed from the same draws: the leader and
 the k cells that may lie within the loss are put at it, their scores are drawn, and the highest of the k cells'
 probabilities is at or above the level in 5 % of the draws; k is the number of such cells, its half, its quarter and so
-on, and the highest of their levels counts. Two cells have the level 95 %. It is computed at the losses ``LEVELS_AT``;
-between two of them the higher of theirs counts, so that a page that has them decides as this module does.
+on, and the highest of their levels counts. Two cells have the level 95 %. It is computed at the losses ``LEVELS_AT``
+and interpolated between them, rounded up to a thousandth, so that a page that has them decides as this module does.
 
 **Few errors.** If two cells are right on the same examples, their difference has no variance, although new examples
 could differ. Three examples on which they disagree are added to the sum of squares, which reproduces the upper bound of
@@ -26,6 +26,7 @@ Reference: Hanley and Lippman-Hand 1983, JAMA 249(13):1743.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -121,7 +122,9 @@ class Losses:
         for at in (below, above):
             if at not in self._levels:
                 self._levels[at] = _level(self, at)
-        return max(self._levels[below], self._levels[above])
+        low, high = self._levels[below], self._levels[above]
+        share = (within - below) / (above - below) if above > below else 0.0
+        return math.ceil(1000 * (low + share * (high - low)) - _ROUNDING) / 1000
 
     def good_enough(self, within: float) -> NDArray[np.bool_]:
         """Return which cells are known to lie within a loss of the best cell.
