@@ -264,7 +264,7 @@ def test_only_rows_of_the_recorded_grid_are_shown_and_the_others_counted(tmp_pat
         assert "1 of the grid's 3 trials has no result yet." in table(folder, form)
     text = render(folder, tmp_path / "page.html").read_text()
     assert "2 stored rows of other settings or suites" in " ".join(PageData(text).core["warnings"])
-    assert PageData(text).core["command"] == "peftbench run mine.yaml --set x=1"
+    assert PageData(text).core["command"] == f"peftbench run mine.yaml --set x=1 -o {folder}"
 
 
 def test_without_a_record_the_latest_rows_are_shown_and_older_ones_counted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ const questionsOf = (score) => {
 const ROUNDING = 1e-6;
 const SAME = 1e-9;
 const STEP = 0.005;
+const MOST_STEPS = 100;
 const statistic = (q, k, at) => q.statistics[k * q.counts.length + at];
 /* The draws in which a cell lies within a loss (a fraction of 1). Between two of the stored counts it is interpolated. */
 const drawsWithin = (q, k, loss) => {
@@ -71,8 +72,7 @@ const decide = (q) => {
     return { ...found, status: "answer", good, byMemory, byTime, take: byMemory ?? byTime ?? good[0] };
   }
   if (!allowed.some((k) => q.scores[best] - q.scores[k] <= loss)) return { ...found, status: "over budget" };
-  const most = 100;
-  if (!goodAt(loss + most * STEP).length) return { ...found, status: "cannot tell" };
+  if (!goodAt(loss + MOST_STEPS * STEP).length) return { ...found, status: "cannot tell" };
   let steps = 1;
   while (!goodAt(loss + steps * STEP).length) steps += 1;
   return { ...found, status: "cannot tell", shown: goodAt(loss + steps * STEP)[0], shownWithin: 100 * (loss + steps * STEP) };

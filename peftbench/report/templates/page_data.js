@@ -142,20 +142,22 @@ const choose = (changes) => {
 /* Call a function whenever one of these choices changes. */
 const onChoice = (names, call) => listeners.push((changed) => { if (names.some((name) => changed.has(name))) call(changed); });
 
-/* Units as the options of `peftbench answer` know them. */
+/* Sizes and times as the options of `peftbench answer` read them: null for none, NaN for what is none. */
 const BYTES = { b: 1, kb: 1e3, mb: 1e6, gb: 1e9, tb: 1e12, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
-const SECONDS = { s: 1, min: 60, m: 60, h: 3600, d: 86400 };
-/* A size or time with its unit, like "16 GiB" or "90 min": null for none, NaN for what is none. */
-const measured = (text, units, whole) => {
+const AMOUNT = "(\\d+(?:\\.\\d*)?|\\.\\d+)\\s*";
+const SIZE = new RegExp(`^\\s*${AMOUNT}([a-z]+)\\s*$`, "i");
+const DURATION = new RegExp(`^\\s*${["days?|d", "hours?|hrs?|h", "minutes?|mins?|m", "seconds?|secs?|s"].map((unit) => `(?:${AMOUNT}(?:${unit})(?![a-z]))?`).join("\\s*")}\\s*$`, "i");
+const positive = (value) => (value > 0 && value < Infinity ? value : NaN);
+const memoryOf = (text) => {
   if (!text.trim()) return null;
-  const found = /^\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)\s*$/.exec(text);
-  const unit = found && units[whole ? found[2].toLowerCase() : found[2]];
-  const value = unit ? Number(found[1]) * unit : NaN;
-  const kept = whole ? Math.trunc(value) : value;
-  return kept > 0 && kept < Infinity ? kept : NaN;
+  const found = SIZE.exec(text);
+  return positive(found ? Math.trunc(Number(found[1]) * (BYTES[found[2].toLowerCase()] ?? NaN)) : NaN);
 };
-const memoryOf = (text) => measured(text, BYTES, true);
-const timeOf = (text) => measured(text, SECONDS, false);
+const timeOf = (text) => {
+  if (!text.trim()) return null;
+  const amounts = DURATION.exec(text)?.slice(1) ?? [];
+  return positive(amounts.reduce((sum, amount, i) => sum + Number(amount ?? 0) * [86400, 3600, 60, 1][i], 0));
+};
 const pointsOf = (text) => (/^\s*(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i.test(text) && Number(text) > 0 && Number(text) <= 100 ? Number(text) : NaN);
 const tolerated = () => general(Number(state.within));
 const scoreOf = () => DATA.scores[Number(state.task)];
