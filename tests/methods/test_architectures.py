@@ -168,3 +168,16 @@ def test_a_cell_that_hangs_or_dies_is_an_error(tmp_path):
     dead = matrix_cell.forked(lambda: os._exit(3), tmp_path / "log")
     assert dead.status == "error"
     assert "the process ended" in dead.reason
+
+
+def test_what_plan_says_of_a_cell_is_compared_with_how_it_ended():
+    row = {
+        "a": {"status": "unsupported", "reason": "x"},
+        "b": {"status": "unsupported", "reason": "x"},
+        "c": {"status": "unsupported", "reason": "x"},
+        "d": {"status": "ok", "reason": None},
+        "e": {"status": "ok", "reason": None},
+    }
+    said = {"a": "x", "b": "y", "c": None, "d": "x", "e": None}
+    found = {"a": "named", "b": "other words", "c": "not named", "d": "false"}
+    assert matrix_plan.judged(row, said) == found

@@ -248,7 +248,7 @@ def write(result: dict[str, Any], family: str, row: dict[str, Any]) -> None:
     for part in ("cells", "bases", "unmade"):
         result[part] = {name: result[part][name] for name in families.names() if name in result[part]}
     result |= {"device": "cpu", "versions": {name: version(name).partition("+")[0] for name in PACKAGES}}
-    STORED.write_text(_text(result))
+    STORED.write_text(as_text(result))
 
 
 def _kept(outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _kept(outcome: Mapping[str, Any]) -> dict[str, Any]:
     return {name: outcome[name] for name in ("status", "reason", "phase", "planned")} | peaks
 
 
-def _text(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """Return the results as JSON, one cell a line."""
     lines = json.dumps(result, indent=1)
     return re.sub(r"\n {4,}", " ", lines).replace("\n   }", " }") + "\n"
