@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import architectures, families, tiny_base, trials
-from tools.validation import matrix, matrix_bits, matrix_cell
+from tools.validation import matrix, matrix_bits, matrix_cell, matrix_plan
 
 SAMPLE = [
     ("gemma3n_text", "prompt_tuning"),  # embeddings of its own in every layer

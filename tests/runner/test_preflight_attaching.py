@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from peftbench.errors import Unsupported
 from peftbench.records import Status
 from peftbench.runner import prepare
 from peftbench.runner.preflight import attaching
@@ -33,13 +34,18 @@ def test_what_cannot_be_attached_is_planned_in_the_words_of_a_run(family, refuse
         assert (row.status, row.message) == (Status.UNSUPPORTED, planned[made[name].cell])
 
 
-def test_layers_that_stay_unquantized_are_planned(tmp_path):
-    home = tmp_path / "base"
-    families.make(home, "mamba")
-    made = trials.trial(home, tmp_path, "qlora", "nf4")
-    (reason,) = prepare.impossible([made]).values()
-    assert "precision nf4" in reason
-    assert "weight matrices were not quantized" in reason
+def test_weights_that_the_stand_in_of_a_quantizer_leaves_plain_are_no_reason(tmp_path):
+    families.make(tmp_path / "base", "gemma3n_text")
+    made = trials.trial(tmp_path / "base", tmp_path, "qlora", "nf4")
+    assert prepare.impossible([made]) == {}, "it runs"
+
+
+def test_what_only_tensors_without_values_cannot_do_is_no_reason(tiny, tmp_path, monkeypatch):
+    def attach(model, trial):
+        raise Unsupported("lora: peft raised NotImplementedError") from NotImplementedError("no data on meta")
+
+    monkeypatch.setattr("peftbench.planner.fake.attach", attach)
+    assert attaching.unsupported([trials.trial(tiny, tmp_path)]) == {}
 
 
 def test_a_rank_does_not_attach_again_and_what_raises_is_left_to_the_run(tiny, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from peftbench.runner.preflight import bases
 
 
 def unsupported(trials: Sequence[Trial]) -> dict[str, str]:
-    """Return the cells whose method or precision does not exist for their base model, with the reason of a run.
+    """Return the cells whose method does not exist for their base model, with the reason of a run.
 
     Args:
         trials: the trials of a grid. Base models that are built in or not on this machine are left out.
@@ -50,7 +50,7 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
             found[trial.cell] = str(error)
             continue
         method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
-        if not precision.quantization and (method.trains_base or not method.trains):
+        if method.trains_base or not method.trains:
             continue  # nothing is attached
         # neither the size of a method of peftbench nor the dtype of plain weights decides whether it can be attached
         rank = trial.rank if method.variant else None
@@ -64,18 +64,24 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
 
 
 def _why_not(trial: Trial, config: Any) -> str | None:
-    """Return why a trial's method cannot be attached; None if it can, or if only a run can tell."""
+    """Return why a trial's method cannot be attached; None if it can, or if only a run can tell.
+
+    Which weights a quantizer leaves plain is left to the run: the stand-in differs for some families (gemma3n).
+    """
     from peftbench.models import dry_load
     from peftbench.planner import fake
 
-    try:
-        with warnings.catch_warnings(), dry_load.quiet():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), dry_load.quiet():
+        warnings.simplefilter("ignore")
+        try:
             made = fake.base(trial, copy.deepcopy(config), effective(trial.precision, trial.options))
-            if trial.training is not None:
-                fake.attach(made, trial)
-    except Unsupported as error:
-        return str(error)
-    except Exception:  # a model's code may do anything without weights
-        return None
+        except Exception:  # a model's code may do anything without weights
+            return None
+        try:
+            fake.attach(made, trial)
+        except Unsupported as error:
+            # torch raises NotImplementedError for what only tensors without values cannot do
+            return None if isinstance(error.__cause__, NotImplementedError) else str(error)
+        except Exception:
+            return None
     return None
