@@ -146,7 +146,12 @@ def _add_run(commands: Commands) -> None:
         ),
     )
     _add_suite(command)
-    results = command.add_argument("-o", "--results", metavar="FOLDER", help="results folder (default: results/SUITE)")
+    results = command.add_argument(
+        "-o",
+        "--results",
+        metavar="FOLDER|URL",
+        help="results folder, or a URL like s3://bucket/folder (default: results/SUITE)",
+    )
     _completed(results, command_line.folders)
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
     command.add_argument("--keep-adapters", action="store_true", help="save each tuned adapter with a model card")
@@ -196,7 +201,9 @@ def _add_answer(commands: Commands) -> None:
             "peftbench answer results/quickstart --within 5 --budget 32MiB --json",
         ),
     )
-    _completed(command.add_argument("results", metavar="RESULTS", help="a results folder"), command_line.folders)
+    _completed(
+        command.add_argument("results", metavar="RESULTS", help="a results folder or its URL"), command_line.folders
+    )
     command.add_argument(
         "--within", metavar="POINTS", help="loss of score against the best cell that is tolerated (default: 2)"
     )
@@ -216,7 +223,9 @@ def _add_report(commands: Commands) -> None:
             "peftbench report results/quickstart --format csv --columns cell,score,memory --sort memory",
         ),
     )
-    _completed(command.add_argument("results", metavar="RESULTS", help="a results folder"), command_line.folders)
+    _completed(
+        command.add_argument("results", metavar="RESULTS", help="a results folder or its URL"), command_line.folders
+    )
     command.add_argument(
         "-o",
         "--output",
@@ -254,7 +263,7 @@ def _add_compare(commands: Commands) -> None:
         ),
     )
     for name, which in (("old", "to compare with"), ("new", "to judge")):
-        folder = command.add_argument(name, metavar=name.upper(), help=f"the results folder {which}")
+        folder = command.add_argument(name, metavar=name.upper(), help=f"the results folder or URL {which}")
         _completed(folder, command_line.folders)
     command.set_defaults(command=_compare, parser=command)
 
@@ -276,9 +285,11 @@ def _load(arguments: argparse.Namespace) -> Suite:
 
 def _run(arguments: argparse.Namespace) -> int:
     from peftbench.commands import run
+    from peftbench.results import remote
 
+    given = arguments.results or None
     how = run.RunOptions(
-        results=Path(arguments.results) if arguments.results else None,
+        results=given if given is None or remote.is_url(given) else Path(given),
         fresh=arguments.fresh,
         keep_adapters=arguments.keep_adapters,
         budget=arguments.budget,
@@ -299,7 +310,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from peftbench.results import folder
 
-    place = folder.existing(Path(arguments.results))  # before anything heavy is imported
+    place = folder.located(arguments.results)  # before anything heavy is imported
     from peftbench.commands import results
 
     output = Path(arguments.output) if arguments.output else None
@@ -310,7 +321,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _answer(arguments: argparse.Namespace) -> int:
     from peftbench.results import folder
 
-    place = folder.existing(Path(arguments.results))
+    place = folder.located(arguments.results)
     from peftbench.commands import answer
 
     asked = answer.Asked(arguments.within, arguments.budget, arguments.time, arguments.task)
@@ -320,7 +331,7 @@ def _answer(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from peftbench.results import folder
 
-    places = [folder.existing(Path(given)) for given in (arguments.old, arguments.new)]
+    places = [folder.located(given) for given in (arguments.old, arguments.new)]
     from peftbench.commands import results
 
     return results.compare(*places)

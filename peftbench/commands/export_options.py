@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
             "peftbench export results/quickstart --to hf-dataset -o exports/quickstart",
         ),
     )
-    results = command.add_argument("results", metavar="RESULTS", help="a results folder")
+    results = command.add_argument("results", metavar="RESULTS", help="a results folder or its URL")
     results.completer = command_line.folders
     about = "; ".join(f"{name}: {target.about}" for name, target in TARGETS.items())
     command.add_argument("--to", required=True, choices=tuple(TARGETS), help=about)
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from peftbench.results import folder
 
-    place = folder.existing(Path(arguments.results))
+    place = folder.located(arguments.results)
     from peftbench.report import export
 
     output = Path(arguments.output or f"exports/{place.resolve().name}-{arguments.to}")

@@ -86,7 +86,8 @@ def run_suite(
 
     Args:
         suite: a suite from ``load_suite``, or a name or file as for ``load_suite``.
-        results: the results folder; by default ``results/NAME`` in the current folder.
+        results: the results folder, or a URL like ``s3://bucket/folder``; by default ``results/NAME`` in the current
+            folder.
         overrides: as for ``load_suite``, like ``only``, ``seeds`` and ``smoke``; not with a loaded suite, which has its
             own.
         only: the trials to select.
@@ -107,6 +108,7 @@ def run_suite(
             usable.
     """
     from peftbench.commands import run
+    from peftbench.results import remote
     from peftbench.suite import Suite
 
     if not isinstance(suite, Suite):
@@ -114,7 +116,7 @@ def run_suite(
     elif overrides or only or seeds is not None or smoke:
         raise UserError("run_suite got a loaded suite; pass overrides, only, seeds and smoke to load_suite instead")
     how = RunOptions(
-        results=None if results is None else Path(results),
+        results=str(results) if remote.is_url(results) else results if results is None else Path(results),
         fresh=fresh,
         keep_adapters=keep_adapters,
         budget=_size(budget),
@@ -127,7 +129,7 @@ def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> T
     """Return the rows of a results folder as DataFrames.
 
     Args:
-        folder: a results folder.
+        folder: a results folder, or its URL.
         all_rows: whether to return every stored row. By default the rows of the suite, settings and selection that the
             folder's last runs were about, which are those that a report shows.
 
@@ -139,9 +141,11 @@ def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> T
         UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
     """
     from peftbench.results import store
+    from peftbench.results.folder import place
 
-    tables = store.read(Path(folder))
-    grid = None if all_rows else store.recorded_grid(Path(folder))
+    here = place(folder)
+    tables = store.read(here)
+    grid = None if all_rows else store.recorded_grid(here)
     if grid is None:
         return tables
     frames = (tables.trials, tables.steps, tables.examples)
@@ -165,7 +169,7 @@ def answer(
     """Return which cell of a results folder to take: the cheapest one that is known to lie near the best.
 
     Args:
-        folder: a results folder.
+        folder: a results folder, or its URL.
         within: the loss against the best cell that is tolerated, in points of the score.
         budget: training memory in bytes, a text like ``"16GiB"``, or ``"device"``; None for no limit.
         time: training time in seconds, or a text like ``"2h"``; None for no limit.
@@ -182,9 +186,10 @@ def answer(
     """
     from peftbench.commands.answer import Asked, question
     from peftbench.report import answer as report
+    from peftbench.results.folder import place
 
-    place = Path(folder)
-    return report.record(report.ask(place, question(place, Asked(within, _size(budget), time, task))))
+    here = place(folder)
+    return report.record(report.ask(here, question(here, Asked(within, _size(budget), time, task))))
 
 
 def compare_results(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Comparison:
@@ -202,8 +207,9 @@ def compare_results(old: str | os.PathLike[str], new: str | os.PathLike[str]) ->
         UserError: if a folder does not exist or holds no results, or a file in it cannot be read.
     """
     from peftbench.results import compare
+    from peftbench.results.folder import place
 
-    return compare.compare(Path(old), Path(new))
+    return compare.compare(place(old), place(new))
 
 
 def write_report(
@@ -212,7 +218,7 @@ def write_report(
     """Write the report of a results folder and return the file's path.
 
     Args:
-        folder: a results folder.
+        folder: a results folder, or its URL.
         output: the file to write; by default ``reports/NAME.html`` in the current folder.
         format: ``html`` for the page; ``text``, ``brief``, ``md``, ``csv`` or ``tex`` for the table; ``ranks`` for
             tables of rank by precision in Markdown. All but the page need ``output``.
@@ -223,13 +229,15 @@ def write_report(
     """
     from peftbench import report
     from peftbench.commands.results import default_page
+    from peftbench.results.folder import place
 
     if format not in ("html", *report.FORMATS):
         raise UserError(f"write_report: {unknown('format', format, ('html', *report.FORMATS))}")
     if output is None and format != "html":
         raise UserError(f"write_report: format={format!r} needs output, the file to write")
-    target = default_page(Path(folder)) if output is None else Path(output)
-    return report.publish(Path(folder), target, format)[0]
+    here = place(folder)
+    target = default_page(here) if output is None else Path(output)
+    return report.publish(here, target, format)[0]
 
 
 def _overrides(given: Overrides) -> tuple[str, ...]:

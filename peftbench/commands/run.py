@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from peftbench.commands import FAILED, selection
+from peftbench.commands import FAILED, selection, sending
 from peftbench.errors import UserError
+from peftbench.results import remote
 
 if TYPE_CHECKING:
     from peftbench.runner.grid import Outcome
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class RunOptions:
     """How a suite is run, apart from what is in it."""
 
-    results: Path | None = None
-    """Results folder; None for ``results/SUITE``."""
+    results: Path | str | None = None
+    """Results folder, a URL if it is a text; None for ``results/SUITE``."""
     fresh: bool = False
     """Whether finished trials run again."""
     keep_adapters: bool = False
@@ -43,11 +44,12 @@ class RunSummary:
     """How a run ended. Its scores and measurements are in the results folder."""
 
     folder: Path
-    """The results folder."""
+    """The results folder; of a URL, its copy on this machine."""
     statuses: Mapping[str, int]
     """Trials of the grid by status (``ok``, ``unsupported``, ``oom``, ...), those of earlier runs included."""
     failed: bool
-    """Whether ``peftbench run`` would exit with 1: a trial failed, none can run, or a strict audit fails."""
+    """Whether ``peftbench run`` would exit with 1: a trial failed, none can run, a strict audit fails, or results could
+    not be sent to their URL."""
 
 
 def command(suite: Suite, how: RunOptions) -> int:
@@ -68,6 +70,8 @@ def command(suite: Suite, how: RunOptions) -> int:
 
 
 def _folder(suite: Suite, how: RunOptions) -> Path:
+    if isinstance(how.results, str):
+        return remote.copy_of(how.results, "run")
     return how.results or Path("results") / suite.name
 
 
@@ -111,27 +115,29 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
     )
     recorded = _command(loaded.options, with_only=True)
     failed, statuses = False, dict[str, int]()
-    for stage in stages.stages(loaded, kind, folder):
-        for line in () if stage.searches else selection.default_lines(loaded, stage.trials):
-            print(progress.wrapped(f"default: {line}"), file=out)
-        tables = shows and not stage.searches and not loaded.smoke
-        outcome = _run_stage(stage, loaded.workers, recorded, options, out, tables)
-        failed |= _has_failed(stage, outcome)
-        statuses = statuses if stage.searches else outcome.statuses
+    with sending.sender(how.results, out) as sender:
+        for stage in stages.stages(loaded, kind, folder):
+            for line in () if stage.searches else selection.default_lines(loaded, stage.trials):
+                print(progress.wrapped(f"default: {line}"), file=out)
+            tables = shows and not stage.searches and not loaded.smoke
+            outcome = _run_stage(stage, loaded.workers, recorded, options, sender, tables)
+            failed |= _has_failed(stage, outcome)
+            statuses = statuses if stage.searches else outcome.statuses
     differ = progress.warn_of_differences(folder, loaded.strict, out)
-    return RunSummary(folder, statuses, failed or (differ and loaded.strict))
+    return RunSummary(folder, statuses, failed or (differ and loaded.strict) or sender.failed)
 
 
 def _run_stage(
-    stage: Stage, workers: int, command: str, options: Options, out: TextIO, tables: bool = False
+    stage: Stage, workers: int, command: str, options: Options, sender: sending.Sender, tables: bool = False
 ) -> Outcome:
-    """Run one stage of a suite and print how it ended."""
+    """Run one stage of a suite and print how it ended, where the sender prints."""
     from peftbench.commands import ending, expected, progress, rounds
     from peftbench.records import units
     from peftbench.runner import grid, prepare
 
     if stage.searches:
         options = _for_search(options, len(stage.trials) < len(stage.whole))
+    out = sender.out
     prepared = prepare.prepare(stage.trials, stage.folder, workers, command, stage.whole, options)
     prepare.check_bases(prepared.pending)
     done = len(prepared.jobs) - len(prepared.pending)
@@ -145,7 +151,7 @@ def _run_stage(
         print(f"about {units.seconds(left)}, as `plan --time` predicted", file=out)
     followed = rounds.Rounds(prepared, partial(ending.so_far, stage.folder, workers) if tables else None)
     with progress.shown(len(prepared.pending), out, followed, times) as observer:
-        outcome = grid.run(prepared, times.beside(observer))
+        outcome = grid.run(prepared, sender.beside(times.beside(observer)))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {stage.folder}", file=out)
     if outcome.overhead_seconds is not None:

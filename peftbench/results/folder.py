@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from peftbench.errors import UserError, nearest
+from peftbench.results import remote
 
 _MOST = 5
 """Folders that a message names."""
+
+
+def located(given: str | os.PathLike[str]) -> Path:
+    """Return the results folder that a path or a URL names; of a URL, its copy on this machine, brought up to date.
+
+    Raises:
+        UserError: as ``existing``, or if the URL cannot be read.
+    """
+    return existing(place(given))
+
+
+def place(given: str | os.PathLike[str]) -> Path:
+    """Return a path as it is, and the up-to-date copy of a URL.
+
+    Raises:
+        UserError: if the URL cannot be read.
+    """
+    return remote.fetched(str(given)) if remote.is_url(given) else Path(given)
 
 
 def existing(folder: Path) -> Path:

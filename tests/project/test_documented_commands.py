@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from peftbench import cli, suite
+from peftbench.results.remote import is_url
 from tools.docs import cli_document, reference
 
 ROOT = reference.ROOT
@@ -87,11 +88,12 @@ def test_a_shown_command_parses_and_its_suite_or_results_exist(words, monkeypatc
     for name in ("results", "old", "new"):
         folder = getattr(arguments, name, None) if words[0] in ("report", "compare") else None
         made = folder and Path(folder).parent == Path("results") and Path(folder).name in suite.names()
-        assert folder is None or made or Path(folder).is_dir(), folder
+        assert folder is None or made or is_url(folder) or Path(folder).is_dir(), folder
 
 
 def can_be_run(words: list[str]) -> bool:
     committed = all("results/reference/" in word for word in words if word.startswith("results/"))
+    committed &= not any(map(is_url, words))
     return words[0] in RUN and committed and "--memory" not in words and WRITTEN.isdisjoint(words)
 
 

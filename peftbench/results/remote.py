@@ -1,0 +1,265 @@
+"""Results folders at a URL: read through a copy on this machine, written by sending each file that a run has changed.
+
+Any filesystem of fsspec will do (``s3://bucket/folder``, ``gs://``, ``sftp://``). The copy is in the user's cache; one
+for reading, one for running, so that a report does not disturb a run. A run's copy keeps what could not be sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError, nearest, unknown
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+_STORED = re.compile(r"(search/)?((trials|steps|examples)/[^/.][^/]*\.parquet|grid\.json)")
+"""The files of a results folder that commands read."""
+_STATE = ".remote.json"
+"""In a copy: each file's size and time of change here, and its version there, when both were last the same."""
+_CHECK = ".peftbench-write-check"
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""Scheme to the extra of peftbench that installs what it needs."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
+_ATTEMPTS = 3
+"""How often a folder is listed again because files of the list have gone, as another run has merged them."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A results folder at a URL and its copy on this machine."""
+
+    shown: str
+    """The URL without a password."""
+    system: Any
+    """The fsspec filesystem."""
+    root: str
+    folder: Path
+    """The copy."""
+
+
+def is_url(given: object) -> bool:
+    """Return whether a results folder is named by a URL."""
+    return isinstance(given, str) and _URL.match(given) is not None
+
+
+def copy_of(url: str, use: str) -> Path:
+    """Return the folder that holds a URL's copy, whether it exists or not.
+
+    Args:
+        url: the URL.
+        use: ``read`` or ``run``.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = re.sub(r"[^\w.-]", "_", url.partition("://")[2].rstrip("/").rpartition("/")[2]) or "results"
+    digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return Path(cache) / "peftbench" / "results" / use / digest / name
+
+
+def fetched(url: str) -> Path:
+    """Return a copy of the results folder at a URL that is up to date, for reading.
+
+    Raises:
+        UserError: if the URL cannot be reached or holds no results.
+    """
+    remote = _opened(url, "read")
+    pull(remote)
+    if not any((remote.folder / "trials").glob("*.parquet")):
+        raise UserError(
+            f"{remote.shown}: there is no such bucket or folder, or it holds no results (a results folder has a folder "
+            "'trials')"
+        )
+    return remote.folder
+
+
+def working(url: str) -> Remote:
+    """Return the results folder at a URL for a run, its copy up to date.
+
+    Raises:
+        UserError: if it cannot be read or written.
+    """
+    remote = _opened(url, "run")
+    with _told(remote, "written"):
+        remote.system.pipe_file(f"{remote.root}/{_CHECK}", b"")
+        remote.system.rm_file(f"{remote.root}/{_CHECK}")
+    pull(remote, everything=True)
+    return remote
+
+
+def pull(remote: Remote, everything: bool = False) -> None:
+    """Bring a copy up to date: fetch what is new there, delete what is gone there, keep what is only here.
+
+    Args:
+        remote: the results folder.
+        everything: whether to fetch logs and adapters too.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from peftbench.results.store import files
+
+    with files.locked(remote.folder), _told(remote, "read"):
+        for attempt in range(_ATTEMPTS):
+            state = _state(remote)
+            try:
+                _pull(remote, state, everything)
+                break
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            finally:
+                _keep(remote, state)
+
+
+def _pull(remote: Remote, state: dict[str, list[Any]], everything: bool) -> None:
+    there = _listed(remote, everything)
+    for name in [name for name in state if name not in there]:
+        if state.pop(name)[0] == _here(remote, name):
+            (remote.folder / name).unlink(missing_ok=True)
+    for name in sorted(there, key=_last_trials):
+        here, known = _here(remote, name), state.get(name)
+        if here is not None and (known is None or known[0] != here or known[1] == there[name]):
+            continue  # it has not changed there, or the one here has not been sent yet
+        target = remote.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{os.getpid()}-{target.name}.tmp")
+        remote.system.get_file(f"{remote.root}/{name}", str(temporary))
+        os.replace(temporary, target)
+        state[name] = [_here(remote, name), there[name]]
+
+
+def push(remote: Remote, keys: set[str]) -> int:
+    """Send the files that have changed here, then delete those that are gone here; return how many were sent.
+
+    A trial's row comes after its steps and examples, and what was merged is deleted after what it was merged into, as
+    when the folder itself is written.
+
+    Args:
+        remote: the results folder.
+        keys: trials that have ended in this run, whose logs and adapters are sent too.
+
+    Raises:
+        UserError: if it cannot be written. What was sent before stays there.
+    """
+    from peftbench.results.store import files
+
+    sent = 0
+    with files.locked(remote.folder), _told(remote, "written"):
+        state = _state(remote)
+        try:
+            names = _written(remote, keys)
+            for name in sorted(names, key=_last_trials):
+                here = _here(remote, name)
+                if name in state and state[name][0] == here:
+                    continue
+                remote.system.put_file(str(remote.folder / name), f"{remote.root}/{name}")
+                state[name] = [here, _version(remote.system.info(f"{remote.root}/{name}"))]
+                sent += 1
+            gone = [name for name in state if name not in names and _here(remote, name) is None]
+            for name in sorted(gone, key=_last_trials, reverse=True):
+                if remote.system.exists(f"{remote.root}/{name}"):
+                    remote.system.rm_file(f"{remote.root}/{name}")
+                del state[name]
+        finally:
+            _keep(remote, state)
+    return sent
+
+
+def _last_trials(name: str) -> tuple[bool, bool, str]:
+    """Sort files so that rows come after what belongs to them, and the grid last."""
+    return name.endswith("grid.json"), "trials/" in name, name
+
+
+def _opened(url: str, use: str) -> Remote:
+    import fsspec
+
+    shown = re.sub(r"//[^/@]*@", "//", url)
+    scheme = url.partition("://")[0]
+    try:
+        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        hint = f"pip install 'peftbench[{extra}]'" if extra else str(error)
+        raise UserError(f"{shown} needs a library that this environment lacks: {hint}") from None
+    except ValueError as error:
+        known = fsspec.available_protocols()
+        if scheme not in known:
+            near = nearest(scheme, known)
+            hint = f"; did you mean {near}://?" if near else f": {unknown('scheme', scheme, known)}"
+            raise UserError(f"{shown}: no filesystem is known for {scheme}://{hint}") from None
+        raise UserError(f"{shown} cannot be used: {_reason(error)}") from None
+    return Remote(shown, system, root.rstrip("/"), copy_of(url, use))
+
+
+@contextmanager
+def _told(remote: Remote, what: str) -> Iterator[None]:
+    """Turn what a filesystem raises into a message. Each has exceptions of its own, so all are caught."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{remote.shown} cannot be {what}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    if isinstance(error, PermissionError):
+        return f"no permission ({text})"
+    return text if isinstance(error, FileNotFoundError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _listed(remote: Remote, everything: bool) -> dict[str, str]:
+    """Return the files there with their versions; none if there is no such folder."""
+    found: Mapping[str, Mapping[str, Any]] = remote.system.find(remote.root, detail=True)
+    names = {path.removeprefix(remote.root).lstrip("/"): info for path, info in found.items()}
+    return {name: _version(info) for name, info in names.items() if _counts(name, everything)}
+
+
+def _counts(name: str, everything: bool) -> bool:
+    parts = name.split("/")
+    if any(part in ("", "..") or part.startswith(".") for part in parts):
+        return False
+    return bool(_STORED.fullmatch(name)) or (everything and parts[0] in ("logs", "adapters"))
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    return f"{info.get('size')} {next((info[name] for name in _VERSIONS if info.get(name)), '')}"
+
+
+def _written(remote: Remote, keys: set[str]) -> set[str]:
+    """Return the files here that belong there."""
+    paths = [path for part in ("", "search") for path in (remote.folder / part).glob("*/*.parquet")]
+    paths += [remote.folder / "grid.json", remote.folder / "search" / "grid.json"]
+    for key in keys:
+        paths += [remote.folder / "logs" / f"{key}.log", *(remote.folder / "adapters" / key).rglob("*")]
+    names = {path.relative_to(remote.folder).as_posix() for path in paths if path.is_file()}
+    return {name for name in names if _counts(name, everything=True)}
+
+
+def _here(remote: Remote, name: str) -> list[int] | None:
+    try:
+        found = os.stat(remote.folder / name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _state(remote: Remote) -> dict[str, list[Any]]:
+    try:
+        return dict(json.loads((remote.folder / _STATE).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _keep(remote: Remote, state: dict[str, list[Any]]) -> None:
+    from peftbench.results.store import files
+
+    with files.replacing(remote.folder / _STATE) as out:
+        out.write(json.dumps(state).encode())

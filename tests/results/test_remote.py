@@ -1,0 +1,372 @@
+"""Results at a URL: in memory for the rules, and at a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import fsspec
+import pytest
+
+import peftbench
+from peftbench import cli
+from peftbench.commands import sending
+from peftbench.errors import UserError
+from peftbench.records import Phase
+from peftbench.results import folder, remote
+from peftbench.results.store import compact, done, open_for_run, read, record_grid, write
+from peftbench.runner import grid
+from peftbench.runner.executor import Event, local
+from tests.support import tiny_base
+from tests.support.results_factory import make_grid, make_result
+
+WHY = "it is in the dependency group s3"
+SUITE = """
+base: ./tiny
+device: cpu
+tasks:
+  colour:
+    kind: choice
+    train: train.jsonl
+    test: train.jsonl
+    validation_fraction: 0.25
+    prompt: "the {{ p }}"
+    target: "{{ t }}"
+    choices: [red, blue]
+    limit: 4
+seeds: 2
+evaluate: {inference: false}
+methods: {base: , adapter: {learning_rate: 1e-3}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    pytest.importorskip("s3fs", reason=WHY)
+    motoserver = pytest.importorskip("moto.server", reason=WHY)
+    server = motoserver.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    system = fsspec.filesystem("s3", use_listings_cache=False)
+    system.clear_instance_cache()
+    system = fsspec.filesystem("s3", use_listings_cache=False)
+    system.mkdir("bucket")
+    yield system
+    system.rm("bucket", recursive=True)
+    system.clear_instance_cache()
+
+
+def run_trials(url: str, seeds: range, monkeypatch: pytest.MonkeyPatch, before=lambda number: None) -> str:
+    """Run trials that end at once into a URL; return what is printed."""
+    out = io.StringIO()
+    stub = SimpleNamespace(unsupported=None, cell="lora r=8 fp32", seed=0, timeout_seconds=None)
+    results = [make_result(seed=seed) for seed in seeds]
+    jobs = tuple(SimpleNamespace(trial=stub, key=result.row.key, log=None) for result in results)
+
+    def run(jobs, workers):
+        for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
+            before(number)
+            yield Event(job, Phase.EVALUATE, result=result)
+
+    monkeypatch.setattr(local, "run", run)
+    with sending.sender(url, out) as sender:
+        place = sender.remote.folder
+        open_for_run(place, ["judge"])
+        record_grid(place, sorted({*done(place), *(job.key for job in jobs)}), "peftbench run x")
+        left = tuple(job for job in jobs if job.key not in done(place))
+        assert len(left) == len(jobs)
+        grid.run(
+            SimpleNamespace(folder=place, tasks=("judge",), jobs=jobs, pending=jobs, workers=1),
+            sender.beside(print_nothing),
+        )
+    return out.getvalue()
+
+
+def print_nothing(event: Event) -> None:
+    pass
+
+
+def seeds_at(url: str) -> list[int]:
+    return sorted(read(folder.located(url)).trials["seed"])
+
+
+def lose_the_machine(cache: Path) -> None:
+    """Delete everything on this machine."""
+    for path in sorted(cache.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+@pytest.mark.parametrize("where", ["memory", "s3"])
+def test_finished_trials_are_there_when_the_machine_is_lost(
+    where: str, request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = request.getfixturevalue(where)
+    url = f"{where}://bucket/nights/monday"
+
+    def look(number: int) -> None:
+        assert len(system.glob(f"{url}/trials/*.parquet")) == number
+
+    run_trials(url, range(3), monkeypatch, before=look)
+    assert not system.glob(f"{url}/**/.*"), "nothing but results"
+    lose_the_machine(cache)
+    assert seeds_at(url) == [0, 1, 2]
+    lose_the_machine(cache)
+    assert "all results are at" in run_trials(url, range(3, 5), monkeypatch)
+    assert seeds_at(url) == [0, 1, 2, 3, 4]
+    assert len(system.glob(f"{url}/trials/*.parquet")) == 1, "merged there as here"
+    tables = read(folder.located(url))
+    assert tables.steps["key"].nunique() == 5
+
+
+def test_a_reader_fetches_only_what_has_changed(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://bucket/r"
+    run_trials(url, range(2), monkeypatch)
+    fetched: list[str] = []
+    get = type(memory).get_file
+    monkeypatch.setattr(
+        type(memory), "get_file", lambda self, path, *rest: (fetched.append(path), get(self, path, *rest))
+    )
+    assert seeds_at(url) == [0, 1]
+    assert len(fetched) == 4
+    fetched.clear()
+    assert seeds_at(url) == [0, 1]
+    assert fetched == []
+    memory.rm(f"{url}/trials", recursive=True)
+    with pytest.raises(UserError, match="no such bucket or folder, or it holds no results"):
+        folder.located(url)
+
+
+def test_a_broken_connection_loses_nothing_and_is_told(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, put = "memory://bucket/r", type(memory).put_file
+
+    def broken(self, *args, **more):
+        raise ConnectionResetError("connection reset by peer")
+
+    def breaks(number: int) -> None:
+        if number == 1:
+            monkeypatch.setattr(type(memory), "put_file", broken)
+
+    said = run_trials(url, range(4), monkeypatch, before=breaks)
+    here = remote.copy_of(url, "run")
+    assert said.count("connection reset by peer") == 1, "told once, not for each trial"
+    assert f"finished trials are in {here}; the same command sends them" in said
+    assert sorted(read(here).trials["seed"]) == [0, 1, 2, 3]
+    assert seeds_at(url) == [0]
+    monkeypatch.setattr(type(memory), "put_file", put)
+    assert "all results are at" in run_trials(url, range(4, 5), monkeypatch)
+    assert seeds_at(url) == [0, 1, 2, 3, 4]
+
+
+def test_a_connection_that_comes_back_is_used(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, calls = type(memory).put_file, []
+
+    def flaky(self, *args, **more):
+        calls.append(args)
+        if 4 <= len(calls) <= 5:
+            raise TimeoutError("slow")
+        return put(self, *args, **more)
+
+    monkeypatch.setattr(type(memory), "put_file", flaky)
+    said = run_trials("memory://bucket/r", range(4), monkeypatch)
+    assert "TimeoutError: slow" in said
+    assert "all results are at memory://bucket/r" in said
+    assert seeds_at("memory://bucket/r") == [0, 1, 2, 3]
+
+
+def test_a_push_that_breaks_between_its_files_leaves_no_trial_half(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, put = "memory://bucket/r", type(memory).put_file
+    run_trials(url, range(2), monkeypatch)
+    for fails_at in range(8):
+        left = [fails_at]
+
+        def breaking(self, *args, left=left, **more):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError("gone")
+            return put(self, *args, **more)
+
+        monkeypatch.setattr(type(memory), "put_file", breaking)
+        run_trials(url, range(10 + fails_at, 11 + fails_at), monkeypatch)
+        monkeypatch.setattr(type(memory), "put_file", put)
+        tables = read(folder.located(url))
+        assert {0, 1} <= set(tables.trials["seed"])
+        assert tables.steps.groupby("key").size().to_dict() == dict.fromkeys(tables.trials["key"], 3)
+
+
+def test_two_runs_into_one_url_lose_no_trial(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://bucket/r"
+    machines = []
+    for name in "ab":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(Path(os.environ["XDG_CACHE_HOME"]).parent / name))
+        machines.append(remote.working(url))
+    for number in range(6):
+        here = machines[number % 2]
+        write(here.folder, make_result(seed=number), ("judge",))
+        remote.push(here, set())
+    for here in machines:
+        compact(here.folder)
+        remote.push(here, set())
+    assert seeds_at(url) == list(range(6))
+
+
+def test_logs_and_adapters_of_ended_trials_go_along_and_come_back(
+    memory: fsspec.AbstractFileSystem, cache: Path
+) -> None:
+    here = remote.working("memory://bucket/r")
+    for name in ("logs/k1.log", "logs/k2.log", "adapters/k1/deep/a.bin", "adapters/k1/.half", ".lock2"):
+        (here.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (here.folder / name).write_text(name)
+    remote.push(here, {"k1"})
+    assert sorted(memory.find("memory://bucket/r")) == [
+        "/bucket/r/adapters/k1/deep/a.bin",
+        "/bucket/r/logs/k1.log",
+    ]
+    lose_the_machine(cache)
+    again = remote.working("memory://bucket/r").folder
+    assert (again / "adapters/k1/deep/a.bin").read_text() == "adapters/k1/deep/a.bin"
+
+
+def test_a_name_that_leads_out_of_the_copy_is_not_fetched(memory: fsspec.AbstractFileSystem, cache: Path) -> None:
+    assert [remote._counts(name, True) for name in ("logs/../../x", "adapters//x", "../grid.json", "logs/a.log")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_wrong_scheme_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "s33://bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean s3://?" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs")])
+def test_a_library_that_is_not_installed_is_one_sentence_with_the_command(
+    scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*args, **more):
+        raise ImportError(f"Install {scheme}fs")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    assert cli.main(["answer", f"{scheme}://bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{scheme}://bucket/x needs a library that this environment lacks: pip install 'peftbench[{extra}]'" in said
+
+
+def test_no_permission_is_told_before_anything_runs(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self, *args, **more):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(type(memory), "pipe_file", refuse)
+    with pytest.raises(UserError, match=r"memory://bucket/r cannot be written: no permission \(Access Denied\)"):
+        remote.working("memory://bucket/r")
+    monkeypatch.setattr(type(memory), "find", refuse)
+    with pytest.raises(UserError, match="cannot be read: no permission"):
+        remote.fetched("memory://bucket/r")
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    with pytest.raises(UserError) as raised:
+        remote.fetched("ftpp://me:secret@host/r")
+    assert "secret" not in str(raised.value)
+
+
+def test_no_such_bucket_is_told(s3: fsspec.AbstractFileSystem, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="s3://nowhere/r cannot be written: The specified bucket does not exist"):
+        remote.working("s3://nowhere/r")
+    assert cli.main(["report", "s3://nowhere/r"]) == 2
+    assert "s3://nowhere/r cannot be read: The specified bucket does not exist" in capsys.readouterr().err
+    assert cli.main(["report", "s3://bucket/nothing"]) == 2
+    assert "s3://bucket/nothing: there is no such bucket or folder, or it holds no results" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_told(
+    s3: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3.clear_instance_cache()
+    assert cli.main(["report", "s3://bucket/r"]) == 2
+    said = capsys.readouterr().err
+    assert "s3://bucket/r cannot be read" in said
+    assert "Could not connect" in said
+
+
+def test_a_suite_runs_into_s3_continues_on_another_machine_and_every_command_reads_it(
+    s3: fsspec.AbstractFileSystem,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_base.make(tmp_path / "tiny")
+    rows = [{"p": "one " * (i % 7), "t": ("red", "blue")[i % 2]} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "x.yaml").write_text(SUITE)
+    url = "s3://bucket/nights/x"
+    assert cli.main(["run", "x.yaml", "-o", url, "--seeds", "1"]) == 0
+    assert f"all results are at {url}" in capsys.readouterr().err
+    lose_the_machine(cache)
+    run = peftbench.run_suite("x.yaml", url)
+    assert run.statuses == {"ok": 3}
+    lose_the_machine(cache)
+    assert len(peftbench.read_results(url).trials) == 3
+    make_grid(tmp_path / "other", steps=3, examples=2)
+    for path in (tmp_path / "other").rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            s3.put_file(str(path), f"bucket/other/{path.relative_to(tmp_path / 'other').as_posix()}")
+    capsys.readouterr()
+    assert cli.main(["report", url, "--format", "csv"]) == 0
+    assert "adapter" in capsys.readouterr().out
+    assert cli.main(["report", url, "-o", "page.html"]) == 0
+    assert cli.main(["answer", "s3://bucket/other"]) == 0
+    assert cli.main(["compare", "s3://bucket/other", "s3://bucket/other"]) in (0, 1, 3)
+    assert cli.main(["export", url, "--to", "csv", "-o", "csv"]) == 0
+    assert len((tmp_path / "csv" / "trials.csv").read_text().splitlines()) >= 4
