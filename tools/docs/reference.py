@@ -31,6 +31,7 @@ from tools.docs import (
     cli_document,
     crossed_document,
     findings,
+    history_document,
     precision_document,
     python_document,
     suite_document,
@@ -155,6 +156,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "rules": crossed_document.rules,
         "false answers": answer_document.bounds,
         "answers": answer_document.designs,
+    },
+    ROOT / "docs" / "history.md": {
+        "history false alarms": history_document.false_alarms,
+        "history found": history_document.planted,
+        "peer history": history_document.peer,
     },
     ROOT / "docs" / "planner.md": {
         "beside": arithmetic.beside,

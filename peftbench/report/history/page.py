@@ -13,7 +13,7 @@ from peftbench.version import __version__
 
 WIDTH, HEIGHT = 150, 30
 """Of a sparkline, pixels."""
-_MARGIN = 3
+_MARGIN = 4
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""The generated parts of ``docs/history.md``, from what ``history_simulation`` recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tools.docs.crossed_document import markdown
+from tools.validation.history_simulation import PATH
+
+
+def recorded() -> dict[str, Any]:
+    """Return what the simulation found."""
+    found: dict[str, Any] = json.loads(PATH.read_text())
+    return found
+
+
+def false_alarms() -> str:
+    """Return the table of false alarms where nothing changed, one row per design."""
+    found = recorded()
+    head = ("quantity", "nights", "noise", "in common", "least change", "false alarm of a cell", "false common shift")
+    lines = [
+        (
+            row["design"]["quantity"],
+            row["design"]["nights"],
+            row["design"]["noise"],
+            f"{100 * row['design']['machine']:g} %",
+            f"{row['design']['least_percent']:g} %",
+            *(f"{100 * row['found'][name]:.1f} %" for name in ("false", "false_common")),
+        )
+        for row in found["rows"]
+        if not row["design"]["falling"]
+    ]
+    return f"{markdown(head, lines)}\n\nShares of {found['draws']:,} grids of {found['cells']} cells."
+
+
+def planted() -> str:
+    """Return the table of planted falls that are found, one row per design."""
+    head = (
+        "quantity",
+        "nights",
+        "fall",
+        "cells",
+        "nights since",
+        "found in the cell",
+        "found as common",
+        "false alarm",
+    )
+    lines = []
+    for row in recorded()["rows"]:
+        design, found = row["design"], row["found"]
+        if design["falling"]:
+            fall = f"{100 * design['fall']:g} " + ("%" if design["quantity"] == "speed" else "points")
+            shares = (found["cell_found"], found["common_found"], max(found["false"], found["false_common"]))
+            shown = ("–" if share is None else f"{100 * share:.1f} %" for share in shares)
+            lines.append((design["quantity"], design["nights"], fall, design["falling"], design["ago"], *shown))
+    return markdown(head, lines)
+
+
+def peer() -> str:
+    """Return what the command says about the peer's results."""
+    return f"```\n{str(recorded()['peer']).rstrip()}\n```"
