@@ -42,7 +42,9 @@ def test_the_picture_shows_the_page_of_the_committed_results():
 def test_every_method_precision_suite_and_command_is_documented():
     assert {"base", "full", "lora", "peft"} <= set(METHODS.own)
     assert len(PRECISIONS) == 11
-    assert set(cli_document.commands()) == {"init", "run", "plan", "answer", "report", "compare", "list"}
+    assert set(cli_document.commands()) == {
+        *("init", "run", "plan", "answer", "report", "compare", "history", "import", "export", "list")
+    }
     assert {"quickstart", "peft_zoo"} <= set(suite.names())
     for name in (*suite.names(), *(f"peftbench {command}" for command in cli_document.commands())):
         assert name in README, name
