@@ -88,7 +88,7 @@ def init(how: InitOptions) -> int:
     made, methods = choose.with_methods(made, fitted, facts, budget)
     _say_all(("memory", methods))
     made, times, unknown = _timed(made, inputs, how, seconds)
-    _say_all(("time", times))
+    _say_all(("time", times and [*times, "`run` knows what was measured here; `plan --time` would measure it again"]))
     for line in (*found.found.unsure, *facts.unknown, *unknown):
         _say("not known", line)
     _write(replace(made, head=_head(how)), how)
@@ -190,7 +190,7 @@ def _say_of_data(inputs: _Inputs, tokens: Tokens | None) -> None:
         _say("", f"classes: {data.balance(inputs.data.classes)}")
     for line in data.repeated(inputs.train):
         _say("", line)
-    both = data.overlapping(inputs.train, inputs.test)
+    both = data.overlapping(inputs.train, inputs.test, inputs.data.test is None)
     where = "the test file" if inputs.data.test else f"{len(inputs.test):,} records drawn from the file (test_fraction)"
     _say("", f"test: {where}; {both or 'none of its prompts is in the training data'}")
 

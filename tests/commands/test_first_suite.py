@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from peftbench import suite
-from peftbench.commands.first_suite import choose, data, timing
+from peftbench.commands.first_suite import choose, data, model_facts, timing
 from peftbench.commands.first_suite.draft import Draft, MethodLine, quoted, text
 from peftbench.errors import UserError
 from peftbench.records import Example
@@ -219,3 +219,19 @@ def test_pilots_that_were_stopped_give_at_least_their_time(timed):
     assert "a suite that fits 8 min 00 s: their 10 trials take at least 10 min 00 s, and the steps here" in unknown[-1]
     _, _, unknown = timed(3600, status="timeout", plain=stopped)
     assert "whether 60 min 00 s are enough, as the time of 4 cells is not known" in unknown
+
+
+def test_a_file_that_repeats_prompts_is_said_where_its_records_become_the_test():
+    same, other = [Example("one two three", "a")], [Example("four five six", "a")]
+    assert data.overlapping(same, other, True) is None
+    assert data.overlapping(same, same, False) == (
+        "1 of 1 test prompt are training prompts too, and 1 share 13 words in a row with one"
+    )
+    said = data.overlapping(same, same, True)
+    assert said is not None
+    assert said.endswith(", as the file repeats prompts: remove the repeats, or give --test")
+
+
+def test_scores_of_the_built_in_base_are_not_said_to_be_of_other_models():
+    (unknown,) = model_facts.facts("nano").unknown
+    assert unknown == "what scores would be of a model of yours: nano has seen the built-in tasks' grammar only"

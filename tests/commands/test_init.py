@@ -99,7 +99,7 @@ def test_a_file_without_header_and_numbers_for_classes(place, init):
     code, out, _ = init("--train", "bare.csv", "-o", "b.yaml")
     assert code == 0
     assert "no header line; its columns are called label, text" in out
-    assert "not known: the classes are numbers, which a model does not know" in out
+    assert "not known: what the classes mean: models do not know numbers" in out
     assert "columns: [label, text]" in (place / "b.yaml").read_text()
     assert '"0": "0"' in (place / "b.yaml").read_text()
 

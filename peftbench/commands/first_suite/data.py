@@ -243,14 +243,21 @@ def repeated(examples: Sequence[Example]) -> list[str]:
     return found
 
 
-def overlapping(train: Sequence[Example], scored: Sequence[Example]) -> str | None:
-    """Return a sentence about scored prompts that are in the training data; None if there are none."""
+def overlapping(train: Sequence[Example], scored: Sequence[Example], own: bool) -> str | None:
+    """Return a sentence about scored prompts that are in the training data; None if there are none.
+
+    Args:
+        train: the training examples.
+        scored: the test examples.
+        own: whether they were drawn from the training file.
+    """
     both = overlap.measure(train, scored)
     if not both.ngram:
         return None
+    why = ", as the file repeats prompts: remove the repeats, or give --test" if own else ""
     return (
         f"{both.exact:,} of {plural(both.examples, 'test prompt')} are training prompts too, and {both.ngram:,} share "
-        f"{both.words} words in a row with one"
+        f"{both.words} words in a row with one{why if both.exact else ''}"
     )
 
 

@@ -76,6 +76,8 @@ def facts(source: str) -> BaseFacts:
     assert folder is not None
     config = files.read_mapping(folder / "config.json")
     unknown = []
+    if source in BASES:
+        unknown.append(f"what scores would be of a model of yours: {source} has seen the built-in tasks' grammar only")
     weights = files.why_unusable(folder)
     if weights and not find.on_hub(base):
         unknown.append(f"its weights ({weights}): `plan --memory` needs none, `run` does")
