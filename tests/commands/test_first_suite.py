@@ -199,9 +199,10 @@ def test_the_method_that_takes_most_of_the_time_is_named(timed):
 
 def test_too_little_time_names_what_takes_it(timed):
     with pytest.raises(UserError) as raised:
-        timed(20, adapter=Measured(fixed_seconds=9.0, step_seconds=0.1, scoring_seconds=0.0))
+        timed(20, waited=0.5, adapter=Measured(fixed_seconds=9.0, step_seconds=0.1, scoring_seconds=0.0))
     said = str(raised.value)
-    assert "--time: 20.0 s are too little: 20 steps of every method with 3 seeds take about 52" in said
+    assert "--time: 20.0 s are too little: 20 steps of 4 cells with 3 seeds take about 52" in said
+    assert "\nnot known: how long it takes on an idle machine: other programs took 25%" in said
     assert "the slowest is adapter r=64 fp32 with 33.0 s; give more time, or no --time" in said
 
 

@@ -241,7 +241,7 @@ def test_too_little_time_says_how_much_is_needed_and_writes_nothing(place, init,
     monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): KNOWN for trial in trials})
     code, _, err = init("--train", "colours.csv", "--time", "5s")
     assert code == cli.BAD_INPUT
-    assert "--time: 5.00 s are too little: 20 steps of every method with 3 seeds take about" in err
+    assert "--time: 5.00 s are too little: 20 steps of 8 cells with 3 seeds take about" in err
     assert not (place / "suite.yaml").exists()
 
 

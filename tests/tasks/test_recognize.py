@@ -124,7 +124,7 @@ def test_what_the_user_says_wrongly_is_refused(asked, told):
 def test_what_was_left_open_is_said():
     found = seen(many(text=sentence, label=lambda n: n % 2, topic=lambda n: "abc"[n % 3]))
     assert any("'topic' could be labels too" in text for text in found.unsure)
-    assert any("give them words under labels" in text for text in found.unsure)
+    assert any("give each its word under labels" in text for text in found.unsure)
 
 
 def test_a_file_without_a_header_is_noticed():

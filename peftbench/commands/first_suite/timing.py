@@ -161,7 +161,8 @@ def fit(
     cost = grid.cost()
     steps = min(wanted, cost.steps(limit))
     if steps < min(_FEWEST, wanted):
-        raise UserError(_too_little(grid, limit, min(_FEWEST, wanted)))
+        lines = (f"not known: {line}" for line in unknown)
+        raise UserError("\n".join([_too_little(grid, limit, min(_FEWEST, wanted)), *lines]))
     said = [f"about {shown(cost.at(steps))} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring", *fewer]
     if steps < wanted:
         comments = {**draft.comments, "steps": f"as many as fit {shown(limit)} on this machine, in place of {wanted}"}
@@ -226,10 +227,10 @@ def _left_out(grid: _Grid, limit: float, wanted: int, steps: int) -> list[str]:
 
 
 def _too_little(grid: _Grid, limit: float, fewest: int) -> str:
-    cost = grid.cost()
+    cost, cells = grid.cost(), plural(len(grid.trials), "cell")
     slowest = max(grid.trials, key=lambda trial: grid.of(trial).at(fewest))
     return (
-        f"--time: {shown(limit)} are too little: {fewest} steps of every method with {grid.seeds} seeds take about "
+        f"--time: {shown(limit)} are too little: {fewest} steps of {cells} with {grid.seeds} seeds take about "
         f"{shown(cost.at(fewest))} on this machine, {shown(cost.constant)} of it set-up and scoring; the slowest is "
         f"{slowest.cell} with {shown(grid.of(slowest).at(fewest))}; give more time, or no --time, and then leave out "
         "methods or seeds"
