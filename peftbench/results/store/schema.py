@@ -69,13 +69,13 @@ def columns(kind: str) -> tuple[Column, ...]:
 
 
 def score_columns(tasks: Iterable[str]) -> tuple[Column, ...]:
-    """Return the columns that evaluated tasks add to ``trials``, sorted by task: their order depends on nothing else.
+    """Return the columns that evaluated tasks add to ``trials``, in the order given, which is the suite's.
 
     Raises:
         UserError: if two tasks would have a column of the same name.
     """
     found: dict[str, Column] = {}
-    for task in sorted(set(tasks)):
+    for task in dict.fromkeys(tasks):
         for name, (_, doc) in SCORE_COLUMNS.items():
             column = Column(name.format(task=task), pa.float64(), True, doc)
             if found.setdefault(column.name, column) is not column:
