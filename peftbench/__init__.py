@@ -6,7 +6,7 @@ The public Python interface is what ``__all__`` names; everything else is intern
 * ``run_suite(suite, results)`` runs its trials and stores their results.
 * ``read_results(folder)`` returns the stored rows as DataFrames.
 * ``answer(folder)`` returns which cell to take, and what it costs.
-* ``compare_results(old, new)`` returns what changed between two results folders.
+* ``compare(old, new)`` returns what regressed between two results folders; ``compare_results`` the same as a record.
 * ``write_report(folder, output)`` writes the page or a table.
 * ``UserError`` is raised for every mistake in a suite, an argument or a folder.
 
@@ -20,10 +20,27 @@ from peftbench.version import PROTOCOL as PROTOCOL
 from peftbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from peftbench.commands.python_api import answer, compare_results, load_suite, read_results, run_suite, write_report
+    from peftbench.commands.python_api import (
+        answer,
+        compare,
+        compare_results,
+        load_suite,
+        read_results,
+        run_suite,
+        write_report,
+    )
     from peftbench.errors import UserError
 
-__all__ = ["UserError", "answer", "compare_results", "load_suite", "read_results", "run_suite", "write_report"]
+__all__ = [
+    "UserError",
+    "answer",
+    "compare",
+    "compare_results",
+    "load_suite",
+    "read_results",
+    "run_suite",
+    "write_report",
+]
 
 _HOMES = {
     **dict.fromkeys(__all__, "peftbench.commands.python_api"),

@@ -15,6 +15,7 @@ from peftbench.commands import (
     INTERRUPTED,
     backstop,
     command_line,
+    compare_options,
     export_options,
     history_options,
     init_options,
@@ -94,7 +95,7 @@ def parser() -> command_line.Parser:
     _add_plan(commands)
     _add_answer(commands)
     _add_report(commands)
-    _add_compare(commands)
+    compare_options.add(commands)
     history_options.add(commands)
     export_options.add(commands)
     list_options.add(commands)
@@ -251,23 +252,6 @@ def _add_report(commands: Commands) -> None:
     command.set_defaults(command=_report, parser=command)
 
 
-def _add_compare(commands: Commands) -> None:
-    command = commands.add_parser(
-        "compare",
-        help="print what changed between two results folders",
-        description="Print what changed between two results folders. Exit code 0: scores were compared and none fell; "
-        "1: a score fell, fewer seeds of a cell ended ok, or nothing could be compared.",
-        examples=(
-            "peftbench compare results/monday results/tuesday",
-            "peftbench compare results/reference/quickstart results/quickstart",
-        ),
-    )
-    for name, which in (("old", "to compare with"), ("new", "to judge")):
-        folder = command.add_argument(name, metavar=name.upper(), help=f"the results folder or URL {which}")
-        _completed(folder, command_line.folders)
-    command.set_defaults(command=_compare, parser=command)
-
-
 def _load(arguments: argparse.Namespace) -> Suite:
     """Return the suite that a command names, with its options applied."""
     from peftbench import suite
@@ -326,15 +310,6 @@ def _answer(arguments: argparse.Namespace) -> int:
 
     asked = answer.Asked(arguments.within, arguments.budget, arguments.time, arguments.task)
     return answer.command(place, asked, arguments.json)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from peftbench.results import folder
-
-    places = [folder.located(given) for given in (arguments.old, arguments.new)]
-    from peftbench.commands import results
-
-    return results.compare(*places)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from peftbench.commands.run import RunOptions, RunSummary
 from peftbench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from peftbench.results.compare import Comparison
     from peftbench.results.store import Tables
+    from peftbench.results.watch.comparison import Comparison
     from peftbench.suite import Suite
 
 Only = Mapping[str, Any] | Iterable[str]
@@ -192,24 +192,53 @@ def answer(
     return report.record(report.ask(here, question(here, Asked(within, _size(budget), time, task))))
 
 
-def compare_results(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Comparison:
-    """Return what changed between two results folders.
+def compare(
+    old: str | os.PathLike[str], new: str | os.PathLike[str], *, watch: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what regressed, improved, is unchanged or cannot be told between two results folders.
 
     Args:
         old: the results folder to compare with.
         new: the results folder to judge.
+        watch: keys of a suite's ``watch:`` in place of those that the suites of the folders give:
+            ``{"judge": ["score", "memory"], "speed_percent": 10}``.
 
     Returns:
-        The comparison; ``verdict`` is True if scores were compared and none fell, False if one fell or fewer seeds of a
-        cell ended ok, and None if nothing could be compared.
+        The record that ``peftbench compare --format json`` prints. ``verdict`` is ``regressed``, ``no regression`` or
+        ``no verdict``; ``findings`` has one entry for each cell and quantity, with its verdict, both values, the
+        change with its interval, and why it cannot be told; ``moved`` is what else is not the same, the likeliest to
+        matter first. What is not known is None.
 
     Raises:
-        UserError: if a folder does not exist or holds no results, or a file in it cannot be read.
+        UserError: if a key of ``watch`` is wrong, a folder does not exist or holds no results, or a file in it cannot
+            be read.
     """
-    from peftbench.results import compare
+    from peftbench.report.nights.record import record
+
+    return record(compare_results(old, new, watch=watch))
+
+
+def compare_results(
+    old: str | os.PathLike[str], new: str | os.PathLike[str], *, watch: Mapping[str, Any] | None = None
+) -> Comparison:
+    """Return what changed between two results folders, as the record that ``compare`` is made from.
+
+    Args:
+        old: the results folder to compare with.
+        new: the results folder to judge.
+        watch: as for ``compare``.
+
+    Returns:
+        The comparison; ``verdict`` is True if something was judged and nothing regressed, False if something did, and
+        None if nothing could be judged.
+
+    Raises:
+        UserError: as ``compare`` does.
+    """
+    from peftbench.commands import compare
     from peftbench.results.folder import place
 
-    return compare.compare(place(old), place(new))
+    return compare.compared(place(old), place(new), watch or {})
 
 
 def write_report(

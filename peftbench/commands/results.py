@@ -1,4 +1,4 @@
-"""``peftbench report`` and ``peftbench compare``: pages, tables and comparisons of results folders."""
+"""``peftbench report``: pages and tables of results folders."""
 
 from __future__ import annotations
 
@@ -58,13 +58,3 @@ def report(folder: Path, output: Path | None, format: str, how: TableOptions = _
 def default_page(folder: Path) -> Path:
     """Return where the page of a results folder is written by default: ``reports/NAME.html``."""
     return Path("reports") / f"{folder.resolve().name}.html"
-
-
-def compare(old: Path, new: Path) -> int:
-    """Print what changed between two results folders and return the exit code."""
-    from peftbench.report.comparison import render
-    from peftbench.results import compare as comparison
-
-    found = comparison.compare(old, new)
-    print(render(found), end="")
-    return 0 if found.verdict else FAILED

@@ -32,8 +32,8 @@ class Watch:
     merge_factor: float = 2.0
     """Factor by which the rounding error of merging may grow; it is the largest of many, and has no known spread."""
     machine_percent: float = 8.0
-    """Standard deviation from night to night of the machine's own speed, in percent, where its matrix product was not
-    measured."""
+    """Standard deviation of the change of the machine's own speed between two nights, in percent, where its matrix
+    product was not measured."""
 
 
 DEFAULT = Watch()

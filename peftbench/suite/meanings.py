@@ -251,8 +251,8 @@ DATA = Meaning("mapping of the tasks to train on to their weights", "every task 
 WATCH: Mapping[str, Meaning] = MappingProxyType(
     {
         "judge": Meaning(
-            "which kinds of numbers are judged: `status` (trials that end ok), `memory`, `speed`, `size` (files, "
-            "loaded weights, parameters), `score`, `retention`, `inference`, `merge`",
+            "which kinds of numbers are judged; `status` are trials that no longer end ok, `size` the checkpoint, the "
+            "loaded weights and the trainable parameters",
             "all",
         ),
         "speed_percent": Meaning("least change of training speed that counts; noise is judged apart from it"),
@@ -263,8 +263,8 @@ WATCH: Mapping[str, Meaning] = MappingProxyType(
         "retention_percent": Meaning("rise of the loss on general text that is tolerated; more must be beyond noise"),
         "merge_factor": Meaning("factor by which the rounding error of merging may grow"),
         "machine_percent": Meaning(
-            "standard deviation of the machine's own speed from night to night, where trials did not measure its "
-            "matrix product"
+            "standard deviation of the change of the machine's own speed between two nights, where trials did not "
+            "measure its matrix product"
         ),
     }
 )

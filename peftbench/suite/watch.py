@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from peftbench.errors import UserError
 from peftbench.records.watch import DEFAULT, KINDS, Kind, Watch
 from peftbench.suite.builder import Builder
-from peftbench.suite.schema import Strict, as_list
+from peftbench.suite.document import Document, raise_problems
+from peftbench.suite.schema import Strict, as_list, check
+from peftbench.suite.yaml_lines import parse
 
 Percent = Annotated[float, Field(ge=0, le=1000)]
 Points = Annotated[float, Field(ge=0, le=100)]
+OPTION = "--watch"
+"""The option of commands that overrides the suite's keys."""
 Factor = Annotated[float, Field(ge=1)]
 
 
@@ -39,6 +47,41 @@ def watch(b: Builder) -> Watch | None:
     block = b.check(WatchBlock, ("watch",))
     if block is None:
         return None
-    return Watch(
-        **{**block.model_dump(exclude={"judge"}), "judge": tuple(kind for kind in KINDS if kind in block.judge)}
-    )
+    return _watch(block)
+
+
+def _watch(block: WatchBlock) -> Watch:
+    kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in block.judge)
+    return Watch(**{**block.model_dump(exclude={"judge"}), "judge": kinds})
+
+
+def overridden(watch: Watch, given: Mapping[str, Any]) -> Watch:
+    """Return a watch with some of its keys replaced, checked as in a suite.
+
+    Raises:
+        UserError: if a key is unknown or a value is not allowed; every problem is a line.
+    """
+    document = Document(OPTION, Path(), {"watch": dict(given)}, {})
+    problems: list[str] = []
+    block = check(WatchBlock, document, ("watch",), problems)
+    raise_problems(problems)
+    return replace(watch, **{name: getattr(_watch(block), name) for name in given})
+
+
+def read_option(texts: Iterable[str]) -> dict[str, Any]:
+    """Return the keys and values of ``KEY=VALUE`` texts; a value is YAML, or a list with commas.
+
+    Raises:
+        UserError: if a text has another form.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().removeprefix("watch.")
+        if not equals or not key:
+            raise UserError(
+                f"{OPTION}: given {text!r}; allowed: KEY=VALUE, like speed_percent=10 or judge=score,memory"
+            )
+        parts = [part.strip() for part in value.split(",")]
+        found[key] = parts if len(parts) > 1 and not value.lstrip().startswith("[") else parse(value, OPTION)[0]
+    return found

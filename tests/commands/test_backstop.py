@@ -41,7 +41,7 @@ def test_an_unexpected_exception_is_a_message_and_a_stored_traceback(quiet, monk
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(listing, "text", fail(KeyError("made up")))
-    assert cli.main(["list"]) == INTERNAL == 3
+    assert cli.main(["list"]) == INTERNAL == 70
     message = capsys.readouterr().err
     assert "unexpected error, a mistake in peftbench" in message
     assert "KeyError: 'made up'" in message

@@ -658,17 +658,53 @@ def test_a_report_is_not_written_among_the_results(refused, output, form):
     assert "only results are stored there" in message
 
 
-def test_compare_ends_with_1_if_nothing_could_be_compared(place, command):
+def test_compare_ends_with_3_if_nothing_could_be_judged(place, command):
     write(place / "results" / "alone", make_result("one of its own"))
     code, out, _ = command("compare", "results/mine", "results/alone")
-    assert code == 1
+    assert code == 3
     assert "no verdict" in out
+    assert command("compare", "results/mine", "results/mine", "--watch", "judge=merge")[0] == 3
 
 
 def test_compare_ends_with_0_if_nothing_changed(place, command):
     code, out, err = command("compare", "results/mine", "results/mine")
     assert (code, err) == (0, "")
     assert out
+
+
+def test_compare_ends_with_1_if_memory_grew_unless_another_limit_is_given(place, command):
+    for name, peak in (("old", 1000), ("new", 1500)):
+        write(place / name, make_result(peak_train_bytes=peak), ["judge"])
+    assert command("compare", "old", "new")[0] == 1
+    assert command("compare", "new", "old")[0] == 0
+    assert command("compare", "old", "new", "--watch", "memory_percent=50")[0] == 0
+    assert command("compare", "old", "new", "--watch", "judge=score,size")[0] == 0
+
+
+@pytest.mark.parametrize("form", ["text", "md", "json", "html"])
+def test_a_comparison_is_printed_or_written_in_every_format(place, command, form):
+    code, printed, _ = command("compare", "results/mine", "results/mine", "--format", form)
+    assert code == 0
+    code, out, err = command("compare", "results/mine", "results/mine", "--format", form, "-o", "deep/night")
+    assert (code, err) == (0, "")
+    assert out.startswith("no regression: ")
+    assert (place / "deep" / "night").read_text() == printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["--watch", "spead_percent=3"], "--watch: watch.spead_percent: unknown key 'spead_percent'; did you mean"),
+        (["--watch", "judge=scores,memory"], "did you mean 'score'?"),
+        (["--watch", "speed_percent"], "--watch: given 'speed_percent'; allowed: KEY=VALUE"),
+        (["--watch", "speed_percent=much"], "watch.speed_percent"),
+        (["--watch", "merge_factor=0"], "at least 1"),
+        (["-o", "results/mine/trials/x"], "only results are stored there"),
+        (["-o", "mine.yaml/x"], "cannot write the report mine.yaml/x"),
+    ],
+)
+def test_a_wrong_option_of_compare_is_refused(refused, argv, part):
+    assert part in refused("compare", "results/mine", "results/mine", *argv)
 
 
 def test_a_closed_pipe_is_not_an_error(place):

@@ -40,7 +40,8 @@ again = peftbench.run_suite("mine.yaml", "results/first", overrides=small, only=
 results = peftbench.read_results(run.folder)
 assert list(results.trials["cell"]) == ["lora r=8 fp32"] * 2, results.trials["message"].tolist()
 assert set(results.steps["key"]) == set(results.examples["key"]) == set(results.trials["key"])
-comparison = peftbench.compare_results("results/first", run.folder)
+comparison = peftbench.compare_results("results/first", run.folder, watch={"judge": "score"})
+assert peftbench.compare("results/first", run.folder)["verdict"] == "no regression"
 page = peftbench.write_report(run.folder)
 try:
     peftbench.read_results("results/frist")
@@ -138,6 +139,7 @@ def test_a_selection_and_seeds_are_those_of_the_command_line(place):
         ),
         (lambda: peftbench.read_results("nosuch"), "no such folder: nosuch"),
         (lambda: peftbench.compare_results("nosuch", "nosuch"), "no such folder: nosuch"),
+        (lambda: peftbench.compare("a", "b", watch={"jugde": "score"}), "did you mean 'judge'?"),
         (lambda: peftbench.write_report("nosuch"), "no such folder: nosuch"),
         (lambda: peftbench.write_report("nosuch", "page.pdf", format="pdf"), "unknown format 'pdf'"),
         (lambda: peftbench.write_report("nosuch", format="csv"), "format='csv' needs output"),

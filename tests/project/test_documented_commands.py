@@ -111,7 +111,7 @@ def test_a_shown_command_that_trains_nothing_runs(words, monkeypatch, tmp_path, 
     monkeypatch.chdir(ROOT)
     run = [str(tmp_path / Path(word).name) if word.startswith("reports/") else word for word in words]
     code = cli.main(run)
-    assert code in ((0, 1) if words[0] == "compare" else (0,))  # 1: a score fell, as the document says
+    assert code in ((0, 1) if words[0] == "compare" else (0,))  # 1: something regressed, as the document says
     assert len(capsys.readouterr().out.splitlines()) > 3
 
 

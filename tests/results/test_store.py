@@ -264,7 +264,7 @@ def test_the_columns_are_printed_by_a_command_that_loads_no_torch() -> None:
     code = (
         "import sys, runpy; sys.argv = ['x', '--document'];"
         "runpy.run_module('peftbench.results.store', run_name='__main__');"
-        "import peftbench.results.seeds, peftbench.results.compare;"
+        "import peftbench.results.seeds, peftbench.results.watch.comparison;"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     done_ = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

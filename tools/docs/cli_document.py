@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 
 from peftbench import cli
-from peftbench.commands import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED
+from peftbench.commands import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, NOTHING_JUDGED
 from tools.docs.suite_document import NONE, table
 
 EXIT_CODES = {
     0: "success",
-    FAILED: "a trial failed, no trial can run, `audit: strict` found a difference, or a comparison found a lower score "
-    "or had nothing to compare",
+    FAILED: "a trial failed, no trial can run, `audit: strict` found a difference, or a comparison found a regression",
     BAD_INPUT: "bad input: the suite, an option or a results folder is not usable, or the system refused to read or "
     "write a file; the message says what and where",
+    NOTHING_JUDGED: "a comparison could judge nothing: no cell is in both folders, or nothing in them compares",
     INTERNAL: "a mistake in peftbench: the message names the file with the traceback; with `PEFTBENCH_TRACEBACK=1` in "
     "the environment the traceback is shown instead",
     INTERRUPTED: "interrupted (Ctrl-C or SIGTERM); finished trials are kept",

@@ -27,8 +27,8 @@ from typing import Any
 from peftbench import report
 from peftbench.errors import TRACEBACK, UserError
 from peftbench.report import collect, page
-from peftbench.report.comparison import render
-from peftbench.results import compare
+from peftbench.report.nights import FORMATS, written
+from peftbench.results.watch.comparison import compare
 
 NOT_COMPUTED = "Not computed:"
 _STRETCH = 50
@@ -76,7 +76,9 @@ def storm(place: Path, seeds: range, pages: int) -> Tally:
         if results and seed % pages == 0:
             tally.check("page", where, lambda r=results: page.html(r))  # type: ignore[misc]
         for other in (before, folder) if before else ():
-            tally.check("comparison", where, lambda a=other, b=folder: render(compare.compare(a, b)))  # type: ignore[misc]
+            tally.check(
+                "comparison", where, lambda a=other, b=folder: [written(compare(a, b), each) for each in FORMATS]
+            )  # type: ignore[misc]
         if before:
             shutil.rmtree(before)
         before = folder

@@ -140,7 +140,14 @@ def environment(texts: Iterable[Any]) -> dict[str, str]:
 
 def shown(listed: Iterable[Any]) -> str:
     """Return the different values as text, with commas between them."""
-    return ", ".join(sorted({value if isinstance(value, str) else json.dumps(value, default=str) for value in listed}))
+    return ", ".join(
+        sorted({value if isinstance(value, str) else json.dumps(value, default=_plain) for value in listed})
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a DataFrame as JSON knows it."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _short(text: str) -> str:

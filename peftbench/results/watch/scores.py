@@ -70,9 +70,10 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether both sides have the same values; of other seeds, the same ends and mean."""
-        if self.old.keys() == self.new.keys():
-            return self.old == self.new
+        """Whether the seeds that both sides have gave the same values; of other seeds, the same ends and mean."""
+        both = [seed for seed in self.old if seed in self.new]
+        if both:
+            return all(self.old[seed] == self.new[seed] for seed in both)
         one, other = sorted(self.old.values()), sorted(self.new.values())
         return (mean(self.old), one[0], one[-1]) == (mean(self.new), other[0], other[-1])
 

@@ -222,6 +222,9 @@ def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: 
         reason += ": more than the machine explains"
     elif -margin <= low and high <= margin:
         verdict = "unchanged"
+        reason += ": what the machine did"
+    elif abs(found.rest) <= margin:
+        reason += ": no more than the machine does from night to night"
     else:
         reason += ": two nights cannot tell a change in all cells from the machine"
     rule = "all cells together, beyond what the machine does"
