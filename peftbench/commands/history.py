@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.commands import FAILED
+from peftbench.commands import FAILED, NOTHING_JUDGED
 from peftbench.errors import UserError, nearest
 
-UNJUDGED = 3
-"""Exit code if nothing could be judged."""
 FORMATS = ("text", "md", "json", "html")
 
 
@@ -52,7 +50,7 @@ def history(nights: Sequence[Path], shown: Shown, last: str | None) -> int:
     else:
         save(write(found), output)
         print(f"{text.text(found) if shown.format == 'html' else ''}written: {output}")
-    return FAILED if found.verdict is False else 0 if found.verdict else UNJUDGED
+    return FAILED if found.verdict is False else 0 if found.verdict else NOTHING_JUDGED
 
 
 def _number(last: str | None) -> int | None:

@@ -22,6 +22,12 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CELLS = tuple(f"lora r={rank} fp32" for rank in (1, 2, 4, 8, 16, 32))
 
 
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test cuts the power."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
 def folder(place: Path, scores: list[float], **fields: Any) -> Path:
     for seed, score in enumerate(scores):
         write(place, make_result(seed=seed, scores={"judge": score}, **fields), ["judge"])
