@@ -271,9 +271,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from peftbench.commands import run
     from peftbench.results import remote
 
-    given = arguments.results or None
     how = run.RunOptions(
-        results=given if given is None or remote.is_url(given) else Path(given),
+        results=remote.named(arguments.results or None),
         fresh=arguments.fresh,
         keep_adapters=arguments.keep_adapters,
         budget=arguments.budget,

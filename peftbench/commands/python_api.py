@@ -116,7 +116,7 @@ def run_suite(
     elif overrides or only or seeds is not None or smoke:
         raise UserError("run_suite got a loaded suite; pass overrides, only, seeds and smoke to load_suite instead")
     how = RunOptions(
-        results=str(results) if remote.is_url(results) else results if results is None else Path(results),
+        results=remote.named(results),
         fresh=fresh,
         keep_adapters=keep_adapters,
         budget=_size(budget),

@@ -18,7 +18,9 @@ from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]+)://")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_ALMOST = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(?!/)")
+"""What a URL becomes by a typing error, or as a ``Path``."""
 _STORED = re.compile(r"(search/)?((trials|steps|examples)/[^/.][^/]*\.parquet|grid\.json)")
 """The files of a results folder that commands read."""
 _STATE = ".remote.json"
@@ -47,6 +49,20 @@ class Remote:
 def is_url(given: object) -> bool:
     """Return whether a results folder is named by a URL."""
     return isinstance(given, str) and _URL.match(given) is not None
+
+
+def named(given: str | os.PathLike[str] | None) -> Path | str | None:
+    """Return where a run's results go: a URL as text, a folder as path, None for the default.
+
+    Raises:
+        UserError: if a URL lacks a slash, so that it would be a folder of that name here.
+    """
+    if given is None or is_url(given):
+        return given if given is None else str(given)
+    text = os.fspath(given)
+    if found := _ALMOST.match(text):
+        raise UserError(f"results {text!r}: did you mean '{found[1]}://{text[found.end() :]}'? A URL has two slashes")
+    return Path(text)
 
 
 def copy_of(url: str, use: str) -> Path:
@@ -180,9 +196,10 @@ def _opened(url: str, use: str) -> Remote:
     import fsspec
 
     shown = re.sub(r"//[^/@]*@", "//", url)
-    scheme = url.partition("://")[0]
+    scheme, _, rest = url.partition("://")
+    scheme = scheme.lower()
     try:
-        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        system, root = fsspec.core.url_to_fs(f"{scheme}://{rest}", use_listings_cache=False)
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         hint = f"pip install 'peftbench[{extra}]'" if extra else str(error)

@@ -284,6 +284,20 @@ def test_a_wrong_scheme_is_answered_with_the_nearest_one(capsys: pytest.CaptureF
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("given", ["s3:/bucket/x", Path("s3://bucket/x")])
+def test_a_url_without_a_slash_does_not_become_a_folder_here(given: str | Path) -> None:
+    with pytest.raises(UserError, match="did you mean 's3://bucket/x'"):
+        remote.named(given)
+    assert remote.named("results/x") == Path("results/x")
+    assert remote.named("S3://bucket/x") == "S3://bucket/x"
+    assert remote.named(None) is None
+
+
+def test_a_scheme_may_be_in_capitals(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_trials("memory://bucket/r", range(1), monkeypatch)
+    assert seeds_at("Memory://bucket/r") == [0]
+
+
 @pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gs")])
 def test_a_library_that_is_not_installed_is_one_sentence_with_the_command(
     scheme: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
