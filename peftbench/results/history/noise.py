@@ -12,6 +12,8 @@ SIGMA_PER_MAD = 1.4826
 """Standard deviation of a normal variable divided by its median absolute deviation (MAD)."""
 ENOUGH = 7
 """Fewest nights whose median and MAD say how a quantity varies."""
+_FARTHER = 1.5
+"""How much farther out than any single night before a newest night must be, to count alone."""
 _RECENT = (1, 3, 5, 8, 12)
 """Numbers of newest nights that are compared with those before them."""
 
@@ -45,8 +47,8 @@ def departure(values: Sequence[float], pooled: float, farthest: float = 0.0) -> 
     Args:
         values: one level's values, one per night.
         pooled: the scale of all cells relative to their level. A smaller MAD of a few nights is chance.
-        farthest: see ``farthest_night``. A single newest night that is not farther out says nothing: noise has heavy
-            tails, which a normal distribution does not know.
+        farthest: see ``farthest_night``. A single newest night that is not much farther out says nothing: noise has
+            heavy tails, which a normal distribution does not know.
     """
     best: Departure | None = None
     for newest in _RECENT:
@@ -55,7 +57,7 @@ def departure(values: Sequence[float], pooled: float, farthest: float = 0.0) -> 
             break
         centre, moved = statistics.median(before), statistics.median(after)
         scale = max(mad_scale(before), pooled * abs(centre))
-        if newest == 1 and abs(moved - centre) <= farthest * scale:
+        if newest == 1 and abs(moved - centre) <= _FARTHER * farthest * scale:
             p = 1.0
         else:
             p = min(1.0, len(_RECENT) * _two_sided(moved - centre, scale, len(before), newest))
