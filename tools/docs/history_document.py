@@ -44,7 +44,7 @@ def planted() -> str:
         "nights since",
         "found in the cell",
         "found as common",
-        "false alarm",
+        "other cell or night",
     )
     lines = []
     for row in recorded()["rows"]:
