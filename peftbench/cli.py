@@ -218,20 +218,24 @@ def _add_answer(commands: Commands) -> None:
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser(
         "report",
-        help="write the page of a results folder, or print its table",
+        help="write the page of one or several results folders, or print their tables",
         examples=(
             "peftbench report results/quickstart",
             "peftbench report results/quickstart --format csv --columns cell,score,memory --sort memory",
         ),
     )
-    _completed(
-        command.add_argument("results", metavar="RESULTS", help="a results folder or its URL"), command_line.folders
+    results = command.add_argument(
+        "results",
+        nargs="+",
+        metavar="RESULTS",
+        help="a results folder or its URL; several have an answer and a table each, and it says which may be compared",
     )
+    _completed(results, command_line.folders)
     command.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        help="file to write (default: reports/RESULTS.html for the page; a table is printed)",
+        help="file to write (default: reports/RESULTS.html for the page, A+B.html of several; a table is printed)",
     )
     command.add_argument(
         "--format",
@@ -293,12 +297,14 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from peftbench.results import folder
 
-    place = folder.located(arguments.results)  # before anything heavy is imported
+    places = [folder.located(given) for given in arguments.results]  # before anything heavy is imported
     from peftbench.commands import results
 
     output = Path(arguments.output) if arguments.output else None
     how = results.TableOptions(arguments.columns, arguments.sort, arguments.notes)
-    return results.report(place, output, arguments.format, how)
+    if len(places) > 1:
+        return results.report_several(places, output, arguments.format, how)
+    return results.report(places[0], output, arguments.format, how)
 
 
 def _answer(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class TableOptions:
 
 
 _AS_THEY_ARE = TableOptions()
+_NAMED = 3
+"""Results folders that the name of a page of several names."""
 
 
 def report(folder: Path, output: Path | None, format: str, how: TableOptions = _AS_THEY_ARE) -> int:
@@ -55,6 +58,36 @@ def report(folder: Path, output: Path | None, format: str, how: TableOptions = _
     return FAILED if strict and progress.warn_of_differences(folder, strict) else 0
 
 
-def default_page(folder: Path) -> Path:
-    """Return where the page of a results folder is written by default: ``reports/NAME.html``."""
-    return Path("reports") / f"{folder.resolve().name}.html"
+def report_several(folders: Sequence[Path], output: Path | None, format: str, how: TableOptions = _AS_THEY_ARE) -> int:
+    """Write one page of several results folders, or print or write their tables; see ``report``.
+
+    Returns:
+        The exit code: 1 if the suite of any folder asks for a strict audit and its rows are not comparable.
+
+    Raises:
+        UserError: if a folder is given twice, or as ``report``.
+    """
+    from peftbench import report
+    from peftbench.commands import progress
+    from peftbench.report.tables.presented import Choice, read_columns
+    from peftbench.results import store
+
+    choice = Choice(read_columns(how.columns), how.sort)
+    page = format == "html"
+    if not page and not output:
+        print(report.tables_of(folders, format, choice, how.notes), end="")
+    else:
+        target = output or default_page(*folders)
+        written, table = report.publish_folders(folders, target, format, choice, how.notes)
+        print(f"{table}page: {written}" if page else f"table: {written}")
+    grids = [(folder, store.recorded_grid(folder)) for folder in folders]
+    strict = [folder for folder, grid in grids if grid is not None and grid.strict]
+    unequal = [progress.warn_of_differences(folder, True) for folder in strict]
+    return FAILED if any(unequal) else 0
+
+
+def default_page(*folders: Path) -> Path:
+    """Return where the page of results folders is written by default: ``reports/NAME.html``, ``reports/A+B.html``."""
+    names = list(dict.fromkeys(folder.resolve().name for folder in folders))
+    more = f"+{len(names) - _NAMED}-more" if len(names) > _NAMED else ""
+    return Path("reports") / f"{'+'.join(names[:_NAMED])}{more}.html"

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from peftbench.report.collect import Results
+    from peftbench.report.folders import Part
     from peftbench.report.tables.presented import Choice
     from peftbench.report.tables.table import Table
 
+TOGETHER = ("text", "brief", "md")
+"""What ``tables_of`` can return: formats in which tables of several results folders can follow on each other."""
 FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
 """What ``table`` can return: the comparison table for a terminal, a short form of it in at most 100 columns, as
 Markdown, as raw numbers, as LaTeX with booktabs; or the tables of rank against precision as Markdown."""
@@ -67,10 +70,67 @@ def publish(
     results = collect.collect(folder)
     short = brief.text(results, choice, all_notes) if format == "html" else ""  # refuses an unknown column
     if format == "html":
-        page.write(results, target)
+        page.write(target, lambda beside: page.make(results, beside))
     else:
         page.save(_text(results, format, choice, all_notes), target)
     return target, short
+
+
+def publish_folders(
+    results_folders: Sequence[Path], output: Path, format: str, choice: Choice | None = None, all_notes: bool = False
+) -> tuple[Path, str]:
+    """Write one report of several results folders; return its path, and of the page the short tables as text.
+
+    Args:
+        results_folders: Folders that ``peftbench run`` wrote, each once.
+        output: The file to write; its parent folders are made.
+        format: ``html`` for the page, or one of ``TOGETHER``.
+        choice: Columns and order of the tables; of the page, of the short ones.
+        all_notes: Whether the short tables have all notes in place of three.
+
+    Raises:
+        UserError: As ``publish``; and if a folder is given twice, or the format holds one table only.
+    """
+    from peftbench.report import folders, page, page_of_folders
+
+    for folder in results_folders:
+        page.refuse_inside(folder, output)
+    parts = folders.read(results_folders)
+    if format != "html":
+        page.save(_together(parts, format, choice, all_notes), output)
+        return output, ""
+    short = _together(parts, "brief", choice, all_notes)
+    page.write(output, lambda beside: page_of_folders.make(parts, beside))
+    return output, short
+
+
+def tables_of(
+    results_folders: Sequence[Path], format: str, choice: Choice | None = None, all_notes: bool = False
+) -> str:
+    """Return the tables of several results folders, and what may be compared between them.
+
+    Raises:
+        UserError: As ``publish_folders``.
+    """
+    from peftbench.report import folders
+
+    return _together(folders.read(results_folders), format, choice, all_notes)
+
+
+def _together(parts: Sequence[Part], format: str, choice: Choice | None, all_notes: bool) -> str:
+    """Return a table for each folder under its name, then what may be compared."""
+    from peftbench.errors import UserError
+    from peftbench.report import folders
+
+    if format not in TOGETHER:
+        raise UserError(
+            f"--format {format}: holds the table of one results folder, {len(parts)} are given; allowed with several: "
+            f"html, {', '.join(TOGETHER)}"
+        )
+    mark = "## " if format == "md" else ""
+    texts = [f"{mark}{part.name}\n\n{_text(part.results, format, choice, all_notes)}" for part in parts]
+    between = "\n\n" if format == "md" else "\n"
+    return "\n".join([*texts, between.join(folders.comparability(parts))]) + "\n"
 
 
 def table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -22,13 +22,12 @@ from peftbench.results.store.files import GRID
 from peftbench.results.store.schema import KINDS
 from peftbench.version import __version__
 
-_PART = "peftbenchPart("
+PART = "peftbenchPart("
 """How each file beside a page begins."""
 LARGEST = 5_000_000
 """Bytes of a page; what would exceed them is in files beside it, which are read when something is opened."""
-SCRIPTS = tuple(
-    f"page_{name}.js" for name in ("data", "answer", "tips", "plot", "table", "trial", "sections", "anatomy", "start")
-)
+_NAMES = ("data", "answer", "tips", "plot", "table", "trial", "sections", "anatomy", "folders", "start")
+SCRIPTS = tuple(f"page_{name}.js" for name in _NAMES)
 """The page's own scripts, in their order."""
 SECTIONS = (
     ("heat", "Rank by precision"),
@@ -95,26 +94,30 @@ def make(results: Results, folder: str) -> Page:
     """
     made = payload(results)
     texts = {"core": made.core, **made.parts}
-    if sum(len(text.encode()) for text in texts.values()) + _own_size() <= LARGEST:
-        return Page(_render(results, made.core, made.parts, ""), {})
-    files = {f"{name}.js": f"{_PART}{json.dumps(name)},{text});\n" for name, text in made.parts.items()}
-    return Page(_render(results, made.core, {}, folder), files)
+    if sum(len(text.encode()) for text in texts.values()) + own_size() <= LARGEST:
+        return Page(render((results,), (made.core,), made.parts, ""), {})
+    files = {f"{name}.js": f"{PART}{json.dumps(name)},{text});\n" for name, text in made.parts.items()}
+    return Page(render((results,), (made.core,), {}, folder), files)
 
 
 def html(results: Results) -> str:
     """Return the page as text, whatever its size."""
     made = payload(results)
-    return _render(results, made.core, made.parts, "")
+    return render((results,), (made.core,), made.parts, "")
 
 
-def write(results: Results, output: Path) -> None:
-    """Write the page, and beside it the folder of its files if it has any.
+def write(output: Path, make: Callable[[str], Page]) -> None:
+    """Write a page, and beside it the folder of its files if it has any.
+
+    Args:
+        output: the file of the page.
+        make: makes the page, from the name of that folder.
 
     Raises:
         UserError: If they cannot be written.
     """
     folder = output.with_name(f"{output.stem}.files")
-    made = make(results, folder.name)
+    made = make(folder.name)
     for name, text in made.files.items():
         save(text, folder / name)
     save(made.text, output)
@@ -125,12 +128,21 @@ def _remove_older(folder: Path, keep: Container[str]) -> None:
     """Remove the files of an earlier page, and the folder if nothing is left in it; nobody else's files."""
     with contextlib.suppress(OSError):
         for path in folder.glob("*.js"):
-            if path.name not in keep and path.read_bytes().startswith(_PART.encode()):
+            if path.name not in keep and path.read_bytes().startswith(PART.encode()):
                 path.unlink()
         folder.rmdir()
 
 
-def _render(results: Results, core: str, parts: dict[str, str], files: str) -> str:
+def render(each: Sequence[Results], cores: Sequence[str], parts: dict[str, str], files: str, folders: str = "") -> str:
+    """Return a page as text.
+
+    Args:
+        each: the results, one for each folder.
+        cores: what the page's scripts read of each.
+        parts: what they read when it is needed, by name.
+        files: name of the folder beside the page that has the parts; empty if the page has them.
+        folders: what they read about several folders; empty for one.
+    """
     environment = Environment(
         loader=PackageLoader("peftbench.report"),
         autoescape=True,
@@ -140,9 +152,10 @@ def _render(results: Results, core: str, parts: dict[str, str], files: str) -> s
     )
     return environment.get_template("page.html.j2").render(
         version=__version__,
-        suite=", ".join(map(str, results.distinct("suite"))),
-        base=", ".join(map(str, results.distinct("base"))),
-        core=Markup(core),  # packed: nothing in it can be read as HTML
+        suite=", ".join(dict.fromkeys(str(name) for one in each for name in one.distinct("suite"))),
+        base=", ".join(dict.fromkeys(str(name) for one in each for name in one.distinct("base"))),
+        cores=[Markup(core) for core in cores],  # packed: nothing in it can be read as HTML
+        folders=Markup(folders),
         parts={name: Markup(text) for name, text in parts.items()},
         files=files,
         sections=SECTIONS,
@@ -166,7 +179,7 @@ def libraries() -> tuple[dict[str, Markup], ...]:
 
 
 @cache
-def _own_size() -> int:
+def own_size() -> int:
     """Return the bytes of a page without its data."""
     templates = resources.files("peftbench.report") / "templates"
     own = [each.read_text(encoding="utf-8") for each in templates.iterdir() if each.is_file()]

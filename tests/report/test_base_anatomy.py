@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from peftbench import cli
 from peftbench.models import builtin, find
 from peftbench.models.anatomy import child
 from peftbench.report import collect
@@ -114,19 +113,6 @@ def test_without_a_tokenizer_file_tokens_per_word_are_not_known(tmp_path, tiny):
     results = results_on(tmp_path / "r", "tiny", find.base_fingerprint(tiny), f"peftbench run x --set base={tiny}")
     assert anatomy._words(results, "tiny", tiny) == {}
     assert words.tokens_per_word(None, {}) == words.UNKNOWN
-
-
-@pytest.fixture
-def command(capsys):
-    """Run a command in this process; return its exit code, standard output and standard error."""
-
-    def run(*argv):
-        capsys.readouterr()
-        code = cli.main(argv)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 @pytest.mark.parametrize("argv", [["nano"], ["nano", "--json"], ["mixtral-8x7b"]])

@@ -16,7 +16,7 @@ import pytest
 
 from peftbench.records import Result
 from peftbench.report import page as report_page
-from peftbench.report import render
+from peftbench.report import publish_folders, render
 from peftbench.report.collect import collect
 from peftbench.report.derived.answer import answer
 from peftbench.report.names import renamer
@@ -645,3 +645,28 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((light(one), light(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_several_folders_are_shown_one_at_a_time(opening: Any, grid: Path, tmp_path: Path) -> None:
+    small = make_wide(tmp_path / "small", seeds=2, steps=4, examples=2)
+    address = publish_folders([grid, small], tmp_path / "both.html", "html")[0].as_uri()
+    page = opening(address, also=(address,))  # another folder is shown by loading the page again
+    assert page.locator("#folders tbody tr").count() == 2
+    assert page.inner_text("h1").startswith("quickstart ")
+    assert "are not compared: other" in page.inner_text("#folders")
+    first = page.inner_text("#answer-words")
+    page.click("#folders summary")
+    page.wait_for_selector("#folders details table")
+    page.click("#folders button:has-text('small')")
+    page.wait_for_function(
+        "document.querySelector('h1').textContent.startsWith('small ') && document.documentElement.dataset.ready"
+    )
+    assert page.url.endswith("#results=1")
+    assert page.inner_text("#answer-words") != first
+    page.click("details[data-section=curves] > summary")
+    page.wait_for_selector("details[data-section=curves] canvas")
+    page.click("#table tbody tr td:first-child button")
+    page.wait_for_selector("#trial[open]")
+    assert "results=1" in page.url
+    assert "open=" in page.url
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,5 +1,9 @@
 /* The page's data, numbers as text, and the state that is in the page's address. */
-const DATA = JSON.parse(document.getElementById("data").textContent);
+/* Of several results folders each has its own data; the address says which is shown. */
+const FOLDERS = document.getElementById("folders-data") && JSON.parse(document.getElementById("folders-data").textContent);
+const placeAsked = Number(new URLSearchParams(location.hash.slice(1)).get("results") ?? 0);
+const PLACE = FOLDERS && Number.isInteger(placeAsked) && placeAsked > 0 && placeAsked < FOLDERS.parts.length ? placeAsked : 0;
+const DATA = JSON.parse(document.getElementById(PLACE ? `data-${PLACE}` : "data").textContent);
 const CELLS = DATA.cells;
 const COUNT = CELLS.name.length;
 const MISSING = "–";
@@ -74,7 +78,8 @@ const plural = (n, noun) => `${n.toLocaleString("en-US")} ${noun}${n === 1 ? "" 
 const parts = new Map();
 const waiting = new Map();
 window.peftbenchPart = (name, value) => { waiting.get(name)?.(value); };
-const part = (name) => {
+const part = (own) => {
+  const name = PLACE ? `of-${PLACE}-${own}` : own;
   if (parts.has(name)) return parts.get(name);
   const inside = document.querySelector(`script[data-part="${name}"]`);
   const found = inside
@@ -106,7 +111,7 @@ const COSTS = [
 ].filter(([name]) => COLUMNS.has(name));
 const DEFAULTS = {
   within: "2", budget: "", time: "", task: "0", cost: COSTS[0]?.[0] ?? "", columns: DEFAULT_COLUMNS.filter((n) => COLUMNS.has(n)).join(","),
-  sort: "score,desc", search: "", method: "", rank: "", precision: "", base: "", open: "",
+  sort: "score,desc", search: "", method: "", rank: "", precision: "", base: "", open: "", results: "0",
 };
 const state = { ...DEFAULTS };
 const listeners = [];
@@ -119,6 +124,7 @@ const ALLOWED = {
   task: among(DATA.scores.map((_, i) => i)), cost: among(COSTS.map(([name]) => name)), columns: (text) => text.split(",").every((name) => !name || KNOWN_COLUMNS.has(name)),
   sort: (text) => { const [name, direction, ...more] = text.split(","); return KNOWN_COLUMNS.has(name) && ["asc", "desc"].includes(direction) && !more.length; },
   search: () => true, ...Object.fromEntries(Object.entries(FILTERS).map(([name, values]) => [name, among(values)])), open: among(DATA.trials.key),
+  results: among(FOLDERS ? FOLDERS.parts.map((_, i) => i) : [0]),
 };
 const readAddress = () => {
   const given = new URLSearchParams(location.hash.slice(1));

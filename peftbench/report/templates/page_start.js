@@ -34,12 +34,13 @@ const started = (what, start) => {
 readAddress();
 bindTips();
 bindTheme();
-for (const [what, start] of [["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],
+for (const [what, start] of [["the results folders", bindFolders], ["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],
   ["the table", bindTable], ["the plot", bindPlot], ["trials", bindTrial], ["the sections", bindSections], ["printing", bindPrint]]) started(what, start);
 addEventListener("hashchange", () => {
   const before = { ...state };
   readAddress();
   const changed = new Set(Object.keys(DEFAULTS).filter((name) => state[name] !== before[name]));
+  if (changed.has("results")) { location.reload(); return; }
   if (changed.size) for (const listener of listeners) listener(changed);
 });
 document.documentElement.dataset.ready = "yes";

@@ -1,0 +1,178 @@
+"""Several results folders in one report: each with its own answer, and what may be compared between them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+from peftbench.records.wording import abridged, plural, series
+from peftbench.report.collect import Results, collect, read_json
+from peftbench.report.flat import plain
+from peftbench.results.settings import flatten
+
+_AXES = ("method", "rank", "precision", "seed", "options", "named_settings")
+"""Settings that say which cells a folder has."""
+_SCORING = ("evaluate", "evaluation", "tasks", "retention")
+"""Settings that say on what and how scores are measured."""
+_COLUMNS: Mapping[str, str] = {
+    "base_sha256": "base model",
+    "data_sha256": "data",
+    "protocol": "protocol",
+    "device": "device",
+    "memory_kind": "memory figure",
+}
+"""Columns that must be equal for two folders to be compared, and what they are."""
+_MOST_PAIRS = 6
+_LONGEST = 80
+"""Longest value of a setting, characters."""
+_HASH = 12
+"""Characters of a hash that are shown."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One results folder of a report."""
+
+    name: str
+    """How the report calls it: the shortest end of its path that no other folder of the report has."""
+    folder: Path
+    results: Results
+
+    @cached_property
+    def settings(self) -> Mapping[str, frozenset[str]]:
+        """The values of each setting over all rows, as texts, by its dotted name; the axes of the grid left out."""
+        found: dict[str, set[str]] = {}
+        for text in self.results.trials["settings_json"].dropna().unique():
+            for name, value in flatten(read_json(text)).items():
+                if name.partition(".")[0] not in _AXES:
+                    found.setdefault(name, set()).add(_short(plain(value)))
+        return {name: frozenset(values) for name, values in found.items()}
+
+    @cached_property
+    def environment(self) -> Mapping[str, frozenset[str]]:
+        """The values of each field of the environment over all rows, as texts; the command left out."""
+        found: dict[str, set[str]] = {}
+        for text in self.results.trials["environment_json"].dropna().unique():
+            for name, value in flatten(read_json(text)).items():
+                if name != "command":
+                    found.setdefault(name, set()).add(_short(plain(value)))
+        return {name: frozenset(values) for name, values in found.items()}
+
+    def column(self, name: str) -> frozenset[str]:
+        """Return the values of a column over all rows, as texts."""
+        return frozenset(str(value) for value in self.results.distinct(name))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def read(folders: Sequence[Path]) -> tuple[Part, ...]:
+    """Return several results folders as the parts of a report, in the order given.
+
+    Raises:
+        UserError: if a folder is given twice, does not exist, or its rows do not compare; the message names it.
+    """
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        same = seen.setdefault(folder.resolve(), folder)
+        if same is not folder:
+            also = "" if str(same) == str(folder) else f" (the same folder as {same})"
+            raise UserError(f"{folder}: given twice{also}; allowed: each results folder once")
+    names = _names(list(seen))
+    return tuple(Part(name, folder, collect(folder)) for name, folder in zip(names, folders, strict=True))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that tells it from the others."""
+    for length in itertools.count(1):
+        found = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(found)) == len(found):
+            return found
+    raise AssertionError("paths are different")
+
+
+def comparability(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return sentences that say which folders may be read side by side, and why others may not.
+
+    Rows of different folders are never pooled, and no answer or probability is of more than one folder.
+    """
+    pairs = list(itertools.combinations(parts, 2))
+    alike = [(a, b) for a, b in pairs if not differences(a, b)]
+    texts = ["Each folder has an answer, a plot and a table of its own; rows of different folders are never pooled."]
+    for a, b in alike[:_MOST_PAIRS]:
+        texts.append(
+            f"{a.name} and {b.name} have the same base model, data, evaluation, device and protocol, so that their "
+            "scores can be read side by side."
+        )
+    apart = [(a, b) for a, b in pairs if (a, b) not in alike]
+    texts += [f"{a.name} and {b.name} are not compared: {series(differences(a, b))}." for a, b in apart[:_MOST_PAIRS]]
+    left = len(alike[_MOST_PAIRS:]) + len(apart[_MOST_PAIRS:])
+    if left:
+        texts.append(f"{plural(left, 'more pair')} of folders: the table of what differs tells.")
+    return tuple(texts)
+
+
+def differences(one: Part, other: Part) -> tuple[str, ...]:
+    """Return in words why two folders are not compared; empty if they may be read side by side."""
+    unequal = [name for name in _COLUMNS if one.column(name) != other.column(name)]
+    found = [f"other {_COLUMNS[name]}" for name in unequal if name != "data_sha256"]
+    names = [name for name in _differing((one, other)) if name.partition(".")[0] in _SCORING]
+    if one.results.tasks != other.results.tasks:
+        each = (
+            f"{series(part.results.tasks) if part.results.tasks else 'none'} in {part.name}" for part in (one, other)
+        )
+        return (*found, f"other tasks ({', '.join(each)})")
+    if names:
+        found.append(f"other data or evaluation ({abridged(names, 3)})")
+    elif "data_sha256" in unequal:
+        found.append("other data")
+    return tuple(found)
+
+
+def _differing(parts: Sequence[Part]) -> list[str]:
+    """Return the settings whose values are not the same in all folders; one that older rows do not have is unknown."""
+    every = dict.fromkeys(name for part in parts for name in part.settings)
+    return [name for name in every if len({part.settings[name] for part in parts if name in part.settings}) > 1]
+
+
+def audit(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what differs between the folders: a heading per folder, and a row per field with a text per folder.
+
+    Settings that are an axis within a folder, as the learning rate of each method, are left out unless they say on what
+    and how scores are measured.
+    """
+    rows = [(what, [_text(_shown(part, name)) for part in parts]) for name, what in _columns(parts)]
+    if len({part.results.tasks for part in parts}) > 1 and "evaluate" not in _differing(parts):
+        rows.append(("scored tasks", [", ".join(part.results.tasks) or "–" for part in parts]))
+    for name in _differing(parts):
+        values = [part.settings.get(name, frozenset()) for part in parts]
+        if name.partition(".")[0] in _SCORING or all(len(each) < 2 for each in values):
+            rows.append((name, [_text(each) for each in values]))
+    every = dict.fromkeys(name for part in parts for name in part.environment)
+    for name in every:
+        values = [part.environment.get(name, frozenset()) for part in parts]
+        if len(set(values)) > 1:
+            rows.append((f"environment: {name}", [_text(each) for each in values]))
+    return {"names": [part.name for part in parts], "rows": rows}
+
+
+def _columns(parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
+    for name, what in {**_COLUMNS, "threads": "threads", "schema_version": "schema of the rows"}.items():
+        if len({part.column(name) for part in parts}) > 1:
+            yield name, what
+
+
+def _shown(part: Part, column: str) -> frozenset[str]:
+    """Return the values of a column as a reader sees them: of a hash its beginning."""
+    values = part.column(column)
+    return frozenset(value[:_HASH] for value in values) if column.endswith("sha256") else values
+
+
+def _text(values: frozenset[str]) -> str:
+    return abridged(sorted(values), 3) if values else "–"

@@ -1,0 +1,185 @@
+"""Several results folders in one report: each has its own answer, and what does not compare is not compared."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from peftbench.errors import UserError
+from peftbench.report import folders, page_of_folders
+from tests.support.page_data import PageData
+from tests.support.results_factory import make_result, store
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+
+
+def results(folder, task="judge", base="nano", data="d" * 64, **row):
+    """Store two cells with three seeds each."""
+    settings = row.pop("settings", {}) | {"evaluate": [task], "base": {"source": base}}
+    made = []
+    for cell, rank, score in (("lora r=8 fp32", 8, 0.75), ("lora r=2 fp32", 2, 0.5)):
+        for seed in range(3):
+            one = make_result(cell, rank=rank, seed=seed, scores={task: score})
+            facts = {"base": base, "data_sha256": data, "base_sha256": base * 8, "settings_json": json.dumps(settings)}
+            made.append(dataclasses.replace(one, row=dataclasses.replace(one.row, **(facts | row))))
+    return store(folder, *made, tasks=(task,))
+
+
+def test_folders_with_the_same_data_may_be_read_side_by_side(tmp_path):
+    parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b")])
+    first, second = folders.comparability(parts)
+    assert "rows of different folders are never pooled" in first
+    assert second.startswith("a and b have the same base model, data, evaluation, device and protocol")
+    assert folders.audit(parts) == {"names": ["a", "b"], "rows": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"data": "e" * 64}, "other data"),
+        ({"base": "tiny"}, "other base model"),
+        ({"task": "compute"}, "other tasks (judge in a, compute in b)"),
+        ({"settings": {"evaluation": {"max_length": 9}}}, "other data or evaluation (evaluation.max_length)"),
+        ({"device": "cuda"}, "other device"),
+        ({"protocol": 1}, "other protocol"),
+    ],
+)
+def test_what_does_not_compare_is_said_in_words(tmp_path, change, reason):
+    one = results(tmp_path / "a", settings={"evaluation": {"max_length": 64}})
+    other = results(tmp_path / "b", **({"settings": {"evaluation": {"max_length": 64}}} | change))
+    parts = folders.read([one, other])
+    assert folders.comparability(parts)[1:] == (f"a and b are not compared: {reason}.",)
+    assert folders.audit(parts)["rows"]
+
+
+def test_what_older_rows_do_not_have_is_unknown_and_not_different(tmp_path):
+    parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b", settings={"evaluation": {"new": 1}})])
+    assert folders.differences(*parts) == ()
+
+
+def test_a_training_setting_that_differs_is_in_the_audit_and_an_axis_is_not(tmp_path):
+    one = results(tmp_path / "a", settings={"train": {"steps": 10}})
+    other = results(tmp_path / "b", settings={"train": {"steps": 20}, "options": {"alpha": 3}}, threads=4)
+    assert dict(folders.audit(folders.read([one, other]))["rows"])["train.steps"] == ["10", "20"]
+
+
+def test_many_pairs_are_counted(tmp_path):
+    parts = folders.read([results(tmp_path / name, data=name * 64) for name in "abcde"])
+    assert folders.comparability(parts)[-1].startswith("4 more pairs of folders")
+
+
+def test_folders_of_the_same_name_are_called_by_more_of_their_path(tmp_path):
+    parts = folders.read([results(tmp_path / "one" / "q"), results(tmp_path / "two" / "q")])
+    assert [part.name for part in parts] == ["one/q", "two/q"]
+
+
+def test_the_page_has_each_folder_and_what_is_true_of_all(tmp_path):
+    parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b", task="compute", base="tiny")])
+    made = page_of_folders.make(parts, "x.files")
+    assert made.files == {}
+    found = PageData(made.text)
+    assert not found.open
+    shared = json.loads(made.text.partition('id="folders-data">')[2].partition("</script>")[0])
+    assert [(one["name"], one["base"], one["trials"]) for one in shared["parts"]] == [
+        ("a", "nano", "6 of 6"),
+        ("b", "tiny", "6 of 6"),
+    ]
+    assert all(one["answer"] for one in shared["parts"])
+    assert {"curves-0", "of-1-curves-0", "samples", "of-1-samples"} <= found.parts.keys()
+
+
+def test_a_page_that_is_too_large_has_files_for_every_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("peftbench.report.page.LARGEST", 0)
+    parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b")])
+    made = page_of_folders.make(parts, "x.files")
+    assert {"curves-0.js", "of-1-curves-0.js"} <= made.files.keys()
+    assert made.files["of-1-samples.js"].startswith('peftbenchPart("of-1-samples",')
+
+
+def test_the_command_writes_one_page_and_prints_each_table(command, tmp_path, monkeypatch):
+    results(tmp_path / "a"), results(tmp_path / "b", data="e" * 64)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("report", "a", "b")
+    assert (code, err) == (0, "")
+    assert out.startswith("a\n\n")
+    assert "\nb\n\n" in out
+    assert "a and b are not compared: other data." in out
+    assert out.endswith("page: reports/a+b.html\n")
+    assert (tmp_path / "reports" / "a+b.html").is_file()
+
+
+@pytest.mark.parametrize(("format", "head"), [("text", "a\n\n"), ("md", "## a\n\n"), ("brief", "a\n\n")])
+def test_tables_follow_on_each_other(command, tmp_path, format, head):
+    results(tmp_path / "a"), results(tmp_path / "b")
+    code, out, _ = command("report", str(tmp_path / "a"), str(tmp_path / "b"), "--format", format)
+    assert code == 0
+    assert out.startswith(head)
+    assert "never pooled" in out
+    written = tmp_path / "table"
+    command("report", str(tmp_path / "a"), str(tmp_path / "b"), "--format", format, "-o", str(written))
+    assert written.read_text() == out
+
+
+@pytest.mark.parametrize("format", ["csv", "tex", "ranks"])
+def test_a_format_of_one_table_is_refused(command, tmp_path, format):
+    results(tmp_path / "a"), results(tmp_path / "b")
+    code, out, err = command("report", str(tmp_path / "a"), str(tmp_path / "b"), "--format", format)
+    assert (code, out) == (2, "")
+    assert f"--format {format}: holds the table of one results folder, 2 are given; allowed with several: html" in err
+
+
+def test_a_missing_folder_is_named(command, tmp_path):
+    results(tmp_path / "quickstart")
+    code, out, err = command("report", str(tmp_path / "quickstart"), str(tmp_path / "quickstrat"))
+    assert (code, out) == (2, "")
+    assert "did you mean" in err
+    assert "quickstrat" in err
+
+
+def test_an_empty_folder_is_named(command, tmp_path):
+    results(tmp_path / "a")
+    (tmp_path / "b" / "trials").mkdir(parents=True)
+    code, _, err = command("report", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (code, f"{tmp_path / 'b'} holds no results" in err) == (2, True)
+
+
+def test_the_same_folder_twice_is_refused(command, tmp_path):
+    folder = results(tmp_path / "a")
+    (tmp_path / "link").symlink_to(folder)
+    for other in (str(folder), f"{folder}/", str(tmp_path / "link")):
+        code, out, err = command("report", str(folder), other)
+        assert (code, out) == (2, "")
+        assert "given twice" in err
+    with pytest.raises(UserError, match="the same folder as"):
+        folders.read([folder, tmp_path / "link"])
+
+
+def test_a_page_may_not_stand_among_the_rows_of_any_folder(command, tmp_path):
+    one, other = results(tmp_path / "a"), results(tmp_path / "b")
+    code, _, err = command("report", str(one), str(other), "-o", str(other / "trials" / "page.html"))
+    assert (code, "only results are stored there" in err) == (2, True)
+
+
+def test_rows_of_an_older_schema_stand_beside_new_ones(tmp_path):
+    parts = folders.read([REFERENCE / "quickstart", REFERENCE / "quickstart_avx2"])
+    (reason,) = folders.comparability(parts)[1:]
+    assert reason.startswith("quickstart and quickstart_avx2 are not compared: other base model and other protocol.")
+    assert dict(folders.audit(parts)["rows"])["schema of the rows"] == ["2", "1"]
+
+
+def test_the_reference_results_of_other_data_are_not_compared():
+    parts = folders.read([REFERENCE / name for name in ("quickstart", "quickstart_again", "peft_zoo")])
+    first, second, third = folders.comparability(parts)[1:]
+    assert (
+        "quickstart and quickstart_again are not compared: other data or evaluation (tasks.describe.test_seed" in first
+    )
+    assert "other tasks (describe, compute and judge in quickstart, compute and judge in peft_zoo)" in second
+    assert "quickstart_again and peft_zoo" in third
+
+
+def test_a_copy_of_a_folder_is_another_folder(tmp_path):
+    shutil.copytree(results(tmp_path / "a"), tmp_path / "copy")
+    parts = folders.read([tmp_path / "a", tmp_path / "copy"])
+    assert folders.differences(*parts) == ()
