@@ -214,6 +214,11 @@ def test_inference_cost_is_judged_by_the_spread_of_the_cells() -> None:
     assert found[3].new == pytest.approx(1.95, rel=0.03)
 
 
+def test_the_same_measurement_of_inference_cost_is_unchanged() -> None:
+    noisy = {cell: (old, old) for cell, (old, _) in costs({}, sd=0.5).items()}
+    assert {each.verdict for each in inference.judge(DECODE, noisy, 0.05)} == {"unchanged"}
+
+
 def test_inference_cost_of_few_cells_counts_if_it_is_beyond_what_processes_differ() -> None:
     assert [each.verdict for each in inference.judge(DECODE, costs({0: 1.1}, 2), 0.05)] == ["cannot tell"] * 2
     assert inference.judge(DECODE, costs({0: 2.0}, 2), 0.05)[0].verdict == "regressed"

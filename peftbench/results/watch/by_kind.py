@@ -82,13 +82,13 @@ def _memory(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable
         found = _read(quantity, old, new, cells)
         yield from found.refused
         exactly = {cell for cell in found.values if _devices(old, new, cell) <= quantity.exact_on}
-        yield from (exact.judge(cell, quantity, *found.values[cell], tolerated) for cell in exactly_in(cells, exactly))
+        yield from (exact.judge(cell, quantity, *found.values[cell], tolerated) for cell in _in_order(cells, exactly))
         yield from memory.judge(
             quantity, {cell: sides for cell, sides in found.values.items() if cell not in exactly}, tolerated
         )
 
 
-def exactly_in(cells: Iterable[Cell], chosen: Iterable[Cell]) -> list[Cell]:
+def _in_order(cells: Iterable[Cell], chosen: Iterable[Cell]) -> list[Cell]:
     """Return the chosen cells in the order of all."""
     known = set(chosen)
     return [cell for cell in cells if cell in known]
@@ -170,7 +170,7 @@ def _timed(
         values = [_measured(quantity, list(side.to_dict("records"))) for side in rows]
         if not any(values):
             continue
-        sides, voids = zip(*(timed(side, phase) for side in rows), strict=True)
+        sides = [timed(side, phase)[0] for side in rows]
         counting = [_measured(quantity, side) for side in sides]
         why = None if all(values) else _measured_by_one((values[0], values[1]))
         why = why or other_machine(*rows) or differing(*rows, quantity.same)
@@ -181,7 +181,6 @@ def _timed(
             kept[cell] = sides[0], sides[1]
         else:
             refused.append(_refusal(cell, quantity, (values[0], values[1]), why))
-        del voids
     return kept, refused
 
 

@@ -90,7 +90,7 @@ def _finding(
     reason: str | None = "the noise is too large for the least change that counts"
     if p < LEVEL:
         verdict, reason = moved(quantity, change), None
-    elif -margin <= low and high <= margin:
+    elif tuple(sides[0]) == tuple(sides[1]) or (-margin <= low and high <= margin):  # a copy of the same folder
         verdict, reason = "unchanged", None
     old, new = (math.exp(statistics.fmean(side)) for side in sides)
     interval = Interval.of_logs(change, low, high)
