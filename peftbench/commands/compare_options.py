@@ -18,7 +18,6 @@ def add(commands: Any) -> None:
         "two results folders: regressed, improved, unchanged or cannot tell. Exit code 0: something was judged and "
         "nothing regressed; 1: something regressed; 3: nothing could be judged; 2: bad input.",
         examples=(
-            "peftbench compare results/monday results/tuesday",
             "peftbench compare results/monday results/tuesday --watch judge=score,memory --watch score_points=1",
             "peftbench compare results/reference/quickstart results/quickstart --format md",
         ),

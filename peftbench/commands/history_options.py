@@ -17,7 +17,6 @@ def add(commands: Any) -> None:
         description="Find what changed over many nights, for each cell and quantity, and what else changed that night. "
         "Exit code 0: no change for the worse is in force; 1: one is; 3: nothing could be judged.",
         examples=(
-            "peftbench history nights",
             "peftbench history nights --format md --last 7",
             "peftbench history results/monday results/tuesday --format html -o history.html",
         ),
@@ -53,7 +52,10 @@ def _add_import(commands: Any) -> None:
         help="turn the results of another benchmark into results folders",
         description="Turn the results of another benchmark into results folders, one for each night, which compare and "
         "history read. A number that has no column of the same meaning is left out.",
-        examples=("peftbench import hf-method-comparison june_2026 july_2026 -o nights/peer",),
+        examples=(
+            "peftbench import hf-method-comparison june_2026 july_2026 -o nights/peer",
+            "peftbench import hf-method-comparison history.csv -o nights/peer",
+        ),
     )
     command.add_argument("source", metavar="SOURCE", help="hf-method-comparison: huggingface/peft's MetaMathQA results")
     command.add_argument("files", nargs="+", metavar="FILES", help="result files, folders of them, or their history")
