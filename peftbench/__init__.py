@@ -8,6 +8,7 @@ The public Python interface is what ``__all__`` names; everything else is intern
 * ``answer(folder)`` returns which cell to take, and what it costs.
 * ``compare(old, new)`` returns what regressed between two results folders; ``compare_results`` the same as a record.
 * ``write_report(folder, output)`` writes the page or a table.
+* ``benchmark_suite(name)`` returns a suite whose cells run as benchmarks of pytest-benchmark.
 * ``UserError`` is raised for every mistake in a suite, an argument or a folder.
 
 They are documented in ``peftbench/commands/python_api.py`` and imported when first used.
@@ -20,6 +21,7 @@ from peftbench.version import PROTOCOL as PROTOCOL
 from peftbench.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from peftbench.commands.pytest_cells import benchmark_suite
     from peftbench.commands.python_api import (
         answer,
         compare,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UserError",
     "answer",
+    "benchmark_suite",
     "compare",
     "compare_results",
     "load_suite",
@@ -45,6 +48,7 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(__all__, "peftbench.commands.python_api"),
     "UserError": "peftbench.errors",
+    "benchmark_suite": "peftbench.commands.pytest_cells",
 }
 
 

@@ -151,7 +151,7 @@ def _add_run(commands: Commands) -> None:
         "-o",
         "--results",
         metavar="FOLDER|URL",
-        help="results folder, or a URL like s3://bucket/folder (default: results/SUITE)",
+        help="results folder, or a URL like s3://bucket/folder (default: results/SUITE); {date} is today",
     )
     _completed(results, command_line.folders)
     command.add_argument("--fresh", action="store_true", help="run finished trials again and replace their rows")
@@ -272,11 +272,10 @@ def _load(arguments: argparse.Namespace) -> Suite:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from peftbench.commands import run
-    from peftbench.results import remote
+    from peftbench.commands import dated_folder, run
 
     how = run.RunOptions(
-        results=remote.named(arguments.results or None),
+        results=dated_folder.results_folder(arguments.results),
         fresh=arguments.fresh,
         keep_adapters=arguments.keep_adapters,
         budget=arguments.budget,

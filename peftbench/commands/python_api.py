@@ -87,7 +87,7 @@ def run_suite(
     Args:
         suite: a suite from ``load_suite``, or a name or file as for ``load_suite``.
         results: the results folder, or a URL like ``s3://bucket/folder``; by default ``results/NAME`` in the current
-            folder.
+            folder. ``{date}`` in it is replaced by today's date in UTC.
         overrides: as for ``load_suite``, like ``only``, ``seeds`` and ``smoke``; not with a loaded suite, which has its
             own.
         only: the trials to select.
@@ -107,8 +107,7 @@ def run_suite(
         UserError: if the suite or an argument is wrong, a base model or data is missing, or the results folder is not
             usable.
     """
-    from peftbench.commands import run
-    from peftbench.results import remote
+    from peftbench.commands import dated_folder, run
     from peftbench.suite import Suite
 
     if not isinstance(suite, Suite):
@@ -116,7 +115,7 @@ def run_suite(
     elif overrides or only or seeds is not None or smoke:
         raise UserError("run_suite got a loaded suite; pass overrides, only, seeds and smoke to load_suite instead")
     how = RunOptions(
-        results=remote.named(results),
+        results=dated_folder.results_folder(results),
         fresh=fresh,
         keep_adapters=keep_adapters,
         budget=_size(budget),

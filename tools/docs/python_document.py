@@ -7,7 +7,16 @@ import re
 
 import peftbench
 
-FUNCTIONS = ("load_suite", "run_suite", "read_results", "answer", "compare", "compare_results", "write_report")
+FUNCTIONS = (
+    "load_suite",
+    "run_suite",
+    "read_results",
+    "answer",
+    "compare",
+    "compare_results",
+    "write_report",
+    "benchmark_suite",
+)
 """In the order in which they are used."""
 
 
