@@ -1,4 +1,4 @@
-"""How the time, the memory and the size of a page grow with the trials that it is about."""
+"""How the time, the memory and the size of a page grow with its trials, and how fast it is in a browser."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import chromium
 from tests.support.many_results import make_many
 
 CELLS_AND_SEEDS = ((8, 5), (60, 5), (200, 5), (1000, 5), (1667, 3))
@@ -28,6 +29,41 @@ def _report(folder: Path, page: Path) -> tuple[float, resource.struct_rusage]:
     return seconds, used
 
 
+MEASURED = """
+new Promise((done) => {{
+  const look = () => {look}, before = look(), begin = performance.now();
+  {act};
+  const wait = () => (look() === before ? requestAnimationFrame(wait) : done(performance.now() - begin));
+  requestAnimationFrame(wait);
+}})
+"""
+"""Does something to a page; its value is the milliseconds until what is looked at is another and a frame is drawn."""
+SORT = {
+    "act": """[...document.querySelectorAll("#table thead th")].find((head) => head.textContent.includes("peak memory"))
+      .querySelector(".dt-column-order").click()""",
+    "look": 'document.querySelector("#table tbody").innerText',
+}
+FILTER = {
+    "act": """document.querySelector("#search").value = "lora";
+      document.querySelector("#search").dispatchEvent(new Event("input"))""",
+    "look": 'document.querySelector(".dt-info").innerText',
+}
+
+
+def _browse(page_file: Path) -> dict[str, float]:
+    """Open a page in Chromium, sort its table and filter it; return the times, or nothing without Chromium."""
+    if not chromium.EXECUTABLE:
+        return {}
+    with chromium.started() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        begin = time.perf_counter()
+        page.goto(page_file.as_uri())
+        page.wait_for_selector("html[data-ready]", state="attached")
+        opened = time.perf_counter() - begin
+        sorted_, filtered = (page.evaluate(MEASURED.format(**what)) for what in (SORT, FILTER))
+    return {"open_seconds": opened, "sort_ms": sorted_, "filter_ms": filtered}
+
+
 @pytest.mark.parametrize(("cells", "seeds"), CELLS_AND_SEEDS)
 def bench_page(cells, seeds, benchmark, record_page, tmp_path):
     folder, page = make_many(tmp_path / "results", cells, seeds), tmp_path / "page.html"
@@ -40,4 +76,5 @@ def bench_page(cells, seeds, benchmark, record_page, tmp_path):
         memory_mib=used.ru_maxrss / 1024,
         page_mib=page.stat().st_size / MEBIBYTE,
         beside_mib=sum(path.stat().st_size for path in tmp_path.glob("page.files/*")) / MEBIBYTE,
+        **_browse(page),
     )

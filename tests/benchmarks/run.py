@@ -33,6 +33,9 @@ PAGE_FORMS = {
     "memory_mib": "{:,.0f}",
     "page_mib": "{:.2f}",
     "beside_mib": "{:.2f}",
+    "open_seconds": "{:.2f}",
+    "sort_ms": "{:.0f}",
+    "filter_ms": "{:.0f}",
 }
 """Columns of that table, and how their numbers are written."""
 
@@ -65,8 +68,11 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def page_table(pages: list[dict[str, float]]) -> str:
     """Return what pages took as a table in Markdown."""
-    heads = ("trials", "cells", "seconds", "CPU seconds", "peak memory (MiB)", "page (MiB)", "files beside it (MiB)")
-    return markdown([heads, *(tuple(form.format(page[n]) for n, form in PAGE_FORMS.items()) for page in pages)])
+    rendered = ("trials", "cells", "seconds", "CPU seconds", "peak memory (MiB)", "page (MiB)", "files beside it (MiB)")
+    browsed = ("opens in (s)", "sorts in (ms)", "filters in (ms)")
+    forms = PAGE_FORMS.items()
+    lines = [tuple(form.format(page[n]) if n in page else "–" for n, form in forms) for page in pages]
+    return markdown([(*rendered, *browsed), *lines])
 
 
 def markdown(rows: list[tuple[str, ...]]) -> str:
