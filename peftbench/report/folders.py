@@ -123,7 +123,7 @@ def differences(one: Part, other: Part) -> tuple[str, ...]:
     unequal = [name for name in _COLUMNS if one.column(name) != other.column(name)]
     found = [f"other {_COLUMNS[name]}" for name in unequal if name != "data_sha256"]
     names = [name for name in _differing((one, other)) if name.partition(".")[0] in _SCORING]
-    if one.results.tasks != other.results.tasks:
+    if set(one.results.tasks) != set(other.results.tasks):
         each = (
             f"{series(part.results.tasks) if part.results.tasks else 'none'} in {part.name}" for part in (one, other)
         )

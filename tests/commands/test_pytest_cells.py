@@ -45,7 +45,8 @@ ROWS = [row("full fp32", 0), row("full fp32", 1, 3.0), row("lora r=8 fp32", 0, 0
 
 
 @pytest.fixture
-def place(pytester, tiny):
+def place(pytester, tiny, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark measures nothing in xdist's workers
     (pytester.path / "mine.yaml").write_text(SUITE.format(base=tiny, methods="[base, full, lora]"))
     (pytester.path / colours.FILE).write_text(colours.DATA)
     return pytester

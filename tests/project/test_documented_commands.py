@@ -96,7 +96,7 @@ def test_a_shown_command_parses_and_its_suite_or_results_exist(words, monkeypatc
 
 
 def can_be_run(words: list[str]) -> bool:
-    committed = all("results/reference/" in word for word in words if word.startswith("results/"))
+    committed = all("results/reference/" in word for word in words if word.startswith(("results/", "nights")))
     committed &= not any(map(is_url, words))
     return words[0] in RUN and committed and "--memory" not in words and WRITTEN.isdisjoint(words)
 

@@ -6,7 +6,7 @@ import pytest
 
 from peftbench import cli, report
 from peftbench.report import collect, guarded, page
-from peftbench.report.derived import significance
+from peftbench.report.derived import commands, significance
 from peftbench.report.notes import brief, data_read, outcomes, overview
 from peftbench.report.payload import columns, details, scores
 from peftbench.report.payload import overview as payload_overview
@@ -53,7 +53,7 @@ PIECES = {
     "environment": (tables_settings, "environment", "the environment"),
     "search": (payload_overview.search, "table", "the learning-rate search"),
     "overview": (overview, "overview", "the overview"),
-    "command": (overview, "command", "the command"),
+    "command": (commands, "whole", "the command"),
     "notes": (data_read, "notes", "notes on data"),
     "warnings": (outcomes, "below_base", "notes on scores below the untuned base model"),
 }
