@@ -38,8 +38,8 @@ class Expected:
         for job in grid.pending if known else ():
             measured = known.get(pilot.shape(job.trial))
             first = job.measures_inference or job.predicts
-            found = measured and pilot.seconds(job.trial, measured, first, reader)
-            if found:
+            found = pilot.seconds(job.trial, measured, first, reader) if measured else None
+            if found is not None:
                 self._seconds[job.key] = found
         self._complete = all(job.key in self._seconds or job.trial.unsupported for job in grid.pending)
 

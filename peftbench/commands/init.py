@@ -155,13 +155,16 @@ def _loaded(draft: Draft, folder: Path, how: InitOptions) -> Suite:
     """Return the suite that a draft's text is, as if it stood beside the output file."""
     from peftbench import suite
     from peftbench.commands.first_suite.draft import text
+    from peftbench.models.builtin import BASES
 
     made = folder / "suite.yaml"
     block = dict(draft.block)
     for key in ("train", "test"):
         if key in block:
             block[key] = os.path.abspath(how.output.parent / block[key])
-    base = os.path.abspath(how.output.parent / draft.base) if (how.output.parent / draft.base).is_dir() else draft.base
+    base = draft.base
+    if base not in BASES and (how.output.parent / base).is_dir():
+        base = os.path.abspath(how.output.parent / base)
     made.write_text(text(replace(draft, block=block, base=base)), encoding="utf-8")
     return suite.load(made)
 
@@ -253,6 +256,7 @@ def _timed(
 def _head(how: InitOptions) -> tuple[str, ...]:
     words = ["peftbench", "init", "--base", how.base, "--train", str(how.train)]
     words += ["--test", str(how.test)] if how.test else []
+    words += ["-o", str(how.output)]
     words += ["--budget", how.budget] if how.budget else []
     words += ["--time", how.time] if how.time else []
     words += ["--input", ",".join(how.asked.inputs)] if how.asked.inputs else []

@@ -77,7 +77,9 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     whole = plan_json.of_cells(loaded, trials, said, len(candidates))
     if how.time:
         device.resolve(loaded.device)  # it must be here
-        cells = plan_time.predict([t for t in trials if t.cell not in reasons], candidates, known.examples)
+        run = [t for t in trials if t.cell not in reasons]
+        cells = plan_time.predict(run, [c for c in candidates if c.candidate_of not in reasons], known.examples)
+        plan_time.keep_unsupported([*trials, *candidates], reasons)
         whole = plan_json.with_time(whole, cells, loaded.workers)
         lines += plan_time.lines(cells, loaded.workers)
     print(plan_json.text(whole) if how.as_json else "\n".join(lines))

@@ -99,7 +99,7 @@ def _time(each: CellTime | None) -> dict[str, Any] | None:
         "step_seconds": each.step_seconds,
         "trial_seconds": each.trial_seconds,
         "total_seconds": each.total_seconds,
-        "unknown_because": each.problem,
+        "unknown_because": each.problem if each.total_seconds is None else None,
     }
 
 

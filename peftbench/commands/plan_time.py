@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from peftbench.records import Result, Status, Trial
 from peftbench.records.units import MISSING
 from peftbench.records.units import seconds as shown
 from peftbench.report import text_table
+from peftbench.results.busy_machine import waiting_share
 
 if TYPE_CHECKING:
     from peftbench.runner.pilot import Measured
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SEARCH = "learning-rate search"
 """The name of the search among the cells."""
+BUSY = 0.1
+"""Share of the CPU time that others take from which predictions are said to be too long."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,17 @@ def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader
     if candidates:
         several = [_cell(cell, group, found, reader) for cell, group in _groups(candidates).items()]
         total = _sum([each.total_seconds for each in several])
-        cells.append(CellTime(SEARCH, len(candidates), None, total, None))
+        unknown = [f"{each.cell}: {each.problem}" for each in several if each.total_seconds is None]
+        cells.append(CellTime(SEARCH, len(candidates), None, total, None, "; ".join(unknown) or None))
     return cells
+
+
+def keep_unsupported(trials: Sequence[Trial], reasons: Mapping[str, str]) -> None:
+    """Keep that trials of some cells, or of their searches, end unsupported, so that a run can tell the time left."""
+    from peftbench.runner import pilot
+
+    named = [(trial, reasons.get(trial.candidate_of or trial.cell)) for trial in trials]
+    pilot.store({pilot.shape(trial): pilot.unsupported(reason) for trial, reason in named if reason})
 
 
 def tell(trial: Trial, result: Result) -> None:
@@ -59,10 +71,17 @@ def tell(trial: Trial, result: Result) -> None:
     from peftbench.runner import pilot
 
     row = result.row
-    waited, whole = row.train_waiting_seconds, (row.train_seconds or 0.0) * trial.threads
-    busy = f", {waited / whole:.0%} of its steps waiting for a CPU" if waited and waited > 0.1 * whole > 0 else ""
+    share = waited(trial, result)
+    busy = f", {share:.0%} of its steps waiting for a CPU" if share is not None and share > BUSY else ""
     ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
     print(f"pilot of {trial.cell}: {ended}{busy}", file=sys.stderr)
+
+
+def waited(trial: Trial, result: Result) -> float | None:
+    """Return the share of a pilot's steps in which threads waited for a CPU; None if it is not known."""
+    row = result.row
+    times = {"train_waiting_seconds": row.train_waiting_seconds, "train_seconds": row.train_seconds}
+    return waiting_share({**times, "threads": trial.threads, "device": trial.device})
 
 
 def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
@@ -83,7 +102,9 @@ def _cell(cell: str, group: Sequence[Trial], found: dict[str, Measured], reader:
     for trial in group:  # of a search, the candidates of a cell: each is a cell of its own to the runner
         each.append(pilot.seconds(trial, known, trial.cell not in seen, reader))
         seen.add(trial.cell)
-    return CellTime(cell, len(group), each[-1], _sum(each), known.step_seconds, known.problem)
+    whole = _sum(each)
+    problem = known.problem or (pilot.NO_STEP if whole is None else None)
+    return CellTime(cell, len(group), each[-1], whole, known.step_seconds, problem)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -115,7 +136,11 @@ def lines(cells: Sequence[CellTime], workers: int) -> list[str]:
     text = list(text_table.lines([head, *rows], text_table.Layout(right=range(1, len(head)))))
     return [
         *text,
-        *(f"{each.cell}: not known: {each.problem}" for each in cells if each.problem),
+        *(
+            f"{each.cell}: {'not known: ' * (each.total_seconds is None)}{each.problem}"
+            for each in cells
+            if each.problem
+        ),
         "step: mean of a few training steps; trial: one trial after the first of its cell; all: all trials of a cell,",
         "scoring included. Measured now on this machine, in trials of a few steps and scored examples; other programs",
         "that run now make it too long. `peftbench run` tells afterwards how far off it was.",

@@ -88,6 +88,9 @@ def report_several(folders: Sequence[Path], output: Path | None, format: str, ho
 
 def default_page(*folders: Path) -> Path:
     """Return where the page of results folders is written by default: ``reports/NAME.html``, ``reports/A+B.html``."""
-    names = list(dict.fromkeys(folder.resolve().name for folder in folders))
+    from peftbench.report.folders import shortest_names
+
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    names = [name.replace("/", "-").strip("-") for name in shortest_names(paths)]
     more = f"+{len(names) - _NAMED}-more" if len(names) > _NAMED else ""
     return Path("reports") / f"{'+'.join(names[:_NAMED])}{more}.html"

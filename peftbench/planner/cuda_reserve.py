@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from peftbench.models.precision import effective
 from peftbench.records import Trial
@@ -69,10 +70,15 @@ EVERY = (*PARTS, _WITH_INT8)
 
 def parts(trial: Trial) -> Mapping[str, int]:
     """Return the non-tensor memory of a trial's process on its device, in bytes by part; empty on the CPU."""
-    if trial.device != "cuda":
+    return parts_of(trial.device, trial.precision, trial.options)
+
+
+def parts_of(device: str | None, precision: str, options: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return the non-tensor memory of a process that trained on a device, as ``parts``; for stored rows."""
+    if device != "cuda":
         return MappingProxyType({})
     found = {part.name: part.size for part in PARTS}
-    if effective(trial.precision, trial.options).quantization == "int8":
+    if effective(precision, options).quantization == "int8":
         found["context"] = _WITH_INT8.size
     return MappingProxyType(found)
 

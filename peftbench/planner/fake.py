@@ -7,6 +7,7 @@ fake tensor on the CPU with the same shape, strides and dtype.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from peftbench.errors import Unsupported, UserError
 from peftbench.methods import method_of
 from peftbench.models import fp32_parts, quantization, text_part, unreached
 from peftbench.models import load as models
@@ -77,12 +79,34 @@ def attach(made: Any, trial: Trial) -> Any:
         try:
             tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
         except Exception as error:
-            refusal = failures.refusal(error, trial.method, method.attach.partition(".")[0])
+            named = f"{method.name} {method.variant}".strip()
+            refusal = failures.refusal(error, named, method.attach.partition(".")[0])
             if refusal is None:
                 raise
             raise refusal from error
         models.cast_trainable(tuned, effective(trial.precision, trial.options))
     return tuned
+
+
+def lacks_values(error: BaseException) -> bool:
+    """Return whether an exception, or one that it follows from, is of tensors without values, so a run may not end so.
+
+    Such is what names these tensors or their device (``Tensor.item() cannot be called on meta tensors``), and what
+    torch's fake tensors raise.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        ours = isinstance(found, Unsupported | UserError)  # its text has names of models, such as meta-llama
+        if not ours and _names_no_values(found):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
+def _names_no_values(error: BaseException) -> bool:
+    if type(error).__module__.startswith("torch._subclasses"):
+        return True
+    return re.search(r"\bmeta\b(?![-/])|fake ?tensor", str(error), re.IGNORECASE) is not None
 
 
 def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:

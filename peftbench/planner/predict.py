@@ -72,10 +72,11 @@ def load_config(base: Base, folder: Path) -> Any:
 
 def _original_error(error: Exception) -> Exception:
     """Return an error that the trial would raise too, or ``Unplannable`` if it comes from tensors without values."""
-    cause = error.__cause__ or error
-    valueless = "meta" in str(cause).lower() or "fake" in str(cause).lower()
-    if isinstance(error, Unsupported | UserError) and not valueless:
+    from peftbench.planner import fake
+
+    if isinstance(error, Unsupported | UserError) and not fake.lacks_values(error):
         return error
+    cause = error.__cause__ or error
     return Unplannable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from peftbench.results.settings import flatten
 
 _AXES = ("method", "rank", "precision", "seed", "options", "named_settings")
 """Settings that say which cells a folder has."""
+_NAMING = ("method", "rank", "precision", "seed")
+"""Those of them that are in the name of every cell, or are not the cell's."""
 _SCORING = ("evaluate", "evaluation", "tasks", "retention")
 """Settings that say on what and how scores are measured."""
 _COLUMNS: Mapping[str, str] = {
@@ -54,6 +57,17 @@ class Part:
         return {name: frozenset(values) for name, values in found.items()}
 
     @cached_property
+    def by_cell(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
+        """The values of each setting of each cell, as texts, by the cell's name; options of its method too."""
+        found: dict[str, dict[str, set[str]]] = {}
+        rows = self.results.trials[["cell", "settings_json"]].dropna().drop_duplicates()
+        for cell, text in zip(rows["cell"], rows["settings_json"], strict=True):
+            for name, value in flatten(read_json(text)).items():
+                if name.partition(".")[0] not in _NAMING:
+                    found.setdefault(str(cell), {}).setdefault(name, set()).add(_short(plain(value)))
+        return {cell: {name: frozenset(each) for name, each in own.items()} for cell, own in found.items()}
+
+    @cached_property
     def environment(self) -> Mapping[str, frozenset[str]]:
         """The values of each field of the environment over all rows, as texts; the command left out."""
         found: dict[str, set[str]] = {}
@@ -84,12 +98,12 @@ def read(folders: Sequence[Path]) -> tuple[Part, ...]:
         if same is not folder:
             also = "" if str(same) == str(folder) else f" (the same folder as {same})"
             raise UserError(f"{folder}: given twice{also}; allowed: each results folder once")
-    names = _names(list(seen))
+    names = shortest_names(list(seen))
     return tuple(Part(name, folder, collect(folder)) for name, folder in zip(names, folders, strict=True))
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest end of each path that tells it from the others."""
+def shortest_names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that tells it from the others, which must be different."""
     for length in itertools.count(1):
         found = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(found)) == len(found):
@@ -144,22 +158,52 @@ def _differing(parts: Sequence[Part]) -> list[str]:
 def audit(parts: Sequence[Part]) -> dict[str, Any]:
     """Return what differs between the folders: a heading per folder, and a row per field with a text per folder.
 
-    Settings that are an axis within a folder, as the learning rate of each method, are left out unless they say on what
-    and how scores are measured.
+    Of a setting with several values within a folder, as the learning rate of each method, the values of the same cells
+    are compared; if the folders have no cell in common, all values.
     """
     rows = [(what, [_text(_shown(part, name)) for part in parts]) for name, what in _columns(parts)]
     if len({part.results.tasks for part in parts}) > 1 and "evaluate" not in _differing(parts):
         rows.append(("scored tasks", [", ".join(part.results.tasks) or "–" for part in parts]))
-    for name in _differing(parts):
+    unequal, cells, common = _differing(parts), _in_cells(parts), _common(parts)
+    for name in dict.fromkeys([*unequal, *cells]):
         values = [part.settings.get(name, frozenset()) for part in parts]
-        if name.partition(".")[0] in _SCORING or all(len(each) < 2 for each in values):
+        one_each = all(len(each) < 2 for each in values)
+        if name in unequal and (name.partition(".")[0] in _SCORING or one_each or not common):
             rows.append((name, [_text(each) for each in values]))
+        elif name in cells:
+            rows.append((name, [_of_cells(part, name, cells[name]) for part in parts]))
     every = dict.fromkeys(name for part in parts for name in part.environment)
     for name in every:
         values = [part.environment.get(name, frozenset()) for part in parts]
         if len(set(values)) > 1:
             rows.append((f"environment: {name}", [_text(each) for each in values]))
     return {"names": [part.name for part in parts], "rows": rows}
+
+
+def _common(parts: Sequence[Part]) -> list[str]:
+    """Return the cells that at least two folders have."""
+    every = Counter(cell for part in parts for cell in part.by_cell)
+    return [cell for cell, count in every.items() if count > 1]
+
+
+def _in_cells(parts: Sequence[Part]) -> dict[str, list[str]]:
+    """Return the settings that differ between the same cells of different folders, with these cells."""
+    found: dict[str, list[str]] = {}
+    for cell in _common(parts):
+        own = [part.by_cell[cell] for part in parts if cell in part.by_cell]
+        for name in dict.fromkeys(name for each in own for name in each):
+            if len({each[name] for each in own if name in each}) > 1:
+                found.setdefault(name, []).append(cell)
+    return found
+
+
+def _of_cells(part: Part, name: str, cells: Sequence[str]) -> str:
+    """Return a setting's values in some cells: "0.001 (lora r=8 fp32)"."""
+    by_value: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell in part.by_cell:
+            by_value.setdefault(_text(part.by_cell[cell].get(name, frozenset())), []).append(cell)
+    return abridged([f"{value} ({abridged(own, 3)})" for value, own in by_value.items()], 3) if by_value else "–"
 
 
 def _columns(parts: Sequence[Part]) -> Iterator[tuple[str, str]]:

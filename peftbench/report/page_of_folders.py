@@ -12,6 +12,8 @@ from peftbench.report.folders import Part, audit, comparability
 from peftbench.report.payload.assemble import payload
 from peftbench.report.payload.packing import packed
 
+_NO_ANSWER = "the answer could not be computed; the warnings of this folder say why"
+
 
 def make(parts: Sequence[Part], folder: str) -> page.Page:
     """Return the page of several results folders.
@@ -47,5 +49,5 @@ def _row(part: Part, core: dict[str, Any]) -> dict[str, str]:
         "suite": core["suite"],
         "base": core["base"],
         "trials": f"{int((trials['status'] == Status.OK.value).sum()):,} of {len(trials):,}",
-        "answer": words[0] if words else "no task is scored",
+        "answer": words[0] if words else _NO_ANSWER if part.results.tasks else "no task is scored",
     }

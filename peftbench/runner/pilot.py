@@ -39,6 +39,8 @@ LONGEST, SHARED = 60.0, 30.0
 """Most seconds of the pilot of a shape that one cell has, and of one that several cells share."""
 _SETTING = " (timeout_seconds)"
 """What the message of a trial that was stopped ends with: the setting, which here is the pilot's own."""
+NO_STEP = "its pilot has no step after the first ones (train.untimed_steps), which are slower"
+"""Why the time of a longer training is not known."""
 _MOST = 2000
 """Most shapes that are kept."""
 _AMOUNTS: Mapping[str, Any] = {
@@ -73,7 +75,9 @@ class Measured:
     """Forward passes of scoring, for each character of the scored texts."""
     retention_seconds: float = 0.0
     problem: str | None = None
-    """Why something is not known."""
+    """Why something is not known; of a trial that ends unsupported, the reason."""
+    unsupported: bool = False
+    """Whether the trial ends unsupported, which takes ``fixed_seconds``."""
 
 
 def shape(trial: Trial) -> str:
@@ -203,6 +207,8 @@ def _run(job: Job) -> tuple[Result, list[float]]:
 
 def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
     row = result.row
+    if row.status == Status.UNSUPPORTED:
+        return unsupported(why_not(row), row.wall_seconds or 0.0)
     if row.status != Status.OK:
         why = why_not(row)
         gaps = [after - before for before, after in itertools.pairwise(ended)]
@@ -226,6 +232,11 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
         seconds_per_character=passes / max(1, characters(job.trial, read.examples)),
         retention_seconds=row.retention_seconds or 0.0,
     )
+
+
+def unsupported(reason: str, seconds: float = 0.0) -> Measured:
+    """Return what is known of a trial that ends unsupported, after some seconds."""
+    return Measured(fixed_seconds=seconds, problem=reason, unsupported=True)
 
 
 def why_not(row: TrialRow) -> str:
@@ -254,6 +265,8 @@ def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> 
         first: whether it is the first trial of its cell.
         reader: returns a split's examples.
     """
+    if found.unsupported:
+        return found.fixed_seconds
     if found.problem or found.scoring_seconds is None:
         return None
     total = found.fixed_seconds
@@ -267,12 +280,14 @@ def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> 
     if training.seconds is not None:
         return total + training.seconds
     steps = _steps(trial, found, reader)
-    if steps is None or found.step_seconds is None:
+    if steps is None or (found.step_seconds is None and steps > found.first_steps):
         return None
     if training.validate_every:
         validated = math.ceil(steps / training.validate_every) * _validation_examples(trial, reader)
         total += found.validation_seconds_per_example * validated
-    return total + found.first_steps_seconds + max(0, steps - found.first_steps) * found.step_seconds
+    early = min(1.0, steps / found.first_steps) if found.first_steps else 0.0
+    later = max(0, steps - found.first_steps) * (found.step_seconds or 0.0)
+    return total + early * found.first_steps_seconds + later
 
 
 def _validation_examples(trial: Trial, reader: read.Reader) -> int:

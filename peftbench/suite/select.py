@@ -10,7 +10,7 @@ from peftbench.errors import UserError, nearest, unknown
 from peftbench.methods import METHODS, peft_fields
 from peftbench.records import Trial
 
-FIELDS = ("method", "precision", "rank", "seed")
+FIELDS = ("method", "precision", "rank", "seed", "cell")
 _NONE = "none"
 """The value that selects trials without a rank or seed."""
 
@@ -24,9 +24,10 @@ def read_only(only: Iterable[str]) -> tuple[tuple[str, str], ...]:
     pairs = []
     for text in only:
         field, equals, values = text.partition("=")
-        named = [value.strip() for value in values.split(",")]
+        one = field.strip() == "cell"  # its name may have commas and equals signs
+        named = [value.strip() for value in ([values] if one else values.split(","))]
         fields = [value.partition("=")[0].strip() for value in named if "=" in value]
-        if equals and any(name in FIELDS for name in fields):
+        if equals and not one and any(name in FIELDS for name in fields):
             separate = " ".join(f"--only {part}" for part in _split_fields(text))
             raise UserError(f"--only: given {text!r}; a comma separates values of one field: write {separate}")
         if not equals or not all(named):

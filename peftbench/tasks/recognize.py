@@ -279,7 +279,10 @@ def _title(column: Column) -> str:
 
 def _field(column: Column) -> str:
     """Return what writes a column into a prompt; nothing where a record has no value."""
-    return f"{{{{ {_value(column)} or '' }}}}" if column.missing else f"{{{{ {_value(column)} }}}}"
+    value = _value(column)
+    if column.missing and column.numeric:  # 0 is a value
+        return f"{{{{ '' if {value} is none else {value} }}}}"
+    return f"{{{{ {value} or '' }}}}" if column.missing else f"{{{{ {value} }}}}"
 
 
 def _value(column: Column) -> str:

@@ -97,6 +97,22 @@ def test_a_test_file_without_the_input_is_refused(tmp_path):
         data.look(train, test, False, Asked())
 
 
+@pytest.mark.parametrize(("train", "test"), [("0", "0.0"), ("positive", "Positive"), ("1", "01")])
+def test_labels_of_the_test_in_another_spelling_are_refused(train, test, tmp_path):
+    rows = [{"text": f"weather {n}", "label": train if n % 2 else "2"} for n in range(40)]
+    other = [{"text": f"sky {n}", "label": test if n % 2 else "2"} for n in range(40)]
+    paths = _file(tmp_path / "x.jsonl", rows), _file(tmp_path / "y.jsonl", other)
+    with pytest.raises(UserError, match=rf"'label' is '{test}' here and '{train}' in the training file"):
+        data.look(*paths, False, Asked())
+
+
+def test_a_class_that_only_the_test_has_is_said(tmp_path):
+    other = [{"text": "a new one", "label": "violet"}, *GOOD]
+    found = data.look(_file(tmp_path / "x.jsonl", GOOD), _file(tmp_path / "y.jsonl", other), False, Asked())
+    assert "1 class only in the test file, never trained on: 'violet'" in found.notes
+    assert found.classes["violet"] == 0
+
+
 def _lengths(prompts, answers):
     return Lengths(tuple(p + a for p, a in zip(prompts, answers, strict=True)), tuple(prompts), len(prompts))
 

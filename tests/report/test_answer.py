@@ -16,7 +16,10 @@ from peftbench.report import answer as report
 from peftbench.report import table
 from peftbench.report.collect import collect
 from peftbench.report.derived.answer import answer
+from peftbench.report.derived.significance import significance
 from peftbench.report.notes.answer import lines, points, sentences
+from peftbench.report.payload.attempt import Pieces
+from peftbench.report.payload.columns import columns
 from peftbench.results.answer.decision import Question
 from tests.support.answer_cases import folder, trials
 from tests.support.results_factory import make_result, store
@@ -154,9 +157,61 @@ def test_cells_that_failed_or_have_one_seed_are_named_and_not_judged(tmp_path):
     text = " ".join(told(place))
     assert text.startswith("Cannot tell yet")  # the cell of one seed may be the best
     assert "Take" not in text
+    assert "bottleneck adapter r=8 (90.0) was not judged and may be the best." in text
     assert "Not judged: bottleneck adapter r=8 (it has one finished seed)." in text
+    assert "Likeliest" not in text  # probabilities are against the judged cells only
+    assert "At least 2 seeds of every cell are needed." in text
+    assert told(place)[-1].startswith("  peftbench run suites/quickstart.yaml --seeds 3 -o ")
     assert "No trial ended ok for ia3 fp32." in text
     assert told(folder(tmp_path / "all", BASE, failed))[0] == "No answer: no tuned cell has a finished trial."
+
+
+def test_a_cell_without_usable_outcomes_that_scores_as_well_is_not_passed_over(tmp_path):
+    short = [dataclasses.replace(one, examples=one.examples[:1]) for one in SMALL]
+    place = folder(tmp_path / "short", BASE, BAD, trials("full fp32", [0.8, 0.8, 0.8]), short)
+    text = " ".join(told(place))
+    assert text.startswith("Cannot tell yet: LoRA r=8 (90.0) was not judged and may be the best.")
+    assert "Take" not in text
+    assert "--seeds" not in text  # more seeds would not change it
+    worse = [dataclasses.replace(one, examples=one.examples[:1]) for one in trials("lora r=8 fp32", [0.4, 0.4, 0.4])]
+    assert told(folder(tmp_path / "worse", BASE, BEST, BAD, worse))[0].startswith(
+        "Take full fine-tuning: the only cell"
+    )
+
+
+def test_a_gpus_budget_holds_what_is_not_in_tensors_and_the_largest_peak_counts(tmp_path):
+    base = [dataclasses.replace(one, row=dataclasses.replace(one.row, device="cuda")) for one in BASE]
+    gpu = [dataclasses.replace(one, row=dataclasses.replace(one.row, device="cuda")) for one in SMALL]
+    place = folder(tmp_path / "gpu", base, gpu)
+    assert "smallest peak is 3.6 GiB with what a GPU's process holds" in told(place, budget_bytes=3 * 2**30)[0]
+    assert "trained within" in told(place, budget_bytes=3.5 * 2**30)[0]
+    assert told(place, budget_bytes=4 * 2**30)[0].startswith("LoRA r=8 is the only cell that can be judged")
+    uneven = [
+        dataclasses.replace(one, row=dataclasses.replace(one.row, peak_train_bytes=(1 + seed) * 2**30))
+        for seed, one in enumerate(SMALL)
+    ]
+    assert told(folder(tmp_path / "uneven", BASE, uneven), budget_bytes=2 * 2**30)[0].startswith("No cell trained")
+
+
+@pytest.mark.parametrize(
+    ("reason", "merge"),
+    [
+        ("OutOfMemoryError: CUDA out of memory", None),
+        ("RuntimeError: peft merged no layer", None),
+        ("NotImplementedError: Merging is not supported", "no"),
+        ("ValueError: Cannot merge LORA layers when the model is gptq quantized", "no"),
+        ("virtual tokens cannot be merged into the weights", "no"),
+    ],
+)
+def test_a_measurement_of_merging_that_failed_does_not_say_that_it_cannot(tmp_path, reason, merge):
+    raw = json.dumps({"prompts": 2, "seconds": {}, "reasons": {"merge": reason}})
+    made = trials("lora r=8 fp32", [0.9, 0.9, 0.9], inference_json=raw, merged_decode_tokens_per_second=None)
+    record = peftbench.answer(folder(tmp_path / "r", BASE, made))
+    assert next(cell["merge"] for cell in record["cells"] if cell["cell"] == "lora r=8 fp32") == merge
+    results = collect(tmp_path / "r")
+    (shown,) = [one for one in columns(results, significance(results), Pieces()) if one.name == "merge"]
+    told = dict(zip([cell.name for cell in results.cells], shown.values, strict=True))["lora r=8 fp32"]
+    assert told == (f"no: {reason}" if merge else f"not measured: {reason}")
 
 
 def test_undecided_results_name_seeds_and_the_command(tmp_path):

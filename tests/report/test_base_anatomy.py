@@ -69,7 +69,7 @@ def test_a_folder_is_found_where_command_or_suite_name_it(tmp_path, tiny, where,
     suite.write_text(f"base: {tiny}\n" if where == "suite" else "base: {folder: tiny}\n")
     command = f"peftbench run x --set base={tiny}" if where == "command" else f"peftbench run {suite}"
     results = results_on(tmp_path / "r", "tiny", find.base_fingerprint(tiny), command)
-    assert f"asked for {tiny}" in anatomy.start(results).finish()[0].reason
+    assert f"asked for {tiny.name}" in anatomy.start(results).finish()[0].reason
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,33 @@ def test_what_is_not_shown_has_a_sentence(tmp_path, change, reason):
     (one,) = PageData(report_page.html(results)).core["anatomy"]
     assert one["reason"].startswith(f"How {found.base} is built is not shown: ")
     assert one["reason"].endswith(".")
+
+
+def test_paths_of_this_machine_are_not_shown(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(child, "start", lambda folder: f"{folder}/config.json: no such family")
+    command = f"peftbench run x --set base={tiny}"
+    results = results_on(tmp_path / "r", "tiny", find.base_fingerprint(tiny), command)
+    assert anatomy.start(results).finish()[0].reason == "it could not be read: config.json: no such family"
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "0123"
+    assert anatomy._named("some/model", snapshot) == "some/model"
+    monkeypatch.chdir(tmp_path)
+    assert anatomy._named("model", tmp_path / "my model") == "'my model'"
+
+
+def test_the_hash_of_files_is_kept_until_they_change(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(find, "base_fingerprint", lambda folder: asked.append(folder) or "a" * 64)
+    (tmp_path / "base").mkdir()
+    for text in ("{}", "{}", "{ }"):
+        if not asked or text != "{}":
+            (tmp_path / "base" / "config.json").write_text(text)
+        assert anatomy._hash(tmp_path / "base", anatomy._stamp(tmp_path / "base")) == "a" * 64
+    assert len(asked) == 2
+    for kept in (tmp_path / "cache" / "peftbench" / "bases").iterdir():
+        kept.write_text("damaged")
+    assert anatomy._hash(tmp_path / "base", anatomy._stamp(tmp_path / "base")) == "a" * 64
+    assert len(asked) == 3
 
 
 def test_large_files_are_not_read(tmp_path, tiny, monkeypatch):

@@ -647,6 +647,49 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+def test_the_note_of_the_heat_map_names_the_chosen_quantity(opened: Any) -> None:
+    opened.click("details[data-section=heat] > summary")
+    opened.wait_for_selector("details[data-section=heat] > .quiet")
+    opened.select_option("details[data-section=heat] select", "peak_train_bytes")
+    note = opened.inner_text("details[data-section=heat] > .quiet")
+    assert note.startswith("peak memory (")
+
+
+def test_the_skip_link_and_places_of_the_page_change_no_choice(opening: Any, address: str) -> None:
+    page = opening(f"{address}#within=7&precision=fp32")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "compare"
+    assert page.url.endswith("#within=7&precision=fp32")
+    page.evaluate("location.hash = 'warnings'")
+    page.wait_for_timeout(100)
+    assert page.input_value("#within") == "7"
+    assert page.input_value("#filter-precision") == "fp32"
+
+
+def test_printing_keeps_how_many_rows_are_shown(opening: Any, wide_address: str) -> None:
+    page = opening(wide_address)
+    rows = "document.querySelectorAll('#table tbody tr').length"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(rows) > 50
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    before = page.evaluate(rows)
+    page.evaluate("new DataTable.Api('#table').page.len(-1).draw()")
+    page.evaluate("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(rows) > 50 > before
+
+
+def test_a_trial_of_one_of_several_alike_cells_is_run_again_by_the_cells_name(opening: Any, tmp_path: Path) -> None:
+    cells = [f"peft {tuner} r=8 fp32" for tuner in ("VERA", "LOHA")]
+    bases = [make_result(f"base {precision}", "base", precision, None, None) for precision in ("fp32", "bf16")]
+    results = [*bases, *(make_result(cell, "peft", rank=8) for cell in cells)]
+    page = opening(render(store(tmp_path / "r", *results), tmp_path / "p.html").as_uri())
+    page.evaluate(f"openCell(CELLS.cell.indexOf('{cells[0]}'))")
+    assert f"--only 'cell={cells[0]}' --seeds 0, --fresh" in page.inner_text("#trial")
+    names = page.evaluate("LINES.map(([name]) => name)")
+    assert len([name for name in names if name.startswith("untuned: ")]) == 2
+
+
 def test_several_folders_are_shown_one_at_a_time(opening: Any, grid: Path, tmp_path: Path) -> None:
     rows = [
         dataclasses.replace(one, row=dataclasses.replace(one.row, data_sha256="e" * 64))

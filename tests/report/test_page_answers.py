@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -51,10 +52,17 @@ FREE = trials("prefix_tuning r=4 fp32", [0.6, 0.61, 0.6], peak_train_bytes=None,
 BAD = trials("prompt_tuning r=20 fp32", [0.5, 0.5, 0.5], peak_train_bytes=2**30, train_seconds=40.0)
 ONCE = trials("qlora r=8 nf4", [0.89], peak_train_bytes=2**30, train_seconds=30.0)
 UNKNOWN = trials("full fp32", [0.6, 0.61, 0.6], peak_train_bytes=None, train_seconds=None)
+LOST = [dataclasses.replace(one, examples=one.examples[:1]) for one in FULL]
+ON_GPU = [
+    [dataclasses.replace(one, row=dataclasses.replace(one.row, device="cuda")) for one in cell]
+    for cell in (BASE, LORA, BAD)
+]
 NOISY = (trials("full fp32", [0.80, 0.86, 0.83]), trials("lora r=8 fp32", [0.86, 0.80, 0.82], peak_train_bytes=5e9))
 CASES: dict[str, tuple[Any, ...]] = {
     "clear": ({"answer", "over budget"}, BASE, FULL, LORA, FAST, BAD),
     "one seed of a cell that may be the best": ({"cannot tell"}, BASE, FULL, LORA, FAST, BAD, ONCE),
+    "cells without usable outcomes and of one seed, higher than the best": ({"cannot tell"}, BASE, BAD, LOST, ONCE),
+    "on a GPU": ({"answer", "over budget"}, *ON_GPU),
     "busy": ({"answer", "over budget"}, BASE, FULL, LORA, CRAMPED, BAD),
     "only busy": ({"no times", "answer"}, BASE, CRAMPED),
     "memory or time unknown": ({"answer", "over budget"}, BASE, FREE, BAD),

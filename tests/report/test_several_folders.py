@@ -65,6 +65,29 @@ def test_a_training_setting_that_differs_is_in_the_audit_and_an_axis_is_not(tmp_
     assert dict(folders.audit(folders.read([one, other]))["rows"])["train.steps"] == ["10", "20"]
 
 
+def rates(folder, *rates, **options):
+    """Store two cells with a learning rate each."""
+    made = []
+    for (cell, rank), rate in zip((("lora r=8 fp32", 8), ("lora r=2 fp32", 2)), rates, strict=True):
+        one = make_result(cell, rank=rank)
+        settings = {"training": {"learning_rate": rate}, "evaluate": ["judge"], "options": options}
+        row = dataclasses.replace(one.row, settings_json=json.dumps(settings))
+        made.append(dataclasses.replace(one, row=row))
+    return store(folder, *made)
+
+
+def test_settings_of_single_cells_that_differ_are_in_the_audit(tmp_path):
+    first = rates(tmp_path / "a", 1e-3, 1e-4)
+    for name, other in (("b", (2e-3, 5e-4)), ("c", (1e-4, 1e-3))):
+        found = dict(folders.audit(folders.read([first, rates(tmp_path / name, *other)]))["rows"])
+        texts = found["training.learning_rate"]
+        assert "0.001 (lora r=8 fp32)" in texts[0]
+        assert f"{other[0]} (lora r=8 fp32)" in texts[1]
+    assert folders.audit(folders.read([first, rates(tmp_path / "same", 1e-3, 1e-4)]))["rows"] == []
+    one, other = (rates(tmp_path / f"alpha{n}", 1e-3, 1e-4, alpha=n) for n in (1, 2))
+    assert list(dict(folders.audit(folders.read([one, other]))["rows"])) == ["options.alpha"]
+
+
 def test_many_pairs_are_counted(tmp_path):
     parts = folders.read([results(tmp_path / name, data=name * 64) for name in "abcde"])
     assert folders.comparability(parts)[-1].startswith("4 more pairs of folders")

@@ -81,6 +81,13 @@ def test_a_suite_is_found_from_the_folder_of_the_report(here: Path, monkeypatch:
     assert commands.whole(collect(place)) == "peftbench run suites/quickstart.yaml -o here/results/quickstart"
 
 
+def test_seeds_that_were_listed_are_kept_and_others_added(here: Path) -> None:
+    listed = [dataclasses.replace(one, row=dataclasses.replace(one.row, seed=10)) for one in ONCE]
+    results = collect(folder(here / "r", BASE, listed, command="peftbench run x.yaml --seeds 10,"))
+    assert commands.more_seeds(results, 3) == "peftbench run x.yaml --seeds 10,0,1 -o r"
+    assert commands.more_seeds(results, 1) == "peftbench run x.yaml --seeds 10, -o r"
+
+
 def test_without_a_folder_there_is_no_option(here: Path) -> None:
     results = dataclasses.replace(collect(made(here / "r")), folder=None)
     assert commands.whole(results) == "peftbench run suites/quickstart.yaml"

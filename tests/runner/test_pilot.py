@@ -81,6 +81,44 @@ def test_a_pilot_that_failed_predicts_nothing(made):
     assert "at least 0.00 s" in text
 
 
+def test_a_trial_that_ends_unsupported_takes_no_more_time_than_that(made, tmp_path):
+    row = replace(
+        make_result().row.updated(), status=Status.UNSUPPORTED, phase="attach", message="no", wall_seconds=3.0
+    )
+    known = pilot._of(SimpleNamespace(trial=made), SimpleNamespace(row=row, steps=()), [])
+    assert pilot.seconds(made, known, False, read.examples) == 3.0
+    cell = plan_time._cell(made.cell, [made], {pilot.shape(made): known}, read.examples)
+    text = "\n".join(plan_time.lines([cell], 1))
+    assert f"{made.cell}: unsupported in phase attach: no" in text
+    assert "at least" not in text
+    plan_time.keep_unsupported([made], {made.cell: "no"})
+    jobs = [trials.job(made, tmp_path)]
+    times = expected.Expected(SimpleNamespace(pending=jobs, workers=1))
+    assert times.left() == 0.0
+
+
+def test_the_time_of_a_training_within_the_first_steps_is_known(made):
+    short = replace(KNOWN, step_seconds=None)
+    plain = pilot.seconds(replace(made, training=None), short, False, read.examples)
+    assert pilot.seconds(changed(made, steps=2), short, False, read.examples) == pytest.approx(plain + 2.0)
+    cell = plan_time._cell("a", [changed(made, steps=9)], {pilot.shape(made): short}, read.examples)
+    assert (cell.total_seconds, cell.problem) == (None, pilot.NO_STEP)
+
+
+def test_a_search_says_of_which_cells_its_time_is_not_known(made, monkeypatch):
+    failed = Measured(problem="oom in phase train: no memory")
+    monkeypatch.setattr(pilot, "measure", lambda trials, observe: {pilot.shape(trial): failed for trial in trials})
+    tried = [replace(made, cell="a 1e-3", candidate_of=made.cell)]
+    (_, search) = plan_time.predict([made], tried, read.examples)
+    assert (search.total_seconds, search.problem) == (None, f"{made.cell}: oom in phase train: no memory")
+
+
+def test_waiting_on_a_gpu_is_a_share_of_the_one_thread_that_works(made):
+    result = SimpleNamespace(row=SimpleNamespace(train_waiting_seconds=2.0, train_seconds=10.0))
+    shares = [plan_time.waited(replace(made, device=each, threads=4), result) for each in ("cpu", "cuda")]
+    assert shares == [pytest.approx(0.05), pytest.approx(0.2)]
+
+
 def test_seeds_rates_and_amounts_do_not_make_another_shape_but_ranks_do(made):
     same = (replace(made, seed=7), changed(made, learning_rate=1.0), changed(made, steps=99))
     assert {pilot.shape(each) for each in same} == {pilot.shape(made)}

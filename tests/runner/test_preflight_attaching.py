@@ -6,8 +6,11 @@ import dataclasses
 
 import pytest
 
+from peftbench import suite
 from peftbench.errors import Unsupported
-from peftbench.records import Status
+from peftbench.models import find
+from peftbench.planner import fake
+from peftbench.records import Status, failures
 from peftbench.runner import prepare
 from peftbench.runner.preflight import attaching
 from tests.support import families, trials
@@ -46,6 +49,39 @@ def test_what_only_tensors_without_values_cannot_do_is_no_reason(tiny, tmp_path,
 
     monkeypatch.setattr("peftbench.planner.fake.attach", attach)
     assert attaching.unsupported([trials.trial(tiny, tmp_path)]) == {}
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [RuntimeError("Tensor.item() cannot be called on meta tensors"), ValueError("found devices, meta and cpu!")],
+)
+def test_what_names_tensors_without_values_is_no_reason_however_deep_it_stands(cause, tiny, tmp_path, monkeypatch):
+    def attach(model, trial):
+        try:
+            raise cause
+        except Exception as error:
+            try:
+                raise KeyError("idx") from error
+            except KeyError as other:
+                raise Unsupported("peft: peft raised KeyError") from other
+
+    monkeypatch.setattr("peftbench.planner.fake.attach", attach)
+    assert attaching.unsupported([trials.trial(tiny, tmp_path)]) == {}
+
+
+def test_the_name_of_a_model_is_no_tensor_without_values():
+    assert not fake.lacks_values(Unsupported("base 'meta-llama/Llama' has no fake news"))
+    assert not fake.lacks_values(ValueError("no target modules in meta-llama/Llama-3.2-1B"))
+
+
+def test_no_tuner_of_peft_that_runs_is_refused_for_want_of_values(monkeypatch):
+    """Every tuner of the zoo in fp32, which docs/peft_zoo.md has as ok; some read values while they are attached."""
+    monkeypatch.delenv(failures.SURFACE)
+    grid = [one for one in suite.expand(suite.load("peft_zoo"), "cpu") if one.precision == "fp32"]
+    assert len(grid) > 30
+    folder = find.config_folder(grid[0].base)
+    refused = attaching._of_base([one for one in grid if one.unsupported is None], folder)
+    assert set(refused) == {"peft XLORA fp32"}, "which combines adapters, also in a run"
 
 
 def test_a_rank_does_not_attach_again_and_what_raises_is_left_to_the_run(tiny, tmp_path, monkeypatch):

@@ -218,6 +218,11 @@ def test_only_changes_no_trial(trials):
     assert all(trial in everything for trial in trials(only=["method=lora", "rank=2"]))
 
 
+def test_a_cell_is_selected_by_its_whole_name(trials):
+    found = trials(only=["cell=lora r=2 fp32", "cell=lora r=8 fp32"])
+    assert {trial.cell for trial in found} == {"lora r=2 fp32", "lora r=8 fp32"}
+
+
 def test_an_only_that_names_a_tuner_of_the_suites_peft_says_how_to_select_it(refused):
     tuned = TEXT + "  peft: {peft_type: IA3, learning_rate: 0.01}\n"
     message = refused(text=tuned, only=["method=ia3"])
@@ -244,7 +249,7 @@ def test_an_only_that_names_a_tuner_of_the_suites_peft_says_how_to_select_it(ref
         (["seed=7"], ["allowed: none, 0, 1"]),
         (
             ["metod=lora"],
-            ["--only: unknown field 'metod'; did you mean 'method'? allowed: method, precision, rank, seed"],
+            ["--only: unknown field 'metod'; did you mean 'method'? allowed: cell, method, precision, rank, seed"],
         ),
         (["lora"], ["--only: given 'lora'; allowed: FIELD=VALUE"]),
         (["method="], ["--only: given 'method='"]),

@@ -194,8 +194,7 @@ def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]
     one = -(-len(train) // BATCH)
     passes = max(1, min(_PASSES, _STEPS // max(1, one)))
     steps = max(1, min(_STEPS, one * passes))
-    share = steps * BATCH / max(1, len(train))
-    why = f"{share:.2g} {'pass' if f'{share:.2g}' == '1' else 'passes'} over {len(train):,} training examples"
+    why = _passes(steps, len(train))
     said = [f"{steps} steps of {BATCH} examples: {why}; {SEEDS} seeds, the fewest that show a spread"]
     comments = {**draft.comments, "steps": why, "seeds": "the fewest that show how much luck there is in a score"}
     made = replace(draft, steps=steps, seeds=SEEDS, comments=comments)
@@ -204,6 +203,11 @@ def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]
         made = limited(made, most)
         said.append(f"{most} of {len(test):,} test examples are scored (limit), the same for every method")
     return made, said
+
+
+def _passes(steps: int, examples: int) -> str:
+    share = f"{steps * BATCH / max(1, examples):.2g}"
+    return f"{share} {'pass' if share == '1' else 'passes'} over {examples:,} training examples"
 
 
 def limited(draft: Draft, most: int) -> Draft:
@@ -215,8 +219,10 @@ def limited(draft: Draft, most: int) -> Draft:
 def with_search(draft: Draft, records: int) -> Draft:
     """Return a draft that searches each method's learning rate, on a part of the training data."""
     share = _share(_VALIDATION_SHARE, _VALIDATION_RECORDS, records)
+    left = records - round(share * records)
     comments = {
         **draft.comments,
+        "steps": _passes(draft.steps or 0, left),
         "validation_fraction": "of the training data, for the search of learning rates",
         "learning_rate": "five around each method's default, half the steps each, selected on the validation split",
     }

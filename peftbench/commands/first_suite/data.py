@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,20 @@ def look(train: Path, test: Path | None, chat: bool, asked: Asked) -> Data:
     if content.kind(train) == ".txt" and found.kind == "language_modelling":
         records = files.read(replace(_READER, kind=found.kind), train)
     classes = dict(found.answer.counts) if found.answer and found.kind == "choice" else {}
+    notes = list(records.notes)
     if test is not None:
         others = _read_test(test, names, found, whole)
         whole = _with_gaps(whole, columns(others))
         found = _recognized(train, whole, chat, asked)  # what the test file lacks, templates have to expect
-        for row in others if classes and found.answer else ():
-            classes.setdefault(str(row.get(found.answer.name)).strip(), 0)  # type: ignore[union-attr]
+        unseen = dict.fromkeys(_labels(others, found) if classes else ())
+        unseen = {label: None for label in unseen if label not in classes}
+        _check_spelling(test, found, classes, unseen)
+        if unseen:
+            listed = abridged([repr(label) for label in unseen], _SHOWN_CLASSES)
+            notes.append(
+                f"{len(unseen):,} class{'es' * (len(unseen) > 1)} only in the test file, never trained on: {listed}"
+            )
+        classes |= dict.fromkeys(unseen, 0)
     return Data(
         name=_name(train),
         train=train,
@@ -84,7 +92,7 @@ def look(train: Path, test: Path | None, chat: bool, asked: Asked) -> Data:
         words=_class_names(train, found.answer),
         examples=_first_of_each(records.rows, found),
         records=len(records.rows),
-        notes=(*records.notes, *_missing(whole, found)),
+        notes=(*notes, *_missing(whole, found)),
     )
 
 
@@ -166,6 +174,31 @@ def _read_test(path: Path, names: tuple[str, ...], found: Recognized, whole: Seq
             f"{by_name[found.answer.name].example}); write the same labels in both files, or {leave}"
         )
     return rows
+
+
+def _labels(rows: Sequence[Mapping[str, Any]], found: Recognized) -> list[str]:
+    return [str(row.get(found.answer.name)).strip() for row in rows] if found.answer else []
+
+
+def _check_spelling(path: Path, found: Recognized, classes: Iterable[str], unseen: Iterable[str]) -> None:
+    """Refuse labels of the test file that are those of the training file in another spelling, such as 0.0 for 0."""
+    known = {_plain(label): label for label in classes}
+    for label in unseen:
+        same = known.get(_plain(label))
+        if same is not None and found.answer is not None:
+            raise UserError(
+                f"--test {path}: {found.answer.name!r} is {label!r} here and {same!r} in the training file, which "
+                "would be two classes; write the same labels in both files, or leave --test out, and a part of the "
+                "training file becomes the test"
+            )
+
+
+def _plain(label: str) -> float | str:
+    """Return a label without what differs in spelling only: a number as such, a text without its case."""
+    try:
+        return float(label)
+    except ValueError:
+        return label.casefold()
 
 
 def _check_complete(path: Path, rows: Sequence[Mapping[str, Any]], found: Recognized) -> None:

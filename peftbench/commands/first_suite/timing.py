@@ -28,8 +28,6 @@ _SCORING = 0.25
 """Share of the time that scoring may take if there is too little for all steps."""
 _LARGE = 0.25
 """Share of the time from which a method is named as what could be left out."""
-_BUSY = 0.1
-"""Share of the CPU time that others take from which predictions are said to be too long."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,11 @@ class _Grid:
         from peftbench.runner import pilot
 
         known = {trial.cell for trial in self.known().trials}
-        others = {trial.cell: self.found[trial.cell].problem or "" for trial in self.trials if trial.cell not in known}
+        others = {
+            trial.cell: self.found[trial.cell].problem or pilot.NO_STEP
+            for trial in self.trials
+            if trial.cell not in known
+        }
         if not others:
             return []
         said = [f"the time of {cell}: {problem}" for cell, problem in others.items()]
@@ -184,8 +186,8 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int) -> tuple[_Grid
         plan_time.tell(trial, result)
         row = result.row
         stopped.extend([trial.cell] if row.status == Status.TIMEOUT else [])
-        if row.train_waiting_seconds is not None and row.train_seconds:
-            waits.append(row.train_waiting_seconds / (row.train_seconds * trial.threads))
+        share = plan_time.waited(trial, result)
+        waits.extend([] if share is None else [share])
 
     most = f"{pilot.LONGEST:.0f} s"
     print(f"measuring a few steps and scored examples of {len(trials)} cells, at most {most} each", file=sys.stderr)
@@ -195,7 +197,7 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int) -> tuple[_Grid
     busy = sum(waits) / len(waits) if waits else 0.0
     why = f"how long it takes on an idle machine: other programs took {busy:.0%} of the CPU time of the measured steps"
     grid = _Grid(trials, each, stopped, reader, seeds)
-    return grid, [f"{why}; when they end, more steps fit"] if busy > _BUSY else []
+    return grid, [f"{why}; when they end, more steps fit"] if busy > plan_time.BUSY else []
 
 
 def _fewer_scored(draft: Draft, grid: _Grid, limit: float) -> tuple[Draft, _Grid, list[str]]:

@@ -34,6 +34,11 @@ class Reading:
             return (err.strip().splitlines() or ["it could not be read"])[-1][:300]
         return found if isinstance(found, dict) else str(found)
 
+    def stop(self) -> None:
+        """End the process, if its result is no longer asked for."""
+        self.process.kill()
+        self.process.communicate()
+
 
 def start(folder: Path) -> Reading | str:
     """Start to read the anatomy of the base model in a folder; return why not if no process can be started."""

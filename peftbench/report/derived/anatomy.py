@@ -6,20 +6,22 @@ one, a shape, a folder that the recorded command or its suite names, or the hub'
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.models import find, here, tokenizer_file
 from peftbench.models.anatomy import child
-from peftbench.records import Base
+from peftbench.records import Base, failures
 from peftbench.report.collect import Results, read_json
+from peftbench.report.derived import commands
 
 MOST_BYTES = 4 << 30
 """Larger files are not read to learn whether they are the ones that were measured."""
@@ -56,6 +58,12 @@ class Started:
         """Return the anatomies, in the order of the base models' names."""
         return [self._one(*one) for one in self.each]
 
+    def stop(self) -> None:
+        """End readings that nobody will ask for."""
+        for *_, reading in self.each:
+            if isinstance(reading, child.Reading):
+                reading.stop()
+
     def _one(self, base: str, folder: Path | None, digest: str, reading: child.Reading | str) -> BaseAnatomy:
         if folder is None:
             return BaseAnatomy(base, None, str(reading))
@@ -63,7 +71,7 @@ class Started:
             _KNOWN[folder, digest] = reading.result()
         found: Mapping[str, Any] | str = _KNOWN.get((folder, digest), str(reading))
         if isinstance(found, str):
-            return BaseAnatomy(base, None, f"it could not be read: {found}")
+            return BaseAnatomy(base, None, f"it could not be read: {failures.without_paths(found)}")
         words = _words(self.results, base, folder)
         counts = [sum(each) for each in zip(*words.values(), strict=True)]
         overall = counts[0] / counts[1] if counts and counts[1] else None
@@ -104,7 +112,7 @@ def _folder(results: Results, name: str, digest: str, settings: Mapping[str, Any
         if _size(folder) > MOST_BYTES:
             return None, (
                 f"its files are too large to make sure for a page that they are the measured ones; "
-                f"`peftbench list base {folder}` prints it"
+                f"`peftbench list base {_named(name, folder)}` prints it"
             )
         with suppress(OSError):
             if _hash(folder, _stamp(folder)) == digest:
@@ -113,6 +121,11 @@ def _folder(results: Results, name: str, digest: str, settings: Mapping[str, Any
     if other:
         return None, f"the files of {name} that are here are not the measured ones (their hash differs); {shown}"
     return None, f"its files are not on this machine, or where they are is not recorded; {shown}"
+
+
+def _named(name: str, folder: Path) -> str:
+    """Return a base model as a word of a command: of the hub's cache its id, else its folder as seen from here."""
+    return shlex.quote(name if folder.parent.name == "snapshots" else commands.place(folder))
 
 
 def _candidates(results: Results, name: str, settings: Mapping[str, Any]) -> Iterator[Path]:
@@ -154,9 +167,20 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in each)
 
 
-@cache
-def _hash(folder: Path, _: tuple[tuple[str, int, int], ...]) -> str:
-    return find.base_fingerprint(folder)
+def _hash(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    """Return the hash of a base model's files, which is kept on this machine for as long as no file changes."""
+    name = hashlib.sha256(repr((str(folder.resolve()), stamp)).encode()).hexdigest()
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "peftbench" / "bases" / name
+    with suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch("[0-9a-f]{64}", text := kept.read_text(encoding="utf-8")):
+            return text
+    found = find.base_fingerprint(folder)
+    with suppress(OSError):  # it is then computed again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        made = kept.with_suffix(f".{os.getpid()}")
+        made.write_text(found, encoding="utf-8")
+        made.replace(kept)
+    return found
 
 
 def _words(results: Results, base: str, folder: Path) -> dict[str, tuple[int, int]]:

@@ -16,14 +16,17 @@ from peftbench.report.derived.retention import retained
 from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.guarded import guarded
 from peftbench.report.names import display_names
-from peftbench.results.answer.decision import WITHIN, Candidate, Decision, Question, decide
+from peftbench.results.answer.decision import ONE_SEED, WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
+from peftbench.results.rows import is_number
 
 Merge = Literal["yes", "no", "whole model"]
 FIRST_SEEDS = 3
 """Seeds that are proposed if there is one."""
+LEAST_SEEDS = 2
+"""Seeds with which a cell is judged."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Costs:
     merge: Merge | None
     """Whether it can be merged into the base model's weights."""
     checkpoint_bytes: float | None
+    needs_bytes: float | None = None
+    """What a memory budget has to hold: the largest peak of any seed with ``reserve_bytes``."""
+    reserve_bytes: int = 0
+    """What its process held on a GPU beside tensors, as ``run --budget`` estimates it; 0 on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,8 @@ def _candidates(
             paid.train_seconds,
             _untuned(bases, stored, cell),
             own if isinstance(own, str) else None,
+            paid.score,
+            paid.needs_bytes,
         )
 
 
@@ -201,11 +210,13 @@ def costs_of(results: Results, task: str) -> dict[str, Costs]:
 
 def _costs(results: Results, cell: Cell) -> Costs:
     rows = cell.ok_rows
-    quiet = [row for row in rows if not _busy(row, "train")]
+    quiet = quiet_rows(rows, "train")
     times = [row["train_seconds"] for row in quiet if row.get("train_seconds") == row.get("train_seconds")]
     seconds = [float(time) for time in times if time is not None]
     measured = tuple(one for row in rows if (one := read_json(row.get("inference_json"))))
-    calm = tuple(one for row in rows if not _busy(row, "inference") and (one := read_json(row.get("inference_json"))))
+    peaks = [float(row["peak_train_bytes"]) for row in rows if is_number(row.get("peak_train_bytes"))]
+    reserve = _reserve(rows)
+    calm = tuple(one for row in quiet_rows(rows, "inference") if (one := read_json(row.get("inference_json"))))
     return Costs(
         None,
         cell.mean("peak_train_bytes"),
@@ -214,13 +225,31 @@ def _costs(results: Results, cell: Cell) -> Costs:
         Measured(cell, calm).decode if calm else None,
         _merge(cell, Measured(cell, measured)),
         cell.mean("checkpoint_bytes"),
+        max(peaks) + reserve if peaks and cell.mean("peak_train_bytes") is not None else None,
+        reserve,
     )
+
+
+def _reserve(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the most that trials are taken to have held on their device beside tensors, in bytes."""
+    from peftbench.models.precision import PRECISIONS
+    from peftbench.planner import cuda_reserve
+
+    known = [row for row in rows if row.get("device") == "cuda" and row.get("precision") in PRECISIONS]
+    options = [read_json(row.get("settings_json")).get("options") or {} for row in known]
+    pairs = zip(known, options, strict=True)
+    return max((sum(cuda_reserve.parts_of("cuda", row["precision"], each).values()) for row, each in pairs), default=0)
 
 
 def _forgetting(results: Results) -> Any:
     if "forgetting" not in results.memo:
         results.memo["forgetting"] = {one.cell.name: one.change for one in retained(results)}
     return results.memo["forgetting"]
+
+
+def quiet_rows(rows: Sequence[Mapping[str, Any]], of: Literal["train", "inference"]) -> list[Mapping[str, Any]]:
+    """Return the rows that were not measured on a busy machine."""
+    return [row for row in rows if not _busy(row, of)]
 
 
 def _busy(row: Mapping[str, Any], of: Literal["train", "inference"]) -> bool:
@@ -233,7 +262,7 @@ def _merge(cell: Cell, measured: Measured) -> Merge | None:
         return "whole model"
     if cell.mean("merged_decode_tokens_per_second") is not None:
         return "yes"
-    return "no" if measured.reason("merge") else None
+    return "no" if measured.cannot_merge else None
 
 
 def _is_base(method: str) -> bool:
@@ -247,4 +276,8 @@ def _command(results: Results, decision: Decision) -> str | None:
     if decision.refusal == "single seed":
         return commands.more_seeds(results, FIRST_SEEDS)
     needed = decision.needed
-    return commands.more_seeds(results, needed.seeds) if needed and needed.seeds and not needed.examples else None
+    if needed and needed.seeds and not needed.examples:
+        return commands.more_seeds(results, needed.seeds)
+    if decision.status == "cannot tell" and any(decision.left_out[name] == ONE_SEED for name in decision.may_be_best):
+        return commands.more_seeds(results, max(LEAST_SEEDS, *(len(cell.ok) for cell in results.tuned)))
+    return None

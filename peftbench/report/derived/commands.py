@@ -30,15 +30,23 @@ def again(results: Results) -> str:
 
 
 def more_seeds(results: Results, seeds: int) -> str | None:
-    """Return the command that runs a number of seeds; None if the command of the results was not recorded."""
+    """Return the command that runs a number of seeds; None if the command of the results was not recorded.
+
+    Seeds that were listed, as ``seeds: [10, 11, 12]``, are kept with others added, so that their trials are used.
+    """
     words = _words(results) if results.grid else []
     kept = _without(words, ("--seeds", "--only seed"))
-    return _with_folder([*kept, "--seeds", str(seeds)], results) if words else None
+    known = sorted({int(seed) for seed in results.trials["seed"].dropna()})
+    more = [seed for seed in range(seeds + len(known)) if seed not in known]
+    every = [*known, *more[: max(0, seeds - len(known))]]
+    counted = all(seed < seeds for seed in known)
+    given = str(seeds) if counted else ",".join(map(str, every)) + "," * (len(every) == 1)
+    return _with_folder([*kept, "--seeds", given], results) if words else None
 
 
 def ask(results: Results) -> str:
     """Return the command that prints the answer, to which options can be added."""
-    return shlex.join(["peftbench", "answer", *([_place(results.folder)] if results.folder else ["RESULTS"])])
+    return shlex.join(["peftbench", "answer", *([place(results.folder)] if results.folder else ["RESULTS"])])
 
 
 def _recorded(results: Results) -> str:
@@ -68,7 +76,7 @@ def _suite(given: str, folder: Path) -> str:
         return given
     above = (parent / given for parent in folder.absolute().parents)
     found = next((path for path in above if path.is_file()), None)
-    return given if found is None else _place(found)
+    return given if found is None else place(found)
 
 
 def _with_folder(words: list[str], results: Results) -> str:
@@ -76,7 +84,7 @@ def _with_folder(words: list[str], results: Results) -> str:
     if words and results.folder and not {"-o", "--results"} & set(words):
         default = [Path("results") / str(suite) for suite in results.distinct("suite")]
         if [path.absolute() for path in default] != [results.folder.absolute()]:
-            words = [*words, "-o", _place(results.folder)]
+            words = [*words, "-o", place(results.folder)]
     return shlex.join(words)
 
 
@@ -95,7 +103,7 @@ def _without(words: list[str], options: tuple[str, ...]) -> list[str]:
     return kept
 
 
-def _place(path: Path) -> str:
+def place(path: Path) -> str:
     """Return a path relative to the working directory if it is inside of it, or was given so."""
     here = Path.cwd()
     text = str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)

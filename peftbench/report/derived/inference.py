@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from typing import Any
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.results import seeds
 
+_RAISED = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Warning)(?: in [^:]*)?:")
+"""The beginning of a reason that an exception is: its type. Other reasons are of methods that have no such part."""
+_REFUSED = re.compile(
+    r"^NotImplementedError\b|cannot merge|impossible to merge|not (?:yet )?(?:supported|implemented)", re.I
+)
+"""What peft raises of adapters that it cannot merge."""
 FIRST_TOKEN, LATER_TOKENS = slice(1), slice(1, None)
 
 
@@ -74,6 +81,12 @@ class Measured:
             return None
         mean, half = found
         return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+    @property
+    def cannot_merge(self) -> str | None:
+        """Why it cannot be merged into the base model's weights; None if it can, or if only the measurement failed."""
+        reason = self.reason("merge")
+        return reason if reason and (_REFUSED.search(reason) or not _RAISED.match(reason)) else None
 
     def reason(self, part: str) -> str | None:
         """Return why a part was not measured; None if it was."""

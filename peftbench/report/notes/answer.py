@@ -11,7 +11,7 @@ from peftbench.report.collect import MEAN
 from peftbench.report.derived.answer import Answer, Costs
 from peftbench.report.derived.smoke import MEANING
 from peftbench.report.names import renamed
-from peftbench.results.answer.decision import Refusal
+from peftbench.results.answer.decision import ONE_SEED, Refusal
 from peftbench.results.busy_machine import MOST_WAITING
 from peftbench.results.crossed_effects.model import Estimate
 
@@ -19,6 +19,10 @@ WIDTH = 100
 """Longest line in characters."""
 LINES = 8
 """Most lines."""
+MORE_SEEDS = "At least 2 seeds of every cell are needed."
+"""What decides if a cell of one seed may be the best."""
+BESIDE_TENSORS = " with what a GPU's process holds beside tensors"
+"""What the memory that a budget has to hold includes on a GPU."""
 NO_TIMES = "a time budget needs times that were not measured on a busy machine, and there are none"
 """Why a question with a time budget may have no answer."""
 
@@ -151,6 +155,9 @@ def beside(cost: Costs) -> Iterator[str]:
 
 def _undecided(found: Answer) -> Iterator[str]:
     decision = found.decision
+    if decision.may_be_best:
+        yield from _rivals(found)
+        return
     yield (
         f"Cannot tell yet: no cell{_limits(found)} is known to lie within {points(decision.question.within)} of the "
         f"best{_on(found)} for new seeds and new examples."
@@ -162,6 +169,19 @@ def _undecided(found: Answer) -> Iterator[str]:
     yield from _shown(found)
     yield from _missing(found)
     yield from deciding(found)
+
+
+def _rivals(found: Answer) -> Iterator[str]:
+    """Yield which cells that were not judged may be the best; no probability is known then."""
+    names = found.decision.may_be_best
+    scored = abridged([f"{name} ({percent(found, name)})" for name in names], 3)
+    verb = "was not judged and" if len(names) == 1 else "were not judged, and one of them"
+    yield f"Cannot tell yet{_on(found)}: {scored} {verb} may be the best."
+    yield from _missing(found)
+    if found.decision.needed is not None:
+        yield from deciding(found)
+    elif any(found.decision.left_out[name] == ONE_SEED for name in names):
+        yield MORE_SEEDS
 
 
 def deciding(found: Answer) -> Iterator[str]:
@@ -191,8 +211,11 @@ def _shown(found: Answer) -> Iterator[str]:
 def _over_budget(found: Answer) -> Iterator[str]:
     decision, limits = found.decision, _limits(found)
     if decision.fits is None:
-        known = [(cost.peak_train_bytes, name) for name, cost in found.costs.items() if cost.peak_train_bytes]
-        smallest = f": the smallest peak is {fmt.memory(min(known)[0])} ({min(known)[1]})" if known else ""
+        known = [(cost.needs_bytes, name) for name, cost in found.costs.items() if cost.needs_bytes]
+        with_reserve = BESIDE_TENSORS if any(cost.reserve_bytes for cost in found.costs.values()) else ""
+        smallest = (
+            f": the smallest peak is {fmt.memory(min(known)[0])}{with_reserve} ({min(known)[1]})" if known else ""
+        )
         timed = [(cost.train_seconds, name) for name, cost in found.costs.items() if cost.train_seconds is not None]
         if decision.question.time_seconds is not None and timed:
             smallest += f"; the shortest training takes {fmt.seconds(min(timed)[0])} ({min(timed)[1]})"

@@ -37,6 +37,15 @@ def payload(results: Results) -> Payload:
     """Return the page's data: the same texts for the same results."""
     pieces = Pieces()
     reading = pieces.make("the anatomy of the base", lambda: anatomy.start(results), None)
+    try:
+        return _payload(results, pieces, reading)
+    except BaseException:
+        if reading is not None:
+            reading.stop()
+        raise
+
+
+def _payload(results: Results, pieces: Pieces, reading: anatomy.Started | None) -> Payload:
     parts: dict[str, Any] = {}
     nothing: list[Any] = [None] * len(results.trials)
     each = (("curves", "training losses", details.curves), ("ledgers", "memory ledgers", details.ledgers))
@@ -62,8 +71,10 @@ def payload(results: Results) -> Payload:
         "memory": details.memory_parts(),
         "time": details.time_parts(),
         **overview_of(results, pieces),
+        "anatomy": [],
     }
-    core["anatomy"] = pieces.make("the anatomy of the base", lambda: anatomies.shown(reading.finish()), [])
+    if reading is not None:
+        core["anatomy"] = pieces.make("the anatomy of the base", lambda: anatomies.shown(reading.finish()), [])
     core["warnings"] = [*pieces.notes, *core["warnings"]]
     return Payload(packed(core), {name: packed(value) for name, value in parts.items()})
 
@@ -82,6 +93,7 @@ def _cells(cells: tuple[Cell, ...]) -> dict[str, list[Any]]:
     return {
         "name": [shown[cell.name] for cell in cells],
         "own": [cell.name for cell in cells],
+        "cell": [cell.summary.cell for cell in cells],
         "method": [cell.method for cell in cells],
         "kind": [cell.kind for cell in cells],
         "title": [cell.title for cell in cells],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -13,8 +13,9 @@ from peftbench.records import TrialRow
 from peftbench.records import units as fmt
 from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.memory import Category
-from peftbench.report.collect import Cell, Results
+from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.derived import inference, rates, retention
+from peftbench.report.derived.answer import quiet_rows
 from peftbench.report.derived.significance import Significance
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.tables.task_metrics import task_metrics
@@ -152,7 +153,19 @@ def _stored(cells: Sequence[Cell]) -> Iterable[Column]:
     groups = _groups()
     names = dict.fromkeys(name for cell in cells for name in cell.summary.spreads if name in groups)
     for name in sorted(names, key=list(groups).index):
-        yield stored(name, cells)
+        column = stored(name, cells)
+        yield _quiet(column, cells) if name == "train_seconds" else column
+
+
+def _quiet(column: Column, cells: Sequence[Cell]) -> Column:
+    """Return a column of times as the answer has it: without trials of a busy machine, in a cell that has others."""
+    values = []
+    for cell, mean in zip(cells, column.values, strict=True):
+        quiet = quiet_rows(cell.ok_rows, "train")
+        known = [float(row[column.name]) for row in quiet if is_number(row.get(column.name))]
+        values.append(statistics.fmean(known) if known and len(quiet) < len(cell.ok_rows) else mean)
+    definition = f"{column.definition}; trials beside other work on the machine are left out where a cell has others"
+    return replace(column, values=tuple(values), definition=definition)
 
 
 def stored(name: str, cells: Sequence[Cell]) -> Column:
@@ -271,7 +284,7 @@ def _forgetting(results: Results) -> Iterable[Column]:
 
 
 def _inference(results: Results) -> Iterable[Column]:
-    found = {one.cell.name: one for one in inference.measured(results)}
+    found = {one.cell.name: _calm(one) for one in inference.measured(results)}
     what = "relative to the base model without the method, measured alternately in the same process; 1 is no slower"
     ratios = (
         ("decode", "time between two tokens of one prompt", lambda m: m.decode),
@@ -295,13 +308,21 @@ def _inference(results: Results) -> Iterable[Column]:
     yield Column("merge", "merges", "Inference", "whether it can be merged into the base's weights", merge, kind="text")
 
 
+def _calm(one: inference.Measured) -> inference.Measured:
+    """Return what was measured without trials of a busy machine, if a cell has others."""
+    raw = (read_json(row.get("inference_json")) for row in quiet_rows(one.cell.ok_rows, "inference"))
+    return replace(one, raw=tuple(filter(None, raw)) or one.raw)
+
+
 def _merged(one: inference.Measured | None) -> str | None:
     if one is None or one.cell.is_base:
         return None
+    if one.cannot_merge:
+        return f"no: {one.cannot_merge}"
+    if one.cell.mean("merged_decoded_token_seconds") is not None:
+        return "yes"
     reason = one.reason("merge")
-    if reason is None and one.cell.mean("merged_decoded_token_seconds") is None:
-        return None
-    return f"no: {reason}" if reason else "yes"
+    return f"not measured: {reason}" if reason else None
 
 
 def _fronts(cells: Sequence[Cell], known: Significance) -> Iterable[Column]:

@@ -1,4 +1,4 @@
-"""What the page needs to answer other questions than the default one exactly as ``peftbench answer`` does.
+"""What the page needs to answer other questions than the default one as ``peftbench answer`` does.
 
 Budgets only select cells, so a question's tolerated loss needs each cell's probability of lying within it, and the
 level from which on that is enough. Both are counts of draws. A cell has at least ``count`` draws within a loss if the
@@ -21,6 +21,7 @@ from peftbench.report.collect import MEAN, Results
 from peftbench.report.derived.answer import Answer, costs_of
 from peftbench.report.names import renamer
 from peftbench.report.notes import answer as notes
+from peftbench.results.answer.decision import ONE_SEED
 from peftbench.results.answer.losses import LEVELS_AT, SURE, Losses
 from peftbench.results.crossed_effects.model import Outcomes, difference
 
@@ -37,6 +38,10 @@ def costs(results: Results) -> dict[str, Any]:
     each = [found.get(cell.name) for cell in results.cells]
     return {
         "no_times": notes.NO_TIMES,
+        "more_seeds": notes.MORE_SEEDS,
+        "beside_tensors": notes.BESIDE_TENSORS if any(cost.reserve_bytes for cost in found.values()) else "",
+        "reserve": max((cost.reserve_bytes for cost in found.values()), default=0),
+        "needs": [one and _exact(one.needs_bytes) for one in each],
         "peak": [one and _exact(one.peak_train_bytes) for one in each],
         "seconds": [one and _exact(one.train_seconds) for one in each],
         "paid": [one and notes.paid(one) for one in each],
@@ -74,7 +79,10 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         "texts": [notes.percent(found, name) for name in losses.names],
         "below": _below(losses, stored),
         "base": _exact(decision.base_bound),
-        "not_judged": _exact(decision.best_not_judged),
+        "not_judged": [
+            [places[name], _exact(value), notes.percent(found, name), decision.left_out[name] == ONE_SEED]
+            for name, value in sorted(decision.not_judged.items(), key=lambda item: -item[1])
+        ],
         "no_times": notes.no_times(found),
         "busy": found.busy is not None,
         "left_out": [named(text) for text in notes.not_judged(found)],
@@ -97,8 +105,13 @@ def _counts(draws: int, room: int, levels: Iterable[int]) -> list[int]:
     """Return the counts of draws at which something changes."""
     shown = list(_changes(draws))
     if room < len(shown):
-        kept = np.unique(np.linspace(0, len(shown) - 1, max(room, _FEWEST)).round().astype(int))
-        shown = [shown[place] for place in kept]
+        # what a cell that may be the answer says is exact as long as there is room; unlikely ones are interpolated
+        high = [count for count in shown if 2 * count >= draws]
+        low = [count for count in shown if 2 * count < draws]
+        kept = [high, low] if len(high) + _FEWEST <= room else [shown]
+        left = max(room - (len(high) if len(kept) > 1 else 0), _FEWEST)
+        places = np.unique(np.linspace(0, len(kept[-1]) - 1, left).round().astype(int))
+        shown = [*(high if len(kept) > 1 else []), *(kept[-1][place] for place in places)]
     return sorted({*shown, *levels})
 
 

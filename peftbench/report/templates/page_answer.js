@@ -2,6 +2,7 @@
 const parsed = (texts) => texts.map((text) => (text === null ? null : Number(text)));
 const PEAKS = DATA.costs && parsed(DATA.costs.peak);
 const TIMES = DATA.costs && parsed(DATA.costs.seconds);
+const NEEDS = DATA.costs && parsed(DATA.costs.needs);
 const prepared = new Map();
 /* A task's numbers: k counts the judged cells. */
 const questionsOf = (score) => {
@@ -59,14 +60,15 @@ const decide = (q) => {
   const [peak, seconds] = [(k) => PEAKS[q.cells[k]], (k) => TIMES[q.cells[k]]];
   const [most, longest] = limits();
   if (longest !== null && q.all.every((k) => seconds(k) === null)) return { status: "no times" };
-  const fits = (k) => [[most, peak(k)], [longest, seconds(k)]].every(([limit, cost]) => limit === null || (cost !== null && cost <= limit));
+  const fits = (k) => [[most, NEEDS[q.cells[k]]], [longest, seconds(k)]].every(([limit, cost]) => limit === null || (cost !== null && cost <= limit));
   const allowed = q.all.filter(fits);
   const best = highest(q, q.all);
-  const found = { loss, best, allowed, fits: allowed.length ? highest(q, allowed) : null, peak, seconds };
+  const rivals = q.not_judged.filter(([, score]) => Number(score) > q.scores[best] - loss);
+  const found = { loss, best, rivals, allowed, fits: allowed.length ? highest(q, allowed) : null, peak, seconds };
   const goodAt = (at) => byCost(q, allowed.filter(enough(q, at)), peak);
   const good = goodAt(loss);
   if (good.length) {
-    if (q.not_judged !== null && Number(q.not_judged) > q.scores[best] - loss) return { ...found, status: "cannot tell" };
+    if (rivals.length) return { ...found, status: "cannot tell" };
     const timed = good.every((k) => seconds(k) !== null);
     const [byMemory, byTime] = [peak(good[0]) === null ? null : good[0], timed ? byCost(q, good, seconds)[0] : null];
     return { ...found, status: "answer", good, byMemory, byTime, take: byMemory ?? byTime ?? good[0] };
@@ -96,6 +98,7 @@ const limitsText = () => {
   const bounds = [most === null ? "" : memoryText(most), longest === null ? "" : secondsText(longest)].filter(Boolean);
   return bounds.length ? ` trained within ${bounds.join(" and ")}` : "";
 };
+const onTask = () => (state.task === "0" ? "" : ` on ${scoreOf().task}`);
 const WORDS = {
   "no times": (q) => [`No answer: ${DATA.costs.no_times}.`, ...q.left_out, ...q.unfinished],
   answer: (q, found, name, near) => {
@@ -117,7 +120,12 @@ const WORDS = {
     const unknown = good.filter((k) => peak(k) === null).map(name);
     return [...words, ...q.left_out, unknown.length && byMemory !== null ? `Memory was not measured for ${abridged(unknown, 3)}.` : "", ...q.unfinished];
   },
-  "cannot tell": (q, { allowed, loss, shown, shownWithin }, name, near) => {
+  "cannot tell": (q, { allowed, loss, shown, shownWithin, rivals }, name, near) => {
+    if (rivals.length) {
+      const scored = abridged(rivals.map(([cell, , text]) => `${CELLS.name[cell]} (${text})`), 3);
+      const verb = rivals.length === 1 ? "was not judged and" : "were not judged, and one of them";
+      return [`Cannot tell yet${onTask()}: ${scored} ${verb} may be the best.`, ...q.left_out, ...q.unfinished, rivals.some(([, , , once]) => once) ? DATA.costs.more_seeds : ""];
+    }
     const likely = allowed.map((k) => [k, chances(q, k, loss)]).sort((a, b) => b[1] - a[1] || q.scores[b[0]] - q.scores[a[0]]).slice(0, 3);
     return [`Cannot tell yet: no cell${limitsText()} is known to lie ${near} for new seeds and new examples.`,
       `Likeliest to: ${likely.map(([k, share]) => `${name(k)} (${share} %)`).join(", ")}.`,
@@ -127,8 +135,8 @@ const WORDS = {
     const words = [];
     if (fits === null) {
       const least = (costs) => PLACES.filter((cell) => costs[cell] !== null).sort((a, b) => costs[a] - costs[b] || (CELLS.own[a] < CELLS.own[b] ? -1 : 1))[0];
-      const [small, fast] = [least(PEAKS.map((value) => value || null)), least(TIMES)];
-      const smallest = small === undefined ? "" : `: the smallest peak is ${memoryText(PEAKS[small])} (${CELLS.name[small]})`;
+      const [small, fast] = [least(NEEDS.map((value) => value || null)), least(TIMES)];
+      const smallest = small === undefined ? "" : `: the smallest peak is ${memoryText(NEEDS[small])}${DATA.costs.beside_tensors} (${CELLS.name[small]})`;
       const shortest = limits()[1] === null || fast === undefined ? "" : `; the shortest training takes ${secondsText(TIMES[fast])} (${CELLS.name[fast]})`;
       words.push(`No cell${limitsText()}${smallest}${shortest}.`);
     } else words.push(`No cell${limitsText()} is known to lie ${near}, ${name(best)} (${q.texts[best]}).`);
@@ -144,7 +152,7 @@ const otherWords = () => {
   const score = scoreOf();
   const q = questionsOf(score);
   const found = decide(q);
-  const near = `within ${pointsText(Number(state.within))} of the best${state.task === "0" ? "" : ` on ${score.task}`}`;
+  const near = `within ${pointsText(Number(state.within))} of the best${onTask()}`;
   const words = WORDS[found.status](q, found, (k) => CELLS.name[q.cells[k]], near);
   return words.filter(Boolean).reduce((kept, sentence) => (counted([...kept, sentence]) <= MOST_WORDS ? [...kept, sentence] : kept), []);
 };

@@ -127,6 +127,7 @@ const ALLOWED = {
   results: among(FOLDERS ? FOLDERS.parts.map((_, i) => i) : [0]),
 };
 const readAddress = () => {
+  if (location.hash.length > 1 && !location.hash.includes("=")) return; /* the name of a place on the page, and no choice */
   const given = new URLSearchParams(location.hash.slice(1));
   for (const name of Object.keys(DEFAULTS)) {
     const value = given.get(name);

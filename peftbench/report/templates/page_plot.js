@@ -59,7 +59,8 @@ const plotRows = () => {
   }));
   return rows;
 };
-const LINES = [["untuned base", (s) => PLACES.filter((c) => CELLS.is_base[c]).map((c) => s.mean[c])[0]], ["majority answer", (s) => s.majority], ["chance", (s) => s.chance]];
+const BASES = PLACES.filter((c) => CELLS.is_base[c]);
+const LINES = [...BASES.map((c) => [BASES.length > 1 ? `untuned: ${CELLS.name[c]}` : "untuned base", (s) => s.mean[c]]), ["majority answer", (s) => s.majority], ["chance", (s) => s.chance]];
 /* Where the name of a cell on the front may stand: where it covers neither another name nor a mark; else nowhere. */
 const PLACEMENTS = [
   { align: "left", dx: 10, dy: 12 }, { align: "left", dx: 10, dy: -12 }, { align: "right", dx: -10, dy: -12 }, { align: "right", dx: -10, dy: 12 },
@@ -95,8 +96,10 @@ const plotSpec = (rows) => {
   const front = frontOf(rows);
   const named = placed(front, rows, log, byId("plot").clientWidth - 60, 330);
   const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
-  const most = state.cost === "peak_train_bytes" ? memoryOf(state.budget) : state.cost === "train_seconds" ? timeOf(state.time) : null;
-  const budget = most ? [{ x: most / cost.size, name: "budget" }] : [];
+  const reserve = DATA.costs?.reserve ?? 0;
+  const memory = memoryOf(state.budget);
+  const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
+  const budget = most ? [{ x: most / cost.size, name: reserve && state.cost === "peak_train_bytes" ? "budget less a GPU's reserve" : "budget" }] : [];
   const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
   const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~g", tickCount: 8, labelOverlap: true, grid: true };
   const x = { field: "x", type: "quantitative", scale: log ? { type: "log", nice: false, padding: 24 } : { zero: false, padding: 24 }, axis: xAxis };

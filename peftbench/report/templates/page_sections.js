@@ -76,7 +76,8 @@ const SECTIONS = {
         ],
       },
     });
-    if (!into.querySelector(".quiet")) into.append(note(`${title}, means over seeds; –: no trial ended ok; empty: not in the grid. Rows: rank, whose meaning depends on the method. Equal ranks of two methods are not equal sizes.`));
+    for (const old of into.querySelectorAll(":scope > .quiet")) old.remove();
+    into.append(note(`${title}, means over seeds; –: no trial ended ok; empty: not in the grid. Rows: rank, whose meaning depends on the method. Equal ranks of two methods are not equal sizes.`));
   },
   ledger: (into) => {
     const size = COLUMNS.get("peak_train_bytes");

@@ -31,7 +31,14 @@ const started = (what, start) => {
     console.error(error);
   }
 };
+/* The address has the choices, so a link to a place of the page must not be in it. */
+const bindSkip = () => document.querySelector("a.skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("compare").tabIndex = -1;
+  byId("compare").focus();
+});
 readAddress();
+bindSkip();
 bindTips();
 bindTheme();
 for (const [what, start] of [["the results folders", bindFolders], ["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],

@@ -184,7 +184,8 @@ const bindTable = () => {
     const [first] = table.order();
     if (FIELD_AT.has(name) && (!first || first[0] !== FIELD_AT.get(name) || first[1] !== direction)) table.order([[FIELD_AT.get(name), direction]]).draw();
   });
-  addEventListener("beforeprint", () => table.page.len(-1).draw());
-  addEventListener("afterprint", () => table.page.len(20).draw());
+  let length = table.page.len();
+  addEventListener("beforeprint", () => { length = table.page.len(); table.page.len(-1).draw(); });
+  addEventListener("afterprint", () => table.page.len(length).draw());
   filterTable();
 };

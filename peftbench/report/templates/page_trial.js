@@ -5,7 +5,9 @@ const openCell = (cell) => { const [first] = trialsOf(cell); if (first !== undef
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 const commandOf = (trial) => {
   const cell = TRIALS.cell[trial];
-  const only = [["method", CELLS.method[cell]], ["rank", CELLS.rank[cell] ?? "none"], ["precision", CELLS.precision[cell]]];
+  const axes = ["method", "rank", "precision"];
+  const alike = PLACES.filter((other) => axes.every((name) => CELLS[name][other] === CELLS[name][cell])); /* cells may differ in options only */
+  const only = alike.length > 1 ? [["cell", CELLS.cell[cell]]] : axes.map((name) => [name, CELLS[name][cell] ?? "none"]);
   const seed = TRIALS.seed[trial];
   return `${DATA.rerun} ${only.map(([name, value]) => `--only ${quoted(`${name}=${value}`)}`).join(" ")}${seed === null ? "" : ` --seeds ${seed},`} --fresh`;
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -18,6 +19,8 @@ WITHIN = 2.0
 """The tolerated loss, points, if none is given."""
 _NOTHING = 1e-12
 """Differences of scores up to this size are rounding."""
+ONE_SEED = "it has one finished seed"
+"""Why a cell is not judged, if more seeds of it would change that."""
 _STEP = 0.005
 _MOST_WITHIN = 0.5
 """Losses that are tried, fractions of 1, to say which loss the results can show."""
@@ -66,6 +69,11 @@ class Candidate:
     """Outcomes of its untuned base model on the same examples; None if they are not stored."""
     why_none: str | None = None
     """Why there are no outcomes, in words; None if it is not known or there are some."""
+    score: float | None = None
+    """Mean score, a fraction of 1, for a cell without outcomes; None if it is not known."""
+    needs_bytes: float | None = None
+    """What a memory budget has to hold: the largest peak of any seed and, on a GPU, the part of the budget that is not
+    for tensors; None for ``peak_train_bytes``."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,8 @@ class Decision:
     base_bound: float | None = None
     """The smallest loss, a fraction of 1, within which of the best cell the untuned base model is known to lie; None if
     its outcomes are not stored."""
-    best_not_judged: float | None = None
-    """Highest score, a fraction of 1, of the cells that were not judged although their outcomes are stored."""
+    not_judged: Mapping[str, float] = field(default_factory=dict)
+    """Scores, fractions of 1, of the cells that were not judged."""
 
     @property
     def base_within(self) -> bool:
@@ -114,6 +122,15 @@ class Decision:
     def best(self) -> str | None:
         """The cell with the highest measured score."""
         return None if self.losses is None else self.losses.names[self.losses.leader]
+
+    @property
+    def may_be_best(self) -> tuple[str, ...]:
+        """The cells that were not judged and score more than the best minus the tolerated loss, the highest first."""
+        if self.losses is None:
+            return ()
+        least = self.losses.scores[self.losses.leader] - self.question.within / 100
+        near = {name: value for name, value in self.not_judged.items() if value > least}
+        return tuple(sorted(near, key=lambda name: -near[name]))
 
     @property
     def probabilities(self) -> dict[str, float]:
@@ -148,12 +165,11 @@ def decide(
         return Decision("refused", question, refusal, left_out=left_out)
     chosen = [one for one in candidates if one.name in judged]
     found = losses(judged)
-    others = [one.outcomes.mean for one in candidates if one.outcomes is not None and one.name not in judged]
     known = {
         "judged": tuple(judged),
         "left_out": left_out,
         "base_bound": _base_bound(chosen, judged, found.names[found.leader]),
-        "best_not_judged": max(others, default=None),
+        "not_judged": dict(_scores(one for one in candidates if one.name not in judged)),
     }
     for what, p_values in _tests(chosen, levels or {}).items():
         if p_values and min(holm(p_values)) >= LEVEL:
@@ -161,10 +177,8 @@ def decide(
     if question.time_seconds is not None and all(one.train_seconds is None for one in chosen):
         return Decision("refused", question, "no times", losses=found, **known)  # type: ignore[arg-type]
     decided = _decided(chosen, judged, found, question, known)
-    highest = judged[found.names[found.leader]].mean
-    if decided.status == "answer" and any(other > highest - question.within / 100 for other in others):
-        # a cell of one seed may be the best
-        return replace(decided, status="cannot tell", by_memory=None, by_time=None, good=())
+    if decided.status == "answer" and decided.may_be_best:
+        return replace(decided, status="cannot tell", by_memory=None, by_time=None, good=(), without_memory=())
     return decided
 
 
@@ -205,15 +219,23 @@ def _decided(
     return Decision("cannot tell", question, needed=needed(judged, hopeful, within), **told)  # type: ignore[arg-type]
 
 
+def _scores(cells: Iterable[Candidate]) -> Iterable[tuple[str, float]]:
+    for one in cells:
+        value = one.score if one.outcomes is None else one.outcomes.mean
+        if value is not None and not math.isnan(value):
+            yield one.name, value
+
+
 def _why_left_out(one: Candidate) -> str:
     if one.outcomes is not None:
-        return "it has one finished seed"
+        return ONE_SEED
     return one.why_none or "no outcomes of its examples are stored"
 
 
 def _fits(one: Candidate, question: Question) -> bool:
     """Return whether a cell is known to stay within the budgets."""
-    pairs = ((one.peak_train_bytes, question.budget_bytes), (one.train_seconds, question.time_seconds))
+    needs = one.peak_train_bytes if one.needs_bytes is None else one.needs_bytes
+    pairs = ((needs, question.budget_bytes), (one.train_seconds, question.time_seconds))
     return all(limit is None or (cost is not None and cost <= limit) for cost, limit in pairs)
 
 

@@ -81,7 +81,8 @@ def _why_not(trial: Trial, config: Any) -> str | None:
             fake.attach(made, trial)
         except Unsupported as error:
             # torch raises NotImplementedError for what only tensors without values cannot do
-            return None if isinstance(error.__cause__, NotImplementedError) else str(error)
+            unknown = isinstance(error.__cause__, NotImplementedError) or fake.lacks_values(error)
+            return None if unknown else str(error)
         except Exception:
             return None
     return None
