@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from peftbench.errors import UserError
+from peftbench.results.remote_names import name_of
 
 if TYPE_CHECKING:
     from peftbench.report.collect import Results
@@ -38,7 +39,7 @@ def so_far(folder: Path, workers: int) -> str:
     """
     from peftbench.report.guarded import guarded
 
-    command = f"peftbench report {shlex.quote(str(folder))} --format brief"
+    command = f"peftbench report {shlex.quote(name_of(folder))} --format brief"
     if workers > 1:
         return f"every cell has its first seed; for the table so far: {command}"
     table = guarded("the table so far", lambda: _table(folder), "{}\n".format)  # a fault in it ends no run
@@ -49,7 +50,7 @@ def after_interrupt(folder: Path) -> str:
     """Return how to print the table of what is finished, after Ctrl-C; empty if nothing is."""
     if not any((folder / "trials").glob("*.parquet")):
         return ""
-    return f"peftbench: the table of what is finished: peftbench report {shlex.quote(str(folder))} --format brief\n"
+    return f"peftbench: the table of what is finished: peftbench report {shlex.quote(name_of(folder))} --format brief\n"
 
 
 def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
@@ -68,7 +69,7 @@ def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
         yield f"{answer}\n"
     if unfinished:
         yield "next: the same command again runs what is not finished"
-    yield f"next: peftbench report {shlex.quote(str(folder))}  (the page; --notes prints all notes)"
+    yield f"next: peftbench report {shlex.quote(name_of(folder))}  (the page; --notes prints all notes)"
 
 
 def _answer(results: Results) -> tuple[str, ...]:

@@ -22,7 +22,10 @@ def add(commands: Any) -> None:
         ),
     )
     nights = command.add_argument(
-        "nights", nargs="+", metavar="NIGHTS", help="results folders, or a folder of them whose names begin with dates"
+        "nights",
+        nargs="+",
+        metavar="NIGHTS",
+        help="results folders, or a folder of them whose names begin with dates; URLs too",
     )
     nights.completer = command_line.folders
     command.add_argument(
@@ -67,11 +70,25 @@ def _history(arguments: argparse.Namespace) -> int:
     from peftbench.commands import history
 
     shown = history.Shown(arguments.format, Path(arguments.output) if arguments.output else None)
-    return history.history([Path(given) for given in arguments.nights], shown, arguments.last)
+    nights = [place for given in arguments.nights for place in _places(given)]
+    return history.history(nights, shown, arguments.last)
+
+
+def _places(given: str) -> list[Path]:
+    from peftbench.results import remote
+
+    return remote.nights(given) if remote.is_url(given) else [Path(given)]
 
 
 def _import(arguments: argparse.Namespace) -> int:
     from peftbench.commands import history
+    from peftbench.errors import UserError
+    from peftbench.results import remote
 
+    urls = [given for given in (*arguments.files, arguments.output) if remote.is_url(given)]
+    if urls:
+        raise UserError(
+            f"import {urls[0]}: files and -o are on this machine; copy the written folders to a URL after it"
+        )
     files = [Path(given) for given in arguments.files]
     return history.import_results(arguments.source, files, Path(arguments.output))

@@ -12,11 +12,12 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
+from peftbench.results import remote_names
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _ALMOST = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(?!/)")
@@ -26,9 +27,16 @@ _STORED = re.compile(r"(search/)?((trials|steps|examples)/[^/.][^/]*\.parquet|gr
 _STATE = ".remote.json"
 """In a copy: each file's size and time of change here, and its version there, when both were last the same."""
 _CHECK = ".peftbench-write-check"
+_BUCKETS = frozenset(
+    {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "ocilake", "tos", "r2", "hf"}
+)
+"""Schemes of object stores, which have no folders."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """Scheme to the extra of peftbench that installs what it needs."""
-_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "modified", "modify", "last_write_time"),
+    *("content_md5", "last_modified", "created"),
+)
 _ATTEMPTS = 3
 """How often a folder is listed again because files of the list have gone, as another run has merged them."""
 
@@ -38,12 +46,16 @@ class Remote:
     """A results folder at a URL and its copy on this machine."""
 
     shown: str
-    """The URL without a password."""
+    """The URL without user, password and query."""
     system: Any
     """The fsspec filesystem."""
     root: str
     folder: Path
     """The copy."""
+    url: str = field(default="", repr=False)
+    """As it was given, possibly with a password."""
+    use: str = "run"
+    """``read`` or ``run``: what the copy is for. A copy for reading has nothing that is not there."""
 
 
 def is_url(given: object) -> bool:
@@ -94,6 +106,21 @@ def fetched(url: str) -> Path:
     return remote.folder
 
 
+def nights(url: str) -> list[Path]:
+    """Return up-to-date copies of the results folders at a URL: of itself, or of each folder in it that is one.
+
+    Raises:
+        UserError: if the URL cannot be reached or holds no results.
+    """
+    remote = _opened(url, "read")
+    with _told(remote, "read"):
+        remote.system.invalidate_cache()
+        found = [path.removeprefix(remote.root).strip("/").split("/") for path in remote.system.find(remote.root)]
+    inside = sorted({parts[0] for parts in found if len(parts) == 3 and parts[1] == "trials"})
+    own = any(len(parts) == 2 and parts[0] == "trials" for parts in found)
+    return [fetched(url)] if own or not inside else [fetched(f"{url.rstrip('/')}/{name}") for name in inside]
+
+
 def working(url: str) -> Remote:
     """Return the results folder at a URL for a run, its copy up to date.
 
@@ -102,6 +129,7 @@ def working(url: str) -> Remote:
     """
     remote = _opened(url, "run")
     with _told(remote, "written"):
+        _make_parent(remote, _CHECK)
         remote.system.pipe_file(f"{remote.root}/{_CHECK}", b"")
         remote.system.rm_file(f"{remote.root}/{_CHECK}")
     pull(remote, everything=True)
@@ -134,14 +162,17 @@ def pull(remote: Remote, everything: bool = False) -> None:
 
 
 def _pull(remote: Remote, state: dict[str, list[Any]], everything: bool) -> None:
-    there = _listed(remote, everything)
+    there, reads = _listed(remote, everything), remote.use == "read"
     for name in [name for name in state if name not in there]:
         if state.pop(name)[0] == _here(remote, name):
             (remote.folder / name).unlink(missing_ok=True)
+    for name in _written(remote, set()) - there.keys() if reads else ():
+        (remote.folder / name).unlink(missing_ok=True)
     for name in sorted(there, key=_last_trials):
         here, known = _here(remote, name), state.get(name)
-        if here is not None and (known is None or known[0] != here or known[1] == there[name]):
-            continue  # it has not changed there, or the one here has not been sent yet
+        same = known == [here, there[name]]
+        if here is not None and (same or (not reads and (known is None or known[0] != here))):
+            continue  # it has not changed there, or the one of a run has not been sent yet
         target = remote.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{os.getpid()}-{target.name}.tmp")
@@ -174,10 +205,13 @@ def push(remote: Remote, keys: set[str]) -> int:
                 here = _here(remote, name)
                 if name in state and state[name][0] == here:
                     continue
+                _make_parent(remote, name)
                 remote.system.put_file(str(remote.folder / name), f"{remote.root}/{name}")
+                remote.system.invalidate_cache()
                 state[name] = [here, _version(remote.system.info(f"{remote.root}/{name}"))]
                 sent += 1
             gone = [name for name in state if name not in names and _here(remote, name) is None]
+            remote.system.invalidate_cache()
             for name in sorted(gone, key=_last_trials, reverse=True):
                 if remote.system.exists(f"{remote.root}/{name}"):
                     remote.system.rm_file(f"{remote.root}/{name}")
@@ -185,6 +219,17 @@ def push(remote: Remote, keys: set[str]) -> int:
         finally:
             _keep(remote, state)
     return sent
+
+
+def _make_parent(remote: Remote, name: str) -> None:
+    """Make the folder that a file there is in. Buckets have none, and making one would make a bucket."""
+    parent = f"{remote.root}/{name}".rpartition("/")[0]
+    if not _BUCKETS.intersection(_protocols(remote.system)):
+        remote.system.makedirs(parent, exist_ok=True)
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
 def _last_trials(name: str) -> tuple[bool, bool, str]:
@@ -195,11 +240,11 @@ def _last_trials(name: str) -> tuple[bool, bool, str]:
 def _opened(url: str, use: str) -> Remote:
     import fsspec
 
-    shown = re.sub(r"//[^/@]*@", "//", url)
+    shown = remote_names.without_secrets(url)
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     try:
-        system, root = fsspec.core.url_to_fs(f"{scheme}://{rest}", use_listings_cache=False)
+        system, root = fsspec.core.url_to_fs(f"{scheme}://{rest}")
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         hint = f"pip install 'peftbench[{extra}]'" if extra else str(error)
@@ -210,8 +255,12 @@ def _opened(url: str, use: str) -> Remote:
             near = nearest(scheme, known)
             hint = f"; did you mean {near}://?" if near else f": {unknown('scheme', scheme, known)}"
             raise UserError(f"{shown}: no filesystem is known for {scheme}://{hint}") from None
-        raise UserError(f"{shown} cannot be used: {_reason(error)}") from None
-    return Remote(shown, system, root.rstrip("/"), copy_of(url, use))
+        raise UserError(f"{shown} cannot be used: {remote_names.reason(error, url)}") from None
+    except Exception as error:  # a filesystem may connect when it is made, and has exceptions of its own
+        raise UserError(f"{shown} cannot be used: {remote_names.reason(error, url)}") from None
+    folder = copy_of(url, use)
+    remote_names.note(folder, shown)
+    return Remote(shown, system, root.rstrip("/"), folder, url, use)
 
 
 @contextmanager
@@ -222,18 +271,12 @@ def _told(remote: Remote, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{remote.shown} cannot be {what}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0][:200]
-    if isinstance(error, PermissionError):
-        return f"no permission ({text})"
-    return text if isinstance(error, FileNotFoundError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+        raise UserError(f"{remote.shown} cannot be {what}: {remote_names.reason(error, remote.url)}") from error
 
 
 def _listed(remote: Remote, everything: bool) -> dict[str, str]:
     """Return the files there with their versions; none if there is no such folder."""
+    remote.system.invalidate_cache()
     found: Mapping[str, Mapping[str, Any]] = remote.system.find(remote.root, detail=True)
     names = {path.removeprefix(remote.root).lstrip("/"): info for path, info in found.items()}
     return {name: _version(info) for name, info in names.items() if _counts(name, everything)}

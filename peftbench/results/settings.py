@@ -10,8 +10,9 @@ from typing import Any
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings as one level with dotted names.
 
-    A record in a list is called by its ``name``, which then is not a separate setting, or by its position if it has no
-    name. A list without records is a value. An empty mapping has no settings and disappears.
+    A record in a list is called by its ``name``, which then is not a separate setting unless it is all that the record
+    has, or by its position if it has no name. A list without records is a value. An empty mapping has no settings and
+    disappears.
 
     ``{"train": {"steps": 30}, "tasks": [{"name": "judge", "limit": 9}]}`` becomes
     ``{"train.steps": 30, "tasks.judge.limit": 9}``.
@@ -27,7 +28,7 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _by_name(records: list[Any]) -> Iterator[tuple[str, Any]]:
     for place, item in enumerate(records):
         if isinstance(item, Mapping) and "name" in item:
-            yield str(item["name"]), {key: value for key, value in item.items() if key != "name"}
+            yield str(item["name"]), {key: value for key, value in item.items() if key != "name" or len(item) == 1}
         else:
             yield str(place), item
 

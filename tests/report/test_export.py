@@ -320,3 +320,37 @@ def test_the_export_does_not_change_the_results(folder: Path, tmp_path: Path) ->
     export.export(folder, "csv", tmp_path / "out")
     assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == before
     assert len(read(folder).trials) == 5
+
+
+@pytest.mark.parametrize(("target", "name"), [("hf-dataset", "README.md"), ("hf-dataset", "trials.parquet")])
+def test_files_that_no_export_has_written_are_not_replaced(folder: Path, target: str, name: str) -> None:
+    place = folder.parents[1] / "project"
+    place.mkdir()
+    (place / name).write_text("# mine\n")
+    with pytest.raises(UserError, match=f"{name} is there and not from an earlier export"):
+        export.export(folder, target, place)
+    assert (place / name).read_text() == "# mine\n"
+    assert len(list(place.iterdir())) == 1
+
+
+def test_a_csv_of_other_columns_is_not_replaced_and_an_earlier_export_is(folder: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        export.export(folder, "csv", tmp_path / "out")
+    (tmp_path / "out" / "trials.csv").write_text("name,date\n")
+    with pytest.raises(UserError, match="not from an earlier export"):
+        export.export(folder, "csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize("inside", ["", "trials", "steps", "search"])
+def test_nothing_is_exported_among_results(folder: Path, inside: str) -> None:
+    (folder / "grid.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="is a results folder, or in one"):
+        export.export(folder, "csv", folder / inside)
+
+
+def test_a_card_has_no_path_of_the_machine(folder: Path, tmp_path: Path) -> None:
+    keys = list(read(folder).trials["key"])
+    record_grid(folder, keys, "peftbench run /srv/alice/grids/x.yaml --set base=/data/private/tiny --seeds 2")
+    export.export(folder, "hf-dataset", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "peftbench run x.yaml --set base=tiny --seeds 2" in card

@@ -92,6 +92,94 @@ def test_a_slower_machine_is_told_once_for_all_cells(tmp_path):
     assert sum(change.part_of_common for change in found.changes) == 8
 
 
+def of_clock(speed: float, clock: float) -> dict:
+    return {"tokens_per_second": 10_000.0 * speed, "device_flops_per_second": 1e9 * clock}
+
+
+@pytest.mark.parametrize("clocked", [False, True])
+def test_a_slow_machine_is_no_change_of_the_first_nights(tmp_path, clocked):
+    def slower(night: int, cell: int, seed: int) -> dict:
+        machine = (0.85 if night >= 2 else 1) * (1 + 0.002 * (cell % 3))
+        return of_clock(machine, machine) if clocked else {"tokens_per_second": 10_000.0 * machine}
+
+    found = history([make_nights(tmp_path / "nights", Team(4, 12, planted=slower))])
+    assert found.changes == ()
+    assert found.verdict is True
+
+
+def test_a_slower_step_of_all_cells_in_the_first_nights_is_what_the_machine_does_not_explain(tmp_path):
+    def slower(night: int, cell: int, seed: int) -> dict:
+        noise = 1 + 0.001 * ((cell * 7 + night) % 5)
+        return of_clock(noise * (0.6 if night >= 2 else 1), 1.2 if night >= 2 else 1)
+
+    found = history([make_nights(tmp_path / "nights", Team(4, 12, planted=slower))])
+    assert told(found) == [(None, "tokens_per_second", name_of(2), "two nights")]
+    common = found.changes[0]
+    assert (len(common.cells), common.compared, common.worse, common.in_force) == (12, 12, True, True)
+    assert common.relative == pytest.approx(-0.5, abs=0.01)
+    assert found.verdict is False
+
+
+def test_nights_in_which_nothing_ends_ok_judge_nothing(tmp_path):
+    found = history([make_nights(tmp_path / "nights", Team(3, 2, planted=lambda *_: {"status": "oom"}))])
+    assert (found.verdict, found.judged) == (None, 0)
+
+
+def test_memory_is_compared_over_the_seeds_that_all_nights_have(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        failed = {"status": "oom"} if (night, cell, seed) == (2, 0, 1) else {}
+        grown = 50 if night >= 3 and cell == 1 else 0
+        return {"peak_train_bytes": 3_000_000 + 1000 * seed + grown} | failed
+
+    found = history([make_nights(tmp_path / "nights", Team(5, 2, seeds=3, planted=planted))])
+    assert told(found) == [("lora r=3 fp32", "peak_train_bytes", name_of(3), "exact")]
+    series = next(s for s in found.series if s.quantity.name == "peak_train_bytes" and s.cell == "lora r=2 fp32")
+    assert {(point.value, point.seeds) for point in series.points} == {(3_001_000, 2)}
+
+
+def test_a_new_driver_is_no_other_machine_and_a_new_machine_is_told(tmp_path):
+    def gpu(driver: str, name: str = "H200") -> str:
+        gpus = [{"name": name, "memory.total": "1 MiB", "driver_version": driver, "power.limit": driver}]
+        return json.dumps(ENVIRONMENT | {"gpus": gpus})
+
+    def moved(night: int, cell: int, seed: int) -> dict:
+        text = gpu("600", "B200") if night == 3 else gpu("600" if night else "500")
+        return {"environment_json": text, "data_sha256": None if not night else "d" * 64 if night < 2 else "e" * 64}
+
+    found = history([make_nights(tmp_path / "nights", Team(4, 2, planted=moved))])
+    speeds = [s for s in found.series if s.quantity == SPEED and s.cell == "lora r=2 fp32"]
+    assert [len(s.points) for s in speeds] == [3, 1]
+    cells = "lora r=2 fp32, lora r=3 fp32"
+    why = {
+        f"training speed of {cells}: a series of its own from {name_of(3)} on, because gpu changed",
+        f"score of judge of {cells}: a series of its own from {name_of(2)} on, because data_sha256 changed",
+        f"evaluation memory of {cells}: a series of its own from {name_of(2)} on, because data_sha256 changed",
+    }
+    assert {note.partition(";")[0] for note in found.notes} == why
+
+
+def test_what_the_newest_night_lacks_is_told(tmp_path):
+    from peftbench.results.store import record_grid
+
+    def busy(night: int, cell: int, seed: int) -> dict:
+        return {"train_waiting_seconds": 0.5, "train_seconds": 1.0, "threads": 1} if night == 2 else {}
+
+    place = make_nights(tmp_path / "nights", Team(3, 2, planted=busy))
+    record_grid(place / name_of(2), [f"0002{cell:03}00" for cell in range(5)], "peftbench run x")
+    assert history([place]).notes == (
+        f"{name_of(2)}, the newest night: 3 trials of its grid without a result yet; they are not judged",
+        f"{name_of(2)}, the newest night, has no speed that counts: its machine was busy in every trial",
+        f"speeds on a busy machine are left out: 2 of 2 trials of {name_of(2)}",
+    )
+
+
+def test_a_newest_night_that_cannot_be_read_gives_no_verdict(tmp_path):
+    place = make_nights(tmp_path / "nights", Team(4, 2))
+    shutil.rmtree(place / name_of(3) / "trials")
+    found = history([place])
+    assert (found.verdict, found.newest_lost, found.judged > 0) == (None, True, True)
+
+
 def test_one_more_byte_of_memory_is_found_on_a_cpu(tmp_path):
     team = Team(
         4, 2, planted=lambda night, cell, seed: {"peak_train_bytes": 3_000_001} if night >= 2 and cell == 0 else {}
@@ -160,7 +248,7 @@ def test_scores_drawn_anew_by_another_version_are_no_change(tmp_path):
 
 def test_a_score_that_fell_far_beyond_its_seeds_is_found_where_nights_repeat_exactly(tmp_path):
     def fallen(night: int, cell: int, seed: int) -> dict:
-        return {"score": 0.8 + 0.002 * seed - (0.3 if night >= 9 and cell == 1 else 0)}
+        return {"score": 0.8 + 0.002 * seed - (0.3 + 0.001 * seed**2 if night >= 9 and cell == 1 else 0)}
 
     found = history([make_nights(tmp_path / "nights", Team(12, 4, seeds=3, planted=fallen))])
     assert told(found) == [("lora r=3 fp32", "score_judge", name_of(9), "two nights")]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+import pandas as pd
 import pytest
 
+from peftbench.errors import UserError
 from peftbench.results.history import history
 from peftbench.results.imported import hf_method_comparison, writing
 from peftbench.results.store import read_trials
 from peftbench.results.watch.comparison import compare
+from peftbench.results.watch.night import environment, other_machine
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,39 @@ def test_compare_raises_the_alarm_of_the_score_too(of_half_a_year):
     assert [each.cell for each in common] == ["all cells"]
     assert common[0].change == pytest.approx(-0.0165, abs=0.0002)
     assert "36 of 38 cells fell" in str(common[0].reason)
+
+
+HEAD = "commit,commit_date,file,created,acc,loss,steps,gpu,mem,torch,tf\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("c,../../x,lora--llama-3.2-3B-a.json,2025,0.5", "commit_date is '../../x', not a date"),
+        ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025,0.5", "not a date like 2025-06-19"),
+        ("c", "commit_date is None"),
+        ("c,2025-06-19", "file or created is missing"),
+        ("c,2025-06-19,a.json,2025,7", "not between 0 and 1"),
+    ],
+)
+def test_a_row_of_a_table_that_is_wrong_is_named(tmp_path, row, says):
+    (tmp_path / "h.csv").write_text(HEAD + row + "\n")
+    with pytest.raises(UserError, match=re.escape(says)):
+        hf_method_comparison.read([tmp_path / "h.csv"])
+
+
+def test_a_night_on_another_gpu_has_no_speed_that_compares(tmp_path):
+    rows = "".join(
+        f"c,2025-06-{day},lora--llama-3.2-3B-a.json,2025-06-{day},nan,,,{gpu},,,\n"
+        for day, gpu in ((19, "L40S"), (20, "B200"))
+    )
+    (tmp_path / "h.csv").write_text(HEAD + rows)
+    nights = hf_method_comparison.read([tmp_path / "h.csv"])
+    assert {result.row.status for night in nights for result in night.results} == {"error"}, "nan is not measured"
+    sides = [environment([result.row.environment_json for result in night.results]) for night in nights]
+    assert [side["gpus.L40S.name" if i == 0 else "gpus.B200.name"] for i, side in enumerate(sides)] == ["L40S", "B200"]
+    frames = [pd.DataFrame([vars(result.row) for result in night.results]) for night in nights]
+    assert other_machine(*frames) == "gpus is gpus.L40S.name L40S and gpus.B200.name B200"
 
 
 def test_imported_rows_say_what_they_know_and_nothing_else(of_two_months):

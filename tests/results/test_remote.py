@@ -17,7 +17,7 @@ from peftbench import cli
 from peftbench.commands import sending
 from peftbench.errors import UserError
 from peftbench.records import Phase
-from peftbench.results import folder, remote
+from peftbench.results import folder, remote, remote_names
 from peftbench.results.store import compact, done, open_for_run, read, record_grid, write
 from peftbench.runner import grid
 from peftbench.runner.executor import Event, local
@@ -330,6 +330,99 @@ def test_a_password_in_a_url_is_not_shown() -> None:
     with pytest.raises(UserError) as raised:
         remote.fetched("ftpp://me:secret@host/r")
     assert "secret" not in str(raised.value)
+
+
+SECRET = "http://me:p@ss/word@host/r?token=tok-123456&X-Amz-Signature=sig%2F98765"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://bucket/a@b/c", "s3://bucket/a@b/c"),
+        ("sftp://host:22/r", "sftp://host:22/r"),
+        ("sftp://me:p@ss@host/r", "sftp://host/r"),
+        ("sftp://me:p?ss@host/r", "sftp://host/r"),
+        ("sftp://me@host/r@x", "sftp://host/r@x"),
+        ("https://host/r?sig=abc#x", "https://host/r"),
+        ("sftp://me:pa/ss@host/r", "sftp://host/r"),
+    ],
+)
+def test_user_password_and_query_of_a_url_are_not_shown(url: str, shown: str) -> None:
+    assert remote_names.without_secrets(url) == shown
+
+
+def test_a_librarys_message_is_shown_without_the_secrets_of_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(url: str, **more: object) -> None:
+        raise RuntimeError(f"cannot open {url} as me:p@ss with tok-123456 and sig/98765")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", broken)
+    with pytest.raises(UserError) as raised:
+        remote.fetched(SECRET.replace("p@ss/word", "p@ss"))
+    said = str(raised.value)
+    assert said.startswith("http://host/r cannot be used: RuntimeError: cannot open")
+    assert not any(secret in said for secret in ("p@ss", "tok-123456", "98765", "me:"))
+
+
+def test_a_filesystem_is_opened_without_options_it_may_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Strict(MemoryFileSystem):  # as sftp, which passes every option to its connection
+        def __init__(self) -> None:
+            super().__init__()
+
+    fsspec.register_implementation("strict", Strict, clobber=True)
+    with pytest.raises(UserError, match="holds no results"):
+        remote.fetched("strict://bucket/r")
+
+
+def test_a_filesystem_with_real_folders_is_written_and_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/shared/nights/2026-01-01"
+    assert "all results are at" in run_trials(url, range(2), monkeypatch)
+    assert seeds_at(url) == [0, 1]
+    lose_the_machine(cache)
+    run_trials(url, range(2, 3), monkeypatch)
+    assert seeds_at(url) == [0, 1, 2]
+    assert sorted(path.name for path in (tmp_path / "shared/nights/2026-01-01").iterdir()) == [
+        *("examples", "grid.json", "steps", "trials")
+    ]
+
+
+def test_a_copy_for_reading_has_nothing_that_is_not_there(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://bucket/r"
+    run_trials(url, range(2), monkeypatch)
+    here = folder.located(url)
+    (here / ".remote.json").unlink()
+    write(here, make_result(seed=9), ("judge",))
+    (here / "grid.json").write_text("{}")
+    assert seeds_at(url) == [0, 1]
+    assert (here / "grid.json").read_text() != "{}"
+
+
+def test_nights_at_a_url_are_a_history_and_have_their_names(
+    memory: fsspec.AbstractFileSystem,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["2026-01-01", "2026-01-02"]
+    urls = [f"memory://bucket/nights/{name}" for name in names]
+    for url in urls:
+        run_trials(url, range(2), monkeypatch)
+    assert cli.main(["history", "memory://bucket/nights", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["nights"]
+    assert [(night["name"], night["folder"]) for night in found] == list(zip(names, urls, strict=True))
+    assert cli.main(["compare", *urls, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found[side]["folder"] for side in ("old", "new")] == urls
+    assert cli.main(["history", "memory://bucket/none"]) == 2
+    assert "memory://bucket/none: there is no such bucket or folder" in capsys.readouterr().err
+    assert cli.main(["import", "hf-method-comparison", "x.csv", "-o", "memory://bucket/y"]) == 2
+    assert "import memory://bucket/y: files and -o are on this machine" in capsys.readouterr().err
 
 
 def test_no_such_bucket_is_told(s3: fsspec.AbstractFileSystem, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from peftbench.errors import UserError
 from peftbench.records.watch import KINDS, Kind, Watch
+from peftbench.report.nights import written
 from peftbench.results.store import record_grid, write
 from peftbench.results.watch.comparison import Comparison, compare
 from peftbench.results.watch.findings import ALL_CELLS, Finding
@@ -69,8 +70,11 @@ def test_a_folder_against_itself_is_unchanged_in_everything(tmp_path: Path) -> N
     grid = make_grid(tmp_path / "grid", steps=2, examples=1)
     found = compare(grid, grid)
     assert len(found.cells) == 15
-    exact = [each for each in found.findings if each.cell != ALL_CELLS]
+    exact = [each for each in found.findings if each.cell not in (ALL_CELLS, "full nf4")]
     assert {each.verdict for each in exact} == {"unchanged"}
+    unsupported = finding(found, "ok_share", "full nf4")
+    assert unsupported.verdict == "cannot tell"
+    assert unsupported.reason == "no trial ended ok on either side: 3 unsupported before, 3 unsupported now"
     assert {each.quantity.kind for each in exact} == {"status", "memory", "speed", "size", "score"}
     assert (found.verdict, found.moved, found.only_old, found.only_new) == (True, (), (), ())
 
@@ -78,15 +82,15 @@ def test_a_folder_against_itself_is_unchanged_in_everything(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.82], "regressed"),
-        ([0.80, 0.81, 0.82], [0.90, 0.91, 0.92], "improved"),
+        ([0.90, 0.91, 0.92], [0.80, 0.81, 0.83], "regressed"),
+        ([0.80, 0.81, 0.82], [0.90, 0.91, 0.93], "improved"),
         ([0.90, 0.80, 0.70], [0.85, 0.75, 0.72], "cannot tell"),
         ([0.90], [0.10], "regressed"),  # by the errors over two examples, 0.21 each
         ([0.90], [0.40], "cannot tell"),
         ([0.90, 0.91], [0.10], "regressed"),
         ([0.90, 0.80, 0.70], [0.88, 0.78, 0.69], "regressed"),  # far less than seeds differ, in each seed
         ([0.90, 0.80], [0.80, 0.90], "cannot tell"),
-        ([0.90, 0.90], [0.89, 0.89], "regressed"),
+        ([0.90, 0.90], [0.89, 0.89], "cannot tell"),  # one example of a hundred; no spread is no proof of no noise
         ([0.90, 0.91], [0.90, 0.91], "unchanged"),
         ([0.900, 0.910, 0.920, 0.905], [0.901, 0.909, 0.921, 0.904], "unchanged"),  # within 2 points for sure
     ],
@@ -246,6 +250,34 @@ def test_fewer_ok_seeds_are_a_regression_even_if_some_had_failed_before(tmp_path
     assert compare(tmp_path / "new", tmp_path / "old").verdict is True
 
 
+def test_nights_in_which_nothing_ended_ok_judge_nothing(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        write(tmp_path / name, make_result(status="oom"), ["judge"])
+    found = compare(tmp_path / "old", tmp_path / "new")
+    assert (finding(found, "ok_share").verdict, found.verdict) == ("cannot tell", None)
+
+
+def test_equal_statuses_are_nothing_judged_if_no_number_compares(tmp_path: Path) -> None:
+    found = compared(tmp_path, [0.9, 0.8], [0.1, 0.2], data_sha256="e" * 64)
+    assert compare(found.old, found.new, Watch(judge=("status", "score"))).verdict is None
+    assert compare(found.old, found.new, Watch(judge=("status",))).verdict is True
+    assert found.verdict is True  # sizes compare
+
+
+def test_a_cell_of_which_an_unfinished_night_has_no_row_cannot_be_told(tmp_path: Path) -> None:
+    old, new = night(tmp_path / "old", seeds=1), night(tmp_path / "new", cells=CELLS[:1], seeds=1)
+    assert not [each for each in compare(old, new).findings if each.cell == CELLS[1]]  # --only selects
+    record_grid(new, [make_result(cell, seed=0).row.key for cell in CELLS], "peftbench run night")
+    found = compare(old, new)
+    judged = finding(found, "ok_share", CELLS[1])
+    assert judged.verdict == "cannot tell"
+    assert judged.reason == "no result yet: the new night's grid has 5 trials without one"
+    assert "trials that end ok of lora r=2 fp32, lora r=4 fp32" in written(found).replace("\n", " ")
+    lost = night(tmp_path / "lost", cells=("lora r=64 fp32",), seeds=1)
+    record_grid(lost, [make_result(cell, seed=0).row.key for cell in (*CELLS, "lora r=64 fp32")], "peftbench run night")
+    assert compare(old, lost).verdict is None
+
+
 def test_a_seed_less_is_named_and_one_that_has_no_result_yet_cannot_be_told(tmp_path: Path) -> None:
     old, new = folder(tmp_path / "old", [0.9, 0.8, 0.7]), folder(tmp_path / "new", [0.9, 0.8])
     found = compare(old, new)
@@ -279,7 +311,8 @@ def retained(place: Path, *losses: float, **more: Any) -> Path:
         ((2.5, 2.6), (2.1, 2.2), "improved"),
         ((2.1, 2.5), (2.5, 2.1), "cannot tell"),
         ((2.1, 2.2, 2.3), (2.101, 2.199, 2.3), "unchanged"),
-        ((2.1,), (2.5,), "regressed"),  # these checkpoints, on new texts
+        ((2.1,), (2.5,), "cannot tell"),  # a run drawn anew moves the loss on all texts
+        ((2.1,), (2.1,), "unchanged"),
     ],
 )
 def test_the_loss_on_general_text_is_judged_for_new_seeds_and_texts(
@@ -292,7 +325,7 @@ def test_the_loss_on_general_text_is_judged_for_new_seeds_and_texts(
 def test_losses_without_stored_texts_are_judged_by_their_seeds_and_of_other_texts_not_at_all(tmp_path: Path) -> None:
     bare = {"retention_json": None}
     old = retained(tmp_path / "old", 2.1, 2.11, **bare)
-    found = compare(old, retained(tmp_path / "new", 2.6, 2.61, **bare))
+    found = compare(old, retained(tmp_path / "new", 2.6, 2.62, **bare))
     assert finding(found, "retention_loss_after").verdict == "regressed"
     single = compare(retained(tmp_path / "one", 2.1, **bare), retained(tmp_path / "other", 2.6, **bare))
     assert finding(single, "retention_loss_after").verdict == "cannot tell"
@@ -328,6 +361,8 @@ def test_inference_cost_is_judged_relative_to_the_bare_base_model(tmp_path: Path
     assert finding(faster, "decode_times_base", CELLS[-1]).verdict == "improved"
     other = compare(old, costing(tmp_path / "other", *(1.5,) * 6, inference_prompts_sha256="q" * 64))
     assert {each.verdict for each in other.findings if each.quantity.kind in ("inference", "merge")} == {"cannot tell"}
+    refused = finding(other, "decode_times_base", CELLS[0])
+    assert (refused.old, refused.new) == (pytest.approx(1.2), pytest.approx(1.5))
 
 
 @pytest.mark.parametrize(("error", "verdict"), [(1.5e-5, "unchanged"), (1e-3, "regressed"), (1e-7, "improved")])
@@ -347,8 +382,8 @@ def test_only_the_kinds_that_are_watched_are_judged(tmp_path: Path) -> None:
 
 
 def test_tolerated_changes_are_none(tmp_path: Path) -> None:
-    old = folder(tmp_path / "old", [0.9, 0.9])
-    new = folder(tmp_path / "new", [0.89, 0.89], peak_train_bytes=3_810_000, checkpoint_bytes=123_900)
+    old = folder(tmp_path / "old", [0.9] * 4)
+    new = folder(tmp_path / "new", [0.89, 0.891, 0.889, 0.89], peak_train_bytes=3_810_000, checkpoint_bytes=123_900)
     assert {each.quantity.kind for each in compare(old, new).of("regressed")} == {"score", "memory", "size"}
     watch = Watch(score_points=2, memory_percent=1, size_percent=1)
     assert compare(old, new, watch).verdict is True
@@ -421,6 +456,26 @@ def test_the_untuned_base_model_has_no_noise(tmp_path: Path, new: float, verdict
     for name, score in (("old", 0.9), ("new", new)):
         write(tmp_path / name, make_result(scores={"judge": score}, **base), ["judge"])  # type: ignore[arg-type]
     assert finding(compare(tmp_path / "old", tmp_path / "new")).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("examples", "changed"),
+    [
+        (10, {"environment_json": json.dumps({**ENVIRONMENT, "cpu": "Another CPU"})}),
+        (10, {"threads": 2}),
+        (10, {"device": "cuda"}),
+        (0, {"device": "cuda"}),
+    ],
+)
+def test_the_untuned_base_model_elsewhere_is_tested_over_its_examples(
+    tmp_path: Path, examples: int, changed: dict[str, Any]
+) -> None:
+    base = {"cell": "base fp32", "method": "base", "rank": None, "seed": None, "examples": examples}
+    for name, score, more in (("old", 0.9, {}), ("new", 0.8, changed)):
+        write(tmp_path / name, make_result(scores={"judge": score}, **(base | more)), ["judge"])
+    judged = finding(compare(tmp_path / "old", tmp_path / "new"))
+    assert (judged.verdict, judged.rule) == ("cannot tell", "beyond noise over examples")
+    assert judged.p == pytest.approx(1.0) or not examples  # one of ten turned: McNemar
 
 
 def test_a_single_seed_without_an_error_over_examples_is_not_judged(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ record of ``TARGETS``; its library is imported only if it is asked for.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -61,15 +61,16 @@ def export(folder: Path, target: str, output: Path) -> Written:
 
     Raises:
         UserError: if the target is unknown or its library is not installed, the folder holds no results, or the
-            output is a results folder or cannot be written.
+            output is a results folder, has files that no export has written, or cannot be written.
     """
     if target not in TARGETS:
         raise UserError(f"export: {unknown('target', target, TARGETS)}")
     chosen = TARGETS[target]
     _check_installed(target, chosen.packages)
     inside = output.resolve()
-    if (inside / "trials").is_dir() and (inside / "grid.json").exists():
-        raise UserError(f"{output} is a results folder: choose another one to export to")
+    within = (inside.parent / "trials").is_dir() and inside.name in ("trials", "steps", "examples", "search")
+    if (inside / "trials").is_dir() or within:
+        raise UserError(f"{output} is a results folder, or in one: choose another folder to export to")
     from peftbench.report.export.runs import gather
 
     results = gather(folder)
@@ -79,6 +80,17 @@ def export(folder: Path, target: str, output: Path) -> Written:
     except OSError as error:
         raise UserError(f"cannot export to {output}: {error.strerror or error}") from error
     return made
+
+
+def refuse_to_replace(output: Path, names: Iterable[str], ours: bool) -> None:
+    """Refuse files that no earlier export has written.
+
+    Raises:
+        UserError: if a file of one of these names is there, and ``ours`` is not true.
+    """
+    there = [name for name in names if (output / name).exists()]
+    if there and not ours:
+        raise UserError(f"{output / there[0]} is there and not from an earlier export: choose another folder with -o")
 
 
 def _check_installed(target: str, packages: tuple[str, ...]) -> None:

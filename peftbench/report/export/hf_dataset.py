@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.report.export import Written
+from peftbench.records.failures import without_paths
+from peftbench.report.export import Written, refuse_to_replace
 from peftbench.report.export.runs import Exported
 from peftbench.report.export.tables import arrow_tables
 
 CARD = "README.md"
+KINDS = ("trials", "steps", "examples")
+_TAG = "peftbench"
+"""Tag of a card, by which a later export knows it as its own."""
 
 
 def write(results: Exported, output: Path) -> Written:
-    """Write the card and a parquet file for each dataset with rows, in place of those of an earlier export."""
+    """Write the card and a parquet file for each dataset with rows, in place of those of an earlier export.
+
+    Raises:
+        UserError: if there are files of these names and no card of an earlier export.
+    """
     from peftbench.results.store.files import replacing, save
 
+    refuse_to_replace(output, (CARD, *(f"{kind}.parquet" for kind in KINDS)), _is_ours(output / CARD))
     tables = {kind: table for kind, table in arrow_tables(results).items() if table.num_rows}
-    for kind in ("trials", "steps", "examples"):
+    for kind in KINDS:
         (output / f"{kind}.parquet").unlink(missing_ok=True)
     for kind, table in tables.items():
         save(output / f"{kind}.parquet", [table], table.schema)
@@ -28,6 +38,15 @@ def write(results: Exported, output: Path) -> Written:
     return Written(len(results.tables.trials), hint=f"{upload}   ({private})" if "examples" in tables else upload)
 
 
+def _is_ours(card: Path) -> bool:
+    """Whether a card was written by an earlier export."""
+    try:
+        head = card.read_text(encoding="utf-8").split("\n---", 1)[0]
+    except (OSError, ValueError):
+        return False
+    return head.startswith("---") and f"- {_TAG}" in head.splitlines()
+
+
 def _card(results: Exported, kinds: list[str]) -> str:
     import yaml
 
@@ -35,13 +54,13 @@ def _card(results: Exported, kinds: list[str]) -> str:
     suites = ", ".join(sorted(map(str, trials["suite"].unique())))
     head = {
         "pretty_name": f"peftbench results: {suites}",
-        "tags": ["peftbench", "peft", "benchmark-results"],
+        "tags": [_TAG, "peft", "benchmark-results"],
         "configs": [
             {"config_name": kind, "data_files": f"{kind}.parquet", **({"default": True} if kind == "trials" else {})}
             for kind in kinds
         ],
     }
-    command = f"\n\nThey were made by\n\n```\n{results.grid.command}\n```" if results.grid else ""
+    command = f"\n\nThey were made by\n\n```\n{_public(results.grid.command)}\n```" if results.grid else ""
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# Results of peftbench: {suites}",
@@ -52,6 +71,15 @@ def _card(results: Exported, kinds: list[str]) -> str:
         _columns(kinds),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _public(command: str) -> str:
+    """Return a command with every absolute path in its words cut to its last part: a card is published."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return without_paths(command)
+    return shlex.join("=".join(map(without_paths, word.split("="))) for word in words)
 
 
 def _counts(results: Exported) -> str:

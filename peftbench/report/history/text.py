@@ -9,8 +9,9 @@ from typing import Any
 
 from peftbench.records.wording import plural
 from peftbench.report.history import words
-from peftbench.report.tables.writers import md_line
+from peftbench.report.tables.writers import md, md_line
 from peftbench.results.history.changes import Change, History
+from peftbench.results.remote_names import name_of
 
 _MOST = 40
 """Changes, and single nights, that text and Markdown list; the page and JSON have all."""
@@ -19,7 +20,7 @@ _HEAD = ("first night", "", "where", "what", "before", "after", "change", "found
 
 def text(history: History) -> str:
     """Return what changed, the changes first, as text."""
-    blocks = ["\n".join([words.verdict(history), words.span(history)])]
+    blocks = ["\n".join(map(_printable, (words.verdict(history), words.span(history))))]
     changes = words.told(history)
     blocks += ["\n".join(map(_printable, _lines(history, change))) for change in changes[:_MOST]]
     blocks += ["\n".join(map(_printable, _rest(history)))]
@@ -56,7 +57,7 @@ def _rest(history: History) -> Iterator[str]:
 
 def markdown(history: History) -> str:
     """Return what changed as GitHub's Markdown: a line with the verdict, and a table of changes."""
-    lines = [f"**{words.verdict(history)}** ({words.span(history)})", ""]
+    lines = [f"**{md(words.verdict(history))}** ({md(words.span(history))})", ""]
     changes = words.told(history)
     if changes:
         lines += [md_line(_HEAD), "|" + " --- |" * len(_HEAD)]
@@ -86,7 +87,7 @@ def as_json(history: History) -> str:
     verdict = {True: "no regression", False: "regressed", None: None}[history.verdict]
     found = {
         "verdict": verdict,
-        "nights": [{"name": n.name, "date": n.date, "folder": str(n.folder)} for n in history.nights],
+        "nights": [{"name": n.name, "date": n.date, "folder": name_of(n.folder)} for n in history.nights],
         "changes": [_change(history, change) for change in history.changes],
         "outliers": [
             {

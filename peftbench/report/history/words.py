@@ -95,6 +95,8 @@ def verdict(history: History) -> str:
     if regressed:
         now = "is" if len(regressed) == 1 else "are"
         return f"regressed: {plural(len(regressed), 'change')} for the worse {now} in force"
+    if history.newest_lost:
+        return "no verdict: the newest night could not be read"
     if history.verdict is None:
         return "no verdict: no cell was measured on two nights that compare"
     return "no regression: no change for the worse is in force"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -31,7 +32,8 @@ def render(comparison: Comparison) -> str:
         "\n".join(map(_wrapped, words.remarks(comparison))),
         _wrapped(words.heading(comparison)),
     ]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    text = "\n\n".join(block for block in blocks if block) + "\n"
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+", " ", text)  # a message may control a terminal
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -29,10 +29,13 @@ class Group:
     quantity: str
     reason: str
     cells: tuple[str, ...]
+    common: bool = True
+    """Whether these are cells that both nights have."""
 
     def sentence(self, of: int) -> str:
         """Return "score of judge of all 14 cells: data_sha256 is ..."."""
-        return f"{self.quantity} of {cells(self.cells, of)}: {self.reason}"
+        named = cells(self.cells, of) if self.common else abridged(self.cells, _MOST_NAMED)
+        return f"{self.quantity} of {named}: {self.reason}"
 
 
 def cells(names: Sequence[str], of: int) -> str:
@@ -54,11 +57,13 @@ def changes(comparison: Comparison) -> list[Finding]:
 
 def cannot_tell(comparison: Comparison) -> list[Group]:
     """Return what cannot be told, by reason and quantity, without what is said of all cells together."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str, bool], list[str]] = {}
+    both = set(comparison.cells)
     for found in comparison.of("cannot tell"):
         if found.cell != ALL_CELLS:
-            groups.setdefault((found.quantity.title, found.reason or ""), []).append(name(found, comparison))
-    return [Group(*key, tuple(names)) for key, names in groups.items()]
+            key = found.quantity.title, found.reason or "", found.key in both
+            groups.setdefault(key, []).append(name(found, comparison))
+    return [Group(title, reason, tuple(names), common) for (title, reason, common), names in groups.items()]
 
 
 def together(comparison: Comparison) -> list[str]:

@@ -25,6 +25,8 @@ LONG = noise.ENOUGH + 1
 
 def least_change(quantity: Quantity, watch: Watch) -> float:
     """Return up to which change nothing counts: relative, of scores a difference."""
+    if quantity.better == "equal":
+        return 0.0
     percent = {
         "memory": watch.memory_percent,
         "size": watch.size_percent,

@@ -96,6 +96,8 @@ class History:
     """Series in which a change could have been found."""
     since: int = 0
     """Index of the first night whose changes count for ``regressed``."""
+    newest_lost: bool = False
+    """Whether the newest night could not be read, so that it is not known whether anything regressed in it."""
 
     def counts(self, change: Change) -> bool:
         """Whether a change makes the history regressed: for the worse, still in force, and new enough."""
@@ -108,7 +110,10 @@ class History:
 
     @property
     def verdict(self) -> bool | None:
-        """False if regressed, True if something was judged and nothing regressed, None if nothing could be judged."""
+        """False if regressed, True if something was judged and nothing regressed, None if nothing could be judged.
+
+        It is None as well if the newest night could not be read.
+        """
         if self.regressed:
             return False
-        return True if self.judged else None
+        return True if self.judged and not self.newest_lost else None

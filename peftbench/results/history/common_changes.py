@@ -23,8 +23,9 @@ _MACHINE_KINDS = ("speed", "inference")
 def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[Change]:
     """Return the shifts that cells have in common.
 
-    Between two nights the signed-rank test over the cells finds them. Times also vary from night to night for all cells
-    together; once there are enough nights, the middle of the cells' relative times is a series of its own.
+    Between two nights the signed-rank test over the cells finds them. Times vary from night to night for all cells
+    together, so that this test would find the machine: once there are enough nights, the middle of the cells' relative
+    times is a series of its own, and before that see ``two_nights``.
 
     Args:
         found: the series of all cells and quantities.
@@ -38,10 +39,10 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
             groups.setdefault((series.base, series.quantity), []).append(series)
     for group in groups.values():
         long = [each for each in group if len(each.points) >= LONG]
-        if group[0].quantity.kind in _MACHINE_KINDS and len(long) >= FEWEST:
+        if group[0].quantity.kind not in _MACHINE_KINDS:
+            candidates += _between_nights(group)
+        elif len(long) >= FEWEST:
             candidates += _over_nights(long)
-            group = [each for each in group if len(each.points) < LONG]
-        candidates += _between_nights(group)
     kept = significant([1.0 if each.p is None else each.p for each in candidates], level)
     chosen = [each for each, keep in zip(candidates, kept, strict=True) if keep]
     return [each for each in chosen if _large(each, watch) and len(each.cells) >= _SHARE * each.compared]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Night:
     folder: Path
     rows: tuple[Row, ...]
     """Rows of the recorded grid, or the latest of each cell and seed."""
+    unfinished: int = 0
+    """Trials of the recorded grid that have no row."""
 
     @cached_property
     def cells(self) -> Mapping[Cell, tuple[Row, ...]]:
@@ -51,6 +53,8 @@ class Nights:
     found: tuple[Night, ...]
     notes: tuple[str, ...]
     """What was left out, and why."""
+    newest_lost: bool = False
+    """Whether a night that could not be read is newer than all others, as far as the dates in folders' names say."""
 
 
 def places(given: Sequence[Path]) -> list[Path]:
@@ -87,22 +91,22 @@ def read(given: Sequence[Path], columns: Iterable[str]) -> Nights:
     """
     wanted = {"key", "base", "cell", "seed", "status", "finished_at", *columns}
     same_text: dict[str, str] = {}
-    nights, notes = [], []
+    nights, notes, lost = [], [], [""]
     for place in places(given):
         try:
-            rows = _rows_of_grid(store.read_rows(place, wanted), store.recorded_grid(place))
+            grid = store.recorded_grid(place)
+            rows = _rows_of_grid(store.read_rows(place, wanted), grid)
         except UserError as error:
             notes.append(f"left out: {error}")
+            lost.append(_date(place, ()))
             continue
+        unfinished = len(set(grid.keys) - {row["key"] for row in rows}) if grid else 0
         rows = [{name: _once(value, same_text) for name, value in row.items()} for row in rows]
-        nights.append(Night(place.name, _date(place, rows), place, tuple(rows)))
+        nights.append(Night(place.name, _date(place, rows), place, tuple(rows), unfinished))
     nights.sort(key=lambda night: (night.date, night.name))
     names = [night.name for night in nights]
-    unique = [
-        night if names.count(night.name) == 1 else Night(str(night.folder), night.date, night.folder, night.rows)
-        for night in nights
-    ]
-    return Nights(tuple(unique), tuple(notes))
+    unique = [night if names.count(night.name) == 1 else replace(night, name=str(night.folder)) for night in nights]
+    return Nights(tuple(unique), tuple(notes), bool(nights) and max(lost) > nights[-1].date)
 
 
 def _once(value: Any, same_text: dict[str, str]) -> Any:

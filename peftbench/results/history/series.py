@@ -1,10 +1,15 @@
-"""One series per cell and quantity: the mean over the ok seeds of each night, apart where numbers do not compare."""
+"""One series per cell and quantity: the mean over the ok seeds of each night, apart where numbers do not compare.
+
+Memory and sizes are means over the seeds that all nights of a series have: a night with other seeds has other batches,
+and its mean would differ without a change. A night that has none of them begins another series. What a night does not
+know (a column of a later version) does not set it apart.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,13 +18,18 @@ from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 from peftbench.results.history.nights import Night, Row
 from peftbench.results.rows import is_number
 from peftbench.results.settings import settings_of
-from peftbench.results.watch.quantities import FIXED, STATUS, Quantity, is_score, score
+from peftbench.results.watch.quantities import FIXED, STATUS, Quantity, Seed, is_score, score
 
 _DERIVED = ("prefill_times_base", "decode_times_base")
 """Quantities that are no columns: ``compare`` judges them, a history does not have them."""
 COLUMNS_ONLY = tuple(quantity for quantity in FIXED if quantity.name not in _DERIVED)
-_MACHINE = ("cpu", "cpu_count", "cpus_available", "gpus")
-"""Parts of the environment that make another machine of it. Versions of packages do not: they are what is watched."""
+_MACHINE = ("cpu", "cpu_count", "cpus_available")
+"""Parts of the environment that make another machine of it, and so do ``_GPU``. Versions of packages and of the driver
+do not: they are what is watched."""
+_GPU = ("name", "memory.total")
+"""What makes another one of a GPU."""
+_BY_SEED = ("memory", "size")
+"""Kinds of which numbers of different seeds do not compare exactly."""
 _TIMES = ("threads", "workers")
 _READ = ("train_waiting_seconds", "train_seconds", "other_gpu_processes", "device", "settings_json", "scores_json")
 COLUMNS = frozenset(
@@ -39,6 +49,8 @@ class Point:
     value: float
     """Mean over seeds, in the quantity's unit."""
     seeds: int
+    by_seed: tuple[tuple[Seed, float], ...] = ()
+    """The values, where only means over the same seeds compare."""
 
 
 @dataclass(frozen=True)
@@ -81,43 +93,90 @@ def series_of(nights: Sequence[Night], kinds: Iterable[str] | None = None) -> li
         kinds: kinds of quantities; None for all.
     """
     wanted = None if kinds is None else set(kinds)
-    found: dict[Series, list[Point]] = {}
+    found: dict[tuple[str, str, Quantity, bool], list[_Group]] = {}
     for place, night in enumerate(nights):
         for (base, cell), rows in night.cells.items():
-            for quantity, conditions, exact, value, seeds in _measured(rows):
+            for quantity, conditions, exact, values in _measured(rows):
                 if wanted is None or quantity.kind in wanted:
-                    series = Series(base, cell, quantity, conditions, exact, ())
-                    found.setdefault(series, []).append(Point(place, value, seeds))
+                    own = tuple(values.items()) if quantity.kind in _BY_SEED else ()
+                    mean = sum(values.values()) / len(values)
+                    groups = found.setdefault((base, cell, quantity, exact), [])
+                    _add(groups, dict(conditions), Point(place, mean, len(values), own))
     order = {cell: place for place, cell in enumerate(_cells(nights))}
-    made = [replace(series, points=tuple(points)) for series, points in found.items()]
+    made = [
+        Series(base, cell, quantity, tuple(conditions.items()), exact, own)
+        for (base, cell, quantity, exact), groups in found.items()
+        for conditions, points in groups
+        for own in _of_same_seeds(points)
+    ]
     return sorted(made, key=lambda each: order[each.key])
+
+
+_Group = tuple[dict[str, str], list[Point]]
+"""Conditions as far as they are known, and the points that have them."""
+
+
+def _add(groups: list[_Group], conditions: dict[str, str], point: Point) -> None:
+    """Add a point to the group with its conditions, of several the one with the latest night, else to a new one."""
+    fitting = [
+        group for group in groups if all(group[0].get(name, value) == value for name, value in conditions.items())
+    ]
+    if not fitting:
+        groups.append((conditions, [point]))
+        return
+    latest = max(fitting, key=lambda group: group[1][-1].night)
+    latest[0].update(conditions)
+    latest[1].append(point)
+
+
+def _of_same_seeds(points: Sequence[Point]) -> list[tuple[Point, ...]]:
+    """Return points as one series or several, each with the means over the seeds that all of its nights have."""
+    if not all(point.by_seed for point in points):
+        return [tuple(points)]
+    groups: list[tuple[set[Seed], list[Point]]] = []
+    for point in points:
+        seeds = {seed for seed, _ in point.by_seed}
+        place = next((place for place, (known, _) in enumerate(groups) if known & seeds), None)
+        if place is None:
+            groups.append((seeds, [point]))
+        else:
+            groups[place] = groups[place][0] & seeds, [*groups[place][1], point]
+    return [tuple(_over(point, seeds) for point in own) for seeds, own in groups]
+
+
+def _over(point: Point, seeds: set[Seed]) -> Point:
+    values = [value for seed, value in point.by_seed if seed in seeds]
+    return replace(point, value=sum(values) / len(values), seeds=len(values))
 
 
 def _cells(nights: Sequence[Night]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(cell for night in reversed(nights) for cell in night.cells))
 
 
-Measured = tuple[Quantity, tuple[tuple[str, str], ...], bool, float, int]
+Measured = tuple[Quantity, tuple[tuple[str, str], ...], bool, Mapping[Seed, float]]
 
 
 def _measured(rows: Sequence[Row]) -> Iterator[Measured]:
-    """Yield what one cell has measured in a night: quantity, conditions, whether exact, mean over seeds, seeds."""
+    """Yield what one cell has measured in a night: quantity, conditions, whether exact, values by seed."""
     ok = [row for row in rows if row["status"] == "ok"]
-    yield STATUS, (), True, len(ok) / len(rows), len(rows)
+    yield STATUS, (), True, {_seed(row): float(row["status"] == "ok") for row in rows}
     if not ok:
         return
     first = ok[0]
     scores = [score(name.removeprefix("score_")) for name in first if is_score(name)]
     for quantity in (*scores, *COLUMNS_ONLY):
-        used = [row for row in ok if not _void(row)] if quantity.kind == "speed" else ok
-        values = [row.get(quantity.name) for row in used]
-        known = [float(value) for value in values if is_number(value)]  # type: ignore[arg-type]
+        used = [row for row in ok if not void(row)] if quantity.kind == "speed" else ok
+        known = {_seed(row): float(row[quantity.name]) for row in used if is_number(row.get(quantity.name))}
         if known:
             exact = str(first["device"]) in quantity.exact_on
-            yield quantity, _conditions(quantity, used[0]), exact, sum(known) / len(known), len(known)
+            yield quantity, _conditions(quantity, used[0]), exact, known
 
 
-def _void(row: Row) -> bool:
+def _seed(row: Row) -> Seed:
+    return int(row["seed"]) if is_number(row["seed"]) else None
+
+
+def void(row: Row) -> bool:
     """Whether a trial's times do not count, because other work kept its machine busy."""
     share, others = waiting_share(row), row["other_gpu_processes"]
     return (share is not None and share > MOST_WAITING) or bool(is_number(others) and others > 0)
@@ -138,7 +197,10 @@ def _conditions(quantity: Quantity, row: Row) -> tuple[tuple[str, str], ...]:
 @cache
 def _machine(text: str | None) -> tuple[tuple[str, str], ...]:
     known = _object(text)
-    return tuple((name, json.dumps(known[name])) for name in _MACHINE if known.get(name) is not None)
+    gpus = known.get("gpus")
+    if isinstance(gpus, list):
+        known["gpu"] = [{name: gpu.get(name) for name in _GPU} if isinstance(gpu, dict) else gpu for gpu in gpus]
+    return tuple((name, json.dumps(known[name])) for name in (*_MACHINE, "gpu") if known.get(name) is not None)
 
 
 @cache

@@ -2,12 +2,14 @@
 
 Short series are judged between each night and the cell's night before. A score that repeats exactly changes only if
 something else did; whether the new one is worse for new seeds and new examples is not told by the nights, which
-repeat the same run, but by the seeds and examples of the two nights around the change.
+repeat the same run, but by the seeds and examples of the two nights around the change. A change of speed is told
+without the machine's part, of single cells and, where it is in all of them, of all cells together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +22,7 @@ from peftbench.results.history.nights import Night
 from peftbench.results.history.series import Series
 from peftbench.results.watch import night as watched
 from peftbench.results.watch.comparison import Comparison, compare
-from peftbench.results.watch.findings import Finding
+from peftbench.results.watch.findings import ALL_CELLS, Finding
 from peftbench.results.watch.moved import Moved, moved
 from peftbench.results.watch.quantities import Quantity
 
@@ -98,6 +100,7 @@ def judge(found: Iterable[Series], nights: Pairs) -> Judged:
         verdicts = [_change(series, place, findings.get(_pair(series, place), {})) for place in places]
         judged += any(known for known, _ in verdicts)
         changes += [change for _, change in verdicts if change is not None]
+    changes += [common for pair, known in findings.items() for common in _together(pair, known, chosen)]
     return Judged(tuple(changes), judged, tuple(notes))
 
 
@@ -129,6 +132,10 @@ def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Chang
     one, other = series.points[place - 1], series.points[place]
     if finding.verdict == "unchanged" or one.value == other.value:
         return True, None
+    after, newest = other.value, series.points[-1].value
+    if series.quantity.kind == "speed" and finding.change is not None:
+        after = one.value * (1 + finding.change)
+        newest = after if place == len(series.points) - 1 else newest
     return True, Change(
         series.base,
         series.cell,
@@ -136,9 +143,45 @@ def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Chang
         other.night,
         one.night,
         one.value,
-        other.value,
+        after,
         "two nights",
         finding.p,
         len(series.points) - place,
-        in_force=still_in_force(one.value, other.value, series.points[-1].value),
+        in_force=still_in_force(one.value, after, newest),
     )
+
+
+def _together(
+    pair: tuple[int, int], findings: Findings, chosen: Iterable[tuple[Series, Sequence[int]]]
+) -> Iterator[Change]:
+    """Yield the change of speed that all cells have in common between two nights, beyond what the machine explains."""
+    for (_, quantity), finding in findings.items():
+        change, counts = finding.change, finding.verdict in ("regressed", "improved")
+        if finding.cell != ALL_CELLS or quantity.kind != "speed" or not counts or change is None:
+            continue
+        own = [each for each in findings.values() if each.quantity == quantity and each.cell != ALL_CELLS]
+        points = [
+            (series.points[place - 1].value, series.points[-1])
+            for series, places in chosen
+            for place in places
+            if series.quantity == quantity and _pair(series, place) == pair and series.points[place - 1].value > 0
+        ]
+        if not points:
+            continue
+        before = statistics.median(one for one, _ in points)
+        over = any(last.night > pair[1] for _, last in points)
+        newest = statistics.median(last.value / one - 1 for one, last in points) if over else change
+        yield Change(
+            finding.base,
+            None,
+            quantity,
+            pair[1],
+            pair[0],
+            before,
+            before * (1 + change),
+            "two nights",
+            finding.p,
+            in_force=still_in_force(0.0, change, newest),
+            cells=tuple(each.cell for each in own if (each.change or 0.0) * change > 0),
+            compared=len(own),
+        )

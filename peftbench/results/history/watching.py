@@ -13,6 +13,7 @@ from peftbench.results.history import two_nights
 from peftbench.results.history.cell_changes import ANY_CHANGE, LONG, exact_changes, is_noisy, noisy_changes
 from peftbench.results.history.changes import Change, History
 from peftbench.results.history.common_changes import common_changes, with_same_changes
+from peftbench.results.history.missing import what_is_missing
 from peftbench.results.history.series import COLUMNS, Series, series_of
 from peftbench.results.watch.moved import Moved
 
@@ -44,9 +45,11 @@ def history(given: Sequence[Path], watch: Watch | None = None, last: int | None 
     short = two_nights.judge(found, pairs)
     own = [*exact, *noisy, *short.changes]
     changes = with_same_changes([*own, *common_changes(found, watch, LEVEL / 2)], found)
-    judged = sum(_always_judged(series) for series in found) + short.series
+    notes = (*nights.notes, *short.notes, *what_is_missing(nights.found, found))
+    judged = _judged(found, short.series)
     since = 0 if last is None else max(0, len(nights.found) - last)
-    made = History(nights.found, (*nights.notes, *short.notes), tuple(found), (), (*outliers, *single), judged, since)
+    single_nights, lost = (*outliers, *single), nights.newest_lost
+    made = History(nights.found, notes, tuple(found), (), single_nights, judged, since, lost)
     ordered = sorted(changes, key=lambda each: _order(each, made))
     return replace(made, changes=tuple(_with_causes(ordered, pairs)))
 
@@ -54,6 +57,18 @@ def history(given: Sequence[Path], watch: Watch | None = None, last: int | None 
 def _watch_of(night: reading.Night) -> Watch | None:
     grid = store.recorded_grid(night.folder)
     return None if grid is None else grid.watch
+
+
+def _judged(found: Sequence[Series], by_two_nights: int) -> int:
+    """Return how many series were judged.
+
+    Statuses alone are nothing judged where there are numbers, nor is a cell of which no trial ever ended ok.
+    """
+    chosen = [series for series in found if _always_judged(series)]
+    numbers = sum(series.quantity.kind != "status" for series in chosen) + by_two_nights
+    if not numbers and any(series.quantity.kind != "status" for series in found):
+        return 0
+    return numbers + sum(series.quantity.kind == "status" and any(series.values) for series in chosen)
 
 
 def _always_judged(series: Series) -> bool:

@@ -16,6 +16,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +147,15 @@ def _environment(meta: Mapping[str, Any]) -> dict[str, Any]:
     system = meta["system_info"]
     return {
         "packages": packages,
-        "gpus": [{"name": system.get("accelerator")}],
+        "gpus": _gpus(system.get("accelerator")),
         "system": f"{system.get('system')} {system.get('release')}",
         "git": {"peft": meta["package_info"].get("peft-commit-hash")},
         "datasets": {name: each.get("sha") for name, each in meta["dataset_info"].items()},
     }
+
+
+def _gpus(name: str | None) -> list[dict[str, str]] | None:
+    return [{"name": name}] if name else None
 
 
 def _nights_of_table(path: Path) -> Iterator[ImportedNight]:
@@ -170,20 +175,31 @@ def _nights_of_table(path: Path) -> Iterator[ImportedNight]:
             continue
         known.add(run)
         try:
-            nights.setdefault(row["commit_date"], []).append(_of_row(row))
-        except ValueError as error:
+            nights.setdefault(_day(row["commit_date"]), []).append(_of_row(row))
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: row {number} in the order of its dates: {error}") from error
     yield from (ImportedNight(date, tuple(results)) for date, results in nights.items())
 
 
+def _day(text: str | None) -> str:
+    """Return a commit's date, which names a folder."""
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text or ""):
+        raise ValueError(f"commit_date is {text!r:.40}, not a date like 2025-06-19")
+    return str(text)
+
+
 def _of_row(row: Mapping[str, str]) -> Result:
     def number(name: str) -> float | None:
-        return float(row[name]) if row.get(name) else None
+        value = float(row[name]) if row.get(name) else None
+        return value if value is not None and math.isfinite(value) else None
+
+    if not row["file"] or not row["created"]:
+        raise ValueError("file or created is missing")
 
     memory, versions = number("mem"), {"torch": row.get("torch"), "transformers": row.get("tf")}
     environment = {
         "packages": {name: value for name, value in versions.items() if value},
-        "gpus": [{"name": row.get("gpu")}],
+        "gpus": _gpus(row.get("gpu")),
     }
     return _result(
         row["file"].removesuffix(".json"),

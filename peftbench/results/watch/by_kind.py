@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,7 +66,8 @@ def _of(kind: Kind) -> tuple[Quantity, ...]:
 
 
 def _status(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
-    return [statuses.judge(cell, old, new) for cell in cells]
+    lost = [cell for cell in old.summaries if cell not in new.summaries] if new.unfinished else []
+    return [statuses.judge(cell, old, new) for cell in cells] + [statuses.missing(cell, old, new) for cell in lost]
 
 
 def _sizes(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
@@ -98,6 +100,15 @@ def _devices(old: Night, new: Night, cell: Cell) -> set[str]:
     return {str(name) for side in (old, new) for name in side.ok(cell)["device"].dropna()}
 
 
+def _repeats_exactly(quantity: Quantity, old: Night, new: Night, cell: Cell) -> bool:
+    """Return whether a repetition of what has no seed gives the same number.
+
+    It does on devices that repeat, and on the same machine with the same versions of what computes.
+    """
+    same = other_machine(old.ok(cell), new.ok(cell)) is None
+    return same and _devices(old, new, cell) <= quantity.exact_on
+
+
 def _merge(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
     for quantity in _of("merge"):
         found = _read(quantity, old, new, cells)
@@ -112,7 +123,7 @@ def _retention(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Itera
         compared, limits = {}, {}
         for cell, (one, other) in found.values.items():
             difference = None if one == other else retention.between((one, old.ok(cell)), (other, new.ok(cell)))
-            compared[cell] = scores.Compared(one, other, difference)
+            compared[cell] = scores.Compared(one, other, difference, _repeats_exactly(quantity, old, new, cell))
             tolerated, level = watch.retention_percent / 100, mean(one) or 0.0
             limits[cell] = scores.Limits(tolerated * level, max(retention.WITHIN, tolerated) * level)
         yield from scores.judge(quantity, compared, limits)
@@ -132,7 +143,8 @@ def _scores(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable
             if why is not None:
                 yield _refusal(cell, quantity, sides, why)
             else:
-                compared[cell] = scores.Compared(*sides, _score_difference(quantity, cell, sides, (old, new)))
+                difference = _score_difference(quantity, cell, sides, (old, new))
+                compared[cell] = scores.Compared(*sides, difference, _repeats_exactly(quantity, old, new, cell))
         yield from scores.judge(quantity, compared, dict.fromkeys(compared, limits))
         yield from common_shift.judge(
             quantity, {cell: (each.old, each.new) for cell, each in compared.items()}, tolerated
@@ -190,7 +202,7 @@ def _measured(quantity: Quantity, rows: Rows) -> Values:
     if reader is None:
         return _column(rows, quantity.name)
     found = {seed_of(row): reader(row) for row in rows}
-    return {seed: sum(each) / len(each) for seed, each in found.items() if each}
+    return {seed: math.exp(sum(each) / len(each)) for seed, each in found.items() if each}
 
 
 def _column(rows: Rows, name: str) -> Values:

@@ -82,7 +82,7 @@ def judge(
     found = []
     for base, cells in by_base.items():
         shift = common_shift({cell: other - one for cell, (one, other) in cells.items()})
-        if shift is None or shift.p >= LEVEL or abs(shift.median) <= tolerated:
+        if shift is None or shift.p >= LEVEL or abs(shift.median) <= tolerated or shift.median * shift.mean <= 0:
             continue
         before, after = (statistics.fmean(each[side] for each in cells.values()) for side in (0, 1))
         sides = Sides(before, after, (len(cells), len(cells)))

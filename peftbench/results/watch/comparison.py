@@ -49,10 +49,16 @@ class Comparison:
 
     @property
     def verdict(self) -> bool | None:
-        """False if something regressed, True if something was judged and nothing did, None if nothing was judged."""
+        """False if something regressed, True if something was judged and nothing did, None if nothing was judged.
+
+        Statuses that did not change are nothing judged if there are numbers and none of them could be judged.
+        """
         if self.regressed:
             return False
-        return True if any(found.judged for found in self.findings) else None
+        numbers = [found for found in self.findings if found.quantity.kind != "status"]
+        moved = any(found.verdict == "improved" for found in self.findings)
+        judged = numbers if numbers and not moved else self.findings
+        return True if any(found.judged for found in judged) else None
 
     def of(self, verdict: str) -> tuple[Finding, ...]:
         """Return the findings with a verdict."""
@@ -64,7 +70,7 @@ def compare(old: Path | str | Night, new: Path | str | Night, watch: Watch | Non
 
     Cells are matched by base model and name. Only rows of a folder's recorded grid count, or the latest row of each
     seed if no grid was recorded. A cell that only one folder has is listed and is no regression, because suites grow
-    and shrink and ``--only`` selects.
+    and shrink and ``--only`` selects; if the new night's grid is not finished, it cannot be told.
 
     Args:
         old: the night to compare with, or its results folder.

@@ -48,7 +48,8 @@ class Stored:
 def crossed_difference(column: str, cell: Cell, stored: tuple[Stored, Stored], *, paired: bool) -> Estimate | None:
     """Return the difference of a cell's score, new minus old, for new seeds and new examples.
 
-    None if a side has a single seed or no stored outcomes, or the examples differ.
+    None if a side has a single seed or no stored outcomes, or the examples differ. The untuned base model has no seed:
+    its difference is for new examples.
 
     Args:
         column: column of the rows, ``score_{task}``.
@@ -56,9 +57,13 @@ def crossed_difference(column: str, cell: Cell, stored: tuple[Stored, Stored], *
         stored: old and new side.
         paired: whether both sides have the same seeds.
     """
-    from peftbench.results.crossed_effects.model import difference
+    from peftbench.results.crossed_effects.model import Outcomes, difference
 
     old, new = (side.outcomes(column.removeprefix("score_")).get(cell) for side in stored)
-    if old is None or new is None or min(old.seeds, new.seeds) < 2 or old.examples != new.examples:
+    if old is None or new is None or old.examples != new.examples:
+        return None
+    if old.seedless and new.seedless:
+        return difference(Outcomes(old.tasks), Outcomes(new.tasks), paired=True)
+    if min(old.seeds, new.seeds) < 2:
         return None
     return difference(old, new, paired=paired)

@@ -47,7 +47,7 @@ def _ratios(row: Mapping[str, Any], batch: bool, seconds: Callable[[list[float]]
         raw = json.loads(row.get("inference_json") or "{}")
         prompts = str(raw.get("prompts")) if batch else "1"
         sides = [raw.get("seconds", {}).get(variant, {}).get(prompts, []) for variant in ("tuned", "bare")]
-        pairs = [(seconds(tuned), seconds(bare)) for tuned, bare in zip(*sides, strict=False)]
+        pairs = [(float(seconds(tuned)), float(seconds(bare))) for tuned, bare in zip(*sides, strict=False)]
     except (TypeError, ValueError, AttributeError, IndexError):
         return ()
     return tuple(math.log(tuned / bare) for tuned, bare in pairs if tuned > 0 and bare > 0)

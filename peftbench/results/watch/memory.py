@@ -76,31 +76,31 @@ def _by_other_cells(
     """Return the verdicts on cells with one trial a side."""
     error = spread_over_cells(list(changes.values()))
     if error is None:
-        return [_without_noise(cell, quantity, *values[cell], tolerated) for cell in changes]
+        return [_without_noise(cell, quantity, *values[cell]) for cell in changes]
     margin = max(WITHIN, tolerated)
     p = adjusted({cell: error.beyond(change, margin) for cell, change in changes.items()})
     found = []
     for cell, change in changes.items():
-        verdict: Verdict = "unchanged" if abs(change) <= margin else "cannot tell"
+        half = error.half_width
+        within = change == 0 or (-margin <= change - half and change + half <= margin)
+        verdict: Verdict = "unchanged" if within else "cannot tell"
         if p[cell] < LEVEL:
             verdict = moved(quantity, change)
         reason = "other cells moved by as much" if verdict == "cannot tell" else None
         rule = f"beyond {100 * margin:g} % and the spread over cells"
         sides, interval = (
             Sides.of(*values[cell]),
-            Interval(change, change - error.half_width, change + error.half_width),
+            Interval(change, change - half, change + half),
         )
         found.append(finding(cell, quantity, verdict, rule, sides, interval, p[cell], reason))
     return found
 
 
-def _without_noise(
-    cell: Cell, quantity: Quantity, old: Mapping[Seed, float], new: Mapping[Seed, float], tolerated: float
-) -> Finding:
+def _without_noise(cell: Cell, quantity: Quantity, old: Mapping[Seed, float], new: Mapping[Seed, float]) -> Finding:
     sides = Sides.of(old, new)
     change = Interval((sides.new or 0.0) / sides.old - 1 if sides.old else 0.0)
     rule = "equal without repetition"
-    if abs(change.change) <= tolerated:
+    if change.change == 0:
         return finding(cell, quantity, "unchanged", rule, sides, change)
     why = "one trial a side: how far repetitions differ is not known"
     return finding(cell, quantity, "cannot tell", rule, sides, change, reason=why)

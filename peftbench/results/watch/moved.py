@@ -89,6 +89,8 @@ def _environment(old: pd.DataFrame, new: pd.DataFrame) -> list[Difference]:
 
 def _moved(each: Difference, what: What, changed: Collection[Kind]) -> Moved:
     kinds = MAY_MOVE[what] if each.name not in _SPEED_SETTINGS else frozenset({"speed", "inference"})
+    if each.name == "base_sha256":
+        kinds = _ALL
     explains = tuple(kind for kind in dict.fromkeys(changed) if kind in kinds)
     return Moved(what, each.name, each.old, each.new, each.cells, explains)
 

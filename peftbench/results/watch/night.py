@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.errors import UserError
 from peftbench.records.watch import Watch
 from peftbench.results.busy_machine import MOST_WAITING, Measured, waiting_share
+from peftbench.results.remote_names import name_of
 from peftbench.results.rows import is_number, rows_of_grid
 from peftbench.results.seeds import Summary, summarize
 from peftbench.results.settings import flatten
@@ -84,10 +85,12 @@ def read(folder: Path | str) -> Night:
         trials = rows_of_grid(stored, grid.keys if grid else None)
         summaries = {(s.base, s.cell): s for s in summarize(trials)}
     except UserError as error:
-        raise UserError(f"{folder}: {error}") from error
+        raise UserError(f"{name_of(folder)}: {error}") from error
     unfinished = len(set(grid.keys) - set(stored["key"])) if grid else 0
     watch = grid.watch if grid else None
-    return Night(str(folder), trials, summaries, Stored(place, trials), len(stored) - len(trials), unfinished, watch)
+    return Night(
+        name_of(folder), trials, summaries, Stored(place, trials), len(stored) - len(trials), unfinished, watch
+    )
 
 
 def differing(old: pd.DataFrame, new: pd.DataFrame, names: Iterable[str]) -> str | None:

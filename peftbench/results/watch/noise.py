@@ -1,9 +1,10 @@
 """Noise between repetitions of a measurement, pooled over cells, and tests of changes against it.
 
 Changes are differences of a number between two nights; of speeds and sizes they are logarithms of ratios. A change d
-with standard error e counts if it is beyond a margin m: p is the probability of Student's t above (abs(d) - m) / e,
-the largest p value of all changes up to m. Whether it is within the margin is another question, which the 95 % interval
-answers: neither need be so.
+with standard error e counts if it is beyond a margin m: p is the probability that a change of m is seen as d or farther
+out in either direction, of Student's t above (abs(d) - m) / e and below -(abs(d) + m) / e. It is the largest p value of
+all changes up to m; for m = 0 it is that of the two-sided test. Whether the change is within the margin is another
+question, which the 95 % interval answers: neither need be so.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ class Error:
         excess = abs(change) - margin
         if self.value == 0:
             return 1.0 if excess <= 0 else 0.0
-        return float(stdtr(min(self.freedom, 1e9), -excess / self.value))
+        freedom = min(self.freedom, 1e9)
+        tails = (stdtr(freedom, -distance / self.value) for distance in (excess, abs(change) + margin))
+        return min(1.0, float(sum(tails)))
 
     @property
     def half_width(self) -> float:

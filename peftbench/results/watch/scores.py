@@ -7,7 +7,10 @@ A difference of a score is tested
 - else by the t-test of the differences seed by seed, or by Welch's if the seeds are others;
 - of a single seed by the wider of two errors: over its examples, and from the other side's spread over seeds.
 
-The untuned base model has no seed and no noise, so any difference counts.
+The untuned base model has no seed. On one machine, with the same versions of what computes, it repeats exactly, and any
+difference counts; else rounding may turn an answer, and its difference is tested over the examples (McNemar's test).
+
+Seeds that all moved by the same amount have no spread, but that is no proof of none: their error is that over examples.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 WITHIN_POINTS = 2.0
 """Difference of scores, in points, within which a score is called unchanged if its interval lies within."""
+NO_SPREAD = "seeds do not differ from each other at all, so that their noise is not known"
+_ROUNDING = 1e-12
+"""Spread between seeds, as a share of the values, up to which it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,18 @@ class Compared:
     new: Mapping[Seed, float]
     difference: Difference | None
     """None if the noise is not known."""
+    repeats: bool = True
+    """Whether what has no seed gives the same number again: on a device that repeats, the same machine and versions."""
+
+    @property
+    def seedless(self) -> bool:
+        """Whether it is the untuned base model."""
+        return {*self.old, *self.new} == {None}
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is random: the untuned base model."""
-        return {*self.old, *self.new} == {None}
+        """Whether nothing is random: the untuned base model where it repeats."""
+        return self.repeats and self.seedless
 
     @property
     def same(self) -> bool:
@@ -106,6 +119,9 @@ def judge(quantity: Quantity, cells: Mapping[Cell, Compared], limits: Mapping[Ce
 
 def _finding(cell: Cell, quantity: Quantity, one: Compared, limits: Limits, p: float | None) -> Finding:
     old, new, trials = mean(one.old), mean(one.new), (len(one.old), len(one.new))
+    both = {seed: value for seed, value in one.old.items() if seed in one.new}
+    if one.same and both:
+        return Finding(*cell, quantity, "unchanged", "the same numbers", mean(both), mean(both), (len(both),) * 2, 0.0)
     absolute = (new or 0.0) - (old or 0.0)
     scale = old if quantity.relative and old else 1.0
     if one.same:
@@ -115,7 +131,8 @@ def _finding(cell: Cell, quantity: Quantity, one: Compared, limits: Limits, p: f
         verdict: Verdict = moved(quantity, absolute) if counts else "unchanged"
         return Finding(*cell, quantity, verdict, "no seed, no noise", old, new, trials, absolute / scale)
     if one.difference is None or p is None:
-        why = "a single trial, of which no error is known"
+        single = max(len(one.old), len(one.new)) < 2
+        why = "a single trial, of which no error is known" if single else NO_SPREAD
         return Finding(*cell, quantity, "cannot tell", "noise", old, new, trials, absolute / scale, reason=why)
     change, half = one.difference.value, one.difference.half_width
     low, high = change - half, change + half
@@ -126,7 +143,7 @@ def _finding(cell: Cell, quantity: Quantity, one: Compared, limits: Limits, p: f
         verdict = "unchanged"
     else:
         verdict, reason = "cannot tell", "within noise, which is too large to call it unchanged"
-    rule = "beyond noise over seeds and examples"
+    rule = "beyond noise over examples" if one.seedless else "beyond noise over seeds and examples"
     return Finding(
         *cell, quantity, verdict, rule, old, new, trials, change / scale, low / scale, high / scale, p, reason
     )
@@ -146,20 +163,22 @@ def over_seeds(
     Args:
         old: values by seed, at least one.
         new: values by seed, at least one.
-        errors: the mean standard error of each side's score over its examples, which serves for a single seed; None if
-            it is not known.
+        errors: the mean standard error of each side's score over its examples, which serves for a single seed, and for
+            seeds without any spread; None if it is not known.
     """
+    least = _ROUNDING * max(map(abs, (*old.values(), *new.values())), default=0.0)
     if len(old) > 1 and old.keys() == new.keys():
         paired = spread_of(new[seed] - value for seed, value in old.items())
-        if paired is not None and paired.sd is not None:
+        if paired is not None and paired.sd is not None and paired.sd > least:
             return Difference(paired.mean, paired.sd / math.sqrt(paired.n), paired.n - 1)
     one, other = spread_of(old.values()), spread_of(new.values())
     if one is None or other is None:
         return None
     change = other.mean - one.mean
-    if one.sd is not None and other.sd is not None:
+    if old.keys() != new.keys() and one.sd is not None and other.sd is not None and max(one.sd, other.sd) > least:
         return Difference(change, *_welch(one, other))
-    known = [found for found in (_over_examples(errors), _from_one_side(one, other)) if found is not None]
+    from_one = _from_one_side(one, other, least) if min(len(old), len(new)) < 2 else None
+    known = [found for found in (_over_examples(errors), from_one) if found is not None]
     differences = [Difference(change, *found) for found in known]
     return max(differences, key=lambda each: each.half_width) if differences else None
 
@@ -167,8 +186,6 @@ def over_seeds(
 def _welch(one: Spread, other: Spread) -> tuple[float, float]:
     """Return standard error and degrees of freedom of a difference of means (Welch 1947)."""
     a, b = ((side.sd or 0.0) ** 2 / side.n for side in (one, other))
-    if a + b == 0:
-        return 0.0, float(one.n + other.n - 2)
     shares = a / (a + b), b / (a + b)
     return math.sqrt(a + b), 1 / (shares[0] ** 2 / (one.n - 1) + shares[1] ** 2 / (other.n - 1))
 
@@ -178,9 +195,9 @@ def _over_examples(errors: Sequence[float | None]) -> tuple[float, float] | None
     return (math.hypot(*known), math.inf) if len(known) == len(errors) else None
 
 
-def _from_one_side(one: Spread, other: Spread) -> tuple[float, float] | None:
+def _from_one_side(one: Spread, other: Spread, least: float) -> tuple[float, float] | None:
     """Return the error if one side has a single seed: the other's spread over seeds counts for both."""
     known = one if one.sd is not None else other
-    if known.sd is None:
+    if known.sd is None or known.sd <= least:
         return None
     return known.sd * math.sqrt(1 / one.n + 1 / other.n), float(known.n - 1)

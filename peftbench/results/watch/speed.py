@@ -12,7 +12,9 @@ change of a trial's speed, d = log(new / old) of the same cell and seed, is take
   of three: from the trials' spread pooled over cells, from the cell's own spread moderated by the pooled one (Smyth
   2004), and from the spread of the cells among each other, which is noise if fewer than half of them have changed.
 
-If all cells moved together beyond the machine, each cell is judged by its whole change, else against the others.
+If all cells moved together beyond the machine, each cell is judged by its whole change, else against the others. A cell
+that did not move against the others is unchanged only if its change is within the least one also together with what the
+machine's product does not explain of the common change: else all cells may have changed, and two nights cannot tell.
 """
 
 from __future__ import annotations
@@ -87,7 +89,19 @@ def judge(quantity: Quantity, cells: Mapping[Cell, Timed], least: float, machine
     changes = {cell: one.change + (together.rest if shared else 0.0) for cell, (one, _) in own.items()}
     errors = {cell: _sum(error, together.error) if shared else error for cell, (_, error) in own.items()}
     rule = "its whole change, beyond noise" if shared else "against the other cells, beyond noise"
-    return [first, *_verdicts(quantity, cells, changes, errors, margin, rule)]
+    found = _verdicts(quantity, cells, changes, errors, margin, rule)
+    return [first, *(found if shared else _with_the_rest(found, together, margin))]
+
+
+def _with_the_rest(found: list[Finding], together: Together, margin: float) -> list[Finding]:
+    """Return findings against the other cells; "unchanged" stands only where that holds with the common change too."""
+    why = f"all cells moved together by {_percent(together.change)}, and two nights cannot tell that from the machine"
+    kept = []
+    for each in found:
+        whole = math.log1p(each.change or 0.0) + together.rest
+        open_ = each.verdict == "unchanged" and abs(whole) > margin
+        kept.append(replace(each, verdict="cannot tell", reason=why) if open_ else each)
+    return kept
 
 
 def _verdicts(
