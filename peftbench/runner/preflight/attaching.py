@@ -7,6 +7,7 @@ only if a suite has a base model that is not built in. What a forward pass with 
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ def unsupported(trials: Sequence[Trial]) -> dict[str, str]:
 
 
 def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports which kernels are missing
     from peftbench.planner.predict import load_config
 
     config = load_config(trials[0].base, folder)
