@@ -249,7 +249,7 @@ def _refused(found: Answer) -> Iterator[str]:
     if refusal not in ("no outcomes", "smoke run"):
         yield from _missing(found)
     if refusal == "single seed":
-        yield f"At least {plural(3, 'seed')} are needed{':' if found.command else '.'}"
+        yield f"At least 2 seeds are needed, and 3 are usual{':' if found.command else '.'}"
 
 
 def _reason(found: Answer, refusal: Refusal) -> str:
