@@ -32,6 +32,7 @@ from tools.docs import (
     crossed_document,
     findings,
     history_document,
+    nightly_document,
     precision_document,
     python_document,
     suite_document,
@@ -157,6 +158,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "false answers": answer_document.bounds,
         "answers": answer_document.designs,
     },
+    ROOT / "docs" / "nightly.md": {"planted changes": nightly_document.planted_changes},
     ROOT / "docs" / "history.md": {
         "history false alarms": history_document.false_alarms,
         "history found": history_document.planted,

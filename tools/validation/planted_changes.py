@@ -3,8 +3,9 @@
     python -m tools.validation.planted_changes --pairs 20
 
 Nights without a change come first: each is compared with the night before it. Then each planted change is made in a
-copy of the package, in the suite, in its data or in the installed packages, one night is run with it, and it is
-compared with the last unchanged night. What was found, by which rule and at which effect goes to
+copy of the package, in the suite, in its data or in the installed packages, one night is run with it, it is compared
+with the last unchanged night, and ``history`` sees it after all of them. What was found, by which rule and at which
+effect goes to
 ``results/reference/nightly.json``. A night takes about a minute of one idle core.
 """
 
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,16 @@ def compared(old: Path, new: Path) -> tuple[int, dict[str, Any]]:
     return ran.returncode, json.loads(ran.stdout)
 
 
+def history(nights: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the changes for the worse that ``peftbench history`` says are in force at the newest night."""
+    command = [sys.executable, "-m", "peftbench", "history", *(night.name for night in nights), "--format", "json"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=nights[0].parent, env=variables, capture_output=True, text=True, check=False)
+    names = ("cell", "quantity", "rule", "before", "after", "change")
+    changes = [change for change in json.loads(ran.stdout)["changes"] if change["regressed"]]
+    return [{name: change.get(name) for name in names} for change in changes]
+
+
 def judged(old: Path, new: Path, plant: Plant | None = None) -> dict[str, Any]:
     """Return what a comparison said, and whether a planted change was found."""
     code, said = compared(old, new)
@@ -202,13 +214,17 @@ def main() -> None:
             print(
                 f"{pair['old']} and {pair['new']}: exit code {pair['exit_code']}", pair["regressed"] or "", flush=True
             )
-        plants = []
+        unchanged = history(nights)
+        print(f"history over {len(nights)} unchanged nights:", unchanged or "no change for the worse", flush=True)
+        found = {"environment": environment.describe()["packages"], "pairs": pairs, "history": unchanged, "plants": []}
         for plant in (plant for plant in PLANTS if (given.only or "") in plant.name):
-            plants.append(judged(nights[-1], night(work, plant.name.replace("%", "percent"), plant), plant))
-            print(json.dumps(plants[-1], indent=1), flush=True)
-    if given.only is None:
-        found = {"environment": environment.describe()["packages"], "pairs": pairs, "plants": plants}
-        OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
+            planted = night(work, plant.name.replace("%", "percent"), plant)
+            found["plants"].append(
+                judged(nights[-1], planted, plant) | {"history": history([*nights, planted])},
+            )
+            print(json.dumps(found["plants"][-1], indent=1), flush=True)
+            if given.only is None:
+                OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
