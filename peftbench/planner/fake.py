@@ -104,9 +104,9 @@ def lacks_values(error: BaseException) -> bool:
 
 
 def _names_no_values(error: BaseException) -> bool:
-    if type(error).__module__.startswith("torch._subclasses"):
+    if isinstance(error, NotImplementedError) or type(error).__module__.startswith("torch._subclasses"):
         return True
-    return re.search(r"\bmeta\b(?![-/])|fake ?tensor", str(error), re.IGNORECASE) is not None
+    return re.search(r"(?<![a-z])meta(?![a-z/-])|fake ?tensor", str(error), re.IGNORECASE) is not None
 
 
 def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
