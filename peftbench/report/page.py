@@ -11,10 +11,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftbench.errors import UserError
+from peftbench.report import page_template
 from peftbench.report.collect import Results
 from peftbench.report.payload.assemble import payload
 from peftbench.results.learning_rate_search import FOLDER
@@ -143,14 +143,7 @@ def render(each: Sequence[Results], cores: Sequence[str], parts: dict[str, str],
         files: name of the folder beside the page that has the parts; empty if the page has them.
         folders: what they read about several folders; empty for one.
     """
-    environment = Environment(
-        loader=PackageLoader("peftbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return page_template.template("page.html.j2").render(
         version=__version__,
         suite=", ".join(dict.fromkeys(str(name) for one in each for name in one.distinct("suite"))),
         base=", ".join(dict.fromkeys(str(name) for one in each for name in one.distinct("base"))),

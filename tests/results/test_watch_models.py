@@ -318,3 +318,10 @@ def test_noise_of_paired_and_unpaired_trials_is_on_one_scale() -> None:
         assert variance * each.weight == pytest.approx(2 / 4000, rel=0.1)
     assert noise.moves({}, new) is None
     assert noise.spread_over_cells([0.0, 0.1, 0.2]) is None
+
+
+def test_memory_that_was_zero_is_not_unchanged_when_it_is_not_any_more() -> None:
+    (same,) = memory.judge(PEAK, {CELL: (seeds(0), seeds(0))}, 0.0)
+    (other,) = memory.judge(PEAK, {CELL: (seeds(0), seeds(5))}, 0.0)
+    assert (same.verdict, same.change) == ("unchanged", 0.0)
+    assert (other.verdict, other.change) == ("cannot tell", None)

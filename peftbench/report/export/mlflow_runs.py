@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -82,8 +83,10 @@ def _write(client: Any, experiment: str, run: Run) -> None:
         client.log_batch(identity, params=params)
     last = run.history[-1][0] if run.history else 0
     points = [(step, values) for step, values in run.history] + [(last, run.final)]
+    # MLflow has no metric without a time: of a trial whose end is unknown it is that of the export
+    at = ended if ended is not None else int(time.time() * 1000)
     metrics = [
-        Metric(_name(name), float(value), ended or 0, step)
+        Metric(_name(name), float(value), at, step)
         for step, values in points
         for name, value in values.items()
         if number(value) is not None or value != value  # NaN is stored as such, but an infinity as the largest float

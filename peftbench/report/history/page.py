@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from peftbench.report import page_template
 from peftbench.report.history import words
 from peftbench.results.history.changes import Change, History
 from peftbench.results.history.series import Series
@@ -43,16 +42,9 @@ class Sparkline:
 
 def html(history: History) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("peftbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     cells = _cells(history)
     titles = dict.fromkeys(series.quantity.title for series in history.series)
-    return environment.get_template("history.html.j2").render(
+    return page_template.template("history.html.j2").render(
         version=__version__,
         history=history,
         words=words,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from peftbench.report import page_template
 from peftbench.report.nights import words
 from peftbench.results.watch.comparison import Comparison
 from peftbench.results.watch.findings import VERDICTS
@@ -12,15 +11,8 @@ from peftbench.version import __version__
 
 def render(comparison: Comparison) -> str:
     """Return the page; every text in it is escaped."""
-    environment = Environment(
-        loader=PackageLoader("peftbench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = [words.row(found, comparison) for found in words.ordered(comparison.findings)]
-    return environment.get_template("nights.html.j2").render(
+    return page_template.template("nights.html.j2").render(
         version=__version__,
         old=comparison.old.name,
         new=comparison.new.name,

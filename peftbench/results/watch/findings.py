@@ -78,7 +78,7 @@ class Sides:
 class Interval:
     """A change with the ends of its 95 % interval; None where the model has none."""
 
-    change: float
+    change: float | None
     low: float | None = None
     high: float | None = None
 

@@ -98,9 +98,9 @@ def _by_other_cells(
 
 def _without_noise(cell: Cell, quantity: Quantity, old: Mapping[Seed, float], new: Mapping[Seed, float]) -> Finding:
     sides = Sides.of(old, new)
-    change = Interval((sides.new or 0.0) / sides.old - 1 if sides.old else 0.0)
+    change = Interval(sides.new / sides.old - 1 if sides.new is not None and sides.old else None)
     rule = "equal without repetition"
-    if change.change == 0:
-        return finding(cell, quantity, "unchanged", rule, sides, change)
+    if sides.new == sides.old:
+        return finding(cell, quantity, "unchanged", rule, sides, Interval(0.0))
     why = "one trial a side: how far repetitions differ is not known"
     return finding(cell, quantity, "cannot tell", rule, sides, change, reason=why)
