@@ -124,7 +124,7 @@ def _add_suite(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUES",
-        help="run only some trials: method=lora,full",
+        help="only some trials, by method, precision, rank, seed or cell: method=lora,full or cell='lora r=8 fp32'",
     )
     _completed(only, command_line.selections)
     command.add_argument(

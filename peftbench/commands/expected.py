@@ -1,25 +1,33 @@
-"""What ``plan --time`` predicted of a run: used for the time left, and compared with what the run took."""
+"""How long a run will take: by pilots, else by its own first trials; and afterwards how far off that was."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.records import Status
 from peftbench.records.units import seconds as shown
-from peftbench.records.wording import plural
+from peftbench.records.wording import plural, series
 
 if TYPE_CHECKING:
+    from peftbench.records import Job, TrialRow
     from peftbench.runner.executor import Event
     from peftbench.runner.prepare import Grid
 
 _LEAST = 0.05
 """Least share of the predicted time after which a run's own speed corrects the prediction."""
+_FEW = 2
+"""Cells of which a trial has ended from which on the others are estimated by their mean."""
+_SAME = 0.005
+"""Relative difference up to which two times are called the same."""
 
 
 class Expected:
-    """Follows a run beside its prediction; says nothing where pilots are not known for every pending trial.
+    """Follows a run, and says how long it will take, as far as that is known.
+
+    If pilots are known for every pending trial, it is their prediction, corrected by the trials that ended. Else it is
+    an estimate from the trials that ended.
 
     Args:
         grid: what is run.
@@ -33,14 +41,17 @@ class Expected:
         self._seconds: dict[str, float] = {}
         self._took: dict[str, tuple[str, float]] = {}
         self._ended: set[str] = set()
+        self._by: dict[str, None] = {}
+        self._own = _OwnTimes([job for job in grid.pending if not job.trial.unsupported])
         known = pilot.stored()
         reader = Texts().examples
         for job in grid.pending if known else ():
             measured = known.get(pilot.shape(job.trial))
             first = job.measures_inference or job.predicts
             found = pilot.seconds(job.trial, measured, first, reader) if measured else None
-            if found is not None:
+            if measured is not None and found is not None:
                 self._seconds[job.key] = found
+                self._by |= {measured.made_by: None} if not measured.unsupported else {}
         self._complete = all(job.key in self._seconds or job.trial.unsupported for job in grid.pending)
 
     def beside(self, observer: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -57,18 +68,52 @@ class Expected:
         if event.result is not None:
             key, row = event.job.key, event.result.row
             self._ended.add(key)
+            self._own.see(event.job, row)
             if key in self._seconds and row.status == Status.OK and row.wall_seconds:
                 self._took[key] = row.cell, row.wall_seconds
 
+    @property
+    def by(self) -> str:
+        """The commands whose measured steps the prediction is from, as ``init --time``."""
+        named = [f"`{name}`" for name in self._by if name]
+        return series(named) if named else "an earlier command"
+
     def left(self) -> float | None:
         """Return the seconds that are left, corrected by the trials so far; None if they are not known."""
-        if not self._complete or not self._seconds:
-            return None
+        if not self._predicts:
+            own = self._own.left()
+            return None if own is None else own / self._workers
         ahead = sum(each for key, each in self._seconds.items() if key not in self._ended)
         behind = sum(self._seconds[key] for key in self._took)
         enough = behind > _LEAST * (ahead + behind)
         pace = sum(took for _, took in self._took.values()) / behind if enough else 1.0
         return pace * ahead / self._workers
+
+    @property
+    def _predicts(self) -> bool:
+        return self._complete and bool(self._seconds)
+
+    def before(self, command: str) -> str:
+        """Return what is known of the time before anything runs; empty if nothing is to run.
+
+        Args:
+            command: the one that measures a few steps of the same trials.
+        """
+        if self._predicts:
+            left = self.left()
+            return f"about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
+        if not self._own.pending:
+            return ""
+        return (
+            "how long it takes is not known yet: an estimate follows after the first trials (to have one before a run: "
+            f"{command})"
+        )
+
+    def news(self) -> str:
+        """Return an estimate of the time left as a line, when there is a first or a better one; else an empty text."""
+        what = "" if self._predicts else self._own.news()
+        left = self.left()
+        return f"about {shown(left)} left: {what}" if what and left else ""
 
     def sentences(self) -> tuple[str, ...]:
         """Return the predicted beside the measured time of the trials that ended ok; nothing if none was predicted."""
@@ -76,13 +121,80 @@ class Expected:
             return ()
         predicted = sum(self._seconds[key] for key in self._took)
         measured = sum(took for _, took in self._took.values())
-        errors = {key: self._seconds[key] / took - 1 for key, (_, took) in self._took.items()}
-        worst = max(errors, key=lambda key: abs(errors[key]))
-        count = plural(len(errors), "trial")
-        text = (
-            f"plan --time predicted {shown(predicted)} for {count}, which took {shown(measured)} "
-            f"({predicted / measured - 1:+.0%}); of single trials, the median error is "
-            f"{statistics.median(map(abs, errors.values())):.0%}, the largest {errors[worst]:+.0%} "
-            f"({self._took[worst][0]})"
-        )
-        return (text,)
+        errors = {key: took / self._seconds[key] - 1 for key, (_, took) in self._took.items() if self._seconds[key]}
+        count = plural(len(self._took), "trial")
+        off = _off(measured, predicted)
+        whole = f"{count} took {f'{off} than' if off else 'as long as'} predicted: {shown(measured)}"
+        if measured != predicted:
+            whole += f" in place of {shown(predicted)}"
+        single = ""
+        if len(errors) > 1:
+            worst = max(errors, key=lambda key: abs(errors[key]))
+            median = statistics.median(map(abs, errors.values()))
+            most = _off(1 + errors[worst], 1)
+            single = f"; single trials are off by {100 * median:.0f} % (median)"
+            single += f", most of all {self._took[worst][0]} ({most})" if most else ""
+        return (f"{whole}{single} (predicted by the steps that {self.by} measured)",)
+
+
+def _off(measured: float, predicted: float) -> str:
+    """Return "12 % longer" or "5 % less"; empty for times that are nearly the same."""
+    more = measured / predicted - 1 if predicted else 0.0
+    return f"{100 * abs(more):.0f} % {'longer' if more > 0 else 'less'}" if abs(more) >= _SAME else ""
+
+
+class _OwnTimes:
+    """What a run's own trials say of its time."""
+
+    def __init__(self, pending: Sequence[Job]) -> None:
+        self.pending = pending
+        self._later: dict[str, list[float]] = {}
+        """Cell -> the seconds of its trials, without what only a cell's first trial does."""
+        self._first: list[float] = []
+        """Seconds of what only a cell's first trial does."""
+        self._ended: set[str] = set()
+        self._trained = {job.trial.cell for job in pending if job.trial.training}
+        self._said = 0
+
+    def see(self, job: Job, row: TrialRow) -> None:
+        """Note how long a trial took."""
+        self._ended.add(job.key)
+        if row.wall_seconds is not None:
+            once = (row.plan_seconds or 0.0) + (row.inference_seconds or 0.0)
+            self._first += [once] if _is_first(job) else []
+            self._later.setdefault(job.trial.cell, []).append(max(0.0, row.wall_seconds - once))
+
+    def _known(self) -> list[str]:
+        return [cell for cell in self._trained if cell in self._later]
+
+    def left(self) -> float | None:
+        """Return the seconds of work that are left; None before enough trials ended.
+
+        A cell of which no trial has ended is counted as the mean of the others.
+        """
+        known = self._known()
+        if len(known) < min(_FEW, len(self._trained)):
+            return None
+        means = {cell: statistics.fmean(times) for cell, times in self._later.items()}
+        others = statistics.fmean(means[cell] for cell in known or means) if means else None
+        ahead = [job for job in self.pending if job.key not in self._ended]
+        if others is None:
+            return None
+        once = statistics.fmean(self._first) if self._first else 0.0
+        return sum(means.get(job.trial.cell, others) + once * _is_first(job) for job in ahead)
+
+    def news(self) -> str:
+        """Return what an estimate rests on, when it is the first one or every cell has ended once; else nothing."""
+        known, cells = len(self._known()), len(self._trained)
+        stage = 2 if known == cells else int(known >= _FEW)
+        if stage <= self._said or not cells:
+            return ""
+        self._said = stage
+        if stage == 2:
+            return "a trial of every cell has ended"
+        return f"a first estimate, as trials of {known} of {cells} cells have ended"
+
+
+def _is_first(job: Job) -> bool:
+    """Return whether a trial predicts memory or measures inference cost, as only the first of its cell does."""
+    return job.predicts or job.measures_inference

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from peftbench.commands import FAILED, plan_json, plan_time, selection
+from peftbench.commands import FAILED, default_settings, plan_json, plan_time, selection
 from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.records.units import memory
@@ -58,7 +58,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         return _predict_memory(trials, how, loaded)
     reasons = prepare.impossible(trials)
     candidates = () if small else learning_rate_search.candidates(loaded, kind)
-    defaults = selection.default_lines(loaded, trials)
+    defaults = default_settings.default_lines(loaded, trials)
     lines = _cell_lines(trials, reasons)
     lines += [f"note: {line}" for line in (small.notes if small else ())]
     lines += [f"default: {line}" for line in defaults]
@@ -131,7 +131,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{suite.options.suite}: {error}") from None
-    defaults = selection.default_lines(suite, trials)
+    defaults = default_settings.default_lines(suite, trials)
     notes = [*_missing_device(trials), *_no_reserve(suite, trials, how)]
     if how.as_json:
         reasons = {each.trial.cell: each.problem for each in found if each.problem}

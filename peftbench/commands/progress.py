@@ -22,8 +22,8 @@ _WIDTH = 120
 class Lines:
     """Prints a line when the trials of a seed begin, and one per finished trial."""
 
-    def __init__(self, total: int, out: TextIO, rounds: Rounds | None = None) -> None:
-        self._total, self._done, self._out, self._rounds = total, 0, out, rounds
+    def __init__(self, total: int, out: TextIO, rounds: Rounds | None = None, expected: Expected | None = None) -> None:
+        self._total, self._done, self._out, self._rounds, self._expected = total, 0, out, rounds, expected
 
     def __call__(self, event: Event) -> None:
         """Print the result if an event ends a trial."""
@@ -33,6 +33,7 @@ class Lines:
         self._done += 1
         width = len(str(self._total))
         self._print(wrapped(f"[{self._done:{width}}/{self._total}] {sentence(event.result)}"))
+        self._print(self._expected.news() if self._expected else "")
         self._print(self._rounds.ends(event) if self._rounds else "")
 
     def _print(self, text: str) -> None:
@@ -73,12 +74,14 @@ class Bar:
             self._progress.console.print(text, highlight=False, markup=False)
 
     def _time_left(self) -> str:
-        predicted = self._expected.left() if self._expected else None
-        if predicted is None and (not self._ran or self._began is None):
+        if self._expected:
+            seconds = self._expected.left()
+            if seconds is None:
+                return "time left: not known yet"
+        elif self._ran and self._began is not None:
+            seconds = (time.monotonic() - self._began) / self._ran * self._left
+        else:
             return ""
-        seconds = predicted
-        if seconds is None:
-            seconds = (time.monotonic() - (self._began or 0.0)) / self._ran * self._left
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
@@ -96,7 +99,7 @@ def shown(
     """
     out = out or sys.stderr
     if not out.isatty():
-        yield Lines(total, out, rounds)
+        yield Lines(total, out, rounds, expected)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

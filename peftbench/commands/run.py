@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from peftbench.commands import FAILED, selection, sending
+from peftbench.commands import FAILED, default_settings, selection, sending
 from peftbench.errors import UserError
 from peftbench.results import remote
 
@@ -114,13 +114,14 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
         predicts=not loaded.smoke,
     )
     recorded = _command(loaded.options, with_only=True)
+    planned = "" if loaded.smoke else f"{recorded.replace('run', 'plan', 1)} --time"
     failed, statuses = False, dict[str, int]()
     with sending.sender(how.results, out) as sender:
         for stage in stages.stages(loaded, kind, folder):
-            for line in () if stage.searches else selection.default_lines(loaded, stage.trials):
+            for line in () if stage.searches else default_settings.default_lines(loaded, stage.trials):
                 print(progress.wrapped(f"default: {line}"), file=out)
             tables = shows and not stage.searches and not loaded.smoke
-            outcome = _run_stage(stage, loaded.workers, recorded, options, sender, tables)
+            outcome = _run_stage(stage, loaded.workers, recorded, options, sender, tables, planned)
             failed |= _has_failed(stage, outcome)
             statuses = statuses if stage.searches else outcome.statuses
     differ = progress.warn_of_differences(folder, loaded.strict, out)
@@ -128,11 +129,26 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
 
 
 def _run_stage(
-    stage: Stage, workers: int, command: str, options: Options, sender: sending.Sender, tables: bool = False
+    stage: Stage,
+    workers: int,
+    command: str,
+    options: Options,
+    sender: sending.Sender,
+    tables: bool = False,
+    planned: str = "",
 ) -> Outcome:
-    """Run one stage of a suite and print how it ended, where the sender prints."""
+    """Run one stage of a suite and print how it ended, where the sender prints.
+
+    Args:
+        stage: the search, or the grid.
+        workers: trials at the same time.
+        command: as rows have it.
+        options: how it is run.
+        sender: takes finished rows, and has the stream that is printed to.
+        tables: whether the table is printed once every cell has its first seed.
+        planned: the command that measures the time of the same trials; empty if no time is told.
+    """
     from peftbench.commands import ending, expected, progress, rounds
-    from peftbench.records import units
     from peftbench.runner import grid, prepare
 
     if stage.searches:
@@ -146,9 +162,9 @@ def _run_stage(
         print(f"note: {note}", file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
     times = expected.Expected(prepared)
-    left = times.left()
-    if left:
-        print(f"about {units.seconds(left)}, as `plan --time` predicted", file=out)
+    before = times.before(planned) if planned else ""
+    if before:
+        print(progress.wrapped(before), file=out)
     followed = rounds.Rounds(prepared, partial(ending.so_far, stage.folder, workers) if tables else None)
     with progress.shown(len(prepared.pending), out, followed, times) as observer:
         outcome = grid.run(prepared, sender.beside(times.beside(observer)))

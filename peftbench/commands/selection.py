@@ -66,35 +66,6 @@ def complete(
     return Resolved(matched, parameters)
 
 
-def default_lines(suite: Suite, trials: Sequence[Trial]) -> list[str]:
-    """Return what follows from the base model and the data, for people: the values in the trials, and why."""
-    from peftbench.records import wording
-
-    lines = []
-    for key, why in suite.defaults.reasons if suite.defaults else ():
-        if key == "max_length" and trials:
-            lines.append(f"evaluate.max_length {trials[0].evaluation.max_length:,}: {why}")
-    cells: dict[tuple[str, str], dict[str, Trial]] = {}
-    for trial in trials:
-        for key, why in (trial.defaults or {}).items():
-            cells.setdefault((key, why), {})[trial.cell] = trial
-    for (key, why), found in cells.items():
-        if key != "learning_rate":
-            values = dict.fromkeys(_value(trial, key) for trial in found.values())
-            lines.append(f"{key} {', '.join(values)}: {why}")
-        elif all(trial.learning_rate_source == "search" for trial in found.values()):
-            lines.append(f"learning_rate of {', '.join(found)}: {why}")
-        else:
-            rates = {cell: trial.training.learning_rate for cell, trial in found.items() if trial.training}
-            lines.append(f"learning_rate: {wording.rates(rates)} ({why})")
-    return [*lines, *(suite.defaults.notes if suite.defaults else ())]
-
-
-def _value(trial: Trial, key: str) -> str:
-    found = trial.precision if key == "precision" else getattr(trial.training, key)
-    return f"{found:,}" if isinstance(found, int) else str(found)
-
-
 def match_ranks(suite: Suite, out: TextIO) -> tuple[Suite, int | None]:
     """Choose the ranks of a suite with ``match:`` and print them; smoke mode leaves ranks as they are.
 

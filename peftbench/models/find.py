@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,18 @@ def on_hub(base: Base) -> bool:
     if len(source) > _LONGEST_HUB_ID or not _HUB_ID.fullmatch(source) or ("/" not in source and _hint(source)):
         raise UserError(_no_base(source))
     return True
+
+
+def folder_notes(bases: Iterable[Base]) -> tuple[str, ...]:
+    """Return a sentence for each base model whose name could be a hub id too, but is a folder, which comes first."""
+    return tuple(
+        f"base {base.source!r} is the folder {local_folder(base).resolve()}; no model of that name on the hub is used"
+        for base in dict.fromkeys(bases)
+        if not base.random_weights
+        and base.source not in builtin.BASES
+        and _HUB_ID.fullmatch(base.source)
+        and is_folder(local_folder(base))
+    )
 
 
 def local_folder(base: Base) -> Path:

@@ -78,6 +78,8 @@ class Measured:
     """Why something is not known; of a trial that ends unsupported, the reason."""
     unsupported: bool = False
     """Whether the trial ends unsupported, which takes ``fixed_seconds``."""
+    made_by: str = ""
+    """The command that measured it; empty if it is not known."""
 
 
 def shape(trial: Trial) -> str:
@@ -310,9 +312,14 @@ def _steps(trial: Trial, found: Measured, reader: read.Reader) -> int | None:
     return max(1, math.ceil((training.epochs or 0) * count / training.batch_size))
 
 
-def store(found: Mapping[str, Measured]) -> None:
-    """Keep what pilots took, for a later run on this machine."""
-    kept = {**stored(), **found}
+def store(found: Mapping[str, Measured], made_by: str = "plan --time") -> None:
+    """Keep what pilots took, for a later run on this machine.
+
+    Args:
+        found: shape -> what its pilot took.
+        made_by: the command that ran the pilots.
+    """
+    kept = {**stored(), **{name: replace(each, made_by=made_by) for name, each in found.items()}}
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)

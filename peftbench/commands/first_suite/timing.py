@@ -192,7 +192,7 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int) -> tuple[_Grid
     most = f"{pilot.LONGEST:.0f} s"
     print(f"measuring a few steps and scored examples of {len(trials)} cells, at most {most} each", file=sys.stderr)
     found = pilot.with_candidates(pilot.measure(trials, observe), trials, [_candidate(trial) for trial in trials])
-    pilot.store(found)
+    pilot.store(found, "init --time")
     each = {trial.cell: found[pilot.shape(trial)] for trial in trials}
     busy = sum(waits) / len(waits) if waits else 0.0
     why = f"how long it takes on an idle machine: other programs took {busy:.0%} of the CPU time of the measured steps"

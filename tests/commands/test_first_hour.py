@@ -1,0 +1,169 @@
+"""What plan and run say to someone who knows no option: how long it takes, which defaults, which folder."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from peftbench import cli
+from peftbench.commands import default_settings, expected, progress
+from peftbench.models import find
+from peftbench.records import Base, Phase
+from peftbench.runner import pilot
+from peftbench.runner.executor import Event
+from peftbench.runner.pilot import Measured
+from peftbench.suite import expand, load
+from peftbench.suite.select import FIELDS
+from tests.support import trials
+from tests.support.results_factory import make_result
+
+KNOWN = Measured(fixed_seconds=2.0, step_seconds=0.5, scoring_seconds=1.0)
+PLAN = "peftbench plan s.yaml --time"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Three cells of three seeds each, in the order in which they run, beside the untuned base."""
+    made = trials.trial("nano", tmp_path)
+    base = replace(made, method="base", cell="base", training=None, seed=None)
+    each = [replace(made, cell=cell, seed=seed) for seed in range(3) for cell in "abc"]
+    jobs = [trials.job(trial, tmp_path) for trial in (base, *each)]
+    keyed = [replace(job, key=f"{n:016}", predicts=n in (1, 2, 3)) for n, job in enumerate(jobs)]
+    return SimpleNamespace(pending=keyed, workers=1)
+
+
+def ended(job, seconds, plan=0.0, status="ok"):
+    row = make_result(job.trial.cell, status=status, wall_seconds=seconds, plan_seconds=plan).row
+    return Event(job, Phase.SAVE, result=SimpleNamespace(row=row, scores=()))
+
+
+def test_without_pilots_the_time_is_said_as_soon_as_trials_of_two_cells_have_ended(grid):
+    times = expected.Expected(grid)
+    base, a, b, c, *later = grid.pending
+    assert (times.left(), times.news()) == (None, "")
+    assert times.before(PLAN).endswith(f"follows after the first trials (to have one before a run: {PLAN})")
+    times.see(ended(base, 1.0))
+    times.see(ended(a, 12.0, plan=2.0))
+    assert (times.left(), times.news()) == (None, ""), "one method says nothing of another"
+    times.see(ended(b, 22.0, plan=2.0))
+    assert times.left() == pytest.approx(2 * 10 + 2 * 20 + 3 * 15 + 2), "c as the mean of a and b, and its prediction"
+    assert times.news() == "about 107.0 s left: a first estimate, as trials of 2 of 3 cells have ended"
+    assert times.news() == "", "it is said once"
+    times.see(ended(c, 5.0, plan=2.0, status="diverged"))
+    assert times.left() == pytest.approx(2 * 10 + 2 * 20 + 2 * 3)
+    assert times.news() == "about 66.0 s left: a trial of every cell has ended"
+    for job in later:
+        times.see(ended(job, 10.0))
+    assert (times.left(), times.news(), times.sentences()) == (0.0, "", ())
+
+
+def test_lines_say_the_estimate_once(grid):
+    out, times = io.StringIO(), expected.Expected(grid)
+    lines = times.beside(progress.Lines(len(grid.pending), out, None, times))
+    for job in grid.pending:
+        lines(ended(job, 10.0))
+    assert [line for line in out.getvalue().splitlines() if "left" in line] == [
+        "about 70.0 s left: a first estimate, as trials of 2 of 3 cells have ended",
+        "about 60.0 s left: a trial of every cell has ended",
+    ]
+
+
+def test_nothing_is_said_of_a_time_where_nothing_is_to_run(grid):
+    assert expected.Expected(SimpleNamespace(pending=[], workers=1)).before(PLAN) == ""
+    refused = [replace(job, trial=replace(job.trial, unsupported="no")) for job in grid.pending]
+    times = expected.Expected(SimpleNamespace(pending=refused, workers=1))
+    assert (times.before(PLAN), times.left(), times.news()) == ("", None, "")
+
+
+@pytest.mark.parametrize(
+    ("by", "named"),
+    [("init --time", "`init --time`"), ("plan --time", "`plan --time`"), ("", "an earlier command")],
+)
+def test_a_prediction_names_the_command_that_measured(grid, by, named):
+    pilot.store({pilot.shape(job.trial): KNOWN for job in grid.pending}, by)
+    times = expected.Expected(grid)
+    assert times.before(PLAN).endswith(f", by the steps that {named} measured on this machine")
+    times.see(ended(grid.pending[0], 10.0))
+    (text,) = times.sentences()
+    assert text.endswith(f"(predicted by the steps that {named} measured)")
+
+
+@pytest.mark.parametrize(
+    ("factors", "said"),
+    [
+        ((1.12, 1.12, 1.12), "3 trials took 12 % longer than predicted: "),
+        ((0.5, 1.0, 1.0), "3 trials took 17 % less than predicted: "),
+        ((1.0, 1.0, 1.0), "3 trials took as long as predicted: "),
+    ],
+)
+def test_the_error_of_a_prediction_is_said_in_words(grid, factors, said):
+    pilot.store({pilot.shape(job.trial): KNOWN for job in grid.pending})
+    times = expected.Expected(grid)
+    for job, factor in zip(grid.pending[4:], factors, strict=False):
+        times.see(ended(job, factor * times._seconds[job.key]))
+    (text,) = times.sentences()
+    assert text.startswith(said)
+    assert ("most of all a (50 % less) (predicted" in text) == (factors[0] == 0.5)
+    assert "-" not in text.partition("(predicted")[0]
+
+
+SUITE = "base: nano\ntasks: [judge]\nseeds: 2\nmethods: {base: , lora: , full: {learning_rate: 1e-3}}\n"
+
+
+def _said(tmp_path, text):
+    (tmp_path / "s.yaml").write_text(text)
+    loaded = load(tmp_path / "s.yaml")
+    return default_settings.default_lines(loaded, expand(loaded, "cpu"))
+
+
+def test_plan_names_the_defaults_of_the_built_in_base(tmp_path, monkeypatch, capsys):
+    assert _said(tmp_path, SUITE) == [
+        "learning_rate: 0.005 for lora r=8 fp32 (the methods' own, found for nano)",
+        "steps 100, batch_size 16, micro_batch_size 16, sequence_length 128: the general defaults",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", "s.yaml"]) == 0
+    assert "default: steps 100, batch_size 16, " in capsys.readouterr().out
+
+
+def test_settings_that_the_suite_gives_are_no_defaults(tmp_path):
+    train = "train: {epochs: 1, batch_size: 8, sequence_length: 64, learning_rate: 1e-3}\n"
+    assert _said(tmp_path, SUITE + train) == []
+
+
+def test_a_folder_that_could_be_a_hub_id_is_said_to_be_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    (note,) = find.folder_notes([Base("org/model"), Base("org/model"), Base("nano")])
+    assert note == f"base 'org/model' is the folder {tmp_path}/org/model; no model of that name on the hub is used"
+    others = [Base(str(tmp_path / "org")), Base("./org"), Base("other/model"), Base("llama-7b", random_weights=True)]
+    assert find.folder_notes(others) == ()
+
+
+def test_plan_and_run_say_that_a_base_is_a_folder(tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "model").symlink_to(tiny)
+    (tmp_path / "s.yaml").write_text(
+        "base: org/model\ntasks: [judge]\nseeds: 1\ntrain: {steps: 2, sequence_length: 32}\nmethods: [lora]\n"
+    )
+    assert cli.main(["plan", "s.yaml"]) == 0
+    said = "note: base 'org/model' is the folder "
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_names_every_field_of_only(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split("--only FIELD=VALUES")[2].split("--seeds")[0].split())
+    for field in FIELDS:
+        assert field in text
