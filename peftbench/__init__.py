@@ -7,6 +7,7 @@ The public Python interface is what ``__all__`` names; everything else is intern
 * ``read_results(folder)`` returns the stored rows as DataFrames.
 * ``answer(folder)`` returns which cell to take, and what it costs.
 * ``compare(old, new)`` returns what regressed between two results folders; ``compare_results`` the same as a record.
+* ``history(nights)`` returns what changed over many nights, and when.
 * ``write_report(folder, output)`` writes the page or a table.
 * ``benchmark_suite(name)`` returns a suite whose cells run as benchmarks of pytest-benchmark.
 * ``UserError`` is raised for every mistake in a suite, an argument or a folder.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         answer,
         compare,
         compare_results,
+        history,
         load_suite,
         read_results,
         run_suite,
@@ -39,6 +41,7 @@ __all__ = [
     "benchmark_suite",
     "compare",
     "compare_results",
+    "history",
     "load_suite",
     "read_results",
     "run_suite",

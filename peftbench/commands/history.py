@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from peftbench.commands import FAILED, NOTHING_JUDGED
 from peftbench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from peftbench.results.history.changes import History
 
 FORMATS = ("text", "md", "json", "html")
 
@@ -38,19 +43,45 @@ def history(nights: Sequence[Path], shown: Shown, last: str | None) -> int:
     newest = _number(last)
     from peftbench.report.history import page, text
     from peftbench.report.page import save
-    from peftbench.results import history as watched
 
-    found = watched.history(nights, last=newest)
+    told = found(nights, {}, newest)
     write = {"text": text.text, "md": text.markdown, "json": text.as_json, "html": page.html}[shown.format]
     output = shown.output
     if output is None and shown.format == "html":
         output = Path("reports") / f"{nights[0].resolve().name}-history.html"
     if output is None:
-        print(write(found), end="")
+        print(write(told), end="")
     else:
-        save(write(found), output)
-        print(f"{text.text(found) if shown.format == 'html' else ''}written: {output}")
-    return FAILED if found.verdict is False else 0 if found.verdict else NOTHING_JUDGED
+        save(write(told), output)
+        print(f"{text.text(told) if shown.format == 'html' else ''}written: {output}")
+    return FAILED if told.verdict is False else 0 if told.verdict else NOTHING_JUDGED
+
+
+def found(nights: Sequence[Path], given: Mapping[str, Any], last: int | None) -> History:
+    """Return what changed over a row of nights.
+
+    Args:
+        nights: results folders, or folders of them.
+        given: keys of ``watch:`` with values that override those of the newest night's suite.
+        last: number of newest nights in which a change must have begun to count; None for all.
+
+    Raises:
+        UserError: if a key or value is wrong, or a path is no results folder and no folder of them.
+    """
+    from peftbench.records.watch import DEFAULT
+    from peftbench.results import history as watched
+    from peftbench.suite.watch import overridden
+
+    overridden(DEFAULT, given)  # a wrong key is told before anything is read
+    return watched.history(nights, last=last, changed=lambda watch: overridden(watch, given))
+
+
+def places(given: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders of nights that an argument names: itself, or what lies at a URL."""
+    from peftbench.results import remote
+
+    text = os.fspath(given)
+    return remote.nights(text) if remote.is_url(text) else [Path(given)]
 
 
 def _number(last: str | None) -> int | None:

@@ -70,14 +70,8 @@ def _history(arguments: argparse.Namespace) -> int:
     from peftbench.commands import history
 
     shown = history.Shown(arguments.format, Path(arguments.output) if arguments.output else None)
-    nights = [place for given in arguments.nights for place in _places(given)]
+    nights = [place for given in arguments.nights for place in history.places(given)]
     return history.history(nights, shown, arguments.last)
-
-
-def _places(given: str) -> list[Path]:
-    from peftbench.results import remote
-
-    return remote.nights(given) if remote.is_url(given) else [Path(given)]
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands as Python functions: load and run a suite, read, compare and report its results.
+"""The commands as Python functions: load and run a suite, read, compare, watch and report its results.
 
 ``peftbench`` forwards to these functions, so that ``import peftbench`` stays fast. What is not in its ``__all__`` is
 internal. Example::
@@ -14,15 +14,15 @@ internal. Example::
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.commands import python_arguments as arguments
+from peftbench.commands.python_arguments import Only, Overrides
 from peftbench.commands.run import RunOptions, RunSummary
 from peftbench.errors import UserError, unknown
 
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from peftbench.results.store import Tables
     from peftbench.results.watch.comparison import Comparison
     from peftbench.suite import Suite
-
-Only = Mapping[str, Any] | Iterable[str]
-"""``{"method": ["lora", "full"], "rank": 8}``, or the texts that ``--only`` takes."""
-Overrides = Mapping[str, Any] | Iterable[str]
-"""``{"train.steps": 20}``, or the texts that ``--set`` takes."""
 
 
 def load_suite(
@@ -61,8 +56,10 @@ def load_suite(
     """
     from peftbench import suite
 
-    chosen = None if seeds is None else _seeds(seeds)
-    return suite.load(name, overrides=_overrides(overrides), only=_only(only), seeds=chosen, smoke=smoke)
+    chosen = None if seeds is None else arguments.seeds(seeds)
+    return suite.load(
+        name, overrides=arguments.overrides(overrides), only=arguments.only(only), seeds=chosen, smoke=smoke
+    )
 
 
 def run_suite(
@@ -118,8 +115,8 @@ def run_suite(
         results=dated_folder.results_folder(results),
         fresh=fresh,
         keep_adapters=keep_adapters,
-        budget=_size(budget),
-        reserve=_size(reserve),
+        budget=arguments.size(budget),
+        reserve=arguments.size(reserve),
     )
     return run.run(suite, how, sys.stderr if verbose else io.StringIO())
 
@@ -188,7 +185,7 @@ def answer(
     from peftbench.results.folder import place
 
     here = place(folder)
-    return report.record(report.ask(here, question(here, Asked(within, _size(budget), time, task))))
+    return report.record(report.ask(here, question(here, Asked(within, arguments.size(budget), time, task))))
 
 
 def compare(
@@ -240,6 +237,42 @@ def compare_results(
     return compare.compared(place(old), place(new), watch or {})
 
 
+def history(
+    nights: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    watch: Mapping[str, Any] | None = None,
+    last: int | None = None,
+) -> dict[str, Any]:
+    """Return what changed over many nights, and when.
+
+    Args:
+        nights: a folder of dated results folders, or a list of results folders or of such folders; URLs too.
+        watch: keys of a suite's ``watch:`` in place of those that the newest night's suite gives:
+            ``{"judge": ["speed"], "speed_percent": 10}``.
+        last: number of newest nights in which a change must have begun to count as a regression; None for all.
+
+    Returns:
+        The record that ``peftbench history --format json`` prints. ``verdict`` is ``regressed``, ``no regression`` or
+        None; ``changes`` has one entry for each change of a cell's quantity, or of one that cells have in common, with
+        its night, the levels before and after, the rule that found it and what else moved that night; ``series`` has
+        every value of every night. What is not known is None.
+
+    Raises:
+        UserError: if a key of ``watch`` is wrong, ``last`` is no number of nights, or a path is neither a results
+            folder nor a folder of them.
+    """
+    from peftbench.commands import history
+    from peftbench.report.history.text import record
+
+    if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
+        raise UserError(f"last: given {last!r}; allowed: a number of nights from 1 on")
+    given = [nights] if isinstance(nights, str | os.PathLike) else list(nights)
+    folders = [place for each in given for place in history.places(each)]
+    if not folders:
+        raise UserError("history: no night is given")
+    return record(history.found(folders, watch or {}, last))
+
+
 def write_report(
     folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, format: str = "html"
 ) -> Path:
@@ -266,61 +299,3 @@ def write_report(
     here = place(folder)
     target = default_page(here) if output is None else Path(output)
     return report.publish(here, target, format)[0]
-
-
-def _overrides(given: Overrides) -> tuple[str, ...]:
-    """Return overrides as ``--set`` takes them."""
-    if isinstance(given, Mapping):
-        return tuple(f"{key}={_yaml(value)}" for key, value in given.items())
-    return _texts("overrides", given)
-
-
-def _yaml(value: Any) -> str:
-    """Return a value as YAML in one line; text is quoted only if it would be read as something else."""
-    from peftbench.suite.yaml_lines import parse
-
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str):
-        try:
-            if parse(value, "")[0] == value:
-                return value
-        except UserError:
-            pass
-    return json.dumps(value, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON does not know as one that it does: paths as text, sequences as lists."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else list(value)
-
-
-def _only(given: Only) -> tuple[str, ...]:
-    """Return a selection in the format that ``--only`` accepts."""
-    if not isinstance(given, Mapping):
-        return _texts("only", given)
-    found = []
-    for field, values in given.items():
-        each = [values] if isinstance(values, str) or not isinstance(values, Iterable) else values
-        found.append(f"{field}={','.join('none' if value is None else str(value) for value in each)}")
-    return tuple(found)
-
-
-def _texts(name: str, given: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise UserError(f"{name}: given the text {given!r}; allowed: a mapping, or a list of such texts")
-    return tuple(given)
-
-
-def _seeds(given: int | Sequence[int]) -> str:
-    """Return seeds as ``--seeds`` takes them: a number of seeds, or a list with a comma at its end."""
-    try:
-        if isinstance(given, bool | str):
-            raise TypeError
-        return "".join(f"{index(seed)}," for seed in given) if isinstance(given, Iterable) else str(index(given))
-    except TypeError:
-        raise UserError(f"seeds: given {given!r}; allowed: a number of seeds, or a list of the seeds") from None
-
-
-def _size(given: int | str | None) -> str | None:
-    return f"{given}B" if isinstance(given, int) else given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import peftbench
-from peftbench import suite
+from peftbench import cli, suite
 from peftbench.commands import python_api
 from peftbench.results.store import record_grid
+from tests.support.nights import Team, make_nights, name_of
 from tests.support.store_checks import fill
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +142,11 @@ def test_a_selection_and_seeds_are_those_of_the_command_line(place):
         (lambda: peftbench.read_results("nosuch"), "no such folder: nosuch"),
         (lambda: peftbench.compare_results("nosuch", "nosuch"), "no such folder: nosuch"),
         (lambda: peftbench.compare("a", "b", watch={"jugde": "score"}), "did you mean 'judge'?"),
+        (lambda: peftbench.history("nosuch"), "nosuch"),
+        (lambda: peftbench.history([]), "no night is given"),
+        (lambda: peftbench.history("a", watch={"jugde": "score"}), "did you mean 'judge'?"),
+        (lambda: peftbench.history("a", last=0), "last: given 0; allowed: a number of nights from 1 on"),
+        (lambda: peftbench.history("a", last="3"), "last: given '3'"),
         (lambda: peftbench.write_report("nosuch"), "no such folder: nosuch"),
         (lambda: peftbench.write_report("nosuch", "page.pdf", format="pdf"), "unknown format 'pdf'"),
         (lambda: peftbench.write_report("nosuch", format="csv"), "format='csv' needs output"),
@@ -150,6 +157,24 @@ def test_a_wrong_argument_is_a_user_error_that_says_what_is_allowed(place, call,
         call()
     assert part in str(error.value)
     assert not (place / "results").exists()
+
+
+def test_the_documented_history_prints_what_the_command_finds(tmp_path, monkeypatch, capsys):
+    def grown(night: int, cell: int, seed: int) -> dict[str, int]:
+        return {"peak_train_bytes": 4_500_000} if cell == 1 and night >= 3 else {}
+
+    nights = make_nights(tmp_path / "nights", Team(6, 2, planted=grown))
+    monkeypatch.chdir(tmp_path)
+    document = (ROOT / "docs" / "python.md").read_text()
+    (example,) = re.findall(r"^```python\n(import peftbench\n\nfound = .*?)^```", document, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "docs/python.md", "exec"), {})
+    assert capsys.readouterr().out == "2026-01-04 lora r=3 fp32 peak_train_bytes 3010000.0 4500000.0\n"
+    assert cli.main(["history", str(nights), "--format", "json"]) == 1
+    assert peftbench.history(nights) == json.loads(capsys.readouterr().out)
+    each = [nights / name_of(night) for night in range(6)]
+    assert peftbench.history(each)["changes"] == peftbench.history("nights")["changes"]
+    assert peftbench.history("nights", last=2)["verdict"] == "no regression"
+    assert peftbench.history("nights", watch={"memory_percent": 60})["verdict"] == "no regression"
 
 
 def test_only_the_rows_of_the_recorded_grid_are_read_unless_all_are_asked_for(place):

@@ -14,6 +14,7 @@ FUNCTIONS = (
     "answer",
     "compare",
     "compare_results",
+    "history",
     "write_report",
     "benchmark_suite",
 )

@@ -37,7 +37,7 @@ def _lines(history: History, change: Change) -> Iterator[str]:
     yield f"{words.state(history, change)}  {quantity.title}, {words.where(change)}: {words.size(change)}"
     yield f"  {words.value(quantity, change.before)} -> {words.value(quantity, change.after)}, {words.how(change)}"
     yield f"  since {words.lasting(history, change)}"
-    if change.rule == "newest nights" and change.nights == 1:
+    if change.rule.startswith("newest nights") and change.nights == 1:
         yield "  one night so far: a step or a single outlier, the next night tells"
     yield f"  what else changed: {words.moved(change)}"
 
@@ -84,8 +84,13 @@ def _row(history: History, change: Change) -> tuple[str, ...]:
 
 def as_json(history: History) -> str:
     """Return everything that was found as JSON; values are in the unit that stands beside them."""
+    return json.dumps(record(history), indent=1) + "\n"
+
+
+def record(history: History) -> dict[str, Any]:
+    """Return everything that was found as plain values, in the unit that stands beside them."""
     verdict = {True: "no regression", False: "regressed", None: None}[history.verdict]
-    found = {
+    return {
         "verdict": verdict,
         "nights": [{"name": n.name, "date": n.date, "folder": name_of(n.folder)} for n in history.nights],
         "changes": [_change(history, change) for change in history.changes],
@@ -116,7 +121,6 @@ def as_json(history: History) -> str:
         "judged_series": history.judged,
         "notes": list(history.notes),
     }
-    return json.dumps(found, indent=1) + "\n"
 
 
 def _change(history: History, change: Change) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,12 @@ MOST_CAUSES = 60
 """Pairs of nights whose other differences are read at most, the newest ones."""
 
 
-def history(given: Sequence[Path], watch: Watch | None = None, last: int | None = None) -> History:
+def history(
+    given: Sequence[Path],
+    watch: Watch | None = None,
+    last: int | None = None,
+    changed: Callable[[Watch], Watch] = lambda watch: watch,
+) -> History:
     """Return what changed over a row of nights.
 
     Args:
@@ -32,12 +37,13 @@ def history(given: Sequence[Path], watch: Watch | None = None, last: int | None 
         watch: which kinds of quantities are judged, and the least changes that count; None for what the suite of the
             newest night says, else ``records.watch.DEFAULT``.
         last: newest nights in which a change must have begun to count as a regression; None for all.
+        changed: given what is judged by ``watch``, returns what is judged instead.
 
     Raises:
         UserError: if a path is no such folder.
     """
     nights = reading.read(given, COLUMNS)
-    watch = watch or (_watch_of(nights.found[-1]) if nights.found else None) or DEFAULT
+    watch = changed(watch or (_watch_of(nights.found[-1]) if nights.found else None) or DEFAULT)
     found = series_of(nights.found, watch.judge)
     pairs = two_nights.Pairs(nights.found, watch)
     exact, outliers = exact_changes(found, watch)
