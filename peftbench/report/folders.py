@@ -20,8 +20,10 @@ _AXES = ("method", "rank", "precision", "seed", "options", "named_settings")
 """Settings that say which cells a folder has."""
 _NAMING = ("method", "rank", "precision", "seed")
 """Those of them that are in the name of every cell, or are not the cell's."""
-_SCORING = ("evaluate", "evaluation", "tasks", "retention")
+_SCORING = ("evaluate", "evaluation", "tasks")
 """Settings that say on what and how scores are measured."""
+_MAX_LENGTH = "evaluation.max_length"
+"""The setting among them that changes no score unless prompts are cut to it or texts are scored in windows."""
 _COLUMNS: Mapping[str, str] = {
     "base_sha256": "base model",
     "data_sha256": "data",
@@ -29,7 +31,7 @@ _COLUMNS: Mapping[str, str] = {
     "device": "device",
     "memory_kind": "memory figure",
 }
-"""Columns that must be equal for two folders to be compared, and what they are."""
+"""Columns that say what was measured with what; all but the base model must be equal for folders to be compared."""
 _MOST_PAIRS = 6
 _LONGEST = 80
 """Longest value of a setting, characters."""
@@ -77,6 +79,16 @@ class Part:
                     found.setdefault(name, set()).add(_short(plain(value)))
         return {name: frozenset(values) for name, values in found.items()}
 
+    @cached_property
+    def fits_length(self) -> bool:
+        """Whether every scored text is known to have stood whole within the evaluation's maximum length."""
+        texts = self.results.trials["scores_json"].dropna().unique()
+        records = [record for text in texts for record in read_json(text).values() if isinstance(record, dict)]
+        return bool(records) and all(
+            record.get("truncated_prompts") == 0 and record.get("metric") != "probability_per_byte"
+            for record in records
+        )
+
     def column(self, name: str) -> frozenset[str]:
         """Return the values of a column over all rows, as texts."""
         return frozenset(str(value) for value in self.results.distinct(name))
@@ -120,9 +132,10 @@ def comparability(parts: Sequence[Part]) -> tuple[str, ...]:
     alike = [(a, b) for a, b in pairs if not differences(a, b)]
     texts = ["Each folder has an answer, a plot and a table of its own; rows of different folders are never pooled."]
     for a, b in alike[:_MOST_PAIRS]:
+        other = a.column("base_sha256") != b.column("base_sha256")
         texts.append(
-            f"{a.name} and {b.name} have the same base model, data, evaluation, device and protocol, so that their "
-            "scores can be read side by side."
+            f"{a.name} and {b.name} have the same data, evaluation, device and protocol, so that their scores can be "
+            f"read side by side{'; their base models differ' if other else ''}."
         )
     apart = [(a, b) for a, b in pairs if (a, b) not in alike]
     texts += [f"{a.name} and {b.name} are not compared: {series(differences(a, b))}." for a, b in apart[:_MOST_PAIRS]]
@@ -133,10 +146,15 @@ def comparability(parts: Sequence[Part]) -> tuple[str, ...]:
 
 
 def differences(one: Part, other: Part) -> tuple[str, ...]:
-    """Return in words why two folders are not compared; empty if they may be read side by side."""
-    unequal = [name for name in _COLUMNS if one.column(name) != other.column(name)]
+    """Return in words why scores of two folders are not compared; empty if they may be read side by side.
+
+    What one table of one folder may not mix is apart here too; it may have several base models.
+    """
+    unequal = [name for name in _COLUMNS if name != "base_sha256" and one.column(name) != other.column(name)]
     found = [f"other {_COLUMNS[name]}" for name in unequal if name != "data_sha256"]
     names = [name for name in _differing((one, other)) if name.partition(".")[0] in _SCORING]
+    if one.fits_length and other.fits_length:
+        names = [name for name in names if name != _MAX_LENGTH]
     if set(one.results.tasks) != set(other.results.tasks):
         each = (
             f"{series(part.results.tasks) if part.results.tasks else 'none'} in {part.name}" for part in (one, other)

@@ -26,7 +26,7 @@ PART = "peftbenchPart("
 """How each file beside a page begins."""
 LARGEST = 5_000_000
 """Bytes of a page; what would exceed them is in files beside it, which are read when something is opened."""
-_NAMES = ("data", "answer", "tips", "plot", "table", "trial", "sections", "anatomy", "folders", "start")
+_NAMES = ("data", "answer", "tips", "plot", "table", "trial", "sections", "anatomy", "folders", "every", "start")
 SCRIPTS = tuple(f"page_{name}.js" for name in _NAMES)
 """The page's own scripts, in their order."""
 SECTIONS = (

@@ -1,4 +1,4 @@
-"""The page of several results folders: one of them is shown at a time, above it what all of them say."""
+"""The page of several results folders: what all of them say, the cells of all, and below one of them at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from peftbench.report import page
 from peftbench.report.folders import Part, audit, comparability
 from peftbench.report.payload.assemble import payload
 from peftbench.report.payload.packing import packed
+from peftbench.report.together import together
 
 _NO_ANSWER = "the answer could not be computed; the warnings of this folder say why"
 
@@ -30,6 +31,7 @@ def make(parts: Sequence[Part], folder: str) -> page.Page:
         "parts": [_row(part, json.loads(one.core)) for part, one in zip(parts, made, strict=True)],
         "notes": comparability(parts),
         "audit": audit(parts),
+        "together": together(parts),
     }
     each, cores = [part.results for part in parts], [one.core for one in made]
     texts = [*cores, *later.values()]

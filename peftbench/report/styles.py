@@ -43,6 +43,11 @@ def style_of(kind: str) -> Style:
     if variant:
         drawn = zlib.crc32(variant.encode())
         return Style(_hue(drawn, 0.34), _hue(drawn, 0.72), SHAPES[drawn // 360 % len(SHAPES)])
+    return style_at(place)
+
+
+def style_at(place: int) -> Style:
+    """Return the style of one of several things that are told apart by their place in a list, like folders."""
     return Style(LIGHT[place % len(LIGHT)], DARK[place % len(DARK)], SHAPES[place % len(SHAPES)])
 
 

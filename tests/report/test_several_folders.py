@@ -9,6 +9,7 @@ import pytest
 
 from peftbench.errors import UserError
 from peftbench.report import folders, page_of_folders
+from peftbench.report.together import together
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
 
@@ -31,7 +32,7 @@ def test_folders_with_the_same_data_may_be_read_side_by_side(tmp_path):
     parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b")])
     first, second = folders.comparability(parts)
     assert "rows of different folders are never pooled" in first
-    assert second.startswith("a and b have the same base model, data, evaluation, device and protocol")
+    assert second.startswith("a and b have the same data, evaluation, device and protocol")
     assert folders.audit(parts) == {"names": ["a", "b"], "rows": []}
 
 
@@ -39,19 +40,63 @@ def test_folders_with_the_same_data_may_be_read_side_by_side(tmp_path):
     ("change", "reason"),
     [
         ({"data": "e" * 64}, "other data"),
-        ({"base": "tiny"}, "other base model"),
         ({"task": "compute"}, "other tasks (judge in a, compute in b)"),
-        ({"settings": {"evaluation": {"max_length": 9}}}, "other data or evaluation (evaluation.max_length)"),
+        ({"settings": {"evaluation": {"split": "validation"}}}, "other data or evaluation (evaluation.split)"),
         ({"device": "cuda"}, "other device"),
         ({"protocol": 1}, "other protocol"),
     ],
 )
 def test_what_does_not_compare_is_said_in_words(tmp_path, change, reason):
-    one = results(tmp_path / "a", settings={"evaluation": {"max_length": 64}})
-    other = results(tmp_path / "b", **({"settings": {"evaluation": {"max_length": 64}}} | change))
+    one = results(tmp_path / "a", settings={"evaluation": {"split": "test"}})
+    other = results(tmp_path / "b", **({"settings": {"evaluation": {"split": "test"}}} | change))
     parts = folders.read([one, other])
     assert folders.comparability(parts)[1:] == (f"a and b are not compared: {reason}.",)
     assert folders.audit(parts)["rows"]
+
+
+def test_scores_of_several_base_models_stand_side_by_side_as_in_one_folder(tmp_path):
+    parts = folders.read([results(tmp_path / "a"), results(tmp_path / "b", base="tiny")])
+    assert folders.comparability(parts)[1].endswith("read side by side; their base models differ.")
+    assert dict(folders.audit(parts)["rows"])["base.source"] == ["nano", "tiny"]
+
+
+@pytest.mark.parametrize(("cut", "apart"), [(0, False), (1, True)])
+def test_the_maximum_length_separates_scores_only_if_prompts_were_cut_to_it(tmp_path, cut, apart):
+    made = []
+    for name, length in (("a", 64), ("b", 96)):
+        row = make_result().row
+        scores = {task: score | {"truncated_prompts": cut} for task, score in json.loads(row.scores_json).items()}
+        settings = {"evaluation": {"max_length": length}, "evaluate": ["judge"]}
+        facts = {"scores_json": json.dumps(scores), "settings_json": json.dumps(settings)}
+        made.append(store(tmp_path / name, make_result(**facts)))
+    found = folders.differences(*folders.read(made))
+    assert found == (("other data or evaluation (evaluation.max_length)",) if apart else ())
+
+
+def test_folders_stand_together_where_scores_and_costs_compare(tmp_path):
+    made = [
+        results(tmp_path / "a"),
+        results(tmp_path / "b", data="e" * 64),
+        results(tmp_path / "c", base="tiny"),
+        results(tmp_path / "d", threads=2),
+        results(tmp_path / "e", data="e" * 64, task="compute"),
+    ]
+    found = together(folders.read(made))
+    assert found["groups"] == [[0, 2, 3], [1], [4]]
+    assert found["reasons"] == [
+        "",
+        "Apart from a: other data.",
+        "Apart from a: other tasks (judge in a, compute in e), from b: other tasks (judge in b, compute in e).",
+    ]
+    assert found["apart"]["train_seconds"] == found["apart"]["decode_over_base"] == [0, 0, 0, 1, 0]
+    assert found["apart"]["forgetting"] == [0, 0, 1, 0, 0]
+    assert len({(style["light"], style["shape"]) for style in found["styles"]}) == 5
+
+
+def test_a_folder_that_fits_to_two_that_do_not_fit_is_with_the_first(tmp_path):
+    unknown = results(tmp_path / "old")
+    two = [results(tmp_path / name, settings={"evaluation": {"split": name}}) for name in ("test", "validation")]
+    assert together(folders.read([unknown, *two]))["groups"] == [[0, 1], [2]]
 
 
 def test_what_older_rows_do_not_have_is_unknown_and_not_different(tmp_path):
@@ -188,7 +233,7 @@ def test_a_page_may_not_stand_among_the_rows_of_any_folder(command, tmp_path):
 def test_rows_of_an_older_schema_stand_beside_new_ones(tmp_path):
     parts = folders.read([REFERENCE / "quickstart", REFERENCE / "quickstart_avx2"])
     (reason,) = folders.comparability(parts)[1:]
-    assert reason.startswith("quickstart and quickstart_avx2 are not compared: other base model and other protocol.")
+    assert reason.startswith("quickstart and quickstart_avx2 are not compared: other protocol.")
     assert dict(folders.audit(parts)["rows"])["schema of the rows"] == ["2", "1"]
 
 

@@ -34,7 +34,7 @@ const drawsWithin = (q, k, loss) => {
 };
 /* Probability that a cell is within a loss (points) of the best, by cell; null for cells that cannot be judged. */
 const probabilities = (score, points) => {
-  const found = Array(COUNT).fill(null);
+  const found = Array(score.mean.length).fill(null);
   const q = questionsOf(score);
   if (q) q.all.forEach((k) => { found[q.cells[k]] = drawsWithin(q, k, points / 100) / q.draws; });
   return found;

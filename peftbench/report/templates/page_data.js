@@ -3,18 +3,24 @@
 const FOLDERS = document.getElementById("folders-data") && JSON.parse(document.getElementById("folders-data").textContent);
 const placeAsked = Number(new URLSearchParams(location.hash.slice(1)).get("results") ?? 0);
 const PLACE = FOLDERS && Number.isInteger(placeAsked) && placeAsked > 0 && placeAsked < FOLDERS.parts.length ? placeAsked : 0;
-const DATA = JSON.parse(document.getElementById(PLACE ? `data-${PLACE}` : "data").textContent);
+const dataOf = (place) => {
+  const data = JSON.parse(document.getElementById(place ? `data-${place}` : "data").textContent);
+  for (const column of data.columns) {
+    if (column.texts) column.values = column.values.map((at) => column.texts[at]);
+    column.size ??= 1;
+    column.unit ??= "";
+    column.head = column.unit ? `${column.title} (${column.unit})` : column.title;
+  }
+  return data;
+};
+const DATA = dataOf(PLACE);
+/* The data of every folder, in their order. */
+const EVERY = FOLDERS ? FOLDERS.parts.map((_, place) => (place === PLACE ? DATA : dataOf(place))) : [];
 const CELLS = DATA.cells;
 const COUNT = CELLS.name.length;
 const MISSING = "–";
 const PLACES = [...Array(COUNT).keys()];
 const COLUMNS = new Map(DATA.columns.map((column) => [column.name, column]));
-for (const column of DATA.columns) {
-  if (column.texts) column.values = column.values.map((place) => column.texts[place]);
-  column.size ??= 1;
-  column.unit ??= "";
-  column.head = column.unit ? `${column.title} (${column.unit})` : column.title;
-}
 
 /* A number with some decimals, rounded as Python does: the exact value, of two equally near ones the even one. */
 const rounded = (value, digits) => {
@@ -105,13 +111,19 @@ const indexed = async (name, trial) => {
 
 /* What a reader chose. It is in the address, so that a link shows the same. */
 const DEFAULT_COLUMNS = ["peak_train_bytes", "train_seconds", "tokens_per_second", "forgetting", "decode_over_base"];
-const COSTS = [
+const ALL_COSTS = [
   ["peak_train_bytes", "peak memory"], ["train_seconds", "train time"], ["trainable_parameters", "trainable parameters"],
   ["checkpoint_bytes", "checkpoint"], ["decode_over_base", "decode"], ["forgetting", "forgetting"],
-].filter(([name]) => COLUMNS.has(name));
+];
+const COSTS = ALL_COSTS.filter(([name]) => COLUMNS.has(name));
+/* Over all folders: the columns that any of them has, in a unit that suits the largest numbers. */
+const EVERY_COLUMNS = new Map();
+for (const { columns } of EVERY) for (const each of columns) if (!(EVERY_COLUMNS.get(each.name)?.size >= each.size)) EVERY_COLUMNS.set(each.name, each);
+const EVERY_COSTS = ALL_COSTS.filter(([name]) => EVERY_COLUMNS.has(name));
 const DEFAULTS = {
   within: "2", budget: "", time: "", task: "0", cost: COSTS[0]?.[0] ?? "", columns: DEFAULT_COLUMNS.filter((n) => COLUMNS.has(n)).join(","),
   sort: "score,desc", search: "", method: "", rank: "", precision: "", base: "", open: "", results: "0",
+  folder: "", find: "", order: "score,desc", over: EVERY_COSTS[0]?.[0] ?? "",
 };
 const state = { ...DEFAULTS };
 const listeners = [];
@@ -124,7 +136,8 @@ const ALLOWED = {
   task: among(DATA.scores.map((_, i) => i)), cost: among(COSTS.map(([name]) => name)), columns: (text) => text.split(",").every((name) => !name || KNOWN_COLUMNS.has(name)),
   sort: (text) => { const [name, direction, ...more] = text.split(","); return KNOWN_COLUMNS.has(name) && ["asc", "desc"].includes(direction) && !more.length; },
   search: () => true, ...Object.fromEntries(Object.entries(FILTERS).map(([name, values]) => [name, among(values)])), open: among(DATA.trials.key),
-  results: among(FOLDERS ? FOLDERS.parts.map((_, i) => i) : [0]),
+  results: among(FOLDERS ? FOLDERS.parts.map((_, i) => i) : [0]), folder: among(EVERY.map((_, i) => i)), find: () => true, over: among(EVERY_COSTS.map(([name]) => name)),
+  order: (text) => { const [name, direction, ...more] = text.split(","); return (["cell", "results", "score", "within"].includes(name) || EVERY_COLUMNS.has(name)) && ["asc", "desc"].includes(direction) && !more.length; },
 };
 const readAddress = () => {
   if (location.hash.length > 1 && !location.hash.includes("=")) return; /* the name of a place on the page, and no choice */

@@ -4,12 +4,11 @@ const bindFolders = () => {
   if (!FOLDERS) return;
   const { parts: each, notes: [first, ...pairsOfFolders], audit } = FOLDERS;
   const own = each[PLACE];
-  const show = (place) => { location.hash = place ? `results=${place}` : ""; };
   document.querySelector("h1").replaceChildren(own.name, element("span", {}, ` ${DATA.suite} on ${DATA.base}`));
   document.title = `${own.name} · peftbench`;
   DATA.status.push({ title: "folders", text: audit.rows.length ? `${each.length}, not all equal` : `${each.length}, all else equal`, level: audit.rows.length ? "" : "ok" });
   const rows = each.map((one, place) => [
-    place === PLACE ? element("strong", { "aria-current": "true" }, `${one.name} (shown)`) : element("button", { type: "button", class: "link", onclick: () => show(place) }, one.name),
+    place === PLACE ? element("strong", { "aria-current": "true" }, `${one.name} (shown)`) : element("button", { type: "button", class: "link", onclick: () => elsewhere(place) }, one.name),
     one.suite, one.base, one.trials, one.answer,
   ]);
   const sentences = pairsOfFolders.map((text) => element("p", { class: "quiet" }, text));

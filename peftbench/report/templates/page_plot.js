@@ -88,25 +88,19 @@ const placed = (front, rows, log, width, height) => {
   }
   return found;
 };
-const plotSpec = (rows) => {
-  const score = scoreOf();
-  const cost = COLUMNS.get(state.cost);
+/* Marks with intervals, their front with names, horizontal lines and a budget. Rows have x, y, low, high, color, fill, shape, shown, name and a number of their own as cell. */
+const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, tooltip = "name" }) => {
   const xs = rows.map((row) => row.x);
   const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 20;
   const front = frontOf(rows);
-  const named = placed(front, rows, log, byId("plot").clientWidth - 60, 330);
-  const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
-  const reserve = DATA.costs?.reserve ?? 0;
-  const memory = memoryOf(state.budget);
-  const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
-  const budget = most ? [{ x: most / cost.size, name: reserve && state.cost === "peak_train_bytes" ? "budget less a GPU's reserve" : "budget" }] : [];
+  const named = placed(front, rows, log, wide - 60, high);
   const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
   const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~g", tickCount: 8, labelOverlap: true, grid: true };
   const x = { field: "x", type: "quantitative", scale: log ? { type: "log", nice: false, padding: 24 } : { zero: false, padding: 24 }, axis: xAxis };
-  const y = { field: "y", type: "quantitative", scale: { zero: false, padding: 8 }, axis: { title: `score on ${score.task} (%)`, tickCount: 6 } };
+  const y = { field: "y", type: "quantitative", scale: { zero: false, padding: 8 }, axis: { title: yTitle, tickCount: 6 } };
   const raw = { color: { field: "color", type: "nominal", scale: null }, opacity: { condition: { test: "datum.shown", value: 1 }, value: 0.15 } };
   return {
-    width: "container", height: 330,
+    width: "container", height: high,
     layer: [
       { data: { values: lines }, mark: { type: "rule", strokeDash: [2, 4], color: ink("--quiet") }, encoding: { y } },
       { data: { values: lines }, mark: { type: "text", align: "left", dx: 4, dy: -6, fontSize: 12, color: ink("--quiet"), x: 0 }, encoding: { y, text: { field: "name" } } },
@@ -115,16 +109,26 @@ const plotSpec = (rows) => {
       { data: { values: front }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, color: ink("--quiet") }, encoding: { x, y, order: { field: "x" } } },
       { data: { name: "cells" }, mark: { type: "rule", strokeWidth: 1.5 }, encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...raw } },
       {
-        data: { name: "cells" }, params: [{ name: "brush", select: { type: "interval", mark: { stroke: ink("--accent"), fill: ink("--accent"), fillOpacity: 0.08, strokeOpacity: 0.8 } } }],
+        data: { name: "cells" }, ...(brush ? { params: [{ name: "brush", select: { type: "interval", mark: { stroke: ink("--accent"), fill: ink("--accent"), fillOpacity: 0.08, strokeOpacity: 0.8 } } }] } : {}),
         mark: { type: "point", size: 110, strokeWidth: 1.8, cursor: "pointer" },
         encoding: {
-          x, y, ...raw, shape: { field: "shape", type: "nominal", scale: null }, fill: { field: "fill", type: "nominal", scale: null }, tooltip: { field: "name" },
+          x, y, ...raw, shape: { field: "shape", type: "nominal", scale: null }, fill: { field: "fill", type: "nominal", scale: null }, tooltip: { field: tooltip },
         },
       },
       ...PLACEMENTS.map((place) => ({ data: { values: front.filter((row) => named.get(row.cell) === place) }, mark: { type: "text", align: place.align, baseline: "middle", dx: place.dx, dy: place.dy, fontSize: 12 }, encoding: { x, y, text: { field: "name" } } })),
     ],
     datasets: { cells: rows },
   };
+};
+const plotSpec = (rows) => {
+  const score = scoreOf();
+  const cost = COLUMNS.get(state.cost);
+  const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
+  const reserve = DATA.costs?.reserve ?? 0;
+  const memory = memoryOf(state.budget);
+  const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
+  const budget = most ? [{ x: most / cost.size, name: reserve && state.cost === "peak_train_bytes" ? "budget less a GPU's reserve" : "budget" }] : [];
+  return chartSpec({ rows, cost, lines, budget, yTitle: `score on ${score.task} (%)`, wide: byId("plot").clientWidth, high: 330, brush: true });
 };
 
 let shownCells = null; /* cells of the table's rows that pass its filters; null for all */
@@ -150,25 +154,25 @@ const fadePlot = () => {
   const view = plots.get(byId("plot"));
   if (view && byId("plot").isConnected) view.change("cells", vega.changeset().remove(vega.truthy).insert(plotRows())).runAsync();
 };
+const legendMark = (shape, color, full) => {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "-8 -8 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", outline(shape));
+  path.setAttribute("style", `stroke:${color};fill:${color};fill-opacity:${full}`);
+  svg.append(path);
+  return svg;
+};
 const drawLegend = () => {
   const kinds = new Map(PLACES.filter((cell) => !CELLS.is_base[cell]).map((cell) => [CELLS.kind[cell], cell]));
-  const mark = (shape, color, full) => {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "-8 -8 16 16");
-    svg.setAttribute("aria-hidden", "true");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    path.setAttribute("d", outline(shape));
-    path.setAttribute("style", `stroke:${color};fill:${color};fill-opacity:${full}`);
-    svg.append(path);
-    return svg;
-  };
   const items = [...kinds].map(([kind, cell]) => {
     const style = styleOf(cell);
-    return element("li", {}, mark(style.shape, style.color, 1), CELLS.title[cell]);
+    return element("li", {}, legendMark(style.shape, style.color, 1), CELLS.title[cell]);
   });
   const fills = FILLS.filter(([full]) => PLACES.some((cell) => !CELLS.is_base[cell] && fullness(cell) === full));
   if (fills.length > 1) {
-    items.push(element("li", { class: "quiet" }, "bits per weight of the base: ", ...fills.flatMap(([full, text]) => [mark("circle", ink("--quiet"), full), `${text}  `])));
+    items.push(element("li", { class: "quiet" }, "bits per weight of the base: ", ...fills.flatMap(([full, text]) => [legendMark("circle", ink("--quiet"), full), `${text}  `])));
   }
   byId("legend").replaceChildren(...items);
 };

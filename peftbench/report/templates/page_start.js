@@ -42,7 +42,7 @@ bindSkip();
 bindTips();
 bindTheme();
 for (const [what, start] of [["the results folders", bindFolders], ["the status", drawStatus], ["failures and warnings", drawTroubles], ["the answer", bindAnswer],
-  ["the table", bindTable], ["the plot", bindPlot], ["trials", bindTrial], ["the sections", bindSections], ["printing", bindPrint]]) started(what, start);
+  ["the table", bindTable], ["the plot", bindPlot], ["the cells of all folders", bindEvery], ["trials", bindTrial], ["the sections", bindSections], ["printing", bindPrint]]) started(what, start);
 addEventListener("hashchange", () => {
   const before = { ...state };
   readAddress();

@@ -1,6 +1,6 @@
 /* The table, with DataTables: sorting, filters, the choice of columns, copy and download of what is shown. */
 const SCORE_COLUMNS = [
-  { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}`, raw: (cell) => scoreOf().mean[cell], text: (cell) => scoreText(scoreOf(), cell) },
+  { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}`, raw: (cell) => scoreOf().mean[cell], ends: (cell) => ["mean", "low", "high"].map((end) => scoreOf()[end][cell]), text: (cell) => scoreText(scoreOf(), cell) },
   { name: "within", title: () => `within ${tolerated()} of best`, unit: "%", tip: () => "probability that the cell lies within the tolerated loss of the best cell, for new seeds and new examples", raw: (cell) => within[cell], text: (cell) => chance(within[cell]) },
 ];
 const SPREADS = DATA.scores.flatMap((score, i) => [
@@ -30,10 +30,7 @@ const filterTable = () => {
 };
 const allShown = () => table.rows({ search: "applied", order: "applied" }).data().toArray().map((row) => row.cell);
 const render = (field) => (_, type, row) => {
-  if (type === "sort" || type === "type") {
-    const value = field.raw(row.cell);
-    return value === null || value === undefined ? (field.words ? "\uffff" : null) : value;
-  }
+  if (type === "sort" || type === "type") return bySort(field, row.cell);
   if (type !== "display") return field.text(row.cell);
   const text = escaped(field.text(row.cell));
   if (field.name === "cell") return `<button type="button" class="link" data-cell="${row.cell}">${text}</button>${CELLS.trouble[row.cell] ? ` <small class="trouble">${escaped(CELLS.trouble[row.cell])}</small>` : ""}`;
@@ -42,23 +39,28 @@ const render = (field) => (_, type, row) => {
 const heading = (field) => `<span data-tip="${escaped(field.tip())}">${escaped(field.title())}${field.unit ? ` <small>${escaped(field.unit)}</small>` : ""}</span>`;
 /* Unknown values come last in both directions. */
 const lastNull = (sign) => (a, b) => (a === null ? (b === null ? 0 : 1) : b === null ? -1 : sign * (a - b));
+DataTable.type("measured", { order: { asc: lastNull(1), desc: lastNull(-1) }, className: "num" });
+const bySort = (field, row) => {
+  const value = field.raw(row);
+  return value === null || value === undefined ? (field.words ? "\uffff" : null) : value;
+};
+const asColumn = (field, visible, show) => ({
+  data: null, name: field.name, title: heading(field), render: show, type: field.words ? "string" : "measured", visible, searchable: false,
+  className: field.name === "score" ? "num score" : field.words ? "words" : "num", orderSequence: field.words || field.optional ? ["asc", "desc"] : ["desc", "asc"],
+  createdCell: (td) => { td.dataset.label = field.head(); },
+});
+const LANGUAGE = { info: "_TOTAL_ cells", infoFiltered: "of _MAX_", infoEmpty: "no cell", zeroRecords: "No cell passes the filters.", emptyTable: "No cell.", lengthMenu: "_MENU_ a page" };
 
 const makeTable = () => {
-  DataTable.type("measured", { order: { asc: lastNull(1), desc: lastNull(-1) }, className: "num" });
   const visible = chosen();
   const [sorted, direction] = state.sort.split(",");
   table = new DataTable("#table", {
     data: PLACES.map((cell) => ({ cell })),
-    columns: FIELDS.map((field) => ({
-      data: null, name: field.name, title: heading(field), render: render(field), type: field.words ? "string" : "measured",
-      visible: !field.optional || visible.has(field.name), searchable: false, className: field.name === "score" ? "num score" : field.words ? "words" : "num",
-      orderSequence: field.words ? ["asc", "desc"] : field.optional ? ["asc", "desc"] : ["desc", "asc"],
-      createdCell: (td) => { td.dataset.label = field.head(); },
-    })),
+    columns: FIELDS.map((field) => asColumn(field, !field.optional || visible.has(field.name), render(field))),
     order: [[FIELD_AT.get(sorted) ?? 1, direction === "asc" ? "asc" : "desc"]],
     pageLength: 20, lengthMenu: [20, 50, 100, { label: "all", value: -1 }], deferRender: true, autoWidth: false,
     layout: { topStart: null, topEnd: null, bottomStart: "info", bottomEnd: COUNT > 20 ? ["pageLength", "paging"] : null },
-    language: { info: "_TOTAL_ cells", infoFiltered: "of _MAX_", infoEmpty: "no cell", zeroRecords: "No cell passes the filters.", emptyTable: "No cell.", lengthMenu: "_MENU_ a page" },
+    language: LANGUAGE,
   });
   table.on("draw", () => {
     const cells = allShown();
@@ -124,37 +126,35 @@ const bindChooser = () => {
   });
 };
 
-/* What is shown, as text. */
+/* What is shown, as text: fields with heading, raw value and text of a row, and the rows. */
 const shownFields = () => FIELDS.filter((field, place) => table.column(place).visible());
 const exported = {
-  csv: () => {
+  csv: (fields, rows) => {
     const quote = (value) => (/[",\n\r]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-    const fields = shownFields().flatMap((field) => (field.name === "score"
-      ? ["mean", "low", "high"].map((end) => ({ name: `score_${end}`, raw: (cell) => scoreOf()[end][cell] })) : [field]));
-    const lines = [fields.map((field) => field.name), ...allShown().map((cell) => fields.map((field) => String(field.raw(cell) ?? "")))];
+    const heads = fields.flatMap((field) => (field.ends ? ["mean", "low", "high"].map((end) => `score_${end}`) : [field.name]));
+    const lines = [heads, ...rows.map((row) => fields.flatMap((field) => (field.ends ? field.ends(row) : [field.raw(row)])).map((value) => String(value ?? "")))];
     return `${lines.map((line) => line.map(quote).join(",")).join("\n")}\n`;
   },
-  md: () => {
+  md: (fields, rows) => {
     const plain = (text) => text.replace(/[\\|]/g, "\\$&").replace(/[<>\n]/g, (c) => ({ "<": "&lt;", ">": "&gt;" })[c] ?? " ");
-    const fields = shownFields();
     const line = (texts) => `| ${texts.map(plain).join(" | ")} |`;
-    return `${[line(fields.map((f) => f.head())), `|${fields.map((f) => (f.words ? " --- |" : " ---: |")).join("")}`, ...allShown().map((cell) => line(fields.map((f) => f.text(cell))))].join("\n")}\n`;
+    return `${[line(fields.map((f) => f.head())), `|${fields.map((f) => (f.words ? " --- |" : " ---: |")).join("")}`, ...rows.map((row) => line(fields.map((f) => f.text(row))))].join("\n")}\n`;
   },
-  tex: () => {
+  tex: (fields, rows) => {
     const special = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "–": "--", "×": "$\\times$", "<": "\\textless{}", ">": "\\textgreater{}" };
     const plain = (text) => text.replace(/[\\{}$&#%_~^–×<>\n]/g, (c) => special[c] ?? (c === "\n" ? " " : `\\${c}`));
-    const fields = shownFields();
     const line = (texts) => `${texts.map(plain).join(" & ")} \\\\`;
-    return `\\begin{tabular}{${fields.map((f) => (f.words ? "l" : "r")).join("")}}\n\\toprule\n${line(fields.map((f) => f.head()))}\n\\midrule\n${allShown().map((cell) => line(fields.map((f) => f.text(cell)))).join("\n")}\n\\bottomrule\n\\end{tabular}\n`;
+    return `\\begin{tabular}{${fields.map((f) => (f.words ? "l" : "r")).join("")}}\n\\toprule\n${line(fields.map((f) => f.head()))}\n\\midrule\n${rows.map((row) => line(fields.map((f) => f.text(row)))).join("\n")}\n\\bottomrule\n\\end{tabular}\n`;
   },
 };
-const bindExport = () => {
-  for (const button of document.querySelectorAll("[data-export]")) {
+/* Copy or download by the buttons of a menu what a function says is shown. */
+const bindExport = (menu, shown, name) => {
+  for (const button of menu.querySelectorAll("[data-export]")) {
     button.addEventListener("click", async () => {
       const format = button.dataset.export;
-      const text = exported[format]();
+      const text = exported[format](...shown());
       if (button.dataset.how === "copy") { await copy(text, button); return; }
-      const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" })), download: `${DATA.suite || "peftbench"}.${format}` });
+      const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" })), download: `${name}.${format}` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     });
@@ -177,7 +177,7 @@ const bindTable = () => {
   bindFilters();
   bindMenus();
   bindChooser();
-  bindExport();
+  bindExport(byId("compare"), () => [shownFields(), allShown()], DATA.suite || "peftbench");
   onChoice(["within", "task"], invalidate);
   onChoice(["sort"], () => {
     const [name, direction] = state.sort.split(",");
