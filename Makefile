@@ -2,6 +2,7 @@
 # make test         set up, check style and types, run the tests
 # make smoke        each method, tuner and precision of every suite in two steps; an outside package and a wide page too
 # make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
+# make exports      the tests of exports to trackers and of results at S3, with the real libraries, which it installs
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo precisions all
@@ -20,7 +21,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels bench reference clean
+.PHONY: quickstart test check smoke kernels exports bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -41,6 +42,12 @@ smoke: $(STAMP)
 kernels: $(STAMP)
 	$(SSE4) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
 	$(AVX2) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
+
+# no test of these may skip: PEFTBENCH_ALL_GROUPS makes a library that is missing an error
+exports: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3
+	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 \
+		tests/report/test_trackers.py tests/results/test_remote_s3.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

@@ -1,47 +1,21 @@
-"""Results at a URL: in memory for the rules, and at a real S3 server."""
+"""Results at a URL, in memory for the rules; test_remote_s3.py has a real server."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import fsspec
 import pytest
 
-import peftbench
 from peftbench import cli
-from peftbench.commands import sending
 from peftbench.errors import UserError
-from peftbench.records import Phase
 from peftbench.results import folder, remote, remote_names
-from peftbench.results.store import compact, done, open_for_run, read, record_grid, write
-from peftbench.runner import grid
-from peftbench.runner.executor import Event, local
-from tests.support import tiny_base
-from tests.support.results_factory import make_grid, make_result
-
-WHY = "it is in the dependency group s3"
-SUITE = """
-base: ./tiny
-device: cpu
-tasks:
-  colour:
-    kind: choice
-    train: train.jsonl
-    test: train.jsonl
-    validation_fraction: 0.25
-    prompt: "the {{ p }}"
-    target: "{{ t }}"
-    choices: [red, blue]
-    limit: 4
-seeds: 2
-evaluate: {inference: false}
-methods: {base: , adapter: {learning_rate: 1e-3}}
-"""
+from peftbench.results.store import compact, read, write
+from tests.support.remote_runs import finished_trials_survive, lose_the_machine, run_trials, seeds_at
+from tests.support.results_factory import make_result
 
 
 @pytest.fixture(autouse=True)
@@ -59,95 +33,10 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
     system.store.clear()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("s3fs", reason=WHY)
-    motoserver = pytest.importorskip("moto.server", reason=WHY)
-    server = motoserver.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[fsspec.AbstractFileSystem]:
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    system = fsspec.filesystem("s3", use_listings_cache=False)
-    system.clear_instance_cache()
-    system = fsspec.filesystem("s3", use_listings_cache=False)
-    system.mkdir("bucket")
-    yield system
-    system.rm("bucket", recursive=True)
-    system.clear_instance_cache()
-
-
-def run_trials(url: str, seeds: range, monkeypatch: pytest.MonkeyPatch, before=lambda number: None) -> str:
-    """Run trials that end at once into a URL; return what is printed."""
-    out = io.StringIO()
-    stub = SimpleNamespace(unsupported=None, cell="lora r=8 fp32", seed=0, timeout_seconds=None)
-    results = [make_result(seed=seed) for seed in seeds]
-    jobs = tuple(SimpleNamespace(trial=stub, key=result.row.key, log=None) for result in results)
-
-    def run(jobs, workers):
-        for number, (job, result) in enumerate(zip(jobs, results, strict=True)):
-            before(number)
-            yield Event(job, Phase.EVALUATE, result=result)
-
-    monkeypatch.setattr(local, "run", run)
-    with sending.sender(url, out) as sender:
-        place = sender.remote.folder
-        open_for_run(place, ["judge"])
-        record_grid(place, sorted({*done(place), *(job.key for job in jobs)}), "peftbench run x")
-        left = tuple(job for job in jobs if job.key not in done(place))
-        assert len(left) == len(jobs)
-        grid.run(
-            SimpleNamespace(folder=place, tasks=("judge",), jobs=jobs, pending=jobs, workers=1),
-            sender.beside(print_nothing),
-        )
-    return out.getvalue()
-
-
-def print_nothing(event: Event) -> None:
-    pass
-
-
-def seeds_at(url: str) -> list[int]:
-    return sorted(read(folder.located(url)).trials["seed"])
-
-
-def lose_the_machine(cache: Path) -> None:
-    """Delete everything on this machine."""
-    for path in sorted(cache.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-
-
-@pytest.mark.parametrize("where", ["memory", "s3"])
 def test_finished_trials_are_there_when_the_machine_is_lost(
-    where: str, request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch
+    memory: fsspec.AbstractFileSystem, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = request.getfixturevalue(where)
-    url = f"{where}://bucket/nights/monday"
-
-    def look(number: int) -> None:
-        assert len(system.glob(f"{url}/trials/*.parquet")) == number
-
-    run_trials(url, range(3), monkeypatch, before=look)
-    assert not system.glob(f"{url}/**/.*"), "nothing but results"
-    lose_the_machine(cache)
-    assert seeds_at(url) == [0, 1, 2]
-    lose_the_machine(cache)
-    assert "all results are at" in run_trials(url, range(3, 5), monkeypatch)
-    assert seeds_at(url) == [0, 1, 2, 3, 4]
-    assert len(system.glob(f"{url}/trials/*.parquet")) == 1, "merged there as here"
-    tables = read(folder.located(url))
-    assert tables.steps["key"].nunique() == 5
+    finished_trials_survive(memory, "memory://bucket/nights/monday", cache, monkeypatch)
 
 
 def test_a_reader_fetches_only_what_has_changed(
@@ -423,57 +312,3 @@ def test_nights_at_a_url_are_a_history_and_have_their_names(
     assert "memory://bucket/none: there is no such bucket or folder" in capsys.readouterr().err
     assert cli.main(["import", "hf-method-comparison", "x.csv", "-o", "memory://bucket/y"]) == 2
     assert "import memory://bucket/y: files and -o are on this machine" in capsys.readouterr().err
-
-
-def test_no_such_bucket_is_told(s3: fsspec.AbstractFileSystem, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="s3://nowhere/r cannot be written: The specified bucket does not exist"):
-        remote.working("s3://nowhere/r")
-    assert cli.main(["report", "s3://nowhere/r"]) == 2
-    assert "s3://nowhere/r cannot be read: The specified bucket does not exist" in capsys.readouterr().err
-    assert cli.main(["report", "s3://bucket/nothing"]) == 2
-    assert "s3://bucket/nothing: there is no such bucket or folder, or it holds no results" in capsys.readouterr().err
-
-
-def test_a_server_that_does_not_answer_is_told(
-    s3: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    s3.clear_instance_cache()
-    assert cli.main(["report", "s3://bucket/r"]) == 2
-    said = capsys.readouterr().err
-    assert "s3://bucket/r cannot be read" in said
-    assert "Could not connect" in said
-
-
-def test_a_suite_runs_into_s3_continues_on_another_machine_and_every_command_reads_it(
-    s3: fsspec.AbstractFileSystem,
-    tmp_path: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    tiny_base.make(tmp_path / "tiny")
-    rows = [{"p": "one " * (i % 7), "t": ("red", "blue")[i % 2]} for i in range(40)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "x.yaml").write_text(SUITE)
-    url = "s3://bucket/nights/x"
-    assert cli.main(["run", "x.yaml", "-o", url, "--seeds", "1"]) == 0
-    assert f"all results are at {url}" in capsys.readouterr().err
-    lose_the_machine(cache)
-    run = peftbench.run_suite("x.yaml", url)
-    assert run.statuses == {"ok": 3}
-    lose_the_machine(cache)
-    assert len(peftbench.read_results(url).trials) == 3
-    make_grid(tmp_path / "other", steps=3, examples=2)
-    for path in (tmp_path / "other").rglob("*"):
-        if path.is_file() and not path.name.startswith("."):
-            s3.put_file(str(path), f"bucket/other/{path.relative_to(tmp_path / 'other').as_posix()}")
-    capsys.readouterr()
-    assert cli.main(["report", url, "--format", "csv"]) == 0
-    assert "adapter" in capsys.readouterr().out
-    assert cli.main(["report", url, "-o", "page.html"]) == 0
-    assert cli.main(["answer", "s3://bucket/other"]) == 0
-    assert cli.main(["compare", "s3://bucket/other", "s3://bucket/other"]) in (0, 1, 3)
-    assert cli.main(["export", url, "--to", "csv", "-o", "csv"]) == 0
-    assert len((tmp_path / "csv" / "trials.csv").read_text().splitlines()) >= 4
