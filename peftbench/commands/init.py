@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from peftbench.commands.first_suite.draft import Draft
     from peftbench.commands.first_suite.fitting import Fitted
     from peftbench.commands.first_suite.model_facts import BaseFacts
+    from peftbench.commands.first_suite.timing import Timed
     from peftbench.records import Example, Task, Trial
     from peftbench.suite import Suite
 
+_WIDTH = 100
+"""Longest line that is printed, in characters."""
 _LEAST_OF_A_GPU = 4 * 2**30
 """A budget of at least this much may be a GPU's, where there is none here."""
 _BYTES = 4
@@ -47,6 +50,12 @@ class InitOptions:
     output: Path = Path("suite.yaml")
     force: bool = False
     asked: Asked = NOTHING_SAID
+    methods: str | None = None
+    """Names with commas between them."""
+    seeds: str | None = None
+    """How many, or a list."""
+    limit: str | None = None
+    """Most scored examples."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class _Inputs:
     task: Task
     train: Sequence[Example]
     test: Sequence[Example]
+    notes: tuple[str, ...]
+    """What reading found."""
 
 
 def init(how: InitOptions) -> int:
@@ -67,44 +78,47 @@ def init(how: InitOptions) -> int:
         UserError: if a file is missing or unreadable, the base is no base model, a question has to be answered, or
             nothing fits the budget. Nothing is written then.
     """
-    from peftbench.commands.first_suite import choose, data, model_facts
+    from peftbench.commands.first_suite import choose, data, described, given, model_facts
     from peftbench.records import durations
 
     _check_output(how)
+    fixed = given.read(how.methods, how.seeds, how.limit)
     seconds = None if how.time is None else durations.read(how.time, "--time")
     budget, limit = _budget(how)
     facts = model_facts.facts(how.base)
     found = data.look(how.train, how.test, facts.chat, how.asked)
-    first = choose.started(facts, found, how.output.parent)
-    _say("base", facts.sentence())
-    _say("data", f"{how.train.name}, {found.records:,} records: {found.found.why}")
-    inputs = _read(first, facts, found, how)
+    first = choose.started(facts, found, how.output.parent, fixed)
+    _say("base", *facts.sentences())
+    inputs, first = _read(first, facts, found, how)
+    _say("data", f"{how.train.name}: {found.records:,} records", *inputs.notes)
+    _say("task", described.KINDS[inputs.task.kind], f"found: {found.found.why}")
     tokens = _tokens(inputs)
     _say_of_data(inputs, tokens)
     made, lengths = choose.with_lengths(first, tokens, facts.context)
     made, amounts = choose.with_amounts(made, inputs.train, inputs.test)
-    _say_all(("length", lengths), ("amount", amounts), ("memory", limit))
+    _say("length", *lengths)
+    _say("amount", *amounts)
     fitted = _fitted(made, inputs, how, budget)
     made, methods = choose.with_methods(made, fitted, facts, budget)
-    _say_all(("memory", methods))
-    made, times, unknown = _timed(made, inputs, how, seconds)
-    _say_all(("time", times and [*times, "`run` knows what was measured here; `plan --time` would measure it again"]))
-    for line in (*found.found.unsure, *facts.unknown, *unknown):
+    _say("memory", *limit, *methods)
+    timed = _timed(made, inputs, how, seconds)
+    made = timed.draft
+    said = timed.said and (*timed.said, "`run` uses what was measured here")
+    _say("time", *(said or filter(None, [made.warning])))
+    _say("scored", *_of_scored(made, inputs))
+    for line in (*found.found.unsure, *facts.unknown, *timed.unknown):
         _say("not known", line)
     _write(replace(made, head=_head(how)), how)
     _say("wrote", f"{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")
     return 0
 
 
-def _say(head: str, text: str) -> None:
-    print("\n".join(terminal.hanging((head and f"{head}:").ljust(11), text)))
-
-
-def _say_all(*parts: tuple[str, Sequence[str]]) -> None:
-    for head, lines in parts:
-        for line in lines:
-            _say(head, line)
-    sys.stdout.flush()  # what follows takes a while
+def _say(head: str, *lines: str) -> None:
+    """Print lines of at most 100 columns, the head before the first of them; nothing without a line."""
+    for number, line in enumerate(lines):
+        before = "" if number else f"{head}:"
+        print("\n".join(terminal.hanging(before.ljust(11), line, _WIDTH)))
+    sys.stdout.flush()  # what follows may take a while
 
 
 def _check_output(how: InitOptions) -> None:
@@ -134,21 +148,32 @@ def _budget(how: InitOptions) -> tuple[int | None, list[str]]:
         return None, ["the GPU's memory is not known, so no limit was planned for; --budget 16GiB sets one"]
     part = int(whole * _OF_DEVICE)
     what = "GPU" if kind == "cuda" else "machine"
-    return part, [f"planned for {memory(part)}, {_OF_DEVICE:.0%} of this {what}'s; --budget sets another amount"]
+    return part, [
+        f"planned for {memory(part)}, {100 * _OF_DEVICE:.0f} % of this {what}'s (--budget sets another amount)"
+    ]
 
 
-def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> _Inputs:
-    """Return the examples of the drafted task, through its templates."""
+def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> tuple[_Inputs, Draft]:
+    """Return the examples of the drafted task, through its templates, and the draft.
+
+    Decoded answers are scored once for each prompt, if prompts repeat.
+    """
+    from peftbench.commands.first_suite import choose, described
     from peftbench.tasks import read
 
     with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as folder:
         (task,) = _loaded(first, Path(folder), how).tasks
         train, test = read.reading(task, "train"), read.reading(task, "test")
-    for note in (*found.notes, *(n for n in train.notes if not any(known in n for known in found.notes))):
-        _say("", note.partition(": ")[2] if note.startswith("task ") else note)
+        all_read = test.examples if found.test else [*train.examples, *test.examples]
+        if task.kind == "generation" and not task.several_references and described.repeated_prompts(all_read):
+            first = choose.merging_prompts(first)
+            (task,) = _loaded(first, Path(folder), how).tasks
+            train, test = read.reading(task, "train"), read.reading(task, "test")
     if not train.examples or not test.examples:
         raise UserError(f"{how.train}: too few records to train on some and score others")
-    return _Inputs(facts, found, task, train.examples, test.examples)
+    more = (n for n in train.notes if not any(known in n for known in found.notes))
+    notes = (note.partition(": ")[2] if note.startswith("task ") else note for note in (*found.notes, *more))
+    return _Inputs(facts, found, task, train.examples, test.examples, tuple(notes)), first
 
 
 def _loaded(draft: Draft, folder: Path, how: InitOptions) -> Suite:
@@ -185,17 +210,42 @@ def _tokens(inputs: _Inputs) -> Tokens | None:
 
 
 def _say_of_data(inputs: _Inputs, tokens: Tokens | None) -> None:
-    from peftbench.commands.first_suite import data
+    from peftbench.commands.first_suite import described
+    from peftbench.records.wording import plural
 
-    if tokens:
-        _say("", data.length_sentence(tokens.train))
-    if inputs.data.classes:
-        _say("", f"classes: {data.balance(inputs.data.classes)}")
-    for line in data.repeated(inputs.train):
-        _say("", line)
-    both = data.overlapping(inputs.train, inputs.test, inputs.data.test is None)
-    where = "the test file" if inputs.data.test else f"{len(inputs.test):,} records drawn from the file (test_fraction)"
-    _say("", f"test: {where}; {both or 'none of its prompts is in the training data'}")
+    data, train, test = inputs.data, inputs.train, inputs.test
+    if data.classes:
+        _say("answers", described.of_answers(data.classes, data.words))
+    _say(
+        "train",
+        plural(len(train), "example"),
+        *([described.of_lengths(tokens.train)] if tokens else ()),
+        *described.of_repeats(train),
+    )
+    where = "of the test file" if data.test else "drawn from the file (test_fraction)"
+    merged = inputs.task.several_references and "several_references" not in data.found.block
+    _say(
+        "test",
+        f"{plural(len(test), 'example')} {where}",
+        *([described.of_lengths(tokens.test)] if tokens and tokens.test else ()),
+        *(["examples with the same prompt are one (several_references)"] if merged else ()),
+        *described.of_repeated_tests(test),
+        *described.of_overlap(train, test, data.test is None),
+    )
+
+
+def _of_scored(draft: Draft, inputs: _Inputs) -> list[str]:
+    """Return what the scored examples have in common with the training data, if they are a part of the test data."""
+    from peftbench.commands.first_suite import described
+    from peftbench.tasks.splits import drawn
+
+    kept = drawn(inputs.test, draft.block.get("limit"))
+    if len(kept) == len(inputs.test):
+        return []
+    return [
+        f"{len(kept):,} of {len(inputs.test):,} test examples, a seeded draw (limit)",
+        *described.of_overlap(inputs.train, kept),
+    ]
 
 
 def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None) -> Fitted | None:
@@ -233,9 +283,7 @@ def _trials(draft: Draft, how: InitOptions, kind: str) -> Sequence[Trial]:
         return expand(selection.complete(loaded, io.StringIO(), here.folder, False).suite, kind)
 
 
-def _timed(
-    draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None
-) -> tuple[Draft, list[str], list[str]]:
+def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None) -> Timed:
     """Return a draft that fits the time, what was chosen, and what could not be known; unchanged without a time."""
     from peftbench.commands.first_suite import timing
     from peftbench.measure import device, environment
@@ -243,11 +291,14 @@ def _timed(
 
     facts = inputs.facts
     if seconds is None:
-        return draft, [], ["how long it takes: `peftbench plan --time` measures a few steps (or give --time)"]
+        return timing.Timed(draft, (), [f"how long it takes: peftbench plan {how.output} --time measures a few steps"])
     if not facts.has_weights:
-        return draft, [], [f"whether it fits {how.time}: the base's weights are not here, so nothing can be measured"]
+        why = "the base's weights are not here, so nothing can be measured"
+        return timing.Timed(draft, (), [f"whether it fits {how.time}: {why}"])
     if _BYTES * (facts.parameters or 0) > _OF_DEVICE * int(environment.describe()["memory_bytes"]):
-        return draft, [], [f"whether it fits {how.time}: the base is too large for a trial on this machine"]
+        return timing.Timed(
+            draft, (), [f"whether it fits {how.time}: the base is too large for a trial on this machine"]
+        )
     each = {trial.cell: trial for trial in reversed(_trials(draft, how, device.resolve("auto")))}
     trials = [trial for trial in reversed(each.values()) if trial.unsupported is None]
     return timing.fit(draft, trials, seconds, Texts().examples, inputs.data.records)
@@ -259,6 +310,8 @@ def _head(how: InitOptions) -> tuple[str, ...]:
     words += ["-o", str(how.output)]
     words += ["--budget", how.budget] if how.budget else []
     words += ["--time", how.time] if how.time else []
+    for option, value in (("--methods", how.methods), ("--seeds", how.seeds), ("--limit", how.limit)):
+        words += [option, value] if value else []
     words += ["--input", ",".join(how.asked.inputs)] if how.asked.inputs else []
     words += ["--answer", how.asked.answer] if how.asked.answer else []
     words += ["--kind", how.asked.kind] if how.asked.kind else []

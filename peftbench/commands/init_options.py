@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
         help="look at your data and base model, and write a suite for them",
         examples=(
             "peftbench init --base path/to/model --train train.csv --test test.csv",
-            "peftbench init --base path/to/model --train train.jsonl --budget 16GiB -o mine.yaml",
+            "peftbench init --base path/to/model --train train.jsonl --budget 16GiB --time 2h -o mine.yaml",
         ),
     )
     command.add_argument("--base", required=True, metavar="FOLDER|ID", help="a model folder, a hub id, or nano")
@@ -24,6 +24,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--budget", metavar="SIZE", help="memory to fit in, like 16GiB (default: this device's)")
     command.add_argument("--time", metavar="TIME", help="time for the whole grid on this machine, like 90min or 1h30m")
+    command.add_argument("--methods", metavar="NAMES", help="methods beside the base, like lora,full (default: seven)")
+    command.add_argument("--seeds", metavar="N|LIST", help="seeds of each method (default: 3, or fewer to fit --time)")
+    command.add_argument("--limit", metavar="N", help="most scored test examples (default: 200 or 500, by the task)")
     command.add_argument("--input", metavar="COLUMNS", help="columns of the prompt, like title,text (default: guessed)")
     command.add_argument("--answer", metavar="COLUMN", help="column with the label or the answer (default: guessed)")
     command.add_argument(
@@ -50,5 +53,8 @@ def _init(arguments: argparse.Namespace) -> int:
         output=Path(arguments.output),
         force=arguments.force,
         asked=Asked(inputs, arguments.answer, arguments.kind),
+        methods=arguments.methods,
+        seeds=arguments.seeds,
+        limit=arguments.limit,
     )
     return init.init(how)

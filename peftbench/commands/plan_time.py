@@ -74,7 +74,7 @@ def tell(trial: Trial, result: Result) -> None:
     share = waited(trial, result)
     busy = f", {share:.0%} of its steps waiting for a CPU" if share is not None and share > BUSY else ""
     ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
-    print(f"pilot of {trial.cell}: {ended}{busy}", file=sys.stderr)
+    print(f"measured {trial.cell}: {ended}{busy}", file=sys.stderr)
 
 
 def waited(trial: Trial, result: Result) -> float | None:

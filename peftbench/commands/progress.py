@@ -16,7 +16,8 @@ from peftbench.errors import UserError
 from peftbench.records import Result
 from peftbench.runner.executor import Event
 
-_WIDTH = 120
+_WIDTH = 100
+"""Longest line in characters."""
 
 
 class Lines:

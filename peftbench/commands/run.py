@@ -159,7 +159,7 @@ def _run_stage(
     done = len(prepared.jobs) - len(prepared.pending)
     what = "learning-rate search: " if stage.searches else ""
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):
-        print(f"note: {note}", file=out)
+        print(progress.wrapped(f"note: {note}"), file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
     times = expected.Expected(prepared)
     before = times.before(planned) if planned else ""

@@ -33,7 +33,7 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def hanging(head: str, text: str) -> list[str]:
+def hanging(head: str, text: str, width: int = WIDTH) -> list[str]:
     """Return a paragraph as lines: the head before the first, equal space before the others."""
-    first, *others = wrapped(text, WIDTH - len(head))
+    first, *others = wrapped(text, width - len(head))
     return [head + first, *(" " * len(head) + line for line in others)]

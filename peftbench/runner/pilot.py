@@ -7,7 +7,6 @@ a folder that is deleted; nothing of it is a result.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -18,15 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from peftbench.measure import environment
 from peftbench.models import find, size
 from peftbench.records import Job, Phase, Result, Status, Task, Trial, TrialRow
 from peftbench.runner import prepare
 from peftbench.runner.executor import Event, local
+from peftbench.runner.pilot_shape import shape
 from peftbench.tasks import read
 
 STEPS, EXAMPLES = 8, 32
@@ -41,12 +38,12 @@ _SETTING = " (timeout_seconds)"
 """What the message of a trial that was stopped ends with: the setting, which here is the pilot's own."""
 NO_STEP = "its pilot has no step after the first ones (train.untimed_steps), which are slower"
 """Why the time of a longer training is not known."""
+NO_TIME = "not measured, as the time for measuring was over"
+"""Why a pilot is missing, or was stopped before its own limit."""
+_SHORTEST = 1.0
+"""Seconds that must be left for a first pilot."""
 _MOST = 2000
 """Most shapes that are kept."""
-_AMOUNTS: Mapping[str, Any] = {
-    **dict.fromkeys(("steps", "epochs", "tokens", "seconds")),
-    **{"learning_rate": 0.0, "schedule": "", "warmup_ratio": 0.0, "weight_decay": 0.0},
-}
 _SCALED = (Phase.TRAIN, Phase.VALIDATE, Phase.EVALUATE, Phase.RETENTION, Phase.INFERENCE, Phase.PLAN)
 """Phases that are not as long in every trial of a shape."""
 
@@ -82,44 +79,15 @@ class Measured:
     """The command that measured it; empty if it is not known."""
 
 
-def shape(trial: Trial) -> str:
-    """Return the name of a trial's shape on this machine."""
-    training = replace(trial.training, **_AMOUNTS) if trial.training else None
-    tasks = [
-        (*(task.name, task.kind, task.max_new_tokens, task.chat, task.choices, task.num_fewshot), _data(task))
-        for task in trial.tasks
-    ]
-    base = replace(trial.base, source=_place(trial.base.source))
-    method = (trial.method, trial.rank, trial.precision, sorted(trial.options.items()))
-    what = (base, method, training, tasks, trial.inference, trial.retention)
-    where = (trial.device, trial.threads, trial.evaluation.batch_size, trial.evaluation.max_length)
-    return hashlib.sha256(repr((what, where, _machine())).encode()).hexdigest()
-
-
-def _data(task: Task) -> tuple[Any, ...]:
-    """Return what says whether a task's texts are the same: files with size and time of change, or the dataset."""
-    paths = [Path(name).resolve() for _, name in sorted(task.files.items())]
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
-    return files, task.dataset, task.config, task.revision, task.prompt, task.target, task.lm_eval
-
-
-def _place(source: str) -> str:
-    """Return a base model's folder by its whole path, and any other name as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
-
-
-@cache
-def _machine() -> tuple[Any, ...]:
-    found = environment.describe()
-    return found["cpu"], found["cpus_available"], found["packages"], found["gpus"]
-
-
-def measure(trials: Sequence[Trial], observe: Callable[[Trial, Result], None]) -> dict[str, Measured]:
+def measure(
+    trials: Sequence[Trial], observe: Callable[[Trial, Result], None], within: float = math.inf
+) -> dict[str, Measured]:
     """Run a pilot of each shape among some trials, one after the other.
 
     Args:
         trials: the trials of a grid that can run.
         observe: called with each pilot's trial and result.
+        within: seconds for all pilots together; those for which nothing is left have the problem ``NO_TIME``.
 
     Returns:
         Shape -> what it took.
@@ -134,13 +102,21 @@ def measure(trials: Sequence[Trial], observe: Callable[[Trial, Result], None]) -
     counts = Counter(names)
     first = dict(zip(reversed(names), reversed(cells.values()), strict=True))
     found: dict[str, Measured] = {}
+    ends, took = time.monotonic() + within, list[float]()
     with tempfile.TemporaryDirectory(prefix="peftbench-pilot-") as folder:
         for name in dict.fromkeys(names):
-            trial = first[name]
-            pilot = _shortened(trial, LONGEST if counts[name] == 1 else SHARED)
+            trial, began = first[name], time.monotonic()
+            usual = LONGEST if counts[name] == 1 else SHARED
+            left = max(0.0, round(ends - began, 1)) if within < math.inf else math.inf
+            if left < min(usual, statistics.median(took or [_SHORTEST])):
+                found[name] = Measured(problem=NO_TIME)
+                continue
+            pilot = _shortened(trial, min(usual, left))
             (job,) = prepare.prepare([pilot], Path(folder) / name, 1, "", None, prepare.Options()).jobs
             result, steps = _run(job)
-            found[name] = _of(job, result, steps)
+            took.append(result.row.wall_seconds or time.monotonic() - began)
+            stopped = result.row.status == Status.TIMEOUT and pilot.timeout_seconds == left
+            found[name] = Measured(problem=NO_TIME) if stopped else _of(job, result, steps)
             observe(trial, result)
     return found
 
@@ -319,7 +295,7 @@ def store(found: Mapping[str, Measured], made_by: str = "plan --time") -> None:
         found: shape -> what its pilot took.
         made_by: the command that ran the pilots.
     """
-    kept = {**stored(), **{name: replace(each, made_by=made_by) for name, each in found.items()}}
+    kept = {**stored(), **{n: replace(each, made_by=made_by) for n, each in found.items() if each.problem != NO_TIME}}
     try:
         _file().parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)

@@ -373,7 +373,7 @@ def test_skipped_trials_are_printed_once_in_lines_that_fit(place, command, monke
     assert code == 0
     assert err.count("predicted to need 100.42 GiB") == 1
     assert "did not end ok" not in err
-    assert max(map(len, err.splitlines())) <= 120
+    assert max(map(len, err.splitlines())) <= 100 + len(str(place)), "a folder's name is not broken"
 
 
 def test_plan_shows_unsupported_cells_with_the_reason(place, command):
@@ -390,7 +390,8 @@ def test_plan_shows_what_the_base_models_config_rules_out(place, command):
     code, out, _ = command("plan", "mine.yaml", "--set", "train.sequence_length=128", "--only", "method=base,lora")
     assert code == 1
     assert "128 data tokens (train.sequence_length) and 0 virtual tokens exceed the" in " ".join(out.split())
-    assert out.splitlines()[-1] == "2 cells, 1 seed (0): 2 trials; none can run, as every cell is unsupported"
+    assert "2 cells, 1 seed (0): 2 trials; none can run, as every cell is unsupported" in out.splitlines()
+    assert "note: base 'models/tiny' is the folder " in out, "it could be a hub id too"
     config.write_text('{"model_type": "bert"}')
     code, out, _ = command("plan", "mine.yaml", "--only", "method=lora")
     assert code == 1

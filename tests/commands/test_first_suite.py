@@ -8,17 +8,14 @@ from dataclasses import replace
 import pytest
 
 from peftbench import suite
-from peftbench.commands.first_suite import choose, data, model_facts, timing
+from peftbench.commands.first_suite import choose, data, described, model_facts
 from peftbench.commands.first_suite.draft import Draft, MethodLine, quoted, text
 from peftbench.errors import UserError
 from peftbench.records import Example
-from peftbench.runner import pilot
-from peftbench.runner.pilot import Measured
 from peftbench.tasks import read
 from peftbench.tasks.recognize import Asked, recognize
 from peftbench.tasks.survey import columns
 from peftbench.training.token_lengths import Lengths
-from tests.support.results_factory import make_result
 
 ODD = ["a\x85b", "del\x7f", "a\u2028b", "\ufeffx", "\U000e0001", "tab\there", "both \" and '", "${HOME}", "# no", "é\n"]
 
@@ -123,31 +120,39 @@ GENERATION = Draft("d", "nano", "t", {"kind": "generation", "prompt": "{{ q }}",
 @pytest.mark.parametrize(
     ("prompts", "answers", "context", "new", "said"),
     [
-        ([50] * 100, [90] * 99 + [100], 512, 104, "the longest answer has 100 tokens"),
+        ([50] * 100, [90] * 99 + [100], 512, 104, "the longest answer of the test data has 100 tokens"),
         (
             [50] * 100,
             [90] * 99 + [300],
             512,
             96,
-            "the longest answer has 300 tokens, 99 % at most 90; 1 of 100 answers are longer and cannot be decoded",
+            "the longest answer of the test data has 300 tokens, 99 % have at most 90",
         ),
         (
             [100] * 100,
             [300] * 80 + [500] * 20,
             512,
             392,
-            "20 of 100 answers are longer and cannot be decoded",
+            "20 of 100 test answers are longer and cannot be given in full",
         ),
-        ([300] * 50 + [20] * 50, [100] * 100, 330, 104, "50 prompts are cut, as the context has room for 310"),
+        (
+            [300] * 50 + [20] * 50,
+            [100] * 100,
+            330,
+            104,
+            "50 of 100 test prompts lose their start: the context of 330 tokens has room for 310 beside 20 virtual",
+        ),
     ],
 )
 def test_new_tokens_leave_most_examples_whole_and_say_what_is_lost(prompts, answers, context, new, said):
     tokens = choose.Tokens(_lengths(prompts, answers), _lengths(prompts, answers))
     made, lines = choose.with_lengths(replace(GENERATION, classes={}), tokens, context)
     assert made.block["max_new_tokens"] == new
-    (line,) = [line for line in lines if line.startswith(f"max_new_tokens {new}: ")]
-    assert said in line
-    assert ("cannot be decoded" in line) == ("cannot be decoded" in said)
+    (place,) = [n for n, line in enumerate(lines) if line.startswith(f"max_new_tokens {new}: ")]
+    whole = "; ".join(lines[place:])
+    assert said in whole
+    assert ("given in full" in whole) == any(answer > new for answer in answers)
+    assert made.comments["max_new_tokens"] == whole.partition(": ")[2]
 
 
 def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
@@ -156,99 +161,61 @@ def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
     assert choose.with_amounts(GENERATION, few, many)[0].block["limit"] == 200
 
 
-SUITE = """
-base: nano
-tasks: { judged: { kind: choice, train: x.jsonl, test: x.jsonl, prompt: "{{ text }}", target: "{{ label }}",
-  choices: [blue, red] } }
-train: { steps: 400 }
-methods: [base, full, lora, adapter]
-"""
-
-
-@pytest.fixture
-def timed(tmp_path, monkeypatch):
-    """Fit a draft to a time, with pilots that took what is given: by default for every method the same."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    _file(tmp_path / "x.jsonl", GOOD * 10)
-    (tmp_path / "s.yaml").write_text(f"threads: 2\n{SUITE}")  # on any machine: waiting is a share of the threads' time
-    trials = list({trial.cell: trial for trial in suite.expand(suite.load(tmp_path / "s.yaml"), "cpu")}.values())
-    draft = replace(GENERATION, block={"limit": 400}, steps=400)
-
-    def call(limit, waited=0.0, status="ok", **found):
-        plain = found.pop("plain", Measured(fixed_seconds=1.0, step_seconds=0.1, scoring_seconds=0.0))
-
-        def measure(trials, observe):
-            for trial in trials:
-                observe(trial, make_result(status=status, train_seconds=1.0, train_waiting_seconds=waited))
-            return {pilot.shape(trial): found.get(trial.method, plain) for trial in trials}
-
-        monkeypatch.setattr(pilot, "measure", measure)
-        return timing.fit(draft, trials, limit, read.examples, 400)
-
-    return call
-
-
-def test_too_few_steps_are_said_with_the_time_that_all_would_take(timed):
-    made, lines, unknown = timed(100)
-    assert (made.steps, made.search) == (100, False)
-    assert lines[0] == "about 100.0 s of 100.0 s, 10.0 s of it set-up and scoring"
-    assert lines[1] == "100 steps in place of 400, for which --time would have to be about 6 min 10 s"
-    assert lines[-1].startswith("no time for a search of learning rates (about ")
-    assert unknown == ["whether 100 steps are enough to tell methods apart, or for a method to learn at all"]
-
-
-def test_scoring_that_takes_most_of_the_time_becomes_shorter(timed):
-    characters = sum(len(row["text"]) + len("bluered") for row in GOOD * 10)
-    slow = Measured(fixed_seconds=1.0, step_seconds=0.1, scoring_seconds=0.0, seconds_per_character=20 / characters)
-    made, lines, _ = timed(200, plain=slow)
-    assert made.block["limit"] == 100
-    assert "100 test examples are scored (limit) in place of 400, so that there is time to train" in lines
-    assert made.steps > 100
-
-
-def test_the_method_that_takes_most_of_the_time_is_named(timed):
-    _, lines, _ = timed(100, lora=Measured(fixed_seconds=1.0, step_seconds=0.5, scoring_seconds=0.0))
-    (line,) = [line for line in lines if "without its line under methods" in line]
-    assert line.startswith("lora r=8 fp32 takes about ")
-    assert line.endswith("155 steps would fit")
-
-
-def test_too_little_time_names_what_takes_it(timed):
-    with pytest.raises(UserError) as raised:
-        timed(20, waited=0.5, adapter=Measured(fixed_seconds=9.0, step_seconds=0.1, scoring_seconds=0.0))
-    said = str(raised.value)
-    assert "--time: 20.0 s are too little: 20 steps of 4 cells with 3 seeds take about 52" in said
-    assert "\nnot known: how long it takes on an idle machine: other programs took 25%" in said
-    assert "the slowest is adapter r=64 fp32 with 33.0 s; give more time, or no --time" in said
-
-
-def test_a_busy_machine_is_said(timed, capsys):
-    _, _, unknown = timed(100, waited=0.5)
-    assert any("other programs took 25% of the CPU time of the measured steps" in line for line in unknown)
-    assert "measuring a few steps and scored examples of 4 cells, at most 60 s each" in capsys.readouterr().err
-
-
-def test_pilots_that_were_stopped_give_at_least_their_time(timed):
-    stopped = Measured(problem="the pilot reached its limit in phase evaluate (stopped after 60 s)")
-    made, lines, unknown = timed(480, status="timeout", plain=stopped)
-    assert (made.steps, lines) == (400, [])
-    assert "the time of full fp32: the pilot reached its limit in phase evaluate (stopped after 60 s)" in unknown
-    assert "a suite that fits 8 min 00 s: their 10 trials take at least 10 min 00 s, and the steps here" in unknown[-1]
-    _, _, unknown = timed(3600, status="timeout", plain=stopped)
-    assert "whether 60 min 00 s are enough, as the time of 4 cells is not known" in unknown
-
-
-def test_a_file_that_repeats_prompts_is_said_where_its_records_become_the_test():
-    same, other = [Example("one two three", "a")], [Example("four five six", "a")]
-    assert data.overlapping(same, other, True) is None
-    assert data.overlapping(same, same, False) == (
-        "1 of 1 test prompt are training prompts too, and 1 share 13 words in a row with one"
-    )
-    said = data.overlapping(same, same, True)
-    assert said is not None
-    assert said.endswith(", as the file repeats prompts: remove the repeats, or give --test")
-
-
 def test_scores_of_the_built_in_base_are_not_said_to_be_of_other_models():
     (unknown,) = model_facts.facts("nano").unknown
     assert unknown == "what scores would be of a model of yours: nano has seen the built-in tasks' grammar only"
+
+
+def test_overlap_is_said_as_a_run_counts_it():
+    same, other = [Example("one two three", "a")], [Example("four five six", "a")]
+    none = "no test prompt is a training prompt"
+    assert list(described.of_overlap(same, other, True)) == [none]
+    exact = "1 of 1 test prompt is a training prompt too"
+    assert list(described.of_overlap(same, same)) == [exact]
+    hint = "the file repeats prompts: remove the repeats, or give --test"
+    assert list(described.of_overlap(same, same, True)) == [exact, hint]
+    words = " ".join(f"word{n}" for n in range(13))
+    near = [Example(f"so {words}", "a"), Example(words, "a"), Example("else", "a")]
+    assert list(described.of_overlap([Example(words, "a")], near)) == [
+        "1 of 3 test prompts is a training prompt too",
+        "1 more shares 13 words in a row with a training prompt",
+    ]
+    assert list(described.of_overlap([Example(f"{words} end", "a")], near[:1])) == [
+        "1 of 1 test prompt shares 13 words in a row with a training prompt"
+    ]
+
+
+def test_test_examples_that_repeat_a_prompt_are_counted():
+    one = Example("one", "a")
+    assert list(described.of_repeated_tests([one, Example("two", "a")])) == []
+    repeats = ["1 example repeats the prompt of another one, and both are scored"]
+    assert list(described.of_repeated_tests([one, Example("one", "b")])) == repeats
+    several = ["2 examples repeat the prompts of others, and all are scored"]
+    assert list(described.of_repeated_tests([one] * 3)) == several
+    texts = [Example("", "text"), Example("", "other")]
+    assert described.repeated_prompts(texts) == 0, "texts have no prompts"
+
+
+def test_the_answers_are_said_with_their_words():
+    said = described.of_answers({"0": 3, "1": 1_000}, {"0": "negative", "1": "positive"})
+    assert said == "2 answers, with records: '1' = 'positive' 1,000, '0' = 'negative' 3"
+    assert described.of_answers({"blue": 2}, {}) == "1 answer, with records: 'blue' 2"
+    assert described.of_answers({str(n): 1 for n in range(25)}, {}).endswith("'19' 1 and 5 more")
+
+
+def test_the_lengths_of_train_and_test_are_said_alike():
+    many = Lengths(tuple(range(1, 101)), (1,) * 100, 100)
+    assert described.of_lengths(many) == "tokens with the answer: median 50, 95 % at most 95, longest 100"
+    assert described.of_lengths(replace(many, examples=9000)).endswith("longest 100 (100 were measured)")
+
+
+def test_a_smaller_number_of_new_tokens_than_the_answers_have_says_why():
+    lengths = _lengths([200] * 100, [64] * 60 + [150] * 40)
+    made, lines = choose.with_lengths(GENERATION, choose.Tokens(lengths, lengths), 290)
+    assert made.block["max_new_tokens"] == 64
+    start = next(n for n, line in enumerate(lines) if line.startswith("max_new_tokens 64: "))
+    assert lines[start:] == [
+        "max_new_tokens 64: the longest answer of the test data has 150 tokens, 99 % have at most 150",
+        "with 152, more prompts would be cut than answers gained",
+        "40 of 100 test answers are longer and cannot be given in full",
+    ]

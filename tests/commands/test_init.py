@@ -75,12 +75,14 @@ def test_a_written_suite_says_why_and_passes_plan(place, tiny, capsys):
     out = capsys.readouterr().out
     assert code == 0
     for part in (
-        "data:      colours.csv, 121 records: 3 classes in 'label', of 'text'",
+        "data:      colours.csv: 121 records",
+        "task:      choice, the given answers are ranked by their likelihood",
+        "found: 3 classes in 'label', of 'text'",
         "base:      llama, ",
         "median ",
-        "classes: 'blue' 41",
+        "answers:   3 answers, with records: 'blue' 41",
         "predicted peaks, all within ",
-        "test: 24 records drawn from the file",
+        "test:      24 examples drawn from the file",
         "memory:    planned for",
         "wrote:     suite.yaml; read it, then: peftbench plan suite.yaml",
     ):
@@ -89,6 +91,8 @@ def test_a_written_suite_says_why_and_passes_plan(place, tiny, capsys):
     assert "    train: colours.csv\n" in text
     assert "choices: [blue, green, red]" in text
     assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, out.splitlines())) <= 100
+    assert "(records: blue 41, green 40, red 40)" in text
     made = suite.load("suite.yaml")
     assert [block.method for block in made.blocks][:3] == ["base", "full", "lora"]
     assert cli.main(["plan", "suite.yaml"]) == 0
@@ -140,6 +144,19 @@ BAD = [
         ["--train", "colours.csv", "--budget", "1KiB"],
         ["--budget: no method fits in 1.0 KiB: full as it needs at least"],
     ),
+    (
+        ["--train", "colours.csv", "--methods", "lorra"],
+        ["--methods: unknown method 'lorra'; did you mean 'lora'? allowed: adapter"],
+    ),
+    (["--train", "colours.csv", "--methods", "lora,"], ["--methods: given 'lora,'; allowed: names with commas"]),
+    (["--train", "colours.csv", "--methods", "lora,lora"], ["--methods: 'lora' is given twice"]),
+    (["--train", "colours.csv", "--methods", "base"], ["at least one method that trains is needed, like lora"]),
+    (["--train", "colours.csv", "--methods", "ia3"], ["'ia3' is added to the written suite by hand", "type: IA3"]),
+    (["--train", "colours.csv", "--methods", "peft"], ["peft needs the name of a tuner"]),
+    (["--train", "colours.csv", "--seeds", "many"], ["--seeds: given 'many'; allowed: how many (3 for 0, 1, 2)"]),
+    (["--train", "colours.csv", "--seeds", "0"], ["--seeds: given '0'; allowed: 1 to 10000 seeds"]),
+    (["--train", "colours.csv", "--limit", "-1"], ["--limit: given '-1'; allowed: a number of scored examples"]),
+    (["--train", "colours.csv", "--limit", "1e3"], ["--limit: given '1e3'; allowed: a number of scored examples"]),
     (["--train", "colours.csv", "-o", "nowhere/suite.yaml"], ["--output: there is no folder nowhere"]),
     (["--train", "colours.csv", "-o", "nobase"], ["nobase is a folder; give a file, like nobase/suite.yaml"]),
     (["--train", "colours.csv", "-o", "suite.txt"], ["allowed: a name that ends in .yaml"]),
@@ -220,12 +237,12 @@ KNOWN = Measured(fixed_seconds=1.0, first_steps=0, step_seconds=0.1, scoring_sec
     ("limit", "steps", "search", "told"),
     [
         ("1h", 21, True, "with a search of learning rates"),
-        ("75s", 21, False, "no time for a search of learning rates (about "),
+        ("75s", 21, False, "learning rates are untuned defaults: a search would take about "),
     ],
 )
 def test_the_time_decides_on_search_and_steps(place, init, monkeypatch, limit, steps, search, told):
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): KNOWN for trial in trials})
+    monkeypatch.setattr(pilot, "measure", lambda trials, *_: {pilot.shape(trial): KNOWN for trial in trials})
     code, out, err = init("--train", "colours.csv", "--time", limit)
     assert code == 0, err
     assert told in out
@@ -236,19 +253,50 @@ def test_the_time_decides_on_search_and_steps(place, init, monkeypatch, limit, s
     assert (made.tasks[0].validation_fraction > 0) is search
 
 
-def test_too_little_time_says_how_much_is_needed_and_writes_nothing(place, init, monkeypatch):
+def test_too_little_time_is_said_in_the_first_line_of_the_smallest_suite(place, init, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): KNOWN for trial in trials})
-    code, _, err = init("--train", "colours.csv", "--time", "5s")
-    assert code == cli.BAD_INPUT
-    assert "--time: 5.00 s are too little: 20 steps of 8 cells with 3 seeds take about" in err
-    assert not (place / "suite.yaml").exists()
+    monkeypatch.setattr(pilot, "measure", lambda trials, *_: {pilot.shape(trial): KNOWN for trial in trials})
+    code, out, err = init("--train", "colours.csv", "--time", "5s")
+    assert code == 0, err
+    least = "takes at least about 7.00 s, more than --time 5.00 s; this is the least that is worth it"
+    assert (place / "suite.yaml").read_text().splitlines()[0] == f"# It {least}."
+    assert f"time:      {least}" in " ".join(out.split()).replace("time: ", "time:      ")
+    assert " ".join(out.split()).count(least) == 1
+    made = suite.load("suite.yaml")
+    assert (made.seeds, made.train["steps"], len(made.blocks)) == ((0,), (20,), 3)
+    assert cli.main(["plan", "suite.yaml"]) == 0
+
+
+def test_methods_seeds_and_scored_examples_can_be_given(place, init):
+    code, out, err = init("--train", "colours.csv", "--methods", "base, lora,adapter", "--seeds", "5,9", "--limit", "7")
+    assert code == 0, err
+    made = suite.load("suite.yaml")
+    assert [block.method for block in made.blocks] == ["base", "lora", "adapter"]
+    assert (made.seeds, made.tasks[0].limit) == ((5, 9), 7)
+    assert "2 seeds: as given" in out
+    assert "scored:    7 of 24 test examples, a seeded draw (limit)" in out
+    head = " ".join(line.removeprefix("# ") for line in (place / "suite.yaml").read_text().splitlines()[:3])
+    assert "--methods 'base, lora,adapter' --seeds 5,9 --limit 7" in head
+    assert init("--train", "colours.csv", "--limit", "99", "--seeds", "2", "--force")[0] == 0
+    made = suite.load("suite.yaml")
+    assert (made.seeds, made.tasks[0].limit) == ((0, 1), None)
+
+
+def test_a_prompt_of_generation_is_scored_once_against_all_its_answers(place, init):
+    rows = [{"instruction": f"say {n % 30}", "output": f"it is {n}"} for n in range(60)]
+    (place / "say.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = init("--train", "say.jsonl")
+    assert code == 0, err
+    assert "examples with the same prompt are one (several_references)" in out
+    assert "no test prompt is a training prompt" in out
+    assert suite.load("suite.yaml").tasks[0].several_references
+    assert cli.main(["plan", "suite.yaml"]) == 0
 
 
 def test_a_pilot_that_fails_leaves_the_time_unknown(place, init, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     failed = Measured(problem="oom in phase load: out of memory")
-    monkeypatch.setattr(pilot, "measure", lambda trials, _: {pilot.shape(trial): failed for trial in trials})
+    monkeypatch.setattr(pilot, "measure", lambda trials, *_: {pilot.shape(trial): failed for trial in trials})
     code, out, _ = init("--train", "colours.csv", "--time", "1h")
     assert code == 0
     assert "not known: the time of full fp32: oom in phase load: out of memory" in out
@@ -257,10 +305,8 @@ def test_a_pilot_that_fails_leaves_the_time_unknown(place, init, monkeypatch):
 def test_of_a_budget_that_may_be_a_gpus_a_part_is_reserved(place, init):
     code, out, _ = init("--train", "colours.csv", "--budget", "16GiB")
     assert code == 0
-    assert (
-        "predicted peaks, with what a GPU's process holds beside tensors, all within 16.0 GiB: full 65"
-        in out.replace("\n           ", " ")
-    )
+    assert "predicted peaks, all within 16.0 GiB: full 65" in out
+    assert "the peaks include what a GPU's process holds beside tensors" in out
     assert suite.load("suite.yaml").evaluate_batch_size is None, "auto"
     init("--train", "colours.csv", "--budget", "1GiB", "--force")
     assert suite.load("suite.yaml").evaluate_batch_size == 32

@@ -191,7 +191,7 @@ def test_a_pilot_that_is_stopped_is_told_with_its_limit_while_others_run(made, t
     monkeypatch.setattr(pilot, "_run", lambda job: (SimpleNamespace(row=row, steps=()), []))
     (cell,) = plan_time.predict([made], [], read.examples)
     said = "the pilot reached its limit in phase train (stopped after 30 s)"
-    assert f"pilot of {made.cell}: {said}" in capsys.readouterr().err
+    assert f"measured {made.cell}: {said}" in capsys.readouterr().err
     assert cell.problem == said
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.commands.first_suite.data import Data
-from peftbench.commands.first_suite.draft import Draft, MethodLine
+from peftbench.commands.first_suite.draft import ONE_LINE, Draft, MethodLine
+from peftbench.commands.first_suite.given import Given
 from peftbench.commands.first_suite.model_facts import BaseFacts
 from peftbench.methods import METHODS
 from peftbench.records import Example
 from peftbench.records.units import memory
+from peftbench.records.wording import plural
 from peftbench.training.token_lengths import Lengths
 
 if TYPE_CHECKING:
@@ -53,19 +55,20 @@ def path_in(folder: Path, path: Path) -> str:
     return whole if relative.startswith("../..") else relative
 
 
-def started(facts: BaseFacts, data: Data, folder: Path) -> Draft:
+def started(facts: BaseFacts, data: Data, folder: Path, given: Given) -> Draft:
     """Return a draft with base, task and data, and every method with its defaults.
 
     Args:
         facts: the base model.
         data: the files.
         folder: the folder of the suite file, which its relative paths start at.
+        given: what the user has fixed.
     """
     block: dict[str, Any] = {}
-    given = dict(data.found.block)
+    found = dict(data.found.block)
     for key in ("template", "kind"):
-        if key in given:
-            block[key] = given.pop(key)
+        if key in found:
+            block[key] = found.pop(key)
     block["train"] = path_in(folder, data.train)
     comments = {"kind": data.found.why, "template": data.found.why}
     if data.test is not None:
@@ -76,8 +79,8 @@ def started(facts: BaseFacts, data: Data, folder: Path) -> Draft:
     if data.columns:
         block["columns"] = list(data.columns)
         comments["columns"] = "the file has no header"
-    block |= given
-    if given.get("chat"):
+    block |= found
+    if found.get("chat"):
         comments["chat"] = "the base's chat template writes the prompt as the user's message"
     block |= _classes(data, comments)
     base = path_in(folder, Path(facts.base.source).expanduser()) if facts.is_folder else facts.base.source
@@ -86,7 +89,8 @@ def started(facts: BaseFacts, data: Data, folder: Path) -> Draft:
         base=base,
         task=data.name,
         block=block,
-        methods=tuple(MethodLine(name) for name in METHODS_IN_ORDER),
+        methods=tuple(MethodLine(name) for name in given.methods or METHODS_IN_ORDER),
+        given=given,
         classes=data.classes,
         examples=data.examples,
         comments=comments,
@@ -99,7 +103,9 @@ def _classes(data: Data, comments: dict[str, str]) -> dict[str, Any]:
         return {}
     answer = data.found.answer
     if answer is None or not answer.numeric:
-        comments["choices"] = "the answers, which are ranked by likelihood"
+        few = len(data.classes) <= ONE_LINE  # else each has a line, with its number of records
+        counts = f" (records: {', '.join(f'{name} {count:,}' for name, count in data.classes.items())})" if few else ""
+        comments["choices"] = f"the answers, which are ranked by likelihood{counts}"
         return {"choices": list(data.classes)}
     if data.words:
         comments["labels"] = "the file's own names of its classes"
@@ -113,6 +119,13 @@ def _share(share: float, most: int, records: int) -> float:
     return float(f"{min(share, most / max(1, records)):.2g}")
 
 
+def merging_prompts(draft: Draft) -> Draft:
+    """Return a draft that scores a prompt once, against the answers of all records with that prompt."""
+    why = "records with the same prompt are scored once, against all of their answers"
+    comments = {**draft.comments, "several_references": why}
+    return replace(draft, block={**draft.block, "several_references": True}, comments=comments)
+
+
 def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tuple[Draft, list[str]]:
     """Return a draft with lengths in tokens, and what was chosen, as sentences."""
     kind = _kind(draft)
@@ -120,24 +133,25 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
         known = replace(draft, sequence_length=_UNKNOWN_LENGTH)
         return known, [f"sequence_length {_UNKNOWN_LENGTH}, as the base's tokenizer is not here"]
     room = (context or 10**6) - _VIRTUAL
+    left = f"the context of {context or 0:,} tokens has room for {room:,} beside {_VIRTUAL} virtual ones"
     wholes = sorted(tokens.train.wholes)
     percentile = _percentile(wholes)
     length = max(2, min(_rounded(percentile), room))
     longer = sum(whole > length for whole in wholes)
-    why = f"{_PERCENT} % of the examples have at most {percentile:,} tokens"
-    if room < percentile:
-        why += f", and the context has room for {room:,} beside {_VIRTUAL} virtual ones"
-    drawn = " drawn" if len(wholes) < tokens.train.examples else ""
-    cut = f"{longer:,} of {len(wholes):,}{drawn} are longer and cut" if longer else "none is longer"
-    said = [f"sequence_length {length:,}: {why}; {cut}"]
-    comments = {**draft.comments, "sequence_length": f"tokens; {why}; {cut}"}
+    why = [f"{_PERCENT} % of the training examples have at most {percentile:,} tokens"]
+    why += [left] if room < percentile else []
+    measured = " measured ones" if len(wholes) < tokens.train.examples else ""
+    cut = f"{longer:,} of {len(wholes):,}{measured} {_verb(longer, 'is longer and loses', 'are longer and lose')} the"
+    why += [f"{cut} start of the prompt" if longer else "none is longer"]
+    said = [f"sequence_length {length:,}: {why[0]}", *why[1:]]
+    comments = {**draft.comments, "sequence_length": f"tokens; {'; '.join(why)}"}
     block = dict(draft.block)
     scored = tokens.test or tokens.train
     answer = 0
     if kind in ("exact_match", "generation"):
-        answer, comments["max_new_tokens"] = _new_tokens(scored, room)
-        block["max_new_tokens"] = answer
-        said.append(f"max_new_tokens {answer}: {comments['max_new_tokens']}")
+        answer, whys = _new_tokens(scored, room, left)
+        block["max_new_tokens"], comments["max_new_tokens"] = answer, "; ".join(whys)
+        said += [f"max_new_tokens {answer}: {whys[0]}", *whys[1:]]
     need = max(*scored.wholes, max(scored.prompts) + answer, length)
     longest = min(_rounded(need), room)
     if longest > length:
@@ -152,8 +166,8 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     return done, said
 
 
-def _new_tokens(scored: Lengths, room: int) -> tuple[int, str]:
-    """Return how many tokens an answer may have, and why.
+def _new_tokens(scored: Lengths, room: int, left: str) -> tuple[int, list[str]]:
+    """Return how many tokens an answer may have, and why, as sentences.
 
     Prompts are cut so that an answer has its room; the number is the one with which the most examples keep their whole
     prompt and can have their whole answer.
@@ -169,10 +183,20 @@ def _new_tokens(scored: Lengths, room: int) -> tuple[int, str]:
     smaller = range(wanted - wanted % _MULTIPLE, 0, -_MULTIPLE)
     new = max((wanted, *smaller), key=kept)  # of equals the first, which is the largest
     longer, cut = sum(answer > new for answer in answers), sum(prompt + new > room for prompt, _ in sizes)
-    why = f"the longest answer has {longest:,} tokens" + (f", {_PERCENT} % at most {most:,}" if new < longest else "")
-    why += f"; {longer:,} of {len(sizes):,} answers are longer and cannot be decoded" if longer else ""
-    why += f"; {cut:,} prompts are cut, as the context has room for {room:,}" if cut else ""
+    why = [f"the longest answer of the test data has {longest:,} tokens"]
+    why[0] += f", {_PERCENT} % have at most {most:,}" if new < longest else ""
+    if new < wanted:
+        why += [f"with {wanted:,}, more prompts would be cut than answers gained"]
+    if longer:
+        cannot = _verb(longer, "is longer and cannot", "are longer and cannot")
+        why += [f"{longer:,} of {len(sizes):,} test answers {cannot} be given in full"]
+    if cut:
+        why += [f"{cut:,} of {len(sizes):,} test prompts {_verb(cut, 'loses its start', 'lose their start')}: {left}"]
     return new, why
+
+
+def _verb(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
 
 
 def _percentile(ordered: Sequence[int]) -> int:
@@ -195,14 +219,30 @@ def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]
     passes = max(1, min(_PASSES, _STEPS // max(1, one)))
     steps = max(1, min(_STEPS, one * passes))
     why = _passes(steps, len(train))
-    said = [f"{steps} steps of {BATCH} examples: {why}; {SEEDS} seeds, the fewest that show a spread"]
-    comments = {**draft.comments, "steps": why, "seeds": "the fewest that show how much luck there is in a score"}
-    made = replace(draft, steps=steps, seeds=SEEDS, comments=comments)
-    most = _MOST_SCORED[_kind(draft)]
-    if len(test) > _NEARLY_ALL * most:
+    said = [f"{steps} steps of {BATCH} examples: {why}"]
+    made = with_seeds(
+        replace(draft, steps=steps, comments={**draft.comments, "steps": why}), draft.given.seeds or SEEDS
+    )
+    said.append(f"{plural(made.seed_count, 'seed')}: {made.comments['seeds']}")
+    most = draft.given.limit or _MOST_SCORED[_kind(draft)]
+    if len(test) > (most if draft.given.limit else _NEARLY_ALL * most):
         made = limited(made, most)
-        said.append(f"{most} of {len(test):,} test examples are scored (limit), the same for every method")
+        said.append(f"{most:,} of {len(test):,} test examples are scored (limit), the same for every method")
+    elif draft.given.limit:
+        said.append(f"--limit {most:,} leaves out nothing: there are {plural(len(test), 'test example')}")
     return made, said
+
+
+def with_seeds(draft: Draft, seeds: int | tuple[int, ...], why: str | None = None) -> Draft:
+    """Return a draft with so many seeds, or these.
+
+    Args:
+        draft: the draft.
+        seeds: how many, or which.
+        why: the reason; None for the ordinary one.
+    """
+    usual = "as given" if draft.given.seeds else "the fewest that show how much luck there is in a score"
+    return replace(draft, seeds=seeds, comments={**draft.comments, "seeds": why or usual})
 
 
 def _passes(steps: int, examples: int) -> str:
@@ -234,13 +274,18 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
     base = MethodLine("base", _base_settings(facts, budget), "the untuned model")
     if fitted is None:
         small = replace(draft, micro_batch_size=1, gradient_checkpointing=False)
-        methods = [base, *(MethodLine(name) for name in METHODS_IN_ORDER if name != "full")]
-        left = (("full", "until the base is here and `peftbench plan --memory` can say whether it fits"),)
+        asked = draft.given.methods or tuple(name for name in METHODS_IN_ORDER if name != "full")
+        methods = [base, *(MethodLine(name) for name in asked)]
+        why = "until the base is here and `peftbench plan --memory` can say whether it fits"
+        left = () if "full" in asked or draft.given.methods else (("full", why),)
         comments = {**draft.comments, "micro_batch_size": "the least memory; gradients are accumulated"}
-        said = ["methods: all but full fine-tuning, as nothing is known of the base's memory"]
+        every = "methods: all but full fine-tuning, as nothing is known of the base's memory"
+        said = [
+            f"methods: {', '.join(asked)}, as given; whether they fit is not known" if draft.given.methods else every
+        ]
         return replace(small, methods=tuple(methods), left_out=left, comments=comments), said
     lines = [base]
-    for name in METHODS_IN_ORDER:
+    for name in draft.given.methods or METHODS_IN_ORDER:
         if name in fitted.settings:
             peak = f"predicted peak {memory(fitted.peaks[name])}"
             lines.append(MethodLine(name, fitted.settings[name], peak))
@@ -252,13 +297,14 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments["micro_batch_size"] = "examples per forward pass, so that it fits; changes no score"
     if fitted.gradient_checkpointing:
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
-    shown = "; ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
+    shown = ", ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
     within = f", all within {memory(budget)}" if budget else ""
-    beside = ", with what a GPU's process holds beside tensors" if fitted.reserves else ""
-    said = [f"predicted peaks{beside}{within}: {shown}"]
+    said = [f"predicted peaks{within}: {shown}"]
+    if fitted.reserves:
+        said.append("the peaks include what a GPU's process holds beside tensors")
     if micro or fitted.gradient_checkpointing:
         how = f"micro-batches of {fitted.micro_batch_size}"
-        said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that they fit")
+        said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that all fit")
     changed = {name: dict(settings) for name, settings in fitted.settings.items() if settings}
     if changed:
         each = "; ".join(f"{n}: {', '.join(f'{k} {v}' for k, v in s.items())}" for n, s in changed.items())

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.records import Example, Task
+from peftbench.records import Task
 from peftbench.records.wording import abridged, plural
-from peftbench.tasks import TASKS, files, overlap
+from peftbench.tasks import TASKS, files
 from peftbench.tasks.formats import content
 from peftbench.tasks.formats.records import Records
 from peftbench.tasks.recognize import Asked, Recognized, recognize
 from peftbench.tasks.survey import Column, columns, without_header
-from peftbench.training.token_lengths import Lengths
 
 _GENERIC = ("train", "training", "train_data", "data", "dataset", "test", "all", "valid", "val", "dev")
 _EXTRA_COLUMNS = 4
@@ -263,48 +261,3 @@ def _class_names(path: Path, answer: Column | None) -> dict[str, str]:
     except (KeyError, ValueError, TypeError, OSError, pyarrow.ArrowException):
         return {}
     return {str(number): str(name) for number, name in enumerate(names)}
-
-
-def repeated(examples: Sequence[Example]) -> list[str]:
-    """Return sentences about training examples that occur twice, or have different answers to one prompt."""
-    whole = Counter((e.prompt, e.target) for e in examples)
-    answers = Counter(prompt for prompt, _ in whole)
-    twice, differ = len(examples) - len(whole), sum(number > 1 for number in answers.values())
-    found = [f"{plural(twice, 'training example')} occur more than once"] if twice else []
-    if differ and any(e.prompt for e in examples):
-        found.append(f"{plural(differ, 'prompt')} with more than one answer")
-    return found
-
-
-def overlapping(train: Sequence[Example], scored: Sequence[Example], own: bool) -> str | None:
-    """Return a sentence about scored prompts that are in the training data; None if there are none.
-
-    Args:
-        train: the training examples.
-        scored: the test examples.
-        own: whether they were drawn from the training file.
-    """
-    both = overlap.measure(train, scored)
-    if not both.ngram:
-        return None
-    why = ", as the file repeats prompts: remove the repeats, or give --test" if own else ""
-    return (
-        f"{both.exact:,} of {plural(both.examples, 'test prompt')} are training prompts too, and {both.ngram:,} share "
-        f"{both.words} words in a row with one{why if both.exact else ''}"
-    )
-
-
-def length_sentence(found: Lengths) -> str:
-    """Return the lengths of examples in tokens: median, 95 % and longest."""
-    wholes = sorted(found.wholes)
-    drawn = f" ({len(wholes):,} drawn to be measured)" if len(wholes) < found.examples else ""
-    middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
-    return f"{plural(found.examples, 'training example')}{drawn}: median {middle:,} tokens, 95 % at most {most:,}, " + (
-        f"longest {wholes[-1]:,}"
-    )
-
-
-def balance(classes: Mapping[str, int]) -> str:
-    """Return how many records each class has."""
-    shown = [f"{name!r} {number:,}" for name, number in sorted(classes.items(), key=lambda item: -item[1])]
-    return abridged(shown, _SHOWN_CLASSES)

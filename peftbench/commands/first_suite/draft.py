@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftbench.commands.first_suite.given import NOTHING_GIVEN, Given
+
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
 _RESERVED = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", "none")
 _WIDTH = 118
 _COMMENT_FROM = 34
 """Column at which comments stand beside short lines."""
-_ONE_LINE = 8
+ONE_LINE = 8
 """Most classes that are listed in one line."""
 
 
@@ -45,9 +47,14 @@ class Draft:
     """Key -> its comment."""
     head: tuple[str, ...] = ()
     """Lines of comment at the top."""
+    warning: str = ""
+    """What has to be known before anything else, as the first line."""
     left_out: tuple[tuple[str, str], ...] = ()
     """(method, why it is not in the suite)."""
-    seeds: int = 3
+    given: Given = NOTHING_GIVEN
+    """What the user has fixed."""
+    seeds: int | tuple[int, ...] = 3
+    """How many, or which."""
     steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int | None = None
@@ -58,6 +65,11 @@ class Draft:
     finds_batch: bool = False
     """Whether scoring finds the largest batch that fits."""
 
+    @property
+    def seed_count(self) -> int:
+        """How many seeds each method has."""
+        return self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+
 
 def text(draft: Draft) -> str:
     """Return a draft as the text of a suite file."""
@@ -65,7 +77,7 @@ def text(draft: Draft) -> str:
 
 
 def _lines(draft: Draft) -> Iterator[str]:
-    for line in draft.head:
+    for line in (*([draft.warning] if draft.warning else []), *draft.head):
         yield from _wrapped(line, "# ")
     yield ""
     yield f"description: {scalar(draft.description)}"
@@ -80,7 +92,7 @@ def _lines(draft: Draft) -> Iterator[str]:
         else:
             yield _beside(f"    {key}: {scalar(value)}", draft.comments.get(key, ""))
     yield ""
-    yield _beside(f"seeds: {draft.seeds}", draft.comments.get("seeds", ""))
+    yield _beside(f"seeds: {scalar(draft.seeds)}", draft.comments.get("seeds", ""))
     yield ""
     yield "train: # the same for every method"
     train = {
@@ -118,7 +130,7 @@ def _classes(key: str, value: Any, draft: Draft) -> Iterator[str]:
     """Yield labels or choices: a few in one line, else one a line with its number of records."""
     if not isinstance(value, Mapping):
         line = f"    {key}: [{', '.join(map(scalar, value))}]"
-        if len(value) <= _ONE_LINE and len(line) <= _WIDTH:
+        if len(value) <= ONE_LINE and len(line) <= _WIDTH:
             yield from _wrapped(draft.comments.get(key, ""), "    # ")
             yield line
             return

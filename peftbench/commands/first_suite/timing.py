@@ -1,27 +1,29 @@
-"""Choose steps, scored examples and a search of learning rates that fit a time, from pilots on this machine."""
+"""Choose steps, scored examples, seeds, methods and a search of learning rates that fit a time, from pilots here."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from peftbench.commands import plan_time
 from peftbench.commands.first_suite import choose
 from peftbench.commands.first_suite.draft import Draft
-from peftbench.errors import UserError
+from peftbench.commands.first_suite.grid_cost import Grid, candidate
 from peftbench.records import Result, Status, Trial
 from peftbench.records.units import seconds as shown
-from peftbench.records.wording import plural
-from peftbench.runner.pilot import Measured
+from peftbench.records.wording import plural, series
+from peftbench.runner.pilot import NO_TIME
 from peftbench.tasks.read import Reader
 
-CANDIDATES = 5
-"""Learning rates that ``learning_rate: search`` tries for each cell."""
-_SHARE = 0.5
-"""Share of the steps that a candidate trains for."""
+MEASURING = 0.2
+"""Most of the given time that measuring takes."""
 _FEWEST = 20
 """Fewest steps that are worth running."""
+_FEWEST_SEEDS, _FEWEST_METHODS = 2, 2
+"""Fewest seeds with which `answer` can say anything, and fewest methods that are a comparison."""
+_KEPT = "lora"
+"""The method that is never left out for its time: it is the most used one."""
 _FEWEST_SCORED = 100
 """Fewest test examples of a task that are still scored to save time."""
 _SCORING = 0.25
@@ -31,110 +33,21 @@ _LARGE = 0.25
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """The time of a cell or of the grid, in seconds: it is linear in the number of steps."""
+class Timed:
+    """What a time led to."""
 
-    constant: float = 0.0
-    per_step: float = 0.0
-
-    def __add__(self, other: _Cost) -> _Cost:
-        return _Cost(self.constant + other.constant, self.per_step + other.per_step)
-
-    def steps(self, limit: float) -> int:
-        """Return the most steps within a time."""
-        return int((limit - self.constant) / self.per_step) if self.per_step > 0 else 0
-
-    def at(self, steps: int) -> float:
-        """Return the time with some steps."""
-        return self.constant + self.per_step * steps
+    draft: Draft
+    said: Sequence[str] = ()
+    """What was chosen, a line each."""
+    unknown: Sequence[str] = ()
+    """What could not be known."""
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """What pilots say of a grid's cells."""
+def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, records: int) -> Timed:
+    """Return a draft whose grid fits a time, as far as that is possible; else the smallest one, which says so.
 
-    trials: Sequence[Trial]
-    """One of each cell."""
-    found: Mapping[str, Measured]
-    """Cell -> what its pilot took."""
-    stopped: Sequence[str]
-    """Cells whose pilot did not end in time."""
-    reader: Reader
-    seeds: int
-
-    def known(self) -> _Grid:
-        """Return the cells of which the time is known."""
-        return replace(self, trials=[trial for trial in self.trials if self._seconds(trial, True, 100) is not None])
-
-    def unknown(self, limit: float) -> list[str]:
-        """Return of which cells the time is not known and why, and what that means for the limit."""
-        from peftbench.runner import pilot
-
-        known = {trial.cell for trial in self.known().trials}
-        others = {
-            trial.cell: self.found[trial.cell].problem or pilot.NO_STEP
-            for trial in self.trials
-            if trial.cell not in known
-        }
-        if not others:
-            return []
-        said = [f"the time of {cell}: {problem}" for cell, problem in others.items()]
-        count = sum(self.seeds if trial.training else 1 for trial in self.trials if trial.cell in self.stopped)
-        if count * pilot.LONGEST > limit:
-            least = f"their {count} trials take at least {shown(count * pilot.LONGEST)}"
-            return [*said, f"a suite that fits {shown(limit)}: {least}, and the steps here are those without --time"]
-        return [*said, f"whether {shown(limit)} are enough, as the time of {plural(len(others), 'cell')} is not known"]
-
-    def scoring(self, most: int) -> _Grid:
-        """Return the grid with at most this many scored examples of each task."""
-        trials = [
-            replace(trial, tasks=tuple(replace(task, limit=min(task.limit or most, most)) for task in trial.tasks))
-            for trial in self.trials
-        ]
-        return replace(self, trials=trials)
-
-    def without(self, cell: str) -> _Grid:
-        """Return the grid without a cell."""
-        return replace(self, trials=[trial for trial in self.trials if trial.cell != cell])
-
-    def scored(self) -> int:
-        """Return the number of scored examples of a trial."""
-        trial = self.trials[0]
-        return sum(len(self.reader(task, trial.evaluation.split)) for task in trial.tasks)
-
-    def cost(self, with_search: bool = False) -> _Cost:
-        """Return the time of the whole grid."""
-        return sum((self.of(trial, with_search) for trial in self.trials), _Cost())
-
-    def of(self, trial: Trial, with_search: bool = False) -> _Cost:
-        """Return the time of a cell with all its seeds."""
-        low, high = 100, 300
-
-        def total(steps: int) -> float:
-            whole = self._seconds(trial, True, steps) or 0.0
-            if trial.training:
-                whole += (self.seeds - 1) * (self._seconds(trial, False, steps) or 0.0)
-            if trial.training and with_search:
-                whole += CANDIDATES * (self._seconds(_candidate(trial), True, max(1, round(_SHARE * steps))) or 0.0)
-            return whole
-
-        slope = (total(high) - total(low)) / (high - low)
-        return _Cost(total(low) - slope * low, slope)
-
-    def _seconds(self, trial: Trial, first: bool, steps: int) -> float | None:
-        from peftbench.runner import pilot
-
-        training = trial.training and replace(trial.training, steps=steps)
-        return pilot.seconds(replace(trial, training=training), self.found[trial.cell], first, self.reader)
-
-
-def fit(
-    draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, records: int
-) -> tuple[Draft, list[str], list[str]]:
-    """Return a draft whose grid fits a time, what was chosen, and what could not be known.
-
-    Seeds stay three: with fewer, no spread is known. If there is time, learning rates are searched; if there is too
-    little, fewer examples are scored, and there are fewer steps.
+    If there is time, learning rates are searched. If there is too little, fewer examples are scored, and there are
+    fewer steps; then fewer seeds, then fewer methods. What the user has fixed stays.
 
     Args:
         draft: the draft with its methods.
@@ -142,40 +55,50 @@ def fit(
         limit: in seconds.
         reader: returns a split's examples.
         records: number of training records.
-
-    Raises:
-        UserError: if not even a few steps fit.
     """
-    every, busy = _measure(trials, reader, draft.seeds)
-    grid, unknown = every.known(), [*every.unknown(limit), *busy]
-    if not any(trial.training for trial in grid.trials):
-        return draft, [], unknown
+    ordered = sorted(trials, key=lambda trial: (trial.training is None, trial.method != _KEPT))  # the most useful first
+    every, busy = _measure(ordered, reader, draft.seed_count, limit)
     wanted = draft.steps or 100
+    assumed, guessed = every.assumed()
+    grid, unknown = assumed.known(), [*assumed.unknown(limit), *_guessed(guessed), *busy]
+    if not any(trial.training for trial in grid.trials):
+        slow = every.unmeasured() or every.stopped
+        return (
+            _nothing_measured(draft, every, limit, [*every.unknown(limit), *busy])
+            if slow
+            else Timed(draft, (), unknown)
+        )
     searched = grid.cost(with_search=True).at(wanted)
     if searched <= limit:
         made = choose.with_search(draft, records)
-        return made, [f"about {shown(searched)} of {shown(limit)}, with a search of learning rates"], unknown
+        return Timed(made, (f"about {shown(searched)} of {shown(limit)}, with a search of learning rates",), unknown)
     whole = grid.cost().at(wanted)
-    rates = f"no time for a search of learning rates (about {shown(searched)}), so they are untuned defaults"
+    rates = f"learning rates are untuned defaults: a search would take about {shown(searched)}"
     if whole <= limit:
-        return draft, [f"about {shown(whole)} of {shown(limit)}", rates], unknown
-    draft, grid, fewer = _fewer_scored(draft, grid, limit)
-    cost = grid.cost()
-    steps = min(wanted, cost.steps(limit))
-    if steps < min(_FEWEST, wanted):
-        lines = (f"not known: {line}" for line in unknown)
-        raise UserError("\n".join([_too_little(grid, limit, min(_FEWEST, wanted)), *lines]))
-    said = [f"about {shown(cost.at(steps))} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring", *fewer]
+        return Timed(draft, (f"about {shown(whole)} of {shown(limit)}", rates), unknown)
+    made, less, fewer = _fewer_scored(draft, grid, limit)
+    fewest = min(_FEWEST, wanted)
+    made, less, dropped = _reduced(made, less, limit, fewest)
+    cost = less.cost()
+    steps = max(fewest, min(wanted, cost.steps(limit)))
+    took = cost.at(steps)
+    said = [f"about {shown(took)} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring"]
+    if cost.steps(limit) < fewest:
+        said = [
+            f"takes at least about {shown(took)}, more than --time {shown(limit)}; this is the least that is worth it"
+        ]
+        made = replace(made, warning=f"It {said[0]}.")
+    said += [*fewer, *dropped]
     if steps < wanted:
-        comments = {**draft.comments, "steps": f"as many as fit {shown(limit)} on this machine, in place of {wanted}"}
-        draft = replace(draft, steps=steps, comments=comments)
-        said.append(f"{steps} steps in place of {wanted}, for which --time would have to be about {shown(whole)}")
-        said += _left_out(grid, limit, wanted, steps)
+        why = f"as many as fit {shown(limit)} on this machine, in place of {wanted}"
+        made = replace(made, steps=steps, comments={**made.comments, "steps": why})
+        said.append(f"{steps} steps in place of {wanted}; with all, --time would have to be about {shown(whole)}")
+        said += _left_out(less, limit, wanted, steps) if not dropped else []
         unknown.append(f"whether {steps} steps are enough to tell methods apart, or for a method to learn at all")
-    return draft, [*said, rates], unknown
+    return Timed(made, [*said, rates], unknown)
 
 
-def _measure(trials: Sequence[Trial], reader: Reader, seeds: int) -> tuple[_Grid, list[str]]:
+def _measure(trials: Sequence[Trial], reader: Reader, seeds: int, limit: float) -> tuple[Grid, list[str]]:
     """Run the pilots; return what they took, and what makes that uncertain."""
     from peftbench.runner import pilot
 
@@ -184,25 +107,103 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int) -> tuple[_Grid
 
     def observe(trial: Trial, result: Result) -> None:
         plan_time.tell(trial, result)
-        row = result.row
-        stopped.extend([trial.cell] if row.status == Status.TIMEOUT else [])
+        stopped.extend([trial.cell] if result.row.status == Status.TIMEOUT else [])
         share = plan_time.waited(trial, result)
         waits.extend([] if share is None else [share])
 
-    most = f"{pilot.LONGEST:.0f} s"
-    print(f"measuring a few steps and scored examples of {len(trials)} cells, at most {most} each", file=sys.stderr)
-    found = pilot.with_candidates(pilot.measure(trials, observe), trials, [_candidate(trial) for trial in trials])
+    most, within = len(trials) * pilot.LONGEST, MEASURING * limit
+    part = f" ({MEASURING:.0%} of --time)" if within < most else ""
+    print(
+        f"measuring a few steps and scored examples of {plural(len(trials), 'cell')}: at most "
+        f"{shown(min(within, most))}{part}",
+        file=sys.stderr,
+    )
+    measured = pilot.measure(trials, observe, within)
+    found = pilot.with_candidates(measured, trials, [candidate(trial) for trial in trials])
     pilot.store(found, "init --time")
     each = {trial.cell: found[pilot.shape(trial)] for trial in trials}
     busy = sum(waits) / len(waits) if waits else 0.0
     why = f"how long it takes on an idle machine: other programs took {busy:.0%} of the CPU time of the measured steps"
-    grid = _Grid(trials, each, stopped, reader, seeds)
+    own = [cell for cell in stopped if each[cell].problem != NO_TIME]
+    grid = Grid(trials, each, own, reader, seeds)
     return grid, [f"{why}; when they end, more steps fit"] if busy > plan_time.BUSY else []
 
 
-def _fewer_scored(draft: Draft, grid: _Grid, limit: float) -> tuple[Draft, _Grid, list[str]]:
+def _guessed(cells: Sequence[str]) -> Iterator[str]:
+    if cells:
+        yield (
+            f"the time of {series(cells)}: there was no time to measure {'it' if len(cells) == 1 else 'them'}, so the "
+            "slowest that was measured stands for it; `plan --time` measures all"
+        )
+
+
+def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[str]) -> Timed:
+    """Return the smallest draft, if measuring was over before anything that trains had been measured."""
+    trained = [trial.method for trial in grid.trials if trial.training]
+    kept = [name for name in trained if name == _KEPT] + [name for name in trained if name != _KEPT]
+    names = trained if draft.given.methods else kept[:_FEWEST_METHODS]
+    why = f"no method could be measured in {shown(MEASURING * limit)}, so this is the smallest suite"
+    made = draft
+    for name in [name for name in trained if name not in names]:
+        made = _without(made, name, "as there was no time to measure anything")
+    seeds = draft.given.seeds or 1
+    steps = min(_FEWEST, draft.steps or 100)
+    made = choose.with_seeds(made, seeds, None if draft.given.seeds else _ONE_SEED)
+    comments = {**made.comments, "steps": f"the fewest that are worth it; {why}"}
+    warning = f"How long it takes is not known: {why}."
+    return Timed(replace(made, steps=steps, comments=comments, warning=warning), (), unknown)
+
+
+_ONE_SEED = "too few for `answer`, which needs 2; there was no time for more"
+
+
+def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft, Grid, list[str]]:
+    """Return a draft with as few seeds and methods less as are needed for the fewest steps to fit; else the smallest.
+
+    Seeds go first, down to two; then methods, the one that takes most first; then the second seed.
+    """
+    said: list[str] = []
+    if _fits(grid, limit, fewest):
+        return draft, grid, said
+    free_seeds, free_methods = not draft.given.seeds, not draft.given.methods
+    before = grid.seeds
+    if free_seeds and grid.seeds > _FEWEST_SEEDS:
+        grid = replace(grid, seeds=_FEWEST_SEEDS)
+    while free_methods and not _fits(grid, limit, fewest):
+        trained = [trial for trial in grid.trials if trial.training]
+        others = [trial for trial in reversed(trained) if trial.method != _KEPT]
+        if len(trained) <= _FEWEST_METHODS:
+            break
+        slowest = max(others, key=lambda trial: grid.of(trial).at(fewest))
+        took = shown(grid.of(slowest).at(fewest))
+        said.append(f"left out: {slowest.method}, which would take about {took} with {fewest} steps")
+        draft = _without(draft, slowest.method, f"as it would take about {took} of {shown(limit)} with {fewest} steps")
+        grid = grid.without(slowest.cell)
+    if free_seeds and not _fits(grid, limit, fewest):
+        grid = replace(grid, seeds=1)
+    if grid.seeds < before:
+        few = grid.seeds < _FEWEST_SEEDS
+        why = _ONE_SEED if few else "the least for `answer`; there was no time for 3"
+        said.insert(0, f"{plural(grid.seeds, 'seed')} in place of {before}: {why}")
+        draft = choose.with_seeds(draft, grid.seeds, why)
+    return draft, grid, said
+
+
+def _fits(grid: Grid, limit: float, steps: int) -> bool:
+    return grid.cost().at(steps) <= limit
+
+
+def _without(draft: Draft, method: str, why: str) -> Draft:
+    """Return a draft without a method, with the reason."""
+    methods = tuple(line for line in draft.methods if line.name != method)
+    return replace(draft, methods=methods, left_out=(*draft.left_out, (method, why)))
+
+
+def _fewer_scored(draft: Draft, grid: Grid, limit: float) -> tuple[Draft, Grid, list[str]]:
     """Return a draft that scores fewer examples, if scoring would take too much of the time."""
     count = grid.scored()
+    if draft.given.limit:
+        return draft, grid, []
     half = grid.scoring(max(1, count // 2))
     each = (grid.cost().constant - half.cost().constant) / max(1, count - half.scored())
     most = max(_FEWEST_SCORED, int(_SCORING * limit / each) // 10 * 10) if each > 0 else count
@@ -212,12 +213,7 @@ def _fewer_scored(draft: Draft, grid: _Grid, limit: float) -> tuple[Draft, _Grid
     return choose.limited(draft, most), grid.scoring(most), [said]
 
 
-def _candidate(trial: Trial) -> Trial:
-    """Return a trial as a search has it: without inference cost and retention."""
-    return replace(trial, candidate_of=trial.cell, inference=False, retention=None)
-
-
-def _left_out(grid: _Grid, limit: float, wanted: int, steps: int) -> list[str]:
+def _left_out(grid: Grid, limit: float, wanted: int, steps: int) -> list[str]:
     """Return how many steps would fit without the slowest method, if it takes much of the time."""
     trained = [trial for trial in grid.trials if trial.training]
     slowest = max(trained, key=lambda trial: grid.of(trial).at(steps))
@@ -226,14 +222,3 @@ def _left_out(grid: _Grid, limit: float, wanted: int, steps: int) -> list[str]:
         return []
     more = min(wanted, grid.without(slowest.cell).cost().steps(limit))
     return [f"{slowest.cell} takes about {shown(took)} of it; without its line under methods, {more} steps would fit"]
-
-
-def _too_little(grid: _Grid, limit: float, fewest: int) -> str:
-    cost, cells = grid.cost(), plural(len(grid.trials), "cell")
-    slowest = max(grid.trials, key=lambda trial: grid.of(trial).at(fewest))
-    return (
-        f"--time: {shown(limit)} are too little: {fewest} steps of {cells} with {grid.seeds} seeds take about "
-        f"{shown(cost.at(fewest))} on this machine, {shown(cost.constant)} of it set-up and scoring; the slowest is "
-        f"{slowest.cell} with {shown(grid.of(slowest).at(fewest))}; give more time, or no --time, and then leave out "
-        "methods or seeds"
-    )

@@ -111,7 +111,7 @@ def _decoded(
         ends = "a blank line ends an answer" if stops else "only end-of-text ends an answer"
         yield f"task {task.name}: targets contain line feeds, so {ends}; the key `stop` sets something else"
     subject = f"task {task.name}, {split} split"
-    subject += f" (a sample of {len(examples):,} targets)" if len(some) < len(examples) else ""
+    subject += f" (checked: {len(some):,} of {len(examples):,} targets)" if len(some) < len(examples) else ""
     said = reach.sentence(subject, counted.settings(), stops, task.max_new_tokens)
     if said:
         yield said

@@ -63,7 +63,7 @@ def _sentence(task: Task, split: str, length: int, reader: read.Reader, tokenize
     what = Counter(filter(None, _losses(task, split, length, examples, tokenizer)))
     if not what:
         return None
-    of = plural(len(examples), "example") + (f" (a sample of {size:,})" if len(examples) < size else "")
+    of = f"{len(examples):,} checked of {size:,} examples" if len(examples) < size else plural(size, "example")
     parts = ", ".join(f"{words} ({what[name]:,})" for name, words in LOST.items() if what[name])
     least = "at least " if task.chat else ""
     return f"task {task.name}, {split} split: {least}{what.total():,} of {of} exceed {limit} and lose {parts}"

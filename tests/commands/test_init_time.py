@@ -1,0 +1,212 @@
+"""peftbench init --time: a suite that fits a time, or the smallest one; and how long measuring takes for that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from peftbench import suite
+from peftbench.commands.first_suite import given, timing
+from peftbench.commands.first_suite.draft import Draft, MethodLine, text
+from peftbench.records import Status
+from peftbench.runner import pilot
+from peftbench.runner.pilot import NO_TIME, Measured
+from peftbench.tasks import read
+from tests.support.results_factory import make_result
+
+ROWS = [{"text": f"the {a} {n}", "label": b} for n in range(20) for a, b in (("sky", "blue"), ("rose", "red"))] * 10
+SUITE = """
+base: nano
+threads: 2 # on any machine: waiting is a share of the threads' time
+tasks: { judged: { kind: choice, train: x.jsonl, test: x.jsonl, prompt: "{{ text }}", target: "{{ label }}",
+  choices: [blue, red] } }
+train: { steps: 400 }
+methods: [base, full, lora, adapter]
+"""
+NAMES = ("base", "full", "lora", "adapter")
+DRAFT = Draft("d", "nano", "t", {"kind": "choice", "limit": 400}, tuple(MethodLine(name) for name in NAMES), steps=400)
+PLAIN = Measured(fixed_seconds=1.0, step_seconds=0.1, scoring_seconds=0.0)
+UNMEASURED = Measured(problem=NO_TIME)
+
+
+@pytest.fixture
+def trials(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "s.yaml").write_text(SUITE)
+    return list({trial.cell: trial for trial in suite.expand(suite.load(tmp_path / "s.yaml"), "cpu")}.values())
+
+
+@pytest.fixture
+def timed(trials, monkeypatch):
+    """Fit a draft to a time, with pilots that took what is given: by default for every method the same."""
+
+    def call(limit, waited=0.0, status="ok", fixed=given.NOTHING_GIVEN, **found):
+        plain = found.pop("plain", PLAIN)
+
+        def measure(trials, observe, within):
+            assert within == pytest.approx(0.2 * limit)
+            for trial in trials:
+                observe(trial, make_result(status=status, train_seconds=1.0, train_waiting_seconds=waited))
+            return {pilot.shape(trial): found.get(trial.method, plain) for trial in trials}
+
+        monkeypatch.setattr(pilot, "measure", measure)
+        seeds = fixed.seeds or 3
+        draft = replace(DRAFT, given=fixed, seeds=seeds)
+        made = timing.fit(draft, trials, limit, read.examples, 400)
+        return made.draft, list(made.said), list(made.unknown)
+
+    return call
+
+
+def test_too_few_steps_are_said_with_the_time_that_all_would_take(timed):
+    made, lines, unknown = timed(100)
+    assert (made.steps, made.search) == (100, False)
+    assert lines[0] == "about 100.0 s of 100.0 s, 10.0 s of it set-up and scoring"
+    assert lines[1] == "100 steps in place of 400; with all, --time would have to be about 6 min 10 s"
+    assert lines[-1].startswith("learning rates are untuned defaults: a search would take about ")
+    assert unknown == ["whether 100 steps are enough to tell methods apart, or for a method to learn at all"]
+
+
+def test_scoring_that_takes_most_of_the_time_becomes_shorter(timed):
+    characters = sum(len(row["text"]) + len("bluered") for row in ROWS)
+    slow = Measured(fixed_seconds=1.0, step_seconds=0.1, scoring_seconds=0.0, seconds_per_character=20 / characters)
+    made, lines, _ = timed(200, plain=slow)
+    assert made.block["limit"] == 100
+    assert "100 test examples are scored (limit) in place of 400, so that there is time to train" in lines
+    assert made.steps > 100
+
+
+def test_the_method_that_takes_most_of_the_time_is_named(timed):
+    _, lines, _ = timed(100, lora=Measured(fixed_seconds=1.0, step_seconds=0.5, scoring_seconds=0.0))
+    (line,) = [line for line in lines if "without its line under methods" in line]
+    assert line.startswith("lora r=8 fp32 takes about ")
+    assert line.endswith("155 steps would fit")
+
+
+def test_of_too_little_time_seeds_go_first(timed):
+    made, lines, unknown = timed(20, waited=0.5)
+    assert (made.seeds, made.steps, made.warning) == (2, 21, "")
+    assert [line.name for line in made.methods] == list(NAMES)
+    assert "2 seeds in place of 3: the least for `answer`; there was no time for 3" in lines
+    assert made.comments["seeds"] == "the least for `answer`; there was no time for 3"
+    assert any(line.startswith("how long it takes on an idle machine: other programs took 25%") for line in unknown)
+
+
+def test_then_go_the_methods_that_take_most_but_not_lora(timed):
+    slow = Measured(fixed_seconds=9.0, step_seconds=0.1, scoring_seconds=0.0)
+    made, lines, _ = timed(20, adapter=slow, lora=replace(slow, fixed_seconds=3.0))
+    assert [line.name for line in made.methods] == ["base", "full", "lora"]
+    assert made.left_out == (("adapter", "as it would take about 22.0 s of 20.0 s with 20 steps"),)
+    assert "left out: adapter, which would take about 22.0 s with 20 steps" in lines
+    assert (made.seeds, made.warning) == (2, "")
+
+
+def test_then_the_second_seed(timed):
+    made, lines, _ = timed(8)
+    assert (made.seeds, [line.name for line in made.methods]) == (1, ["base", "full", "lora"])
+    assert "1 seed in place of 3: too few for `answer`, which needs 2; there was no time for more" in lines
+    assert made.warning == ""
+    assert made.steps == 25
+
+
+def test_what_cannot_fit_is_written_as_the_smallest_suite_and_says_so_in_its_first_line(timed):
+    made, lines, _ = timed(5)
+    least = "takes at least about 7.00 s, more than --time 5.00 s; this is the least that is worth it"
+    assert (made.seeds, made.steps, lines[0]) == (1, 20, least)
+    assert text(made).startswith(f"# It {least}.\n")
+
+
+def test_what_the_user_has_fixed_stays(timed):
+    names = given.read("full,lora,adapter", "3", "400")
+    made, lines, _ = timed(5, fixed=names)
+    assert (made.seeds, made.block["limit"]) == (3, 400)
+    assert [line.name for line in made.methods] == list(NAMES)
+    assert lines[0].startswith("takes at least about 28.0 s, more than --time 5.00 s")
+
+
+def test_methods_that_there_was_no_time_to_measure_take_as_long_as_the_slowest(timed):
+    slow = Measured(fixed_seconds=1.0, step_seconds=0.5, scoring_seconds=0.0)
+    made, _, unknown = timed(100, full=slow, adapter=UNMEASURED)
+    assert made.steps == timed(100, full=slow, adapter=slow)[0].steps
+    assert (
+        "the time of adapter r=64 fp32: there was no time to measure it, so the slowest that was measured stands for "
+        "it; `plan --time` measures all"
+    ) in unknown
+
+
+def test_if_nothing_was_measured_the_smallest_suite_is_written(timed):
+    made, lines, unknown = timed(5, plain=UNMEASURED)
+    assert (made.seeds, made.steps, [line.name for line in made.methods]) == (1, 20, ["base", "full", "lora"])
+    why = "no method could be measured in 1.00 s, so this is the smallest suite"
+    assert text(made).startswith(f"# How long it takes is not known: {why}.\n")
+    assert (lines, unknown) == ([], [])
+    kept, _, _ = timed(5, plain=UNMEASURED, fixed=given.read("full,lora,adapter", "2", None))
+    assert (kept.seeds, [line.name for line in kept.methods]) == (2, list(NAMES))
+
+
+@pytest.mark.parametrize(("limit", "said"), [(100, "20.0 s (20% of --time)"), (36_000, "4 min 00 s\n")])
+def test_it_is_said_before_how_long_measuring_takes(timed, capsys, limit, said):
+    _, _, unknown = timed(limit, waited=0.5)
+    assert any("other programs took 25% of the CPU time of the measured steps" in line for line in unknown)
+    assert f"measuring a few steps and scored examples of 4 cells: at most {said}" in capsys.readouterr().err
+
+
+def test_pilots_that_were_stopped_give_at_least_their_time(timed):
+    stopped = Measured(problem="the pilot reached its limit in phase evaluate (stopped after 60 s)")
+    made, lines, unknown = timed(480, status="timeout", plain=stopped)
+    assert (made.steps, made.seeds, lines) == (20, 1, [])
+    assert "the time of full fp32: the pilot reached its limit in phase evaluate (stopped after 60 s)" in unknown
+    assert unknown[-1] == "a suite that fits 8 min 00 s: their 10 trials take at least 10 min 00 s"
+    _, _, unknown = timed(3600, status="timeout", plain=stopped)
+    assert "whether 60 min 00 s are enough, as the time of 4 cells is not known" in unknown
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that pilots move on: each takes what is given, or is stopped when its time is over."""
+    now = [100.0]
+    monkeypatch.setattr(pilot.time, "monotonic", lambda: now[0])
+    ran = []
+
+    def install(seconds):
+        def run(job):
+            limit = job.trial.timeout_seconds
+            took = seconds[job.trial.method]
+            ran.append((job.trial.method, limit))
+            now[0] += min(took, limit)
+            over = {"status": Status.TIMEOUT, "message": "stopped"} if took > limit else {}
+            return make_result(job.trial.cell, wall_seconds=min(took, limit), **over), []
+
+        monkeypatch.setattr(pilot, "_run", run)
+        return ran, now
+
+    return install
+
+
+def test_measuring_never_takes_more_than_its_share(trials, clock):
+    ran, now = clock({"base": 2.0, "full": 8.0, "lora": 30.0, "adapter": 1.0})
+    told = []
+    found = pilot.measure(trials, lambda trial, result: told.append((trial.method, result.row.status)), 20.0)
+    assert now[0] - 100.0 <= 20.0
+    assert ran == [("base", 20.0), ("full", 18.0), ("lora", 10.0)], "nothing was left for the last"
+    problems = {trial.method: found[pilot.shape(trial)].problem for trial in trials}
+    assert problems == {"base": None, "full": None, "lora": NO_TIME, "adapter": NO_TIME}
+    assert told == [("base", "ok"), ("full", "ok"), ("lora", "timeout")]
+    pilot.store(found)
+    assert len(pilot.stored()) == 2, "what was not measured is not kept"
+
+
+def test_a_pilot_that_would_hardly_end_in_what_is_left_is_not_begun(trials, clock):
+    ran, _ = clock({"base": 8.0, "full": 8.0, "lora": 8.0, "adapter": 8.0})
+    pilot.measure(trials, lambda *_: None, 20.0)
+    assert [name for name, _ in ran] == ["base", "full"]
+
+
+def test_without_a_share_pilots_have_their_own_limit(trials, clock):
+    ran, _ = clock({"base": 90.0, "full": 8.0, "lora": 8.0, "adapter": 8.0})
+    found = pilot.measure(trials, lambda *_: None)
+    assert [limit for _, limit in ran] == [pilot.LONGEST] * 4
+    assert found[pilot.shape(trials[0])].problem != NO_TIME
