@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from peftbench.errors import DoesNotFit
 from peftbench.evaluation import structure
-from peftbench.measure import peaks, watch
+from peftbench.measure import peaks, reference, watch
 from peftbench.methods import adapted_share, context_length, method_of
 from peftbench.models import causality
 from peftbench.models.load import Loaded, cast_trainable, matrices, trainable_parameters
@@ -23,6 +23,7 @@ from peftbench.records import Phase, Status, Training
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint
 from peftbench.runner.checks import first_step, liveness, packed_rows, probe
@@ -67,7 +68,8 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )
-    _train(run, learner, data, loaded.tokenizer)
+    with _beside_reference(run):
+        _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase(Phase.PLAN):
@@ -104,6 +106,19 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             after_step=resolve(method.after_step) if method.after_step else None,
         )
     return model, learner
+
+
+@contextmanager
+def _beside_reference(run: Run) -> Iterator[None]:
+    """Time the reference step before and after training, on a CPU: a GPU's allocator would keep its memory."""
+    if run.job.trial.device != "cpu":
+        yield
+        return
+    with run.clock.phase(Phase.ACCOUNT):
+        before = reference.step_seconds()
+    yield
+    with run.clock.phase(Phase.ACCOUNT):
+        run.record(WorkColumns(reference_step_seconds=reference.typical(before, reference.step_seconds())))
 
 
 def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: Any) -> None:

@@ -120,6 +120,42 @@ def test_a_slower_step_of_all_cells_in_the_first_nights_is_what_the_machine_does
     assert found.verdict is False
 
 
+def beside_reference(slower_from: int, torch: str = "2.13.0", torch_from: int = 0):
+    """Nights of a machine that varies by 8 %; steps take a tenth longer from some night on."""
+
+    def planted(night: int, cell: int, seed: int) -> dict:
+        machine = 1 + random.Random(f"machine {night}").gauss(0, 0.08)
+        own = 1 + random.Random(f"{night} {cell} {seed}").gauss(0, 0.01)
+        return {
+            "tokens_per_second": 10_000 * machine * own / (1.1 if night >= slower_from else 1),
+            "reference_step_seconds": 0.008 / machine,
+            "environment_json": packages(torch=torch if night >= torch_from else "2.13.0"),
+        }
+
+    return planted
+
+
+@pytest.mark.parametrize(("nights", "rule"), [(3, "two nights"), (14, "newest nights, by the reference step")])
+def test_a_tenth_in_all_cells_of_the_newest_night_is_found_beside_the_reference_step(tmp_path, nights, rule):
+    team = Team(nights, 4, 3, planted=beside_reference(nights - 1))
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert [each for each in told(found) if each[0] is None] == [(None, "tokens_per_second", name_of(nights - 1), rule)]
+    common = found.changes[0]
+    assert common.relative == pytest.approx(1 / 1.1 - 1, abs=0.03)
+    assert (len(common.cells), common.compared, found.verdict) == (4, 4, False)
+
+
+def test_nights_of_a_machine_that_varies_are_no_change_beside_the_reference_step(tmp_path):
+    found = history([make_nights(tmp_path / "nights", Team(14, 4, 3, planted=beside_reference(99)))])
+    assert (found.changes, found.verdict) == ((), True)
+
+
+def test_speeds_beside_the_reference_step_of_another_torch_are_not_compared(tmp_path):
+    team = Team(14, 4, 3, planted=beside_reference(13, "2.14.0", 13))
+    found = history([make_nights(tmp_path / "nights", team)])
+    assert not [change for change in found.changes if "reference" in change.rule]
+
+
 def test_nights_in_which_nothing_ends_ok_judge_nothing(tmp_path):
     found = history([make_nights(tmp_path / "nights", Team(3, 2, planted=lambda *_: {"status": "oom"}))])
     assert (found.verdict, found.judged) == (None, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Mapping
@@ -158,6 +159,32 @@ def test_a_change_in_all_cells_that_the_machine_does_not_explain_counts(
     found = judged(night(dict.fromkeys(ALIKE, factor), clocked=clocked))
     assert {each.verdict for each in found.values()} == {verdict}
     assert "more than the machine explains" in (found[ALL_CELLS].reason or "")
+
+
+def beside_reference(factor: float, machine: float, cells: int = 4) -> dict[Cell, speed.Timed]:
+    """Two nights of few cells that timed the reference step; its speed follows the machine, the product's does not."""
+    made = night({f"cell {i}": factor for i in range(cells)}, machine)
+    return {
+        cell: dataclasses.replace(
+            one,
+            old_reference=seeds(100.0, 101.0, 99.0),
+            new_reference=seeds(*(machine * each for each in (99, 101, 100))),
+        )
+        for cell, one in made.items()
+    }
+
+
+@pytest.mark.parametrize("machine", [0.85, 1.0, 1.15])
+def test_a_tenth_in_all_cells_is_found_beside_the_reference_step(machine: float) -> None:
+    found = judged(beside_reference(1 / 1.1, machine))
+    assert found[ALL_CELLS].verdict == "regressed"
+    assert {each.verdict for each in found.values()} <= {"regressed", "cannot tell"}
+    assert found[ALL_CELLS].change == pytest.approx(1 / 1.1 - 1, abs=0.02)
+    assert "the machine's reference step by" in (found[ALL_CELLS].reason or "")
+    quiet = judged(beside_reference(1.0, machine))
+    assert {each.verdict for each in quiet.values()} <= {"unchanged", "cannot tell"}
+    few = judged(beside_reference(0.8, machine, cells=2))
+    assert [each.verdict for each in few.values()] == ["regressed"] * 2
 
 
 def test_cells_without_the_change_that_most_cells_share_are_not_called_faster() -> None:

@@ -23,7 +23,7 @@ class TimeColumns(ColumnGroup):
         float | None, "time that runnable threads waited for a CPU during training steps, summed over threads"
     ] = None
     validate_seconds: Annotated[float | None, "validation during training"] = None
-    account_seconds: Annotated[float | None, "measuring memory and FLOPs in extra steps"] = None
+    account_seconds: Annotated[float | None, "measuring memory, FLOPs and the reference step in extra steps"] = None
     check_seconds: Annotated[float | None, "sanity checks: the method is active, the base model is unchanged"] = None
     evaluate_seconds: Annotated[float | None, "scoring the tasks"] = None
     evaluate_prefill_seconds: Annotated[float | None, "of these, in forward passes over whole texts"] = None

@@ -34,6 +34,9 @@ class WorkColumns(ColumnGroup):
     device_flops_per_second: Annotated[
         float | None, "FLOPs per second of the device's best square matrix product, measured: MFU is relative to it"
     ] = None
+    reference_step_seconds: Annotated[
+        float | None, "duration of a fixed small training step on this CPU, timed just before and after the training"
+    ] = None
     train_energy_joules: Annotated[float | None, "energy of the training loop, without validation"] = None
     energy_source: Annotated[str | None, "nvml: the whole GPU; rapl: all CPU packages of the machine"] = None
     first_loss: Annotated[float | None, "loss of the first step, nats per token in the loss"] = None

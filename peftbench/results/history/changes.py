@@ -10,7 +10,16 @@ from peftbench.results.history.series import Series
 from peftbench.results.watch.moved import Moved
 from peftbench.results.watch.quantities import Quantity
 
-Rule = Literal["exact", "beyond tolerance", "change point", "newest nights", "two nights", "over cells"]
+Rule = Literal[
+    "exact",
+    "beyond tolerance",
+    "change point",
+    "newest nights",
+    "two nights",
+    "over cells",
+    "change point, by the reference step",
+    "newest nights, by the reference step",
+]
 """The rule that found a change: see ``docs/history.md``."""
 
 

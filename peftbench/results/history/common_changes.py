@@ -12,10 +12,13 @@ from peftbench.results.history.cell_changes import ANY_CHANGE, LONG, least_chang
 from peftbench.results.history.changes import Change, Rule
 from peftbench.results.history.series import Series
 from peftbench.results.watch.common_shift import FEWEST, common_shift, significant
+from peftbench.results.watch.noise import FEWEST_CELLS
 from peftbench.results.watch.quantities import Quantity
 
 _SHARE = 2 / 3
 """Least share of the compared cells that a common change moved in its direction."""
+_BY_ITSELF: tuple[Rule, Rule] = "change point", "newest nights"
+_BY_REFERENCE: tuple[Rule, Rule] = "change point, by the reference step", "newest nights, by the reference step"
 _MACHINE_KINDS = ("speed", "inference")
 """Kinds that vary from night to night for all cells together, because the machine does."""
 
@@ -25,7 +28,8 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
 
     Between two nights the signed-rank test over the cells finds them. Times vary from night to night for all cells
     together, so that this test would find the machine: once there are enough nights, the middle of the cells' relative
-    times is a series of its own, and before that see ``two_nights``.
+    times is a series of its own, and before that see ``two_nights``. Where trials timed the reference step, the middle
+    of the cells' speeds relative to it is another one, which varies less.
 
     Args:
         found: the series of all cells and quantities.
@@ -41,11 +45,38 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
         long = [each for each in group if len(each.points) >= LONG]
         if group[0].quantity.kind not in _MACHINE_KINDS:
             candidates += _between_nights(group)
-        elif len(long) >= FEWEST:
-            candidates += _over_nights(long)
+        elif len(long) >= FEWEST_CELLS:
+            candidates += [*_over_nights(by_reference(long), _BY_REFERENCE), *_over_nights(long, _BY_ITSELF)]
     kept = significant([1.0 if each.p is None else each.p for each in candidates], level)
-    chosen = [each for each, keep in zip(candidates, kept, strict=True) if keep]
+    chosen = _once(each for each, keep in zip(candidates, kept, strict=True) if keep)
     return [each for each in chosen if _large(each, watch) and len(each.cells) >= _SHARE * each.compared]
+
+
+def _once(found: Iterable[Change]) -> list[Change]:
+    """Return changes without those that a rule before has found in the same night and direction."""
+    first: dict[tuple[object, ...], Change] = {}
+    for each in found:
+        first.setdefault((each.base, each.quantity, each.night, each.difference > 0), each)
+    return list(first.values())
+
+
+def by_reference(group: Iterable[Series]) -> list[Series]:
+    """Return speeds as they were if the reference step took as long as usual, of the nights that timed it.
+
+    Nights with another version of torch than the newest are left out: it changes the reference step too.
+    """
+    found = []
+    for series in group:
+        newest = series.points[-1].by_reference
+        known = [
+            (point, point.by_reference[1])
+            for point in series.points
+            if point.by_reference and newest and point.by_reference[0] == newest[0]
+        ]
+        if len(known) >= LONG:
+            usual = statistics.median(point.value / relative for point, relative in known)
+            found.append(replace(series, points=tuple(replace(p, value=usual * relative) for p, relative in known)))
+    return found
 
 
 def with_same_changes(changes: Sequence[Change], found: Iterable[Series]) -> list[Change]:
@@ -135,25 +166,30 @@ def _move(quantity: Quantity, one: float, other: float) -> float:
     return (other - one) / abs(one) if quantity.relative and one else other - one
 
 
-def _over_nights(group: Sequence[Series]) -> Iterator[Change]:
-    """Yield the changes of the middle of the cells' values, each relative to its own median."""
+def _over_nights(group: Sequence[Series], rules: tuple[Rule, Rule]) -> Iterator[Change]:
+    """Yield the changes of the middle of the cells' values, each relative to its own median.
+
+    Args:
+        group: one quantity of several cells.
+        rules: names of a step's rule and of the newest nights'.
+    """
     ratios: dict[int, list[float]] = {}
     for series in group:
         centre = statistics.median(series.values)
         for point in series.points:
             ratios.setdefault(point.night, []).append(point.value / centre if centre else 1.0)
-    nights = [night for night in sorted(ratios) if len(ratios[night]) >= FEWEST]
+    nights = [night for night in sorted(ratios) if len(ratios[night]) >= FEWEST_CELLS]
     values = [statistics.median(ratios[night]) for night in nights]
     if len(values) < LONG:
         return
     split = change_points.best_split(values)
     start = 0
     if split is not None:
-        yield _common(group, nights, values, split.place, "change point", split.p)
+        yield _common(group, nights, values, split.place, rules[0], split.p)
         start = split.place if split.p < 0.01 else 0
     newest = noise.departure(values[start:], 0.0, noise.farthest_night([values[start:-1]], 0.0))
     if newest is not None:
-        yield _common(group, nights, values, start + newest.place, "newest nights", newest.p)
+        yield _common(group, nights, values, start + newest.place, rules[1], newest.p)
 
 
 def _common(

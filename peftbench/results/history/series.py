@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,7 +32,15 @@ _GPU = ("name", "memory.total")
 _BY_SEED = ("memory", "size")
 """Kinds of which numbers of different seeds do not compare exactly."""
 _TIMES = ("threads", "workers")
-_READ = ("train_waiting_seconds", "train_seconds", "other_gpu_processes", "device", "settings_json", "scores_json")
+_READ = (
+    "reference_step_seconds",
+    "train_waiting_seconds",
+    "train_seconds",
+    "other_gpu_processes",
+    "device",
+    "settings_json",
+    "scores_json",
+)
 COLUMNS = frozenset(
     {quantity.name for quantity in COLUMNS_ONLY}
     | {name for quantity in FIXED for name in quantity.same}
@@ -51,6 +60,8 @@ class Point:
     seeds: int
     by_seed: tuple[tuple[Seed, float], ...] = ()
     """The values, where only means over the same seeds compare."""
+    by_reference: tuple[str, float] | None = None
+    """Of speed: torch's version, and the mean over seeds of tokens per reference step; None if that was not timed."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ def series_of(nights: Sequence[Night], kinds: Iterable[str] | None = None) -> li
                     own = tuple(values.items()) if quantity.kind in _BY_SEED else ()
                     mean = sum(values.values()) / len(values)
                     groups = found.setdefault((base, cell, quantity, exact), [])
-                    _add(groups, dict(conditions), Point(place, mean, len(values), own))
+                    clocked = _by_reference(rows, values) if quantity.kind == "speed" else None
+                    _add(groups, dict(conditions), Point(place, mean, len(values), own, clocked))
     order = {cell: place for place, cell in enumerate(_cells(nights))}
     made = [
         Series(base, cell, quantity, tuple(conditions.items()), exact, own)
@@ -170,6 +182,16 @@ def _measured(rows: Sequence[Row]) -> Iterator[Measured]:
         if known:
             exact = str(first["device"]) in quantity.exact_on
             yield quantity, _conditions(quantity, used[0]), exact, known
+
+
+def _by_reference(rows: Sequence[Row], speeds: Mapping[Seed, float]) -> tuple[str, float] | None:
+    """Return the version of torch and the tokens per reference step of a cell's trials; None if a trial has none."""
+    seconds = {_seed(row): row["reference_step_seconds"] for row in rows if row["status"] == "ok"}
+    if not all(is_number(seconds[seed]) for seed in speeds):
+        return None
+    packages = _object(rows[0]["environment_json"]).get("packages")
+    version = packages.get("torch") if isinstance(packages, dict) else None
+    return str(version), statistics.fmean(speed * seconds[seed] for seed, speed in speeds.items())
 
 
 def _seed(row: Row) -> Seed:

@@ -209,6 +209,10 @@ def _column(rows: Rows, name: str) -> Values:
     return {seed_of(row): float(row[name]) for row in rows if is_number(row.get(name)) and row[name] > 0}
 
 
+def _rates(rows: Rows, name: str) -> Values:
+    return {seed: 1 / seconds for seed, seconds in _column(rows, name).items()}
+
+
 def _speed(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
     for quantity in _of("speed"):
         kept, refused = _timed(quantity, old, new, cells)
@@ -217,6 +221,7 @@ def _speed(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[
             cell: speed.Timed(
                 *(_column(side, quantity.name) for side in sides),
                 *(_column(side, "device_flops_per_second") for side in sides),
+                *(_rates(side, "reference_step_seconds") for side in sides),
             )
             for cell, sides in kept.items()
         }

@@ -4,25 +4,25 @@ The speed of one machine differs from night to night, and drifts within a night,
 change of a trial's speed, d = log(new / old) of the same cell and seed, is taken apart:
 
 - **what all cells did together**, in each round of seeds the median of d over the cells: the machine, or a change that
-  all cells share. Which of the two, the machine's own matrix product tells, which each trial measures
-  (``device_flops_per_second``): a change that all cells share is what is left after the product's change is
-  subtracted. Two such clocks disagree from night to night by ``CLOCK_SD``; without a clock, the machine itself varies
-  by ``Watch.machine_percent``.
+  all cells share. Which of the two, a clock of the machine tells, which each trial measures: a fixed reference step
+  (``reference_step_seconds``), else a matrix product (``device_flops_per_second``). A change that all cells share is
+  what is left after the clock's change is subtracted. Steps and clock disagree from night to night by ``REFERENCE_SD``
+  or ``CLOCK_SD``; without a clock, the machine itself varies by ``Watch.machine_percent``.
 - **what a cell did against the others**, the mean over seeds of d minus that median. Its standard error is the largest
   of three: from the trials' spread pooled over cells, from the cell's own spread moderated by the pooled one (Smyth
   2004), and from the spread of the cells among each other, which is noise if fewer than half of them have changed.
 
 If all cells moved together beyond the machine, each cell is judged by its whole change, else against the others. A cell
 that did not move against the others is unchanged only if its change is within the least one also together with what the
-machine's product does not explain of the common change: else all cells may have changed, and two nights cannot tell.
+clock does not explain of the common change: else all cells may have changed, and two nights cannot tell.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from peftbench.results.crossed_effects.student import LEVEL
 from peftbench.results.watch import noise
@@ -33,6 +33,8 @@ from peftbench.results.watch.quantities import Quantity, Seed
 CLOCK_SD = 0.03
 """Standard deviation, from night to night of unchanged code, of a training step's speed relative to the matrix
 product's. Measured: ``docs/statistics.md``."""
+REFERENCE_SD = 0.015
+"""The same relative to the reference step's, which is made of what a training step is made of."""
 _PRIOR = 4
 """Degrees of freedom that the pooled variance counts as, next to a cell's own."""
 Logs = Mapping[Seed, float]
@@ -48,6 +50,27 @@ class Timed:
     old_clock: Mapping[Seed, float]
     """FLOPs per second of the matrix product that the same trial measured; empty if it is not known."""
     new_clock: Mapping[Seed, float]
+    old_reference: Mapping[Seed, float] = field(default_factory=dict)
+    """Reference steps per second that the same trial measured; empty if they are not known."""
+    new_reference: Mapping[Seed, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """What tells how fast the machine was."""
+
+    name: str
+    sd: float
+    """Of a step's speed relative to it, from night to night, as a logarithm."""
+    moves: Callable[[Timed], Moves | None]
+    """How much it changed beside a cell's trials."""
+
+
+_CLOCKS = (
+    _Clock("reference step", REFERENCE_SD, lambda one: noise.moves(_logs(one.old_reference), _logs(one.new_reference))),
+    _Clock("matrix product", CLOCK_SD, lambda one: noise.moves(_logs(one.old_clock), _logs(one.new_clock))),
+)
+"""The best one first."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +80,9 @@ class Together:
     change: float
     """Median over the cells of their change of speed."""
     clock: float | None
-    """Median change of the matrix product; None if it was not measured."""
+    """Median change of the machine's clock; None if it has none."""
+    clock_name: str
+    """Which clock it is."""
     error: Error
     """Of ``rest``, from night to night."""
 
@@ -141,17 +166,14 @@ def _moves(one: Timed) -> Moves | None:
 def _together(cells: Mapping[Cell, Timed], machine: float) -> Together:
     """Return what all cells did together, and how far that is uncertain."""
     whole = {cell: found.change for cell, one in cells.items() if (found := _moves(one))}
-    clocks = {cell: found.change for cell, one in cells.items() if (found := _clock_moves(one))}
-    timed = [cell for cell in whole if cell in clocks]
     change = statistics.median(whole.values())
-    if len(timed) < FEWEST_CELLS:
-        return Together(change, None, _with_spread(list(whole.values()), machine))
-    clock = statistics.median(clocks[cell] for cell in timed)
-    return Together(change, clock, _with_spread([whole[cell] - clocks[cell] for cell in timed], CLOCK_SD))
-
-
-def _clock_moves(one: Timed) -> Moves | None:
-    return noise.moves(_logs(one.old_clock), _logs(one.new_clock))
+    for clock in _CLOCKS:
+        moved = {cell: found.change for cell in whole if (found := clock.moves(cells[cell]))}
+        if len(moved) >= FEWEST_CELLS:
+            rest = {cell: whole[cell] - moved[cell] for cell in moved}
+            explained = change - statistics.median(rest.values())
+            return Together(change, explained, clock.name, _with_spread(list(rest.values()), clock.sd))
+    return Together(change, None, "", _with_spread(list(whole.values()), machine))
 
 
 def _with_spread(changes: list[float], nights: float) -> Error:
@@ -213,12 +235,14 @@ def _alone(quantity: Quantity, cells: Mapping[Cell, Timed], margin: float, machi
     changes, errors = {}, {}
     pool = noise.pooled(found for one in cells.values() if (found := _moves(one)))
     for cell, one in cells.items():
-        found, clock = _moves(one), _clock_moves(one)
+        found = _moves(one)
         if found is None:
             continue
-        changes[cell] = found.change - (clock.change if clock else 0.0)
+        known = ((moved.change, clock.sd) for clock in _CLOCKS if (moved := clock.moves(one)))
+        explained, nights = next(known, (0.0, machine))
+        changes[cell] = found.change - explained
         trials = math.sqrt(pool[0] * found.weight) if pool else 0.0
-        errors[cell] = Error(math.hypot(trials, CLOCK_SD if clock else machine), pool[1] if pool else math.inf)
+        errors[cell] = Error(math.hypot(trials, nights), pool[1] if pool else math.inf)
     rule = "beyond noise and what the machine does from night to night"
     return _verdicts(quantity, cells, changes, errors, margin, rule)
 
@@ -227,10 +251,10 @@ def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: 
     half = found.error.half_width
     low, high = found.rest - half, found.rest + half
     verdict: Verdict = "cannot tell"
-    product = None if found.clock is None else f"the machine's matrix product by {_percent(found.clock)}"
+    clock = None if found.clock is None else f"the machine's {found.clock_name} by {_percent(found.clock)}"
     reason = f"{count} cells together moved by {_percent(found.change)}"
-    if product:
-        reason += f", {product}"
+    if clock:
+        reason += f", {clock}"
     if p < LEVEL:
         verdict = moved(quantity, found.rest)
         reason += ": more than the machine explains"
