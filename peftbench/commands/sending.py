@@ -40,11 +40,13 @@ class Sender:
 
         return both
 
-    def finish(self) -> None:
-        """Send what is left, and say where everything is."""
+    def finish(self, ended: bool) -> None:
+        """Send what is left, and say where everything is, unless an error came before any trial has ended."""
         if self.remote is None:
             return
         self._send()
+        if not (ended or self.keys or self.failed):
+            return
         if self.failed:
             print(
                 f"not everything could be sent to {self.remote.shown}: all finished trials are in "
@@ -73,7 +75,9 @@ def sender(results: Path | str | None, out: TextIO) -> Iterator[Sender]:
         UserError: if it is a URL that cannot be read or written.
     """
     made = Sender(urls.working(results) if isinstance(results, str) else None, out)
+    ended = False
     try:
         yield made
+        ended = True
     finally:
-        made.finish()
+        made.finish(ended)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from peftbench import cli
 from peftbench.commands.history import FORMATS
+from peftbench.report.history import words
 from tests.support.nights import Team, make_nights, name_of, packages
 from tests.support.results_factory import make_result, store
 
@@ -191,3 +193,12 @@ def test_import_says_what_is_wrong(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert cli.main(["import", "hf-method-comparsion", str(tmp_path / "x.txt"), "-o", str(tmp_path / "out")]) == 2
     assert "did you mean 'hf-method-comparison'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("bases", "text"), [(("large",), "lora"), (("small", "large"), "lora on large")])
+def test_a_cell_is_told_with_its_base_if_there_are_several(bases, text):
+    history = SimpleNamespace(series=[SimpleNamespace(base=base) for base in bases])
+    change = SimpleNamespace(cell="lora", cells=(), compared=1, base="large")
+    assert words.where(history, change) == text
+    common = SimpleNamespace(cell=None, cells=("a", "b"), compared=3, base="large")
+    assert words.where(history, common) == text.replace("lora", "2 of 3 cells")

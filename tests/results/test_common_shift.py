@@ -41,7 +41,7 @@ def test_memory_of_cells_that_all_move_apart_cannot_be_told():
 
 def test_a_shift_of_scores_is_a_finding_over_all_cells():
     draw = random.Random(3)
-    found = common_shift.judge(score("judge"), nights([draw.gauss(-0.02, 0.01) for _ in range(20)], 0.5), 0.0)
+    found = common_shift.judge({score("judge"): nights([draw.gauss(-0.02, 0.01) for _ in range(20)], 0.5)}, 0.0)
     assert [(each.cell, each.verdict) for each in found] == [("all cells", "regressed")]
     assert found[0].trials == (20, 20)
 
@@ -50,8 +50,17 @@ def test_scores_without_a_shift_have_no_finding():
     draw = random.Random(4)
     quantity = score("judge")
     drawn = [
-        common_shift.judge(quantity, nights([draw.gauss(0, 0.01) for _ in range(20)], 0.5), 0.0) for _ in range(300)
+        common_shift.judge({quantity: nights([draw.gauss(0, 0.01) for _ in range(20)], 0.5)}, 0.0) for _ in range(300)
     ]
     assert sum(bool(found) for found in drawn) <= 8
-    assert common_shift.judge(quantity, nights([-0.02] * 5, 0.5), 0.0) == []
-    assert common_shift.judge(quantity, nights([-0.02] * 20, 0.5), 0.05) == []
+    assert common_shift.judge({quantity: nights([-0.02] * 5, 0.5)}, 0.0) == []
+    assert common_shift.judge({quantity: nights([-0.02] * 20, 0.5)}, 0.05) == []
+
+
+def test_of_many_tasks_a_shift_in_one_must_be_significant_for_all_of_them():
+    draw = random.Random(8)
+    alone = common_shift.judge({score("judge"): nights([-0.02 - i / 1000 for i in range(8)], 0.5)}, 0.0)
+    assert [each.verdict for each in alone] == ["regressed"], "p = 2 / 2**8"
+    others = {score(f"other {i}"): nights([draw.gauss(0, 0.01) for _ in range(8)], 0.5) for i in range(5)}
+    many = {score("judge"): nights([-0.02 - i / 1000 for i in range(8)], 0.5), **others}
+    assert common_shift.judge(many, 0.0) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import fsspec
 import pytest
 
 from peftbench import cli
+from peftbench.commands import sending
 from peftbench.errors import UserError
 from peftbench.results import folder, remote, remote_names
 from peftbench.results.store import compact, read, write
@@ -80,6 +82,13 @@ def test_a_broken_connection_loses_nothing_and_is_told(
     monkeypatch.setattr(type(memory), "put_file", put)
     assert "all results are at" in run_trials(url, range(4, 5), monkeypatch)
     assert seeds_at(url) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_before_any_trial_has_ended_says_nothing_of_results(memory: fsspec.AbstractFileSystem) -> None:
+    out = io.StringIO()
+    with pytest.raises(UserError), sending.sender("memory://bucket/r", out):
+        raise UserError("the base model is missing")
+    assert out.getvalue() == ""
 
 
 def test_a_connection_that_comes_back_is_used(

@@ -568,3 +568,26 @@ def test_a_missing_folder_and_rows_that_do_not_compare_are_errors(tmp_path: Path
 def test_an_environment_that_cannot_be_read_is_no_difference(tmp_path: Path, text: str) -> None:
     found = nights(tmp_path, 0.5, environment_json=text)
     assert finding(found, "tokens_per_second", CELLS[-1]).verdict == "regressed"
+
+
+def gpus(name: str) -> dict[str, Any]:
+    return {
+        "device": "cuda",
+        "memory_kind": "allocator",
+        "environment_json": json.dumps(ENVIRONMENT | {"gpus": [{"name": name, "driver_version": "1"}]}),
+    }
+
+
+def test_memory_on_another_gpu_is_not_compared(tmp_path: Path) -> None:
+    old = folder(tmp_path / "old", [0.5, 0.6], **gpus("NVIDIA H100 80GB HBM3"))
+    new = folder(tmp_path / "new", [0.5, 0.6], **gpus("NVIDIA H200"))
+    told = finding(compare(old, new), "peak_train_bytes")
+    assert (told.verdict, told.reason) == ("cannot tell", "the GPU is NVIDIA H100 80GB HBM3 and NVIDIA H200")
+    assert finding(compare(old, old), "peak_train_bytes").verdict == "unchanged"
+
+
+@pytest.mark.parametrize("column", ["retention_sha256", "inference_prompts_sha256"])
+def test_other_texts_and_prompts_are_named_as_data_that_moved(tmp_path: Path, column: str) -> None:
+    old = folder(tmp_path / "old", [0.5, 0.6], **{column: "a" * 64})
+    found = compare(old, folder(tmp_path / "new", [0.5, 0.6], **{column: "b" * 64}))
+    assert [(each.what, each.name) for each in found.moved] == [("data", column)]

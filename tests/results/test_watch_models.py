@@ -352,3 +352,19 @@ def test_memory_that_was_zero_is_not_unchanged_when_it_is_not_any_more() -> None
     (other,) = memory.judge(PEAK, {CELL: (seeds(0), seeds(5))}, 0.0)
     assert (same.verdict, same.change) == ("unchanged", 0.0)
     assert (other.verdict, other.change) == ("cannot tell", None)
+
+
+def test_one_cell_that_repeats_exactly_does_not_speak_for_cells_with_one_trial_a_side() -> None:
+    alone = {("nano", f"{i}"): (seeds(1000), seeds(1000 + i / 100)) for i in range(5)}
+    found = memory.judge(PEAK, {CELL: (seeds(1000, 1000), seeds(1001, 1001)), **alone}, 0.0)
+    assert [each.key for each in found] == [CELL, *alone]
+    assert [each.verdict for each in found] == ["regressed", *["unchanged"] * 5], "within 1 %"
+    few = memory.judge(PEAK, {CELL: (seeds(1000, 1000), seeds(1000, 1000)), ("nano", "a"): (seeds(9), seeds(8))}, 0.0)
+    assert [each.verdict for each in few] == ["unchanged", "cannot tell"]
+
+
+def test_what_all_cells_of_two_bases_did_together_is_told_of_both() -> None:
+    cells = {(f"base {int(name[-1]) % 2}", name): each for (_, name), each in night(dict.fromkeys(ALIKE, 0.5)).items()}
+    found = speed.judge(SPEED, cells, 0.05, 0.08)
+    assert [each.key for each in found if each.cell == ALL_CELLS] == [("base 0", ALL_CELLS), ("base 1", ALL_CELLS)]
+    assert {each.verdict for each in found} == {"regressed"}

@@ -1,12 +1,12 @@
-"""Run nights of a small grid, some with a planted change, and see what ``compare`` says.
+"""Run nights of a small grid, some with a planted change, and see what ``compare`` and ``history`` say.
 
-    python -m tools.validation.planted_changes --pairs 20
+    taskset -c 0 python -m tools.validation.planted_changes --pairs 20 --keep /tmp/planted
 
 Nights without a change come first: each is compared with the night before it. Then each planted change is made in a
 copy of the package, in the suite, in its data or in the installed packages, one night is run with it, it is compared
 with the last unchanged night, and ``history`` sees it after all of them. What was found, by which rule and at which
-effect goes to
-``results/reference/nightly.json``. A night takes about a minute of one idle core.
+effect goes to ``results/reference/nightly.json``. A night takes less than a minute of one idle core. A night that the
+kept folder has is not run again, so the same command continues, or judges the same nights by changed rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -26,27 +25,28 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.measure import environment
+from peftbench.tasks.builtin import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "results" / "reference" / "nightly.json"
 SUITE = """\
 base: nano
 tasks:
-  colour: {{kind: choice, train: train.jsonl, test: test.jsonl, prompt: "what is the colour of {{{{ thing }}}} ?",
-           target: "{{{{ colour }}}}", choices: [red, green, blue]}}
+  sentence: {{kind: generation, train: train.jsonl, test: test.jsonl, prompt: "{{{{ prompt }}}}",
+             target: "{{{{ target }}}}", max_new_tokens: 32}}
 threads: 1
 workers: 1
 seeds: {seeds}
-train: {{steps: 40, batch_size: 16, sequence_length: 64}}
+train: {{steps: 48, batch_size: 8, sequence_length: 64}}
+evaluate: {{inference: false, retention: false}}
 methods:
-  base:
   full: {{learning_rate: 5e-4}}
   adapter: {{rank: 16, learning_rate: 1e-2}}
+  llama_adapter: {{rank: 10, learning_rate: 1e-1}}
   lora: {{rank: 8, learning_rate: {lora_rate}}}
-  qlora: {{rank: 8, precision: nf4, learning_rate: 3e-3}}
 """
-COLOURS = ("red", "green", "blue")
-TRAIN, TEST = 240, 120
+TRAIN, TEST = 480, 50
+"""Examples of the built-in task ``describe`` that the data files have."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,21 @@ PLANTS = (
 
 
 def data(folder: Path, changed: int = 0) -> None:
-    """Write the data files: a thing's colour follows from its name. ``changed`` training lines get another colour."""
-    draw = random.Random(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    rows = []
-    for _ in range(TRAIN + TEST):
-        thing = "".join(draw.choice(letters) for _ in range(5))
-        rows.append({"thing": thing, "colour": COLOURS[letters.index(thing[0]) % 3]})
-    for row in rows[:changed]:
-        row["colour"] = COLOURS[(COLOURS.index(row["colour"]) + 1) % 3]
-    for name, part in (("train", rows[:TRAIN]), ("test", rows[TRAIN:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    """Write examples of a built-in task as files; ``changed`` training lines get another answer."""
+    for split, name, count in (("train", "train", TRAIN), ("test", "test", TEST)):
+        rows = [{"prompt": each.prompt, "target": each.target} for each in describe.examples(split)[:count]]
+        for row in rows[: changed if name == "train" else 0]:
+            row["target"] = row["target"].upper()
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def night(work: Path, name: str, plant: Plant | None = None) -> Path:
-    """Run the grid, with a planted change if one is given; return its results folder."""
-    source = work / f"source of {name}"
+    """Run the grid, with a planted change if one is given, unless it was run before; return its results folder."""
+    results, made = work / "nights" / name, work / "made" / name
+    if made.exists():
+        return results
+    source = work / "source"  # always the same path, so that compiled files serve all nights
+    shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "peftbench", source / "peftbench", ignore=shutil.ignore_patterns("__pycache__"))
     values = {"seeds": 3, "lora_rate": "3e-3"}
     paths = [str(source)]
@@ -153,12 +152,14 @@ def night(work: Path, name: str, plant: Plant | None = None) -> Path:
     data(work, plant.lines if plant else 0)
     (work / "small.yaml").write_text(SUITE.format(**values))
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    variables["PYTHONPYCACHEPREFIX"] = str(work / "compiled")
     command = [sys.executable, "-m", "peftbench", "run", "small.yaml", "--results", f"nights/{name}"]
     ran = subprocess.run(command, cwd=work, env=variables, capture_output=True, text=True, check=False)
-    shutil.rmtree(source)
     if ran.returncode:
         raise RuntimeError(f"the night {name} ended with {ran.returncode}: {ran.stderr[-2000:]}")
-    return work / "nights" / name
+    made.parent.mkdir(exist_ok=True)
+    made.touch()
+    return results
 
 
 def compared(old: Path, new: Path) -> tuple[int, dict[str, Any]]:
@@ -205,9 +206,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20, help="pairs of unchanged nights (default: 20)")
     parser.add_argument("--only", metavar="TEXT", help="only the plants whose name has this text")
+    parser.add_argument("--keep", metavar="FOLDER", help="folder that keeps the nights; those that it has are not run")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = Path(given.keep or folder).resolve()
+        work.mkdir(parents=True, exist_ok=True)
         nights = [night(work, f"{number:02d}") for number in range(given.pairs + 1)]
         pairs = [judged(*two) for two in itertools.pairwise(nights)]
         for pair in pairs:

@@ -34,7 +34,7 @@ def _printable(line: str) -> str:
 
 def _lines(history: History, change: Change) -> Iterator[str]:
     quantity = change.quantity
-    yield f"{words.state(history, change)}  {quantity.title}, {words.where(change)}: {words.size(change)}"
+    yield f"{words.state(history, change)}  {quantity.title}, {words.where(history, change)}: {words.size(change)}"
     yield f"  {words.value(quantity, change.before)} -> {words.value(quantity, change.after)}, {words.how(change)}"
     yield f"  since {words.lasting(history, change)}"
     if change.rule.startswith("newest nights") and change.nights == 1:
@@ -72,7 +72,7 @@ def _row(history: History, change: Change) -> tuple[str, ...]:
     return (
         history.nights[change.night].name,
         words.state(history, change),
-        words.where(change),
+        words.where(history, change),
         quantity.title,
         words.value(quantity, change.before),
         words.value(quantity, change.after),

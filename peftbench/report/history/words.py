@@ -32,9 +32,15 @@ def size(change: Change) -> str:
     return units.MISSING if change.relative is None else f"{100 * change.relative:+.1f} %"
 
 
-def where(change: Change) -> str:
-    """Return the cell, or of a common change how many cells moved: "36 of 38 cells"."""
-    return change.cell if change.cell is not None else f"{len(change.cells)} of {plural(change.compared, 'cell')}"
+def where(history: History, change: Change) -> str:
+    """Return the cell, or of a common change how many cells moved: "36 of 38 cells"; with several bases, of which."""
+    cells = f"{len(change.cells)} of {plural(change.compared, 'cell')}"
+    return (change.cell if change.cell is not None else cells) + _on(history, change.base)
+
+
+def _on(history: History, base: str) -> str:
+    """Return " on BASE" if the nights have several base models."""
+    return f" on {base}" if len({series.base for series in history.series}) > 1 else ""
 
 
 def how(change: Change) -> str:
@@ -73,10 +79,10 @@ def lasting(history: History, change: Change) -> str:
 
 def outlier(history: History, found: Outlier) -> str:
     """Return a single night that stands out, as a sentence."""
-    quantity = found.quantity
+    quantity, cell = found.quantity, found.cell + _on(history, found.base)
     return (
-        f"{history.nights[found.night].name}: {quantity.title} of {found.cell} was {value(quantity, found.value)} for "
-        f"one night, around it {value(quantity, found.usual)}"
+        f"{history.nights[found.night].name}: {quantity.title} of {cell} was {value(quantity, found.value)} for one "
+        f"night, around it {value(quantity, found.usual)}"
     )
 
 

@@ -14,7 +14,7 @@ from peftbench.results.watch import common_shift, exact, inference, memory, merg
 from peftbench.results.watch.differences import changed_metrics, other_split
 from peftbench.results.watch.examples import crossed_difference
 from peftbench.results.watch.findings import Cell, Finding
-from peftbench.results.watch.night import Night, Rows, differing, other_machine, seed_of, timed
+from peftbench.results.watch.night import Night, Rows, differing, other_gpu, other_machine, seed_of, timed
 from peftbench.results.watch.quantities import FIXED, Quantity, Seed, mean, quantities
 
 if TYPE_CHECKING:
@@ -84,9 +84,13 @@ def _memory(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable
         found = _read(quantity, old, new, cells)
         yield from found.refused
         exactly = {cell for cell in found.values if _devices(old, new, cell) <= quantity.exact_on}
+        apart = {cell: why for cell in found.values.keys() - exactly if (why := other_gpu(old.ok(cell), new.ok(cell)))}
+        yield from (_refusal(cell, quantity, found.values[cell], apart[cell]) for cell in _in_order(cells, apart))
         yield from (exact.judge(cell, quantity, *found.values[cell], tolerated) for cell in _in_order(cells, exactly))
         yield from memory.judge(
-            quantity, {cell: sides for cell, sides in found.values.items() if cell not in exactly}, tolerated
+            quantity,
+            {cell: sides for cell, sides in found.values.items() if cell not in exactly | apart.keys()},
+            tolerated,
         )
 
 
@@ -132,6 +136,7 @@ def _retention(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Itera
 def _scores(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
     tolerated = watch.score_points / 100
     limits = scores.Limits(tolerated, max(tolerated, scores.WITHIN_POINTS / 100))
+    shared: dict[Quantity, dict[Cell, Sides]] = {}
     for quantity in quantities([*new.trials.columns, *old.trials.columns]):
         if quantity.kind != "score":
             continue
@@ -146,9 +151,8 @@ def _scores(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable
                 difference = _score_difference(quantity, cell, sides, (old, new))
                 compared[cell] = scores.Compared(*sides, difference, _repeats_exactly(quantity, old, new, cell))
         yield from scores.judge(quantity, compared, dict.fromkeys(compared, limits))
-        yield from common_shift.judge(
-            quantity, {cell: (each.old, each.new) for cell, each in compared.items()}, tolerated
-        )
+        shared[quantity] = {cell: (dict(each.old), dict(each.new)) for cell, each in compared.items()}
+    yield from common_shift.judge(shared, tolerated)
 
 
 def _scored_apart(quantity: Quantity, old: pd.DataFrame, new: pd.DataFrame) -> str | None:

@@ -64,16 +64,30 @@ def common_shift(differences: Mapping[CellName, float]) -> CommonShift[CellName]
     )
 
 
-def judge(
-    quantity: Quantity, values: Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]], tolerated: float
-) -> list[Finding]:
-    """Return a finding over all cells for each base model whose cells have a shift in common; none for the others.
+Values = Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]]
+
+
+def judge(found: Mapping[Quantity, Values], tolerated: float) -> list[Finding]:
+    """Return a finding over all cells for each quantity and base model whose cells have a shift in common.
+
+    The level holds for all of these tests together (Holm).
 
     Args:
-        quantity: what is compared, told as a difference.
-        values: by cell, of both sides by seed; cells that a side lacks are passed over.
+        found: what is compared, told as a difference: by cell, of both sides by seed; cells that a side lacks are
+            passed over.
         tolerated: difference up to which nothing counts.
     """
+    shifts = [each for quantity, values in found.items() for each in _shifts(quantity, values)]
+    kept = significant([shift.p for shift, _ in shifts], LEVEL)
+    return [
+        finding
+        for (shift, finding), keep in zip(shifts, kept, strict=True)
+        if keep and abs(shift.median) > tolerated and shift.median * shift.mean > 0
+    ]
+
+
+def _shifts(quantity: Quantity, values: Values) -> list[tuple[CommonShift[str], Finding]]:
+    """Return the shift of each base model's cells with its finding, were it significant."""
     by_base: dict[str, dict[str, tuple[float, float]]] = {}
     for (base, cell), (old, new) in values.items():
         one, other = mean(old), mean(new)
@@ -82,13 +96,15 @@ def judge(
     found = []
     for base, cells in by_base.items():
         shift = common_shift({cell: other - one for cell, (one, other) in cells.items()})
-        if shift is None or shift.p >= LEVEL or abs(shift.median) <= tolerated or shift.median * shift.mean <= 0:
+        if shift is None:
             continue
         before, after = (statistics.fmean(each[side] for each in cells.values()) for side in (0, 1))
         sides = Sides(before, after, (len(cells), len(cells)))
         reason = f"{len(shift.down)} of {shift.cells} cells fell, {len(shift.up)} rose; seeds and examples play no part"
         verdict, rule = moved(quantity, shift.median), "shift that cells have in common, signed ranks"
-        found.append(finding((base, ALL_CELLS), quantity, verdict, rule, sides, Interval(shift.mean), shift.p, reason))
+        interval = Interval(shift.mean)
+        told = finding((base, ALL_CELLS), quantity, verdict, rule, sides, interval, shift.p, reason)
+        found.append((shift, told))
     return found
 
 

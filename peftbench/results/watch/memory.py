@@ -11,6 +11,8 @@ from peftbench.results.watch.quantities import Quantity, Seed, mean
 
 Values = Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]]
 """By cell, the values of both sides by seed, at least one of each."""
+_ENOUGH = 3
+"""Degrees of freedom from which on repetitions that agree say that those of other cells would, too."""
 WITHIN = 0.01
 """Change of a peak, as a fraction, within which it is called unchanged if its interval lies within: 1 %."""
 
@@ -22,7 +24,8 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
     over all cells, is the allocator's tolerance. Growth counts if it is beyond ``tolerated`` in Student's test with
     this tolerance, after Holm's correction over the cells. If all repetitions agree, any growth counts. With one trial
     a side in every cell, the cells are the repetitions of each other: their changes' spread about the middle one is the
-    tolerance, and only growth beyond 1 % counts. With few such cells, only equal peaks can be judged.
+    tolerance, and only growth beyond 1 % counts. With few such cells, only equal peaks can be judged. So are cells with
+    one trial a side beside one or two that repeat exactly.
 
     Args:
         quantity: the peak.
@@ -39,6 +42,11 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
     noise = pooled(found.values())
     if noise is None:
         return _by_other_cells(quantity, values, {cell: one.change for cell, one in found.items()}, tolerated)
+    alone = {cell: one.change for cell, one in found.items() if not one.freedom}
+    if noise[0] == 0 and noise[1] < _ENOUGH and alone:
+        repeated = {cell: values[cell] for cell in found if cell not in alone}
+        told = [*judge(quantity, repeated, tolerated), *_by_other_cells(quantity, values, alone, tolerated)]
+        return sorted(told, key=lambda each: list(found).index(each.key))
     errors = {cell: Error((noise[0] * one.weight) ** 0.5, noise[1]) for cell, one in found.items()}
     p = adjusted({cell: errors[cell].beyond(one.change, tolerated) for cell, one in found.items()})
     return [

@@ -41,7 +41,15 @@ MAY_MOVE: dict[What, frozenset[Kind]] = {
     "other": frozenset({"speed", "status"}),
 }
 """Which kinds of numbers each can move."""
-_SPEED_SETTINGS = frozenset({"threads", "workers"})
+_KINDS_OF: dict[str, frozenset[Kind]] = {
+    **dict.fromkeys(("threads", "workers"), frozenset[Kind]({"speed", "inference"})),
+    "base_sha256": _ALL,
+    "retention_sha256": frozenset({"retention"}),
+    "inference_prompts_sha256": frozenset({"inference", "memory", "merge"}),
+}
+"""The same of single names."""
+_COLUMNS = ("device", "threads", "workers", "protocol", "retention_sha256", "inference_prompts_sha256")
+"""Columns besides settings and environment that may differ."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def moved(old: Night, new: Night, common: list[Cell], changed: Collection[Kind])
 
 def _environment(old: pd.DataFrame, new: pd.DataFrame) -> list[Difference]:
     found = [*changed_environment(old, new)]
-    for name in ("device", "threads", "workers", "protocol"):
+    for name in (name for name in _COLUMNS if name in old and name in new):
         one, other = (", ".join(sorted({str(value) for value in side[name].dropna()})) for side in (old, new))
         if one and other and one != other:
             found.append(Difference(name, one, other, ()))
@@ -88,9 +96,7 @@ def _environment(old: pd.DataFrame, new: pd.DataFrame) -> list[Difference]:
 
 
 def _moved(each: Difference, what: What, changed: Collection[Kind]) -> Moved:
-    kinds = MAY_MOVE[what] if each.name not in _SPEED_SETTINGS else frozenset({"speed", "inference"})
-    if each.name == "base_sha256":
-        kinds = _ALL
+    kinds = _KINDS_OF.get(each.name, MAY_MOVE[what])
     explains = tuple(kind for kind in dict.fromkeys(changed) if kind in kinds)
     return Moved(what, each.name, each.old, each.new, each.cells, explains)
 
@@ -100,6 +106,8 @@ def _of_setting(name: str) -> What:
 
 
 def _of_environment(name: str) -> What:
+    if name.endswith("_sha256"):
+        return "data"
     first, _, rest = name.partition(".")
     if first == "packages":
         return "code" if rest == "peftbench" else "package" if rest in COMPUTES else "other package"

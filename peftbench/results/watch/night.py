@@ -123,6 +123,23 @@ def other_machine(old: pd.DataFrame, new: pd.DataFrame) -> str | None:
     return None
 
 
+def other_gpu(old: pd.DataFrame, new: pd.DataFrame) -> str | None:
+    """Return that rows of both sides ran on GPUs of other names; None if not, or if a side does not know."""
+    one, other = (_gpus(rows["environment_json"]) for rows in (old, new))
+    return f"the GPU is {one} and {other}" if one and other and one != other else None
+
+
+def _gpus(texts: Iterable[Any]) -> str:
+    names = set()
+    for text in dict.fromkeys(texts):
+        try:
+            gpus = json.loads(text).get("gpus") or []
+            names |= {str(gpu["name"]) for gpu in gpus}
+        except (TypeError, ValueError, AttributeError, KeyError):
+            continue
+    return ", ".join(sorted(names))
+
+
 def _part_of(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(f"{wanted}.")
 

@@ -93,7 +93,9 @@ class Together:
 
 
 def judge(quantity: Quantity, cells: Mapping[Cell, Timed], least: float, machine_sd: float) -> list[Finding]:
-    """Return the verdicts on speed: one for all cells together first, if there are enough, then one for each cell.
+    """Return the verdicts on speed: of all cells together first, if there are enough, then one for each cell.
+
+    What all cells did together is told of each base model, as it is the same machine's.
 
     Args:
         quantity: the speed.
@@ -109,13 +111,14 @@ def judge(quantity: Quantity, cells: Mapping[Cell, Timed], least: float, machine
     together = _together(cells, machine)
     p = together.error.beyond(together.rest, margin)
     shared = p < LEVEL
-    first = _of_all(quantity, together, p, margin, next(iter(cells))[0], len(cells))
+    bases = dict.fromkeys(base for base, _ in cells)
+    first = [_of_all(quantity, together, p, margin, base, len(cells)) for base in bases]
     own = _against_others(cells)
     changes = {cell: one.change + (together.rest if shared else 0.0) for cell, (one, _) in own.items()}
     errors = {cell: _sum(error, together.error) if shared else error for cell, (_, error) in own.items()}
     rule = "its whole change, beyond noise" if shared else "against the other cells, beyond noise"
     found = _verdicts(quantity, cells, changes, errors, margin, rule)
-    return [first, *(found if shared else _with_the_rest(found, together, margin))]
+    return [*first, *(found if shared else _with_the_rest(found, together, margin))]
 
 
 def _with_the_rest(found: list[Finding], together: Together, margin: float) -> list[Finding]:
