@@ -9,12 +9,17 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from peftbench import cli
+from peftbench.report import export
 from tests.support import exports
 from tests.support.exports import MESSAGE, exported, key_of, library, results, rewritten
+from tests.support.results_factory import make_result, store
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +153,66 @@ def test_mlflow_gets_a_run_per_trial(folder: Path, tmp_path: Path) -> None:
     assert stored()[key_of(2)].info.status == "FINISHED"
     with sqlite3.connect(out / "mlflow.db") as opened:
         assert opened.execute("select count(*) from runs where lifecycle_stage = 'deleted'").fetchone() == (1,)
+
+
+UNKNOWN = ({"started_at": None}, {"finished_at": None}, {"started_at": None, "finished_at": None})
+
+
+@pytest.fixture
+def timeless(tmp_path: Path) -> Path:
+    """Trials of which one has no beginning, one no end, one neither, as a dead trial's row may be."""
+    rows = [make_result(seed=seed, **times) for seed, times in enumerate(UNKNOWN)]
+    return store(tmp_path / "results" / "night", *rows, tasks=("judge",))
+
+
+def test_an_unknown_beginning_or_end_is_neither_1970_nor_the_time_of_the_export(timeless: Path, tmp_path: Path) -> None:
+    library("mlflow", "export")
+    began, ended = (
+        round(1000 * datetime.fromisoformat(getattr(make_result().row, name)).timestamp())
+        for name in ("started_at", "finished_at")
+    )
+    before = time.time() * 1000 - 1
+    assert export.export(timeless, "mlflow", tmp_path / "out").new == 3
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name != 'Default'")
+    found = {run.data.params["seed"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    times = {seed: (run.info.start_time, run.info.end_time) for seed, run in found.items()}
+    assert times["0"] == (ended, ended)  # MLflow has no run without a beginning; the setting started_at says it
+    assert found["0"].data.params["started_at"] == "null"
+    assert times["1"] == (began, None)
+    assert times["2"][0] > before
+    assert times["2"][1] is None
+    at = {
+        seed: {m.timestamp for m in client.get_metric_history(run.info.run_id, "step/loss")}
+        for seed, run in found.items()
+    }
+    assert (at["0"], at["1"], at["2"]) == ({ended}, {began}, {times["2"][0]})
+    assert export.export(timeless, "mlflow", tmp_path / "out").new == 0
+
+
+@pytest.mark.parametrize("target", ["wandb", "trackio"])
+def test_trials_without_times_are_exported_once(target: str, timeless: Path, tmp_path: Path) -> None:
+    library(target, "export")
+    assert "3 trials written" in exported(timeless, target, tmp_path / "out")
+    assert "0 trials written" in exported(timeless, target, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("stored", "said"), [(b"mine", "is no SQLite store"), (None, "MLflow cannot write to")])
+def test_a_store_that_mlflow_cannot_use_is_told(
+    stored: bytes | None, said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library("mlflow", "export")
+    place = tmp_path / "out" / "mlflow.db"
+    place.parent.mkdir()
+    if stored is None:
+        with sqlite3.connect(place) as opened:  # as of another version of MLflow
+            opened.execute("create table alembic_version (version_num varchar(32))")
+            opened.execute("insert into alembic_version values ('of the future')")
+    else:
+        place.write_bytes(stored)
+    assert cli.main(["export", str(folder), "--to", "mlflow", "-o", str(place.parent)]) == 2
+    assert said in capsys.readouterr().err
+    assert stored in (None, place.read_bytes())
