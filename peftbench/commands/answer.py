@@ -40,9 +40,17 @@ def command(folder: Path, asked: Asked, as_json: bool) -> int:
         UserError: if an option is wrong, or the folder holds no results.
     """
     from peftbench.report import answer as report
+    from peftbench.report.collect import collect
+    from peftbench.report.derived.answer import answer
+    from peftbench.report.notes import voids
 
-    found = report.ask(folder, question(folder, asked))
-    print(json.dumps(report.record(found), indent=2) if as_json else report.text(found), end="\n" if as_json else "")
+    wanted = question(folder, asked)
+    results = collect(folder)
+    found = answer(results, wanted)
+    if as_json:
+        print(json.dumps(report.record(found), indent=2))
+    else:
+        print("".join(f"{line}\n" for line in voids.at_the_floor(results)) + report.text(found), end="")
     return 0
 
 

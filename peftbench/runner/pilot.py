@@ -114,8 +114,9 @@ def measure(
             pilot = _shortened(trial, min(usual, left))
             (job,) = prepare.prepare([pilot], Path(folder) / name, 1, "", None, prepare.Options()).jobs
             result, steps = _run(job)
-            took.append(result.row.wall_seconds or time.monotonic() - began)
-            stopped = result.row.status == Status.TIMEOUT and pilot.timeout_seconds == left
+            over = result.row.status == Status.TIMEOUT
+            took += [] if over else [result.row.wall_seconds or time.monotonic() - began]
+            stopped = over and pilot.timeout_seconds == left
             found[name] = Measured(problem=NO_TIME) if stopped else _of(job, result, steps)
             observe(trial, result)
     return found

@@ -186,12 +186,15 @@ def prepare(
     store.open_for_run(folder, tasks)
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
-    everything = keys if whole is None else [inputs.key(trial) for trial in answers.resolved(whole, inputs.examples)]
+    grid_of = trials if whole is None else answers.resolved(whole, inputs.examples)
+    everything = keys if whole is None else [inputs.key(trial) for trial in grid_of]
     asked = _asked_for(folder, keys, everything)
+    names = dict(zip(everything, (trial.cell for trial in grid_of), strict=True))
+    cells = {key: names[key] for key in asked}
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
     whole_command = command if narrow else options.whole_command or command
-    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch}
+    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch, "cells": cells}
     store.record_grid(folder, asked, whole_command, **more)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:

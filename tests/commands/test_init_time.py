@@ -210,3 +210,12 @@ def test_without_a_share_pilots_have_their_own_limit(trials, clock):
     found = pilot.measure(trials, lambda *_: None)
     assert [limit for _, limit in ran] == [pilot.LONGEST] * 4
     assert found[pilot.shape(trials[0])].problem != NO_TIME
+
+
+def test_after_a_pilot_at_its_limit_the_others_have_what_is_left(trials, clock):
+    ran, now = clock({"base": 90.0, "full": 8.0, "lora": 8.0, "adapter": 8.0})
+    found = pilot.measure(trials, lambda *_: None, 80.0)
+    assert ran == [("base", 60.0), ("full", 20.0), ("lora", 12.0)]
+    assert now[0] - 100.0 <= 80.0
+    assert found[pilot.shape(trials[0])].problem != NO_TIME, "it is slow, and that is said"
+    assert found[pilot.shape(trials[3])].problem == NO_TIME

@@ -128,7 +128,9 @@ def test_single_seeds_name_the_command_that_runs_more(tmp_path):
         tmp_path / "single", BASE, BEST[:1], SMALL[:1], command="peftbench run x.yaml --seeds 1 --only seed=0"
     )
     found = told(place)
-    assert found[0] == ("No answer: each cell has one finished seed, so what another seed would give is not known.")
+    assert found[0] == (
+        "No answer: no cell has more than one finished seed, so what another seed would give is not known."
+    )
     assert found[-1] == f"  peftbench run x.yaml --seeds 3 -o {place}"
 
 
@@ -317,7 +319,7 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert cli.main(["answer", str(tmp_path / "empty")]) == 2
     with pytest.raises(peftbench.UserError, match="--time: given -1"):
         peftbench.answer(folder(tmp_path / "some", BASE, SMALL), time=-1)
-    assert "trained within" in report.text(report.ask(tmp_path / "some", Question(budget_bytes=1)))
+    assert "trained within" in report.text(answer(collect(tmp_path / "some"), Question(budget_bytes=1)))
 
 
 def test_points_are_written_as_people_do():

@@ -15,7 +15,7 @@ from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
 from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.guarded import guarded
-from peftbench.report.names import display_names
+from peftbench.report.names import display_names, names_of_not_run
 from peftbench.results.answer.decision import ONE_SEED, WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
@@ -109,8 +109,11 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         busy_trials(results.trials[[not _is_base(method) for method in results.trials["method"]]]),
         seeds,
         _command(results, decision),
-        tuple(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
-        display_names(results.cells),
+        (
+            *(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
+            *(name for name in results.not_run if not _is_base(name.split(" ")[0])),
+        ),
+        {**display_names(results.cells), **names_of_not_run(results)},
     )
 
 

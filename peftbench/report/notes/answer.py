@@ -267,7 +267,7 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         "no tuned cell": "no tuned cell has a finished trial",
         "no outcomes": "the outcomes of single examples cannot be used "
         f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
-        "single seed": "each cell has one finished seed, so what another seed would give is not known",
+        "single seed": "no cell has more than one finished seed, so what another seed would give is not known",
         "no times": NO_TIMES,
         "smoke run": f"this is a smoke run: {MEANING}",
     }[refusal]

@@ -17,6 +17,8 @@ _LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
 _MOST = 4
 """Most cells that a line names."""
 _HEAD = "Warning: "
+_FLOOR = "0"
+"""What scores are compared with where neither chance nor majority is known."""
 
 
 def warnings(results: Results) -> tuple[str, ...]:
@@ -24,6 +26,21 @@ def warnings(results: Results) -> tuple[str, ...]:
     names = display_names(results.cells)
     found = (*_smoke(results), *_busy(results), *_guessing(results, names), *_edges(results, names))
     return tuple(f"{_HEAD}{line}"[:WIDTH] for line in found)
+
+
+def at_the_floor(results: Results) -> tuple[str, ...]:
+    """Return one line for each task on which every tuned cell scores 0, the lowest possible score."""
+    found = []
+    for task in results.tasks:
+        scores = [cell.mean(f"score_{task}") for cell in results.tuned]
+        lower = results.score_record(task).get("metric") in _LOWER_IS_BETTER
+        if scores and not lower and all(score == 0 for score in scores):
+            found.append(f"{_HEAD}{_nothing(task)}"[:WIDTH])
+    return tuple(found)
+
+
+def _nothing(task: str) -> str:
+    return f"{task}: every cell scores 0, so nothing is compared; more steps may change that."
 
 
 def _smoke(results: Results) -> Iterator[str]:
@@ -46,17 +63,21 @@ def _guessing(results: Results, names: Mapping[str, str]) -> Iterator[str]:
         known = [
             (level, kind) for kind in ("majority", "chance") if (level := results.reference(kind, task)) is not None
         ]
-        if not known or results.score_record(task).get("metric") in _LOWER_IS_BETTER:
+        if results.score_record(task).get("metric") in _LOWER_IS_BETTER:
             continue
-        level, kind = max(known)
+        level, kind = max(known, default=(0.0, _FLOOR))
         scored = [(score, names[c.name]) for c in results.tuned if (score := c.mean(f"score_{task}")) is not None]
         low = sorted((score, name) for score, name in scored if score <= level)
         if low and len(low) == len(scored):
             best, name = low[-1]
+            if kind == _FLOOR or best == level == 0:
+                yield _nothing(task)
+                continue
             yield f"{task}: no cell is above {kind} ({100 * level:.1f}); the best, {name}, has {100 * best:.1f}."
         elif low:
             each = [f"{name} ({100 * score:.1f})" for score, name in low]
-            yield _fitting(f"{task}, at or below {kind} ({100 * level:.1f})", each)
+            at = "the lowest possible score" if kind == _FLOOR else f"or below {kind} ({100 * level:.1f})"
+            yield _fitting(f"{task}, at {at}", [name for _, name in low] if kind == _FLOOR else each)
 
 
 def _edges(results: Results, names: Mapping[str, str]) -> Iterator[str]:

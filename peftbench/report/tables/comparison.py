@@ -9,8 +9,10 @@ from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived.answer import Nearness, nearness
 from peftbench.report.derived.significance import COSTS, Significance, significance
+from peftbench.report.names import names_of_not_run
 from peftbench.report.notes import comparison as notes
 from peftbench.report.notes.significance import GOOD
+from peftbench.report.tables.heads import heads_of
 from peftbench.report.tables.table import Column, Row, Table, Value
 
 
@@ -67,9 +69,10 @@ def table(results: Results) -> Table:
 
 def without_notes(results: Results, known: Significance) -> Table:
     """Return the columns and rows of the comparison table."""
-    pairs = [_cell_column(), *(_score_column(task, known) for task in results.tasks)]
+    heads = heads_of(results.tasks)
+    pairs = [_cell_column(), *(_score_column(task, known, heads[task]) for task in results.tasks)]
     if len(results.tasks) > 1:
-        pairs.append(_score_column(MEAN, known))
+        pairs.append(_score_column(MEAN, known, "mean\n%"))
     near = nearness(results)
     pairs += [
         *([_nearness_column(near)] if near and near.probabilities else []),
@@ -79,6 +82,8 @@ def without_notes(results: Results, known: Significance) -> Table:
     pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
+    missing = names_of_not_run(results)
+    rows += [_not_run_row(columns, own, missing[own], count) for own, count in results.not_run.items()]
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
     return Table(columns, tuple(rows + [row for row in references if row]), ())
 
@@ -88,12 +93,11 @@ def _cell_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, lambda cell: Value(cell.name, (cell.name, cell.method, cell.precision, cell.rank))
 
 
-def _score_column(task: str, known: Significance) -> tuple[Column, Callable[[Cell], Value]]:
+def _score_column(task: str, known: Significance, head: str) -> tuple[Column, Callable[[Cell], Value]]:
     name = f"score_{task}"
-    title = "mean" if task == MEAN else task
     stem = "score_mean_over_tasks" if task == MEAN else name
     raw = tuple(f"{stem}_{kind}" for kind in ("mean", "sd", *(("low", "high") if task in known.rankings else ())))
-    column = Column(MEAN if task == MEAN else task, "%", raw, f"{title}\n%")
+    column = Column(MEAN if task == MEAN else task, "%", raw, head)
 
     def fill(cell: Cell) -> Value:
         mean, sd = cell.mean(name), cell.sd(name)
@@ -159,9 +163,24 @@ def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
         if cell.trouble == "unsupported":
             return Value("unsupported", (0, total, cell.trouble), "n/a")
         text = str(good) if good == total else f"{good} of {total} ({cell.trouble})"
-        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}")
+        status = "" if good else f" {next(iter(cell.troubles), '')}"
+        return Value(text, (good, total, cell.trouble), text if good == total else f"{good}/{total}{status}")
 
     return column, fill
+
+
+def _not_run_row(columns: tuple[Column, ...], own: str, name: str, count: int) -> Row:
+    """Return the row of a cell of which no trial has a result yet.
+
+    Args:
+        columns: of the table.
+        own: the cell's own name.
+        name: its display name.
+        count: its number of trials.
+    """
+    values = [Value(name, (own, own.split(" ")[0], None, None))]
+    values += [Value(fmt.MISSING, (None,) * len(column.raw)) for column in columns[1:-1]]
+    return Row((*values, Value(f"0 of {count} (not run)", (0, 0, "not run"), f"0/{count} not run")), trouble="not run")
 
 
 def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:

@@ -71,7 +71,8 @@ def read_columns(text: str | None) -> tuple[str, ...]:
 def presented(whole: Table, results: Results, choice: Choice) -> Table:
     """Return a comparison table with display names, and the columns and the order that are asked for.
 
-    Rows without a value of the column that sorts come after the others, and the rows of chance and majority last.
+    Rows without a value of the column that sorts come after the others, then cells without any result, and the rows of
+    chance and majority last.
 
     Args:
         whole: the comparison table.
@@ -214,12 +215,13 @@ def _sorted(rows: Sequence[Row], by: _Offer, results: Results) -> tuple[Row, ...
     """Return rows with the best first: the highest scores and rates, the lowest costs; words by the alphabet."""
     sign = -1.0 if _is_higher_better(by, results) else 1.0
 
-    def key(row: Row) -> tuple[bool, bool, float, str]:
+    def key(row: Row) -> tuple[int, bool, float, str]:
+        group = (2 if not row.trouble else 1) if row.cell is None else 0
         first: Any = next(iter(by.values(row).raw), None)
         if isinstance(first, str):
-            return row.cell is None, False, 0.0, first
+            return group, False, 0.0, first
         known = first is not None and first == first and math.isfinite(first)
-        return row.cell is None, not known, sign * float(first) if known else 0.0, ""
+        return group, not known, sign * float(first) if known else 0.0, ""
 
     return tuple(sorted(rows, key=key))
 

@@ -43,7 +43,7 @@ class Row:
 
     values: tuple[Value, ...]
     cell: Cell | None = None
-    """None for the rows of chance and majority."""
+    """None for the rows of chance and majority, and of cells of which no trial has a result yet."""
     trouble: str = ""
     """How trials of the cell failed, like "1 oom"; empty if all ended ok."""
 

@@ -31,7 +31,7 @@ _TEX = {
     "\n": " ",
     **{char: f"\\{char}" for char in "_%&#$"},
 }
-WIDEST_HEAD = 12
+WIDEST_HEAD = 16
 """Longest head of a column in characters, unless more is asked for."""
 _LONGEST_NOTE = 120
 """Notes under a wider table are wrapped at this many characters."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,6 +81,8 @@ class RecordedGrid:
     """Number of trainable parameters that ranks were chosen for; None if ranks were given."""
     watch: Watch | None = None
     """What a comparison with another night judges; None if the suite does not say it."""
+    cells: Mapping[str, str] = field(default_factory=dict)
+    """Key -> the trial's cell; empty in older folders."""
 
 
 def recorded_grid(folder: Path | str) -> RecordedGrid | None:
@@ -95,6 +97,8 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
         if found.get("watch") is not None:
             more["watch"] = from_plain(found["watch"])
+        if isinstance(found.get("cells"), dict):
+            more["cells"] = {str(key): str(cell) for key, cell in found["cells"].items()}
         keys, command = tuple(map(str, found["keys"])), str(found["command"])
         "".join((*keys, command)).encode()  # raises a ValueError for what is not Unicode text
         return RecordedGrid(keys, command, **more)
@@ -228,9 +232,9 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
 
 def _trials_frame(folder: Path, table: pa.Table) -> pd.DataFrame:
     frame = _frame(table)
-    for field in table.schema:
-        if field.name.endswith("_json"):
-            frame[field.name] = _objects(frame[field.name], None if field.nullable else "{}")
+    for column in table.schema:
+        if column.name.endswith("_json"):
+            frame[column.name] = _objects(frame[column.name], None if column.nullable else "{}")
     return older_rows.complete(frame, searched=folder.resolve().name == files.SEARCH)
 
 

@@ -1,0 +1,113 @@
+"""Cells without any finished trial, scores at the floor, and heads of tasks with long names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from peftbench import cli
+from peftbench.report import table
+from peftbench.report.collect import collect
+from peftbench.report.derived.answer import answer
+from peftbench.report.notes import voids
+from peftbench.report.notes.answer import lines
+from peftbench.report.tables.heads import heads_of
+from peftbench.results.store import record_grid, recorded_grid
+from tests.support.answer_cases import trials
+from tests.support.results_factory import make_result, store
+
+COMMAND = "peftbench run x.yaml"
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A grid of four cells of two seeds: full has one, adapter failed, lora and the base have not run."""
+    (full,) = trials("full fp32", [0.9])
+    failed = [make_result("adapter r=8 fp32", "adapter", rank=8, seed=seed, status="oom") for seed in range(2)]
+    folder = store(tmp_path / "r", full, *failed)
+    cells = {made.row.key: made.row.cell for made in (full, *failed)}
+    cells |= {"f" * 16: "full fp32", "a" * 16: "lora r=8 fp32", "b" * 16: "lora r=8 fp32", "c" * 16: "base fp32"}
+    record_grid(folder, list(cells), COMMAND, cells=cells)
+    return folder
+
+
+def test_the_tables_show_cells_without_a_finished_trial_with_their_status(started):
+    rows = {line[:22].strip(): line.split() for line in table(started, "brief").splitlines()}
+    assert rows["LoRA r=8"][-3:] == ["0/2", "not", "run"]
+    assert rows["untuned base"][-3:] == ["0/1", "not", "run"]
+    assert rows["bottleneck adapter r=8"][-2:] == ["0/2", "oom"]
+    assert rows["full fine-tuning"][-1] == "1"
+    names = [line.split()[0] for line in table(started, "brief").splitlines()[3:9]]
+    assert names[-2:] == ["majority", "chance"], "the references stay last"
+    assert "| LoRA r=8 |" in table(started, "md")
+    assert "0 of 2 (not run)" in table(started, "md")
+    assert "lora r=8 fp32,lora,,,,," in table(started, "csv")
+    assert "not run" in table(started, "tex")
+
+
+def test_no_answer_names_the_cells_without_a_finished_trial(started):
+    found = list(lines(answer(collect(started))))
+    assert found[0].startswith("No answer: no cell has more than one finished seed, so what another seed would give")
+    assert "No trial ended ok for bottleneck adapter r=8, LoRA r=8." in found
+
+
+def test_a_folder_without_the_names_of_its_cells_is_read_as_before(started):
+    keys = recorded_grid(started).keys
+    record_grid(started, keys, COMMAND)
+    assert collect(started).not_run == {}
+    assert "LoRA" not in table(started, "brief")
+    grid = started / "grid.json"
+    grid.write_text(json.dumps({**json.loads(grid.read_text()), "cells": ["damaged"]}))
+    assert recorded_grid(started).cells == {}
+
+
+def without_levels(results):
+    """Return results of a task for which neither chance nor majority is defined, as for generation."""
+    return [
+        replace(made, scores=tuple(replace(score, chance=None, majority=None) for score in made.scores))
+        for made in results
+    ]
+
+
+def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, capsys):
+    cells = without_levels([*trials("full fp32", [0.0], "describe"), *trials("lora r=8 fp32", [0.0, 0.0], "describe")])
+    folder = store(tmp_path / "r", *cells, tasks=("describe",))
+    said = "Warning: describe: every cell scores 0, so nothing is compared; more steps may change that."
+    assert voids.warnings(collect(folder)) == (said,)
+    assert table(folder, "brief").splitlines()[0] == said
+    assert cli.main(["answer", str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == said
+    assert printed[1].startswith("Cannot tell yet")
+
+
+def test_some_scores_of_zero_are_named(tmp_path):
+    cells = without_levels([*trials("full fp32", [0.4], "describe"), *trials("lora r=8 fp32", [0.0], "describe")])
+    folder = store(tmp_path / "r", *cells, tasks=("describe",))
+    assert voids.warnings(collect(folder)) == ("Warning: describe, at the lowest possible score: LoRA r=8.",)
+    assert voids.at_the_floor(collect(folder)) == ()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "heads"),
+    [
+        (["judge", "compute"], ["judge\n%", "compute\n%"]),
+        (["instruction-data"], ["instruction-\ndata %"]),
+        (["mmlu_high_school_physics", "mmlu_high_school_biology"], ["…physics\n%", "…biology\n%"]),
+        (["mmlu_physics", "mmlu_high_school_biology"], ["…physics\n%", "…high_school_\nbiology %"]),
+        (["averyveryverylongname"], ["averyveryverylongname\n%"]),
+        (["data_of_mine", "data_of_mine_again"], ["…mine\n%", "…mine_again\n%"]),
+        (["same_words", "same_words_of_mine_again"], ["…words\n%", "…words_of_\nmine_again %"]),
+    ],
+)
+def test_heads_of_tasks_keep_what_tells_them_apart(tasks, heads):
+    assert list(heads_of(tasks).values()) == heads
+
+
+def test_the_table_shows_a_long_name_whole(tmp_path):
+    made = make_result(scores={"instruction-data": 0.5})
+    lines_ = table(store(tmp_path / "r", made, tasks=("instruction-data",)), "brief").splitlines()
+    assert "instruction-" in lines_[0]
+    assert "data %" in lines_[1]
