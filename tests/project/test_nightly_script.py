@@ -101,7 +101,7 @@ def test_the_script_runs_nights_and_tells_what_regressed(tmp_path):
     assert "no such folder: nights/2026-11-30" in mail
 
 
-@pytest.mark.slow  # two grids of four trials
+@pytest.mark.slow  # two grids of two trials
 def test_the_first_two_nights_of_a_fresh_clone_work_as_typed(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, timeout=120)

@@ -18,20 +18,28 @@ def recorded() -> dict[str, Any]:
 def false_alarms() -> str:
     """Return the table of false alarms where nothing changed, one row per design."""
     found = recorded()
-    head = ("quantity", "nights", "noise", "in common", "least change", "false alarm of a cell", "false common shift")
+    head = ("quantity", "cells", "nights", "noise", "in common", "reference step", "least change")
+    head = (*head, "false alarm of a cell", "false common shift")
     lines = [
         (
             row["design"]["quantity"],
+            row["design"].get("cells", found["cells"]),
             row["design"]["nights"],
             row["design"]["noise"],
             f"{100 * row['design']['machine']:g} %",
+            _reference(row["design"]),
             f"{row['design']['least_percent']:g} %",
             *(f"{100 * row['found'][name]:.1f} %" for name in ("false", "false_common")),
         )
         for row in found["rows"]
         if not row["design"]["falling"]
     ]
-    return f"{markdown(head, lines)}\n\nShares of {found['draws']:,} grids of {found['cells']} cells."
+    return f"{markdown(head, lines)}\n\nShares of {found['draws']:,} grids."
+
+
+def _reference(design: dict[str, Any]) -> str:
+    known = design.get("reference")
+    return "–" if known is None else f"{100 * known:g} %"
 
 
 def planted() -> str:
@@ -40,7 +48,9 @@ def planted() -> str:
         "quantity",
         "nights",
         "fall",
-        "cells",
+        "cells that fall",
+        "of cells",
+        "reference step",
         "nights since",
         "found in the cell",
         "found as common",
@@ -53,7 +63,8 @@ def planted() -> str:
             fall = f"{100 * design['fall']:g} " + ("%" if design["quantity"] == "speed" else "points")
             shares = (found["cell_found"], found["common_found"], max(found["false"], found["false_common"]))
             shown = ("–" if share is None else f"{100 * share:.1f} %" for share in shares)
-            lines.append((design["quantity"], design["nights"], fall, design["falling"], design["ago"], *shown))
+            cells = design["falling"], design.get("cells", recorded()["cells"]), _reference(design)
+            lines.append((design["quantity"], design["nights"], fall, *cells, design["ago"], *shown))
     return markdown(head, lines)
 
 

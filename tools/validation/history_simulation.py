@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class Design:
     """Cells that fall."""
     ago: int = 0
     """Number of nights since the fall, the first night after it included."""
+    cells: int = CELLS
+    """Cells of the grid."""
+    reference: float | None = None
+    """Standard deviation of the reference step's speed in a night relative to the machine's; None if it is not timed.
+    """
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,19 @@ def designs() -> Iterator[Design]:
             yield Design("slower", fall=fall, falling=1, ago=ago, least_percent=3.0)
     yield Design("slower", nights=90, fall=0.10, falling=1, ago=10, least_percent=5.0)
     yield Design("all slower", fall=0.10, falling=CELLS, ago=3, machine=0.01, least_percent=5.0)
+    beside = Design("no change", cells=5, machine=0.08, reference=0.01, least_percent=5.0)
+    for nights in (9, 21, 90):
+        yield replace(beside, nights=nights)
+        for ago in (1, 3):
+            yield replace(beside, name="all slower", nights=nights + ago - 1, fall=0.10, falling=5, ago=ago)
+    yield replace(beside, name="all slower", reference=None, nights=21, fall=0.10, falling=5, ago=1)
     for fall in (0.005, 0.01, 0.0165):
         yield Design("all scores lower", "score", 2, fall=fall, falling=CELLS, ago=1)
 
 
 def draw(design: Design, generator: np.random.Generator) -> list[Series]:
     """Return the series of one grid."""
-    shape = CELLS, design.nights
+    shape = design.cells, design.nights
     noise = generator.standard_t(3, shape) if design.noise == "heavy" else generator.normal(size=shape)
     if design.noise == "lasting":
         for night in range(1, design.nights):
@@ -109,11 +120,18 @@ def draw(design: Design, generator: np.random.Generator) -> list[Series]:
         values = 1000 * (1 + NOISE * noise) * (1 + machine) * (1 - fallen)
     else:
         values = 0.6 + NOISE / 2 * noise - fallen
+    clock = 1 + (design.reference or 0.0) * generator.normal(size=design.nights)
+    timed = design.reference is not None
     quantity: Quantity = SPEED if design.quantity == "speed" else SCORE
     return [
-        Series("base", f"cell {i}", quantity, (), False, tuple(Point(n, float(v), 1) for n, v in enumerate(row)))
+        Series("base", f"cell {i}", quantity, (), False, tuple(_points(row, (1 + machine) * clock if timed else None)))
         for i, row in enumerate(values)
     ]
+
+
+def _points(values: np.ndarray[Any, Any], clock: np.ndarray[Any, Any] | None) -> Iterator[Point]:
+    for night, value in enumerate(values.tolist()):
+        yield Point(night, value, 1, by_reference=None if clock is None else ("torch", value / float(clock[night])))
 
 
 def simulate(design: Design, draws: int, seed: int) -> Found:
@@ -127,7 +145,7 @@ def simulate(design: Design, draws: int, seed: int) -> Found:
         shared = common_changes(found, watch, LEVEL / 2)
         right = {c.cell for c in own if c.cell in fell and abs(c.night - first) <= 1 and c.worse}
         false += any(c.cell not in fell or abs(c.night - first) > 1 for c in own)
-        told = [c for c in shared if design.falling == CELLS and abs(c.night - first) <= 1 and c.worse]
+        told = [c for c in shared if design.falling == design.cells and abs(c.night - first) <= 1 and c.worse]
         false_common += len(told) < len(shared)
         cells += len(right) / max(1, design.falling)
         common += bool(told)
@@ -135,7 +153,7 @@ def simulate(design: Design, draws: int, seed: int) -> Found:
         false / draws,
         false_common / draws,
         cells / draws if design.falling else None,
-        common / draws if design.falling == CELLS else None,
+        common / draws if design.falling == design.cells else None,
         draws,
     )
 
