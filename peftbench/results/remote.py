@@ -286,7 +286,8 @@ def _counts(name: str, everything: bool) -> bool:
     parts = name.split("/")
     if any(part in ("", "..") or part.startswith(".") for part in parts):
         return False
-    return bool(_STORED.fullmatch(name)) or (everything and parts[0] in ("logs", "adapters"))
+    own = parts[1:] if parts[0] == "search" else parts
+    return bool(_STORED.fullmatch(name)) or (everything and own[:1] in (["logs"], ["adapters"]))
 
 
 def _version(info: Mapping[str, Any]) -> str:
@@ -298,7 +299,8 @@ def _written(remote: Remote, keys: set[str]) -> set[str]:
     paths = [path for part in ("", "search") for path in (remote.folder / part).glob("*/*.parquet")]
     paths += [remote.folder / "grid.json", remote.folder / "search" / "grid.json"]
     for key in keys:
-        paths += [remote.folder / "logs" / f"{key}.log", *(remote.folder / "adapters" / key).rglob("*")]
+        paths += [remote.folder / part / "logs" / f"{key}.log" for part in ("", "search")]
+        paths += (remote.folder / "adapters" / key).rglob("*")
     names = {path.relative_to(remote.folder).as_posix() for path in paths if path.is_file()}
     return {name for name in names if _counts(name, everything=True)}
 

@@ -153,13 +153,21 @@ def test_logs_and_adapters_of_ended_trials_go_along_and_come_back(
     memory: fsspec.AbstractFileSystem, cache: Path
 ) -> None:
     here = remote.working("memory://bucket/r")
-    for name in ("logs/k1.log", "logs/k2.log", "adapters/k1/deep/a.bin", "adapters/k1/.half", ".lock2"):
+    for name in (
+        "logs/k1.log",
+        "logs/k2.log",
+        "search/logs/k1.log",
+        "adapters/k1/deep/a.bin",
+        "adapters/k1/.half",
+        ".lock2",
+    ):
         (here.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (here.folder / name).write_text(name)
     remote.push(here, {"k1"})
     assert sorted(memory.find("memory://bucket/r")) == [
         "/bucket/r/adapters/k1/deep/a.bin",
         "/bucket/r/logs/k1.log",
+        "/bucket/r/search/logs/k1.log",
     ]
     lose_the_machine(cache)
     again = remote.working("memory://bucket/r").folder
