@@ -37,7 +37,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 smoke: $(STAMP)
-	$(BIN)/python -m pytest --run-slow tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
+	$(BIN)/python -m pytest --run-slow -m slow --numprocesses 2 --dist worksteal tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
 
 kernels: $(STAMP)
 	$(SSE4) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)

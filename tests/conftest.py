@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
+from concurrent.futures import Executor, Future
+from pathlib import Path
 
+import pytest
+
+gc.disable()  # until all tests are collected: what is imported stays
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PEFTBENCH_TRACEBACK"] = "1"  # an unexpected exception fails a test with its traceback
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,9 +18,21 @@ os.environ["PEFTBENCH_SURFACE_LIBRARY_ERRORS"] = "1"  # what a library raises is
 # tensors are tiny: in two test processes on two cores, more threads would mostly wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from pathlib import Path
 
-import pytest
+class Here(Executor):
+    """In place of a ``ProcessPoolExecutor``: what is submitted runs at once, in this process."""
+
+    def __init__(self, *_):
+        pass
+
+    def submit(self, function, /, *arguments):
+        function, arguments = pickle.loads(pickle.dumps((function, arguments)))  # as on the way to a process
+        future: Future = Future()
+        try:
+            future.set_result(pickle.loads(pickle.dumps(function(*arguments))))
+        except Exception as error:
+            future.set_exception(pickle.loads(pickle.dumps(error)))
+        return future
 
 
 def pytest_addoption(parser):
@@ -34,6 +53,21 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.timeout(0))
         else:
             item.add_marker(pytest.mark.skip(reason="takes minutes; give --run-slow"))
+
+
+def pytest_collection_finish(session):
+    """Let the garbage collector pass over a million objects of libraries: a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def few_interpreters(request, monkeypatch):
+    """Do here what only spares a command the import of torch by a new interpreter, unless that is what is tested."""
+    if request.node.get_closest_marker("spawns") is None:
+        for module in ("peftbench.training.token_lengths", "peftbench.planner.match"):
+            monkeypatch.setattr(f"{module}.ProcessPoolExecutor", Here)
 
 
 @pytest.fixture(scope="session")

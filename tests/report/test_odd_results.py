@@ -18,11 +18,11 @@ from tools.validation import report_storm
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_every_drawn_results_folder_has_its_tables_its_page_and_its_comparisons(tmp_path):
-    tally = report_storm.storm(tmp_path, range(9), pages=4)
+    tally = report_storm.storm(tmp_path, range(4), pages=2)
     assert tally.faults == []
-    assert tally.counts["csv"] >= 7
-    assert tally.counts["page"] >= 2
-    assert tally.counts["comparison"] >= 8
+    assert tally.counts["csv"] >= 3
+    assert tally.counts["page"] >= 1
+    assert tally.counts["comparison"] >= 3
 
 
 @pytest.mark.slow

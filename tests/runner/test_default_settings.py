@@ -82,7 +82,8 @@ def test_plan_of_a_hub_id_that_is_not_here_says_what_is_not_known(place, monkeyp
     assert "follow from the base model, which is not here yet" in capsys.readouterr().out
 
 
-def test_match_and_smoke_mode_work_with_defaults(place, monkeypatch, capsys):
+@pytest.mark.parametrize("process", ["this", pytest.param("another", marks=[pytest.mark.slow, pytest.mark.spawns])])
+def test_match_and_smoke_mode_work_with_defaults(process, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     only = ["--set", "methods=[lora, adapter]", "--set", "match.trainable_parameters=20000"]
     assert cli.main(["plan", "x.yaml", *only]) == 0

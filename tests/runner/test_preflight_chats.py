@@ -8,7 +8,8 @@ import pytest
 
 from peftbench import cli
 from peftbench.results import store
-from tests.support import weights
+from peftbench.runner.executor import local
+from tests.support import trials, weights
 
 SUITE = """\
 base: ./base
@@ -36,6 +37,7 @@ def command(tiny, tmp_path, monkeypatch, capsys):
     talks = [[ASK, ANSWER]] * 5 + [[ASK, ASK, ANSWER]]
     (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
     weights.copy(tiny, tmp_path / "base")
+    monkeypatch.setattr(local, "run", trials.in_this_process)
 
     def run(*words):
         capsys.readouterr()

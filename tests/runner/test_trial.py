@@ -394,7 +394,10 @@ PEFT_METHODS = [n for n, m in METHODS.items() if m.trains and m.load.endswith("p
 PEFT_METHODS.append("llama_adapter")  # saved in peft's format on this base
 
 
-@pytest.mark.parametrize("name", [*PEFT_METHODS, "full"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("lora", "full"))) for name in [*PEFT_METHODS, "full"]],
+)
 def test_the_stock_lm_eval_command_on_a_saved_adapter_reproduces_the_stored_scores(name, tiny, tmp_path, monkeypatch):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

@@ -200,7 +200,7 @@ def test_data_that_cannot_be_read_leaves_a_note_and_is_reported_by_the_check(tri
     assert made.defaults.width == 64
 
 
-def test_a_base_without_tokenizer_file_is_tokenized_in_a_process_of_its_own(trials, place):
+def test_a_chat_template_counts_in_the_length(trials, place):
     shutil.copytree(place / "tiny", place / "chatty", dirs_exist_ok=True)
     config = json.loads((place / "chatty" / "tokenizer_config.json").read_text())
     config["chat_template"] = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench.methods import METHODS, method_of
 from peftbench.methods.support import refusal
@@ -13,6 +15,9 @@ from peftbench.models import find
 from peftbench.records import Base, Evaluation, Job, Result, Task, Training, Trial
 from peftbench.suite import trial_key
 from peftbench.tasks import overlap, read
+
+if TYPE_CHECKING:
+    from peftbench.runner.executor import Event
 
 COLOURS = {"sky": "blue", "grass": "green", "sea": "blue", "rose": "red", "leaf": "green", "blood": "red"}
 EXAMPLES = {"peft": {"peft_type": "MISS"}}
@@ -104,6 +109,16 @@ def job(made: Trial, scratch: Path) -> Job:
         overlap_json=overlap.of_trial(made),
         log=str(scratch / f"{key}.log"),
     )
+
+
+def in_this_process(jobs: Iterable[Job], workers: int) -> Iterator[Event]:
+    """Run jobs without a process server; replaces ``local.run``."""
+    from peftbench.runner import trial
+    from peftbench.runner.executor import Event
+
+    for asked in jobs:
+        result = trial.run(asked, time.perf_counter(), lambda _: None, lambda *_: None)
+        yield Event(asked, "start", result=result)
 
 
 def run(made, tmp_path: Path, **job_fields) -> Result:

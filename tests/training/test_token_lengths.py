@@ -1,5 +1,7 @@
 """Token lengths without torch are those that training sees."""
 
+from dataclasses import replace
+
 import pytest
 
 from peftbench.errors import Unsupported
@@ -8,6 +10,7 @@ from peftbench.models.load import load_tokenizer
 from peftbench.records import Example, Task
 from peftbench.training import token_lengths
 from peftbench.training.encoded import encode
+from tests.support import weights
 
 TASK = Task(name="t", kind="exact_match")
 EXAMPLES = [Example(f"compute {'1 + ' * n}2 =", str(n)) for n in range(50)]
@@ -36,3 +39,12 @@ def test_a_broken_tokenizer_is_unsupported(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(Unsupported, match=r"tokenizer\.json cannot be read"):
         token_lengths.lengths(TASK, EXAMPLES, tmp_path, False)
+
+
+@pytest.mark.spawns
+def test_a_chat_template_is_applied_in_a_process_of_its_own(tiny, tmp_path):
+    folder = weights.copy(tiny, tmp_path / "base")
+    weights.edit(folder / "tokenizer_config.json", chat_template="{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    plain = token_lengths.lengths(TASK, EXAMPLES[:3], folder, False)
+    found = token_lengths.lengths(replace(TASK, chat=True), EXAMPLES[:3], folder, False)
+    assert all(more > less for more, less in zip(found.prompts, plain.prompts, strict=True))
