@@ -9,15 +9,17 @@ from tools.validation import matrix, matrix_bits, matrix_cell, matrix_plan
 
 SAMPLE = [
     ("gemma3n_text", "prompt_tuning"),  # embeddings of its own in every layer
-    ("deepseek_v3", "prefix_tuning"),  # keys and values in one latent cache
-    ("recurrent_gemma", "lora"),  # recurrent and attention layers
     ("falcon_mamba", "full"),  # no attention
     ("qwen3_next", "adapter"),  # linear attention, experts
     ("gpt_oss", "qlora"),  # fused experts, sinks
     ("bert", "llama_adapter"),  # an encoder as decoder
-    ("llama4", "lora"),  # a tower, shared experts
 ]
 SLOW = [
+    ("deepseek_v3", "prefix_tuning"),  # keys and values in one latent cache
+    ("recurrent_gemma", "lora"),  # recurrent and attention layers
+    ("llama4", "lora"),  # a tower, shared experts
+]
+SLOW += [
     (family, name)
     for family in ("gemma4", "zamba2", "mpt", "minimax", "xglm", "moshi", "dbrx", "whisper", "blt", "nemotron_h")
     for name in matrix.NAMES
@@ -102,7 +104,9 @@ def test_a_family_is_tiny_or_its_reason_is_stored(family, bases):
         assert matrix.make(family, bases).reason == reason
 
 
-@pytest.mark.parametrize("name", matrix.NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("lora", "full"))) for name in matrix.NAMES]
+)
 def test_a_tokenizer_without_bos_and_padding_works_with_every_method(name, tmp_path):
     storage = matrix_cell.storage(name)
     home = architectures.make(tmp_path / "base", "gpt2", bos_token_id=None, pad_token_id=None)

@@ -25,7 +25,7 @@ FAST = [(family, "fp32", "per_layer") for family in FAMILIES] + [
     ("llama", "fp32", "per_head"),
     ("llama", "nf4", "per_head"),
     ("gemma3", "bf16", "per_layer"),
-    *[(family, "nf4", "per_layer") for family in ("mixtral", "gemma3", "gpt2", "gpt_neox", "gptj", "falcon", "bloom")],
+    *[(family, "nf4", "per_layer") for family in ("mixtral", "gpt2", "falcon")],
 ]
 LOADED = [p for p in METHODS["llama_adapter"].precisions if p != "tf32"]
 ALL = [(f, p, "per_layer") for p in LOADED for f in FAMILIES if (f, PRECISIONS[p].quantization) != ("mixtral", "int8")]

@@ -116,7 +116,7 @@ def test_a_row_says_so_and_plan_says_it_from_the_config(gemma3n, tmp_path, monke
         assert row.train_seconds is None
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora", "full"])
+@pytest.mark.parametrize("name", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qlora", "full"))])
 def test_other_methods_train_on_gemma_3n_and_adapt_what_the_pass_uses(name, gemma3n, tmp_path):
     made = trials.trial(gemma3n, tmp_path, name, METHODS[name].default_precision, training={"steps": 2})
     row = trials.run(made, tmp_path).row

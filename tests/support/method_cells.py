@@ -15,7 +15,7 @@ from peftbench.training import batches, loop
 from tests.support import trials
 
 TRAINED = [name for name, method in METHODS.items() if method.trains]
-COMMON = ("fp32", "bf16", "int8", "nf4")
+COMMON = ("fp32", "bf16", "nf4")
 """The precisions in which every method is tested; in the others, with --run-slow."""
 
 
