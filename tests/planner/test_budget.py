@@ -242,11 +242,12 @@ def test_a_forecast_shows_what_fits_and_the_largest_size_that_does(tiny, tmp_pat
 
 
 def test_no_sequence_is_longer_than_the_models_context(tiny, tmp_path):
-    found, text = cells(tmp_path, tiny, 2**40, 0, "sequence_length", which=[("lora", "fp32")])
-    assert found[0].most == 128
+    question = (2**40, 0, "sequence_length")
+    (found,), text = cells(tmp_path, tiny, *question, which=[("lora", "fp32")])
+    assert (found.most, found.capped) == (128, True)
     assert "The base model's context is the limit, and not memory, for every cell." in text
-    _, text = cells(tmp_path, tiny, 2**23, 0, "sequence_length", which=[("lora", "fp32")])
-    assert "context, not by memory" not in text
+    less = dataclasses.replace(found, most=64, capped=False)
+    assert "context is the limit" not in "\n".join(memory_table.lines([less], forecast.Question(*question)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from peftbench.records.watch import Watch
 from peftbench.report.nights import FORMATS, heading, markdown, written
 from peftbench.results.store import record_grid, write
 from peftbench.results.watch.comparison import Comparison, compare
-from tests.support.results_factory import ENVIRONMENT, make_grid, make_result
+from tests.support.results_factory import ENVIRONMENT, make_grid, make_result, store
 
 NASTY = "no room | for <script>alert('x')</script> `now` *here*"
 CELLS = tuple(f"lora r={rank} fp32" for rank in (1, 2, 4, 8, 16))
@@ -29,13 +29,13 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def night(place: Path, score: float = 0.9, **fields: Any) -> Path:
+    results = []
     for cell in CELLS:
         for seed in range(2):
             more = fields if cell == CELLS[0] else {}
             level = score - seed / 99 if more else 0.9 - seed / 100
-            made = make_result(cell, seed=seed, scores={"judge": level}, **more)
-            write(place, made, ["judge"])
-    return place
+            results.append(make_result(cell, seed=seed, scores={"judge": level}, **more))
+    return store(place, *results)
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def changed(tmp_path: Path) -> Comparison:
     return compare(old, new)
 
 
-@pytest.fixture
-def same(tmp_path: Path) -> Comparison:
-    grid = make_grid(tmp_path / "grid", steps=2, examples=1)
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    grid = make_grid(tmp_path_factory.mktemp("same") / "grid", steps=2, examples=1)
     return compare(grid, grid)
 
 

@@ -17,7 +17,7 @@ from peftbench.results.store import record_grid, write
 from peftbench.results.watch.comparison import Comparison, compare
 from peftbench.results.watch.findings import ALL_CELLS, Finding
 from peftbench.version import PROTOCOL
-from tests.support.results_factory import ENVIRONMENT, make_grid, make_result
+from tests.support.results_factory import ENVIRONMENT, make_grid, make_result, store
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CELLS = tuple(f"lora r={rank} fp32" for rank in (1, 2, 4, 8, 16, 32))
@@ -30,9 +30,8 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def folder(place: Path, scores: list[float], **fields: Any) -> Path:
-    for seed, score in enumerate(scores):
-        write(place, make_result(seed=seed, scores={"judge": score}, **fields), ["judge"])
-    return place
+    made = [make_result(seed=seed, scores={"judge": score}, **fields) for seed, score in enumerate(scores)]
+    return store(place, *made)
 
 
 def compared(tmp_path: Path, old: list[float], new: list[float], **fields: Any) -> Comparison:
@@ -48,14 +47,15 @@ def finding(comparison: Comparison, name: str = "score_judge", cell: str | None 
 
 def night(place: Path, faster: float = 1.0, cells: tuple[str, ...] = CELLS, seeds: int = 3, **changed: Any) -> Path:
     """Write a night of six cells with little noise; the last one is changed and made faster."""
+    results = []
     for cell in cells:
         last = cell == cells[-1]
         for seed in range(seeds):
             noise = 1 + 0.004 * math.sin(7 * seed + 11 * cells.index(cell) + sum(map(ord, place.name)))
             more = {"tokens_per_second": 20_000.0 * noise * (faster if last else 1.0), **(changed if last else {})}
-            made = make_result(cell, seed=seed, scores={"judge": 0.9 - 0.01 * seed}, **(more | everywhere(changed)))
-            write(place, made, ["judge"])
-    return place
+            more |= everywhere(changed)
+            results.append(make_result(cell, seed=seed, scores={"judge": 0.9 - 0.01 * seed}, **more))
+    return store(place, *results)
 
 
 def everywhere(changed: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +132,8 @@ def test_another_number_of_trained_parameters_is_always_a_regression(tmp_path: P
 
 
 def gpu(place: Path, *peaks: int) -> Path:
-    for seed, peak in enumerate(peaks):
-        made = make_result(seed=seed, device="cuda", memory_kind="allocator", peak_train_bytes=peak)
-        write(place, made, ["judge"])
-    return place
+    fields = {"device": "cuda", "memory_kind": "allocator"}
+    return store(place, *(make_result(seed=seed, peak_train_bytes=peak, **fields) for seed, peak in enumerate(peaks)))
 
 
 @pytest.mark.parametrize(
@@ -295,12 +293,13 @@ RETAINED = {"retention_sha256": "r" * 64, "retention_loss_before": 2.0}
 
 
 def retained(place: Path, *losses: float, **more: Any) -> Path:
+    made = []
     for seed, loss in enumerate(losses):
         texts = {"tokens": [100, 50, 80], "before": [200.0, 100.0, 160.0]}
         texts["after"] = [100 * loss, 50 * (loss + 0.01), 80 * (loss - 0.01)]
         fields = RETAINED | {"retention_loss_after": loss, "retention_json": json.dumps(texts)} | more
-        write(place, make_result(seed=seed, **fields), ["judge"])
-    return place
+        made.append(make_result(seed=seed, **fields))
+    return store(place, *made)
 
 
 @pytest.mark.parametrize(
@@ -345,9 +344,8 @@ def inference(ratio: float) -> dict[str, Any]:
 
 
 def costing(place: Path, *ratios: float, **more: Any) -> Path:
-    for cell, ratio in zip(CELLS, ratios, strict=True):
-        write(place, make_result(cell, **(inference(ratio) | more)), ["judge"])
-    return place
+    cells = zip(CELLS, ratios, strict=True)
+    return store(place, *(make_result(cell, **(inference(ratio) | more)) for cell, ratio in cells))
 
 
 def test_inference_cost_is_judged_relative_to_the_bare_base_model(tmp_path: Path) -> None:

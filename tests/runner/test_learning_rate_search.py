@@ -23,6 +23,7 @@ from peftbench.suite import trial_key
 from peftbench.suite.learning_rate_search import FIRST_SEED, candidate_name, candidates
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result
+from tests.support.results_factory import store as store_results
 
 SUITE = """
 base: nano
@@ -127,6 +128,7 @@ def test_a_search_needs_tasks_with_a_validation_split(load, tmp_path):
 def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int = 1) -> None:
     """Store a search: for each cell and rate the validation score, or the status of its trials."""
     store.open_for_run(folder / learning_rate_search.FOLDER, ("judge",))
+    results = []
     for cell, tried in scores.items():
         method, precision = cell.split()[0], cell.split()[-1]
         for (rate, score), seed in itertools.product(tried.items(), range(seeds)):
@@ -134,8 +136,8 @@ def _write(folder: Path, scores: dict[str, dict[float, float | str]], seeds: int
             name = candidate_name(cell, precision, rate)
             settings = json.dumps({"method": method, "evaluate": ["judge"]})
             more = {"seed": FIRST_SEED + seed, "learning_rate": rate, "settings_json": settings, "candidate_of": cell}
-            result = make_result(name, method, precision, **more, **ended)
-            store.write(folder / learning_rate_search.FOLDER, result, ("judge",))
+            results.append(make_result(name, method, precision, **more, **ended))
+    store_results(folder / learning_rate_search.FOLDER, *results)
 
 
 def chosen(folder: Path) -> dict[str, float]:
@@ -306,11 +308,15 @@ def searched_folder(tmp_path) -> Path:
     folder = tmp_path / "results"
     _write(folder, {"full fp32": {1e-3: 0.5, 1e-2: 0.7}, "lora r=4 fp32": {1e-2: 0.9, 1e-1: "diverged"}})
     store.open_for_run(folder, ("judge",))
-    for cell, method, rank, rate in (("full fp32", "full", None, 1e-2), ("lora r=4 fp32", "lora", 4, 1e-1)):
-        for seed in range(2):
-            store.write(folder, make_result(cell, method, rank=rank, seed=seed, learning_rate=rate), ("judge",))
-    store.write(folder, make_result("adapter r=4 fp32", "adapter", rank=4, seed=0, learning_rate=1e-3), ("judge",))
-    return folder
+    cells = (("full fp32", "full", None, 1e-2), ("lora r=4 fp32", "lora", 4, 1e-1))
+    results = [
+        make_result(cell, method, rank=rank, seed=seed, learning_rate=rate)
+        for cell, method, rank, rate in cells
+        for seed in range(2)
+    ]
+    return store_results(
+        folder, *results, make_result("adapter r=4 fp32", "adapter", rank=4, seed=0, learning_rate=1e-3)
+    )
 
 
 def test_a_note_under_the_table_names_searched_and_pinned_rates(searched_folder):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import ExampleRow, Result
-from peftbench.results.store import open_for_run, record_grid, write
-from tests.support.results_factory import make_result
+from peftbench.results.store import record_grid
+from tests.support.results_factory import make_result, store
 
 EXAMPLES = 400
 COMMAND = "peftbench run suites/quickstart.yaml"
@@ -45,9 +45,7 @@ def trials(cell: str, right: Sequence[float], task: str = "judge", **columns: An
 
 def folder(place: Path, *cells: Sequence[Result], command: str = COMMAND, task: str = "judge") -> Path:
     """Write a results folder of some cells, with the command that ran them."""
-    open_for_run(place, (task,))
     results = [one for cell in cells for one in cell]
-    for one in results:
-        write(place, one, (task,))
+    store(place, *results, tasks=(task,))
     record_grid(place, [one.row.key for one in results], command)
     return place
