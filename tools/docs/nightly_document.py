@@ -12,11 +12,12 @@ from tools.validation.planted_changes import OUTPUT
 def planted_changes() -> str:
     """Return the table of planted changes, and how many false alarms there were among unchanged nights."""
     found = json.loads(OUTPUT.read_text())
-    head = ("planted change", "found", "by", "from", "to", "change", "other regressions")
+    head = ("planted change", "found", "by", "from", "to", "change", "other regressions", "by `history`")
     lines = [_line(plant) for plant in found["plants"]]
     pairs = found["pairs"]
     alarms = sum(bool(pair["regressed"]) for pair in pairs)
-    told = f"{alarms} of {len(pairs)} pairs of unchanged nights were called regressed."
+    told = f"{alarms} of {len(pairs)} pairs of unchanged nights were called regressed, "
+    told += f"and `history` over all of them found {len(found['history']) or 'no'} change for the worse."
     return f"{markdown(head, lines)}\n\n{told}"
 
 
@@ -24,9 +25,15 @@ def _line(plant: dict[str, Any]) -> tuple[str, ...]:
     name, found = plant["plant"], "yes" if plant["found"] else "**no**"
     others = [one for one in plant["regressed"] if one not in plant["by"]]
     counted = str(len(others)) if others else "none"
+    rules = dict.fromkeys(f"{one['quantity']}, {one['rule']}" for one in plant["history"])
+    told = "–" if plant["kind"] == "moved" else "; ".join(rules) or "**no**"
     if plant["kind"] == "moved" or not plant["by"]:
-        return (name, found, "; ".join(map(str, plant["by"])) or "–", "–", "–", "–", counted)
+        return (name, found, "; ".join(map(str, plant["by"])) or "–", "–", "–", counted, told)
     one = max(plant["by"], key=lambda finding: abs(finding["change"] or 0))
     what = f"{one['quantity']} of {one['cell']}, {one['rule']}"
     change = f"{100 * one['change']:+.1f} {'points' if one['kind'] == 'score' else '%'}"
-    return (name, found, what, f"{one['old']:,.4g}", f"{one['new']:,.4g}", change, counted)
+    return (name, found, what, _number(one["old"]), _number(one["new"]), change, counted, told)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.4g}"
