@@ -20,6 +20,7 @@ from peftbench.methods import METHODS, Method, method_of
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
 from peftbench.results import learning_rate_search, seeds
+from peftbench.results.busy_machine import without_busy_times
 from peftbench.results.crossed_effects import outcomes
 from peftbench.results.crossed_effects.model import Outcomes
 from peftbench.results.crossed_effects.outcomes import Arranged
@@ -43,7 +44,7 @@ class Cell:
     trials: pd.DataFrame
     """Every trial of the cell, sorted by seed."""
     summary: Summary
-    """Means and spreads over the finished seeds."""
+    """Means and spreads over the finished seeds; those of times over the seeds that had the machine to themselves."""
 
     @property
     def title(self) -> str:
@@ -269,7 +270,8 @@ def from_tables(
     newest[f"score_{MEAN}"] = newest[scores].astype("Float64").mean(axis=1, skipna=False) if scores else None
     several = newest["base"].nunique() > 1
     rows = dict(_by_cell(newest))
-    cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in seeds.summarize(newest)]
+    summaries = seeds.summarize(without_busy_times(newest))
+    cells = [_cell(summary, rows[summary.base, summary.cell], several) for summary in summaries]
     cells.sort(
         key=lambda c: (
             c.summary.base,

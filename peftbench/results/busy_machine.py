@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from peftbench.records.columns.inference import InferenceColumns
+from peftbench.records.columns.time import TimeColumns
+from peftbench.records.columns.work import WorkColumns
 from peftbench.results.rows import is_number
 
 if TYPE_CHECKING:
@@ -39,6 +42,57 @@ def busy_trials(trials: pd.DataFrame, of: Measured = "train") -> BusyTrials | No
     known = [share for share in shares if share is not None]
     high = [share for share in known if share > MOST_WAITING]
     return BusyTrials(len(high), len(known), max(high)) if high else None
+
+
+def is_busy(row: Mapping[str, Any], of: Measured = "train") -> bool:
+    """Return whether a trial is known to have been measured on a busy machine."""
+    share = waiting_share(row, of)
+    return share is not None and share > MOST_WAITING
+
+
+def quiet_rows(rows: Iterable[Mapping[str, Any]], of: Measured = "train") -> list[Mapping[str, Any]]:
+    """Return the rows that are not known to have been measured on a busy machine."""
+    return [row for row in rows if not is_busy(row, of)]
+
+
+def is_time(column: str, of: Measured = "train") -> bool:
+    """Return whether a column of ``trials`` is a time, or a rate that follows from one, which a busy machine spoils.
+
+    Args:
+        column: its name.
+        of: ``inference`` for those of inference cost, ``train`` for all others, as training is what tells whether a
+            trial had the machine to itself.
+    """
+    return column in _TIMES[of]
+
+
+def _times(*groups: type) -> frozenset[str]:
+    every = [name for group in groups for name in group.__annotations__]
+    return frozenset(n for n in every if n.endswith(("_seconds", "_per_second")) and not n.endswith("_waiting_seconds"))
+
+
+_TIMES: Mapping[Measured, frozenset[str]] = {
+    "train": _times(TimeColumns, WorkColumns),
+    "inference": _times(InferenceColumns),
+}
+
+
+def without_busy_times(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return trials without the times and rates that were measured on a busy machine; what else they measured stays.
+
+    So means of times are of the other trials of a cell; where there are none, they are not known.
+
+    Args:
+        trials: rows of ``trials``; they are not changed.
+    """
+    found = trials
+    for of, times in _TIMES.items():
+        needed = [name for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device") if name in trials]
+        busy = [is_busy(row, of) for row in trials[needed].to_dict("records")]
+        if any(busy):
+            found = found.copy() if found is trials else found
+            found.loc[busy, [name for name in found if name in times]] = None
+    return found
 
 
 def waiting_share(row: Mapping[str, Any], of: Measured = "train") -> float | None:

@@ -219,3 +219,12 @@ def test_a_smaller_number_of_new_tokens_than_the_answers_have_says_why():
         "with 152, more prompts would be cut than answers gained",
         "40 of 100 test answers are longer and cannot be given in full",
     ]
+
+
+def test_the_passes_of_a_suite_with_a_search_are_over_what_is_left_to_train_on():
+    draft = Draft("d", "nano", "t", {}, (), steps=100, comments={"steps": "of 1,000", "seeds": "kept"})
+    found = choose.with_search(draft, 1000)
+    left = 1000 - round(found.block["validation_fraction"] * 1000)
+    assert 0 < left < 1000
+    assert found.comments["steps"].endswith(f"over {left:,} training examples")
+    assert found.comments["seeds"] == "kept"

@@ -182,6 +182,26 @@ def test_a_folder_that_is_no_base_is_refused(place, init):
     assert "neither a built-in base (nano) nor an existing folder nor a hub id" in err
 
 
+def test_the_recorded_command_writes_the_same_file(place, init):
+    code, _, err = init("--train", "colours.csv", "-o", "mine.yaml")
+    assert (code, err) == (0, "")
+    words = (place / "mine.yaml").read_text().replace("#", "").split()
+    assert words[words.index("-o") + 1] == "mine.yaml"
+
+
+def test_a_folder_of_the_name_of_a_built_in_base_is_not_that_base(place):
+    from peftbench.commands.first_suite.draft import Draft, MethodLine
+    from peftbench.commands.init import InitOptions, _loaded
+
+    (place / "nano").mkdir()
+    (place / "checked").mkdir()
+    block = {"kind": "choice", "train": "words.csv", "prompt": "{{ text }}", "target": "{{ label }}"}
+    block |= {"choices": ["odd", "even"], "test_fraction": 0.5}
+    draft = Draft("d", "nano", "words", block, (MethodLine("base"),))
+    found = _loaded(draft, place / "checked", InitOptions("nano", Path("words.csv")))
+    assert {trial.base.source for trial in suite.expand(found)} == {"nano"}
+
+
 def test_a_file_is_not_overwritten_without_force(place, init):
     (place / "suite.yaml").write_text("mine")
     code, _, err = init("--train", "colours.csv")

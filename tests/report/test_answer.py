@@ -101,6 +101,18 @@ def test_predicted_memory_is_never_used(tmp_path):
     assert "is known to lie within 2 points" in " ".join(told(neither)) or "only cell" in " ".join(told(neither))
 
 
+def test_a_cell_whose_memory_or_time_is_not_known_is_named_where_a_budget_excludes_it(tmp_path):
+    free = trials("ia3 fp32", [0.9, 0.9, 0.9], peak_train_bytes=None, train_seconds=None)
+    place = folder(tmp_path / "unknown", BASE, BEST, free)
+    unknown = "Not judged by memory, which was not measured: ia3 fp32."
+    assert told(place, budget_bytes=2**20)[:2] == (told(place, budget_bytes=2**20)[0], unknown)
+    assert told(place, budget_bytes=2**20)[0].startswith("No cell trained within 1.0 MiB: the smallest peak is")
+    assert unknown in told(place, budget_bytes=2**40)
+    timed = told(place, time_seconds=0.001)
+    assert "Not judged by time, which was not measured on an idle machine: ia3 fp32." in timed
+    assert not [text for text in told(place) if "Not judged" in text]
+
+
 def test_a_number_that_is_not_one_is_no_cost(tmp_path):
     place = folder(tmp_path / "nan", BASE, BEST, trials("lora r=8 fp32", [0.9, 0.9, 0.9], train_seconds=float("nan")))
     record = peftbench.answer(place)

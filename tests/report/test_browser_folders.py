@@ -14,9 +14,9 @@ from unittest import mock
 import pytest
 
 from peftbench.records import Result
-from peftbench.report import publish_folders
+from peftbench.report import publish_folders, render
 from tests.support import chromium
-from tests.support.results_factory import TASKS, grid_results, store
+from tests.support.results_factory import TASKS, grid_results, make_result, store
 
 pytestmark = pytest.mark.browser
 METHODS = ("base", "full", "adapter", "qlora")
@@ -245,3 +245,48 @@ def test_all_folders_fit_every_screen(folders_page: Callable[..., Any], width: i
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for canvas in page.locator("#every-plots canvas").all():
         assert canvas.bounding_box()["width"] <= width
+
+
+DRAWN = """(() => {
+  const before = CanvasRenderingContext2D.prototype.fillText;
+  window.drawn = [];
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...more) {
+    window.drawn.push(text);
+    return before.call(this, text, ...more);
+  };
+})()"""
+
+
+def test_the_line_of_each_untuned_base_is_named(browser: Any, tmp_path: Path) -> None:
+    made = [
+        make_result(f"base {name}", "base", name, rank=None, seed=None, scores={"judge": score})
+        for name, score in (("fp32", 0.2), ("bf16", 0.5))
+    ]
+    folder = store(tmp_path / "r", *made, make_result(peak_train_bytes=1000))
+    with mock.patch("peftbench.report.derived.anatomy.start", return_value=None):
+        address = render(folder, tmp_path / "page.html").as_uri()
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    context.add_init_script(DRAWN)
+    page = context.new_page()
+    page.goto(address)
+    for name in ("untuned: untuned base fp32", "untuned: untuned base bf16"):
+        page.wait_for_function("name => window.drawn.includes(name)", arg=name)
+    context.close()
+
+
+def test_percents_that_are_interpolated_are_said_to_be(
+    browser: Any, tmp_path: Path, results: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftbench.report.payload.questions.ROOM", 10)
+    with mock.patch("peftbench.report.derived.anatomy.start", return_value=None):
+        address = render(results("many"), tmp_path / "page.html").as_uri()
+    page = chromium.opened(browser, address)
+    expect(page.locator("#interpolated")).to_contain_text("percents are interpolated between draws")
+    page.hover("#table thead th:nth-child(3) [data-tip]")
+    expect(page.locator("#tip")).to_contain_text("percents are interpolated between draws")
+    assert page.troubles == []
+    page.context.close()
+
+
+def test_percents_that_are_exact_have_no_note(folders_page: Callable[..., Any]) -> None:
+    expect(folders_page().locator("#interpolated")).to_be_hidden()

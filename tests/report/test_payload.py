@@ -21,7 +21,7 @@ from peftbench.report import page, render, table
 from peftbench.report.collect import MEAN, collect
 from peftbench.report.derived.answer import answer
 from peftbench.report.names import display_names
-from peftbench.report.payload import details, packing, questions
+from peftbench.report.payload import assemble, details, packing, questions
 from peftbench.report.styles import DARK, LIGHT, SHAPES, style_of
 from tests.support.page_data import PageData
 from tests.support.results_factory import TASKS, make_grid, make_result, store
@@ -155,6 +155,48 @@ def test_the_page_can_count_the_draws_within_any_loss(judged: Path, monkeypatch:
     assert (len(counts) > 100) == (room > 10)
     assert score["answer"]["words"][0].startswith("Take LoRA r=4: the only cell")
     assert score["scope"] == "new seeds and new examples"
+
+
+@pytest.mark.parametrize(("room", "exact_from"), [(questions.ROOM, 0), (3 * 70, 0.5), (10, None)])
+def test_percents_that_are_interpolated_are_known_as_such(
+    judged: Path, monkeypatch: pytest.MonkeyPatch, room: int, exact_from: float | None
+) -> None:
+    monkeypatch.setattr(questions, "ROOM", room)
+    asked = page_of(judged).core["scores"][0]["questions"]
+    assert asked["exact_from"] == exact_from
+    if exact_from is not None:
+        counts = [count for count in questions._changes(asked["draws"]) if count >= exact_from * asked["draws"]]
+        assert set(counts) <= set(asked["counts"])
+
+
+def test_an_anatomy_that_cannot_be_started_is_one_warning(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(results: object) -> None:
+        raise RuntimeError("no process")
+
+    monkeypatch.setattr("peftbench.report.derived.anatomy.start", broken)
+    monkeypatch.setattr("peftbench.report.guarded.shows_traceback", lambda: False)
+    core = page_of(judged).core
+    assert [text for text in core["warnings"] if "anatomy" in text or "NoneType" in text] == core["warnings"][:1]
+    assert "no process" in core["warnings"][0]
+    assert core["anatomy"] == []
+
+
+def test_readings_of_an_anatomy_end_if_the_page_fails(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started:
+        stopped = False
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    reading = Started()
+    monkeypatch.setattr("peftbench.report.derived.anatomy.start", lambda results: reading)
+    monkeypatch.setattr("peftbench.report.payload.assemble.significance", broken)
+    with pytest.raises(KeyboardInterrupt):
+        assemble.payload(collect(judged))
+    assert reading.stopped
 
 
 def test_without_outcomes_there_are_intervals_over_seeds_and_no_draws(tmp_path: Path) -> None:

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from peftbench import report
+from peftbench.commands.results import default_page
 from peftbench.errors import UserError
 from peftbench.report import folders, page_of_folders
+from peftbench.report.collect import collect
+from peftbench.report.derived.answer import answer
+from peftbench.report.notes import answer as answer_notes
 from peftbench.report.together import together
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
@@ -156,6 +161,31 @@ def test_the_page_has_each_folder_and_what_is_true_of_all(tmp_path):
     ]
     assert all(one["answer"] for one in shared["parts"])
     assert {"curves-0", "of-1-curves-0", "samples", "of-1-samples"} <= found.parts.keys()
+
+
+def test_an_answer_that_could_not_be_computed_is_not_a_folder_without_tasks(tmp_path):
+    (part,) = folders.read([results(tmp_path / "a")])
+    core = {"suite": "s", "base": "b"}
+    for scores in ([], [{"answer": None}], [{"answer": {"words": []}}]):
+        row = page_of_folders._row(part, core | {"scores": scores})
+        assert row["answer"] == "the answer could not be computed; the warnings of this folder say why"
+    bare = dataclasses.replace(part, results=dataclasses.replace(part.results, tasks=()))
+    assert page_of_folders._row(bare, core | {"scores": []})["answer"] == "no task is scored"
+
+
+def test_tables_of_several_folders_have_the_answer_of_each(tmp_path):
+    made = [results(tmp_path / "a"), results(tmp_path / "b", data="e" * 64)]
+    text = report.tables_of(made, "brief")
+    for folder in made:
+        (sentence, *_) = answer_notes.lines(answer(collect(folder)))
+        assert f"{folder.name}\n\n{sentence}" in text
+
+
+def test_pages_of_folders_of_one_name_have_other_names_than_the_page_of_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = Path("a/run"), Path("b/run")
+    assert default_page(one) == Path("reports/run.html")
+    assert default_page(one, other) == Path("reports/a-run+b-run.html")
 
 
 def test_a_page_that_is_too_large_has_files_for_every_folder(tmp_path, monkeypatch):

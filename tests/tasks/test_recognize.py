@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jinja2
 import pytest
 
 from peftbench.errors import UserError
@@ -131,3 +132,15 @@ def test_a_file_without_a_header_is_noticed():
     assert survey.without_header([{"0": "1", "what is an atom": "who is it"}])
     assert survey.without_header([{"gj04": "gj04", "x": "a"}, {"gj04": "gj04", "x": "b"}])
     assert not survey.without_header([{"label": "0", "text": "what"}])
+
+
+@pytest.mark.parametrize("value", [0, 0.0, 7, None])
+def test_a_number_is_in_the_prompt_even_if_it_is_zero_and_only_some_records_have_it(value):
+    rows = [{"n": n % 5, "text": sentence(n), "label": "ab"[n % 2]} for n in range(60)]
+    rows[10] = {"n": value, "text": sentence(10), "label": "a"}
+    rows[11] = {"text": sentence(11), "label": "b"}
+    found = seen(rows, inputs=("n", "text"), answer="label")
+    prompt = jinja2.Environment().from_string(found.block["prompt"])
+    shown = "" if value is None else str(value)
+    assert prompt.render(row=rows[10], **rows[10]).splitlines()[0].rstrip() == f"N: {shown}".rstrip()
+    assert prompt.render(row=rows[11], **rows[11]).splitlines()[0].rstrip() == "N:"

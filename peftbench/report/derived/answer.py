@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from peftbench.errors import UserError, unknown
 from peftbench.report.collect import MEAN, Cell, Results, read_json
-from peftbench.report.derived import commands
+from peftbench.report.derived import commands, inference
 from peftbench.report.derived.attempts import Attempts
 from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
@@ -18,7 +17,7 @@ from peftbench.report.guarded import guarded
 from peftbench.report.names import display_names, names_of_not_run
 from peftbench.results.answer.decision import ONE_SEED, WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
-from peftbench.results.busy_machine import MOST_WAITING, BusyTrials, busy_trials, waiting_share
+from peftbench.results.busy_machine import BusyTrials, busy_trials
 from peftbench.results.crossed_effects.model import Estimate, Outcomes
 from peftbench.results.rows import is_number
 
@@ -213,20 +212,16 @@ def costs_of(results: Results, task: str) -> dict[str, Costs]:
 
 def _costs(results: Results, cell: Cell) -> Costs:
     rows = cell.ok_rows
-    quiet = quiet_rows(rows, "train")
-    times = [row["train_seconds"] for row in quiet if row.get("train_seconds") == row.get("train_seconds")]
-    seconds = [float(time) for time in times if time is not None]
-    measured = tuple(one for row in rows if (one := read_json(row.get("inference_json"))))
+    measured = inference.of_cell(cell)
     peaks = [float(row["peak_train_bytes"]) for row in rows if is_number(row.get("peak_train_bytes"))]
     reserve = _reserve(rows)
-    calm = tuple(one for row in quiet_rows(rows, "inference") if (one := read_json(row.get("inference_json"))))
     return Costs(
         None,
         cell.mean("peak_train_bytes"),
-        statistics.fmean(seconds) if seconds else None,
+        cell.mean("train_seconds"),
         _forgetting(results).get(cell.name),
-        Measured(cell, calm).decode if calm else None,
-        _merge(cell, Measured(cell, measured)),
+        measured.decode,
+        _merge(cell, measured),
         cell.mean("checkpoint_bytes"),
         max(peaks) + reserve if peaks and cell.mean("peak_train_bytes") is not None else None,
         reserve,
@@ -250,20 +245,10 @@ def _forgetting(results: Results) -> Any:
     return results.memo["forgetting"]
 
 
-def quiet_rows(rows: Sequence[Mapping[str, Any]], of: Literal["train", "inference"]) -> list[Mapping[str, Any]]:
-    """Return the rows that were not measured on a busy machine."""
-    return [row for row in rows if not _busy(row, of)]
-
-
-def _busy(row: Mapping[str, Any], of: Literal["train", "inference"]) -> bool:
-    share = waiting_share(row, of)
-    return share is not None and share > MOST_WAITING
-
-
 def _merge(cell: Cell, measured: Measured) -> Merge | None:
     if cell.record is not None and cell.record.trains_base:
         return "whole model"
-    if cell.mean("merged_decode_tokens_per_second") is not None:
+    if measured.merges:
         return "yes"
     return "no" if measured.cannot_merge else None
 

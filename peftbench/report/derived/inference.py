@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.results import seeds
+from peftbench.results.busy_machine import quiet_rows
+from peftbench.results.rows import is_number
 
 _RAISED = re.compile(r"[\w.]*(?:Error|Exception|Interrupt|Warning)(?: in [^:]*)?:")
 """The beginning of a reason that an exception is: its type. Other reasons are of methods that have no such part."""
@@ -37,6 +39,9 @@ class Measured:
 
     cell: Cell
     raw: tuple[dict[str, Any], ...]
+    """Of all finished trials."""
+    quiet: tuple[dict[str, Any], ...]
+    """Of those that were not measured on a busy machine; times are of these."""
 
     def repeats(self, variant: str, prompts: str) -> list[list[float]]:
         """Return, for every repeat, the seconds until the first token and between the following tokens.
@@ -46,7 +51,7 @@ class Measured:
             prompts: ``1`` or ``batch``: number of prompts in the forward pass.
         """
         found: list[list[float]] = []
-        for raw in self.raw:
+        for raw in self.quiet:
             key = "1" if prompts == "1" else str(raw.get("prompts"))
             found += raw.get("seconds", {}).get(variant, {}).get(key, [])
         return found
@@ -83,6 +88,11 @@ class Measured:
         return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
     @property
+    def merges(self) -> bool:
+        """Whether it was merged into the base model's weights."""
+        return any(is_number(row.get("merged_decoded_token_seconds")) for row in self.cell.ok_rows)
+
+    @property
     def cannot_merge(self) -> str | None:
         """Why it cannot be merged into the base model's weights; None if it can, or if only the measurement failed."""
         reason = self.reason("merge")
@@ -95,9 +105,13 @@ class Measured:
 
 def measured(results: Results) -> tuple[Measured, ...]:
     """Return the cells with measured inference cost, in the order of the comparison table."""
-    found = []
-    for cell in results.finished:
-        raw = tuple(one for row in cell.ok_rows if (one := read_json(row.get("inference_json"))))
-        if raw:
-            found.append(Measured(cell, raw))
-    return tuple(found)
+    return tuple(found for cell in results.finished if (found := of_cell(cell)).raw)
+
+
+def of_cell(cell: Cell) -> Measured:
+    """Return what was measured of a cell's inference cost; without raw values if nothing was."""
+
+    def raw(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+        return tuple(one for row in rows if (one := read_json(row.get("inference_json"))))
+
+    return Measured(cell, raw(cell.ok_rows), raw(quiet_rows(cell.ok_rows, "inference")))

@@ -27,6 +27,12 @@ NO_TIMES = "a time budget needs times that were not measured on a busy machine, 
 """Why a question with a time budget may have no answer."""
 
 
+UNKNOWN_MEMORY = "Not judged by memory, which was not measured: {}."
+"""Which cells may be within a memory budget or not."""
+UNKNOWN_TIME = "Not judged by time, which was not measured on an idle machine: {}."
+"""Which cells may be within a time budget or not."""
+
+
 def lines(found: Answer) -> tuple[str, ...]:
     """Return the answer as at most eight lines of at most 100 columns; a sentence that does not fit is left out.
 
@@ -224,6 +230,7 @@ def _over_budget(found: Answer) -> Iterator[str]:
         best = f"{decision.best} ({percent(found, str(decision.best))})"
         within = points(decision.question.within)
         yield f"No cell{limits} is known to lie within {within} of the best{_on(found)}, {best}."
+    yield from _unmeasured(found)
     if decision.fits and decision.fits_below_best is not None:
         yield (
             f"The best that is, {decision.fits} ({percent(found, decision.fits)}), loses "
@@ -232,7 +239,20 @@ def _over_budget(found: Answer) -> Iterator[str]:
         yield from beside(found.costs[decision.fits])
     if found.busy and decision.question.time_seconds is not None:
         yield no_times(found)
-    yield from _missing(found)
+    yield from _missing(found, unmeasured=False)
+
+
+def _unmeasured(found: Answer) -> Iterator[str]:
+    """Yield the judged cells of which it is not known whether they stay within a budget, a sentence for each budget."""
+    question, costs = found.decision.question, found.costs
+    if question.budget_bytes is not None:
+        unknown = [name for name in found.decision.judged if costs[name].needs_bytes is None]
+        if unknown:
+            yield UNKNOWN_MEMORY.format(abridged(unknown, 3))
+    if question.time_seconds is not None:
+        unknown = [name for name in found.decision.judged if costs[name].train_seconds is None]
+        if unknown:
+            yield UNKNOWN_TIME.format(abridged(unknown, 3))
 
 
 def loss(below: Estimate) -> str:
@@ -273,7 +293,9 @@ def _reason(found: Answer, refusal: Refusal) -> str:
     }[refusal]
 
 
-def _missing(found: Answer) -> Iterator[str]:
+def _missing(found: Answer, unmeasured: bool = True) -> Iterator[str]:
+    if unmeasured and found.decision.status != "refused":
+        yield from _unmeasured(found)
     if found.decision.refusal != "single seed":
         yield from not_judged(found)
     if found.decision.without_memory and found.decision.by_memory:

@@ -17,7 +17,7 @@ def notes(results: Results, cells: Sequence[Measured]) -> Iterable[str]:
     """Yield what was measured and how, which methods are slower than the base model, and what was not measured."""
     found = busy_trials(results.trials, "inference")
     if found:
-        yield busy.sentence(found, "inference")
+        yield f"{busy.sentence(found, 'inference')} Means leave them out."
     yield _setting(cells)
     if len({one.cell.summary.base for one in cells}) == 1:
         shapes = {(raw.get("prompts"), raw.get("prompt_tokens"), raw.get("new_tokens")) for c in cells for raw in c.raw}
@@ -31,7 +31,7 @@ def notes(results: Results, cells: Sequence[Measured]) -> Iterable[str]:
 
 def _setting(cells: Sequence[Measured]) -> str:
     raw = cells[0].raw[0]
-    repeats = len(cells[0].repeats("tuned", "1")) // len(cells[0].raw)
+    repeats = len(raw.get("seconds", {}).get("tuned", {}).get("1", []))
     prompts, tokens, new = (raw.get(key) for key in ("prompts", "prompt_tokens", "new_tokens"))
     return (
         f"Inference cost of the tuned model: rates for a batch of {prompts} prompts of {tokens} tokens, latencies for "

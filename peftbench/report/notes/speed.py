@@ -37,7 +37,7 @@ def cautions(results: Results) -> Iterable[str]:
     """Yield what makes times and speeds unreliable: a busy machine, a shared or a throttled GPU."""
     found = busy_trials(results.trials)
     if found:
-        yield busy.sentence(found)
+        yield f"{busy.sentence(found)} Means of times leave them out."
     yield from _loaded(results)
     rows = [row for cell in results.tuned for row in cell.ok_rows]
     shared = sum(bool(rates.known(row, "other_gpu_processes")) for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -13,13 +13,12 @@ from peftbench.records import TrialRow
 from peftbench.records import units as fmt
 from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.memory import Category
-from peftbench.report.collect import Cell, Results, read_json
+from peftbench.report.collect import Cell, Results
 from peftbench.report.derived import inference, rates, retention
-from peftbench.report.derived.answer import quiet_rows
 from peftbench.report.derived.significance import Significance
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.tables.task_metrics import task_metrics
-from peftbench.results.busy_machine import waiting_share
+from peftbench.results.busy_machine import is_time, quiet_rows, waiting_share
 from peftbench.results.rows import is_number
 
 Kind = Literal["text", "number", "percent"]
@@ -79,6 +78,10 @@ _FIRST = ("Cell", "Score", "Memory", "Time", "Work and speed", "Size", "Forgetti
 """The order of the groups; the others follow."""
 
 
+_QUIET = "; without trials beside other work on the machine"
+"""What is true of every time and rate."""
+
+
 def columns(results: Results, known: Significance, pieces: Pieces) -> tuple[Column, ...]:
     """Return every column that a cell has a value in, in groups; the score of the chosen task is not among them."""
     cells = results.cells
@@ -121,8 +124,18 @@ def _identity(results: Results) -> Iterable[Column]:
         yield Column(name, title, "Cell", definition, tuple(of(cell) for cell in cells), kind=kind)
     trials = tuple(f"{len(c.ok)} of {len(c.trials)}" + (f" ({c.trouble})" if c.trouble else "") for c in cells)
     yield Column("trials", "trials ok", "Cell", "trials that ended ok, of all trials of the cell", trials, kind="text")
+    timed = tuple(_timed(cell) for cell in cells)
+    if any(timed):
+        what = "trials whose training was measured on an idle machine, of those that ended ok; times are of these"
+        yield Column("timed_trials", "trials timed", "Cell", what, timed, kind="text")
     rate = tuple(_common(cell, "learning_rate") for cell in cells)
     yield Column("learning_rate", "learning rate", "Cell", documented("learning_rate"), rate)
+
+
+def _timed(cell: Cell) -> str | None:
+    """Return of how many trials the times are, "2 of 3"; None if of all."""
+    quiet = quiet_rows(cell.ok_rows)
+    return f"{len(quiet)} of {len(cell.ok)}" if len(quiet) < len(cell.ok) else None
 
 
 def _one(values: Any) -> str:
@@ -153,19 +166,7 @@ def _stored(cells: Sequence[Cell]) -> Iterable[Column]:
     groups = _groups()
     names = dict.fromkeys(name for cell in cells for name in cell.summary.spreads if name in groups)
     for name in sorted(names, key=list(groups).index):
-        column = stored(name, cells)
-        yield _quiet(column, cells) if name == "train_seconds" else column
-
-
-def _quiet(column: Column, cells: Sequence[Cell]) -> Column:
-    """Return a column of times as the answer has it: without trials of a busy machine, in a cell that has others."""
-    values = []
-    for cell, mean in zip(cells, column.values, strict=True):
-        quiet = quiet_rows(cell.ok_rows, "train")
-        known = [float(row[column.name]) for row in quiet if is_number(row.get(column.name))]
-        values.append(statistics.fmean(known) if known and len(quiet) < len(cell.ok_rows) else mean)
-    definition = f"{column.definition}; trials beside other work on the machine are left out where a cell has others"
-    return replace(column, values=tuple(values), definition=definition)
+        yield stored(name, cells)
 
 
 def stored(name: str, cells: Sequence[Cell]) -> Column:
@@ -173,7 +174,8 @@ def stored(name: str, cells: Sequence[Cell]) -> Column:
     values = tuple(cell.mean(name) for cell in cells)
     unit, size = _unit(name, values)
     title = TITLES.get(name, _plain_title(name))
-    return Column(name, title, _GROUPS.get(_groups()[name], "Other"), documented(name), values, unit, size)
+    definition = documented(name) + (_QUIET if is_time(name) or is_time(name, "inference") else "")
+    return Column(name, title, _GROUPS.get(_groups()[name], "Other"), definition, values, unit, size)
 
 
 def _plain_title(name: str) -> str:
@@ -205,6 +207,10 @@ def _hints() -> dict[str, Any]:
 def documented(name: str) -> str:
     """Return the meaning of a column as its record declares it."""
     return str(get_args(_hints()[name])[1])
+
+
+_OF_ALL = ("padding", "waiting_share")
+"""Rates that do not follow from a time, so that a busy machine does not spoil them."""
 
 
 def _rates(results: Results) -> Iterable[Column]:
@@ -245,12 +251,13 @@ def _rates(results: Results) -> Iterable[Column]:
             lambda _, row: waiting_share(row),
         ),
     )
-    trained = [cell.mean("train_seconds") is not None for cell in results.cells]
+    trained = [any(is_number(row.get("train_seconds")) for row in cell.ok_rows) for cell in results.cells]
     rows = [cell.ok_rows if ran else () for cell, ran in zip(results.cells, trained, strict=True)]
+    quiet = [quiet_rows(own) for own in rows]
     for name, title, definition, kind, of in made:
         merge = max if name == "waiting_share" else statistics.fmean
         values = []
-        for cell, own in zip(results.cells, rows, strict=True):
+        for cell, own in zip(results.cells, rows if name in _OF_ALL else quiet, strict=True):
             each = [value for row in own if (value := of(cell, row)) is not None]
             values.append(merge(each) if each else None)
         unit = "%" if kind == "percent" else ""
@@ -261,7 +268,7 @@ def _step_times(results: Results) -> Iterable[Column]:
     """Yield the 5th and 95th percentile of the steady steps' times, means over trials."""
     if not len(results.steps):
         return
-    found = [[rates.trial_steps(results, row["key"]) for row in cell.ok_rows] for cell in results.cells]
+    found = [[rates.trial_steps(results, row["key"]) for row in quiet_rows(cell.ok_rows)] for cell in results.cells]
     for name, share in (("step_p5", 0.05), ("step_p95", 0.95)):
         known = [[one.p5 if share < 0.5 else one.p95 for one in own if one] for own in found]
         each = [[seconds for seconds in own if is_number(seconds)] for own in known]
@@ -284,7 +291,7 @@ def _forgetting(results: Results) -> Iterable[Column]:
 
 
 def _inference(results: Results) -> Iterable[Column]:
-    found = {one.cell.name: _calm(one) for one in inference.measured(results)}
+    found = {one.cell.name: one for one in inference.measured(results)}
     what = "relative to the base model without the method, measured alternately in the same process; 1 is no slower"
     ratios = (
         ("decode", "time between two tokens of one prompt", lambda m: m.decode),
@@ -308,18 +315,12 @@ def _inference(results: Results) -> Iterable[Column]:
     yield Column("merge", "merges", "Inference", "whether it can be merged into the base's weights", merge, kind="text")
 
 
-def _calm(one: inference.Measured) -> inference.Measured:
-    """Return what was measured without trials of a busy machine, if a cell has others."""
-    raw = (read_json(row.get("inference_json")) for row in quiet_rows(one.cell.ok_rows, "inference"))
-    return replace(one, raw=tuple(filter(None, raw)) or one.raw)
-
-
 def _merged(one: inference.Measured | None) -> str | None:
     if one is None or one.cell.is_base:
         return None
     if one.cannot_merge:
         return f"no: {one.cannot_merge}"
-    if one.cell.mean("merged_decoded_token_seconds") is not None:
+    if one.merges:
         return "yes"
     reason = one.reason("merge")
     return f"not measured: {reason}" if reason else None

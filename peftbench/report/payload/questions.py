@@ -3,7 +3,8 @@
 Budgets only select cells, so a question's tolerated loss needs each cell's probability of lying within it, and the
 level from which on that is enough. Both are counts of draws. A cell has at least ``count`` draws within a loss if the
 loss is at least the ``count``-th smallest of its drawn losses. So the page has, for each cell, those order statistics
-at the counts at which something that it says changes: the percent that is shown, and the levels. They are in single
+at the counts at which something that it says changes: the percent that is shown, and the levels. With very many cells
+the page has fewer of them and says that other percents are interpolated; levels are exact always. They are in single
 precision, in which ``peftbench.results.answer.losses`` compares. Numbers that decide are texts with all their digits,
 as other numbers of the page are rounded.
 """
@@ -38,6 +39,8 @@ def costs(results: Results) -> dict[str, Any]:
     each = [found.get(cell.name) for cell in results.cells]
     return {
         "no_times": notes.NO_TIMES,
+        "unknown_memory": notes.UNKNOWN_MEMORY,
+        "unknown_time": notes.UNKNOWN_TIME,
         "more_seeds": notes.MORE_SEEDS,
         "beside_tensors": notes.BESIDE_TENSORS if any(cost.reserve_bytes for cost in found.values()) else "",
         "reserve": max((cost.reserve_bytes for cost in found.values()), default=0),
@@ -72,6 +75,7 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         "refused": refused,
         "draws": draws,
         "counts": counts,
+        "exact_from": _exact_from(draws, room),
         "levels": [] if refused else [(at, _exact(_level(losses, at))) for at in LEVELS_AT],
         "enough": enough,
         "statistics": base64.b64encode(_statistics(losses, counts)).decode(),
@@ -113,6 +117,14 @@ def _counts(draws: int, room: int, levels: Iterable[int]) -> list[int]:
         places = np.unique(np.linspace(0, len(kept[-1]) - 1, left).round().astype(int))
         shown = [*(high if len(kept) > 1 else []), *(kept[-1][place] for place in places)]
     return sorted({*shown, *levels})
+
+
+def _exact_from(draws: int, room: int) -> float | None:
+    """Return the probability from which on percents are exact: 0 for all; None if all are interpolated."""
+    shown = list(_changes(draws))
+    if room >= len(shown):
+        return 0
+    return 0.5 if sum(2 * count >= draws for count in shown) + _FEWEST <= room else None
 
 
 def _enough(share: float, draws: int) -> int:

@@ -14,6 +14,7 @@ from peftbench.report.notes import comparison as notes
 from peftbench.report.notes.significance import GOOD
 from peftbench.report.tables.heads import heads_of
 from peftbench.report.tables.table import Column, Row, Table, Value
+from peftbench.results.busy_machine import is_time
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class _Quantity:
             if self.digits is not None and mean and sd is not None:
                 plain += f"±{100 * sd / mean:.0f}%"
             text = plain if self.digits is None else fmt.spread(mean, sd, 1 / unit.size, self.digits)
+            spread = cell.summary.spreads.get(self.column)
+            if spread and spread.n < len(cell.ok) and is_time(self.column):
+                text += f" (n={spread.n})"  # the others were measured on a busy machine
             return Value(text, (mean, sd), plain)
 
         return column, fill

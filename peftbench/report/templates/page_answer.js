@@ -98,6 +98,16 @@ const limitsText = () => {
   const bounds = [most === null ? "" : memoryText(most), longest === null ? "" : secondsText(longest)].filter(Boolean);
   return bounds.length ? ` trained within ${bounds.join(" and ")}` : "";
 };
+/* The judged cells of which it is not known whether they stay within a budget. */
+const unmeasured = (q, name) => [[0, NEEDS, DATA.costs.unknown_memory], [1, TIMES, DATA.costs.unknown_time]].flatMap(([which, costs, text]) => {
+  const unknown = limits()[which] === null ? [] : q.all.filter((k) => costs[q.cells[k]] === null).map(name);
+  return unknown.length ? [text.replace("{}", () => abridged(unknown, 3))] : [];
+});
+/* What is said of percents between the draws that the page has; empty if it has all that matter. */
+const interpolated = (score) => {
+  if (!score.questions || score.questions.exact_from === 0) return "";
+  return `the results have so many cells that ${score.questions.exact_from === null ? "percents" : "percents below 50"} are interpolated between draws, so that peftbench answer may say another one`;
+};
 const onTask = () => (state.task === "0" ? "" : ` on ${scoreOf().task}`);
 const WORDS = {
   "no times": (q) => [`No answer: ${DATA.costs.no_times}.`, ...q.left_out, ...q.unfinished],
@@ -118,18 +128,18 @@ const WORDS = {
     if (q.base !== null && Number(q.base) <= loss) words.push(`The untuned base model itself lies within ${pointsText(Number(state.within))} of the best.`);
     if (q.below[fits]) words.push(`The best of all, ${name(best)}, is not within the budget: the best that is, ${name(fits)}, loses ${q.below[fits]}.`);
     const unknown = good.filter((k) => peak(k) === null).map(name);
-    return [...words, ...q.left_out, unknown.length && byMemory !== null ? `Memory was not measured for ${abridged(unknown, 3)}.` : "", ...q.unfinished];
+    return [...words, ...unmeasured(q, name), ...q.left_out, unknown.length && byMemory !== null ? `Memory was not measured for ${abridged(unknown, 3)}.` : "", ...q.unfinished];
   },
   "cannot tell": (q, { allowed, loss, shown, shownWithin, rivals }, name, near) => {
     if (rivals.length) {
       const scored = abridged(rivals.map(([cell, , text]) => `${CELLS.name[cell]} (${text})`), 3);
       const verb = rivals.length === 1 ? "was not judged and" : "were not judged, and one of them";
-      return [`Cannot tell yet${onTask()}: ${scored} ${verb} may be the best.`, ...q.left_out, ...q.unfinished, rivals.some(([, , , once]) => once) ? DATA.costs.more_seeds : ""];
+      return [`Cannot tell yet${onTask()}: ${scored} ${verb} may be the best.`, ...unmeasured(q, name), ...q.left_out, ...q.unfinished, rivals.some(([, , , once]) => once) ? DATA.costs.more_seeds : ""];
     }
     const likely = allowed.map((k) => [k, chances(q, k, loss)]).sort((a, b) => b[1] - a[1] || q.scores[b[0]] - q.scores[a[0]]).slice(0, 3);
     return [`Cannot tell yet: no cell${limitsText()} is known to lie ${near} for new seeds and new examples.`,
       `Likeliest to: ${likely.map(([k, share]) => `${name(k)} (${share} %)`).join(", ")}.`,
-      shown === undefined ? "" : `Known so far: ${name(shown)} lies within ${pointsText(shownWithin)} of the best.`, ...q.left_out, ...q.unfinished];
+      shown === undefined ? "" : `Known so far: ${name(shown)} lies within ${pointsText(shownWithin)} of the best.`, ...unmeasured(q, name), ...q.left_out, ...q.unfinished];
   },
   "over budget": (q, { best, fits }, name, near) => {
     const words = [];
@@ -140,6 +150,7 @@ const WORDS = {
       const shortest = limits()[1] === null || fast === undefined ? "" : `; the shortest training takes ${secondsText(TIMES[fast])} (${CELLS.name[fast]})`;
       words.push(`No cell${limitsText()}${smallest}${shortest}.`);
     } else words.push(`No cell${limitsText()} is known to lie ${near}, ${name(best)} (${q.texts[best]}).`);
+    words.push(...unmeasured(q, name));
     if (fits !== null && q.below[fits]) words.push(`The best that is, ${name(fits)} (${q.texts[fits]}), loses ${q.below[fits]}.`, DATA.costs.beside[q.cells[fits]]);
     if (q.busy && limits()[1] !== null) words.push(q.no_times);
     return [...words, ...q.left_out, ...q.unfinished];
@@ -180,6 +191,9 @@ const answerWords = () => {
 const drawAnswer = () => {
   within = probabilities(scoreOf(), Number(state.within));
   byId("answer-words").replaceChildren(...answerWords());
+  const said = interpolated(scoreOf());
+  byId("interpolated").hidden = !said;
+  byId("interpolated").textContent = said && `Probabilities: ${said}.`;
 };
 const bindAnswer = () => {
   const task = byId("task");

@@ -8,6 +8,7 @@ const inWords = (names) => (names.length < 2 ? names.join() : `${names.slice(0, 
 /* The score of a folder that is shown: on the chosen task, or if it has none of that name its own first one. */
 const scoreIn = (folder) => EVERY[folder].scores.find((score) => score.task === scoreOf().task) ?? EVERY[folder].scores[0];
 let everyWithin = [];
+const everyInterpolated = () => EVERY.map((_, folder) => interpolated(scoreIn(folder))).find(Boolean) ?? "";
 const judgeEvery = () => { everyWithin = EVERY.map((_, folder) => probabilities(scoreIn(folder), Number(state.within))); };
 /* Another folder, with what was chosen about all of them. */
 const elsewhere = (folder, key = "") => {
@@ -27,7 +28,7 @@ const EVERY_FIELDS = [
   ...["base", "suite", "score", "within"].flatMap((name) => {
     if (name === "score") return [{ name, title: () => "score", unit: "%", tip: () => "of the task that stands above each part; in brackets the 95 % interval from its own folder",
       raw: (row) => scoreIn(row.folder).mean[row.cell], ends: (row) => ["mean", "low", "high"].map((end) => scoreIn(row.folder)[end][row.cell]), text: (row) => scoreText(scoreIn(row.folder), row.cell) }];
-    if (name === "within") return [{ name, title: () => `within ${tolerated()} of its folder's best`, unit: "%", tip: () => "probability that the cell lies within the tolerated loss of the best cell of its own folder, for new seeds and new examples",
+    if (name === "within") return [{ name, title: () => `within ${tolerated()} of its folder's best`, unit: "%", tip: () => `probability that the cell lies within the tolerated loss of the best cell of its own folder, for new seeds and new examples${everyInterpolated() && `; ${everyInterpolated()}`}`,
       raw: (row) => everyWithin[row.folder][row.cell], text: (row) => chance(everyWithin[row.folder][row.cell]) }];
     return EVERY_COLUMNS.has(name) ? [everyField(EVERY_COLUMNS.get(name))] : [];
   }),

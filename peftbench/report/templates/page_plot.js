@@ -31,7 +31,7 @@ const plot = (holder, spec) => {
 
 const cellLines = (cell) => {
   const score = scoreOf();
-  const names = [...new Set([...DEFAULT_COLUMNS, "trainable_parameters", "checkpoint_bytes", "trials"])].filter((name) => COLUMNS.has(name));
+  const names = [...new Set([...DEFAULT_COLUMNS, "trainable_parameters", "checkpoint_bytes", "trials", "timed_trials"])].filter((name) => COLUMNS.has(name) && (name !== "timed_trials" || COLUMNS.get(name).values[cell] !== null));
   return [
     CELLS.name[cell], `score ${scoreText(score, cell)} %`,
     ...(within[cell] === null ? [] : [`within ${tolerated()} points of the best: ${chance(within[cell])} %`]),

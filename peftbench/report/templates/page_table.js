@@ -1,7 +1,7 @@
 /* The table, with DataTables: sorting, filters, the choice of columns, copy and download of what is shown. */
 const SCORE_COLUMNS = [
   { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}`, raw: (cell) => scoreOf().mean[cell], ends: (cell) => ["mean", "low", "high"].map((end) => scoreOf()[end][cell]), text: (cell) => scoreText(scoreOf(), cell) },
-  { name: "within", title: () => `within ${tolerated()} of best`, unit: "%", tip: () => "probability that the cell lies within the tolerated loss of the best cell, for new seeds and new examples", raw: (cell) => within[cell], text: (cell) => chance(within[cell]) },
+  { name: "within", title: () => `within ${tolerated()} of best`, unit: "%", tip: () => `probability that the cell lies within the tolerated loss of the best cell, for new seeds and new examples${interpolated(scoreOf()) && `; ${interpolated(scoreOf())}`}`, raw: (cell) => within[cell], text: (cell) => chance(within[cell]) },
 ];
 const SPREADS = DATA.scores.flatMap((score, i) => [
   { name: `score_${i}`, title: score.task, group: "Score", definition: `${score.metric} on ${score.task}, mean over seeds`, values: score.mean, kind: "percent", unit: "%" },

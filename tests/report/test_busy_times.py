@@ -1,0 +1,76 @@
+"""Times of trials that shared the machine are in no mean, and page and tables say the same ones."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from peftbench.report import render, table
+from peftbench.report.collect import collect
+from peftbench.report.derived.answer import answer
+from peftbench.results.busy_machine import is_time
+from tests.support.page_data import PageData
+from tests.support.results_factory import make_result, store
+
+BUSY = {"train_waiting_seconds": 60.0, "inference_waiting_seconds": 60.0, "threads": 2}
+QUIET = {"train_waiting_seconds": 0.0, "inference_waiting_seconds": 0.0, "threads": 2}
+PARTLY, WHOLLY, NEVER = "lora r=8 fp32", "lora r=2 fp32", "full fp32"
+
+
+def trial(cell, seed, seconds, method="lora", **how):
+    bare, tuned = [[1.0, 1.0, 1.0]] * 2, [[1.0, seconds, seconds]] * 2
+    raw = {"prompts": 2, "seconds": {"tuned": {"1": tuned}, "bare": {"1": bare}}}
+    times = {"train_seconds": seconds, "tokens_per_second": 100 * seconds, "inference_seconds": 1, "wall_seconds": 9}
+    more = {"merged_decoded_token_seconds": 0.5, "inference_json": json.dumps(raw), "checkpoint_bytes": 1000}
+    return make_result(cell, method, seed=seed, **(times | more | how))
+
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    """Return a folder with a cell of one busy and two quiet trials, one of busy trials only, one of quiet ones."""
+    made = [trial(PARTLY, 0, 50.0, **BUSY), trial(PARTLY, 1, 10.0, **QUIET), trial(PARTLY, 2, 20.0, **QUIET)]
+    made += [trial(WHOLLY, seed, 70.0, **BUSY) for seed in range(3)]
+    made += [trial(NEVER, seed, 30.0, "full", **QUIET) for seed in range(3)]
+    return store(tmp_path_factory.mktemp("busy") / "r", *made)
+
+
+def rows(folder):
+    return {row["cell"]: row for row in csv.DictReader(io.StringIO(table(folder, "csv")))}
+
+
+def test_page_tables_and_answer_have_the_mean_of_the_trials_that_were_alone(partly, tmp_path):
+    page = PageData(render(partly, tmp_path / "p.html").read_text(encoding="utf-8"))
+    costs = answer(collect(partly)).costs
+    expected = {PARTLY: 15.0, WHOLLY: None, NEVER: 30.0}
+    for cell, seconds in expected.items():
+        assert page.column("train_seconds")[cell] == seconds
+        assert page.column("tokens_per_second")[cell] == (seconds and 100 * seconds)
+        assert page.column("decode_over_base")[cell] == (
+            seconds and pytest.approx(200**0.5 if cell == PARTLY else 30, rel=1e-4)
+        )
+        assert costs[cell].train_seconds == seconds
+        assert (costs[cell].decode is None) == (seconds is None)
+        stored = rows(partly)[cell]["train_seconds_mean"]
+        assert (float(stored) if stored else None) == seconds
+    assert page.column("timed_trials") == {PARTLY: "2 of 3", WHOLLY: "0 of 3", NEVER: None}
+    assert page.column("checkpoint_bytes")[WHOLLY] == 1000
+    assert page.column("merge")[WHOLLY] == "yes"
+
+
+def test_a_mean_says_of_how_many_trials_it_is_and_the_note_why(partly):
+    text = table(partly, "md")
+    assert "15.0 ± 7.1 (n=2)" in text
+    assert "(n=3)" not in text
+    assert "Times of 4 of 9 trials are unreliable" in text
+    assert "Means of times leave them out." in text
+
+
+def test_what_is_no_time_stays(partly):
+    cell = next(one for one in collect(partly).cells if one.name == WHOLLY)
+    assert cell.mean("train_seconds") is cell.mean("wall_seconds") is None
+    assert cell.mean("train_waiting_seconds") == 60.0
+    assert cell.mean("trainable_parameters") is not None
+    assert list(cell.trials["train_seconds"]) == [70.0] * 3, "each trial keeps what it measured"
+    assert is_time("decode_tokens_per_second", "inference")
+    assert not is_time("inference_waiting_seconds", "inference")
