@@ -116,7 +116,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
     recorded = _command(loaded.options, with_only=True)
     planned = "" if loaded.smoke else f"{recorded.replace('run', 'plan', 1)} --time"
     failed, statuses = False, dict[str, int]()
-    with sending.sender(how.results, out) as sender:
+    with sending.sender(how.results, out, how.keep_adapters) as sender:
         for stage in stages.stages(loaded, kind, folder):
             for line in () if stage.searches else default_settings.default_lines(loaded, stage.trials):
                 print(progress.wrapped(f"default: {line}"), file=out)

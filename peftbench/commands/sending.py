@@ -68,13 +68,18 @@ class Sender:
 
 
 @contextmanager
-def sender(results: Path | str | None, out: TextIO) -> Iterator[Sender]:
+def sender(results: Path | str | None, out: TextIO, adapters: bool = False) -> Iterator[Sender]:
     """Open the results folder of a run; at the end, however it comes, send what is left.
+
+    Args:
+        results: a folder or a URL.
+        out: where to print.
+        adapters: whether the run keeps adapters.
 
     Raises:
         UserError: if it is a URL that cannot be read or written.
     """
-    made = Sender(urls.working(results) if isinstance(results, str) else None, out)
+    made = Sender(urls.working(results, adapters) if isinstance(results, str) else None, out)
     ended = False
     try:
         yield made

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,11 @@ _ALMOST = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(?!/)")
 """What a URL becomes by a typing error, or as a ``Path``."""
 _STORED = re.compile(r"(search/)?((trials|steps|examples)/[^/.][^/]*\.parquet|grid\.json)")
 """The files of a results folder that commands read."""
+_LOGS, _SEARCH_LOGS, _ADAPTERS = "logs", "search/logs", "adapters"
+"""Folders of files that are sent and that no command reads at a URL."""
 _STATE = ".remote.json"
-"""In a copy: each file's size and time of change here, and its version there, when both were last the same."""
+"""In a copy: each file's size and time of change here, and its version there (null if the filesystem tells none), when
+both were last the same."""
 _CHECK = ".peftbench-write-check"
 _BUCKETS = frozenset(
     {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "ocilake", "tos", "r2", "hf"}
@@ -121,8 +124,12 @@ def nights(url: str) -> list[Path]:
     return [fetched(url)] if own or not inside else [fetched(f"{url.rstrip('/')}/{name}") for name in inside]
 
 
-def working(url: str) -> Remote:
+def working(url: str, adapters: bool = False) -> Remote:
     """Return the results folder at a URL for a run, its copy up to date.
+
+    Args:
+        url: the URL.
+        adapters: whether to fetch kept adapters too. A run that keeps adapters runs a trial again that has none.
 
     Raises:
         UserError: if it cannot be read or written.
@@ -132,16 +139,16 @@ def working(url: str) -> Remote:
         _make_parent(remote, _CHECK)
         remote.system.pipe_file(f"{remote.root}/{_CHECK}", b"")
         remote.system.rm_file(f"{remote.root}/{_CHECK}")
-    pull(remote, everything=True)
+    pull(remote, adapters)
     return remote
 
 
-def pull(remote: Remote, everything: bool = False) -> None:
+def pull(remote: Remote, adapters: bool = False) -> None:
     """Bring a copy up to date: fetch what is new there, delete what is gone there, keep what is only here.
 
     Args:
         remote: the results folder.
-        everything: whether to fetch logs and adapters too.
+        adapters: whether to fetch kept adapters too. Those here are not deleted.
 
     Raises:
         UserError: if it cannot be read.
@@ -152,7 +159,7 @@ def pull(remote: Remote, everything: bool = False) -> None:
         for attempt in range(_ATTEMPTS):
             state = _state(remote)
             try:
-                _pull(remote, state, everything)
+                _pull(remote, state, [_ADAPTERS] if adapters else [])
                 break
             except FileNotFoundError:
                 if attempt == _ATTEMPTS - 1:
@@ -161,16 +168,16 @@ def pull(remote: Remote, everything: bool = False) -> None:
                 _keep(remote, state)
 
 
-def _pull(remote: Remote, state: dict[str, list[Any]], everything: bool) -> None:
-    there, reads = _listed(remote, everything), remote.use == "read"
-    for name in [name for name in state if name not in there]:
+def _pull(remote: Remote, state: dict[str, list[Any]], folders: Collection[str]) -> None:
+    there, reads = _listed(remote, folders), remote.use == "read"
+    for name in [name for name in state if name not in there and _counts(name, folders)]:
         if state.pop(name)[0] == _here(remote, name):
             (remote.folder / name).unlink(missing_ok=True)
     for name in _written(remote, set()) - there.keys() if reads else ():
         (remote.folder / name).unlink(missing_ok=True)
     for name in sorted(there, key=_last_trials):
         here, known = _here(remote, name), state.get(name)
-        same = known == [here, there[name]]
+        same = known == [here, there[name]] and there[name] is not None
         if here is not None and (same or (not reads and (known is None or known[0] != here))):
             continue  # it has not changed there, or the one of a run has not been sent yet
         target = remote.folder / name
@@ -274,24 +281,25 @@ def _told(remote: Remote, what: str) -> Iterator[None]:
         raise UserError(f"{remote.shown} cannot be {what}: {remote_names.reason(error, remote.url)}") from error
 
 
-def _listed(remote: Remote, everything: bool) -> dict[str, str]:
+def _listed(remote: Remote, folders: Collection[str]) -> dict[str, str | None]:
     """Return the files there with their versions; none if there is no such folder."""
     remote.system.invalidate_cache()
     found: Mapping[str, Mapping[str, Any]] = remote.system.find(remote.root, detail=True)
     names = {path.removeprefix(remote.root).lstrip("/"): info for path, info in found.items()}
-    return {name: _version(info) for name, info in names.items() if _counts(name, everything)}
+    return {name: _version(info) for name, info in names.items() if _counts(name, folders)}
 
 
-def _counts(name: str, everything: bool) -> bool:
-    parts = name.split("/")
-    if any(part in ("", "..") or part.startswith(".") for part in parts):
+def _counts(name: str, folders: Collection[str]) -> bool:
+    """Return whether a file is one of the datasets or in one of these folders."""
+    if any(part in ("", "..") or part.startswith(".") for part in name.split("/")):
         return False
-    own = parts[1:] if parts[0] == "search" else parts
-    return bool(_STORED.fullmatch(name)) or (everything and own[:1] in (["logs"], ["adapters"]))
+    return bool(_STORED.fullmatch(name)) or any(name.startswith(f"{folder}/") for folder in folders)
 
 
-def _version(info: Mapping[str, Any]) -> str:
-    return f"{info.get('size')} {next((info[name] for name in _VERSIONS if info.get(name)), '')}"
+def _version(info: Mapping[str, Any]) -> str | None:
+    """Return what tells a file from one of another time; None if its filesystem tells no more than the size."""
+    told = next((info[name] for name in _VERSIONS if info.get(name)), None)
+    return None if told is None else f"{info.get('size')} {told}"
 
 
 def _written(remote: Remote, keys: set[str]) -> set[str]:
@@ -299,10 +307,10 @@ def _written(remote: Remote, keys: set[str]) -> set[str]:
     paths = [path for part in ("", "search") for path in (remote.folder / part).glob("*/*.parquet")]
     paths += [remote.folder / "grid.json", remote.folder / "search" / "grid.json"]
     for key in keys:
-        paths += [remote.folder / part / "logs" / f"{key}.log" for part in ("", "search")]
-        paths += (remote.folder / "adapters" / key).rglob("*")
+        paths += [remote.folder / logs / f"{key}.log" for logs in (_LOGS, _SEARCH_LOGS)]
+        paths += (remote.folder / _ADAPTERS / key).rglob("*")
     names = {path.relative_to(remote.folder).as_posix() for path in paths if path.is_file()}
-    return {name for name in names if _counts(name, everything=True)}
+    return {name for name in names if _counts(name, (_LOGS, _SEARCH_LOGS, _ADAPTERS))}
 
 
 def _here(remote: Remote, name: str) -> list[int] | None:

@@ -156,7 +156,7 @@ def test_a_csv_of_other_columns_is_not_replaced_and_an_earlier_export_is(folder:
         export.export(folder, "csv", tmp_path / "out")
 
 
-@pytest.mark.parametrize("inside", ["", "trials", "steps", "search"])
+@pytest.mark.parametrize("inside", ["", "trials", "steps", "search", "trials/deep", "adapters/x"])
 def test_nothing_is_exported_among_results(folder: Path, inside: str) -> None:
     (folder / "grid.json").unlink(missing_ok=True)
     with pytest.raises(UserError, match="is a results folder, or in one"):

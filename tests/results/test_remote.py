@@ -149,7 +149,7 @@ def test_two_runs_into_one_url_lose_no_trial(
     assert seeds_at(url) == list(range(6))
 
 
-def test_logs_and_adapters_of_ended_trials_go_along_and_come_back(
+def test_logs_and_adapters_of_ended_trials_go_along_and_adapters_come_back_if_asked_for(
     memory: fsspec.AbstractFileSystem, cache: Path
 ) -> None:
     here = remote.working("memory://bucket/r")
@@ -171,11 +171,20 @@ def test_logs_and_adapters_of_ended_trials_go_along_and_come_back(
     ]
     lose_the_machine(cache)
     again = remote.working("memory://bucket/r").folder
-    assert (again / "adapters/k1/deep/a.bin").read_text() == "adapters/k1/deep/a.bin"
+    assert not any((again / name).exists() for name in ("logs", "search", "adapters"))
+    remote.working("memory://bucket/r", adapters=True)
+    adapter = again / "adapters/k1/deep/a.bin"
+    assert adapter.read_text() == "adapters/k1/deep/a.bin"
+    remote.push(remote.working("memory://bucket/r"), set())
+    assert adapter.exists(), "not fetched is not deleted"
+    assert len(memory.find("memory://bucket/r")) == 3
 
 
 def test_a_name_that_leads_out_of_the_copy_is_not_fetched(memory: fsspec.AbstractFileSystem, cache: Path) -> None:
-    assert [remote._counts(name, True) for name in ("logs/../../x", "adapters//x", "../grid.json", "logs/a.log")] == [
+    assert [
+        remote._counts(name, ["logs", "adapters"])
+        for name in ("logs/../../x", "adapters//x", "../grid.json", "logs/a.log")
+    ] == [
         False,
         False,
         False,
@@ -197,6 +206,35 @@ def test_a_url_without_a_slash_does_not_become_a_folder_here(given: str | Path) 
     assert remote.named("results/x") == Path("results/x")
     assert remote.named("S3://bucket/x") == "S3://bucket/x"
     assert remote.named(None) is None
+
+
+@pytest.mark.parametrize("told", ["modify", "last_write_time", "LastModified", None])
+def test_a_grid_of_equal_size_is_fetched_whatever_a_filesystem_tells_of_a_file(
+    told: str | None, memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, find, get = "memory://bucket/r", type(memory).find, type(memory).get_file
+    run_trials(url, range(1), monkeypatch)
+    times, fetched = {}, []
+
+    def found(self, path, detail=False, **more):
+        every = {
+            name: {"size": info["size"], told: times.get(name, 1)}
+            for name, info in find(self, path, detail=True).items()
+        }
+        return every if detail else list(every)
+
+    monkeypatch.setattr(type(memory), "find", found)
+    monkeypatch.setattr(
+        type(memory), "get_file", lambda self, path, *rest: (fetched.append(path), get(self, path, *rest))
+    )
+    grid = folder.located(url) / "grid.json"
+    new = memory.cat_file(f"{url}/grid.json").replace(b"run x", b"run y")
+    memory.pipe_file(f"{url}/grid.json", new)
+    times["/bucket/r/grid.json"] = 2
+    fetched.clear()
+    folder.located(url)
+    assert grid.read_bytes() == new
+    assert len(fetched) == (4 if told is None else 1)
 
 
 def test_a_scheme_may_be_in_capitals(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,8 @@ class Written:
 
 
 _ROOM = "peftbench.report.export"
+_OWN = ("trials", "steps", "examples", "search", "logs", "adapters")
+"""Folders of a results folder."""
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "wandb": Target(f"{_ROOM}.wandb_runs", "offline runs of Weights & Biases", ("wandb",)),
@@ -68,8 +70,8 @@ def export(folder: Path, target: str, output: Path) -> Written:
     chosen = TARGETS[target]
     _check_installed(target, chosen.packages)
     inside = output.resolve()
-    within = (inside.parent / "trials").is_dir() and inside.name in ("trials", "steps", "examples", "search")
-    if (inside / "trials").is_dir() or within:
+    within = (each.name in _OWN and (each.parent / "trials").is_dir() for each in (inside, *inside.parents))
+    if (inside / "trials").is_dir() or any(within):
         raise UserError(f"{output} is a results folder, or in one: choose another folder to export to")
     from peftbench.report.export.runs import gather
 
