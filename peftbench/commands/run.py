@@ -171,11 +171,8 @@ def _run_stage(
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(f"{counts} -> {stage.folder}", file=out)
     if outcome.overhead_seconds is not None:
-        print(
-            f"overhead: {outcome.overhead_seconds:.2f} s per trial (median), for starting its process, reading data, "
-            "attaching and saving",
-            file=out,
-        )
+        what = "starting its process, reading data, attaching and saving"
+        print(progress.wrapped(f"overhead: {outcome.overhead_seconds:.2f} s per trial (median), for {what}"), file=out)
     for sentence in (*times.sentences(), *outcome.data):
         print(progress.wrapped(sentence), file=out)
     failed = [result for result in outcome.failed if result.row.status != "skipped"]  # --budget asks for skipping

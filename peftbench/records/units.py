@@ -84,6 +84,8 @@ def seconds(value: Number) -> str:
     """Return "0.52 s", "12.3 s", "4 min 05 s" or "2 h 05 min"."""
     if value is None or math.isnan(value):
         return MISSING
+    if not math.isfinite(value):
+        return f"{number(value)} s"
     if value < 120:
         return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

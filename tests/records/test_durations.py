@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.records import durations
+from peftbench.records import durations, units
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,7 @@ def test_times_are_read_as_people_write_them(given, seconds):
 def test_what_is_no_time_is_refused(given):
     with pytest.raises(UserError, match=r"--time: given .*; allowed: a time above 0 like 90s, 30min, 2h or 1h30m"):
         durations.read(given, "--time")
+
+
+def test_a_time_without_end_is_written_and_does_not_fail():
+    assert (units.seconds(float("inf")), units.seconds(float("nan"))) == ("∞ s", units.MISSING)

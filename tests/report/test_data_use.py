@@ -69,7 +69,7 @@ def test_overlap_and_its_absence_are_reported():
         "Overlap of scored and training data: 11 of 500 scored prompts of trec are training prompts word for word, "
         "1 more share 13 consecutive words with one."
     )
-    assert notes(row())[2] == "No scored prompt is a training prompt or shares 13 consecutive words with one."
+    assert notes(row())[2] == "None of 500 scored prompts is a training prompt or shares 13 consecutive words with one."
 
 
 def test_rows_that_are_older_than_the_columns_have_no_notes():

@@ -127,4 +127,6 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
             yield f"Overlap of scored and training data: {'; '.join(parts)}."
         elif found:
             words = max(each["words"] for each in found.values())
-            yield f"No scored prompt is a training prompt or shares {words} consecutive words with one."
+            scored = sum(each["examples"] for each in found.values())
+            who = f"None of {plural(scored, 'scored prompt')}"
+            yield f"{who} is a training prompt or shares {words} consecutive words with one."

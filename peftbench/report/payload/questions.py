@@ -20,7 +20,7 @@ import numpy as np
 
 from peftbench.report.collect import MEAN, Results
 from peftbench.report.derived.answer import Answer, costs_of
-from peftbench.report.names import renamer
+from peftbench.report.names import renamed
 from peftbench.report.notes import answer as notes
 from peftbench.results.answer.decision import ONE_SEED
 from peftbench.results.answer.losses import LEVELS_AT, SURE, Losses
@@ -69,7 +69,10 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
     enough = [] if refused else [_enough(thousandths / 1000, draws) for thousandths in range(FIRST, 1001)]
     counts = _counts(draws, room, enough)
     stored = results.stored_outcomes(results.tasks if found.task == MEAN else (found.task,))
-    named = renamer(results)
+
+    def named(text: str) -> str:
+        return renamed(text, found.names)
+
     return {
         "cells": [places[name] for name in losses.names],
         "refused": refused,
