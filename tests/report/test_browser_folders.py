@@ -115,8 +115,8 @@ def test_one_table_has_the_cells_of_all_folders_in_parts_best_first(folders_page
     rows = rows_of(page)
     heads = [place for place, row in enumerate(rows) if len(row) == 1]
     assert [rows[place][0].splitlines()[0] for place in heads] == [
-        "nano and tiny: score on mean over tasks",
-        "elsewhere: score on mean over tasks",
+        "nano and tiny: score on the mean over describe, compute and judge",
+        "elsewhere: score on the mean over describe, compute and judge",
     ]
     assert "train time: other machine or threads" in rows[heads[0]][0]
     assert "Apart from nano: other data." in rows[heads[1]][0]

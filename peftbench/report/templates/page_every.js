@@ -57,7 +57,9 @@ const groupWords = (group) => {
   const score = scoreIn(folders[0]);
   const apart = EVERY_COSTS.map(([name]) => name).filter((name) => TOGETHER.apart[name] && new Set(folders.map((each) => TOGETHER.apart[name][each])).size > 1);
   const costs = apart.map((name) => `${EVERY_COLUMNS.get(name).title}: ${TOGETHER.why[name]}`);
-  return { title: `${inWords(folders.map(folderName))}: score on ${score.task}`, notes: [TOGETHER.reasons[group], costs.length ? `Not the same in all of them: ${costs.join("; ")}.` : ""].filter(Boolean) };
+  const own = EVERY[folders[0]].scores.map((each) => each.task).filter((task) => task !== score.task);
+  const what = score.metric === "unweighted mean" ? `the mean over ${inWords(own)}` : score.task;
+  return { title: `${inWords(folders.map(folderName))}: score on ${what}`, notes: [TOGETHER.reasons[group], costs.length ? `Not the same in all of them: ${costs.join("; ")}.` : ""].filter(Boolean) };
 };
 
 /* The plot: a panel for all folders whose scores and whose chosen cost compare. */
