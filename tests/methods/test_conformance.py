@@ -69,10 +69,24 @@ def test_only_the_methods_own_parameters_train_in_the_precisions_dtype(name, pre
         assert sum(p.numel() for p in learner.parameters) < base.parameters
 
 
+@pytest.fixture(scope="module")
+def untuned(tiny):
+    """A function that returns the logits of the base model of a method, computed once for each precision."""
+    found = {}
+
+    def at(name, precision):
+        key = METHODS[name].trains_base, precision
+        if key not in found:
+            found[key] = logits(loaded(tiny, name, precision).model, precision, IDS)
+        return found[key]
+
+    return at
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_first_forward_equals_the_base_models_if_the_record_promises_it(name, tiny, tmp_path):
+def test_the_first_forward_equals_the_base_models_if_the_record_promises_it(name, tiny, tmp_path, untuned):
     precision = METHODS[name].default_precision
-    before = logits(loaded(tiny, name, precision).model, precision, IDS)
+    before = untuned(name, precision)
     _, learner, _ = attached(tiny, name, precision, tmp_path)
     same = torch.allclose(logits(learner.model, precision, IDS), before, atol=1e-5)
     promised = METHODS[name].identity_at_init
@@ -94,7 +108,7 @@ def test_two_steps_change_every_trainable_tensor_and_no_frozen_one(name, precisi
 
 
 @pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_the_saved_adapter_loads_back_to_the_same_logits(name, precision, tiny, tmp_path):
+def test_the_saved_adapter_loads_back_to_the_same_logits(name, precision, tiny, tmp_path, untuned):
     _, learner, plan = attached(tiny, name, precision, tmp_path)
     loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
     method = METHODS[name]
@@ -102,8 +116,7 @@ def test_the_saved_adapter_loads_back_to_the_same_logits(name, precision, tiny, 
     assert list((tmp_path / "saved").glob("*.safetensors"))
     again = resolve(method.load)(loaded(tiny, name, precision).model, tmp_path / "saved")
     expected, found = logits(learner.model, precision, IDS), logits(again, precision, IDS)
-    start = logits(loaded(tiny, name, precision).model, precision, IDS)
-    assert not torch.equal(expected, start)
+    assert not torch.equal(expected, untuned(name, precision))
     torch.testing.assert_close(found, expected, atol=1e-5 if precision == "fp32" else 2e-2, rtol=1e-3)
 
 
@@ -168,9 +181,9 @@ def test_generated_answers_equal_those_decoded_step_by_step(name, tiny, tmp_path
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if METHODS[name].switch_off])
-def test_a_method_that_is_switched_off_leaves_the_base_bit_for_bit(name, tiny, tmp_path):
+def test_a_method_that_is_switched_off_leaves_the_base_bit_for_bit(name, tiny, tmp_path, untuned):
     precision = METHODS[name].default_precision
-    before = logits(loaded(tiny, name, precision).model, precision, IDS)
+    before = untuned(name, precision)
     _, learner, plan = attached(tiny, name, precision, tmp_path)
     loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
     tuned = logits(learner.model, precision, IDS)

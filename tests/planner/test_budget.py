@@ -186,7 +186,7 @@ def test_the_peak_is_found_where_a_mask_or_virtual_tokens_decide(name, sizes, st
     assert predicted == pytest.approx(true, rel=2e-3)
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_the_peak_of_accumulated_steps_is_found_in_a_pass_during_which_gradients_exist(name, tiny, tmp_path):
     plan = accumulated((5, 6, 5, 6), (80, 20, 20, 20), (20, 20, 20, 79))
     training = {"micro_batch_size": 1, "sequence_length": 96}

@@ -183,10 +183,11 @@ def _timed(
     refused = []
     for cell in cells:
         rows = old.ok(cell), new.ok(cell)
-        values = [_measured(quantity, list(side.to_dict("records"))) for side in rows]
+        records = old.records(cell), new.records(cell)
+        values = [_measured(quantity, side) for side in records]
         if not any(values):
             continue
-        sides = [timed(side, phase)[0] for side in rows]
+        sides = [timed(side, phase)[0] for side in records]
         counting = [_measured(quantity, side) for side in sides]
         why = None if all(values) else _measured_by_one((values[0], values[1]))
         why = why or other_machine(*rows) or differing(*rows, quantity.same)

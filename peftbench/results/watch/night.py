@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,10 +56,21 @@ class Night:
             (str(base), str(cell)): rows for (base, cell), rows in self.trials.groupby(["base", "cell"], sort=False)
         }
 
+    @cached_property
+    def _ok(self) -> Mapping[Cell, pd.DataFrame]:
+        return {cell: rows[rows["status"] == "ok"] for cell, rows in self.cells.items()}
+
+    @cached_property
+    def _records(self) -> Mapping[Cell, Rows]:
+        return {cell: rows.to_dict("records") for cell, rows in self._ok.items()}  # type: ignore[misc]
+
     def ok(self, cell: Cell) -> pd.DataFrame:
         """Return the ``ok`` rows of a cell."""
-        rows = self.cells[cell]
-        return rows[rows["status"] == "ok"]
+        return self._ok[cell]
+
+    def records(self, cell: Cell) -> Rows:
+        """Return the ``ok`` rows of a cell, each by its columns."""
+        return self._records[cell]
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
@@ -184,18 +195,12 @@ def void(row: Mapping[str, Any], phase: Measured = "train") -> str | None:
     return "other processes used the GPU" if is_number(others) and others > 0 else None  # type: ignore[operator]
 
 
-def timed(rows: pd.DataFrame, phase: Measured = "train") -> tuple[Rows, Rows]:
+def timed(rows: Rows, phase: Measured = "train") -> tuple[Rows, Rows]:
     """Return ``ok`` rows whose times count, and those whose times are void."""
     found: tuple[Rows, Rows] = ([], [])
-    for row in _records(rows):
+    for row in rows:
         found[void(row, phase) is not None].append(row)
     return found
-
-
-def _records(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    ok = rows[rows["status"] == "ok"]
-    for record in ok.to_dict("records"):
-        yield {str(name): value for name, value in record.items()}
 
 
 def seed_of(row: Mapping[str, Any]) -> int | None:
