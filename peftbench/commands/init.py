@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,7 +107,7 @@ def init(how: InitOptions) -> int:
     _say("scored", *_of_scored(made, inputs))
     for line in (*found.found.unsure, *facts.unknown, *timed.unknown):
         _say("not known", line)
-    _write(replace(made, head=_head(how)), how)
+    _loaded(replace(made, head=_head(how)), how, keep=True)
     _say("wrote", f"{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")
     return 0
 
@@ -161,14 +160,13 @@ def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> tupl
     from peftbench.commands.first_suite import choose, described
     from peftbench.tasks import read
 
-    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as folder:
-        (task,) = _loaded(first, Path(folder), how).tasks
+    (task,) = _loaded(first, how).tasks
+    train, test = read.reading(task, "train"), read.reading(task, "test")
+    all_read = test.examples if found.test else [*train.examples, *test.examples]
+    if task.kind == "generation" and not task.several_references and described.repeated_prompts(all_read):
+        first = choose.merging_prompts(first)
+        (task,) = _loaded(first, how).tasks
         train, test = read.reading(task, "train"), read.reading(task, "test")
-        all_read = test.examples if found.test else [*train.examples, *test.examples]
-        if task.kind == "generation" and not task.several_references and described.repeated_prompts(all_read):
-            first = choose.merging_prompts(first)
-            (task,) = _loaded(first, Path(folder), how).tasks
-            train, test = read.reading(task, "train"), read.reading(task, "test")
     if not train.examples or not test.examples:
         raise UserError(f"{how.train}: too few records to train on some and score others")
     more = (n for n in train.notes if not any(known in n for known in found.notes))
@@ -176,22 +174,24 @@ def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> tupl
     return _Inputs(facts, found, task, train.examples, test.examples, tuple(notes)), first
 
 
-def _loaded(draft: Draft, folder: Path, how: InitOptions) -> Suite:
-    """Return the suite that a draft's text is, as if it stood beside the output file."""
+def _loaded(draft: Draft, how: InitOptions, keep: bool = False) -> Suite:
+    """Return the suite that a draft's text is in its place, and keep it there if asked to and it can be loaded."""
     from peftbench import suite
     from peftbench.commands.first_suite.draft import text
-    from peftbench.models.builtin import BASES
 
-    made = folder / "suite.yaml"
-    block = dict(draft.block)
-    for key in ("train", "test"):
-        if key in block:
-            block[key] = os.path.abspath(how.output.parent / block[key])
-    base = draft.base
-    if base not in BASES and (how.output.parent / base).is_dir():
-        base = os.path.abspath(how.output.parent / base)
-    made.write_text(text(replace(draft, block=block, base=base)), encoding="utf-8")
-    return suite.load(made)
+    made = how.output.with_name(f".{how.output.name}.{os.getpid()}.yaml")
+    try:
+        made.write_text(text(draft), encoding="utf-8")
+        loaded = suite.load(made)
+        if keep:
+            made.replace(how.output)
+    except OSError as error:
+        raise UserError(f"--output: {how.output} cannot be written: {error.strerror}") from None
+    except UserError as error:
+        raise UserError(str(error).replace(made.name, how.output.name)) from None
+    finally:
+        made.unlink(missing_ok=True)
+    return loaded
 
 
 def _tokens(inputs: _Inputs) -> Tokens | None:
@@ -278,9 +278,8 @@ def _trials(draft: Draft, how: InitOptions, kind: str) -> Sequence[Trial]:
     from peftbench.models import here
     from peftbench.suite import expand
 
-    with tempfile.TemporaryDirectory(dir=how.output.parent, prefix=".peftbench-init-") as scratch:
-        loaded = _loaded(draft, Path(scratch), how)
-        return expand(selection.complete(loaded, io.StringIO(), here.folder, False).suite, kind)
+    loaded = _loaded(draft, how)
+    return expand(selection.complete(loaded, io.StringIO(), here.folder, False).suite, kind)
 
 
 def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None) -> Timed:
@@ -320,19 +319,3 @@ def _head(how: InitOptions) -> tuple[str, ...]:
         f"Written by peftbench {__version__}: {shlex.join(words)}",
         f"peftbench plan {name} checks it, peftbench run {name} runs it. Every key: docs/suite.md",
     )
-
-
-def _write(draft: Draft, how: InitOptions) -> None:
-    """Write the suite whole or not at all, after it was loaded as a suite."""
-    from peftbench import suite
-    from peftbench.commands.first_suite.draft import text
-
-    made = how.output.with_name(f".{how.output.name}.{os.getpid()}.yaml")
-    try:
-        made.write_text(text(draft), encoding="utf-8")
-        suite.load(made)
-        made.replace(how.output)
-    except OSError as error:
-        raise UserError(f"--output: {how.output} cannot be written: {error.strerror}") from None
-    finally:
-        made.unlink(missing_ok=True)

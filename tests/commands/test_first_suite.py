@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -228,3 +229,21 @@ def test_the_passes_of_a_suite_with_a_search_are_over_what_is_left_to_train_on()
     assert 0 < left < 1000
     assert found.comments["steps"].endswith(f"over {left:,} training examples")
     assert found.comments["seeds"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("work/tiny", "./tiny"),
+        ("work/nano", "./nano"),
+        ("work", "./."),
+        (".", "./.."),
+        ("tiny", "../tiny"),
+        ("../tiny", None),
+        ("work/~root", "./~root"),
+    ],
+)
+def test_a_path_in_a_suite_cannot_be_read_as_a_name(path, named, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert choose.path_in(Path("work"), Path(path)) == (named or str(tmp_path / "tiny"))

@@ -189,17 +189,52 @@ def test_the_recorded_command_writes_the_same_file(place, init):
     assert words[words.index("-o") + 1] == "mine.yaml"
 
 
-def test_a_folder_of_the_name_of_a_built_in_base_is_not_that_base(place):
-    from peftbench.commands.first_suite.draft import Draft, MethodLine
-    from peftbench.commands.init import InitOptions, _loaded
+PLACES = [
+    ("work/org/tiny", "work/s.yaml", "./org/tiny", "../colours.csv"),
+    ("tiny", "work/org/s.yaml", None, None),
+    ("work", "work/s.yaml", "./.", "../colours.csv"),
+    ("./nano", "s.yaml", "./nano", "colours.csv"),
+]
 
+
+@pytest.mark.parametrize(("base", "output", "written", "train"), PLACES)
+def test_plan_loads_the_base_and_the_files_that_init_was_given(
+    base, output, written, train, place, tiny, init, monkeypatch, capsys
+):
+    folder = place / base
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in tiny.iterdir():
+        (folder / file.name).symlink_to(file)
+    (place / "work/org").mkdir(parents=True, exist_ok=True)
+    (place / "other").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    measured = []
+    monkeypatch.setattr(
+        pilot, "measure", lambda trials, *_: measured.extend(trials) or {pilot.shape(trial): KNOWN for trial in trials}
+    )
+    argv = ["--train", "colours.csv", "--test", "./colours.csv", "--time", "10h", "-o", output]
+    code, _, err = init(*argv, base=base)
+    assert code == 0, err
+    text = (place / output).read_text()
+    for key, value in (("base", written), ("    train", train), ("    test", train)):
+        assert value is None or f"\n{key}: {value}\n" in text.replace('"', ""), key
+    for here in (place, place / "other"):
+        monkeypatch.chdir(here)
+        made = suite.load(place / output)
+        assert Path(made.base.source).samefile(folder)
+        assert {Path(file) for file in made.tasks[0].files.values()} == {place / "colours.csv"}
+    monkeypatch.chdir(place)
+    assert cli.main(["plan", output]) == 0
+    printed = capsys.readouterr()
+    assert "hub" not in printed.out + printed.err
+    assert not [name for name in os.listdir((place / output).parent) if name.startswith(".")]
+    assert {trial.base for trial in measured} == {made.base}, "run finds the pilots again"
+
+
+def test_a_folder_of_the_name_of_a_built_in_base_is_not_that_base(place, init):
     (place / "nano").mkdir()
-    (place / "checked").mkdir()
-    block = {"kind": "choice", "train": "words.csv", "prompt": "{{ text }}", "target": "{{ label }}"}
-    block |= {"choices": ["odd", "even"], "test_fraction": 0.5}
-    draft = Draft("d", "nano", "words", block, (MethodLine("base"),))
-    found = _loaded(draft, place / "checked", InitOptions("nano", Path("words.csv")))
-    assert found.base.source == "nano"
+    assert init("--train", "colours.csv", base="nano")[0] == 0
+    assert suite.load("suite.yaml").base.source == "nano"
 
 
 def test_a_file_is_not_overwritten_without_force(place, init):

@@ -49,10 +49,21 @@ class Tokens:
 
 
 def path_in(folder: Path, path: Path) -> str:
-    """Return a path as a file in a folder names it: relative if that stays short, else absolute."""
+    """Return a path as a file in a folder names it: relative if that stays short, else absolute.
+
+    It begins with ``./``, ``../`` or ``/``, since a base's name without them is a built-in base's, or a hub id.
+    """
     whole = os.path.abspath(path)
     relative = os.path.relpath(whole, os.path.abspath(folder))
-    return whole if relative.startswith("../..") else relative
+    if relative.startswith("../.."):
+        return whole
+    return relative if relative.startswith("../") else f"./{relative}"
+
+
+def _file_in(folder: Path, path: Path) -> str:
+    """Return the same without ``./``, which a file's name needs only before ``~``."""
+    found = path_in(folder, path)
+    return found if found.startswith("./~") else found.removeprefix("./")
 
 
 def started(facts: BaseFacts, data: Data, folder: Path, given: Given) -> Draft:
@@ -69,10 +80,10 @@ def started(facts: BaseFacts, data: Data, folder: Path, given: Given) -> Draft:
     for key in ("template", "kind"):
         if key in found:
             block[key] = found.pop(key)
-    block["train"] = path_in(folder, data.train)
+    block["train"] = _file_in(folder, data.train)
     comments = {"kind": data.found.why, "template": data.found.why}
     if data.test is not None:
-        block["test"] = path_in(folder, data.test)
+        block["test"] = _file_in(folder, data.test)
     else:
         block["test_fraction"] = _share(_TEST_SHARE, _TEST_RECORDS, data.records)
         comments["test_fraction"] = "a seeded draw; give test: FILE in its place if there is one"

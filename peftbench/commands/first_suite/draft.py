@@ -11,7 +11,7 @@ from typing import Any
 
 from peftbench.commands.first_suite.given import NOTHING_GIVEN, Given
 
-_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
+_PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z][A-Za-z0-9_./-]*")
 _RESERVED = ("true", "false", "null", "yes", "no", "on", "off", "y", "n", "none")
 _WIDTH = 118
 _COMMENT_FROM = 34
