@@ -3,11 +3,11 @@
 The speed of one machine differs from night to night, and drifts within a night, by more than a method changes. So the
 change of a trial's speed, d = log(new / old) of the same cell and seed, is taken apart:
 
-- **what all cells did together**, in each round of seeds the median of d over the cells: the machine, or a change that
-  all cells share. Which of the two, a clock of the machine tells, which each trial measures: a fixed reference step
+- **what all cells did together**, the median of d over all trials: the machine, or a change that all cells share. Which
+  of the two, a clock of the machine tells, which each trial measures: a fixed reference step
   (``reference_step_seconds``), else a matrix product (``device_flops_per_second``). A change that all cells share is
-  what is left after the clock's change is subtracted. Steps and clock disagree from night to night by ``REFERENCE_SD``
-  or ``CLOCK_SD``; without a clock, the machine itself varies by ``Watch.machine_percent``.
+  what is left after the clock's change is subtracted from each trial's. Steps and clock disagree from night to night by
+  ``REFERENCE_SD`` or ``CLOCK_SD``; without a clock, the machine itself varies by ``Watch.machine_percent``.
 - **what a cell did against the others**, the mean over seeds of d minus that median. Its standard error is the largest
   of three: from the trials' spread pooled over cells, from the cell's own spread moderated by the pooled one (Smyth
   2004), and from the spread of the cells among each other, which is noise if fewer than half of them have changed.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from peftbench.results.crossed_effects.student import LEVEL
@@ -62,13 +62,17 @@ class _Clock:
     name: str
     sd: float
     """Of a step's speed relative to it, from night to night, as a logarithm."""
-    moves: Callable[[Timed], Moves | None]
-    """How much it changed beside a cell's trials."""
+    sides: Callable[[Timed], tuple[Logs, Logs]]
+    """Its speed on both sides."""
+
+    def moves(self, one: Timed) -> Moves | None:
+        """Return how much it changed beside a cell's trials."""
+        return noise.moves(*map(_logs, self.sides(one)))
 
 
 _CLOCKS = (
-    _Clock("reference step", REFERENCE_SD, lambda one: noise.moves(_logs(one.old_reference), _logs(one.new_reference))),
-    _Clock("matrix product", CLOCK_SD, lambda one: noise.moves(_logs(one.old_clock), _logs(one.new_clock))),
+    _Clock("reference step", REFERENCE_SD, lambda one: (one.old_reference, one.new_reference)),
+    _Clock("matrix product", CLOCK_SD, lambda one: (one.old_clock, one.new_clock)),
 )
 """The best one first."""
 
@@ -78,7 +82,7 @@ class Together:
     """What all cells did together, as logarithms of ratios."""
 
     change: float
-    """Median over the cells of their change of speed."""
+    """Median over the trials of their change of speed."""
     clock: float | None
     """Median change of the machine's clock; None if it has none."""
     clock_name: str
@@ -167,20 +171,46 @@ def _moves(one: Timed) -> Moves | None:
 
 
 def _together(cells: Mapping[Cell, Timed], machine: float) -> Together:
-    """Return what all cells did together, and how far that is uncertain."""
-    whole = {cell: found.change for cell, one in cells.items() if (found := _moves(one))}
-    change = statistics.median(whole.values())
+    """Return what all cells did together, and how far that is uncertain.
+
+    It is the median over trials, not over the cells' means: another process disturbs some trials by far more than the
+    others, and the clock is read beside a trial's steps, not within them.
+    """
+    whole = {cell: found for cell, one in cells.items() if (found := _differences(one.old, one.new))}
+    change = _median(whole.values())
     for clock in _CLOCKS:
-        moved = {cell: found.change for cell in whole if (found := clock.moves(cells[cell]))}
-        if len(moved) >= FEWEST_CELLS:
-            rest = {cell: whole[cell] - moved[cell] for cell in moved}
-            explained = change - statistics.median(rest.values())
-            return Together(change, explained, clock.name, _with_spread(list(rest.values()), clock.sd))
-    return Together(change, None, "", _with_spread(list(whole.values()), machine))
+        moved = {cell: found for cell in whole if (found := _differences(*clock.sides(cells[cell])))}
+        both = {cell: _less(whole[cell], found) for cell, found in moved.items()}
+        rest = {cell: found for cell, found in both.items() if found}
+        if len(rest) >= FEWEST_CELLS:
+            explained = change - _median(rest.values())
+            return Together(change, explained, clock.name, _with_spread(_all(rest.values()), clock.sd))
+    return Together(change, None, "", _with_spread(_all(whole.values()), machine))
+
+
+def _differences(old: Logs, new: Logs) -> dict[Seed, float]:
+    """Return the change of each seed's logarithm; without a common seed that of the means, as of no seed."""
+    one, other = _logs(old), _logs(new)
+    both = {seed: other[seed] - one[seed] for seed in one if seed in other}
+    if both or not one or not other:
+        return both
+    return {None: statistics.fmean(other.values()) - statistics.fmean(one.values())}
+
+
+def _less(whole: Mapping[Seed, float], clock: Mapping[Seed, float]) -> dict[Seed, float]:
+    return {seed: change - clock[seed] for seed, change in whole.items() if seed in clock}
+
+
+def _all(found: Iterable[Mapping[Seed, float]]) -> list[float]:
+    return [change for each in found for change in each.values()]
+
+
+def _median(found: Iterable[Mapping[Seed, float]]) -> float:
+    return statistics.median(_all(found))
 
 
 def _with_spread(changes: list[float], nights: float) -> Error:
-    """Return the error of a median over cells that also varies from night to night."""
+    """Return the error of a median over trials that also varies from night to night."""
     spread = noise.spread_over_cells(changes)
     of_median = math.sqrt(math.pi / 2) * spread.value / math.sqrt(len(changes)) if spread else 0.0
     return Error(math.hypot(of_median, nights), math.inf)
