@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,10 @@ def places(given: str | os.PathLike[str]) -> list[Path]:
 def _number(last: str | None) -> int | None:
     if last is None:
         return None
-    if not last.isascii() or not last.isdigit() or not 0 < int(last) < 1_000_000:
-        raise UserError(f"--last {last}: expected a number of nights from 1 on")
-    return int(last)
+    plain = re.fullmatch("0*([1-9][0-9]{0,5})", last)
+    if plain is None:
+        raise UserError(f"--last {last[:60]}: expected a number of nights from 1 on")
+    return int(plain[1])
 
 
 SOURCES = ("hf-method-comparison",)

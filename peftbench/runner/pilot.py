@@ -87,7 +87,8 @@ def measure(
     Args:
         trials: the trials of a grid that can run.
         observe: called with each pilot's trial and result.
-        within: seconds for all pilots together; those for which nothing is left have the problem ``NO_TIME``.
+        within: seconds for all pilots together, after the libraries are loaded; those for which nothing is left have
+            the problem ``NO_TIME``.
 
     Returns:
         Shape -> what it took.
@@ -102,24 +103,38 @@ def measure(
     counts = Counter(names)
     first = dict(zip(reversed(names), reversed(cells.values()), strict=True))
     found: dict[str, Measured] = {}
+    if within < math.inf:
+        local.load_libraries()
     ends, took = time.monotonic() + within, list[float]()
     with tempfile.TemporaryDirectory(prefix="peftbench-pilot-") as folder:
         for name in dict.fromkeys(names):
-            trial, began = first[name], time.monotonic()
+            trial = first[name]
             usual = LONGEST if counts[name] == 1 else SHARED
-            left = max(0.0, round(ends - began, 1)) if within < math.inf else math.inf
-            if left < min(usual, statistics.median(took or [_SHORTEST])):
+            least = min(usual, statistics.median(took or [_SHORTEST]))
+            job = _prepared(_shortened(trial, usual), Path(folder) / name) if _left(ends) >= least else None
+            left = _left(ends)  # preparing reads data and the base, which takes a while
+            if job is None or left < least:
                 found[name] = Measured(problem=NO_TIME)
                 continue
-            pilot = _shortened(trial, min(usual, left))
-            (job,) = prepare.prepare([pilot], Path(folder) / name, 1, "", None, prepare.Options()).jobs
+            job = replace(job, trial=replace(job.trial, timeout_seconds=min(left, job.trial.timeout_seconds or left)))
+            began = time.monotonic()
             result, steps = _run(job)
             over = result.row.status == Status.TIMEOUT
             took += [] if over else [result.row.wall_seconds or time.monotonic() - began]
-            stopped = over and pilot.timeout_seconds == left
+            stopped = over and job.trial.timeout_seconds == left
             found[name] = Measured(problem=NO_TIME) if stopped else _of(job, result, steps)
             observe(trial, result)
     return found
+
+
+def _left(ends: float) -> float:
+    """Return the seconds until a moment."""
+    return max(0.0, round(ends - time.monotonic(), 1)) if ends < math.inf else math.inf
+
+
+def _prepared(trial: Trial, folder: Path) -> Job:
+    (job,) = prepare.prepare([trial], folder, 1, "", None, prepare.Options()).jobs
+    return job
 
 
 def with_candidates(

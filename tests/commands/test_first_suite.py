@@ -189,9 +189,9 @@ def test_overlap_is_said_as_a_run_counts_it():
 def test_test_examples_that_repeat_a_prompt_are_counted():
     one = Example("one", "a")
     assert list(described.of_repeated_tests([one, Example("two", "a")])) == []
-    repeats = ["1 example repeats the prompt of another one, and both are scored"]
+    repeats = ["1 example repeats the prompt of another one, and both count"]
     assert list(described.of_repeated_tests([one, Example("one", "b")])) == repeats
-    several = ["2 examples repeat the prompts of others, and all are scored"]
+    several = ["2 examples repeat the prompts of others, and all count"]
     assert list(described.of_repeated_tests([one] * 3)) == several
     texts = [Example("", "text"), Example("", "other")]
     assert described.repeated_prompts(texts) == 0, "texts have no prompts"
@@ -229,6 +229,18 @@ def test_the_passes_of_a_suite_with_a_search_are_over_what_is_left_to_train_on()
     assert 0 < left < 1000
     assert found.comments["steps"].endswith(f"over {left:,} training examples")
     assert found.comments["seeds"] == "kept"
+    both = choose.with_search(replace(draft, block={"test_fraction": 0.2}), 80)
+    assert both.comments["steps"] == "29 passes over 56 training examples"
+
+
+def test_of_a_text_without_a_prompt_it_is_not_said_that_the_prompt_is_cut():
+    lengths = _lengths([0] * 100, [90] * 99 + [300])
+    text = replace(GENERATION, block={"kind": "language_modelling"})
+    _, lines = choose.with_lengths(text, choose.Tokens(lengths, lengths), 512)
+    assert lines == [
+        "sequence_length 96: 99 % of the training examples have at most 90 tokens",
+        "1 of 100 is longer and loses its start",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftbench import cli, suite
-from peftbench.commands.first_suite import data, fitting
+from peftbench.commands.first_suite import data, fitting, given
 from peftbench.errors import UserError
 from peftbench.models import find
 from peftbench.planner.records import Forecast, Prediction
@@ -155,6 +155,14 @@ BAD = [
     (["--train", "colours.csv", "--methods", "peft"], ["peft needs the name of a tuner"]),
     (["--train", "colours.csv", "--seeds", "many"], ["--seeds: given 'many'; allowed: how many (3 for 0, 1, 2)"]),
     (["--train", "colours.csv", "--seeds", "0"], ["--seeds: given '0'; allowed: 1 to 10000 seeds"]),
+    (
+        ["--train", "colours.csv", "--seeds", "0,0"],
+        ["--seeds: given '0,0'; allowed: different seeds, each from 0 to 2^32"],
+    ),
+    (
+        ["--train", "colours.csv", "--seeds", "4294967296,1"],
+        ["--seeds: given '4294967296,1'; allowed: different seeds"],
+    ),
     (["--train", "colours.csv", "--limit", "-1"], ["--limit: given '-1'; allowed: a number of scored examples"]),
     (["--train", "colours.csv", "--limit", "1e3"], ["--limit: given '1e3'; allowed: a number of scored examples"]),
     (["--train", "colours.csv", "-o", "nowhere/suite.yaml"], ["--output: there is no folder nowhere"]),
@@ -172,6 +180,13 @@ def test_bad_input_is_one_message_and_nothing_is_written(place, init, argv, part
         assert part in err
     assert "Traceback" not in err
     assert sorted(os.listdir(place)) == before
+
+
+def test_a_number_of_scored_examples_may_have_zeros_before_it_but_not_too_many_digits():
+    assert given.read(None, None, "0" * 5000 + "2_0").limit == 20
+    for wrong in ("1" + "0" * 15, "1" + "0" * 5000, "0", "٣"):
+        with pytest.raises(UserError, match=r"--limit: given '.{1,60}'; allowed"):
+            given.read(None, None, wrong)
 
 
 def test_a_folder_that_is_no_base_is_refused(place, init):

@@ -125,6 +125,9 @@ def test_what_the_user_has_fixed_stays(timed):
     assert (made.seeds, made.block["limit"]) == (3, 400)
     assert [line.name for line in made.methods] == list(NAMES)
     assert lines[0].startswith("takes at least about 28.0 s, more than --time 5.00 s")
+    assert lines[1].startswith("20 steps in place of 400; with all, --time would have to be about ")
+    assert lines[2].startswith("learning rates are untuned"), "without a method not even set-up fits"
+    assert made.comments["steps"] == "the fewest that are worth it, in place of 400"
 
 
 def test_methods_that_there_was_no_time_to_measure_take_as_long_as_the_slowest(timed):
@@ -142,19 +145,28 @@ def test_if_nothing_was_measured_the_smallest_suite_is_written(timed):
     assert (made.seeds, made.steps, [line.name for line in made.methods]) == (1, 20, ["base", "full", "lora"])
     why = "no method could be measured in 1.00 s, so this is the smallest suite"
     assert text(made).startswith(f"# How long it takes is not known: {why}.\n")
-    assert (lines, unknown) == ([], [])
+    assert (lines, unknown, made.block["limit"]) == ([], [], 100)
     kept, _, _ = timed(5, plain=UNMEASURED, fixed=given.read("full,lora,adapter", "2", None))
     assert (kept.seeds, [line.name for line in kept.methods]) == (2, list(NAMES))
 
 
-@pytest.mark.parametrize(("limit", "said"), [(100, "20.0 s (20% of --time)"), (36_000, "4 min 00 s\n")])
+def test_if_every_method_failed_nothing_is_said_of_too_little_time(timed):
+    failed = Measured(problem="error in phase load: no")
+    made, _, unknown = timed(5, plain=failed, base=UNMEASURED)
+    assert (made.warning, made.seeds, made.steps) == ("", 3, 400)
+    assert "the time of lora r=8 fp32: error in phase load: no" in unknown
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [(100, "20.0 s (20% of --time), beside loading the lib"), (36_000, "4 min 00 s, beside loading")]
+)
 def test_it_is_said_before_how_long_measuring_takes(timed, capsys, limit, said):
     _, _, unknown = timed(limit, waited=0.5)
     assert any("other programs took 25% of the CPU time of the measured steps" in line for line in unknown)
     assert f"measuring a few steps and scored examples of 4 cells: at most {said}" in capsys.readouterr().err
 
 
-def test_pilots_that_were_stopped_give_at_least_their_time(timed):
+def test_pilots_that_were_stopped_give_at_least_their_time(timed, monkeypatch):
     stopped = Measured(problem="the pilot reached its limit in phase evaluate (stopped after 60 s)")
     made, lines, unknown = timed(480, status="timeout", plain=stopped)
     assert (made.steps, made.seeds, lines) == (20, 1, [])
@@ -162,6 +174,11 @@ def test_pilots_that_were_stopped_give_at_least_their_time(timed):
     assert unknown[-1] == "a suite that fits 8 min 00 s: their 10 trials take at least 10 min 00 s"
     _, _, unknown = timed(3600, status="timeout", plain=stopped)
     assert "whether 60 min 00 s are enough, as the time of 4 cells is not known" in unknown
+    monkeypatch.setattr(pilot, "shape", lambda trial: "base" if trial.method == "base" else "shared")
+    _, _, unknown = timed(300, status="timeout", plain=stopped)
+    assert unknown[-1] == "a suite that fits 5 min 00 s: their 10 trials take at least 5 min 30 s", (
+        "30 s is their limit"
+    )
 
 
 @pytest.fixture
@@ -169,6 +186,7 @@ def clock(monkeypatch):
     """A clock that pilots move on: each takes what is given, or is stopped when its time is over."""
     now = [100.0]
     monkeypatch.setattr(pilot.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pilot.local, "load_libraries", lambda: None)
     ran = []
 
     def install(seconds):
@@ -197,6 +215,21 @@ def test_measuring_never_takes_more_than_its_share(trials, clock):
     assert told == [("base", "ok"), ("full", "ok"), ("lora", "timeout")]
     pilot.store(found)
     assert len(pilot.stored()) == 2, "what was not measured is not kept"
+
+
+def test_preparing_counts_and_loading_libraries_does_not(trials, clock, monkeypatch):
+    ran, now = clock({"base": 2.0, "full": 30.0, "lora": 1.0, "adapter": 1.0})
+    prepared = pilot.prepare.prepare
+
+    def slow(*given):
+        now[0] += 4.0
+        return prepared(*given)
+
+    monkeypatch.setattr(pilot.prepare, "prepare", slow)
+    monkeypatch.setattr(pilot.local, "load_libraries", lambda: now.__setitem__(0, 200.0))
+    pilot.measure(trials, lambda *_: None, 20.0)
+    assert ran == [("base", 16.0), ("full", 10.0)]
+    assert now[0] - 200.0 <= 20.0
 
 
 def test_a_pilot_that_would_hardly_end_in_what_is_left_is_not_begun(trials, clock):

@@ -152,8 +152,8 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     why = [f"{_PERCENT} % of the training examples have at most {percentile:,} tokens"]
     why += [left] if room < percentile else []
     measured = " measured ones" if len(wholes) < tokens.train.examples else ""
-    cut = f"{longer:,} of {len(wholes):,}{measured} {_verb(longer, 'is longer and loses', 'are longer and lose')} the"
-    why += [f"{cut} start of the prompt" if longer else "none is longer"]
+    cut = _verb(longer, "is longer and loses its start", "are longer and lose their start")
+    why += [f"{longer:,} of {len(wholes):,}{measured} {cut}" if longer else "none is longer"]
     said = [f"sequence_length {length:,}: {why[0]}", *why[1:]]
     comments = {**draft.comments, "sequence_length": f"tokens; {'; '.join(why)}"}
     block = dict(draft.block)
@@ -268,9 +268,15 @@ def limited(draft: Draft, most: int) -> Draft:
 
 
 def with_search(draft: Draft, records: int) -> Draft:
-    """Return a draft that searches each method's learning rate, on a part of the training data."""
+    """Return a draft that searches each method's learning rate, on a part of the training data.
+
+    Args:
+        draft: the draft.
+        records: number of records of the training file.
+    """
     share = _share(_VALIDATION_SHARE, _VALIDATION_RECORDS, records)
-    left = records - round(share * records)
+    parts = [share, float(draft.block.get("test_fraction", 0.0))]
+    left = records - sum(max(1, round(part * records)) for part in parts if part)
     comments = {
         **draft.comments,
         "steps": _passes(draft.steps or 0, left),

@@ -59,13 +59,13 @@ def repeated_prompts(examples: Sequence[Example]) -> int:
 
 
 def of_repeated_tests(scored: Sequence[Example]) -> Iterator[str]:
-    """Yield a sentence about scored examples that repeat a prompt."""
+    """Yield a sentence about test examples that repeat a prompt."""
     count = repeated_prompts(scored)
     if count:
         each = _verb(
-            count, "repeats the prompt of another one, and both are", "repeat the prompts of others, and all are"
+            count, "repeats the prompt of another one, and both count", "repeat the prompts of others, and all count"
         )
-        yield f"{plural(count, 'example')} {each} scored"
+        yield f"{plural(count, 'example')} {each}"
 
 
 def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = False) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from peftbench.errors import UserError, nearest, unknown
@@ -23,6 +24,7 @@ class Given:
     """Most scored examples."""
 
 
+_LARGEST_SEED = 2**32 - 1
 NOTHING_GIVEN = Given()
 
 
@@ -58,6 +60,8 @@ def _methods(text: str) -> tuple[str, ...]:
 def _seeds(text: str | None) -> int | tuple[int, ...] | None:
     found = None if text is None else read_seeds(text)
     if isinstance(found, list):
+        if len(set(found)) < len(found) or max(found) > _LARGEST_SEED:
+            raise UserError(f"--seeds: given {text!r}; allowed: different seeds, each from 0 to 2^32 - 1")
         return tuple(found)
     if found is not None and not 1 <= found <= 10_000:
         raise UserError(f"--seeds: given {text!r}; allowed: 1 to 10000 seeds, or a list of seeds (0,5 or 100,)")
@@ -67,7 +71,7 @@ def _seeds(text: str | None) -> int | tuple[int, ...] | None:
 def _limit(text: str | None) -> int | None:
     if text is None:
         return None
-    plain = text.strip().replace("_", "")
-    if not plain.isascii() or not plain.isdecimal() or not 1 <= int(plain[:16]) <= 10**15:
+    plain = re.fullmatch("0*([1-9][0-9]{0,14})", text.strip().replace("_", ""))
+    if plain is None:
         raise UserError(f"--limit: given {text[:60]!r}; allowed: a number of scored examples, at least 1, like 200")
-    return int(plain)
+    return int(plain[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,8 +31,8 @@ class Cost:
         return Cost(self.constant + other.constant, self.per_step + other.per_step)
 
     def steps(self, limit: float) -> int:
-        """Return the most steps within a time."""
-        return int((limit - self.constant) / self.per_step) if self.per_step > 0 else 0
+        """Return the most steps within a time; 0 if not even what is beside them fits."""
+        return max(0, int((limit - self.constant) / self.per_step)) if self.per_step > 0 else 0
 
     def at(self, steps: int) -> float:
         """Return the time with some steps."""
@@ -86,9 +87,13 @@ class Grid:
         if not others:
             return []
         said = [f"the time of {cell}: {problem}" for cell, problem in others.items()]
-        count = sum(self.seeds if trial.training else 1 for trial in self.trials if trial.cell in self.stopped)
-        if count * pilot.LONGEST > limit:
-            least = f"their {count} trials take at least {shown(count * pilot.LONGEST)}"
+        stopped = [trial for trial in self.trials if trial.cell in self.stopped]
+        shapes = Counter(pilot.shape(trial) for trial in self.trials)
+        counts = [self.seeds if trial.training else 1 for trial in stopped]
+        limits = [pilot.LONGEST if shapes[pilot.shape(trial)] == 1 else pilot.SHARED for trial in stopped]
+        fewest = sum(count * each for count, each in zip(counts, limits, strict=True))
+        if fewest > limit:
+            least = f"their {sum(counts)} trials take at least {shown(fewest)}"
             return [*said, f"a suite that fits {shown(limit)}: {least}"]
         return [*said, f"whether {shown(limit)} are enough, as the time of {plural(len(others), 'cell')} is not known"]
 

@@ -62,7 +62,8 @@ def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, rec
     assumed, guessed = every.assumed()
     grid, unknown = assumed.known(), [*assumed.unknown(limit), *_guessed(guessed), *busy]
     if not any(trial.training for trial in grid.trials):
-        slow = every.unmeasured() or every.stopped
+        cells = {trial.cell for trial in every.trials if trial.training}
+        slow = cells.intersection(every.unmeasured()) or cells.intersection(every.stopped)
         return (
             _nothing_measured(draft, every, limit, [*every.unknown(limit), *busy])
             if slow
@@ -84,13 +85,13 @@ def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, rec
     took = cost.at(steps)
     said = [f"about {shown(took)} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring"]
     if cost.steps(limit) < fewest:
-        said = [
-            f"takes at least about {shown(took)}, more than --time {shown(limit)}; this is the least that is worth it"
-        ]
+        least = f"takes at least about {shown(took)}, more than --time {shown(limit)}"
+        said = [f"{least}; this is the least that is worth it"]
         made = replace(made, warning=f"It {said[0]}.")
     said += [*fewer, *dropped]
     if steps < wanted:
-        why = f"as many as fit {shown(limit)} on this machine, in place of {wanted}"
+        fits = f"as many as fit {shown(limit)} on this machine"
+        why = f"{'the fewest that are worth it' if made.warning else fits}, in place of {wanted}"
         made = replace(made, steps=steps, comments={**made.comments, "steps": why})
         said.append(f"{steps} steps in place of {wanted}; with all, --time would have to be about {shown(whole)}")
         said += _left_out(less, limit, wanted, steps) if not dropped else []
@@ -115,7 +116,7 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int, limit: float) 
     part = f" ({MEASURING:.0%} of --time)" if within < most else ""
     print(
         f"measuring a few steps and scored examples of {plural(len(trials), 'cell')}: at most "
-        f"{shown(min(within, most))}{part}",
+        f"{shown(min(within, most))}{part}, beside loading the libraries",
         file=sys.stderr,
     )
     measured = pilot.measure(trials, observe, within)
@@ -145,7 +146,9 @@ def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[
     why = f"no method could be measured in {shown(MEASURING * limit)}, so this is the smallest suite"
     made = draft
     for name in [name for name in trained if name not in names]:
-        made = _without(made, name, "as there was no time to measure anything")
+        made = _without(made, name, "as there was no time to measure any method")
+    if not draft.given.limit and grid.scored() > _FEWEST_SCORED:
+        made = choose.limited(made, _FEWEST_SCORED)
     seeds = draft.given.seeds or 1
     steps = min(_FEWEST, draft.steps or 100)
     made = choose.with_seeds(made, seeds, None if draft.given.seeds else _ONE_SEED)
@@ -221,4 +224,6 @@ def _left_out(grid: Grid, limit: float, wanted: int, steps: int) -> list[str]:
     if len(trained) < 3 or took < _LARGE * limit:
         return []
     more = min(wanted, grid.without(slowest.cell).cost().steps(limit))
+    if more <= steps:
+        return []
     return [f"{slowest.cell} takes about {shown(took)} of it; without its line under methods, {more} steps would fit"]

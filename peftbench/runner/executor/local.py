@@ -82,6 +82,19 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
         _restore(before)
 
 
+def load_libraries() -> None:
+    """Return when the libraries are loaded, so that it counts for no limit of the caller's.
+
+    Raises:
+        UserError: if the process that loads them ends.
+    """
+    before = dict(os.environ)
+    try:
+        _await_server(_context())
+    finally:
+        _restore(before)
+
+
 def ask(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function in a process that has imported the libraries, and wait for its end.
 
