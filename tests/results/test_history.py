@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peftbench.errors import UserError
 from peftbench.records.watch import DEFAULT, Watch
+from peftbench.report.history.page import html as page_of
 from peftbench.results.history import History, history
 from peftbench.results.history import nights as reading
 from peftbench.results.history.cell_changes import noisy_changes
@@ -143,6 +145,9 @@ def test_a_tenth_in_all_cells_of_the_newest_night_is_found_beside_the_reference_
     common = found.changes[0]
     assert common.relative == pytest.approx(1 / 1.1 - 1, abs=0.03)
     assert (len(common.cells), common.compared, found.verdict) == (4, 4, False)
+    newest = sum(change.rule.startswith("newest nights") for change in found.changes)
+    assert page_of(found).count("one night so far") == newest
+    assert (newest > 0) == (nights > 3)
 
 
 def test_nights_of_a_machine_that_varies_are_no_change_beside_the_reference_step(tmp_path):
@@ -154,6 +159,67 @@ def test_speeds_beside_the_reference_step_of_another_torch_are_not_compared(tmp_
     team = Team(14, 4, 3, planted=beside_reference(13, "2.14.0", 13))
     found = history([make_nights(tmp_path / "nights", team)])
     assert not [change for change in found.changes if "reference" in change.rule]
+
+
+def test_a_reference_step_of_no_time_is_none(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        return beside_reference(99)(night, cell, seed) | {"reference_step_seconds": 0.0 if night == 3 else 0.008}
+
+    found = history([make_nights(tmp_path / "nights", Team(9, 4, planted=planted))])
+    speeds = [series for series in found.series if series.quantity.name == "tokens_per_second"]
+    assert [point.by_reference is None for point in speeds[0].points] == [night == 3 for night in range(9)]
+
+
+def speeds(
+    machine: list[float], code: list[float], timed: Callable[[int, int], bool], cells: int = 5, torch=lambda night: "2"
+) -> list[Series]:
+    """Speeds of cells on a machine, relative to a reference step in the cells and nights that timed it."""
+    draw, found = random.Random(f"{machine} {code}"), []
+    for cell in range(cells):
+        points = []
+        for night, (fast, own) in enumerate(zip(machine, code, strict=True)):
+            value = 100 * own * (1 + draw.gauss(0, 0.01))
+            reference = (torch(night), value * (1 + draw.gauss(0, 0.002))) if timed(night, cell) else None
+            points.append(Point(night, value * fast, 1, by_reference=reference))
+        found.append(Series("nano", f"cell {cell}", SPEED, (), False, tuple(points)))
+    return found
+
+
+def changes_of(found: list[Series]) -> list[tuple[str | None, int, str]]:
+    own = noisy_changes(found, DEFAULT, 0.005)[0]
+    return [(each.cell, each.night, each.rule) for each in (*common_changes(found, DEFAULT, 0.005), *own)]
+
+
+ALWAYS = lambda night, cell: True  # noqa: E731
+STEP = [1.0] * 12 + [0.8] * 9
+
+
+@pytest.mark.parametrize("machine", [STEP, [1.0] * 20 + [0.8]])
+def test_a_machine_that_became_slower_is_no_change_where_the_reference_step_says_so(machine):
+    assert changes_of(speeds(machine, [1.0] * 21, ALWAYS)) == []
+    unknown = changes_of(speeds(machine, [1.0] * 21, lambda night, cell: False))
+    assert {each[0] for each in unknown} == {None, *(f"cell {i}" for i in range(5))}
+    night = machine.index(0.8)
+    some = changes_of(speeds(machine, [1.0] * 21, lambda at, cell: at >= night))
+    assert {each[0] for each in some} == {each[0] for each in unknown}
+
+
+def test_slower_steps_on_a_slower_machine_are_told_by_the_reference_step():
+    found = common_changes(speeds(STEP, STEP, ALWAYS), DEFAULT, 0.005)
+    assert [(each.night, each.rule) for each in found] == [(12, "change point, by the reference step")]
+    assert found[0].relative == pytest.approx(-0.2, abs=0.02)
+    assert len(changes_of(speeds(STEP, STEP, ALWAYS))) == 6
+
+
+def test_what_a_new_torch_does_to_speed_is_seen_as_measured():
+    found = changes_of(speeds([1.0] * 21, STEP, ALWAYS, torch=lambda night: "3" if night >= 12 else "2"))
+    assert found[0] == (None, 12, "change point")
+
+
+def test_a_small_change_of_the_few_cells_with_a_reference_step_hides_no_large_one_of_all():
+    small = [1.0] * 12 + [0.96] * 9
+    found = changes_of(speeds(STEP, small, lambda night, cell: cell < 5, cells=12))
+    assert found[0] == (None, 12, "change point")
 
 
 def test_nights_in_which_nothing_ends_ok_judge_nothing(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from peftbench.results.crossed_effects.student import p_value
 from peftbench.results.watch import exact, inference, memory, merge, noise, scores, speed
+from peftbench.results.watch.clocks import Timed
 from peftbench.results.watch.findings import ALL_CELLS, Cell, Finding
 from peftbench.results.watch.quantities import FIXED, Seed, quantities, score
 
@@ -100,6 +101,18 @@ def test_memory_of_one_trial_a_side_is_unchanged_only_if_the_spread_of_the_cells
     assert alone[0].verdict == "cannot tell"
 
 
+def test_memory_of_cells_with_and_without_repetitions_has_one_level_for_false_alarms() -> None:
+    shares = [0.0, 0.002, -0.002, 0.004, -0.004, 0.035]
+    alone = {("nano", f"{i}"): (seeds(1000), seeds(1000 * (1 + share))) for i, share in enumerate(shares)}
+    repeated = {("nano", f"repeated {i}"): (seeds(1000, 1000), seeds(1000, 1000)) for i in range(2)}
+    p = {each.key: each.p for each in memory.judge(PEAK, alone, 0.0)}
+    found = {each.key: each for each in memory.judge(PEAK, repeated | alone, 0.0)}
+    assert list(found) == [*repeated, *alone]
+    last = "nano", "5"
+    assert found[last].p == pytest.approx((p[last] or 0.0) * 8 / 6)
+    assert {found[key].p for key in repeated} == {1.0}
+
+
 def test_a_test_without_a_margin_is_two_sided() -> None:
     error = noise.Error(0.02, 7.0)
     assert error.beyond(0.05, 0.0) == pytest.approx(p_value(0.05, 0.02, 7.0))
@@ -112,18 +125,18 @@ SPEED = BY_NAME["tokens_per_second"]
 
 def night(
     factors: Mapping[str, float], machine: float = 1.0, sd: float = 0.01, clocked: bool = True, trials: int = 3
-) -> dict[Cell, speed.Timed]:
+) -> dict[Cell, Timed]:
     """Return two nights of a grid; each cell is made faster by its factor, all cells by the machine's."""
     draw, made = random.Random(f"{sorted(factors.items())} {machine} {sd}"), {}
     for place, (name, factor) in enumerate(factors.items()):
         old = {seed: 1000.0 * (place + 1) * math.exp(draw.gauss(0, sd)) for seed in range(trials)}
         new = {seed: 1000.0 * (place + 1) * factor * machine * math.exp(draw.gauss(0, sd)) for seed in range(trials)}
         clocks = [{seed: 1e9 * speed * math.exp(draw.gauss(0, sd)) for seed in range(trials)} for speed in (1, machine)]
-        made["nano", name] = speed.Timed(old, new, *(clocks if clocked else ({}, {})))
+        made["nano", name] = Timed(old, new, *(clocks if clocked else ({}, {})))
     return made
 
 
-def judged(cells: Mapping[Cell, speed.Timed], least: float = 0.05) -> dict[str, Finding]:
+def judged(cells: Mapping[Cell, Timed], least: float = 0.05) -> dict[str, Finding]:
     return {found.cell: found for found in speed.judge(SPEED, cells, least, 0.08)}
 
 
@@ -161,7 +174,7 @@ def test_a_change_in_all_cells_that_the_machine_does_not_explain_counts(
     assert "more than the machine explains" in (found[ALL_CELLS].reason or "")
 
 
-def beside_reference(factor: float, machine: float, cells: int = 4) -> dict[Cell, speed.Timed]:
+def beside_reference(factor: float, machine: float, cells: int = 4) -> dict[Cell, Timed]:
     """Two nights of few cells that timed the reference step; its speed follows the machine, the product's does not."""
     made = night({f"cell {i}": factor for i in range(cells)}, machine)
     return {
@@ -187,6 +200,91 @@ def test_a_tenth_in_all_cells_is_found_beside_the_reference_step(machine: float)
     assert [each.verdict for each in few.values()] == ["regressed"] * 2
 
 
+def timed_alike(seconds: Mapping[str, float], rounds: Mapping[Seed, float]) -> dict[str, Timed]:
+    """Two nights of cells without noise; cells are slower by a factor, and the rounds of the second night faster."""
+    made = {}
+    for place, (name, factor) in enumerate(seconds.items()):
+        own = {seed: (1000.0 + 10 * place) * (1 + 0.001 * ((7 * place + (seed or 0)) % 5)) for seed in rounds}
+        new = {seed: value * rounds[seed] / factor for seed, value in own.items()}
+        made[name] = Timed(own, new, dict.fromkeys(rounds, 1e9), {s: 1e9 * each for s, each in rounds.items()})
+    return made
+
+
+def with_reference(one: Timed, new: Values) -> Timed:
+    return dataclasses.replace(one, old_reference=dict.fromkeys(new, 100.0), new_reference=new)
+
+
+STEADY: Values = seeds(1.0, 1.0, 1.0)
+
+
+def test_a_clock_that_few_cells_have_does_not_say_what_the_machine_did() -> None:
+    cells = timed_alike({f"{i}": 1.3 if i < 4 else 1.0 for i in range(20)}, STEADY)
+    made = {
+        ("nano", name): with_reference(one, seeds(100, 100, 100)) if int(name) < 4 else one
+        for name, one in cells.items()
+    }
+    found = judged(made)
+    assert [found[name].verdict for name in cells] == ["regressed"] * 4 + ["unchanged"] * 16
+    assert found[ALL_CELLS].verdict != "regressed"
+    assert "the machine's matrix product by +0.0 %" in (found[ALL_CELLS].reason or "")
+
+
+def test_cells_without_the_clock_of_most_cells_are_judged_as_the_others() -> None:
+    cells = timed_alike({f"{i}": 1.3 if i < 8 else 1.0 for i in range(20)}, seeds(1.1, 1.1, 1.1))
+    made = {
+        ("nano", name): with_reference(one, seeds(110, 110, 110)) if int(name) < 14 else one
+        for name, one in cells.items()
+    }
+    found = judged(made)
+    assert [found[name].verdict == "regressed" for name in cells] == [True] * 8 + [False] * 12
+    assert found[ALL_CELLS].verdict != "regressed"
+    assert "the machine's reference step by +10.0 %" in (found[ALL_CELLS].reason or "")
+
+
+@pytest.mark.parametrize("cells", [3, 14])
+@pytest.mark.parametrize("apart", [0, 5])
+def test_a_clock_of_some_trials_of_a_cell_does_not_add_the_drift_of_its_rounds(cells: int, apart: int) -> None:
+    rounds: Values = seeds(1.0, 0.85, 0.7)
+    made = timed_alike({f"{i}": 1.0 for i in range(cells)}, rounds)
+    some = {
+        ("nano", name): dataclasses.replace(
+            one,
+            new={(seed or 0) + apart: value for seed, value in one.new.items()},
+            new_clock={(seed or 0) + apart: value for seed, value in one.new_clock.items()},
+            old_reference={2: 100.0},
+            new_reference={2 + apart: 70.0},
+        )
+        for name, one in made.items()
+    }
+    found = judged(some)
+    assert {each.verdict for each in found.values()} <= {"unchanged", "cannot tell"}
+    assert all(abs(each.change or 0.0) < 0.01 for each in found.values())
+
+
+def test_what_all_cells_of_one_base_model_did_is_not_told_of_another() -> None:
+    made = {
+        (base, name): with_reference(one, seeds(100, 100, 100))
+        for base, count, factor in (("A", 9, 1.0), ("B", 11, 1.3))
+        for name, one in timed_alike({f"{i}": factor for i in range(count)}, STEADY).items()
+    }
+    found = speed.judge(SPEED, made, 0.05, 0.08)
+    assert {each.verdict for each in found if each.base == "A"} <= {"unchanged", "cannot tell"}
+    assert {each.verdict for each in found if each.base == "B"} == {"regressed"}
+    assert [each.key for each in found[:2]] == [("A", ALL_CELLS), ("B", ALL_CELLS)]
+    assert [each.key for each in found[2:]] == list(made)
+
+
+def test_base_models_of_few_cells_are_judged_together_and_what_moved_is_told_of_those_that_did() -> None:
+    made = {
+        (base, name): with_reference(one, seeds(100, 100, 100))
+        for base, count, factor in (("A", 2, 1.0), ("B", 3, 1.3))
+        for name, one in timed_alike({f"{i}": factor for i in range(count)}, STEADY).items()
+    }
+    first = {each.base: each for each in speed.judge(SPEED, made, 0.05, 0.08) if each.cell == ALL_CELLS}
+    assert [(base, each.verdict) for base, each in first.items()] == [("A", "cannot tell"), ("B", "regressed")]
+    assert (first["A"].reason or "").endswith("more than the machine explains, but those of A by +0.0 %")
+
+
 def test_cells_without_the_change_that_most_cells_share_are_not_called_faster() -> None:
     found = judged(night({name: 0.5 if int(name[-1]) < 7 else 1.0 for name in ALIKE}))
     assert [found[name].verdict == "regressed" for name in ALIKE] == [int(name[-1]) < 7 for name in ALIKE]
@@ -209,7 +307,7 @@ def test_few_cells_are_judged_with_what_the_machine_does_from_night_to_night(clo
 def test_speeds_of_other_seeds_are_compared_by_their_means() -> None:
     cells = night(ALIKE | {"cell 3": 0.6})
     later = {
-        key: speed.Timed(one.old, {seed + 5: value for seed, value in one.new.items() if seed is not None}, {}, {})
+        key: Timed(one.old, {seed + 5: value for seed, value in one.new.items() if seed is not None}, {}, {})
         for key, one in cells.items()
     }
     found = judged(later)
@@ -223,7 +321,7 @@ def drifting(values: Values) -> dict[Seed, float]:
 
 def test_drift_within_a_night_is_no_noise_if_seeds_run_one_after_another() -> None:
     cells = {
-        key: speed.Timed(one.old, drifting(one.new), one.old_clock, drifting(one.new_clock))
+        key: Timed(one.old, drifting(one.new), one.old_clock, drifting(one.new_clock))
         for key, one in night(ALIKE).items()
     }
     assert {each.verdict for name, each in judged(cells).items() if name != ALL_CELLS} == {"unchanged"}

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from peftbench.records.watch import DEFAULT
 from peftbench.results.watch import speed
+from peftbench.results.watch.clocks import CLOCK_SD, REFERENCE_SD, Timed
 from peftbench.results.watch.findings import ALL_CELLS, Cell, Finding
 from peftbench.results.watch.quantities import FIXED
 
@@ -44,14 +45,14 @@ class Design:
     """What each trial measured of the machine's speed: the reference step, the matrix product, or none."""
 
 
-def draw(design: Design, factors: list[float], chance: random.Random) -> dict[Cell, speed.Timed]:
+def draw(design: Design, factors: list[float], chance: random.Random) -> dict[Cell, Timed]:
     """Return two nights; on the second, cells are faster by their factors."""
     noise = [design.trial_sd * math.exp(chance.gauss(0, design.unequal)) for _ in range(design.cells)]
     nights = []
     for which in range(2):
         machine = chance.gauss(0, MACHINE_SD / math.sqrt(2))
         drift = [chance.gauss(0, DRIFT_SD) for _ in range(design.seeds)]
-        clock_sd = speed.REFERENCE_SD if design.clock == "reference" else speed.CLOCK_SD
+        clock_sd = REFERENCE_SD if design.clock == "reference" else CLOCK_SD
         clock = machine + chance.gauss(0, clock_sd / math.sqrt(2))
         rows = []
         for place in range(design.cells):
@@ -63,7 +64,7 @@ def draw(design: Design, factors: list[float], chance: random.Random) -> dict[Ce
             rows.append((trials, *(clocks if design.clock == name else {} for name in ("product", "reference"))))
         nights.append(rows)
     return {
-        ("base", f"{place}"): speed.Timed(old[0], new[0], old[1], new[1], old[2], new[2])
+        ("base", f"{place}"): Timed(old[0], new[0], old[1], new[1], old[2], new[2])
         for place, (old, new) in enumerate(zip(*nights, strict=True))
     }
 

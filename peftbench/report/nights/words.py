@@ -67,9 +67,10 @@ def cannot_tell(comparison: Comparison) -> list[Group]:
 
 
 def together(comparison: Comparison) -> list[str]:
-    """Return a sentence for each quantity about what all cells did together."""
+    """Return a sentence for each quantity, and each base model if there are several, about what all cells did."""
+    several = len({base for base, _ in comparison.cells}) > 1
     return [
-        f"{found.quantity.title}: {found.reason}"
+        f"{found.quantity.title}{f' on {found.base}' if several else ''}: {found.reason}"
         for found in comparison.findings
         if found.cell == ALL_CELLS and found.reason
     ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from peftbench.records.watch import Watch
 from peftbench.results.history import change_points, exact, noise
 from peftbench.results.history.changes import Change, Outlier, Rule
+from peftbench.results.history.reference_step import levels
 from peftbench.results.history.series import Series
 from peftbench.results.watch.common_shift import significant
 from peftbench.results.watch.quantities import Quantity
@@ -88,7 +90,7 @@ def noisy_changes(found: Iterable[Series], watch: Watch, level: float) -> tuple[
         rules: list[tuple[int, Rule, float | None]] = [(split.place, "change point", split.p) for split in own]
         if last is not None:
             rules.append((last.place, "newest nights", last.p))
-        changes += _changes(series, rules, watch)
+        changes += _beyond_the_machine(series, [*_changes(series, rules, watch)], watch)
         places = noise.outliers(series.values, noise.relative_scale([series.values]))
         outliers += _outliers(series, [place for place in places if place not in {rule[0] for rule in rules}])
     return changes, outliers
@@ -130,8 +132,8 @@ def _changes(series: Series, found: Sequence[tuple[int, Rule, float | None]], wa
     """Yield a change for each place whose levels are farther apart than the least change."""
     kept = sorted(found)
     while True:
-        levels = exact.levels(series.values, [place for place, _, _ in kept])
-        pairs = list(itertools.pairwise(levels))
+        reached = exact.levels(series.values, [place for place, _, _ in kept])
+        pairs = list(itertools.pairwise(reached))
         small = [i for i, (before, after) in enumerate(pairs) if not counts(series.quantity, before, after, watch)]
         if not small:
             break
@@ -149,8 +151,19 @@ def _changes(series: Series, found: Sequence[tuple[int, Rule, float | None]], wa
             rule,
             p,
             end - place,
-            in_force=still_in_force(before, after, levels[-1]),
+            in_force=still_in_force(before, after, reached[-1]),
         )
+
+
+def _beyond_the_machine(series: Series, found: Sequence[Change], watch: Watch) -> Iterator[Change]:
+    """Yield the changes but those of speed that the reference step has made, too: the machine's."""
+    nights = [-math.inf, *(each.night for each in found), math.inf]
+    for each, begin, end in zip(found, nights[:-2], nights[2:], strict=True):
+        known = levels(series, each, begin, end)
+        if known is None or (
+            counts(series.quantity, *known, watch) and (known[1] > known[0]) == (each.after > each.before)
+        ):
+            yield each
 
 
 def still_in_force(before: float, after: float, newest: float) -> bool:

@@ -10,13 +10,12 @@ from peftbench.records.watch import Watch
 from peftbench.results.history import change_points, exact, noise
 from peftbench.results.history.cell_changes import ANY_CHANGE, LONG, least_change, still_in_force
 from peftbench.results.history.changes import Change, Rule
+from peftbench.results.history.reference_step import SHARE, by_reference, common_nights, judges
 from peftbench.results.history.series import Series
 from peftbench.results.watch.common_shift import FEWEST, common_shift, significant
 from peftbench.results.watch.noise import FEWEST_CELLS
 from peftbench.results.watch.quantities import Quantity
 
-_SHARE = 2 / 3
-"""Least share of the compared cells that a common change moved in its direction."""
 _BY_ITSELF: tuple[Rule, Rule] = "change point", "newest nights"
 _BY_REFERENCE: tuple[Rule, Rule] = "change point, by the reference step", "newest nights, by the reference step"
 _MACHINE_KINDS = ("speed", "inference")
@@ -29,7 +28,7 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
     Between two nights the signed-rank test over the cells finds them. Times vary from night to night for all cells
     together, so that this test would find the machine: once there are enough nights, the middle of the cells' relative
     times is a series of its own, and before that see ``two_nights``. Where trials timed the reference step, the middle
-    of the cells' speeds relative to it is another one, which varies less.
+    of the cells' speeds relative to it is another one, which varies less, and of these nights the first says nothing.
 
     Args:
         found: the series of all cells and quantities.
@@ -46,10 +45,16 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
         if group[0].quantity.kind not in _MACHINE_KINDS:
             candidates += _between_nights(group)
         elif len(long) >= FEWEST_CELLS:
-            candidates += [*_over_nights(by_reference(long), _BY_REFERENCE), *_over_nights(long, _BY_ITSELF)]
+            relative = by_reference(long)
+            measured = _over_nights(long, _BY_ITSELF)
+            candidates += _over_nights(relative, _BY_REFERENCE)
+            candidates += (each for each in measured if not judges(relative, long, each))
     kept = significant([1.0 if each.p is None else each.p for each in candidates], level)
-    chosen = _once(each for each, keep in zip(candidates, kept, strict=True) if keep)
-    return [each for each in chosen if _large(each, watch) and len(each.cells) >= _SHARE * each.compared]
+    return _once(
+        each
+        for each, keep in zip(candidates, kept, strict=True)
+        if keep and _large(each, watch) and len(each.cells) >= SHARE * each.compared
+    )
 
 
 def _once(found: Iterable[Change]) -> list[Change]:
@@ -58,25 +63,6 @@ def _once(found: Iterable[Change]) -> list[Change]:
     for each in found:
         first.setdefault((each.base, each.quantity, each.night, each.difference > 0), each)
     return list(first.values())
-
-
-def by_reference(group: Iterable[Series]) -> list[Series]:
-    """Return speeds as they were if the reference step took as long as usual, of the nights that timed it.
-
-    Nights with another version of torch than the newest are left out: it changes the reference step too.
-    """
-    found = []
-    for series in group:
-        newest = series.points[-1].by_reference
-        known = [
-            (point, point.by_reference[1])
-            for point in series.points
-            if point.by_reference and newest and point.by_reference[0] == newest[0]
-        ]
-        if len(known) >= LONG:
-            usual = statistics.median(point.value / relative for point, relative in known)
-            found.append(replace(series, points=tuple(replace(p, value=usual * relative) for p, relative in known)))
-    return found
 
 
 def with_same_changes(changes: Sequence[Change], found: Iterable[Series]) -> list[Change]:
@@ -97,7 +83,7 @@ def with_same_changes(changes: Sequence[Change], found: Iterable[Series]) -> lis
             for each in series
             if (each.base, each.quantity) == (base, quantity) and night in {point.night for point in each.points[1:]}
         }
-        if not told and len(group) >= max(FEWEST, _SHARE * len(measured)):
+        if not told and len(group) >= max(FEWEST, SHARE * len(measured)):
             common.append(_of_cells(group, len(measured)))
     marked = {(c.base, c.quantity, c.night, c.difference > 0) for c in common}
     own = [
@@ -178,7 +164,7 @@ def _over_nights(group: Sequence[Series], rules: tuple[Rule, Rule]) -> Iterator[
         centre = statistics.median(series.values)
         for point in series.points:
             ratios.setdefault(point.night, []).append(point.value / centre if centre else 1.0)
-    nights = [night for night in sorted(ratios) if len(ratios[night]) >= FEWEST_CELLS]
+    nights = common_nights(group)
     values = [statistics.median(ratios[night]) for night in nights]
     if len(values) < LONG:
         return

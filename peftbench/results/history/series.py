@@ -185,9 +185,12 @@ def _measured(rows: Sequence[Row]) -> Iterator[Measured]:
 
 
 def _by_reference(rows: Sequence[Row], speeds: Mapping[Seed, float]) -> tuple[str, float] | None:
-    """Return the version of torch and the tokens per reference step of a cell's trials; None if a trial has none."""
+    """Return the version of torch and the tokens per reference step of a cell's trials; None if a trial has none.
+
+    A time or speed of zero is none.
+    """
     seconds = {_seed(row): row["reference_step_seconds"] for row in rows if row["status"] == "ok"}
-    if not all(is_number(seconds[seed]) for seed in speeds):
+    if not all(is_number(seconds[seed]) and seconds[seed] > 0 and speed > 0 for seed, speed in speeds.items()):
         return None
     packages = _object(rows[0]["environment_json"]).get("packages")
     version = packages.get("torch") if isinstance(packages, dict) else None

@@ -154,17 +154,23 @@ def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Chang
 def _together(
     pair: tuple[int, int], findings: Findings, chosen: Iterable[tuple[Series, Sequence[int]]]
 ) -> Iterator[Change]:
-    """Yield the change of speed that all cells have in common between two nights, beyond what the machine explains."""
-    for (_, quantity), finding in findings.items():
+    """Yield the change of speed that all cells of a base model share between two nights, beyond the machine's part."""
+    for ((base, _), quantity), finding in findings.items():
         change, counts = finding.change, finding.verdict in ("regressed", "improved")
         if finding.cell != ALL_CELLS or quantity.kind != "speed" or not counts or change is None:
             continue
-        own = [each for each in findings.values() if each.quantity == quantity and each.cell != ALL_CELLS]
+        own = [
+            each
+            for each in findings.values()
+            if (each.base, each.quantity) == (base, quantity) and each.cell != ALL_CELLS
+        ]
         points = [
             (series.points[place - 1].value, series.points[-1])
             for series, places in chosen
             for place in places
-            if series.quantity == quantity and _pair(series, place) == pair and series.points[place - 1].value > 0
+            if (series.base, series.quantity) == (base, quantity)
+            and _pair(series, place) == pair
+            and series.points[place - 1].value > 0
         ]
         if not points:
             continue
@@ -172,7 +178,7 @@ def _together(
         over = any(last.night > pair[1] for _, last in points)
         newest = statistics.median(last.value / one - 1 for one, last in points) if over else change
         yield Change(
-            finding.base,
+            base,
             None,
             quantity,
             pair[1],

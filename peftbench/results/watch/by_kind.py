@@ -11,6 +11,7 @@ from peftbench.records.watch import Kind, Watch
 from peftbench.results.busy_machine import Measured
 from peftbench.results.rows import is_number
 from peftbench.results.watch import common_shift, exact, inference, memory, merge, retention, scores, speed, statuses
+from peftbench.results.watch.clocks import Timed
 from peftbench.results.watch.differences import changed_metrics, other_split
 from peftbench.results.watch.examples import crossed_difference
 from peftbench.results.watch.findings import Cell, Finding
@@ -223,7 +224,7 @@ def _speed(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[
         kept, refused = _timed(quantity, old, new, cells)
         yield from refused
         read = {
-            cell: speed.Timed(
+            cell: Timed(
                 *(_column(side, quantity.name) for side in sides),
                 *(_column(side, "device_flops_per_second") for side in sides),
                 *(_rates(side, "reference_step_seconds") for side in sides),

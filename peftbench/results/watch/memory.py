@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from peftbench.results.crossed_effects.student import LEVEL
 from peftbench.results.watch.findings import Cell, Finding, Interval, Sides, Verdict, finding, moved
@@ -44,8 +45,10 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
         return _by_other_cells(quantity, values, {cell: one.change for cell, one in found.items()}, tolerated)
     alone = {cell: one.change for cell, one in found.items() if not one.freedom}
     if noise[0] == 0 and noise[1] < _ENOUGH and alone:
-        repeated = {cell: values[cell] for cell in found if cell not in alone}
-        told = [*judge(quantity, repeated, tolerated), *_by_other_cells(quantity, values, alone, tolerated)]
+        told = judge(quantity, {cell: values[cell] for cell in found if cell not in alone}, tolerated)
+        # p values without noise are 0 or 1, so that these stay what they are in a larger family
+        beside = {each.key: each.p for each in told if each.p is not None}
+        told += _by_other_cells(quantity, values, alone, tolerated, beside)
         return sorted(told, key=lambda each: list(found).index(each.key))
     errors = {cell: Error((noise[0] * one.weight) ** 0.5, noise[1]) for cell, one in found.items()}
     p = adjusted({cell: errors[cell].beyond(one.change, tolerated) for cell, one in found.items()})
@@ -79,14 +82,18 @@ def _finding(
 
 
 def _by_other_cells(
-    quantity: Quantity, values: Values, changes: Mapping[Cell, float], tolerated: float
+    quantity: Quantity,
+    values: Values,
+    changes: Mapping[Cell, float],
+    tolerated: float,
+    beside: Mapping[Cell, float] = MappingProxyType({}),
 ) -> list[Finding]:
-    """Return the verdicts on cells with one trial a side."""
+    """Return the verdicts on cells with one trial a side; Holm's correction counts the p values of others too."""
     error = spread_over_cells(list(changes.values()))
     if error is None:
         return [_without_noise(cell, quantity, *values[cell]) for cell in changes]
     margin = max(WITHIN, tolerated)
-    p = adjusted({cell: error.beyond(change, margin) for cell, change in changes.items()})
+    p = adjusted({**beside, **{cell: error.beyond(change, margin) for cell, change in changes.items()}})
     found = []
     for cell, change in changes.items():
         half = error.half_width

@@ -6,8 +6,10 @@ change of a trial's speed, d = log(new / old) of the same cell and seed, is take
 - **what all cells did together**, the median of d over all trials: the machine, or a change that all cells share. Which
   of the two, a clock of the machine tells, which each trial measures: a fixed reference step
   (``reference_step_seconds``), else a matrix product (``device_flops_per_second``). A change that all cells share is
-  what is left after the clock's change is subtracted from each trial's. Steps and clock disagree from night to night by
-  ``REFERENCE_SD`` or ``CLOCK_SD``; without a clock, the machine itself varies by ``Watch.machine_percent``.
+  what is left after the clock's change is subtracted, within each trial, as the machine drifts. A clock counts if all
+  trials of two thirds of the cells have it: fewer cells would say what the machine did from what they did. Steps and
+  clock disagree from night to night by ``REFERENCE_SD`` or ``CLOCK_SD``; without a clock, the machine itself varies by
+  ``Watch.machine_percent``.
 - **what a cell did against the others**, the mean over seeds of d minus that median. Its standard error is the largest
   of three: from the trials' spread pooled over cells, from the cell's own spread moderated by the pooled one (Smyth
   2004), and from the spread of the cells among each other, which is noise if fewer than half of them have changed.
@@ -15,91 +17,71 @@ change of a trial's speed, d = log(new / old) of the same cell and seed, is take
 If all cells moved together beyond the machine, each cell is judged by its whole change, else against the others. A cell
 that did not move against the others is unchanged only if its change is within the least one also together with what the
 clock does not explain of the common change: else all cells may have changed, and two nights cannot tell.
+
+What a code change does to all cells, it may do with one base model only. So "all cells" are those of one base model, if
+these are enough, else those of all base models that have too few.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from peftbench.results.crossed_effects.student import LEVEL
-from peftbench.results.watch import noise
+from peftbench.results.watch import clocks, noise
+from peftbench.results.watch.clocks import CLOCKS, Timed, logs
 from peftbench.results.watch.findings import ALL_CELLS, Cell, Finding, Interval, Sides, Verdict, finding, moved
 from peftbench.results.watch.noise import FEWEST_CELLS, Error, Moves
 from peftbench.results.watch.quantities import Quantity, Seed
 
-CLOCK_SD = 0.03
-"""Standard deviation, from night to night of unchanged code, of a training step's speed relative to the matrix
-product's. Measured: ``docs/statistics.md``."""
-REFERENCE_SD = 0.015
-"""The same relative to the reference step's, which is made of what a training step is made of."""
 _PRIOR = 4
 """Degrees of freedom that the pooled variance counts as, next to a cell's own."""
-Logs = Mapping[Seed, float]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """The speed of a cell on both sides, of trials whose times count."""
-
-    old: Mapping[Seed, float]
-    """Tokens per second by seed, at least one."""
-    new: Mapping[Seed, float]
-    old_clock: Mapping[Seed, float]
-    """FLOPs per second of the matrix product that the same trial measured; empty if it is not known."""
-    new_clock: Mapping[Seed, float]
-    old_reference: Mapping[Seed, float] = field(default_factory=dict)
-    """Reference steps per second that the same trial measured; empty if they are not known."""
-    new_reference: Mapping[Seed, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """What tells how fast the machine was."""
-
-    name: str
-    sd: float
-    """Of a step's speed relative to it, from night to night, as a logarithm."""
-    sides: Callable[[Timed], tuple[Logs, Logs]]
-    """Its speed on both sides."""
-
-    def moves(self, one: Timed) -> Moves | None:
-        """Return how much it changed beside a cell's trials."""
-        return noise.moves(*map(_logs, self.sides(one)))
-
-
-_CLOCKS = (
-    _Clock("reference step", REFERENCE_SD, lambda one: (one.old_reference, one.new_reference)),
-    _Clock("matrix product", CLOCK_SD, lambda one: (one.old_clock, one.new_clock)),
-)
-"""The best one first."""
+_SHARE = 2 / 3
+"""Least share of the compared cells of which every trial has a clock that counts."""
 
 
 @dataclass(frozen=True)
 class Together:
-    """What all cells did together, as logarithms of ratios."""
+    """What cells did together, as logarithms of ratios."""
 
     change: float
     """Median over the trials of their change of speed."""
+    explained: float
+    """What of it the machine's clock explains."""
     clock: float | None
     """Median change of the machine's clock; None if it has none."""
     clock_name: str
     """Which clock it is."""
     error: Error
     """Of ``rest``, from night to night."""
+    by_base: Mapping[str, float]
+    """The same of the trials of each base model."""
+    count: int
+    """Number of cells."""
 
     @property
     def rest(self) -> float:
         """What the machine does not explain."""
-        return self.change - (self.clock or 0.0)
+        return self.change - self.explained
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What is judged of a cell, as a logarithm of a ratio."""
+
+    value: float
+    error: Error
+    rule: str
+    common: Together | None = None
+    """What all cells did together, where that does not count and ``value`` is against the other cells."""
 
 
 def judge(quantity: Quantity, cells: Mapping[Cell, Timed], least: float, machine_sd: float) -> list[Finding]:
-    """Return the verdicts on speed: of all cells together first, if there are enough, then one for each cell.
+    """Return the verdicts on speed: of all cells of a base model together first, then one for each cell.
 
-    What all cells did together is told of each base model, as it is the same machine's.
+    Fewer than four cells have no finding together, unless the other base models with as few have four with them.
 
     Args:
         quantity: the speed.
@@ -107,98 +89,100 @@ def judge(quantity: Quantity, cells: Mapping[Cell, Timed], least: float, machine
         least: change up to which it is unchanged, a fraction.
         machine_sd: standard deviation of the machine's speed between nights where it has no clock, a fraction.
     """
-    if not cells:
-        return []
     margin, machine = math.log1p(least), math.log1p(machine_sd)
-    if len(cells) < FEWEST_CELLS:
-        return _alone(quantity, cells, margin, machine)
-    together = _together(cells, machine)
-    p = together.error.beyond(together.rest, margin)
-    shared = p < LEVEL
-    bases = dict.fromkeys(base for base, _ in cells)
-    first = [_of_all(quantity, together, p, margin, base, len(cells)) for base in bases]
+    first: list[Finding] = []
+    changes: dict[Cell, _Change] = {}
+    grids = _grids(cells)
+    common = [_together(grid, machine) if len(grid) >= FEWEST_CELLS else None for grid in grids]
+    tested = {(f"{place}", ALL_CELLS): each for place, each in enumerate(common) if each}
+    adjusted = noise.adjusted({key: each.error.beyond(each.rest, margin) for key, each in tested.items()})
+    for place, (grid, together) in enumerate(zip(grids, common, strict=True)):
+        if together is None:
+            changes |= _alone(grid, machine)
+            continue
+        p = adjusted[f"{place}", ALL_CELLS]
+        first += [_of_all(quantity, together, p, margin, base) for base in together.by_base]
+        changes |= _in_grid(grid, together, shared=p < LEVEL)
+    ordered = {cell: changes[cell] for cell in cells if cell in changes}
+    return [*first, *_verdicts(quantity, cells, ordered, margin)]
+
+
+def _grids(cells: Mapping[Cell, Timed]) -> list[dict[Cell, Timed]]:
+    """Return the cells of each base model that has enough to say what they did together, and those of the others."""
+    by_base: dict[str, dict[Cell, Timed]] = {}
+    for cell, one in cells.items():
+        by_base.setdefault(cell[0], {})[cell] = one
+    large = [grid for grid in by_base.values() if len(grid) >= FEWEST_CELLS]
+    others = {cell: one for grid in by_base.values() if len(grid) < FEWEST_CELLS for cell, one in grid.items()}
+    return [*large, others] if others else large
+
+
+def _in_grid(cells: Mapping[Cell, Timed], together: Together, shared: bool) -> dict[Cell, _Change]:
+    """Return each cell's whole change if what all cells did together counts, else its change against the others."""
     own = _against_others(cells)
-    changes = {cell: one.change + (together.rest if shared else 0.0) for cell, (one, _) in own.items()}
-    errors = {cell: _sum(error, together.error) if shared else error for cell, (_, error) in own.items()}
-    rule = "its whole change, beyond noise" if shared else "against the other cells, beyond noise"
-    found = _verdicts(quantity, cells, changes, errors, margin, rule)
-    return [*first, *(found if shared else _with_the_rest(found, together, margin))]
-
-
-def _with_the_rest(found: list[Finding], together: Together, margin: float) -> list[Finding]:
-    """Return findings against the other cells; "unchanged" stands only where that holds with the common change too."""
-    why = f"all cells moved together by {_percent(together.change)}, and two nights cannot tell that from the machine"
-    kept = []
-    for each in found:
-        whole = math.log1p(each.change or 0.0) + together.rest
-        open_ = each.verdict == "unchanged" and abs(whole) > margin
-        kept.append(replace(each, verdict="cannot tell", reason=why) if open_ else each)
-    return kept
+    if shared:
+        rule = "its whole change, beyond noise"
+        return {
+            cell: _Change(one.change + together.rest, _sum(error, together.error), rule)
+            for cell, (one, error) in own.items()
+        }
+    rule = "against the other cells, beyond noise"
+    return {cell: _Change(one.change, error, rule, together) for cell, (one, error) in own.items()}
 
 
 def _verdicts(
-    quantity: Quantity,
-    cells: Mapping[Cell, Timed],
-    changes: Mapping[Cell, float],
-    errors: Mapping[Cell, Error],
-    margin: float,
-    rule: str,
+    quantity: Quantity, cells: Mapping[Cell, Timed], changes: Mapping[Cell, _Change], margin: float
 ) -> list[Finding]:
-    adjusted = noise.adjusted({cell: errors[cell].beyond(change, margin) for cell, change in changes.items()})
+    adjusted = noise.adjusted({cell: each.error.beyond(each.value, margin) for cell, each in changes.items()})
     found = []
-    for cell, change in changes.items():
+    for cell, each in changes.items():
         sides = cells[cell]
-        half = errors[cell].half_width
-        low, high = change - half, change + half
+        half = each.error.half_width
+        low, high = each.value - half, each.value + half
         verdict: Verdict = "cannot tell"
         reason: str | None = "the noise is too large for the least change that counts"
         if adjusted[cell] < LEVEL:
-            verdict, reason = moved(quantity, change), None
+            verdict, reason = moved(quantity, each.value), None
         elif -margin <= low and high <= margin:
-            verdict, reason = "unchanged", None
+            verdict, reason = _unchanged(each, margin)
         values = Sides.of(sides.old, sides.new)
-        interval = Interval.of_logs(change, low, high)
-        found.append(finding(cell, quantity, verdict, rule, values, interval, adjusted[cell], reason))
+        interval = Interval.of_logs(each.value, low, high)
+        found.append(finding(cell, quantity, verdict, each.rule, values, interval, adjusted[cell], reason))
     return found
 
 
-def _logs(values: Mapping[Seed, float]) -> dict[Seed, float]:
-    return {seed: math.log(value) for seed, value in values.items() if value > 0}
+def _unchanged(each: _Change, margin: float) -> tuple[Verdict, str | None]:
+    """Return "unchanged" of a cell that kept pace with the others, if that holds with the common change too."""
+    if each.common is None or abs(each.value + each.common.rest) <= margin:
+        return "unchanged", None
+    percent = _percent(each.common.change)
+    return "cannot tell", f"all cells moved together by {percent}, and two nights cannot tell that from the machine"
 
 
 def _moves(one: Timed) -> Moves | None:
-    return noise.moves(_logs(one.old), _logs(one.new))
+    return noise.moves(logs(one.old), logs(one.new))
 
 
 def _together(cells: Mapping[Cell, Timed], machine: float) -> Together:
-    """Return what all cells did together, and how far that is uncertain.
+    """Return what cells did together, and how far that is uncertain.
 
     It is the median over trials, not over the cells' means: another process disturbs some trials by far more than the
     others, and the clock is read beside a trial's steps, not within them.
     """
-    whole = {cell: found for cell, one in cells.items() if (found := _differences(one.old, one.new))}
+    whole = {cell: found for cell, one in cells.items() if (found := clocks.differences(one.old, one.new))}
     change = _median(whole.values())
-    for clock in _CLOCKS:
-        moved = {cell: found for cell in whole if (found := _differences(*clock.sides(cells[cell])))}
-        both = {cell: _less(whole[cell], found) for cell, found in moved.items()}
-        rest = {cell: found for cell, found in both.items() if found}
-        if len(rest) >= FEWEST_CELLS:
-            explained = change - _median(rest.values())
-            return Together(change, explained, clock.name, _with_spread(_all(rest.values()), clock.sd))
-    return Together(change, None, "", _with_spread(_all(whole.values()), machine))
-
-
-def _differences(old: Logs, new: Logs) -> dict[Seed, float]:
-    """Return the change of each seed's logarithm; without a common seed that of the means, as of no seed."""
-    one, other = _logs(old), _logs(new)
-    both = {seed: other[seed] - one[seed] for seed in one if seed in other}
-    if both or not one or not other:
-        return both
-    return {None: statistics.fmean(other.values()) - statistics.fmean(one.values())}
-
-
-def _less(whole: Mapping[Seed, float], clock: Mapping[Seed, float]) -> dict[Seed, float]:
-    return {seed: change - clock[seed] for seed, change in whole.items() if seed in clock}
+    bases = dict.fromkeys(base for base, _ in whole)
+    by_base = {base: _median(found for cell, found in whole.items() if cell[0] == base) for base in bases}
+    for clock in CLOCKS:
+        rest = {cell: own for cell in whole if (own := clock.beside(cells[cell]))}
+        if len(rest) < max(FEWEST_CELLS, _SHARE * len(whole)):
+            continue
+        # of the same cells on both sides of the difference, so that it is the machine's part in all cells
+        explained = _median(whole[cell] for cell in rest) - _median(rest.values())
+        showed = _median({seed: whole[cell][seed] - own for seed, own in each.items()} for cell, each in rest.items())
+        error = _with_spread(_all(rest.values()), clock.sd)
+        return Together(change, explained, showed, clock.name, error, by_base, len(cells))
+    return Together(change, 0.0, None, "", _with_spread(_all(whole.values()), machine), by_base, len(cells))
 
 
 def _all(found: Iterable[Mapping[Seed, float]]) -> list[float]:
@@ -225,7 +209,7 @@ def _against_others(cells: Mapping[Cell, Timed]) -> dict[Cell, tuple[Moves, Erro
     by_seed: dict[Cell, dict[Seed, float]] = {}
     apart: dict[Cell, Moves] = {}
     for cell, one in cells.items():
-        old, new = _logs(one.old), _logs(one.new)
+        old, new = logs(one.old), logs(one.new)
         both = {seed: new[seed] - old[seed] for seed in old if seed in new}
         if both:
             by_seed[cell] = both
@@ -263,35 +247,37 @@ def _error(own: Moves, pool: tuple[float, int] | None, between: Error | None) ->
     return noise.larger(*found) or Error(math.inf, 1.0)
 
 
-def _alone(quantity: Quantity, cells: Mapping[Cell, Timed], margin: float, machine: float) -> list[Finding]:
-    """Return the verdicts on few cells, which cannot be told apart from the machine but by its clock."""
-    changes, errors = {}, {}
+def _alone(cells: Mapping[Cell, Timed], machine: float) -> dict[Cell, _Change]:
+    """Return the changes of few cells, which cannot be told apart from the machine but by its clock."""
+    changes = {}
     pool = noise.pooled(found for one in cells.values() if (found := _moves(one)))
     for cell, one in cells.items():
         found = _moves(one)
         if found is None:
             continue
-        known = ((moved.change, clock.sd) for clock in _CLOCKS if (moved := clock.moves(one)))
-        explained, nights = next(known, (0.0, machine))
-        changes[cell] = found.change - explained
+        known = ((statistics.fmean(rest.values()), clock.sd) for clock in CLOCKS if (rest := clock.beside(one)))
+        change, nights = next(known, (found.change, machine))
         trials = math.sqrt(pool[0] * found.weight) if pool else 0.0
-        errors[cell] = Error(math.hypot(trials, nights), pool[1] if pool else math.inf)
-    rule = "beyond noise and what the machine does from night to night"
-    return _verdicts(quantity, cells, changes, errors, margin, rule)
+        error = Error(math.hypot(trials, nights), pool[1] if pool else math.inf)
+        changes[cell] = _Change(change, error, "beyond noise and what the machine does from night to night")
+    return changes
 
 
-def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: str, count: int) -> Finding:
+def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: str) -> Finding:
+    """Return the verdict on what all cells did together, as far as it holds for the cells of a base model too."""
     half = found.error.half_width
     low, high = found.rest - half, found.rest + half
+    own = found.by_base[base] - found.explained
     verdict: Verdict = "cannot tell"
-    clock = None if found.clock is None else f"the machine's {found.clock_name} by {_percent(found.clock)}"
-    reason = f"{count} cells together moved by {_percent(found.change)}"
-    if clock:
-        reason += f", {clock}"
-    if p < LEVEL:
+    reason = f"{found.count} cells together moved by {_percent(found.change)}"
+    if found.clock is not None:
+        reason += f", the machine's {found.clock_name} by {_percent(found.clock)}"
+    if p < LEVEL and own * found.rest > 0 and abs(own) > margin:
         verdict = moved(quantity, found.rest)
         reason += ": more than the machine explains"
-    elif -margin <= low and high <= margin:
+    elif p < LEVEL:
+        reason += f": more than the machine explains, but those of {base} by {_percent(found.by_base[base])}"
+    elif -margin <= low and high <= margin and abs(own) <= margin:
         verdict = "unchanged"
         reason += ": what the machine did"
     elif abs(found.rest) <= margin:
