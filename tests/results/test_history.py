@@ -13,11 +13,14 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.records.watch import DEFAULT, Watch
 from peftbench.report.history.page import html as page_of
+from peftbench.report.nights.words import together
 from peftbench.results.history import History, history
 from peftbench.results.history import nights as reading
 from peftbench.results.history.cell_changes import noisy_changes
 from peftbench.results.history.common_changes import common_changes
 from peftbench.results.history.series import Point, Series
+from peftbench.results.watch import night as watched
+from peftbench.results.watch.comparison import compare
 from peftbench.results.watch.quantities import FIXED, score
 from tests.support.nights import Team, make_nights, name_of, packages
 from tests.support.results_factory import ENVIRONMENT, make_result, store
@@ -148,6 +151,23 @@ def test_a_tenth_in_all_cells_of_the_newest_night_is_found_beside_the_reference_
     newest = sum(change.rule.startswith("newest nights") for change in found.changes)
     assert page_of(found).count("one night so far") == newest
     assert (newest > 0) == (nights > 3)
+
+
+def test_what_all_cells_of_one_base_model_did_in_two_nights_is_told_of_these_alone(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        slower = cell >= 4 and night == 1
+        return {
+            "base": "B" if cell >= 4 else "A",
+            "tokens_per_second": (1_000 if cell < 4 else 100) * (0.7 if slower else 1),
+            "reference_step_seconds": 0.008,
+        }
+
+    place = make_nights(tmp_path / "nights", Team(2, 9, planted=planted))
+    (common,) = (change for change in history([place]).changes if change.cell is None)
+    assert (common.base, len(common.cells), common.compared, common.before) == ("B", 5, 5, pytest.approx(100))
+    told_of = together(compare(*(watched.read(place / name_of(night)) for night in (0, 1)), DEFAULT))
+    assert told_of[0].startswith("training speed on A: 4 cells together moved by +0.0 %")
+    assert told_of[1].startswith("training speed on B: 5 cells together moved by -30.0 %")
 
 
 def test_nights_of_a_machine_that_varies_are_no_change_beside_the_reference_step(tmp_path):

@@ -69,6 +69,7 @@ def make_result(
     fields = {
         "settings_json": json.dumps({"method": method, "rank": rank, "train": {"steps": 30, "learning_rate": 3e-3}}),
         "environment_json": json.dumps(ENVIRONMENT),
+        "base": "nano",
         "device": "cpu",
         "threads": 1,
         "workers": 2,
@@ -81,7 +82,6 @@ def make_result(
     row = TrialRow(
         key=key,
         suite="quickstart",
-        base="nano",
         method=method,
         cell=cell,
         precision=precision,
