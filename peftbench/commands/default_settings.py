@@ -60,11 +60,13 @@ def _of_no_base(suite: Suite, trials: Sequence[Trial]) -> Iterator[str]:
     if own and built_in:
         yield f"learning_rate: {wording.rates(own)} (the methods' own, found for {suite.base.source})"
     blocks = [(method_of(b.method, {k: v[0] for k, v in b.axes.items()}), b) for b in suite.blocks]
-    general = []
+    general: dict[str, str] = {}
     for key in _GENERAL if built_in else _AMOUNTS_OF_A_STEP:
         left = {b.method for method, b in blocks if layers.origin(key, method, b, suite) == layers.DEFAULT}
         values = {getattr(t.training, key) for t in trials if t.training and t.method in left}
         if values and TRAIN[key].default in (None, *values) and len(values) == 1:
-            general.append(f"{key} {next(iter(values))}")
-    if general and not general[0].startswith("micro_batch_size"):
-        yield f"{', '.join(general)}: the general default{'s' * (len(general) > 1)}"
+            general[key] = f"{key} {next(iter(values))}"
+    if "batch_size" not in general:  # else it is the batch size that the suite gives
+        general.pop("micro_batch_size", None)
+    if general:
+        yield f"{', '.join(general.values())}: the general default{'s' * (len(general) > 1)}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from peftbench.commands import terminal
 from peftbench.records import Status
 from peftbench.records.units import seconds as shown
 from peftbench.records.wording import plural, series
@@ -19,6 +21,8 @@ _LEAST = 0.05
 """Least share of the predicted time after which a run's own speed corrects the prediction."""
 _FEW = 2
 """Cells of which a trial has ended from which on the others are estimated by their mean."""
+_WIDTH = 100
+"""Longest line in characters."""
 _SAME = 0.005
 """Relative difference up to which two times are called the same."""
 
@@ -41,6 +45,7 @@ class Expected:
         self._seconds: dict[str, float] = {}
         self._took: dict[str, tuple[str, float]] = {}
         self._ended: set[str] = set()
+        self._began: dict[str, float] = {}
         self._by: dict[str, None] = {}
         self._own = _OwnTimes([job for job in grid.pending if not job.trial.unsupported])
         known = pilot.stored()
@@ -64,11 +69,15 @@ class Expected:
         return observe
 
     def see(self, event: Event) -> None:
-        """Note how long a trial took."""
-        if event.result is not None:
-            key, row = event.job.key, event.result.row
+        """Note when a trial began, or how long it took."""
+        key = event.job.key
+        if event.result is None:
+            self._began.setdefault(key, time.monotonic())
+        else:
+            row = event.result.row
             self._ended.add(key)
-            self._own.see(event.job, row)
+            began = self._began.pop(key, None)
+            self._own.see(event.job, row, None if began is None else time.monotonic() - began)
             if key in self._seconds and row.status == Status.OK and row.wall_seconds:
                 self._took[key] = row.cell, row.wall_seconds
 
@@ -93,21 +102,21 @@ class Expected:
     def _predicts(self) -> bool:
         return self._complete and bool(self._seconds)
 
-    def before(self, command: str) -> str:
-        """Return what is known of the time before anything runs; empty if nothing is to run.
+    def before(self, command: str) -> list[str]:
+        """Return what is known of the time before anything runs, as lines; none if nothing is to run.
 
         Args:
-            command: the one that measures a few steps of the same trials.
+            command: the one that measures a few steps of the same trials; it has a line of its own, to be copied.
         """
         if self._predicts:
             left = self.left()
-            return f"about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
+            known = f"about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
+            return terminal.wrapped(known, _WIDTH, "    ") if known else []
         if not self._own.pending:
-            return ""
-        return (
-            "how long it takes is not known yet: an estimate follows after the first trials (to have one before a run: "
-            f"{command})"
-        )
+            return []
+        follows = ": an estimate follows after the first trials" if self._own.follows else ""
+        said = f"how long it takes is not known yet{follows}; to have an estimate before a run:"
+        return [*terminal.wrapped(said, _WIDTH, "    "), f"    {command}"]
 
     def news(self) -> str:
         """Return an estimate of the time left as a line, when there is a first or a better one; else an empty text."""
@@ -125,7 +134,7 @@ class Expected:
         count = plural(len(self._took), "trial")
         off = _off(measured, predicted)
         whole = f"{count} took {f'{off} than' if off else 'as long as'} predicted: {shown(measured)}"
-        if measured != predicted:
+        if off:
             whole += f" in place of {shown(predicted)}"
         single = ""
         if len(errors) > 1:
@@ -153,16 +162,34 @@ class _OwnTimes:
         self._first: list[float] = []
         """Seconds of what only a cell's first trial does."""
         self._ended: set[str] = set()
+        self._ok: set[str] = set()
+        """Cells of which a trial has ended ok."""
         self._trained = {job.trial.cell for job in pending if job.trial.training}
         self._said = 0
 
-    def see(self, job: Job, row: TrialRow) -> None:
-        """Note how long a trial took."""
+    @property
+    def follows(self) -> bool:
+        """Whether trials are left when enough have ended for an estimate."""
+        return sum(job.trial.training is not None for job in self.pending) > max(1, min(_FEW, len(self._trained)))
+
+    def see(self, job: Job, row: TrialRow, elapsed: float | None) -> None:
+        """Note how long a trial took.
+
+        Args:
+            job: the trial.
+            row: its row, which has no time if the process was stopped or killed.
+            elapsed: seconds since its process was started; None if that was not seen.
+        """
         self._ended.add(job.key)
-        if row.wall_seconds is not None:
+        took = elapsed if row.wall_seconds is None else row.wall_seconds
+        if took is None and row.status == Status.TIMEOUT:
+            took = job.trial.timeout_seconds
+        if took is not None:
             once = (row.plan_seconds or 0.0) + (row.inference_seconds or 0.0)
             self._first += [once] if _is_first(job) else []
-            self._later.setdefault(job.trial.cell, []).append(max(0.0, row.wall_seconds - once))
+            self._later.setdefault(job.trial.cell, []).append(max(0.0, took - once))
+        if row.status == Status.OK:
+            self._ok.add(job.trial.cell)
 
     def _known(self) -> list[str]:
         return [cell for cell in self._trained if cell in self._later]
@@ -170,13 +197,15 @@ class _OwnTimes:
     def left(self) -> float | None:
         """Return the seconds of work that are left; None before enough trials ended.
 
-        A cell of which no trial has ended is counted as the mean of the others.
+        A cell of which no trial has ended is counted as the mean of the others: of those that ended ok, if there are
+        any, since what fails may end at once.
         """
         known = self._known()
         if len(known) < min(_FEW, len(self._trained)):
             return None
         means = {cell: statistics.fmean(times) for cell, times in self._later.items()}
-        others = statistics.fmean(means[cell] for cell in known or means) if means else None
+        like = [cell for cell in known if cell in self._ok] or known or means
+        others = statistics.fmean(means[cell] for cell in like) if means else None
         ahead = [job for job in self.pending if job.key not in self._ended]
         if others is None:
             return None

@@ -58,7 +58,11 @@ def load_suite(
 
     chosen = None if seeds is None else arguments.seeds(seeds)
     return suite.load(
-        name, overrides=arguments.overrides(overrides), only=arguments.only(only), seeds=chosen, smoke=smoke
+        arguments.path("name", name),
+        overrides=arguments.overrides(overrides),
+        only=arguments.only(only),
+        seeds=chosen,
+        smoke=smoke,
     )
 
 
@@ -112,7 +116,7 @@ def run_suite(
     elif overrides or only or seeds is not None or smoke:
         raise UserError("run_suite got a loaded suite; pass overrides, only, seeds and smoke to load_suite instead")
     how = RunOptions(
-        results=dated_folder.results_folder(results),
+        results=dated_folder.results_folder(None if results is None else arguments.path("results", results)),
         fresh=fresh,
         keep_adapters=keep_adapters,
         budget=arguments.size(budget),
@@ -139,7 +143,7 @@ def read_results(folder: str | os.PathLike[str], *, all_rows: bool = False) -> T
     from peftbench.results import store
     from peftbench.results.folder import place
 
-    here = place(folder)
+    here = place(arguments.path("folder", folder))
     tables = store.read(here)
     grid = None if all_rows else store.recorded_grid(here)
     if grid is None:
@@ -184,7 +188,7 @@ def answer(
     from peftbench.report import answer as report
     from peftbench.results.folder import place
 
-    here = place(folder)
+    here = place(arguments.path("folder", folder))
     return report.record(report.ask(here, question(here, Asked(within, arguments.size(budget), time, task))))
 
 
@@ -234,7 +238,8 @@ def compare_results(
     from peftbench.commands import compare
     from peftbench.results.folder import place
 
-    return compare.compared(place(old), place(new), watch or {})
+    before, after = place(arguments.path("old", old)), place(arguments.path("new", new))
+    return compare.compared(before, after, arguments.watch(watch))
 
 
 def history(
@@ -266,11 +271,12 @@ def history(
 
     if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
         raise UserError(f"last: given {last!r}; allowed: a number of nights from 1 on")
-    given = [nights] if isinstance(nights, str | os.PathLike) else list(nights)
-    folders = [place for each in given for place in history.places(each)]
+    keys = arguments.watch(watch)
+    given = list(nights) if isinstance(nights, Iterable) and not isinstance(nights, str | os.PathLike) else [nights]
+    folders = [place for each in given for place in history.places(arguments.path("nights", each))]
     if not folders:
         raise UserError("history: no night is given")
-    return record(history.found(folders, watch or {}, last))
+    return record(history.found(folders, keys, last))
 
 
 def write_report(
@@ -296,6 +302,6 @@ def write_report(
         raise UserError(f"write_report: {unknown('format', format, ('html', *report.FORMATS))}")
     if output is None and format != "html":
         raise UserError(f"write_report: format={format!r} needs output, the file to write")
-    here = place(folder)
-    target = default_page(here) if output is None else Path(output)
+    here = place(arguments.path("folder", folder))
+    target = default_page(here) if output is None else Path(arguments.path("output", output))
     return report.publish(here, target, format)[0]

@@ -70,6 +70,32 @@ def seeds(given: int | Sequence[int]) -> str:
         raise UserError(f"seeds: given {given!r}; allowed: a number of seeds, or a list of the seeds") from None
 
 
+def path(name: str, given: Any) -> str | os.PathLike[str]:
+    """Return a file, folder or URL as it is given.
+
+    Args:
+        name: the argument, for the message.
+        given: its value.
+
+    Raises:
+        UserError: if it is neither text nor a path.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name}: given {given!r:.60}; allowed: a path, as text or pathlib.Path, or a URL")
+    return given
+
+
+def watch(given: Any) -> Mapping[str, Any]:
+    """Return keys of ``watch:``; none for None.
+
+    Raises:
+        UserError: if it is no mapping.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f'watch: given {given!r:.60}; allowed: a mapping, like {{"judge": ["score"]}}')
+    return given or {}
+
+
 def size(given: int | str | None) -> str | None:
     """Return a size as ``--budget`` takes it; a number is of bytes."""
     return f"{given}B" if isinstance(given, int) else given

@@ -162,9 +162,8 @@ def _run_stage(
         print(progress.wrapped(f"note: {note}"), file=out)
     print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
     times = expected.Expected(prepared)
-    before = times.before(planned) if planned else ""
-    if before:
-        print(progress.wrapped(before), file=out)
+    for line in times.before(planned) if planned else ():
+        print(line, file=out)
     followed = rounds.Rounds(prepared, partial(ending.so_far, stage.folder, workers) if tables else None)
     with progress.shown(len(prepared.pending), out, followed, times) as observer:
         outcome = grid.run(prepared, sender.beside(times.beside(observer)))

@@ -49,7 +49,11 @@ def test_without_pilots_the_time_is_said_as_soon_as_trials_of_two_cells_have_end
     times = expected.Expected(grid)
     base, a, b, c, *later = grid.pending
     assert (times.left(), times.news()) == (None, "")
-    assert times.before(PLAN).endswith(f"follows after the first trials (to have one before a run: {PLAN})")
+    assert times.before(PLAN) == [
+        "how long it takes is not known yet: an estimate follows after the first trials; to have an estimate",
+        "    before a run:",
+        f"    {PLAN}",
+    ]
     times.see(ended(base, 1.0))
     times.see(ended(a, 12.0, plan=2.0))
     assert (times.left(), times.news()) == (None, ""), "one method says nothing of another"
@@ -77,10 +81,47 @@ def test_lines_say_the_estimate_once(grid):
 
 
 def test_nothing_is_said_of_a_time_where_nothing_is_to_run(grid):
-    assert expected.Expected(SimpleNamespace(pending=[], workers=1)).before(PLAN) == ""
+    assert expected.Expected(SimpleNamespace(pending=[], workers=1)).before(PLAN) == []
     refused = [replace(job, trial=replace(job.trial, unsupported="no")) for job in grid.pending]
     times = expected.Expected(SimpleNamespace(pending=refused, workers=1))
-    assert (times.before(PLAN), times.left(), times.news()) == ("", None, "")
+    assert (times.before(PLAN), times.left(), times.news()) == ([], None, "")
+
+
+def test_the_command_to_copy_is_in_one_line_and_no_estimate_is_promised_where_none_can_follow(grid):
+    command = f"{PLAN} --only 'cell=lora r=8 fp32' {'--set train.steps=20 ' * 5}"
+    for pending in (grid.pending[:2], grid.pending[1:3]):
+        lines = expected.Expected(SimpleNamespace(pending=pending, workers=1)).before(command)
+        assert lines == ["how long it takes is not known yet; to have an estimate before a run:", f"    {command}"]
+    assert "follows" in expected.Expected(SimpleNamespace(pending=grid.pending[1:4], workers=1)).before(command)[0]
+
+
+def test_trials_that_were_stopped_or_killed_count_with_the_time_until_then(grid, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(expected.time, "monotonic", lambda: now[0])
+    times = expected.Expected(grid)
+    _, a, b, c, *_ = grid.pending
+    for job, seconds, status in ((a, 10.0, "ok"), (b, 600.0, "timeout")):
+        times.see(Event(job, Phase.START))
+        now[0] += 1.0
+        times.see(Event(job, Phase.TRAIN, 1, 2))
+        now[0] += seconds - 1.0
+        times.see(ended(job, 10.0 if status == "ok" else None, status=status))
+    assert times.left() == pytest.approx(10 + 2 * 10 + 2 * 600 + 3 * 10), "the base and c as a, which ended ok"
+    times.see(ended(c, None, status="killed"))
+    assert times.news().endswith("trials of 2 of 3 cells have ended"), "it was not seen to begin"
+
+
+def test_what_fails_at_once_is_no_measure_of_cells_that_have_not_run(grid):
+    times = expected.Expected(grid)
+    _, a, b, *_ = grid.pending
+    times.see(ended(a, 1.0, status="error"))
+    times.see(ended(b, 21.0))
+    assert times.left() == pytest.approx(21 + 2 * 1 + 2 * 21 + 3 * 21)
+    times = expected.Expected(grid)
+    stopped = replace(b, trial=replace(b.trial, timeout_seconds=600.0))
+    times.see(ended(a, 1.0, status="error"))
+    times.see(ended(stopped, None, status="timeout"))
+    assert times.left() == pytest.approx(2 * 1 + 2 * 600 + 4 * 300.5), "none ended ok"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +131,7 @@ def test_nothing_is_said_of_a_time_where_nothing_is_to_run(grid):
 def test_a_prediction_names_the_command_that_measured(grid, by, named):
     pilot.store({pilot.shape(job.trial): KNOWN for job in grid.pending}, by)
     times = expected.Expected(grid)
-    assert times.before(PLAN).endswith(f", by the steps that {named} measured on this machine")
+    assert " ".join(times.before(PLAN)).endswith(f", by the steps that {named} measured on this machine")
     times.see(ended(grid.pending[0], 10.0))
     (text,) = times.sentences()
     assert text.endswith(f"(predicted by the steps that {named} measured)")
@@ -102,6 +143,7 @@ def test_a_prediction_names_the_command_that_measured(grid, by, named):
         ((1.12, 1.12, 1.12), "3 trials took 12 % longer than predicted: "),
         ((0.5, 1.0, 1.0), "3 trials took 17 % less than predicted: "),
         ((1.0, 1.0, 1.0), "3 trials took as long as predicted: "),
+        ((1.002, 1.0, 1.0), "3 trials took as long as predicted: "),
     ],
 )
 def test_the_error_of_a_prediction_is_said_in_words(grid, factors, said):
@@ -111,6 +153,7 @@ def test_the_error_of_a_prediction_is_said_in_words(grid, factors, said):
         times.see(ended(job, factor * times._seconds[job.key]))
     (text,) = times.sentences()
     assert text.startswith(said)
+    assert (" in place of " in text) == (" as long as " not in said)
     assert ("most of all a (50 % less) (predicted" in text) == (factors[0] == 0.5)
     assert "-" not in text.partition("(predicted")[0]
 
@@ -137,6 +180,9 @@ def test_plan_names_the_defaults_of_the_built_in_base(tmp_path, monkeypatch, cap
 def test_settings_that_the_suite_gives_are_no_defaults(tmp_path):
     train = "train: {epochs: 1, batch_size: 8, sequence_length: 64, learning_rate: 1e-3}\n"
     assert _said(tmp_path, SUITE + train) == []
+    assert _said(tmp_path, SUITE + "train: {steps: 50, batch_size: 8, learning_rate: 1e-3}\n") == [
+        "sequence_length 128: the general default"
+    ]
 
 
 def test_a_folder_that_could_be_a_hub_id_is_said_to_be_the_folder(tmp_path, monkeypatch):

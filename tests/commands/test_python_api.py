@@ -145,6 +145,16 @@ def test_a_selection_and_seeds_are_those_of_the_command_line(place):
         (lambda: peftbench.history("nosuch"), "nosuch"),
         (lambda: peftbench.history([]), "no night is given"),
         (lambda: peftbench.history("a", watch={"jugde": "score"}), "did you mean 'judge'?"),
+        (lambda: peftbench.history("a", watch=["judge"]), "watch: given ['judge']; allowed: a mapping"),
+        (lambda: peftbench.history(5), "nights: given 5; allowed: a path, as text or pathlib.Path, or a URL"),
+        (lambda: peftbench.history(None), "nights: given None; allowed: a path"),
+        (lambda: peftbench.history(["a", 5]), "nights: given 5; allowed: a path"),
+        (lambda: peftbench.compare("a", "b", watch=["judge"]), "watch: given ['judge']; allowed: a mapping"),
+        (lambda: peftbench.compare("a", None), "new: given None; allowed: a path"),
+        (lambda: peftbench.load_suite(5), "name: given 5; allowed: a path"),
+        (lambda: peftbench.run_suite("mine.yaml", 5), "results: given 5; allowed: a path"),
+        (lambda: peftbench.answer(5), "folder: given 5; allowed: a path"),
+        (lambda: peftbench.write_report(5), "folder: given 5; allowed: a path"),
         (lambda: peftbench.history("a", last=0), "last: given 0; allowed: a number of nights from 1 on"),
         (lambda: peftbench.history("a", last="3"), "last: given '3'"),
         (lambda: peftbench.write_report("nosuch"), "no such folder: nosuch"),
@@ -194,7 +204,7 @@ def test_a_script_without_a_guard_runs_once_whatever_command_it_calls(place):
     done = subprocess.run([sys.executable, "script.py"], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (done.stdout.count("once"), "Traceback" in done.stderr) == (1, False)
-    assert "plan --time predicted" in done.stderr, "predicted beside measured"
+    assert "(predicted by the steps that `plan --time` measured)" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("seeds", ["3", "12", True, [0.5], [1, "2"]])

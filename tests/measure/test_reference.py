@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from peftbench.measure import reference
+from peftbench.runner import tuning
 
 
 def test_the_step_is_the_one_that_all_nights_have_timed():
@@ -32,15 +36,36 @@ def test_it_takes_a_part_of_a_second_and_draws_no_random_number_of_the_trials(mo
     assert all(seconds > 0 for seconds in found)
 
 
-def test_too_little_memory_leaves_the_step_unknown(monkeypatch):
-    def full(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+FAILURES = [RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("a mistake"), MemoryError()]
 
-    monkeypatch.setattr(reference, "loss", full)
-    assert reference.step_seconds() is None
-    monkeypatch.setattr(reference, "loss", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake")))
-    with pytest.raises(RuntimeError, match="a mistake"):
-        reference.step_seconds()
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("error", FAILURES)
+def test_a_step_that_fails_before_or_after_training_is_unknown_and_ends_no_trial(monkeypatch, error, after):
+    def fails(*_):
+        raise error
+
+    recorded = []
+    run = SimpleNamespace(
+        job=SimpleNamespace(trial=SimpleNamespace(device="cpu")),
+        clock=SimpleNamespace(phase=lambda _: nullcontext()),
+        record=recorded.append,
+    )
+    monkeypatch.setattr(reference, "_SECONDS", 0.0)
+    with monkeypatch.context() as patched:
+        if not after:
+            patched.setattr(reference, "loss", fails)
+        with tuning._beside_reference(run):
+            patched.undo()
+            if after:
+                patched.setattr(reference, "loss", fails)
+    assert [columns.reference_step_seconds for columns in recorded] == [None]
+
+
+def test_on_a_gpu_no_step_is_timed(monkeypatch):
+    monkeypatch.setattr(reference, "step_seconds", lambda: pytest.fail("its memory would stay"))
+    with tuning._beside_reference(SimpleNamespace(job=SimpleNamespace(trial=SimpleNamespace(device="cuda")))):
+        pass
 
 
 def test_the_typical_step_is_between_before_and_after():

@@ -43,7 +43,11 @@ class MemoryColumns(ColumnGroup):
     other_gpu_processes: Annotated[
         int | None, "cuda: other processes on the GPU, the larger count of the start and the end of training"
     ] = None
-    host_peak_train_bytes: Annotated[int | None, "peak resident memory of the process during training"] = None
+    host_peak_train_bytes: Annotated[
+        int | None,
+        "peak resident memory of the process during training; on a CPU, this and the next two can hold some 12 MB that "
+        "the reference step has freed",
+    ] = None
     host_peak_evaluate_bytes: Annotated[int | None, "peak resident memory of the process during evaluation"] = None
     host_peak_resident_bytes: Annotated[
         int | None, "peak resident memory of the trial's process, loaded libraries included"
