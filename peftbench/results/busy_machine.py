@@ -56,7 +56,9 @@ def quiet_rows(rows: Iterable[Mapping[str, Any]], of: Measured = "train") -> lis
 
 
 def is_time(column: str, of: Measured = "train") -> bool:
-    """Return whether a column of ``trials`` is a time, or a rate that follows from one, which a busy machine spoils.
+    """Return whether a column of ``trials`` is a time, a rate that follows from one, or the energy used meanwhile.
+
+    A busy machine spoils them: other work slows a trial, and an energy counter of the whole device includes it.
 
     Args:
         column: its name.
@@ -68,7 +70,8 @@ def is_time(column: str, of: Measured = "train") -> bool:
 
 def _times(*groups: type) -> frozenset[str]:
     every = [name for group in groups for name in group.__annotations__]
-    return frozenset(n for n in every if n.endswith(("_seconds", "_per_second")) and not n.endswith("_waiting_seconds"))
+    ends = ("_seconds", "_per_second", "_joules")
+    return frozenset(n for n in every if n.endswith(ends) and not n.endswith("_waiting_seconds"))
 
 
 _TIMES: Mapping[Measured, frozenset[str]] = {

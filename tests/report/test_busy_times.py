@@ -9,6 +9,7 @@ import pytest
 from peftbench.report import render, table
 from peftbench.report.collect import collect
 from peftbench.report.derived.answer import answer
+from peftbench.report.tables.presented import Choice
 from peftbench.results.busy_machine import is_time
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
@@ -74,3 +75,29 @@ def test_what_is_no_time_stays(partly):
     assert list(cell.trials["train_seconds"]) == [70.0] * 3, "each trial keeps what it measured"
     assert is_time("decode_tokens_per_second", "inference")
     assert not is_time("inference_waiting_seconds", "inference")
+
+
+def test_a_column_that_is_asked_for_leaves_busy_times_out_too(partly):
+    asked = table(partly, "md", Choice(("cell", "wall_seconds", "checkpoint_bytes"), "wall_seconds"))
+    (line,) = [line for line in asked.splitlines() if "LoRA r=2 " in line]
+    assert line.split("|")[2].strip() == "–"
+    stored = csv.DictReader(io.StringIO(table(partly, "csv", Choice(("cell", "train_seconds", "inference_seconds")))))
+    found = {row["cell"]: row for row in stored}
+    assert found[WHOLLY]["inference_seconds_mean"] == ""
+    assert float(found[NEVER]["inference_seconds_mean"]) == 1
+
+
+def test_a_column_that_is_asked_for_says_of_how_many_trials_it_is(tmp_path):
+    folder = store(tmp_path / "r", trial(PARTLY, 0, 50.0, **BUSY), trial(PARTLY, 1, 10.0, **QUIET, wall_seconds=12))
+    text = table(folder, "md", Choice(("cell", "wall_seconds")))
+    assert "| 12.0 (n=1) |" in text
+
+
+def test_energy_that_other_work_used_is_in_no_mean(tmp_path):
+    energy = {"energy_source": "rapl", "workers": 1}
+    made = [trial(PARTLY, 0, 50.0, **BUSY, train_energy_joules=9000.0, **energy)]
+    made += [trial(PARTLY, 1, 10.0, **QUIET, train_energy_joules=1000.0, **energy)]
+    folder = store(tmp_path / "r", *made)
+    assert collect(folder).cells[0].mean("train_energy_joules") == 1000.0
+    page = PageData(render(folder, tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert page.column("train_energy_joules")[PARTLY] == 1000.0

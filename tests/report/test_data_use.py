@@ -13,9 +13,9 @@ from peftbench.report.notes import data_use
 from peftbench.tasks import overlap
 
 
-def row(cell="lora", steps=10, truncated=0, prompts=0, exact=0, ngram=0, **changes) -> dict:
+def row(cell="lora", steps=10, truncated=0, prompts=0, exact=0, ngram=0, scored=500, **changes) -> dict:
     seen = {"trec": {"examples": 1200, "drawn": 2760, "distinct": 1200, "truncated": truncated}}
-    shared = {"trec": {"examples": 500, "exact": exact, "ngram": ngram, "words": 13}}
+    shared = {"trec": {"examples": scored, "exact": exact, "ngram": ngram, "words": 13}}
     found = {
         "cell": cell,
         "steps_done": steps,
@@ -69,6 +69,8 @@ def test_overlap_and_its_absence_are_reported():
         "Overlap of scored and training data: 11 of 500 scored prompts of trec are training prompts word for word, "
         "1 more share 13 consecutive words with one."
     )
+    only = "The only scored prompt is neither a training prompt nor shares 13 consecutive words with one."
+    assert notes(row(scored=1))[2] == only
     assert notes(row())[2] == "None of 500 scored prompts is a training prompt or shares 13 consecutive words with one."
 
 

@@ -128,5 +128,6 @@ def _overlap(trials: pd.DataFrame) -> Iterable[str]:
         elif found:
             words = max(each["words"] for each in found.values())
             scored = sum(each["examples"] for each in found.values())
-            who = f"None of {plural(scored, 'scored prompt')}"
-            yield f"{who} is a training prompt or shares {words} consecutive words with one."
+            who = "The only scored prompt is neither" if scored == 1 else f"None of {scored:,} scored prompts is"
+            with_one = f"shares {words} consecutive words with one"
+            yield f"{who} a training prompt {'nor' if scored == 1 else 'or'} {with_one}."

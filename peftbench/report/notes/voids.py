@@ -40,7 +40,10 @@ def at_the_floor(results: Results) -> tuple[str, ...]:
 
 
 def _nothing(task: str) -> str:
-    return f"{task}: every cell scores 0, so nothing is compared; more steps may change that."
+    """Return that nothing was learned on a task, with advice where the line has room for it."""
+    found = f"{task}: every cell scores 0, so nothing is compared"
+    advised = f"{found}; more steps may change that."
+    return advised if len(advised) <= WIDTH - len(_HEAD) else f"{found}."
 
 
 def _smoke(results: Results) -> Iterator[str]:

@@ -15,6 +15,7 @@ from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.names import display_names, renamed
 from peftbench.report.tables import inference, retention
 from peftbench.report.tables.table import Column, Row, Table, Value
+from peftbench.results.busy_machine import without_busy_times
 
 _LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
 _HIGHER_IS_BETTER = ("score_", "probability_", "on_front_", "seeds_", "prefill_tokens", "decode_tokens")
@@ -134,7 +135,7 @@ class _Offers:
         return self._others
 
     def _stored(self, name: str) -> _Offer | None:
-        """Return a numeric column of the stored trials as its mean over a cell's seeds."""
+        """Return a numeric column of the stored trials as its mean over a cell's seeds; of a time, the quiet ones."""
         trials, stem = self._results.trials, name.removesuffix("_mean")
         if stem not in trials or trials[stem].dtype.kind not in "iuf":
             return None
@@ -143,11 +144,14 @@ class _Offers:
         column = Column(stem.replace("_", " "), unit.name, (f"{stem}_mean", f"{stem}_sd"))
 
         def value(row: Row) -> Value:
-            known = list(map(float, row.cell.ok[stem].dropna())) if row.cell else []
+            ok = row.cell.ok if row.cell else trials[:0]
+            known = list(map(float, without_busy_times(ok)[stem].dropna()))
             mean = statistics.fmean(known) if known else None
             sd = statistics.stdev(known) if len(set(known)) > 1 else None
             text = fmt.small(None if mean is None else mean / unit.size)
-            return Value(text if sd is None else f"{text} ± {fmt.small(sd / unit.size)}", (mean, sd), text)
+            whole = text if sd is None else f"{text} ± {fmt.small(sd / unit.size)}"
+            of = f" (n={len(known)})" if known and len(known) < ok[stem].notna().sum() else ""
+            return Value(whole + of, (mean, sd), text)
 
         return _Offer(stem, frozenset(), column, value)
 
