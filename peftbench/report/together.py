@@ -9,8 +9,10 @@ from typing import Any
 from peftbench.records.wording import abridged, series
 from peftbench.report import styles
 from peftbench.report.folders import Part, differences
+from peftbench.results.watch.night import MACHINE, TIMES, gpu_names, part_of
 
 _MOST_REASONS = 3
+_OTHER = "other machine, threads, workers or versions of libraries"
 
 
 def together(parts: Sequence[Part]) -> dict[str, Any]:
@@ -61,9 +63,14 @@ def _reason(parts: Sequence[Part], before: Sequence[Sequence[int]], own: Sequenc
 
 
 def _machine(part: Part) -> Hashable:
-    """Return what times depend on beside device and code."""
-    names = ("cpu", "gpu", "gpus", "cpus_available")
-    return part.column("threads"), tuple(part.environment.get(name, frozenset()) for name in names)
+    """Return what times depend on: what two nights must have in common for their times to be compared."""
+    every = part.environment.items()
+    machine = frozenset((name, values) for name, values in every if any(part_of(name, each) for each in MACHINE))
+    return tuple(part.column(name) for name in TIMES), machine
+
+
+def _gpus(part: Part) -> Hashable:
+    return gpu_names(part.results.trials["environment_json"]) if "cuda" in part.column("device") else ""
 
 
 def _settings(part: Part, kind: str) -> Hashable:
@@ -80,8 +87,9 @@ def _forgetting(part: Part) -> Hashable:
 
 
 _COSTS: dict[str, tuple[Callable[[Part], Hashable], str]] = {
-    "train_seconds": (_machine, "other machine or threads, so that times do not compare"),
-    "decode_over_base": (_decoding, "other machine, threads or settings of inference, so that times do not compare"),
+    "train_seconds": (_machine, f"{_OTHER}, so that times do not compare"),
+    "decode_over_base": (_decoding, f"{_OTHER}, or other settings of inference, so that times do not compare"),
+    "peak_train_bytes": (_gpus, "other GPUs, whose libraries need other memory, so that peaks do not compare"),
     "forgetting": (_forgetting, "other base model or general text, so that losses per token do not compare"),
 }
 """Costs that need more in common than scores do: what must be equal, and what it means if it is not."""

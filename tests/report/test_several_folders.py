@@ -98,6 +98,30 @@ def test_folders_stand_together_where_scores_and_costs_compare(tmp_path):
     assert len({(style["light"], style["shape"]) for style in found["styles"]}) == 5
 
 
+A100, T4 = {"name": "A100", "memory.total": "40 GiB"}, {"name": "T4", "memory.total": "15 GiB"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "row", "times", "peaks"),
+    [
+        ({"cpu": "x", "gpus": [A100]}, {}, [0, 0], [0, 0]),
+        ({"cpu": "x", "gpus": [T4]}, {}, [0, 1], [0, 1]),
+        ({"cpu": "x", "gpus": [A100], "packages": {"torch": "3.0"}}, {}, [0, 1], [0, 0]),
+        ({"cpu": "x", "gpus": [A100]}, {"workers": 4}, [0, 1], [0, 0]),
+    ],
+)
+def test_times_and_peaks_of_other_machines_have_axes_of_their_own(tmp_path, environment, row, times, peaks):
+    first = json.dumps({"cpu": "x", "gpus": [A100]})
+    made = [
+        results(tmp_path / "a", device="cuda", environment_json=first),
+        results(tmp_path / "b", device="cuda", environment_json=json.dumps(environment), **row),
+    ]
+    found = together(folders.read(made))
+    assert found["groups"] == [[0, 1]]
+    assert found["apart"]["train_seconds"] == found["apart"]["decode_over_base"] == times
+    assert found["apart"]["peak_train_bytes"] == peaks
+
+
 def test_a_folder_that_fits_to_two_that_do_not_fit_is_with_the_first(tmp_path):
     unknown = results(tmp_path / "old")
     two = [results(tmp_path / name, settings={"evaluation": {"split": name}}) for name in ("test", "validation")]

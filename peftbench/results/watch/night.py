@@ -125,7 +125,7 @@ def other_machine(old: pd.DataFrame, new: pd.DataFrame) -> str | None:
     sides = [environment(rows["environment_json"]) for rows in (old, new)]
     for wanted in MACHINE:
         one, other = (
-            "; ".join(f"{name} {value}" for name, value in sorted(side.items()) if _part_of(name, wanted))
+            "; ".join(f"{name} {value}" for name, value in sorted(side.items()) if part_of(name, wanted))
             for side in sides
         )
         if one and other and one != other:
@@ -136,11 +136,12 @@ def other_machine(old: pd.DataFrame, new: pd.DataFrame) -> str | None:
 
 def other_gpu(old: pd.DataFrame, new: pd.DataFrame) -> str | None:
     """Return that rows of both sides ran on GPUs of other names; None if not, or if a side does not know."""
-    one, other = (_gpus(rows["environment_json"]) for rows in (old, new))
+    one, other = (gpu_names(rows["environment_json"]) for rows in (old, new))
     return f"the GPU is {one} and {other}" if one and other and one != other else None
 
 
-def _gpus(texts: Iterable[Any]) -> str:
+def gpu_names(texts: Iterable[Any]) -> str:
+    """Return the names of the GPUs in rows' environments, with commas between them; empty if none is known."""
     names = set()
     for text in dict.fromkeys(texts):
         try:
@@ -151,7 +152,8 @@ def _gpus(texts: Iterable[Any]) -> str:
     return ", ".join(sorted(names))
 
 
-def _part_of(name: str, wanted: str) -> bool:
+def part_of(name: str, wanted: str) -> bool:
+    """Return whether a dotted name of the environment is this part of it, or within it."""
     return name == wanted or name.startswith(f"{wanted}.")
 
 
