@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -141,14 +140,6 @@ class Results:
     def finished(self) -> tuple[Cell, ...]:
         """Cells with at least one trial that ended ``ok``."""
         return tuple(cell for cell in self.cells if len(cell.ok))
-
-    @cached_property
-    def not_run(self) -> Mapping[str, int]:
-        """Cells of the grid of which no trial has a result yet, with their numbers of trials; none in older folders."""
-        recorded = self.grid.cells if self.grid else {}
-        stored, shown = set(self.trials["key"]), {cell.summary.cell for cell in self.cells}
-        lacking = (cell for key, cell in recorded.items() if key not in stored and cell not in shown)
-        return Counter(lacking)
 
     @property
     def searched(self) -> tuple[tuple[Cell, CellSearch], ...]:

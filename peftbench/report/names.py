@@ -27,19 +27,6 @@ def display_names(cells: Sequence[Cell]) -> dict[str, str]:
     return {own: own if count[short] > 1 else short for own, short in found.items()}
 
 
-def names_of_not_run(results: Results) -> dict[str, str]:
-    """Return the display names of the cells of which no trial has a result yet."""
-    found = {}
-    for own in results.not_run:
-        method, _, rest = own.partition(" ")
-        inside, _, precision = rest.rpartition(" ")
-        known = method in METHODS and precision == METHODS[method].default_precision
-        implied = known and all(cell.precision == precision for cell in results.cells if cell.method == method)
-        title = method if method in METHODS and METHODS[method].variants else method_title(method)
-        found[own] = " ".join(filter(None, (title, inside, "" if implied else precision)))
-    return found
-
-
 def _display(cell: Cell, precisions: set[str]) -> str:
     own, name = cell.summary.cell, cell.method
     if not own.startswith(f"{name} ") or not own.endswith(f" {cell.precision}"):

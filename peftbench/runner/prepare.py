@@ -189,13 +189,17 @@ def prepare(
     grid_of = trials if whole is None else answers.resolved(whole, inputs.examples)
     everything = keys if whole is None else [inputs.key(trial) for trial in grid_of]
     asked = _asked_for(folder, keys, everything)
-    names = dict(zip(everything, (trial.cell for trial in grid_of), strict=True))
-    cells = {key: names[key] for key in asked}
+    of_key = dict(zip(everything, grid_of, strict=True))
+    bases = {key: find.base_name(of_key[key].base) for key in asked}
+    named = {
+        "cells": {key: of_key[key].cell for key in asked},
+        "bases": bases if len(set(bases.values())) > 1 else {},
+    }
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
     whole_command = command if narrow else options.whole_command or command
-    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch, "cells": cells}
-    store.record_grid(folder, asked, whole_command, **more)
+    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch}
+    store.record_grid(folder, asked, whole_command, **more, **named)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from peftbench import cli
-from peftbench.report import table
+from peftbench.report import render, table
 from peftbench.report.collect import collect
 from peftbench.report.derived.answer import answer
+from peftbench.report.not_run import not_run
 from peftbench.report.notes import voids
 from peftbench.report.notes.answer import lines
 from peftbench.report.tables.heads import heads_of
 from peftbench.results.store import record_grid, recorded_grid
+from tests.support import chromium
 from tests.support.answer_cases import trials
 from tests.support.results_factory import make_result, store
 
 COMMAND = "peftbench run x.yaml"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium.started() as found:
+        yield found
 
 
 @pytest.fixture
@@ -47,6 +56,53 @@ def test_the_tables_show_cells_without_a_finished_trial_with_their_status(starte
     assert "not run" in table(started, "tex")
 
 
+def test_a_cell_that_ran_on_one_base_only_has_not_run_on_the_other(tmp_path):
+    each = (("full fp32", "full", "a"), ("full fp32", "full", "b"), ("lora r=8 fp32", "lora", "a"))
+    made = [make_result(cell, method, key=f"{n}" * 32) for n, (cell, method, _) in enumerate(each)]
+    made = [replace(one, row=replace(one.row, base=base)) for one, (*_, base) in zip(made, each, strict=True)]
+    folder = store(tmp_path / "r", *made)
+    keys = [*(one.row.key for one in made), "e" * 16, "f" * 16]
+    cells = dict(zip(keys, [*(one.row.cell for one in made), "lora r=8 fp32", "full fp32"], strict=True))
+    bases = dict(zip(keys, [*(base for *_, base in each), "b", "b"], strict=True))
+    record_grid(folder, keys, COMMAND, cells=cells, bases=bases)
+    (found,) = not_run(collect(folder)).values()
+    assert (found.name, found.title, found.trials) == ("lora r=8 fp32 (b)", "LoRA r=8 on b", 1)
+    assert "0/1 not run" in table(folder, "brief")
+    record_grid(folder, keys, COMMAND, cells=cells)
+    assert not_run(collect(folder)) == {}, "older folders do not say which"
+
+
+@pytest.mark.browser
+def test_the_pages_table_has_them_last_with_their_status(browser, started):
+    from playwright.sync_api import expect
+
+    page = chromium.opened(browser, render(started, started.parent / "p.html").as_uri(), "light", 1280)
+    rows = page.locator("#table tbody tr")
+    named = ["LoRA r=8 0/2 not run", "untuned base 0/1 not run"]
+    expect(rows).to_have_count(4)
+    expect(rows.nth(2).locator("td").first).to_have_text(named[0])
+    expect(rows.nth(3).locator("td").nth(1)).to_have_text("–")
+    for direction in ("ascending", "descending"):
+        page.locator("#table thead th").first.click()
+        expect(page.locator(f"#table thead th[aria-sort={direction}]")).to_contain_text("cell")
+        assert sorted(rows.locator("td:first-child").all_inner_texts()[2:]) == named
+    rows.nth(3).click()
+    expect(page.locator("#trial-title")).to_be_hidden()
+    page.select_option("#filter-method", "LoRA")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("0/2 not run")
+    page.goto(f"{page.url.partition('#')[0]}#columns=rank,trials&method=LoRA")
+    page.reload()
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("0 of 2 (not run)")
+    page.click("#compare .menu:has([data-export]) summary")
+    with page.expect_download() as loaded:
+        page.click("#compare [data-export=csv][data-how=download]")
+    assert Path(loaded.value.path()).read_text().splitlines()[1] == "LoRA r=8,,,,,8,0 of 2 (not run)"
+    page.context.close()
+    assert page.troubles == []
+
+
 def test_no_answer_names_the_cells_without_a_finished_trial(started):
     found = list(lines(answer(collect(started))))
     assert found[0].startswith("No answer: no cell has more than one finished seed, so what another seed would give")
@@ -56,7 +112,7 @@ def test_no_answer_names_the_cells_without_a_finished_trial(started):
 def test_a_folder_without_the_names_of_its_cells_is_read_as_before(started):
     keys = recorded_grid(started).keys
     record_grid(started, keys, COMMAND)
-    assert collect(started).not_run == {}
+    assert not_run(collect(started)) == {}
     assert "LoRA" not in table(started, "brief")
     grid = started / "grid.json"
     grid.write_text(json.dumps({**json.loads(grid.read_text()), "cells": ["damaged"]}))
@@ -81,6 +137,13 @@ def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, caps
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == said
     assert printed[1].startswith("Cannot tell yet")
+
+
+def test_a_warning_about_a_task_with_a_long_name_is_not_cut_within_a_word(tmp_path):
+    task = "mmlu_high_school_physics"
+    folder = store(tmp_path / "r", *without_levels(trials("full fp32", [0.0], task)), tasks=(task,))
+    said = f"Warning: {task}: every cell scores 0, so nothing is compared."
+    assert voids.warnings(collect(folder)) == voids.at_the_floor(collect(folder)) == (said,)
 
 
 def test_some_scores_of_zero_are_named(tmp_path):

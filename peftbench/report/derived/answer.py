@@ -14,7 +14,8 @@ from peftbench.report.derived.inference import Measured, Ratio
 from peftbench.report.derived.retention import retained
 from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.guarded import guarded
-from peftbench.report.names import display_names, names_of_not_run
+from peftbench.report.names import display_names
+from peftbench.report.not_run import not_run
 from peftbench.results.answer.decision import ONE_SEED, WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import BusyTrials, busy_trials
@@ -99,6 +100,7 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         decision = decide(tuple(_candidates(results, stored, costs)), asked, levels)
     bases = [cell.mean(f"score_{task}") for cell in results.finished if cell.is_base]
     seeds = max((len(cell.ok) for cell in results.tuned), default=0)
+    lacking = not_run(results)
     return Answer(
         decision,
         task,
@@ -110,9 +112,9 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         _command(results, decision),
         (
             *(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
-            *(name for name in results.not_run if not _is_base(name.split(" ")[0])),
+            *(name for name, cell in lacking.items() if not cell.is_base),
         ),
-        {**display_names(results.cells), **names_of_not_run(results)},
+        {**display_names(results.cells), **{name: cell.title for name, cell in lacking.items()}},
     )
 
 

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from peftbench.report import styles
-from peftbench.report.collect import Cell, Results
+from peftbench.report.collect import Cell, Results, method_title
 from peftbench.report.derived import anatomy
 from peftbench.report.derived.significance import significance
 from peftbench.report.names import display_names
+from peftbench.report.not_run import not_run
 from peftbench.report.payload import anatomy as anatomies
 from peftbench.report.payload import details, questions
 from peftbench.report.payload.attempt import Pieces
@@ -62,6 +63,7 @@ def _payload(results: Results, pieces: Pieces, reading: anatomy.Started | None) 
         "version": __version__,
         "together": TRIALS_TOGETHER,
         "cells": _cells(results.cells),
+        "not_run": _not_run(results),
         "styles": {kind: asdict(styles.style_of(kind)) for kind in dict.fromkeys(cell.kind for cell in results.cells)},
         "palette": {"light": styles.LIGHT, "dark": styles.DARK},
         "columns": [_column(column) for column in columns(results, known, pieces)],
@@ -106,6 +108,20 @@ def _cells(cells: tuple[Cell, ...]) -> dict[str, list[Any]]:
         "is_base": [cell.is_base for cell in cells],
         "ok": [len(cell.ok) for cell in cells],
         "trouble": [cell.trouble for cell in cells],
+    }
+
+
+def _not_run(results: Results) -> dict[str, list[Any]]:
+    """Return the cells without any result: their names, and by the table's columns what is known of them."""
+    cells = not_run(results).values()
+    return {
+        "name": [cell.title for cell in cells],
+        "method": [method_title(cell.method) for cell in cells],
+        "rank": [cell.rank for cell in cells],
+        "precision": [cell.precision for cell in cells],
+        "base": [cell.base for cell in cells],
+        "trials": [cell.state for cell in cells],
+        "trouble": [f"0/{cell.trials} not run" for cell in cells],
     }
 
 

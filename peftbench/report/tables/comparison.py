@@ -9,7 +9,7 @@ from peftbench.records import units as fmt
 from peftbench.report.collect import MEAN, Cell, Results
 from peftbench.report.derived.answer import Nearness, nearness
 from peftbench.report.derived.significance import COSTS, Significance, significance
-from peftbench.report.names import names_of_not_run
+from peftbench.report.not_run import NotRun, not_run
 from peftbench.report.notes import comparison as notes
 from peftbench.report.notes.significance import GOOD
 from peftbench.report.tables.heads import heads_of
@@ -86,8 +86,7 @@ def without_notes(results: Results, known: Significance) -> Table:
     pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]
     columns = tuple(column for column, _ in pairs)
-    missing = names_of_not_run(results)
-    rows += [_not_run_row(columns, own, missing[own], count) for own, count in results.not_run.items()]
+    rows += [_not_run_row(columns, cell) for cell in not_run(results).values()]
     references = [_reference_row(results, columns, kind) for kind in ("majority", "chance")]
     return Table(columns, tuple(rows + [row for row in references if row]), ())
 
@@ -173,18 +172,11 @@ def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
     return column, fill
 
 
-def _not_run_row(columns: tuple[Column, ...], own: str, name: str, count: int) -> Row:
-    """Return the row of a cell of which no trial has a result yet.
-
-    Args:
-        columns: of the table.
-        own: the cell's own name.
-        name: its display name.
-        count: its number of trials.
-    """
-    values = [Value(name, (own, own.split(" ")[0], None, None))]
+def _not_run_row(columns: tuple[Column, ...], cell: NotRun) -> Row:
+    values = [Value(cell.title, (cell.name, cell.method, None, None))]
     values += [Value(fmt.MISSING, (None,) * len(column.raw)) for column in columns[1:-1]]
-    return Row((*values, Value(f"0 of {count} (not run)", (0, 0, "not run"), f"0/{count} not run")), trouble="not run")
+    trials = Value(cell.state, (0, 0, "not run"), f"0/{cell.trials} not run")
+    return Row((*values, trials), trouble="not run")
 
 
 def _reference_row(results: Results, columns: tuple[Column, ...], kind: str) -> Row | None:

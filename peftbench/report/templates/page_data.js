@@ -18,6 +18,10 @@ const DATA = dataOf(PLACE);
 const EVERY = FOLDERS ? FOLDERS.parts.map((_, place) => (place === PLACE ? DATA : dataOf(place))) : [];
 const CELLS = DATA.cells;
 const COUNT = CELLS.name.length;
+/* Cells of the grid without any result: rows of the table after all others, of which only names and the number of trials are known. */
+const NOT_RUN = DATA.not_run;
+const rowName = (cell) => CELLS.name[cell] ?? NOT_RUN.name[cell - COUNT];
+const rowTrouble = (cell) => CELLS.trouble[cell] ?? NOT_RUN.trouble[cell - COUNT];
 const MISSING = "–";
 const PLACES = [...Array(COUNT).keys()];
 const COLUMNS = new Map(DATA.columns.map((column) => [column.name, column]));
@@ -128,7 +132,7 @@ const DEFAULTS = {
 const state = { ...DEFAULTS };
 const listeners = [];
 /* Of each choice the values that it may have; whatever else an address says is ignored, with the default in its place. */
-const FILTERS = { method: CELLS.title, rank: CELLS.rank, precision: CELLS.precision, base: CELLS.base };
+const FILTERS = Object.fromEntries([["method", CELLS.title], ["rank", CELLS.rank], ["precision", CELLS.precision], ["base", CELLS.base]].map(([name, values]) => [name, [...values, ...NOT_RUN[name]]]));
 const among = (values) => (value) => values.map((each) => String(each ?? "none")).includes(value);
 const KNOWN_COLUMNS = new Set(["cell", "score", "within", ...COLUMNS.keys(), ...DATA.scores.flatMap((_, i) => [`score_${i}`, `score_${i}_sd`])]);
 const ALLOWED = {

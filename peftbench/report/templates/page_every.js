@@ -12,7 +12,7 @@ const everyInterpolated = () => EVERY.map((_, folder) => interpolated(scoreIn(fo
 const judgeEvery = () => { everyWithin = EVERY.map((_, folder) => probabilities(scoreIn(folder), Number(state.within))); };
 /* Another folder, with what was chosen about all of them. */
 const elsewhere = (folder, key = "") => {
-  const kept = { results: String(folder), open: key, ...Object.fromEntries(["folder", "find", "order", "over"].map((name) => [name, state[name]])) };
+  const kept = { results: String(folder), open: key, ...Object.fromEntries(["folder", "find", "order", "over", "within", "columns"].map((name) => [name, state[name]])) };
   location.hash = String(new URLSearchParams(Object.entries(kept).filter(([name, value]) => value !== DEFAULTS[name])));
 };
 const openIn = ({ folder, cell }) => {
@@ -196,6 +196,7 @@ const bindEvery = () => {
 };
 /* Before the plots are drawn again, as their tooltips have the new probabilities. */
 if (FOLDERS) onChoice(["within", "task"], () => {
+  if (!everyTable) return; /* it could not be made, which the page says */
   judgeEvery();
   everyTable.rows().invalidate();
   everyTable.column(EVERY_AT.get("within")).header().querySelector("[data-tip]").outerHTML = heading(EVERY_FIELDS[EVERY_AT.get("within")]);

@@ -40,7 +40,7 @@ const cellLines = (cell) => {
   ];
 };
 const scoreText = (score, cell) => {
-  if (score.mean[cell] === null) return MISSING;
+  if ((score.mean[cell] ?? null) === null) return MISSING;
   const bounds = score.low[cell] === null ? "" : ` [${percent(score.low[cell])}, ${percent(score.high[cell])}]`;
   return percent(score.mean[cell]) + bounds;
 };

@@ -9,9 +9,9 @@ const SPREADS = DATA.scores.flatMap((score, i) => [
 ]);
 const CHOICES = [...SPREADS.map((c) => ({ ...c, size: 1, head: `${c.title} (%)` })), ...DATA.columns];
 const FIELDS = [
-  { name: "cell", title: () => "cell", unit: "", tip: () => "click to open its trials", raw: (cell) => CELLS.name[cell], text: (cell) => CELLS.name[cell], words: true },
+  { name: "cell", title: () => "cell", unit: "", tip: () => "click to open its trials", raw: rowName, text: rowName, words: true },
   ...SCORE_COLUMNS,
-  ...CHOICES.map((c) => ({ name: c.name, title: () => c.title, unit: c.unit, tip: () => c.definition, raw: (cell) => c.values[cell], text: (cell) => show(c, cell), words: c.kind === "text", group: c.group, optional: true })),
+  ...CHOICES.map((c) => ({ name: c.name, title: () => c.title, unit: c.unit, tip: () => c.definition, raw: (cell) => (cell < COUNT ? c.values[cell] : NOT_RUN[c.name]?.[cell - COUNT]), text: (cell) => (cell < COUNT ? show(c, cell) : String(NOT_RUN[c.name]?.[cell - COUNT] ?? MISSING)), words: c.kind === "text", group: c.group, optional: true })),
 ];
 for (const field of FIELDS) field.head = () => (field.unit ? `${field.title()} (${field.unit})` : field.title());
 const FIELD_AT = new Map(FIELDS.map((field, place) => [field.name, place]));
@@ -21,31 +21,40 @@ const filters = () => {
   const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = ["method", "rank", "precision", "base"].filter((name) => state[name] !== "");
   return (cell) => (!brushed || brushed.has(cell)) && wanted.every((name) => String(FILTERS[name][cell] ?? "none") === state[name])
-    && words.every((word) => CELLS.name[cell].toLowerCase().includes(word));
+    && words.every((word) => rowName(cell).toLowerCase().includes(word));
 };
 const filterTable = () => {
   if (!table) return;
   const passes = filters();
   table.search.fixed("page", (_, row) => passes(row.cell)).draw();
 };
-const allShown = () => table.rows({ search: "applied", order: "applied" }).data().toArray().map((row) => row.cell);
+const shownRows = () => table.rows({ search: "applied", order: "applied" }).data().toArray().map((row) => row.cell);
+/* The cells among them, without those that have not run. */
+const allShown = () => shownRows().filter((cell) => cell < COUNT);
 const render = (field) => (_, type, row) => {
-  if (type === "sort" || type === "type") return bySort(field, row.cell);
+  if (type === "sort" || type === "type") return row.cell < COUNT ? bySort(field, row.cell) : field.words ? `${LAST}${LAST}${field.text(row.cell)}` : null;
   if (type !== "display") return field.text(row.cell);
   const text = escaped(field.text(row.cell));
-  if (field.name === "cell") return `<button type="button" class="link" data-cell="${row.cell}">${text}</button>${CELLS.trouble[row.cell] ? ` <small class="trouble">${escaped(CELLS.trouble[row.cell])}</small>` : ""}`;
+  if (field.name === "cell") {
+    const named = row.cell < COUNT ? `<button type="button" class="link" data-cell="${row.cell}">${text}</button>` : text;
+    return `${named}${rowTrouble(row.cell) ? ` <small class="trouble">${escaped(rowTrouble(row.cell))}</small>` : ""}`;
+  }
   return field.name === "score" ? text.replace(/ (\[.*)/, " <small>$1</small>") : text;
 };
 const heading = (field) => `<span data-tip="${escaped(field.tip())}">${escaped(field.title())}${field.unit ? ` <small>${escaped(field.unit)}</small>` : ""}</span>`;
-/* Unknown values come last in both directions. */
+/* Unknown values come last in both directions, and after them cells that have not run. */
+const LAST = "\uffff";
+const lateness = (word) => (word.startsWith(LAST + LAST) ? 2 : word.startsWith(LAST) ? 1 : 0);
+const lastWords = (sign) => (a, b) => lateness(a) - lateness(b) || (a < b ? -sign : a > b ? sign : 0);
+DataTable.type("words", { order: { asc: lastWords(1), desc: lastWords(-1) } });
 const lastNull = (sign) => (a, b) => (a === null ? (b === null ? 0 : 1) : b === null ? -1 : sign * (a - b));
 DataTable.type("measured", { order: { asc: lastNull(1), desc: lastNull(-1) }, className: "num" });
 const bySort = (field, row) => {
   const value = field.raw(row);
-  return value === null || value === undefined ? (field.words ? "\uffff" : null) : value;
+  return value === null || value === undefined ? (field.words ? LAST : null) : field.words ? String(value).toLowerCase() : value;
 };
 const asColumn = (field, visible, show) => ({
-  data: null, name: field.name, title: heading(field), render: show, type: field.words ? "string" : "measured", visible, searchable: false,
+  data: null, name: field.name, title: heading(field), render: show, type: field.words ? "words" : "measured", visible, searchable: false,
   className: field.name === "score" ? "num score" : field.words ? "words" : "num", orderSequence: field.words || field.optional ? ["asc", "desc"] : ["desc", "asc"],
   createdCell: (td) => { td.dataset.label = field.head(); },
 });
@@ -55,16 +64,17 @@ const makeTable = () => {
   const visible = chosen();
   const [sorted, direction] = state.sort.split(",");
   table = new DataTable("#table", {
-    data: PLACES.map((cell) => ({ cell })),
+    data: [...PLACES, ...NOT_RUN.name.map((_, place) => COUNT + place)].map((cell) => ({ cell })),
     columns: FIELDS.map((field) => asColumn(field, !field.optional || visible.has(field.name), render(field))),
     order: [[FIELD_AT.get(sorted) ?? 1, direction === "asc" ? "asc" : "desc"]],
     pageLength: 20, lengthMenu: [20, 50, 100, { label: "all", value: -1 }], deferRender: true, autoWidth: false,
-    layout: { topStart: null, topEnd: null, bottomStart: "info", bottomEnd: COUNT > 20 ? ["pageLength", "paging"] : null },
+    createdRow: (row, { cell }) => row.classList.toggle("not-run", cell >= COUNT),
+    layout: { topStart: null, topEnd: null, bottomStart: "info", bottomEnd: COUNT + NOT_RUN.name.length > 20 ? ["pageLength", "paging"] : null },
     language: LANGUAGE,
   });
   table.on("draw", () => {
-    const cells = allShown();
-    shownCells = cells.length === COUNT ? null : new Set(cells);
+    const cells = shownRows();
+    shownCells = cells.length === COUNT + NOT_RUN.name.length ? null : new Set(cells);
     fadePlot();
     byId("table").dispatchEvent(new CustomEvent("shown"));
   });
@@ -75,7 +85,7 @@ const makeTable = () => {
   byId("table").addEventListener("click", (event) => {
     const row = event.target instanceof Element && event.target.closest("tbody tr");
     const data = row && table.row(row).data();
-    if (data && !getSelection().toString()) openCell(data.cell);
+    if (data?.cell < COUNT && !getSelection().toString()) openCell(data.cell);
   });
 };
 const invalidate = () => {
@@ -177,7 +187,7 @@ const bindTable = () => {
   bindFilters();
   bindMenus();
   bindChooser();
-  bindExport(byId("compare"), () => [shownFields(), allShown()], DATA.suite || "peftbench");
+  bindExport(byId("compare"), () => [shownFields(), shownRows()], DATA.suite || "peftbench");
   onChoice(["within", "task"], invalidate);
   onChoice(["sort"], () => {
     const [name, direction] = state.sort.split(",");

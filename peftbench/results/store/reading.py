@@ -83,6 +83,8 @@ class RecordedGrid:
     """What a comparison with another night judges; None if the suite does not say it."""
     cells: Mapping[str, str] = field(default_factory=dict)
     """Key -> the trial's cell; empty in older folders."""
+    bases: Mapping[str, str] = field(default_factory=dict)
+    """Key -> the trial's base model, where the grid has several; empty where it has one, and in older folders."""
 
 
 def recorded_grid(folder: Path | str) -> RecordedGrid | None:
@@ -97,8 +99,9 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         more = {name: found[name] for name in ("strict", "parameters") if name in found}
         if found.get("watch") is not None:
             more["watch"] = from_plain(found["watch"])
-        if isinstance(found.get("cells"), dict):
-            more["cells"] = {str(key): str(cell) for key, cell in found["cells"].items()}
+        for name in ("cells", "bases"):
+            if isinstance(found.get(name), dict):
+                more[name] = {str(key): str(value) for key, value in found[name].items()}
         keys, command = tuple(map(str, found["keys"])), str(found["command"])
         "".join((*keys, command)).encode()  # raises a ValueError for what is not Unicode text
         return RecordedGrid(keys, command, **more)
