@@ -29,7 +29,7 @@ quickstart: $(STAMP)
 	@echo "page: reports/quickstart.html"
 
 test: $(STAMP) check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 --session-timeout 1500
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 --session-timeout 1200
 
 check: $(STAMP)
 	$(BIN)/ruff check
@@ -37,7 +37,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 smoke: $(STAMP)
-	$(BIN)/python -m pytest --run-slow -m slow --numprocesses 2 --dist worksteal tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
+	$(BIN)/python -m pytest --run-slow -m slow --timeout 450 --session-timeout 900 --numprocesses 2 --dist worksteal \
+		tests/runner/test_smoke.py tests/methods/test_plugins.py tests/report/test_browser.py
 
 kernels: $(STAMP)
 	$(SSE4) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
@@ -46,7 +47,7 @@ kernels: $(STAMP)
 # no test of these may skip: PEFTBENCH_ALL_GROUPS makes a library that is missing an error
 exports: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3
-	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 1 \
+	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 --numprocesses 2 --dist loadfile --max-worker-restart 1 \
 		tests/report/test_trackers.py tests/results/test_remote_s3.py
 
 bench: $(STAMP)

@@ -49,10 +49,10 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     slow = [item for item in items if "slow" in item.keywords]
     for item in slow:
-        if config.getoption("--run-slow"):
-            item.add_marker(pytest.mark.timeout(0))
-        else:
+        if not config.getoption("--run-slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; give --run-slow"))
+        elif config.getoption("timeout", None) is None:  # else the command's own limit holds
+            item.add_marker(pytest.mark.timeout(0))
 
 
 def pytest_collection_finish(session):

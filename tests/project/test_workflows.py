@@ -7,12 +7,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from peftbench import cli, suite
+from tests import conftest
 from tools.validation import workflows
+
+ROOT = Path(__file__).parents[2]
 
 FILES = workflows.workflows()
 
@@ -55,3 +59,40 @@ def test_the_default_suite_exists():
 def test_actionlint_and_shellcheck_find_nothing():
     ran = subprocess.run([sys.executable, "-m", "tools.validation.workflows"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+CI = re.search(r"^timeout .* (\d+) make (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+PYTESTS = re.findall(r"-m pytest (.*)", (ROOT / "Makefile").read_text().replace("\\\n", ""))
+MINUTES_OF_CI = 25
+
+
+def test_ci_ends_by_itself_and_no_part_of_it_may_take_longer():
+    seconds = int(CI[1])
+    assert seconds + 30 <= 60 * MINUTES_OF_CI
+    limits = [int(found[1]) for line in PYTESTS if (found := re.search(r"--session-timeout (\d+)", line))]
+    assert len(limits) == 3
+    assert max(limits) < seconds
+
+
+def test_a_slow_test_that_hangs_in_ci_fails_by_its_own_limit():
+    """pytest-timeout's limit of a session is only looked at between tests."""
+    (line,) = [line for line in PYTESTS if "-m slow" in line]
+    assert int(re.search(r"--timeout (\d+)", line)[1]) < int(CI[1]) / 2
+
+
+@pytest.mark.parametrize(("limit", "unlimited"), [(None, True), (450.0, False)])
+def test_the_limit_that_a_command_gives_holds_for_slow_tests(limit, unlimited):
+    class Item:
+        keywords = ("slow",)
+        added: list[str] = []
+
+        def add_marker(self, mark):
+            self.added.append(mark.name)
+
+    class Config:
+        def getoption(self, name, default=None):
+            return {"--run-slow": True, "timeout": limit}[name]
+
+    Item.added = []
+    conftest.pytest_collection_modifyitems(Config(), [Item()])
+    assert (Item.added == ["timeout"]) == unlimited
