@@ -258,6 +258,7 @@ def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None)
     from peftbench.commands.first_suite import fitting
     from peftbench.measure import device
     from peftbench.records.units import memory
+    from peftbench.records.wording import plural
 
     folder = inputs.facts.folder
     if folder is None:
@@ -265,6 +266,8 @@ def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None)
     kind = device.resolve("auto")
     cells = {trial.method: trial for trial in _trials(draft, how, kind) if trial.training}
     reserves = kind == "cuda" or (how.budget is not None and (budget or 0) >= _LEAST_OF_A_GPU)
+    if sys.stderr.isatty():
+        print(f"predicting the memory of {plural(len(cells), 'method')}; this takes some seconds", file=sys.stderr)
     found = fitting.fit(list(cells.values()), folder, budget or 2**60, reserves)
     if not found.settings and not found.unknown:
         least = "; ".join(f"{name} {why}" for name, why in found.left_out.items())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from peftbench.commands import FAILED, default_settings, plan_json, plan_time, selection
+from peftbench.commands.progress import wrapped
 from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.records.units import memory
@@ -60,8 +61,8 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     candidates = () if small else learning_rate_search.candidates(loaded, kind)
     defaults = default_settings.default_lines(loaded, trials)
     lines = _cell_lines(trials, reasons)
-    lines += [f"note: {line}" for line in (small.notes if small else ())]
-    lines += [f"default: {line}" for line in defaults]
+    lines += [wrapped(f"note: {line}") for line in (small.notes if small else ())]
+    lines += [wrapped(f"default: {line}") for line in defaults]
     if candidates:
         count = selection.count_trials(candidates)
         lines.append(f"a learning-rate search on the validation split runs first: {count}")
@@ -72,7 +73,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None
     lines.append(f"{selection.count_trials(trials)}; {selection.how_many_can_run(trials, reasons)}")
-    lines += [f"note: {note}" for note in notes]
+    lines += [wrapped(f"note: {note}") for note in notes]
     said = plan_json.Said(reasons, defaults, notes)
     whole = plan_json.of_cells(loaded, trials, said, len(candidates))
     if how.time:
@@ -139,7 +140,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
         print(plan_json.text(plan_json.with_memory(whole, found, asked)))
     else:
         said = [*(f"default: {line}" for line in defaults), *(f"note: {note}" for note in notes)]
-        print("\n".join([*memory_table.lines(found, asked), *said]))
+        print("\n".join([*memory_table.lines(found, asked), *map(wrapped, said)]))
     trained = [each for each in found if each.trial.training]
     return FAILED if trained and not any(each.found for each in trained) else 0
 

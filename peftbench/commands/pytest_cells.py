@@ -21,7 +21,7 @@ NUMBERS = (
     "tokens_per_second",
     "trainable_parameters",
     "checkpoint_bytes",
-    "waiting_seconds",
+    "train_waiting_seconds",
 )
 """Columns whose mean over the seeds goes into ``extra_info``, beside every task's score."""
 

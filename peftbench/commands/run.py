@@ -160,7 +160,8 @@ def _run_stage(
     what = "learning-rate search: " if stage.searches else ""
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):
         print(progress.wrapped(f"note: {note}"), file=out)
-    print(f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}", file=out)
+    counted = f"{what}{selection.count_trials(stage.trials)}, {done} of them done already -> {stage.folder}"
+    print(progress.wrapped(counted), file=out)
     times = expected.Expected(prepared)
     for line in times.before(planned) if planned else ():
         print(line, file=out)
@@ -168,7 +169,7 @@ def _run_stage(
     with progress.shown(len(prepared.pending), out, followed, times) as observer:
         outcome = grid.run(prepared, sender.beside(times.beside(observer)))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
-    print(f"{counts} -> {stage.folder}", file=out)
+    print(progress.wrapped(f"{counts} -> {stage.folder}"), file=out)
     if outcome.overhead_seconds is not None:
         what = "starting its process, reading data, attaching and saving"
         print(progress.wrapped(f"overhead: {outcome.overhead_seconds:.2f} s per trial (median), for {what}"), file=out)

@@ -177,6 +177,15 @@ def test_plan_names_the_defaults_of_the_built_in_base(tmp_path, monkeypatch, cap
     assert "default: steps 100, batch_size 16, " in capsys.readouterr().out
 
 
+def test_plan_wraps_its_notes(tmp_path, monkeypatch, capsys):
+    (tmp_path / "s.yaml").write_text(SUITE)
+    monkeypatch.setattr("peftbench.runner.prepare.check", lambda *_: ("twelve more words " * 12,))
+    assert cli.main(["plan", str(tmp_path / "s.yaml")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("twelve" in line for line in lines) == 3
+    assert max(map(len, lines)) <= 100
+
+
 def test_settings_that_the_suite_gives_are_no_defaults(tmp_path):
     train = "train: {epochs: 1, batch_size: 8, sequence_length: 64, learning_rate: 1e-3}\n"
     assert _said(tmp_path, SUITE + train) == []

@@ -252,6 +252,14 @@ def test_a_folder_of_the_name_of_a_built_in_base_is_not_that_base(place, init):
     assert suite.load("suite.yaml").base.source == "nano"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_on_a_terminal_it_says_that_the_prediction_takes_a_while(place, init, planner, monkeypatch, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    code, _, err = init("--train", "colours.csv")
+    assert code == 0
+    assert ("predicting the memory of 7 methods; this takes some seconds" in err) == terminal
+
+
 def test_a_file_is_not_overwritten_without_force(place, init):
     (place / "suite.yaml").write_text("mine")
     code, _, err = init("--train", "colours.csv")

@@ -9,6 +9,7 @@ import pytest
 import peftbench
 from peftbench.commands import pytest_cells
 from peftbench.errors import UserError
+from peftbench.results.store.schema import columns
 from tests.support import colours
 
 pytest_plugins = ["pytester"]
@@ -87,6 +88,10 @@ def test_a_trial_that_is_not_ok_fails_its_cell_with_status_and_message(place):
     result = ran(place)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*lora r=8 fp32 did not end ok: seed 1: oom, needs 9 GiB*"])
+
+
+def test_every_number_of_a_benchmark_is_a_column():
+    assert set(pytest_cells.NUMBERS) <= {column.name for column in columns("trials")}
 
 
 def test_a_cell_without_rows_fails(place):

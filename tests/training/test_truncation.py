@@ -99,11 +99,13 @@ def test_a_plan_says_how_many_examples_will_lose_what(tmp_path):
     rows = [("the sky", "red"), ("the sky is " * 9, "red"), ("the", "red green blue " * 9)]
     scored, trained = notes(tmp_path, rows)
     assert scored == (
-        "task mine, test split: 1 of 3 examples exceed evaluate.max_length (16, of which max_new_tokens are 4) and "
-        "lose the start of the prompt (1)"
+        "task mine, test split: 1 of 3 examples exceed evaluate.max_length (16). This includes max_new_tokens (4) for "
+        "the answer. They are cut on the left. 1 loses the start of the prompt"
     )
-    assert trained.startswith("task mine, train split: 2 of 3 examples exceed sequence_length (16) and lose ")
-    assert trained.endswith("the start of the prompt (1), the prompt and a part of the answer (1)")
+    assert trained.startswith("task mine, train split: 2 of 3 examples exceed sequence_length (16). They ")
+    assert trained.endswith(
+        "They are cut on the left. 1 loses the start of the prompt. 1 loses the prompt and a part of the answer"
+    )
     assert notes(tmp_path, rows[:1]) == []
 
 
@@ -113,7 +115,7 @@ def test_few_shot_examples_and_choices_count(tmp_path):
     (shot,) = notes(tmp_path, rows, ", num_fewshot: 3")
     assert "test split: 4 of 4 examples exceed evaluate.max_length" in shot
     found = notes(tmp_path, rows, ", choices: [red, 'green and blue and red and green']", "choice", max_length=9)
-    assert found[0].startswith("task mine, test split: 4 of 4 examples exceed evaluate.max_length (9) and")
+    assert found[0].startswith("task mine, test split: 4 of 4 examples exceed evaluate.max_length (9). They are")
 
 
 def test_a_conversations_messages_are_counted_without_the_words_of_a_prompt(tiny):

@@ -57,16 +57,18 @@ def _sentence(task: Task, split: str, length: int, reader: read.Reader, tokenize
         examples, limit = spaced(examples), f"sequence_length ({length})"
     else:
         examples = fewshot.with_shots(task, examples, reader(task, "train")) if task.num_fewshot else examples
-        limit = f"evaluate.max_length ({length}" + (
-            f", of which max_new_tokens are {task.max_new_tokens})" if task.kind in reach.DECODED else ")"
-        )
+        limit = f"evaluate.max_length ({length})"
     what = Counter(filter(None, _losses(task, split, length, examples, tokenizer)))
     if not what:
         return None
     of = f"{len(examples):,} checked of {size:,} examples" if len(examples) < size else plural(size, "example")
-    parts = ", ".join(f"{words} ({what[name]:,})" for name, words in LOST.items() if what[name])
     least = "at least " if task.chat else ""
-    return f"task {task.name}, {split} split: {least}{what.total():,} of {of} exceed {limit} and lose {parts}"
+    sentences = [f"task {task.name}, {split} split: {least}{what.total():,} of {of} exceed {limit}"]
+    if split != "train" and task.kind in reach.DECODED:
+        sentences.append(f"This includes max_new_tokens ({task.max_new_tokens}) for the answer")
+    sentences.append("They are cut on the left")
+    sentences += [f"{what[name]:,} lose{'s' * (what[name] == 1)} {words}" for name, words in LOST.items() if what[name]]
+    return ". ".join(sentences)
 
 
 def _losses(
