@@ -391,7 +391,7 @@ def test_plan_shows_what_the_base_models_config_rules_out(place, command):
     assert code == 1
     assert "128 data tokens (train.sequence_length) and 0 virtual tokens exceed the" in " ".join(out.split())
     assert "2 cells, 1 seed (0): 2 trials; none can run, as every cell is unsupported" in out.splitlines()
-    assert "note: base 'models/tiny' is the folder " in out, "it could be a hub id too"
+    assert "note: base 'models/tiny' is the folder " in " ".join(out.split()), "it could be a hub id too"
     config.write_text('{"model_type": "bert"}')
     code, out, _ = command("plan", "mine.yaml", "--only", "method=lora")
     assert code == 1
