@@ -16,6 +16,8 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+PATIENCE = 30_000
+"""Milliseconds for which an expectation waits: a page of several folders takes 10 s to load beside other work."""
 
 # On a busy machine events and timers come late. With PEFTBENCH_LATE_EVENTS=1 they always do, so that a test which
 # does not wait for what it looks at fails here too.
@@ -38,6 +40,7 @@ def started() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
     if not EXECUTABLE:
         pytest.skip("no chromium on this machine")
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=EXECUTABLE, args=ARGUMENTS)
         yield browser
