@@ -108,7 +108,7 @@ def init(how: InitOptions) -> int:
     for line in (*found.found.unsure, *facts.unknown, *timed.unknown):
         _say("not known", line)
     _loaded(replace(made, head=_head(how)), how, keep=True)
-    _say("wrote", f"{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")
+    print(f"{'wrote:':11}{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")  # to be copied
     return 0
 
 
@@ -293,7 +293,9 @@ def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | Non
 
     facts = inputs.facts
     if seconds is None:
-        return timing.Timed(draft, (), [f"how long it takes: peftbench plan {how.output} --time measures a few steps"])
+        return timing.Timed(
+            draft, (), [f"how long it takes: peftbench plan {shlex.quote(str(how.output))} --time measures a few steps"]
+        )
     if not facts.has_weights:
         why = "the base's weights are not here, so nothing can be measured"
         return timing.Timed(draft, (), [f"whether it fits {how.time}: {why}"])

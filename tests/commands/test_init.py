@@ -381,8 +381,11 @@ def test_a_pilot_that_fails_leaves_the_time_unknown(place, init, monkeypatch):
 
 
 def test_of_a_budget_that_may_be_a_gpus_a_part_is_reserved(place, init):
-    code, out, _ = init("--train", "colours.csv", "--budget", "16GiB")
+    name = f"my {'long ' * 20}suite.yaml"
+    code, out, _ = init("--train", "colours.csv", "--budget", "16GiB", "-o", name)
     assert code == 0
+    assert f"; read it, then: peftbench plan '{name}'\n" in out
+    os.rename(name, "suite.yaml")
     assert "predicted peaks, all within 16.0 GiB: full 65" in out
     assert "the peaks include what a GPU's process holds beside tensors" in out
     assert suite.load("suite.yaml").evaluate_batch_size is None, "auto"
