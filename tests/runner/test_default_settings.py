@@ -79,7 +79,7 @@ def test_plan_of_memory_predicts_the_resolved_step(place, monkeypatch, capsys):
 def test_plan_of_a_hub_id_that_is_not_here_says_what_is_not_known(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert cli.main(["plan", "x.yaml", "--set", "base=somebody/some-model"]) == 0
-    assert "follow from the base model, which is not here yet" in capsys.readouterr().out
+    assert "follow from the base model, which is not here yet" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("process", ["this", pytest.param("another", marks=[pytest.mark.slow, pytest.mark.spawns])])
