@@ -11,6 +11,7 @@ from peftbench.commands import terminal
 from peftbench.records import Status
 from peftbench.records.units import seconds as shown
 from peftbench.records.wording import plural, series
+from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 
 if TYPE_CHECKING:
     from peftbench.records import Job, TrialRow
@@ -21,8 +22,14 @@ _LEAST = 0.05
 """Least share of the predicted time after which a run's own speed corrects the prediction."""
 _FEW = 2
 """Cells of which a trial has ended from which on the others are estimated by their mean."""
+_EVERY = 180.0
+"""Seconds after which the time left is said again."""
+_MUCH = 1.5
+"""Times the predicted time from which on a run is said to take longer than predicted."""
 _WIDTH = 100
 """Longest line in characters."""
+_WAITING = ("train_waiting_seconds", "train_seconds", "threads", "device")
+"""Columns that tell whether other work kept the machine busy."""
 _SAME = 0.005
 """Relative difference up to which two times are called the same."""
 
@@ -46,6 +53,9 @@ class Expected:
         self._took: dict[str, tuple[str, float]] = {}
         self._ended: set[str] = set()
         self._began: dict[str, float] = {}
+        self._waiting: list[float] = []
+        """Of trials that ended, the share of their time in which threads waited for a CPU."""
+        self._said, self._said_slow = time.monotonic(), False
         self._by: dict[str, None] = {}
         self._own = _OwnTimes([job for job in grid.pending if not job.trial.unsupported])
         known = pilot.stored()
@@ -78,6 +88,8 @@ class Expected:
             self._ended.add(key)
             began = self._began.pop(key, None)
             self._own.see(event.job, row, None if began is None else time.monotonic() - began)
+            waiting = waiting_share({name: getattr(row, name, None) for name in _WAITING})
+            self._waiting += [] if waiting is None else [waiting]
             if key in self._seconds and row.status == Status.OK and row.wall_seconds:
                 self._took[key] = row.cell, row.wall_seconds
 
@@ -93,10 +105,14 @@ class Expected:
             own = self._own.left()
             return None if own is None else own / self._workers
         ahead = sum(each for key, each in self._seconds.items() if key not in self._ended)
+        return self._pace() * ahead / self._workers
+
+    def _pace(self) -> float:
+        """Return how many times the predicted time the trials took; 1 before enough of them ended."""
+        ahead = sum(each for key, each in self._seconds.items() if key not in self._ended)
         behind = sum(self._seconds[key] for key in self._took)
         enough = behind > _LEAST * (ahead + behind)
-        pace = sum(took for _, took in self._took.values()) / behind if enough else 1.0
-        return pace * ahead / self._workers
+        return sum(took for _, took in self._took.values()) / behind if enough else 1.0
 
     @property
     def _predicts(self) -> bool:
@@ -114,15 +130,43 @@ class Expected:
             return terminal.wrapped(known, _WIDTH, "    ") if known else []
         if not self._own.pending:
             return []
-        follows = ": an estimate follows after the first trials" if self._own.follows else ""
+        follows = f": an estimate follows after {self._own.after}" if self._own.follows else ""
         said = f"how long it takes is not known yet{follows}; to have an estimate before a run:"
         return [*terminal.wrapped(said, _WIDTH, "    "), f"    {command}"]
 
     def news(self) -> str:
-        """Return an estimate of the time left as a line, when there is a first or a better one; else an empty text."""
-        what = "" if self._predicts else self._own.news()
+        """Return an estimate of the time left as a line; an empty text if there is nothing to say.
+
+        It is said when there is a first or a better estimate, when the run turns out to be much slower than predicted,
+        and again every few minutes.
+        """
+        what = self._slower() if self._predicts else self._own.news()
+        is_new = bool(what) and not (self._predicts and self._said_slow)
+        if not (is_new or time.monotonic() - self._said >= _EVERY):
+            return ""
+        self._said_slow |= self._predicts and bool(what)
+        left = self.time_left()
+        return left and f"{left}{f': {what}' if what else ''}"
+
+    def time_left(self) -> str:
+        """Return "about 9 min 22 s left"; an empty text if that is not known or nothing is left."""
         left = self.left()
-        return f"about {shown(left)} left: {what}" if what and left else ""
+        if not left:
+            return ""
+        self._said = time.monotonic()
+        return f"about {shown(left)} left"
+
+    def _slower(self) -> str:
+        """Return that trials take much longer than predicted, and how long they waited for a CPU; else nothing."""
+        pace = self._pace()
+        if pace < _MUCH:
+            return ""
+        said = f"trials take {pace:.1f} times as long as predicted"
+        most = max(self._waiting, default=0.0)
+        busy = (
+            f" (their threads waited for a CPU in up to {100 * most:.0f} % of the time)" if most > MOST_WAITING else ""
+        )
+        return f"{said}{busy}"
 
     def sentences(self) -> tuple[str, ...]:
         """Return the predicted beside the measured time of the trials that ended ok; nothing if none was predicted."""
@@ -166,6 +210,11 @@ class _OwnTimes:
         """Cells of which a trial has ended ok."""
         self._trained = {job.trial.cell for job in pending if job.trial.training}
         self._said = 0
+
+    @property
+    def after(self) -> str:
+        """After which trials there is an estimate, in words."""
+        return "trials of two cells have ended" if len(self._trained) >= _FEW else "the first trial"
 
     @property
     def follows(self) -> bool:

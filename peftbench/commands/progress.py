@@ -28,7 +28,9 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         """Print the result if an event ends a trial."""
-        self._print(self._rounds.begins(event) if self._rounds else "")
+        begins = self._rounds.begins(event) if self._rounds else ""
+        left = self._expected.time_left() if begins and self._done and self._expected else ""
+        self._print(", ".join(filter(None, (begins, left))))
         if event.result is None:
             return
         self._done += 1

@@ -59,6 +59,9 @@ def record(found: Answer) -> dict[str, Any]:
         "busy_trials_count": found.busy.count if found.busy else 0,
         "not_judged": dict(decision.left_out),
         "unfinished_cells": list(found.unfinished),
+        "not_run_cells": [name for name, how in found.unfinished.items() if not how],
+        "trials_count": found.asked or None,
+        "missing_trials_count": found.missing,
         "cells": [
             {"cell": name, "good_enough": name in good, **_cell(cost, decision.probabilities.get(name))}
             for name, cost in found.costs.items()

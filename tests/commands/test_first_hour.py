@@ -50,8 +50,8 @@ def test_without_pilots_the_time_is_said_as_soon_as_trials_of_two_cells_have_end
     base, a, b, c, *later = grid.pending
     assert (times.left(), times.news()) == (None, "")
     assert times.before(PLAN) == [
-        "how long it takes is not known yet: an estimate follows after the first trials; to have an estimate",
-        "    before a run:",
+        "how long it takes is not known yet: an estimate follows after trials of two cells have ended; to",
+        "    have an estimate before a run:",
         f"    {PLAN}",
     ]
     times.see(ended(base, 1.0))
@@ -78,6 +78,55 @@ def test_lines_say_the_estimate_once(grid):
         "about 70.0 s left: a first estimate, as trials of 2 of 3 cells have ended",
         "about 60.0 s left: a trial of every cell has ended",
     ]
+
+
+def test_the_time_left_is_said_again_when_minutes_have_passed_or_trials_are_much_slower_than_predicted(
+    grid, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr(expected.time, "monotonic", lambda: now[0])
+    times = expected.Expected(grid)
+    *first, last = grid.pending
+    for job in first[:4]:
+        times.see(ended(job, 10.0))
+        times.news()
+    now[0] += expected._EVERY - 1
+    assert times.news() == ""
+    now[0] += 1
+    assert times.news() == "about 60.0 s left", "after some minutes"
+    assert times.news() == ""
+    pilot.store({pilot.shape(job.trial): KNOWN for job in grid.pending}, "init --time")
+    times = expected.Expected(grid)
+    predicted = times.left() / len(grid.pending)
+    for job in first[:2]:
+        made = ended(job, 4 * predicted)
+        busy = replace(made.result.row, train_waiting_seconds=0.4, train_seconds=1.0, threads=1, device="cpu")
+        times.see(Event(job, Phase.SAVE, result=SimpleNamespace(row=busy, scores=())))
+    said = times.news()
+    assert said.endswith(" times as long as predicted (their threads waited for a CPU in up to 40 % of the time)")
+    assert " left: trials take " in said
+    assert times.news() == "", "it is said once, until minutes have passed"
+    now[0] += expected._EVERY
+    assert times.news() == said
+    for job in (*first, last):
+        times.see(ended(job, 1.0))
+    now[0] += expected._EVERY
+    assert times.news() == "", "nothing is left"
+
+
+def test_a_round_of_seeds_begins_with_the_time_left(grid):
+    out, times = io.StringIO(), expected.Expected(grid)
+    rounds = SimpleNamespace(
+        begins=lambda event: f"seed {event.job.trial.seed}" if event.job.trial.cell == "a" else "",
+        ends=lambda event: "",
+    )
+    lines = times.beside(progress.Lines(len(grid.pending), out, rounds, times))
+    for job in grid.pending:
+        lines(Event(job, Phase.START))
+        lines(ended(job, 10.0))
+    said = [line for line in out.getvalue().splitlines() if line.startswith("seed")]
+    assert said[0] == "seed 0"
+    assert "seed 1, about 60.0 s left" in said
 
 
 def test_nothing_is_said_of_a_time_where_nothing_is_to_run(grid):

@@ -177,7 +177,7 @@ def test_cells_that_failed_or_have_one_seed_are_named_and_not_judged(tmp_path):
     assert "Likeliest" not in text  # probabilities are against the judged cells only
     assert "At least 2 seeds of every cell are needed." in text
     assert told(place)[-1].startswith("  peftbench run suites/quickstart.yaml --seeds 3 -o ")
-    assert "No trial ended ok for ia3 fp32." in text
+    assert "No trial ended ok for ia3 fp32 (3 oom)." in text
     assert told(folder(tmp_path / "all", BASE, failed))[0] == "No answer: no tuned cell has a finished trial."
 
 

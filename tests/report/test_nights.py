@@ -16,6 +16,7 @@ from peftbench.records.watch import Watch
 from peftbench.report.nights import FORMATS, heading, markdown, written
 from peftbench.results.store import record_grid, write
 from peftbench.results.watch.comparison import Comparison, compare
+from peftbench.results.watch.findings import ALL_CELLS, Finding
 from tests.support.results_factory import ENVIRONMENT, make_grid, make_result, store
 
 NASTY = "no room | for <script>alert('x')</script> `now` *here*"
@@ -220,3 +221,13 @@ def test_cells_of_several_base_models_have_their_names(tmp_path: Path) -> None:
             write(tmp_path / name, dataclasses.replace(made, row=row, steps=(), examples=()), ["judge"])
     found = compare(tmp_path / "old", tmp_path / "new")
     assert "training memory of lora r=8 fp32 on llama, lora r=8 fp32 on nano" in heading(found)
+
+
+@pytest.mark.parametrize("format", ["text", "md", "html"])
+def test_what_all_cells_did_is_said_once(same: Comparison, format: str) -> None:
+    """A change of all cells has its reason in its row; without a verdict the reason is a sentence."""
+    quantity = same.findings[0].quantity
+    for verdict in ("regressed", "cannot tell"):
+        one = Finding("nano", ALL_CELLS, quantity, verdict, "noise", reason="because-of-the-machine")
+        text = written(dataclasses.replace(same, findings=(one,)), format)
+        assert text.count("because-of-the-machine") == (2 if (verdict, format) == ("cannot tell", "html") else 1)

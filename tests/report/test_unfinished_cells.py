@@ -10,11 +10,15 @@ import pytest
 
 from peftbench import cli
 from peftbench.report import render, table
+from peftbench.report.answer import record
 from peftbench.report.collect import collect
+from peftbench.report.derived import commands
 from peftbench.report.derived.answer import answer
 from peftbench.report.not_run import not_run
 from peftbench.report.notes import voids
 from peftbench.report.notes.answer import lines
+from peftbench.report.notes.overview import overview
+from peftbench.report.payload.overview import status
 from peftbench.report.tables.heads import heads_of
 from peftbench.results.store import record_grid, recorded_grid
 from tests.support import chromium
@@ -103,10 +107,62 @@ def test_the_pages_table_has_them_last_with_their_status(browser, started):
     assert page.troubles == []
 
 
+@pytest.mark.browser
+def test_the_pages_table_marks_cells_of_fewer_seeds_and_its_answer_finishes_the_run_first(browser, tmp_path):
+    from playwright.sync_api import expect
+
+    each = [*trials("full fp32", [0.7, 0.78, 0.8]), *trials("lora r=8 fp32", [0.8, 0.75]), *trials("base fp32", [0.4])]
+    folder = store(tmp_path / "r", *each)
+    cells = {made.row.key: made.row.cell for made in each}
+    record_grid(folder, [*cells, "f" * 16], COMMAND, cells={**cells, "f" * 16: "lora r=8 fp32"})
+    page = chromium.opened(browser, render(folder, tmp_path / "p.html").as_uri(), "light", 1280)
+    score = {name: page.locator("#table tbody tr", has_text=name).locator("td").nth(1) for name in ("LoRA", "full")}
+    expect(score["LoRA"]).to_contain_text("(n=2)")
+    expect(score["full"]).not_to_contain_text("n=")
+    expect(page.locator("#table tbody tr", has_text="untuned").locator("td").nth(1)).not_to_contain_text("n=")
+    said = "First finish the run, as 1 of its 7 trials has no result yet"
+    expect(page.locator("#answer-words")).to_contain_text(f"{said}: {COMMAND}")
+    page.fill("#within", "3")
+    expect(page.locator("#answer-words")).to_contain_text(f"{said}. peftbench answer")
+    page.context.close()
+    assert page.troubles == []
+
+
 def test_no_answer_names_the_cells_without_a_finished_trial(started):
     found = list(lines(answer(collect(started))))
     assert found[0].startswith("No answer: no cell has more than one finished seed, so what another seed would give")
-    assert "No trial ended ok for bottleneck adapter r=8, LoRA r=8." in found
+    assert "No trial ended ok for bottleneck adapter r=8 (2 oom)." in found
+    assert "Not run yet: LoRA r=8." in found
+    assert found[-3:] == [
+        "At least 2 seeds are needed, and 3 are usual.",
+        "First finish the run, as 4 of its 7 trials have no result yet:",
+        f"  {commands.whole(collect(started))}",
+    ]
+    assert found[-1].startswith(f"  {COMMAND}")
+
+
+def test_an_unfinished_grid_is_finished_before_seeds_are_added(tmp_path):
+    each = [*trials("full fp32", [0.7, 0.78, 0.8]), *trials("lora r=8 fp32", [0.8, 0.75])]
+    folder = store(tmp_path / "r", *each)
+    cells = {made.row.key: made.row.cell for made in each}
+    record_grid(folder, [*cells, "f" * 16], COMMAND, cells={**cells, "f" * 16: "lora r=8 fp32"})
+    found = answer(collect(folder))
+    said = list(lines(found))
+    assert said[-2:] == [
+        "First finish the run, as 1 of its 6 trials has no result yet:",
+        f"  {COMMAND} -o {folder}",
+    ]
+    needed = found.decision.needed.seeds
+    assert said[-3] == f"About {needed} seeds (now 2 to 3) would decide it in 80 % of cases (--seeds {needed})."
+    assert record(found)["missing_trials_count"] == 1
+    assert record(found)["not_run_cells"] == []
+    assert overview(collect(folder)).endswith("5 of 6 trials ended ok, none failed, 1 missing.")
+    (chip,) = (one["text"] for one in status(collect(folder)) if one["title"] == "trials")
+    assert chip == "5 of 6 ok, none failed, 1 missing"
+    record_grid(folder, list(cells), COMMAND, cells=cells)
+    whole = list(lines(answer(collect(folder))))
+    assert not any("First finish" in line for line in whole)
+    assert whole[-2] == f"About {needed} seeds (now 2 to 3) would decide it in 80 % of cases:"
 
 
 def test_a_folder_without_the_names_of_its_cells_is_read_as_before(started):

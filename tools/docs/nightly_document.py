@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tools.docs.crossed_document import markdown
@@ -28,11 +29,16 @@ def _line(plant: dict[str, Any]) -> tuple[str, ...]:
     rules = dict.fromkeys(f"{one['quantity']}, {one['rule']}" for one in plant["history"])
     told = "–" if plant["kind"] == "moved" else "; ".join(rules) or "**no**"
     if plant["kind"] == "moved" or not plant["by"]:
-        return (name, found, "; ".join(map(str, plant["by"])) or "–", "–", "–", counted, told)
+        return (name, found, "; ".join(_brief(str(each)) for each in plant["by"]) or "–", "–", "–", "–", counted, told)
     one = max(plant["by"], key=lambda finding: abs(finding["change"] or 0))
     what = f"{one['quantity']} of {one['cell']}, {one['rule']}"
     change = f"{100 * one['change']:+.1f} {'points' if one['kind'] == 'score' else '%'}"
     return (name, found, what, _number(one["old"]), _number(one["new"]), change, counted, told)
+
+
+def _brief(text: str) -> str:
+    """Return a text with hashes, also one that is cut, by their first 8 characters."""
+    return re.sub(r'"?\b([0-9a-f]{8})[0-9a-f]{12,}\b"?', r"\1", text)
 
 
 def _number(value: float | None) -> str:

@@ -68,9 +68,14 @@ class Answer:
     seeds: int
     """The most finished seeds of any tuned cell."""
     command: str | None
-    """Command that runs the seeds that are missing; None if no seeds are, or the command of the run is not known."""
-    unfinished: tuple[str, ...]
-    """Tuned cells of which no trial ended ``ok``."""
+    """Command that runs the trials of the grid that have no result yet, else the seeds that are missing; None if
+    nothing is missing, or the command of the run is not known."""
+    unfinished: Mapping[str, str]
+    """Tuned cells of which no trial ended ``ok``, with how they ended, as "2 oom"; empty if none has a result yet."""
+    missing: int = 0
+    """Trials of the grid that have no result yet."""
+    asked: int = 0
+    """All trials of the grid; 0 if the results do not say."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Display names of cells by their own."""
 
@@ -101,6 +106,8 @@ def answer(results: Results, question: Question | None = None) -> Answer:
     bases = [cell.mean(f"score_{task}") for cell in results.finished if cell.is_base]
     seeds = max((len(cell.ok) for cell in results.tuned), default=0)
     lacking = not_run(results)
+    asked_trials = len(results.grid.keys) if results.grid else 0
+    missing = 0 if decision.refusal == "smoke run" else max(0, asked_trials - len(results.trials))
     return Answer(
         decision,
         task,
@@ -109,11 +116,13 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         levels,
         busy_trials(results.trials[[not _is_base(method) for method in results.trials["method"]]]),
         seeds,
-        _command(results, decision),
-        (
-            *(cell.name for cell in results.cells if not cell.is_base and not len(cell.ok)),
-            *(name for name, cell in lacking.items() if not cell.is_base),
-        ),
+        (commands.whole(results) or None) if missing else _command(results, decision),
+        {
+            **{cell.name: cell.trouble for cell in results.cells if not cell.is_base and not len(cell.ok)},
+            **{name: "" for name, cell in lacking.items() if not cell.is_base},
+        },
+        missing,
+        asked_trials,
         {**display_names(results.cells), **{name: cell.title for name, cell in lacking.items()}},
     )
 

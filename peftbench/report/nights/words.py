@@ -16,6 +16,7 @@ from peftbench.results.watch.moved import Moved
 HEAD = ("verdict", "cell", "quantity", "old", "new", "change", "95 % interval", "note")
 RIGHT = (3, 4, 5, 6)
 """Columns of numbers."""
+_CHANGED = ("regressed", "improved")
 _MOST_NAMED = 4
 """Cells that a sentence names; more are counted."""
 _MOST_LISTED = 12
@@ -52,7 +53,7 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
 
 def changes(comparison: Comparison) -> list[Finding]:
     """Return what regressed or improved, regressions first."""
-    return ordered(found for found in comparison.findings if found.verdict in ("regressed", "improved"))
+    return ordered(found for found in comparison.findings if found.verdict in _CHANGED)
 
 
 def cannot_tell(comparison: Comparison) -> list[Group]:
@@ -67,12 +68,15 @@ def cannot_tell(comparison: Comparison) -> list[Group]:
 
 
 def together(comparison: Comparison) -> list[str]:
-    """Return a sentence for each quantity, and each base model if there are several, about what all cells did."""
+    """Return a sentence for each quantity, and each base model if there are several, about what all cells did.
+
+    What regressed or improved is not among them: its row has the reason.
+    """
     several = len({base for base, _ in comparison.cells}) > 1
     return [
         f"{found.quantity.title}{f' on {found.base}' if several else ''}: {found.reason}"
         for found in comparison.findings
-        if found.cell == ALL_CELLS and found.reason
+        if found.cell == ALL_CELLS and found.reason and found.verdict not in _CHANGED
     ]
 
 

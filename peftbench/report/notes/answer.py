@@ -36,24 +36,39 @@ UNKNOWN_TIME = "Not judged by time, which was not measured on an idle machine: {
 def lines(found: Answer) -> tuple[str, ...]:
     """Return the answer as at most eight lines of at most 100 columns; a sentence that does not fit is left out.
 
-    A command may take more columns, because one that is cut could not be copied.
+    A command may take more columns, because one that is cut could not be copied. What finishes the run is kept.
     """
+    said = sentences(found)
+    last = _lines(said[-1]) if found.missing else []
     kept: list[str] = []
-    for sentence in sentences(found):
-        wrapped = textwrap.wrap(sentence, WIDTH, break_long_words=True, break_on_hyphens=False)
-        room = LINES - len(kept) - (found.command is not None)
+    for sentence in said[:-1] if found.missing else said:
+        wrapped = _lines(sentence)
+        room = LINES - len(kept) - len(last) - (found.command is not None)
         if len(wrapped) <= room:
             kept += wrapped
-    return (*kept, f"  {found.command}") if found.command else tuple(kept)
+    return (*kept, *last, *([f"  {found.command}"] if found.command else []))
+
+
+def _lines(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, break_long_words=True, break_on_hyphens=False)
 
 
 def sentences(found: Answer) -> tuple[str, ...]:
-    """Return the answer as sentences, the most important first; the command that adds seeds is not among them.
+    """Return the answer as sentences, the most important first; its command is not among them.
 
-    Cells have their display names.
+    The last one says how many trials have no result yet, if any. Cells have their display names.
     """
     each = {"answer": _answered, "cannot tell": _undecided, "over budget": _over_budget, "refused": _refused}
-    return tuple(renamed(sentence, found.names) for sentence in each[found.decision.status](found))
+    said = (*each[found.decision.status](found), *finishing(found))
+    return tuple(renamed(sentence, found.names) for sentence in said)
+
+
+def finishing(found: Answer) -> Iterator[str]:
+    """Yield that the run is to be finished first, if trials of its grid have no result yet."""
+    if found.missing:
+        have, ends = "has" if found.missing == 1 else "have", ":" if found.command else "."
+        of = f"{found.missing:,} of its {plural(found.asked, 'trial')}"
+        yield f"First finish the run, as {of} {have} no result yet{ends}"
 
 
 def points(value: float) -> str:
@@ -197,15 +212,21 @@ def deciding(found: Answer) -> Iterator[str]:
         return
     now = f"{plural(needed.examples_now, 'test example')}"
     if needed.seeds is None:
-        yield f"More seeds and examples would hardly decide it (now {needed.seeds_now} seeds, {now})."
+        yield f"More seeds and examples would hardly decide it (now {_seeds_now(found)} seeds, {now})."
     elif needed.examples:
         yield (
             f"No number of seeds would decide with {now}; about {needed.examples:,} examples and "
             f"{needed.seeds} seeds would, in 80 % of cases."
         )
     else:
-        ends = ":" if found.command else "."
-        yield f"About {needed.seeds} seeds (now {needed.seeds_now}) would decide it in 80 % of cases{ends}"
+        said = f"About {needed.seeds} seeds (now {_seeds_now(found)}) would decide it in 80 % of cases"
+        yield f"{said} (--seeds {needed.seeds})." if found.missing else f"{said}{':' if found.command else '.'}"
+
+
+def _seeds_now(found: Answer) -> str:
+    """Return "2", or "2 to 3" if cells have different numbers of seeds."""
+    least = found.decision.needed.seeds_now if found.decision.needed else found.seeds
+    return f"{least} to {found.seeds}" if found.seeds > least else f"{least}"
 
 
 def _shown(found: Answer) -> Iterator[str]:
@@ -269,7 +290,7 @@ def _refused(found: Answer) -> Iterator[str]:
     if refusal not in ("no outcomes", "smoke run"):
         yield from _missing(found)
     if refusal == "single seed":
-        yield f"At least 2 seeds are needed, and 3 are usual{':' if found.command else '.'}"
+        yield f"At least 2 seeds are needed, and 3 are usual{':' if found.command and not found.missing else '.'}"
 
 
 def _reason(found: Answer, refusal: Refusal) -> str:
@@ -313,9 +334,13 @@ def not_judged(found: Answer) -> Iterator[str]:
 
 
 def unfinished(found: Answer) -> Iterator[str]:
-    """Yield the tuned cells of which no trial ended ok."""
-    if found.unfinished:
-        yield f"No trial ended ok for {abridged(found.unfinished, 3)}."
+    """Yield the tuned cells of which no trial ended ok, and those that have not run yet."""
+    ended = [f"{name} ({how})" for name, how in found.unfinished.items() if how]
+    if ended:
+        yield f"No trial ended ok for {abridged(ended, 3)}."
+    waiting = [name for name, how in found.unfinished.items() if not how]
+    if waiting:
+        yield f"Not run yet: {abridged(waiting, 3)}."
 
 
 def _limits(found: Answer) -> str:

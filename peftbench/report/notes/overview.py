@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from peftbench.records import Status
 from peftbench.records.wording import plural, series, span
@@ -12,9 +13,6 @@ from peftbench.report.notes import memory
 
 def overview(results: Results) -> str:
     """Return how many cells, precisions and seeds were run on which tasks and device, and how the trials ended."""
-    trials = results.trials
-    counts = trials["status"].value_counts()
-    good, unsupported = int(counts.get(Status.OK.value, 0)), int(counts.get(Status.UNSUPPORTED.value, 0))
     methods = {cell.method for cell in results.cells if not cell.is_base}
     precisions = {cell.precision for cell in results.cells}
     base = " and the untuned base model" if any(cell.is_base for cell in results.cells) else ""
@@ -25,11 +23,42 @@ def overview(results: Results) -> str:
         *_work(results),
     ]
     tasks = f"scored on {series(results.tasks)}" if results.tasks else "with no task scored"
-    skipped = int(counts.get(Status.SKIPPED.value, 0))
-    ended = f"{good} of {plural(len(trials), 'trial')} ended ok, {unsupported} unsupported"
-    ended += f", {skipped} skipped" if skipped else ""
-    ended += f", {len(trials) - good - unsupported - skipped} failed"
-    return f"{', '.join(parts)}; {tasks}; {_machine(results)}. {ended}."
+    ended = endings(results)
+    said = [f"{ended.good} of {plural(ended.asked, 'trial')} ended ok", *ended.others]
+    return f"{', '.join(parts)}; {tasks}; {_machine(results)}. {', '.join(said)}."
+
+
+@dataclass(frozen=True)
+class Endings:
+    """How the trials of a grid ended, as numbers of trials."""
+
+    asked: int
+    """Trials of the grid, with those that have no result yet."""
+    good: int
+    unsupported: int
+    skipped: int
+    failed: int
+    missing: int
+    """Trials that have no result yet."""
+
+    @property
+    def others(self) -> list[str]:
+        """All but those that ended ok: "none failed", "5 missing"."""
+        counts = ((self.unsupported, "unsupported"), (self.skipped, "skipped"))
+        said = [f"{count:,} {what}" for count, what in counts if count]
+        said += [f"{self.failed:,} failed" if self.failed else "none failed"]
+        return said + ([f"{self.missing:,} missing"] if self.missing else [])
+
+
+def endings(results: Results) -> Endings:
+    """Return how the trials ended."""
+    counts = results.trials["status"].value_counts()
+    good, unsupported, skipped = (
+        int(counts.get(status.value, 0)) for status in (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
+    )
+    stored = len(results.trials)
+    asked = max(stored, len(results.grid.keys) if results.grid else 0)
+    return Endings(asked, good, unsupported, skipped, stored - good - unsupported - skipped, asked - stored)
 
 
 def _work(results: Results) -> Iterable[str]:

@@ -50,13 +50,9 @@ def _audit(results: Results, named: Callable[[str], str]) -> dict[str, Any]:
 
 def status(results: Results) -> list[dict[str, str]]:
     """Return the status strip: title, text and whether it is ``ok``, a ``warn`` or only a fact (empty)."""
-    counts = results.trials["status"].value_counts()
-    good, unsupported = int(counts.get(Status.OK.value, 0)), int(counts.get(Status.UNSUPPORTED.value, 0))
-    failed = len(results.trials) - good - unsupported
-    asked = len(results.grid.keys) if results.grid else len(results.trials)
-    lacking = max(0, asked - len(results.trials))
-    ended = [f"{good} of {asked} ok", *([f"{unsupported} unsupported"] if unsupported else [])]
-    ended += [f"{failed} failed" if failed else "none failed", *([f"{lacking} missing"] if lacking else [])]
+    found = overview.endings(results)
+    ended = [f"{found.good:,} of {found.asked:,} ok", *found.others]
+    lacking = found.failed or found.skipped or found.missing
     bases = results.distinct("base")
     seeds = results.distinct("seed")
     void = [{"title": "smoke run", "text": "its numbers mean nothing", "level": "warn"}] if is_smoke(results) else []
@@ -65,7 +61,7 @@ def status(results: Results) -> list[dict[str, str]]:
         _fact("base", abridged([str(base) for base in bases], 3)),
         _fact("data", _data(results)),
         _fact("seeds", f"{len(seeds)}" if seeds else MISSING),
-        {"title": "trials", "text": ", ".join(ended), "level": "warn" if failed or lacking else "ok"},
+        {"title": "trials", "text": ", ".join(ended), "level": "warn" if lacking else "ok"},
         _fact("device", _device(results)),
         _times(results),
         _settings(results),

@@ -94,6 +94,7 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         "busy": found.busy is not None,
         "left_out": [named(text) for text in notes.not_judged(found)],
         "unfinished": [named(text) for text in notes.unfinished(found)],
+        "finish": [f"{text[:-1]}." for text in notes.finishing(found)],
     }
 
 

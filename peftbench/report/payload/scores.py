@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from peftbench.report.collect import MEAN, Cell, Results
@@ -64,17 +64,23 @@ def _answered(results: Results, task: str, headline: str, room: int) -> dict[str
     """Return the answer at the default question in words, and what the page needs to answer others."""
     found = answer(results, Question(task=None if task == headline else task))
     made = {
-        "words": shortened(notes.sentences(found)),
+        "words": shortened(notes.sentences(found), keep_last=found.missing > 0),
         "command": found.command,
         "within": found.decision.question.within,
     }
     return {"answer": made, "questions": questions.task(results, found, room)}
 
 
-def shortened(sentences: Iterable[str]) -> list[str]:
-    """Return the first sentences that have at most as many words together as the page's answer may have."""
+def shortened(sentences: Sequence[str], keep_last: bool = False) -> list[str]:
+    """Return the first sentences that have at most as many words together as the page's answer may have.
+
+    Args:
+        sentences: the most important first.
+        keep_last: whether the last one is kept in any case.
+    """
+    last = list(sentences[-1:]) if keep_last else []
     kept: list[str] = []
-    for sentence in sentences:
-        if sum(len(each.split()) for each in (*kept, sentence)) <= MOST_WORDS:
+    for sentence in sentences[: len(sentences) - len(last)]:
+        if sum(len(each.split()) for each in (*kept, sentence, *last)) <= MOST_WORDS:
             kept.append(sentence)
-    return kept
+    return kept + last

@@ -165,7 +165,7 @@ const otherWords = () => {
   const found = decide(q);
   const near = `within ${pointsText(Number(state.within))} of the best${onTask()}`;
   const words = WORDS[found.status](q, found, (k) => CELLS.name[q.cells[k]], near);
-  return words.filter(Boolean).reduce((kept, sentence) => (counted([...kept, sentence]) <= MOST_WORDS ? [...kept, sentence] : kept), []);
+  return [...words.filter(Boolean).reduce((kept, sentence) => (counted([...kept, sentence, ...q.finish]) <= MOST_WORDS ? [...kept, sentence] : kept), []), ...q.finish];
 };
 const isDefault = () => Number(state.within) === scoreOf().answer.within && limits().every((limit) => limit === null);
 /* Sentences with the names of cells as buttons that open them. */

@@ -27,7 +27,7 @@ const EVERY_FIELDS = [
   { name: "results", title: () => "results", unit: "", tip: () => "results folder of the cell", raw: (row) => folderName(row.folder), text: (row) => folderName(row.folder), words: true },
   ...["base", "suite", "score", "within"].flatMap((name) => {
     if (name === "score") return [{ name, title: () => "score", unit: "%", tip: () => "of the task that stands above each part; in brackets the 95 % interval from its own folder",
-      raw: (row) => scoreIn(row.folder).mean[row.cell], ends: (row) => ["mean", "low", "high"].map((end) => scoreIn(row.folder)[end][row.cell]), text: (row) => scoreText(scoreIn(row.folder), row.cell) }];
+      raw: (row) => scoreIn(row.folder).mean[row.cell], ends: (row) => ["mean", "low", "high"].map((end) => scoreIn(row.folder)[end][row.cell]), text: (row) => scoreText(scoreIn(row.folder), row.cell) + fewer(EVERY[row.folder].cells, row.cell) }];
     if (name === "within") return [{ name, title: () => `within ${tolerated()} of its folder's best`, unit: "%", tip: () => `probability that the cell lies within the tolerated loss of the best cell of its own folder, for new seeds and new examples${everyInterpolated() && `; ${everyInterpolated()}`}`,
       raw: (row) => everyWithin[row.folder][row.cell], text: (row) => chance(everyWithin[row.folder][row.cell]) }];
     return EVERY_COLUMNS.has(name) ? [everyField(EVERY_COLUMNS.get(name))] : [];
@@ -121,7 +121,7 @@ const everyRender = (field) => (_, type, row) => {
   const text = escaped(field.text(row));
   const trouble = EVERY[row.folder].cells.trouble[row.cell];
   if (field.name === "cell") return `<button type="button" class="link">${text}</button>${trouble ? ` <small class="trouble">${escaped(trouble)}</small>` : ""}`;
-  return field.name === "score" ? text.replace(/ (\[.*)/, " <small>$1</small>") : text;
+  return field.name === "score" ? text.replace(/ ([[(].*)/, " <small>$1</small>") : text;
 };
 /* Above the first row of each part, what its scores are of and why it is apart. */
 const headGroups = () => {

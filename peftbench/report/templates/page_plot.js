@@ -44,6 +44,8 @@ const scoreText = (score, cell) => {
   const bounds = score.low[cell] === null ? "" : ` [${percent(score.low[cell])}, ${percent(score.high[cell])}]`;
   return percent(score.mean[cell]) + bounds;
 };
+/* " (n=2)" for a tuned cell with fewer finished seeds than the others have; else empty. */
+const fewer = (cells, cell) => (!cells.is_base[cell] && cells.ok[cell] > 0 && cells.ok[cell] < Math.max(...cells.ok) ? ` (n=${cells.ok[cell]})` : "");
 /* Cells that no other one beats in score at no higher cost, from the cheapest on. */
 const frontOf = (rows) => {
   let highest = -Infinity;
@@ -103,7 +105,7 @@ const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, toolt
     width: "container", height: high,
     layer: [
       { data: { values: lines }, mark: { type: "rule", strokeDash: [2, 4], color: ink("--quiet") }, encoding: { y } },
-      { data: { values: lines }, mark: { type: "text", align: "left", dx: 4, dy: -6, fontSize: 12, color: ink("--quiet"), x: 0 }, encoding: { y, text: { field: "name" } } },
+      { data: { values: lines }, mark: { type: "text", align: "right", dx: -4, dy: -6, fontSize: 12, color: ink("--quiet"), x: "width" }, encoding: { y, text: { field: "name" } } },
       { data: { values: budget }, mark: { type: "rule", strokeDash: [6, 4], strokeWidth: 1.5, color: ink("--bad") }, encoding: { x } },
       { data: { values: budget }, mark: { type: "text", align: "left", dx: 5, y: 10, fontSize: 12, color: ink("--bad") }, encoding: { x, text: { field: "name" } } },
       { data: { values: front }, mark: { type: "line", interpolate: "step-after", strokeWidth: 1.5, color: ink("--quiet") }, encoding: { x, y, order: { field: "x" } } },

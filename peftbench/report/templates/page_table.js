@@ -1,6 +1,6 @@
 /* The table, with DataTables: sorting, filters, the choice of columns, copy and download of what is shown. */
 const SCORE_COLUMNS = [
-  { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}`, raw: (cell) => scoreOf().mean[cell], ends: (cell) => ["mean", "low", "high"].map((end) => scoreOf()[end][cell]), text: (cell) => scoreText(scoreOf(), cell) },
+  { name: "score", title: () => "score", unit: "%", tip: () => `${scoreOf().metric} on ${scoreOf().task}; in brackets the 95 % interval for ${scoreOf().scope}; n: finished seeds where other cells have more`, raw: (cell) => scoreOf().mean[cell], ends: (cell) => ["mean", "low", "high"].map((end) => scoreOf()[end][cell]), text: (cell) => scoreText(scoreOf(), cell) + fewer(CELLS, cell) },
   { name: "within", title: () => `within ${tolerated()} of best`, unit: "%", tip: () => `probability that the cell lies within the tolerated loss of the best cell, for new seeds and new examples${interpolated(scoreOf()) && `; ${interpolated(scoreOf())}`}`, raw: (cell) => within[cell], text: (cell) => chance(within[cell]) },
 ];
 const SPREADS = DATA.scores.flatMap((score, i) => [
@@ -39,7 +39,7 @@ const render = (field) => (_, type, row) => {
     const named = row.cell < COUNT ? `<button type="button" class="link" data-cell="${row.cell}">${text}</button>` : text;
     return `${named}${rowTrouble(row.cell) ? ` <small class="trouble">${escaped(rowTrouble(row.cell))}</small>` : ""}`;
   }
-  return field.name === "score" ? text.replace(/ (\[.*)/, " <small>$1</small>") : text;
+  return field.name === "score" ? text.replace(/ ([[(].*)/, " <small>$1</small>") : text;
 };
 const heading = (field) => `<span data-tip="${escaped(field.tip())}">${escaped(field.title())}${field.unit ? ` <small>${escaped(field.unit)}</small>` : ""}</span>`;
 /* Unknown values come last in both directions, and after them cells that have not run. */
