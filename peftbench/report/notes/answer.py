@@ -11,6 +11,7 @@ from peftbench.report.collect import MEAN
 from peftbench.report.derived.answer import Answer, Costs
 from peftbench.report.derived.smoke import MEANING
 from peftbench.report.names import renamed
+from peftbench.report.notes import lacking
 from peftbench.results.answer.decision import ONE_SEED, Refusal
 from peftbench.results.busy_machine import MOST_WAITING
 from peftbench.results.crossed_effects.model import Estimate
@@ -59,16 +60,8 @@ def sentences(found: Answer) -> tuple[str, ...]:
     The last one says how many trials have no result yet, if any. Cells have their display names.
     """
     each = {"answer": _answered, "cannot tell": _undecided, "over budget": _over_budget, "refused": _refused}
-    said = (*each[found.decision.status](found), *finishing(found))
+    said = (*each[found.decision.status](found), *lacking.finishing(found))
     return tuple(renamed(sentence, found.names) for sentence in said)
-
-
-def finishing(found: Answer) -> Iterator[str]:
-    """Yield that the run is to be finished first, if trials of its grid have no result yet."""
-    if found.missing:
-        have, ends = "has" if found.missing == 1 else "have", ":" if found.command else "."
-        of = f"{found.missing:,} of its {plural(found.asked, 'trial')}"
-        yield f"First finish the run, as {of} {have} no result yet{ends}"
 
 
 def points(value: float) -> str:
@@ -318,29 +311,10 @@ def _missing(found: Answer, unmeasured: bool = True) -> Iterator[str]:
     if unmeasured and found.decision.status != "refused":
         yield from _unmeasured(found)
     if found.decision.refusal != "single seed":
-        yield from not_judged(found)
+        yield from lacking.not_judged(found)
     if found.decision.without_memory and found.decision.by_memory:
         yield f"Memory was not measured for {abridged(found.decision.without_memory, 3)}."
-    yield from unfinished(found)
-
-
-def not_judged(found: Answer) -> Iterator[str]:
-    """Yield the tuned cells that were not judged, a sentence for each reason."""
-    reasons: dict[str, list[str]] = {}
-    for name, reason in found.decision.left_out.items():
-        reasons.setdefault(reason, []).append(name)
-    for reason, names in reasons.items():
-        yield f"Not judged: {abridged(names, 3)} ({reason})."
-
-
-def unfinished(found: Answer) -> Iterator[str]:
-    """Yield the tuned cells of which no trial ended ok, and those that have not run yet."""
-    ended = [f"{name} ({how})" for name, how in found.unfinished.items() if how]
-    if ended:
-        yield f"No trial ended ok for {abridged(ended, 3)}."
-    waiting = [name for name, how in found.unfinished.items() if not how]
-    if waiting:
-        yield f"Not run yet: {abridged(waiting, 3)}."
+    yield from lacking.unfinished(found)
 
 
 def _limits(found: Answer) -> str:

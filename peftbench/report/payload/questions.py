@@ -22,6 +22,7 @@ from peftbench.report.collect import MEAN, Results
 from peftbench.report.derived.answer import Answer, costs_of
 from peftbench.report.names import renamed
 from peftbench.report.notes import answer as notes
+from peftbench.report.notes import lacking
 from peftbench.results.answer.decision import ONE_SEED
 from peftbench.results.answer.losses import LEVELS_AT, SURE, Losses
 from peftbench.results.crossed_effects.model import Outcomes, difference
@@ -92,9 +93,9 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         ],
         "no_times": notes.no_times(found),
         "busy": found.busy is not None,
-        "left_out": [named(text) for text in notes.not_judged(found)],
-        "unfinished": [named(text) for text in notes.unfinished(found)],
-        "finish": [f"{text[:-1]}." for text in notes.finishing(found)],
+        "left_out": [named(text) for text in lacking.not_judged(found)],
+        "unfinished": [named(text) for text in lacking.unfinished(found)],
+        "finish": [f"{text[:-1]}." for text in lacking.finishing(found)],
     }
 
 

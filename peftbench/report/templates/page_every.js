@@ -121,7 +121,7 @@ const everyRender = (field) => (_, type, row) => {
   const text = escaped(field.text(row));
   const trouble = EVERY[row.folder].cells.trouble[row.cell];
   if (field.name === "cell") return `<button type="button" class="link">${text}</button>${trouble ? ` <small class="trouble">${escaped(trouble)}</small>` : ""}`;
-  return field.name === "score" ? text.replace(/ ([[(].*)/, " <small>$1</small>") : text;
+  return field.name === "score" ? scoreHtml(text) : text;
 };
 /* Above the first row of each part, what its scores are of and why it is apart. */
 const headGroups = () => {

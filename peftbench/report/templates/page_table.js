@@ -39,7 +39,7 @@ const render = (field) => (_, type, row) => {
     const named = row.cell < COUNT ? `<button type="button" class="link" data-cell="${row.cell}">${text}</button>` : text;
     return `${named}${rowTrouble(row.cell) ? ` <small class="trouble">${escaped(rowTrouble(row.cell))}</small>` : ""}`;
   }
-  return field.name === "score" ? text.replace(/ ([[(].*)/, " <small>$1</small>") : text;
+  return field.name === "score" ? scoreHtml(text) : text;
 };
 const heading = (field) => `<span data-tip="${escaped(field.tip())}">${escaped(field.title())}${field.unit ? ` <small>${escaped(field.unit)}</small>` : ""}</span>`;
 /* Unknown values come last in both directions, and after them cells that have not run. */
