@@ -46,10 +46,10 @@ const scoreText = (score, cell) => {
 };
 /* " (n=2)" for a tuned cell with fewer finished seeds than the others have; else empty. */
 const fewer = (cells, cell) => (!cells.is_base[cell] && cells.ok[cell] > 0 && cells.ok[cell] < Math.max(...cells.ok) ? ` (n=${cells.ok[cell]})` : "");
-/* A score as HTML: the number of seeds before it, so that scores stay in line, and its interval after it. */
+/* A score as HTML: its interval, and the number of seeds, which floats before it so that scores stay in line. */
 const scoreHtml = (text) => {
   const [, mean, ends, n] = text.match(/^(.*?)(?: (\[.*?\]))?(?: (\(n=\d+\)))?$/);
-  return `${n ? `<small class="few">${n}</small> ` : ""}${mean}${ends ? ` <small>${ends}</small>` : ""}`;
+  return `${mean}${ends ? ` <small>${ends}</small>` : ""}${n ? ` <small class="few">${n}</small>` : ""}`;
 };
 /* Cells that no other one beats in score at no higher cost, from the cheapest on. */
 const frontOf = (rows) => {
