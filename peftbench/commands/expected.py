@@ -57,6 +57,7 @@ class Expected:
         """Of trials that ended, the share of their time in which threads waited for a CPU."""
         self._said, self._said_slow = time.monotonic(), False
         self._by: dict[str, None] = {}
+        self._in_part = False
         self._own = _OwnTimes([job for job in grid.pending if not job.trial.unsupported])
         known = pilot.stored()
         reader = Texts().examples
@@ -67,6 +68,7 @@ class Expected:
             if measured is not None and found is not None:
                 self._seconds[job.key] = found
                 self._by |= {measured.made_by: None} if not measured.unsupported else {}
+                self._in_part |= measured.incomplete is not None
         self._complete = all(job.key in self._seconds or job.trial.unsupported for job in grid.pending)
 
     def beside(self, observer: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -126,7 +128,8 @@ class Expected:
         """
         if self._predicts:
             left = self.left()
-            known = f"about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
+            least = "at least " * self._in_part
+            known = f"{least}about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
             return terminal.wrapped(known, _WIDTH, "    ") if known else []
         if not self._own.pending:
             return []

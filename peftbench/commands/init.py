@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,7 @@ def init(how: InitOptions) -> int:
     from peftbench.commands.first_suite import choose, data, described, given, model_facts
     from peftbench.records import durations
 
+    began = time.monotonic()
     _check_output(how)
     fixed = given.read(how.methods, how.seeds, how.limit)
     seconds = None if how.time is None else durations.read(how.time, "--time")
@@ -94,18 +96,17 @@ def init(how: InitOptions) -> int:
     tokens = _tokens(inputs)
     _say_of_data(inputs, tokens)
     made, lengths = choose.with_lengths(first, tokens, facts.context)
-    made, amounts = choose.with_amounts(made, inputs.train, inputs.test)
+    made = choose.with_amounts(made, inputs.train, inputs.test)
     _say("length", *lengths)
-    _say("amount", *amounts)
     fitted = _fitted(made, inputs, how, budget)
     made, methods = choose.with_methods(made, fitted, facts, budget)
     _say("memory", *limit, *methods)
-    timed = _timed(made, inputs, how, seconds)
+    timed = _timed(made, inputs, how, seconds, began)
     made = timed.draft
-    said = timed.said and (*timed.said, "`run` uses what was measured here")
-    _say("time", *(said or filter(None, [made.warning])))
+    _say("amount", *described.of_amounts(made, inputs.test))
+    _say("time", *timed.said, *(["`run` uses what was measured here"] if timed.said and timed.measured else ()))
     _say("scored", *_of_scored(made, inputs))
-    for line in (*found.found.unsure, *facts.unknown, *timed.unknown):
+    for line in (*facts.unknown, *timed.unknown, *found.found.unsure):  # last what only the user knows
         _say("not known", line)
     _loaded(replace(made, head=_head(how)), how, keep=True)
     print(f"{'wrote:':11}{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")  # to be copied
@@ -285,7 +286,7 @@ def _trials(draft: Draft, how: InitOptions, kind: str) -> Sequence[Trial]:
     return expand(selection.complete(loaded, io.StringIO(), here.folder, False).suite, kind)
 
 
-def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None) -> Timed:
+def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | None, began: float) -> Timed:
     """Return a draft that fits the time, what was chosen, and what could not be known; unchanged without a time."""
     from peftbench.commands.first_suite import timing
     from peftbench.measure import device, environment
@@ -305,7 +306,7 @@ def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | Non
         )
     each = {trial.cell: trial for trial in reversed(_trials(draft, how, device.resolve("auto")))}
     trials = [trial for trial in reversed(each.values()) if trial.unsupported is None]
-    return timing.fit(draft, trials, seconds, Texts().examples, inputs.data.records)
+    return timing.fit(draft, trials, seconds, Texts().examples, inputs.data.records, began)
 
 
 def _head(how: InitOptions) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from peftbench.commands.progress import wrapped
 from peftbench.errors import UserError
 from peftbench.records import Trial
 from peftbench.records.units import memory
+from peftbench.records.wording import abridged
 
 if TYPE_CHECKING:
     from peftbench.suite import Suite
@@ -67,7 +68,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         count = selection.count_trials(candidates)
         lines.append(f"a learning-rate search on the validation split runs first: {count}")
     try:
-        notes = (*prepare.check(trials, known), *_missing_device(trials))
+        notes = (*prepare.check(trials, known), *_bare_numbers(trials), *_missing_device(trials))
     except UserError as error:
         lines.append(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
         print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)
@@ -99,6 +100,18 @@ def _cell_lines(trials: Sequence[Trial], reasons: dict[str, str]) -> list[str]:
         named = "no training" if seeds == [None] else f"seed{'s' * (len(seeds) > 1)} {selection.list_seeds(seeds)}"
         rows.append([cell, named, f"unsupported: {reasons[cell]}" if cell in reasons else ""])
     return terminal.aligned(rows).splitlines()
+
+
+def _bare_numbers(trials: Sequence[Trial]) -> list[str]:
+    """Return a note for each task whose answers are all bare numbers."""
+    tasks = {task.name: task for trial in trials for task in trial.tasks if task.name in trial.evaluate}
+    answers = {name: tuple(dict.fromkeys(task.labels.values())) or task.choices for name, task in tasks.items()}
+    return [
+        f"task {name!r}: the answers are bare numbers ({abridged(texts, 6)}), and a model does not know what they "
+        "stand for; if each means something, give it its word under labels"
+        for name, texts in answers.items()
+        if texts and tasks[name].kind == "choice" and all(text.strip().lstrip("-").isdecimal() for text in texts)
+    ]
 
 
 def _missing_device(trials: Sequence[Trial]) -> list[str]:

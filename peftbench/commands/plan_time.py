@@ -35,6 +35,8 @@ class CellTime:
     total_seconds: float | None
     step_seconds: float | None
     problem: str | None = None
+    in_part: bool = False
+    """Whether the times are at least these."""
 
 
 def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader) -> list[CellTime]:
@@ -72,7 +74,7 @@ def tell(trial: Trial, result: Result) -> None:
 
     row = result.row
     share = waited(trial, result)
-    busy = f", {share:.0%} of its steps waiting for a CPU" if share is not None and share > BUSY else ""
+    busy = f", {100 * share:.0f} % of its steps waiting for a CPU" if share is not None and share > BUSY else ""
     ended = f"ok in {shown(row.wall_seconds)}" if row.status == Status.OK else pilot.why_not(row)
     print(f"measured {trial.cell}: {ended}{busy}", file=sys.stderr)
 
@@ -103,8 +105,8 @@ def _cell(cell: str, group: Sequence[Trial], found: dict[str, Measured], reader:
         each.append(pilot.seconds(trial, known, trial.cell not in seen, reader))
         seen.add(trial.cell)
     whole = _sum(each)
-    problem = known.problem or (pilot.NO_STEP if whole is None else None)
-    return CellTime(cell, len(group), each[-1], whole, known.step_seconds, problem)
+    problem = known.problem or (pilot.NO_STEP if whole is None else known.incomplete)
+    return CellTime(cell, len(group), each[-1], whole, known.step_seconds, problem, known.incomplete is not None)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -131,7 +133,7 @@ def lines(cells: Sequence[CellTime], workers: int) -> list[str]:
         for each in cells
     ]
     known = [each.total_seconds for each in cells if each.total_seconds is not None]
-    least = "at least " if len(known) < len(cells) else ""
+    least = "at least " if len(known) < len(cells) or any(each.in_part for each in cells) else ""
     rows.append(["the grid", f"{sum(each.trials for each in cells):,}", "", "", least + shown(sum(known) / workers)])
     text = list(text_table.lines([head, *rows], text_table.Layout(right=range(1, len(head)))))
     return [

@@ -62,15 +62,23 @@ def load_average() -> float | None:
         return None
 
 
-def waiting_by_thread() -> dict[str, float] | None:
-    """Return for how many seconds each thread of this process has been runnable but without a CPU, by thread id.
+def waiting_by_thread(process: int | None = None) -> dict[str, float] | None:
+    """Return for how many seconds each thread has been runnable but without a CPU, by thread id.
+
+    Args:
+        process: its id; None for this one.
 
     Linux counts this per thread (second field of ``schedstat``). None if the system does not report it.
     """
     found = {}
-    for thread in os.listdir(_THREADS) if os.path.isdir(_THREADS) else ():
+    threads = _THREADS if process is None else f"/proc/{process}/task"
+    try:
+        names = os.listdir(threads)
+    except OSError:  # no such system, or a process that has just ended
+        return None
+    for thread in names:
         try:
-            with open(f"{_THREADS}/{thread}/schedstat", "rb", buffering=0) as file:
+            with open(f"{threads}/{thread}/schedstat", "rb", buffering=0) as file:
                 ran, waited, *_ = map(int, file.read().split())
         except (OSError, LookupError, ValueError):  # a thread that has just ended, or a kernel that does not count
             continue

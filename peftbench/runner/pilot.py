@@ -8,23 +8,25 @@ a folder that is deleted; nothing of it is a result.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench.models import find, size
 from peftbench.records import Job, Phase, Result, Status, Task, Trial, TrialRow
 from peftbench.runner import prepare
 from peftbench.runner.executor import Event, local
+from peftbench.runner.pilot_clock import Seen
+from peftbench.runner.pilot_record import NO_STEP, NO_TIME, Measured, store, stored
 from peftbench.runner.pilot_shape import shape
 from peftbench.tasks import read
+
+__all__ = ["NO_STEP", "NO_TIME", "Measured", "characters", "measure", "seconds", "shape", "store", "stored"]
 
 STEPS, EXAMPLES = 8, 32
 """Steps and scored examples of each task of a pilot."""
@@ -36,51 +38,19 @@ LONGEST, SHARED = 60.0, 30.0
 """Most seconds of the pilot of a shape that one cell has, and of one that several cells share."""
 _SETTING = " (timeout_seconds)"
 """What the message of a trial that was stopped ends with: the setting, which here is the pilot's own."""
-NO_STEP = "its pilot has no step after the first ones (train.untimed_steps), which are slower"
-"""Why the time of a longer training is not known."""
-NO_TIME = "not measured, as the time for measuring was over"
-"""Why a pilot is missing, or was stopped before its own limit."""
 _SHORTEST = 1.0
 """Seconds that must be left for a first pilot."""
-_MOST = 2000
-"""Most shapes that are kept."""
 _SCALED = (Phase.TRAIN, Phase.VALIDATE, Phase.EVALUATE, Phase.RETENTION, Phase.INFERENCE, Phase.PLAN)
 """Phases that are not as long in every trial of a shape."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a pilot took."""
-
-    fixed_seconds: float = 0.0
-    """Set-up, checks, accounting and saving."""
-    forecast_seconds: float = 0.0
-    """Predicting memory, which only a cell's first trial does."""
-    inference_seconds: float = 0.0
-    """Measuring inference cost, which only a cell's first trial does."""
-    first_steps_seconds: float = 0.0
-    """The first steps, which are slower."""
-    first_steps: int = 0
-    step_seconds: float | None = None
-    """A later step; None if nothing trains, or no step ended in time."""
-    tokens_per_step: float | None = None
-    validation_seconds_per_example: float = 0.0
-    """Validation loss of one example."""
-    scoring_seconds: float | None = None
-    """Scoring apart from forward passes; None if scoring did not end in time."""
-    seconds_per_character: float = 0.0
-    """Forward passes of scoring, for each character of the scored texts."""
-    retention_seconds: float = 0.0
-    problem: str | None = None
-    """Why something is not known; of a trial that ends unsupported, the reason."""
-    unsupported: bool = False
-    """Whether the trial ends unsupported, which takes ``fixed_seconds``."""
-    made_by: str = ""
-    """The command that measured it; empty if it is not known."""
+_BEFORE_SCORED = tuple(phase for phase in Phase if phase not in (Phase.RETENTION, Phase.INFERENCE))
+"""Phases in which a pilot that is stopped has not been scored."""
 
 
 def measure(
-    trials: Sequence[Trial], observe: Callable[[Trial, Result], None], within: float = math.inf
+    trials: Sequence[Trial],
+    observe: Callable[[Trial, Result], None],
+    within: float = math.inf,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Measured]:
     """Run a pilot of each shape among some trials, one after the other.
 
@@ -89,6 +59,7 @@ def measure(
         observe: called with each pilot's trial and result.
         within: seconds for all pilots together, after the libraries are loaded; those for which nothing is left have
             the problem ``NO_TIME``.
+        begin: called when the libraries are loaded, before the first pilot.
 
     Returns:
         Shape -> what it took.
@@ -105,6 +76,7 @@ def measure(
     found: dict[str, Measured] = {}
     if within < math.inf:
         local.load_libraries()
+    begin()
     ends, took = time.monotonic() + within, list[float]()
     with tempfile.TemporaryDirectory(prefix="peftbench-pilot-") as folder:
         for name in dict.fromkeys(names):
@@ -122,7 +94,8 @@ def measure(
             over = result.row.status == Status.TIMEOUT
             took += [] if over else [result.row.wall_seconds or time.monotonic() - began]
             stopped = over and job.trial.timeout_seconds == left
-            found[name] = Measured(problem=NO_TIME) if stopped else _of(job, result, steps)
+            known = _of(job, result, steps)
+            found[name] = replace(known, problem=NO_TIME) if stopped and known.problem else known
             observe(trial, result)
     return found
 
@@ -186,17 +159,21 @@ def _share(trial: Trial) -> float:
     return min(1.0, _LARGE / parameters) if parameters else 1.0
 
 
-def _run(job: Job) -> tuple[Result, list[float]]:
-    """Return a pilot's result, and when each of its steps ended."""
-    steps: list[float] = []
+def _run(job: Job) -> tuple[Result, Sequence[float]]:
+    """Return a pilot's result, and when each of its steps ended.
+
+    The process of a pilot that is stopped can send no row of its own, so its times are those that were seen from here.
+    """
+    seen = Seen()
     last: Event | None = None
     for event in local.run([job], 1):
-        if event.steps and event.result is None:
-            steps.append(time.perf_counter())
+        seen.note(event)
         last = event
     assert last is not None
-    assert last.result is not None
-    return last.result, steps
+    result = last.result
+    assert result is not None
+    over = result.row.status == Status.TIMEOUT
+    return replace(result, row=seen.completed(result.row)) if over else result, seen.steps
 
 
 def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
@@ -204,27 +181,58 @@ def _of(job: Job, result: Result, ended: Sequence[float]) -> Measured:
     if row.status == Status.UNSUPPORTED:
         return unsupported(why_not(row), row.wall_seconds or 0.0)
     if row.status != Status.OK:
-        why = why_not(row)
-        gaps = [after - before for before, after in itertools.pairwise(ended)]
-        return Measured(step_seconds=statistics.median(gaps) if gaps else None, problem=why)
-    fixed = sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase not in _SCALED)
+        return _of_stopped(job.trial, row, ended)
     steady = [step.seconds for step in result.steps if not step.untimed]
     early = [step.seconds for step in result.steps if step.untimed]
-    passes = (row.evaluate_prefill_seconds or 0.0) + (row.evaluate_decode_seconds or 0.0)
     times = sum(step.validation_loss is not None for step in result.steps)
     validated = times * _validation_examples(job.trial, read.examples)
-    return Measured(
-        fixed_seconds=fixed + (row.untracked_seconds or 0.0),
-        forecast_seconds=row.plan_seconds or 0.0,
-        inference_seconds=row.inference_seconds or 0.0,
+    return replace(
+        _of_phases(job.trial, row),
         first_steps_seconds=sum(early),
         first_steps=len(early),
         step_seconds=statistics.fmean(steady) if steady else None,
         tokens_per_step=(row.nonpadding_tokens or 0) / len(result.steps) if result.steps else None,
         validation_seconds_per_example=(row.validate_seconds or 0.0) / max(1, validated),
-        scoring_seconds=(row.evaluate_seconds or 0.0) - passes,
-        seconds_per_character=passes / max(1, characters(job.trial, read.examples)),
+    )
+
+
+def _of_phases(trial: Trial, row: TrialRow) -> Measured:
+    """Return what a pilot's phases took, apart from its steps."""
+    fixed = sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase not in _SCALED)
+    evaluate = row.evaluate_seconds or 0.0
+    parts = row.evaluate_prefill_seconds, row.evaluate_decode_seconds
+    passes = evaluate if parts == (None, None) else sum(part or 0.0 for part in parts)
+    return Measured(
+        fixed_seconds=fixed + (row.untracked_seconds or 0.0),
+        forecast_seconds=row.plan_seconds or 0.0,
+        inference_seconds=row.inference_seconds or 0.0,
+        scoring_seconds=evaluate - passes,
+        seconds_per_character=passes / max(1, characters(trial, read.examples)),
         retention_seconds=row.retention_seconds or 0.0,
+    )
+
+
+def _of_stopped(trial: Trial, row: TrialRow, ended: Sequence[float]) -> Measured:
+    """Return what is known of a trial whose pilot did not end ok: its steps, and more if its scoring had ended.
+
+    Forward passes and the rest of its scoring are not told apart, so longer scoring is predicted by its length.
+    """
+    why, training = why_not(row), trial.training
+    gaps = [after - before for before, after in itertools.pairwise(ended)]
+    first = max(1, training.untimed_steps) if training else 0
+    later = gaps[first - 1 :] if first else []
+    step = statistics.median(later or gaps) if gaps else None
+    known = Measured(step_seconds=step, problem=why)
+    if row.status != Status.TIMEOUT or row.phase in _BEFORE_SCORED or row.evaluate_seconds is None:
+        return known
+    if training and (step is None or training.validate_every):
+        return known
+    return replace(
+        _of_phases(trial, row),
+        step_seconds=step,
+        first_steps=min(first, len(ended)),
+        first_steps_seconds=(row.train_seconds or 0.0) - sum(later) if training else 0.0,
+        incomplete=f"{why}; of that phase only what was measured until then is counted",
     )
 
 
@@ -302,35 +310,3 @@ def _steps(trial: Trial, found: Measured, reader: read.Reader) -> int | None:
     tasks: dict[str, Task] = {task.name: task for task in trial.tasks}
     count = sum(len(reader(tasks[name], "train")) for name, _ in training.data)
     return max(1, math.ceil((training.epochs or 0) * count / training.batch_size))
-
-
-def store(found: Mapping[str, Measured], made_by: str = "plan --time") -> None:
-    """Keep what pilots took, for a later run on this machine.
-
-    Args:
-        found: shape -> what its pilot took.
-        made_by: the command that ran the pilots.
-    """
-    kept = {**stored(), **{n: replace(each, made_by=made_by) for n, each in found.items() if each.problem != NO_TIME}}
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)
-        made = _file().with_suffix(f".{os.getpid()}")
-        made.write_text(text, encoding="utf-8")
-        made.replace(_file())
-    except OSError:  # a run then has no prediction
-        return
-
-
-def stored() -> dict[str, Measured]:
-    """Return what pilots took on this machine; empty if there were none, or they cannot be read."""
-    try:
-        found = json.loads(_file().read_text(encoding="utf-8"))
-        return {name: Measured(**each) for name, each in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _file() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "peftbench" / "pilots.json"

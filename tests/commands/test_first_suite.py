@@ -158,8 +158,8 @@ def test_new_tokens_leave_most_examples_whole_and_say_what_is_lost(prompts, answ
 
 def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
     few, many = ([Example("q", "a")] * count for count in (220, 630))
-    assert "limit" not in choose.with_amounts(GENERATION, few, few)[0].block
-    assert choose.with_amounts(GENERATION, few, many)[0].block["limit"] == 200
+    assert "limit" not in choose.with_amounts(GENERATION, few, few).block
+    assert choose.with_amounts(GENERATION, few, many).block["limit"] == 200
 
 
 def test_scores_of_the_built_in_base_are_not_said_to_be_of_other_models():
@@ -173,8 +173,11 @@ def test_overlap_is_said_as_a_run_counts_it():
     assert list(described.of_overlap(same, other, True)) == [none]
     exact = "1 of 1 test prompt is a training prompt too"
     assert list(described.of_overlap(same, same)) == [exact]
-    hint = "the file repeats prompts: remove the repeats, or give --test"
-    assert list(described.of_overlap(same, same, True)) == [exact, hint]
+    hint = "the file repeats prompts, so {} % of the score is of what was trained on{}"
+    advice = ": better remove the repeats, or give --test"
+    assert list(described.of_overlap(same, same, True)) == [exact, hint.format(100, advice)]
+    rare = [*same, *(Example(f"other {n}", "a") for n in range(99))]
+    assert list(described.of_overlap(same, rare, True))[1:] == [hint.format(1, ", which can change it by little")]
     words = " ".join(f"word{n}" for n in range(13))
     near = [Example(f"so {words}", "a"), Example(words, "a"), Example("else", "a")]
     assert list(described.of_overlap([Example(words, "a")], near)) == [

@@ -345,6 +345,24 @@ def test_too_little_time_is_said_in_the_first_line_of_the_smallest_suite(place, 
     assert cli.main(["plan", "suite.yaml"]) == 0
 
 
+def test_what_is_printed_is_what_was_written_also_if_nothing_could_be_measured(place, init, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    over = Measured(problem=pilot.NO_TIME)
+    monkeypatch.setattr(pilot, "measure", lambda trials, *_: {pilot.shape(trial): over for trial in trials})
+    code, out, err = init("--train", "numbers.csv", "--time", "5s")
+    assert code == 0, err
+    made, text = suite.load("suite.yaml"), " ".join(out.split())
+    assert (made.seeds, made.train["steps"], [b.method for b in made.blocks]) == ((0,), (9,), ["base", "full", "lora"])
+    assert "amount: 9 steps of 16 examples: the fewest that are worth it; no method could be measured" in text
+    assert "1 seed: too few for `answer`, which needs 2" in text
+    assert "3 seeds" not in text
+    assert "left out: adapter, as there was no time to measure any method" in text
+    assert "what to do: give a larger --time" in text
+    assert "`run` uses what was measured here" not in text
+    assert out.rpartition("wrote:")[0].splitlines()[-2].startswith("not known: what the classes mean: "), "seen last"
+    assert cli.main(["plan", "suite.yaml"]) == 0
+
+
 def test_methods_seeds_and_scored_examples_can_be_given(place, init):
     code, out, err = init("--train", "colours.csv", "--methods", "base, lora,adapter", "--seeds", "5,9", "--limit", "7")
     assert code == 0, err

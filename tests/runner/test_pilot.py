@@ -11,7 +11,7 @@ from peftbench import cli, suite
 from peftbench.commands import expected, plan_json, plan_time
 from peftbench.records import Phase, Status
 from peftbench.results import store
-from peftbench.runner import pilot
+from peftbench.runner import pilot, pilot_clock
 from peftbench.runner.executor import Event
 from peftbench.runner.pilot import Measured
 from peftbench.suite import learning_rate_search
@@ -183,6 +183,49 @@ def test_a_pilot_that_is_stopped_tells_its_steps(made, tmp_path):
     found = pilot._of(SimpleNamespace(trial=made), SimpleNamespace(row=stopped, steps=()), [1.0, 3.0, 5.0])
     assert found.step_seconds == 2.0
     assert found.problem == "the pilot reached its limit in phase evaluate (stopped after 60 s)"
+
+
+def test_a_pilot_that_is_stopped_after_its_scoring_predicts_steps_and_scoring(made):
+    took = {"load_seconds": 2.0, "train_seconds": 9.0, "evaluate_seconds": 4.0, "inference_seconds": 20.0}
+    stopped = replace(make_result().row, evaluate_prefill_seconds=None, evaluate_decode_seconds=None)
+    stopped = replace(stopped, status=Status.TIMEOUT, phase="inference", message="stopped after 60 s", **took)
+    asked = changed(made, untimed_steps=1)
+    known = pilot._of(SimpleNamespace(trial=asked), SimpleNamespace(row=stopped, steps=()), [5.0, 7.0, 9.0])
+    why = "the pilot reached its limit in phase inference (stopped after 60 s)"
+    assert (known.problem, known.step_seconds, known.first_steps, known.first_steps_seconds) == (None, 2.0, 1, 5.0)
+    assert known.incomplete == f"{why}; of that phase only what was measured until then is counted"
+    plain = known.fixed_seconds + 4.0 + 5.0
+    assert pilot.seconds(changed(asked, steps=11), known, False, read.examples) == pytest.approx(plain + 10 * 2.0)
+    cell = plan_time._cell("a", [changed(asked, steps=11)], {pilot.shape(asked): known}, read.examples)
+    text = "\n".join(plan_time.lines([cell], 1))
+    assert f"a: {why}" in text
+    assert "at least " in text
+    untrained = pilot._of(SimpleNamespace(trial=asked), SimpleNamespace(row=stopped, steps=()), [])
+    assert untrained.problem == why, "no step was seen"
+    validating = changed(asked, validate_every=2)
+    assert pilot._of(SimpleNamespace(trial=validating), SimpleNamespace(row=stopped), [5.0, 7.0]).problem == why
+
+
+def test_times_of_a_stopped_pilot_are_those_that_its_parent_saw(made, tmp_path, monkeypatch):
+    now, waits = [0.0], [1.0]
+    monkeypatch.setattr(pilot_clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pilot_clock.environment, "waiting_by_thread", lambda process: {str(process): waits[0]})
+    job, seen = trials.job(made, tmp_path), pilot_clock.Seen()
+    seen.note(Event(job, Phase.START, process=7))
+    for phase, seconds, step in (
+        (Phase.LOAD, 2.0, 0), (Phase.TRAIN, 3.0, 0), (Phase.TRAIN, 1.0, 1), (Phase.TRAIN, 1.0, 2),
+        (Phase.EVALUATE, 4.0, 0), (Phase.INFERENCE, 5.0, 0),
+    ):  # fmt: skip
+        now[0] += seconds
+        waits[0] += 0.5
+        seen.note(Event(job, phase, step, 2 * bool(step)))
+    now[0] += 6.0
+    result = make_result(status="timeout")
+    seen.note(Event(job, Phase.INFERENCE, result=result))
+    row = seen.completed(replace(result.row, train_waiting_seconds=None))
+    assert (row.start_seconds, row.load_seconds, row.evaluate_seconds, row.inference_seconds) == (2.0, 3.0, 5.0, 6.0)
+    assert (row.train_seconds, row.train_waiting_seconds) == (2.0, 1.0)
+    assert plan_time.waited(replace(made, device="cpu", threads=1), SimpleNamespace(row=row)) == 0.5
 
 
 def test_a_pilot_that_is_stopped_is_told_with_its_limit_while_others_run(made, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,6 @@ from peftbench.commands.first_suite.model_facts import BaseFacts
 from peftbench.methods import METHODS
 from peftbench.records import Example
 from peftbench.records.units import memory
-from peftbench.records.wording import plural
 from peftbench.training.token_lengths import Lengths
 
 if TYPE_CHECKING:
@@ -224,24 +223,19 @@ def _kind(draft: Draft) -> str:
     return str(draft.block.get("kind") or TEMPLATES[str(draft.block["template"])].kind)
 
 
-def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]) -> tuple[Draft, list[str]]:
-    """Return a draft with steps, seeds and scored examples for when no time is given, and what was chosen."""
+def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]) -> Draft:
+    """Return a draft with steps, seeds and scored examples for when no time is given."""
     one = -(-len(train) // BATCH)
     passes = max(1, min(_PASSES, _STEPS // max(1, one)))
     steps = max(1, min(_STEPS, one * passes))
     why = _passes(steps, len(train))
-    said = [f"{steps} steps of {BATCH} examples: {why}"]
     made = with_seeds(
         replace(draft, steps=steps, comments={**draft.comments, "steps": why}), draft.given.seeds or SEEDS
     )
-    said.append(f"{plural(made.seed_count, 'seed')}: {made.comments['seeds']}")
     most = draft.given.limit or _MOST_SCORED[_kind(draft)]
     if len(test) > (most if draft.given.limit else _NEARLY_ALL * most):
-        made = limited(made, most)
-        said.append(f"{most:,} of {len(test):,} test examples are scored (limit), the same for every method")
-    elif draft.given.limit:
-        said.append(f"--limit {most:,} leaves out nothing: there are {plural(len(test), 'test example')}")
-    return made, said
+        return limited(made, most)
+    return made
 
 
 def with_seeds(draft: Draft, seeds: int | tuple[int, ...], why: str | None = None) -> Draft:

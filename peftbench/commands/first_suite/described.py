@@ -1,16 +1,19 @@
-"""Sentences about the data of a new suite: answers, lengths, repeats, overlap. Each is one line. No torch."""
+"""Sentences about the data of a new suite: answers, lengths, repeats, overlap, amounts. Each is one line. No torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from peftbench.commands.first_suite.draft import Draft
 from peftbench.records import Example
 from peftbench.records.wording import abridged, plural
 from peftbench.tasks import overlap
 from peftbench.training.token_lengths import Lengths
 
 _SHOWN_CLASSES = 20
+_MANY = 0.05
+"""Share of test prompts that are training prompts from which something should be done about it."""
 KINDS = {
     "choice": "choice, the given answers are ranked by their likelihood",
     "exact_match": "exact_match, an answer is decoded and has to equal the right one",
@@ -68,6 +71,19 @@ def of_repeated_tests(scored: Sequence[Example]) -> Iterator[str]:
         yield f"{plural(count, 'example')} {each}"
 
 
+def of_amounts(draft: Draft, test: Sequence[Example]) -> list[str]:
+    """Return the steps, seeds and scored examples of a draft, with their reasons, as sentences."""
+    said = [f"{plural(draft.steps or 0, 'step')} of {draft.batch_size} examples: {draft.comments['steps']}"]
+    said.append(f"{plural(draft.seed_count, 'seed')}: {draft.comments['seeds']}")
+    most = draft.block.get("limit")
+    if most and most < len(test):
+        said.append(f"{most:,} of {len(test):,} test examples are scored (limit), the same for every method")
+    elif draft.given.limit:
+        given = draft.given.limit
+        said.append(f"--limit {given:,} leaves out nothing: there are {plural(len(test), 'test example')}")
+    return said
+
+
 def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = False) -> Iterator[str]:
     """Yield sentences about scored prompts that are in the training data, counted as a trial does.
 
@@ -88,7 +104,9 @@ def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = 
         few = f"{more:,} more" if both.exact else f"{more:,} {of}"
         yield f"{few} {_verb(more, 'shares', 'share')} {both.words} words in a row with a training prompt"
     if own and both.exact:
-        yield "the file repeats prompts: remove the repeats, or give --test"
+        share = both.exact / both.examples
+        advice = ": better remove the repeats, or give --test" if share > _MANY else ", which can change it by little"
+        yield f"the file repeats prompts, so {100 * share:.0f} % of the score is of what was trained on{advice}"
 
 
 def _verb(count: int, one: str, many: str) -> str:

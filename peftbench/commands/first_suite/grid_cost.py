@@ -52,19 +52,25 @@ class Grid:
     reader: Reader
     seeds: int
 
-    def assumed(self) -> tuple[Grid, list[str]]:
+    def assumed(self) -> tuple[Grid, list[str], list[str]]:
         """Return the grid in which cells that there was no time to measure take as long as the slowest measured one.
 
+        One that was stopped after its steps keeps these.
+
         Returns:
-            The grid, and the cells of which the time is assumed so; none of them if nothing that trains was measured.
+            The grid, the cells of which the whole time is assumed so, and those of which all but the steps is; none of
+            them if nothing that trains was measured.
         """
-        missing = self.unmeasured()
         trained = [trial for trial in self.known().trials if trial.training]
-        if not missing or not trained:
-            return self, []
-        slowest = max(trained, key=lambda trial: self.of(trial).at(_ORDINARY))
-        same = dict.fromkeys(missing, self.found[slowest.cell])
-        return replace(self, found={**self.found, **same}), missing
+        lacking = {*self.unmeasured(), *self.stopped}
+        if not lacking or not trained:
+            return self, [], []
+        slowest = self.found[max(trained, key=lambda trial: self.of(trial).at(_ORDINARY)).cell]
+        whole = [cell for cell in self.unmeasured() if self.found[cell].step_seconds is None]
+        stepped = [t.cell for t in self.trials if t.cell in lacking and self.found[t.cell].step_seconds is not None]
+        same = dict.fromkeys(whole, slowest)
+        same |= {cell: replace(slowest, step_seconds=self.found[cell].step_seconds) for cell in stepped}
+        return replace(self, found={**self.found, **same}), whole, stepped
 
     def unmeasured(self) -> list[str]:
         """Return the cells that there was no time to measure."""
@@ -84,17 +90,19 @@ class Grid:
             for trial in self.trials
             if trial.cell not in known and (problem := self.found[trial.cell].problem or pilot.NO_STEP) != NO_TIME
         }
+        least = {trial.cell: self.found[trial.cell].incomplete for trial in self.known().trials}
+        parts = [f"all of the time of {cell}: {why}" for cell, why in least.items() if why]
         if not others:
-            return []
-        said = [f"the time of {cell}: {problem}" for cell, problem in others.items()]
+            return parts
+        said = [*parts, *(f"the time of {cell}: {problem}" for cell, problem in others.items())]
         stopped = [trial for trial in self.trials if trial.cell in self.stopped]
         shapes = Counter(pilot.shape(trial) for trial in self.trials)
         counts = [self.seeds if trial.training else 1 for trial in stopped]
         limits = [pilot.LONGEST if shapes[pilot.shape(trial)] == 1 else pilot.SHARED for trial in stopped]
         fewest = sum(count * each for count, each in zip(counts, limits, strict=True))
         if fewest > limit:
-            least = f"their {sum(counts)} trials take at least {shown(fewest)}"
-            return [*said, f"a suite that fits {shown(limit)}: {least}"]
+            takes = f"their {sum(counts)} trials take at least {shown(fewest)}"
+            return [*said, f"a suite that fits {shown(limit)}: {takes}"]
         return [*said, f"whether {shown(limit)} are enough, as the time of {plural(len(others), 'cell')} is not known"]
 
     def scoring(self, most: int) -> Grid:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from peftbench.commands import plan_time
+from peftbench.commands import plan_time, terminal
 from peftbench.commands.first_suite import choose
 from peftbench.commands.first_suite.draft import Draft
 from peftbench.commands.first_suite.grid_cost import Grid, candidate
@@ -41,9 +42,13 @@ class Timed:
     """What was chosen, a line each."""
     unknown: Sequence[str] = ()
     """What could not be known."""
+    measured: bool = True
+    """Whether anything that trains was measured."""
 
 
-def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, records: int) -> Timed:
+def fit(
+    draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, records: int, began: float | None = None
+) -> Timed:
     """Return a draft whose grid fits a time, as far as that is possible; else the smallest one, which says so.
 
     If there is time, learning rates are searched. If there is too little, fewer examples are scored, and there are
@@ -55,12 +60,13 @@ def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, rec
         limit: in seconds.
         reader: returns a split's examples.
         records: number of training records.
+        began: ``time.monotonic()`` when the command began, to say how long it has taken; None to leave that out.
     """
     ordered = sorted(trials, key=lambda trial: (trial.training is None, trial.method != _KEPT))  # the most useful first
-    every, busy = _measure(ordered, reader, draft.seed_count, limit)
+    every, busy = _measure(ordered, reader, draft.seed_count, limit, began)
     wanted = draft.steps or 100
-    assumed, guessed = every.assumed()
-    grid, unknown = assumed.known(), [*assumed.unknown(limit), *_guessed(guessed), *busy]
+    assumed, guessed, stepped = every.assumed()
+    grid, unknown = assumed.known(), [*assumed.unknown(limit), *_guessed(guessed), *_unscored(stepped), *busy]
     if not any(trial.training for trial in grid.trials):
         cells = {trial.cell for trial in every.trials if trial.training}
         slow = cells.intersection(every.unmeasured()) or cells.intersection(every.stopped)
@@ -96,10 +102,23 @@ def fit(draft: Draft, trials: Sequence[Trial], limit: float, reader: Reader, rec
         said.append(f"{steps} steps in place of {wanted}; with all, --time would have to be about {shown(whole)}")
         said += _left_out(less, limit, wanted, steps) if not dropped else []
         unknown.append(f"whether {steps} steps are enough to tell methods apart, or for a method to learn at all")
-    return Timed(made, [*said, rates], unknown)
+    return Timed(made, [*said, rates, *_to_do(made)], unknown)
 
 
-def _measure(trials: Sequence[Trial], reader: Reader, seeds: int, limit: float) -> tuple[Grid, list[str]]:
+def _to_do(draft: Draft) -> Iterator[str]:
+    """Yield what to do if a suite does not fit, or cannot answer."""
+    few = draft.seed_count < _FEWEST_SEEDS and not draft.given.seeds
+    if draft.warning or few:
+        less = [what for what in ("methods", "limit") if not getattr(draft.given, what)]
+        options = ["a larger --time", *(f"{'fewer' if what == 'methods' else 'a smaller'} --{what}" for what in less)]
+        quiet = "or measure again when nothing else runs on this machine"
+        why = "; one seed is too few for `answer`, which needs 2" if few else ""
+        yield f"what to do: give {' or '.join(options)}, {quiet}{why}"
+
+
+def _measure(
+    trials: Sequence[Trial], reader: Reader, seeds: int, limit: float, began: float | None
+) -> tuple[Grid, list[str]]:
     """Run the pilots; return what they took, and what makes that uncertain."""
     from peftbench.runner import pilot
 
@@ -112,22 +131,38 @@ def _measure(trials: Sequence[Trial], reader: Reader, seeds: int, limit: float) 
         share = plan_time.waited(trial, result)
         waits.extend([] if share is None else [share])
 
-    most, within = len(trials) * pilot.LONGEST, MEASURING * limit
-    part = f" ({MEASURING:.0%} of --time)" if within < most else ""
-    print(
-        f"measuring a few steps and scored examples of {plural(len(trials), 'cell')}: at most "
-        f"{shown(min(within, most))}{part}, beside loading the libraries",
-        file=sys.stderr,
-    )
-    measured = pilot.measure(trials, observe, within)
+    within = MEASURING * limit
+    measured = pilot.measure(trials, observe, within, lambda: _say_how_long(len(trials), within, began))
     found = pilot.with_candidates(measured, trials, [candidate(trial) for trial in trials])
     pilot.store(found, "init --time")
     each = {trial.cell: found[pilot.shape(trial)] for trial in trials}
     busy = sum(waits) / len(waits) if waits else 0.0
-    why = f"how long it takes on an idle machine: other programs took {busy:.0%} of the CPU time of the measured steps"
-    own = [cell for cell in stopped if each[cell].problem != NO_TIME]
+    why = f"this machine is busy: threads waited for a CPU for {100 * busy:.0f} % of the time of the measured steps"
+    own = [cell for cell in stopped if each[cell].problem not in (None, NO_TIME)]
     grid = Grid(trials, each, own, reader, seeds)
-    return grid, [f"{why}; when they end, more steps fit"] if busy > plan_time.BUSY else []
+    idle = f"how long it takes on an idle machine; {why}; when other programs end, more steps fit"
+    return grid, [idle] if busy > plan_time.BUSY else []
+
+
+def _say_how_long(cells: int, within: float, began: float | None) -> None:
+    """Print how long measuring takes at most, once the libraries are loaded, and what was before it."""
+    from peftbench.runner import pilot
+
+    whole = min(within, cells * pilot.LONGEST)
+    part = f" ({100 * MEASURING:.0f} % of --time)" if within == whole else ""
+    each = f", at most {shown(pilot.LONGEST)} of it for one cell" if cells > 1 and whole > pilot.LONGEST else ""
+    said = f"measuring a few steps and scored examples of {plural(cells, 'cell')}: at most {shown(whole)}{part}{each}"
+    before = "" if began is None else f"; reading and loading the libraries took {shown(time.monotonic() - began)}"
+    print("\n".join(terminal.wrapped(f"{said}{before}", 100, "    ")), file=sys.stderr)
+
+
+def _unscored(cells: Sequence[str]) -> Iterator[str]:
+    if cells:
+        many = len(cells) > 1
+        yield (
+            f"how long scoring takes of {series(cells)}: {'their pilots were' if many else 'its pilot was'} stopped "
+            f"after the steps, so that of the slowest that was measured stands for {'them' if many else 'it'}"
+        )
 
 
 def _guessed(cells: Sequence[str]) -> Iterator[str]:
@@ -154,7 +189,10 @@ def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[
     made = choose.with_seeds(made, seeds, None if draft.given.seeds else _ONE_SEED)
     comments = {**made.comments, "steps": f"the fewest that are worth it; {why}"}
     warning = f"How long it takes is not known: {why}."
-    return Timed(replace(made, steps=steps, comments=comments, warning=warning), (), unknown)
+    made = replace(made, steps=steps, comments=comments, warning=warning)
+    new = made.left_out[len(draft.left_out) :]
+    said = [warning.removesuffix("."), *(f"left out: {name}, {reason}" for name, reason in new), *_to_do(made)]
+    return Timed(made, said, unknown, measured=False)
 
 
 _ONE_SEED = "too few for `answer`, which needs 2; there was no time for more"

@@ -20,3 +20,5 @@ class Event:
     """Total number of training steps; 0 before training."""
     loss: float | None = None
     result: Result | None = None
+    process: int | None = None
+    """The id of its process, in the first event of a job that has one."""

@@ -69,7 +69,7 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
         while waiting or running:
             while waiting and len(running) < workers:
                 running.append(_start(context, waiting.pop()))
-                yield Event(running[-1].job, Phase.START)
+                yield Event(running[-1].job, Phase.START, process=running[-1].process.pid)
             _wait(running)
             for one in list(running):
                 yield from _receive(one)
