@@ -202,9 +202,10 @@ def test_a_pilot_that_was_stopped_after_its_steps_keeps_them_and_one_after_its_s
         "how long scoring takes of lora r=8 fp32: its pilot was stopped after the steps, so that of the slowest that "
         "was measured stands for it"
     ) in unknown
-    made, _, unknown = timed(100, status="timeout", plain=replace(PLAIN, incomplete="late"))
+    made, said, unknown = timed(100, status="timeout", lora=replace(PLAIN, incomplete="late"), full=UNMEASURED)
     assert made.steps == timed(100)[0].steps
-    assert "all of the time of lora r=8 fp32: late" in unknown
+    assert said[0].startswith("at least about 100.0 s of 100.0 s, ")
+    assert [line for line in unknown if "late" in line] == ["all of the time of lora r=8 fp32: late"]
 
 
 @pytest.fixture

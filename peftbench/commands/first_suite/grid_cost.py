@@ -68,6 +68,7 @@ class Grid:
         slowest = self.found[max(trained, key=lambda trial: self.of(trial).at(_ORDINARY)).cell]
         whole = [cell for cell in self.unmeasured() if self.found[cell].step_seconds is None]
         stepped = [t.cell for t in self.trials if t.cell in lacking and self.found[t.cell].step_seconds is not None]
+        slowest = replace(slowest, incomplete=None)  # that is said once, of the cell itself
         same = dict.fromkeys(whole, slowest)
         same |= {cell: replace(slowest, step_seconds=self.found[cell].step_seconds) for cell in stepped}
         return replace(self, found={**self.found, **same}), whole, stepped

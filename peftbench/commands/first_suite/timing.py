@@ -75,21 +75,22 @@ def fit(
             if slow
             else Timed(draft, (), unknown)
         )
+    about = "at least about" if any(each.incomplete for each in grid.found.values()) else "about"
     searched = grid.cost(with_search=True).at(wanted)
     if searched <= limit:
         made = choose.with_search(draft, records)
-        return Timed(made, (f"about {shown(searched)} of {shown(limit)}, with a search of learning rates",), unknown)
+        return Timed(made, (f"{about} {shown(searched)} of {shown(limit)}, with a search of learning rates",), unknown)
     whole = grid.cost().at(wanted)
     rates = f"learning rates are untuned defaults: a search would take about {shown(searched)}"
     if whole <= limit:
-        return Timed(draft, (f"about {shown(whole)} of {shown(limit)}", rates), unknown)
+        return Timed(draft, (f"{about} {shown(whole)} of {shown(limit)}", rates), unknown)
     made, less, fewer = _fewer_scored(draft, grid, limit)
     fewest = min(_FEWEST, wanted)
     made, less, dropped = _reduced(made, less, limit, fewest)
     cost = less.cost()
     steps = max(fewest, min(wanted, cost.steps(limit)))
     took = cost.at(steps)
-    said = [f"about {shown(took)} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring"]
+    said = [f"{about} {shown(took)} of {shown(limit)}, {shown(cost.constant)} of it set-up and scoring"]
     if cost.steps(limit) < fewest:
         least = f"takes at least about {shown(took)}, more than --time {shown(limit)}"
         said = [f"{least}; this is the least that is worth it"]
