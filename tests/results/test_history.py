@@ -165,9 +165,11 @@ def test_what_all_cells_of_one_base_model_did_in_two_nights_is_told_of_these_alo
     place = make_nights(tmp_path / "nights", Team(2, 9, planted=planted))
     (common,) = (change for change in history([place]).changes if change.cell is None)
     assert (common.base, len(common.cells), common.compared, common.before) == ("B", 5, 5, pytest.approx(100))
-    told_of = together(compare(*(watched.read(place / name_of(night)) for night in (0, 1)), DEFAULT))
-    assert told_of[0].startswith("training speed on A: 4 cells together moved by +0.0 %")
-    assert told_of[1].startswith("training speed on B: 5 cells together moved by -30.0 %")
+    found = compare(*(watched.read(place / name_of(night)) for night in (0, 1)), DEFAULT)
+    (told_of,) = together(found)  # what has regressed has its reason in its own row
+    assert told_of.startswith("training speed on A: 4 cells together moved by +0.0 %")
+    (row,) = (each for each in found.findings if each.cell == "all cells" and each.verdict == "regressed")
+    assert (row.base, row.reason.split(",")[0]) == ("B", "5 cells together moved by -30.0 %")
 
 
 def test_nights_of_a_machine_that_varies_are_no_change_beside_the_reference_step(tmp_path):
