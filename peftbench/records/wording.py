@@ -11,6 +11,11 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def agreeing(n: int, one: str, many: str) -> str:
+    """Return the verb for this many: ``one`` for 1, else ``many``."""
+    return one if n == 1 else many
+
+
 def series(names: Sequence[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

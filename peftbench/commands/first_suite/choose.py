@@ -15,6 +15,7 @@ from peftbench.commands.first_suite.model_facts import BaseFacts
 from peftbench.methods import METHODS
 from peftbench.records import Example
 from peftbench.records.units import memory
+from peftbench.records.wording import agreeing
 from peftbench.training.token_lengths import Lengths
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     why = [f"{_PERCENT} % of the training examples have at most {percentile:,} tokens"]
     why += [left] if room < percentile else []
     measured = " measured ones" if len(wholes) < tokens.train.examples else ""
-    cut = _verb(longer, "is longer and loses its start", "are longer and lose their start")
+    cut = agreeing(longer, "is longer and loses its start", "are longer and lose their start")
     why += [f"{longer:,} of {len(wholes):,}{measured} {cut}" if longer else "none is longer"]
     said = [f"sequence_length {length:,}: {why[0]}", *why[1:]]
     comments = {**draft.comments, "sequence_length": f"tokens; {'; '.join(why)}"}
@@ -198,15 +199,13 @@ def _new_tokens(scored: Lengths, room: int, left: str) -> tuple[int, list[str]]:
     if new < wanted:
         why += [f"with {wanted:,}, more prompts would be cut than answers gained"]
     if longer:
-        cannot = _verb(longer, "is longer and cannot", "are longer and cannot")
+        cannot = agreeing(longer, "is longer and cannot", "are longer and cannot")
         why += [f"{longer:,} of {len(sizes):,} test answers {cannot} be given in full"]
     if cut:
-        why += [f"{cut:,} of {len(sizes):,} test prompts {_verb(cut, 'loses its start', 'lose their start')}: {left}"]
+        why += [
+            f"{cut:,} of {len(sizes):,} test prompts {agreeing(cut, 'loses its start', 'lose their start')}: {left}"
+        ]
     return new, why
-
-
-def _verb(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
 
 
 def _percentile(ordered: Sequence[int]) -> int:

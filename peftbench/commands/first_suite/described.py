@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from peftbench.commands.first_suite.draft import Draft
 from peftbench.records import Example
-from peftbench.records.wording import abridged, plural
+from peftbench.records.wording import abridged, agreeing, plural
 from peftbench.tasks import overlap
 from peftbench.training.token_lengths import Lengths
 
@@ -51,9 +51,9 @@ def of_repeats(train: Sequence[Example]) -> Iterator[str]:
     answers = Counter(prompt for prompt, _ in whole)
     twice, differ = len(train) - len(whole), sum(number > 1 for number in answers.values())
     if twice:
-        yield f"{plural(twice, 'example')} {_verb(twice, 'repeats', 'repeat')} another one"
+        yield f"{plural(twice, 'example')} {agreeing(twice, 'repeats', 'repeat')} another one"
     if differ and any(e.prompt for e in train):
-        yield f"{plural(differ, 'prompt')} {_verb(differ, 'has', 'have')} more than one answer"
+        yield f"{plural(differ, 'prompt')} {agreeing(differ, 'has', 'have')} more than one answer"
 
 
 def repeated_prompts(examples: Sequence[Example]) -> int:
@@ -65,7 +65,7 @@ def of_repeated_tests(scored: Sequence[Example]) -> Iterator[str]:
     """Yield a sentence about test examples that repeat a prompt."""
     count = repeated_prompts(scored)
     if count:
-        each = _verb(
+        each = agreeing(
             count, "repeats the prompt of another one, and both count", "repeat the prompts of others, and all count"
         )
         yield f"{plural(count, 'example')} {each}"
@@ -98,16 +98,12 @@ def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = 
         return
     of = f"of {plural(both.examples, 'test prompt')}"
     if both.exact:
-        yield f"{both.exact:,} {of} {_verb(both.exact, 'is a training prompt', 'are training prompts')} too"
+        yield f"{both.exact:,} {of} {agreeing(both.exact, 'is a training prompt', 'are training prompts')} too"
     if both.ngram > both.exact:
         more = both.ngram - both.exact
         few = f"{more:,} more" if both.exact else f"{more:,} {of}"
-        yield f"{few} {_verb(more, 'shares', 'share')} {both.words} words in a row with a training prompt"
+        yield f"{few} {agreeing(more, 'shares', 'share')} {both.words} words in a row with a training prompt"
     if own and both.exact:
         share = both.exact / both.examples
         advice = ": better remove the repeats, or give --test" if share > _MANY else ", which can change it by little"
         yield f"the file repeats prompts, so {100 * share:.0f} % of the score is of what was trained on{advice}"
-
-
-def _verb(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
