@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.results import remote
+from peftbench.results import remote, remote_names
 
 DATE = "{date}"
 """Stands for the day on which the command starts, in UTC, like ``2026-11-29``."""
@@ -32,5 +32,6 @@ def results_folder(given: str | os.PathLike[str] | None, now: datetime | None = 
     text = os.fspath(given)
     unknown = [name for name in re.findall(r"\{[^{}/]*\}", text) if name != DATE]
     if unknown:
-        raise UserError(f"--results {text}: {unknown[0]} stands for nothing; allowed: {DATE}")
+        shown = remote_names.without_secrets(text) if remote.is_url(text) else text
+        raise UserError(f"--results {shown}: {unknown[0]} stands for nothing; allowed: {DATE}")
     return remote.named(text.replace(DATE, (now or datetime.now(UTC)).strftime("%Y-%m-%d")))

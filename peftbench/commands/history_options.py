@@ -77,12 +77,11 @@ def _history(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from peftbench.commands import history
     from peftbench.errors import UserError
-    from peftbench.results import remote
+    from peftbench.results import remote, remote_names
 
     urls = [given for given in (*arguments.files, arguments.output) if remote.is_url(given)]
     if urls:
-        raise UserError(
-            f"import {urls[0]}: files and -o are on this machine; copy the written folders to a URL after it"
-        )
+        shown = remote_names.without_secrets(urls[0])
+        raise UserError(f"import {shown}: files and -o are on this machine; copy the written folders to a URL after it")
     files = [Path(given) for given in arguments.files]
     return history.import_results(arguments.source, files, Path(arguments.output))

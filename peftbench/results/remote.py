@@ -76,7 +76,8 @@ def named(given: str | os.PathLike[str] | None) -> Path | str | None:
         return given if given is None else str(given)
     text = os.fspath(given)
     if found := _ALMOST.match(text):
-        raise UserError(f"results {text!r}: did you mean '{found[1]}://{text[found.end() :]}'? A URL has two slashes")
+        shown = remote_names.without_secrets(f"{found[1]}://{text[found.end() :]}")
+        raise UserError(f"results '{shown.replace('//', '/', 1)}': did you mean '{shown}'? A URL has two slashes")
     return Path(text)
 
 
@@ -88,7 +89,8 @@ def copy_of(url: str, use: str) -> Path:
         use: ``read`` or ``run``.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = re.sub(r"[^\w.-]", "_", url.partition("://")[2].rstrip("/").rpartition("/")[2]) or "results"
+    name = remote_names.split(url).place.rstrip("/").rpartition("/")[2]
+    name = re.sub(r"[^\w.-]", "_", name) or "results"
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     return Path(cache) / "peftbench" / "results" / use / digest / name
 
@@ -119,9 +121,13 @@ def nights(url: str) -> list[Path]:
     with _told(remote, "read"):
         remote.system.invalidate_cache()
         found = [path.removeprefix(remote.root).strip("/").split("/") for path in remote.system.find(remote.root)]
-    inside = sorted({parts[0] for parts in found if len(parts) == 3 and parts[1] == "trials"})
+    within = sorted({parts[0] for parts in found if len(parts) == 3 and parts[1] == "trials"})
     own = any(len(parts) == 2 and parts[0] == "trials" for parts in found)
-    return [fetched(url)] if own or not inside else [fetched(f"{url.rstrip('/')}/{name}") for name in inside]
+    return (
+        [fetched(url)]
+        if own or not within
+        else [fetched(remote_names.inside(url, name, remote.root)) for name in within]
+    )
 
 
 def working(url: str, adapters: bool = False) -> Remote:
@@ -278,7 +284,7 @@ def _told(remote: Remote, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{remote.shown} cannot be {what}: {remote_names.reason(error, remote.url)}") from error
+        raise UserError(f"{remote.shown} cannot be {what}: {remote_names.reason(error, remote.url)}") from None
 
 
 def _listed(remote: Remote, folders: Collection[str]) -> dict[str, str | None]:
