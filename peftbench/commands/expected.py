@@ -57,7 +57,8 @@ class Expected:
         """Of trials that ended, the share of their time in which threads waited for a CPU."""
         self._said, self._said_slow = time.monotonic(), False
         self._by: dict[str, None] = {}
-        self._in_part = False
+        self._in_part: set[str] = set()
+        """Keys of the trials whose predicted time is known in part only."""
         self._own = _OwnTimes([job for job in grid.pending if not job.trial.unsupported])
         known = pilot.stored()
         reader = Texts().examples
@@ -68,7 +69,7 @@ class Expected:
             if measured is not None and found is not None:
                 self._seconds[job.key] = found
                 self._by |= {measured.made_by: None} if not measured.unsupported else {}
-                self._in_part |= measured.incomplete is not None
+                self._in_part |= {job.key} if measured.incomplete else set()
         self._complete = all(job.key in self._seconds or job.trial.unsupported for job in grid.pending)
 
     def beside(self, observer: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -117,6 +118,12 @@ class Expected:
         return sum(took for _, took in self._took.values()) / behind if enough else 1.0
 
     @property
+    def _least(self) -> str:
+        """What is said before a time that is known in part only, so that it may be longer."""
+        in_part = bool(self._in_part - self._ended) if self._predicts else self._own.in_part
+        return "at least " * in_part
+
+    @property
     def _predicts(self) -> bool:
         return self._complete and bool(self._seconds)
 
@@ -128,9 +135,10 @@ class Expected:
         """
         if self._predicts:
             left = self.left()
-            least = "at least " * self._in_part
-            known = f"{least}about {shown(left)}, by the steps that {self.by} measured on this machine" if left else ""
-            return terminal.wrapped(known, _WIDTH, "    ") if known else []
+            if not left:
+                return []
+            said = f"{self._least}about {shown(left)}, by the steps that {self.by} measured on this machine"
+            return terminal.wrapped(said, _WIDTH, "    ")
         if not self._own.pending:
             return []
         follows = f": an estimate follows after {self._own.after}" if self._own.follows else ""
@@ -152,12 +160,12 @@ class Expected:
         return left and f"{left}{f': {what}' if what else ''}"
 
     def time_left(self) -> str:
-        """Return "about 9 min 22 s left"; an empty text if that is not known or nothing is left."""
+        """Return "about 9 min 22 s left", or "at least about"; an empty text if it is not known or nothing is left."""
         left = self.left()
         if not left:
             return ""
         self._said = time.monotonic()
-        return f"about {shown(left)} left"
+        return f"{self._least}about {shown(left)} left"
 
     def _slower(self) -> str:
         """Return that trials take much longer than predicted, and how long they waited for a CPU; else nothing."""
@@ -237,14 +245,21 @@ class _OwnTimes:
         if took is None and row.status == Status.TIMEOUT:
             took = job.trial.timeout_seconds
         if took is not None:
-            once = (row.plan_seconds or 0.0) + (row.inference_seconds or 0.0)
-            self._first += [once] if _is_first(job) else []
+            parts = [row.plan_seconds] * job.predicts + [row.inference_seconds] * job.measures_inference
+            once = sum(part or 0.0 for part in parts)
+            if parts and (row.status == Status.OK or None not in parts):  # else it did not come to all of them
+                self._first.append(once)
             self._later.setdefault(job.trial.cell, []).append(max(0.0, took - once))
         if row.status == Status.OK:
             self._ok.add(job.trial.cell)
 
     def _known(self) -> list[str]:
         return [cell for cell in self._trained if cell in self._later]
+
+    @property
+    def in_part(self) -> bool:
+        """Whether first trials of cells are left, and what only these do has not been seen."""
+        return not self._first and any(_is_first(job) for job in self.pending if job.key not in self._ended)
 
     def left(self) -> float | None:
         """Return the seconds of work that are left; None before enough trials ended.

@@ -220,19 +220,20 @@ def _of_stopped(trial: Trial, row: TrialRow, ended: Sequence[float]) -> Measured
     why, training = why_not(row), trial.training
     gaps = [after - before for before, after in itertools.pairwise(ended)]
     first = max(1, training.untimed_steps) if training else 0
-    later = gaps[first - 1 :] if first else []
-    step = statistics.median(later or gaps) if gaps else None
+    steady = gaps[first - 1 :] if first else []
+    step = statistics.median(steady or gaps) if gaps else None
     known = Measured(step_seconds=step, problem=why)
     if row.status != Status.TIMEOUT or row.phase in _BEFORE_SCORED or row.evaluate_seconds is None:
         return known
     if training and (step is None or training.validate_every):
         return known
+    later = " and nothing of inference cost" if trial.inference and row.phase == Phase.RETENTION else ""
     return replace(
         _of_phases(trial, row),
         step_seconds=step,
         first_steps=min(first, len(ended)),
-        first_steps_seconds=(row.train_seconds or 0.0) - sum(later) if training else 0.0,
-        incomplete=f"{why}; of that phase only what was measured until then is counted",
+        first_steps_seconds=(row.train_seconds or 0.0) - sum(steady) if training else 0.0,
+        incomplete=f"{why}; of that phase only what was measured until then is counted{later}",
     )
 
 

@@ -373,7 +373,7 @@ def test_skipped_trials_are_printed_once_in_lines_that_fit(place, command, monke
     assert code == 0
     assert err.count("predicted to need 100.42 GiB") == 1
     assert "did not end ok" not in err
-    assert max(map(len, err.splitlines())) <= 100 + len(str(place)), "a folder's name is not broken"
+    assert max(map(len, err.replace(str(place), "X").splitlines())) <= 100, "a folder's name is not broken"
 
 
 def test_plan_shows_unsupported_cells_with_the_reason(place, command):

@@ -160,6 +160,36 @@ def test_trials_that_were_stopped_or_killed_count_with_the_time_until_then(grid,
     assert times.news().endswith("trials of 2 of 3 cells have ended"), "it was not seen to begin"
 
 
+def test_what_a_stopped_trial_did_not_come_to_is_unknown_and_not_0(grid):
+    times = expected.Expected(grid)
+    base, a, b, *_ = grid.pending
+    times.see(ended(base, 0.0))
+    times.see(ended(a, 40.0, plan=30.0))
+    times.see(ended(b, 10.0, plan=None, status="timeout"))
+    assert times.left() == pytest.approx(2 * 10 + 2 * 10 + 3 * 10 + 30), "c predicts as long as a"
+    assert times.news().startswith("about ")
+
+
+def test_time_that_only_first_trials_take_and_that_was_not_seen_is_left_out_with_a_word(grid):
+    *_, a, b, _ = grid.pending
+    resumed = SimpleNamespace(pending=[a, b, *grid.pending[3:7]], workers=1)  # c, which predicts, has not begun
+    times = expected.Expected(resumed)
+    times.see(ended(a, 10.0))
+    times.see(ended(b, 10.0))
+    assert times.news().startswith("at least about 40.0 s left: a first estimate")
+    times.see(ended(grid.pending[3], 12.0, plan=2.0))
+    assert times.time_left().startswith("about ")
+
+
+def test_the_time_left_by_a_pilot_that_was_stopped_is_a_least_time(grid):
+    job = grid.pending[1]
+    stopped = replace(KNOWN, incomplete="its pilot was stopped")
+    pilot.store({pilot.shape(job.trial): stopped}, "init --time")
+    times = expected.Expected(SimpleNamespace(pending=[job], workers=1))
+    assert times.before(PLAN)[0].startswith("at least about ")
+    assert times.time_left().startswith("at least about ")
+
+
 def test_what_fails_at_once_is_no_measure_of_cells_that_have_not_run(grid):
     times = expected.Expected(grid)
     _, a, b, *_ = grid.pending

@@ -173,11 +173,14 @@ def test_overlap_is_said_as_a_run_counts_it():
     assert list(described.of_overlap(same, other, True)) == [none]
     exact = "1 of 1 test prompt is a training prompt too"
     assert list(described.of_overlap(same, same)) == [exact]
-    hint = "the file repeats prompts, so {} % of the score is of what was trained on{}"
+    hint = "the file repeats prompts, so {} of the score is of what was trained on{}"
     advice = ": better remove the repeats, or give --test"
-    assert list(described.of_overlap(same, same, True)) == [exact, hint.format(100, advice)]
+    assert list(described.of_overlap(same, same, True)) == [exact, hint.format("100 %", advice)]
     rare = [*same, *(Example(f"other {n}", "a") for n in range(99))]
-    assert list(described.of_overlap(same, rare, True))[1:] == [hint.format(1, ", which can change it by little")]
+    little = ", which can change it by little"
+    assert list(described.of_overlap(same, rare, True))[1:] == [hint.format("1 %", little)]
+    rare += [Example(f"another {n}", "a") for n in range(300)]
+    assert list(described.of_overlap(same, rare, True))[1:] == [hint.format("less than 1 %", little)]
     words = " ".join(f"word{n}" for n in range(13))
     near = [Example(f"so {words}", "a"), Example(words, "a"), Example("else", "a")]
     assert list(described.of_overlap([Example(words, "a")], near)) == [

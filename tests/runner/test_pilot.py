@@ -200,6 +200,11 @@ def test_a_pilot_that_is_stopped_after_its_scoring_predicts_steps_and_scoring(ma
     text = "\n".join(plan_time.lines([cell], 1))
     assert f"a: {why}" in text
     assert "at least " in text
+    earlier = replace(stopped, phase="retention", retention_seconds=3.0, inference_seconds=None)
+    for inference, more in ((True, " and nothing of inference cost"), (False, "")):
+        asking = SimpleNamespace(trial=replace(asked, inference=inference))
+        found = pilot._of(asking, SimpleNamespace(row=earlier, steps=()), [5.0, 7.0, 9.0])
+        assert found.incomplete.endswith(f"of that phase only what was measured until then is counted{more}")
     untrained = pilot._of(SimpleNamespace(trial=asked), SimpleNamespace(row=stopped, steps=()), [])
     assert untrained.problem == why, "no step was seen"
     validating = changed(asked, validate_every=2)

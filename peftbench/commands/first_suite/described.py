@@ -105,5 +105,6 @@ def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = 
         yield f"{few} {agreeing(more, 'shares', 'share')} {both.words} words in a row with a training prompt"
     if own and both.exact:
         share = both.exact / both.examples
+        percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
         advice = ": better remove the repeats, or give --test" if share > _MANY else ", which can change it by little"
-        yield f"the file repeats prompts, so {100 * share:.0f} % of the score is of what was trained on{advice}"
+        yield f"the file repeats prompts, so {percent} of the score is of what was trained on{advice}"
