@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _LEAST = 0.05
 """Least share of the predicted time after which a run's own speed corrects the prediction."""
 _FEW = 2
-"""Cells of which a trial has ended from which on the others are estimated by their mean."""
+"""Number of cells with an ended trial from which on the other cells are estimated by their mean."""
 _EVERY = 180.0
 """Seconds after which the time left is said again."""
 _MUCH = 1.5
-"""Times the predicted time from which on a run is said to take longer than predicted."""
+"""Ratio to the predicted time from which on a run is said to be slower than predicted."""
 _WIDTH = 100
 """Longest line in characters."""
 _WAITING = ("train_waiting_seconds", "train_seconds", "threads", "device")
@@ -190,14 +190,14 @@ class Expected:
         off = _off(measured, predicted)
         whole = f"{count} took {f'{off} than' if off else 'as long as'} predicted: {shown(measured)}"
         if off:
-            whole += f" in place of {shown(predicted)}"
+            whole += f" instead of {shown(predicted)}"
         single = ""
         if len(errors) > 1:
             worst = max(errors, key=lambda key: abs(errors[key]))
             median = statistics.median(map(abs, errors.values()))
             most = _off(1 + errors[worst], 1)
-            single = f"; single trials are off by {100 * median:.0f} % (median)"
-            single += f", most of all {self._took[worst][0]} ({most})" if most else ""
+            single = f"; the median error of one trial is {100 * median:.0f} %"
+            single += f", the largest that of {self._took[worst][0]} ({most})" if most else ""
         return (f"{whole}{single} (predicted by the steps that {self.by} measured)",)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from peftbench.commands import terminal
 from peftbench.commands.expected import Expected
 from peftbench.commands.rounds import Rounds
 from peftbench.errors import UserError
@@ -133,7 +133,7 @@ def sentence(result: Result) -> str:
 
 def wrapped(text: str) -> str:
     """Return a text wrapped to a terminal's width; lines after the first are indented."""
-    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(terminal.wrapped(text, _WIDTH, "    "))
 
 
 def _seed(seed: int | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
 WIDTH = 110
 """Longest line in characters."""
+_AMOUNT = r"(?<=\d){}(?=(?:%|[KMGT]iB|[BkMT]|ms|s|min|h)(?!\w))"
+"""What stands between a number and its unit, which stay on one line."""
 
 
 def aligned(rows: Sequence[Sequence[str]], most: int = 60) -> str:
@@ -23,14 +26,16 @@ def aligned(rows: Sequence[Sequence[str]], most: int = 60) -> str:
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """Return a text as lines of at most this many characters if its words allow it.
+    """Return a text as lines of at most this many characters if its words allow it; a number stays with its unit.
 
     Args:
         text: a paragraph.
         width: in characters.
         indent: put before every line but the first.
     """
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False) or [""]
+    joined = re.sub(_AMOUNT.format(" "), "\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(joined, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [re.sub(_AMOUNT.format("\N{NO-BREAK SPACE}"), " ", line) for line in lines] or [""]
 
 
 def hanging(head: str, text: str, width: int = WIDTH) -> list[str]:

@@ -89,7 +89,7 @@ def on_hub(base: Base) -> bool:
 def folder_notes(bases: Iterable[Base]) -> tuple[str, ...]:
     """Return a sentence for each base model whose name could be a hub id too, but is a folder, which comes first."""
     return tuple(
-        f"base {base.source!r} is the folder {local_folder(base).resolve()}; no model of that name on the hub is used"
+        f"base {base.source!r} is read from the folder {local_folder(base).resolve()}, not from the hub"
         for base in dict.fromkeys(bases)
         if not base.random_weights
         and base.source not in builtin.BASES

@@ -59,7 +59,7 @@ def _reason(parts: Sequence[Part], before: Sequence[Sequence[int]], own: Sequenc
         first, other = next(pair for pair in pairs if differences(*pair))
         beside = f" ({other.name})" if len(own) > 1 else ""
         texts.append(f"from {first.name}{beside}: {series(differences(first, other))}")
-    return f"Apart {abridged(texts, _MOST_REASONS)}." if texts else ""
+    return f"Kept separate {abridged(texts, _MOST_REASONS)}." if texts else ""
 
 
 def _machine(part: Part) -> Hashable:
@@ -87,10 +87,10 @@ def _forgetting(part: Part) -> Hashable:
 
 
 _COSTS: dict[str, tuple[Callable[[Part], Hashable], str]] = {
-    "train_seconds": (_machine, f"{_OTHER}, so that times do not compare"),
-    "decode_over_base": (_decoding, f"{_OTHER}, or other settings of inference, so that times do not compare"),
-    "peak_train_bytes": (_gpus, "other GPUs, whose libraries need other memory, so that peaks do not compare"),
-    "forgetting": (_forgetting, "other base model or general text, so that losses per token do not compare"),
+    "train_seconds": (_machine, f"{_OTHER}, so times are not comparable"),
+    "decode_over_base": (_decoding, f"{_OTHER}, or other settings of inference, so times are not comparable"),
+    "peak_train_bytes": (_gpus, "other GPUs, whose libraries need other memory, so peaks are not comparable"),
+    "forgetting": (_forgetting, "other base model or general text, so losses per token are not comparable"),
 }
 """Costs that need more in common than scores do: what must be equal, and what it means if it is not."""
 

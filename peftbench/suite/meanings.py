@@ -263,8 +263,8 @@ WATCH: Mapping[str, Meaning] = MappingProxyType(
         "retention_percent": Meaning("rise of the loss on general text that is tolerated; more must be beyond noise"),
         "merge_factor": Meaning("factor by which the rounding error of merging may grow"),
         "machine_percent": Meaning(
-            "standard deviation of the change of the machine's own speed between two nights, where trials did not "
-            "measure its matrix product"
+            "standard deviation of the change of the machine's own speed between two nights, where trials measured "
+            "neither the reference step nor its matrix product"
         ),
     }
 )

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peftbench import __version__, cli, suite
-from peftbench.commands import listing, terminal
+from peftbench.commands import listing, progress, terminal
 from peftbench.measure import device
 from peftbench.methods import METHODS
 from peftbench.methods.support import why_unsupported
@@ -391,7 +391,7 @@ def test_plan_shows_what_the_base_models_config_rules_out(place, command):
     assert code == 1
     assert "128 data tokens (train.sequence_length) and 0 virtual tokens exceed the" in " ".join(out.split())
     assert "2 cells, 1 seed (0): 2 trials; none can run, as every cell is unsupported" in out.splitlines()
-    assert "note: base 'models/tiny' is the folder " in " ".join(out.split()), "it could be a hub id too"
+    assert "note: base 'models/tiny' is read from the folder " in " ".join(out.split()), "it could be a hub id too"
     config.write_text('{"model_type": "bert"}')
     code, out, _ = command("plan", "mine.yaml", "--only", "method=lora")
     assert code == 1
@@ -789,3 +789,15 @@ def assert_no_path(folder: Path, *paths: Path) -> None:
                 looked += 1
                 assert not any(p in str(value) for p in places), (column, value)
     assert looked > 100
+
+
+@pytest.mark.parametrize("amount", ["58.0 %", "10 min", "1.5 GiB", "30 s", "2.5 k"])
+def test_a_number_is_not_parted_from_its_unit_by_wrapping(amount):
+    text = f"describe exact_match {amount}, compute\xa0exact_match {amount}"
+    for width in range(12, len(text)):
+        lines = terminal.wrapped(text, width)
+        assert " ".join(lines) == text
+        assert "".join(lines).count(amount) == 2, width
+    broken = terminal.wrapped(f"loss {amount}", len(f"loss {amount}") - 1)
+    assert broken == ["loss", amount]
+    assert progress.wrapped(f"{'x' * 96} {amount}") == f"{'x' * 96}\n    {amount}"

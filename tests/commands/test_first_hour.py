@@ -232,8 +232,8 @@ def test_the_error_of_a_prediction_is_said_in_words(grid, factors, said):
         times.see(ended(job, factor * times._seconds[job.key]))
     (text,) = times.sentences()
     assert text.startswith(said)
-    assert (" in place of " in text) == (" as long as " not in said)
-    assert ("most of all a (50 % less) (predicted" in text) == (factors[0] == 0.5)
+    assert (" instead of " in text) == (" as long as " not in said)
+    assert ("the largest that of a (50 % less) (predicted" in text) == (factors[0] == 0.5)
     assert "-" not in text.partition("(predicted")[0]
 
 
@@ -277,7 +277,7 @@ def test_a_folder_that_could_be_a_hub_id_is_said_to_be_the_folder(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "model").mkdir(parents=True)
     (note,) = find.folder_notes([Base("org/model"), Base("org/model"), Base("nano")])
-    assert note == f"base 'org/model' is the folder {tmp_path}/org/model; no model of that name on the hub is used"
+    assert note == f"base 'org/model' is read from the folder {tmp_path}/org/model, not from the hub"
     others = [Base(str(tmp_path / "org")), Base("./org"), Base("other/model"), Base("llama-7b", random_weights=True)]
     assert find.folder_notes(others) == ()
 
@@ -290,8 +290,8 @@ def test_plan_and_run_say_that_a_base_is_a_folder(tmp_path, tiny, monkeypatch, c
         "base: org/model\ntasks: [judge]\nseeds: 1\ntrain: {steps: 2, sequence_length: 32}\nmethods: [lora]\n"
     )
     assert cli.main(["plan", "s.yaml"]) == 0
-    said = "note: base 'org/model' is the folder "
-    assert said in capsys.readouterr().out
+    said = "note: base 'org/model' is read from the folder "
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

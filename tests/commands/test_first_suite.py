@@ -173,11 +173,11 @@ def test_overlap_is_said_as_a_run_counts_it():
     assert list(described.of_overlap(same, other, True)) == [none]
     exact = "1 of 1 test prompt is a training prompt too"
     assert list(described.of_overlap(same, same)) == [exact]
-    hint = "the file repeats prompts, so {} of the score is of what was trained on{}"
-    advice = ": better remove the repeats, or give --test"
+    hint = "the file repeats prompts: {} of the scored prompts are also trained on{}"
+    advice = "; remove the repeats or give --test"
     assert list(described.of_overlap(same, same, True)) == [exact, hint.format("100 %", advice)]
     rare = [*same, *(Example(f"other {n}", "a") for n in range(99))]
-    little = ", which can change it by little"
+    little = "; the effect on the score is small"
     assert list(described.of_overlap(same, rare, True))[1:] == [hint.format("1 %", little)]
     rare += [Example(f"another {n}", "a") for n in range(300)]
     assert list(described.of_overlap(same, rare, True))[1:] == [hint.format("less than 1 %", little)]
@@ -212,7 +212,7 @@ def test_the_answers_are_said_with_their_words():
 
 def test_the_lengths_of_train_and_test_are_said_alike():
     many = Lengths(tuple(range(1, 101)), (1,) * 100, 100)
-    assert described.of_lengths(many) == "tokens with the answer: median 50, 95 % at most 95, longest 100"
+    assert described.of_lengths(many) == "tokens, prompt and answer: median 50, 95th percentile 95, longest 100"
     assert described.of_lengths(replace(many, examples=9000)).endswith("longest 100 (100 were measured)")
 
 

@@ -405,7 +405,7 @@ def test_of_a_budget_that_may_be_a_gpus_a_part_is_reserved(place, init):
     assert f"; read it, then: peftbench plan '{name}'\n" in out
     os.rename(name, "suite.yaml")
     assert "predicted peaks, all within 16.0 GiB: full 65" in out
-    assert "the peaks include what a GPU's process holds beside tensors" in out
+    assert "the peaks include non-tensor GPU memory" in out
     assert suite.load("suite.yaml").evaluate_batch_size is None, "auto"
     init("--train", "colours.csv", "--budget", "1GiB", "--force")
     assert suite.load("suite.yaml").evaluate_batch_size == 32

@@ -67,7 +67,7 @@ def test_too_few_steps_are_said_with_the_time_that_all_would_take(timed):
     made, lines, unknown = timed(100)
     assert (made.steps, made.search) == (100, False)
     assert lines[0] == "about 100.0 s of 100.0 s, 10.0 s of it set-up and scoring"
-    assert lines[1] == "100 steps in place of 400; with all, --time would have to be about 6 min 10 s"
+    assert lines[1] == "100 steps instead of 400; with all, --time would have to be about 6 min 10 s"
     assert lines[-1].startswith("learning rates are untuned defaults: a search would take about ")
     assert unknown == ["whether 100 steps are enough to tell methods apart, or for a method to learn at all"]
 
@@ -77,7 +77,7 @@ def test_scoring_that_takes_most_of_the_time_becomes_shorter(timed):
     slow = Measured(fixed_seconds=1.0, step_seconds=0.1, scoring_seconds=0.0, seconds_per_character=20 / characters)
     made, lines, _ = timed(200, plain=slow)
     assert made.block["limit"] == 100
-    assert "100 test examples are scored (limit) in place of 400, so that there is time to train" in lines
+    assert "100 test examples are scored (limit) instead of 400, so that there is time to train" in lines
     assert made.steps > 100
 
 
@@ -92,7 +92,7 @@ def test_of_too_little_time_seeds_go_first(timed):
     made, lines, unknown = timed(20, waited=0.5)
     assert (made.seeds, made.steps, made.warning) == (2, 21, "")
     assert [line.name for line in made.methods] == list(NAMES)
-    assert "2 seeds in place of 3: the least for `answer`; there was no time for 3" in lines
+    assert "2 seeds instead of 3: the least for `answer`; there was no time for 3" in lines
     assert made.comments["seeds"] == "the least for `answer`; there was no time for 3"
     assert any("this machine is busy: threads waited for a CPU for 25 % of the time" in line for line in unknown)
 
@@ -109,7 +109,7 @@ def test_then_go_the_methods_that_take_most_but_not_lora(timed):
 def test_then_the_second_seed(timed):
     made, lines, _ = timed(8)
     assert (made.seeds, [line.name for line in made.methods]) == (1, ["base", "full", "lora"])
-    assert "1 seed in place of 3: too few for `answer`, which needs 2; there was no time for more" in lines
+    assert "1 seed instead of 3: too few for `answer`, which needs 2; there was no time for more" in lines
     assert made.warning == ""
     assert made.steps == 25
 
@@ -127,9 +127,9 @@ def test_what_the_user_has_fixed_stays(timed):
     assert (made.seeds, made.block["limit"]) == (3, 400)
     assert [line.name for line in made.methods] == list(NAMES)
     assert lines[0].startswith("takes at least about 28.0 s, more than --time 5.00 s")
-    assert lines[1].startswith("20 steps in place of 400; with all, --time would have to be about ")
+    assert lines[1].startswith("20 steps instead of 400; with all, --time would have to be about ")
     assert lines[2].startswith("learning rates are untuned"), "without a method not even set-up fits"
-    assert made.comments["steps"] == "the fewest that are worth it, in place of 400"
+    assert made.comments["steps"] == "the fewest that are worth it, instead of 400"
 
 
 def test_methods_that_there_was_no_time_to_measure_take_as_long_as_the_slowest(timed):
@@ -137,8 +137,8 @@ def test_methods_that_there_was_no_time_to_measure_take_as_long_as_the_slowest(t
     made, _, unknown = timed(100, full=slow, adapter=UNMEASURED)
     assert made.steps == timed(100, full=slow, adapter=slow)[0].steps
     assert (
-        "the time of adapter r=64 fp32: there was no time to measure it, so the slowest that was measured stands for "
-        "it; `plan --time` measures all"
+        "the time of adapter r=64 fp32: there was no time to measure it, so the time of the slowest measured "
+        "cell is used; `plan --time` measures all"
     ) in unknown
 
 
@@ -183,14 +183,18 @@ def test_pilots_that_were_stopped_give_at_least_their_time(timed, monkeypatch):
     made, lines, unknown = timed(480, status="timeout", plain=stopped)
     assert (made.steps, made.seeds, lines[-1][:10]) == (20, 1, "what to do")
     assert "the time of full fp32: the pilot reached its limit in phase evaluate (stopped after 60 s)" in unknown
-    assert unknown[-1] == "a suite that fits 8 min 00 s: their 10 trials take at least 10 min 00 s"
+    assert unknown[-1] == (
+        "whether any suite with these cells fits 8 min 00 s: the 10 trials of the cells whose pilots were stopped take "
+        "at least 10 min 00 s"
+    )
     _, _, unknown = timed(3600, status="timeout", plain=stopped)
     assert "whether 60 min 00 s are enough, as the time of 4 cells is not known" in unknown
     monkeypatch.setattr(pilot, "shape", lambda trial: "base" if trial.method == "base" else "shared")
     _, _, unknown = timed(300, status="timeout", plain=stopped)
-    assert unknown[-1] == "a suite that fits 5 min 00 s: their 10 trials take at least 5 min 30 s", (
-        "30 s is their limit"
-    )
+    assert unknown[-1] == (
+        "whether any suite with these cells fits 5 min 00 s: the 10 trials of the cells whose pilots were stopped take "
+        "at least 5 min 30 s"
+    ), "30 s is their limit"
 
 
 def test_a_pilot_that_was_stopped_after_its_steps_keeps_them_and_one_after_its_scoring_all(timed):
@@ -199,8 +203,8 @@ def test_a_pilot_that_was_stopped_after_its_steps_keeps_them_and_one_after_its_s
     made, _, unknown = timed(100, status="timeout", lora=slow)
     assert made.steps == timed(100, lora=replace(PLAIN, step_seconds=0.5))[0].steps
     assert (
-        "how long scoring takes of lora r=8 fp32: its pilot was stopped after the steps, so that of the slowest that "
-        "was measured stands for it"
+        "the scoring time of lora r=8 fp32: its pilot was stopped after the steps, so the scoring time of the slowest "
+        "measured cell is used"
     ) in unknown
     made, said, unknown = timed(100, status="timeout", lora=replace(PLAIN, incomplete="late"), full=UNMEASURED)
     assert made.steps == timed(100)[0].steps

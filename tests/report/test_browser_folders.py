@@ -121,7 +121,7 @@ def test_one_table_has_the_cells_of_all_folders_in_parts_best_first(folders_page
         "elsewhere: score on the mean over describe, compute and judge",
     ]
     assert "train time: other machine, threads, workers" in rows[heads[0]][0]
-    assert "Apart from nano: other data." in rows[heads[1]][0]
+    assert "Kept separate from nano: other data." in rows[heads[1]][0]
     first, second = rows[1 : heads[1]], rows[heads[1] + 1 :]
     assert {(row[1], row[2]) for row in first} == {("nano", "nano"), ("tiny", "tiny")}
     assert {row[1] for row in second} == {"elsewhere"}
@@ -176,10 +176,10 @@ def test_folders_and_words_filter_the_table_and_the_plot(folders_page: Callable[
 def test_a_cost_that_does_not_compare_has_a_plot_for_each(folders_page: Callable[..., Any]) -> None:
     page = folders_page()
     expect(page.locator("#every-plots h3")).to_have_text(["nano and tiny", "elsewhere"])
-    expect(page.locator("#every-plots")).to_contain_text("Apart from nano: other data.")
+    expect(page.locator("#every-plots")).to_contain_text("Kept separate from nano: other data.")
     page.select_option("#over", "train_seconds")
     expect(page.locator("#every-plots h3")).to_have_text(["nano", "tiny", "elsewhere"])
-    expect(page.locator("#every-plots .panel").nth(1)).to_contain_text("Apart: other machine, threads, workers")
+    expect(page.locator("#every-plots .panel").nth(1)).to_contain_text("Kept separate: other machine, threads, workers")
     expect(page.locator("#every-legend li")).to_have_text(["nano", "tiny", "elsewhere"])
     shapes = page.locator("#every-legend path").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
     assert len(set(shapes)) == 3
@@ -307,9 +307,9 @@ def test_percents_that_are_interpolated_are_said_to_be(
     with mock.patch("peftbench.report.derived.anatomy.start", return_value=None):
         address = render(results("many"), tmp_path / "page.html").as_uri()
     page = chromium.opened(browser, address)
-    expect(page.locator("#interpolated")).to_contain_text("percents are interpolated between draws")
+    expect(page.locator("#interpolated")).to_contain_text("percentages are interpolated between draws")
     page.hover("#table thead th:nth-child(3) [data-tip]")
-    expect(page.locator("#tip")).to_contain_text("percents are interpolated between draws")
+    expect(page.locator("#tip")).to_contain_text("percentages are interpolated between draws")
     assert page.troubles == []
     page.context.close()
 

@@ -142,7 +142,7 @@ def test_files_that_no_export_has_written_are_not_replaced(folder: Path, target:
     place = folder.parents[1] / "project"
     place.mkdir()
     (place / name).write_text("# mine\n")
-    with pytest.raises(UserError, match=f"{name} is there and not from an earlier export"):
+    with pytest.raises(UserError, match=f"{name} exists and no earlier export wrote it"):
         export.export(folder, target, place)
     assert (place / name).read_text() == "# mine\n"
     assert len(list(place.iterdir())) == 1
@@ -152,7 +152,7 @@ def test_a_csv_of_other_columns_is_not_replaced_and_an_earlier_export_is(folder:
     for _ in range(2):
         export.export(folder, "csv", tmp_path / "out")
     (tmp_path / "out" / "trials.csv").write_text("name,date\n")
-    with pytest.raises(UserError, match="not from an earlier export"):
+    with pytest.raises(UserError, match="exists and no earlier export wrote it"):
         export.export(folder, "csv", tmp_path / "out")
 
 

@@ -90,8 +90,8 @@ def test_folders_stand_together_where_scores_and_costs_compare(tmp_path):
     assert found["groups"] == [[0, 2, 3], [1], [4]]
     assert found["reasons"] == [
         "",
-        "Apart from a: other data.",
-        "Apart from a: other tasks (judge in a, compute in e), from b: other tasks (judge in b, compute in e).",
+        "Kept separate from a: other data.",
+        "Kept separate from a: other tasks (judge in a, compute in e), from b: other tasks (judge in b, compute in e).",
     ]
     assert found["apart"]["train_seconds"] == found["apart"]["decode_over_base"] == [0, 0, 0, 1, 0]
     assert found["apart"]["forgetting"] == [0, 0, 1, 0, 0]

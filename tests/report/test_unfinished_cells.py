@@ -186,7 +186,7 @@ def without_levels(results):
 def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, capsys):
     cells = without_levels([*trials("full fp32", [0.0], "describe"), *trials("lora r=8 fp32", [0.0, 0.0], "describe")])
     folder = store(tmp_path / "r", *cells, tasks=("describe",))
-    said = "Warning: describe: every cell scores 0, so nothing is compared; more steps may change that."
+    said = "Warning: describe: every tuned cell scores 0, so nothing is compared; more steps may change that."
     assert voids.warnings(collect(folder)) == (said,)
     assert table(folder, "brief").splitlines()[0] == said
     assert cli.main(["answer", str(folder)]) == 0
@@ -198,7 +198,7 @@ def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, caps
 def test_a_warning_about_a_task_with_a_long_name_is_not_cut_within_a_word(tmp_path):
     task = "mmlu_high_school_physics"
     folder = store(tmp_path / "r", *without_levels(trials("full fp32", [0.0], task)), tasks=(task,))
-    said = f"Warning: {task}: every cell scores 0, so nothing is compared."
+    said = f"Warning: {task}: every tuned cell scores 0, so nothing is compared."
     assert voids.warnings(collect(folder)) == voids.at_the_floor(collect(folder)) == (said,)
 
 

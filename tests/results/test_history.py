@@ -275,9 +275,9 @@ def test_a_new_driver_is_no_other_machine_and_a_new_machine_is_told(tmp_path):
     assert [len(s.points) for s in speeds] == [3, 1]
     cells = "lora r=2 fp32, lora r=3 fp32"
     why = {
-        f"training speed of {cells}: a series of its own from {name_of(3)} on, because gpu changed",
-        f"score of judge of {cells}: a series of its own from {name_of(2)} on, because data_sha256 changed",
-        f"evaluation memory of {cells}: a series of its own from {name_of(2)} on, because data_sha256 changed",
+        f"training speed of {cells}: a new series begins at {name_of(3)}, because gpu changed",
+        f"score of judge of {cells}: a new series begins at {name_of(2)}, because data_sha256 changed",
+        f"evaluation memory of {cells}: a new series begins at {name_of(2)}, because data_sha256 changed",
     }
     assert {note.partition(";")[0] for note in found.notes} == why
 

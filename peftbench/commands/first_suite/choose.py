@@ -245,7 +245,7 @@ def with_seeds(draft: Draft, seeds: int | tuple[int, ...], why: str | None = Non
         seeds: how many, or which.
         why: the reason; None for the ordinary one.
     """
-    usual = "as given" if draft.given.seeds else "the fewest that show how much luck there is in a score"
+    usual = "as given" if draft.given.seeds else "the fewest that give a usable estimate of the spread between seeds"
     return replace(draft, seeds=seeds, comments={**draft.comments, "seeds": why or usual})
 
 
@@ -311,7 +311,7 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
     within = f", all within {memory(budget)}" if budget else ""
     said = [f"predicted peaks{within}: {shown}"]
     if fitted.reserves:
-        said.append("the peaks include what a GPU's process holds beside tensors")
+        said.append("the peaks include non-tensor GPU memory (CUDA context, workspaces)")
     if micro or fitted.gradient_checkpointing:
         how = f"micro-batches of {fitted.micro_batch_size}"
         said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that all fit")

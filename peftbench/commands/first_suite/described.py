@@ -18,17 +18,17 @@ KINDS = {
     "choice": "choice, the given answers are ranked by their likelihood",
     "exact_match": "exact_match, an answer is decoded and has to equal the right one",
     "generation": "generation, an answer is decoded and compared with the right one (ROUGE-L)",
-    "language_modelling": "language_modelling, the likelihood of text is measured (bits per byte)",
+    "language_modelling": "language_modelling, the likelihood of text is measured (probability per byte)",
 }
 """What each kind of task does."""
 
 
 def of_lengths(found: Lengths) -> str:
-    """Return the lengths of examples, prompt and answer together, in tokens: median, 95 % and longest."""
+    """Return the lengths of examples, prompt and answer together, in tokens: median, 95th percentile and longest."""
     wholes = sorted(found.wholes)
     middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
     drawn = f" ({len(wholes):,} were measured)" if len(wholes) < found.examples else ""
-    return f"tokens with the answer: median {middle:,}, 95 % at most {most:,}, longest {wholes[-1]:,}{drawn}"
+    return f"tokens, prompt and answer: median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
 
 
 def of_answers(classes: Mapping[str, int], words: Mapping[str, str]) -> str:
@@ -106,5 +106,5 @@ def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = 
     if own and both.exact:
         share = both.exact / both.examples
         percent = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
-        advice = ": better remove the repeats, or give --test" if share > _MANY else ", which can change it by little"
-        yield f"the file repeats prompts, so {percent} of the score is of what was trained on{advice}"
+        advice = "; remove the repeats or give --test" if share > _MANY else "; the effect on the score is small"
+        yield f"the file repeats prompts: {percent} of the scored prompts are also trained on{advice}"

@@ -58,8 +58,8 @@ class Grid:
         One that was stopped after its steps keeps these.
 
         Returns:
-            The grid, the cells of which the whole time is assumed so, and those of which all but the steps is; none of
-            them if nothing that trains was measured.
+            The grid; the cells whose whole time is that of the slowest; the cells whose time is, except for their own
+            measured steps. Both are empty if nothing that trains was measured.
         """
         trained = [trial for trial in self.known().trials if trial.training]
         lacking = {*self.unmeasured(), *self.stopped}
@@ -102,8 +102,8 @@ class Grid:
         limits = [pilot.LONGEST if shapes[pilot.shape(trial)] == 1 else pilot.SHARED for trial in stopped]
         fewest = sum(count * each for count, each in zip(counts, limits, strict=True))
         if fewest > limit:
-            takes = f"their {sum(counts)} trials take at least {shown(fewest)}"
-            return [*said, f"a suite that fits {shown(limit)}: {takes}"]
+            takes = f"the {sum(counts)} trials of the cells whose pilots were stopped take at least {shown(fewest)}"
+            return [*said, f"whether any suite with these cells fits {shown(limit)}: {takes}"]
         return [*said, f"whether {shown(limit)} are enough, as the time of {plural(len(others), 'cell')} is not known"]
 
     def scoring(self, most: int) -> Grid:

@@ -98,9 +98,9 @@ def fit(
     said += [*fewer, *dropped]
     if steps < wanted:
         fits = f"as many as fit {shown(limit)} on this machine"
-        why = f"{'the fewest that are worth it' if made.warning else fits}, in place of {wanted}"
+        why = f"{'the fewest that are worth it' if made.warning else fits}, instead of {wanted}"
         made = replace(made, steps=steps, comments={**made.comments, "steps": why})
-        said.append(f"{steps} steps in place of {wanted}; with all, --time would have to be about {shown(whole)}")
+        said.append(f"{steps} steps instead of {wanted}; with all, --time would have to be about {shown(whole)}")
         said += _left_out(less, limit, wanted, steps) if not dropped else []
         unknown.append(f"whether {steps} steps are enough to tell methods apart, or for a method to learn at all")
     return Timed(made, [*said, rates, *_to_do(made)], unknown)
@@ -161,8 +161,8 @@ def _unscored(cells: Sequence[str]) -> Iterator[str]:
     if cells:
         many = len(cells) > 1
         yield (
-            f"how long scoring takes of {series(cells)}: {'their pilots were' if many else 'its pilot was'} stopped "
-            f"after the steps, so that of the slowest that was measured stands for {'them' if many else 'it'}"
+            f"the scoring time of {series(cells)}: {'their pilots were' if many else 'its pilot was'} stopped after "
+            "the steps, so the scoring time of the slowest measured cell is used"
         )
 
 
@@ -170,7 +170,7 @@ def _guessed(cells: Sequence[str]) -> Iterator[str]:
     if cells:
         yield (
             f"the time of {series(cells)}: there was no time to measure {'it' if len(cells) == 1 else 'them'}, so the "
-            "slowest that was measured stands for it; `plan --time` measures all"
+            "time of the slowest measured cell is used; `plan --time` measures all"
         )
 
 
@@ -226,7 +226,7 @@ def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft
     if grid.seeds < before:
         few = grid.seeds < _FEWEST_SEEDS
         why = _ONE_SEED if few else "the least for `answer`; there was no time for 3"
-        said.insert(0, f"{plural(grid.seeds, 'seed')} in place of {before}: {why}")
+        said.insert(0, f"{plural(grid.seeds, 'seed')} instead of {before}: {why}")
         draft = choose.with_seeds(draft, grid.seeds, why)
     return draft, grid, said
 
@@ -251,7 +251,7 @@ def _fewer_scored(draft: Draft, grid: Grid, limit: float) -> tuple[Draft, Grid, 
     most = max(_FEWEST_SCORED, int(_SCORING * limit / each) // 10 * 10) if each > 0 else count
     if most >= count or len(grid.trials[0].tasks) > 1:
         return draft, grid, []
-    said = f"{most} test examples are scored (limit) in place of {count:,}, so that there is time to train"
+    said = f"{most} test examples are scored (limit) instead of {count:,}, so that there is time to train"
     return choose.limited(draft, most), grid.scoring(most), [said]
 
 

@@ -45,8 +45,8 @@ class MemoryColumns(ColumnGroup):
     ] = None
     host_peak_train_bytes: Annotated[
         int | None,
-        "peak resident memory of the process during training; on a CPU, this and the next two can hold some 12 MB that "
-        "the reference step has freed",
+        "peak resident memory of the process during training; on a CPU, this and the next two can include some 12 MB "
+        "that the reference step freed but the allocator kept",
     ] = None
     host_peak_evaluate_bytes: Annotated[int | None, "peak resident memory of the process during evaluation"] = None
     host_peak_resident_bytes: Annotated[

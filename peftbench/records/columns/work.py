@@ -35,7 +35,9 @@ class WorkColumns(ColumnGroup):
         float | None, "FLOPs per second of the device's best square matrix product, measured: MFU is relative to it"
     ] = None
     reference_step_seconds: Annotated[
-        float | None, "duration of a fixed small training step on this CPU, timed just before and after the training"
+        float | None,
+        "duration of a fixed small training step on this CPU: mean of its medians just before and just after the "
+        "training",
     ] = None
     train_energy_joules: Annotated[float | None, "energy of the training loop, without validation"] = None
     energy_source: Annotated[str | None, "nvml: the whole GPU; rapl: all CPU packages of the machine"] = None

@@ -92,7 +92,7 @@ def refuse_to_replace(output: Path, names: Iterable[str], ours: bool) -> None:
     """
     there = [name for name in names if (output / name).exists()]
     if there and not ours:
-        raise UserError(f"{output / there[0]} is there and not from an earlier export: choose another folder with -o")
+        raise UserError(f"{output / there[0]} exists and no earlier export wrote it: choose another folder with -o")
 
 
 def _check_installed(target: str, packages: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ LINES = 8
 """Most lines."""
 MORE_SEEDS = "At least 2 seeds of every cell are needed."
 """What decides if a cell of one seed may be the best."""
-BESIDE_TENSORS = " with what a GPU's process holds beside tensors"
+BESIDE_TENSORS = " including non-tensor GPU memory"
 """What the memory that a budget has to hold includes on a GPU."""
 NO_TIMES = "a time budget needs times that were not measured on a busy machine, and there are none"
 """Why a question with a time budget may have no answer."""

@@ -41,7 +41,7 @@ def at_the_floor(results: Results) -> tuple[str, ...]:
 
 def _nothing(task: str) -> str:
     """Return that nothing was learned on a task, with advice where the line has room for it."""
-    found = f"{task}: every cell scores 0, so nothing is compared"
+    found = f"{task}: every tuned cell scores 0, so nothing is compared"
     advised = f"{found}; more steps may change that."
     return advised if len(advised) <= WIDTH - len(_HEAD) else f"{found}."
 

@@ -78,7 +78,7 @@ _FIRST = ("Cell", "Score", "Memory", "Time", "Work and speed", "Size", "Forgetti
 """The order of the groups; the others follow."""
 
 
-_QUIET = "; without trials beside other work on the machine"
+_QUIET = "; trials on a busy machine are left out"
 """What is true of every time and rate."""
 
 
@@ -126,7 +126,7 @@ def _identity(results: Results) -> Iterable[Column]:
     yield Column("trials", "trials ok", "Cell", "trials that ended ok, of all trials of the cell", trials, kind="text")
     timed = tuple(_timed(cell) for cell in cells)
     if any(timed):
-        what = "trials whose training was measured on an idle machine, of those that ended ok; times are of these"
+        what = "of the trials that ended ok, those measured on an idle machine; means of times are over these"
         yield Column("timed_trials", "trials timed", "Cell", what, timed, kind="text")
     rate = tuple(_common(cell, "learning_rate") for cell in cells)
     yield Column("learning_rate", "learning rate", "Cell", documented("learning_rate"), rate)

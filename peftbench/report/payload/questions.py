@@ -4,7 +4,7 @@ Budgets only select cells, so a question's tolerated loss needs each cell's prob
 level from which on that is enough. Both are counts of draws. A cell has at least ``count`` draws within a loss if the
 loss is at least the ``count``-th smallest of its drawn losses. So the page has, for each cell, those order statistics
 at the counts at which something that it says changes: the percent that is shown, and the levels. With very many cells
-the page has fewer of them and says that other percents are interpolated; levels are exact always. They are in single
+the page has fewer of them and says that other percentages are interpolated; levels are exact always. They are in single
 precision, in which ``peftbench.results.answer.losses`` compares. Numbers that decide are texts with all their digits,
 as other numbers of the page are rounded.
 """
@@ -28,7 +28,7 @@ from peftbench.results.answer.losses import LEVELS_AT, SURE, Losses
 from peftbench.results.crossed_effects.model import Outcomes, difference
 
 ROOM = 150_000
-"""Order statistics of all cells and tasks together, at four bytes each; with more cells, percents are interpolated."""
+"""Order statistics of all cells and tasks together, at four bytes each; with more, percentages are interpolated."""
 _FEWEST = 12
 FIRST = round(1000 * SURE)
 """The lowest level in thousandths."""
@@ -125,7 +125,7 @@ def _counts(draws: int, room: int, levels: Iterable[int]) -> list[int]:
 
 
 def _exact_from(draws: int, room: int) -> float | None:
-    """Return the probability from which on percents are exact: 0 for all; None if all are interpolated."""
+    """Return the probability from which on percentages are exact: 0 for all; None if all are interpolated."""
     shown = list(_changes(draws))
     if room >= len(shown):
         return 0

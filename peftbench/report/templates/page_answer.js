@@ -103,10 +103,10 @@ const unmeasured = (q, name) => [[0, NEEDS, DATA.costs.unknown_memory], [1, TIME
   const unknown = limits()[which] === null ? [] : q.all.filter((k) => costs[q.cells[k]] === null).map(name);
   return unknown.length ? [text.replace("{}", () => abridged(unknown, 3))] : [];
 });
-/* What is said of percents between the draws that the page has; empty if it has all that matter. */
+/* What is said of percentages between the draws that the page has; empty if it has all that matter. */
 const interpolated = (score) => {
   if (!score.questions || score.questions.exact_from === 0) return "";
-  return `the results have so many cells that ${score.questions.exact_from === null ? "percents" : "percents below 50"} are interpolated between draws, so that peftbench answer may say another one`;
+  return `with this many cells ${score.questions.exact_from === null ? "percentages" : "percentages below 50"} are interpolated between draws; peftbench answer may print slightly different ones`;
 };
 const onTask = () => (state.task === "0" ? "" : ` on ${scoreOf().task}`);
 const WORDS = {

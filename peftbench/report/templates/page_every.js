@@ -103,7 +103,7 @@ const drawEvery = () => {
     const task = scoreIn(panel.folders[0]).task;
     const names = inWords(panel.folders.map(folderName));
     const holder = element("div", { class: "chart", role: "img", "aria-label": `score of ${names} with its 95 % interval against the chosen cost; the table of all folders has the same numbers` });
-    const notes = [groupWords(panel.group).notes.find((text) => text === TOGETHER.reasons[panel.group]), panel.alone ? `Apart: ${TOGETHER.why[state.over]}.` : ""].filter(Boolean);
+    const notes = [groupWords(panel.group).notes.find((text) => text === TOGETHER.reasons[panel.group]), panel.alone ? `Kept separate: ${TOGETHER.why[state.over]}.` : ""].filter(Boolean);
     into.append(element("div", { class: "panel" }, element("h3", {}, names), ...notes.map((text) => element("p", { class: "quiet" }, text)), holder));
     panel.draw = () => {
       const view = plot(holder, chartSpec({ rows, cost: EVERY_COLUMNS.get(state.over), lines: panelLines(panel, rows), budget: [], yTitle: `score on ${task} (%)`, wide: holder.clientWidth, high: 300, brush: false, tooltip: "lines" }));

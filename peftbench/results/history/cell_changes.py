@@ -156,7 +156,7 @@ def _changes(series: Series, found: Sequence[tuple[int, Rule, float | None]], wa
 
 
 def _beyond_the_machine(series: Series, found: Sequence[Change], watch: Watch) -> Iterator[Change]:
-    """Yield the changes but those of speed that the reference step has made, too: the machine's."""
+    """Yield the changes, without those of speed that the reference step shows too, which are the machine's."""
     nights = [-math.inf, *(each.night for each in found), math.inf]
     for each, begin, end in zip(found, nights[:-2], nights[2:], strict=True):
         known = levels(series, each, begin, end)

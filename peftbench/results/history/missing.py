@@ -45,7 +45,7 @@ def _busy(nights: Sequence[Night], found: Sequence[Series]) -> Iterator[str]:
 
 
 def _divided(nights: Sequence[Night], found: Sequence[Series]) -> Iterator[str]:
-    """Yield which series begin anew, because numbers of other conditions do not compare with those before."""
+    """Yield which series begin anew, because numbers of other conditions are not comparable with those before."""
     by_cell: dict[tuple[tuple[str, str], Quantity], list[Series]] = {}
     for series in found:
         by_cell.setdefault((series.key, series.quantity), []).append(series)
@@ -57,8 +57,8 @@ def _divided(nights: Sequence[Night], found: Sequence[Series]) -> Iterator[str]:
             cells.setdefault((newest.quantity.title, newest.points[0].night, names), []).append(newest.cell)
     for (title, night, names), listed in cells.items():
         yield (
-            f"{title} of {abridged(listed, _MOST)}: a series of its own from {nights[night].name} on, because {names} "
-            "changed; nights before do not compare"
+            f"{title} of {abridged(listed, _MOST)}: a new series begins at {nights[night].name}, because {names} "
+            "changed; earlier nights are not comparable"
         )
 
 

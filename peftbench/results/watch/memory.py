@@ -13,7 +13,7 @@ from peftbench.results.watch.quantities import Quantity, Seed, mean
 Values = Mapping[Cell, tuple[Mapping[Seed, float], Mapping[Seed, float]]]
 """By cell, the values of both sides by seed, at least one of each."""
 _ENOUGH = 3
-"""Degrees of freedom from which on repetitions that agree say that those of other cells would, too."""
+"""Least degrees of freedom with which exact repetition in some cells is taken to hold for the others."""
 WITHIN = 0.01
 """Change of a peak, as a fraction, within which it is called unchanged if its interval lies within: 1 %."""
 
@@ -25,8 +25,8 @@ def judge(quantity: Quantity, values: Values, tolerated: float) -> list[Finding]
     over all cells, is the allocator's tolerance. Growth counts if it is beyond ``tolerated`` in Student's test with
     this tolerance, after Holm's correction over the cells. If all repetitions agree, any growth counts. With one trial
     a side in every cell, the cells are the repetitions of each other: their changes' spread about the middle one is the
-    tolerance, and only growth beyond 1 % counts. With few such cells, only equal peaks can be judged. So are cells with
-    one trial a side beside one or two that repeat exactly.
+    tolerance, and only growth beyond 1 % counts. With few such cells, only equal peaks can be judged. The same
+    holds for cells with one trial a side if the others repeat exactly, but with fewer than three degrees of freedom.
 
     Args:
         quantity: the peak.

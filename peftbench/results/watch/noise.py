@@ -3,8 +3,9 @@
 Changes are differences of a number between two nights; of speeds and sizes they are logarithms of ratios. A change d
 with standard error e counts if it is beyond a margin m: p is the probability that a change of m is seen as d or farther
 out in either direction, of Student's t above (abs(d) - m) / e and below -(abs(d) + m) / e. It is the largest p value of
-all changes up to m; for m = 0 it is that of the two-sided test. Whether the change is within the margin is another
-question, which the 95 % interval answers: neither need be so.
+all changes up to m; for m = 0 it is that of the two-sided test. Whether the change lies within the margin is
+another question, answered by the 95 % interval; a change may be shown neither to exceed the margin nor to lie within
+it.
 """
 
 from __future__ import annotations

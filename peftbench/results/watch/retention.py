@@ -30,7 +30,7 @@ def between(
 ) -> Difference | None:
     """Return the difference of a cell's loss, new minus old, in nats per token; None if its noise is not known.
 
-    Of a single seed on both sides it is not: a training run drawn anew moves the loss on all texts alike.
+    With one seed per side it is not: another training seed shifts the loss of all texts together.
 
     Args:
         old: the values by seed, and the ``ok`` rows.

@@ -4,8 +4,8 @@ The speed of one machine differs from night to night, and drifts within a night,
 change of a trial's speed, d = log(new / old) of the same cell and seed, is taken apart:
 
 - **what all cells did together**, the median of d over all trials: the machine, or a change that all cells share. Which
-  of the two, a clock of the machine tells, which each trial measures: a fixed reference step
-  (``reference_step_seconds``), else a matrix product (``device_flops_per_second``). A change that all cells share is
+  of the two it is, a clock tells that each trial measures: a fixed reference step (``reference_step_seconds``), else a
+  matrix product (``device_flops_per_second``). A change that all cells share is
   what is left after the clock's change is subtracted, within each trial, as the machine drifts. A clock counts if all
   trials of two thirds of the cells have it: fewer cells would say what the machine did from what they did. Steps and
   clock disagree from night to night by ``REFERENCE_SD`` or ``CLOCK_SD``; without a clock, the machine itself varies by
