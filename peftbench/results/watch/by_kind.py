@@ -221,17 +221,25 @@ def _rates(rows: Rows, name: str) -> Values:
 
 def _speed(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
     for quantity in _of("speed"):
-        kept, refused = _timed(quantity, old, new, cells)
+        kept, refused = speeds(quantity, old, new, cells)
         yield from refused
-        read = {
-            cell: Timed(
-                *(_column(side, quantity.name) for side in sides),
-                *(_column(side, "device_flops_per_second") for side in sides),
-                *(_rates(side, "reference_step_seconds") for side in sides),
-            )
-            for cell, sides in kept.items()
-        }
-        yield from speed.judge(quantity, read, watch.speed_percent / 100, watch.machine_percent / 100)
+        yield from speed.judge(quantity, kept, watch.speed_percent / 100, watch.machine_percent / 100)
+
+
+def speeds(
+    quantity: Quantity, old: Night, new: Night, cells: Iterable[Cell]
+) -> tuple[dict[Cell, Timed], list[Finding]]:
+    """Return a speed of each cell whose times compare, with the machine's clocks, and why those of others do not."""
+    kept, refused = _timed(quantity, old, new, cells)
+    read = {
+        cell: Timed(
+            *(_column(side, quantity.name) for side in sides),
+            *(_column(side, "device_flops_per_second") for side in sides),
+            *(_rates(side, "reference_step_seconds") for side in sides),
+        )
+        for cell, sides in kept.items()
+    }
+    return read, refused
 
 
 def _inference(old: Night, new: Night, cells: list[Cell], watch: Watch) -> Iterable[Finding]:
