@@ -207,8 +207,6 @@ def unmade() -> str:
 
 def main() -> None:
     """Run the cells and write the outcomes; with ``--family``, only those families are run again."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    matrix_cell.preload()
     from tests.support import architectures, families
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,6 +214,8 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="run only the families without stored outcomes")
     parser.add_argument("--failed", action="store_true", help="run only the families with a cell in error or wrong")
     asked = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    matrix_cell.preload()  # ties this process to its parent: not for one that only asks for help
     result = {"cells": {}, "bases": {}, "unmade": {}, "measures": {}, "image_text": []}
     result |= stored() if STORED.exists() else {}
     chosen = asked.family or families.names()

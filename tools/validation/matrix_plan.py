@@ -61,12 +61,12 @@ def judged(row: Mapping[str, Mapping[str, Any]], said: Mapping[str, str | None])
 
 def main() -> int:
     """Print how many cells are named, and by phase and reason those that are not."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     whole = matrix.stored()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", nargs="+", choices=list(whole["cells"]), metavar="NAME", help="only these families")
     parser.add_argument("--write", action="store_true", help="store which cells plan names")
     asked = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     matrix_cell.preload()
     counts: Counter[str] = Counter()
     left: Counter[str] = Counter()
