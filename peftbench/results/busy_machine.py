@@ -1,4 +1,4 @@
-"""Trials whose times were measured while other work kept the machine's CPUs busy."""
+"""Trials whose times were measured while other work kept the machine busy: its CPUs, or the GPU."""
 
 from __future__ import annotations
 
@@ -28,31 +28,49 @@ class BusyTrials:
     """How many trials were measured on a busy machine."""
 
     count: int
-    """Trials whose threads waited for more than ``MOST_WAITING`` of their time; at least 1."""
+    """Trials whose times do not count; at least 1."""
     known: int
-    """Trials for which the waiting time is known."""
+    """Trials for which the waiting time or the number of other processes on the GPU is known."""
     largest_share: float
-    """The largest share of waiting among them, a fraction of 1."""
+    """The largest share of waiting that is above ``MOST_WAITING``, a fraction of 1; 0 if none is."""
+    beside_others: int = 0
+    """Trials of which another process used the GPU."""
 
 
 def busy_trials(trials: pd.DataFrame, of: Measured = "train") -> BusyTrials | None:
     """Return how many ``ok`` trials were measured on a busy machine; None if none is known to have been."""
-    names = [name for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device") if name in trials]
-    shares = [waiting_share(row, of) for row in trials.loc[trials["status"] == "ok", names].to_dict("records")]
-    known = [share for share in shares if share is not None]
-    high = [share for share in known if share > MOST_WAITING]
-    return BusyTrials(len(high), len(known), max(high)) if high else None
+    rows = trials.loc[trials["status"] == "ok", _needed(trials, of)].to_dict("records")
+    shares = [waiting_share(row, of) for row in rows]
+    void = sum(is_void(row, of) for row in rows)
+    known = sum(
+        share is not None or is_number(row.get("other_gpu_processes")) for row, share in zip(rows, shares, strict=True)
+    )
+    high = [share for share in shares if share is not None and share > MOST_WAITING]
+    return BusyTrials(void, known, max(high, default=0.0), sum(map(_beside_others, rows))) if void else None
 
 
-def is_busy(row: Mapping[str, Any], of: Measured = "train") -> bool:
-    """Return whether a trial is known to have been measured on a busy machine."""
+def _needed(trials: pd.DataFrame, of: Measured) -> list[str]:
+    names = f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device", "other_gpu_processes"
+    return [name for name in names if name in trials]
+
+
+def is_void(row: Mapping[str, Any], of: Measured = "train") -> bool:
+    """Return whether a trial's times do not count: it waited for a CPU, or another process used its GPU, as is known.
+
+    Reports, comparisons of nights and histories leave the same times out.
+    """
     share = waiting_share(row, of)
-    return share is not None and share > MOST_WAITING
+    return (share is not None and share > MOST_WAITING) or _beside_others(row)
+
+
+def _beside_others(row: Mapping[str, Any]) -> bool:
+    others = row.get("other_gpu_processes")
+    return is_number(others) and others > 0  # type: ignore[operator]
 
 
 def quiet_rows(rows: Iterable[Mapping[str, Any]], of: Measured = "train") -> list[Mapping[str, Any]]:
-    """Return the rows that are not known to have been measured on a busy machine."""
-    return [row for row in rows if not is_busy(row, of)]
+    """Return the rows whose times count."""
+    return [row for row in rows if not is_void(row, of)]
 
 
 def is_time(column: str, of: Measured = "train") -> bool:
@@ -90,8 +108,7 @@ def without_busy_times(trials: pd.DataFrame) -> pd.DataFrame:
     """
     found = trials
     for of, times in _TIMES.items():
-        needed = [name for name in (f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device") if name in trials]
-        busy = [is_busy(row, of) for row in trials[needed].to_dict("records")]
+        busy = [is_void(row, of) for row in trials[_needed(trials, of)].to_dict("records")]
         if any(busy):
             found = found.copy() if found is trials else found
             found.loc[busy, [name for name in found if name in times]] = None

@@ -11,6 +11,8 @@ from peftbench.report.collect import collect
 from peftbench.report.derived.answer import answer
 from peftbench.report.tables.presented import Choice
 from peftbench.results.busy_machine import is_time
+from peftbench.results.history import history
+from peftbench.results.watch import night
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
 
@@ -101,3 +103,23 @@ def test_energy_that_other_work_used_is_in_no_mean(tmp_path):
     assert collect(folder).cells[0].mean("train_energy_joules") == 1000.0
     page = PageData(render(folder, tmp_path / "p.html").read_text(encoding="utf-8"))
     assert page.column("train_energy_joules")[PARTLY] == 1000.0
+
+
+def test_times_beside_another_process_on_the_gpu_count_nowhere(tmp_path):
+    gpu = {"device": "cuda", "memory_kind": "allocator", "threads": 2}
+    made = [trial(PARTLY, 0, 50.0, other_gpu_processes=1, **gpu), trial(PARTLY, 1, 10.0, other_gpu_processes=0, **gpu)]
+    made += [trial(WHOLLY, 0, 70.0, other_gpu_processes=2, **gpu)]
+    folder = store(tmp_path / "r", *made)
+    assert {cell.name: cell.mean("train_seconds") for cell in collect(folder).cells} == {PARTLY: 10.0, WHOLLY: None}
+    page = PageData(render(folder, tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert page.column("train_seconds") == {PARTLY: 10.0, WHOLLY: None}
+    assert page.column("timed_trials") == {PARTLY: "1 of 2", WHOLLY: "0 of 1"}
+    assert answer(collect(folder)).costs[PARTLY].train_seconds == 10.0
+    assert "Times of 2 of 3 trials are unreliable: the machine was busy (another process used the GPU)." in table(
+        folder, "md"
+    )
+    assert "no time of 2 of 3 trials can be trusted (GPU shared)" in table(folder, "brief")
+    read = night.read(folder)
+    assert {cell[1]: len(night.timed(read.records(cell))[0]) for cell in read.cells} == {PARTLY: 1, WHOLLY: 0}
+    speeds = {each.cell: each.values for each in history([folder]).series if each.quantity.name == "tokens_per_second"}
+    assert speeds == {PARTLY: [1000.0]}

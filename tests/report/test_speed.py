@@ -194,7 +194,7 @@ def test_a_shared_and_a_throttled_gpu_are_reported(tmp_path):
         ),
     ]
     text = notes(store(tmp_path / "r", *made))
-    assert "Times of 1 of 2 trials are unreliable: another process used the GPU." in text
+    assert "Times of 1 of 2 trials are unreliable: the machine was busy (another process used the GPU)." in text
     assert "The GPU was throttled (sw_power_cap) at the end of training in 1 of 2 trials." in text
 
 

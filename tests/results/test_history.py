@@ -219,10 +219,10 @@ STEP = [1.0] * 12 + [0.8] * 9
 @pytest.mark.parametrize("machine", [STEP, [1.0] * 20 + [0.8]])
 def test_a_machine_that_became_slower_is_no_change_where_the_reference_step_says_so(machine):
     assert changes_of(speeds(machine, [1.0] * 21, ALWAYS)) == []
-    unknown = changes_of(speeds(machine, [1.0] * 21, lambda night, cell: False))
-    assert {each[0] for each in unknown} == {None, *(f"cell {i}" for i in range(5))}
+    unknown = changes_of(speeds(machine, [1.0] * 21, lambda night, cell: False, cells=6))
+    assert {each[0] for each in unknown} == {None, *(f"cell {i}" for i in range(6))}
     night = machine.index(0.8)
-    some = changes_of(speeds(machine, [1.0] * 21, lambda at, cell: at >= night))
+    some = changes_of(speeds(machine, [1.0] * 21, lambda at, cell: at >= night, cells=6))
     assert {each[0] for each in some} == {each[0] for each in unknown}
 
 
@@ -233,8 +233,74 @@ def test_slower_steps_on_a_slower_machine_are_told_by_the_reference_step():
     assert len(changes_of(speeds(STEP, STEP, ALWAYS))) == 6
 
 
+def test_fewer_cells_say_what_all_did_beside_the_reference_step_than_without():
+    never = lambda night, cell: False  # noqa: E731
+    for cells, timed, told_of in ((3, ALWAYS, 0), (4, ALWAYS, 1), (5, never, 0), (6, never, 1)):
+        assert len(common_changes(speeds([1.0] * 21, STEP, timed, cells), DEFAULT, 0.005)) == told_of
+
+
+def test_the_machine_does_not_say_whether_a_change_of_a_long_series_is_in_force():
+    faster = speeds([1.0] * 50 + [1.4] * 5, [1.0] * 20 + [0.7] * 35, ALWAYS)
+    slower = speeds([1.0] * 24 + [0.7] * 6, [1.0] * 12 + [0.7] * 12 + [1.0] * 6, ALWAYS)
+    for found, night, in_force in ((faster, 20, True), (slower, 12, False)):
+        kept = noisy_changes(found, DEFAULT, 0.005)[0]
+        assert [(each.night, each.in_force) for each in kept] == [(night, in_force)] * 5
+
+
+@pytest.mark.parametrize(("machine", "code", "regressed"), [(1.4, 0.7, True), (0.7, 1.0, False), (1.4, 1.0, False)])
+def test_the_machine_of_later_nights_does_not_say_whether_a_change_of_the_first_ones_is_in_force(
+    tmp_path, machine, code, regressed
+):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        fast = machine if night == 2 else 1
+        own = (1 + 0.001 * ((cell * 7 + night) % 5)) * (1, 0.7, code)[night]
+        return of_clock(own * fast, fast)
+
+    found = history([make_nights(tmp_path / "nights", Team(3, 8, planted=planted))])
+    changes = [each for each in found.changes if each.night == 1]
+    assert len(changes) == 9
+    assert {(each.worse, each.in_force) for each in changes} == {(True, regressed)}
+    assert found.regressed is regressed
+
+
+def test_a_common_change_counts_the_cells_that_were_compared(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        waited = {"train_seconds": 10.0, "train_waiting_seconds": 9.0, "threads": 1} if night and cell > 3 else {}
+        return of_clock((1 + 0.001 * cell) * (0.7 if night else 1), 1) | waited
+
+    place = make_nights(tmp_path / "nights", Team(2, 6, planted=planted))
+    (common,) = (each for each in history([place]).changes if each.cell is None)
+    assert (len(common.cells), common.compared) == (4, 4)
+
+
+@pytest.mark.parametrize("versions", [(None, None), ("2.13.0", "2.14.0"), ("2.13.0", None)])
+def test_a_reference_step_of_an_unknown_or_of_several_versions_of_torch_is_none(tmp_path, versions):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        known = (
+            json.dumps({**ENVIRONMENT, "packages": {}}) if versions[seed] is None else packages(torch=versions[seed])
+        )
+        return beside_reference(99)(night, cell, seed) | {"environment_json": known}
+
+    found = history([make_nights(tmp_path / "nights", Team(2, 1, 2, planted=planted))])
+    points = [point for series in found.series if series.quantity == SPEED for point in series.points]
+    assert points
+    assert {point.by_reference for point in points} == {None}
+
+
+def test_the_torch_of_a_failed_trial_is_not_that_of_the_reference_step(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        failed = {"status": "error"} if seed == 0 else {}
+        return (
+            beside_reference(99)(night, cell, seed) | failed | {"environment_json": packages(torch=f"2.{min(seed, 1)}")}
+        )
+
+    found = history([make_nights(tmp_path / "nights", Team(1, 1, 3, planted=planted))])
+    (speed,) = (series for series in found.series if series.quantity == SPEED)
+    assert (speed.points[0].by_reference or ("",))[0] == "2.1"
+
+
 def test_what_a_new_torch_does_to_speed_is_seen_as_measured():
-    found = changes_of(speeds([1.0] * 21, STEP, ALWAYS, torch=lambda night: "3" if night >= 12 else "2"))
+    found = changes_of(speeds([1.0] * 21, STEP, ALWAYS, 6, lambda night: "3" if night >= 12 else "2"))
     assert found[0] == (None, 12, "change point")
 
 
@@ -408,6 +474,15 @@ def test_trials_on_a_busy_machine_have_no_speed(tmp_path):
     found = history([make_nights(tmp_path / "nights", Team(8, 2, planted=busy))])
     assert found.changes == ()
     assert all(5 not in {point.night for point in s.points} for s in found.series if s.quantity == SPEED)
+
+
+def test_nights_that_were_all_busy_are_told_where_speed_is_watched(tmp_path):
+    busy = {"train_waiting_seconds": 0.5, "train_seconds": 1.0, "threads": 1}
+    place = make_nights(tmp_path / "nights", Team(2, 2, planted=lambda *_: busy))
+    newest, others = history([place]).notes
+    assert newest.startswith(f"{name_of(1)}, the newest night, has no speed that counts")
+    assert others.endswith(f"2 of 2 trials of {name_of(1)}, 2 of 2 trials of {name_of(0)}")
+    assert history([place], Watch(judge=("memory",))).notes == ()
 
 
 def test_kinds_that_are_not_watched_are_not_judged(tmp_path):

@@ -11,9 +11,8 @@ from peftbench.report.collect import MEAN
 from peftbench.report.derived.answer import Answer, Costs
 from peftbench.report.derived.smoke import MEANING
 from peftbench.report.names import renamed
-from peftbench.report.notes import lacking
+from peftbench.report.notes import busy, lacking
 from peftbench.results.answer.decision import ONE_SEED, Refusal
-from peftbench.results.busy_machine import MOST_WAITING
 from peftbench.results.crossed_effects.model import Estimate
 
 WIDTH = 100
@@ -147,7 +146,7 @@ def no_times(found: Answer) -> str:
     if found.busy:
         return (
             f"Times are not compared: {found.busy.count} of {plural(found.busy.known, 'trial')} ran on a busy machine "
-            f"(threads waited for a CPU in more than {100 * MOST_WAITING:.0f} % of their time)."
+            f"({busy.why(found.busy)})."
         )
     return "Times are not compared: they were not measured for all of these cells."
 

@@ -40,9 +40,6 @@ def cautions(results: Results) -> Iterable[str]:
         yield f"{busy.sentence(found)} Means of times leave them out."
     yield from _loaded(results)
     rows = [row for cell in results.tuned for row in cell.ok_rows]
-    shared = sum(bool(rates.known(row, "other_gpu_processes")) for row in rows)
-    if shared:
-        yield f"Times of {shared} of {plural(len(rows), 'trial')} are unreliable: another process used the GPU."
     ends = [read_json(row.get("device_state_json")).get("end") or {} for row in rows]
     slowed = [set(end.get("slowed_by") or ()) & THROTTLED for end in ends]
     if any(slowed):

@@ -9,6 +9,7 @@ from peftbench.records.wording import abridged, plural
 from peftbench.report.collect import Results
 from peftbench.report.derived.smoke import BASE, STEPS, is_smoke
 from peftbench.report.names import display_names
+from peftbench.report.notes import busy
 from peftbench.results.busy_machine import busy_trials
 
 WIDTH = 100
@@ -55,8 +56,8 @@ def _busy(results: Results) -> Iterator[str]:
     found = busy_trials(results.trials)
     if found:
         yield (
-            f"busy machine: no time of {found.count} of {plural(found.known, 'trial')} can be trusted (up to "
-            f"{100 * found.largest_share:.0f} % waiting)."
+            f"busy machine: no time of {found.count} of {plural(found.known, 'trial')} can be trusted "
+            f"({busy.why(found, f'up to {100 * found.largest_share:.0f} % waiting', 'GPU shared')})."
         )
 
 

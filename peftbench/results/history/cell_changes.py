@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from peftbench.records.watch import Watch
 from peftbench.results.history import change_points, exact, noise
@@ -156,14 +157,19 @@ def _changes(series: Series, found: Sequence[tuple[int, Rule, float | None]], wa
 
 
 def _beyond_the_machine(series: Series, found: Sequence[Change], watch: Watch) -> Iterator[Change]:
-    """Yield the changes, without those of speed that the reference step shows too, which are the machine's."""
+    """Yield the changes, without those of speed that the reference step shows too, which are the machine's.
+
+    Nor does the machine say whether a change is still in force, where the reference step is known.
+    """
     nights = [-math.inf, *(each.night for each in found), math.inf]
     for each, begin, end in zip(found, nights[:-2], nights[2:], strict=True):
-        known = levels(series, each, begin, end)
-        if known is None or (
-            counts(series.quantity, *known, watch) and (known[1] > known[0]) == (each.after > each.before)
-        ):
+        known = levels(series, each, begin, end, found[-1].night)
+        if known is None:
             yield each
+            continue
+        before, after, newest = known
+        if counts(series.quantity, before, after, watch) and (after > before) == (each.after > each.before):
+            yield replace(each, in_force=still_in_force(before, after, newest))
 
 
 def still_in_force(before: float, after: float, newest: float) -> bool:

@@ -46,8 +46,8 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
             candidates += _between_nights(group)
         elif len(long) >= FEWEST_CELLS:
             relative = by_reference(long)
-            measured = _over_nights(long, _BY_ITSELF)
-            candidates += _over_nights(relative, _BY_REFERENCE)
+            measured = _over_nights(long, _BY_ITSELF, FEWEST)
+            candidates += _over_nights(relative, _BY_REFERENCE, FEWEST_CELLS)
             candidates += (each for each in measured if not judges(relative, long, each))
     kept = significant([1.0 if each.p is None else each.p for each in candidates], level)
     return _once(
@@ -152,19 +152,21 @@ def _move(quantity: Quantity, one: float, other: float) -> float:
     return (other - one) / abs(one) if quantity.relative and one else other - one
 
 
-def _over_nights(group: Sequence[Series], rules: tuple[Rule, Rule]) -> Iterator[Change]:
+def _over_nights(group: Sequence[Series], rules: tuple[Rule, Rule], fewest: int) -> Iterator[Change]:
     """Yield the changes of the middle of the cells' values, each relative to its own median.
 
     Args:
         group: one quantity of several cells.
         rules: names of a step's rule and of the newest nights'.
+        fewest: cells that a night needs. Beside the reference step fewer tell what all did than where the machine's
+            part is among it.
     """
     ratios: dict[int, list[float]] = {}
     for series in group:
         centre = statistics.median(series.values)
         for point in series.points:
             ratios.setdefault(point.night, []).append(point.value / centre if centre else 1.0)
-    nights = common_nights(group)
+    nights = common_nights(group, fewest)
     values = [statistics.median(ratios[night]) for night in nights]
     if len(values) < LONG:
         return

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from peftbench.records.watch import Kind
 from peftbench.records.wording import abridged, plural
+from peftbench.results.busy_machine import is_void
 from peftbench.results.history.nights import Night
-from peftbench.results.history.series import Series, void
+from peftbench.results.history.series import Series
 from peftbench.results.watch.quantities import Quantity
 
 _MOST = 5
 """Nights that a sentence names."""
 
 
-def what_is_missing(nights: Sequence[Night], found: Sequence[Series]) -> list[str]:
+def what_is_missing(nights: Sequence[Night], found: Sequence[Series], watched: Collection[Kind]) -> list[str]:
     """Return sentences about a newest night that is not finished, speeds of busy trials, and series that were divided.
 
     Args:
         nights: the oldest first.
         found: their series.
+        watched: the kinds of quantities that are judged.
     """
-    return [*_unfinished(nights), *_busy(nights, found), *_divided(nights, found)]
+    busy = _busy(nights) if "speed" in watched else ()
+    return [*_unfinished(nights), *busy, *_divided(nights, found)]
 
 
 def _unfinished(nights: Sequence[Night]) -> Iterator[str]:
@@ -29,13 +33,11 @@ def _unfinished(nights: Sequence[Night]) -> Iterator[str]:
         yield f"{nights[-1].name}, the newest night: {trials} of its grid without a result yet; they are not judged"
 
 
-def _busy(nights: Sequence[Night], found: Sequence[Series]) -> Iterator[str]:
-    if not any(series.quantity.kind == "speed" for series in found):
-        return
+def _busy(nights: Sequence[Night]) -> Iterator[str]:
     listed = []
     for night in reversed(nights):
         ok = [row for row in night.rows if row["status"] == "ok"]
-        busy = sum(map(void, ok))
+        busy = sum(map(is_void, ok))
         if busy:
             listed.append(f"{busy} of {plural(len(ok), 'trial')} of {night.name}")
         if busy and busy == len(ok) and night is nights[-1]:

@@ -36,10 +36,10 @@ def by_reference(group: Iterable[Series]) -> list[Series]:
     return found
 
 
-def common_nights(group: Iterable[Series]) -> list[int]:
+def common_nights(group: Iterable[Series], fewest: int = FEWEST_CELLS) -> list[int]:
     """Return the nights of which enough cells have a value to say what all cells did."""
     counted = Counter(point.night for series in group for point in series.points)
-    return sorted(night for night, cells in counted.items() if cells >= FEWEST_CELLS)
+    return sorted(night for night, cells in counted.items() if cells >= fewest)
 
 
 def judges(relative: Sequence[Series], group: Sequence[Series], change: Change) -> bool:
@@ -59,18 +59,22 @@ def judges(relative: Sequence[Series], group: Sequence[Series], change: Change) 
     return timed >= max(FEWEST_CELLS, SHARE * both)
 
 
-def levels(series: Series, change: Change, begin: float, end: float) -> tuple[float, float] | None:
-    """Return the speed of a cell before and after a change, relative to the reference step; None if it is not known.
+def levels(series: Series, change: Change, begin: float, end: float, last: int) -> tuple[float, float, float] | None:
+    """Return a cell's speed before and after a change and of the newest nights, each relative to the reference step.
+
+    None if it is not known.
 
     Args:
         series: the speed as it was measured.
         change: found in it.
         begin: first night of the level before.
         end: first night of the level after the one that the change begins.
+        last: first night of the newest level.
     """
     points = [point for relative in by_reference([series]) for point in relative.points]
     if not {change.previous, change.night} <= {point.night for point in points}:
         return None
     before = statistics.median(point.value for point in points if begin <= point.night < change.night)
     after = statistics.median(point.value for point in points if change.night <= point.night < end)
-    return before, after
+    newest = [point.value for point in points if point.night >= last][-3:]
+    return before, after, statistics.median(newest)

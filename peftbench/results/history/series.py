@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from peftbench.results.busy_machine import MOST_WAITING, waiting_share
+from peftbench.results.busy_machine import is_void
 from peftbench.results.history.nights import Night, Row
 from peftbench.results.rows import is_number
 from peftbench.results.settings import settings_of
@@ -177,7 +177,7 @@ def _measured(rows: Sequence[Row]) -> Iterator[Measured]:
     first = ok[0]
     scores = [score(name.removeprefix("score_")) for name in first if is_score(name)]
     for quantity in (*scores, *COLUMNS_ONLY):
-        used = [row for row in ok if not void(row)] if quantity.kind == "speed" else ok
+        used = [row for row in ok if not is_void(row)] if quantity.kind == "speed" else ok
         known = {_seed(row): float(row[quantity.name]) for row in used if is_number(row.get(quantity.name))}
         if known:
             exact = str(first["device"]) in quantity.exact_on
@@ -187,24 +187,27 @@ def _measured(rows: Sequence[Row]) -> Iterator[Measured]:
 def _by_reference(rows: Sequence[Row], speeds: Mapping[Seed, float]) -> tuple[str, float] | None:
     """Return the version of torch and the tokens per reference step of a cell's trials; None if a trial has none.
 
-    A time or speed of zero is none.
+    A time or speed of zero is none. Trials of several versions have none in common, nor of one that is not known.
     """
-    seconds = {_seed(row): row["reference_step_seconds"] for row in rows if row["status"] == "ok"}
+    timed = {_seed(row): row for row in rows if row["status"] == "ok" and _seed(row) in speeds}
+    seconds = {seed: row["reference_step_seconds"] for seed, row in timed.items()}
     if not all(is_number(seconds[seed]) and seconds[seed] > 0 and speed > 0 for seed, speed in speeds.items()):
         return None
-    packages = _object(rows[0]["environment_json"]).get("packages")
+    versions = {_torch(row["environment_json"]) for row in timed.values()}
+    version = versions.pop() if len(versions) == 1 else None
+    if version is None:
+        return None
+    return version, statistics.fmean(speed * seconds[seed] for seed, speed in speeds.items())
+
+
+def _torch(text: str | None) -> str | None:
+    packages = _object(text).get("packages")
     version = packages.get("torch") if isinstance(packages, dict) else None
-    return str(version), statistics.fmean(speed * seconds[seed] for seed, speed in speeds.items())
+    return None if version is None else str(version)
 
 
 def _seed(row: Row) -> Seed:
     return int(row["seed"]) if is_number(row["seed"]) else None
-
-
-def void(row: Row) -> bool:
-    """Whether a trial's times do not count, because other work kept its machine busy."""
-    share, others = waiting_share(row), row["other_gpu_processes"]
-    return (share is not None and share > MOST_WAITING) or bool(is_number(others) and others > 0)
 
 
 def _conditions(quantity: Quantity, row: Row) -> tuple[tuple[str, str], ...]:

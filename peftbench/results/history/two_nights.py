@@ -97,10 +97,10 @@ def judge(found: Iterable[Series], nights: Pairs) -> Judged:
     changes: list[Change] = []
     judged = 0
     for series, places in chosen:
-        verdicts = [_change(series, place, findings.get(_pair(series, place), {})) for place in places]
+        verdicts = [_change(series, place, findings) for place in places]
         judged += any(known for known, _ in verdicts)
         changes += [change for _, change in verdicts if change is not None]
-    changes += [common for pair, known in findings.items() for common in _together(pair, known, chosen)]
+    changes += [common for pair in findings for common in _together(pair, findings, chosen)]
     return Judged(tuple(changes), judged, tuple(notes))
 
 
@@ -124,9 +124,9 @@ def _findings(comparison: Comparison | None) -> Findings:
     return {} if comparison is None else {(each.key, each.quantity): each for each in comparison.findings}
 
 
-def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Change | None]:
+def _change(series: Series, place: int, findings: Mapping[tuple[int, int], Findings]) -> tuple[bool, Change | None]:
     """Return whether two nights could be judged, and the change if there is one."""
-    finding = findings.get((series.key, series.quantity))
+    finding = findings.get(_pair(series, place), {}).get((series.key, series.quantity))
     if finding is None or not finding.judged:
         return False, None
     one, other = series.points[place - 1], series.points[place]
@@ -135,7 +135,7 @@ def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Chang
     after, newest = other.value, series.points[-1].value
     if series.quantity.kind == "speed" and finding.change is not None:
         after = one.value * (1 + finding.change)
-        newest = after if place == len(series.points) - 1 else newest
+        newest = after * _since(series, place, findings, series.cell)
     return True, Change(
         series.base,
         series.cell,
@@ -151,21 +151,45 @@ def _change(series: Series, place: int, findings: Findings) -> tuple[bool, Chang
     )
 
 
+def _since(series: Series, place: int, findings: Mapping[tuple[int, int], Findings], cell: str) -> float:
+    """Return by what factor the speed changed from a night to the newest, without the machine's part.
+
+    Between nights that do not compare it is the speeds' ratio as measured.
+
+    Args:
+        series: the speed of a cell.
+        place: of the night in it.
+        findings: of each pair of nights.
+        cell: whose findings say what changed: the cell itself, or ``ALL_CELLS``.
+    """
+    factor = 1.0
+    for later in range(place + 1, len(series.points)):
+        finding = findings.get(_pair(series, later), {}).get(((series.base, cell), series.quantity))
+        one, other = series.points[later - 1].value, series.points[later].value
+        if finding is not None and finding.change is not None:
+            factor *= 1 + finding.change
+        elif one > 0:
+            factor *= other / one
+    return factor
+
+
 def _together(
-    pair: tuple[int, int], findings: Findings, chosen: Iterable[tuple[Series, Sequence[int]]]
+    pair: tuple[int, int],
+    findings: Mapping[tuple[int, int], Findings],
+    chosen: Iterable[tuple[Series, Sequence[int]]],
 ) -> Iterator[Change]:
     """Yield the change of speed that all cells of a base model share between two nights, beyond the machine's part."""
-    for ((base, _), quantity), finding in findings.items():
+    for ((base, _), quantity), finding in findings[pair].items():
         change, counts = finding.change, finding.verdict in ("regressed", "improved")
         if finding.cell != ALL_CELLS or quantity.kind != "speed" or not counts or change is None:
             continue
-        own = [
-            each
-            for each in findings.values()
-            if (each.base, each.quantity) == (base, quantity) and each.cell != ALL_CELLS
-        ]
+        own = {
+            each.cell: each.change
+            for each in findings[pair].values()
+            if (each.base, each.quantity) == (base, quantity) and each.cell != ALL_CELLS and each.change is not None
+        }
         points = [
-            (series.points[place - 1].value, series.points[-1])
+            (series.points[place - 1].value, _since(series, place, findings, ALL_CELLS))
             for series, places in chosen
             for place in places
             if (series.base, series.quantity) == (base, quantity)
@@ -175,8 +199,7 @@ def _together(
         if not points:
             continue
         before = statistics.median(one for one, _ in points)
-        over = any(last.night > pair[1] for _, last in points)
-        newest = statistics.median(last.value / one - 1 for one, last in points) if over else change
+        newest = (1 + change) * statistics.median(since for _, since in points) - 1
         yield Change(
             base,
             None,
@@ -188,6 +211,6 @@ def _together(
             "two nights",
             finding.p,
             in_force=still_in_force(0.0, change, newest),
-            cells=tuple(each.cell for each in own if (each.change or 0.0) * change > 0),
+            cells=tuple(cell for cell, moved_by in own.items() if moved_by * change > 0),
             compared=len(own),
         )

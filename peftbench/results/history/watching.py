@@ -51,7 +51,7 @@ def history(
     short = two_nights.judge(found, pairs)
     own = [*exact, *noisy, *short.changes]
     changes = with_same_changes([*own, *common_changes(found, watch, LEVEL / 2)], found)
-    notes = (*nights.notes, *short.notes, *what_is_missing(nights.found, found))
+    notes = (*nights.notes, *short.notes, *what_is_missing(nights.found, found, watch.judge))
     judged = _judged(found, short.series)
     since = 0 if last is None else max(0, len(nights.found) - last)
     single_nights, lost = (*outliers, *single), nights.newest_lost

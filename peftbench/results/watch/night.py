@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UserError
 from peftbench.records.watch import Watch
-from peftbench.results.busy_machine import MOST_WAITING, Measured, waiting_share
+from peftbench.results.busy_machine import Measured, is_void
 from peftbench.results.remote_names import name_of
 from peftbench.results.rows import is_number, rows_of_grid
 from peftbench.results.seeds import Summary, summarize
@@ -188,20 +188,11 @@ def _short(text: str) -> str:
     return text[:12] if len(text) == 64 and " " not in text else text
 
 
-def void(row: Mapping[str, Any], phase: Measured = "train") -> str | None:
-    """Return why a trial's times do not count: its machine was busy, or another process used its GPU; None if not."""
-    share = waiting_share(row, phase)
-    if share is not None and share > MOST_WAITING:
-        return f"threads waited for a CPU in {100 * share:.0f} % of the time"
-    others = row.get("other_gpu_processes")
-    return "other processes used the GPU" if is_number(others) and others > 0 else None  # type: ignore[operator]
-
-
 def timed(rows: Rows, phase: Measured = "train") -> tuple[Rows, Rows]:
     """Return ``ok`` rows whose times count, and those whose times are void."""
     found: tuple[Rows, Rows] = ([], [])
     for row in rows:
-        found[void(row, phase) is not None].append(row)
+        found[is_void(row, phase)].append(row)
     return found
 
 
