@@ -282,7 +282,7 @@ def test_base_models_of_few_cells_are_judged_together_and_what_moved_is_told_of_
     }
     first = {each.base: each for each in speed.judge(SPEED, made, 0.05, 0.08) if each.cell == ALL_CELLS}
     assert [(base, each.verdict) for base, each in first.items()] == [("A", "cannot tell"), ("B", "regressed")]
-    assert (first["A"].reason or "").endswith("more than the machine explains, but those of A by +0.0 %")
+    assert (first["A"].reason or "").endswith("more than the machine explains, but the cells of A moved by +0.0 %")
 
 
 def test_cells_without_the_change_that_most_cells_share_are_not_called_faster() -> None:

@@ -276,7 +276,7 @@ def _of_all(quantity: Quantity, found: Together, p: float, margin: float, base: 
         verdict = moved(quantity, found.rest)
         reason += ": more than the machine explains"
     elif p < LEVEL:
-        reason += f": more than the machine explains, but those of {base} by {_percent(found.by_base[base])}"
+        reason += f": more than the machine explains, but the cells of {base} moved by {_percent(found.by_base[base])}"
     elif -margin <= low and high <= margin and abs(own) <= margin:
         verdict = "unchanged"
         reason += ": what the machine did"
