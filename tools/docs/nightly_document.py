@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tools.docs.crossed_document import markdown
+from tools.validation import clock_noise
 from tools.validation.planted_changes import OUTPUT
 
 
@@ -20,6 +21,26 @@ def planted_changes() -> str:
     told = f"{alarms} of {len(pairs)} pairs of unchanged nights were called regressed, "
     told += f"and `history` over all of them found {len(found['history']) or 'no'} change for the worse."
     return f"{markdown(head, lines)}\n\n{told}"
+
+
+def clock_table() -> str:
+    """Return what each clock leaves of the common change, and how often a slowdown of all cells is found."""
+    found = json.loads(clock_noise.OUTPUT.read_text())
+    names = {"none": "no clock", "matrix product": "matrix product", "reference step": "reference step"}
+    rows = [
+        (names[clock], *(f"{100 * each[part]:.1f} %" for part in ("total", "error", "night")))
+        for clock, each in sorted(found["remaining"].items(), key=lambda item: list(names).index(item[0]))
+    ]
+    table = markdown(("beside", "left of the common change", "error of its median over trials", "between nights"), rows)
+    count, most = found["pairs"], found["remaining"]["reference step"]["pairs"]
+    shares = [f"{factor}: {100 * hits / most:.0f} %" for factor, hits in found["found_in_all_cells"].items()]
+    return (
+        f"{table}\n\nRoot mean squares over {count} ordered pairs of {found['nights']} unchanged nights. Beside the "
+        f"reference step, something is called changed in {found['changed']['1.0']} of them, and all cells together in "
+        f"{found['found_in_all_cells']['1.0']}; beside the matrix product, something in "
+        f"{found['changed_beside_product']}. With all speeds of the newer night divided by a factor, the slowdown of "
+        f"all cells is found in these shares of the {most} pairs with speeds: {', '.join(shares[1:])}."
+    )
 
 
 def _line(plant: dict[str, Any]) -> tuple[str, ...]:

@@ -158,7 +158,10 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "false answers": answer_document.bounds,
         "answers": answer_document.designs,
     },
-    ROOT / "docs" / "nightly.md": {"planted changes": nightly_document.planted_changes},
+    ROOT / "docs" / "nightly.md": {
+        "planted changes": nightly_document.planted_changes,
+        "clocks": nightly_document.clock_table,
+    },
     ROOT / "docs" / "history.md": {
         "history false alarms": history_document.false_alarms,
         "history found": history_document.planted,

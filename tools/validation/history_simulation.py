@@ -27,6 +27,7 @@ from peftbench.results.history.common_changes import common_changes
 from peftbench.results.history.series import Point, Series
 from peftbench.results.history.watching import LEVEL
 from peftbench.results.imported import hf_method_comparison, writing
+from peftbench.results.watch.clocks import REFERENCE_SD
 from peftbench.results.watch.quantities import FIXED, Quantity, score
 from tools.validation import crossed_simulation
 
@@ -95,7 +96,7 @@ def designs() -> Iterator[Design]:
             yield Design("slower", fall=fall, falling=1, ago=ago, least_percent=3.0)
     yield Design("slower", nights=90, fall=0.10, falling=1, ago=10, least_percent=5.0)
     yield Design("all slower", fall=0.10, falling=CELLS, ago=3, machine=0.01, least_percent=5.0)
-    beside = Design("no change", cells=5, machine=0.08, reference=0.01, least_percent=5.0)
+    beside = Design("no change", cells=5, machine=0.08, reference=REFERENCE_SD, least_percent=5.0)
     for nights in (9, 21, 90):
         yield replace(beside, nights=nights)
         for ago in (1, 3):
