@@ -198,7 +198,7 @@ def test_a_gpus_budget_holds_what_is_not_in_tensors_and_the_largest_peak_counts(
     base = [dataclasses.replace(one, row=dataclasses.replace(one.row, device="cuda")) for one in BASE]
     gpu = [dataclasses.replace(one, row=dataclasses.replace(one.row, device="cuda")) for one in SMALL]
     place = folder(tmp_path / "gpu", base, gpu)
-    assert "smallest peak is 3.6 GiB with what a GPU's process holds" in told(place, budget_bytes=3 * 2**30)[0]
+    assert "smallest peak is 3.6 GiB including non-tensor GPU memory" in told(place, budget_bytes=3 * 2**30)[0]
     assert "trained within" in told(place, budget_bytes=3.5 * 2**30)[0]
     assert told(place, budget_bytes=4 * 2**30)[0].startswith("LoRA r=8 is the only cell that can be judged")
     uneven = [

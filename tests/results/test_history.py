@@ -254,7 +254,8 @@ def test_the_machine_of_later_nights_does_not_say_whether_a_change_of_the_first_
     def planted(night: int, cell: int, seed: int) -> dict:
         fast = machine if night == 2 else 1
         own = (1 + 0.001 * ((cell * 7 + night) % 5)) * (1, 0.7, code)[night]
-        return of_clock(own * fast, fast)
+        known = {"reference_step_seconds": 0.008 / fast, "environment_json": packages(torch="2.13.0")}
+        return of_clock(own * fast, fast) | known
 
     found = history([make_nights(tmp_path / "nights", Team(3, 8, planted=planted))])
     changes = [each for each in found.changes if each.night == 1]
