@@ -137,6 +137,7 @@ def test_every_make_target_and_variable_that_is_named_exists():
 def test_every_module_that_is_named_answers_help(name, monkeypatch, capsys):
     if name in ("venv", "pip"):
         return
+
     def tied(*_):
         raise AssertionError("help ties this process to its parent")
 
