@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
-from peftbench.results import remote_names
+from peftbench.results import cache, remote_names
 
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")
 _ALMOST = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/(?!/)")
@@ -44,6 +44,10 @@ _ATTEMPTS = 3
 """How often a folder is listed again because files of the list have gone, as another run has merged them."""
 
 
+Listed = Mapping[str, Mapping[str, Any]]
+"""Files by their path in a folder there, with what its filesystem tells of each."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """A results folder at a URL and its copy on this machine."""
@@ -55,9 +59,9 @@ class Remote:
     root: str
     folder: Path
     """The copy."""
-    url: str = field(default="", repr=False)
+    url: str = field(repr=False)
     """As it was given, possibly with a password."""
-    use: str = "run"
+    use: str
     """``read`` or ``run``: what the copy is for. A copy for reading has nothing that is not there."""
 
 
@@ -88,11 +92,10 @@ def copy_of(url: str, use: str) -> Path:
         url: the URL.
         use: ``read`` or ``run``.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = remote_names.split(url).place.rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^\w.-]", "_", name) or "results"
     digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-    return Path(cache) / "peftbench" / "results" / use / digest / name
+    return cache.folder() / "results" / use / digest / name
 
 
 def fetched(url: str) -> Path:
@@ -101,8 +104,11 @@ def fetched(url: str) -> Path:
     Raises:
         UserError: if the URL cannot be reached or holds no results.
     """
-    remote = _opened(url, "read")
-    pull(remote)
+    return _fetched(_opened(url, "read"))
+
+
+def _fetched(remote: Remote, listed: Listed | None = None) -> Path:
+    pull(remote, listed=listed)
     if not any((remote.folder / "trials").glob("*.parquet")):
         raise UserError(
             f"{remote.shown}: there is no such bucket or folder, or it holds no results (a results folder has a folder "
@@ -119,15 +125,18 @@ def nights(url: str) -> list[Path]:
     """
     remote = _opened(url, "read")
     with _told(remote, "read"):
-        remote.system.invalidate_cache()
-        found = [path.removeprefix(remote.root).strip("/").split("/") for path in remote.system.find(remote.root)]
-    within = sorted({parts[0] for parts in found if len(parts) == 3 and parts[1] == "trials"})
-    own = any(len(parts) == 2 and parts[0] == "trials" for parts in found)
-    return (
-        [fetched(url)]
-        if own or not within
-        else [fetched(remote_names.inside(url, name, remote.root)) for name in within]
-    )
+        listed = _listed(remote)
+    parts = [name.split("/") for name in listed]
+    within = sorted({each[0] for each in parts if len(each) == 3 and each[1] == "trials"})
+    if not within or any(len(each) == 2 and each[0] == "trials" for each in parts):
+        return [_fetched(remote, listed)]
+    by_night: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, info in listed.items():
+        night, _, inside = name.partition("/")
+        by_night.setdefault(night, {})[inside] = info
+    return [
+        _fetched(_opened(remote_names.inside(url, night, remote.root), "read"), by_night[night]) for night in within
+    ]
 
 
 def working(url: str, adapters: bool = False) -> Remote:
@@ -149,23 +158,26 @@ def working(url: str, adapters: bool = False) -> Remote:
     return remote
 
 
-def pull(remote: Remote, adapters: bool = False) -> None:
+def pull(remote: Remote, adapters: bool = False, listed: Listed | None = None) -> None:
     """Bring a copy up to date: fetch what is new there, delete what is gone there, keep what is only here.
 
     Args:
         remote: the results folder.
         adapters: whether to fetch kept adapters too. Those here are not deleted.
+        listed: the files there, if they have just been listed.
 
     Raises:
         UserError: if it cannot be read.
     """
     from peftbench.results.store import files
 
+    folders = [_ADAPTERS] if adapters else []
     with files.locked(remote.folder), _told(remote, "read"):
         for attempt in range(_ATTEMPTS):
             state = _state(remote)
             try:
-                _pull(remote, state, [_ADAPTERS] if adapters else [])
+                found = _listed(remote) if attempt or listed is None else listed
+                _pull(remote, state, folders, {n: _version(info) for n, info in found.items() if _counts(n, folders)})
                 break
             except FileNotFoundError:
                 if attempt == _ATTEMPTS - 1:
@@ -174,8 +186,10 @@ def pull(remote: Remote, adapters: bool = False) -> None:
                 _keep(remote, state)
 
 
-def _pull(remote: Remote, state: dict[str, list[Any]], folders: Collection[str]) -> None:
-    there, reads = _listed(remote, folders), remote.use == "read"
+def _pull(
+    remote: Remote, state: dict[str, list[Any]], folders: Collection[str], there: Mapping[str, str | None]
+) -> None:
+    reads = remote.use == "read"
     for name in [name for name in state if name not in there and _counts(name, folders)]:
         if state.pop(name)[0] == _here(remote, name):
             (remote.folder / name).unlink(missing_ok=True)
@@ -287,12 +301,11 @@ def _told(remote: Remote, what: str) -> Iterator[None]:
         raise UserError(f"{remote.shown} cannot be {what}: {remote_names.reason(error, remote.url)}") from None
 
 
-def _listed(remote: Remote, folders: Collection[str]) -> dict[str, str | None]:
-    """Return the files there with their versions; none if there is no such folder."""
+def _listed(remote: Remote) -> Listed:
+    """Return the files there; none if there is no such folder."""
     remote.system.invalidate_cache()
-    found: Mapping[str, Mapping[str, Any]] = remote.system.find(remote.root, detail=True)
-    names = {path.removeprefix(remote.root).lstrip("/"): info for path, info in found.items()}
-    return {name: _version(info) for name, info in names.items() if _counts(name, folders)}
+    found: Listed = remote.system.find(remote.root, detail=True)
+    return {path.removeprefix(remote.root).strip("/"): info for path, info in found.items()}
 
 
 def _counts(name: str, folders: Collection[str]) -> bool:
@@ -335,7 +348,4 @@ def _state(remote: Remote) -> dict[str, list[Any]]:
 
 
 def _keep(remote: Remote, state: dict[str, list[Any]]) -> None:
-    from peftbench.results.store import files
-
-    with files.replacing(remote.folder / _STATE) as out:
-        out.write(json.dumps(state).encode())
+    cache.keep(remote.folder / _STATE, json.dumps(state))

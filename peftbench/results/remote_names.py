@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus
 
 from peftbench.errors import UserError
+from peftbench.results import cache
 
 _NAME = ".url"
 """In a copy: the URL without secrets."""
@@ -89,11 +90,8 @@ def inside(url: str, name: str, root: str) -> str:
 
 def note(folder: Path, shown: str) -> None:
     """Note in a copy what it is a copy of. A reader finds the whole name or none."""
-    from peftbench.results.store import files
-
     try:
-        with files.replacing(folder / _NAME) as out:
-            out.write(shown.encode())
+        cache.keep(folder / _NAME, shown)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from peftbench.results import cache
 
 NO_STEP = "its pilot has no step after the first ones (train.untimed_steps), which are slower"
 """Why the time of a longer training is not known."""
@@ -57,14 +59,9 @@ def store(found: Mapping[str, Measured], made_by: str = "plan --time") -> None:
         made_by: the command that ran the pilots.
     """
     kept = {**stored(), **{n: replace(each, made_by=made_by) for n, each in found.items() if each.problem != NO_TIME}}
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)
-        made = _file().with_suffix(f".{os.getpid()}")
-        made.write_text(text, encoding="utf-8")
-        made.replace(_file())
-    except OSError:  # a run then has no prediction
-        return
+    text = json.dumps({name: asdict(each) for name, each in list(kept.items())[-_MOST:]}, indent=1)
+    with suppress(OSError):  # a run then has no prediction
+        cache.keep(_file(), text)
 
 
 def stored() -> dict[str, Measured]:
@@ -77,5 +74,4 @@ def stored() -> dict[str, Measured]:
 
 
 def _file() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "peftbench" / "pilots.json"
+    return cache.folder() / "pilots.json"

@@ -309,6 +309,24 @@ def test_a_copy_for_reading_has_nothing_that_is_not_there(
     assert (here / "grid.json").read_text() != "{}"
 
 
+def test_a_night_that_is_merged_while_nights_are_fetched_is_listed_again(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "memory://bucket/nights/2026-01-01"
+    run_trials(url, range(2), monkeypatch)
+    old, new = (f"/bucket/nights/2026-01-01/trials/{make_result(seed=1).row.key}{end}.parquet" for end in ("", "-new"))
+    get = type(memory).get_file
+
+    def merging(self, path, *rest):
+        if path == old and memory.exists(old):
+            memory.mv(old, new)
+        return get(self, path, *rest)
+
+    monkeypatch.setattr(type(memory), "get_file", merging)
+    (night,) = remote.nights("memory://bucket/nights")
+    assert sorted(read(night).trials["seed"]) == [0, 1]
+
+
 def test_nights_at_a_url_are_a_history_and_have_their_names(
     memory: fsspec.AbstractFileSystem,
     tmp_path: Path,
@@ -320,7 +338,12 @@ def test_nights_at_a_url_are_a_history_and_have_their_names(
     urls = [f"memory://bucket/nights/{name}" for name in names]
     for url in urls:
         run_trials(url, range(2), monkeypatch)
+    find, listed = type(memory).find, []
+    monkeypatch.setattr(
+        type(memory), "find", lambda self, path, **more: (listed.append(path), find(self, path, **more))[1]
+    )
     assert cli.main(["history", "memory://bucket/nights", "--format", "json"]) == 0
+    assert listed == ["/bucket/nights"], "once for all nights"
     found = json.loads(capsys.readouterr().out)["nights"]
     assert [(night["name"], night["folder"]) for night in found] == list(zip(names, urls, strict=True))
     assert cli.main(["compare", *urls, "--format", "json"]) == 0

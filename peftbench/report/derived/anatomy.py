@@ -7,7 +7,6 @@ one, a shape, a folder that the recorded command or its suite names, or the hub'
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from peftbench.models.anatomy import child
 from peftbench.records import Base, failures
 from peftbench.report.collect import Results, read_json
 from peftbench.report.derived import commands
+from peftbench.results import cache
 
 MOST_BYTES = 4 << 30
 """Larger files are not read to learn whether they are the ones that were measured."""
@@ -170,16 +170,13 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
 def _hash(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
     """Return the hash of a base model's files, which is kept on this machine for as long as no file changes."""
     name = hashlib.sha256(repr((str(folder.resolve()), stamp)).encode()).hexdigest()
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "peftbench" / "bases" / name
+    kept = cache.folder() / "bases" / name
     with suppress(OSError, UnicodeDecodeError):
         if re.fullmatch("[0-9a-f]{64}", text := kept.read_text(encoding="utf-8")):
             return text
     found = find.base_fingerprint(folder)
     with suppress(OSError):  # it is then computed again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        made = kept.with_suffix(f".{os.getpid()}")
-        made.write_text(found, encoding="utf-8")
-        made.replace(kept)
+        cache.keep(kept, found)
     return found
 
 
