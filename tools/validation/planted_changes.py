@@ -6,12 +6,14 @@ Nights without a change come first: each is compared with the night before it. T
 copy of the package, in the suite, in its data or in the installed packages, one night is run with it, it is compared
 with the last unchanged night, and ``history`` sees it after all of them. What was found, by which rule and at which
 effect goes to ``results/reference/nightly.json``. A night takes less than a minute of one idle core. A night that the
-kept folder has is not run again, so the same command continues, or judges the same nights by changed rules.
+kept folder has is not run again, so the same command continues, or judges the same nights by changed rules. It is run
+again if its suite, its data, its plant or the installed packages are not those of now.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +119,33 @@ PLANTS = (
 )
 
 
-def data(folder: Path, changed: int = 0) -> None:
-    """Write examples of a built-in task as files; ``changed`` training lines get another answer."""
-    for split, name, count in (("train", "train", TRAIN), ("test", "test", TEST)):
+def data(changed: int = 0) -> dict[str, str]:
+    """Return files with examples of a built-in task, by name; ``changed`` training lines get another answer."""
+    files = {}
+    for split, count, others in (("train", TRAIN, changed), ("test", TEST, 0)):
         rows = [{"prompt": each.prompt, "target": each.target} for each in describe.examples(split)[:count]]
-        for row in rows[: changed if name == "train" else 0]:
+        for row in rows[:others]:
             row["target"] = row["target"].upper()
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files[f"{split}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+    return files
+
+
+def recipe(plant: Plant | None, files: dict[str, str]) -> str:
+    """Return a hash of what a night is made of: suite, data, plant and packages, but not the package's own code."""
+    packages = {name: version for name, version in environment.describe()["packages"].items() if name != "peftbench"}
+    parts = SUITE, files, plant and asdict(plant), packages
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def night(work: Path, name: str, plant: Plant | None = None) -> Path:
-    """Run the grid, with a planted change if one is given, unless it was run before; return its results folder."""
+    """Run the grid, with a planted change if one is given, unless it was run like that; return its results folder."""
     results, made = work / "nights" / name, work / "made" / name
-    if made.exists():
+    files = data(plant.lines if plant else 0)
+    wanted = recipe(plant, files)
+    if made.exists() and made.read_text() == wanted:
         return results
+    made.unlink(missing_ok=True)
+    shutil.rmtree(results, ignore_errors=True)  # the keys of its trials do not have all that a plant changes
     source = work / "source"  # always the same path, so that compiled files serve all nights
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "peftbench", source / "peftbench", ignore=shutil.ignore_patterns("__pycache__"))
@@ -149,7 +164,8 @@ def night(work: Path, name: str, plant: Plant | None = None) -> Path:
             install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
             subprocess.run([*install, plant.package], check=True, stderr=subprocess.DEVNULL)
             paths.insert(0, str(target))
-    data(work, plant.lines if plant else 0)
+    for each, text in files.items():
+        (work / each).write_text(text)
     (work / "small.yaml").write_text(SUITE.format(**values))
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     variables["PYTHONPYCACHEPREFIX"] = str(work / "compiled")
@@ -158,7 +174,7 @@ def night(work: Path, name: str, plant: Plant | None = None) -> Path:
     if ran.returncode:
         raise RuntimeError(f"the night {name} ended with {ran.returncode}: {ran.stderr[-2000:]}")
     made.parent.mkdir(exist_ok=True)
-    made.touch()
+    made.write_text(wanted)
     return results
 
 
