@@ -483,14 +483,14 @@ def test_nights_that_were_all_busy_are_told_where_speed_is_watched(tmp_path):
     newest, others = history([place]).notes
     assert newest.startswith(f"{name_of(1)}, the newest night, has no speed that counts")
     assert others.endswith(f"2 of 2 trials of {name_of(1)}, 2 of 2 trials of {name_of(0)}")
-    assert history([place], Watch(judge=("memory",))).notes == ()
+    assert history([place], changed=lambda watch: Watch(judge=("memory",))).notes == ()
 
 
 def test_kinds_that_are_not_watched_are_not_judged(tmp_path):
     team = Team(4, 2, planted=lambda night, cell, seed: {"checkpoint_bytes": 500_000} if night >= 2 else {})
     place = make_nights(tmp_path / "nights", team)
-    assert history([place], Watch(judge=("memory",))).verdict is True
-    assert history([place], Watch(size_percent=1000.0)).verdict is True
+    assert history([place], changed=lambda watch: Watch(judge=("memory",))).verdict is True
+    assert history([place], changed=lambda watch: Watch(size_percent=1000.0)).verdict is True
 
 
 def test_one_night_judges_nothing(tmp_path):

@@ -10,16 +10,14 @@ from peftbench.records.watch import Watch
 from peftbench.results.history import change_points, exact, noise
 from peftbench.results.history.cell_changes import ANY_CHANGE, LONG, least_change, still_in_force
 from peftbench.results.history.changes import Change, Rule
-from peftbench.results.history.reference_step import SHARE, by_reference, common_nights, judges
+from peftbench.results.history.reference_step import by_reference, common_nights, judges
 from peftbench.results.history.series import Series
 from peftbench.results.watch.common_shift import FEWEST, common_shift, significant
-from peftbench.results.watch.noise import FEWEST_CELLS
+from peftbench.results.watch.noise import FEWEST_CELLS, SHARE_OF_CELLS
 from peftbench.results.watch.quantities import Quantity
 
 _BY_ITSELF: tuple[Rule, Rule] = "change point", "newest nights"
 _BY_REFERENCE: tuple[Rule, Rule] = "change point, by the reference step", "newest nights, by the reference step"
-_MACHINE_KINDS = ("speed", "inference")
-"""Kinds that vary from night to night for all cells together, because the machine does."""
 
 
 def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[Change]:
@@ -42,7 +40,7 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
             groups.setdefault((series.base, series.quantity), []).append(series)
     for group in groups.values():
         long = [each for each in group if len(each.points) >= LONG]
-        if group[0].quantity.kind not in _MACHINE_KINDS:
+        if group[0].quantity.kind != "speed":
             candidates += _between_nights(group)
         elif len(long) >= FEWEST_CELLS:
             relative = by_reference(long)
@@ -53,7 +51,7 @@ def common_changes(found: Sequence[Series], watch: Watch, level: float) -> list[
     return _once(
         each
         for each, keep in zip(candidates, kept, strict=True)
-        if keep and _large(each, watch) and len(each.cells) >= SHARE * each.compared
+        if keep and _large(each, watch) and len(each.cells) >= SHARE_OF_CELLS * each.compared
     )
 
 
@@ -83,7 +81,7 @@ def with_same_changes(changes: Sequence[Change], found: Iterable[Series]) -> lis
             for each in series
             if (each.base, each.quantity) == (base, quantity) and night in {point.night for point in each.points[1:]}
         }
-        if not told and len(group) >= max(FEWEST, SHARE * len(measured)):
+        if not told and len(group) >= max(FEWEST, SHARE_OF_CELLS * len(measured)):
             common.append(_of_cells(group, len(measured)))
     marked = {(c.base, c.quantity, c.night, c.difference > 0) for c in common}
     own = [

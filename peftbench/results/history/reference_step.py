@@ -10,10 +10,7 @@ from dataclasses import replace
 from peftbench.results.history.changes import Change
 from peftbench.results.history.noise import ENOUGH
 from peftbench.results.history.series import Series
-from peftbench.results.watch.noise import FEWEST_CELLS
-
-SHARE = 2 / 3
-"""Least share of cells that says what all cells did."""
+from peftbench.results.watch.noise import FEWEST_CELLS, SHARE_OF_CELLS
 
 
 def by_reference(group: Iterable[Series]) -> list[Series]:
@@ -56,7 +53,7 @@ def judges(relative: Sequence[Series], group: Sequence[Series], change: Change) 
     both, timed = (
         sum(nights <= {point.night for point in series.points} for series in listed) for listed in (group, relative)
     )
-    return timed >= max(FEWEST_CELLS, SHARE * both)
+    return timed >= max(FEWEST_CELLS, SHARE_OF_CELLS * both)
 
 
 def levels(series: Series, change: Change, begin: float, end: float, last: int) -> tuple[float, float, float] | None:

@@ -26,7 +26,6 @@ MOST_CAUSES = 60
 
 def history(
     given: Sequence[Path],
-    watch: Watch | None = None,
     last: int | None = None,
     changed: Callable[[Watch], Watch] = lambda watch: watch,
 ) -> History:
@@ -34,16 +33,15 @@ def history(
 
     Args:
         given: results folders, or folders of them.
-        watch: which kinds of quantities are judged, and the least changes that count; None for what the suite of the
-            newest night says, else ``records.watch.DEFAULT``.
         last: newest nights in which a change must have begun to count as a regression; None for all.
-        changed: given what is judged by ``watch``, returns what is judged instead.
+        changed: given what the suite of the newest night judges, else ``records.watch.DEFAULT``, returns which kinds
+            of quantities are judged, and the least changes that count.
 
     Raises:
         UserError: if a path is no such folder.
     """
     nights = reading.read(given, COLUMNS)
-    watch = changed(watch or (_watch_of(nights.found[-1]) if nights.found else None) or DEFAULT)
+    watch = changed((_watch_of(nights.found[-1]) if nights.found else None) or DEFAULT)
     found = series_of(nights.found, watch.judge)
     pairs = two_nights.Pairs(nights.found, watch)
     exact, outliers = exact_changes(found, watch)

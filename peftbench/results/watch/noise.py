@@ -124,6 +124,8 @@ def spread_over_cells(changes: Sequence[float]) -> Error | None:
 
 FEWEST_CELLS = 4
 """Fewest cells of which the others can say what the machine did."""
+SHARE_OF_CELLS = 2 / 3
+"""Least share of cells that says what all cells did."""
 
 
 def larger(*errors: Error | None) -> Error | None:

@@ -33,13 +33,11 @@ from peftbench.results.crossed_effects.student import LEVEL
 from peftbench.results.watch import clocks, noise
 from peftbench.results.watch.clocks import CLOCKS, Timed, logs
 from peftbench.results.watch.findings import ALL_CELLS, Cell, Finding, Interval, Sides, Verdict, finding, moved
-from peftbench.results.watch.noise import FEWEST_CELLS, Error, Moves
+from peftbench.results.watch.noise import FEWEST_CELLS, SHARE_OF_CELLS, Error, Moves
 from peftbench.results.watch.quantities import Quantity, Seed
 
 _PRIOR = 4
 """Degrees of freedom that the pooled variance counts as, next to a cell's own."""
-_SHARE = 2 / 3
-"""Least share of the compared cells of which every trial has a clock that counts."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +173,8 @@ def _together(cells: Mapping[Cell, Timed], machine: float) -> Together:
     by_base = {base: _median(found for cell, found in whole.items() if cell[0] == base) for base in bases}
     for clock in CLOCKS:
         rest = {cell: own for cell in whole if (own := clock.beside(cells[cell]))}
-        if len(rest) < max(FEWEST_CELLS, _SHARE * len(whole)):
-            continue
+        if len(rest) < max(FEWEST_CELLS, SHARE_OF_CELLS * len(whole)):
+            continue  # of too few cells every trial has a value of this clock
         # of the same cells on both sides of the difference, so that it is the machine's part in all cells
         explained = _median(whole[cell] for cell in rest) - _median(rest.values())
         showed = _median({seed: whole[cell][seed] - own for seed, own in each.items()} for cell, each in rest.items())
