@@ -41,16 +41,13 @@ def command(folder: Path, asked: Asked, as_json: bool) -> int:
     """
     from peftbench.report import answer as report
     from peftbench.report.collect import collect
-    from peftbench.report.derived.answer import answer
-    from peftbench.report.notes import voids
 
     wanted = question(folder, asked)
     results = collect(folder)
-    found = answer(results, wanted)
     if as_json:
-        print(json.dumps(report.record(found), indent=2))
+        print(json.dumps(report.record(results, wanted), indent=2))
     else:
-        print("".join(f"{line}\n" for line in voids.at_the_floor(results)) + report.text(found), end="")
+        print(report.text(results, wanted), end="")
     return 0
 
 

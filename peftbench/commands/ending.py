@@ -6,13 +6,10 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from peftbench.errors import UserError
 from peftbench.results.remote_names import name_of
-
-if TYPE_CHECKING:
-    from peftbench.report.collect import Results
 
 
 def show(folder: Path, unfinished: bool, out: TextIO | None = None) -> None:
@@ -55,7 +52,7 @@ def after_interrupt(folder: Path) -> str:
 
 def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
     """Yield the parts of the ending."""
-    from peftbench.report import collect
+    from peftbench.report import answer, collect
     from peftbench.report.tables import brief
 
     try:
@@ -64,21 +61,12 @@ def _parts(folder: Path, unfinished: bool) -> Iterator[str]:
         yield f"\nno table: {error}"
         return
     yield f"\n{brief.text(results)}"
-    answer = "\n".join(_answer(results))
-    if answer:
-        yield f"{answer}\n"
+    answered = "\n".join(answer.guarded_lines(results))
+    if answered:
+        yield f"{answered}\n"
     if unfinished:
         yield "next: the same command again runs what is not finished"
     yield f"next: peftbench report {shlex.quote(name_of(folder))}  (the page; --notes prints all notes)"
-
-
-def _answer(results: Results) -> tuple[str, ...]:
-    """Return which method to take, in lines; if it cannot be computed, a line that says so."""
-    from peftbench.report.derived.answer import answer
-    from peftbench.report.guarded import guarded
-    from peftbench.report.notes.answer import lines
-
-    return guarded("the answer", lambda: lines(answer(results)), lambda note: (note,))
 
 
 def _table(folder: Path) -> str:

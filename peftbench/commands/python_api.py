@@ -177,8 +177,8 @@ def answer(
 
     Returns:
         The record that ``peftbench answer --json`` prints. ``status`` is ``answer``, ``cannot_tell``, ``over_budget``
-        or ``refused``, ``cell_by_memory`` and ``cell_by_time`` are the answer, ``lines`` says it in words. Every number
-        has its unit in its name; what is not known is None.
+        or ``refused``, ``cell_by_memory`` and ``cell_by_time`` are the answer, ``lines`` says it in words, and
+        ``warnings`` what makes scores void. Every number has its unit in its name; what is not known is None.
 
     Raises:
         UserError: if an argument is wrong, the folder does not exist or holds no results, or its rows cannot stand in
@@ -186,10 +186,12 @@ def answer(
     """
     from peftbench.commands.answer import Asked, question
     from peftbench.report import answer as report
+    from peftbench.report.collect import collect
     from peftbench.results.folder import place
 
     here = place(arguments.path("folder", folder))
-    return report.record(report.ask(here, question(here, Asked(within, arguments.size(budget), time, task))))
+    wanted = question(here, Asked(within, arguments.size(budget), time, task))
+    return report.record(collect(here), wanted)
 
 
 def compare(

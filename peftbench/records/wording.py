@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,11 @@ def plural(n: int, noun: str) -> str:
 def agreeing(n: int, one: str, many: str) -> str:
     """Return the verb for this many: ``one`` for 1, else ``many``."""
     return one if n == 1 else many
+
+
+def printable(line: str) -> str:
+    """Return a line with a space for each run of control characters, which names have and which control terminals."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line)
 
 
 def series(names: Sequence[str]) -> str:

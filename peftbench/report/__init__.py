@@ -120,7 +120,7 @@ def tables_of(
 def _together(parts: Sequence[Part], format: str, choice: Choice | None, all_notes: bool) -> str:
     """Return an answer and a table for each folder under its name, then what may be compared."""
     from peftbench.errors import UserError
-    from peftbench.report import folders
+    from peftbench.report import answer, folders
 
     if format not in TOGETHER:
         raise UserError(
@@ -128,20 +128,12 @@ def _together(parts: Sequence[Part], format: str, choice: Choice | None, all_not
             f"html, {', '.join(TOGETHER)}"
         )
     mark = "## " if format == "md" else ""
-    texts = [
-        f"{mark}{part.name}\n\n{_answer(part.results)}\n\n{_text(part.results, format, choice, all_notes)}"
-        for part in parts
-    ]
+    texts = []
+    for part in parts:
+        answered = "\n".join(answer.guarded_lines(part.results))
+        texts.append(f"{mark}{part.name}\n\n{answered}\n\n{_text(part.results, format, choice, all_notes)}")
     between = "\n\n" if format == "md" else "\n"
     return "\n".join([*texts, between.join(folders.comparability(parts))]) + "\n"
-
-
-def _answer(results: Results) -> str:
-    from peftbench.report.derived.answer import answer
-    from peftbench.report.guarded import guarded
-    from peftbench.report.notes.answer import lines
-
-    return "\n".join(guarded("the answer", lambda: lines(answer(results)), lambda note: (note,)))
 
 
 def table(

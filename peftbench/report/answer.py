@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from peftbench.report.collect import collect
-from peftbench.report.derived.answer import Answer, Costs, answer
+from peftbench.report.collect import Results
+from peftbench.report.derived.answer import Costs, answer
+from peftbench.report.guarded import guarded
+from peftbench.report.notes import voids
 from peftbench.report.notes.answer import lines
 from peftbench.results.answer.decision import Question
 from peftbench.results.rows import is_number
 
 
-def ask(folder: Path, question: Question) -> Answer:
-    """Return the answer of a results folder to a question.
+def text(results: Results, question: Question) -> str:
+    """Return the answer to a question as lines of at most 100 columns, after warnings that make scores void.
 
     Raises:
-        UserError: if the folder holds no trials, its rows do not compare, or the question does not fit them.
+        UserError: if the question does not fit the results.
     """
-    return answer(collect(folder), question)
+    return "".join(f"{line}\n" for line in (*voids.at_the_floor(results), *lines(answer(results, question))))
 
 
-def text(found: Answer) -> str:
-    """Return the answer as lines of at most 100 columns."""
-    return "\n".join(lines(found)) + "\n"
+def guarded_lines(results: Results) -> tuple[str, ...]:
+    """Return the answer to the usual question as lines, to stand beside a table, which has the warnings.
+
+    If it cannot be computed, a line says so.
+    """
+    return guarded("the answer", lambda: lines(answer(results)), lambda note: (note,))
 
 
-def record(found: Answer) -> dict[str, Any]:
-    """Return the answer as JSON values; every number has its unit in its name, what is not known is None."""
+def record(results: Results, question: Question) -> dict[str, Any]:
+    """Return the answer to a question as JSON values.
+
+    Every number has its unit in its name, what is not known is None.
+
+    Raises:
+        UserError: if the question does not fit the results.
+    """
+    found = answer(results, question)
     decision, question, below = found.decision, found.decision.question, found.decision.fits_below_best
     needed, losses = decision.needed, decision.losses
     good = set(decision.good)
@@ -66,6 +77,7 @@ def record(found: Answer) -> dict[str, Any]:
             {"cell": name, "good_enough": name in good, **_cell(cost, decision.probabilities.get(name))}
             for name, cost in found.costs.items()
         ],
+        "warnings": list(voids.at_the_floor(results)),
         "lines": list(lines(found)),
     }
 

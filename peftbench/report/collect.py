@@ -152,6 +152,16 @@ class Results:
         """Finished cells that train something: all but the untuned base model."""
         return tuple(cell for cell in self.finished if not cell.is_base)
 
+    @cached_property
+    def asked(self) -> int:
+        """Number of trials of the recorded grid; 0 if none was recorded."""
+        return len(set(self.grid.keys)) if self.grid else 0
+
+    @property
+    def missing(self) -> int:
+        """Number of trials of the recorded grid that have no result yet; 0 if none was recorded."""
+        return max(0, self.asked - len(self.trials))
+
     def reference(self, kind: str, task: str) -> float | None:
         """Return ``chance`` or ``majority`` of a task (or their mean over tasks); None if it is not defined."""
         if task == MEAN:

@@ -332,7 +332,7 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys):
     assert cli.main(["answer", str(tmp_path / "empty")]) == 2
     with pytest.raises(peftbench.UserError, match="--time: given -1"):
         peftbench.answer(folder(tmp_path / "some", BASE, SMALL), time=-1)
-    assert "trained within" in report.text(answer(collect(tmp_path / "some"), Question(budget_bytes=1)))
+    assert "trained within" in report.text(collect(tmp_path / "some"), Question(budget_bytes=1))
 
 
 def test_points_are_written_as_people_do():

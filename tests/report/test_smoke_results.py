@@ -12,6 +12,8 @@ from peftbench import cli
 from peftbench.report import render, table
 from peftbench.report.collect import collect
 from peftbench.report.derived.smoke import is_smoke
+from peftbench.report.notes.overview import endings
+from peftbench.results.store import record_grid
 from tests.support.answer_cases import folder, trials
 from tests.support.page_data import PageData
 
@@ -50,6 +52,16 @@ def test_the_status_strip_warnings_tables_and_the_answer_say_it_first(
     record = peftbench.answer(smoke)
     assert (record["status"], record["refusal"], record["command"]) == ("refused", "smoke run", None)
     assert record["cell_by_memory"] is None
+
+
+def test_missing_trials_are_counted_but_not_asked_for(tmp_path: Path) -> None:
+    made = [one for cell in cells() for one in cell]
+    place = folder(tmp_path / "r", made)  # type: ignore[arg-type]
+    record_grid(place, [*(one.row.key for one in made), "f" * 16], COMMAND)
+    record = peftbench.answer(place)
+    assert (record["trials_count"], record["missing_trials_count"], record["command"]) == (6, 1, None)
+    assert not any("First finish" in line for line in record["lines"])
+    assert endings(collect(place)).missing == 1
 
 
 def test_other_results_are_not_called_so(tmp_path: Path) -> None:

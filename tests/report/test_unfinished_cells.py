@@ -20,6 +20,7 @@ from peftbench.report.notes.answer import lines
 from peftbench.report.notes.overview import overview
 from peftbench.report.payload.overview import status
 from peftbench.report.tables.heads import heads_of
+from peftbench.results.answer.decision import Question
 from peftbench.results.store import record_grid, recorded_grid
 from tests.support import chromium
 from tests.support.answer_cases import trials
@@ -154,8 +155,8 @@ def test_an_unfinished_grid_is_finished_before_seeds_are_added(tmp_path):
     ]
     needed = found.decision.needed.seeds
     assert said[-3] == f"About {needed} seeds (now 2 to 3) would decide it in 80 % of cases (--seeds {needed})."
-    assert record(found)["missing_trials_count"] == 1
-    assert record(found)["not_run_cells"] == []
+    recorded = record(collect(folder), Question())
+    assert (recorded["missing_trials_count"], recorded["not_run_cells"]) == (1, [])
     assert overview(collect(folder)).endswith("5 of 6 trials ended ok, none failed, 1 missing.")
     (chip,) = (one["text"] for one in status(collect(folder)) if one["title"] == "trials")
     assert chip == "5 of 6 ok, none failed, 1 missing"
@@ -193,6 +194,7 @@ def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, caps
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == said
     assert printed[1].startswith("Cannot tell yet")
+    assert record(collect(folder), Question())["warnings"] == [said]
 
 
 def test_a_warning_about_a_task_with_a_long_name_is_not_cut_within_a_word(tmp_path):

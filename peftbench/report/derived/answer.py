@@ -16,6 +16,7 @@ from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.guarded import guarded
 from peftbench.report.names import display_names
 from peftbench.report.not_run import not_run
+from peftbench.results.answer import FIRST_SEEDS, LEAST_SEEDS
 from peftbench.results.answer.decision import ONE_SEED, WITHIN, Candidate, Decision, Question, decide
 from peftbench.results.answer.losses import SURE, losses
 from peftbench.results.busy_machine import BusyTrials, busy_trials
@@ -23,10 +24,6 @@ from peftbench.results.crossed_effects.model import Estimate, Outcomes
 from peftbench.results.rows import is_number
 
 Merge = Literal["yes", "no", "whole model"]
-FIRST_SEEDS = 3
-"""Seeds that are proposed if there is one."""
-LEAST_SEEDS = 2
-"""Seeds with which a cell is judged."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,8 @@ class Answer:
     """Trials of the grid that have no result yet."""
     asked: int = 0
     """All trials of the grid; 0 if the results do not say."""
+    finish_first: bool = False
+    """Whether the run is to be finished before anything else. No trial of a smoke run would change its answer."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Display names of cells by their own."""
 
@@ -106,8 +105,7 @@ def answer(results: Results, question: Question | None = None) -> Answer:
     bases = [cell.mean(f"score_{task}") for cell in results.finished if cell.is_base]
     seeds = max((len(cell.ok) for cell in results.tuned), default=0)
     lacking = not_run(results)
-    asked_trials = len(results.grid.keys) if results.grid else 0
-    missing = 0 if decision.refusal == "smoke run" else max(0, asked_trials - len(results.trials))
+    finish_first = results.missing > 0 and decision.refusal != "smoke run"
     return Answer(
         decision,
         task,
@@ -116,13 +114,14 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         levels,
         busy_trials(results.trials[[not _is_base(method) for method in results.trials["method"]]]),
         seeds,
-        (commands.whole(results) or None) if missing else _command(results, decision),
+        (commands.whole(results) or None) if finish_first else _command(results, decision),
         {
             **{cell.name: cell.trouble for cell in results.cells if not cell.is_base and not len(cell.ok)},
             **{name: "" for name, cell in lacking.items() if not cell.is_base},
         },
-        missing,
-        asked_trials,
+        results.missing,
+        results.asked,
+        finish_first,
         {**display_names(results.cells), **{name: cell.title for name, cell in lacking.items()}},
     )
 
@@ -161,7 +160,7 @@ def nearness(results: Results, within: float = WITHIN) -> Nearness | None:
 def _nearness(results: Results, within: float) -> Nearness | None:
     stored = results.stored_outcomes(results.tasks) if results.tasks else {}
     tuned = {cell.name: stored.get(cell.name) for cell in results.tuned}
-    judged = {name: one for name, one in tuned.items() if isinstance(one, Outcomes) and one.seeds > 1}
+    judged = {name: one for name, one in tuned.items() if isinstance(one, Outcomes) and one.seeds >= LEAST_SEEDS}
     if len(judged) < 2:
         return None
     found = losses(judged)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from peftbench.records.wording import plural
+from peftbench.records.wording import plural, printable
 from peftbench.report.history import words
 from peftbench.report.tables.writers import md, md_line
 from peftbench.results.history.changes import Change, History
@@ -20,16 +19,11 @@ _HEAD = ("first night", "", "where", "what", "before", "after", "change", "found
 
 def text(history: History) -> str:
     """Return what changed, the changes first, as text."""
-    blocks = ["\n".join(map(_printable, (words.verdict(history), words.span(history))))]
+    blocks = ["\n".join(map(printable, (words.verdict(history), words.span(history))))]
     changes = words.told(history)
-    blocks += ["\n".join(map(_printable, _lines(history, change))) for change in changes[:_MOST]]
-    blocks += ["\n".join(map(_printable, _rest(history)))]
+    blocks += ["\n".join(map(printable, _lines(history, change))) for change in changes[:_MOST]]
+    blocks += ["\n".join(map(printable, _rest(history)))]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def _printable(line: str) -> str:
-    """Return a line with a space for each run of control characters, which names may have."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line)
 
 
 def _lines(history: History, change: Change) -> Iterator[str]:

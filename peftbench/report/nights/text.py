@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 import textwrap
 from collections.abc import Sequence
 
+from peftbench.records.wording import printable
 from peftbench.report import text_table
 from peftbench.report.nights import words
 from peftbench.results.watch.comparison import Comparison
@@ -33,7 +33,7 @@ def render(comparison: Comparison) -> str:
         _wrapped(words.heading(comparison)),
     ]
     text = "\n\n".join(block for block in blocks if block) + "\n"
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]+", " ", text)  # a message may control a terminal
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

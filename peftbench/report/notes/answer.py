@@ -12,6 +12,7 @@ from peftbench.report.derived.answer import Answer, Costs
 from peftbench.report.derived.smoke import MEANING
 from peftbench.report.names import renamed
 from peftbench.report.notes import busy, lacking
+from peftbench.results.answer import FIRST_SEEDS, LEAST_SEEDS
 from peftbench.results.answer.decision import ONE_SEED, Refusal
 from peftbench.results.crossed_effects.model import Estimate
 
@@ -19,7 +20,7 @@ WIDTH = 100
 """Longest line in characters."""
 LINES = 8
 """Most lines."""
-MORE_SEEDS = "At least 2 seeds of every cell are needed."
+MORE_SEEDS = f"At least {LEAST_SEEDS} seeds of every cell are needed."
 """What decides if a cell of one seed may be the best."""
 BESIDE_TENSORS = " including non-tensor GPU memory"
 """What the memory that a budget has to hold includes on a GPU."""
@@ -39,9 +40,9 @@ def lines(found: Answer) -> tuple[str, ...]:
     A command may take more columns, because one that is cut could not be copied. What finishes the run is kept.
     """
     said = sentences(found)
-    last = _lines(said[-1]) if found.missing else []
+    last = _lines(said[-1]) if found.finish_first else []
     kept: list[str] = []
-    for sentence in said[:-1] if found.missing else said:
+    for sentence in said[:-1] if found.finish_first else said:
         wrapped = _lines(sentence)
         room = LINES - len(kept) - len(last) - (found.command is not None)
         if len(wrapped) <= room:
@@ -56,7 +57,8 @@ def _lines(sentence: str) -> list[str]:
 def sentences(found: Answer) -> tuple[str, ...]:
     """Return the answer as sentences, the most important first; its command is not among them.
 
-    The last one says how many trials have no result yet, if any. Cells have their display names.
+    The last one says how many trials have no result yet, if the run is to be finished first. Cells have their
+    display names.
     """
     each = {"answer": _answered, "cannot tell": _undecided, "over budget": _over_budget, "refused": _refused}
     said = (*each[found.decision.status](found), *lacking.finishing(found))
@@ -212,7 +214,7 @@ def deciding(found: Answer) -> Iterator[str]:
         )
     else:
         said = f"About {needed.seeds} seeds (now {_seeds_now(found)}) would decide it in 80 % of cases"
-        yield f"{said} (--seeds {needed.seeds})." if found.missing else f"{said}{':' if found.command else '.'}"
+        yield f"{said} (--seeds {needed.seeds})." if found.finish_first else f"{said}{':' if found.command else '.'}"
 
 
 def _seeds_now(found: Answer) -> str:
@@ -282,7 +284,8 @@ def _refused(found: Answer) -> Iterator[str]:
     if refusal not in ("no outcomes", "smoke run"):
         yield from _missing(found)
     if refusal == "single seed":
-        yield f"At least 2 seeds are needed, and 3 are usual{':' if found.command and not found.missing else '.'}"
+        ends = ":" if found.command and not found.finish_first else "."
+        yield f"At least {LEAST_SEEDS} seeds are needed, and {FIRST_SEEDS} are usual{ends}"
 
 
 def _reason(found: Answer, refusal: Refusal) -> str:

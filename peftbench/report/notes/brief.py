@@ -68,13 +68,12 @@ def _significance(results: Results, found: Significance) -> Iterable[str]:
 
 def _caution(results: Results) -> Iterable[str]:
     """Yield the main caution: missing, failed or harmed cells, unequal settings; else what the costs are."""
-    missing = results.grid is not None and len(results.grid.keys) > len(results.trials)
     failed = sum(n for cell in results.cells for status, n in cell.troubles.items() if status != "unsupported")
     unequal = list(dict.fromkeys(group[0].kind for group in audit(results).groups))
     harmed = outcomes.harmed(results)
     rows = [row for cell in results.cells for row in cell.ok_rows]
     waiting = [share for row in rows if (share := waiting_share(row)) is not None]
-    if missing:
+    if results.missing:
         yield next(iter(failures.missing(results)))
     elif failed:
         yield f"{failed} of {plural(len(results.trials), 'trial')} did not end ok; n: finished of all seeds."

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from peftbench.records import Status
-from peftbench.records.wording import plural
+from peftbench.records.wording import agreeing, plural
 from peftbench.report.collect import Cell, Results, precision_order
 
 
 def missing(results: Results) -> Iterable[str]:
     """Yield how many trials of the grid have no result, and how many stored rows are not in the table."""
-    asked = len(results.grid.keys) if results.grid else 0
-    lacking = asked - len(results.trials)
-    if lacking > 0:
-        yield f"{lacking:,} of the grid's {plural(asked, 'trial')} {'has' if lacking == 1 else 'have'} no result yet."
+    if results.missing:
+        have = agreeing(results.missing, "has", "have")
+        yield f"{results.missing:,} of the grid's {plural(results.asked, 'trial')} {have} no result yet."
     if results.left_out:
         why = "of other settings or suites" if results.grid else "older, of the same cells and seeds,"
-        be = "is" if results.left_out == 1 else "are"
+        be = agreeing(results.left_out, "is", "are")
         yield f"{plural(results.left_out, 'stored row')} {why} {be} excluded."
 
 

@@ -9,8 +9,8 @@ from peftbench.report.derived.answer import Answer
 
 
 def finishing(found: Answer) -> Iterator[str]:
-    """Yield that the run is to be finished first, if trials of its grid have no result yet."""
-    if found.missing:
+    """Yield that the run is to be finished first, if trials that have no result yet can change the answer."""
+    if found.finish_first:
         have, ends = "has" if found.missing == 1 else "have", ":" if found.command else "."
         of = f"{found.missing:,} of its {plural(found.asked, 'trial')}"
         yield f"First finish the run, as {of} {have} no result yet{ends}"

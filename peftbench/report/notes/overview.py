@@ -57,8 +57,8 @@ def endings(results: Results) -> Endings:
         int(counts.get(status.value, 0)) for status in (Status.OK, Status.UNSUPPORTED, Status.SKIPPED)
     )
     stored = len(results.trials)
-    asked = max(stored, len(results.grid.keys) if results.grid else 0)
-    return Endings(asked, good, unsupported, skipped, stored - good - unsupported - skipped, asked - stored)
+    failed = stored - good - unsupported - skipped
+    return Endings(stored + results.missing, good, unsupported, skipped, failed, results.missing)
 
 
 def _work(results: Results) -> Iterable[str]:

@@ -64,7 +64,7 @@ def _answered(results: Results, task: str, headline: str, room: int) -> dict[str
     """Return the answer at the default question in words, and what the page needs to answer others."""
     found = answer(results, Question(task=None if task == headline else task))
     made = {
-        "words": shortened(notes.sentences(found), keep_last=found.missing > 0),
+        "words": shortened(notes.sentences(found), keep_last=found.finish_first),
         "command": found.command,
         "within": found.decision.question.within,
     }

@@ -9,6 +9,7 @@ from typing import Literal
 
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
+from peftbench.results.answer import LEAST_SEEDS
 from peftbench.results.answer.losses import Losses, losses
 from peftbench.results.answer.planning import Needed, needed
 from peftbench.results.crossed_effects.model import Estimate, Outcomes, difference, score
@@ -158,7 +159,7 @@ def decide(
     """
     if not candidates:
         return Decision("refused", question, "no tuned cell")
-    judged = {one.name: one.outcomes for one in candidates if one.outcomes is not None and one.outcomes.seeds > 1}
+    judged = {one.name: own for one in candidates if (own := one.outcomes) is not None and own.seeds >= LEAST_SEEDS}
     left_out = {one.name: _why_left_out(one) for one in candidates if one.name not in judged}
     if not judged:
         refusal: Refusal = "no outcomes" if all(one.outcomes is None for one in candidates) else "single seed"
