@@ -26,8 +26,6 @@ _EVERY = 180.0
 """Seconds after which the time left is said again."""
 _MUCH = 1.5
 """Ratio to the predicted time from which on a run is said to be slower than predicted."""
-_WIDTH = 100
-"""Longest line in characters."""
 _WAITING = ("train_waiting_seconds", "train_seconds", "threads", "device")
 """Columns that tell whether other work kept the machine busy."""
 _SAME = 0.005
@@ -138,12 +136,12 @@ class Expected:
             if not left:
                 return []
             said = f"{self._least}about {shown(left)}, by the steps that {self.by} measured on this machine"
-            return terminal.wrapped(said, _WIDTH, "    ")
+            return terminal.wrapped(said, terminal.SENTENCES, "    ")
         if not self._own.pending:
             return []
         follows = f": an estimate follows after {self._own.after}" if self._own.follows else ""
         said = f"how long it takes is not known yet{follows}; to have an estimate before a run:"
-        return [*terminal.wrapped(said, _WIDTH, "    "), f"    {command}"]
+        return [*terminal.wrapped(said, terminal.SENTENCES, "    "), f"    {command}"]
 
     def news(self) -> str:
         """Return an estimate of the time left as a line; an empty text if there is nothing to say.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.commands import FAILED, NOTHING_JUDGED
+from peftbench.commands import FAILED, NOTHING_JUDGED, counts
 from peftbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -41,7 +40,9 @@ def history(nights: Sequence[Path], shown: Shown, last: str | None) -> int:
     Raises:
         UserError: if a path is no results folder and no folder of them, or ``last`` is no number of nights.
     """
-    newest = _number(last)
+    newest = None if last is None else counts.read(last)
+    if last is not None and newest is None:
+        raise UserError(f"--last {last[:60]}: expected a number of nights from 1 on")
     from peftbench.report.history import page, text
     from peftbench.report.page import save
 
@@ -83,15 +84,6 @@ def places(given: str | os.PathLike[str]) -> list[Path]:
 
     text = os.fspath(given)
     return remote.nights(text) if remote.is_url(text) else [Path(given)]
-
-
-def _number(last: str | None) -> int | None:
-    if last is None:
-        return None
-    plain = re.fullmatch("0*([1-9][0-9]{0,5})", last)
-    if plain is None:
-        raise UserError(f"--last {last[:60]}: expected a number of nights from 1 on")
-    return int(plain[1])
 
 
 SOURCES = ("hf-method-comparison",)

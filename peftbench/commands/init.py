@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from peftbench.records import Example, Task, Trial
     from peftbench.suite import Suite
 
-_WIDTH = 100
-"""Longest line that is printed, in characters."""
 _LEAST_OF_A_GPU = 4 * 2**30
 """A budget of at least this much may be a GPU's, where there is none here."""
 _BYTES = 4
@@ -117,7 +115,7 @@ def _say(head: str, *lines: str) -> None:
     """Print lines of at most 100 columns, the head before the first of them; nothing without a line."""
     for number, line in enumerate(lines):
         before = "" if number else f"{head}:"
-        print("\n".join(terminal.hanging(before.ljust(11), line, _WIDTH)))
+        print("\n".join(terminal.hanging(before.ljust(11), line, terminal.SENTENCES)))
     sys.stdout.flush()  # what follows may take a while
 
 

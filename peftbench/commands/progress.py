@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,6 @@ from peftbench.commands.rounds import Rounds
 from peftbench.errors import UserError
 from peftbench.records import Result
 from peftbench.runner.executor import Event
-
-_WIDTH = 100
-"""Longest line in characters."""
 
 
 class Lines:
@@ -51,13 +47,10 @@ class Bar:
         self, total: int, progress: Any, rounds: Rounds | None = None, expected: Expected | None = None
     ) -> None:
         self._progress, self._rounds, self._expected = progress, rounds, expected
-        self._began: float | None = None
-        self._ran, self._left = 0, total
         self._task = progress.add_task("", total=total, now="importing the libraries", left="")
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        self._began = self._began or time.monotonic()  # the first event comes after the libraries were imported
         seed = self._rounds.now(event.job) if self._rounds else ""
         place = f" · {seed}" if seed else _seed(event.job.trial.seed)
         now = f"{event.job.trial.cell}{place} · {event.phase}"
@@ -66,8 +59,6 @@ class Bar:
         advance = 0
         if event.result is not None:
             advance = 1
-            self._left -= 1
-            self._ran += event.phase != "plan"
             self._print(sentence(event.result))
             self._print(self._rounds.ends(event) if self._rounds else "")
         self._progress.update(self._task, advance=advance, now=now, left=self._time_left())
@@ -77,14 +68,11 @@ class Bar:
             self._progress.console.print(text, highlight=False, markup=False)
 
     def _time_left(self) -> str:
-        if self._expected:
-            seconds = self._expected.left()
-            if seconds is None:
-                return "time left: not known yet"
-        elif self._ran and self._began is not None:
-            seconds = (time.monotonic() - self._began) / self._ran * self._left
-        else:
+        if not self._expected:
             return ""
+        seconds = self._expected.left()
+        if seconds is None:
+            return "time left: not known yet"
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
 
@@ -98,7 +86,7 @@ def shown(
         total: trials to run.
         out: where to show them; standard error if None.
         rounds: follows the seeds; None if they are not told.
-        expected: what was predicted of the run, for the time left; None if nothing was.
+        expected: follows the time that is left; None if it is not told.
     """
     out = out or sys.stderr
     if not out.isatty():
@@ -133,7 +121,7 @@ def sentence(result: Result) -> str:
 
 def wrapped(text: str) -> str:
     """Return a text wrapped to a terminal's width; lines after the first are indented."""
-    return "\n".join(terminal.wrapped(text, _WIDTH, "    "))
+    return "\n".join(terminal.wrapped(text, terminal.SENTENCES, "    "))
 
 
 def _seed(seed: int | None) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 WIDTH = 110
 """Longest line in characters."""
+SENTENCES = 100
+"""Longest line of sentences."""
 _AMOUNT = r"(?<=\d){}(?=(?:%|[KMGT]iB|[BkMT]|ms|s|min|h)(?!\w))"
 """What stands between a number and its unit, which stay on one line."""
 

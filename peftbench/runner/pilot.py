@@ -46,6 +46,17 @@ _BEFORE_SCORED = tuple(phase for phase in Phase if phase not in (Phase.RETENTION
 """Phases in which a pilot that is stopped has not been scored."""
 
 
+def limits(trials: Sequence[Trial]) -> dict[str, float]:
+    """Return the most seconds of the pilot of each shape among some trials.
+
+    Args:
+        trials: one of each cell. A pilot is made from the first one of its shape, and is no longer than that may be.
+    """
+    counts = Counter(map(shape, trials))
+    own = {shape(trial): trial.timeout_seconds or math.inf for trial in reversed(trials)}
+    return {name: min(own[name], LONGEST if count == 1 else SHARED) for name, count in counts.items()}
+
+
 def measure(
     trials: Sequence[Trial],
     observe: Callable[[Trial, Result], None],
@@ -70,20 +81,18 @@ def measure(
     cells: dict[str, Trial] = {}
     for trial in trials:
         cells.setdefault(trial.cell, trial)
-    names = [shape(trial) for trial in cells.values()]
-    counts = Counter(names)
-    first = dict(zip(reversed(names), reversed(cells.values()), strict=True))
+    first = {shape(trial): trial for trial in reversed(cells.values())}
+    most = limits(list(cells.values()))
     found: dict[str, Measured] = {}
     if within < math.inf:
         local.load_libraries()
     begin()
     ends, took = time.monotonic() + within, list[float]()
     with tempfile.TemporaryDirectory(prefix="peftbench-pilot-") as folder:
-        for name in dict.fromkeys(names):
+        for name, limit in most.items():
             trial = first[name]
-            usual = LONGEST if counts[name] == 1 else SHARED
-            least = min(usual, statistics.median(took or [_SHORTEST]))
-            job = _prepared(_shortened(trial, usual), Path(folder) / name) if _left(ends) >= least else None
+            least = min(limit, statistics.median(took or [_SHORTEST]))
+            job = _prepared(_shortened(trial, limit), Path(folder) / name) if _left(ends) >= least else None
             left = _left(ends)  # preparing reads data and the base, which takes a while
             if job is None or left < least:
                 found[name] = Measured(problem=NO_TIME)
@@ -142,8 +151,7 @@ def _shortened(trial: Trial, limit: float) -> Trial:
         least = training.untimed_steps + _LATER_STEPS
         steps = min(training.steps or STEPS, max(STEPS, least) if share == 1 else least)
         training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
-    timeout = min(limit, trial.timeout_seconds or limit)
-    return replace(trial, tasks=tasks, training=training, timeout_seconds=timeout)
+    return replace(trial, tasks=tasks, training=training, timeout_seconds=limit)
 
 
 def _share(trial: Trial) -> float:

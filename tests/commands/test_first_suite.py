@@ -265,3 +265,12 @@ def test_a_path_in_a_suite_cannot_be_read_as_a_name(path, named, tmp_path, monke
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert choose.path_in(Path("work"), Path(path)) == (named or str(tmp_path / "tiny"))
+
+
+def test_an_unknown_context_is_not_said_to_be_of_no_tokens():
+    lengths = _lengths([0] * 3, [1_200_000] * 3)
+    made, _ = choose.with_lengths(
+        replace(GENERATION, block={"kind": "language_modelling"}), choose.Tokens(lengths, lengths), None
+    )
+    said = made.comments["sequence_length"]
+    assert "the base names no context, and one of 1,000,000 tokens has room for 999,980 beside 20 virtual ones" in said

@@ -283,3 +283,12 @@ def test_after_a_pilot_at_its_limit_the_others_have_what_is_left(trials, clock):
     assert now[0] - 100.0 <= 80.0
     assert found[pilot.shape(trials[0])].problem != NO_TIME, "it is slow, and that is said"
     assert found[pilot.shape(trials[3])].problem == NO_TIME
+
+
+def test_cells_without_time_to_be_measured_are_named_together():
+    assert [text.partition(", so ")[0] for text in timing._guessed(["a", "b"])] == [
+        "the time of a and b: there was no time to measure them"
+    ]
+    assert [text.partition(" stopped")[0] for text in timing._unscored(["a", "b"])] == [
+        "the scoring time of a and b: their pilots were"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from peftbench.measure import reference
+from peftbench.measure.ledger import Ledger
+from peftbench.results.store.schema import columns
 from peftbench.runner import tuning
 
 
@@ -34,6 +37,16 @@ def test_it_takes_a_part_of_a_second_and_draws_no_random_number_of_the_trials(mo
     assert torch.equal(torch.random.get_rng_state(), before)
     assert len(found) == reference._LEAST
     assert all(seconds > 0 for seconds in found)
+
+
+def test_its_tensors_take_as_much_memory_as_the_columns_of_resident_memory_say(monkeypatch):
+    monkeypatch.setattr(reference, "_SECONDS", 0.0)
+    with Ledger() as ledger:
+        reference.step_seconds()
+    (meaning,) = (each.doc for each in columns("trials") if each.name == "host_peak_train_bytes")
+    said = re.search(r"some (\d+) MB", meaning)
+    assert said is not None
+    assert ledger.bytes.peak_bytes / 1e6 == pytest.approx(int(said[1]), abs=0.5)
 
 
 FAILURES = [RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("a mistake"), MemoryError()]

@@ -153,6 +153,16 @@ def test_a_shape_is_measured_once_with_few_steps_and_examples_and_a_limit(tiny, 
     assert known.first_steps == 1
 
 
+def test_a_shape_that_cells_share_has_a_shorter_pilot_and_none_is_longer_than_its_trial(made):
+    shared, alone = replace(made, cell="shared", seed=7), replace(made, cell="alone", rank=5)
+    short = replace(alone, timeout_seconds=9.0)
+    assert pilot.limits([made, shared, alone]) == {
+        pilot.shape(made): pilot.SHARED,
+        pilot.shape(alone): pilot.LONGEST,
+    }
+    assert pilot.limits([short]) == {pilot.shape(alone): 9.0}
+
+
 def test_other_data_and_other_measurements_are_another_shape(made, tmp_path):
     before = pilot.shape(made)
     assert pilot.shape(replace(made, seed=5)) == before

@@ -16,6 +16,7 @@ from peftbench.methods import METHODS
 from peftbench.records import Example
 from peftbench.records.units import memory
 from peftbench.records.wording import agreeing
+from peftbench.results.answer import FIRST_SEEDS
 from peftbench.training.token_lengths import Lengths
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 METHODS_IN_ORDER = ("full", "lora", "qlora", "adapter", "prefix_tuning", "prompt_tuning", "llama_adapter")
 BATCH = 16
-SEEDS = 3
 _PASSES, _STEPS = 3, 400
 """Most passes over the data, and most optimizer steps, if no time is given."""
 _TEST_SHARE, _TEST_RECORDS = 0.2, 1000
@@ -37,6 +37,7 @@ _LONGEST_OF_MOST = 1.5
 _PERCENT = 99
 _MULTIPLE = 8
 _UNKNOWN_LENGTH = 512
+_UNKNOWN_CONTEXT = 10**6
 _VIRTUAL = max(METHODS[name].default_rank or 0 for name in METHODS_IN_ORDER if METHODS[name].virtual_tokens)
 
 
@@ -143,8 +144,9 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     if tokens is None:
         known = replace(draft, sequence_length=_UNKNOWN_LENGTH)
         return known, [f"sequence_length {_UNKNOWN_LENGTH}, as the base's tokenizer is not here"]
-    room = (context or 10**6) - _VIRTUAL
-    left = f"the context of {context or 0:,} tokens has room for {room:,} beside {_VIRTUAL} virtual ones"
+    room = (context or _UNKNOWN_CONTEXT) - _VIRTUAL
+    whole = f"the context of {context:,}" if context else f"the base names no context, and one of {_UNKNOWN_CONTEXT:,}"
+    left = f"{whole} tokens has room for {room:,} beside {_VIRTUAL} virtual ones"
     wholes = sorted(tokens.train.wholes)
     percentile = _percentile(wholes)
     length = max(2, min(_rounded(percentile), room))
@@ -229,7 +231,7 @@ def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]
     steps = max(1, min(_STEPS, one * passes))
     why = _passes(steps, len(train))
     made = with_seeds(
-        replace(draft, steps=steps, comments={**draft.comments, "steps": why}), draft.given.seeds or SEEDS
+        replace(draft, steps=steps, comments={**draft.comments, "steps": why}), draft.given.seeds or FIRST_SEEDS
     )
     most = draft.given.limit or _MOST_SCORED[_kind(draft)]
     if len(test) > (most if draft.given.limit else _NEARLY_ALL * most):

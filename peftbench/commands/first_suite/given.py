@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from peftbench.commands import counts
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.methods import METHODS, peft_fields
 from peftbench.suite.select import read_seeds
@@ -71,7 +71,7 @@ def _seeds(text: str | None) -> int | tuple[int, ...] | None:
 def _limit(text: str | None) -> int | None:
     if text is None:
         return None
-    plain = re.fullmatch("0*([1-9][0-9]{0,14})", text.strip().replace("_", ""))
-    if plain is None:
+    found = counts.read(text)
+    if found is None:
         raise UserError(f"--limit: given {text[:60]!r}; allowed: a number of scored examples, at least 1, like 200")
-    return int(plain[1])
+    return found

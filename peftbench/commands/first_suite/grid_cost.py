@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,8 @@ CANDIDATES = 5
 """Learning rates that ``learning_rate: search`` tries for each cell."""
 _SHARE = 0.5
 """Share of the steps that a candidate trains for."""
-_ORDINARY = 100
-"""Steps with which the times of cells are compared."""
+ORDINARY = 100
+"""Steps with which the times of cells are compared, and of a draft that does not say."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Grid:
         lacking = {*self.unmeasured(), *self.stopped}
         if not lacking or not trained:
             return self, [], []
-        slowest = self.found[max(trained, key=lambda trial: self.of(trial).at(_ORDINARY)).cell]
+        slowest = self.found[max(trained, key=lambda trial: self.of(trial).at(ORDINARY)).cell]
         whole = [cell for cell in self.unmeasured() if self.found[cell].step_seconds is None]
         stepped = [t.cell for t in self.trials if t.cell in lacking and self.found[t.cell].step_seconds is not None]
         slowest = replace(slowest, incomplete=None)  # that is said once, of the cell itself
@@ -79,7 +78,8 @@ class Grid:
 
     def known(self) -> Grid:
         """Return the cells of which the time is known."""
-        return replace(self, trials=[trial for trial in self.trials if self._seconds(trial, True, 100) is not None])
+        known = [trial for trial in self.trials if self._seconds(trial, True, ORDINARY) is not None]
+        return replace(self, trials=known)
 
     def unknown(self, limit: float) -> list[str]:
         """Return of which cells the time is not known and why, and what that means for the limit."""
@@ -97,10 +97,9 @@ class Grid:
             return parts
         said = [*parts, *(f"the time of {cell}: {problem}" for cell, problem in others.items())]
         stopped = [trial for trial in self.trials if trial.cell in self.stopped]
-        shapes = Counter(pilot.shape(trial) for trial in self.trials)
+        limits = pilot.limits(self.trials)
         counts = [self.seeds if trial.training else 1 for trial in stopped]
-        limits = [pilot.LONGEST if shapes[pilot.shape(trial)] == 1 else pilot.SHARED for trial in stopped]
-        fewest = sum(count * each for count, each in zip(counts, limits, strict=True))
+        fewest = sum(count * limits[pilot.shape(trial)] for count, trial in zip(counts, stopped, strict=True))
         if fewest > limit:
             takes = f"the {sum(counts)} trials of the cells whose pilots were stopped take at least {shown(fewest)}"
             return [*said, f"whether any suite with these cells fits {shown(limit)}: {takes}"]
@@ -129,7 +128,7 @@ class Grid:
 
     def of(self, trial: Trial, with_search: bool = False) -> Cost:
         """Return the time of a cell with all its seeds."""
-        low, high = 100, 300
+        low, high = ORDINARY, 3 * ORDINARY
 
         def total(steps: int) -> float:
             whole = self._seconds(trial, True, steps) or 0.0

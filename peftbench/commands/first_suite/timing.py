@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from peftbench.commands import plan_time, terminal
 from peftbench.commands.first_suite import choose
 from peftbench.commands.first_suite.draft import Draft
-from peftbench.commands.first_suite.grid_cost import Grid, candidate
+from peftbench.commands.first_suite.grid_cost import ORDINARY, Grid, candidate
 from peftbench.records import Result, Status, Trial
 from peftbench.records.units import seconds as shown
-from peftbench.records.wording import plural, series
+from peftbench.records.wording import agreeing, plural, series
+from peftbench.results.answer import LEAST_SEEDS
 from peftbench.runner.pilot import NO_TIME
 from peftbench.tasks.read import Reader
 
@@ -21,8 +22,8 @@ MEASURING = 0.2
 """Most of the given time that measuring takes."""
 _FEWEST = 20
 """Fewest steps that are worth running."""
-_FEWEST_SEEDS, _FEWEST_METHODS = 2, 2
-"""Fewest seeds with which `answer` can say anything, and fewest methods that are a comparison."""
+_FEWEST_METHODS = 2
+"""Fewest methods that are a comparison."""
 _KEPT = "lora"
 """The method that is never left out for its time: it is the most used one."""
 _FEWEST_SCORED = 100
@@ -64,7 +65,7 @@ def fit(
     """
     ordered = sorted(trials, key=lambda trial: (trial.training is None, trial.method != _KEPT))  # the most useful first
     every, busy = _measure(ordered, reader, draft.seed_count, limit, began)
-    wanted = draft.steps or 100
+    wanted = draft.steps or ORDINARY
     assumed, guessed, stepped = every.assumed()
     grid, unknown = assumed.known(), [*assumed.unknown(limit), *_guessed(guessed), *_unscored(stepped), *busy]
     if not any(trial.training for trial in grid.trials):
@@ -108,12 +109,12 @@ def fit(
 
 def _to_do(draft: Draft) -> Iterator[str]:
     """Yield what to do if a suite does not fit, or cannot answer."""
-    few = draft.seed_count < _FEWEST_SEEDS and not draft.given.seeds
+    few = draft.seed_count < LEAST_SEEDS and not draft.given.seeds
     if draft.warning or few:
         less = [what for what in ("methods", "limit") if not getattr(draft.given, what)]
         options = ["a larger --time", *(f"{'fewer' if what == 'methods' else 'a smaller'} --{what}" for what in less)]
         quiet = "or measure again when nothing else runs on this machine"
-        why = "; one seed is too few for `answer`, which needs 2" if few else ""
+        why = f"; one seed is too few for `answer`, which needs {LEAST_SEEDS}" if few else ""
         yield f"what to do: give {' or '.join(options)}, {quiet}{why}"
 
 
@@ -154,22 +155,22 @@ def _say_how_long(cells: int, within: float, began: float | None) -> None:
     each = f", at most {shown(pilot.LONGEST)} of it for one cell" if cells > 1 and whole > pilot.LONGEST else ""
     said = f"measuring a few steps and scored examples of {plural(cells, 'cell')}: at most {shown(whole)}{part}{each}"
     before = "" if began is None else f"; reading and loading the libraries took {shown(time.monotonic() - began)}"
-    print("\n".join(terminal.wrapped(f"{said}{before}", 100, "    ")), file=sys.stderr)
+    print("\n".join(terminal.wrapped(f"{said}{before}", terminal.SENTENCES, "    ")), file=sys.stderr)
 
 
 def _unscored(cells: Sequence[str]) -> Iterator[str]:
     if cells:
-        many = len(cells) > 1
+        pilots = agreeing(len(cells), "its pilot was", "their pilots were")
         yield (
-            f"the scoring time of {series(cells)}: {'their pilots were' if many else 'its pilot was'} stopped after "
-            "the steps, so the scoring time of the slowest measured cell is used"
+            f"the scoring time of {series(cells)}: {pilots} stopped after the steps, so the scoring time of the "
+            "slowest measured cell is used"
         )
 
 
 def _guessed(cells: Sequence[str]) -> Iterator[str]:
     if cells:
         yield (
-            f"the time of {series(cells)}: there was no time to measure {'it' if len(cells) == 1 else 'them'}, so the "
+            f"the time of {series(cells)}: there was no time to measure {agreeing(len(cells), 'it', 'them')}, so the "
             "time of the slowest measured cell is used; `plan --time` measures all"
         )
 
@@ -186,7 +187,7 @@ def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[
     if not draft.given.limit and grid.scored() > _FEWEST_SCORED:
         made = choose.limited(made, _FEWEST_SCORED)
     seeds = draft.given.seeds or 1
-    steps = min(_FEWEST, draft.steps or 100)
+    steps = min(_FEWEST, draft.steps or ORDINARY)
     made = choose.with_seeds(made, seeds, None if draft.given.seeds else _ONE_SEED)
     comments = {**made.comments, "steps": f"the fewest that are worth it; {why}"}
     warning = f"How long it takes is not known: {why}."
@@ -196,7 +197,7 @@ def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[
     return Timed(made, said, unknown, measured=False)
 
 
-_ONE_SEED = "too few for `answer`, which needs 2; there was no time for more"
+_ONE_SEED = f"too few for `answer`, which needs {LEAST_SEEDS}; there was no time for more"
 
 
 def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft, Grid, list[str]]:
@@ -209,8 +210,8 @@ def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft
         return draft, grid, said
     free_seeds, free_methods = not draft.given.seeds, not draft.given.methods
     before = grid.seeds
-    if free_seeds and grid.seeds > _FEWEST_SEEDS:
-        grid = replace(grid, seeds=_FEWEST_SEEDS)
+    if free_seeds and grid.seeds > LEAST_SEEDS:
+        grid = replace(grid, seeds=LEAST_SEEDS)
     while free_methods and not _fits(grid, limit, fewest):
         trained = [trial for trial in grid.trials if trial.training]
         others = [trial for trial in reversed(trained) if trial.method != _KEPT]
@@ -224,8 +225,8 @@ def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft
     if free_seeds and not _fits(grid, limit, fewest):
         grid = replace(grid, seeds=1)
     if grid.seeds < before:
-        few = grid.seeds < _FEWEST_SEEDS
-        why = _ONE_SEED if few else "the least for `answer`; there was no time for 3"
+        few = grid.seeds < LEAST_SEEDS
+        why = _ONE_SEED if few else f"the least for `answer`; there was no time for {before}"
         said.insert(0, f"{plural(grid.seeds, 'seed')} instead of {before}: {why}")
         draft = choose.with_seeds(draft, grid.seeds, why)
     return draft, grid, said
