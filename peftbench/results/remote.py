@@ -176,8 +176,7 @@ def pull(remote: Remote, adapters: bool = False, listed: Listed | None = None) -
         for attempt in range(_ATTEMPTS):
             state = _state(remote)
             try:
-                found = _listed(remote) if attempt or listed is None else listed
-                _pull(remote, state, folders, {n: _version(info) for n, info in found.items() if _counts(n, folders)})
+                _pull(remote, state, folders, _listed(remote) if attempt or listed is None else listed)
                 break
             except FileNotFoundError:
                 if attempt == _ATTEMPTS - 1:
@@ -186,10 +185,8 @@ def pull(remote: Remote, adapters: bool = False, listed: Listed | None = None) -
                 _keep(remote, state)
 
 
-def _pull(
-    remote: Remote, state: dict[str, list[Any]], folders: Collection[str], there: Mapping[str, str | None]
-) -> None:
-    reads = remote.use == "read"
+def _pull(remote: Remote, state: dict[str, list[Any]], folders: Collection[str], found: Listed) -> None:
+    there, reads = {n: _version(info) for n, info in found.items() if _counts(n, folders)}, remote.use == "read"
     for name in [name for name in state if name not in there and _counts(name, folders)]:
         if state.pop(name)[0] == _here(remote, name):
             (remote.folder / name).unlink(missing_ok=True)

@@ -39,14 +39,14 @@ def test_it_takes_a_part_of_a_second_and_draws_no_random_number_of_the_trials(mo
     assert all(seconds > 0 for seconds in found)
 
 
-def test_its_tensors_take_as_much_memory_as_the_columns_of_resident_memory_say(monkeypatch):
+def test_its_tensors_are_most_of_the_memory_that_the_columns_of_resident_memory_name(monkeypatch):
     monkeypatch.setattr(reference, "_SECONDS", 0.0)
     with Ledger() as ledger:
         reference.step_seconds()
     (meaning,) = (each.doc for each in columns("trials") if each.name == "host_peak_train_bytes")
     said = re.search(r"some (\d+) MB", meaning)
     assert said is not None
-    assert ledger.bytes.peak_bytes / 1e6 == pytest.approx(int(said[1]), abs=0.5)
+    assert 0.75 * int(said[1]) < ledger.bytes.peak_bytes / 1e6 < int(said[1])
 
 
 FAILURES = [RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("a mistake"), MemoryError()]
