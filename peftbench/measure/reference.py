@@ -2,8 +2,8 @@
 
 The step is of a small transformer in plain torch: forward pass, backward pass and AdamW's update. Speeds of two nights
 compare relative to it, so this code stays as it is; a test keeps its loss. Nothing of a trial is in it, and it draws no
-random numbers but from a generator of its own. Its tensors take 9.4 MB at their peak. The process keeps 11.9 MB with one
-thread and 12.8 MB with two (torch 2.13, the libraries loaded before), which the meanings of the columns of resident
+random numbers but from a generator of its own. Its tensors take 9.4 MB at their peak. The process keeps 11.9 MB with
+one thread and 12.8 MB with two (torch 2.13, the libraries loaded before), which the meanings of the columns of resident
 memory state.
 """
 
