@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from peftbench.methods import METHODS
 from peftbench.report.collect import Cell, Results, method_title
@@ -28,14 +28,29 @@ def display_names(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _display(cell: Cell, precisions: set[str]) -> str:
-    own, name = cell.summary.cell, cell.method
-    if not own.startswith(f"{name} ") or not own.endswith(f" {cell.precision}"):
+    title = titled(cell.summary.cell, cell.method, cell.precision, precisions)
+    if title is None:
         return cell.name  # a row that another program wrote
-    implied = name in METHODS and precisions == {METHODS[name].default_precision}
-    title = name if name in METHODS and METHODS[name].variants else method_title(name)
-    end = len(own) - len(cell.precision) - 1 if implied else len(own)
-    base = "" if cell.name == own else f" on {cell.summary.base}"
-    return f"{title}{own[len(name) : end]}{base}"
+    return title if cell.name == cell.summary.cell else f"{title} on {cell.summary.base}"
+
+
+def titled(cell: str, method: str, precision: str, precisions: Set[str]) -> str | None:
+    """Return the display name of a cell without its base model.
+
+    Args:
+        cell: its own name, without its base model.
+        method: its method's name.
+        precision: its precision's name.
+        precisions: those of all cells of the method.
+
+    Returns:
+        The name; None if its own does not begin with the method and end with the precision, as peftbench names cells.
+    """
+    if not cell.startswith(f"{method} ") or not cell.endswith(f" {precision}"):
+        return None
+    implied = method in METHODS and precisions == {METHODS[method].default_precision}
+    title = method if method in METHODS and METHODS[method].variants else method_title(method)
+    return f"{title}{cell[len(method) : len(cell) - len(precision) - 1 if implied else len(cell)]}"
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peftbench.methods import METHODS
-from peftbench.report.collect import Results, method_title
-
-_RANK = re.compile(r"r=(\d+)", re.ASCII)
+from peftbench.report.collect import Results
+from peftbench.report.names import titled
+from peftbench.results.store import CellAxes
 
 
 @dataclass(frozen=True)
 class NotRun:
-    """A cell of the grid of which no trial has a result yet; all that is known of it is its name."""
+    """A cell of the grid of which no trial has a result yet."""
 
     name: str
     """With its base model, if there are several."""
@@ -25,22 +24,23 @@ class NotRun:
     """How many it has in the grid."""
     title: str
     """Its display name."""
+    axes: CellAxes | None
+    """None in older folders, which have its name only."""
 
     @property
     def method(self) -> str:
         """The name of its method."""
-        return self.cell.partition(" ")[0]
+        return self.axes.method if self.axes else self.cell.partition(" ")[0]
 
     @property
-    def precision(self) -> str:
-        """The name of its precision."""
-        return self.cell.rpartition(" ")[2]
+    def precision(self) -> str | None:
+        """The name of its precision; None if it is not known."""
+        return self.axes.precision if self.axes else None
 
     @property
     def rank(self) -> int | None:
-        """Its rank; None if it has none."""
-        found = [int(match[1]) for word in self.cell.split(" ") if (match := _RANK.fullmatch(word))]
-        return found[0] if found else None
+        """Its rank; None if it has none, or it is not known."""
+        return self.axes.rank if self.axes else None
 
     @property
     def is_base(self) -> bool:
@@ -69,18 +69,17 @@ def not_run(results: Results) -> Mapping[str, NotRun]:
     several = len({*here, *grid.bases.values()}) > 1
     found = {}
     for (base, cell), trials in count.items():
-        name, title = (
-            (f"{cell} ({base})", f"{_title(cell, results)} on {base}") if several else (cell, _title(cell, results))
-        )
-        found[name] = NotRun(name, cell, base, trials, title)
+        axes = grid.axes.get(cell)
+        name, title = cell, _title(cell, axes, results)
+        if several:
+            name, title = f"{name} ({base})", f"{title} on {base}"
+        found[name] = NotRun(name, cell, base, trials, title, axes)
     return found
 
 
-def _title(cell: str, results: Results) -> str:
-    """Return the display name of a cell that is not among those with results."""
-    method, _, rest = cell.partition(" ")
-    inside, _, precision = rest.rpartition(" ")
-    known = method in METHODS and precision == METHODS[method].default_precision
-    implied = known and all(each.precision == precision for each in results.cells if each.method == method)
-    title = method if method in METHODS and METHODS[method].variants else method_title(method)
-    return " ".join(filter(None, (title, inside, "" if implied else precision)))
+def _title(cell: str, axes: CellAxes | None, results: Results) -> str:
+    """Return the display name of a cell that is not among those with results; its own in older folders."""
+    if axes is None:
+        return cell
+    precisions = {axes.precision, *(each.precision for each in results.cells if each.method == axes.method)}
+    return titled(cell, axes.method, axes.precision, precisions) or cell

@@ -193,6 +193,7 @@ def prepare(
     bases = {key: find.base_name(of_key[key].base) for key in asked}
     named = {
         "cells": {key: of_key[key].cell for key in asked},
+        "axes": {t.cell: store.CellAxes(t.method, t.precision, t.rank) for t in (of_key[key] for key in asked)},
         "bases": bases if len(set(bases.values())) > 1 else {},
     }
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before

@@ -20,7 +20,7 @@ from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
-from peftbench.results.store import read, recorded_grid, write
+from peftbench.results.store import CellAxes, read, recorded_grid, write
 from peftbench.runner.executor import Event, local
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
@@ -628,6 +628,11 @@ def test_a_selection_does_not_shrink_the_report(place, command, monkeypatch):
     command("run", "mine.yaml", "-o", "new")
     command("run", "mine.yaml", "-o", "new", "--only", "method=lora")
     assert len(recorded_grid("new").keys) == 3
+    assert recorded_grid("new").axes == {
+        "base fp32": CellAxes("base", "fp32", None),
+        "full int8": CellAxes("full", "int8", None),
+        "lora r=4 fp32": CellAxes("lora", "fp32", 4),
+    }
     assert "| untuned base" in command("report", "new", "--format", "md")[1]
 
 

@@ -21,12 +21,18 @@ from peftbench.report.notes.overview import overview
 from peftbench.report.payload.overview import status
 from peftbench.report.tables.heads import heads_of
 from peftbench.results.answer.decision import Question
-from peftbench.results.store import record_grid, recorded_grid
+from peftbench.results.store import CellAxes, record_grid, recorded_grid
 from tests.support import chromium
 from tests.support.answer_cases import trials
 from tests.support.results_factory import make_result, store
 
 COMMAND = "peftbench run x.yaml"
+AXES = {
+    "full fp32": CellAxes("full", "fp32", None),
+    "adapter r=8 fp32": CellAxes("adapter", "fp32", 8),
+    "lora r=8 fp32": CellAxes("lora", "fp32", 8),
+    "base fp32": CellAxes("base", "fp32", None),
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def started(tmp_path):
     folder = store(tmp_path / "r", full, *failed)
     cells = {made.row.key: made.row.cell for made in (full, *failed)}
     cells |= {"f" * 16: "full fp32", "a" * 16: "lora r=8 fp32", "b" * 16: "lora r=8 fp32", "c" * 16: "base fp32"}
-    record_grid(folder, list(cells), COMMAND, cells=cells)
+    record_grid(folder, list(cells), COMMAND, cells=cells, axes=AXES)
     return folder
 
 
@@ -57,7 +63,8 @@ def test_the_tables_show_cells_without_a_finished_trial_with_their_status(starte
     assert names[-2:] == ["majority", "chance"], "the references stay last"
     assert "| LoRA r=8 |" in table(started, "md")
     assert "0 of 2 (not run)" in table(started, "md")
-    assert "lora r=8 fp32,lora,,,,," in table(started, "csv")
+    assert "\nlora r=8 fp32,lora,fp32,8,,," in table(started, "csv")
+    assert "\nbase fp32,base,fp32,,,," in table(started, "csv")
     assert "not run" in table(started, "tex")
 
 
@@ -69,7 +76,7 @@ def test_a_cell_that_ran_on_one_base_only_has_not_run_on_the_other(tmp_path):
     keys = [*(one.row.key for one in made), "e" * 16, "f" * 16]
     cells = dict(zip(keys, [*(one.row.cell for one in made), "lora r=8 fp32", "full fp32"], strict=True))
     bases = dict(zip(keys, [*(base for *_, base in each), "b", "b"], strict=True))
-    record_grid(folder, keys, COMMAND, cells=cells, bases=bases)
+    record_grid(folder, keys, COMMAND, cells=cells, bases=bases, axes=AXES)
     (found,) = not_run(collect(folder)).values()
     assert (found.name, found.title, found.trials) == ("lora r=8 fp32 (b)", "LoRA r=8 on b", 1)
     assert "0/1 not run" in table(folder, "brief")
@@ -164,6 +171,27 @@ def test_an_unfinished_grid_is_finished_before_seeds_are_added(tmp_path):
     whole = list(lines(answer(collect(folder))))
     assert not any("First finish" in line for line in whole)
     assert whole[-2] == f"About {needed} seeds (now 2 to 3) would decide it in 80 % of cases:"
+
+
+def test_what_an_older_folder_does_not_say_of_its_cells_is_unknown(started):
+    grid = started / "grid.json"
+    found = json.loads(grid.read_text())
+    assert recorded_grid(started).axes == AXES
+    damaged = {"method": "lora", "precision": "fp32", "rank": "8"}
+    for axes in ({}, ["damaged"], {"lora r=8 fp32": damaged, "base fp32": "damaged"}):
+        grid.write_text(json.dumps({**found, "axes": axes}))
+        lora, base = not_run(collect(started)).values()
+        assert (lora.title, lora.method, lora.precision, lora.rank) == ("lora r=8 fp32", "lora", None, None)
+        assert base.is_base
+    assert "\nlora r=8 fp32,lora,,,,," in table(started, "csv")
+
+
+def test_the_rank_is_not_read_from_the_name(started):
+    cells = {"d" * 16: "lora r=64 r=8 my-r=5 fp32"}
+    axes = {"lora r=64 r=8 my-r=5 fp32": CellAxes("lora", "fp32", 5)}
+    record_grid(started, [*recorded_grid(started).keys, *cells], COMMAND, cells=cells, axes=axes)
+    (found,) = not_run(collect(started)).values()
+    assert (found.rank, found.title) == (5, "LoRA r=64 r=8 my-r=5")
 
 
 def test_a_folder_without_the_names_of_its_cells_is_read_as_before(started):

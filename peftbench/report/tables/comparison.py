@@ -173,7 +173,7 @@ def _n_column() -> tuple[Column, Callable[[Cell], Value]]:
 
 
 def _not_run_row(columns: tuple[Column, ...], cell: NotRun) -> Row:
-    values = [Value(cell.title, (cell.name, cell.method, None, None))]
+    values = [Value(cell.title, (cell.name, cell.method, cell.precision, cell.rank))]
     values += [Value(fmt.MISSING, (None,) * len(column.raw)) for column in columns[1:-1]]
     trials = Value(cell.state, (0, 0, "not run"), f"0/{cell.trials} not run")
     return Row((*values, trials), trouble="not run")

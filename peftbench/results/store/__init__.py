@@ -7,11 +7,21 @@ and never torch.
 """
 
 from peftbench.results.store.files import SEARCH
-from peftbench.results.store.reading import RecordedGrid, Tables, done, read, read_rows, read_trials, recorded_grid
+from peftbench.results.store.reading import (
+    CellAxes,
+    RecordedGrid,
+    Tables,
+    done,
+    read,
+    read_rows,
+    read_trials,
+    recorded_grid,
+)
 from peftbench.results.store.writing import compact, open_for_run, record_grid, write, write_new
 
 __all__ = [
     "SEARCH",
+    "CellAxes",
     "RecordedGrid",
     "Tables",
     "compact",

@@ -68,6 +68,16 @@ class Tables:
 
 
 @dataclass(frozen=True)
+class CellAxes:
+    """What a cell of a recorded grid is, before any of its trials has a row."""
+
+    method: str
+    precision: str
+    rank: int | None
+    """None if its method has none."""
+
+
+@dataclass(frozen=True)
 class RecordedGrid:
     """The trials of the last run of a folder. Rows of other trials are from earlier settings or other suites."""
 
@@ -85,6 +95,8 @@ class RecordedGrid:
     """Key -> the trial's cell; empty in older folders."""
     bases: Mapping[str, str] = field(default_factory=dict)
     """Key -> the trial's base model, where the grid has several; empty where it has one, and in older folders."""
+    axes: Mapping[str, CellAxes] = field(default_factory=dict)
+    """Cell -> what it is; empty in older folders."""
 
 
 def recorded_grid(folder: Path | str) -> RecordedGrid | None:
@@ -102,6 +114,8 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         for name in ("cells", "bases"):
             if isinstance(found.get(name), dict):
                 more[name] = {str(key): str(value) for key, value in found[name].items()}
+        if isinstance(found.get("axes"), dict):
+            more["axes"] = {cell: axes for cell, given in found["axes"].items() if (axes := _axes(given)) is not None}
         keys, command = tuple(map(str, found["keys"])), str(found["command"])
         "".join((*keys, command)).encode()  # raises a ValueError for what is not Unicode text
         return RecordedGrid(keys, command, **more)
@@ -111,6 +125,16 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
+
+
+def _axes(given: Any) -> CellAxes | None:
+    """Return what a record says of a cell; None if it is damaged."""
+    if not isinstance(given, dict):
+        return None
+    method, precision, rank = (given.get(name) for name in ("method", "precision", "rank"))
+    if isinstance(method, str) and isinstance(precision, str) and (rank is None or type(rank) is int):
+        return CellAxes(method, precision, rank)
+    return None
 
 
 def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:

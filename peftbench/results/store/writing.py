@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from peftbench.errors import UserError
 from peftbench.records import Result
-from peftbench.records.watch import Watch
 from peftbench.results.store import files
 from peftbench.results.store.reading import Entry, entries, only, winners
 from peftbench.results.store.schema import KINDS, conform, schema, scores_of, table, tasks_of
@@ -123,9 +122,8 @@ def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: A
         UserError: if the folder cannot be written.
     """
     folder = Path(folder)
-    given = {name: asdict(value) if isinstance(value, Watch) else value for name, value in more.items() if value}
-    record = {"keys": list(keys), "command": command} | given
-    text = json.dumps(record, indent=1) + "\n"
+    record = {"keys": list(keys), "command": command} | {name: value for name, value in more.items() if value}
+    text = json.dumps(record, indent=1, default=asdict) + "\n"
     with files.locked(folder), files.replacing(folder / files.GRID) as out:
         out.write(text.encode())
 
