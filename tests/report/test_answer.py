@@ -104,7 +104,7 @@ def test_predicted_memory_is_never_used(tmp_path):
 def test_a_cell_whose_memory_or_time_is_not_known_is_named_where_a_budget_excludes_it(tmp_path):
     free = trials("ia3 fp32", [0.9, 0.9, 0.9], peak_train_bytes=None, train_seconds=None)
     place = folder(tmp_path / "unknown", BASE, BEST, free)
-    unknown = "Not judged by memory, which was not measured: ia3 fp32."
+    unknown = "Not judged by memory, which is not known: ia3 fp32."
     first, second, *_ = told(place, budget_bytes=2**20)
     assert first.startswith("No cell trained within 1.0 MiB: the smallest peak is")
     assert second == unknown
@@ -206,6 +206,14 @@ def test_a_gpus_budget_holds_what_is_not_in_tensors_and_the_largest_peak_counts(
         for seed, one in enumerate(SMALL)
     ]
     assert told(folder(tmp_path / "uneven", BASE, uneven), budget_bytes=2 * 2**30)[0].startswith("No cell trained")
+
+
+@pytest.mark.parametrize("columns", [{"device": "cuda", "precision": "fp3"}, {"device": None}])
+def test_what_a_process_holds_on_an_unknown_device_or_in_an_unknown_precision_is_not_0(columns, tmp_path):
+    odd = [dataclasses.replace(one, row=dataclasses.replace(one.row, **columns)) for one in SMALL]
+    first, second, *_ = told(folder(tmp_path / "odd", odd), budget_bytes=2**40)
+    assert first.startswith("No cell trained within 1.0 TiB")
+    assert second.startswith("Not judged by memory, which is not known: ")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ BASE = Outcomes.of([[float(place < 200) for place in range(1000)]], seedless=Tru
 def candidate(
     name: str, outcomes: Outcomes | None, peak: float | None = 1e9, seconds: float | None = 60.0
 ) -> Candidate:
-    return Candidate(name, outcomes, peak, seconds, BASE)
+    return Candidate(name, outcomes, peak, seconds, BASE, needs_bytes=peak)
 
 
 def near(*cells: Candidate, **question: object) -> Decision:

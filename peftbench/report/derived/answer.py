@@ -43,9 +43,11 @@ class Costs:
     """Whether it can be merged into the base model's weights."""
     checkpoint_bytes: float | None
     needs_bytes: float | None = None
-    """What a memory budget has to hold: the largest peak of any seed with ``reserve_bytes``."""
-    reserve_bytes: int = 0
-    """What its process held on a GPU beside tensors, as ``run --budget`` estimates it; 0 on the CPU."""
+    """What a memory budget has to hold: the largest peak of any seed with ``reserve_bytes``; None if either is not
+    known."""
+    reserve_bytes: int | None = 0
+    """What its process held on a GPU beside tensors, as ``run --budget`` estimates it; 0 on the CPU; None if the
+    device or the precision is not known."""
 
 
 @dataclass(frozen=True)
@@ -233,19 +235,21 @@ def _costs(results: Results, cell: Cell) -> Costs:
         measured.decode,
         _merge(cell, measured),
         cell.mean("checkpoint_bytes"),
-        max(peaks) + reserve if peaks and cell.mean("peak_train_bytes") is not None else None,
+        max(peaks) + reserve if peaks and reserve is not None and cell.mean("peak_train_bytes") is not None else None,
         reserve,
     )
 
 
-def _reserve(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the most that trials are taken to have held on their device beside tensors, in bytes."""
+def _reserve(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the most that trials are taken to have held on their device beside tensors, in bytes; None if unknown."""
     from peftbench.models.precision import PRECISIONS
     from peftbench.planner import cuda_reserve
 
-    known = [row for row in rows if row.get("device") == "cuda" and row.get("precision") in PRECISIONS]
-    options = [read_json(row.get("settings_json")).get("options") or {} for row in known]
-    pairs = zip(known, options, strict=True)
+    on_gpu = [row for row in rows if row.get("device") != "cpu"]
+    if any(row.get("device") != "cuda" or row.get("precision") not in PRECISIONS for row in on_gpu):
+        return None
+    options = [read_json(row.get("settings_json")).get("options") or {} for row in on_gpu]
+    pairs = zip(on_gpu, options, strict=True)
     return max((sum(cuda_reserve.parts_of("cuda", row["precision"], each).values()) for row, each in pairs), default=0)
 
 

@@ -28,7 +28,7 @@ NO_TIMES = "a time budget needs times that were not measured on a busy machine, 
 """Why a question with a time budget may have no answer."""
 
 
-UNKNOWN_MEMORY = "Not judged by memory, which was not measured: {}."
+UNKNOWN_MEMORY = "Not judged by memory, which is not known: {}."
 """Which cells may be within a memory budget or not."""
 UNKNOWN_TIME = "Not judged by time, which was not measured on an idle machine: {}."
 """Which cells may be within a time budget or not."""

@@ -18,8 +18,6 @@ _LOWER_IS_BETTER = ("bits_per_byte", "perplexity")
 _MOST = 4
 """Most cells that a line names."""
 _HEAD = "Warning: "
-_FLOOR = "0"
-"""What scores are compared with where neither chance nor majority is known."""
 
 
 def warnings(results: Results) -> tuple[str, ...]:
@@ -31,13 +29,22 @@ def warnings(results: Results) -> tuple[str, ...]:
 
 def at_the_floor(results: Results) -> tuple[str, ...]:
     """Return one line for each task on which every tuned cell scores 0, the lowest possible score."""
-    found = []
-    for task in results.tasks:
-        scores = [cell.mean(f"score_{task}") for cell in results.tuned]
-        lower = results.score_record(task).get("metric") in _LOWER_IS_BETTER
-        if scores and not lower and all(score == 0 for score in scores):
-            found.append(f"{_HEAD}{_nothing(task)}"[:WIDTH])
-    return tuple(found)
+    return tuple(f"{_HEAD}{_nothing(task)}"[:WIDTH] for task in _rising(results) if _all_zero(results, task))
+
+
+def _rising(results: Results) -> list[str]:
+    """Return the tasks on which a higher score is better."""
+    return [task for task in results.tasks if results.score_record(task).get("metric") not in _LOWER_IS_BETTER]
+
+
+def _scores(results: Results, task: str) -> dict[str, float]:
+    """Return the mean scores of the tuned cells that have one, by name."""
+    return {cell.name: score for cell in results.tuned if (score := cell.mean(f"score_{task}")) is not None}
+
+
+def _all_zero(results: Results, task: str) -> bool:
+    scores = _scores(results, task).values()
+    return bool(scores) and not any(scores)
 
 
 def _nothing(task: str) -> str:
@@ -63,25 +70,24 @@ def _busy(results: Results) -> Iterator[str]:
 
 def _guessing(results: Results, names: Mapping[str, str]) -> Iterator[str]:
     """Yield the tasks on which cells score no better than without reading the question."""
-    for task in results.tasks:
-        known = [
+    for task in _rising(results):
+        scored = _scores(results, task)
+        levels = [
             (level, kind) for kind in ("majority", "chance") if (level := results.reference(kind, task)) is not None
         ]
-        if results.score_record(task).get("metric") in _LOWER_IS_BETTER:
-            continue
-        level, kind = max(known, default=(0.0, _FLOOR))
-        scored = [(score, names[c.name]) for c in results.tuned if (score := c.mean(f"score_{task}")) is not None]
-        low = sorted((score, name) for score, name in scored if score <= level)
-        if low and len(low) == len(scored):
-            best, name = low[-1]
-            if kind == _FLOOR or best == level == 0:
-                yield _nothing(task)
-                continue
-            yield f"{task}: no cell is above {kind} ({100 * level:.1f}); the best, {name}, has {100 * best:.1f}."
-        elif low:
+        if _all_zero(results, task):
+            yield _nothing(task)
+        elif levels:
+            level, kind = max(levels)
+            low = sorted((score, names[cell]) for cell, score in scored.items() if score <= level)
             each = [f"{name} ({100 * score:.1f})" for score, name in low]
-            at = "the lowest possible score" if kind == _FLOOR else f"or below {kind} ({100 * level:.1f})"
-            yield _fitting(f"{task}, at {at}", [name for _, name in low] if kind == _FLOOR else each)
+            if low and len(low) == len(scored):
+                best, name = low[-1]
+                yield f"{task}: no cell is above {kind} ({100 * level:.1f}); the best, {name}, has {100 * best:.1f}."
+            elif low:
+                yield _fitting(f"{task}, at or below {kind} ({100 * level:.1f})", each)
+        elif zero := sorted(names[cell] for cell, score in scored.items() if score == 0):
+            yield _fitting(f"{task}, at the lowest possible score", zero)
 
 
 def _edges(results: Results, names: Mapping[str, str]) -> Iterator[str]:

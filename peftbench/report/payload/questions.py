@@ -44,7 +44,7 @@ def costs(results: Results) -> dict[str, Any]:
         "unknown_time": notes.UNKNOWN_TIME,
         "more_seeds": notes.MORE_SEEDS,
         "beside_tensors": notes.BESIDE_TENSORS if any(cost.reserve_bytes for cost in found.values()) else "",
-        "reserve": max((cost.reserve_bytes for cost in found.values()), default=0),
+        "reserve": max((cost.reserve_bytes for cost in found.values() if cost.reserve_bytes), default=0),
         "needs": [one and _exact(one.needs_bytes) for one in each],
         "peak": [one and _exact(one.peak_train_bytes) for one in each],
         "seconds": [one and _exact(one.train_seconds) for one in each],
@@ -68,7 +68,7 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
     refused = decision.status == "refused"  # for every question: only probabilities differ
     draws = losses.drawn.shape[1]
     enough = [] if refused else [_enough(thousandths / 1000, draws) for thousandths in range(FIRST, 1001)]
-    counts = _counts(draws, room, enough)
+    counts, exact_from = _counts(draws, room, enough)
     stored = results.stored_outcomes(results.tasks if found.task == MEAN else (found.task,))
 
     def named(text: str) -> str:
@@ -79,7 +79,7 @@ def task(results: Results, found: Answer, room: int) -> dict[str, Any] | None:
         "refused": refused,
         "draws": draws,
         "counts": counts,
-        "exact_from": _exact_from(draws, room),
+        "exact_from": exact_from,
         "levels": [] if refused else [(at, _exact(_level(losses, at))) for at in LEVELS_AT],
         "enough": enough,
         "statistics": base64.b64encode(_statistics(losses, counts)).decode(),
@@ -110,26 +110,20 @@ def _statistics(losses: Losses, counts: Sequence[int]) -> bytes:
     return drawn[:, np.asarray(counts) - 1].astype("<f4").tobytes()
 
 
-def _counts(draws: int, room: int, levels: Iterable[int]) -> list[int]:
-    """Return the counts of draws at which something changes."""
-    shown = list(_changes(draws))
-    if room < len(shown):
-        # what a cell that may be the answer says is exact as long as there is room; unlikely ones are interpolated
-        high = [count for count in shown if 2 * count >= draws]
-        low = [count for count in shown if 2 * count < draws]
-        kept = [high, low] if len(high) + _FEWEST <= room else [shown]
-        left = max(room - (len(high) if len(kept) > 1 else 0), _FEWEST)
-        places = np.unique(np.linspace(0, len(kept[-1]) - 1, left).round().astype(int))
-        shown = [*(high if len(kept) > 1 else []), *(kept[-1][place] for place in places)]
-    return sorted({*shown, *levels})
+def _counts(draws: int, room: int, levels: Iterable[int]) -> tuple[list[int], float | None]:
+    """Return the counts of draws at which something changes, and the probability from which on percentages are exact.
 
-
-def _exact_from(draws: int, room: int) -> float | None:
-    """Return the probability from which on percentages are exact: 0 for all; None if all are interpolated."""
+    That is 0 for all, and None if all are interpolated.
+    """
     shown = list(_changes(draws))
     if room >= len(shown):
-        return 0
-    return 0.5 if sum(2 * count >= draws for count in shown) + _FEWEST <= room else None
+        return sorted({*shown, *levels}), 0
+    # what a cell that may be the answer says is exact as long as there is room; unlikely ones are interpolated
+    high = [count for count in shown if 2 * count >= draws]
+    exact = high if len(high) + _FEWEST <= room else []
+    rest = shown[: len(shown) - len(exact)]
+    places = np.unique(np.linspace(0, len(rest) - 1, max(room - len(exact), _FEWEST)).round().astype(int))
+    return sorted({*exact, *(rest[place] for place in places), *levels}), 0.5 if exact else None
 
 
 def _enough(share: float, draws: int) -> int:

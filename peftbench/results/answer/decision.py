@@ -74,7 +74,7 @@ class Candidate:
     """Mean score, a fraction of 1, for a cell without outcomes; None if it is not known."""
     needs_bytes: float | None = None
     """What a memory budget has to hold: the largest peak of any seed and, on a GPU, the part of the budget that is not
-    for tensors; None for ``peak_train_bytes``."""
+    for tensors; None if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,7 @@ def _why_left_out(one: Candidate) -> str:
 
 def _fits(one: Candidate, question: Question) -> bool:
     """Return whether a cell is known to stay within the budgets."""
-    needs = one.peak_train_bytes if one.needs_bytes is None else one.needs_bytes
-    pairs = ((needs, question.budget_bytes), (one.train_seconds, question.time_seconds))
+    pairs = ((one.needs_bytes, question.budget_bytes), (one.train_seconds, question.time_seconds))
     return all(limit is None or (cost is not None and cost <= limit) for cost, limit in pairs)
 
 
