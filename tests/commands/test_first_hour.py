@@ -12,10 +12,10 @@ from peftbench import cli
 from peftbench.commands import default_settings, expected, progress
 from peftbench.models import find
 from peftbench.records import Base, Phase
-from peftbench.runner import pilot
+from peftbench.runner import pilot, prepare
 from peftbench.runner.executor import Event
 from peftbench.runner.pilot import Measured
-from peftbench.suite import expand, load
+from peftbench.suite import base_defaults, expand, load
 from peftbench.suite.select import FIELDS
 from tests.support import trials
 from tests.support.results_factory import make_result
@@ -290,8 +290,10 @@ def test_plan_and_run_say_that_a_base_is_a_folder(tmp_path, tiny, monkeypatch, c
         "base: org/model\ntasks: [judge]\nseeds: 1\ntrain: {steps: 2, sequence_length: 32}\nmethods: [lora]\n"
     )
     assert cli.main(["plan", "s.yaml"]) == 0
-    said = "note: base 'org/model' is read from the folder "
-    assert said in " ".join(capsys.readouterr().out.split())
+    said = "base 'org/model' is read from the folder "
+    assert f"note: {said}" in " ".join(capsys.readouterr().out.split())
+    trials_ = expand(base_defaults.resolve(load("s.yaml")), "cpu")
+    assert any(note.startswith(said) for note in prepare.prepare(trials_, tmp_path / "r", 1, "x").notes)
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])

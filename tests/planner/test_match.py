@@ -98,6 +98,13 @@ methods:
     assert "no rank that this base model allows comes within 20% of the budget: prompt_tuning r=192" in printed
 
 
+@pytest.mark.spawns
+def test_a_suite_is_sent_to_a_process_of_its_own(tmp_path, monkeypatch):
+    made = load(tmp_path, "match: {trainable_parameters: 20000}\nmethods: {lora: }\n")
+    monkeypatch.setattr(match, "solve", repr)  # solving would import torch there, which takes seconds
+    assert match.apply(made) == repr(made)
+
+
 def test_a_method_that_cannot_be_counted_is_unchanged_with_the_reason(tmp_path):
     text = "match: {trainable_parameters: 1000}\nmethods: {lora: {target_modules: [nowhere]}}\n"
     (found,) = match.solve(load(tmp_path, text)).found

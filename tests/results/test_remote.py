@@ -14,7 +14,7 @@ import pytest
 from peftbench import cli
 from peftbench.commands import sending
 from peftbench.errors import UserError
-from peftbench.results import folder, remote
+from peftbench.results import folder, remote, remote_names
 from peftbench.results.store import compact, read, write
 from tests.support.remote_runs import finished_trials_survive, lose_the_machine, run_trials, seeds_at
 from tests.support.results_factory import make_result
@@ -325,6 +325,13 @@ def test_a_night_that_is_merged_while_nights_are_fetched_is_listed_again(
     monkeypatch.setattr(type(memory), "get_file", merging)
     (night,) = remote.nights("memory://bucket/nights")
     assert sorted(read(night).trials["seed"]) == [0, 1]
+
+
+def test_a_copy_whose_name_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "copy").write_text("a file")
+    with pytest.raises(UserError, match="copy cannot be written: File exists"):
+        remote_names.note(tmp_path / "copy", "memory://bucket/r")
+    assert remote_names.name_of(tmp_path / "copy") == str(tmp_path / "copy")
 
 
 def test_nights_at_a_url_are_a_history_and_have_their_names(

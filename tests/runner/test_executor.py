@@ -10,12 +10,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.records import Status
 from peftbench.runner.executor import local
@@ -180,6 +182,20 @@ def server_says(channel):
     import torch
 
     channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0))
+
+
+def test_the_libraries_are_loaded_without_a_trial_and_the_environment_is_restored(monkeypatch):
+    def ends(process):
+        raise EOFError("it was killed")
+
+    before = dict(os.environ)
+    local.load_libraries()
+    assert os.environ == before
+    assert forkserver._forkserver._forkserver_pid in local._servers
+    monkeypatch.setattr(local, "_begin", ends)
+    with pytest.raises(UserError, match="the process server ended while it imported the libraries: it was killed"):
+        local.load_libraries()
+    assert os.environ == before
 
 
 def test_the_server_has_the_libraries_and_has_never_touched_cuda():

@@ -134,6 +134,12 @@ def test_what_pilots_took_is_kept_and_damage_is_nothing_known(tmp_path):
     assert pilot.stored() == {}
 
 
+def test_pilots_are_forgotten_where_the_cache_cannot_be_written(made, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    pilot.store({pilot.shape(made): KNOWN})
+    assert pilot.stored() == {}
+
+
 def test_a_shape_is_measured_once_with_few_steps_and_examples_and_a_limit(tiny, tmp_path, monkeypatch):
     made = trials.trial(tiny, tmp_path, training={"steps": 500})
     seen = []

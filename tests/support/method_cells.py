@@ -17,6 +17,8 @@ from tests.support import trials
 TRAINED = [name for name, method in METHODS.items() if method.trains]
 COMMON = ("fp32", "bf16", "nf4")
 """The precisions in which every method is tested; in the others, with --run-slow."""
+ALSO = (("lora", "int8"), ("adapter", "int8"))
+"""Methods that are tested in another precision too: one of peft and one of peftbench."""
 
 
 def cells():
@@ -24,7 +26,7 @@ def cells():
     for name in TRAINED:
         for precision in METHODS[name].precisions:
             if why_unsupported(METHODS[name], precision, "cpu") is None:
-                marks = () if precision in COMMON else pytest.mark.slow
+                marks = () if precision in COMMON or (name, precision) in ALSO else pytest.mark.slow
                 yield pytest.param(name, precision, marks=marks, id=f"{name}-{precision}")
 
 
