@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
-import json
-import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +13,9 @@ from unittest import mock
 
 import pytest
 
-from peftbench.records import Result
 from peftbench.report import publish_folders, render
 from tests.support import chromium
-from tests.support.results_factory import TASKS, grid_results, make_result, store
+from tests.support.results_factory import TASKS, drawn, grid_results, make_result, store
 
 pytestmark = pytest.mark.browser
 METHODS = ("base", "full", "adapter", "qlora")
@@ -31,23 +28,6 @@ def expect(what: Any) -> Any:
     from playwright.sync_api import expect
 
     return expect(what)
-
-
-def drawn(result: Result, shift: float) -> Result:
-    """Return a result with drawn outcomes of its examples, whose means are its scores."""
-    if result.row.status != "ok":
-        return result
-    share = {score.task: min(1.0, max(0.0, score.value + shift)) for score in result.scores}
-    examples = tuple(
-        dataclasses.replace(
-            each, outcome=float(random.Random(f"{result.row.key} {each.task} {each.index}").random() < share[each.task])
-        )
-        for each in result.examples
-    )
-    found = {task: [each.outcome for each in examples if each.task == task] for task in share}
-    scores = tuple(dataclasses.replace(s, value=sum(found[s.task]) / len(found[s.task])) for s in result.scores)
-    row = dataclasses.replace(result.row, scores_json=json.dumps({s.task: vars(s) for s in scores}))
-    return dataclasses.replace(result, row=row, scores=scores, examples=examples)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +13,10 @@ import peftbench
 from peftbench import cli
 from peftbench.errors import UserError
 from peftbench.results import remote
-from tests.support import tiny_base
+from tests.support import colours
 from tests.support.exports import library
 from tests.support.remote_runs import finished_trials_survive, lose_the_machine
 from tests.support.results_factory import make_grid
-
-SUITE = """
-base: ./tiny
-device: cpu
-tasks:
-  colour:
-    kind: choice
-    train: train.jsonl
-    test: train.jsonl
-    validation_fraction: 0.25
-    prompt: "the {{ p }}"
-    target: "{{ t }}"
-    choices: [red, blue]
-    limit: 4
-seeds: 2
-evaluate: {inference: false}
-methods: {adapter: {learning_rate: 1e-3}}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -109,10 +90,7 @@ def test_a_suite_runs_into_s3_continues_on_another_machine_and_every_command_rea
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny_base.make(tmp_path / "tiny")
-    rows = [{"p": "one " * (i % 7), "t": ("red", "blue")[i % 2]} for i in range(40)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "x.yaml").write_text(SUITE)
+    colours.with_validation(tmp_path, "device: cpu\nseeds: 2\nmethods: {adapter: {learning_rate: 1e-3}}\n")
     url = "s3://bucket/nights/x"
     assert cli.main(["run", "x.yaml", "-o", url, "--seeds", "1"]) == 0
     assert f"all results are at {url}" in capsys.readouterr().err

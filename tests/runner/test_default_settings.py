@@ -10,22 +10,10 @@ from peftbench.models import here
 from peftbench.report import collect
 from peftbench.report.notes import defaults
 from peftbench.suite import base_defaults
-from tests.support import tiny_base
+from tests.support import colours
 
-SUITE = """
-base: ./tiny
-tasks:
-  colour:
-    kind: choice
-    train: train.jsonl
-    test: train.jsonl
-    validation_fraction: 0.25
-    prompt: "the {{ p }}"
-    target: "{{ t }}"
-    choices: [red, blue]
-    limit: 4
+REST = """\
 seeds: 1
-evaluate: {inference: false}
 methods: {base: , full: , lora: {learning_rate: search}, adapter: {learning_rate: 1e-3}}
 """
 
@@ -33,10 +21,7 @@ methods: {base: , full: , lora: {learning_rate: search}, adapter: {learning_rate
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("defaults")
-    tiny_base.make(folder / "tiny")
-    rows = [{"p": "one " * (i % 7), "t": ("red", "blue")[i % 2]} for i in range(40)]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "x.yaml").write_text(SUITE)
+    colours.with_validation(folder, REST)
     return folder
 
 

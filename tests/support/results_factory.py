@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -97,6 +98,28 @@ def make_result(
         tuple(_example(key, score.task, i, score.value) for score in records for i in range(examples)),
         records,
     )
+
+
+def drawn(result: Result, shift: float = 0.0, alike: bool = False) -> Result:
+    """Return a result with drawn outcomes of its examples, whose means are its scores; a failed one as it is.
+
+    Args:
+        result: its scores are the probabilities.
+        shift: what is added to them.
+        alike: whether all trials draw with the same seeds, so that an example is as hard for each.
+    """
+    if result.row.status != "ok":
+        return result
+    share = {score.task: _clip(score.value + shift) for score in result.scores}
+    own = "" if alike else f"{result.row.key} "
+    examples = tuple(
+        replace(one, outcome=float(random.Random(f"{own}{one.task} {one.index}").random() < share[one.task]))
+        for one in result.examples
+    )
+    found = {task: [one.outcome for one in examples if one.task == task] for task in share}
+    scores = tuple(replace(score, value=sum(found[score.task]) / len(found[score.task])) for score in result.scores)
+    row = replace(result.row, scores_json=json.dumps({score.task: vars(score) for score in scores}))
+    return replace(result, row=row, scores=scores, examples=examples)
 
 
 def make_grid(folder: Path, seeds: int = 3, steps: int = 30, examples: int = 10) -> Path:
