@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from peftbench.records import Example
 from tools.validation import planted_changes
 from tools.validation.planted_changes import Plant
 
@@ -30,6 +31,8 @@ def test_a_kept_night_is_run_again_if_it_is_not_of_the_same_suite_data_and_plant
     monkeypatch.setattr(planted_changes, "ROOT", tmp_path)
     monkeypatch.setattr(planted_changes.subprocess, "run", run)
     packages = {"peftbench": "1", "torch": "2"}
+    examples = [Example(f"prompt {number}", "answer") for number in range(planted_changes.TRAIN)]
+    monkeypatch.setattr(planted_changes.describe, "examples", lambda split: examples)
     monkeypatch.setattr(planted_changes.environment, "describe", lambda: {"packages": dict(packages)})
 
     def runs(plant: Plant | None = None) -> int:
