@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
+import json
 import os
 import pickle
 from concurrent.futures import Executor, Future
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,23 @@ class Here(Executor):
         return future
 
 
+def anatomy(folder: Path):
+    """In place of ``models.anatomy.child.start``: what that process prints, read in this one when it is asked for."""
+    from peftbench.models.anatomy import child
+
+    class Read(child.Reading):
+        def result(self):
+            printed = io.StringIO()
+            with redirect_stdout(printed):
+                child.main(str(folder.resolve()))
+            return json.loads(printed.getvalue())
+
+        def stop(self):
+            pass
+
+    return Read(None)
+
+
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="run the tests that take minutes")
 
@@ -62,12 +82,25 @@ def pytest_collection_finish(session):
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def anatomies_here():
+    """Read anatomies in this process, also for pages that fixtures of a module make; yield what starts a process."""
+    from peftbench.models.anatomy import child
+
+    with pytest.MonkeyPatch.context() as patch:
+        real = child.start
+        patch.setattr(child, "start", anatomy)
+        yield real
+
+
 @pytest.fixture(autouse=True)
-def few_interpreters(request, monkeypatch):
+def few_interpreters(request, monkeypatch, anatomies_here):
     """Do here what only spares a command the import of torch by a new interpreter, unless that is what is tested."""
     if request.node.get_closest_marker("spawns") is None:
         for module in ("peftbench.training.token_lengths", "peftbench.planner.match"):
             monkeypatch.setattr(f"{module}.ProcessPoolExecutor", Here)
+    else:
+        monkeypatch.setattr("peftbench.models.anatomy.child.start", anatomies_here)
 
 
 @pytest.fixture(scope="session")

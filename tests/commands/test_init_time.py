@@ -13,7 +13,7 @@ from peftbench.commands.first_suite.draft import Draft, MethodLine, text
 from peftbench.records import Status
 from peftbench.runner import pilot
 from peftbench.runner.pilot import NO_TIME, Measured
-from peftbench.tasks import read
+from peftbench.runner.preflight.texts import Texts
 from tests.support.results_factory import make_result
 
 ROWS = [{"text": f"the {a} {n}", "label": b} for n in range(20) for a, b in (("sky", "blue"), ("rose", "red"))] * 10
@@ -57,7 +57,7 @@ def timed(trials, monkeypatch):
         monkeypatch.setattr(pilot, "measure", measure)
         seeds = fixed.seeds or 3
         draft = replace(DRAFT, given=fixed, seeds=seeds)
-        made = timing.fit(draft, trials, limit, read.examples, 400)
+        made = timing.fit(draft, trials, limit, Texts().examples, 400)
         return made.draft, list(made.said), list(made.unknown)
 
     return call

@@ -169,6 +169,7 @@ def test_a_pass_that_fails_leaves_the_order_unknown(monkeypatch):
     assert found.normalization.kind == "RMSNorm"
 
 
+@pytest.mark.spawns
 def test_the_child_process_gives_the_same_or_the_reason(tmp_path, capsys):
     from dataclasses import asdict
 

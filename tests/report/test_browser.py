@@ -289,14 +289,24 @@ def test_a_mark_of_another_plot_tells_its_values(opened: Any) -> None:
 
 
 def _mark(page: Any, name: str) -> tuple[float, float]:
-    """Find a mark of the plot by moving the mouse over it, on a grid, as the canvas has no elements."""
+    """Find a mark of the plot by moving the mouse over all that is coloured, as the canvas has no elements."""
     box = page.locator("#plot canvas").bounding_box()
-    for y in range(int(box["y"]) + 5, int(box["y"] + box["height"]) - 30, 7):
-        for x in range(int(box["x"]) + 60, int(box["x"] + box["width"]) - 5, 7):
-            page.mouse.move(x, y)
-            if page.locator("#tip").is_visible() and page.inner_text("#tip").startswith(name):
-                return x, y
-    raise AssertionError(f"no mark of {name}")
+    coloured = page.evaluate(
+        """() => {
+          const canvas = document.querySelector("#plot canvas"), { width, height } = canvas, step = 4, found = [];
+          const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+          for (let y = 0; y < height; y += step) for (let x = 0; x < width; x += step) {
+            const [red, green, blue, alpha] = pixels.subarray(4 * (y * width + x), 4 * (y * width + x) + 4);
+            if (alpha > 128 && Math.max(red, green, blue) - Math.min(red, green, blue) > 40) found.push([x, y]);
+          }
+          return found.map(([x, y]) => [x * canvas.clientWidth / width, y * canvas.clientHeight / height]);
+        }"""
+    )
+    for x, y in coloured:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        if page.locator("#tip").is_visible() and page.inner_text("#tip").startswith(name):
+            return box["x"] + x, box["y"] + y
+    raise AssertionError(f"no mark of {name} at {len(coloured)} places")
 
 
 def test_brushing_the_plot_filters_the_table(opened: Any) -> None:
