@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from peftbench.commands import terminal
+from peftbench.commands import plan_time, terminal
 from peftbench.records import Status
 from peftbench.records.units import seconds as shown
-from peftbench.records.wording import plural, series
+from peftbench.records.wording import plural
 from peftbench.results.busy_machine import MOST_WAITING, waiting_share
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class Expected:
     @property
     def by(self) -> str:
         """The commands whose measured steps the prediction is from, as ``init --time``."""
-        named = [f"`{name}`" for name in self._by if name]
-        return series(named) if named else "an earlier command"
+        return plan_time.measured_by(self._by)
 
     def left(self) -> float | None:
         """Return the seconds that are left, corrected by the trials so far; None if they are not known."""

@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,27 +87,28 @@ def init(how: InitOptions) -> int:
     facts = model_facts.facts(how.base)
     found = data.look(how.train, how.test, facts.chat, how.asked)
     first = choose.started(facts, found, how.output.parent, fixed)
-    _say("base", *facts.sentences())
+    _say("base", facts.sentence(), *facts.notes())
     inputs, first = _read(first, facts, found, how)
-    _say("data", f"{how.train.name}: {found.records:,} records", *inputs.notes)
-    _say("task", described.KINDS[inputs.task.kind], f"found: {found.found.why}")
     tokens = _tokens(inputs)
-    _say_of_data(inputs, tokens)
     made, lengths = choose.with_lengths(first, tokens, facts.context)
     made = choose.with_amounts(made, inputs.train, inputs.test)
-    _say("length", *lengths)
+    _say_of_data(inputs, tokens, lengths)
     fitted = _fitted(made, inputs, how, budget)
-    made, methods = choose.with_methods(made, fitted, facts, budget)
-    _say("memory", *limit, *methods)
+    made, (peaks, *more) = choose.with_methods(made, fitted, facts, budget)
     timed = _timed(made, inputs, how, seconds, began)
     made = timed.draft
-    _say("amount", *described.of_amounts(made, inputs.test))
-    _say("time", *timed.said, *(["`run` uses what was measured here"] if timed.said and timed.measured else ()))
-    _say("scored", *_of_scored(made, inputs))
+    _say("overlap", *_of_overlap(made, inputs))
+    _say("methods", ", ".join(line.name for line in made.methods))
+    _say("memory", f"{peaks}{limit if fitted and fitted.peaks else ''}", *more)
+    _say("left out", *described.of_left_out(made.left_out))
+    validated = choose.validated(made, found.records)
+    _say("amount", *described.of_amounts(made, inputs.train, inputs.test, validated))
+    _say("time", *timed.said)
     for line in (*facts.unknown, *timed.unknown, *found.found.unsure):  # last what only the user knows
         _say("not known", line)
     _loaded(replace(made, head=_head(how)), how, keep=True)
-    print(f"{'wrote:':11}{how.output}; read it, then: peftbench plan {shlex.quote(str(how.output))}")  # to be copied
+    print(f"{'wrote:':11}{how.output}, with the reason of each value")
+    print(f"{'next:':11}peftbench plan {shlex.quote(str(how.output))}")  # to be copied
     return 0
 
 
@@ -131,24 +132,20 @@ def _check_output(how: InitOptions) -> None:
         raise UserError(f"--output: given {out.name!r}; allowed: a name that ends in .yaml")
 
 
-def _budget(how: InitOptions) -> tuple[int | None, list[str]]:
-    """Return the memory to plan for in bytes, and how it was found."""
+def _budget(how: InitOptions) -> tuple[int | None, str]:
+    """Return the memory to plan for in bytes, and what to say behind it of how it was found."""
     from peftbench.measure import device
     from peftbench.planner import memory_sizes
-    from peftbench.records.units import memory
 
     kind = device.resolve("auto")
     if how.budget is not None and how.budget != memory_sizes.DEVICE:
-        return memory_sizes.read(how.budget, "--budget"), []
+        return memory_sizes.read(how.budget, "--budget"), ""
     try:
         whole = memory_sizes.budget(memory_sizes.DEVICE, kind)
     except UserError:
-        return None, ["the GPU's memory is not known, so no limit was planned for; --budget 16GiB sets one"]
-    part = int(whole * _OF_DEVICE)
+        return None, "; the GPU's memory is not known, so no limit was planned for; --budget 16GiB sets one"
     what = "GPU" if kind == "cuda" else "machine"
-    return part, [
-        f"planned for {memory(part)}, {100 * _OF_DEVICE:.0f} % of this {what}'s (--budget sets another amount)"
-    ]
+    return int(whole * _OF_DEVICE), f": {100 * _OF_DEVICE:.0f} % of this {what}'s (--budget)"
 
 
 def _read(first: Draft, facts: BaseFacts, found: Data, how: InitOptions) -> tuple[_Inputs, Draft]:
@@ -208,43 +205,37 @@ def _tokens(inputs: _Inputs) -> Tokens | None:
         raise UserError(f"base {inputs.facts.base.source!r}: {error}") from None
 
 
-def _say_of_data(inputs: _Inputs, tokens: Tokens | None) -> None:
+def _say_of_data(inputs: _Inputs, tokens: Tokens | None, chosen: Sequence[str]) -> None:
+    """Print what was found in the data.
+
+    Args:
+        inputs: base model and data.
+        tokens: the examples in tokens.
+        chosen: the lengths of the suite, and what is cut by them.
+    """
     from peftbench.commands.first_suite import described
     from peftbench.records.wording import plural
 
     data, train, test = inputs.data, inputs.train, inputs.test
-    if data.classes:
-        _say("answers", described.of_answers(data.classes, data.words))
-    _say(
-        "train",
-        plural(len(train), "example"),
-        *([described.of_lengths(tokens.train)] if tokens else ()),
-        *described.of_repeats(train),
-    )
-    where = "of the test file" if data.test else "drawn from the file (test_fraction)"
+    tested = plural(len(test), "test example")
+    where = f"{data.test.name}: {tested}" if data.test else f"{tested} drawn from them (test_fraction)"
     merged = inputs.task.several_references and "several_references" not in data.found.block
-    _say(
-        "test",
-        f"{plural(len(test), 'example')} {where}",
-        *([described.of_lengths(tokens.test)] if tokens and tokens.test else ()),
-        *(["examples with the same prompt are one (several_references)"] if merged else ()),
-        *described.of_repeated_tests(test),
-        *described.of_overlap(train, test, data.test is None),
-    )
+    one = "; test examples with the same prompt are one (several_references)" if merged else ""
+    _say("data", f"{data.train.name}: {plural(data.records, 'record')}; {where}{one}", *inputs.notes)
+    classes = f", {described.of_classes(data.classes)}" if data.classes else ""
+    _say("task", f"{described.KINDS[inputs.task.kind]}; found: {data.found.why}{classes}")
+    lengths, *cut = chosen
+    _say("tokens", f"{described.of_lengths(tokens.train)}; {lengths}" if tokens else lengths, *cut)
+    _say("repeats", *described.of_repeats(train), *described.of_repeated_tests(test))
 
 
-def _of_scored(draft: Draft, inputs: _Inputs) -> list[str]:
-    """Return what the scored examples have in common with the training data, if they are a part of the test data."""
+def _of_overlap(draft: Draft, inputs: _Inputs) -> Iterator[str]:
+    """Yield what the scored examples have in common with the training data."""
     from peftbench.commands.first_suite import described
     from peftbench.tasks.splits import drawn
 
     kept = drawn(inputs.test, draft.block.get("limit"))
-    if len(kept) == len(inputs.test):
-        return []
-    return [
-        f"{len(kept):,} of {len(inputs.test):,} test examples, a seeded draw (limit)",
-        *described.of_overlap(inputs.train, kept),
-    ]
+    yield from described.of_overlap(inputs.train, kept, inputs.data.test is None)
 
 
 def _fitted(draft: Draft, inputs: _Inputs, how: InitOptions, budget: int | None) -> Fitted | None:
@@ -292,9 +283,7 @@ def _timed(draft: Draft, inputs: _Inputs, how: InitOptions, seconds: float | Non
 
     facts = inputs.facts
     if seconds is None:
-        return timing.Timed(
-            draft, (), [f"how long it takes: peftbench plan {shlex.quote(str(how.output))} --time measures a few steps"]
-        )
+        return timing.Timed(draft)  # `plan` says what measures it
     if not facts.has_weights:
         why = "the base's weights are not here, so nothing can be measured"
         return timing.Timed(draft, (), [f"whether it fits {how.time}: {why}"])

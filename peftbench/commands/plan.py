@@ -77,13 +77,16 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     lines += [wrapped(f"note: {note}") for note in notes]
     said = plan_json.Said(reasons, defaults, notes)
     whole = plan_json.of_cells(loaded, trials, said, len(candidates))
+    can_run = [t for t in trials if t.cell not in reasons]
+    searched = [c for c in candidates if c.candidate_of not in reasons]
     if how.time:
         device.resolve(loaded.device)  # it must be here
-        run = [t for t in trials if t.cell not in reasons]
-        cells = plan_time.predict(run, [c for c in candidates if c.candidate_of not in reasons], known.examples)
+        cells = plan_time.predict(can_run, searched, known.examples)
         plan_time.keep_unsupported([*trials, *candidates], reasons)
         whole = plan_json.with_time(whole, cells, loaded.workers)
         lines += plan_time.lines(cells, loaded.workers)
+    elif can_run and not small:
+        lines.append(wrapped(plan_time.known(can_run, searched, known.examples, loaded.workers)))
     print(plan_json.text(whole) if how.as_json else "\n".join(lines))
     return 0 if any(trial.cell not in reasons for trial in trials) else FAILED
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftbench.records import Result, Status, Trial
 from peftbench.records.units import MISSING
 from peftbench.records.units import seconds as shown
+from peftbench.records.wording import series
 from peftbench.report import text_table
 from peftbench.results.busy_machine import waiting_share
 
@@ -51,6 +52,41 @@ def predict(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader
 
     found = pilot.with_candidates(pilot.measure(trials, tell), trials, candidates)
     pilot.store(found)
+    return _times(trials, candidates, found, reader)
+
+
+def known(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader, workers: int) -> str:
+    """Return how long a grid takes by what earlier commands measured on this machine; else what measures it.
+
+    Args:
+        trials: the trials of the grid that can run.
+        candidates: those of its learning-rate search.
+        reader: returns a split's examples.
+        workers: trials at the same time.
+    """
+    from peftbench.runner import pilot
+
+    found = pilot.stored()
+    cells = _times(trials, candidates, found, reader) if found else []
+    whole = total(cells, workers) if cells else None
+    if whole is None:
+        return "time: not known; --time measures a few steps of each cell and predicts it"
+    least = "at least " if any(each.in_part for each in cells) else ""
+    used = [found[pilot.shape(trial)] for trial in (*trials, *candidates)]
+    by = measured_by(each.made_by for each in used if not each.unsupported)
+    return f"time: {least}about {shown(whole)} (measured by {by} on this machine)"
+
+
+def measured_by(names: Iterable[str]) -> str:
+    """Return the commands that ran pilots, like "`init --time`", in words; names may be empty."""
+    named = [f"`{name}`" for name in dict.fromkeys(names) if name]
+    return series(named) if named else "an earlier command"
+
+
+def _times(
+    trials: Sequence[Trial], candidates: Sequence[Trial], found: Mapping[str, Measured], reader: Reader
+) -> list[CellTime]:
+    """Return the time of each cell and of the learning-rate search, from what pilots took."""
     cells = [_cell(cell, group, found, reader) for cell, group in _groups(trials).items()]
     if candidates:
         several = [_cell(cell, group, found, reader) for cell, group in _groups(candidates).items()]
@@ -93,7 +129,7 @@ def _groups(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     return groups
 
 
-def _cell(cell: str, group: Sequence[Trial], found: dict[str, Measured], reader: Reader) -> CellTime:
+def _cell(cell: str, group: Sequence[Trial], found: Mapping[str, Measured], reader: Reader) -> CellTime:
     from peftbench.runner import pilot
 
     known = found.get(pilot.shape(group[0]))

@@ -293,8 +293,9 @@ def test_help_lists_the_commands_and_version_is_the_packages(command):
 def test_plan_prints_the_quickstarts_cells_one_per_line(command):
     code, out, err = command("plan", "quickstart")
     assert code == 0
-    *cells, extent = out.splitlines()
+    *cells, extent, time = out.splitlines()
     assert len(cells) == 14
+    assert time.startswith("time: ")
     assert cells[0].split("  ")[0] == "base fp32"
     assert (extent, err) == (
         "14 cells, 3 seeds (0, 1, 2): 40 trials (a cell without training has one trial); all can run",
@@ -316,7 +317,7 @@ def test_plan_prints_the_quickstarts_cells_one_per_line(command):
 def test_the_number_of_seeds_is_printed(command, seeds, expected, listed):
     code, out, err = command("plan", "quickstart", "--seeds", seeds)
     assert (code, err) == (0, "")
-    *cells, extent = out.splitlines()
+    *cells, extent, _ = out.splitlines()
     assert (extent, cells[-1].endswith(f"  {listed}")) == (expected, True)
     assert "100 for a hundred of them" in " ".join(command("plan", "--help")[1].split())
 

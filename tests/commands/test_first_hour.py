@@ -256,6 +256,26 @@ def test_plan_names_the_defaults_of_the_built_in_base(tmp_path, monkeypatch, cap
     assert "default: steps 100, batch_size 16, " in capsys.readouterr().out
 
 
+def test_plan_tells_the_time_that_earlier_commands_measured(tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text(SUITE)
+    cells = {trial.cell: trial for trial in expand(load(tmp_path / "s.yaml"), "cpu")}
+    shapes = {trial.method: pilot.shape(trial) for trial in cells.values()}
+
+    def last(*argv):
+        assert cli.main(["plan", str(tmp_path / "s.yaml"), *argv]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    unknown = "time: not known; --time measures a few steps of each cell and predicts it"
+    assert last() == unknown
+    pilot.store({shapes["base"]: KNOWN, shapes["lora"]: KNOWN}, "init --time")
+    assert last() == unknown, "of one cell it is not known"
+    assert last("--only", "method=base,lora").startswith("time: about 1 min 4")
+    pilot.store({shapes["full"]: replace(KNOWN, incomplete="late")}, "plan --time")
+    whole = last()
+    assert whole == "time: at least about 3 min 35 s (measured by `init --time` and `plan --time` on this machine)"
+    assert "time: " not in last("--smoke")
+
+
 def test_plan_wraps_its_notes(tmp_path, monkeypatch, capsys):
     (tmp_path / "s.yaml").write_text(SUITE)
     monkeypatch.setattr("peftbench.runner.prepare.check", lambda *_: ("twelve more words " * 12,))

@@ -147,13 +147,14 @@ GENERATION = Draft("d", "nano", "t", {"kind": "generation", "prompt": "{{ q }}",
 )
 def test_new_tokens_leave_most_examples_whole_and_say_what_is_lost(prompts, answers, context, new, said):
     tokens = choose.Tokens(_lengths(prompts, answers), _lengths(prompts, answers))
-    made, lines = choose.with_lengths(replace(GENERATION, classes={}), tokens, context)
+    made, (chosen, *cut) = choose.with_lengths(replace(GENERATION, classes={}), tokens, context)
     assert made.block["max_new_tokens"] == new
-    (place,) = [n for n, line in enumerate(lines) if line.startswith(f"max_new_tokens {new}: ")]
-    whole = "; ".join(lines[place:])
-    assert said in whole
-    assert ("given in full" in whole) == any(answer > new for answer in answers)
-    assert made.comments["max_new_tokens"] == whole.partition(": ")[2]
+    assert chosen.endswith(f", max_new_tokens {new}")
+    why = made.comments["max_new_tokens"]
+    assert said in why
+    assert ("given in full" in why) == any(answer > new for answer in answers)
+    assert why.endswith("; ".join(cut)), "what is cut is printed too"
+    assert ("given in full" in why) == ("given in full" in " ".join(cut))
 
 
 def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
@@ -169,9 +170,9 @@ def test_scores_of_the_built_in_base_are_not_said_to_be_of_other_models():
 
 def test_overlap_is_said_as_a_run_counts_it():
     same, other = [Example("one two three", "a")], [Example("four five six", "a")]
-    none = "no test prompt is a training prompt"
+    none = "no scored prompt is a training prompt"
     assert list(described.of_overlap(same, other, True)) == [none]
-    exact = "1 of 1 test prompt is a training prompt too"
+    exact = "1 of 1 scored prompt is a training prompt too"
     assert list(described.of_overlap(same, same)) == [exact]
     hint = "the file repeats prompts: {} of the scored prompts are also trained on{}"
     advice = "; remove the repeats or give --test"
@@ -184,45 +185,51 @@ def test_overlap_is_said_as_a_run_counts_it():
     words = " ".join(f"word{n}" for n in range(13))
     near = [Example(f"so {words}", "a"), Example(words, "a"), Example("else", "a")]
     assert list(described.of_overlap([Example(words, "a")], near)) == [
-        "1 of 3 test prompts is a training prompt too",
+        "1 of 3 scored prompts is a training prompt too",
         "1 more shares 13 words in a row with a training prompt",
     ]
     assert list(described.of_overlap([Example(f"{words} end", "a")], near[:1])) == [
-        "1 of 1 test prompt shares 13 words in a row with a training prompt"
+        "1 of 1 scored prompt shares 13 words in a row with a training prompt"
     ]
 
 
 def test_test_examples_that_repeat_a_prompt_are_counted():
     one = Example("one", "a")
     assert list(described.of_repeated_tests([one, Example("two", "a")])) == []
-    repeats = ["1 example repeats the prompt of another one, and both count"]
+    repeats = ["1 test example repeats the prompt of another one, and both count"]
     assert list(described.of_repeated_tests([one, Example("one", "b")])) == repeats
-    several = ["2 examples repeat the prompts of others, and all count"]
+    several = ["2 test examples repeat the prompts of others, and all count"]
     assert list(described.of_repeated_tests([one] * 3)) == several
     texts = [Example("", "text"), Example("", "other")]
     assert described.repeated_prompts(texts) == 0, "texts have no prompts"
 
 
-def test_the_answers_are_said_with_their_words():
-    said = described.of_answers({"0": 3, "1": 1_000}, {"0": "negative", "1": "positive"})
-    assert said == "2 answers, with records: '1' = 'positive' 1,000, '0' = 'negative' 3"
-    assert described.of_answers({"blue": 2}, {}) == "1 answer, with records: 'blue' 2"
-    assert described.of_answers({str(n): 1 for n in range(25)}, {}).endswith("'19' 1 and 5 more")
+def test_of_classes_it_is_said_how_many_records_the_rarest_and_the_most_frequent_one_have():
+    assert described.of_classes({"0": 3, "1": 1_000, "2": 5}) == "3 to 1,000 records each"
+    assert described.of_classes({"blue": 2, "red": 2}) == "2 records each"
 
 
-def test_the_lengths_of_train_and_test_are_said_alike():
+def test_methods_that_are_left_out_for_one_reason_are_one_line():
+    slow, why = "as it would take about 9 s", "as there was no time"
+    assert described.of_left_out([("full", why), ("lora", slow), ("adapter", why)]) == [
+        "full, adapter: there was no time",
+        "lora: it would take about 9 s",
+    ]
+
+
+def test_lengths_are_said_with_their_median_and_their_longest():
     many = Lengths(tuple(range(1, 101)), (1,) * 100, 100)
-    assert described.of_lengths(many) == "tokens, prompt and answer: median 50, 95th percentile 95, longest 100"
+    assert described.of_lengths(many) == "prompt and answer: median 50, 95th percentile 95, longest 100"
     assert described.of_lengths(replace(many, examples=9000)).endswith("longest 100 (100 were measured)")
 
 
 def test_a_smaller_number_of_new_tokens_than_the_answers_have_says_why():
     lengths = _lengths([200] * 100, [64] * 60 + [150] * 40)
-    made, lines = choose.with_lengths(GENERATION, choose.Tokens(lengths, lengths), 290)
+    made, (chosen, *cut) = choose.with_lengths(GENERATION, choose.Tokens(lengths, lengths), 290)
     assert made.block["max_new_tokens"] == 64
-    start = next(n for n, line in enumerate(lines) if line.startswith("max_new_tokens 64: "))
-    assert lines[start:] == [
-        "max_new_tokens 64: the longest answer of the test data has 150 tokens, 99 % have at most 150",
+    assert "the longest answer of the test data has 150 tokens, 99 % have" in made.comments["max_new_tokens"]
+    assert chosen == "sequence_length 270, max_new_tokens 64"
+    assert cut[-2:] == [
         "with 152, more prompts would be cut than answers gained",
         "40 of 100 test answers are longer and cannot be given in full",
     ]
@@ -242,11 +249,11 @@ def test_the_passes_of_a_suite_with_a_search_are_over_what_is_left_to_train_on()
 def test_of_a_text_without_a_prompt_it_is_not_said_that_the_prompt_is_cut():
     lengths = _lengths([0] * 100, [90] * 99 + [300])
     text = replace(GENERATION, block={"kind": "language_modelling"})
-    _, lines = choose.with_lengths(text, choose.Tokens(lengths, lengths), 512)
-    assert lines == [
-        "sequence_length 96: 99 % of the training examples have at most 90 tokens",
-        "1 of 100 is longer and loses its start",
-    ]
+    made, lines = choose.with_lengths(text, choose.Tokens(lengths, lengths), 512)
+    assert lines == ["sequence_length 96"]
+    assert made.comments["sequence_length"] == (
+        "tokens; 99 % of the training examples have at most 90 tokens; 1 of 100 is longer and loses its start"
+    )
 
 
 @pytest.mark.parametrize(

@@ -75,18 +75,22 @@ def test_a_written_suite_says_why_and_passes_plan(place, tiny, capsys):
     out = capsys.readouterr().out
     assert code == 0
     for part in (
-        "data:      colours.csv: 121 records",
-        "task:      choice, the given answers are ranked by their likelihood",
-        "found: 3 classes in 'label', of 'text'",
         "base:      llama, ",
-        "median ",
-        "answers:   3 answers, with records: 'blue' 41",
-        "predicted peaks, all within ",
-        "test:      24 examples drawn from the file",
-        "memory:    planned for",
-        "wrote:     suite.yaml; read it, then: peftbench plan suite.yaml",
+        "data:      colours.csv: 121 records; 24 test examples drawn from them (test_fraction)",
+        "task:      choice, the given answers are ranked by their likelihood; found: 3 classes in 'label', of",
+        "'text', 40 to 41 records each",
+        "tokens:    prompt and answer: median ",
+        "; sequence_length ",
+        "repeats:   1 training example repeats another one",
+        "overlap:   ",
+        "methods:   base, full, lora, ",
+        "memory:    predicted peaks ",
+        "% of this machine's (--budget)",
+        "amount:    3 seeds, 21 steps of 16 examples (3.5 passes over 97 training examples), scored on 24 test",
+        "wrote:     suite.yaml, with the reason of each value\nnext:      peftbench plan suite.yaml\n",
     ):
         assert part in out, part
+    assert len(out.splitlines()) <= 15
     text = (place / "suite.yaml").read_text()
     assert "    train: colours.csv\n" in text
     assert "choices: [blue, green, red]" in text
@@ -244,6 +248,7 @@ def test_plan_loads_the_base_and_the_files_that_init_was_given(
     assert "hub" not in printed.out + printed.err
     assert not [name for name in os.listdir((place / output).parent) if name.startswith(".")]
     assert {trial.base for trial in measured} == {made.base}, "run finds the pilots again"
+    assert " (measured by `init --time` on this machine)" in printed.out, "and so does plan, with the search"
 
 
 def test_a_folder_of_the_name_of_a_built_in_base_is_not_that_base(place, init):
@@ -338,7 +343,7 @@ def test_too_little_time_is_said_in_the_first_line_of_the_smallest_suite(place, 
     assert code == 0, err
     least = "takes at least about 7.00 s, more than --time 5.00 s; this is the least that is worth it"
     assert (place / "suite.yaml").read_text().splitlines()[0] == f"# It {least}."
-    assert f"time:      {least}" in " ".join(out.split()).replace("time: ", "time:      ")
+    assert f"time: {least}" in " ".join(out.split())
     assert " ".join(out.split()).count(least) == 1
     made = suite.load("suite.yaml")
     assert (made.seeds, made.train["steps"], len(made.blocks)) == ((0,), (20,), 3)
@@ -353,12 +358,13 @@ def test_what_is_printed_is_what_was_written_also_if_nothing_could_be_measured(p
     assert code == 0, err
     made, text = suite.load("suite.yaml"), " ".join(out.split())
     assert (made.seeds, made.train["steps"], [b.method for b in made.blocks]) == ((0,), (9,), ["base", "full", "lora"])
-    assert "amount: 9 steps of 16 examples: the fewest that are worth it; no method could be measured" in text
-    assert "1 seed: too few for `answer`, which needs 2" in text
+    assert "amount: 1 seed, 9 steps of 16 examples (" in text
+    assert "no method could be measured in 1.00 s, so this is the smallest suite" in text
+    assert "one seed is too few for `answer`, which needs 2" in text
     assert "3 seeds" not in text
-    assert "left out: adapter, as there was no time to measure any method" in text
+    assert "methods: base, full, lora left out: " in text
+    assert "left out: qlora, adapter, prefix_tuning, prompt_tuning, llama_adapter: there was no time to measure" in text
     assert "what to do: give a larger --time" in text
-    assert "`run` uses what was measured here" not in text
     assert out.rpartition("wrote:")[0].splitlines()[-2].startswith("not known: what the classes mean: "), "seen last"
     assert cli.main(["plan", "suite.yaml"]) == 0
 
@@ -369,11 +375,14 @@ def test_methods_seeds_and_scored_examples_can_be_given(place, init):
     made = suite.load("suite.yaml")
     assert [block.method for block in made.blocks] == ["base", "lora", "adapter"]
     assert (made.seeds, made.tasks[0].limit) == ((5, 9), 7)
-    assert "2 seeds: as given" in out
-    assert "scored:    7 of 24 test examples, a seeded draw (limit)" in out
+    assert "amount:    2 seeds, " in out
+    assert "scored on 7 of 24 test examples (limit)" in " ".join(out.split())
+    assert "# as given" in (place / "suite.yaml").read_text()
     head = " ".join(line.removeprefix("# ") for line in (place / "suite.yaml").read_text().splitlines()[:3])
     assert "--methods 'base, lora,adapter' --seeds 5,9 --limit 7" in head
-    assert init("--train", "colours.csv", "--limit", "99", "--seeds", "2", "--force")[0] == 0
+    code, out, _ = init("--train", "colours.csv", "--limit", "99", "--seeds", "2", "--force")
+    assert code == 0
+    assert "--limit 99 leaves out nothing" in out
     made = suite.load("suite.yaml")
     assert (made.seeds, made.tasks[0].limit) == ((0, 1), None)
 
@@ -383,8 +392,8 @@ def test_a_prompt_of_generation_is_scored_once_against_all_its_answers(place, in
     (place / "say.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, out, err = init("--train", "say.jsonl")
     assert code == 0, err
-    assert "examples with the same prompt are one (several_references)" in out
-    assert "no test prompt is a training prompt" in out
+    assert "examples with the same prompt are one (several_references)" in " ".join(out.split())
+    assert "overlap:   no scored prompt is a training prompt" in out
     assert suite.load("suite.yaml").tasks[0].several_references
     assert cli.main(["plan", "suite.yaml"]) == 0
 
@@ -402,9 +411,11 @@ def test_of_a_budget_that_may_be_a_gpus_a_part_is_reserved(place, init):
     name = f"my {'long ' * 20}suite.yaml"
     code, out, _ = init("--train", "colours.csv", "--budget", "16GiB", "-o", name)
     assert code == 0
-    assert f"; read it, then: peftbench plan '{name}'\n" in out
+    assert f"next:      peftbench plan '{name}'\n" in out
     os.rename(name, "suite.yaml")
-    assert "predicted peaks, all within 16.0 GiB: full 65" in out
+    assert "memory:    predicted peaks " in out
+    assert ", within 16.0 GiB\n" in out
+    assert "predicted peak 65" in (place / "suite.yaml").read_text()
     assert "the peaks include non-tensor GPU memory" in out
     assert suite.load("suite.yaml").evaluate_batch_size is None, "auto"
     init("--train", "colours.csv", "--budget", "1GiB", "--force")

@@ -15,9 +15,10 @@ from peftbench import cli
 from peftbench.report import answer as report
 from peftbench.report import table
 from peftbench.report.collect import collect
-from peftbench.report.derived.answer import answer
+from peftbench.report.derived.answer import Costs, answer
+from peftbench.report.derived.inference import Ratio
 from peftbench.report.derived.significance import significance
-from peftbench.report.notes.answer import lines, points, sentences
+from peftbench.report.notes.answer import beside, lines, points, sentences
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.payload.columns import columns
 from peftbench.results.answer.decision import Question
@@ -345,3 +346,8 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys):
 
 def test_points_are_written_as_people_do():
     assert [points(value) for value in (2.0, 1.0, 2.5, 0.05)] == ["2 points", "1 point", "2.5 points", "0.05 points"]
+
+
+def test_the_decode_time_of_one_process_has_its_interval():
+    costs = Costs(None, None, None, None, Ratio(1.577, 1.5249, 1.64), None, None)
+    assert list(beside(costs)) == ["It decodes in 1.58 times (1.52 to 1.64) the base's time."]

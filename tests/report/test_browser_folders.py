@@ -263,10 +263,10 @@ DRAWN = """(() => {
 })()"""
 
 
-def test_the_line_of_each_untuned_base_is_named(browser: Any, tmp_path: Path) -> None:
+def test_the_line_of_each_untuned_base_is_named_and_names_do_not_cover_each_other(browser: Any, tmp_path: Path) -> None:
     made = [
         make_result(f"base {name}", "base", name, rank=None, seed=None, scores={"judge": score})
-        for name, score in (("fp32", 0.2), ("bf16", 0.5))
+        for name, score in (("fp32", 0.2), ("bf16", 0.5), ("int8", 0.501))
     ]
     folder = store(tmp_path / "r", *made, make_result(peak_train_bytes=1000))
     with mock.patch("peftbench.report.derived.anatomy.start", return_value=None):
@@ -275,8 +275,10 @@ def test_the_line_of_each_untuned_base_is_named(browser: Any, tmp_path: Path) ->
     context.add_init_script(DRAWN)
     page = context.new_page()
     page.goto(address)
-    for name in ("untuned: untuned base fp32", "untuned: untuned base bf16"):
+    both = "untuned: untuned base int8, untuned: untuned base bf16"
+    for name in ("untuned: untuned base fp32", both):
         page.wait_for_function("name => window.drawn.includes(name)", arg=name)
+    assert not page.evaluate("window.drawn.includes('untuned: untuned base bf16')")
     context.close()
 
 

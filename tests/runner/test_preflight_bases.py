@@ -136,7 +136,7 @@ def test_a_family_without_a_causal_model_that_reads_its_weights_is_unsupported(f
 
 def test_an_ordinary_base_passes_and_runs(command):
     code, text = command("plan", "suite.yaml")
-    assert (code, text.splitlines()[-1]) == (0, "2 cells, 1 seed (0): 2 trials; all can run")
+    assert (code, text.splitlines()[-2]) == (0, "2 cells, 1 seed (0): 2 trials; all can run")
     code, text = command("run", "suite.yaml")
     assert code == 0, text
     assert "2 ok" in text

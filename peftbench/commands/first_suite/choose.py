@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.commands.first_suite.data import Data
+from peftbench.commands.first_suite.described import passes
 from peftbench.commands.first_suite.draft import ONE_LINE, Draft, MethodLine
 from peftbench.commands.first_suite.given import Given
 from peftbench.commands.first_suite.model_facts import BaseFacts
@@ -82,7 +83,7 @@ def started(facts: BaseFacts, data: Data, folder: Path, given: Given) -> Draft:
         if key in found:
             block[key] = found.pop(key)
     block["train"] = _file_in(folder, data.train)
-    comments = {"kind": data.found.why, "template": data.found.why}
+    comments = {"base": facts.sentence(), "kind": data.found.why, "template": data.found.why}
     if data.test is not None:
         block["test"] = _file_in(folder, data.test)
     else:
@@ -139,7 +140,7 @@ def merging_prompts(draft: Draft) -> Draft:
 
 
 def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tuple[Draft, list[str]]:
-    """Return a draft with lengths in tokens, and what was chosen, as sentences."""
+    """Return a draft with lengths in tokens; what was chosen, and what is cut by it more than usually, as sentences."""
     kind = _kind(draft)
     if tokens is None:
         known = replace(draft, sequence_length=_UNKNOWN_LENGTH)
@@ -156,7 +157,7 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     measured = " measured ones" if len(wholes) < tokens.train.examples else ""
     cut = agreeing(longer, "is longer and loses its start", "are longer and lose their start")
     why += [f"{longer:,} of {len(wholes):,}{measured} {cut}" if longer else "none is longer"]
-    said = [f"sequence_length {length:,}: {why[0]}", *why[1:]]
+    said, cuts = [f"sequence_length {length:,}"], why[1:] if room < percentile else []
     comments = {**draft.comments, "sequence_length": f"tokens; {'; '.join(why)}"}
     block = dict(draft.block)
     scored = tokens.test or tokens.train
@@ -164,7 +165,7 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
     if kind in ("exact_match", "generation"):
         answer, whys = _new_tokens(scored, room, left)
         block["max_new_tokens"], comments["max_new_tokens"] = answer, "; ".join(whys)
-        said += [f"max_new_tokens {answer}: {whys[0]}", *whys[1:]]
+        said, cuts = [*said, f"max_new_tokens {answer}"], [*cuts, *whys[1:]]
     need = max(*scored.wholes, max(scored.prompts) + answer, length)
     longest = min(_rounded(need), room)
     if longest > length:
@@ -176,7 +177,7 @@ def with_lengths(draft: Draft, tokens: Tokens | None, context: int | None) -> tu
         sequence_length=length,
         max_length=longest if longest > length else None,
     )
-    return done, said
+    return done, [", ".join(said), *cuts]
 
 
 def _new_tokens(scored: Lengths, room: int, left: str) -> tuple[int, list[str]]:
@@ -227,9 +228,9 @@ def _kind(draft: Draft) -> str:
 def with_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example]) -> Draft:
     """Return a draft with steps, seeds and scored examples for when no time is given."""
     one = -(-len(train) // BATCH)
-    passes = max(1, min(_PASSES, _STEPS // max(1, one)))
-    steps = max(1, min(_STEPS, one * passes))
-    why = _passes(steps, len(train))
+    times = max(1, min(_PASSES, _STEPS // max(1, one)))
+    steps = max(1, min(_STEPS, one * times))
+    why = passes(steps * BATCH, len(train))
     made = with_seeds(
         replace(draft, steps=steps, comments={**draft.comments, "steps": why}), draft.given.seeds or FIRST_SEEDS
     )
@@ -251,11 +252,6 @@ def with_seeds(draft: Draft, seeds: int | tuple[int, ...], why: str | None = Non
     return replace(draft, seeds=seeds, comments={**draft.comments, "seeds": why or usual})
 
 
-def _passes(steps: int, examples: int) -> str:
-    share = f"{steps * BATCH / max(1, examples):.2g}"
-    return f"{share} {'pass' if share == '1' else 'passes'} over {examples:,} training examples"
-
-
 def limited(draft: Draft, most: int) -> Draft:
     """Return a draft that scores at most this many examples."""
     comments = {**draft.comments, "limit": "a seeded draw of the test examples; null for all"}
@@ -271,18 +267,27 @@ def with_search(draft: Draft, records: int) -> Draft:
     """
     share = _share(_VALIDATION_SHARE, _VALIDATION_RECORDS, records)
     parts = [share, float(draft.block.get("test_fraction", 0.0))]
-    left = records - sum(max(1, round(part * records)) for part in parts if part)
+    left = records - sum(_part(part, records) for part in parts)
     comments = {
         **draft.comments,
-        "steps": _passes(draft.steps or 0, left),
+        "steps": passes((draft.steps or 0) * BATCH, left),
         "validation_fraction": "of the training data, for the search of learning rates",
         "learning_rate": "five around each method's default, half the steps each, selected on the validation split",
     }
     return replace(draft, block={**draft.block, "validation_fraction": share}, comments=comments, search=True)
 
 
+def validated(draft: Draft, records: int) -> int:
+    """Return how many of a training file's records a draft has for validation."""
+    return _part(float(draft.block.get("validation_fraction", 0.0)), records)
+
+
+def _part(share: float, records: int) -> int:
+    return max(1, round(share * records)) if share else 0
+
+
 def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: int | None) -> tuple[Draft, list[str]]:
-    """Return a draft with the methods that fit, and what was chosen and left out."""
+    """Return a draft with the methods that fit, and what is known of their memory, as sentences."""
     base = MethodLine("base", _base_settings(facts, budget), "the untuned model")
     if fitted is None:
         small = replace(draft, micro_batch_size=1, gradient_checkpointing=False)
@@ -291,11 +296,7 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         why = "until the base is here and `peftbench plan --memory` can say whether it fits"
         left = () if "full" in asked or draft.given.methods else (("full", why),)
         comments = {**draft.comments, "micro_batch_size": "the least memory; gradients are accumulated"}
-        every = "methods: all but full fine-tuning, as nothing is known of the base's memory"
-        said = [
-            f"methods: {', '.join(asked)}, as given; whether they fit is not known" if draft.given.methods else every
-        ]
-        return replace(small, methods=tuple(methods), left_out=left, comments=comments), said
+        return replace(small, methods=tuple(methods), left_out=left, comments=comments), ["peaks are not known"]
     lines = [base]
     for name in draft.given.methods or METHODS_IN_ORDER:
         if name in fitted.settings:
@@ -309,9 +310,7 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments["micro_batch_size"] = "examples per forward pass, so that it fits; changes no score"
     if fitted.gradient_checkpointing:
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
-    shown = ", ".join(f"{name} {memory(peak)}" for name, peak in fitted.peaks.items())
-    within = f", all within {memory(budget)}" if budget else ""
-    said = [f"predicted peaks{within}: {shown}"]
+    said = [_of_peaks(fitted.peaks) + (f", within {memory(budget)}" if budget and fitted.peaks else "")]
     if fitted.reserves:
         said.append("the peaks include non-tensor GPU memory (CUDA context, workspaces)")
     if micro or fitted.gradient_checkpointing:
@@ -321,7 +320,6 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
     if changed:
         each = "; ".join(f"{n}: {', '.join(f'{k} {v}' for k, v in s.items())}" for n, s in changed.items())
         said.append(f"smaller than by default, so that they fit: {each}")
-    said += [f"left out: {name}, {why}" for name, why in fitted.left_out.items()]
     done = replace(
         draft,
         methods=tuple(lines),
@@ -332,6 +330,16 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         finds_batch=fitted.reserves,
     )
     return done, said
+
+
+def _of_peaks(peaks: Mapping[str, int]) -> str:
+    """Return the smallest and the largest of the methods' peaks."""
+    if not peaks:
+        return "peaks are not known"
+    least, most = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
+    if least == most:
+        return f"predicted peak {memory(peaks[most])}"
+    return f"predicted peaks {memory(peaks[least])} ({least}) to {memory(peaks[most])} ({most})"
 
 
 def _base_settings(facts: BaseFacts, budget: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sentences about the data of a new suite: answers, lengths, repeats, overlap, amounts. Each is one line. No torch."""
+"""Short sentences about a new suite: its data and lengths, repeats and overlap, amounts, what is left out. No torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from peftbench.commands.first_suite.draft import Draft
 from peftbench.records import Example
-from peftbench.records.wording import abridged, agreeing, plural
+from peftbench.records.wording import agreeing, plural
 from peftbench.tasks import overlap
 from peftbench.training.token_lengths import Lengths
 
-_SHOWN_CLASSES = 20
 _MANY = 0.05
 """Share of test prompts that are training prompts from which something should be done about it."""
 KINDS = {
@@ -28,21 +27,17 @@ def of_lengths(found: Lengths) -> str:
     wholes = sorted(found.wholes)
     middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
     drawn = f" ({len(wholes):,} were measured)" if len(wholes) < found.examples else ""
-    return f"tokens, prompt and answer: median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
+    return f"prompt and answer: median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
 
 
-def of_answers(classes: Mapping[str, int], words: Mapping[str, str]) -> str:
-    """Return the answers that a model is scored on, the most frequent first, with their numbers of records.
+def of_classes(classes: Mapping[str, int]) -> str:
+    """Return how many records the rarest and the most frequent class have.
 
     Args:
         classes: value in the file -> records.
-        words: value -> the word that stands for it, if the file says it.
     """
-    shown = [
-        f"{name!r}{f' = {words[name]!r}' if words.get(name, name) != name else ''} {number:,}"
-        for name, number in sorted(classes.items(), key=lambda item: -item[1])
-    ]
-    return f"{plural(len(shown), 'answer')}, with records: {abridged(shown, _SHOWN_CLASSES)}"
+    fewest, most = min(classes.values()), max(classes.values())
+    return f"{plural(fewest, 'record')} each" if fewest == most else f"{fewest:,} to {most:,} records each"
 
 
 def of_repeats(train: Sequence[Example]) -> Iterator[str]:
@@ -51,9 +46,9 @@ def of_repeats(train: Sequence[Example]) -> Iterator[str]:
     answers = Counter(prompt for prompt, _ in whole)
     twice, differ = len(train) - len(whole), sum(number > 1 for number in answers.values())
     if twice:
-        yield f"{plural(twice, 'example')} {agreeing(twice, 'repeats', 'repeat')} another one"
+        yield f"{plural(twice, 'training example')} {agreeing(twice, 'repeats', 'repeat')} another one"
     if differ and any(e.prompt for e in train):
-        yield f"{plural(differ, 'prompt')} {agreeing(differ, 'has', 'have')} more than one answer"
+        yield f"{plural(differ, 'training prompt')} {agreeing(differ, 'has', 'have')} more than one answer"
 
 
 def repeated_prompts(examples: Sequence[Example]) -> int:
@@ -68,20 +63,46 @@ def of_repeated_tests(scored: Sequence[Example]) -> Iterator[str]:
         each = agreeing(
             count, "repeats the prompt of another one, and both count", "repeat the prompts of others, and all count"
         )
-        yield f"{plural(count, 'example')} {each}"
+        yield f"{plural(count, 'test example')} {each}"
 
 
-def of_amounts(draft: Draft, test: Sequence[Example]) -> list[str]:
-    """Return the steps, seeds and scored examples of a draft, with their reasons, as sentences."""
-    said = [f"{plural(draft.steps or 0, 'step')} of {draft.batch_size} examples: {draft.comments['steps']}"]
-    said.append(f"{plural(draft.seed_count, 'seed')}: {draft.comments['seeds']}")
-    most = draft.block.get("limit")
+def of_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example], validated: int) -> list[str]:
+    """Return the steps, seeds and scored examples of a draft, whose reasons the suite has as comments.
+
+    Args:
+        draft: the draft.
+        train: the training examples.
+        test: the test examples.
+        validated: how many of the training examples are for validation.
+    """
+    steps, most = draft.steps or 0, draft.block.get("limit")
+    scored = plural(len(test), "test example")
     if most and most < len(test):
-        said.append(f"{most:,} of {len(test):,} test examples are scored (limit), the same for every method")
-    elif draft.given.limit:
-        given = draft.given.limit
-        said.append(f"--limit {given:,} leaves out nothing: there are {plural(len(test), 'test example')}")
+        scored = f"{most:,} of {scored} (limit)"
+    trained = passes(steps * draft.batch_size, len(train) - validated)
+    amounts = f"{plural(draft.seed_count, 'seed')}, {plural(steps, 'step')} of {draft.batch_size} examples ({trained})"
+    said = [f"{amounts}, scored on {scored}"]
+    if draft.given.limit and not most:
+        said.append(f"--limit {draft.given.limit:,} leaves out nothing")
     return said
+
+
+def passes(drawn: int, examples: int) -> str:
+    """Return how many times the training examples are seen, as "1.2 passes over 5,452 training examples"."""
+    share = f"{drawn / max(1, examples):.2g}"
+    return f"{share} {'pass' if share == '1' else 'passes'} over {examples:,} training examples"
+
+
+def of_left_out(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """Return which methods are not in a suite, those of one reason together.
+
+    Args:
+        left_out: (method, reason).
+    """
+    by: dict[str, list[str]] = {}
+    for name, why in left_out:
+        by.setdefault(why, []).append(name)
+    return [f"{', '.join(names)}: {why.removeprefix('as ')}" for why, names in by.items()]
 
 
 def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = False) -> Iterator[str]:
@@ -94,9 +115,9 @@ def of_overlap(train: Sequence[Example], scored: Sequence[Example], own: bool = 
     """
     both = overlap.measure(train, scored)
     if not both.ngram:
-        yield "no test prompt is a training prompt"
+        yield "no scored prompt is a training prompt"
         return
-    of = f"of {plural(both.examples, 'test prompt')}"
+    of = f"of {plural(both.examples, 'scored prompt')}"
     if both.exact:
         yield f"{both.exact:,} {of} {agreeing(both.exact, 'is a training prompt', 'are training prompts')} too"
     if both.ngram > both.exact:

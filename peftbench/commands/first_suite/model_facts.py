@@ -41,19 +41,22 @@ class BaseFacts:
         """Whether it is named by a path."""
         return self.base.source not in BASES and find.is_folder(find.local_folder(self.base))
 
-    def sentences(self) -> tuple[str, ...]:
-        """Return what is known of it, in lines."""
+    def sentence(self) -> str:
+        """Return what is known of it."""
         if self.folder is None:
-            return (f"{self.base.source}, a hub id of a model that is not here",)
+            return "a hub id of a model that is not here"
         text = size.text_config(self.config)
-        first = [str(text.get("model_type") or self.config.get("model_type") or "unknown family")]
-        first += [f"{count(self.parameters)} parameters"] if self.parameters else []
-        first += [f"vocabulary of {text['vocab_size']:,}"] if isinstance(text.get("vocab_size"), int) else []
-        first += [f"context of {self.context:,} tokens" if self.context else "no context length in its config"]
+        known = [str(text.get("model_type") or self.config.get("model_type") or "unknown family")]
+        known += [f"{count(self.parameters)} parameters"] if self.parameters else []
+        known += [f"vocabulary of {text['vocab_size']:,}"] if isinstance(text.get("vocab_size"), int) else []
+        known += [f"context of {self.context:,} tokens" if self.context else "no context length in its config"]
         stored = text.get("dtype") or text.get("torch_dtype") or self.config.get("torch_dtype")
-        then = f"stored in {stored}, not quantized" if stored else "not quantized"
-        chat = "with a chat template" if self.chat else "without a chat template"
-        return (", ".join(first), f"{then}, {chat}", *find.folder_notes([self.base]))
+        known += [f"stored in {stored}"] if stored else []
+        return ", ".join([*known, "with a chat template" if self.chat else "without a chat template"])
+
+    def notes(self) -> tuple[str, ...]:
+        """Return from where it is read, if its name could be understood otherwise."""
+        return find.folder_notes([self.base])
 
 
 def facts(source: str) -> BaseFacts:

@@ -43,8 +43,6 @@ class Timed:
     """What was chosen, a line each."""
     unknown: Sequence[str] = ()
     """What could not be known."""
-    measured: bool = True
-    """Whether anything that trains was measured."""
 
 
 def fit(
@@ -87,7 +85,7 @@ def fit(
         return Timed(draft, (f"{about} {shown(whole)} of {shown(limit)}", rates), unknown)
     made, less, fewer = _fewer_scored(draft, grid, limit)
     fewest = min(_FEWEST, wanted)
-    made, less, dropped = _reduced(made, less, limit, fewest)
+    made, less, seeds = _reduced(made, less, limit, fewest)
     cost = less.cost()
     steps = max(fewest, min(wanted, cost.steps(limit)))
     took = cost.at(steps)
@@ -96,13 +94,13 @@ def fit(
         least = f"takes at least about {shown(took)}, more than --time {shown(limit)}"
         said = [f"{least}; this is the least that is worth it"]
         made = replace(made, warning=f"It {said[0]}.")
-    said += [*fewer, *dropped]
+    said += [*fewer, *seeds]
     if steps < wanted:
         fits = f"as many as fit {shown(limit)} on this machine"
         why = f"{'the fewest that are worth it' if made.warning else fits}, instead of {wanted}"
         made = replace(made, steps=steps, comments={**made.comments, "steps": why})
         said.append(f"{steps} steps instead of {wanted}; with all, --time would have to be about {shown(whole)}")
-        said += _left_out(less, limit, wanted, steps) if not dropped else []
+        said += _left_out(less, limit, wanted, steps) if not seeds and made.left_out == draft.left_out else []
         unknown.append(f"whether {steps} steps are enough to tell methods apart, or for a method to learn at all")
     return Timed(made, [*said, rates, *_to_do(made)], unknown)
 
@@ -192,9 +190,7 @@ def _nothing_measured(draft: Draft, grid: Grid, limit: float, unknown: Sequence[
     comments = {**made.comments, "steps": f"the fewest that are worth it; {why}"}
     warning = f"How long it takes is not known: {why}."
     made = replace(made, steps=steps, comments=comments, warning=warning)
-    new = made.left_out[len(draft.left_out) :]
-    said = [warning.removesuffix("."), *(f"left out: {name}, {reason}" for name, reason in new), *_to_do(made)]
-    return Timed(made, said, unknown, measured=False)
+    return Timed(made, [warning.removesuffix("."), *_to_do(made)], unknown)
 
 
 _ONE_SEED = f"too few for `answer`, which needs {LEAST_SEEDS}; there was no time for more"
@@ -219,7 +215,6 @@ def _reduced(draft: Draft, grid: Grid, limit: float, fewest: int) -> tuple[Draft
             break
         slowest = max(others, key=lambda trial: grid.of(trial).at(fewest))
         took = shown(grid.of(slowest).at(fewest))
-        said.append(f"left out: {slowest.method}, which would take about {took} with {fewest} steps")
         draft = _without(draft, slowest.method, f"as it would take about {took} of {shown(limit)} with {fewest} steps")
         grid = grid.without(slowest.cell)
     if free_seeds and not _fits(grid, limit, fewest):

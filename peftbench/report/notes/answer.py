@@ -160,7 +160,8 @@ def beside(cost: Costs) -> Iterator[str]:
         change = cost.forgetting.value
         known.append(f"{'forgets' if change >= 0 else 'gains'} {abs(change):.2f} nats/token of general text")
     if cost.decode is not None:
-        known.append(f"decodes in {cost.decode.mean:.2f} times the base's time")
+        low, high = (f"{end:.2f}" for end in (cost.decode.low, cost.decode.high))  # one process measured it
+        known.append(f"decodes in {cost.decode.mean:.2f} times ({low} to {high}) the base's time")
     merge = {"yes": "can be merged", "no": "cannot be merged", "whole model": "has no adapter to merge"}
     if cost.merge is not None:
         known.append(merge[cost.merge])

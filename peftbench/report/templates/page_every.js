@@ -78,19 +78,13 @@ const panelRows = (panel, passes) => EVERY_ROWS.map((row, place) => ({ ...row, p
     low: 100 * (score.low[cell] ?? mean), high: 100 * (score.high[cell] ?? mean), color, shape: style.shape, fill: laid(color, 0.5), shown: true }];
 });
 const MOST_LINES = 4;
-/* The untuned bases, the majority answer and chance; of lines too near for two names, the upper one has both. */
+/* The untuned bases, the majority answer and chance. */
 const panelLines = ({ folders }, rows) => {
   const bases = folders.flatMap((folder) => EVERY[folder].cells.name.map((name, cell) => ({ name: folders.length > 1 ? `${name} (${folderName(folder)})` : name, y: scoreIn(folder).mean[cell], base: EVERY[folder].cells.is_base[cell] })).filter((line) => line.base));
   const score = scoreIn(folders[0]);
   const lines = [...(bases.length > MOST_LINES ? [] : bases), { name: "majority answer", y: score.majority }, { name: "chance", y: score.chance }]
-    .filter(({ y }) => y !== null && y !== undefined).map(({ name, y }) => ({ name, y: 100 * y })).sort((one, other) => other.y - one.y);
-  const every = [...rows.flatMap((row) => [row.low, row.high]), ...lines.map((line) => line.y)];
-  const least = (Math.max(...every) - Math.min(...every)) / 20;
-  let above = null;
-  for (const line of lines) {
-    if (above && above.y - line.y < least) { above.name += `, ${line.name}`; line.name = ""; } else above = line;
-  }
-  return lines;
+    .filter(({ y }) => y !== null && y !== undefined).map(({ name, y }) => ({ name, y: 100 * y }));
+  return readable(lines, rows);
 };
 const drawEvery = () => {
   const into = byId("every-plots");

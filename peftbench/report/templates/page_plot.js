@@ -68,6 +68,18 @@ const plotRows = () => {
 };
 const BASES = PLACES.filter((c) => CELLS.is_base[c]);
 const LINES = [...BASES.map((c) => [BASES.length > 1 ? `untuned: ${CELLS.name[c]}` : "untuned base", (s) => s.mean[c]]), ["majority answer", (s) => s.majority], ["chance", (s) => s.chance]];
+/* Horizontal lines; of some too near for two names, the upper one has both. */
+const readable = (lines, rows) => {
+  const down = [...lines].sort((one, other) => other.y - one.y);
+  const every = [...rows.flatMap((row) => [row.low, row.high]), ...down.map((line) => line.y)];
+  const least = (Math.max(...every) - Math.min(...every)) / 20;
+  let above = null;
+  return down.map(({ name, y }) => {
+    if (above && above.y - y < least) { above.name += `, ${name}`; return { name: "", y }; }
+    above = { name, y };
+    return above;
+  });
+};
 /* Where the name of a cell on the front may stand: where it covers neither another name nor a mark; else nowhere. */
 const PLACEMENTS = [
   { align: "left", dx: 10, dy: 12 }, { align: "left", dx: 10, dy: -12 }, { align: "right", dx: -10, dy: -12 }, { align: "right", dx: -10, dy: 12 },
@@ -130,7 +142,7 @@ const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, toolt
 const plotSpec = (rows) => {
   const score = scoreOf();
   const cost = COLUMNS.get(state.cost);
-  const lines = LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y }));
+  const lines = readable(LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y })), rows);
   const reserve = DATA.costs?.reserve ?? 0;
   const memory = memoryOf(state.budget);
   const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
