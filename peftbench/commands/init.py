@@ -95,11 +95,11 @@ def init(how: InitOptions) -> int:
     _say_of_data(inputs, tokens, lengths)
     fitted = _fitted(made, inputs, how, budget)
     made, (peaks, *more) = choose.with_methods(made, fitted, facts, budget)
+    _say("memory", f"{peaks}{limit if fitted and fitted.peaks else ''}", *more)
     timed = _timed(made, inputs, how, seconds, began)
     made = timed.draft
     _say("overlap", *_of_overlap(made, inputs))
     _say("methods", ", ".join(line.name for line in made.methods))
-    _say("memory", f"{peaks}{limit if fitted and fitted.peaks else ''}", *more)
     _say("left out", *described.of_left_out(made.left_out))
     validated = choose.validated(made, found.records)
     _say("amount", *described.of_amounts(made, inputs.train, inputs.test, validated))
@@ -217,16 +217,17 @@ def _say_of_data(inputs: _Inputs, tokens: Tokens | None, chosen: Sequence[str]) 
     from peftbench.records.wording import plural
 
     data, train, test = inputs.data, inputs.train, inputs.test
-    tested = plural(len(test), "test example")
-    where = f"{data.test.name}: {tested}" if data.test else f"{tested} drawn from them (test_fraction)"
     merged = inputs.task.several_references and "several_references" not in data.found.block
-    one = "; test examples with the same prompt are one (several_references)" if merged else ""
-    _say("data", f"{data.train.name}: {plural(data.records, 'record')}; {where}{one}", *inputs.notes)
-    classes = f", {described.of_classes(data.classes)}" if data.classes else ""
-    _say("task", f"{described.KINDS[inputs.task.kind]}; found: {data.found.why}{classes}")
+    tested = plural(len(test), "test prompt" if merged else "test example")
+    each = ", each with all its answers" if merged else ""
+    where = f"{data.test.name}: {tested}" if data.test else f"{tested} drawn from them"
+    _say("data", f"{data.train.name}: {plural(data.records, 'record')}; {where}{each}", *inputs.notes)
+    kind, classes = inputs.task.kind, f", {described.of_classes(data.classes)}" if data.classes else ""
+    _say("task", f"{kind}: {data.found.why}{classes}; {described.KINDS[kind]}")
     lengths, *cut = chosen
     _say("tokens", f"{described.of_lengths(tokens.train)}; {lengths}" if tokens else lengths, *cut)
-    _say("repeats", *described.of_repeats(train), *described.of_repeated_tests(test))
+    repeats = "; ".join((*described.of_repeats(train), *described.of_repeated_tests(test)))
+    _say("repeats", *([repeats] if repeats else []))
 
 
 def _of_overlap(draft: Draft, inputs: _Inputs) -> Iterator[str]:

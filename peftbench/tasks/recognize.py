@@ -241,7 +241,7 @@ def _classified(
     if left:
         unsure.append(f"{_series(left)} not used in the prompt (--input A,B)")
     if label.numeric:
-        unsure.append("what the classes mean: models do not know numbers; give each its word under labels in the suite")
+        unsure.append("what the classes mean: models do not know numbers; give each its word under labels")
     why = f"{label.distinct} classes in {label.name!r}, of {_series(inputs)}"
     return Recognized("choice", block, why, label, tuple(unsure), tuple(column.name for column in inputs))
 

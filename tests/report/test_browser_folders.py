@@ -253,6 +253,22 @@ def test_all_folders_fit_every_screen(folders_page: Callable[..., Any], width: i
         assert canvas.bounding_box()["width"] <= width
 
 
+def test_the_printed_page_has_the_table_of_all_folders_and_nothing_to_click(folders_page: Callable[..., Any]) -> None:
+    page = folders_page()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1040, "height": 700})  # A4 landscape between the margins
+    expect(page.locator("#every-table tbody tr:not(.group):visible")).to_have_count(3 * CELLS)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for name in ("table", "every-table"):
+        ends = "all => all.map((row) => row.lastElementChild.getBoundingClientRect().right)"
+        assert max(page.locator(f"#{name} tr").evaluate_all(ends)) <= 1040
+    expect(page.locator("#folders table")).to_be_visible()
+    for hidden in ("#folders > details", "#every .menus", "#every > .tools", "#every .dt-length", "#theme"):
+        for found in page.locator(hidden).all():
+            expect(found).to_be_hidden()
+
+
 DRAWN = """(() => {
   const before = CanvasRenderingContext2D.prototype.fillText;
   window.drawn = [];

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from peftbench.commands.first_suite.model_facts import BaseFacts
 from peftbench.methods import METHODS
 from peftbench.records import Example
 from peftbench.records.units import memory
-from peftbench.records.wording import agreeing
+from peftbench.records.wording import agreeing, span
 from peftbench.results.answer import FIRST_SEEDS
 from peftbench.training.token_lengths import Lengths
 
@@ -83,7 +83,7 @@ def started(facts: BaseFacts, data: Data, folder: Path, given: Given) -> Draft:
         if key in found:
             block[key] = found.pop(key)
     block["train"] = _file_in(folder, data.train)
-    comments = {"base": facts.sentence(), "kind": data.found.why, "template": data.found.why}
+    comments = {"base": facts.sentence(whole=True), "kind": data.found.why, "template": data.found.why}
     if data.test is not None:
         block["test"] = _file_in(folder, data.test)
     else:
@@ -310,7 +310,8 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments["micro_batch_size"] = "examples per forward pass, so that it fits; changes no score"
     if fitted.gradient_checkpointing:
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
-    said = [_of_peaks(fitted.peaks) + (f", within {memory(budget)}" if budget and fitted.peaks else "")]
+    within = f", within {memory(budget)}" if budget else ""
+    said = [f"predicted peaks {span(fitted.peaks.values(), memory)}{within}" if fitted.peaks else "peaks are not known"]
     if fitted.reserves:
         said.append("the peaks include non-tensor GPU memory (CUDA context, workspaces)")
     if micro or fitted.gradient_checkpointing:
@@ -330,16 +331,6 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         finds_batch=fitted.reserves,
     )
     return done, said
-
-
-def _of_peaks(peaks: Mapping[str, int]) -> str:
-    """Return the smallest and the largest of the methods' peaks."""
-    if not peaks:
-        return "peaks are not known"
-    least, most = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
-    if least == most:
-        return f"predicted peak {memory(peaks[most])}"
-    return f"predicted peaks {memory(peaks[least])} ({least}) to {memory(peaks[most])} ({most})"
 
 
 def _base_settings(facts: BaseFacts, budget: int | None) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from peftbench.training.token_lengths import Lengths
 _MANY = 0.05
 """Share of test prompts that are training prompts from which something should be done about it."""
 KINDS = {
-    "choice": "choice, the given answers are ranked by their likelihood",
-    "exact_match": "exact_match, an answer is decoded and has to equal the right one",
-    "generation": "generation, an answer is decoded and compared with the right one (ROUGE-L)",
-    "language_modelling": "language_modelling, the likelihood of text is measured (probability per byte)",
+    "choice": "answers are ranked by likelihood",
+    "exact_match": "an answer is decoded and has to be the right one",
+    "generation": "an answer is decoded and scored by ROUGE-L",
+    "language_modelling": "text is scored by its probability per byte",
 }
 """What each kind of task does."""
 
@@ -26,8 +26,8 @@ def of_lengths(found: Lengths) -> str:
     """Return the lengths of examples, prompt and answer together, in tokens: median, 95th percentile and longest."""
     wholes = sorted(found.wholes)
     middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
-    drawn = f" ({len(wholes):,} were measured)" if len(wholes) < found.examples else ""
-    return f"prompt and answer: median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
+    drawn = f" (of {len(wholes):,})" if len(wholes) < found.examples else ""
+    return f"median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
 
 
 def of_classes(classes: Mapping[str, int]) -> str:
@@ -76,12 +76,10 @@ def of_amounts(draft: Draft, train: Sequence[Example], test: Sequence[Example], 
         validated: how many of the training examples are for validation.
     """
     steps, most = draft.steps or 0, draft.block.get("limit")
-    scored = plural(len(test), "test example")
-    if most and most < len(test):
-        scored = f"{most:,} of {scored} (limit)"
-    trained = passes(steps * draft.batch_size, len(train) - validated)
+    scored = f"{most:,} of {len(test):,}" if most and most < len(test) else f"{len(test):,}"
+    trained = passes(steps * draft.batch_size, len(train) - validated).replace(" training ", " ")
     amounts = f"{plural(draft.seed_count, 'seed')}, {plural(steps, 'step')} of {draft.batch_size} examples ({trained})"
-    said = [f"{amounts}, scored on {scored}"]
+    said = [f"{amounts}, {scored} scored"]
     if draft.given.limit and not most:
         said.append(f"--limit {draft.given.limit:,} leaves out nothing")
     return said

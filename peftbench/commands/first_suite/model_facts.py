@@ -41,17 +41,17 @@ class BaseFacts:
         """Whether it is named by a path."""
         return self.base.source not in BASES and find.is_folder(find.local_folder(self.base))
 
-    def sentence(self) -> str:
-        """Return what is known of it."""
+    def sentence(self, whole: bool = False) -> str:
+        """Return what is known of it; without its vocabulary, unless the whole is asked for."""
         if self.folder is None:
             return "a hub id of a model that is not here"
         text = size.text_config(self.config)
         known = [str(text.get("model_type") or self.config.get("model_type") or "unknown family")]
-        known += [f"{count(self.parameters)} parameters"] if self.parameters else []
-        known += [f"vocabulary of {text['vocab_size']:,}"] if isinstance(text.get("vocab_size"), int) else []
-        known += [f"context of {self.context:,} tokens" if self.context else "no context length in its config"]
         stored = text.get("dtype") or text.get("torch_dtype") or self.config.get("torch_dtype")
-        known += [f"stored in {stored}"] if stored else []
+        inside = f" in {stored}" if stored else ""
+        known += [f"{count(self.parameters)} parameters{inside}"] if self.parameters else []
+        known += [f"context of {self.context:,} tokens" if self.context else "no context length in its config"]
+        known += [f"vocabulary of {text['vocab_size']:,}"] if whole and isinstance(text.get("vocab_size"), int) else []
         return ", ".join([*known, "with a chat template" if self.chat else "without a chat template"])
 
     def notes(self) -> tuple[str, ...]:
