@@ -220,7 +220,7 @@ def _say_of_data(inputs: _Inputs, tokens: Tokens | None, chosen: Sequence[str]) 
     merged = inputs.task.several_references and "several_references" not in data.found.block
     tested = plural(len(test), "test prompt" if merged else "test example")
     each = ", each with all its answers" if merged else ""
-    where = f"{data.test.name}: {tested}" if data.test else f"{tested} drawn from them"
+    where = f"{data.test.name}: {tested}" if data.test else f"{tested} drawn"
     _say("data", f"{data.train.name}: {plural(data.records, 'record')}; {where}{each}", *inputs.notes)
     kind, classes = inputs.task.kind, f", {described.of_classes(data.classes)}" if data.classes else ""
     _say("task", f"{kind}: {data.found.why}{classes}; {described.KINDS[kind]}")

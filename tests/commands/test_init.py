@@ -76,8 +76,8 @@ def test_a_written_suite_says_why_and_passes_plan(place, tiny, capsys):
     assert code == 0
     for part in (
         "base:      llama, ",
-        "data:      colours.csv: 121 records; 24 test examples drawn from them\n",
-        "task:      choice: 3 classes in 'label', of 'text', 40 to 41 records each; answers are ranked by",
+        "data:      colours.csv: 121 records; 24 test examples drawn\n",
+        "task:      choice: 3 classes in 'label', of 'text', 40 to 41 records each; ranked by likelihood\n",
         "tokens:    median ",
         "; sequence_length ",
         "overlap:   ",
@@ -390,7 +390,7 @@ def test_a_prompt_of_generation_is_scored_once_against_all_its_answers(place, in
     (place / "say.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, out, err = init("--train", "say.jsonl")
     assert code == 0, err
-    assert "data:      say.jsonl: 60 records; 6 test prompts drawn from them, each with all its answers" in out
+    assert "data:      say.jsonl: 60 records; 6 test prompts drawn, each with all its answers" in out
     assert "overlap:   no scored prompt is a training prompt" in out
     assert suite.load("suite.yaml").tasks[0].several_references
     assert cli.main(["plan", "suite.yaml"]) == 0

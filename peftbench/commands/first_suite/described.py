@@ -14,12 +14,12 @@ from peftbench.training.token_lengths import Lengths
 _MANY = 0.05
 """Share of test prompts that are training prompts from which something should be done about it."""
 KINDS = {
-    "choice": "answers are ranked by likelihood",
-    "exact_match": "an answer is decoded and has to be the right one",
-    "generation": "an answer is decoded and scored by ROUGE-L",
-    "language_modelling": "text is scored by its probability per byte",
+    "choice": "ranked by likelihood",
+    "exact_match": "decoded, and right or wrong",
+    "generation": "decoded, and scored by ROUGE-L",
+    "language_modelling": "scored by probability per byte",
 }
-"""What each kind of task does."""
+"""What each kind of task does with an answer or a text."""
 
 
 def of_lengths(found: Lengths) -> str:
