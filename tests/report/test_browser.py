@@ -24,7 +24,7 @@ from peftbench.report.notes.answer import sentences
 from peftbench.results.answer.decision import Question
 from peftbench.results.store import compact, open_for_run, write
 from tests.support import chromium
-from tests.support.results_factory import TASKS, grid_results, make_result, make_wide, store, wide_results
+from tests.support.results_factory import TASKS, drawn, grid_results, make_result, make_wide, store, wide_results
 
 pytestmark = pytest.mark.browser
 SCREENS = [(scheme, width) for scheme in ("light", "dark") for width in (1280, 390)]
@@ -65,24 +65,14 @@ def wide_address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _lively(result: Result) -> Result:
-    row, draw = result.row, random.Random(result.row.key)
-    if row.status != "ok":
+    if result.row.status != "ok":
         return result
+    draw = random.Random(result.row.key)
     phases = {"start_seconds": 0.03, "attach_seconds": 0.1, "check_seconds": 0.2, "untracked_seconds": 0.3}
     losses = [0.6 + 2.5 * math.exp(-step.step / 20) + draw.gauss(0, 0.1) for step in result.steps]
     steps = tuple(dataclasses.replace(step, loss=loss) for step, loss in zip(result.steps, losses, strict=True))
-    values = {score.task: score.value for score in result.scores}
-    examples = tuple(
-        dataclasses.replace(
-            each, outcome=float(random.Random(f"{each.task} {each.index}").random() < values[each.task])
-        )
-        for each in result.examples
-    )
-    found = {t: [e.outcome for e in examples if e.task == t] for t in values}
-    scores = tuple(dataclasses.replace(s, value=sum(found[s.task]) / len(found[s.task])) for s in result.scores)
-    stored = json.dumps({score.task: vars(score) for score in scores})
-    row = dataclasses.replace(row, scores_json=stored, **phases)
-    return dataclasses.replace(result, row=row, steps=steps, scores=scores, examples=examples)
+    made = drawn(result, alike=True)
+    return dataclasses.replace(made, row=dataclasses.replace(made.row, **phases), steps=steps)
 
 
 @pytest.fixture(scope="module")
