@@ -198,6 +198,7 @@ def test_only_the_rows_of_the_recorded_grid_are_read_unless_all_are_asked_for(pl
     assert sorted(peftbench.read_results(folder, all_rows=True).trials["key"]) == keys
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_runs_once_whatever_command_it_calls(place):
     (place / "script.py").write_text(COMMANDS)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(place / "cache")}

@@ -28,6 +28,7 @@ from tests.support import trials
 from tests.support.generation_subject import subject, texts
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
+from tests.support.sample import sample
 
 MERGING = {"fp32": 1e-3, "bf16": 0.5, "int8": 1.0, "nf4": 5.0}
 """Largest change of a logit by merging on the tests' base model (standard deviation 1.6), due to rounding."""
@@ -50,11 +51,14 @@ def state(model):
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [
-        *(("lora", p) for p in ("fp32", "bf16", "int8")),
-        ("qlora", "nf4"),
-        *((n, "fp32") for n in ("base", "full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter")),
-    ],
+    sample(
+        [
+            *(("lora", p) for p in ("fp32", "bf16", "int8")),
+            ("qlora", "nf4"),
+            *((n, "fp32") for n in ("base", "full", "prompt_tuning", "prefix_tuning", "adapter", "llama_adapter")),
+        ],
+        3,
+    ),
 )
 def test_measuring_does_not_change_the_model_or_a_later_save(name, precision, tiny, tmp_path):
     made = subject(tiny, tmp_path, name, precision)

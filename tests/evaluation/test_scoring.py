@@ -19,6 +19,7 @@ from peftbench.tasks import HEADLINES, answers, fewshot, lm_eval_export, read
 from peftbench.training import loop
 from tests.support import method_cells, trials
 from tests.support.method_cells import TRAINED, attached, logits
+from tests.support.sample import sample
 
 EVALUATION = trials.Evaluation(4, 48, "test")
 
@@ -298,7 +299,7 @@ def test_out_of_memory_with_one_prompt_and_other_errors_are_raised(error, base, 
         scoring.evaluate(model, [Task("c", "choice")], {"c": [Example("a", "red", ("red", "blue"))]})
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", sample(TRAINED, 2))
 def test_scores_do_not_depend_on_the_batch_size_for_any_kind(name, tiny, tmp_path):
     precision = METHODS[name].default_precision
     found, learner, plan = attached(tiny, name, precision, tmp_path)

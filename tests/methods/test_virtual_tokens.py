@@ -15,6 +15,7 @@ from peftbench.models.precision import PRECISIONS
 from peftbench.runner import trial
 from tests.support import trials
 from tests.support.method_cells import IDS, logits
+from tests.support.sample import sample
 
 D, KV, LAYERS = 64, 32, 3
 
@@ -90,7 +91,7 @@ def test_a_text_is_cut_or_repeated_to_the_number_of_virtual_tokens(count, text, 
     assert torch.equal(found, table[[ids[i % len(ids)] for i in range(count)]])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+@pytest.mark.parametrize("precision", sample(["fp32", "nf4"], 2))
 def test_a_trial_initialized_from_a_text_loads_no_tokenizer_by_name(precision, tiny, tmp_path):
     options = {"initialization": "text", "text": "the colour of the sky is"}
     row = ran(tiny, tmp_path, "prompt_tuning", precision, options=options).row

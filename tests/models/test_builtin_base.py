@@ -130,6 +130,7 @@ def text(beginning):
     return {base: "\0".join((*seen, *tokenizer)) for base, seen in beginning.items()}
 
 
+@pytest.mark.slow
 @each_base
 @each_task
 def test_the_training_text_contains_no_prompt_and_no_format_of_a_task(base, task, beginning, text):
@@ -201,6 +202,7 @@ def make_quickly(monkeypatch, folder, seed):
     return card.read_log(folder)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_reproducible_bit_for_bit_and_depends_on_the_seed(monkeypatch, tmp_path, capsys):
     first = make_quickly(monkeypatch, tmp_path / "first", 0)
     again = make_quickly(monkeypatch, tmp_path / "again", 0)

@@ -17,6 +17,7 @@ from peftbench.records import failures
 from peftbench.runner import trial
 from tests.support import architectures, tiny_base, trials
 from tests.support.method_cells import IDS, loaded, logits
+from tests.support.sample import sample
 
 LINEAR = 3 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128)
 """Weights in the tiny base's linear layers; the rest is 320 x 64 embeddings (tied) and 7 norms of 64."""
@@ -267,12 +268,15 @@ def test_only_tf32_lets_convolutions_round(tiny):
 
 @pytest.mark.parametrize(
     ("method", "precision", "named"),
-    [
-        ("lora", "bf16", True),
-        ("lora", "fp16", True),
-        ("qlora", "nf4", True),
-        ("full", "bf16-true", False),
-    ],
+    sample(
+        [
+            ("lora", "bf16", True),
+            ("lora", "fp16", True),
+            ("full", "bf16-true", False),
+            ("qlora", "nf4", True),
+        ],
+        2,
+    ),
 )
 def test_what_the_models_class_keeps_in_float32_stays_so_and_the_row_says_it(
     method, precision, named, tiny, tmp_path, monkeypatch

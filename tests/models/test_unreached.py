@@ -13,6 +13,7 @@ from peftbench.planner import fake, predict, trainable_count
 from peftbench.records.resolve import resolve
 from tests.support import architectures, tiny_base, trials
 from tests.support.method_cells import loaded
+from tests.support.sample import sample
 
 SIZES = {"d_model": 64, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 128}
 CROSS = ["model.decoder.layers.*.encoder_attn", "model.decoder.layers.*.encoder_attn_layer_norm"]
@@ -68,7 +69,7 @@ def test_a_model_that_fails_or_computes_without_gradients_loses_nothing():
     assert unreached.names(model) == frozenset()
 
 
-@pytest.mark.parametrize("name", ["lora", "qlora", "adapter", "full", "prompt_tuning"])
+@pytest.mark.parametrize("name", sample(["lora", "qlora", "adapter", "full", "prompt_tuning"], 2))
 def test_no_method_adapts_or_trains_them_and_the_planner_counts_as_the_row_does(name, bart, tmp_path):
     made = trials.trial(bart, tmp_path, name, METHODS[name].default_precision, training={"steps": 2})
     row = trials.run(made, tmp_path).row

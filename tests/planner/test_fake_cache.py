@@ -11,6 +11,7 @@ from peftbench.planner.fake_cache import CachingFakeTensorMode
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
 from tests.support import architectures, trials
+from tests.support.sample import sample
 
 CASES = [
     ("llama", "lora", "fp32", {"gradient_checkpointing": True}),
@@ -23,7 +24,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "method", "precision", "training"), CASES)
+@pytest.mark.parametrize(("family", "method", "precision", "training"), sample(CASES, 3))
 def test_a_prediction_is_the_same_with_and_without_the_cache(
     family, method, precision, training, tmp_path, monkeypatch
 ):
