@@ -23,7 +23,6 @@ from peftbench.runner import trial
 from peftbench.training import accounting, batches, loop
 from tests.support import architectures, trials
 from tests.support.method_cells import attached
-from tests.support.sample import sample
 from tools.docs import textbook
 
 
@@ -343,7 +342,7 @@ def test_a_plan_needs_no_weights(tmp_path, monkeypatch):
     assert asked == [("org/model", {"revision": "v1", "allow_patterns": ["config.json"], "local_files_only": False})]
 
 
-@pytest.mark.parametrize(("workers", "fits"), sample([(2, False), (1, True)], 2))
+@pytest.mark.parametrize(("workers", "fits"), [(1, True), (2, False)])
 def test_a_plan_shares_a_budget_among_the_workers_as_a_run_does(workers, fits, tmp_path, capsys):
     (tmp_path / "s.yaml").write_text(
         f"base: nano\ntasks: [compute]\nseeds: 1\ndevice: cpu\nthreads: 1\nworkers: {workers}\nmethods: {{lora: }}\n"

@@ -247,13 +247,20 @@ def test_the_machine_does_not_say_whether_a_change_of_a_long_series_is_in_force(
         assert [(each.night, each.in_force) for each in kept] == [(night, in_force)] * 5
 
 
-@pytest.mark.parametrize(("machine", "code", "regressed"), [(1.4, 0.7, True), (0.7, 1.0, False), (1.4, 1.0, False)])
+@pytest.mark.parametrize(
+    ("machine", "code", "regressed"),
+    [
+        (1.4, (1, 0.7, 0.7), True),
+        (0.7, (1, 0.7, 1.0), False),
+        (1.4, (1, 0.7, 1.0), False),
+    ],
+)
 def test_the_machine_of_later_nights_does_not_say_whether_a_change_of_the_first_ones_is_in_force(
     tmp_path, machine, code, regressed
 ):
     def planted(night: int, cell: int, seed: int) -> dict:
         fast = machine if night == 2 else 1
-        own = (1 + 0.001 * ((cell * 7 + night) % 5)) * (1, 0.7, code)[night]
+        own = (1 + 0.001 * ((cell * 7 + night) % 5)) * code[night]
         known = {"reference_step_seconds": 0.008 / fast, "environment_json": packages(torch="2.13.0")}
         return of_clock(own * fast, fast) | known
 
@@ -262,6 +269,18 @@ def test_the_machine_of_later_nights_does_not_say_whether_a_change_of_the_first_
     assert len(changes) == 9
     assert {(each.worse, each.in_force) for each in changes} == {(True, regressed)}
     assert found.regressed is regressed
+
+
+def test_what_all_cells_gained_back_counts_for_each_though_it_is_not_significant_by_itself(tmp_path):
+    def planted(night: int, cell: int, seed: int) -> dict:
+        own = (1, 0.8, 0.904)[night] if cell == 0 else (1, 0.875, 0.943)[night]
+        known = {"reference_step_seconds": 0.008, "environment_json": packages(torch="2.13.0")}
+        return of_clock(own * (1 + 0.001 * ((cell * 7 + night) % 5)), 1) | known
+
+    found = history([make_nights(tmp_path / "nights", Team(3, 8, 3, planted=planted))])
+    assert {each.cell is None for each in found.changes} == {True, False}
+    assert {(each.night, each.in_force) for each in found.changes} == {(1, False)}
+    assert not found.regressed
 
 
 def test_a_common_change_counts_the_cells_that_were_compared(tmp_path):

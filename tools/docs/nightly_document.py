@@ -34,12 +34,13 @@ def clock_table() -> str:
     table = markdown(("beside", "left of the common change", "error of its median over trials", "between nights"), rows)
     count, most = found["pairs"], found["remaining"]["reference step"]["pairs"]
     shares = [f"{factor}: {100 * hits / most:.0f} %" for factor, hits in found["found_in_all_cells"].items()]
+    nights, changed, together = found["nights"], found["changed"]["1.0"], found["found_in_all_cells"]["1.0"]
     return (
-        f"{table}\n\nRoot mean squares over {count} ordered pairs of {found['nights']} unchanged nights. Beside the "
-        f"reference step, something is called changed in {found['changed']['1.0']} of them, and all cells together in "
-        f"{found['found_in_all_cells']['1.0']}; beside the matrix product, something in "
-        f"{found['changed_beside_product']}. With all speeds of the newer night divided by a factor, the slowdown of "
-        f"all cells is found in these shares of the {most} pairs with speeds: {', '.join(shares[1:])}."
+        f"{table}\n\nRoot mean squares over the {most} ordered pairs of {nights} unchanged nights that have speeds. "
+        f"Of all {count} pairs, something is called changed in {changed} beside the reference step, and all cells "
+        f"together in {together}; beside the matrix product, something in {found['changed_beside_product']}. With all "
+        "speeds of the newer night divided by a factor, the slowdown of all cells is found in these shares of the "
+        f"{most} pairs: {', '.join(shares[1:])}."
     )
 
 

@@ -25,6 +25,7 @@ from peftbench.results.watch.comparison import Comparison, compare
 from peftbench.results.watch.findings import ALL_CELLS, Finding
 from peftbench.results.watch.moved import Moved, moved
 from peftbench.results.watch.quantities import Quantity
+from peftbench.results.watch.speed import AGAINST_OTHERS
 
 MOST_PAIRS = 60
 """Pairs of nights that are compared at most, the newest ones: each is read whole, which takes a part of a second."""
@@ -164,13 +165,24 @@ def _since(series: Series, place: int, findings: Mapping[tuple[int, int], Findin
     """
     factor = 1.0
     for later in range(place + 1, len(series.points)):
-        finding = findings.get(_pair(series, later), {}).get(((series.base, cell), series.quantity))
+        moved = _moved(series, findings.get(_pair(series, later), {}), cell)
         one, other = series.points[later - 1].value, series.points[later].value
-        if finding is not None and finding.change is not None:
-            factor *= 1 + finding.change
+        if moved is not None:
+            factor *= moved
         elif one > 0:
             factor *= other / one
     return factor
+
+
+def _moved(series: Series, findings: Findings, cell: str) -> float | None:
+    """Return by what factor a speed changed between two nights, without the machine's part; None if nothing says."""
+    own, all_cells = (findings.get(((series.base, name), series.quantity)) for name in (series.cell, ALL_CELLS))
+    together = None if all_cells is None or all_cells.change is None else 1 + all_cells.change
+    if cell == ALL_CELLS and together is not None:
+        return together
+    if own is None or own.change is None:
+        return None
+    return (1 + own.change) * (together or 1.0) if own.rule == AGAINST_OTHERS else 1 + own.change
 
 
 def _together(

@@ -38,6 +38,8 @@ from peftbench.results.watch.quantities import Quantity, Seed
 
 _PRIOR = 4
 """Degrees of freedom that the pooled variance counts as, next to a cell's own."""
+AGAINST_OTHERS = "against the other cells, beyond noise"
+"""Rule of a cell whose change leaves out what all cells did together."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,7 @@ def _in_grid(cells: Mapping[Cell, Timed], together: Together, shared: bool) -> d
             cell: _Change(one.change + together.rest, _sum(error, together.error), rule)
             for cell, (one, error) in own.items()
         }
-    rule = "against the other cells, beyond noise"
-    return {cell: _Change(one.change, error, rule, together) for cell, (one, error) in own.items()}
+    return {cell: _Change(one.change, error, AGAINST_OTHERS, together) for cell, (one, error) in own.items()}
 
 
 def _verdicts(
