@@ -34,8 +34,8 @@ SCRIPT = """(choice) => {
   return pieces.map((piece) => piece.textContent).join("").trim();
 }"""
 QUESTIONS = [
-    *itertools.product(("2.25", "5", "40"), ("", "3GiB"), ("", "70s")),
-    *(("2", "", ""), ("12.345", "3.0005 GiB", "81.5 s"), ("2", "1 KiB", "")),
+    *itertools.product(("2.25", "40"), ("", "3GiB"), ("", "70s")),
+    *(("2", "", ""), ("12.345", "3.0005 GiB", "81.5 s"), ("2", "1 KiB", ""), ("5", "3GiB", "")),
     *(("100", "5.5 GB", "0.1 Minutes"), ("0.3", "1TiB", "1h 1m5s")),
 ]
 BUSY = {"train_waiting_seconds": 60.0, "threads": 2}
