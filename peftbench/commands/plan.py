@@ -85,7 +85,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         plan_time.keep_unsupported([*trials, *candidates], reasons)
         whole = plan_json.with_time(whole, cells, loaded.workers)
         lines += plan_time.lines(cells, loaded.workers)
-    elif can_run and not small:
+    elif can_run and not small and not how.as_json:
         lines.append(wrapped(plan_time.known(can_run, searched, known.examples, loaded.workers)))
     print(plan_json.text(whole) if how.as_json else "\n".join(lines))
     return 0 if any(trial.cell not in reasons for trial in trials) else FAILED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from peftbench.records import Result, Status, Trial
 from peftbench.records.units import MISSING
 from peftbench.records.units import seconds as shown
-from peftbench.records.wording import series
+from peftbench.records.wording import abridged, series
 from peftbench.report import text_table
 from peftbench.results.busy_machine import waiting_share
 
@@ -68,13 +68,20 @@ def known(trials: Sequence[Trial], candidates: Sequence[Trial], reader: Reader, 
 
     found = pilot.stored()
     cells = _times(trials, candidates, found, reader) if found else []
-    whole = total(cells, workers) if cells else None
-    if whole is None:
+    unknown = [each for each in cells if each.total_seconds is None]
+    used = [one for trial in (*trials, *candidates) if (one := found.get(pilot.shape(trial))) and not one.unsupported]
+    failed = any(each.problem for each in used)  # its pilot was run, and did not tell
+    if not cells or (unknown and not failed):
         return "time: not known; --time measures a few steps of each cell and predicts it"
-    least = "at least " if any(each.in_part for each in cells) else ""
-    used = [found[pilot.shape(trial)] for trial in (*trials, *candidates)]
-    by = measured_by(each.made_by for each in used if not each.unsupported)
-    return f"time: {least}about {shown(whole)} (measured by {by} on this machine)"
+    several = len(unknown) > 1  # the search then has the reasons of the cells
+    why = abridged([e.cell if several and e.cell == SEARCH else f"{e.cell} ({e.problem})" for e in unknown], 3)
+    if len(unknown) == len(cells):
+        return f"time: not known: {why}"
+    least = "at least " if unknown or any(each.in_part for each in cells) else ""
+    whole = sum(each.total_seconds or 0.0 for each in cells) / workers
+    by = measured_by(each.made_by for each in used if not each.problem)
+    said = f"time: {least}about {shown(whole)} (measured by {by} on this machine)"
+    return f"{said}; not known: {why}" if unknown else said
 
 
 def measured_by(names: Iterable[str]) -> str:

@@ -276,6 +276,25 @@ def test_plan_tells_the_time_that_earlier_commands_measured(tmp_path, capsys):
     assert "time: " not in last("--smoke")
 
 
+def test_plan_does_not_advise_the_pilot_that_has_just_failed(tmp_path, capsys, monkeypatch):
+    (tmp_path / "s.yaml").write_text(SUITE)
+    shapes = {trial.method: pilot.shape(trial) for trial in expand(load(tmp_path / "s.yaml"), "cpu")}
+
+    def said(*argv):
+        assert cli.main(["plan", str(tmp_path / "s.yaml"), *argv]) == 0
+        return " ".join(capsys.readouterr().out.partition("time: ")[2].split())
+
+    failed = Measured(problem="the pilot reached its limit in phase train (stopped after 60 s)")
+    pilot.store({shapes["base"]: KNOWN, shapes["lora"]: KNOWN, shapes["full"]: failed})
+    known = "at least about 109.0 s (measured by `plan --time` on this machine)"
+    assert said() == f"{known}; not known: full fp32 ({failed.problem})"
+    assert said("--only", "method=full") == f"not known: full fp32 ({failed.problem})"
+    searched = said("--set", "train.learning_rate=search", "--set", "methods.full={}", "--only", "method=full")
+    assert searched.startswith("not known: full fp32 (the pilot reached its limit in phase train (stopped after 60 s))")
+    monkeypatch.setattr("peftbench.commands.plan_time.known", None)
+    assert cli.main(["plan", str(tmp_path / "s.yaml"), "--json"]) == 0, "which has no such line"
+
+
 def test_plan_wraps_its_notes(tmp_path, monkeypatch, capsys):
     (tmp_path / "s.yaml").write_text(SUITE)
     monkeypatch.setattr("peftbench.runner.prepare.check", lambda *_: ("twelve more words " * 12,))

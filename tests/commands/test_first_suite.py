@@ -11,6 +11,7 @@ import pytest
 from peftbench import suite
 from peftbench.commands.first_suite import choose, data, described, model_facts
 from peftbench.commands.first_suite.draft import Draft, MethodLine, quoted, text
+from peftbench.commands.first_suite.fitting import Fitted
 from peftbench.errors import UserError
 from peftbench.records import Example
 from peftbench.tasks import read
@@ -157,6 +158,16 @@ def test_new_tokens_leave_most_examples_whole_and_say_what_is_lost(prompts, answ
     assert ("given in full" in why) == ("given in full" in " ".join(cut))
 
 
+@pytest.mark.parametrize("unknown", [{}, {"adapter": "no, because", "full": "nor this"}])
+def test_a_method_without_a_prediction_is_not_said_to_fit(unknown):
+    fitted = Fitted({"lora": {}}, {"lora": 2**30}, 4, False, {}, unknown)
+    made, said = choose.with_methods(GENERATION, fitted, model_facts.facts("nano"), 2**34)
+    assert said[0] == "predicted peaks 1.0 GiB, within 16.0 GiB"
+    assert ("no prediction: adapter, full" in said) is bool(unknown)
+    assert said[-1] == f"micro-batches of 4, so that all{' with a prediction' if unknown else ''} fit"
+    assert {line.name for line in made.methods} == {"base", "lora", *unknown}
+
+
 def test_nearly_all_test_examples_are_scored_rather_than_a_draw():
     few, many = ([Example("q", "a")] * count for count in (220, 630))
     assert "limit" not in choose.with_amounts(GENERATION, few, few).block
@@ -220,7 +231,7 @@ def test_methods_that_are_left_out_for_one_reason_are_one_line():
 def test_lengths_are_said_with_their_median_and_their_longest():
     many = Lengths(tuple(range(1, 101)), (1,) * 100, 100)
     assert described.of_lengths(many) == "median 50, 95th percentile 95, longest 100"
-    assert described.of_lengths(replace(many, examples=9000)).endswith("longest 100 (of 100)")
+    assert described.of_lengths(replace(many, examples=9000)).endswith("longest 100 (100 of 9,000 examples measured)")
 
 
 def test_a_smaller_number_of_new_tokens_than_the_answers_have_says_why():

@@ -310,17 +310,6 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments["micro_batch_size"] = "examples per forward pass, so that it fits; changes no score"
     if fitted.gradient_checkpointing:
         comments["gradient_checkpointing"] = "activations are computed twice, so that it fits; changes no score"
-    within = f", within {memory(budget)}" if budget else ""
-    said = [f"predicted peaks {span(fitted.peaks.values(), memory)}{within}" if fitted.peaks else "peaks are not known"]
-    if fitted.reserves:
-        said.append("the peaks include non-tensor GPU memory (CUDA context, workspaces)")
-    if micro or fitted.gradient_checkpointing:
-        how = f"micro-batches of {fitted.micro_batch_size}"
-        said.append(f"{how}{' and gradient checkpointing' * fitted.gradient_checkpointing}, so that all fit")
-    changed = {name: dict(settings) for name, settings in fitted.settings.items() if settings}
-    if changed:
-        each = "; ".join(f"{n}: {', '.join(f'{k} {v}' for k, v in s.items())}" for n, s in changed.items())
-        said.append(f"smaller than by default, so that they fit: {each}")
     done = replace(
         draft,
         methods=tuple(lines),
@@ -330,7 +319,26 @@ def with_methods(draft: Draft, fitted: Fitted | None, facts: BaseFacts, budget: 
         comments=comments,
         finds_batch=fitted.reserves,
     )
-    return done, said
+    return done, _of_memory(fitted, micro, budget)
+
+
+def _of_memory(fitted: Fitted, micro: int | None, budget: int | None) -> list[str]:
+    """Return what is predicted of the memory of the methods, and what was changed so that they fit, as sentences."""
+    within = f", within {memory(budget)}" if budget else ""
+    said = [f"predicted peaks {span(fitted.peaks.values(), memory)}{within}" if fitted.peaks else "peaks are not known"]
+    if fitted.peaks and fitted.unknown:
+        said.append(f"no prediction: {', '.join(fitted.unknown)}")
+    if fitted.reserves:
+        said.append("the peaks include non-tensor GPU memory (CUDA context, workspaces)")
+    if micro or fitted.gradient_checkpointing:
+        checkpoints = " and gradient checkpointing" * fitted.gradient_checkpointing
+        which = "all with a prediction" if fitted.unknown else "all"
+        said.append(f"micro-batches of {fitted.micro_batch_size}{checkpoints}, so that {which} fit")
+    changed = {name: dict(settings) for name, settings in fitted.settings.items() if settings}
+    if changed:
+        each = "; ".join(f"{n}: {', '.join(f'{k} {v}' for k, v in s.items())}" for n, s in changed.items())
+        said.append(f"smaller than by default, so that they fit: {each}")
+    return said
 
 
 def _base_settings(facts: BaseFacts, budget: int | None) -> dict[str, Any]:

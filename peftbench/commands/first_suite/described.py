@@ -26,7 +26,7 @@ def of_lengths(found: Lengths) -> str:
     """Return the lengths of examples, prompt and answer together, in tokens: median, 95th percentile and longest."""
     wholes = sorted(found.wholes)
     middle, most = wholes[(len(wholes) - 1) // 2], wholes[min(len(wholes) - 1, -(-95 * len(wholes) // 100) - 1)]
-    drawn = f" (of {len(wholes):,})" if len(wholes) < found.examples else ""
+    drawn = f" ({len(wholes):,} of {found.examples:,} examples measured)" if len(wholes) < found.examples else ""
     return f"median {middle:,}, 95th percentile {most:,}, longest {wholes[-1]:,}{drawn}"
 
 
