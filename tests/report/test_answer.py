@@ -21,6 +21,7 @@ from peftbench.report.derived.significance import significance
 from peftbench.report.notes.answer import beside, lines, points, sentences
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.payload.columns import columns
+from peftbench.report.payload.questions import costs
 from peftbench.results.answer.decision import Question
 from tests.support.answer_cases import folder, trials
 from tests.support.results_factory import make_result, store
@@ -107,9 +108,15 @@ def test_a_cell_whose_memory_or_time_is_not_known_is_named_where_a_budget_exclud
     place = folder(tmp_path / "unknown", BASE, BEST, free)
     unknown = "Not judged by memory, which is not known: ia3 fp32."
     first, second, *_ = told(place, budget_bytes=2**20)
-    assert first.startswith("No cell trained within 1.0 MiB: the smallest peak is")
+    assert first.startswith("No cell is known to have trained within 1.0 MiB: the smallest peak is")
     assert second == unknown
     assert unknown in told(place, budget_bytes=2**40)
+    assert told(place, budget_bytes=2**20, time_seconds=0.001)[0].startswith("No cell is known to have trained within")
+    slow = folder(tmp_path / "slow", BASE, BEST, trials("ia3 fp32", [0.9, 0.9, 0.9], peak_train_bytes=None))
+    assert told(slow, budget_bytes=2**40, time_seconds=0.001)[0].startswith("No cell trained within 1.0 TiB and 0.00 s")
+    best = folder(tmp_path / "best", BASE, trials("ia3 fp32", [0.9, 0.9, 0.9], peak_train_bytes=None), BAD)
+    within = " ".join(told(best, budget_bytes=2**40, within=50.0))
+    assert "The best of all, ia3 fp32, is not known to be within the budget: the best that is, prompt " in within
     timed = told(place, time_seconds=0.001)
     assert "Not judged by time, which was not measured on an idle machine: ia3 fp32." in timed
     assert not [text for text in told(place) if "Not judged" in text]
@@ -212,8 +219,10 @@ def test_a_gpus_budget_holds_what_is_not_in_tensors_and_the_largest_peak_counts(
 @pytest.mark.parametrize("columns", [{"device": "cuda", "precision": "fp3"}, {"device": None}])
 def test_what_a_process_holds_on_an_unknown_device_or_in_an_unknown_precision_is_not_0(columns, tmp_path):
     odd = [dataclasses.replace(one, row=dataclasses.replace(one.row, **columns)) for one in SMALL]
-    first, second, *_ = told(folder(tmp_path / "odd", odd), budget_bytes=2**40)
-    assert first.startswith("No cell trained within 1.0 TiB")
+    place = folder(tmp_path / "odd", odd)
+    assert costs(collect(place))["reserve"] is None
+    first, second, *_ = told(place, budget_bytes=2**40)
+    assert first.startswith("No cell is known to have trained within 1.0 TiB")
     assert second.startswith("Not judged by memory, which is not known: ")
 
 

@@ -81,9 +81,10 @@ def _answered(found: Answer) -> Iterator[str]:
     if decision.base_within:
         yield f"The untuned base model itself lies within {points(decision.question.within)} of the best."
     if decision.fits_below_best is not None:
+        known = " known to be" * _may_fit(found, str(decision.best))
         yield (
-            f"The best of all, {decision.best}, is not within the budget: the best that is, {decision.fits}, loses "
-            f"{loss(decision.fits_below_best)}."
+            f"The best of all, {decision.best}, is not{known} within the budget: the best that is, {decision.fits}, "
+            f"loses {loss(decision.fits_below_best)}."
         )
     yield from _missing(found)
 
@@ -241,7 +242,8 @@ def _over_budget(found: Answer) -> Iterator[str]:
         timed = [(cost.train_seconds, name) for name, cost in found.costs.items() if cost.train_seconds is not None]
         if decision.question.time_seconds is not None and timed:
             smallest += f"; the shortest training takes {fmt.seconds(min(timed)[0])} ({min(timed)[1]})"
-        yield f"No cell{limits}{smallest}."
+        known_to = " is known to have" * any(_may_fit(found, name) for name in decision.judged)
+        yield f"No cell{known_to}{limits}{smallest}."
     else:
         best = f"{decision.best} ({percent(found, str(decision.best))})"
         within = points(decision.question.within)
@@ -269,6 +271,14 @@ def _unmeasured(found: Answer) -> Iterator[str]:
         unknown = [name for name in found.decision.judged if costs[name].train_seconds is None]
         if unknown:
             yield UNKNOWN_TIME.format(abridged(unknown, 3))
+
+
+def _may_fit(found: Answer, name: str) -> bool:
+    """Whether it is not known if a cell stays within the budgets: a cost is unknown, and none is above its limit."""
+    question, cost = found.decision.question, found.costs[name]
+    pairs = ((question.budget_bytes, cost.needs_bytes), (question.time_seconds, cost.train_seconds))
+    costs = [(limit, own) for limit, own in pairs if limit is not None]
+    return any(own is None for _, own in costs) and all(own is None or own <= limit for limit, own in costs)
 
 
 def loss(below: Estimate) -> str:

@@ -37,14 +37,15 @@ FIRST = round(1000 * SURE)
 def costs(results: Results) -> dict[str, Any]:
     """Return what every tuned cell costs, by its place; None for the untuned base model."""
     found = costs_of(results, MEAN)
+    reserves = [cost.reserve_bytes for cost in found.values()]
     each = [found.get(cell.name) for cell in results.cells]
     return {
         "no_times": notes.NO_TIMES,
         "unknown_memory": notes.UNKNOWN_MEMORY,
         "unknown_time": notes.UNKNOWN_TIME,
         "more_seeds": notes.MORE_SEEDS,
-        "beside_tensors": notes.BESIDE_TENSORS if any(cost.reserve_bytes for cost in found.values()) else "",
-        "reserve": max((cost.reserve_bytes for cost in found.values() if cost.reserve_bytes), default=0),
+        "beside_tensors": notes.BESIDE_TENSORS if any(reserves) else "",
+        "reserve": None if None in reserves else max(filter(None, reserves), default=0),
         "needs": [one and _exact(one.needs_bytes) for one in each],
         "peak": [one and _exact(one.peak_train_bytes) for one in each],
         "seconds": [one and _exact(one.train_seconds) for one in each],

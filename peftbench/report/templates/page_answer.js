@@ -60,11 +60,13 @@ const decide = (q) => {
   const [peak, seconds] = [(k) => PEAKS[q.cells[k]], (k) => TIMES[q.cells[k]]];
   const [most, longest] = limits();
   if (longest !== null && q.all.every((k) => seconds(k) === null)) return { status: "no times" };
-  const fits = (k) => [[most, NEEDS[q.cells[k]]], [longest, seconds(k)]].every(([limit, cost]) => limit === null || (cost !== null && cost <= limit));
+  const limited = (k) => [[most, NEEDS[q.cells[k]]], [longest, seconds(k)]].filter(([limit]) => limit !== null);
+  const fits = (k) => limited(k).every(([limit, cost]) => cost !== null && cost <= limit);
+  const mayFit = (k) => limited(k).some(([, cost]) => cost === null) && limited(k).every(([limit, cost]) => cost === null || cost <= limit);
   const allowed = q.all.filter(fits);
   const best = highest(q, q.all);
   const rivals = q.not_judged.filter(([, score]) => Number(score) > q.scores[best] - loss);
-  const found = { loss, best, rivals, allowed, fits: allowed.length ? highest(q, allowed) : null, peak, seconds };
+  const found = { loss, best, rivals, allowed, mayFit, fits: allowed.length ? highest(q, allowed) : null, peak, seconds };
   const goodAt = (at) => byCost(q, allowed.filter(enough(q, at)), peak);
   const good = goodAt(loss);
   if (good.length) {
@@ -112,7 +114,7 @@ const onTask = () => (state.task === "0" ? "" : ` on ${scoreOf().task}`);
 const WORDS = {
   "no times": (q) => [`No answer: ${DATA.costs.no_times}.`, ...q.left_out, ...q.unfinished],
   answer: (q, found, name, near) => {
-    const { best, take, good, byMemory, byTime, peak, seconds, fits, loss } = found;
+    const { best, take, good, byMemory, byTime, peak, seconds, fits, mayFit, loss } = found;
     const cells = `the ${good.length} cells${limitsText()} that are known to lie ${near}`;
     const words = [q.all.length === 1 ? `${name(take)} is the only cell that can be judged, so nothing is compared with it.`
       : good.length === 1 ? `Take ${name(take)}: the only cell${limitsText()} that is known to lie ${near}.`
@@ -126,7 +128,7 @@ const WORDS = {
     else if (good.length > 1 && byMemory !== null) words.push("It also trains fastest of them.");
     words.push(DATA.costs.beside[q.cells[take]]);
     if (q.base !== null && Number(q.base) <= loss) words.push(`The untuned base model itself lies within ${pointsText(Number(state.within))} of the best.`);
-    if (q.below[fits]) words.push(`The best of all, ${name(best)}, is not within the budget: the best that is, ${name(fits)}, loses ${q.below[fits]}.`);
+    if (q.below[fits]) words.push(`The best of all, ${name(best)}, is not${mayFit(best) ? " known to be" : ""} within the budget: the best that is, ${name(fits)}, loses ${q.below[fits]}.`);
     const unknown = good.filter((k) => peak(k) === null).map(name);
     return [...words, ...unmeasured(q, name), ...q.left_out, unknown.length && byMemory !== null ? `Memory was not measured for ${abridged(unknown, 3)}.` : "", ...q.unfinished];
   },
@@ -141,14 +143,14 @@ const WORDS = {
       `Likeliest to: ${likely.map(([k, share]) => `${name(k)} (${share} %)`).join(", ")}.`,
       shown === undefined ? "" : `Known so far: ${name(shown)} lies within ${pointsText(shownWithin)} of the best.`, ...unmeasured(q, name), ...q.left_out, ...q.unfinished];
   },
-  "over budget": (q, { best, fits }, name, near) => {
+  "over budget": (q, { best, fits, mayFit }, name, near) => {
     const words = [];
     if (fits === null) {
       const least = (costs) => PLACES.filter((cell) => costs[cell] !== null).sort((a, b) => costs[a] - costs[b] || (CELLS.own[a] < CELLS.own[b] ? -1 : 1))[0];
       const [small, fast] = [least(NEEDS.map((value) => value || null)), least(TIMES)];
       const smallest = small === undefined ? "" : `: the smallest peak is ${memoryText(NEEDS[small])}${DATA.costs.beside_tensors} (${CELLS.name[small]})`;
       const shortest = limits()[1] === null || fast === undefined ? "" : `; the shortest training takes ${secondsText(TIMES[fast])} (${CELLS.name[fast]})`;
-      words.push(`No cell${limitsText()}${smallest}${shortest}.`);
+      words.push(`No cell${q.all.some(mayFit) ? " is known to have" : ""}${limitsText()}${smallest}${shortest}.`);
     } else words.push(`No cell${limitsText()} is known to lie ${near}, ${name(best)} (${q.texts[best]}).`);
     words.push(...unmeasured(q, name));
     if (fits !== null && q.below[fits]) words.push(`The best that is, ${name(fits)} (${q.texts[fits]}), loses ${q.below[fits]}.`, DATA.costs.beside[q.cells[fits]]);

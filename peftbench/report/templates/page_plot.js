@@ -75,7 +75,7 @@ const readable = (lines, rows) => {
   const least = (Math.max(...every) - Math.min(...every)) / 20;
   let above = null;
   return down.map(({ name, y }) => {
-    if (above && above.y - y < least) { above.name += `, ${name}`; return { name: "", y }; }
+    if (above && above.y - y <= least) { above.name += `, ${name}`; return { name: "", y }; }
     above = { name, y };
     return above;
   });
@@ -143,8 +143,8 @@ const plotSpec = (rows) => {
   const score = scoreOf();
   const cost = COLUMNS.get(state.cost);
   const lines = readable(LINES.map(([name, of]) => ({ name, y: of(score) })).filter((line) => line.y !== null && line.y !== undefined).map((line) => ({ ...line, y: 100 * line.y })), rows);
-  const reserve = DATA.costs?.reserve ?? 0;
-  const memory = memoryOf(state.budget);
+  const reserve = DATA.costs?.reserve ?? null; /* null if that of some cell is not known: no line then */
+  const memory = reserve === null ? null : memoryOf(state.budget);
   const most = state.cost === "peak_train_bytes" ? memory && Math.max(0, memory - reserve) : state.cost === "train_seconds" ? timeOf(state.time) : null;
   const budget = most ? [{ x: most / cost.size, name: reserve && state.cost === "peak_train_bytes" ? "budget less a GPU's reserve" : "budget" }] : [];
   return chartSpec({ rows, cost, lines, budget, yTitle: `score on ${score.task} (%)`, wide: byId("plot").clientWidth, high: 330, brush: true });
