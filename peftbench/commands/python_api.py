@@ -178,7 +178,8 @@ def answer(
     Returns:
         The record that ``peftbench answer --json`` prints. ``status`` is ``answer``, ``cannot_tell``, ``over_budget``
         or ``refused``, ``cell_by_memory`` and ``cell_by_time`` are the answer, ``lines`` says it in words, and
-        ``warnings`` what makes scores void. Every number has its unit in its name; what is not known is None.
+        ``warnings`` names the tasks on which every tuned cell scores 0. Every number has its unit in its name; what is
+        not known is None.
 
     Raises:
         UserError: if an argument is wrong, the folder does not exist or holds no results, or its rows cannot stand in

@@ -39,17 +39,18 @@ class BusyTrials:
 
 def busy_trials(trials: pd.DataFrame, of: Measured = "train") -> BusyTrials | None:
     """Return how many ``ok`` trials were measured on a busy machine; None if none is known to have been."""
-    rows = trials.loc[trials["status"] == "ok", _needed(trials, of)].to_dict("records")
+    rows = trials.loc[trials["status"] == "ok", needed(trials, of)].to_dict("records")
     shares = [waiting_share(row, of) for row in rows]
     void = sum(is_void(row, of) for row in rows)
     known = sum(
         share is not None or is_number(row.get("other_gpu_processes")) for row, share in zip(rows, shares, strict=True)
     )
     high = [share for share in shares if share is not None and share > MOST_WAITING]
-    return BusyTrials(void, known, max(high, default=0.0), sum(map(_beside_others, rows))) if void else None
+    return BusyTrials(void, known, max(high, default=0.0), sum(map(beside_others, rows))) if void else None
 
 
-def _needed(trials: pd.DataFrame, of: Measured) -> list[str]:
+def needed(trials: pd.DataFrame, of: Measured = "train") -> list[str]:
+    """Return the columns of these trials that tell whether times count."""
     names = f"{of}_waiting_seconds", f"{of}_seconds", "threads", "device", "other_gpu_processes"
     return [name for name in names if name in trials]
 
@@ -57,13 +58,14 @@ def _needed(trials: pd.DataFrame, of: Measured) -> list[str]:
 def is_void(row: Mapping[str, Any], of: Measured = "train") -> bool:
     """Return whether a trial's times do not count: it waited for a CPU, or another process used its GPU, as is known.
 
-    Reports, comparisons of nights and histories leave the same times out.
+    Reports and comparisons of nights leave out the same times; histories, which have no other times, the same speeds.
     """
     share = waiting_share(row, of)
-    return (share is not None and share > MOST_WAITING) or _beside_others(row)
+    return (share is not None and share > MOST_WAITING) or beside_others(row)
 
 
-def _beside_others(row: Mapping[str, Any]) -> bool:
+def beside_others(row: Mapping[str, Any]) -> bool:
+    """Return whether another process is known to have used a trial's GPU."""
     others = row.get("other_gpu_processes")
     return is_number(others) and others > 0  # type: ignore[operator]
 
@@ -108,7 +110,7 @@ def without_busy_times(trials: pd.DataFrame) -> pd.DataFrame:
     """
     found = trials
     for of, times in _TIMES.items():
-        busy = [is_void(row, of) for row in trials[_needed(trials, of)].to_dict("records")]
+        busy = [is_void(row, of) for row in trials[needed(trials, of)].to_dict("records")]
         if any(busy):
             found = found.copy() if found is trials else found
             found.loc[busy, [name for name in found if name in times]] = None

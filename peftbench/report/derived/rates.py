@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftbench.report.collect import Cell, Results
+from peftbench.results.busy_machine import beside_others
 from peftbench.results.crossed_effects import student
 from peftbench.results.crossed_effects.student import Array, t_quantile
 from peftbench.results.rows import is_number
@@ -113,8 +114,7 @@ def samples_per_joule(row: Mapping[str, Any]) -> float | None:
     """Return training examples per joule; None if the energy counter covered other trials or processes too."""
     joules, examples = known(row, "train_energy_joules"), known(row, "examples_seen")
     several_workers = row.get("energy_source") == "rapl" and (known(row, "workers") or 1) > 1
-    shared = several_workers or known(row, "other_gpu_processes")
-    return None if shared or not joules or examples is None else examples / joules
+    return None if several_workers or beside_others(row) or not joules or examples is None else examples / joules
 
 
 def known(row: Mapping[str, Any], name: str) -> float | None:

@@ -19,7 +19,7 @@ from peftbench.report.notes.learning_rate_search import EXPECTED_BEST
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.tables import learning_rate_search as search
 from peftbench.report.tables import settings
-from peftbench.results.busy_machine import busy_trials, waiting_share
+from peftbench.results.busy_machine import busy_trials, needed, waiting_share
 from peftbench.results.learning_rate_search import expected_best
 
 
@@ -92,8 +92,7 @@ def _times(results: Results) -> dict[str, str]:
     if found:
         text = f"unreliable in {found.count} of {found.known} (machine busy)"
         return {"title": "times", "text": text, "level": "warn"}
-    names = [n for n in ("train_waiting_seconds", "train_seconds", "threads", "device") if n in results.trials]
-    known = [waiting_share(row) for row in results.trials[names].to_dict("records")]
+    known = [waiting_share(row) for row in results.trials[needed(results.trials)].to_dict("records")]
     if all(share is None for share in known):
         return _fact("times", "unknown if the machine was idle")
     return {"title": "times", "text": "machine was idle", "level": "ok"}

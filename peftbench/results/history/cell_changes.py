@@ -34,7 +34,6 @@ def least_change(quantity: Quantity, watch: Watch) -> float:
         "memory": watch.memory_percent,
         "size": watch.size_percent,
         "speed": watch.speed_percent,
-        "inference": watch.inference_percent,
         "score": watch.score_points,
         "retention": watch.retention_percent,
         "merge": 100 * (watch.merge_factor - 1),

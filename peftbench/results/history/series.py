@@ -213,7 +213,7 @@ def _seed(row: Row) -> Seed:
 def _conditions(quantity: Quantity, row: Row) -> tuple[tuple[str, str], ...]:
     """Return what must be equal for values to compare, of one row for all seeds of its cell."""
     found = [(name, str(row[name])) for name in quantity.same if row.get(name) is not None]
-    if quantity.kind in ("speed", "inference"):
+    if quantity.kind == "speed":
         found += [(name, str(row[name])) for name in _TIMES if row.get(name) is not None]
         found += _machine(row["environment_json"])
     if quantity.kind == "score":
