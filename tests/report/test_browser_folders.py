@@ -283,8 +283,7 @@ def plotted(browser: Any, place: Path, *made: Any) -> Any:
     """Open the page of some results with a memory budget; ``window.drawn`` has the texts in its plots."""
     with mock.patch("peftbench.report.derived.anatomy.start", return_value=None):
         address = render(store(place / "r", *made), place / "page.html").as_uri()
-    # the page's policy has no eval, which ``wait_for_function`` needs to look more than once
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True, bypass_csp=True)
+    context = chromium.context(browser)
     context.add_init_script(DRAWN)
     page = context.new_page()
     page.goto(f"{address}#budget=16GiB&cost=peak_train_bytes")
@@ -303,7 +302,7 @@ def test_the_line_of_each_untuned_base_is_named_and_names_do_not_cover_each_othe
     page = plotted(browser, tmp_path, *made, make_result(peak_train_bytes=1000))
     both = "untuned: untuned base int8, untuned: untuned base bf16"
     for name in ("untuned: untuned base fp32", both, "budget"):
-        page.wait_for_function("name => window.drawn.includes(name)", arg=name)
+        chromium.wait(page, "name => window.drawn.includes(name)", name)
     assert not page.evaluate("window.drawn.includes('untuned: untuned base bf16')")
     page.context.close()
 
@@ -317,7 +316,7 @@ def test_equal_lines_have_one_name_and_a_budget_none_where_what_a_gpu_holds_is_n
         for one in (*untuned({"device": "cuda"}, fp32=1.0, bf16=1.0), odd)
     ]
     page = plotted(browser, tmp_path, *made)
-    page.wait_for_function("window.drawn.some((text) => text.includes(', untuned: untuned base '))")
+    chromium.wait(page, "window.drawn.some((text) => text.includes(', untuned: untuned base '))")
     assert page.evaluate("window.drawn.filter((text) => text.startsWith('budget'))") == []
     page.context.close()
 
