@@ -15,6 +15,7 @@ from peftbench.evaluation import decoding, generation, scoring
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base, Example, Task
 from tests.support import generation_subject, method_cells, tiny_base, trials
+from tests.support.sample import sample
 
 EVALUATION = trials.Evaluation(4, 48, "test")
 TASK = Task("lines", "generation", max_new_tokens=12, stop=("\n",))
@@ -74,7 +75,7 @@ def plain(tiny):
     return scored(tiny)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", sample(PUBLISHED, 3))
 def test_a_folders_generation_config_changes_no_answer(tiny, tmp_path, plain, name):
     score, texts = scored(folder_with(tiny, tmp_path / "base", PUBLISHED[name]))
     assert texts == plain[1]

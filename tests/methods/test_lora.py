@@ -20,6 +20,7 @@ from peftbench.tasks import read
 from peftbench.training import batches, loop, optimizers
 from tests.support import trials
 from tests.support.method_cells import IDS, logits
+from tests.support.sample import sample
 
 
 def tuned(tiny, tmp_path, precision="fp32", rank=4, steps=0, **options):
@@ -121,7 +122,7 @@ START = [("gaussian", "fp32"), ("pissa", "fp32"), ("olora", "fp32"), ("eva", "fp
 START += [("pissa", "bf16"), ("eva", "nf4"), ("eva", "bf16")]
 
 
-@pytest.mark.parametrize(("start", "precision"), START)
+@pytest.mark.parametrize(("start", "precision"), sample(START, 2))
 def test_an_initialization_that_promises_the_base_gives_its_logits(start, precision, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, precision, initialization=start)
     expected = logits(fresh(tiny, precision), precision, IDS)
@@ -246,7 +247,7 @@ SAVED = [
 ]
 
 
-@pytest.mark.parametrize("options", SAVED, ids=str)
+@pytest.mark.parametrize("options", sample(SAVED, 2), ids=str)
 def test_a_saved_variant_loaded_on_the_original_base_gives_the_same_logits(options, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, steps=3, **options)
     lora.save(attached, tmp_path / "saved")
@@ -270,12 +271,15 @@ def test_a_saved_pissa_of_a_bf16_base_differs_by_the_rounding_of_the_residual(ti
 
 @pytest.mark.parametrize(
     ("precision", "options"),
-    [
-        ("nf4", {"dora": True}),
-        ("nf4", {"initialization": "loftq"}),
-        ("int8", {"initialization": "loftq"}),
-        ("int8", {"initialization": "eva"}),
-    ],
+    sample(
+        [
+            ("nf4", {"dora": True}),
+            ("nf4", {"initialization": "loftq"}),
+            ("int8", {"initialization": "loftq"}),
+            ("int8", {"initialization": "eva"}),
+        ],
+        2,
+    ),
 )
 def test_a_saved_variant_of_a_quantized_base_gives_the_same_logits(precision, options, tiny, tmp_path):
     from peftbench.methods import peft_checkpoint
@@ -298,7 +302,7 @@ def test_a_trial_with_another_initialization_is_ok_and_not_corrupt(start, tiny, 
 
 
 @pytest.mark.filterwarnings("ignore:.*rounding errors")
-@pytest.mark.parametrize("precision", MERGE_ERROR)
+@pytest.mark.parametrize("precision", sample(MERGE_ERROR, 2))
 def test_merging_changes_logits_by_no_more_than_documented(precision, tiny, tmp_path):
     attached = tuned(tiny, tmp_path, precision, steps=4)
     before = logits(attached, precision, IDS).float()

@@ -12,6 +12,7 @@ from peftbench.methods import METHODS
 from peftbench.methods.lora_targets import targets
 from tests.support import families, tiny_base, trials
 from tests.support.method_cells import IDS, attached, loaded, logits
+from tests.support.sample import sample
 
 COMMON = {"vocab_size": 320, "hidden_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 MAMBA = {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "chunk_size": 16, "num_hidden_layers": 2}
@@ -34,11 +35,14 @@ def base(folder, kind):
 
 @pytest.mark.parametrize(
     ("kind", "adapted"),
-    [
-        ("mamba", {"in_proj"}),
-        ("mamba2", {"in_proj"}),
-        ("falcon_h1", {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
-    ],
+    sample(
+        [
+            ("mamba", {"in_proj"}),
+            ("mamba2", {"in_proj"}),
+            ("falcon_h1", {"in_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ],
+        3,
+    ),
 )
 def test_all_linear_leaves_out_the_projections_whose_weights_a_mamba_kernel_reads(kind, adapted, tmp_path):
     folder = base(tmp_path / kind, kind)

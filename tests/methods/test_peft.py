@@ -23,6 +23,7 @@ from peftbench.results.rows import rows_without_progress
 from peftbench.runner.trial import run
 from peftbench.suite.schema import TRAIN
 from tests.support import trials
+from tests.support.sample import sample
 from tools.docs import zoo
 
 CONFIGS = {str(getattr(name, "value", name)): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -222,7 +223,7 @@ def refusal(tuner: str, precision: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("tuner", sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS))
+@pytest.mark.parametrize("tuner", sample(sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS), 3))
 def test_on_int8_a_trained_update_equals_that_in_fp32_or_the_tuner_is_refused(tuner, tmp_path):
     """A tuner that uses codes as weights would be far off; one that loses its update, off by the effect of training."""
     row = zoo.rows("int8")[tuner]

@@ -152,6 +152,7 @@ def events_told(texts):
     return told, [text for text in told if colours.search(text)]
 
 
+@pytest.mark.slow
 @each_base
 def test_no_document_contains_both_an_event_and_a_class_of_judge(base, beginning):
     told, with_class = events_told(beginning[base])

@@ -494,7 +494,7 @@ def test_the_page_is_used_by_keys_alone(opened: Any) -> None:
     assert opened.evaluate("document.activeElement.matches('#table tbody button')"), "the focus is where it was"
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", sample([1280, 390], 2))
 def test_text_of_plots_has_at_least_twelve_pixels(opening: Any, address: str, width: int) -> None:
     page = opening(address, "light", width)
     for section in ("heat", "ledger", "curves", "phases"):

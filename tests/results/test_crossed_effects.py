@@ -15,6 +15,7 @@ from peftbench.results import store
 from peftbench.results.crossed_effects import front, outcomes, planning, ranking
 from peftbench.results.crossed_effects.model import Outcomes, components, difference, difference_parts, parts, score
 from tests.support.results_factory import make_grid
+from tests.support.sample import sample
 from tools.docs import crossed_document
 from tools.validation import crossed_rules
 from tools.validation import crossed_simulation as simulation
@@ -389,7 +390,7 @@ def within(share: float, low: float, high: float, draws: int) -> bool:
     return low - slack <= share <= high + slack
 
 
-@pytest.mark.parametrize("spread", simulation.SPREADS)
+@pytest.mark.parametrize("spread", sample(simulation.SPREADS, 2))
 def test_intervals_cover_the_truth_and_no_equal_cell_is_called_best(spread):
     for design in (simulation.null(2, spread, examples=1319), simulation.null(2, spread, continuous=True)):
         found = simulation.simulate(design, DRAWS)

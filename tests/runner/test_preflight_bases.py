@@ -12,6 +12,7 @@ from peftbench.models import builtin, dry_load
 from peftbench.models.tokenizer import beyond, load_tokenizer
 from peftbench.runner.preflight import bases
 from tests.support import colours, trials, weights
+from tests.support.sample import sample
 
 SUITE = colours.suite(
     "./base",
@@ -86,7 +87,7 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
+@pytest.mark.parametrize("case", sample(SPOILT, 3))
 def test_a_spoilt_base_stops_plan_and_run_with_exit_code_2(case, command, tmp_path):
     spoil, told = SPOILT[case]
     spoil(tmp_path / "base")

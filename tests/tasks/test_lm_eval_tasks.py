@@ -20,6 +20,7 @@ from peftbench.suite.trial_key import key
 from peftbench.tasks import lm_eval_tasks, read
 from tests.support import method_cells, trials
 from tests.support.method_cells import logits
+from tests.support.sample import sample
 
 ROWS = [
     {"question": f"the colour of {thing} ?", "answer": colour, "options": ["red", "green", "blue"]}
@@ -209,7 +210,7 @@ def test_the_key_follows_the_content_not_the_file(tiny, tmp_path, write):
     assert of(write("multiple_choice")) != of(write("multiple_choice", rows=ROWS[1:]))
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", sample(TYPES, 2))
 def test_a_trial_scores_it_together_with_other_tasks(kind, tiny, tmp_path, write):
     import time
 

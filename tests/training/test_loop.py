@@ -24,6 +24,7 @@ from peftbench.tasks import read
 from peftbench.training import accounting, batches, loop, optimizers
 from tests.support import trials
 from tests.support.method_cells import attached, loaded
+from tests.support.sample import sample
 
 
 def gradients(tiny, tmp_path, micro_batch_size):
@@ -241,7 +242,7 @@ def test_a_validation_loss_that_is_not_finite_ends_training_as_diverged(tiny, tm
         loop.train(learner, plan, plan[0], Clock(), lambda *_: None)
 
 
-@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.trains and not m.why_no_checkpointing])
+@pytest.mark.parametrize("name", sample([n for n, m in METHODS.items() if m.trains and not m.why_no_checkpointing], 2))
 def test_gradient_checkpointing_saves_activations_and_gives_the_same_losses(name, tiny, tmp_path):
     precision, losses, activations = METHODS[name].default_precision, [], []
     for on in (False, True):

@@ -100,7 +100,7 @@ def changed_seeds(old: pd.DataFrame, new: pd.DataFrame, common: list[Cell]) -> t
     """Return which seeds cells of the same name have, if they are not the same, each difference once."""
     found: dict[tuple[str, str], list[str]] = {}
     sides = [
-        {key: sorted({int(seed) for seed in rows["seed"].dropna()}) for key, rows in side.groupby(["base", "cell"])}
+        {key: sorted(map(int, seeds.dropna().unique())) for key, seeds in side.groupby(["base", "cell"])["seed"]}
         for side in (old, new)
     ]
     for key in common:

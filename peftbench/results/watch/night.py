@@ -62,7 +62,10 @@ class Night:
 
     @cached_property
     def _records(self) -> Mapping[Cell, Rows]:
-        return {cell: rows.to_dict("records") for cell, rows in self._ok.items()}  # type: ignore[misc]
+        each: dict[Cell, list[dict[str, Any]]] = {cell: [] for cell in self.cells}
+        for row in self.trials[self.trials["status"] == "ok"].to_dict("records"):  # at once: it is slow for each frame
+            each[str(row["base"]), str(row["cell"])].append(row)
+        return each  # type: ignore[return-value]
 
     def ok(self, cell: Cell) -> pd.DataFrame:
         """Return the ``ok`` rows of a cell."""

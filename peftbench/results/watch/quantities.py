@@ -51,11 +51,10 @@ class Quantity:
         """
         if self.name not in rows:
             return {}
-        known = rows.loc[rows["status"] == "ok", ["seed", self.name]]
         return {
             int(seed) if is_number(seed) else None: float(value)
-            for seed, value in known.itertuples(index=False)
-            if is_number(value)
+            for status, seed, value in zip(rows["status"], rows["seed"], rows[self.name], strict=True)
+            if status == "ok" and is_number(value)
         }
 
 
