@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """Let the garbage collector pass over a million objects of libraries, and run less often: a third of the CPU time."""
+    """Let the garbage collector pass over what libraries hold, and run less often: a third of the CPU time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
