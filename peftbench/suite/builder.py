@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftbench.suite.block_check import check
 from peftbench.suite.document import Document, Outside
-from peftbench.suite.schema import check
 from peftbench.suite.yaml_lines import KeyPath
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from peftbench.methods.record import shown
 from peftbench.records import Training, Trial
-from peftbench.suite.expand import candidate_rates, expand, tasks_with_validation
+from peftbench.suite.cell_check import tasks_with_validation
+from peftbench.suite.expand import candidate_rates, expand
 from peftbench.suite.records import Suite
 
 SPLIT = "validation"

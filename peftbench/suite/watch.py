@@ -11,9 +11,10 @@ from pydantic import BeforeValidator, Field
 
 from peftbench.errors import UserError
 from peftbench.records.watch import DEFAULT, KINDS, Kind, Watch
+from peftbench.suite.block_check import check
 from peftbench.suite.builder import Builder
 from peftbench.suite.document import Document, raise_problems
-from peftbench.suite.schema import Strict, as_list, check
+from peftbench.suite.schema import Strict, as_list
 from peftbench.suite.yaml_lines import parse
 
 Percent = Annotated[float, Field(ge=0, le=1000)]
