@@ -37,6 +37,12 @@ _LORA = MappingProxyType(
         ),
     }
 )
+LORA_PLUS = Setting(
+    Annotated[float, Ge(1)],
+    1.0,
+    "learning rate of B (also of DoRA's magnitudes) as a multiple of that of A, which is learning_rate; 16 is "
+    "published: LoRA+, Hayou et al. 2024, arXiv:2402.12354",
+)
 _LORA_MORE = MappingProxyType(
     {
         "rank_pattern": Setting(
@@ -52,6 +58,7 @@ _LORA_MORE = MappingProxyType(
             "kaiming",
             "initialization of A and B",
         ),
+        "lora_plus_ratio": LORA_PLUS,
     }
 )
 

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from peftbench.errors import UserError, unknown
-from peftbench.methods import lora_fused_projection, lora_initialization, lora_targets, peft_checkpoint
+from peftbench.methods import lora_fused_projection, lora_initialization, lora_plus, lora_targets, peft_checkpoint
 
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True}
 """Initializations that peft names differently; loftq is applied after the adapter was attached."""
@@ -43,7 +43,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         rank: r.
         options: ``alpha`` (a number), ``dropout``, ``target_modules`` (also parts of gpt2's fused projection, such as
             ``c_attn.q``: see ``lora_fused_projection``), ``rank_pattern`` and ``alpha_pattern`` (r and alpha by regular
-            expression that a module's name ends with), ``rslora``, ``dora``, ``initialization``.
+            expression that a module's name ends with), ``rslora``, ``dora``, ``initialization``,
+            ``lora_plus_ratio`` (see ``lora_plus``).
 
     Returns:
         The base model wrapped by peft; only A, B and m require gradients.
@@ -90,6 +91,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
                 raise UserError(f"lora: {key}: " + unknown("module", pattern, lora_targets.ending_set(adapted)))
     lora_initialization.apply(tuned, start)
     lora_fused_projection.restrict(tuned, parts)
+    lora_plus.mark(tuned, options.get(lora_plus.OPTION, 1.0))
     return tuned
 
 

@@ -88,7 +88,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     Args:
         learner: the model and its optimizer.
         batches: the micro-batches.
-        rate: learning rate.
+        rate: learning rate; LoRA+ trains B at a multiple of it.
         done: steps done before; None for an extra step that will be undone, for which ``after_step`` is not called.
 
     Returns:
@@ -105,8 +105,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     learner.scaler.unscale_(learner.optimizer)
     clip = learner.training.clip_norm
     norm = nn.utils.clip_grad_norm_(learner.parameters, math.inf if clip is None else clip)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = rate
+    optimizers.set_rate(learner.optimizer, rate)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     skipped = learner.precision.gradient_scaling and not math.isfinite(norm)

@@ -72,17 +72,42 @@ OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
 )
 
 
+RATIO = "rate_ratio"
+"""Key of a parameter group: its learning rate as a multiple of the schedule's."""
+
+
 def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
     """Return the optimizer. For every method, weight decay applies to tensors of two or more dimensions.
 
     So projections, embeddings, virtual tokens and LoRA's A and B decay; biases, norms, DoRA's magnitudes and
     LLaMA-Adapter's gates do not.
+
+    A parameter with an attribute ``peftbench_rate_ratio`` (``methods.lora_plus``) trains at that multiple of the rate:
+    its group carries the ratio as ``rate_ratio``, by which ``set_rate`` multiplies the schedule's rate.
     """
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter in sorted(parameters, key=lambda p: (p.ndim < 2, _ratio(p))):  # stable
+        groups.setdefault((parameter.ndim >= 2, _ratio(parameter)), []).append(parameter)
+    made = [
+        {
+            "params": members,
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "lr": training.learning_rate * ratio,
+            RATIO: ratio,
+        }
+        for (decays, ratio), members in groups.items()
     ]
-    return OPTIMIZERS[training.optimizer]([g for g in groups if g["params"]], training.learning_rate)
+    return OPTIMIZERS[training.optimizer](made, training.learning_rate)
+
+
+def _ratio(parameter: nn.Parameter) -> float:
+    return float(getattr(parameter, "peftbench_rate_ratio", 1.0))
+
+
+def set_rate(optimizer: Any, rate: float) -> None:
+    """Set the learning rate of a step in every group, times the group's ratio."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[RATIO]
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:
