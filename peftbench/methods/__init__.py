@@ -202,7 +202,7 @@ METHODS: Table[Method] = Table(
                             "in parallel to the feed-forward",
                         ),
                         "activation": Setting(
-                            Literal["gelu", "relu", "silu"] | None,
+                            Literal["gelu", "relu", "silu", "tanh"] | None,
                             None,
                             "activation between down and up projection; default gelu for houlsby, relu for the others",
                             shown="null (by kind)",

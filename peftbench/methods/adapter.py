@@ -32,7 +32,12 @@ from peftbench.methods import ADAPTER_KINDS
 from peftbench.models.layers import decoder_layers_for, switched_off, width
 from peftbench.models.text_part import left_out_parameters
 
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,  # the series adapter of LLM-Adapters, arXiv:2304.01933
+}
 _ATTENTIONS = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 _FEED_FORWARDS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 _PROJECTIONS = ("dense", "dense_4h_to_h", "down_proj", "o_proj", "out_proj", "c_proj", "fc2")

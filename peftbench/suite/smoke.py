@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from peftbench.methods import method_of
+from peftbench.methods import Method, method_of
 from peftbench.methods.record import shown
 from peftbench.models import builtin as models_builtin
 from peftbench.records import Base, Retention, Task, Training, Trial
@@ -25,6 +25,9 @@ from peftbench.suite.records import Suite
 from peftbench.tasks import TASKS
 
 BASE = "nano"
+RATE = 1e-2
+"""Smallest learning rate, except where the base's own weights train: two steps of a smaller one can be lost in the
+rounding of a 16-bit base, and the trial would be ``inert``."""
 STEPS, BATCH, LENGTH, EXAMPLES = 2, 2, 64, 2
 """Optimizer steps, examples per step, tokens per example, scored examples per task."""
 WORKERS = 4
@@ -63,7 +66,8 @@ def smoke(suite: Suite, device: str) -> Smoke:
     """
     found: dict[str, Trial] = {}
     notes = [
-        f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base model and data are not read"
+        f"smoke mode: {STEPS} steps of {BATCH} examples on {BASE}; the suite's own base model and data are not read, "
+        f"and learning rates below {RATE} are {RATE}, except of full fine-tuning"
     ]
     for trial in expand(suite, device):
         made, changes = _small(trial)
@@ -82,7 +86,7 @@ def _small(trial: Trial) -> tuple[Trial, list[str]]:
         replace(
             made,
             tasks=tuple(map(_task, trial.tasks)),
-            training=_training(trial.training) if trial.training else None,
+            training=_training(trial.training, method_of(trial.method, trial.options)) if trial.training else None,
             evaluation=replace(evaluation, batch_size=evaluation.batch_size and BATCH),
             inference=False,
             retention=Retention(str(models_builtin.held_out(BASE)), limit=EXAMPLES),
@@ -95,14 +99,15 @@ def _task(task: Task) -> Task:
     """Return a built-in task of the same kind under the same name."""
     builtin = task.builtin or next((name for name, known in TASKS.items() if known.kind == task.kind), _FALLBACK)
     known = TASKS[builtin]
-    tokens = min(task.max_new_tokens, known.max_new_tokens)
+    tokens = min(task.max_new_tokens or known.max_new_tokens, known.max_new_tokens)  # a task of lm-eval may give none
     return Task(task.name, known.kind, builtin=builtin, max_new_tokens=tokens, limit=EXAMPLES)
 
 
-def _training(training: Training) -> Training:
+def _training(training: Training, method: Method) -> Training:
     """Return the training settings for ``STEPS`` steps; gradient accumulation is kept."""
     return replace(
         training,
+        learning_rate=training.learning_rate if method.trains_base else max(RATE, training.learning_rate),
         steps=STEPS,
         epochs=None,
         tokens=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -269,6 +270,15 @@ def test_activation_and_scale_are_settings_that_are_saved(tmp_path):
     adapter.save(adapter.attach(base("llama"), R, options("pfeiffer", activation="silu", scale=2.0)), tmp_path)
     (found, *_) = bottlenecks(adapter.load(base("llama"), tmp_path))
     assert (type(found.activation), found.scale) == (nn.SiLU, 2.0)
+
+
+def test_every_activation_that_a_suite_accepts_is_there():
+    accepted = [name for kind in get_args(METHODS["adapter"].options["activation"].type) for name in get_args(kind)]
+    for name in accepted:
+        found = adapter.Bottleneck(D, R, name, 1.0, "cpu")
+        inner = getattr(torch.nn.functional, name)(found.down(torch.ones(1, D)))
+        torch.testing.assert_close(found.activation(found.down(torch.ones(1, D))), inner)
+    assert "tanh" in accepted
 
 
 def trained(folder, kind, precision, tmp_path, steps):

@@ -178,7 +178,17 @@ def test_a_smoke_trial_that_fails_fails_the_command(foreign, tmp_path, monkeypat
 
 
 def test_smoke_mode_skips_a_search_and_uses_its_smallest_rate(foreign):
-    assert {one.training.learning_rate for one in smoke(suite.load(foreign, smoke=True), "cpu").trials} == {1e-4}
+    trials = smoke(suite.load(foreign, smoke=True), "cpu").trials
+    assert {one.training.learning_rate for one in trials if one.method == "full"} == {1e-4}
+    assert {one.training.learning_rate for one in trials if one.method != "full"} == {1e-2}, "the smallest that moves"
+
+
+def test_a_task_of_lm_eval_that_gives_no_length_of_answers_becomes_small(tmp_path):
+    """MMLU is ranked: its ``max_new_tokens`` is 0, and 0 tokens cannot be decoded."""
+    path = tmp_path / "ranked.yaml"
+    path.write_text("base: nano\ntasks: {judge: {}, mmlu: {lm_eval: true}}\nmethods: [lora]\n")
+    (one,) = smoke(suite.load(path, smoke=True), "cpu").trials
+    assert all(task.max_new_tokens > 0 for task in one.tasks)
 
 
 def test_a_strict_audit_does_not_fail_a_smoke_run(foreign):

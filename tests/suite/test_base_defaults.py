@@ -266,7 +266,9 @@ def test_a_prompt_whose_end_merges_with_the_answer_has_a_length(place):
 
 @pytest.mark.parametrize("name", suite.names())
 def test_shipped_suites_give_their_settings_so_nothing_of_them_changes(name):
-    real = {"PEFTBENCH_BASE": "org/model", "PEFTBENCH_TRAIN": "train.csv", "PEFTBENCH_TEST": "test.csv"}
+    real = {"PEFTBENCH_BASE": "org/model", "PEFTBENCH_TRAIN": "train.csv", "PEFTBENCH_TEST": "test.csv"} | {
+        "LLM_ADAPTERS": "checkout"
+    }
     loaded = suite.load(name, environ=real)
     before, after = (
         [trial_key.settings(t) for t in suite.expand(each, "cuda")] for each in (loaded, base_defaults.resolve(loaded))

@@ -20,6 +20,7 @@ from peftbench.suite.schema import TRAIN, method_settings
 REPOSITORY = Path(__file__).parents[2]
 HEAD = "base: nano\ntasks: [judge, compute]\nseeds: 1\n"
 REAL = {"PEFTBENCH_BASE": "org/model", "PEFTBENCH_TRAIN": "train.csv", "PEFTBENCH_TEST": "/data/test.csv"}
+REAL |= {"LLM_ADAPTERS": "checkout"}
 CELLS = [
     "base fp32",
     "full fp32",
