@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _STEPS = 3
 """Steps from the cache that are compared; the median decides, since rounding may route one token to another expert."""
+_BEAMS, _BEAM_STEPS = 3, 6
+"""Beams and steps of the search that is compared; a penalty of 0 leaves their scores sums of log-probabilities."""
 _PROMPT = 32
 """Most tokens of the prompt, its last ones: the check is small beside what it decides on."""
 _CLOSE = {"float32": 1e-2}
@@ -56,6 +58,34 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int)
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
         return None
     return f"a step from the model's cache gives logits that are {gap:.0%} apart from those of a whole pass"
+
+
+@torch.no_grad()
+def why_not_beams(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int) -> str | None:
+    """Return why answers cannot be decoded with the model's cache by beam search; None if they can.
+
+    Between steps the cache of each beam is replaced by that of the beam which it continues. The log-probability that
+    the search has summed for the best answer is compared with that of a pass over its tokens. Arguments as in
+    ``why_not``.
+    """
+    steps = min(_BEAM_STEPS, length - 1)
+    if steps < 1:
+        return None
+    ids = ids[:, -min(_PROMPT, length - steps) :]
+    both, start = torch.cat([ids, ids.flip(1)]), ids.shape[1]
+    try:
+        made = _generated(model, both, steps, pad_id, cache=True, beams=_BEAMS, penalty=0.0)
+        logits = model(input_ids=made.sequences, attention_mask=torch.ones_like(made.sequences), use_cache=False).logits
+    except Exception as error:
+        if failures.out_of_memory(error):
+            return "memory ran out in the check of the model's cache"
+        return f"the model does not search with beams from its cache: {failures.words(error)}"
+    new = made.sequences[:, start:, None]
+    each = logits[:, -new.shape[1] - 1 : -1].float().log_softmax(-1).gather(-1, new)
+    gap = float((made.sequences_scores.float() - each.sum(dim=(1, 2))).abs().max()) / new.shape[1]
+    if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
+        return None
+    return f"beams from the model's cache are {gap:.2g} nats per token apart from a whole pass over their tokens"
 
 
 def check_inputs(model: Any, ids: torch.Tensor, precision: Precision, device: str, pad_id: int) -> None:
@@ -109,15 +139,24 @@ def _distances(model: Any, ids: torch.Tensor, steps: int, pad_id: int) -> list[f
     return [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, steps + 1)]
 
 
-def _generated(model: Any, ids: torch.Tensor, new_tokens: int, pad_id: int, cache: bool) -> Any:
-    """Return transformers' output of greedy decoding behind ids, (b, t): sequences, and each step's logits, (b, v)."""
+def _generated(
+    model: Any, ids: torch.Tensor, new_tokens: int, pad_id: int, cache: bool, beams: int = 1, penalty: float = 1.0
+) -> Any:
+    """Return transformers' output of decoding behind ids, (b, t): sequences, each step's logits, (b, v), and scores."""
     config = GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, use_cache=cache, pad_token_id=pad_id, eos_token_id=None
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=beams,
+        length_penalty=penalty,
+        use_cache=cache,
+        pad_token_id=pad_id,
+        eos_token_id=None,
     )
     return model.generate(
         **decoding.inputs(model, ids, torch.ones_like(ids)),
         generation_config=config,
         output_logits=True,
+        output_scores=beams > 1,
         return_dict_in_generate=True,
     )
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 from peft import PeftModel
-from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from peftbench.errors import Unsupported
-from peftbench.tasks.lm_eval_export import TURN_ENDS
+from peftbench.evaluation.answer_steps import Ended, OnceInAnswer
+from peftbench.tasks.lm_eval_export import NGRAMS, TURN_ENDS
 
 if TYPE_CHECKING:
     from peftbench.evaluation.lm_eval_model import Harness
@@ -144,6 +145,8 @@ class Decoding:
     max_new_tokens: int
     turn_ends: tuple[str, ...] = ()
     """Texts that end a chat turn, and are removed where an answer ends with one."""
+    ngrams: int = 0
+    """No sequence of this many tokens occurs twice in an answer, whatever the prompt contains; 0 for no such rule."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of a task of lm-eval that are no parameters of the search."""
 
@@ -151,6 +154,11 @@ class Decoding:
     def sampled(self) -> bool:
         """Whether answers are drawn at random."""
         return bool(self.parameters["do_sample"])
+
+    @property
+    def beams(self) -> int:
+        """Number of sequences that are decoded for a prompt at the same time."""
+        return int(self.parameters["num_beams"] or 1)
 
     def config(self, pad_id: int, use_cache: bool = True) -> GenerationConfig:
         """Return the configuration for one call.
@@ -177,7 +185,9 @@ class Decoding:
 
     def settings(self) -> dict[str, Any]:
         """Return the parameters as they are stored with a score."""
-        return {**json.loads(json.dumps(dict(self.parameters), default=str)), "end_token_ids": list(self.ends)}
+        plain = {**json.loads(json.dumps(dict(self.parameters), default=str)), "end_token_ids": list(self.ends)}
+        ngrams = {"no_repeat_ngram_size": self.ngrams, "no_repeat_ngram_in": "answer"}
+        return plain | ngrams if self.ngrams else plain
 
 
 def of_task(model: Any, tokenizer: Any, generation: str, asked: Mapping[str, Any], longest: int) -> Decoding:
@@ -204,27 +214,12 @@ def of_task(model: Any, tokenizer: Any, generation: str, asked: Mapping[str, Any
     found = {*end_tokens(tokenizer, stops), *_listed(ends)}
     text = tokenizer.eos_token
     stops += [text] if text and text not in stops else []
-    turns = tuple(given.pop(TURN_ENDS, ()))
-    return Decoding(parameters, tuple(stops), tuple(sorted(found)), new_tokens, turns, given)
+    turns, ngrams = tuple(given.pop(TURN_ENDS, ())), int(given.pop(NGRAMS, 0))
+    return Decoding(parameters, tuple(stops), tuple(sorted(found)), new_tokens, turns, ngrams, given)
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-class _Ended(StoppingCriteria):
-    """Ends each sequence at the first text in which a stop text occurs, however its tokens spell it."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[str], start: int) -> None:
-        self._tokenizer, self._stops, self._start = tokenizer, stops, start
-        # each token but the first has at least one byte of the stop text
-        self._window = max(len(text.encode()) for text in stops) + 1
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Return for each of the b sequences whether it has ended, shape (b,)."""
-        texts = self._tokenizer.batch_decode(input_ids[:, self._start :][:, -self._window :])
-        ended = [any(stop in text for stop in self._stops) for text in texts]
-        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
 @dataclass(frozen=True)
@@ -246,7 +241,7 @@ def answers(harness: Harness, requests: Sequence[tuple[int, Any]], batch_size: i
     Args:
         harness: the wrapped model.
         requests: lm-eval's requests, each with its position among all requests of the task.
-        batch_size: most prompts in a forward pass.
+        batch_size: most prompts in a forward pass; each beam of a prompt counts as one.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, (_, request) in enumerate(requests):
@@ -254,7 +249,7 @@ def answers(harness: Harness, requests: Sequence[tuple[int, Any]], batch_size: i
     found: dict[int, Answer] = {}
     for places in groups.values():
         decoding = harness.decoding_of(requests[places[0]][1].args[1])
-        size = 1 if decoding.sampled else batch_size
+        size = 1 if decoding.sampled else max(1, batch_size // decoding.beams)
         for start in range(0, len(places), size):
             some = places[start : start + size]
             seed = requests[some[0]][0] if decoding.sampled else None
@@ -268,7 +263,8 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
     longest = harness.max_length - decoding.max_new_tokens
     ids, mask = (found.to(harness.device) for found in harness.tok_batch_encode(prompts, left_truncate_len=longest))
     start = ids.shape[1]
-    ended = [_Ended(harness.tokenizer, decoding.stops, start)] if decoding.stops else []
+    ended = [Ended(harness.tokenizer, decoding.stops, start)] if decoding.stops else []
+    once = [OnceInAnswer(decoding.ngrams, start)] if decoding.ngrams else []
     kind, dtype = harness.device.type, harness.mixed_precision_dtype
     with (
         without_own(harness.model),
@@ -278,11 +274,13 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
         pad = harness.tokenizer.pad_token_id
         out = harness.model.generate(
             **inputs(harness.model, ids, mask),
-            generation_config=decoding.config(pad, use_cache=harness.why_no_cache(ids[:1]) is None),
+            generation_config=decoding.config(pad, use_cache=harness.why_no_cache(ids[:1], decoding.beams) is None),
             stopping_criteria=StoppingCriteriaList(ended),
+            logits_processor=LogitsProcessorList(once),
             **decoding.more,
         )
-    return [read(harness.tokenizer, row[start:], decoding) for row in out.tolist()]
+    rows = out.where(out >= 0, pad).tolist()  # beams are filled up with -1 if no token ends a text
+    return [read(harness.tokenizer, row[start:], decoding) for row in rows]
 
 
 def inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:

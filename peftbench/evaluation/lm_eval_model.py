@@ -78,23 +78,25 @@ class Harness(HFLM):
         """Compute dtype; log-probabilities are computed in float32."""
         self.generation = evaluation.generation
         """Where the parameters of decoding come from, ``greedy`` or ``base``."""
-        self._no_cache: tuple[str | None] | None = None
-        """Why answers are decoded without a cache, once that is known."""
+        self._no_cache: dict[bool, str | None] = {}
+        """Why answers are decoded without a cache, once that is known: greedily, and with beams."""
         self.unended = 0
         """How many of the answers decoded last reached the largest number of new tokens before their end."""
 
-    def why_no_cache(self, ids: torch.Tensor) -> str | None:
+    def why_no_cache(self, ids: torch.Tensor, beams: int = 1) -> str | None:
         """Return why answers are decoded without the model's cache, as found on the first prompt, (1, t); else None."""
-        if self._no_cache is None:
+        searches = beams > 1
+        if searches not in self._no_cache:
+            check = cached_steps.why_not_beams if searches else cached_steps.why_not
             pad, dtype = self.tokenizer.pad_token_id, self.mixed_precision_dtype
             with (
                 self._aside(),
                 decoding.without_own(self.model),
                 torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
             ):
-                found = cached_steps.why_not(self.model, ids.to(self.device), self.dtype, pad, self.max_length)
-            self._no_cache = (found,)
-        return self._no_cache[0]
+                found = check(self.model, ids.to(self.device), self.dtype, pad, self.max_length)
+            self._no_cache[searches] = found
+        return self._no_cache[searches]
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -147,8 +149,10 @@ class Harness(HFLM):
 
     def decoding_settings(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return every parameter of decoding as it is stored with a score, and where the parameters come from."""
-        without = {"decoded_without_cache": self._no_cache[0]} if self._no_cache and self._no_cache[0] else {}
-        return {"decoding_from": self.generation, "decoding": self.decoding_of(asked).settings(), **without}
+        how = self.decoding_of(asked)
+        why = self._no_cache.get(how.beams > 1)
+        without = {"decoded_without_cache": why} if why else {}
+        return {"decoding_from": self.generation, "decoding": how.settings(), **without}
 
     def choices(self, task: Task, examples: Sequence[Example]) -> list[list[Text]]:
         """Return the tokens of each example's choices behind its prompt; the last examples of a task are remembered."""

@@ -217,7 +217,7 @@ def prove(model: Harness, task: Task, examples: Sequence[Example]) -> None:
         model.prove([window for e in examples for window in model.windows(e.target)])
     elif examples:
         ids, _ = model.tok_batch_encode([max((e.prompt for e in examples), key=len)])
-        model.why_no_cache(ids)
+        model.why_no_cache(ids, task.num_beams)
 
 
 def run_largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> None:
@@ -239,5 +239,6 @@ def largest_batch(model: Harness, task: Task, examples: Sequence[Example]) -> li
     groups: dict[int, list[Example]] = defaultdict(list)
     for e in examples:
         groups[_length(model, e, task)].append(e)
-    length = max(groups, key=lambda n: n * min(len(groups[n]), model.batch_size))
-    return groups[length][: model.batch_size]
+    size = max(1, model.batch_size // task.num_beams)
+    length = max(groups, key=lambda n: n * min(len(groups[n]), size))
+    return groups[length][:size]

@@ -70,6 +70,12 @@ class Task(TaskData):
     """Share of the training file that becomes the validation split (a seeded draw) if no validation file is given."""
     max_new_tokens: int = 32
     """Most tokens of a generated answer; unused by ``choice``."""
+    num_beams: int = 1
+    """Beams of the search for an answer; 1 decodes greedily. Unused by ``choice``, as the two below."""
+    length_penalty: float = 1.0
+    """Power of an answer's number of tokens that divides the log-probability by which beams are compared."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of this many tokens occurs twice in an answer; 0 for no such rule."""
     limit: int | None = None
     """Number of examples of a scored split that are evaluated, a seeded draw; None for all."""
     test_seed: int | None = None

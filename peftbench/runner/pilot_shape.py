@@ -22,7 +22,11 @@ def shape(trial: Trial) -> str:
     """Return the name of a trial's shape on this machine."""
     training = replace(trial.training, **_AMOUNTS) if trial.training else None
     tasks = [
-        (*(task.name, task.kind, task.max_new_tokens, task.chat, task.choices, task.num_fewshot), _data(task))
+        (
+            *(task.name, task.kind, task.max_new_tokens, task.num_beams),
+            *(task.chat, task.choices, task.num_fewshot),
+            _data(task),
+        )
         for task in trial.tasks
     ]
     base = replace(trial.base, source=_place(trial.base.source))

@@ -14,6 +14,8 @@ from peftbench.tasks import HEADLINES, answers
 from peftbench.tasks.reach import DECODED
 from peftbench.tasks.splits import splits
 
+SEARCH = ("num_beams", "length_penalty", "no_repeat_ngram_size")
+"""Keys about the search for a decoded answer."""
 _FOR_LM_EVAL = ("lm_eval", "num_fewshot", "max_new_tokens", "stop", "limit", "metric")
 
 
@@ -53,7 +55,30 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
         "stop": _stop(b, path, block) or (None if task.kind in DECODED and not task.builtin else Task.stop),
         "num_fewshot": block.num_fewshot or None,
         "metric": None if block.metric in allowed[:1] else block.metric,
+        **_search(b, path, block, task.kind),
     }
+
+
+def _search(b: Builder, path: KeyPath, block: TaskBlock, kind: str) -> dict[str, Any]:
+    """Return the fields of a ``Task`` about the search for an answer, and record problems with them."""
+    given = {key: value for key in SEARCH if (value := getattr(block, key)) is not None}
+    from_base = b.document.get(("evaluate", "generation")) == "base"
+    for key in given:
+        if kind and kind not in DECODED:
+            b.problem((*path, key), f"only {' and '.join(DECODED)} decode text; this one's kind is {kind}")
+        elif from_base:
+            b.problem(
+                (*path, key),
+                "evaluate.generation: base takes the search from the base model's generation_config; give either, or "
+                "evaluate.generation: greedy",
+            )
+    if "length_penalty" in given and given.get("num_beams", 1) == 1:
+        b.problem(
+            (*path, "length_penalty"),
+            f"given {block.length_penalty!r}; it compares the answers of several beams, and num_beams is "
+            f"{given.get('num_beams', '1 if it is not given')}: allowed with num_beams of at least 2",
+        )
+    return given
 
 
 def _stop(b: Builder, path: KeyPath, block: TaskBlock) -> tuple[str, ...]:

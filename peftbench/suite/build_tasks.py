@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from peftbench.errors import unknown
 from peftbench.records import Task
-from peftbench.suite.build_scoring import lm_eval_task, scoring
+from peftbench.suite.build_scoring import SEARCH, lm_eval_task, scoring
 from peftbench.suite.build_texts import check_encoding, check_texts
 from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
@@ -18,7 +18,7 @@ from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.templates import CHUNK_CHARACTERS, CONVERSATION, TEMPLATES
 
 TEXT = "language_modelling"
-_FOR_BUILTINS = ("limit", "max_new_tokens", "num_fewshot", "stop", "metric", "answer_pattern")
+_FOR_BUILTINS = ("limit", "max_new_tokens", *SEARCH, "num_fewshot", "stop", "metric", "answer_pattern")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 

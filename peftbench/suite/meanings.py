@@ -154,6 +154,21 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "system": Meaning("system message of the chat template"),
         "max_new_tokens": Meaning("longest decoded answer", "32; a built-in task and a template have their own"),
+        "num_beams": Meaning(
+            "beams of the search for a decoded answer, the same for every method; each counts as a prompt of "
+            "`evaluate.batch_size`. Not with `evaluate.generation: base`, which has a search of its own",
+            "1, which is greedy decoding",
+        ),
+        "length_penalty": Meaning(
+            "with beams: answers are compared by their log-probability divided by their number of tokens to this "
+            "power, so that a larger one favours longer answers",
+            "1.0",
+        ),
+        "no_repeat_ngram_size": Meaning(
+            "no sequence of this many tokens occurs twice in an answer; the prompt does not count, whose words an "
+            "answer may have to repeat",
+            "0, no such rule",
+        ),
         "limit": Meaning(
             "largest number of scored examples: a seeded draw, the same for every method. Of a built-in task the first",
             "all",

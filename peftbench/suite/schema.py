@@ -214,6 +214,9 @@ class TaskBlock(Strict):
     chat: bool = False
     system: str | None = None
     max_new_tokens: Count | None = None
+    num_beams: Annotated[int, Field(ge=1, le=1000, description="a whole number, 1 to 1000")] | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=1000, description="a whole number, 0 to 1000")] | None = None
     limit: Count | None = None
     answer_pattern: Annotated[str, Field(min_length=1)] | None = None
     stop: Annotated[list[str], Field(min_length=1)] | None = None

@@ -23,6 +23,7 @@ from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
 from peftbench.suite.records import Suite
 from peftbench.tasks import TASKS
+from peftbench.tasks.reach import DECODED
 
 BASE = "nano"
 RATE = 1e-2
@@ -100,7 +101,9 @@ def _task(task: Task) -> Task:
     builtin = task.builtin or next((name for name, known in TASKS.items() if known.kind == task.kind), _FALLBACK)
     known = TASKS[builtin]
     tokens = min(task.max_new_tokens or known.max_new_tokens, known.max_new_tokens)  # a task of lm-eval may give none
-    return Task(task.name, known.kind, builtin=builtin, max_new_tokens=tokens, limit=EXAMPLES)
+    made = Task(task.name, known.kind, builtin=builtin, max_new_tokens=tokens, limit=EXAMPLES)
+    search = {key: getattr(task, key) for key in ("num_beams", "length_penalty", "no_repeat_ngram_size")}
+    return replace(made, **search) if known.kind in DECODED else made
 
 
 def _training(training: Training, method: Method) -> Training:

@@ -12,6 +12,9 @@ from peftbench.tasks import chat, reach
 
 TURN_ENDS = "peftbench_turn_ends"
 """Argument of generation with the texts that end a chat turn: they are removed from the end of an answer."""
+NGRAMS = "peftbench_no_repeat_ngram_size"
+"""Argument of generation with the number of tokens that an answer does not repeat in a row. The ``transformers``
+argument of that name without the prefix counts the prompt's, too, so a file for lm-eval cannot ask for this."""
 
 _METRICS = {
     "choice": ("acc", "acc_bytes"),
@@ -57,11 +60,18 @@ def config(task: Task, examples: Sequence[Example], eos: str | None = None) -> d
             "until": stops(task, examples, eos),
             "max_gen_toks": task.max_new_tokens,
             "do_sample": False,
+            **_search(task),
         },
         "filter_list": [
             {"name": "none", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
         ],
     }
+
+
+def _search(task: Task) -> dict[str, Any]:
+    """Return the arguments of generation about the search, those that are not at their default."""
+    beams = {"num_beams": task.num_beams, "length_penalty": task.length_penalty} if task.num_beams > 1 else {}
+    return beams | ({NGRAMS: task.no_repeat_ngram_size} if task.no_repeat_ngram_size else {})
 
 
 def _delimiter(task: Task, examples: Sequence[Example]) -> str:
@@ -128,8 +138,10 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples, ends)]
     (folder / f"{task.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = config(task, examples, eos)
+    made.get("generation_kwargs", {}).pop(NGRAMS, None)
     stock = {
-        **config(task, examples, eos),
+        **made,
         **({"metric_list": [{"metric": "acc"}]} if ends else {}),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{task.name}.jsonl"}},

@@ -104,7 +104,7 @@ def test_the_check_stays_within_a_table_of_positions(new_tokens, length, tmp_pat
     base.model.register_forward_pre_hook(lambda _, __, given: sizes.append(given["input_ids"].shape), with_kwargs=True)
     scores, _ = scoring.evaluate(harness, [task], {"t": WORDS})
     assert "decoded_without_cache" not in scores[0].settings
-    assert harness._no_cache == (None,)
+    assert harness._no_cache == {False: None}
     assert max(t for b, t in sizes if b == 2) <= 32 + 3
 
 

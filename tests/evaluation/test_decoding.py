@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from peftbench.errors import Unsupported
-from peftbench.evaluation import decoding, generation, scoring
+from peftbench.evaluation import answer_steps, decoding, generation, scoring
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base, Example, Task
 from tests.support import generation_subject, method_cells, tiny_base, trials
@@ -250,16 +250,16 @@ def test_an_answer_ends_at_its_first_stop_text_or_end_token(tokenizer, text, sto
 def test_a_stop_text_is_found_however_its_tokens_spell_it(tokenizer):
     letters = [i for c in "red<end>blue" for i in tokenizer.encode(c, add_special_tokens=False)]
     assert spoken(tokenizer, letters, ("<end>",)).text == "red"
-    criterion = decoding._Ended(tokenizer, ("<end>",), 2)
+    criterion = answer_steps.Ended(tokenizer, ("<end>",), 2)
     ended = [bool(criterion(torch.tensor([[0, 0, *letters[:n]]]), None)) for n in range(1, 9)]
     assert ended == [False] * 7 + [True], "at its last letter, not before"
     prompt = tokenizer.encode("<end>", add_special_tokens=False)
-    assert not decoding._Ended(tokenizer, ("<end>",), len(prompt))(torch.tensor([[*prompt, 5]]), None).any()
+    assert not answer_steps.Ended(tokenizer, ("<end>",), len(prompt))(torch.tensor([[*prompt, 5]]), None).any()
 
 
 def test_each_sequence_of_a_batch_ends_on_its_own(tokenizer):
     red, stop, blue = (tokenizer.encode(t, add_special_tokens=False)[0] for t in (" red", "\n", " blue"))
-    criterion = decoding._Ended(tokenizer, ("\n",), 0)
+    criterion = answer_steps.Ended(tokenizer, ("\n",), 0)
     assert criterion(torch.tensor([[red, stop], [red, blue]]), None).tolist() == [True, False]
 
 

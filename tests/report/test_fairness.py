@@ -71,6 +71,14 @@ def test_unknown_fields_are_compared(tmp_path):
     assert training == "(training): unseen yes (bottleneck adapter), unseen none (full fine-tuning, LoRA)."
 
 
+def test_the_search_for_answers_is_compared(tmp_path):
+    def tasks(beams):
+        return {"tasks": [{"name": "describe", "num_beams": beams, "length_penalty": 0.9, "no_repeat_ngram_size": 4}]}
+
+    (found,) = content(tmp_path, row("lora", settings=tasks(10)), row("adapter", settings=tasks(1)))
+    assert found == "(tasks): describe.num_beams 1 (bottleneck adapter), describe.num_beams 10 (LoRA)."
+
+
 def test_settings_that_belong_to_a_method_are_not_reported(tmp_path):
     rows = [
         row("lora", settings={"options": {"alpha": 16}}, train={"learning_rate": 1e-2}),
