@@ -184,6 +184,7 @@ def _check(format: str, choice: Choice | None, all_notes: bool) -> None:
 def _text(results: Results, format: str, choice: Choice | None = None, all_notes: bool = False) -> str:
     from peftbench.report.guarded import guarded
     from peftbench.report.tables import (
+        best_rates,
         brief,
         comparison,
         inference,
@@ -211,6 +212,7 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
     tables = {
         "retention": retention.table,
         "the learning-rate search": learning_rate_search.table,
+        "best learning rates": best_rates.table,
         "inference cost": inference.table,
     }
     more = (guarded(f"the table of {what}", lambda t=make: written(t), "{}\n".format) for what, make in tables.items())  # type: ignore[misc]

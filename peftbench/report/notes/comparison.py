@@ -11,6 +11,7 @@ from peftbench.report.derived.significance import Significance
 from peftbench.report.guarded import guarded
 from peftbench.report.notes import (
     answers,
+    best_rates,
     data_read,
     data_use,
     defaults,
@@ -46,6 +47,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         ("parts that text does not pass through", lambda: methods.left_out(results)),
         ("adapted share", lambda: methods.adapted_share(results)),
         ("the learning-rate search", lambda: learning_rate_search.notes(results)),
+        ("best learning rates", lambda: best_rates.notes(results)),
         ("defaults", lambda: defaults.notes(results)),
         ("matched parameters", lambda: methods.matched_parameters(results)),
         ("profiles", lambda: methods.profile_settings(results)),

@@ -12,6 +12,7 @@ from peftbench.report.derived.significance import significance
 from peftbench.report.guarded import guarded
 from peftbench.report.notes import (
     answers,
+    best_rates,
     data_read,
     data_use,
     defaults,
@@ -55,7 +56,11 @@ def notes(results: Results) -> Iterator[tuple[str, tuple[str, ...]]]:
         ("Methods", lambda: (*methods.left_out(results), *methods.adapted_share(results))),
         (
             "Learning rates and defaults",
-            lambda: (*learning_rate_search.notes(results), *defaults.notes(results)),
+            lambda: (
+                *learning_rate_search.notes(results),
+                *best_rates.notes(results),
+                *defaults.notes(results),
+            ),
         ),
         (
             "Equal sizes and profiles",
