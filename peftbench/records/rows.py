@@ -55,19 +55,30 @@ class TrialRow(
 
 @dataclass(frozen=True)
 class StepRow:
-    """One row of ``steps``: one optimizer step, raw."""
+    """One row of ``steps``: one optimizer step, raw.
+
+    Of imported results, a row can stand for several steps, and what was not recorded there is null.
+    """
 
     key: Annotated[str, "the trial's key"]
     step: Annotated[int, "from 1"]
     loss: Annotated[float, "nats per token in the loss"]
     seconds: Annotated[float, "the step alone: forward, backward, optimizer"]
     untimed: Annotated[bool, "a warm-up step of the measurement, excluded from the rates over steady steps"]
-    learning_rate: Annotated[float, "as applied in this step"]
-    gradient_norm: Annotated[float, "before clipping"]
-    processed_tokens: Annotated[int, "tokens, padding and virtual tokens included"]
-    nonpadding_tokens: Annotated[int, "data tokens, without padding and virtual tokens"]
-    loss_tokens: Annotated[int, "tokens that enter the loss"]
+    learning_rate: Annotated[float | None, "as applied in this step"]
+    gradient_norm: Annotated[float | None, "before clipping"]
+    processed_tokens: Annotated[int | None, "tokens, padding and virtual tokens included"]
+    nonpadding_tokens: Annotated[int | None, "data tokens, without padding and virtual tokens"]
+    loss_tokens: Annotated[int | None, "tokens that enter the loss"]
     validation_loss: Annotated[float | None, "nats per token in the loss, after this step; null if not measured"] = None
+    validation_score: Annotated[
+        float | None, "imported results: score on the validation split after this step, a fraction of 1"
+    ] = None
+    covered_steps: Annotated[
+        int | None,
+        "imported results: steps up to this one that the row stands for: loss is their mean, seconds and tokens are "
+        "their sums; null: this step alone",
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from peftbench.report.collect import Results
 from peftbench.report.derived.answer import Costs, answer
 from peftbench.report.guarded import guarded
-from peftbench.report.notes import voids
-from peftbench.report.notes.answer import lines
+from peftbench.report.notes import unpaired, voids
+from peftbench.report.notes.answer import WIDTH, lines
 from peftbench.results.answer.decision import Question
 from peftbench.results.rows import is_number
 
@@ -20,7 +21,8 @@ def text(results: Results, question: Question) -> str:
     Raises:
         UserError: if the question does not fit the results.
     """
-    return "".join(f"{line}\n" for line in (*voids.at_the_floor(results), *lines(answer(results, question))))
+    said = (*voids.at_the_floor(results), *lines(answer(results, question)), *_by_errors(results))
+    return "".join(f"{line}\n" for line in said)
 
 
 def guarded_lines(results: Results) -> tuple[str, ...]:
@@ -28,7 +30,12 @@ def guarded_lines(results: Results) -> tuple[str, ...]:
 
     If it cannot be computed, a line says so.
     """
-    return guarded("the answer", lambda: lines(answer(results)), lambda note: (note,))
+    return guarded("the answer", lambda: (*lines(answer(results)), *_by_errors(results)), lambda note: (note,))
+
+
+def _by_errors(results: Results) -> tuple[str, ...]:
+    """Return what standard errors tell where outcomes are not stored, as lines."""
+    return tuple(line for note in unpaired.notes(results) for line in textwrap.wrap(note, WIDTH))
 
 
 def record(results: Results, question: Question) -> dict[str, Any]:

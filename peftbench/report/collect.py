@@ -157,6 +157,11 @@ class Results:
         """Number of trials of the recorded grid; 0 if none was recorded."""
         return len(set(self.grid.keys)) if self.grid else 0
 
+    @cached_property
+    def imported(self) -> bool:
+        """Whether the rows are another benchmark's: no measuring protocol of peftbench is known of any of them."""
+        return "protocol" in self.trials and bool(self.trials["protocol"].isna().all())
+
     @property
     def missing(self) -> int:
         """Number of trials of the recorded grid that have no result yet; 0 if none was recorded."""

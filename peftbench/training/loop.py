@@ -254,18 +254,18 @@ def columns(trace: Trace) -> tuple[WorkColumns, TimeColumns]:
     tail = trace.steps[-max(1, round(len(trace.steps) * _TAIL)) :]
     work = WorkColumns(
         steps_done=len(trace.steps),
-        skipped_steps=sum(not math.isfinite(s.gradient_norm) for s in trace.steps),
+        skipped_steps=sum(not math.isfinite(s.gradient_norm or 0.0) for s in trace.steps),
         first_loss=trace.steps[0].loss,
         last_loss=statistics.fmean(s.loss for s in tail),
         best_validation_loss=trace.best_validation_loss,
         scored_step=trace.scored_step,
         median_step_seconds=statistics.median(s.seconds for s in steady) if steady else None,
-        processed_tokens=sum(s.processed_tokens for s in trace.steps),
-        nonpadding_tokens=sum(s.nonpadding_tokens for s in trace.steps),
-        loss_tokens=sum(s.loss_tokens for s in trace.steps),
-        processed_tokens_per_second=_rate(steady, sum(s.processed_tokens for s in steady)),
-        tokens_per_second=_rate(steady, sum(s.nonpadding_tokens for s in steady)),
-        loss_tokens_per_second=_rate(steady, sum(s.loss_tokens for s in steady)),
+        processed_tokens=sum(s.processed_tokens or 0 for s in trace.steps),
+        nonpadding_tokens=sum(s.nonpadding_tokens or 0 for s in trace.steps),
+        loss_tokens=sum(s.loss_tokens or 0 for s in trace.steps),
+        processed_tokens_per_second=_rate(steady, sum(s.processed_tokens or 0 for s in steady)),
+        tokens_per_second=_rate(steady, sum(s.nonpadding_tokens or 0 for s in steady)),
+        loss_tokens_per_second=_rate(steady, sum(s.loss_tokens or 0 for s in steady)),
     )
     time = TimeColumns(
         train_seconds=sum(s.seconds for s in trace.steps),

@@ -31,8 +31,9 @@ DURATIONS = {
     "merged_decoded_token_seconds",
     "load_adapter_seconds",
     "switch_adapter_seconds",
+    "not_training_seconds",
 }
-"""Columns of single steps, tokens and operations, which are no share of a trial's wall time."""
+"""Columns of single steps, tokens and operations, and of imported results: no share of a trial's wall time."""
 
 
 def groups() -> set[type[ColumnGroup]]:

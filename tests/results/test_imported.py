@@ -82,7 +82,7 @@ def test_reruns_of_the_same_versions_raise_no_alarm(of_half_a_year):
 def test_the_files_of_two_months_raise_the_alarm_of_memory_with_the_same_settings(of_two_months):
     found = history(of_two_months)
     assert [(c.cell, c.quantity.name) for c in found.changes if c.quantity.kind == "memory"] == [
-        ("lora rank32-lorafa", "peak_train_reserved_bytes")
+        ("lora rank32-lorafa", "peak_run_reserved_bytes")
     ]
     assert {each.what for each in found.changes[0].moved}.isdisjoint({"setting", "data"})
 
@@ -135,8 +135,8 @@ def test_a_night_on_another_gpu_has_no_speed_that_compares(tmp_path):
 
 def test_imported_rows_say_what_they_know_and_nothing_else(of_two_months):
     row = read_trials(of_two_months[1]).set_index("cell").loc["lora rank32-lorafa"]
-    assert row["peak_train_reserved_bytes"] == 22240296960
-    assert row["memory_kind"] == "accelerator_memory_max"
+    assert row["peak_run_reserved_bytes"] == 22240296960
+    assert row["memory_kind"] == "reserved_whole_run"
     assert row["tokens_per_second"] == pytest.approx(4198051 / 775.515, rel=1e-3)
     assert row["checkpoint_bytes"] == 36715216
     assert row[["peak_train_bytes", "retention_loss_after", "protocol", "data_sha256"]].isna().all()

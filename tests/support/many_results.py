@@ -179,7 +179,7 @@ def _steps(part: list[_Made], steps: int, seed: int) -> pa.Table:
         "processed_tokens": np.full(size, 4096),
         "nonpadding_tokens": draw.integers(2_900, 3_100, size),
         "loss_tokens": np.full(size, 400),
-        "validation_loss": np.full(size, np.nan),
+        **dict.fromkeys(("validation_loss", "validation_score", "covered_steps"), np.full(size, np.nan)),
     }
     wanted = schema.schema("steps")
     arrays = [

@@ -14,7 +14,9 @@ class MemoryColumns(ColumnGroup):
     """Bytes. The categories of the training peak (``records.memory``) add up to ``peak_train_bytes``."""
 
     memory_kind: Annotated[
-        str | None, "tensor_accounting (cpu) or allocator (cuda); peaks of different kinds do not compare"
+        str | None,
+        "tensor_accounting (cpu), allocator (cuda), or reserved_whole_run (imported results); peaks of different kinds "
+        "do not compare",
     ] = None
     peak_train_bytes: Annotated[int | None, "peak of a training step on the run's largest batch"] = None
     predicted_train_bytes: Annotated[
@@ -35,6 +37,11 @@ class MemoryColumns(ColumnGroup):
     ] = None
     peak_train_reserved_bytes: Annotated[
         int | None, "cuda: peak of the memory that the allocator reserved during training steps"
+    ] = None
+    peak_run_reserved_bytes: Annotated[
+        int | None,
+        "imported results: peak of the memory that the allocator reserved over the whole run, loading and evaluation "
+        "included",
     ] = None
     device_used_bytes: Annotated[
         int | None, "cuda: memory in use on the device at the end of training, by all processes"

@@ -18,6 +18,11 @@ class TimeColumns(ColumnGroup):
     data_seconds: Annotated[float | None, "reading, templating and tokenizing the training data"] = None
     attach_seconds: Annotated[float | None, "attaching the method and creating the optimizer"] = None
     train_seconds: Annotated[float | None, "training steps only, untimed ones included"] = None
+    not_training_seconds: Annotated[
+        float | None,
+        "imported results: what their benchmark counts as training time beside the steps: set-up, the time between "
+        "steps, scoring of the test set",
+    ] = None
     untimed_seconds: Annotated[float | None, "the part of train_seconds in untimed (warm-up) steps"] = None
     train_waiting_seconds: Annotated[
         float | None, "time that runnable threads waited for a CPU during training steps, summed over threads"

@@ -20,12 +20,22 @@ _SELECTING = ("--only", "--seeds")
 
 
 def whole(results: Results) -> str:
-    """Return the command that makes the results: as recorded, else by the suite's name; with their folder."""
+    """Return the command that makes the results: as recorded, else by the suite's name; with their folder.
+
+    It is empty for results that another benchmark made.
+    """
+    if results.imported:
+        return ""
     return _with_folder(_words(results), results) or _recorded(results)
 
 
 def again(results: Results) -> str:
-    """Return the command that made the results, without what selects trials, to which a selection can be added."""
+    """Return the command that made the results, without what selects trials, to which a selection can be added.
+
+    It is empty for results that another benchmark made.
+    """
+    if results.imported:
+        return ""
     return _with_folder(_without(_words(results), (*_SELECTING, "--fresh")), results) or _recorded(results)
 
 

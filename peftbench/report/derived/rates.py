@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from peftbench.report.collect import Cell, Results
 from peftbench.results.busy_machine import beside_others
@@ -37,7 +36,7 @@ class Steady:
     n: int
     """Number of steady steps."""
     median: float
-    """Seconds per step."""
+    """Seconds per step; it and the percentiles are NaN if a stored row stands for several steps."""
     p5: float
     p95: float
     rate: float
@@ -52,19 +51,25 @@ def steady(steps: Any) -> Steady | None:
     Args:
         steps: the trial's rows of ``steps``, in order.
     """
-    return _steady(*(steps[name].to_numpy(dtype) for name, dtype in _MEASURED.items()))
+    return _steady(*_measured(steps))
 
 
-_MEASURED = {"untimed": bool, "seconds": np.float64, "nonpadding_tokens": np.float64}
+def _measured(steps: Any) -> list[Array]:
+    """Return the columns that rates need; a row of older results stands for one step."""
+    found = [steps[name].to_numpy(np.float64) for name in ("untimed", "seconds", "nonpadding_tokens")]
+    covered = steps["covered_steps"].to_numpy(np.float64) if "covered_steps" in steps else np.full(len(steps), np.nan)
+    return [*found, np.where(np.isnan(covered), 1.0, covered)]
 
 
-def _steady(untimed: NDArray[np.bool_], seconds: Array, tokens: Array) -> Steady | None:
-    seconds, tokens = seconds[~untimed], tokens[~untimed]
+def _steady(untimed: Array, seconds: Array, tokens: Array, covered: Array) -> Steady | None:
+    kept = untimed == 0
+    seconds, tokens, covered = seconds[kept], tokens[kept], covered[kept]
     if not len(seconds):
         return None
-    p5, median, p95 = np.quantile(seconds, (0.05, 0.5, 0.95)).tolist()
+    single = bool((covered == 1).all())
+    p5, median, p95 = np.quantile(seconds, (0.05, 0.5, 0.95)).tolist() if single else (math.nan,) * 3
     half = rate_half_width(tokens.tolist(), seconds.tolist())
-    return Steady(len(seconds), median, p5, p95, float(tokens.sum() / seconds.sum()), half)
+    return Steady(int(covered.sum()), median, p5, p95, float(tokens.sum() / seconds.sum()), half)
 
 
 def rate_half_width(tokens: Sequence[float], seconds: Sequence[float]) -> float | None:
@@ -144,7 +149,7 @@ def _columns_of(results: Results) -> Mapping[str, list[Any]]:
         places = steps.groupby("key").indices if len(steps) else {}
         number = steps["step"].to_numpy() if len(steps) else np.zeros(0)
         ordered = {key: rows[number[rows].argsort(kind="stable")] for key, rows in places.items()}
-        columns = [steps[name].to_numpy(dtype) for name, dtype in _MEASURED.items()] if len(steps) else []
+        columns = _measured(steps) if len(steps) else []
         results.memo["columns of steps"] = {key: [each[rows] for each in columns] for key, rows in ordered.items()}
     return results.memo["columns of steps"]  # type: ignore[no-any-return]
 

@@ -26,6 +26,10 @@ AXES = ("method", "precision", "rank", "seed", "cell")
 """Settings in which rows differ on purpose; they are part of the cells' names."""
 _OPTIONS = "options."
 """Prefix of the settings that belong to one method."""
+_SHARED = ("options.target_modules",)
+"""Options of that prefix that mean the same for every method which has them."""
+_IN_NAMES = ("options.r",)
+"""Options that are a column or part of a cell's name."""
 _APART = ("train.learning_rate", "train.profile")
 """Training settings that each method may have for itself; the page's table of settings shows them."""
 _ASIDE = ("command",)
@@ -111,7 +115,7 @@ def _audit(results: Results) -> Audit:
     every = list(_rows(results))
     rows = tuple(row for row in every if row.ran)
     grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[UnequalField]] = defaultdict(list)
-    for found in _differences(rows, _axes(every)):
+    for found in _differences(rows, _axes(every), results.imported):
         grouped[found.kind, tuple(places for _, places in found.values)].append(found)
     return Audit(rows, tuple(map(tuple, grouped.values())))
 
@@ -178,18 +182,24 @@ def _shared(rows: Sequence[AuditRow], name: str) -> bool:
     return bool(values) and bool(set.intersection(*values.values()))
 
 
-def _differences(rows: Sequence[AuditRow], axes: Sequence[str]) -> Iterable[UnequalField]:
-    """Yield the fields that are not an axis and whose values differ between rows of one stratum."""
+def _differences(rows: Sequence[AuditRow], axes: Sequence[str], imported: bool) -> Iterable[UnequalField]:
+    """Yield the fields that are not an axis and whose values differ between rows of one stratum.
+
+    Of imported results no axes are known. Options are then compared too, between the rows of a method, and those that
+    are not of one method only between all rows that have them.
+    """
     keys = dict.fromkeys(key for row in rows for key in row.facts)
     nested = {name[: end.start()] for _, name in keys for end in re.finditer(r"[. ]", name)}
     for kind, name in keys:
-        if name in _APART or name.startswith(_OPTIONS) or name in nested:  # the parts of what is nested are compared
-            continue
-        if kind == "training" and name in axes:
+        option = name.startswith(_OPTIONS)
+        unlike = option and (not imported or name in _IN_NAMES)
+        if unlike or name in _APART or name in axes or name in nested:  # the parts of what is nested are compared
             continue
         held: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
             stratum, value = row.facts.get((kind, name), ((), _absent(kind, name)))
+            if option and name not in _SHARED:
+                stratum = (row.cell.method,)
             if kind in _FOLLOWS:
                 stratum = (*stratum, *(_value_of(row, axis) for axis in axes))
             if _compared(row, kind, name):
@@ -208,12 +218,14 @@ def _value_of(row: AuditRow, setting: str) -> str:
 
 
 def _absent(kind: str, name: str) -> str:
-    return "none" if kind in ("training", "base", "evaluation") else "not recorded"
+    return "none" if kind in ("training", "base", "evaluation", "options") else "not recorded"
 
 
 def _compared(row: AuditRow, kind: str, name: str) -> bool:
     """Whether a row's value is compared with the others': not if it is unknown or given by the method's recipe."""
-    if (kind, name) not in row.facts and (row.cell.is_base or kind in ("inputs", "work", "as computed")):
+    if (kind, name) not in row.facts and (
+        row.cell.is_base or name in _SHARED or kind in ("inputs", "work", "as computed")
+    ):
         return False
     if kind == "work":
         return not any(map(row.follows, _AMOUNT))

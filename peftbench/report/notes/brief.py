@@ -82,14 +82,23 @@ def _caution(results: Results) -> Iterable[str]:
         yield f"{plural(len(harmed), 'cell')} below the untuned base model on a task (see the full table)."
     elif unequal:
         yield f"Not held equal, and not an axis of the grid: {', '.join(unequal)} (see the full table)."
+        yield f"Not held equal: {', '.join(unequal)} (see the full table)."
     else:
         yield from _costs(results, waiting)
 
 
 def _costs(results: Results, waiting: list[float]) -> Iterable[str]:
     kind, device, threads = (results.common(name) for name in ("memory_kind", "device", "threads"))
-    how = f", {memory.kind_words(str(kind))}" if kind else ""
+    known = {n for n in ("peak_train_bytes", "train_seconds") if any(c.mean(n) is not None for c in results.tuned)}
+    if kind == memory.WHOLE_RUN:
+        peak = "Memory: reserved by the allocator over the whole run. "
+    elif "peak_train_bytes" in known:
+        peak = f"Memory: training peak{f', {memory.kind_words(str(kind))}' if kind else ''}. "
+    else:
+        peak = "Memory: not known. "
     where = "GPU" if device == "cuda" else plural(int(threads), "CPU thread") if threads else "CPU"
     idle = f"; waiting for a CPU: at most {100 * max(waiting):.0f} %" if waiting else ""
-    yield f"Memory: training peak{how}. Times: {where}{idle}."
-    yield f"Memory: training peak{how}. Times: {where}."
+    if "train_seconds" not in known:
+        idle, where = "", "not known"
+    yield f"{peak}Times: {where}{idle}."
+    yield f"{peak}Times: {where}."

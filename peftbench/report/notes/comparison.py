@@ -25,6 +25,7 @@ from peftbench.report.notes import (
     significance,
     speed,
     unequal_settings,
+    unpaired,
 )
 
 
@@ -36,6 +37,7 @@ def notes(results: Results, found: Significance) -> tuple[str, ...]:
         ("metrics", lambda: (scores.metrics(results),)),
         ("ranking", lambda: ranking.notes(results)),
         ("significance", lambda: significance.notes(found, nearness(results))),
+        ("standard errors", lambda: unpaired.notes(results)),
         ("missing trials", lambda: failures.missing(results)),
         ("failed trials", lambda: failures.failed(results)),
         ("losses that did not fall", lambda: outcomes.unlearned(results)),

@@ -21,6 +21,8 @@ _MUST_EQUAL = {
     "train.packing": "packing",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
+WHOLE_RUN = "reserved_whole_run"
+"""The kind of memory of results that have no peak of training."""
 _PARTNERS = ("bf16", "fp16", "fp32")
 """Precisions of the LoRA that a QLoRA is compared with, the first that exists. QLoRA computes in 16 bits."""
 
@@ -33,6 +35,7 @@ def sentences(results: Results) -> tuple[str, ...]:
         "training step on the run's largest batch. Not comparable with the peak of a GPU allocator.",
         "allocator": "Peak of the CUDA allocator (allocated, not reserved), on the run's largest batch. "
         "Not comparable with tensor accounting on a CPU.",
+        WHOLE_RUN: f"Memory is {kind_words(WHOLE_RUN)}. It compares with no peak of training.",
     }.get(str(kind), f"Memory by {kind_words(str(kind))}.")
     return (how, *_held_against(results), *_what_dominates(_peaks(results)), *_pairs(results, most=6))
 
@@ -60,14 +63,20 @@ def notes(results: Results) -> tuple[str, ...]:
     """Return the notes under the table: kind of accounting, dominant part, one comparable pair."""
     peaks = _peaks(results)
     kind = results.common("memory_kind")
-    lead = [f"Memory by {kind_words(str(kind))}."] if kind else []
+    lead = [f"Memory by {kind_words(str(kind))}."] if kind and kind != WHOLE_RUN else []
+    if kind == WHOLE_RUN:
+        lead = [f"Memory is {kind_words(WHOLE_RUN)}. It compares with no peak of training."]
     lead += _what_dominates(peaks) if any(peak.moving > peak.weights for peak in peaks) else ()
     return (*([" ".join(lead)] if lead else []), *_pairs(results, most=1))
 
 
 def kind_words(kind: str) -> str:
     """Return the kind of memory accounting in words."""
-    words = {"tensor_accounting": "tensor accounting", "allocator": "the CUDA allocator's peak"}
+    words = {
+        "tensor_accounting": "tensor accounting",
+        "allocator": "the CUDA allocator's peak",
+        WHOLE_RUN: "what the allocator reserved over the whole run, loading and evaluation included",
+    }
     return words.get(kind, kind.replace("_", " "))
 
 

@@ -77,4 +77,5 @@ def _machine(results: Results) -> str:
     count = f" with {plural(int(threads), 'thread')}" if threads else ""
     where = "on a CUDA GPU" if device == "cuda" else f"on the CPU{count}"
     kind = results.common("memory_kind")
-    return f"{where}, memory by {memory.kind_words(str(kind))}" if kind else where
+    how = "as" if kind == memory.WHOLE_RUN else "by"
+    return f"{where}, memory {how} {memory.kind_words(str(kind))}" if kind else where

@@ -27,6 +27,7 @@ from peftbench.report.notes import (
     scores,
     speed,
     unequal_settings,
+    unpaired,
 )
 from peftbench.report.notes import significance as significant
 
@@ -52,7 +53,7 @@ def notes(results: Results) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield the other notes: a heading and its sentences, without headings that have none."""
     groups: tuple[tuple[str, _Maker], ...] = (
         ("Scores", lambda: (scores.metrics(results), *ranking.notes(results))),
-        ("Significance", lambda: significant.page_notes(significance(results))),
+        ("Significance", lambda: (*significant.page_notes(significance(results)), *unpaired.notes(results))),
         ("Methods", lambda: (*methods.left_out(results), *methods.adapted_share(results))),
         (
             "Learning rates and defaults",

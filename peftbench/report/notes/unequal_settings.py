@@ -44,7 +44,7 @@ def _group(alike: Sequence[UnequalField], rows: Sequence[AuditRow]) -> str:
 
 
 def _short(name: str) -> str:
-    return re.sub(r"^(train|tasks|evaluation|base)\.", "", name)
+    return re.sub(r"^(options|train|tasks|evaluation|base)\.", "", name)
 
 
 def _value(name: str, value: str) -> str:

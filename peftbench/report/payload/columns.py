@@ -52,6 +52,8 @@ TITLES = {
     "checkpoint_bytes": "checkpoint",
     "base_weights_bytes": "base weights",
     "peak_train_bytes": "peak memory",
+    "peak_run_reserved_bytes": "memory reserved, whole run",
+    "not_training_seconds": "counted as training, but no steps",
     "peak_evaluate_bytes": "peak memory, evaluation",
     "peak_generate_bytes": "peak memory, generation",
     "tokens_per_second": "tokens/s",

@@ -52,21 +52,26 @@ def curves(results: Results) -> list[dict[str, Any] | None]:
     steps, losses = (results.steps[name].to_numpy(dtype=float) for name in ("step", "loss"))
     points = FEWER_POINTS if len(keys) > MANY_TRIALS else MOST_POINTS
     cells = list(zip(trials["base"].tolist(), trials["cell"].tolist(), strict=True))
-    ends: dict[Any, tuple[float, float]] = {}
+    ends: dict[Any, tuple[float, float, float]] = {}
     for key, cell in zip(keys, cells, strict=True):
         if key in places:
             own = steps[places[key]]
-            first, last = ends.get(cell, (np.inf, -np.inf))
-            ends[cell] = min(first, own.min()), max(last, own.max())
+            first, last, apart = ends.get(cell, (np.inf, -np.inf, np.inf))
+            apart = min(apart, np.diff(np.sort(own)).min(initial=np.inf))
+            ends[cell] = min(first, own.min()), max(last, own.max()), apart
     return [
         _curve(steps[places[key]], losses[places[key]], *ends[cell], points) if key in places else None
         for key, cell in zip(keys, cells, strict=True)
     ]
 
 
-def _curve(steps: Any, losses: Any, first: float, last: float, points: int) -> dict[str, Any]:
-    """Return a curve as means over equally many steps; None where a trial has none of them."""
-    every = max(1, -(-int(last - first + 1) // points))
+def _curve(steps: Any, losses: Any, first: float, last: float, apart: float, points: int) -> dict[str, Any]:
+    """Return a curve as means over equally many steps; None where a trial has none of them.
+
+    Of results whose rows are ``apart`` steps from each other, points are at least as far apart.
+    """
+    own = int(apart) if 1 < apart < np.inf else 1
+    every = own * max(1, -(-int((last - first) // own + 1) // points))
     at = ((steps - first) // every).astype(int)
     count, total = np.bincount(at), np.bincount(at, weights=losses)
     values = [float(f"{t / n:.4g}") if n else None for n, t in zip(count, total, strict=True)]

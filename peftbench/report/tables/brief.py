@@ -15,7 +15,7 @@ from peftbench.report.tables.table import Column, Table, Value
 
 _HEADS = {"trainable_parameters": "trainable\nparams"}
 """Columns with a longer head than in the whole table."""
-_COSTS = ("trainable_parameters", "peak_train_bytes_mean", "train_seconds_mean")
+_COSTS = ("trainable_parameters", "peak_train_bytes_mean", "peak_run_reserved_bytes_mean", "train_seconds_mean")
 _NEARNESS = "probability_within_"
 
 
@@ -66,6 +66,8 @@ def _head(column: Column) -> str | None:
     """Return a column's head over two lines; None for a column that is not shown."""
     if column.raw[0].startswith(_NEARNESS):
         return f"{column.title}, %".replace("(within ", "(within\n")
+    if column.raw[0] == "peak_run_reserved_bytes_mean":
+        return f"reserved, whole\nrun {column.unit}"
     return _HEADS.get(column.raw[0], column.short)
 
 

@@ -29,6 +29,13 @@ class _Quantity:
     digits: int | None = None
     """Decimals of mean and spread over seeds (the terminal's table has the spread in % of the mean); None for three
     significant digits and no spread."""
+    optional: bool = False
+    """Whether the table has it only if any cell has a value."""
+
+    def shown(self, results: Results) -> bool:
+        """Return whether the table has it: of imported results, only what they know."""
+        always = not self.optional and not results.imported
+        return always or any(cell.mean(self.column) is not None for cell in results.cells)
 
     def build(self, cells: tuple[Cell, ...]) -> tuple[Column, Callable[[Cell], Value]]:
         """Return the column and the function that fills it."""
@@ -53,8 +60,10 @@ class _Quantity:
 _QUANTITIES = (
     _Quantity("base_weights_bytes", "base weights", "base"),
     _Quantity("peak_train_bytes", "peak train memory", "peak"),
+    _Quantity("peak_run_reserved_bytes", "memory reserved, whole run", "reserved", optional=True),
     _Quantity("peak_evaluate_bytes", "peak evaluate memory"),
     _Quantity("train_seconds", "train time", "train", "s", 1),
+    _Quantity("not_training_seconds", "counted as training, but no steps", None, "s", 0, optional=True),
     _Quantity("tokens_per_second", "throughput", "speed", "tokens/s", 0),
     _Quantity("checkpoint_bytes", "checkpoint", "saved"),
 )
@@ -81,7 +90,7 @@ def without_notes(results: Results, known: Significance) -> Table:
     pairs += [
         *([_nearness_column(near)] if near and near.probabilities else []),
         _parameters_column(),
-        *(quantity.build(results.cells) for quantity in _QUANTITIES),
+        *(quantity.build(results.cells) for quantity in _QUANTITIES if quantity.shown(results)),
     ]
     pairs += [*([_front_column(known)] if known.fronts else []), _n_column()]
     rows = [Row(tuple(fill(cell) for _, fill in pairs), cell, cell.trouble) for cell in results.cells]

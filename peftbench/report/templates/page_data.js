@@ -114,10 +114,10 @@ const indexed = async (name, trial) => {
 };
 
 /* What a reader chose. It is in the address, so that a link shows the same. */
-const DEFAULT_COLUMNS = ["peak_train_bytes", "train_seconds", "tokens_per_second", "forgetting", "decode_over_base"];
+const DEFAULT_COLUMNS = ["peak_train_bytes", "peak_run_reserved_bytes", "train_seconds", "tokens_per_second", "forgetting", "decode_over_base"];
 const ALL_COSTS = [
   ["peak_train_bytes", "peak memory"], ["train_seconds", "train time"], ["trainable_parameters", "trainable parameters"],
-  ["checkpoint_bytes", "checkpoint"], ["decode_over_base", "decode"], ["forgetting", "forgetting"],
+  ["checkpoint_bytes", "checkpoint"], ["peak_run_reserved_bytes", "memory reserved, whole run"], ["decode_over_base", "decode"], ["forgetting", "forgetting"],
 ];
 const COSTS = ALL_COSTS.filter(([name]) => COLUMNS.has(name));
 /* Over all folders: the columns that any of them has, in a unit that suits the largest numbers. */

@@ -114,7 +114,7 @@ const chartSpec = ({ rows, cost, lines, budget, yTitle, wide, high, brush, toolt
   const front = frontOf(rows);
   const named = placed(front, rows, log, wide - 60, high);
   const title = cost.name === "trainable_parameters" ? cost.title : cost.head;
-  const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~g", tickCount: 8, labelOverlap: true, grid: true };
+  const xAxis = { title, format: log || cost.name === "trainable_parameters" ? "~s" : ",~r", tickCount: 8, labelOverlap: true, grid: true };
   const x = { field: "x", type: "quantitative", scale: log ? { type: "log", nice: false, padding: 24 } : { zero: false, padding: 24 }, axis: xAxis };
   const y = { field: "y", type: "quantitative", scale: { zero: false, padding: 8 }, axis: { title: yTitle, tickCount: 6 } };
   const raw = { color: { field: "color", type: "nominal", scale: null }, opacity: { condition: { test: "datum.shown", value: 1 }, value: 0.15 } };

@@ -4,6 +4,7 @@ const trialsOf = (cell) => TRIALS.key.map((_, i) => i).filter((i) => TRIALS.cell
 const openCell = (cell) => { const [first] = trialsOf(cell); if (first !== undefined) choose({ open: TRIALS.key[first] }); };
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 const commandOf = (trial) => {
+  if (!DATA.rerun) return ""; /* another benchmark's results */
   const cell = TRIALS.cell[trial];
   const axes = ["method", "rank", "precision"];
   const alike = PLACES.filter((other) => axes.every((name) => CELLS[name][other] === CELLS[name][cell])); /* cells may differ in options only */
@@ -57,9 +58,9 @@ const drawTrial = () => {
       ["peak memory", TRIALS.peak_train_bytes?.[trial] ? bytes(TRIALS.peak_train_bytes[trial]) : null],
       ["train time", TRIALS.train_seconds?.[trial] ? `${number(TRIALS.train_seconds[trial])} s` : null],
       ["ended", TRIALS.finished_at?.[trial]], ["key", TRIALS.key[trial]],
-      ["log", TRIALS.log_file?.[trial] ?? "none kept: logs of trials that ended ok are removed"],
+      ["log", TRIALS.log_file?.[trial] ?? (DATA.rerun ? "none kept: logs of trials that ended ok are removed" : null)],
     ]),
-    element("p", { class: "tools" }, element("code", { class: "command" }, command), element("button", { type: "button", onclick: (event) => copy(command, event.target) }, "copy")),
+    ...(command ? [element("p", { class: "tools" }, element("code", { class: "command" }, command), element("button", { type: "button", onclick: (event) => copy(command, event.target) }, "copy"))] : []),
     folded("All numbers of the cell (means over seeds)", (into) => into.append(pairs(CHOICES.filter((c) => c.values[cell] !== null && c.values[cell] !== undefined).map((c) => [c.head, show(c, cell)])))),
     folded("Training loss", (into) => trialCurve(into, trial), TRIALS.status[trial] === "ok" && !CELLS.is_base[cell]),
     folded("Memory ledger", (into) => trialLedger(into, trial, cell)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.results import store
-from peftbench.results.imported.hf_method_comparison import TASK, ImportedNight
+from peftbench.results.imported.night import ImportedNight
 
 
 def write(nights: Sequence[ImportedNight], folder: Path) -> list[Path]:
@@ -18,6 +18,6 @@ def write(nights: Sequence[ImportedNight], folder: Path) -> list[Path]:
     written = []
     for night in nights:
         place = folder / night.name
-        store.write_new(place, night.results, (TASK,))
+        store.write_new(place, night.results, night.tasks)
         written.append(place)
     return written

@@ -22,13 +22,13 @@ _NUMBERS = (
     (r".*_tokens|sequence_length", "tokens"),
     (r".*examples(_seen)?|(micro_)?batch_size", "examples"),
     (r".*_texts", "texts"),
-    (r"steps_done|skipped_steps", "steps"),
+    (r"steps_done|skipped_steps|covered_steps", "steps"),
     (r".*_processes|load_average", "processes"),
     (r"threads", "threads"),
     (r"workers", "trials"),
     (r"rank", "dimensions or tokens"),
     (r".*logit_(change|difference)", "logits"),
-    (r"adapted_share|later_token_influence|outcome|(score|chance|majority)_.*", "fraction of 1"),
+    (r"adapted_share|later_token_influence|outcome|validation_score|(score|chance|majority)_.*", "fraction of 1"),
     (r"seed|step|scored_step|index|protocol|schema_version|learning_rate|gradient_norm", NO_UNIT),
 )
 _TEXTS = ((r".*_json|choice_logprobs", "JSON"), (r"key|.*_sha256", "hexadecimal"), (r".*_at", "UTC, ISO 8601"))

@@ -68,6 +68,7 @@ def _memory(name: str, title: str, *same: str) -> Quantity:
 FIXED: tuple[Quantity, ...] = (
     _memory("peak_train_bytes", "training memory"),
     _memory("peak_train_reserved_bytes", "training memory, reserved"),
+    _memory("peak_run_reserved_bytes", "memory reserved, whole run"),
     _memory("peak_evaluate_bytes", "evaluation memory", "data_sha256"),
     _memory("peak_generate_bytes", "generation memory", "inference_prompts_sha256"),
     Quantity("tokens_per_second", "speed", "training speed", "tokens per second", "higher", _NOWHERE, _SAME_CODE),

@@ -1,0 +1,18 @@
+"""One night of another benchmark's runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftbench.records import Result
+
+
+@dataclass(frozen=True)
+class ImportedNight:
+    """The runs of one night, which become one results folder."""
+
+    name: str
+    """Name of the folder; it begins with the date."""
+    results: tuple[Result, ...]
+    tasks: tuple[str, ...]
+    """All tasks, so that a run which failed has their columns too."""
