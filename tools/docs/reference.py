@@ -39,7 +39,7 @@ from tools.docs import (
     tuning,
     zoo,
 )
-from tools.validation import matrix, planner_accuracy, precision_table
+from tools.validation import matrix, planner_accuracy, precision_table, published_suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "reference"
@@ -167,6 +167,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "history found": history_document.planted,
         "peer history": history_document.peer,
     },
+    ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
     ROOT / "docs" / "planner.md": {
         "beside": arithmetic.beside,
         "accuracy": planner_accuracy.summary,
