@@ -47,9 +47,9 @@ kernels: $(STAMP)
 
 # no test of these may skip: PEFTBENCH_ALL_GROUPS makes a library that is missing an error
 exports: $(STAMP)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3 --group e2e
 	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 --numprocesses 2 --dist loadfile --max-worker-restart 0 \
-		tests/report/test_trackers.py tests/results/test_remote_s3.py
+		tests/report/test_trackers.py tests/results/test_remote_s3.py tests/evaluation/test_more_metrics.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

@@ -80,6 +80,8 @@ class Harness(HFLM):
         """Where the parameters of decoding come from, ``greedy`` or ``base``."""
         self._no_cache: dict[bool, str | None] = {}
         """Why answers are decoded without a cache, once that is known: greedily, and with beams."""
+        self.not_computed: dict[str, str] = {}
+        """Metrics of the last generation task that could not be computed, with the reason."""
         self.unended = 0
         """How many of the answers decoded last reached the largest number of new tokens before their end."""
 

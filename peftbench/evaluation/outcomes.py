@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftbench.errors import Diverged
-from peftbench.evaluation import metrics
+from peftbench.evaluation import metrics, more_metrics
 from peftbench.evaluation.lm_eval_model import Harness
 from peftbench.records import Example, ExampleRow, Task
 from peftbench.tasks.answers import read_answer
@@ -69,14 +69,16 @@ def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str
     return rows, {"exact_match": metrics.mean([row.outcome for row in rows])}
 
 
-def write(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], _: Harness) -> Found:
-    """Compare each decoded text with its references."""
+def write(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], model: Harness) -> Found:
+    """Compare each decoded text with its references; the model keeps why a metric could not be computed."""
     texts = [str(sample["filtered_resps"][0]).strip() for sample in samples]
     rows = []
     for index, (e, text) in enumerate(zip(examples, texts, strict=True)):
         outcome = metrics.rouge_l(text, e.references or (e.target,))
         rows.append(ExampleRow("", task.name, index, e.prompt, e.target, text, outcome, bool(text)))
-    return rows, {"rouge_l": metrics.mean([row.outcome for row in rows]), **metrics.corpus(texts, examples)}
+    references = [e.references or (e.target,) for e in examples]
+    more, model.not_computed = more_metrics.compute(task.more_metrics, texts, references)
+    return rows, {"rouge_l": metrics.mean([row.outcome for row in rows]), **metrics.corpus(texts, examples), **more}
 
 
 def predict(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str, Any]], model: Harness) -> Found:

@@ -159,6 +159,8 @@ def _settings(model: Harness, task: Task, examples: Sequence[Example]) -> dict[s
         return shared
     asked = lm_eval_export.config(task, examples, model.tokenizer.eos_token)["generation_kwargs"]
     found = {"stop": asked["until"], "max_new_tokens": task.max_new_tokens, "parser": task.answer_pattern}
+    if task.more_metrics and model.not_computed:
+        found["not_computed"] = model.not_computed
     return shared | found | model.decoding_settings(asked)
 
 

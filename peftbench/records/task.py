@@ -91,6 +91,8 @@ class Task(TaskData):
     """Name of an lm-eval task, or a YAML file with one; None for a task that the suite defines."""
     metric: str | None = None
     """The headline metric; None for the first metric of the kind."""
+    more_metrics: tuple[str, ...] = ()
+    """Further metrics of whole splits for a ``generation`` task, of ``tasks.more_metrics.MORE_METRICS``."""
 
 
 @dataclass(frozen=True)

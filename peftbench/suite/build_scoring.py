@@ -11,6 +11,7 @@ from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
 from peftbench.suite.yaml_lines import KeyPath
 from peftbench.tasks import HEADLINES, answers
+from peftbench.tasks.more_metrics import MORE_METRICS
 from peftbench.tasks.reach import DECODED
 from peftbench.tasks.splits import splits
 
@@ -55,8 +56,19 @@ def scoring(b: Builder, path: KeyPath, block: TaskBlock, task: Task) -> dict[str
         "stop": _stop(b, path, block) or (None if task.kind in DECODED and not task.builtin else Task.stop),
         "num_fewshot": block.num_fewshot or None,
         "metric": None if block.metric in allowed[:1] else block.metric,
+        "more_metrics": _more_metrics(b, path, block, task.kind),
         **_search(b, path, block, task.kind),
     }
+
+
+def _more_metrics(b: Builder, path: KeyPath, block: TaskBlock, kind: str) -> tuple[str, ...]:
+    """Return the metrics of whole splits that the task asks for, and record problems with them."""
+    if block.more_metrics and kind and kind != "generation":
+        b.problem((*path, "more_metrics"), f"only a generation task has them; this one's kind is {kind}")
+    for name in block.more_metrics:
+        if name not in MORE_METRICS:
+            b.problem((*path, "more_metrics"), unknown("metric", name, MORE_METRICS))
+    return tuple(dict.fromkeys(block.more_metrics))
 
 
 def _search(b: Builder, path: KeyPath, block: TaskBlock, kind: str) -> dict[str, Any]:

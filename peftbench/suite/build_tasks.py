@@ -18,7 +18,7 @@ from peftbench.tasks import SPLITS, TASKS
 from peftbench.tasks.templates import CHUNK_CHARACTERS, CONVERSATION, TEMPLATES
 
 TEXT = "language_modelling"
-_FOR_BUILTINS = ("limit", "max_new_tokens", *SEARCH, "num_fewshot", "stop", "metric", "answer_pattern")
+_FOR_BUILTINS = ("limit", "max_new_tokens", *SEARCH, "num_fewshot", "stop", "metric", "more_metrics", "answer_pattern")
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 

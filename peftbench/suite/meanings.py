@@ -191,6 +191,11 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "with an outcome per example",
             "the first of the kind",
         ),
+        "more_metrics": Meaning(
+            "for `generation`: metrics of whole splits beside BLEU and chrF, as the official E2E scorer has them: "
+            "`bleu_lowercase`, `nist`, `rouge_l_coco`, `cider`, `meteor`; see [E2E](suite.md#texts-of-a-task). The "
+            "last three need Java and `pip install 'peftbench[e2e]'`"
+        ),
         "lm_eval": Meaning(
             "a task of [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness), instead of a definition here: "
             "`true` for the task of the same name, another name, or a YAML file. It is scored and not trained on"

@@ -222,6 +222,7 @@ class TaskBlock(Strict):
     stop: Annotated[list[str], Field(min_length=1)] | None = None
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     metric: str | None = None
+    more_metrics: list[str] = []
     lm_eval: bool | Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="true, the name of a task of lm-eval, or a YAML file with one"
     )

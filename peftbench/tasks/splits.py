@@ -70,8 +70,11 @@ def _together(found: Sequence[Example]) -> list[list[Example]]:
 
 
 def with_all_references(found: Sequence[Example]) -> list[Example]:
-    """Return the first example of each prompt, with the distinct answers of all its examples as references."""
-    return [replace(group[0], references=tuple(dict.fromkeys(_answers(group)))) for group in _together(found)]
+    """Return the first example of each prompt, with the answers of all its examples as references.
+
+    An answer that several of them have is there as often: NIST and CIDEr weigh references by their number.
+    """
+    return [replace(group[0], references=tuple(_answers(group))) for group in _together(found)]
 
 
 def _answers(group: Iterable[Example]) -> Iterator[str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from peftbench.report.collect import Results
 
-_METRICS = {"rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "f1_macro": "macro F1", "matthews": "Matthews' r"}
+_METRICS = {
+    **{"rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "f1_macro": "macro F1", "matthews": "Matthews' r"},
+    **{"bleu_lowercase": "BLEU (lower case)", "nist": "NIST", "rouge_l_coco": "ROUGE-L (COCO)", "cider": "CIDEr"},
+    "meteor": "METEOR",
+}
 
 
 def seeds(results: Results) -> str:

@@ -12,6 +12,7 @@ from peftbench.report.notes.scores import metric_words
 
 _FRACTIONS = (
     *("accuracy", "accuracy_norm", "exact_match", "rouge_l", "bleu", "chrf", "slots_right", "probability_per_byte"),
+    *("bleu_lowercase", "rouge_l_coco", "meteor"),
     *("f1_macro", "wrong answers", "unreadable answers", "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "f1"),
 )
 """Metrics that are shown in %."""

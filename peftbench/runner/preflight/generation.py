@@ -10,6 +10,7 @@ from typing import Any
 from peftbench.errors import Unsupported
 from peftbench.records import Trial
 from peftbench.runner.preflight.speller import Folder
+from peftbench.tasks import more_metrics
 
 _DECIDES_NOTHING = ("bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "use_cache")
 """Entries of the file that every model has, whatever its search."""
@@ -52,8 +53,13 @@ def check(trial: Trial, folder: Path) -> None:
 
 
 def notes(trials: Sequence[Trial], folder: Folder) -> tuple[str, ...]:
-    """Return with which settings of the base model answers are decoded, where the suite asks for them."""
+    """Return with which settings of a base model answers are decoded, and metrics that this machine cannot compute."""
     found: dict[str, None] = {}
+    for task in {t.name: t for trial in trials for t in trial.tasks if t.name in trial.evaluate}.values():
+        lacking = more_metrics.why_not(task.more_metrics)
+        if lacking:
+            names = ", ".join(name for name in task.more_metrics if more_metrics.MORE_METRICS[name].captions)
+            found[f"task {task.name!r}: {names} will not be computed: not found on this machine: {lacking}"] = None
     for trial in trials:
         where = None if trial.base.random_weights or trial.evaluation.generation != "base" else folder(trial)
         if where:
