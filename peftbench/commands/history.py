@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.commands import FAILED, NOTHING_JUDGED, counts
-from peftbench.errors import UserError, nearest
+from peftbench.errors import UserError
 
 if TYPE_CHECKING:
     from peftbench.results.history.changes import History
@@ -84,32 +84,3 @@ def places(given: str | os.PathLike[str]) -> list[Path]:
 
     text = os.fspath(given)
     return remote.nights(text) if remote.is_url(text) else [Path(given)]
-
-
-SOURCES = ("hf-method-comparison",)
-
-
-def import_results(source: str, files: Sequence[Path], output: Path) -> int:
-    """Write the results of another benchmark as results folders, one for each night.
-
-    Args:
-        source: one of ``SOURCES``.
-        files: its files, or folders of them.
-        output: the folder to write the nights into.
-
-    Raises:
-        UserError: if the source is unknown, or a file is not one of that benchmark.
-    """
-    if source not in SOURCES:
-        near = nearest(source, SOURCES)
-        raise UserError(
-            f"unknown source {source!r}" + (f"; did you mean {near!r}?" if near else f"; known: {', '.join(SOURCES)}")
-        )
-    missing = [path for path in files if not path.exists()]
-    if missing:
-        raise UserError(f"no such file or folder: {missing[0]}")
-    from peftbench.results.imported import hf_method_comparison, writing
-
-    for place in writing.write(hf_method_comparison.read(files), output):
-        print(place)
-    return 0

@@ -57,11 +57,17 @@ def _add_import(commands: Any) -> None:
         "history read. A number that has no column of the same meaning is left out.",
         examples=(
             "peftbench import hf-method-comparison june_2026 july_2026 -o nights/peer",
-            "peftbench import hf-method-comparison history.csv -o nights/peer",
+            "peftbench import lm-eval lm_eval_output -o nights/lm_eval",
         ),
     )
-    command.add_argument("source", metavar="SOURCE", help="hf-method-comparison: huggingface/peft's MetaMathQA results")
-    command.add_argument("files", nargs="+", metavar="FILES", help="result files, folders of them, or their history")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="hf-method-comparison: huggingface/peft's MetaMathQA results; lm-eval: what lm-eval's --output_path has, "
+        "with --log_samples its examples too",
+    )
+    what = "result files, folders of them (one night each), or tables of them"
+    command.add_argument("files", nargs="+", metavar="FILES", help=what)
     command.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the nights into")
     command.set_defaults(command=_import, parser=command)
 
@@ -75,7 +81,7 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from peftbench.commands import history
+    from peftbench.commands import importing
     from peftbench.errors import UserError
     from peftbench.results import remote, remote_names
 
@@ -84,4 +90,4 @@ def _import(arguments: argparse.Namespace) -> int:
         shown = remote_names.without_secrets(urls[0])
         raise UserError(f"import {shown}: files and -o are on this machine; copy the written folders to a URL after it")
     files = [Path(given) for given in arguments.files]
-    return history.import_results(arguments.source, files, Path(arguments.output))
+    return importing.import_results(arguments.source, files, Path(arguments.output))

@@ -30,8 +30,8 @@ class Score:
     """Score of always giving the most common answer of the scored split; None if the answers are free text."""
     format_failures: int | None
     """Outputs that could not be read as an answer, as opposed to wrong answers; None if no text is decoded."""
-    truncated_prompts: int
-    """Prompts cut on the left to fit ``max_length``."""
+    truncated_prompts: int | None
+    """Prompts cut on the left to fit ``max_length``; None if not known, as of imported results."""
     lost_prompts: int | None = None
     """Those of them of which nothing was left, before the longest choice; None in older results."""
     cut_answers: int | None = None

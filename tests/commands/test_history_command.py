@@ -165,7 +165,7 @@ def test_import_writes_a_folder_for_each_night_that_history_reads(tmp_path, caps
     assert capsys.readouterr().out == f"{nights / '2026-01-13'}\n{nights / '2026-07-20'}\n"
     assert cli.main(["history", str(nights)]) == 1
     out = capsys.readouterr().out
-    assert "training memory, reserved, lora rank32: +9.8 %" in out
+    assert "memory reserved, whole run, lora rank32: +9.8 %" in out
     assert "packages.torch: 2.9 -> 2.13" in out
     assert cli.main(given) == 2
     assert "has results already" in capsys.readouterr().err
@@ -184,7 +184,7 @@ def test_import_says_what_is_wrong(tmp_path, capsys):
         "no.json": "is not a result file of method_comparison",
         "x.txt": "expected a result file",
         "acc.csv": "not between 0 and 1",
-        "columns.csv": "has no column commit_date, file, created, acc",
+        "columns.csv": "as a history it lacks commit_date, file, created, acc",
         "missing": "no such file",
     }
     for name, message in expected.items():

@@ -28,7 +28,7 @@ _OPTIONS = "options."
 """Prefix of the settings that belong to one method."""
 _SHARED = ("options.target_modules",)
 """Options of that prefix that mean the same for every method which has them."""
-_IN_NAMES = ("options.r",)
+_IN_NAMES = ("options.r", "options.pretrained", "options.peft", "options.dtype")
 """Options that are a column or part of a cell's name."""
 _APART = ("train.learning_rate", "train.profile")
 """Training settings that each method may have for itself; the page's table of settings shows them."""

@@ -37,7 +37,12 @@ def sentences(results: Results) -> tuple[str, ...]:
         "Not comparable with tensor accounting on a CPU.",
         WHOLE_RUN: f"Memory is {kind_words(WHOLE_RUN)}. It compares with no peak of training.",
     }.get(str(kind), f"Memory by {kind_words(str(kind))}.")
-    return (how, *_held_against(results), *_what_dominates(_peaks(results)), *_pairs(results, most=6))
+    return (
+        *([how] if kind else []),
+        *_held_against(results),
+        *_what_dominates(_peaks(results)),
+        *_pairs(results, most=6),
+    )
 
 
 def _held_against(results: Results) -> Iterable[str]:

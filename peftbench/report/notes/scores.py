@@ -31,4 +31,5 @@ def metrics(results: Results) -> str | None:
 
 def metric_words(metric: str) -> str:
     """Return a metric's name as it is written in texts."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    name, _, kept = metric.partition(",")  # lm-eval's name of a filter
+    return _METRICS.get(name, name.replace("_", " ")) + (f" ({kept})" if kept else "")

@@ -105,4 +105,4 @@ def _score(accuracy: float) -> Score:
     if not 0 <= accuracy <= 1:
         raise ValueError(f"an accuracy of {accuracy} is not between 0 and 1")
     error = math.sqrt(accuracy * (1 - accuracy) / QUESTIONS)
-    return Score(TASK, "accuracy", accuracy, error, {"accuracy": accuracy}, QUESTIONS, None, None, None, 0)
+    return Score(TASK, "accuracy", accuracy, error, {"accuracy": accuracy}, QUESTIONS, None, None, None, None)

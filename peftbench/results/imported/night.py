@@ -16,3 +16,5 @@ class ImportedNight:
     results: tuple[Result, ...]
     tasks: tuple[str, ...]
     """All tasks, so that a run which failed has their columns too."""
+    unscored: tuple[str, ...] = ()
+    """Tasks whose metrics are kept, but none of them is a score."""
