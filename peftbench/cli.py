@@ -20,6 +20,7 @@ from peftbench.commands import (
     history_options,
     init_options,
     list_options,
+    published_options,
     streams,
 )
 from peftbench.errors import UserError, shows_traceback
@@ -240,7 +241,6 @@ def _add_report(commands: Commands) -> None:
     command.add_argument(
         "--format",
         choices=("html", "text", "brief", "md", "csv", "tex", "ranks"),
-        default="html",
         help="html: the page (default); text, md, csv, tex: the main table; brief: a short one, 100 columns wide at "
         "most; ranks: tables of rank by precision in Markdown",
     )
@@ -253,6 +253,7 @@ def _add_report(commands: Commands) -> None:
         "--sort", metavar="COLUMN", help="sort the rows, the best first: the highest scores and rates, the lowest costs"
     )
     command.add_argument("--notes", action="store_true", help="print all notes under the table, not only three lines")
+    published_options.add_to_report(command)
     command.set_defaults(command=_report, parser=command)
 
 
@@ -301,9 +302,15 @@ def _report(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output) if arguments.output else None
     how = results.TableOptions(arguments.columns, arguments.sort, arguments.notes)
+    if published_options.are_given(arguments):
+        from peftbench.commands import published_tables
+
+        asked = published_tables.Asked(arguments.table, arguments.published, arguments.format)
+        return published_tables.command(places, output, asked, how)
+    format = arguments.format or "html"
     if len(places) > 1:
-        return results.report_several(places, output, arguments.format, how)
-    return results.report(places[0], output, arguments.format, how)
+        return results.report_several(places, output, format, how)
+    return results.report(places[0], output, format, how)
 
 
 def _answer(arguments: argparse.Namespace) -> int:

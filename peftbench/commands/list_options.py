@@ -19,15 +19,16 @@ def add(commands: Any) -> None:
     command.add_argument(
         "what",
         nargs="?",
-        choices=("methods", "tasks", "precisions", "suites", "shapes", "base"),
-        help="what to list (default: everything but base); shapes are configs of known models, for base: {shape: "
-        "NAME}; base: how one base model is built",
+        choices=("methods", "tasks", "precisions", "suites", "shapes", "base", "published"),
+        help="what to list (default: everything but base and published); shapes are configs of known models, for base: "
+        "{shape: NAME}; base: how one base model is built; published: tables of the literature, for report --table",
     )
     name = command.add_argument(
         "name",
         nargs="?",
         metavar="NAME",
-        help="with methods: details of one, or of a peft tuner; with base: a folder, a hub id or a shape",
+        help="with methods: details of one, or of a peft tuner; with base: a folder, a hub id or a shape; with "
+        "published: a table or a layout",
     )
     name.completer = command_line.method_names
     command.add_argument("--json", action="store_true", help="with base: print JSON; unknown is null")
@@ -39,15 +40,21 @@ def _list(arguments: argparse.Namespace) -> int:
         from peftbench.commands import base_anatomy
 
         return base_anatomy.command(arguments.name, arguments.json)
-    from peftbench.commands import listing, selection
-
     if arguments.json:
         raise UserError("--json: allowed with `list base` only")
+    if arguments.what == "published":
+        from peftbench.commands import published_tables
+
+        print(published_tables.details(arguments.name) if arguments.name else published_tables.listing(), end="")
+        return 0
+    from peftbench.commands import listing, selection
+
     selection.warn_of_unusable_methods()
     if arguments.name:
         if arguments.what != "methods":
             raise UserError(
-                f"only `list methods` and `list base` accept a name; given: list {arguments.what} {arguments.name}"
+                "only `list methods`, `list base` and `list published` accept a name; given: list "
+                f"{arguments.what} {arguments.name}"
             )
         print(listing.method(arguments.name), end="")
         return 0

@@ -68,9 +68,7 @@ def report_several(folders: Sequence[Path], output: Path | None, format: str, ho
         UserError: if a folder is given twice, or as ``report``.
     """
     from peftbench import report
-    from peftbench.commands import progress
     from peftbench.report.tables.presented import Choice, read_columns
-    from peftbench.results import store
 
     choice = Choice(read_columns(how.columns), how.sort)
     page = format == "html"
@@ -80,6 +78,14 @@ def report_several(folders: Sequence[Path], output: Path | None, format: str, ho
         target = output or default_page(*folders)
         written, table = report.publish_folders(folders, target, format, choice, how.notes)
         print(f"{table}page: {written}" if page else f"table: {written}")
+    return exit_code(folders)
+
+
+def exit_code(folders: Sequence[Path]) -> int:
+    """Warn of rows that are not comparable in folders whose suite asks for a strict audit; return the exit code."""
+    from peftbench.commands import progress
+    from peftbench.results import store
+
     grids = [(folder, store.recorded_grid(folder)) for folder in folders]
     strict = [folder for folder, grid in grids if grid is not None and grid.strict]
     unequal = [progress.warn_of_differences(folder, True) for folder in strict]

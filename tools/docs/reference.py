@@ -34,6 +34,7 @@ from tools.docs import (
     history_document,
     nightly_document,
     precision_document,
+    published_document,
     python_document,
     suite_document,
     tuning,
@@ -180,6 +181,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "tuner counts": zoo.counts,
         "zoo in fp32": zoo.in_fp32,
         "zoo quantized": zoo.quantized,
+    },
+    ROOT / "docs" / "published.md": {
+        "published layouts": published_document.layouts,
+        "published tables": published_document.tables,
+        "published left out": published_document.left_out,
     },
 }
 """Document to its generated parts, by the name of their marker."""

@@ -10,27 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.report import text_table
+from peftbench.report.tables.latex import escaped, one_line
 
 if TYPE_CHECKING:
     from peftbench.report.tables.rank_by_precision import MethodRankTables
     from peftbench.report.tables.table import Table
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "✓": r"$\surd$",
-    "\n": " ",
-    **{char: f"\\{char}" for char in "_%&#$"},
-}
 WIDEST_HEAD = 16
 """Longest head of a column in characters, unless more is asked for."""
 _LONGEST_NOTE = 120
@@ -50,14 +35,14 @@ def write_text(table: Table, widest: int | None = None, widest_head: int = WIDES
     rows = []
     for row in table.rows:
         values = [row.values[i] for i in shown]
-        rows.append([_line(value.text if value.short is None else value.short) for value in values])
+        rows.append([one_line(value.text if value.short is None else value.short) for value in values])
     right = [place for place, i in enumerate(shown) if table.columns[i].numeric]
     laid_out = text_table.lines(
         [[head[0] for head in heads], [head[1] for head in heads], *rows], text_table.Layout(right, width=widest)
     )
     rule = "─" * max(map(text_table.width, laid_out))
     longest = min(max(len(rule), widest or 72), _LONGEST_NOTE)
-    notes = [part for note in table.notes for part in textwrap.wrap(_line(note), longest, break_on_hyphens=False)]
+    notes = [part for note in table.notes for part in textwrap.wrap(one_line(note), longest, break_on_hyphens=False)]
     return "\n".join([*laid_out[:2], rule, *laid_out[2:], rule, *notes]) + "\n"
 
 
@@ -105,14 +90,14 @@ def write_tex(table: Table) -> str:
     """Return a LaTeX tabular with booktabs' rules; its first line names the packages it needs."""
     aligned = "".join("r" if column.numeric else "l" for column in table.columns)
     first_reference = next((i for i, row in enumerate(table.rows) if row.cell is None), len(table.rows))
-    body = [" & ".join(_tex(value.text) for value in row.values) + r" \\" for row in table.rows]
+    body = [" & ".join(escaped(value.text) for value in row.values) + r" \\" for row in table.rows]
     if 0 < first_reference < len(body):
         body.insert(first_reference, r"\midrule")
     head = [
-        " & ".join(_tex(column.title) for column in table.columns) + r" \\",
-        " & ".join(_tex(f"({column.unit})" if column.unit else "") for column in table.columns) + r" \\",
+        " & ".join(escaped(column.title) for column in table.columns) + r" \\",
+        " & ".join(escaped(f"({column.unit})" if column.unit else "") for column in table.columns) + r" \\",
     ]
-    notes = [f"% {_line(note)}" for note in table.notes]
+    notes = [f"% {one_line(note)}" for note in table.notes]
     return (
         "\n".join(
             [
@@ -138,20 +123,11 @@ def md_line(texts: Iterable[str]) -> str:
 
 def md(text: str) -> str:
     """Escape Markdown and HTML markup; underscores inside a word need no escape."""
-    return re.sub(r"([\\|`*<>\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _line(text))
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in _line(text))
-
-
-def _line(text: str) -> str:
-    """Return the text on one line: every run of white space or control characters is one space."""
-    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
+    return re.sub(r"([\\|`*<>\[\]~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", one_line(text))
 
 
 def _clip(text: str, width: int) -> str:
-    text = _line(text)
+    text = one_line(text)
     if text_table.width(text) <= width:
         return text
     tail = (width - 1) // 2  # names of one family differ at the end as often as at the beginning

@@ -1,0 +1,294 @@
+"""The cells of results folders as rows of a layout: values, intervals, and what differs significantly."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from peftbench.report.collect import Cell, read_json
+from peftbench.report.folders import Part
+from peftbench.report.published.facts import Shown, base_of, method_of
+from peftbench.report.published.parts import targets
+from peftbench.report.published.records import Layout, LayoutColumn, TaskMatch
+from peftbench.results.busy_machine import without_busy_times
+from peftbench.results.crossed_effects.model import Estimate, Outcomes, score
+from peftbench.results.crossed_effects.ranking import rank
+from peftbench.results.seeds import spread_of
+
+Mark = Literal["", "best", "second", "worse"]
+MEANT = "new seeds and new examples"
+"""What an interval and a test are for, if seeds are several."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured value, in the unit of its column."""
+
+    part: Part
+    """The results folder that it is of."""
+    shown: Shown
+    value: float
+    sd: float | None
+    """Standard deviation over seeds; None for one."""
+    seeds: int
+    low: float | None = None
+    """Lower end of the 95 % interval; None if there is none."""
+    high: float | None = None
+    over: str = ""
+    """What the interval is for: new seeds and new examples, ..."""
+    examples: int | None = None
+    """Scored examples; None for a quantity."""
+    mark: Mark = ""
+    adjusted_p: float | None = None
+    """Of the comparison with the best of its block, Holm's; None for the best, and where nothing is tested."""
+    tasks: tuple[str, ...] = ()
+    """Tasks whose stored outcomes its mean is; empty if it is no mean of outcomes."""
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """One row of a layout: a cell, or cells of several folders that are one in all but the task or the rank."""
+
+    part: Part
+    cell: Cell
+    """The first of its cells."""
+    base: str | None
+    """In the literature; None if it has no name there, or columns are base models."""
+    method: str | None
+    """In the literature."""
+    task: str | None
+    """Name of the row's task, if tasks are rows."""
+    values: Mapping[str, Measured] = field(default_factory=dict)
+    """By the key of a column."""
+    statuses: Mapping[str, str] = field(default_factory=dict)
+    """Key of a column to how all trials of its cell ended, if none is ok."""
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Target modules, without the words around their letters; empty if the method has none."""
+        given = (read_json(self.cell.rows[0]["settings_json"]).get("options") or {}).get("target_modules")
+        return targets(given) if given else frozenset()
+
+    @property
+    def parameters(self) -> float | None:
+        """Trainable parameters; None if no trial counted them."""
+        return self.cell.mean("trainable_parameters")
+
+
+def rows(parts: Sequence[Part], layout: Layout) -> tuple[MeasuredRow, ...]:
+    """Return the measured rows of a layout; cells without a value or a status in any column are left out."""
+    found: dict[tuple[Any, ...], MeasuredRow] = {}
+    for part in parts:
+        for cell in part.results.cells:
+            for task in layout.row_tasks or (None,):
+                one = _row(part, cell, layout, task)
+                if one.values or one.statuses:
+                    _add(found, one, layout)
+    made = list(found.values())
+    for column in layout.columns:
+        _marked(made, column.key)
+    return tuple(_averaged(made, layout))
+
+
+def _add(found: dict[tuple[Any, ...], MeasuredRow], one: MeasuredRow, layout: Layout) -> None:
+    """Add a row; one that is the same in all but columns that are still empty becomes part of it."""
+    key = _identity(one, layout)
+    number = 0
+    while (same := found.get((*key, number))) is not None:
+        if not {*same.values, *same.statuses} & {*one.values, *one.statuses}:
+            merged = {**same.values, **one.values}
+            found[(*key, number)] = replace(same, values=merged, statuses={**same.statuses, **one.statuses})
+            return
+        number += 1
+    found[(*key, number)] = one
+
+
+def _identity(one: MeasuredRow, layout: Layout) -> tuple[Any, ...]:
+    cell, columns = one.cell, layout.columns
+    base = None if any(column.base for column in columns) else one.base or cell.rows[0]["base"]
+    size = None if any(column.rank for column in columns) else cell.rank
+    return one.task, base, one.method or cell.kind, size, cell.precision, tuple(sorted(one.targets)), cell.variant
+
+
+def _row(part: Part, cell: Cell, layout: Layout, task: str | None) -> MeasuredRow:
+    base = base_of(cell)
+    values: dict[str, Measured] = {}
+    statuses: dict[str, str] = {}
+    for column in layout.columns:
+        if column.mean_of or (column.base and column.base != base) or (column.rank and column.rank != cell.rank):
+            continue
+        match = layout.row_tasks[task] if task else column.task
+        name = _task(cell, part, match) if match else None
+        if match and name is None:
+            continue
+        if not cell.ok_rows:
+            statuses[column.key] = next(iter(cell.troubles), "")
+            continue
+        found = _score(part, cell, column, str(name)) if match else _quantity(part, cell, column)
+        if found:
+            values[column.key] = found
+    pivot = any(column.base for column in layout.columns)
+    return MeasuredRow(part, cell, None if pivot else base, method_of(cell), task, values, statuses)
+
+
+def _task(cell: Cell, part: Part, match: TaskMatch) -> str | None:
+    """Return the name of the task of a cell that a column is of; None if it has none."""
+    settings = read_json(cell.rows[0]["settings_json"])
+    tasks = {str(one.get("name")): one for one in settings.get("tasks") or [] if isinstance(one, dict)}
+    evaluated = settings.get("evaluate")
+    for name in part.results.tasks:
+        if isinstance(evaluated, list) and name not in evaluated:
+            continue
+        task = tasks.get(name, {})
+        if matches(name, task, match):
+            return name
+    return None
+
+
+def matches(name: str, task: Mapping[str, Any], match: TaskMatch) -> bool:
+    """Return whether a task, by its name and settings, belongs in a column."""
+    dataset, config = task.get("dataset"), task.get("config")
+    if dataset:
+        return f"{dataset}:{config}" in match.datasets or dataset in match.datasets
+    if task.get("lm_eval"):
+        return task["lm_eval"] in match.lm_eval
+    return not task.get("builtin") and name.lower() in match.names
+
+
+def _score(part: Part, cell: Cell, column: LayoutColumn, task: str) -> Measured | None:
+    """Return the mean of a score over seeds; None if no metric of the column is in all of them."""
+    records = [read_json(row.get("scores_json")).get(task) for row in cell.ok_rows]
+    known = [record for record in records if isinstance(record, dict)]
+    if len(known) < len(records):
+        return None
+    for metric in column.metrics:
+        values = [_metric(record, metric) for record in known]
+        spread = spread_of(values)
+        if spread is None or spread.n < len(values):
+            continue
+        examples = {record.get("examples") for record in known}
+        headline = all(record.get("metric") == metric for record in known)
+        return _scaled(
+            Measured(
+                part,
+                Shown(cell, column, task, metric),
+                spread.mean,
+                spread.sd,
+                spread.n,
+                *_interval(spread.mean, spread.half_width),
+                examples=examples.pop() if len(examples) == 1 else None,
+                tasks=(task,) if headline and column.higher_is_better else (),
+            )
+        )
+    return None
+
+
+def _metric(record: Mapping[str, Any], metric: str) -> Any:
+    if record.get("metric") == metric:
+        return record.get("value")
+    return (record.get("metrics") or {}).get(metric)
+
+
+def _interval(mean: float, half: float | None) -> tuple[float | None, float | None, str]:
+    return (None, None, "") if not half else (mean - half, mean + half, "new seeds")
+
+
+def _quantity(part: Part, cell: Cell, column: LayoutColumn) -> Measured | None:
+    """Return the mean of a stored quantity over seeds; of a time, over those that had the machine to themselves."""
+    frame = without_busy_times(cell.ok)
+    for group in column.quantity:
+        if not {*group} <= {*frame.columns}:
+            continue
+        known = frame[list(group)].dropna().astype(float)
+        spread = spread_of(known.sum(axis=1).tolist())
+        if spread is not None:
+            shown = Shown(cell, column, None, None)
+            ends = _interval(spread.mean, spread.half_width)
+            return _scaled(Measured(part, shown, spread.mean, spread.sd, spread.n, *ends))
+    return None
+
+
+def _scaled(found: Measured) -> Measured:
+    scale = found.shown.column.scale
+    low, high = (None if end is None else end * scale for end in (found.low, found.high))
+    return replace(
+        found, value=found.value * scale, sd=None if found.sd is None else found.sd * scale, low=low, high=high
+    )
+
+
+def _marked(found: list[MeasuredRow], key: str) -> None:
+    """Give a column intervals of the crossed model, and marks within each block of one folder and base model."""
+    blocks: dict[tuple[Any, ...], list[int]] = {}
+    for place, row in enumerate(found):
+        one = row.values.get(key)
+        if one and one.tasks:
+            block = one.part.name, one.shown.cell.rows[0]["base"], row.task, one.tasks
+            blocks.setdefault(block, []).append(place)
+    for places in blocks.values():
+        _mark(found, places, key)
+
+
+def _mark(found: list[MeasuredRow], places: Iterable[int], key: str) -> None:
+    rows_of = {}
+    for place in places:
+        one = found[place].values[key]
+        stored = one.part.results.stored_outcomes(one.tasks).get(one.shown.cell.name)
+        if isinstance(stored, Outcomes):
+            rows_of[str(place)] = stored
+    for place, estimate, mark, p in _judged(rows_of):
+        row = found[place]
+        one = _with_estimate(row.values[key], estimate)
+        found[place] = replace(row, values={**row.values, key: replace(one, mark=mark, adjusted_p=p)})
+
+
+def _with_estimate(one: Measured, estimate: Estimate) -> Measured:
+    scale = one.shown.column.scale
+    return replace(one, low=estimate.low * scale, high=estimate.high * scale, over=estimate.scope)
+
+
+def _judged(cells: Mapping[str, Outcomes]) -> Iterator[tuple[int, Estimate, Mark, float | None]]:
+    """Yield the place of each cell with its estimate, its mark, and its adjusted p against the best."""
+    if len(cells) < 2:
+        for name, one in cells.items():
+            yield int(name), score(one), "", None
+        return
+    ranking = rank(cells)
+    against = {found.cell: found for found in ranking.with_best}
+    alone = ranking.significantly_best
+    rest = {name: one for name, one in cells.items() if name != ranking.best}
+    second = rank(rest).significantly_best if alone and len(rest) > 1 else None
+    for name, estimate in ranking.scores.items():
+        compared = against.get(name)
+        worse = compared is not None and compared.significant and compared.estimate.scope == MEANT
+        mark: Mark = "best" if name == alone else "second" if name == second else "worse" if worse else ""
+        yield int(name), estimate, mark, None if compared is None else compared.adjusted_p
+
+
+def _averaged(found: Sequence[MeasuredRow], layout: Layout) -> list[MeasuredRow]:
+    """Return the rows with the columns that are means of others, where these are all known."""
+    rows_now = list(found)
+    for column in (column for column in layout.columns if column.mean_of):
+        for place, row in enumerate(rows_now):
+            each = [row.values[key] for key in column.mean_of if key in row.values]
+            if len(each) == len(column.mean_of):
+                rows_now[place] = replace(row, values={**row.values, column.key: _mean(column, each)})
+        _marked(rows_now, column.key)
+    return rows_now
+
+
+def _mean(column: LayoutColumn, each: Sequence[Measured]) -> Measured:
+    value = math.fsum(one.value for one in each) / len(each)
+    one_cell = len({id(one.shown.cell) for one in each}) == 1 and all(one.tasks for one in each)
+    seeds = min(one.seeds for one in each)
+    sd = None
+    if one_cell and seeds > 1:
+        by_seed = [
+            statistics.fmean(float(row[f"score_{one.shown.task}"]) for one in each)
+            for row in each[0].shown.cell.ok_rows
+        ]
+        sd = statistics.stdev(by_seed) * column.scale
+    tasks = tuple(task for one in each for task in one.tasks) if one_cell else ()
+    return Measured(each[0].part, Shown(each[0].shown.cell, column, None, None), value, sd, seeds, tasks=tasks)

@@ -1,0 +1,164 @@
+"""The words of a laid-out table: heads, entries, caption and notes, which all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from peftbench.records import units as fmt
+from peftbench.records.wording import series
+from peftbench.report.published.arrange import LaidOut, Line, Printed
+from peftbench.report.published.load import mismatches
+from peftbench.report.published.measured import MEANT, Measured
+from peftbench.report.published.records import LayoutColumn, PublishedTable
+
+DIMENSIONS = {
+    "task": "task",
+    "base": "base model",
+    "method": "method",
+    "rank": "rank",
+    "parameters": "trainable",
+    "precision": "precision",
+    "targets": "target modules",
+}
+"""Head of each dimension of a row."""
+PUBLISHED = "published"
+WORSE = "†"
+_TESTED = "crossed model of seeds and examples, Holm-adjusted p < 0.05"
+_STANDING = (
+    "Inside and outside is of the measured 95 % interval; the number in brackets is that of the note with source and "
+    "protocol."
+)
+_HANDS = {
+    "conversion": "read in a conversion of the paper's text",
+    "secondary": "read second-hand: check the source before quoting",
+    "memory": "from memory, not read",
+}
+
+
+def head(column: LayoutColumn) -> str:
+    """Return "MNLI (%)"."""
+    return f"{column.head} ({column.unit})" if column.unit else column.head
+
+
+def number(value: float, spread: float | None, column: LayoutColumn) -> str:
+    """Return "87.5 ± 0.3" with the decimals of a column."""
+    return fmt.spread(value, spread, digits=column.digits)
+
+
+def interval(one: Measured, column: LayoutColumn) -> str:
+    """Return " [86.9, 88.1]"; empty if there is no interval."""
+    if one.low is None or one.high is None:
+        return ""
+    return f" [{one.low:,.{column.digits}f}, {one.high:,.{column.digits}f}]"
+
+
+def measured(line: Line, column: LayoutColumn) -> str:
+    """Return what was measured in a column, without its mark: "87.5 ± 0.3 [86.9, 88.1]", "oom" or "–"."""
+    one = line.measured.get(column.key)
+    if one is None:
+        return line.statuses.get(column.key) or fmt.MISSING
+    return number(one.value, one.sd, column) + interval(one, column)
+
+
+def printed(one: Printed, column: LayoutColumn) -> str:
+    """Return a published number without its badge: "86.6 ± 0.7", "OOM"."""
+    return one.status if one.value is None else number(one.value, one.spread, column)
+
+
+def standing(one: Printed) -> str:
+    """Return whether a number lies in the measured interval, and its badge in short: "outside, differs"."""
+    where = {True: "inside", False: "outside", None: ""}[one.inside]
+    return ", ".join(filter(None, (where, one.badge.kind if one.badge else "")))
+
+
+def caption(table: LaidOut, standing: str = _STANDING) -> str:
+    """Return the caption: what is shown, over which seeds and examples, what marks mean, and what to know before.
+
+    Args:
+        table: what the caption is of.
+        standing: what stands behind a published number, as a sentence.
+    """
+    said = [f"{table.layout.title}.", _statistics(table), _tests(table)]
+    said += ["Published numbers stand as printed, with their spread.", standing] if table.with_published else []
+    return " ".join(filter(None, (*said, table.layout.note)))
+
+
+def _every(table: LaidOut) -> Iterable[tuple[LayoutColumn, Measured]]:
+    for column in table.columns:
+        for line in table.lines:
+            if column.key in line.measured:
+                yield column, line.measured[column.key]
+
+
+def _statistics(table: LaidOut) -> str:
+    found = list(_every(table))
+    if not found:
+        return "Nothing was measured."
+    seeds = sorted({one.seeds for _, one in found})
+    over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    what = (
+        "Single runs, with intervals for new test examples only"
+        if seeds == [1]
+        else f"Mean ± standard deviation over seeds ({over})"
+    )
+    counts: dict[str, set[int]] = {}
+    for column, one in found:
+        if one.examples is not None:
+            counts.setdefault(column.head, set()).add(one.examples)
+    if not counts:
+        return f"{what}."
+    if len({frozenset(each) for each in counts.values()}) == 1:
+        return f"{what}; n = {_counts(next(iter(counts.values())))} test examples."
+    each = ", ".join(f"{_counts(numbers)} in {title}" for title, numbers in counts.items())
+    return f"{what}; test examples: {each}."
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{number:,}" for number in sorted(numbers))
+
+
+def _tests(table: LaidOut) -> str:
+    found = list(_every(table))
+    tested = [one for _, one in found if one.adjusted_p is not None and one.over == MEANT]
+    if not tested:
+        return "No differences were tested." if found else ""
+    without = [column.head for column in table.columns if _untested(column, found)]
+    limits = f" Not tested: {series(without)}." if without else ""
+    if not any(one.mark for _, one in found):
+        return (
+            f"No row is significantly better or worse than the best of its folder and base model ({_TESTED}).{limits}"
+        )
+    return (
+        "Bold: significantly better than every other row of its folder and base model; underlined: second, "
+        f"significantly better than all below it; {WORSE}: significantly worse than the best ({_TESTED}).{limits}"
+    )
+
+
+def _untested(column: LayoutColumn, found: Sequence[tuple[LayoutColumn, Measured]]) -> bool:
+    mine = [one for of, one in found if of is column]
+    return len(mine) > 1 and all(one.adjusted_p is None for one in mine)
+
+
+def notes(table: LaidOut) -> tuple[str, ...]:
+    """Return the numbered notes: "[1] Hu et al. 2021, LoRA, Table 2; differs: seeds (5; here 3)."."""
+    return tuple(f"[{place}] {note}." for place, note in enumerate(table.notes, 1))
+
+
+def about(table: LaidOut) -> tuple[str, ...]:
+    """Return what is under the notes: folders without anything to show, and the sources."""
+    empty = f"Nothing of this table in: {series(list(table.empty_folders))}." if table.empty_folders else ""
+    named = zip((source.name for source in table.layout.published), table.sources, strict=False)
+    return tuple(filter(None, (empty, *(_source(name, source) for name, source in named))))
+
+
+def _source(name: str, source: PublishedTable) -> str:
+    said = [
+        f"{name[0].upper()}{name[1:]}: {source.title}, {source.url}",
+        _HANDS.get(source.hand, ""),
+        source.statistic,
+        source.unit,
+    ]
+    wrong = mismatches(source)
+    if wrong:
+        said.append(f"{len(wrong)} printed averages do not follow from their cells")
+    return "; ".join(filter(None, said)) + "."
