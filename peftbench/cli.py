@@ -240,9 +240,9 @@ def _add_report(commands: Commands) -> None:
     )
     command.add_argument(
         "--format",
-        choices=("html", "text", "brief", "md", "csv", "tex", "ranks"),
+        choices=("html", "text", "brief", "md", "csv", "tex", "ranks", "deployed"),
         help="html: the page (default); text, md, csv, tex: the main table; brief: a short one, 100 columns wide at "
-        "most; ranks: tables of rank by precision in Markdown",
+        "most; ranks: tables of rank by precision in Markdown; deployed: the score after deployment as csv",
     )
     command.add_argument(
         "--columns",

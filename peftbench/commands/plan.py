@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from peftbench.commands import FAILED, default_settings, plan_json, plan_time, selection
 from peftbench.commands.progress import wrapped
 from peftbench.errors import UserError
+from peftbench.methods.deployed_forms import plan_notes
 from peftbench.records import Trial
 from peftbench.records.units import memory
 from peftbench.records.wording import abridged
@@ -68,7 +69,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         count = selection.count_trials(candidates)
         lines.append(f"a learning-rate search on the validation split runs first: {count}")
     try:
-        notes = (*prepare.check(trials, known), *_bare_numbers(trials), *_missing_device(trials))
+        notes = (*prepare.check(trials, known), *_bare_numbers(trials), *plan_notes(trials), *_missing_device(trials))
     except UserError as error:
         lines.append(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
         print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)

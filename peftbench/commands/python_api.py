@@ -291,7 +291,8 @@ def write_report(
         folder: a results folder, or its URL.
         output: the file to write; by default ``reports/NAME.html`` in the current folder.
         format: ``html`` for the page; ``text``, ``brief``, ``md``, ``csv`` or ``tex`` for the table; ``ranks`` for
-            tables of rank by precision in Markdown. All but the page need ``output``.
+            tables of rank by precision in Markdown; ``deployed`` for the score after deployment as csv. All but the
+            page need ``output``.
 
     Raises:
         UserError: if the folder holds no results, its rows cannot stand in one table, the format is unknown, or the

@@ -98,7 +98,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
                 model = _from_files(folder, trust, settings)
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
-    _use_one_kernel(model)
+    use_one_kernel(model)
     _guard_embeddings(model, tokenizer)
     model.requires_grad_(False)
     dtypes = storage(model)
@@ -176,7 +176,7 @@ def _loading_errors(folder: Path, device: str) -> Iterator[None]:
         raise
 
 
-def _use_one_kernel(model: nn.Module) -> None:
+def use_one_kernel(model: nn.Module) -> None:
     """Prevent bitsandbytes' 4-bit layers from repacking their weights on the CPU at the first inference.
 
     The kernel for repacked weights exists for some CPUs and some widths only, its results differ from those of the

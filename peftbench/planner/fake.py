@@ -45,7 +45,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         with quantization.every_linear_layer():
             fake_quantized.quantize(made, quantization.config(precision, double))
         fake_quantized.quantize_experts(made, precision, double)
-    models._use_one_kernel(made)
+    models.use_one_kernel(made)
     made.requires_grad_(False)
     models._check(made, precision, method.trains_base, models.storage(made))
     return made

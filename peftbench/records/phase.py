@@ -41,6 +41,7 @@ class Phase(StrEnum):
     RETENTION = "retention", True, "retention", "evaluate", "#cc79a7"
     SAVE = "save", False, "save", "save", "#009e73"
     INFERENCE = "inference", True, "inference", "evaluate", "#cc79a7"
+    DEPLOY = "deploy", True, "deploy", "evaluate", "#cc79a7"
 
     @property
     def column(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from peftbench.records.columns.data import DataColumns
+from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.environment import EnvironmentColumns, ScoreColumns
 from peftbench.records.columns.group import ColumnGroup
@@ -23,6 +24,7 @@ from peftbench.records.score import Score
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow(
+    DeployedColumns,
     ReasonColumns,
     DataColumns,
     RetentionColumns,

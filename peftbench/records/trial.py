@@ -146,6 +146,8 @@ class Trial:
     """Whether inference cost is measured in the cell's first trial."""
     retention: Retention | None = None
     """Text on which the loss is measured before and after training; None for none."""
+    deployed: tuple[str, ...] = ()
+    """Forms in which the tuned model is scored once more, as it would be deployed (``methods.deployed_forms``)."""
     unsupported: str | None = None
     """What cannot exist and why, as a sentence; None if the cell can exist. Not part of the key."""
     unsupported_reason: str | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TOGETHER = ("text", "brief", "md")
 """What ``tables_of`` can return: formats in which tables of several results folders can follow on each other."""
-FORMATS = ("text", "brief", "md", "csv", "tex", "ranks")
+FORMATS = ("text", "brief", "md", "csv", "tex", "ranks", "deployed")
 """What ``table`` can return: the comparison table for a terminal, a short form of it in at most 100 columns, as
 Markdown, as raw numbers, as LaTeX with booktabs; or the tables of rank against precision as Markdown."""
 
@@ -175,9 +175,9 @@ def _check(format: str, choice: Choice | None, all_notes: bool) -> None:
     """Refuse options that a format has no use for."""
     from peftbench.errors import UserError
 
-    if format == "ranks" and choice and (choice.columns or choice.sort):
-        raise UserError("--columns and --sort: allowed with any format but ranks, which has a table per method")
-    if all_notes and format in ("csv", "ranks"):
+    if format in ("ranks", "deployed") and choice and (choice.columns or choice.sort):
+        raise UserError("--columns and --sort: allowed with any format but ranks and deployed, which are other tables")
+    if all_notes and format in ("csv", "ranks", "deployed"):
         raise UserError(f"--notes: allowed with any format that has notes; {format} has none")
 
 
@@ -187,6 +187,7 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
         best_rates,
         brief,
         comparison,
+        deployed,
         inference,
         learning_rate_search,
         presented,
@@ -199,6 +200,9 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
         return brief.text(results, choice, all_notes)
     if format == "ranks":
         return writers.write_rank_tables_md(rank_by_precision.heading(results), rank_by_precision.rank_tables(results))
+    if format == "deployed":
+        found = deployed.table(results, every=True)
+        return writers.write_csv(found) if found else ""
     choice = choice or presented.Choice()
     whole = presented.presented(comparison.table(results), results, choice)
     if format not in ("text", "md") or choice.columns:  # csv and tex hold one table
@@ -214,6 +218,7 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
         "the learning-rate search": learning_rate_search.table,
         "best learning rates": best_rates.table,
         "inference cost": inference.table,
+        "the score after deployment": deployed.table,
     }
     more = (guarded(f"the table of {what}", lambda t=make: written(t), "{}\n".format) for what, make in tables.items())  # type: ignore[misc]
     return "\n".join([text, *(found for found in more if found)])

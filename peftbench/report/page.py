@@ -35,6 +35,7 @@ SECTIONS = (
     ("curves", "Training loss"),
     ("phases", "Time by phase"),
     ("samples", "Samples side by side"),
+    ("deployed", "Score after deployment"),
     ("search", "Learning-rate search"),
     ("notes", "Notes on the numbers"),
     ("settings", "Settings"),

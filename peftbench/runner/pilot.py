@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from peftbench.methods import deployed_forms
 from peftbench.models import find, size
 from peftbench.records import Job, Phase, Result, Status, Task, Trial, TrialRow
 from peftbench.runner import prepare
@@ -151,7 +152,7 @@ def _shortened(trial: Trial, limit: float) -> Trial:
         least = training.untimed_steps + _LATER_STEPS
         steps = min(training.steps or STEPS, max(STEPS, least) if share == 1 else least)
         training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
-    return replace(trial, tasks=tasks, training=training, timeout_seconds=limit)
+    return replace(trial, tasks=tasks, training=training, timeout_seconds=limit, deployed=())
 
 
 def _share(trial: Trial) -> float:
@@ -217,6 +218,7 @@ def _of_phases(trial: Trial, row: TrialRow) -> Measured:
         scoring_seconds=evaluate - passes,
         seconds_per_character=passes / max(1, characters(trial, read.examples)),
         retention_seconds=row.retention_seconds or 0.0,
+        load_seconds=row.load_seconds or 0.0,
     )
 
 
@@ -285,6 +287,10 @@ def seconds(trial: Trial, found: Measured, first: bool, reader: read.Reader) -> 
         total += found.forecast_seconds + (found.inference_seconds if trial.inference else 0.0)
     total += found.scoring_seconds + found.seconds_per_character * characters(trial, reader)
     total += found.retention_seconds if trial.retention else 0.0
+    # each form is loaded and read like the trained model, and most are made from another model in memory
+    forms = len(trial.deployed) - len(deployed_forms.missing(trial))
+    scoring = found.scoring_seconds + found.seconds_per_character * characters(trial, reader)
+    total += forms * (scoring + 2 * found.load_seconds)
     training = trial.training
     if training is None:
         return total

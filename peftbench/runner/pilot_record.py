@@ -41,6 +41,8 @@ class Measured:
     seconds_per_character: float = 0.0
     """Forward passes of scoring, for each character of the scored texts."""
     retention_seconds: float = 0.0
+    load_seconds: float = 0.0
+    """The part of ``fixed_seconds`` in loading the base model."""
     problem: str | None = None
     """Why something is not known; of a trial that ends unsupported, the reason."""
     unsupported: bool = False

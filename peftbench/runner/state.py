@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from peftbench.evaluation.structure import Structure
@@ -28,6 +28,8 @@ class Run:
     sensors: watch.Sensors = field(default_factory=watch.Sensors)
     ledger: dict[str, Mapping[str, int]] = field(default_factory=dict)
     """Bytes by category after loading, after attaching and at the evaluation peak."""
+    keep: Callable[[], None] = lambda: None
+    """Hands over the trial's result as it is, which counts if the process is killed after it."""
     steps: tuple[StepRow, ...] = ()
     scores: tuple[Score, ...] = ()
     examples: tuple[ExampleRow, ...] = ()

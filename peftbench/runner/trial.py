@@ -27,7 +27,7 @@ from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
-from peftbench.runner import evaluating, tuning
+from peftbench.runner import deploying, evaluating, tuning
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.preflight import chats
 from peftbench.runner.state import Run
@@ -36,7 +36,13 @@ from peftbench.training import loop
 from peftbench.training.encoded import learned_ends
 
 
-def run(job: Job, asked_at: float, announce: Callable[[Phase], None], report: loop.Progress) -> Result:
+def run(
+    job: Job,
+    asked_at: float,
+    announce: Callable[[Phase], None],
+    report: loop.Progress,
+    keep: Callable[[Result], None] = lambda _: None,
+) -> Result:
     """Run a trial to its end and return its result, however it ends.
 
     Args:
@@ -44,6 +50,7 @@ def run(job: Job, asked_at: float, announce: Callable[[Phase], None], report: lo
         asked_at: ``time.perf_counter()`` when the process was requested.
         announce: called with each phase as it begins.
         report: called after each training step.
+        keep: called with a result that counts if the process is killed after it: all but the score after deployment.
     """
     started = time.perf_counter()
 
@@ -53,6 +60,7 @@ def run(job: Job, asked_at: float, announce: Callable[[Phase], None], report: lo
 
     clock = Clock(torch.cuda.synchronize if job.trial.device == "cuda" else lambda: None, enter)
     state = Run(job, clock, report, runner_rows.row(job, Status.ERROR))
+    state.keep = lambda: keep(_result(state, Status.OK, None))
     state.record(
         EnvironmentColumns(started_at=_now(), load_average=environment.load_average()),
         TimeColumns(start_seconds=started - asked_at),
@@ -126,6 +134,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
                 run.record(retention.columns(held, before, held.nats(model)))
         if job.measures_inference:
             evaluating.measure_inference(run, loaded, model, examples)
+        deploying.deploy(run, loaded, model, examples)
     return status, message
 
 
@@ -179,7 +188,8 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
     phase = None if status is Status.OK else run.phase
     run.record(
         *runner_rows.outcome(run.job, status, phase, message),
-        MemoryColumns(host_peak_resident_bytes=run.sensors.resident.highest()),
+        # of the trial without deployment, before which it was recorded
+        MemoryColumns(host_peak_resident_bytes=run.row.host_peak_resident_bytes or run.sensors.resident.highest()),
         EnvironmentColumns(finished_at=_now()),
     )
     row = replace(run.row, **_seconds(run.clock.seconds))

@@ -12,6 +12,7 @@ from peftbench.methods import METHODS, Method, peft_fields
 from peftbench.models import builtin
 from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
+from peftbench.suite.build_scoring import deployed
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.build_texts import check_encoding
 from peftbench.suite.builder import Builder
@@ -84,6 +85,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         profile=top.profile,
         match=match,
         retention=_retention(b, base, evaluate.retention),
+        deployed=deployed(b, base, evaluate.deployed),
         search=search,
         strict=top.audit == "strict",
         most_trials=top.most_trials,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import unknown
-from peftbench.records import Task
+from peftbench.methods import deployed_forms
+from peftbench.records import Base, Task
 from peftbench.suite.builder import Builder
 from peftbench.suite.schema import TaskBlock
 from peftbench.suite.yaml_lines import KeyPath
@@ -123,3 +124,18 @@ def lm_eval_task(b: Builder, name: str, block: TaskBlock) -> Task:
         num_fewshot=block.num_fewshot,
         metric=block.metric,
     )
+
+
+def deployed(b: Builder, base: Base, given: list[str] | None) -> tuple[str, ...]:
+    """Return the forms in which tuned models are scored as they would be deployed, and record problems with them."""
+    path: KeyPath = ("evaluate", "deployed")
+    forms = tuple(given or ())
+    for form in dict.fromkeys(forms):
+        problem = deployed_forms.problem(form)
+        if problem is None and forms.count(form) > 1:
+            problem = f"{form} is given twice"
+        if problem is not None:
+            b.problem(path, problem)
+    if forms and base.random_weights:
+        b.problem(path, "the scores of random weights have no meaning, deployed or not; remove it")
+    return forms

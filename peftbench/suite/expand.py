@@ -195,6 +195,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
             timeout_seconds=suite.timeout_seconds,
             inference=suite.inference,
             retention=suite.retention,
+            deployed=suite.deployed,
             unsupported=refused.message if refused else None,
             unsupported_reason=refused.reason if refused else None,
             named_settings=cell.named_settings,

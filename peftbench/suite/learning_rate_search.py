@@ -66,6 +66,7 @@ def _candidate(trial: Trial, rate: float, seed: int, suite: Suite) -> Trial:
         evaluation=replace(trial.evaluation, split=SPLIT),
         inference=False,
         retention=None,
+        deployed=(),
     )
 
 

@@ -231,6 +231,13 @@ EVALUATE: Mapping[str, Meaning] = MappingProxyType(
             "none. Changes no other number",
             "for `nano` its own text, else none",
         ),
+        "deployed": Meaning(
+            "forms in which each tuned model is scored once more, as it would be deployed: `adapter` (saved, and "
+            "loaded by peft), `merged` (into 16-bit weights, saved, and loaded by transformers), `merged_dequantized` "
+            "(into the dequantized weights), `requantized` (merged, then quantized again) and `as_lora_8` (or another "
+            "rank: converted to a plain LoRA). Changes no other number",
+            "none",
+        ),
     }
 )
 

@@ -137,6 +137,8 @@ class Suite:
     """The budget that ranks are chosen for; None if ranks are as given."""
     retention: Retention | None = None
     """General text whose loss is measured before and after training."""
+    deployed: tuple[str, ...] = ()
+    """Forms in which tuned models are scored as they would be deployed."""
     search: Search | None = None
     """None if a list of learning rates is an axis like any other."""
     strict: bool = False

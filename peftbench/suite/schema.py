@@ -249,6 +249,7 @@ class EvaluateBlock(Strict):
     retention: dict[str, Any] | Literal[False] | None = Field(
         default=None, description="a mapping with file, field, separator and limit, or false"
     )
+    deployed: list[str] | None = Field(default=None, description="a list of forms, such as [merged, as_lora_8]")
 
 
 class RetentionBlock(Strict):

@@ -90,6 +90,7 @@ def _small(trial: Trial) -> tuple[Trial, list[str]]:
             training=_training(trial.training, method_of(trial.method, trial.options)) if trial.training else None,
             evaluation=replace(evaluation, batch_size=evaluation.batch_size and BATCH),
             inference=False,
+            deployed=trial.deployed,
             retention=Retention(str(models_builtin.held_out(BASE)), limit=EXAMPLES),
         ),
         changes,

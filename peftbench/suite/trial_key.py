@@ -45,6 +45,7 @@ def settings(trial: Trial) -> dict[str, Any]:
         "threads": trial.threads,
         "inference": trial.inference,
         "retention": _retention(trial.retention),
+        "deployed": list(trial.deployed),
     }
 
 

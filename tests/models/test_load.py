@@ -310,13 +310,13 @@ def test_what_the_models_class_keeps_in_float32_stays_so_and_the_row_says_it(
 
 
 def test_a_dtype_that_the_class_does_not_choose_is_refused_with_names(tiny, monkeypatch):
-    whole = load._use_one_kernel
+    whole = load.use_one_kernel
 
     def change(model):
         whole(model)
         model.model.norm.weight.data = model.model.norm.weight.data.double()
 
-    monkeypatch.setattr(load, "_use_one_kernel", change)
+    monkeypatch.setattr(load, "use_one_kernel", change)
     with pytest.raises(UserError, match=r"expected weights in bfloat16, but loaded .* \(model.norm.weight\)"):
         load.load(tiny, PRECISIONS["bf16"], False, True, device="cpu", trust_remote_code=False)
 

@@ -17,8 +17,9 @@ from peftbench.report.names import renamer
 from peftbench.report.notes import overview, page_notes
 from peftbench.report.notes.learning_rate_search import EXPECTED_BEST
 from peftbench.report.payload.attempt import Pieces
+from peftbench.report.tables import deployed, settings
 from peftbench.report.tables import learning_rate_search as search
-from peftbench.report.tables import settings
+from peftbench.report.tables.presented import with_names
 from peftbench.results.busy_machine import busy_trials, needed, waiting_share
 from peftbench.results.learning_rate_search import expected_best
 
@@ -40,6 +41,7 @@ def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
         "audit": pieces.make("the settings", lambda: _audit(results, named), None),
         "environment": pieces.make("the environment", lambda: asdict(settings.environment(results)), None),
         "search": pieces.make("the learning-rate search", lambda: _search(results), None),
+        "deployed": pieces.make("the score after deployment", lambda: _deployed(results), None),
     }
 
 
@@ -144,4 +146,17 @@ def _search(results: Results) -> dict[str, Any] | None:
         "notes": [*table.notes, EXPECTED_BEST],
         "tried": tried,
         "spent": spent,
+    }
+
+
+def _deployed(results: Results) -> dict[str, Any] | None:
+    """Return the table of the score after deployment as texts."""
+    table = deployed.table(results)
+    if table is None:
+        return None
+    shown = with_names(table, results)
+    return {
+        "heads": [column.head for column in shown.columns],
+        "rows": [[value.text for value in row.values] for row in shown.rows],
+        "notes": list(shown.notes),
     }

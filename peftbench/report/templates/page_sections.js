@@ -143,6 +143,10 @@ const SECTIONS = {
     });
     if (!into.querySelector("table")) into.append(plainTable(found.heads, found.rows, "learning-rate search"), ...found.notes.map(note));
   },
+  deployed: (into) => {
+    const { heads, rows, notes } = DATA.deployed;
+    into.append(plainTable(heads, rows, "score after deployment"), ...notes.map(note));
+  },
   settings: (into) => {
     const { notes, methods, differing, common } = DATA.audit;
     into.append(...notes.map((text) => element("p", {}, text)), element("h3", {}, "Not equal in all rows, and not an axis of the grid"),
@@ -173,7 +177,7 @@ const families = () => {
 };
 const LIVE = new Set(["heat", "ledger", "phases", "curves"]);
 const bindSections = () => {
-  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), notes: DATA.notes.length > 0, anatomy: DATA.anatomy.length > 0 };
+  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), deployed: Boolean(DATA.deployed), notes: DATA.notes.length > 0, anatomy: DATA.anatomy.length > 0 };
   for (const details of document.querySelectorAll("details[data-section]")) {
     const name = details.dataset.section;
     if (there[name] === false) { details.remove(); continue; }

@@ -36,6 +36,7 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
         asked_at,
         lambda phase: channel.send(("phase", phase)),
         lambda step, steps, loss: channel.send(("step", (step, steps, loss))),
+        lambda kept: channel.send(("kept", kept)),
     )
     channel.send(("result", result))
     channel.close()

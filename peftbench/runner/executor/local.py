@@ -21,7 +21,9 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.measure import environment
+from peftbench.methods import deployed_forms
 from peftbench.records import Job, Phase, Result, Status
+from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import rows
@@ -46,6 +48,8 @@ class _Running:
     kernel_kills: int
     phase: Phase = Phase.START
     result: Result | None = None
+    kept: Result | None = None
+    """A result that counts if the process is killed: all but the score after deployment."""
 
     @property
     def deadline(self) -> float | None:
@@ -206,6 +210,8 @@ def _receive(one: _Running) -> Iterator[Event]:
             if kind == "result":
                 one.result = with_wall_time(content, time.perf_counter() - one.asked_at)
                 _reap(one)
+            elif kind == "kept":
+                one.kept = content
             elif kind == "phase":
                 one.phase = content
                 yield Event(one.job, content)
@@ -213,12 +219,23 @@ def _receive(one: _Running) -> Iterator[Event]:
                 step, steps, loss = content
                 yield Event(one.job, one.phase, step, steps, loss)
     except (EOFError, OSError):  # it died, perhaps in the middle of a message
-        one.result = _death(one)
+        one.result = _or_kept(one, _death(one))
         return
     if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
         _kill(one)
         limit = one.job.trial.timeout_seconds
-        one.result = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds)")
+        lost = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds)")
+        one.result = _or_kept(one, lost)
+
+
+def _or_kept(one: _Running, lost: Result) -> Result:
+    """Return the result that a killed process had handed over, with what ended the rest; else that of a lost trial."""
+    if one.kept is None:
+        return lost
+    row, message = one.kept.row, str(lost.row.message)
+    text = deployed_forms.unfinished(row.deployed_json or "{}", Status(lost.row.status), message)
+    kept = replace(one.kept, row=row.updated(DeployedColumns(deployed_json=text)))
+    return with_wall_time(kept, time.perf_counter() - one.asked_at)
 
 
 def with_wall_time(result: Result, wall: float) -> Result:
