@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -314,3 +315,20 @@ def test_bitsandbytes_message_for_each_product_is_not_in_the_log(caplog):
     child._silence_libraries()
     layer(torch.ones(2, 8))
     assert caplog.messages == []
+
+
+def test_a_process_that_is_killed_while_it_deploys_keeps_the_trials_scores(tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, deployed=("merged", "adapter", "requantized"))
+    result = pid = None
+    for event in local.run([trials.job(made, tmp_path)], workers=1):
+        pid = event.process or pid
+        if event.phase == "deploy" and event.result is None:
+            os.kill(pid, signal.SIGKILL)
+        result = event.result or result
+    assert result.row.status == Status.OK
+    assert len(result.scores) == 2
+    assert result.row.wall_seconds > 0
+    stored = json.loads(result.row.deployed_json)["forms"]
+    assert stored["requantized"]["status"] == "unsupported"
+    assert stored["adapter"]["status"] == "killed"
+    assert "SIGKILL" in stored["adapter"]["message"]

@@ -28,7 +28,7 @@ _NUMERIC = tuple(
 )
 _FLOATS = tuple(name for name, hint in get_type_hints(TrialRow).items() if hint == float | None)
 _JSON = (
-    *("settings_json", "environment_json", "scores_json", "inference_json", "retention_json"),
+    *("settings_json", "environment_json", "scores_json", "inference_json", "retention_json", "deployed_json"),
     *("data_seen_json", "overlap_json", "ledger_json", "device_state_json", "peak_generate_categories_json"),
 )
 _BAD_JSON = (None, "", "null", "[]", "{}", "{", '{"a": null}', "NaN")

@@ -71,6 +71,7 @@ _GROUPS = {
     "WorkColumns": "Work and speed",
     "InferenceColumns": "Inference",
     "RetentionColumns": "Forgetting",
+    "DeployedColumns": "After deployment",
     "SanityColumns": "Checks",
     "EffectiveColumns": "As computed",
     "EnvironmentColumns": "Machine",
