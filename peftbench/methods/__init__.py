@@ -54,9 +54,9 @@ _LORA_MORE = MappingProxyType(
         "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732"),
         "dora": Setting(bool, False, "trains magnitudes too: Liu et al. 2024, arXiv:2402.09353"),
         "initialization": Setting(
-            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "loftq"],
+            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "lora_ga", "loftq"],
             "kaiming",
-            "initialization of A and B",
+            "initialization of A and B; lora_ga: singular vectors of the first batch's gradient, arXiv:2407.05000",
         ),
         "lora_plus_ratio": LORA_PLUS,
     }
@@ -296,7 +296,7 @@ METHODS: Table[Method] = Table(
                 title="peft tuner",
                 paper="",
                 attach="peftbench.methods.peft:attach",
-                save=f"{_PEFT}:save",
+                save="peftbench.methods.lora:save",
                 load="peftbench.methods.peft:load",
                 switch_off=f"{_PEFT}:disabled",
                 precisions=FLOATS + QUANTIZED,

@@ -17,8 +17,8 @@ from torch import nn
 from peftbench.errors import UserError, unknown
 from peftbench.methods import lora_fused_projection, lora_initialization, lora_plus, lora_targets, peft_checkpoint
 
-_PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True}
-"""Initializations that peft names differently; loftq is applied after the adapter was attached."""
+_PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True, "lora_ga": True}
+"""Initializations that peft names differently; loftq and lora_ga are applied after the adapter was attached."""
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
@@ -29,7 +29,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     of shape (out,) initialized to the norms of W.
 
     By default A is Kaiming-uniform and B zero, so the first forward pass equals the base model's. The same holds for
-    ``gaussian`` (A normal with standard deviation 1/r) and ``eva``, and up to rounding for ``pissa`` and ``olora``.
+    ``gaussian`` (A normal with standard deviation 1/r) and ``eva``, and up to rounding for ``pissa``, ``olora`` and
+    ``lora_ga``.
     ``loftq`` instead starts closer to the unquantized base model. See ``lora_initialization``.
 
     Merging W + s B A into the weights (peft's ``merge_adapter``) rounds to their storage dtype. On the tests' base
@@ -106,10 +107,10 @@ def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
 def save(model: Any, folder: Path) -> None:
     """Write the adapter in peft's format, to be loaded on the original base.
 
-    PiSSA and OLoRA trained on W - s B0 A0: what they are to the original W is the update s (B A - B0 A0), a LoRA of
-    twice the rank. It is written as such, A over A0 and B beside -B0, with alpha set so that s stays. On an fp32 base
-    it gives the trained model's logits; on a 16-bit one they differ by the rounding of W - s B0 A0 (0.3 at most on the
-    tests' base, whose logits have a deviation of 1.6).
+    PiSSA, OLoRA, CorDA and LoRA-GA trained on W - s B0 A0: what they are to the original W is the update
+    s (B A - B0 A0), a LoRA of twice the rank. It is written as such, A over A0 and B beside -B0, with alpha set so that
+    s stays. On an fp32 base it gives the trained model's logits; on a 16-bit one they differ by the rounding of
+    W - s B0 A0 (0.3 at most on the tests' base, whose logits have a deviation of 1.6).
     Meng et al. 2024, arXiv:2404.02948, appendix C.
     """
     peft_checkpoint.save(model, folder)
@@ -121,7 +122,7 @@ def save(model: Any, folder: Path) -> None:
     config = json.loads(path.read_text())
     # s = alpha / r or alpha / sqrt(r), and r doubles
     factor = math.sqrt(2) if config["use_rslora"] else 2
-    config["init_lora_weights"] = True
+    config |= {"init_lora_weights": True, "corda_config": None, "lora_ga_config": None}
     config["r"] *= 2
     config["rank_pattern"] = {key: 2 * rank for key, rank in config["rank_pattern"].items()}
     config["lora_alpha"] *= factor

@@ -15,17 +15,30 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported
+from peftbench.methods import lora_calibration
+from peftbench.methods.lora_calibration import ADAPTER
 from peftbench.models.quantization import is_fused
 from peftbench.training.batches import collate
 
-_MUTATING = ("pissa", "olora")
-_ADAPTER = "default"
+_MUTATING = ("pissa", "olora", "corda", "lora_ga")
+"""Initializations that subtract s B A from the base's weights; also ``pissa_niter_N``."""
+_FROM_DATA = ("eva", "corda", "lora_ga")
 _EVA_PASSES = 200
 """Largest number of forward passes of EVA's incremental SVD; if it converges, it does so within about ten."""
 
 
-def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
+def _mutates(start: str) -> bool:
+    return start.partition("_niter_")[0] in _MUTATING
+
+
+def check(model: nn.Module, start: str, options: Mapping[str, Any], name: str = "lora") -> None:
     """Check that an initialization, DoRA and dropout exist on a base model, before it is changed.
+
+    Args:
+        model: the base model.
+        start: the initialization.
+        options: ``dora``, ``dropout`` and ``target_modules``.
+        name: the method's name, which begins messages.
 
     Raises:
         Unsupported: if one of them does not.
@@ -41,24 +54,28 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any]) -> None:
     ]
     if words and fused and options["target_modules"] == "all-linear":
         raise Unsupported(
-            f"lora: all-linear includes fused experts ({fused[0]}) or their router, for which peft has no "
+            f"{name}: all-linear includes fused experts ({fused[0]}) or their router, for which peft has no "
             f"{' and no '.join(words)}; target_modules: attention, or a list, excludes them"
         )
     if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
         # DoRA reads the weight in every forward pass, and the copy that peft stores back on the CPU has no scales
-        raise Unsupported("lora: dora on int8 weights: peft 0.21 loses their scales on the CPU")
+        raise Unsupported(f"{name}: dora on int8 weights: peft 0.21 loses their scales on the CPU")
     quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
-    if start in _MUTATING and quantized:
+    if _mutates(start) and quantized:
         raise Unsupported(
-            f"lora: initialization {start} subtracts s B A from the base's weights, which would be quantized again: "
+            f"{name}: initialization {start} subtracts s B A from the base's weights, which would be quantized again: "
             "the saved adapter would give other logits on the original base"
         )
     if start == "loftq" and not quantized:
-        raise Unsupported("lora: initialization loftq approximates the quantization error; this base is not quantized")
+        raise Unsupported(
+            f"{name}: initialization loftq approximates the quantization error; this base is not quantized"
+        )
     if start == "olora" and any(isinstance(m, Conv1D) for m in model.modules()):
-        raise Unsupported("lora: initialization olora: peft takes Conv1D weights as (out, in), but they are (in, out)")
-    if start == "eva" and not model.peftbench_origin.step_examples:  # type: ignore[union-attr]
-        raise Unsupported("lora: initialization eva needs training batches, and there are none")
+        raise Unsupported(
+            f"{name}: initialization olora: peft takes Conv1D weights as (out, in), but they are (in, out)"
+        )
+    if start in _FROM_DATA and not model.peftbench_origin.step_examples:  # type: ignore[union-attr]
+        raise Unsupported(f"{name}: initialization {start} needs training batches, and there are none")
 
 
 def config(model: nn.Module, start: str, rank: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +88,10 @@ def config(model: nn.Module, start: str, rank: int, options: Mapping[str, Any]) 
     return {"eva_config": EvaConfig(rho=max(1.0, min(2.0, narrowest / largest)))}
 
 
-def apply(tuned: Any, start: str) -> None:
+def apply(tuned: Any, start: str, name: str = "lora") -> None:
     """Complete an initialization on the wrapped base model, and keep the initial values that saving needs.
+
+    ``corda``, and ``lora_ga`` of the method peft, are applied before (``lora_calibration``).
 
     - ``pissa``: s B A consists of the r largest singular components of W, which are subtracted from W. Meng et al.
       2024, arXiv:2404.02948, section 3.1, with an exact SVD as there.
@@ -82,6 +101,7 @@ def apply(tuned: Any, start: str) -> None:
       and B is zero. Ranks are redistributed by explained variance; their sum stays the same, and none exceeds twice
       the given rank. Paischer et al. 2024, arXiv:2410.07170, section 3. Departs from peft's default: all tokens except
       padding are used, not only those with a loss, of which tasks with short answers have too few.
+    - ``lora_ga``: singular vectors of the gradient of W, subtracted likewise; see ``lora_calibration.lora_ga``.
     - ``loftq``: s B A is the best rank-r approximation of W - Q(W). Li et al. 2023, arXiv:2310.08659, section 3.
       Departs from it: one iteration (T = 1), so the quantized weights are the same for every method. peft's own
       implementation needs CUDA and ignores s.
@@ -90,23 +110,27 @@ def apply(tuned: Any, start: str) -> None:
         Unsupported: if a module has fewer than r components, or its weight is tied to the embedding, which the
             initialization would change as well.
     """
-    if start in _MUTATING:
-        # copied to the host: A0 and B0 are needed only for saving
-        state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
-        tuned.peftbench_start = {name: t.detach().float().cpu().clone() for name, t in state.items()}
     if start == "eva":
         _eva(tuned)
+    if start == "lora_ga" and name == "lora":
+        lora_calibration.lora_ga(tuned)
+    if _mutates(start):
+        # copied to the host: A0 and B0 are needed only for saving
+        state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        tuned.peftbench_start = {key: t.detach().float().cpu().clone() for key, t in state.items()}
     if start == "loftq":
         _loftq(tuned)
     tables = {id(m.weight) for m in tuned.modules() if isinstance(m, nn.Embedding)}
-    for name, module in _layers(tuned):
-        if start in _MUTATING and id(module.get_base_layer().weight) in tables:
-            raise Unsupported(f"lora: initialization {start} would change the embedding that is tied to {name}")
-        shape = tuple(module.lora_A[_ADAPTER].weight.shape)
-        if start not in ("kaiming", "gaussian") and shape[0] != module.r[_ADAPTER]:
+    for path, module in _layers(tuned):
+        if _mutates(start) and id(module.get_base_layer().weight) in tables:
+            raise Unsupported(f"{name}: initialization {start} would change the embedding that is tied to {path}")
+        if start in ("kaiming", "gaussian", "orthogonal") or ADAPTER not in module.lora_A:
+            continue
+        shape = tuple(module.lora_A[ADAPTER].weight.shape)
+        if shape[0] != module.r[ADAPTER]:
             raise Unsupported(
-                f"lora: initialization {start}: {name} of shape ({module.out_features}, {module.in_features}) has "
-                f"{shape[0]} components, fewer than its rank of {module.r[_ADAPTER]}"
+                f"{name}: initialization {start}: {path} of shape ({module.out_features}, {module.in_features}) has "
+                f"{shape[0]} components, fewer than its rank of {module.r[ADAPTER]}"
             )
 
 
@@ -121,7 +145,7 @@ def _eva(tuned: Any) -> None:
         {"input_ids": b.ids.to(device), "attention_mask": b.mask.to(device)}
         for b in (collate(step, origin.tokenizer.pad_token_id) for step in origin.step_examples)
     ]
-    own = tuned.peft_config[_ADAPTER]
+    own = tuned.peft_config[ADAPTER]
     largest = max(own.r, *own.rank_pattern.values(), 1)
     needed = round(own.eva_config.rho * largest)
     tokens = max(int(b["attention_mask"].sum()) for b in batches)
@@ -162,12 +186,12 @@ def _loftq(tuned: Any) -> None:
     for name, module in _layers(tuned):
         reference = whole.get_submodule(name)
         weight = reference.weight.T if isinstance(reference, Conv1D) else reference.weight
-        own = module.lora_A[_ADAPTER].weight
+        own = module.lora_A[ADAPTER].weight
         error = weight.to(own.device) - _dequantized(module.get_base_layer())
         u, s, v = torch.linalg.svd(error, full_matrices=False)
-        r, root = module.r[_ADAPTER], (s / module.scaling[_ADAPTER]).sqrt()
-        module.lora_A[_ADAPTER].weight.data = (root[:r, None] * v[:r]).to(own.dtype).contiguous()
-        module.lora_B[_ADAPTER].weight.data = (u[:, :r] * root[:r]).to(own.dtype).contiguous()
+        r, root = module.r[ADAPTER], (s / module.scaling[ADAPTER]).sqrt()
+        module.lora_A[ADAPTER].weight.data = (root[:r, None] * v[:r]).to(own.dtype).contiguous()
+        module.lora_B[ADAPTER].weight.data = (u[:, :r] * root[:r]).to(own.dtype).contiguous()
 
 
 def _dequantized(layer: nn.Module) -> torch.Tensor:

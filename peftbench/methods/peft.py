@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
@@ -15,7 +17,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import method_of, peft_checkpoint
+from peftbench.methods import Method, lora_plus, lora_variants, method_of, peft_checkpoint, peft_fields
 from peftbench.models import text_part
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
@@ -33,6 +35,15 @@ _SHAPES = (
 )
 """Parts of torch's error messages for packed weights used as plain ones."""
 
+_IGNORED = (
+    "will be ignored when",
+    "did not match any targeted module",
+    "but no modules were excluded",
+    "were set but no module was matched",
+    "were set but no parameter was matched",
+)
+"""Parts of peft's warnings that a given setting has no effect."""
+
 _PACKED = MappingProxyType(
     {
         **dict.fromkeys(("DEFT", "HRA", "PEANUT", "SUPERTUNING"), "computes with the base's weights, which are packed"),
@@ -48,34 +59,29 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
 
     The tuner is peft's own, for causal language models. Only the loss differs: every method trains on the same
     cross-entropy, without terms that a tuner adds to the model's own loss (AdaLoRA's orthogonality, CPT's weights of
-    the context, Shadow's auxiliary loss). Tuners that distinguish tasks (Poly, multitask prompt tuning) get task 0 for
-    every example.
+    the context, Shadow's auxiliary loss, the priors of KaSA and MonteCLoRA). Tuners that distinguish tasks (Poly,
+    multitask prompt tuning) get task 0 for every example.
 
     Args:
         model: the frozen base model.
         rank: value of the config's size field (``r``, ``init_r``, ``num_virtual_tokens`` or ``adapter_len``); None for
             peft's default.
         options: ``peft_type`` and fields of that tuner's config; a field that is itself a config is given as a mapping.
+            For LoRA also ``lora_plus_ratio``; see ``lora_fields`` for what each of its fields does.
 
     Returns:
         The base model wrapped by peft.
 
     Raises:
-        UserError: if the config refuses the given fields.
-        Unsupported: if peft cannot attach this tuner to this base model, with peft's reason.
+        UserError: if the config refuses the given fields, or a name matches nothing.
+        Unsupported: if peft cannot attach this tuner to this base model, with peft's reason, or would ignore a field.
     """
     record = method_of("peft", options)
     fields = {name: value for name, value in options.items() if name != "peft_type"}
     if rank is not None:
         fields[record.rank_key] = rank
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[record.variant]
-    try:
-        config = config_class(task_type="CAUSAL_LM", **_with_configs(config_class, fields))
-    except (*_REFUSALS, ImportError) as error:
-        raise UserError(f"peft {record.variant}: its config refuses these settings: {error}") from error
-    if rank is not None and getattr(config, record.rank_key) != rank:
-        made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
-        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that determine it")
+    ratio = fields.pop(lora_plus.OPTION, 1.0)
+    config = _checked_config(record, rank, fields)
     if hasattr(config, "adapters"):  # X-LoRA
         if not config.adapters:
             raise Unsupported(
@@ -86,15 +92,69 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
     packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
     if packed and record.variant in _PACKED:
         raise Unsupported(f"peft {record.variant} {_PACKED[record.variant]}")
+    lora = record.variant == peft_fields.LORA
+    start = lora_variants.prepare(model, config) if lora else ""
     try:
-        tuned = _prepared(_attached(model, config))
+        with _ignored_settings_refused(record.variant):
+            tuned = _prepared(_attached(model, config))
     except _REFUSALS as error:
         raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {_line(error)}") from error
     except RuntimeError as error:
         if not packed:
             raise
         raise _packed_weights(record.variant, error) from error
+    _check_names(tuned, config)
+    if lora:
+        lora_variants.finish(tuned, start, fields)
+        lora_plus.mark(tuned, ratio)
     return _watched(tuned, record.variant) if packed else tuned
+
+
+def _checked_config(record: Method, rank: int | None, fields: Mapping[str, Any]) -> Any:
+    """Return a tuner's config, whose size is the one given."""
+    if record.why_never:
+        raise Unsupported(f"peft {record.variant}: {record.why_never}")
+    with _ignored_settings_refused(record.variant):
+        config = _config(record.variant, fields)
+    if rank is not None and getattr(config, record.rank_key) != rank:
+        made = f"{record.rank_key} of {rank} becomes {getattr(config, record.rank_key)}"
+        raise UserError(f"peft {record.variant}: with these settings, {made}; give the settings that determine it")
+    return config
+
+
+def _config(tuner: str, fields: Mapping[str, Any]) -> Any:
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[tuner]
+    try:
+        return kind(task_type="CAUSAL_LM", **_with_configs(kind, fields))
+    except (*_REFUSALS, ImportError) as error:
+        raise UserError(f"peft {tuner}: its config refuses these settings: {error}") from error
+
+
+@contextmanager
+def _ignored_settings_refused(tuner: str) -> Iterator[None]:
+    """Turn peft's warnings that a given setting has no effect into an error; repeat the others."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        text = " ".join(str(one.message).split())
+        if any(words in text for words in _IGNORED):
+            raise UserError(f"peft {tuner}: a setting has no effect: {text}")
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def _check_names(tuned: Any, config: Any) -> None:
+    """Check that every listed module exists; peft ignores a name that matches nothing if others match.
+
+    Raises:
+        UserError: for a name that matches nothing.
+    """
+    names = [name.removeprefix("base_model.model.") for name, _ in tuned.named_modules()]
+    for field in ("target_modules", "modules_to_save"):
+        given = getattr(config, field, None)
+        for one in sorted(given) if isinstance(given, list | set | tuple) else ():
+            if not any(f".{name}".endswith(f".{one}") for name in names):
+                raise UserError(f"peft {config.peft_type.value}: {field}: {one!r} matches no module of the base")
 
 
 def _attached(model: Any, config: Any) -> Any:

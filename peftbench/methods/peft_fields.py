@@ -16,12 +16,13 @@ from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from peftbench.errors import UserError
-from peftbench.methods import METHODS, Method, Setting
+from peftbench.methods import LORA_PLUS, METHODS, Method, Setting, lora_fields
 
 TYPE = "peft_type"
 """The key of a block that names the tuner."""
 _OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode")
 """Fields of a config that the trial sets itself."""
+LORA = "LORA"
 _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 """Tuners that pass a cache to the base model."""
 _RANK_FIELDS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
@@ -98,12 +99,26 @@ def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
     if not names or not known:  # reported as a wrong value; its other keys cannot be checked
         only = {TYPE: asked} if isinstance(given, Mapping) and TYPE in given else {}
         return ((replace(METHODS["peft"], options=MappingProxyType(_type())), only),)
-    return tuple((_variant(name), {**given, TYPE: name}) for name in names)
+    return tuple((_with_fields(_variant(name), given), {**given, TYPE: name}) for name in names)
+
+
+def _with_fields(record: Method, given: Mapping[str, Any]) -> Method:
+    """Return a tuner's record with what LoRA's fields forbid."""
+    if record.variant != LORA:
+        return record
+    return replace(
+        record,
+        why_never=lora_fields.refusal(given) or "",
+        why_no_packing=lora_fields.why_no_packing(given),
+        why_no_checkpointing=lora_fields.why_no_checkpointing(given),
+    )
 
 
 @cache
 def _variant(tuner: str) -> Method:
     record, settings = METHODS["peft"], dict(fields(tuner))
+    if tuner == LORA:
+        settings["lora_plus_ratio"] = LORA_PLUS
     rank_key = _rank_field(settings)
     size = settings.pop(rank_key) if rank_key else None
     return replace(

@@ -57,6 +57,10 @@ class Method:
     """Why the method does not exist in other precisions, completing "... because"."""
     why_no_checkpointing: str = ""
     """Why the method does not exist with gradient checkpointing; empty if it does."""
+    why_no_packing: str = ""
+    """Why the method does not exist with packing, besides virtual tokens; empty if it does."""
+    why_never: str = ""
+    """For a variant: why the method does not exist with its options, whatever the base model; empty if it does."""
     default_precision: str = "fp32"
     rank_meaning: str | None = None
     """What ``rank`` is for this method (``virtual tokens``, ``bottleneck width``); None if the method has no rank."""

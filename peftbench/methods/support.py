@@ -38,7 +38,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         device: ``cpu`` or ``cuda``.
         training: the training settings; None for the untuned base model.
     """
-    found = _no_precision(method, precision, device)
+    found = Refusal(f"{_name(method)}: {method.why_never}") if method.why_never else None
+    found = found or _no_precision(method, precision, device)
     if training and training.gradient_checkpointing:
         found = found or _no_checkpointing(method)
     if training and training.packing:
@@ -73,12 +74,10 @@ def _no_checkpointing(method: Method) -> Refusal | None:
 
 
 def _no_packing(method: Method) -> Refusal | None:
-    if not method.virtual_tokens:
-        return None
-    return Refusal(
-        f"{_name(method)} does not exist with packing",
-        "its virtual tokens are prepended to a whole row, not to each example",
-    )
+    why = method.why_no_packing
+    if method.virtual_tokens:
+        why = "its virtual tokens are prepended to a whole row, not to each example"
+    return Refusal(f"{_name(method)} does not exist with packing", why) if why else None
 
 
 def _name(method: Method) -> str:

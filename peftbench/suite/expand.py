@@ -104,6 +104,7 @@ def _cells(block: Block, suite: Suite) -> Iterable[Cell]:
         options = {key: value.get(key, published.get(key, setting.default)) for key, setting in method.options.items()}
         if record.variants:  # the library's defaults depend on its version, which the environment records
             options = {key: option for key, option in options.items() if key in value}
+            method = method_of(block.method, options)
         rank = value.get(method.rank_key)
         cell = Cell(method, block.where, value["precision"], rank, options)
         if method.trains:

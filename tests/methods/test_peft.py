@@ -262,8 +262,8 @@ def test_settings_refused_by_the_config_are_an_error_with_its_message():
 
 
 def test_a_mapping_becomes_the_config_that_a_field_takes():
-    tuned = attached("LORA", init_lora_weights="eva", eva_config={"rho": 1.5})
-    assert tuned.active_peft_config.eva_config.rho == 1.5
+    tuned = attached("LORA", velora_config={"num_groups": 4})
+    assert tuned.active_peft_config.velora_config.num_groups == 4
 
 
 def test_adalora_reduces_ranks_while_it_trains():

@@ -208,7 +208,7 @@ def _alpha_exponent(table: Mapping[str, Any], biderman: Mapping[str, Any], lora:
 def _initializations(table: Mapping[str, Any]) -> dict[str, float]:
     """Return the best rates of initializations over that of LoRA."""
     best = {row["method"]: row["lr"] for row in table["lr_matters_qwen3_best"]["rows"]}
-    return {name: best[name] / best["lora"] for name in ("pissa", "olora")}
+    return {name: best[name] / best["lora"] for name in ("pissa", "olora", "lora_ga")}
 
 
 def _largest(factors: Sequence[float]) -> float:
