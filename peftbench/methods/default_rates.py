@@ -28,8 +28,8 @@ LORA_ALPHA = 32.0
 ALPHA_EXPONENT = -0.79
 """Exponent of alpha / 32 above 32: arXiv:2602.04998 (alpha 128), arXiv:2405.09673 (alpha 512)."""
 INITIALIZATIONS: Mapping[str, float] = MappingProxyType({"pissa": 0.1, "olora": 0.055, "lora_ga": 0.055})
-"""Factors of LoRA's rate: the best rates on Qwen3-0.6B in arXiv:2602.04998 (2e-5, 1.1e-5, 1.1e-5,
-LoRA 2e-4)."""
+"""Factors of LoRA's rate: the best rates on Qwen3-0.6B in arXiv:2602.04998 (2e-5, 1.1e-5 and 1.1e-5,
+LoRA's is 2e-4)."""
 SEARCH_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Candidates of ``learning_rate: search``, as multiples of the default."""
 RULE = (
