@@ -178,6 +178,11 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
                 "task_kind": Words("generation"),
             }
         ),
+        Block({"metric": Words("bleu_lowercase")}, {"column": ["BLEU"]}),  # what the official scorer's scores are here
+        Block({"metric": Words("nist")}, {"column": ["NIST"]}),
+        Block({"metric": Words("meteor")}, {"column": ["METEOR"]}),
+        Block({"metric": Words("rouge_l_coco")}, {"column": ["ROUGE_L"]}),
+        Block({"metric": Words("cider")}, {"column": ["CIDEr"]}),
         Block(_E2E, {"base": "gpt2-medium", "method": "lora"}),
     ),
     "lora2021_t6_rank": (
@@ -368,6 +373,8 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
                 "seeds": Matched("statistic", r"^(one) run"),
                 "statistic": Words("mean"),
                 "memory_figure": Words("reserved by the allocator, whole run"),
+                "time_figure": Words("steps and the rest of training"),
+                "loss_figure": Words("mean of the last interval between validations"),
                 "hardware": At("hardware"),
                 "task_kind": Words("generation"),
             }

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from peftbench import cli
 from peftbench.report import folders
 from peftbench.report.collect import collect
 from peftbench.report.published import load
 from peftbench.report.published.arrange import LaidOut, Printed, laid_out
 from peftbench.report.published.badges import badge, stated
 from peftbench.report.published.facts import Shown, base_of, facts, method_of
+from peftbench.report.published.parts import concerns
 from peftbench.report.published.records import PublishedRow
 from tests.support import published_results as made
 from tests.support.published_results import GREEDY, LLAMA2, ROBERTA, cell, folder, glue, task
@@ -154,6 +156,58 @@ def test_a_rate_of_zero_is_compared_and_not_taken_for_unknown(tmp_path):
     )
     differences = beside(table(tmp_path, "lora-t2", lora, tasks=("rte",)), "RTE").badge.differences
     assert "weight decay (0.1; here 0)" in differences
+
+
+def test_another_kind_of_bleu_than_the_papers_is_named(tmp_path):
+    e2e = task("e2e", "tuetschek/e2e_nlg", kind="generation")
+    lora = cell(
+        "openai-community/gpt2-medium",
+        "lora",
+        {"e2e": 0.7},
+        [e2e],
+        4,
+        metric="rouge_l",
+        metrics={"bleu": 0.68},
+        how=GREEDY,
+        trainable_parameters=393_216,
+    )
+    found = table(tmp_path, "lora-t3", lora, tasks=("e2e",))
+    assert "metric (bleu_lowercase; here bleu)" in beside(found, "BLEU").badge.differences
+    assert "metric (rouge_l_coco; here rouge_l)" in beside(found, "ROUGE_L").badge.differences
+    assert "beams (10; here 1)" in beside(found, "BLEU").badge.differences
+
+
+def test_scores_are_not_compared_by_hardware_and_costs_not_by_shots():
+    assert concerns("hardware", False, ())
+    assert not concerns("hardware", True, ("hardware",))
+    assert not concerns("num_fewshot", False, ("num_fewshot",))
+    assert concerns("memory_figure", False, ("memory_figure",))
+    assert not concerns("memory_figure", False, ("time_figure",)), "a time is no memory figure"
+    assert all(concerns("learning_rate", is_score, ()) for is_score in (True, False))
+
+
+def test_the_peers_own_files_stand_beside_what_its_blog_prints(tmp_path, real_data):
+    files = real_data / "hf_method_comparison" / "july_2026"
+    if not files.is_dir():
+        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
+    assert cli.main(["import", "hf-method-comparison", str(files), "-o", str(tmp_path)]) == 0
+    (night,) = tmp_path.iterdir()
+    found = laid_out(folders.read([night]), load.layout("hf-method-comparison"), True)
+    lora = [line for line in found.lines if line.head[1:3] == ("LoRA", "32")]
+    (measured,) = (line.measured for line in lora if line.row)
+    assert measured["test_accuracy"].over == "new examples, these checkpoints"
+    july = next(line for line in lora if "july" in line.printed["test_accuracy"].row.about)
+    assert july.printed["test_accuracy"].value == pytest.approx(measured["test_accuracy"].value, abs=0.005)
+    assert july.printed["memory_max_gb"].value == pytest.approx(measured["memory_max_gb"].value, abs=0.005)
+    assert july.printed["train_time_s"].value == pytest.approx(measured["train_time_s"].value, abs=0.1)
+    assert all(line.printed["test_accuracy"].inside for line in lora), (
+        "blog, June and July are one number with its noise"
+    )
+    loss = july.printed["train_loss"].badge
+    assert loss.differences == (
+        "loss figure (mean of the last interval between validations; here mean of the last tenth of the steps)",
+    )
+    assert {"rsLoRA", "LoRA-FA", "Lily", "IA3"} <= {line.head[1] for line in found.lines if line.row}
 
 
 def test_second_hand_numbers_and_copies_say_so(tmp_path):

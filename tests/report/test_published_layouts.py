@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -120,6 +121,18 @@ def test_single_runs_have_no_marks(tmp_path):
     assert "No differences were tested." in text
 
 
+def test_a_single_run_without_its_examples_has_the_interval_of_its_stored_standard_error(tmp_path):
+    rows = cell(ROBERTA, "lora", {"sst2": 0.9}, [glue("sst2")], 8, seeds=1, examples=400)
+    bare = [
+        replace(one, examples=(), scores=tuple(replace(s, standard_error=0.01) for s in one.scores)) for one in rows
+    ]
+    parts = folders.read([folder(tmp_path / "a", bare, tasks=("sst2",))])
+    (line,) = arrange.laid_out(parts, load.layout("lora-t2"), False).lines
+    one = line.measured["SST2"]
+    assert one.over == "new examples, these checkpoints"
+    assert (one.high - one.low) / 2 == pytest.approx(100 * 1.959964 * 0.01)
+
+
 def test_tasks_in_folders_of_their_own_are_one_row_and_base_models_stand_apart(tmp_path):
     size = {"trainable_parameters": 294_912}
     rte = folder(tmp_path / "rte", cell(ROBERTA, "lora", {"rte": 0.7}, [glue("rte")], 8, **size), tasks=("rte",))
@@ -173,8 +186,8 @@ def test_cells_that_did_not_finish_say_how_they_ended(tmp_path):
 def test_a_metric_of_the_whole_test_set_has_an_interval_over_seeds_and_is_not_tested(laid_out):
     table = laid_out("lora-t3")
     bleu = [line.measured["BLEU"] for line in table.lines if line.row]
-    assert all(one.adjusted_p is None and one.shown.metric == "bleu" for one in bleu)
-    assert "Not tested: BLEU, NIST, METEOR and CIDEr." in writers.write(table, "md")
+    assert all(one.adjusted_p is None and one.shown.metric == "bleu_lowercase" for one in bleu)
+    assert "No differences were tested." in writers.write(table, "md")
 
 
 def test_a_task_of_another_data_set_does_not_count_although_its_name_does(tmp_path):

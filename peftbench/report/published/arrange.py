@@ -17,7 +17,7 @@ from peftbench.report.published.badges import Badge, badge, stated
 from peftbench.report.published.facts import facts
 from peftbench.report.published.load import names, tables
 from peftbench.report.published.measured import Measured, MeasuredRow
-from peftbench.report.published.parts import shown, targets
+from peftbench.report.published.parts import concerns, shown, targets
 from peftbench.report.published.records import Layout, LayoutColumn, PublishedRow, PublishedTable, Source
 
 CLOSE = 1.25
@@ -257,9 +257,11 @@ def _badge(
     if "precision" in said:
         said["precision"] = _PRECISIONS.get(str(said["precision"]), said["precision"])
     known = facts(one.shown)
+    needs = layout.needs if column.needs is None else column.needs
+    said = {part: value for part, value in said.items() if concerns(part, one.shown.task is not None, needs)}
     if said.get("alpha") == _ALPHA_IS_RANK:
         said["alpha"] = known.get("rank")
-    return badge(said, known, layout.needs if column.needs is None else column.needs)
+    return badge(said, known, needs)
 
 
 def _head(row: MeasuredRow, layout: Layout) -> tuple[str, ...]:

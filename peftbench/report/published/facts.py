@@ -33,6 +33,7 @@ _MEMORY = {
 SIZES = ("alpha", "alpha_pattern", "rank_pattern", "dropout", "target_modules", "hidden_size", "text", "activation")
 """Options that make no other method of a method: sizes, targets and scales."""
 _SCORED = {"last": "last step", "best_on_validation": "lowest validation loss"}
+_LOSSES = {"last_loss": "mean of the last tenth of the steps", "best_validation_loss": "lowest of all validations"}
 OWN = "the task's own"
 """Training data that are the training examples of the scored task."""
 
@@ -47,6 +48,8 @@ class Shown:
     """Name of the scored task; None for a stored quantity."""
     metric: str | None
     """Name of the metric that is shown."""
+    quantity: tuple[str, ...] = ()
+    """Columns of the trials whose sum is shown; empty for a score."""
 
 
 def facts(shown: Shown) -> dict[str, Any]:
@@ -182,9 +185,12 @@ def _of_costs(context: _Context) -> Facts:
     gpus = environment.get("gpus") or environment.get("gpu")
     found = [str(gpu.get("name")) for gpu in gpus] if isinstance(gpus, list) else []
     yield "hardware", f"{len(found)}x {found[0]}" if found else environment.get("cpu") and f"CPU: {environment['cpu']}"
-    if context.shown.task is None:
-        kind = context.column("memory_kind")
-        yield "memory_figure", _MEMORY.get(str(kind))
+    quantity = context.shown.quantity
+    if any(name.startswith("peak_") for name in quantity):
+        yield "memory_figure", _MEMORY.get(str(context.column("memory_kind")))
+    if "train_seconds" in quantity:
+        yield "time_figure", "steps and the rest of training" if len(quantity) > 1 else "steps alone"
+    yield "loss_figure", next((_LOSSES[name] for name in quantity if name in _LOSSES), None)
 
 
 def base_of(cell: Cell) -> str | None:

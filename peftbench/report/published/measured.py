@@ -16,6 +16,8 @@ from peftbench.report.published.records import Layout, LayoutColumn, TaskMatch
 from peftbench.results.busy_machine import without_busy_times
 from peftbench.results.crossed_effects.model import Estimate, Outcomes, score
 from peftbench.results.crossed_effects.ranking import rank
+from peftbench.results.crossed_effects.student import t_quantile
+from peftbench.results.rows import is_number
 from peftbench.results.seeds import spread_of
 
 Mark = Literal["", "best", "second", "worse"]
@@ -169,8 +171,11 @@ def _score(part: Part, cell: Cell, column: LayoutColumn, task: str) -> Measured 
         spread = spread_of(values)
         if spread is None or spread.n < len(values):
             continue
-        examples = {record.get("examples") for record in known}
+        ends = _interval(spread.mean, spread.half_width)
         headline = all(record.get("metric") == metric for record in known)
+        if spread.n == 1 and headline:
+            ends = _over_examples(cell, task, spread.mean)
+        examples = {record.get("examples") for record in known}
         return _scaled(
             Measured(
                 part,
@@ -178,7 +183,7 @@ def _score(part: Part, cell: Cell, column: LayoutColumn, task: str) -> Measured 
                 spread.mean,
                 spread.sd,
                 spread.n,
-                *_interval(spread.mean, spread.half_width),
+                *ends,
                 examples=examples.pop() if len(examples) == 1 else None,
                 tasks=(task,) if headline and column.higher_is_better else (),
             )
@@ -196,6 +201,15 @@ def _interval(mean: float, half: float | None) -> tuple[float | None, float | No
     return (None, None, "") if not half else (mean - half, mean + half, "new seeds")
 
 
+def _over_examples(cell: Cell, task: str, mean: float) -> tuple[float | None, float | None, str]:
+    """Return the interval of a single run from the stored standard error over examples; none if there is no error."""
+    error = cell.ok_rows[0].get(f"score_{task}_standard_error")
+    if not is_number(error) or not float(error):  # type: ignore[arg-type]
+        return None, None, ""
+    half = t_quantile(math.inf) * float(error)  # type: ignore[arg-type]
+    return mean - half, mean + half, "new examples, these checkpoints"
+
+
 def _quantity(part: Part, cell: Cell, column: LayoutColumn) -> Measured | None:
     """Return the mean of a stored quantity over seeds; of a time, over those that had the machine to themselves."""
     frame = without_busy_times(cell.ok)
@@ -205,7 +219,7 @@ def _quantity(part: Part, cell: Cell, column: LayoutColumn) -> Measured | None:
         known = frame[list(group)].dropna().astype(float)
         spread = spread_of(known.sum(axis=1).tolist())
         if spread is not None:
-            shown = Shown(cell, column, None, None)
+            shown = Shown(cell, column, None, None, group)
             ends = _interval(spread.mean, spread.half_width)
             return _scaled(Measured(part, shown, spread.mean, spread.sd, spread.n, *ends))
     return None

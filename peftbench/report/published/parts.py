@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,9 +126,34 @@ PARTS: Mapping[str, Part] = {
     "hardware": Part("hardware", _same_hardware),
     "memory_figure": Part("memory figure"),
     "time_figure": Part("time figure"),
-    "loss_figure": Part("validation loss"),
+    "loss_figure": Part("loss figure"),
 }
 """Every part that a protocol can state, in the order in which sentences name them."""
+
+
+_OF_SCORES = frozenset(
+    {
+        *("test_data", "test_split", "test_examples", "task_kind", "template", "num_fewshot", "metric", "num_beams"),
+        *("length_penalty", "no_repeat_ngram_size", "temperature", "max_new_tokens", "statistic", "seeds", "score"),
+    }
+)
+"""Parts that decide scores and no cost."""
+_OF_COSTS = frozenset(("hardware", "memory_figure", "time_figure", "loss_figure"))
+"""Parts that decide costs and no score."""
+_FIGURES = _OF_COSTS - {"hardware"}
+
+
+def concerns(part: str, is_score: bool, needs: Collection[str]) -> bool:
+    """Return whether a part decides the numbers of a column.
+
+    Args:
+        part: a name of ``PARTS``.
+        is_score: whether the column is of scores, not of a stored quantity.
+        needs: what the column needs; of a quantity that says which kind of figure it is.
+    """
+    if is_score:
+        return part not in _OF_COSTS
+    return part not in _OF_SCORES and (part not in _FIGURES or part in needs)
 
 
 def shown(value: Any) -> str:
