@@ -42,6 +42,9 @@ class TaskData:
     """``minimal`` if quotes may enclose fields of CSV and TSV files, ``none`` if they are text; None to find out."""
     messages: str | None = None
     """The field with a conversation, whose last answer is the target; None if records are no conversations."""
+    train_on: str = "last_answer"
+    """Which answers of a conversation enter the training loss: ``last_answer``, or ``every_answer``, for chat templates
+    that write an answer in the same way when messages follow. Scored is the last."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,10 @@ class Example:
     """The text after the answer and before the end-of-text token, from a chat template; else empty."""
     turns: tuple[tuple[str, str], ...] = ()
     """The messages of a conversation before the answer, as pairs of role and text; empty if there is only a prompt."""
+    taught: tuple[int, ...] = ()
+    """Places in ``turns`` of earlier answers that enter the training loss, too."""
+    learned: tuple[tuple[int, int], ...] = ()
+    """The same in a prompt that a chat template wrote: first character and end of each, with the end of its turn."""
     content: str = ""
     """The prompt without the words of its template, for comparing test with training data; empty if there is no content
     or it is not known."""

@@ -86,6 +86,7 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
         delimiter=block.delimiter,
         quoting=block.quoting,
         messages=block.messages,
+        train_on=block.train_on or Task.train_on,
         prompt=block.prompt or "",
         target=block.target or "",
         choices=tuple(block.choices),

@@ -35,7 +35,14 @@ def check_texts(b: Builder, path: KeyPath, block: TaskBlock) -> None:
         if problem:
             b.problem(where, f"given {text[:80]!r}: {problem}")
     if block.messages is None:
+        if block.train_on is not None:
+            b.problem((*path, "train_on"), "only a conversation has several answers: give messages, its field")
         return
+    if block.train_on == "every_answer" and not block.chat:
+        b.problem(
+            (*path, "train_on"),
+            "every_answer needs chat: true: without a chat template an earlier answer has no end that could be learned",
+        )
     if block.kind not in (None, *_DECODED):
         b.problem((*path, "messages"), f"the answer of a conversation is decoded; this task's kind is {block.kind}")
     if block.chat and "prompt" in raw:

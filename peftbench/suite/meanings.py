@@ -125,6 +125,12 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "images are refused",
             "the template's",
         ),
+        "train_on": Meaning(
+            "which answers of a conversation enter the training loss: `last_answer`, or `every_answer`, each with the "
+            "end of its turn, for `chat: true` and chat templates that write an answer in the same way when messages "
+            "follow. Scored is the last",
+            "`last_answer`",
+        ),
         "prompt": Meaning(
             "Jinja template of the prompt over an example's fields; `row` is the whole record: "
             "`{{ row['Class Index'] }}`",

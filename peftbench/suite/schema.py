@@ -201,6 +201,7 @@ class TaskBlock(Strict):
     delimiter: Delimiter | None = None
     quoting: Literal["minimal", "none"] | None = None
     messages: Annotated[str, Field(min_length=1)] | None = None
+    train_on: Literal["last_answer", "every_answer"] | None = None
     prompt: str | None = None
     target: str | None = None
     choices: list[str] = []

@@ -50,7 +50,8 @@ def apply(task: Task, examples: Sequence[Example], tokenizer: Any) -> list[Examp
     template = _Template(task, tokenizer, _dated(task, tokenizer))
     found = [template.turn(e) for e in examples]
     prompts = template.prompts(found)
-    return [template.written(turn, prompt, i) for i, (turn, prompt) in enumerate(zip(found, prompts, strict=True))]
+    made = [template.written(turn, prompt, i) for i, (turn, prompt) in enumerate(zip(found, prompts, strict=True))]
+    return [template.with_earlier(e, each, i) for i, (e, each) in enumerate(zip(examples, made, strict=True))]
 
 
 def endings(examples: Iterable[Example], eos: str | None) -> tuple[str, ...]:
@@ -128,6 +129,8 @@ class _Template:
     template: str
     known: dict[str, str] = field(default_factory=dict)
     """Answer -> how the template writes it."""
+    kind: tuple[bool, bool] = (True, True)
+    """What ``_starts`` returns for the task."""
 
     def text(self, example: Example, answer: str | None, opens: bool = False) -> str:
         """Return what the template writes for an example's messages and an answer.
@@ -189,6 +192,54 @@ class _Template:
             end=before + closed,
         )
 
+    def with_earlier(self, given: Example, made: Example, index: int) -> Example:
+        """Return an example with the places in its prompt of earlier answers that are trained on.
+
+        Each is written as if the conversation ended with it, as decoding would see it, and the example's prompt must
+        begin with that; behind it stands the end of the turn, perhaps without end-of-text. Where the template marks
+        the assistant's words (``{% generation %}``), only these are kept.
+        """
+        if not given.taught:
+            return made
+        found, marks = [], self.marks(given)
+        for place in given.taught:
+            only = replace(given, turns=given.turns[:place], target=given.turns[place][1], references=(), taught=())
+            turn = self.turn(only)
+            (prompt,) = self.of_kind([turn], [self.text(only, None, opens=True)])
+            where = f"(example {index}, message {place}): {_LAST_ONLY}"
+            if not turn.whole.startswith(prompt):
+                raise self.unsupported(f"{_CHANGES} {where}")
+            part = self.written(turn, prompt, index)
+            text = part.prompt + part.join + part.target
+            if not made.prompt.startswith(text):
+                raise self.unsupported(f"{_CHANGES} {where}")
+            open_end = part.end.removesuffix(self.tokenizer.eos_token or "")
+            ends = [each for each in (part.end, open_end, open_end.rstrip()) if each]
+            written = next((each for each in ends if made.prompt.startswith(each, len(text))), None)
+            if written is None:
+                raise self.unsupported(f"{_ENDLESS} {where}")
+            first, end = len(part.prompt), len(text) + len(written)
+            if marks is not None:
+                inside = [(max(first, a), min(end, b)) for a, b in marks if a < end and b > first]
+                if not inside:
+                    raise self.unsupported(f"marks nothing of an answer as the assistant's (example {index})")
+                first, end = inside[0][0], inside[-1][1]
+            found.append((first, end))
+        return replace(made, learned=tuple(found))
+
+    def marks(self, example: Example) -> list[tuple[int, int]] | None:
+        """Return first character and end of what the template marks as the assistant's words; None without marks."""
+        if not _MARK.search(self.template):
+            return None
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        messages = [*conversations.asked(self.task, example), {"role": "assistant", "content": example.target}]
+        named = {**self.tokenizer.special_tokens_map, "date_string": f"{_DAY:%d %b %Y}"}
+        _, (found,) = render_jinja_template(
+            [messages], chat_template=self.template, return_assistant_tokens_mask=True, **named
+        )
+        return [(int(first), int(end)) for first, end in found]
+
     def _other(self, turn: _Turn, prompt: str, end: str, answer: str) -> str:
         """Return how another answer to a prompt is written."""
         if answer not in self.known:
@@ -202,11 +253,21 @@ class _Template:
     def prompts(self, turns: Sequence[_Turn]) -> list[str]:
         """Return the prompt of each example: a start of its text that is the same for every answer of the task."""
         opened = [self.text(turn.example, None, opens=True) for turn in turns]
-        usual, opening = self._starts(turns, opened)
+        self.kind = self._starts(turns, opened)
+        return self.of_kind(turns, opened)
+
+    def of_kind(self, turns: Sequence[_Turn], opened: Sequence[str]) -> list[str]:
+        """Return the prompt of each example: of the kind that was found for all answers of the task.
+
+        Args:
+            turns: the examples.
+            opened: for each, the text that ends with the template's generation prompt.
+        """
+        usual, opening = self.kind
         if usual:
             return [turn.before for turn in turns]
         if opening:
-            return opened
+            return list(opened)
         shared = [_common_start(turn.before, start) for turn, start in zip(turns, opened, strict=True)]
         for turn, start in zip(turns, shared, strict=True):
             asked = self.text(turn.example, None)
@@ -243,6 +304,10 @@ class _Template:
 
 _STARTS: dict[tuple[str, str], tuple[bool, bool]] = {}
 """Task and template -> what ``_Template._starts`` found for the answers of all splits."""
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_LAST_ONLY = "it cannot be trained on every answer; give train_on: last_answer"
+_CHANGES = "writes an answer otherwise once messages follow it, as templates do that remove thinking from the history"
+_ENDLESS = "writes no end behind an answer that messages follow"
 _DEPENDS = "writes a text before the answer that depends on the answer, so a prompt would give it away"
 
 

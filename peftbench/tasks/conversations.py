@@ -1,6 +1,8 @@
 """Conversations in the forms of OpenAI (role, content) and ShareGPT (from, value) as prompt and answer. No torch.
 
 The last message of the assistant is the answer; the messages before it are the prompt. Messages after it are left out.
+With OpenAI's ``weight: 0`` an answer is not trained on: the last cannot have it, unless every answer is trained on, and
+then the last that has it not is the answer.
 """
 
 from __future__ import annotations
@@ -48,10 +50,17 @@ class Conversation:
     """Number of messages by the assistant, including the answer."""
     after: int
     """Number of messages after the answer."""
+    taught: tuple[int, ...] = ()
+    """Places in ``turns`` of answers that may be trained on: those with messages before them, and not of weight 0."""
 
 
-def read(row: Mapping[str, Any], field: str) -> Conversation:
+def read(row: Mapping[str, Any], field: str, every: bool = False) -> Conversation:
     """Return the conversation in a field of a record.
+
+    Args:
+        row: the record.
+        field: its field.
+        every: whether every answer is trained on, and not the last one only.
 
     Raises:
         NotText: if there is none, if it has no answer, or if a message is more than text: tool calls, images, ...
@@ -73,12 +82,22 @@ def read(row: Mapping[str, Any], field: str) -> Conversation:
     places = [index for index, (role, _) in enumerate(messages) if role == "assistant"]
     if not places:
         raise NotText(f"{written(field)} has no message of the assistant, which would be the answer")
-    last = places[-1]
+    weighted = [place for place in places if _weight(given[place], f"{written(field)}[{place}]")]
+    last = weighted[-1] if every and weighted else places[-1]
     if last == 0:
         raise NotText(f"{written(field)} begins with its only answer, and there is no message before it")
-    if given[last].get("weight") == 0:
+    if last not in weighted:
         raise NotText(f"{written(field)}[{last}], the last answer, has the weight 0: it is not to be trained on")
-    return Conversation(tuple(messages[:last]), messages[last][1], len(places), len(messages) - last - 1)
+    taught = tuple(place for place in weighted if 0 < place < last)
+    return Conversation(tuple(messages[:last]), messages[last][1], len(places), len(messages) - last - 1, taught)
+
+
+def _weight(message: Mapping[str, Any], where: str) -> bool:
+    """Return whether an answer may be trained on, as OpenAI's key ``weight`` says."""
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise NotText(f"{where} has the weight {weight!r}; allowed: 0, not to be trained on, and 1")
+    return weight != 0
 
 
 def asked(task: Task, example: Example) -> list[dict[str, str]]:

@@ -15,12 +15,12 @@ SEPARATOR = "\n\n"
 
 
 def scored(task: Task, split: str) -> list[Example]:
-    """Return the examples of a split with the prompts that are scored.
+    """Return the examples of a split with the prompts that are scored; of a conversation the last answer counts.
 
     Raises:
         UserError: as ``read.examples``; or if the task's answer pattern finds no answer in an example's target.
     """
-    found = read.examples(task, split)
+    found = [replace(e, taught=()) if e.taught else e for e in read.examples(task, split)]
     check_answers(task, split, found)
     if not task.num_fewshot or task.lm_eval:  # a task of lm-eval draws its own few-shot examples
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peftbench.errors import UserError, unknown
@@ -96,6 +96,8 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
                     record.append(e.join)
                 if e.turns:
                     record.append(e.turns)
+                if e.taught:
+                    record.append(e.taught)
                 digest.update(json.dumps(record, ensure_ascii=False).encode())
     return digest.hexdigest()
 
@@ -124,7 +126,7 @@ def _render(task: Task, source: str, records: Records) -> Reading:
     from peftbench.tasks.rendering import Broken, Templates
 
     templates = Templates(task)
-    found, longer, after = [], 0, 0
+    found, longer, after, earlier = [], 0, 0, 0
     for index, row in enumerate(records.rows):
         where = f"task {task.name!r}: {source}, {records.place(index)}"
         try:
@@ -140,8 +142,13 @@ def _render(task: Task, source: str, records: Records) -> Reading:
         _check(where, "prompt", *(words for _, words in turns))
         if made.conversation:
             longer, after = longer + (made.conversation.answers > 1), after + bool(made.conversation.after)
-        found.append(Example(made.prompt, answers[0], task.choices, answers, content=made.content, turns=turns))
+        taught = made.conversation.taught if made.conversation and task.train_on == "every_answer" else ()
+        earlier += len(taught)
+        example = Example(made.prompt, answers[0], task.choices, answers, content=made.content, turns=turns)
+        found.append(replace(example, taught=taught) if taught else example)
     notes = [*records.notes, *_counted(task, found, longer, after)]
+    if earlier:
+        notes.append(f"{plural(earlier, 'earlier answer')} of conversations are trained on, too")
     texts = _chunked(task, found) if task.kind == "language_modelling" else found
     return Reading(texts, tuple(f"task {task.name!r}: {source}: {note}" for note in notes))
 
@@ -187,7 +194,7 @@ def _counted(task: Task, found: Sequence[Example], longer: int, after: int) -> l
         after: number of conversations with messages after the last answer.
     """
     notes = []
-    if longer:
+    if longer and task.train_on == "last_answer":
         notes.append(f"of {plural(len(found), 'conversation')}, those with several answers ({longer:,}) keep the last")
     if after:
         notes.append(f"messages after the last answer are left out ({after:,} of {plural(len(found), 'conversation')})")

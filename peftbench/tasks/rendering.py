@@ -47,7 +47,7 @@ class Templates:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._messages = task.messages
+        self._messages, self._every = task.messages, task.train_on == "every_answer"
         self._sandbox = Sandbox()
         try:
             tree = self._sandbox.parse(task.prompt)
@@ -68,7 +68,7 @@ class Templates:
             Broken: if a template fails, or gives something that is no text.
         """
         try:
-            found = conversations.read(row, self._messages) if self._messages else None
+            found = conversations.read(row, self._messages, self._every) if self._messages else None
         except NotText as error:
             raise Broken(str(error)) from None
         seen = context(row)
@@ -111,7 +111,7 @@ class Templates:
         for value in given:
             if not isinstance(value, (str, int, float)) or isinstance(value, bool):
                 raise Broken(f"target: it gives a list with {type(value).__name__.lower()}; allowed: a list of texts")
-        return tuple(dict.fromkeys(str(value).strip() for value in given))
+        return tuple(str(value).strip() for value in given)
 
 
 def without_answer(task: Task, expression: str | None = None) -> str:

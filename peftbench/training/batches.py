@@ -91,7 +91,8 @@ def _filled(rows: Sequence[Row], pad_id: int) -> Batch:
             end = start + len(e.ids)
             ids[row, start:end] = torch.tensor(e.ids)
             mask[row, start:end] = 1
-            labels[row, start + e.loss_from : end] = torch.tensor(e.ids[e.loss_from :])
+            for first, last in e.loss_spans:
+                labels[row, start + first : start + last] = ids[row, start + first : start + last]
             start = end
     return Batch(ids, mask, labels)
 
@@ -172,9 +173,10 @@ def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Seq
 
 def fingerprint(step_examples: Sequence[Sequence[Encoded]]) -> str:
     """Return the SHA-256 of the steps' token ids and loss positions, in order."""
+    # without earlier answers as in older results
     digest = hashlib.sha256()
     for step in step_examples:
-        digest.update(repr([(e.ids, e.loss_from) for e in step]).encode())
+        digest.update(repr([(e.ids, e.loss_from, *([e.earlier] if e.earlier else [])) for e in step]).encode())
     return digest.hexdigest()
 
 

@@ -27,6 +27,13 @@ class Encoded:
     identity: Identity
     lost: str | None = None
     """What was cut, one of ``LOST``; None if nothing was."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """Positions before ``loss_from`` that enter the loss, too: first and end of each earlier answer."""
+
+    @property
+    def loss_spans(self) -> tuple[tuple[int, int], ...]:
+        """First position and end of each part that enters the loss."""
+        return (*self.earlier, (self.loss_from, len(self.ids)))
 
 
 LOST: Mapping[str, str] = MappingProxyType(
@@ -70,7 +77,39 @@ def encode(tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length:
         loss_from = start if loss_on == "completion" else 1
         cut = max(0, len(ids) - length)
         what = lost(cut, start if e.prompt else 0)
-        found.append(Encoded(tuple(ids[cut:]), max(1, loss_from - cut), cut > 0, identity, what))
+        spans = _earlier(tokenizer, e, start) if e.learned and loss_on == "completion" else []
+        kept = tuple((max(1, first - cut), end - cut) for first, end in spans if end - cut > 1)
+        found.append(Encoded(tuple(ids[cut:]), max(1, loss_from - cut), cut > 0, identity, what, kept))
+    return found
+
+
+def _earlier(tokenizer: Any, example: Example, before: int) -> list[tuple[int, int]]:
+    """Return first position and end of the tokens of each earlier answer that is trained on.
+
+    These are the tokens that end within the answer or with it, as for the last answer: one that begins before the
+    answer belongs to it, and one that goes on after it does not.
+
+    Args:
+        tokenizer: the base model's.
+        example: has characters of its prompt that are learned.
+        before: position of the first token of the last answer.
+
+    Raises:
+        Unsupported: if the tokenizer cannot tell the characters of a token.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise Unsupported(
+            f"{type(tokenizer).__name__} does not tell which characters a token stands for, so the tokens of earlier "
+            "answers are not known; give train_on: last_answer"
+        )
+    special = not example.prompt.startswith(tokenizer.bos_token or tokenizer.eos_token or "\0")
+    made = tokenizer(example.prompt, add_special_tokens=special, return_offsets_mapping=True)
+    ends = [end for _, end in made["offset_mapping"]]
+    found = []
+    for first, end in example.learned:
+        places = [place for place, reached in enumerate(ends) if first < reached <= end and place < before]
+        if places:
+            found.append((max(1, places[0]), places[-1] + 1))
     return found
 
 

@@ -182,7 +182,7 @@ def test_a_template_is_checked_against_the_columns_when_the_suite_is_read():
     [
         ("{{ l }}", ("q", "z")),
         ("{{ row.l }}\n", ("q", "z")),
-        ("{{ [n, ' a ', n] }}", ("3", "a")),
+        ("{{ [n, ' a ', n] }}", ("3", "a", "3")),
         ("{{ l | map('upper') | list }}", ("Q", "Z")),
         ("{{ l[0] }}", ("q",)),
     ],
