@@ -46,9 +46,9 @@ def deploy(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Exa
     if len(absent) == len(trial.deployed):
         _record(run, found)
         return
+    _keep(run, found)  # before the phase is announced: whoever stops the trial because of it loses no score
     with run.clock.phase(Phase.DEPLOY):
         try:
-            _keep(run, found)
             prefix = f".saving-{os.getpid()}-"
             with torch.no_grad(), tempfile.TemporaryDirectory(dir=run.job.scratch, prefix=prefix) as scratch:
                 source = _saved(run, loaded, model, Path(scratch) / "saved")
