@@ -107,7 +107,7 @@ def plan_notes(trials: Iterable[Trial]) -> list[str]:
 
 
 def sentences(absent: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Return "no merged and no requantized of adapter r=16 bf16: ..." for each reason and group of cells.
+    """Return "not available as merged: adapter r=16 bf16 (why)" for each reason and group of cells.
 
     Args:
         absent: cell, form and the reason why it is missing.
@@ -118,4 +118,6 @@ def sentences(absent: Iterable[tuple[str, str, str]]) -> list[str]:
     forms: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (reason, form), names in cells.items():
         forms.setdefault((reason, tuple(names)), []).append(form)
-    return [f"no {' or '.join(of)} of {', '.join(names)}: {reason}" for (reason, names), of in forms.items()]
+    return [
+        f"not available as {' or '.join(of)}: {', '.join(names)} ({reason})" for (reason, names), of in forms.items()
+    ]

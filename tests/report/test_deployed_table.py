@@ -97,7 +97,7 @@ def test_a_form_is_compared_with_what_was_scored_by_seed_and_example(folder):
 def test_a_form_that_a_method_does_not_have_is_a_row_of_the_csv_and_a_sentence_under_the_table(folder):
     assert rows(folder)["lora r=8 fp32", "requantized"]["status"] == "3 unsupported"
     text = " ".join(table(folder, "text").split())
-    assert "No requantized of LoRA r=8: the base model is not quantized in fp32." in text
+    assert "Not available as requantized: LoRA r=8 (the base model is not quantized in fp32)." in text
 
 
 def test_a_form_that_failed_once_counts_the_seeds_that_it_has(folder):

@@ -59,11 +59,13 @@ def test_smoke_mode_deploys_too(tmp_path):
 
 def test_plan_names_the_forms_that_cells_do_not_have_grouped_by_reason(tmp_path):
     notes = deployed_forms.plan_notes(expand(suite(tmp_path, "[adapter, merged, requantized, as_lora_8]"), "cpu"))
+    why = "a bottleneck has an activation between its two matrices, so it is no change of the base model's weights"
     assert notes == [
-        "score after deployment: no requantized of lora r=8 bf16: the base model is not quantized in bf16",
-        "score after deployment: no adapter of adapter r=64 fp32: peft has no such method: only peftbench loads the "
-        "saved adapter",
-        "score after deployment: no merged or as_lora_8 of adapter r=64 fp32: a bottleneck has an activation between "
-        "its two matrices, so it is no change of the base model's weights",
-        "score after deployment: no requantized of adapter r=64 fp32: the base model is not quantized in fp32",
+        f"score after deployment: not available as {words}"
+        for words in (
+            "requantized: lora r=8 bf16 (the base model is not quantized in bf16)",
+            "adapter: adapter r=64 fp32 (peft has no such method: only peftbench loads the saved adapter)",
+            f"merged or as_lora_8: adapter r=64 fp32 ({why})",
+            "requantized: adapter r=64 fp32 (the base model is not quantized in fp32)",
+        )
     ]

@@ -75,17 +75,22 @@ def _change(one: Deployed) -> Value:
     found = one.change
     if found is None:
         return Value(fmt.MISSING, (None,) * 4)
-    points = [100 * value for value in (found.value, found.low, found.high)]
+    points = [_signed(100 * value, 1) for value in (found.value, found.low, found.high)]
     mark = " ↓" if one.falls else ""
-    text = f"{points[0]:+.1f} ({points[1]:+.1f} to {points[2]:+.1f}){mark}"
-    return Value(text, (found.value, found.low, found.high, one.adjusted_p), f"{points[0]:+.1f}{mark}")
+    text = f"{points[0]} ({points[1]} to {points[2]}){mark}"
+    return Value(text, (found.value, found.low, found.high, one.adjusted_p), f"{points[0]}{mark}")
+
+
+def _signed(value: float, digits: int) -> str:
+    """Return a number with its sign; 0 has a plus, also where it is rounded to."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _loss(one: Deployed) -> Value:
     found = one.numbers
     if found is None:
         return Value(fmt.MISSING, (None, None))
-    return Value(f"{found.loss:.3f} ({found.loss - found.loss_before:+.3f})", (found.loss_before, found.loss))
+    return Value(f"{found.loss:.3f} ({_signed(found.loss - found.loss_before, 3)})", (found.loss_before, found.loss))
 
 
 def _logits(one: Deployed) -> Value:
