@@ -32,7 +32,7 @@ class Targets:
 
     def tokens(self) -> dict[str, list[int]]:
         """Return the tokens of each example's target, by task."""
-        return self._by_task({e.identity: len(e.ids) - e.loss_from for e in self.encoded})
+        return self._by_task({e.identity: _predicted(e) for e in self.encoded})
 
     def _by_task(self, found: Mapping[tuple[str, int], Any]) -> dict[str, list[Any]]:
         listed: dict[str, list[Any]] = {}
@@ -61,11 +61,12 @@ class Targets:
             losses = functional.cross_entropy(
                 found.transpose(1, 2), batch.labels[:, 1:], ignore_index=IGNORED, reduction="none"
             )
+            wanted = batch.labels[:, 1:] != IGNORED
             kept = self._first(found.shape[-1]) if kept is None else kept
             for row, (e, loss) in enumerate(zip(some, losses.sum(1).tolist(), strict=True)):
                 nats[e.identity] = loss
                 if e.identity in kept:
-                    logits[e.identity] = found[row, e.loss_from - 1 : len(e.ids) - 1].cpu()
+                    logits[e.identity] = found[row][wanted[row]].cpu()
         return Reading(
             self._by_task(nats), torch.cat([logits[e.identity] for e in self.encoded if e.identity in logits])
         )
@@ -75,7 +76,7 @@ class Targets:
         kept: set[tuple[str, int]] = set()
         count = 0
         for e in self.encoded:
-            count += vocabulary * (len(e.ids) - e.loss_from)
+            count += vocabulary * _predicted(e)
             if kept and count > _KEPT:
                 break
             kept.add(e.identity)
@@ -90,6 +91,11 @@ class Reading:
     """Task -> summed loss of each example's target."""
     logits: torch.Tensor
     """(n, v) at the positions that predict the first examples' targets, on the host."""
+
+
+def _predicted(e: Encoded) -> int:
+    """Return the number of tokens whose loss is counted."""
+    return int((collate([e], 0).labels[:, 1:] != IGNORED).sum())
 
 
 def targets(tokenizer: Any, examples: Mapping[str, Sequence[Example]], evaluation: Evaluation, device: str) -> Targets:
