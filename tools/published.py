@@ -40,6 +40,8 @@ ABOUT = ("state", "experiment", "setup", "by", "setting", "config", "machine", "
 ROW = ("model", "method", "label", "trainable_params", "values", "std", "from_prior_work", "from_memory", "status")
 GROUPS = ("dataset", "state", "setup")
 """Fields of a row that say which part of the table it is of."""
+BASES_ARE_COLUMNS = ("qlora2023_t4_mmlu",)
+"""Tables whose field for the base model names a range of them."""
 IGNORED = ("read", "versions", "dataset")
 HANDS = (
     ("from memory", "memory"),
@@ -119,7 +121,8 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(row) - {*SETTINGS, *ABOUT, *ROW, *IGNORED}
     if unknown:
         raise ValueError(f"{table['id']}: fields of a row without a place here: {sorted(unknown)}")
-    made: dict[str, Any] = {"base": row.get("model") or table.get("base_model"), "method": row["method"]}
+    whole = None if table["id"] in BASES_ARE_COLUMNS else table.get("base_model")
+    made: dict[str, Any] = {"base": row.get("model") or whole, "method": row["method"]}
     made |= {"label": row["label"]} if "label" in row else {}
     about = [str(row[name]) if name != "memory_is_per_gpu" else "memory per GPU" for name in ABOUT if row.get(name)]
     made |= {"about": "; ".join(about)} if about else {}

@@ -316,6 +316,11 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
             {"method": "qlora", "column": ["T5_3B_SNI", "T5_11B_SNI"]},
         ),
     ),
+    "qlora2023_t4_mmlu": (
+        Block({"test_data": Words("MMLU"), "num_fewshot": Matched("dataset", r"(\d+)-shot")}),
+        Block({"train_data": Words("Alpaca")}, {"column": ["7B_Alpaca", "13B_Alpaca", "33B_Alpaca", "65B_Alpaca"]}),
+        Block({"train_data": Words("FLAN v2")}, {"column": ["7B_FLANv2", "13B_FLANv2", "33B_FLANv2", "65B_FLANv2"]}),
+    ),
     "qlora2023_memory_breakdown": (
         Block(
             {
@@ -396,7 +401,6 @@ LEFT_OUT: Mapping[str, str] = {
     "lora2021_t18_rank_e2e": "the number of the table was not confirmed by who read it",
     "lora_readme_nlg": "its spread is called a confidence interval without its method; table 3 has the same cells",
     "qlora2023_t2_dtype_ppl": "second-hand, and a mean over four model families that cannot be run as one",
-    "qlora2023_t4_mmlu": "second-hand, and its printed means do not follow from its printed cells",
     "llama_adapter_t1_efficiency": "second-hand; text and table of the paper differ",
     "llama_adapter_t18_open_llm": "second-hand",
     "llama_adapter_t4_layers": _SWEEP,

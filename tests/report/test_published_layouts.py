@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -188,6 +189,30 @@ def test_a_metric_of_the_whole_test_set_has_an_interval_over_seeds_and_is_not_te
     bleu = [line.measured["BLEU"] for line in table.lines if line.row]
     assert all(one.adjusted_p is None and one.shown.metric == "bleu_lowercase" for one in bleu)
     assert "No differences were tested." in writers.write(table, "md")
+
+
+def test_rows_that_were_not_treated_alike_are_named_under_the_table(tmp_path):
+    cells = [
+        cell(ROBERTA, method, {"rte": 0.7}, [glue("rte")], rank, examples=20, train={"weight_decay": decay})
+        for method, rank, decay in (("full", None, 0.1), ("lora", 8, 0.0))
+    ]
+    path = folder(tmp_path / "a", *cells, tasks=("rte",))
+    text = published.text([path], "lora-t2", "md")
+    assert "Not held equal, and not an axis of the grid (training): weight_decay 0 (LoRA)" in text
+    assert "weight_decay" in published.text([path], "lora-t2", "html")
+    assert r"weight\_decay" in published.text([path], "lora-t2", "tex")
+    alike = folder(tmp_path / "b", cells[0], tasks=("rte",))
+    assert "Not held equal" not in published.text([alike], "lora-t2", "md")
+    both = published.text([path, alike], "lora-t2", "md")
+    assert "a: Not held equal" in both
+
+
+def test_a_smoke_run_is_called_no_measurement(tmp_path):
+    rows = cell(ROBERTA, "lora", {"rte": 0.7}, [glue("rte")], 8, examples=20)
+    environment = json.loads(rows[0].row.environment_json) | {"command": "peftbench run paper_lora_glue --smoke"}
+    smoke = [replace(one, row=replace(one.row, environment_json=json.dumps(environment))) for one in rows]
+    text = published.text([folder(tmp_path / "a", smoke, tasks=("rte",))], "lora-t2", "md")
+    assert "smoke" in text.lower()
 
 
 def test_a_task_of_another_data_set_does_not_count_although_its_name_does(tmp_path):

@@ -287,6 +287,33 @@ def _qlora_t3() -> list:
     return [("precisions", cells, ("glue",))]
 
 
+def _qlora_t4() -> list:
+    alpaca = task("alpaca", "tatsu-lab/alpaca", kind="generation")
+    mmlu = task("mmlu", None, kind="lm_eval", lm_eval="mmlu")
+    train = {"data": [["alpaca", 1.0]], "epochs": None, "steps": 1875}
+    return [
+        (
+            f"mmlu-{size}",
+            [
+                cell(
+                    f"huggyllama/llama-{size}b",
+                    "lora" if precision == "bf16" else "qlora",
+                    {"mmlu": right},
+                    [alpaca, mmlu],
+                    64,
+                    precision,
+                    metric="acc",
+                    train=train,
+                    how={"num_fewshot": 5},
+                )
+                for precision, right in (("bf16", 0.38), ("nf4", 0.39))
+            ],
+            ("mmlu",),
+        )
+        for size in (7, 13)
+    ]
+
+
 def _costs(base: str, cells: tuple[tuple[str, int | None, str, dict[str, Any]], ...]) -> list:
     alpaca = task("alpaca", "tatsu-lab/alpaca", kind="generation")
     made = [
@@ -350,6 +377,7 @@ _MADE = {
     "llm-adapters-commonsense": _commonsense,
     "metamath-gsm8k": _metamath,
     "qlora-t3": _qlora_t3,
+    "qlora-t4": _qlora_t4,
     "qlora-memory": _qlora_memory,
     "lit-llama": _lit_llama,
     "litgpt-hub": _litgpt,

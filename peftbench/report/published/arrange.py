@@ -9,22 +9,20 @@ from functools import cached_property
 from typing import Any
 
 from peftbench.errors import UserError
-from peftbench.records import units as fmt
-from peftbench.report.collect import method_title
 from peftbench.report.folders import Part
 from peftbench.report.published import measured
 from peftbench.report.published.badges import Badge, badge, stated
+from peftbench.report.published.cautions import cautions
 from peftbench.report.published.facts import facts
-from peftbench.report.published.load import names, tables
+from peftbench.report.published.heads import measured_head, precision_of, published_head
+from peftbench.report.published.load import tables
 from peftbench.report.published.measured import Measured, MeasuredRow
-from peftbench.report.published.parts import concerns, shown, targets
+from peftbench.report.published.parts import concerns, targets
 from peftbench.report.published.records import Layout, LayoutColumn, PublishedRow, PublishedTable, Source
 
 CLOSE = 1.25
 """Largest ratio of two counts of trainable parameters that are one size: publications round them and count heads."""
 _ALPHA_IS_RANK = "= r"
-_PRECISIONS = {"nf4_dq": "nf4"}
-"""What a precision is called in publications, and here."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,8 @@ class LaidOut:
     with_published: bool
     empty_folders: tuple[str, ...] = ()
     """Names of folders without anything that the layout shows."""
+    cautions: tuple[str, ...] = ()
+    """What limits the comparison of the measured rows."""
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -137,12 +137,13 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
     if not found:
         raise UserError(_nothing(parts, layout))
     lines = list(_lines(found, layout, with_published))
-    order = _order(layout)
-    lines.sort(key=order)
+    lines.sort(key=_order(layout))
     keys = {key for line in lines for key in (*line.measured, *line.statuses, *line.printed)}
     columns = tuple(column for column in layout.columns if column.key in keys)
     empty = tuple(part.name for part in parts if part.name not in used)
-    return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty)
+    with_times = any("train_seconds" in group for column in columns for group in column.quantity)
+    said = cautions([part for part in parts if part.name in used], with_times)
+    return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty, said)
 
 
 def _nothing(parts: Sequence[Part], layout: Layout) -> str:
@@ -160,7 +161,7 @@ def _lines(found: Sequence[MeasuredRow], layout: Layout, with_published: bool) -
     for row in found:
         candidates = list(_candidates(row, layout)) if with_published else []
         matched |= {id(printed) for _, printed in candidates}
-        head = _head(row, layout)
+        head = measured_head(row, layout)
         block = head[0] if layout.rows[0] in ("task", "base") else ""
         first = candidates[0] if candidates else None
         beside = _printed(row, layout, *first) if first else {}
@@ -171,7 +172,7 @@ def _lines(found: Sequence[MeasuredRow], layout: Layout, with_published: bool) -
                 yield Line(head, block, None, below=row, printed=more)
     for source, printed in _shown_rows(layout) if with_published else ():
         if id(printed) not in matched and (alone := _printed(None, layout, source, printed)):
-            head = _published_head(printed, layout)
+            head = published_head(printed, layout)
             yield Line(head, head[0] if layout.rows[0] in ("task", "base") else "", None, printed=alone)
 
 
@@ -202,7 +203,7 @@ def _is_same(row: MeasuredRow, printed: PublishedRow, layout: Layout) -> bool:
         return False
     if "precision" in layout.rows and "precision" in settings:
         given = str(settings["precision"])
-        if _PRECISIONS.get(given, given) != row.cell.precision:
+        if precision_of(given) != row.cell.precision:
             return False
     if "targets" in layout.rows and "target_modules" in settings and targets(settings["target_modules"]) != row.targets:
         return False
@@ -255,7 +256,7 @@ def _badge(
     if column.rank and "rank" not in said:
         said["rank"] = column.rank
     if "precision" in said:
-        said["precision"] = _PRECISIONS.get(str(said["precision"]), said["precision"])
+        said["precision"] = precision_of(str(said["precision"]))
     known = facts(one.shown)
     needs = layout.needs if column.needs is None else column.needs
     said = {part: value for part, value in said.items() if concerns(part, one.shown.task is not None, needs)}
@@ -264,58 +265,17 @@ def _badge(
     return badge(said, known, needs)
 
 
-def _head(row: MeasuredRow, layout: Layout) -> tuple[str, ...]:
-    cell = row.cell
-    known, base = names(), str(cell.rows[0]["base"])
-    titles = {
-        "task": row.task or "",
-        "base": known.bases[row.base].title if row.base else base,
-        "method": known.methods[row.method].title if row.method else method_title(cell.kind),
-        "rank": fmt.MISSING if cell.rank is None else str(cell.rank),
-        "parameters": fmt.count(row.parameters, significant=True),
-        "precision": cell.precision,
-        "targets": shown(sorted(row.targets, key=_place)) if row.targets else fmt.MISSING,
-    }
-    return tuple(titles[name] for name in layout.rows)
-
-
-def _published_head(row: PublishedRow, layout: Layout) -> tuple[str, ...]:
-    known, settings = names(), row.settings
-    modules = targets(settings["target_modules"]) if "target_modules" in settings else ()
-    titles = {
-        "task": row.group or "",
-        "base": known.bases[row.base.lower()].title if row.base else "",
-        "method": known.methods[row.method].title,
-        "rank": shown(settings["rank"]) if "rank" in settings else fmt.MISSING,
-        "parameters": fmt.count(row.parameters, significant=True),
-        "precision": _precision(settings),
-        "targets": shown(sorted(modules, key=_place)) if modules else fmt.MISSING,
-    }
-    return tuple(titles[name] for name in layout.rows)
-
-
-def _precision(settings: Mapping[str, Any]) -> str:
-    given = str(settings.get("precision", fmt.MISSING))
-    return _PRECISIONS.get(given, given)
-
-
-def _place(name: str) -> int:
-    order = ["q", "k", "v", "o", "gate", "up", "down"]
-    return order.index(name) if name in order else len(order)
-
-
-def _order(layout: Layout) -> Any:
+def _order(layout: Layout) -> Callable[[Line], tuple[int, str, int]]:
     """Return the key by which lines are sorted: as published, what is not published after that."""
-    heads = [_published_head(row, layout) for _, row in _shown_rows(layout)]
+    heads = [published_head(row, layout) for _, row in _shown_rows(layout)]
     blocks = list(dict.fromkeys(head[0] for head in heads)) if layout.rows[0] in ("task", "base") else [""]
     place = layout.rows.index("method")
     methods = list(dict.fromkeys(head[place] for head in heads))
 
-    def key(line: Line) -> tuple[int, str, int, int, str]:
+    def key(line: Line) -> tuple[int, str, int]:
         block = blocks.index(line.block) if line.block in blocks else len(blocks)
         method = line.head[place]
-        known = methods.index(method) if method in methods else len(methods)
-        return block, line.block, known, 0, ""
+        return block, line.block, methods.index(method) if method in methods else len(methods)
 
     return key
 

@@ -158,6 +158,8 @@ def _of_test(context: _Context) -> Facts:
         yield "test_data", _known_data(str(dataset))
         split = str((context.settings.get("evaluation") or {}).get("split", "test"))
         yield "test_split", (task.get("splits") or {}).get(split) if "test" not in (task.get("files") or {}) else None
+    elif wanted and wanted.datasets and task.get("lm_eval") in (*wanted.lm_eval,):  # lm-eval fixes the data
+        yield "test_data", _known_data(wanted.datasets[0].partition(":")[0])
     yield "test_examples", context.score.get("examples")
 
 
@@ -210,14 +212,15 @@ def _last(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].lower()
 
 
-def method_of(cell: Cell) -> str | None:
-    """Return the name in the literature of a cell's method; None if it has none."""
+def methods_of(cell: Cell) -> tuple[str, ...]:
+    """Return the names in the literature of a cell's method: what one calls Pfeiffer's adapter is another's series."""
     settings = read_json(cell.rows[0]["settings_json"])
     options, optimizer = settings.get("options") or {}, str(cell.rows[0].get("optimizer") or "")
-    for name, known in names().methods.items():
-        if any(_is(cell, options, optimizer, match) for match in known.matches):
-            return name
-    return None
+    return tuple(
+        name
+        for name, known in names().methods.items()
+        if any(_is(cell, options, optimizer, match) for match in known.matches)
+    )
 
 
 def _is(cell: Cell, options: Mapping[str, Any], optimizer: str, match: MethodMatch) -> bool:
@@ -247,6 +250,7 @@ _DATA = {
     "GSM8K": ("openai/gsm8k", "gsm8k"),
     "MetaMathQA": ("meta-math/MetaMathQA", "fxmeng/pissa-dataset"),
     "Alpaca": ("tatsu-lab/alpaca",),
+    "MMLU": ("cais/mmlu",),
 }
 """What data sets are called in protocols, and their hub ids."""
 

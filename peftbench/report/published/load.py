@@ -32,7 +32,7 @@ class Mismatch:
     def words(self) -> str:
         """Return "llama-7b lora rank 16: average printed as 70.9, cells give 71.00"."""
         rank = f" rank {self.row.settings['rank']}" if "rank" in self.row.settings else ""
-        whose = " ".join(filter(None, (self.row.base, self.row.method)))
+        whose = " ".join(filter(None, (self.row.base, self.row.label or self.row.method)))
         return f"{whose}{rank}: average printed as {self.printed:g}, cells give {self.recomputed:.2f}"
 
 

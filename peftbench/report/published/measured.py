@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from peftbench.report.collect import Cell, read_json
 from peftbench.report.folders import Part
-from peftbench.report.published.facts import Shown, base_of, method_of
+from peftbench.report.published.facts import Shown, base_of, methods_of
+from peftbench.report.published.load import tables
 from peftbench.report.published.parts import targets
 from peftbench.report.published.records import Layout, LayoutColumn, TaskMatch
 from peftbench.results.busy_machine import without_busy_times
@@ -117,10 +118,13 @@ def _identity(one: MeasuredRow, layout: Layout) -> tuple[Any, ...]:
 
 def _row(part: Part, cell: Cell, layout: Layout, task: str | None) -> MeasuredRow:
     base = base_of(cell)
+    trained = list(_training_tasks(cell))
     values: dict[str, Measured] = {}
     statuses: dict[str, str] = {}
     for column in layout.columns:
         if column.mean_of or (column.base and column.base != base) or (column.rank and column.rank != cell.rank):
+            continue
+        if column.trained_on and not any(matches(name, one, column.trained_on) for name, one in trained):
             continue
         match = layout.row_tasks[task] if task else column.task
         name = _task(cell, part, match) if match else None
@@ -133,7 +137,22 @@ def _row(part: Part, cell: Cell, layout: Layout, task: str | None) -> MeasuredRo
         if found:
             values[column.key] = found
     pivot = any(column.base for column in layout.columns)
-    return MeasuredRow(part, cell, None if pivot else base, method_of(cell), task, values, statuses)
+    return MeasuredRow(part, cell, None if pivot else base, _method(cell, layout), task, values, statuses)
+
+
+def _method(cell: Cell, layout: Layout) -> str | None:
+    """Return the name of a cell's method that the layout's tables use, else any that it has."""
+    found = methods_of(cell)
+    used = {row.method for source in layout.published for row in tables()[source.table].rows}
+    return next((name for name in found if name in used), next(iter(found), None))
+
+
+def _training_tasks(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each task that a cell is trained on, with its settings."""
+    settings = read_json(cell.rows[0]["settings_json"])
+    tasks = {str(one.get("name")): one for one in settings.get("tasks") or [] if isinstance(one, dict)}
+    for name, *_ in (settings.get("train") or {}).get("data") or []:
+        yield str(name), tasks.get(str(name), {})
 
 
 def _task(cell: Cell, part: Part, match: TaskMatch) -> str | None:

@@ -129,6 +129,8 @@ class LayoutColumn:
     digits: Annotated[int, Field(ge=0, le=6)] = 1
     higher_is_better: bool = True
     task: TaskMatch | None = None
+    trained_on: TaskMatch | None = None
+    """Which training data its cells have; None for any."""
     metrics: tuple[str, ...] = ()
     """Names of the metric, the first of which that a score has is shown."""
     quantity: tuple[tuple[str, ...], ...] = ()

@@ -145,10 +145,10 @@ def notes(table: LaidOut) -> tuple[str, ...]:
 
 
 def about(table: LaidOut) -> tuple[str, ...]:
-    """Return what is under the notes: folders without anything to show, and the sources."""
+    """Return what is under the notes: what limits the comparison, folders without anything to show, and the sources."""
     empty = f"Nothing of this table in: {series(list(table.empty_folders))}." if table.empty_folders else ""
     named = zip((source.name for source in table.layout.published), table.sources, strict=False)
-    return tuple(filter(None, (empty, *(_source(name, source) for name, source in named))))
+    return tuple(filter(None, (*table.cautions, empty, *(_source(name, source) for name, source in named))))
 
 
 def _source(name: str, source: PublishedTable) -> str:
