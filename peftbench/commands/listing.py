@@ -46,7 +46,12 @@ def method(name: str) -> str:
         more += ["  For the fields of a tuner's config: peftbench list methods TUNER", ""]
     else:
         more = [_setting(key, setting) for key, setting in record.options.items() if key != peft_fields.TYPE]
-    published = hanging("  profile paper  ", profiles.describe(name)) if name in profiles.PUBLISHED else []
+    published = [
+        line
+        for profile in profiles.RECIPES
+        if (recipe := profiles.recipe(profile, name))
+        for line in hanging(f"  profile {profile}  ", profiles.describe(recipe))
+    ]
     block = _block(record, device.resolve("auto"), settings=False)
     return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
 

@@ -106,7 +106,13 @@ class Method:
         found = {
             k: v for k, v in options.items() if k in self.options and v not in (self.options[k].default, self.variant)
         }
-        return [f"{k}={_brief(shown(v)) if self.variant or isinstance(v, str) else shown(v)}" for k, v in found.items()]
+        return [f"{k}={self._shown(v)}" for k, v in found.items()]
+
+    def _shown(self, value: Any) -> str:
+        """Return an option's value in the name of a cell; an empty config of peft's has its defaults."""
+        if self.variant and value == {}:
+            return "defaults"
+        return _brief(shown(value)) if self.variant or isinstance(value, str) else shown(value)
 
 
 def shown(value: Any) -> str:

@@ -37,7 +37,7 @@ class Filled:
 def _layers(method: Method, block: Block, suite: Suite) -> Iterable[tuple[str, Axes]]:
     """Yield each layer's name and the training settings that it gives."""
     recipe = profiles.training(suite.profile, method.name, method.training)
-    published = suite.profile == profiles.PAPER and method.name in profiles.PUBLISHED
+    published = profiles.recipe(suite.profile, method.name) is not None
     yield GIVEN, {key: values for key, values in block.axes.items() if key in TRAIN}
     yield GIVEN, suite.train
     yield PAPER if published else RECIPE, {key: (value,) for key, value in recipe.items()}

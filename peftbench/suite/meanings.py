@@ -54,7 +54,7 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         ),
         "profile": Meaning(
             "where settings come from that the suite does not give: `paper`, each method's published ones; `shared`, "
-            "one set for all methods and no method's own recipe",
+            "one set for all methods and no method's own recipe; the others, those of a published table or repository",
             "each method's own recipe",
         ),
         "match": Meaning(

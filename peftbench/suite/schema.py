@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from peftbench.methods import Method, Setting
+from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Retention
 from peftbench.suite.records import MOST_TRIALS
@@ -156,7 +156,7 @@ class SuiteFile(Strict):
     timeout_seconds: Positive | None = None
     most_trials: Count = MOST_TRIALS
     audit: Literal["report", "strict"] = "report"
-    profile: Literal["paper", "shared"] | None = None
+    profile: Literal[profiles.PROFILES] | None = None  # type: ignore[valid-type]
     match: dict[str, Any] | None = None
     watch: Any = None
 

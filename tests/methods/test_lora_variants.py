@@ -323,10 +323,12 @@ def test_what_does_not_go_with_packing_or_checkpointing_is_refused_in_the_plan(f
 def test_a_list_of_variants_is_an_axis_of_which_only_some_cells_are_refused(tmp_path):
     (tmp_path / "x.yaml").write_text(
         "base: nano\ntasks: [compute]\nseeds: 1\nmethods:\n  peft:\n"
-        "    { peft_type: LORA, use_qalora: [false, true], lora_plus_ratio: [1, 16], learning_rate: 1e-3 }\n"
+        "    - { peft_type: LORA, use_qalora: [false, true], lora_plus_ratio: [1, 16], learning_rate: 1e-3 }\n"
+        "    - { peft_type: LORA, kasa_config: {}, learning_rate: 1e-3 }\n"
     )
     found = {t.cell: t.unsupported for t in suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")}
-    assert len(found) == 4
+    assert len(found) == 5
+    assert "peft LORA r=8 kasa_config=defaults fp32" in found
     assert {cell: bool(why) for cell, why in found.items()} == {cell: "use_qalora=true" in cell for cell in found}
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from peftbench import suite
 from peftbench.commands import listing
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, profiles
+from peftbench.methods.recipes import EXPECTED
 from peftbench.report import table
 from peftbench.suite import trial_key
 from peftbench.suite.schema import TRAIN, axes_model, method_settings
 from tests.support.results_factory import make_result, store
+from tools.validation import learning_rate_rule
 
 HEAD = "base: nano\ntasks: [judge]\nseeds: 1\n"
 
@@ -25,15 +29,18 @@ def cells(tmp_path, text):
     return {trial.cell: trial for trial in suite.expand(suite.load(tmp_path / "mine.yaml"), "cpu")}
 
 
-@pytest.mark.parametrize("name", profiles.PUBLISHED)
-def test_published_settings_are_valid_in_a_suite(name):
-    found, method = profiles.PUBLISHED[name], METHODS[name]
+EVERY = [(profile, name) for profile, methods in profiles.RECIPES.items() for name in methods]
+
+
+@pytest.mark.parametrize(("profile", "name"), EVERY)
+def test_published_settings_are_valid_in_a_suite(profile, name):
+    found, method = profiles.recipe(profile, name), METHODS[name]
     given = {**found.training, **found.options} | ({method.rank_key: found.rank} if found.rank else {})
     axes_model(name, method_settings(method), given).model_validate(given)
     assert found.source
-    assert set(profiles.EXPECTED) <= set(TRAIN)
+    assert set(EXPECTED) <= set(TRAIN)
     assert f"{found.training['learning_rate']:g}" in (told := listing.method(name))
-    assert "profile paper" in told
+    assert f"profile {profile}" in told
 
 
 def test_paper_takes_each_methods_published_setting(tmp_path):
@@ -46,6 +53,54 @@ def test_paper_takes_each_methods_published_setting(tmp_path):
     assert {trial.training.profile for trial in (lora, prompt, qlora)} == {"paper"}
     # what the source leaves open is as without a profile
     assert lora.training.warmup_ratio == TRAIN["warmup_ratio"].default
+
+
+TABLES = {
+    ("lit-llama", "lora"): ("lora_lit_llama", "common"),
+    ("lit-llama", "full"): ("full_lit_llama", "common"),
+    ("lit-llama", "llama_adapter"): ("llama_adapter_paper", "lit_llama"),
+    ("llm-adapters-math", "lora"): ("llm_adapters_math_llama7b", "common", "methods.lora"),
+    ("llm-adapters-math", "prefix_tuning"): ("llm_adapters_math_llama7b", "common", "methods.prefix_tuning"),
+    ("llm-adapters-commonsense", "lora"): ("llm_adapters_commonsense170k_llama7b", "common", "methods.lora"),
+    ("pissa-metamath", "full"): ("pissa_metamath_llama2_7b", "common"),
+    ("pissa-metamath", "lora"): ("pissa_metamath_llama2_7b", "common", "methods.lora"),
+    ("lora-ga-metamath", "lora"): ("lora_ga_metamath_llama2_7b", "reproduce_conf"),
+    ("hf-metamathqa", "full"): ("hf_method_comparison_metamathqa", "common", "methods.full"),
+    ("hf-metamathqa", "lora"): ("hf_method_comparison_metamathqa", "common", "methods.lora_r32"),
+}
+"""Profile and method -> a set of hyperparameters in the table of published settings, and its parts."""
+KEYS = {"lr": "learning_rate", "batch": "batch_size", "max_seq": "sequence_length", "cutoff_len": "sequence_length"}
+KEYS |= {"block_size": "sequence_length", "grad_clip": "clip_norm", "prompt_length": "rank", "virtual_tokens": "rank"}
+KEYS |= {key: key for key in ("epochs", "steps", "weight_decay", "schedule", "warmup_ratio", "alpha", "dropout")}
+KEYS |= {"r": "rank"}
+
+
+@pytest.mark.parametrize("cell", [cell for cell in EVERY if cell[0] != "paper"], ids=str)
+def test_a_recipe_has_the_numbers_of_the_table_of_published_settings(cell):
+    path = learning_rate_rule.tables()
+    if path is None:
+        pytest.skip("no published_tables.yaml on this machine (set PEFTBENCH_SHARED_DATA)")
+    name, *parts = TABLES[cell]
+    sets = {each["id"]: each for each in yaml.safe_load(path.read_text())["hyperparameters"]}
+    given = {}
+    for part in parts:
+        found = sets[name]
+        for key in part.split("."):
+            found = found[key]
+        given |= {KEYS[key]: value for key, value in found.items() if key in KEYS}
+    recipe = profiles.recipe(*cell)
+    ours = {**recipe.training, **recipe.options, "rank": recipe.rank}
+    assert given
+    assert {key: ours[key] for key in given} == given
+    revision = re.search(r"\(([0-9a-f]{8})", sets[name]["source"])
+    assert revision is None or revision[1] in recipe.source
+
+
+def test_a_profile_of_a_table_gives_its_settings_and_leaves_other_methods_alone(tmp_path):
+    ga, qlora = cells(tmp_path, "profile: lora-ga-metamath\nmethods: [lora, qlora]\n").values()
+    assert (ga.options["initialization"], ga.options["rslora"], ga.training.learning_rate) == ("lora_ga", True, 1e-5)
+    assert ga.training.profile == "lora-ga-metamath"
+    assert qlora.training.profile is None
 
 
 def test_settings_of_the_suite_override_a_profile(tmp_path):

@@ -41,11 +41,12 @@ def profile_settings(results: Results) -> Iterable[str]:
         for text in cell.texts("settings_json", ok=False):
             profile = (read_json(text).get("train") or {}).get("profile")
             if profile:
-                cells.setdefault((profile, cell.method if profile == profiles.PAPER else ""), []).append(cell)
+                cells.setdefault((profile, cell.method if profile in profiles.RECIPES else ""), []).append(cell)
                 break
     for (profile, method), found in cells.items():
-        if profile == profiles.PAPER and method in profiles.PUBLISHED:
-            yield f"Profile paper, {found[0].title}, unless the suite sets otherwise: {profiles.describe(method)}"
+        if recipe := profiles.recipe(profile, method):
+            told = profiles.describe(recipe)
+            yield f"Profile {profile}, {found[0].title}, unless the suite sets otherwise: {told}"
         else:
             titles = series(tuple(dict.fromkeys(cell.title for cell in found)))
             yield f"Profile {profile}: the same settings for all methods, in place of the recipes of {titles}."
