@@ -5,7 +5,7 @@
 # make exports      the tests of exports to trackers and of results at S3, with the real libraries, which it installs
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
-# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo precisions all
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo deployed precisions all
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3

@@ -30,6 +30,7 @@ from tools.docs import (
     arithmetic,
     cli_document,
     crossed_document,
+    deployed_document,
     findings,
     history_document,
     nightly_document,
@@ -54,6 +55,7 @@ RUNS = {
     "nano_grid": ("suites/nano_grid.yaml",),
     "nano_tuning": ("suites/nano_tuning.yaml",),
     "peft_zoo": ("suites/peft_zoo.yaml",),
+    "deployed": ("suites/deployed.yaml",),
 }
 """Name of a committed results folder to the arguments of ``peftbench run``."""
 ALL = ("trials", "steps", "examples")
@@ -63,6 +65,7 @@ KEPT = {
     "nano_grid": ("trials", "steps"),
     "nano_tuning": ("trials",),
     "peft_zoo": ("trials",),
+    "deployed": ("trials",),
 }
 """Which data sets of a run are committed; the larger ones leave out what no document reads."""
 
@@ -169,6 +172,12 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "peer history": history_document.peer,
     },
     ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
+    ROOT / "docs" / "deployed.md": {
+        "forms": deployed_document.forms,
+        "deployed run": deployed_document.run,
+        "deployed findings": deployed_document.findings,
+        "deployed table": deployed_document.table,
+    },
     ROOT / "docs" / "planner.md": {
         "beside": arithmetic.beside,
         "accuracy": planner_accuracy.summary,
