@@ -254,6 +254,9 @@ def _add_report(commands: Commands) -> None:
     )
     command.add_argument("--notes", action="store_true", help="print all notes under the table, not only three lines")
     published_options.add_to_report(command)
+    command.add_argument(
+        "--figures", metavar="DIR", help="write the figures for print into DIR, as PDF and PNG, in place of the page"
+    )
     command.set_defaults(command=_report, parser=command)
 
 
@@ -302,6 +305,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output) if arguments.output else None
     how = results.TableOptions(arguments.columns, arguments.sort, arguments.notes)
+    if arguments.figures:
+        return results.figures(places, Path(arguments.figures), vars(arguments))
     if published_options.are_given(arguments):
         from peftbench.commands import published_tables
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,40 @@ def exit_code(folders: Sequence[Path]) -> int:
     strict = [folder for folder, grid in grids if grid is not None and grid.strict]
     unequal = [progress.warn_of_differences(folder, True) for folder in strict]
     return FAILED if any(unequal) else 0
+
+
+_NOT_WITH_FIGURES = ("output", "format", "columns", "sort", "notes", "table", "published")
+"""Options of the page or of a table."""
+
+
+def figures(folders: Sequence[Path], target: Path, given: Mapping[str, object]) -> int:
+    """Write the figures for print of results folders, and name those that a folder has no data for.
+
+    Args:
+        folders: results folders; of several, each has a folder of its own in ``target``.
+        target: the folder to write into.
+        given: the command's options, of which those of the page and of tables have no use here.
+
+    Raises:
+        UserError: if a file cannot be written, or an option of the page or of a table is given too.
+    """
+    from peftbench.errors import UserError
+    from peftbench.report.collect import collect
+    from peftbench.report.figures import writing
+    from peftbench.report.folders import shortest_names
+
+    useless = [f"--{name}" for name in _NOT_WITH_FIGURES if given.get(name)]
+    if useless:
+        raise UserError(f"--figures DIR: writes figures only; leave out {', '.join(useless)}")
+    names = shortest_names([folder.resolve() for folder in folders])
+    for folder, name in zip(folders, names, strict=True):
+        place = target / name if len(folders) > 1 else target
+        for made in writing.write(collect(folder, examples=True), place):
+            for path in made.files:
+                print(f"written: {path}")
+            if made.reason:
+                print(f"not drawn: {made.figure.title} of {folder}: {made.reason}")
+    return 0
 
 
 def default_page(*folders: Path) -> Path:
