@@ -39,10 +39,11 @@ def write(job: Job, folder: Path, tokenizer: Any) -> None:
 def _exported(trial: Trial) -> list[Task]:
     """Return the scored tasks that the stock command scores in the same way.
 
-    It does not have peftbench's answer patterns, and it knows lm-eval's own tasks by name.
+    It does not have peftbench's answer patterns, its rule against repeated n-grams counts the prompt's tokens, and it
+    knows lm-eval's own tasks by name.
     """
     scored = [task for task in trial.tasks if task.name in trial.evaluate]
-    return [task for task in scored if not (task.lm_eval or task.answer_pattern)]
+    return [task for task in scored if not (task.lm_eval or task.answer_pattern or task.no_repeat_ngram_size)]
 
 
 def install(folder: Path, destination: Path) -> None:

@@ -14,7 +14,7 @@ TURN_ENDS = "peftbench_turn_ends"
 """Argument of generation with the texts that end a chat turn: they are removed from the end of an answer."""
 NGRAMS = "peftbench_no_repeat_ngram_size"
 """Argument of generation with the number of tokens that an answer does not repeat in a row. The ``transformers``
-argument of that name without the prefix counts the prompt's, too, so a file for lm-eval cannot ask for this."""
+argument of that name without the prefix counts the prompt's, too, so no file for lm-eval can ask for this."""
 
 _METRICS = {
     "choice": ("acc", "acc_bytes"),
@@ -138,10 +138,8 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(d, ensure_ascii=False) for d in documents(examples, ends)]
     (folder / f"{task.name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    made = config(task, examples, eos)
-    made.get("generation_kwargs", {}).pop(NGRAMS, None)
     stock = {
-        **made,
+        **config(task, examples, eos),
         **({"metric_list": [{"metric": "acc"}]} if ends else {}),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{task.name}.jsonl"}},

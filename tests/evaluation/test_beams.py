@@ -16,6 +16,7 @@ from peftbench.evaluation import cached_steps, decoding, scoring
 from peftbench.evaluation.answer_steps import OnceInAnswer
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Example, Task
+from peftbench.runner import adapter_card
 from peftbench.suite import smoke
 from peftbench.tasks import lm_eval_export
 from tests.support import method_cells, trials
@@ -153,6 +154,13 @@ def test_a_larger_length_penalty_favours_longer_answers(tiny):
     assert all(one <= other for one, other in zip(short, long, strict=True))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_a_sound_cache_is_used_in_reduced_precision(tiny, precision):
+    base = method_cells.loaded(tiny, "base", precision)
+    harness = scoring.Harness(base.model.eval(), base.tokenizer, EVALUATION, PRECISIONS[precision])
+    assert harness.why_no_cache(torch.arange(40, 52)[None], beams=3) is None
+
+
 def test_a_cache_that_beams_cannot_change_places_in_is_not_used(tiny, monkeypatch):
     base = method_cells.loaded(tiny, "base", "fp32")
     model = base.model.eval()
@@ -248,12 +256,13 @@ def test_the_search_is_in_the_key_and_in_smoke_mode(tmp_path):
     assert smoke._task(Task("other", "choice", num_beams=4)).num_beams == 1
 
 
-def test_the_files_for_lm_eval_ask_for_beams_but_for_no_rule_that_it_reads_otherwise(tmp_path):
-    task = dataclasses.replace(TASK, no_repeat_ngram_size=4)
-    path = lm_eval_export.export(task, EXAMPLES, tmp_path)
+def test_the_files_for_lm_eval_ask_for_beams_and_have_no_task_that_it_would_decode_otherwise(tiny, tmp_path):
+    once = dataclasses.replace(TASK, name="once", no_repeat_ngram_size=4)
+    made = trials.trial(tiny, tmp_path, "lora", tasks=(TASK, once), evaluate=("lines", "once"))
+    assert adapter_card._exported(made) == [TASK]
+    path = lm_eval_export.export(TASK, EXAMPLES, tmp_path)
     text = path.read_text()
     assert "num_beams: 4" in text
     assert "length_penalty: 0.6" in text
-    assert "no_repeat" not in text
     plain = lm_eval_export.config(dataclasses.replace(TASK, num_beams=1), EXAMPLES)["generation_kwargs"]
     assert json.dumps(plain) == json.dumps({"until": ["\n", "e"], "max_gen_toks": 10, "do_sample": False})
