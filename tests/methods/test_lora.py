@@ -244,6 +244,7 @@ SAVED = [
     {"initialization": "pissa", "rslora": True, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3.0}},
     {"rslora": True, "rank_pattern": {"q_proj": 2}},
     {"target_modules": "attention"},
+    {"initialization": "lora_ga", "rslora": True},
 ]
 
 
