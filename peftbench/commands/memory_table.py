@@ -18,11 +18,11 @@ _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
     "step of {shape}, the longest that the settings allow.{device}",
     "The columns after it are its parts at that moment: base: the base model's weights, with the state of their "
-    "quantization; own: the method's weights; grads: gradients ({missing}: there are none at that moment); optim: the "
-    "optimizer's state; activ: activations saved for the backward pass; logits: the model's outputs, their copies and "
-    "their gradients; temp: everything else.",
-    "saved: the size of the weights that are saved after training. params: trainable parameters. GFLOP/token: billions "
-    "of floating-point operations of a training step for each token.",
+    "quantization; own: the method's weights, and those of a head for whole texts; grads: gradients ({missing}: there "
+    "are none at that moment); optim: the optimizer's state; activ: activations saved for the backward pass; logits: "
+    "the model's outputs, their copies and their gradients; temp: everything else.",
+    "saved: the size of the weights that are saved after training. params: trainable parameters, without a head's. "
+    "GFLOP/token: billions of floating-point operations of a training step for each token.",
 )
 """What the columns are, a paragraph each."""
 _ON_GPU = " Each tensor is rounded up to 512 bytes, as on a GPU, whose kernels may need other temporary tensors."

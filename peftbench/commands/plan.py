@@ -17,6 +17,7 @@ from peftbench.records.units import memory
 from peftbench.records.wording import abridged
 
 if TYPE_CHECKING:
+    from peftbench.runner.preflight.texts import Texts
     from peftbench.suite import Suite
 
 
@@ -58,7 +59,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     if how.time and (how.memory or small):
         raise UserError("--time runs a few steps of the suite's own cells: give it without --memory and --smoke")
     if how.memory:
-        return _predict_memory(trials, how, loaded)
+        return _predict_memory(_with_classes(trials, known), how, loaded)
     reasons = prepare.impossible(trials)
     candidates = () if small else learning_rate_search.candidates(loaded, kind)
     defaults = default_settings.default_lines(loaded, trials)
@@ -116,6 +117,18 @@ def _bare_numbers(trials: Sequence[Trial]) -> list[str]:
         for name, texts in answers.items()
         if texts and tasks[name].kind == "choice" and all(text.strip().lstrip("-").isdecimal() for text in texts)
     ]
+
+
+def _with_classes(trials: Sequence[Trial], known: Texts) -> Sequence[Trial]:
+    """Return the trials with the classes that a head has by the data, if the data is here."""
+    from peftbench.records import HEADS
+    from peftbench.runner.preflight import classes
+
+    heads = any(task.kind in HEADS for trial in trials for task in trial.tasks)
+    try:
+        return classes.resolved(trials, known.examples) if heads else trials
+    except UserError:  # the head is small, and whatever needs the data reports it
+        return trials
 
 
 def _missing_device(trials: Sequence[Trial]) -> list[str]:

@@ -29,6 +29,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
+from peftbench.methods.peft_checkpoint import task_type
 from peftbench.models.layers import decoder_layers_for, switched_off, width
 from peftbench.models.text_part import left_out_parameters
 
@@ -216,6 +217,13 @@ def _parts_of(layer: nn.Module, aside: Container[int]) -> Parts | None:
         return None
     if set(rest) == {"fc1", "fc2"}:  # opt: the feed-forward has no module of its own
         return Parts(layer, attention[0], (rest["fc1"], rest["fc2"]))
+    if set(rest) == {
+        "intermediate",
+        "output",
+    }:  # bert's family: output adds the residual
+        output = rest["output"]
+        written = output.dense if _adds_input(output) else output
+        return Parts(layer, attention[0], (rest["intermediate"], written))  # type: ignore[arg-type]
     if len(rest) == 1 and set(rest) <= set(_FEED_FORWARDS):
         (feed_forward,) = rest.values()
         return Parts(layer, attention[0], (feed_forward, feed_forward))
@@ -223,11 +231,16 @@ def _parts_of(layer: nn.Module, aside: Container[int]) -> Parts | None:
 
 
 def _before_residual(module: nn.Module, config: Any) -> nn.Module:
-    """Return the module whose output precedes the residual: a sublayer, or in bloom its output projection.
+    """Return the module whose output precedes the residual: a sublayer, or in bloom and bert its output projection.
 
     Raises:
         Unsupported: if the sublayer adds the residual itself, and its output projection is not found or not called.
     """
+    output = getattr(module, "output", None)
+    if isinstance(output, nn.Module) and _adds_input(output):
+        module = output
+    if _adds_input(module):
+        return module.dense  # type: ignore[return-value]
     if "residual" not in inspect.signature(type(module).forward).parameters:
         return module
     found = [m for name, m in module.named_children() if name in _PROJECTIONS]
@@ -237,6 +250,12 @@ def _before_residual(module: nn.Module, config: Any) -> nn.Module:
     if getattr(config, "slow_but_exact", False) and getattr(config, "pretraining_tp", 1) > 1:
         raise Unsupported(f"{problem}, and with slow_but_exact does not call its output projection")
     return found[0]
+
+
+def _adds_input(module: nn.Module) -> bool:
+    """Return whether a module of bert's family projects its first input, adds its second, and normalizes the sum."""
+    given = inspect.signature(type(module).forward).parameters
+    return "input_tensor" in given and isinstance(getattr(module, "dense", None), nn.Linear)
 
 
 def _bottlenecks(model: nn.Module) -> Iterator[tuple[str, Bottleneck]]:
@@ -251,7 +270,12 @@ def disabled(model: nn.Module) -> AbstractContextManager[None]:
 def save(model: Any, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``, the file names of peft."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"peft_type": "BOTTLENECK", "library": "peftbench", "task_type": "CAUSAL_LM", **model.peftbench_adapter}
+    config = {
+        "peft_type": "BOTTLENECK",
+        "library": "peftbench",
+        "task_type": task_type(model),
+        **model.peftbench_adapter,
+    }
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     state = {
         f"{name}.{part}": tensor.detach().cpu().contiguous()

@@ -105,7 +105,7 @@ def _seam(attention: Any) -> Seam:
     if found := _SEAMS.get(kind.__name__):
         return found
     forward = inspect.unwrap(kind.forward)
-    if "ALL_ATTENTION_FUNCTIONS" in forward.__code__.co_names:
+    if reads_table(attention):
         _check_arguments(attention, forward)
         return _TABLE
     raise Unsupported(
@@ -113,6 +113,12 @@ def _seam(attention: Any) -> Seam:
         f"line {forward.__code__.co_firstlineno} of {kind.__module__}: it calls none of transformers' attention "
         f"functions and is not one of {', '.join(sorted(_SEAMS))}"
     )
+
+
+def reads_table(module: nn.Module) -> bool:
+    """Return whether a module's own code calls a function from transformers' table of attention functions."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def _check_arguments(attention: Any, forward: Any) -> None:

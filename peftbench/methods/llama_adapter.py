@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert
+from peftbench.methods import peft_checkpoint
+from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert, reads_table
 from peftbench.models.layers import check_layers, decoder_layers_for, switched_off, width
 
 _UNADAPTED_LAYERS = 2
@@ -76,7 +77,8 @@ def _attention(model: Any, index: int, layer: nn.Module) -> Any:
             f"llama_adapter: layer {index} of {type(model).__name__}, {type(layer).__name__}, has no attention "
             f"({', '.join(_ATTENTION)}); it has {', '.join(children)}"
         )
-    return children[name]
+    inside = [m for m in children[name].modules() if reads_table(m)]  # an encoder's attention holds its output, too
+    return inside[0] if len(inside) == 1 else children[name]
 
 
 def _prompts(model: nn.Module) -> Iterator[tuple[str, GatedPrompts]]:
@@ -102,7 +104,7 @@ def save(model: Any, folder: Path) -> None:
         config |= {"peft_type": _PEFT_TYPE, "target_modules": "self_attn", "inference_mode": True}
     else:
         config |= {"peft_type": _OUR_TYPE, "library": "peftbench"}
-    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": model.name_or_path}
+    config |= {"task_type": peft_checkpoint.task_type(model), "base_model_name_or_path": model.name_or_path}
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     state = {
         key: tensor.detach().cpu().contiguous()

@@ -77,7 +77,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
         init_lora_weights=_PEFT_STARTS.get(start, start),
-        task_type="CAUSAL_LM",
+        task_type=peft_checkpoint.task_type(model),
         **lora_initialization.config(model, start, rank, options),
     )
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import layer_code, quantization, text_part
+from peftbench.models import head, layer_code, quantization, text_part
 
 _ATTENTION = re.compile(r"(^|_)(attn|attention)$")
 """Names of the modules that contain the projections of attention, in all known families."""
@@ -43,8 +43,9 @@ def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     refused = _refused(model)
     aside = text_part.left_out_leaves(model)
-    possible = [name for name in linear if name not in {*refused, *aside}]
-    excluded = [*refused, *aside] or None
+    trained = {name.rpartition(".")[0] for name, _ in head.parameters(model)} & {*linear}
+    possible = [name for name in linear if name not in {*refused, *aside, *trained}]
+    excluded = [*refused, *aside, *sorted(trained)] or None
     if wanted == "all-linear":
         return {"target_modules": wanted, "exclude_modules": excluded}
     if wanted == "attention":
@@ -53,6 +54,8 @@ def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
             raise Unsupported(f"lora: target_modules: no attention projections; linear layers: {_endings(linear)}")
         return {"target_modules": found, "exclude_modules": None}
     for name in wanted:
+        if not _matches(name, possible) and _matches(name, trained):
+            raise Unsupported(f"lora: target_modules: {name} is the head, which trains as a whole with every method")
         if not _matches(name, possible):
             raise _no_target(model, name, refused, aside, linear)
         for module in _matches(name, refused):

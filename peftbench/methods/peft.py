@@ -17,8 +17,16 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import Method, lora_plus, lora_variants, method_of, peft_checkpoint, peft_fields
-from peftbench.models import text_part
+from peftbench.methods import (
+    Method,
+    lora_plus,
+    lora_variants,
+    method_of,
+    peft_checkpoint,
+    peft_fields,
+    whole_text_prompts,
+)
+from peftbench.models import head, text_part
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
 """What peft raises if a tuner cannot be attached to a base model; any other exception is reported as an error."""
@@ -82,6 +90,8 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
         fields[record.rank_key] = rank
     ratio = fields.pop(lora_plus.OPTION, 1.0)
     config = _checked_config(record, rank, fields)
+    if head.placed_in(model) is not None:
+        config.task_type = peft_checkpoint.task_type(model)
     if hasattr(config, "adapters"):  # X-LoRA
         if not config.adapters:
             raise Unsupported(
@@ -160,15 +170,20 @@ def _check_names(tuned: Any, config: Any) -> None:
 def _attached(model: Any, config: Any) -> Any:
     """Return peft's model, which neither adapts nor trains the parts of the base that text does not pass through."""
     aside = text_part.left_out_modules(model)
-    if aside and hasattr(config, "exclude_modules"):
-        inside = "|".join(rf"{re.escape(name)}(\..*)?" for name in aside)
+    apart = {*head.modules(model), *head.outer(model)}
+    if apart & {*(getattr(config, "modules_to_save", None) or ())}:
+        raise UserError(
+            f"peft: modules_to_save: {', '.join(sorted(apart))} is the head, which trains with every method"
+        )
+    if (aside or apart) and hasattr(config, "exclude_modules"):
+        inside = "|".join(rf"{re.escape(name)}(\..*)?" for name in (*aside, *sorted(apart)))
         given = config.exclude_modules or ()
         listed = [] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in given]
         config.exclude_modules = "|".join([f"({given})"] * isinstance(given, str) + listed + [inside])
     tuned = get_peft_model(model, config)
     for name in aside:  # not every tuner can exclude modules
         tuned.get_base_model().get_submodule(name).requires_grad_(False)
-    return tuned
+    return whole_text_prompts.prepare(tuned)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:

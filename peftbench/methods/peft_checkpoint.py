@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,17 @@ from peft.utils import load_peft_weights
 from torch import nn
 
 from peftbench.errors import UserError
+from peftbench.methods import whole_text_prompts
+from peftbench.models import head
+
+
+def task_type(model: Any) -> str:
+    """Return peft's name for what a base model does.
+
+    With a head for whole texts it is ``FEATURE_EXTRACTION``, for which peft leaves the head alone: for ``SEQ_CLS`` it
+    would train a copy of the head, and only of modules called ``classifier`` or ``score``.
+    """
+    return "CAUSAL_LM" if head.placed_in(model) is None else "FEATURE_EXTRACTION"
 
 
 def save(model: Any, folder: Path) -> None:
@@ -43,7 +54,7 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     if set_peft_model_state_dict(tuned, weights).unexpected_keys:
         _fill(tuned, weights)
     keep_tied(tuned)
-    return tuned.requires_grad_(False)
+    return whole_text_prompts.prepare(tuned).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -68,5 +79,17 @@ def keep_tied(tuned: Any) -> None:
 
 def disabled(model: Any) -> AbstractContextManager[None]:
     """Disable the adapter within the context, so that the model computes what the base model does."""
+    if head.placed_in(model) is not None and model.active_peft_config.is_prompt_learning:
+        return _without_virtual_tokens(model)  # peft's needs a model that generates
     off: AbstractContextManager[None] = model.disable_adapter()
     return off
+
+
+@contextmanager
+def _without_virtual_tokens(model: Any) -> Iterator[None]:
+    before = model.forward
+    model.forward = model.get_base_model().forward
+    try:
+        yield
+    finally:
+        model.forward = before

@@ -9,7 +9,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from torch import nn
 
 from peftbench.errors import UserError
-from peftbench.methods import PREFIX_HIDDEN, prompt_sizes
+from peftbench.methods import PREFIX_HIDDEN, peft_checkpoint, prompt_sizes, whole_text_prompts
 
 
 def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module:
@@ -41,5 +41,6 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         raise UserError(f"prefix_tuning: hidden_size: given {hidden}; allowed: only with reparameterization: mlp")
     width = {"encoder_hidden_size": hidden or PREFIX_HIDDEN} if mlp else {}
     sizes = prompt_sizes.for_keys_and_values(model) | width
-    config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=mlp, task_type="CAUSAL_LM", **sizes)
-    return get_peft_model(model, config)
+    task = peft_checkpoint.task_type(model)
+    config = PrefixTuningConfig(num_virtual_tokens=rank, prefix_projection=mlp, task_type=task, **sizes)
+    return whole_text_prompts.prepare(get_peft_model(model, config))

@@ -9,7 +9,7 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import prompt_sizes
+from peftbench.methods import peft_checkpoint, prompt_sizes, whole_text_prompts
 
 # text is applied after attaching, since peft would load a tokenizer by name, possibly from the hub
 _INITIALIZATIONS = {"random": "RANDOM", "vocabulary": "SAMPLE_VOCAB", "text": "RANDOM"}
@@ -53,10 +53,10 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     config = PromptTuningConfig(
         num_virtual_tokens=rank,
         prompt_tuning_init=_INITIALIZATIONS[start],
-        task_type="CAUSAL_LM",
+        task_type=peft_checkpoint.task_type(model),
         **prompt_sizes.for_embeddings(model),
     )
-    tuned = get_peft_model(model, config)
+    tuned = whole_text_prompts.prepare(get_peft_model(model, config))
     if text is not None:
         ids = _repeated(model.peftbench_origin.tokenizer, text, rank)
         weight = tuned.prompt_encoder["default"].embedding.weight

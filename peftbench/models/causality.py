@@ -1,5 +1,7 @@
 """Check that a base model is a causal language model: its logits at a position depend on no later token.
 
+With a head for whole texts it may read in both directions, but no padding (``reads_padding``).
+
 transformers also builds encoders such as BERT with a language modelling head. Trained to predict the next token, which
 they can see, they would learn to copy it. torch is imported only in the functions that need it.
 """
@@ -41,42 +43,69 @@ exactly 0 in every precision; the tolerance allows for kernels in which tokens s
 _NO_GRADIENT = ("is being modified inplace", "make sure to use `model.train()`")
 """Parts of errors of code that runs without gradients only, such as Falcon's and some tuners' on LLM.int8, or with them
 only while it trains (reformer)."""
+_CAUSAL, _CLASSIFY = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+"""The tables of transformers with causal language models, and with models with a head for whole texts."""
 _WHY = "so it is not a causal language model, and training it on the next token would teach it to copy"
 
 
-def check_config(config: Any) -> None:
-    """Check by its config that a base model is a causal language model.
+def check_config(config: Any, head: bool = False) -> None:
+    """Check by its config that a base model is a causal language model, or one that can have a head for whole texts.
 
     Args:
         config: a transformers config, or the mapping read from a ``config.json``. For a mapping, only known encoders
             and encoder-decoder models are refused.
+        head: whether it gets a head for whole texts.
 
     Raises:
         Unsupported: if the model attends in both directions, or is not a language model.
     """
     of = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
     kind = of("model_type")
+    if head:
+        _check_can_classify(config, of)
+        return
     key, value = ENCODERS.get(str(kind), ("", None))
     if key and (of(key) or False) != value:
         raise Unsupported(
-            f"base: {kind} reads in both directions (its config has no {key}: {str(value).lower()}), {_WHY}"
+            f"base: {kind} reads in both directions (its config has no {key}: {str(value).lower()}), {_WHY}; a task of "
+            "kind: classification gives it a head for whole texts"
         )
     if of("is_encoder_decoder") and not of("is_decoder"):
         raise Unsupported(f"base: {kind} is an encoder-decoder model, not a causal language model")
     if isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
-        known, causal = _families()
+        known, causal = _families(_CAUSAL)
         if kind in known - causal:
-            raise Unsupported(f"base: transformers has no causal language model of {kind}")
+            raise Unsupported(_no_model(kind))
     if not isinstance(config, Mapping) and "AutoModelForCausalLM" not in (of("auto_map") or {}):
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise Unsupported(f"base: transformers has no causal language model of {kind}")
+            raise Unsupported(_no_model(kind))
+
+
+def _no_model(kind: Any) -> str:
+    known, classify = _families(_CLASSIFY)
+    hint = "; a task of kind: classification gives it a head for whole texts" if kind in known & classify else ""
+    return f"base: transformers has no causal language model of {kind}{hint}"
+
+
+def _check_can_classify(config: Any, of: Any) -> None:
+    """Check that transformers can put a head for whole texts on a model that reads a text once."""
+    kind = of("model_type")
+    if of("is_encoder_decoder"):
+        raise Unsupported(
+            f"base: {kind} is an encoder-decoder model, which would read a text twice to classify it; give an encoder "
+            "or a decoder"
+        )
+    known, classify = _families(_CLASSIFY)
+    own = "AutoModelForSequenceClassification" in (of("auto_map") or {})
+    if kind in known - classify and not own:
+        raise Unsupported(f"base: transformers has no model of {kind} with a head for classification")
 
 
 @cache
-def _families() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the ``model_type`` of all families with a task in transformers, and of those with causal language models.
+def _families(which: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the ``model_type`` of all families with a task in transformers, and of those in one of its tables.
 
     They are read from the text of its file, since importing it takes seconds; both are empty if that is not possible.
     """
@@ -85,8 +114,8 @@ def _families() -> tuple[frozenset[str], frozenset[str]]:
     if path is None or not path.is_file():
         return frozenset(), frozenset()
     text = path.read_text(encoding="utf-8")
-    causal = text.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")[2].partition("\n)\n")[0]
-    return frozenset(_FAMILY.findall(text)), frozenset(_FAMILY.findall(causal))
+    listed = text.partition(f"{which} = ")[2].partition("\n)\n")[0]
+    return frozenset(_FAMILY.findall(text)), frozenset(_FAMILY.findall(listed))
 
 
 def check(model: Any, precision: Precision, device: str) -> None:
@@ -112,6 +141,51 @@ def check(model: Any, precision: Precision, device: str) -> None:
         )
 
 
+def check_padding(model: Any, precision: Precision, device: str) -> None:
+    """Check by gradients that a model with a head for whole texts reads no padding.
+
+    Raises:
+        Unsupported: if it does.
+    """
+    read = reads_padding(model, precision, device)
+    if read is not None and read > NOISE:
+        raise Unsupported(
+            f"base: {type(model).__name__} reads padding (the logits of a text depend on the padding after it), "
+            "so they would depend on the other texts of a batch"
+        )
+
+
+def reads_padding(model: Any, precision: Precision, device: str) -> float | None:
+    """Return the largest influence of a padding token on a text's logits, relative to the largest of its own tokens.
+
+    Args and returns are those of ``reads_ahead``; the model has a head for whole texts.
+    """
+    import torch
+
+    ids = _ids(model, device)
+    mask = torch.ones_like(ids)
+    mask[:, _TOKENS // 2 :] = 0
+    found = influence(model, {"input_ids": ids, "attention_mask": mask}, None, precision, device)
+    if found is None or not found[: _TOKENS // 2].max():
+        return None
+    return float(found[_TOKENS // 2 :].max() / found[: _TOKENS // 2].max())
+
+
+def _ids(model: Any, device: str) -> torch.Tensor:
+    """Return token ids (1, t) from the middle of the vocabulary.
+
+    The first are often special tokens, and padding often has a zero embedding.
+    """
+    import torch
+
+    config = model.config.get_text_config()
+    padding, tokens = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    tokens = tokens or model.get_input_embeddings().weight.shape[0]
+    start = max(0, min(tokens // 2, tokens - _TOKENS - 1))
+    chosen = [token for token in range(start, start + _TOKENS + 1) if token != padding]
+    return torch.tensor([chosen[:_TOKENS]], device=device)
+
+
 def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
     """Return the largest influence of a later token on a position's logits, relative to that of the token there.
 
@@ -125,13 +199,7 @@ def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
     """
     import torch
 
-    config = model.config.get_text_config()
-    padding, tokens = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
-    tokens = tokens or model.get_input_embeddings().weight.shape[0]
-    # ids from the middle of the vocabulary: the first are often special tokens, and padding often has a zero embedding
-    start = max(0, min(tokens // 2, tokens - _TOKENS - 1))
-    chosen = [token for token in range(start, start + _TOKENS + 1) if token != padding]
-    ids = torch.tensor([chosen[:_TOKENS]], device=device)
+    ids = _ids(model, device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     # the position is counted from the end, as virtual tokens may come first
     found = influence(model, inputs, -_TOKENS, precision, device)
@@ -139,14 +207,14 @@ def reads_ahead(model: Any, precision: Precision, device: str) -> float | None:
 
 
 def influence(
-    model: Any, inputs: Mapping[str, torch.Tensor], place: int, precision: Precision, device: str
+    model: Any, inputs: Mapping[str, torch.Tensor], place: int | None, precision: Precision, device: str
 ) -> torch.Tensor | None:
     """Return the influence of each token on the logits at one position: the norm of the gradient to its embedding.
 
     Args:
         model: a base model or a tuned model.
         inputs: its keyword arguments, tensors of shape (1, t).
-        place: the position whose logits are differentiated.
+        place: the position whose logits are differentiated; None for those of the whole text.
         precision: the precision in which it computes.
         device: the device that holds it.
 
@@ -155,6 +223,7 @@ def influence(
     """
     import torch
 
+    from peftbench.models import head
     from peftbench.models.load import autocast
 
     seen: list[torch.Tensor] = []
@@ -167,12 +236,13 @@ def influence(
     hook = model.get_input_embeddings().register_forward_hook(keep)
     try:
         with torch.enable_grad(), autocast(precision, device):
-            logits = model(**inputs, use_cache=False).logits[0, place].float()
+            found = head.predictions(model, inputs)[0]
+            logits = (found if place is None else found[place]).float()
         if not seen or not logits.requires_grad:
             return None
         along = (logits / logits.norm()).detach()  # dividing by the norm first: large logits would overflow in fp16
-        found = torch.autograd.grad((logits * along).sum(), seen[0])[0].float().norm(dim=-1).flatten()
-        return found if bool(found.isfinite().all()) else None
+        norms = torch.autograd.grad((logits * along).sum(), seen[0])[0].float().norm(dim=-1).flatten()
+        return norms if bool(norms.isfinite().all()) else None
     except (RuntimeError, AssertionError) as error:
         if any(words in str(error) for words in _NO_GRADIENT):
             return None

@@ -17,7 +17,9 @@ import torch
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import configs, files, loading_causes, tied
+from peftbench.models import head as heads
 from peftbench.models.loading_report import Comparison, Expected, Report
+from peftbench.records import Head
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,10 @@ class Sizes:
     """Number of token ids that have both an embedding and a logit; None if the model does not say."""
 
 
-def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
+def check(folder: Path, trust_remote_code: bool, head: Head | None = None) -> Sizes | None:
     """Check that a model folder's weights are those of its config, reading only headers and a few rows of tied weights.
+
+    A head for whole texts may be missing.
 
     Returns:
         The model's sizes; None if it cannot be built on ``meta``. It is then checked when it is loaded.
@@ -45,7 +49,7 @@ def check(folder: Path, trust_remote_code: bool) -> Sizes | None:
     except Exception as error:  # of many kinds, and a model's own code may raise any
         raise UserError(f"config.json: {(str(error) or type(error).__name__).strip().partition(chr(10))[0]}") from error
     try:
-        model, report = _loaded(config, trust_remote_code, stored)
+        model, report = _loaded(config, trust_remote_code, stored, head)
     except Exception:  # whatever a model's code does not do without weights
         return None
     _refuse(model, _comparison(folder, model, report, stored))
@@ -98,13 +102,15 @@ def _comparison(folder: Path, model: Any, report: Report, stored: Mapping[str, f
     return Comparison(report, _expected(model), stored, files.read_mapping(folder / "config.json"), index)
 
 
-def _loaded(config: Any, trust_remote_code: bool, stored: Mapping[str, files.Stored]) -> tuple[Any, Report]:
+def _loaded(
+    config: Any, trust_remote_code: bool, stored: Mapping[str, files.Stored], head: Head | None
+) -> tuple[Any, Report]:
     """Return a config's model on ``meta``, and the loader's report on the tensors in its files."""
-    from transformers import AutoModelForCausalLM
-
+    if head is not None:
+        heads.config(config, head)
     with quiet():
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            empty = heads.auto_class(head).from_config(config, trust_remote_code=trust_remote_code)
         model, info = type(empty).from_pretrained(
             None,
             config=empty.config,
@@ -139,7 +145,8 @@ def _expected(model: Any) -> Expected:
     buffers = frozenset(model.state_dict()) - frozenset(parameters)
     tables = [_table(model, name) for name in ("get_input_embeddings", "get_output_embeddings")]
     named = [next((name for name, p in parameters.items() if p is table), None) for table in tables]
-    return Expected(frozenset(parameters), buffers, model.base_model_prefix, *named)
+    optional = frozenset(heads.names_in(model))
+    return Expected(frozenset(parameters), buffers, model.base_model_prefix, named[0], named[1], optional)
 
 
 def _table(model: Any, getter: str) -> Any:

@@ -20,6 +20,7 @@ from peftbench.models import (
     configs,
     dry_load,
     fp32_parts,
+    head,
     padding_rows,
     quantization,
     random_weights,
@@ -29,6 +30,7 @@ from peftbench.models import (
 )
 from peftbench.models.precision import Precision
 from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
+from peftbench.records import Head
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.wording import abridged
 
@@ -56,7 +58,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     parameters: int
-    """Number of parameters, tied ones once; each packed 4-bit weight counts as one."""
+    """Number of parameters without a head's, tied ones once; each packed 4-bit weight counts as one."""
     weights_bytes: int
     """Bytes of weights and quantization state; tied ones once."""
     dtypes: str
@@ -64,7 +66,7 @@ class Loaded:
 
 
 def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
-    """Load a causal language model and its tokenizer from a local folder, every weight frozen.
+    """Load a causal language model, or one with a head for whole texts, and its tokenizer, every weight frozen.
 
     peft's ``prepare_model_for_kbit_training`` is not called, but each of its steps has a counterpart. Freezing is done
     here, and ``training.loop.learner`` enables input gradients if gradient checkpointing needs them. Norms, embeddings
@@ -76,13 +78,14 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         precision: how to store the weights.
         trains_base: whether the base model's own weights will train, and so need master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
-        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, and for a shape ``random_weights``.
+        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, for a shape ``random_weights``, and
+            ``head`` for a model that reads whole texts.
 
     Raises:
         UserError: if the folder cannot be loaded, or the loaded dtypes are not those of the precision.
         Unsupported: if the libraries left more than embeddings and head unquantized.
     """
-    device, trust = where["device"], where["trust_remote_code"]
+    device, trust, asked = where["device"], where["trust_remote_code"], where.get("head")
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
     if precision.quantization:
         settings["quantization_config"] = quantization.config(precision, double_quantization)
@@ -90,12 +93,12 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = precision.tf32  # for convolutions torch's default is True
     with _loading_errors(folder, device):
-        tokenizer = load_tokenizer(folder, trust)
+        tokenizer = load_tokenizer(folder, trust, ends=asked is None)
         with quantization.every_linear_layer() if precision.quantization else nullcontext():
             if where.get("random_weights"):
-                model = random_weights.load(folder, device, trust, **settings)
+                model = random_weights.load(folder, device, trust, asked, **settings)
             else:
-                model = _from_files(folder, trust, settings)
+                model = _from_files(folder, trust, settings, asked)
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     use_one_kernel(model)
@@ -103,38 +106,47 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model.requires_grad_(False)
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
+    if asked is not None:
+        head.config(model.config, asked, tokenizer.pad_token_id)
+        head.initialize(model, asked, getattr(torch, precision.trainable))
+        dtypes = storage(model)
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     with autocast(precision, device):
         text_part.mark_unreached(model, unreached.names(model, device))
-    return Loaded(model, tokenizer, total, weights_bytes(model), shares)
+    return Loaded(model, tokenizer, total - (head.count(model) or 0), weights_bytes(model), shares)
 
 
-def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any]) -> Any:
-    """Return the model in a folder.
+def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any], asked: Head | None) -> Any:
+    """Return the model in a folder, with a head if one is asked for.
 
     Raises:
         UserError: if its weights are not those of its config, or an adapter is beside them.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     problem = unfit.why_no_base(folder)
     if problem:
         raise UserError(problem)
     unfit.check_code(folder, trust_remote_code)
     if "quantization_config" in settings:  # the loader compares no shapes of what it quantizes
-        dry_load.check(folder, trust_remote_code)
+        dry_load.check(folder, trust_remote_code, asked)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     settings |= {"config": config} if configs.mend(config) else {}
+    if asked is not None:  # the files may have a head of other classes
+        settings |= {"config": head.config(config, asked), "ignore_mismatched_sizes": True}
     settings |= {"use_safetensors": True, "trust_remote_code": trust_remote_code, "output_loading_info": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(folder, **settings)
+        with dry_load.quiet() if asked is not None else nullcontext():
+            model, info = head.auto_class(asked).from_pretrained(folder, **settings)
     except RuntimeError:
-        dry_load.check(folder, trust_remote_code)  # names tensors of another shape, for which transformers has no words
+        dry_load.check(folder, trust_remote_code, asked)  # names tensors of another shape; transformers does not
         raise
     dry_load.verify(folder, model, info)
     padding_rows.restore(model, folder)
+    if asked is not None:
+        head.place(model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
     return model
 
 
@@ -196,10 +208,13 @@ def parameter_count(parameter: torch.Tensor) -> int:
 def trainable_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters; tied parameters count once.
 
-    A parameter of which only a part trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
+    Those of a head, which trains with every method, are not counted (``head.count``). A parameter of which only a part
+    trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
     fused projection keeps the rest of B at zero.
     """
-    return sum(getattr(p, "peftbench_trained", p.numel()) for p in model.parameters() if p.requires_grad)
+    apart = {id(p) for _, p in head.parameters(model)}
+    own = (p for p in model.parameters() if p.requires_grad and id(p) not in apart)
+    return sum(getattr(p, "peftbench_trained", p.numel()) for p in own)
 
 
 def storage(model: nn.Module) -> Counter[str]:
@@ -264,8 +279,8 @@ def matrices(model: Any) -> dict[str, nn.Parameter]:
     """
     aside = text_part.left_out_parameters(model)
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    tables.add(id(getattr(head, "weight", None)))
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    tables |= {id(getattr(output, "weight", None)), *(id(p) for _, p in head.parameters(model))}
     found = {name: p for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables}
     # biases of fused experts have two dimensions, (experts, out)
     return {name: p for name, p in found.items() if not name.endswith("bias") and id(p) not in aside}

@@ -122,7 +122,7 @@ def _of_beginnings(found: Comparison) -> Iterator[str]:
 
 
 def _of_sizes(found: Comparison) -> Iterator[str]:
-    expected, wrong = found.expected, found.report.mismatched
+    expected, wrong = found.expected, found.mismatched
     tables = [each for each in wrong if each[0] in (expected.embeddings, expected.head)]
     if tables and len(tables) == len(wrong):
         _, stored, own = tables[0]

@@ -82,6 +82,8 @@ class Expected:
     """Name of the input embeddings' weight; None if it is not known."""
     head: str | None
     """Name of the output embeddings' weight; None if there is none."""
+    optional: frozenset[str] = frozenset()
+    """Those that files may lack, or have in another shape: a head for whole texts."""
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -105,8 +107,14 @@ class Comparison:
     @cached_property
     def missing(self) -> list[str]:
         """Tensors of the model that are not in the files and would be drawn at random."""
-        own = self.expected.parameters
-        return [name for name in self.report.missing if name in own or not _COMPUTED.search(name)]
+        own, optional = self.expected.parameters, self.expected.optional
+        found = (name for name in self.report.missing if name not in optional)
+        return [name for name in found if name in own or not _COMPUTED.search(name)]
+
+    @cached_property
+    def mismatched(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """Tensors of another shape: name, shape in the files, shape in the model."""
+        return [found for found in self.report.mismatched if found[0] not in self.expected.optional]
 
     @cached_property
     def extra(self) -> list[str]:
@@ -187,10 +195,8 @@ def differences(found: Comparison) -> str | None:
     parts = []
     if missing:
         parts.append(f"{_counted(missing, 'tensor')} not in the files and would be random: {_names(missing)}")
-    if found.report.mismatched:
-        wrong = [
-            f"{name} is {_shape(a)} in the files, {_shape(b)} by the config" for name, a, b in found.report.mismatched
-        ]
+    if found.mismatched:
+        wrong = [f"{name} is {_shape(a)} in the files, {_shape(b)} by the config" for name, a, b in found.mismatched]
         parts.append(f"{_counted(wrong, 'tensor')} of another shape: {_names(wrong)}")
     if extra:
         parts.append(f"{_counted(extra, 'tensor')} in the files but not in the model: {_names(extra)}")

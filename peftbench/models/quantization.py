@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import nn
 
-from peftbench.models import layer_code
+from peftbench.models import head, layer_code
 from peftbench.models.precision import Precision
 
 LINEAR = ("FalconLinear",)
@@ -46,7 +46,7 @@ def every_linear_layer() -> Iterator[None]:
     replace = integrations.replace_with_bnb_linear
 
     def replace_all(model: nn.Module, *given: Any, **named: Any) -> Any:
-        kept = []
+        kept = head.modules(model)  # it trains
         for path, module in model.named_modules():
             if type(module).__name__ in LINEAR:
                 module.__class__ = nn.Linear

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from peftbench.models import configs
+from peftbench.models import head as heads
+from peftbench.records import Head
 
 _SPREAD = 0.02
 """Standard deviation of matrices if the config has no ``initializer_range``."""
@@ -40,23 +42,27 @@ class Drawn:
         return made.normal_(0.0, self.spread, generator=seeded)
 
 
-def load(folder: Path, device: str, trust_remote_code: bool, **settings: Any) -> Any:
-    """Return the causal language model of a folder's config, with random weights.
+def load(folder: Path, device: str, trust_remote_code: bool, head: Head | None = None, **settings: Any) -> Any:
+    """Return the causal language model of a folder's config, or one with a head for whole texts, with random weights.
 
     Args:
         folder: contains a ``config.json``; other files are not read.
         device: where the weights are drawn and stay.
         trust_remote_code: whether Python code in the folder may run.
+        head: the head; None for one that predicts tokens.
         **settings: arguments of ``from_pretrained``: dtype, quantization.
     """
-    from transformers import AutoModelForCausalLM
-
     config = configs.load_config(folder, trust_remote_code)
+    if head is not None:
+        heads.config(config, head)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        empty = heads.auto_class(head).from_config(config, trust_remote_code=trust_remote_code)
     spread = float(getattr(config, "initializer_range", None) or _SPREAD)
     drawn = {
         name: Drawn(name, tuple(p.shape), settings["dtype"], device, spread) for name, p in empty.named_parameters()
     }
     settings["device_map"] = {"": device}
-    return type(empty).from_pretrained(None, config=config, state_dict=drawn, **settings)
+    made = type(empty).from_pretrained(None, config=config, state_dict=drawn, **settings)
+    if head is not None:
+        heads.place(made)
+    return made

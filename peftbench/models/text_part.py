@@ -110,7 +110,7 @@ def _tower_configs(config: Any) -> tuple[type, ...] | None:
 
 
 def _ends(model: Any) -> Iterator[nn.Module]:
-    """Yield embeddings and head, through which text passes in any case."""
+    """Yield embeddings and heads, through which text passes in any case."""
     for name in ("get_input_embeddings", "get_output_embeddings"):
         try:
             found = getattr(model, name)()
@@ -118,6 +118,8 @@ def _ends(model: Any) -> Iterator[nn.Module]:
             continue
         if isinstance(found, nn.Module):
             yield found
+    for name in getattr(getattr(model, "peftbench_head", None), "names", ()):  # a head for whole texts
+        yield model.get_submodule(name.rpartition(".")[0])
 
 
 def _topmost(

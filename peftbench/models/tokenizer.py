@@ -16,11 +16,16 @@ _NAMED = 3
 _WITHOUT = "copy the tokenizer's files of the model that this one was made from (tokenizer.json, tokenizer_config.json)"
 
 
-def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(folder: Path, trust_remote_code: bool, ends: bool = True) -> Any:
     """Return a base model's tokenizer; for a shape without one, that of the built-in model, whose ids fit any model.
 
     If it names no end-of-text token, the config's is used. If it names no token for padding, or one without an
     embedding, another token is: padding is masked everywhere.
+
+    Args:
+        folder: the base model's files.
+        trust_remote_code: whether code that comes with the tokenizer may run.
+        ends: whether an end-of-text token is needed; a head for whole texts needs none.
 
     Raises:
         UserError: if there is no tokenizer, or no end-of-text token, or the model has no embedding for its special
@@ -43,18 +48,18 @@ def load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
     if vocabulary is not None and set(vocabulary) <= set(tokenizer.all_special_tokens):
         raise UserError(f"its tokenizer has no vocabulary (only special tokens), so every text is empty; {_WITHOUT}")
     if here == folder:
-        _mend(tokenizer, folder, trust_remote_code)
+        _mend(tokenizer, folder, trust_remote_code, ends)
     return tokenizer
 
 
-def _mend(tokenizer: Any, folder: Path, trust_remote_code: bool) -> None:
+def _mend(tokenizer: Any, folder: Path, trust_remote_code: bool, ends: bool) -> None:
     """Give a tokenizer the end-of-text token of the config if it names none, and a token for padding.
 
     Raises:
         UserError: if there is no end-of-text token, or a special token has no embedding.
     """
     size = rows(folder, trust_remote_code)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and ends:
         tokenizer.eos_token = _end_of_text(tokenizer, folder, trust_remote_code, size)
     for kind, token, number in (
         ("end-of-text token (eos_token)", tokenizer.eos_token, tokenizer.eos_token_id),
@@ -68,7 +73,7 @@ def _mend(tokenizer: Any, folder: Path, trust_remote_code: bool) -> None:
             )
     pad = tokenizer.pad_token_id
     if pad is None or (size is not None and pad >= size):
-        known = (tokenizer.unk_token_id, tokenizer.eos_token_id)
+        known = (tokenizer.unk_token_id, tokenizer.eos_token_id, 0)
         chosen = next(i for i in known if i is not None and (size is None or i < size))
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chosen)
 

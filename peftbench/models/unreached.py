@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from peftbench.models import head
+
 _DEPENDS = re.compile(r"expert\w*\.\w*\d+\.|compress(?!.*indexer)")
 """Part of the name of a weight whose use depends on the tokens: one of several experts, and compressors of blocks of
 keys and values, of which a short text has none (deepseek_v4)."""
@@ -46,7 +48,7 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     model.eval()
     try:
         with _trainable(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            graph = _graph(model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.grad_fn)
+            graph = _graph(head.predictions(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}).grad_fn)
     except Exception:  # the checks and the steps of the trial will raise it again, and report it
         return frozenset()
     finally:

@@ -7,6 +7,7 @@ fake tensor on the CPU with the same shape, strides and dtype.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import method_of
 from peftbench.models import fp32_parts, quantization, text_part, unreached
+from peftbench.models import head as heads
 from peftbench.models import load as models
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
 from peftbench.planner.fake_cache import CachingFakeTensorMode
-from peftbench.records import Trial, failures
+from peftbench.records import Head, Trial, failures
 from peftbench.records.resolve import resolve
 
 _UNREACHED: dict[str, frozenset[str]] = {}
@@ -48,28 +50,32 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
     models.use_one_kernel(made)
     made.requires_grad_(False)
     models._check(made, precision, method.trains_base, models.storage(made))
+    for _, parameter in heads.parameters(made):
+        parameter.data = parameter.data.to(getattr(torch, precision.trainable))
     return made
 
 
 def without_weights(trial: Trial, config: Any, dtype: torch.dtype = torch.float32) -> Any:
     """Return the model of a config on ``meta``, with every parameter in one dtype and what text does not use marked."""
-    trust = trial.base.trust_remote_code
-    key = f"{type(config).__qualname__} {config.to_json_string(use_diff=False)}"
+    trust, head = trial.base.trust_remote_code, trial.head
+    key = f"{type(config).__qualname__} {config.to_json_string(use_diff=False)} {head is None}"
     if key not in _UNREACHED:
-        probe = _built(config, torch.float32, trust)
+        probe = _built(config, torch.float32, trust, head)
         with fake_tensors(padded=True), Answers():
             materialize(probe)
             _UNREACHED[key] = unreached.names(probe)
-    made = _built(config, dtype, trust)
+    made = _built(config, dtype, trust, head)
     text_part.mark_unreached(made, _UNREACHED[key])
     return made
 
 
-def _built(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
+def _built(config: Any, dtype: torch.dtype, trust_remote_code: bool, head: Head | None) -> Any:
+    own = config if head is None else heads.config(copy.deepcopy(config), head)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        made = heads.auto_class(head).from_config(own, dtype=dtype, trust_remote_code=trust_remote_code)
+    if head is not None:
+        heads.place(made)
+    return made
 
 
 def attach(made: Any, trial: Trial) -> Any:
@@ -84,6 +90,7 @@ def attach(made: Any, trial: Trial) -> Any:
             if refusal is None:
                 raise
             raise refusal from error
+        heads.trainable(tuned, torch.float32)  # cast with the others
         models.cast_trainable(tuned, effective(trial.precision, trial.options))
     return tuned
 

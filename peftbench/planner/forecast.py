@@ -61,7 +61,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
     if trial.unsupported or trial.training is None:
         return Forecast(trial, problem=trial.unsupported or "nothing trains")
     try:
-        causality.check_config(config)
+        causality.check_config(config, trial.head is not None)
         context_length.check(trial, config)
         base_facts.check(trial, config)
         found = predict(trial, config)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from peftbench.methods import METHODS
+from peftbench.models import head
 from peftbench.records import Trial
 
 
@@ -15,19 +16,22 @@ def stored_bytes(tuned: Any, trial: Trial) -> int:
     """Return the bytes of the tensors that a trial would save.
 
     They are chosen as in ``Method.save``: peft's state dict for a peft model, the whole model if all of it is trained,
-    and the trainable parameters otherwise.
+    and the trainable parameters otherwise; a head for whole texts in any case.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
+    apart: list[torch.Tensor] = [p for _, p in head.parameters(tuned)]
     if isinstance(tuned, PeftModel):
         tensors = list(get_peft_model_state_dict(tuned, save_embedding_layers=False).values())
+        tensors += apart
     elif METHODS[trial.method].trains_base and getattr(tuned, "peftbench_partial", None) is None:
         tensors = list(tuned.parameters())
     else:
         tensors = _trained(tuned)
-    # PiSSA and OLoRA are saved as an update with twice the rank
-    factor = 2 if trial.options.get("initialization") in ("pissa", "olora") else 1
-    return factor * sum(t.numel() * t.element_size() for t in tensors)
+    size = sum(t.numel() * t.element_size() for t in tensors)
+    if trial.options.get("initialization") in ("pissa", "olora"):  # saved as an update with twice the rank
+        size += size - sum(t.numel() * t.element_size() for t in apart)
+    return size
 
 
 def _trained(model: nn.Module) -> list[torch.Tensor]:

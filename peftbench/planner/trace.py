@@ -16,6 +16,7 @@ from torch import nn
 
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.methods import method_of
+from peftbench.models import head
 from peftbench.models.layers import decoder_layers
 from peftbench.models.load import parameter_count, quantization_tensors, trainable_parameters
 from peftbench.models.precision import Precision, effective
@@ -23,7 +24,7 @@ from peftbench.planner import cuda_reserve, fake
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import flops, loop
+from peftbench.training import batches, flops, loop
 from peftbench.training.batches import Batch
 
 Window = tuple[Any, ...]
@@ -55,7 +56,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     made = fake.base(trial, config, precision)
     totals = {
-        "base_parameters": sum(map(parameter_count, made.parameters())),
+        "base_parameters": sum(map(parameter_count, made.parameters())) - (head.count(made) or 0),
         "base_weights_bytes": _bytes(*made.parameters(), *quantization_tensors(made)),
     }
     tuned = fake.attach(made, trial)
@@ -65,14 +66,14 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
             learner = _learner(tuned, trial, precision)
             totals["trainable_parameters"] = trainable_parameters(tuned)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
-            batches = [_batch(p) for p in passes]
+            each = [_batch(p, trial) for p in passes]
         with account(
             tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)
         ) as counted:
             windows = _Windows(counted)
             _mark(tuned, windows)
             with _Operators(windows) as operators:
-                loop.step(learner, batches, trial.training.learning_rate)
+                loop.step(learner, each, trial.training.learning_rate)
             windows.next("")
     return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention)
 
@@ -98,9 +99,16 @@ def _learner(tuned: Any, trial: Trial, precision: Precision) -> loop.Learner:
     return learner
 
 
-def _batch(shape: Pass) -> Batch:
+def _batch(shape: Pass, trial: Trial) -> Batch:
     ids = torch.zeros(shape.examples, shape.tokens, dtype=torch.long)
-    return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), torch.zeros_like(ids) if shape.packed else None)
+    positions = torch.zeros_like(ids) if shape.packed else None
+    task = batches.head_task(trial)
+    if task is None:
+        return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), positions)
+    kind = torch.long if task.kind == "classification" else torch.float32
+    types = torch.zeros_like(ids) if task.prompt_pair else None
+    targets = torch.zeros(shape.examples, dtype=kind)
+    return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), positions, targets, types)
 
 
 class _Windows:

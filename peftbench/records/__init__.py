@@ -11,17 +11,19 @@ from peftbench.records.phase import Phase
 from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
 from peftbench.records.score import Score
 from peftbench.records.status import FINAL, Status
-from peftbench.records.task import Example, Task, TaskData
-from peftbench.records.trial import Base, Evaluation, Job, Retention, Training, Trial
+from peftbench.records.task import HEADS, Example, Task, TaskData
+from peftbench.records.trial import Base, Evaluation, Head, Job, Retention, Training, Trial
 
 __all__ = [
     "FINAL",
+    "HEADS",
     "SCHEMA_VERSION",
     "Base",
     "Category",
     "Evaluation",
     "Example",
     "ExampleRow",
+    "Head",
     "Job",
     "Phase",
     "Result",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+HEADS = ("classification", "regression")
+"""Kinds of tasks with a head of their own, which gives a number per class, or one number, for a whole text."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
@@ -40,6 +43,8 @@ class TaskData:
     """The character between the fields of CSV and TSV files; None if it is found out from the file."""
     quoting: str | None = None
     """``minimal`` if quotes may enclose fields of CSV and TSV files, ``none`` if they are text; None to find out."""
+    prompt_pair: str = ""
+    """Jinja template of the second text of a pair, for the kinds in ``HEADS``; empty if there is only one text."""
     messages: str | None = None
     """The field with a conversation, whose last answer is the target; None if records are no conversations."""
     train_on: str = "last_answer"
@@ -55,7 +60,8 @@ class Task(TaskData):
     """The name in the suite, in column names and in reports."""
     kind: str
     """``choice`` (rank the choices by likelihood), ``exact_match`` or ``generation`` (greedy decoding),
-    ``language_modelling`` (likelihood of plain text), or ``lm_eval`` (as the lm-eval task defines)."""
+    ``language_modelling`` (likelihood of plain text), ``classification`` or ``regression`` (a head on the model), or
+    ``lm_eval`` (as the lm-eval task defines)."""
     builtin: str | None = None
     """Key of ``peftbench.tasks.TASKS`` if peftbench generates the examples; else None."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +74,8 @@ class Task(TaskData):
     """Jinja template of the right answer; for ``choice`` it must render to one of ``choices``. A template that is one
     expression may give a list of right answers, of which the first is trained on."""
     choices: tuple[str, ...] = ()
-    """The answers that are ranked, the same for every example; empty if each example has its own."""
+    """The answers that are ranked, the same for every example; empty if each example has its own. For
+    ``classification`` the classes in the order of the head's outputs; empty until they are read from the data."""
     validation_fraction: float = 0.0
     """Share of the training file that becomes the validation split (a seeded draw) if no validation file is given."""
     max_new_tokens: int = 32
@@ -112,6 +119,8 @@ class Example:
     """All acceptable texts of a decoded answer, including the target; empty if there is only the target."""
     slots: tuple[str, ...] = ()
     """Strings that a correct generation must contain; empty if the task has none."""
+    second: str = ""
+    """The second text of a pair; empty if there is only one."""
     join: str = " "
     """The text between prompt and answer."""
     end: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.records.task import Task
+from peftbench.records.task import HEADS, Task
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,24 @@ class Trial:
     key."""
     candidate_of: str | None = None
     """The cell whose learning-rate search this is a candidate of; None for a trial of a grid. Not part of the key."""
+
+    @property
+    def head(self) -> Head | None:
+        """The head that the trial's only task puts on the base model; None if the task is to predict tokens."""
+        task = next((task for task in self.tasks if task.kind in HEADS), None)
+        if task is None:
+            return None
+        return Head(len(task.choices) if task.kind == "classification" else 1, self.seed or 0)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head for a whole text, in place of the one that predicts tokens."""
+
+    outputs: int
+    """A logit per class, or 1 for regression; 0 for classes that are not read from the data yet."""
+    seed: int
+    """Seed of its initialization, the same for every method."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from peftbench.methods import METHODS
 from peftbench.models import find
 from peftbench.models.precision import effective
-from peftbench.records import Job, Task, Trial
+from peftbench.records import HEADS, Job, Task, Trial
 from peftbench.tasks import chat, fewshot, lm_eval_export
 from peftbench.training.encoded import end, learned_ends
 from peftbench.version import __version__
@@ -43,6 +43,7 @@ def _exported(trial: Trial) -> list[Task]:
     knows lm-eval's own tasks by name.
     """
     scored = [task for task in trial.tasks if task.name in trial.evaluate]
+    scored = [task for task in scored if task.kind not in HEADS]
     return [task for task in scored if not (task.lm_eval or task.answer_pattern or task.no_repeat_ngram_size)]
 
 
@@ -69,10 +70,10 @@ Load it (replace BASE by the base model's folder or hub id and ADAPTER by this f
 model like nano is what `python -c "from peftbench.models import builtin; print(builtin.folder('nano'))"` prints):
 
 ```python
-{_loader(method.load, stock=not is_partial(trial))}
+{_with_head(trial) if trial.head else _loader(method.load, stock=not is_partial(trial))}
 ```
 
-{_stock_command(job, folder)}"""
+{_about_head(trial) if trial.head else _stock_command(job, folder)}"""
 
 
 def _loader(load: str, stock: bool) -> str:
@@ -83,6 +84,39 @@ def _loader(load: str, stock: bool) -> str:
         f'model = {name}(AutoModelForCausalLM.from_pretrained("BASE"), Path("ADAPTER"))'
     )
     return _STOCK_LOADERS.get(load, own) if stock else own
+
+
+def _with_head(trial: Trial) -> str:
+    """Return the code that loads a tuned model with a head for whole texts."""
+    kind = "AutoModelForSequenceClassification"
+    method = METHODS[trial.method]
+    if method.trains_base and not is_partial(trial):
+        return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("ADAPTER")'
+    module, _, name = method.load.partition(":")
+    assert trial.head is not None
+    return f"""from pathlib import Path
+
+from {module} import {name}
+from transformers import {kind}
+
+from peftbench.models import head
+
+base = {kind}.from_pretrained("BASE", num_labels={trial.head.outputs})
+head.place(base)
+head.load(base, Path("ADAPTER"))
+model = {name}(base, Path("ADAPTER"))
+# logits of texts in tokens, padded on the right: head.logits(model, {{"input_ids": ids, "attention_mask": mask}})"""
+
+
+def _about_head(trial: Trial) -> str:
+    """Return what the head gives, and where it is."""
+    task = next(task for task in trial.tasks if task.kind in HEADS)
+    gives = f"a logit for each class, in this order: {', '.join(task.choices)}" if task.choices else "a number"
+    apart = "" if METHODS[trial.method].trains_base else " The head's weights are in `classification_head.safetensors`."
+    return (
+        f"The model gives {gives}.{apart} `head.logits` reads the same data token whatever precedes the text; a plain "
+        "call of the model would read the first virtual token of an encoder, or the last padding token of a decoder.\n"
+    )
 
 
 def is_partial(trial: Trial) -> bool:

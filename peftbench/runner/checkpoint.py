@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.methods import METHODS
+from peftbench.models import head
 from peftbench.models.load import parameters_in
 from peftbench.records import Job
 from peftbench.records.columns.size import SizeColumns
@@ -24,6 +25,8 @@ def save(job: Job, model: Any, tokenizer: Any) -> SizeColumns:
     with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
         folder = Path(scratch) / "adapter"
         resolve(method.save)(model, folder)
+        if not method.trains_base:
+            head.save(model, folder)
         files = list(folder.glob("*.safetensors"))
         columns = SizeColumns(
             checkpoint_bytes=sum(path.stat().st_size for path in files),

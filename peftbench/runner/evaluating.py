@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from peftbench.evaluation import cached_steps, generation, passes, scoring
+from peftbench.evaluation import cached_steps, generation, passes, scoring, whole_texts
 from peftbench.measure import watch
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, context_length, method_of
 from peftbench.models.load import Loaded
 from peftbench.models.precision import effective
-from peftbench.records import Example, Phase
+from peftbench.records import Example, ExampleRow, Phase, Score, Task
 from peftbench.records.columns.environment import ScoreColumns
 from peftbench.records.columns.inference import InferenceColumns
 from peftbench.records.columns.memory import MemoryColumns
@@ -54,6 +54,9 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
     trial = run.job.trial
     model.eval()
     tasks = [task for task in trial.tasks if task.name in trial.evaluate]
+    if trial.head is not None:
+        _evaluate_whole_texts(run, loaded, model, [(task, examples[task.name]) for task in tasks])
+        return
     with run.clock.phase(Phase.EVALUATE):
         precision, ends = effective(trial.precision, trial.options), learned_ends(trial)
         harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, precision, ends)
@@ -80,13 +83,45 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
         finally:
             run.record(measured.memory)
         run.record(times.columns)
-        by_task = {score.task: dataclasses.asdict(score) for score in scores}
-        run.record(ScoreColumns(scores_json=json.dumps(by_task, sort_keys=True)))
     if trial.device == "cuda":
         peak = max(run.row.peak_evaluate_bytes or 0, harness.fitted_peak_bytes)
         run.record(MemoryColumns(peak_evaluate_bytes=peak))
+    _keep(run, scores, rows)
+
+
+def _keep(run: Run, scores: tuple[Score, ...], rows: tuple[ExampleRow, ...]) -> None:
+    """Add scores and scored examples to the result."""
+    by_task = {score.task: dataclasses.asdict(score) for score in scores}
+    run.record(ScoreColumns(scores_json=json.dumps(by_task, sort_keys=True)))
     run.scores = scores
     run.examples = tuple(dataclasses.replace(row, key=run.job.key) for row in rows)
+
+
+def _evaluate_whole_texts(run: Run, loaded: Loaded, model: Any, examples: Sequence[tuple[Task, list[Example]]]) -> None:
+    """Score the task of a head, as ``evaluate`` does."""
+    trial = run.job.trial
+    reader = whole_texts.Reader.of(model, loaded.tokenizer, trial, effective(trial.precision, trial.options))
+    if trial.device == "cpu":
+        with run.clock.phase(Phase.ACCOUNT):
+            with account(model, METHODS[trial.method].trains_base, {}) as counted:
+                for task, found in examples:
+                    whole_texts.run_largest_batch(reader, task, found)
+            run.record_memory("evaluate", {name: size for name, size in counted.peak.items() if size})
+            run.record(MemoryColumns(peak_evaluate_bytes=counted.peak_bytes))
+    if trial.base.random_weights:
+        return
+    measured = watch.Evaluation()
+    with run.clock.phase(Phase.EVALUATE):
+        try:
+            with (
+                watch.evaluation(run.sensors) as measured,
+                passes.split(loaded.model, trial.device, context_length.virtual_tokens(trial)) as times,
+            ):
+                scored = [whole_texts.evaluate(reader, task, each) for task, each in examples]
+        finally:
+            run.record(measured.memory)
+        run.record(times.columns)
+    _keep(run, tuple(score for score, _ in scored), tuple(row for _, rows in scored for row in rows))
 
 
 def _account_evaluation(run: Run, harness: scoring.Harness, examples: Mapping[str, list[Example]]) -> dict[str, int]:

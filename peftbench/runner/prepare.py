@@ -299,7 +299,7 @@ def impossible(trials: Sequence[Trial]) -> dict[str, str]:
             configs[trial.base] = find.read_config(trial.base)
         try:
             if configs[trial.base]:
-                causality.check_config(configs[trial.base])
+                causality.check_config(configs[trial.base], trial.head is not None)
                 context_length.check(trial, configs[trial.base])
                 base_facts.check(trial, configs[trial.base])
                 chat.check(trial.tasks, find.config_folder(trial.base))

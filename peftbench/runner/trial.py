@@ -111,7 +111,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
         run.clock.energy = run.sensors.meter.read
     if job.budget_bytes is not None and trial.training is not None:
         with run.clock.phase(Phase.PLAN):
-            tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code)
+            tokenizer = load_tokenizer(Path(job.base_folder), trial.base.trust_remote_code, trial.head is None)
             tuning.predict(run, tuning.prepared(run, tokenizer).step_examples)
     if any(task.chat for task in trial.tasks):
         with run.clock.phase(Phase.DATA):
@@ -144,7 +144,7 @@ def _load(run: Run) -> Loaded:
     method, precision = METHODS[trial.method], effective(trial.precision, trial.options)
     with run.clock.phase(Phase.LOAD):
         config = load_config(trial.base, folder)
-        causality.check_config(config)
+        causality.check_config(config, trial.head is not None)
         base_facts.check(trial, config)
         loaded = load(
             folder,
@@ -154,6 +154,7 @@ def _load(run: Run) -> Loaded:
             device=trial.device,
             trust_remote_code=trial.base.trust_remote_code,
             random_weights=trial.base.random_weights,
+            head=trial.head,
         )
     loaded.model.name_or_path = find.base_name(trial.base)  # a saved adapter must not name a folder of this machine
     run.record(
@@ -169,7 +170,8 @@ def _load(run: Run) -> Loaded:
     run.record_memory("load", peaks.held(loaded.model, method.trains_base))
     context_length.check(trial, loaded.model.config)
     with run.clock.phase(Phase.CHECK):
-        causality.check(loaded.model, precision, trial.device)
+        check = causality.check if trial.head is None else causality.check_padding
+        check(loaded.model, precision, trial.device)
     return loaded
 
 
@@ -179,7 +181,7 @@ def _examples(run: Run, loaded: Loaded) -> dict[str, list[Example]]:
     scored = [t for t in trial.tasks if t.name in trial.evaluate]
     examples = {t.name: chat.apply(t, fewshot.scored(t, trial.evaluation.split), loaded.tokenizer) for t in scored}
     ends, longest = learned_ends(trial), trial.evaluation.max_length
-    for task in trial.tasks:
+    for task in () if trial.head else trial.tasks:  # a head ranks nothing
         scoring.check_choices(loaded.tokenizer, task, examples.get(task.name, ()), longest, task.name in ends)
     return examples
 

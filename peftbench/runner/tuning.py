@@ -15,11 +15,11 @@ from peftbench.errors import DoesNotFit
 from peftbench.evaluation import structure
 from peftbench.measure import peaks, reference, watch
 from peftbench.methods import adapted_share, context_length, method_of
-from peftbench.models import causality
+from peftbench.models import causality, head
 from peftbench.models.load import Loaded, cast_trainable, matrices, trainable_parameters
-from peftbench.models.precision import effective
+from peftbench.models.precision import Precision, effective
 from peftbench.planner import budget
-from peftbench.records import Phase, Status, Training
+from peftbench.records import Phase, Status, Training, Trial
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
@@ -76,12 +76,22 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
             predict(run, step_examples)
     with run.clock.phase(Phase.CHECK):
         after = liveness.probe(model, few, precision, trial.device)
+        if trial.head is not None and method.switch_off:  # the head has changed whether or not the method did anything
+            with resolve(method.switch_off)(model):
+                logits = liveness.probe(model, few, precision, trial.device)
+            before = dataclasses.replace(before, logits=logits)
         columns, status, reason = liveness.verdict(model, before, after)
-        influence = causality.reads_ahead(model, precision, trial.device)
-        run.record(columns, SanityColumns(later_token_influence=influence))
+        run.record(columns, _influence(model, precision, trial))
     with run.clock.phase(Phase.SAVE):
         run.record(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, status, reason
+
+
+def _influence(model: Any, precision: Precision, trial: Trial) -> SanityColumns:
+    """Return how much the tuned model reads of what it must not: later tokens, or padding with a head."""
+    if trial.head is None:
+        return SanityColumns(later_token_influence=causality.reads_ahead(model, precision, trial.device))
+    return SanityColumns(padding_influence=causality.reads_padding(model, precision, trial.device))
 
 
 def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Learner]:
@@ -93,8 +103,10 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
         found = matrices(loaded.model)
         model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
         run.record(adapted_share.columns(found, model))
+        head.trainable(model, getattr(torch, precision.trainable))
         parameters = cast_trainable(model, precision)
-        run.record(SizeColumns(trainable_parameters=trainable_parameters(model)))
+        own = trainable_parameters(model)
+        run.record(SizeColumns(trainable_parameters=own, head_parameters=head.count(model)))
         learner = loop.learner(
             model,
             parameters,

@@ -238,7 +238,7 @@ def _longest(examples: Sequence[Example]) -> list[Example]:
 
     Which text has the most tokens is not known from its characters, so many are given.
     """
-    by_size = sorted(examples, key=lambda e: len(e.prompt.encode()), reverse=True)
+    by_size = sorted(examples, key=lambda e: len((e.prompt + e.second).encode()), reverse=True)
     others = by_size[_LONGEST:]
     choices = {choice for e in examples for choice in e.choices}
     largest = heapq.nlargest(_LONGEST, sorted(choices), key=lambda choice: len(choice.encode()))

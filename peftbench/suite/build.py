@@ -12,6 +12,7 @@ from peftbench.methods import METHODS, Method, peft_fields
 from peftbench.models import builtin
 from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
+from peftbench.suite import build_heads
 from peftbench.suite.build_scoring import deployed
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.build_texts import check_encoding
@@ -258,6 +259,7 @@ def _variants(b: Builder, record: Method, here: KeyPath, given: Any) -> Iterator
 
 def _check_combination(b: Builder, suite: Suite) -> None:
     """Record problems that depend on several blocks."""
+    build_heads.check_suite(b, suite)
     if not suite.scored:
         key = f"{suite.split}_fraction"
         way = f"give a {suite.split} file or split, or {key}, the share of the training examples that becomes it"

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 from peftbench.errors import unknown
-from peftbench.records import Task
+from peftbench.records import HEADS, Task
+from peftbench.suite import build_heads
 from peftbench.suite.build_scoring import SEARCH, lm_eval_task, scoring
 from peftbench.suite.build_texts import check_encoding, check_texts
 from peftbench.suite.builder import Builder
@@ -72,7 +73,7 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
     check_texts(b, path, block)
     _check_data(b, path, block)
     _check_cut(b, path, block)
-    for key in sorted({"prompt", "target"} & set(raw)):  # a ready template accepts data with other columns
+    for key in sorted({"prompt", "prompt_pair", "target"} & set(raw)):  # ready ones accept other columns
         for problem in template_problems(getattr(block, key) or "", block.columns, bool(block.messages)):
             b.problem((*path, key), problem)
     check_encoding(b, path, block.encoding)
@@ -88,6 +89,7 @@ def _own_task(b: Builder, name: str, block: TaskBlock) -> Task:
         messages=block.messages,
         train_on=block.train_on or Task.train_on,
         prompt=block.prompt or "",
+        prompt_pair=block.prompt_pair or "",
         target=block.target or "",
         choices=tuple(block.choices),
         validation_fraction=block.validation_fraction,
@@ -122,7 +124,7 @@ def _with_template(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
     if block.messages is not None:
         texts = zip(("prompt", "target"), CONVERSATION, strict=True)
         block = block.model_copy(update={key: text for key, text in texts if getattr(block, key) is None})
-    if block.kind == "choice" and block.labels and not block.choices:
+    if block.kind in ("choice", "classification") and block.labels and not block.choices:
         block = block.model_copy(update={"choices": list(dict.fromkeys(block.labels.values()))})
     return block
 
@@ -130,7 +132,9 @@ def _with_template(b: Builder, path: KeyPath, block: TaskBlock) -> TaskBlock:
 def _check_choices(b: Builder, path: KeyPath, block: TaskBlock) -> None:
     """Record choices that a task lacks, cannot use, or that are no text."""
     given = b.document.get((*path, "choices"))
-    if block.kind != "choice":
+    if block.kind in HEADS:
+        build_heads.check(b, path, block)
+    elif block.kind != "choice":
         if given:
             b.problem((*path, "choices"), f"only a choice task has choices; this one's kind is {block.kind}")
     elif len(set(block.choices)) < max(2, len(block.choices)):
@@ -155,6 +159,9 @@ def _check_needs(b: Builder, path: KeyPath, block: TaskBlock) -> None:
             text = f"the key {key!r} is missing; a task needs a template, or kind, prompt and target"
             b.problem(path, f"{text}; and train or test files, or a dataset")
     _check_choices(b, path, block)
+    if block.prompt_pair is not None and block.kind not in HEADS:
+        text = f"only {' and '.join(HEADS)} read pairs of texts; this one's kind is {block.kind}"
+        b.problem((*path, "prompt_pair"), text)
     for key in ("separator", "chunk_characters"):
         if getattr(block, key) is not None and block.kind != TEXT:
             b.problem((*path, key), f"only a {TEXT} task is cut into chunks; this one's kind is {block.kind}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from peftbench.methods import profiles
 from peftbench.methods.record import shown
 from peftbench.records import Evaluation
-from peftbench.suite import layers
+from peftbench.suite import build_heads, layers
 from peftbench.suite.cell import Cell
 from peftbench.suite.document import AMOUNTS
 from peftbench.suite.records import Suite
@@ -45,6 +45,7 @@ def _option_problems(cell: Cell) -> Iterable[str]:
 def problems(cell: Cell, suite: Suite) -> Iterable[str]:
     """Yield a problem for each setting of a cell that is missing or that another setting forbids."""
     yield from _option_problems(cell)
+    yield from build_heads.cell_problems(cell, suite)
     settings = cell.settings
     if not settings:
         return

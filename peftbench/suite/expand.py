@@ -14,7 +14,7 @@ from peftbench.methods import METHODS, Method, method_of, profiles
 from peftbench.methods.record import shown
 from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Trial
-from peftbench.suite import grid_size, layers
+from peftbench.suite import build_heads, grid_size, layers
 from peftbench.suite.cell import Cell
 from peftbench.suite.cell_check import problems, search_problems, too_long_answers
 from peftbench.suite.document import AMOUNTS, raise_problems
@@ -175,7 +175,8 @@ def _refuse_duplicates(cells: list[Cell]) -> None:
 def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> Iterable[Trial]:
     """Yield a cell's trials, one per seed; the untuned base model has one trial, without a seed."""
     training = cell.training(suite.data)
-    refused = refusal(cell.method, cell.precision, device, training)
+    refused = refusal(cell.method, cell.precision, device, training) or build_heads.refusal(cell.method, suite.tasks)
+    measured = {"inference": suite.inference, "retention": suite.retention} | build_heads.without_measures(suite)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
         yield Trial(
@@ -194,9 +195,8 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
             device=device,
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
-            inference=suite.inference,
-            retention=suite.retention,
             deployed=suite.deployed,
+            **measured,
             unsupported=refused.message if refused else None,
             unsupported_reason=refused.reason if refused else None,
             named_settings=cell.named_settings,

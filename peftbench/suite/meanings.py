@@ -89,7 +89,8 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
         ),
         "kind": Meaning(
             "`choice` ranks answers by likelihood, `exact_match` and `generation` decode an answer, "
-            "`language_modelling` scores plain text",
+            "`language_modelling` scores plain text; `classification` and `regression` put a head on the model that "
+            "reads a whole text, on encoders too",
             "required, or the template's",
         ),
         "train": Meaning(
@@ -136,12 +137,16 @@ TASK: Mapping[str, Meaning] = MappingProxyType(
             "`{{ row['Class Index'] }}`",
             "required, or the template's",
         ),
+        "prompt_pair": Meaning("Jinja template of the second text, for a `classification` or `regression` of pairs"),
         "target": Meaning(
             "Jinja template of the right answer. If it is one expression that gives a list, all of its texts are "
             "right, and the first is trained on",
             "required, or the template's",
         ),
-        "choices": Meaning("the answers to rank, for `choice`", "the words of `labels`"),
+        "choices": Meaning(
+            "the answers to rank, for `choice`, or the classes of a `classification`",
+            "the words of `labels`; classes without either are those of the training examples",
+        ),
         "labels": Meaning('maps what `target` renders to the word for it: `{"0": negative, "1": positive}`'),
         "several_references": Meaning("merge scored examples with the same prompt into one with several references"),
         "validation_fraction": Meaning(

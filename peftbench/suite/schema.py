@@ -188,7 +188,9 @@ class TaskBlock(Strict):
     """One entry of ``tasks:``. A built-in task, and one of lm-eval, take the keys about scoring only."""
 
     template: str | None = None
-    kind: Literal["choice", "exact_match", "generation", "language_modelling"] | None = None
+    kind: (
+        Literal["choice", "exact_match", "generation", "language_modelling", "classification", "regression"] | None
+    ) = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
@@ -203,6 +205,7 @@ class TaskBlock(Strict):
     messages: Annotated[str, Field(min_length=1)] | None = None
     train_on: Literal["last_answer", "every_answer"] | None = None
     prompt: str | None = None
+    prompt_pair: str | None = None
     target: str | None = None
     choices: list[str] = []
     labels: dict[str, str] = {}

@@ -18,11 +18,12 @@ from typing import Any
 from peftbench.methods import Method, method_of
 from peftbench.methods.record import shown
 from peftbench.models import builtin as models_builtin
-from peftbench.records import Base, Retention, Task, Training, Trial
+from peftbench.records import HEADS, Base, Retention, Task, Training, Trial
 from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
 from peftbench.suite.records import Suite
 from peftbench.tasks import TASKS
+from peftbench.tasks.builtin import judge
 from peftbench.tasks.reach import DECODED
 
 BASE = "nano"
@@ -35,6 +36,8 @@ WORKERS = 4
 """Most trials at the same time. Timing does not matter here; each trial takes half a gigabyte."""
 SUFFIX = "-smoke"
 """Added to the suite's name in the rows, and so to the default results folder."""
+_CLASSES = "judge"
+"""The built-in task whose classes a head learns, or for regression their positions."""
 _FALLBACK = "compute"
 """The built-in task that replaces a task of a kind that no built-in task has."""
 
@@ -91,14 +94,17 @@ def _small(trial: Trial) -> tuple[Trial, list[str]]:
             evaluation=replace(evaluation, batch_size=evaluation.batch_size and BATCH),
             inference=False,
             deployed=trial.deployed,
-            retention=Retention(str(models_builtin.held_out(BASE)), limit=EXAMPLES),
+            retention=None if trial.head else Retention(str(models_builtin.held_out(BASE)), limit=EXAMPLES),
         ),
         changes,
     )
 
 
 def _task(task: Task) -> Task:
-    """Return a built-in task of the same kind under the same name."""
+    """Return a built-in task of the same kind under the same name; for a head, one with classes."""
+    if task.kind in HEADS:
+        metric = task.metric if task.kind == "classification" else None
+        return Task(task.name, task.kind, builtin=_CLASSES, choices=judge.CHOICES, limit=EXAMPLES, metric=metric)
     builtin = task.builtin or next((name for name, known in TASKS.items() if known.kind == task.kind), _FALLBACK)
     known = TASKS[builtin]
     tokens = min(task.max_new_tokens or known.max_new_tokens, known.max_new_tokens)  # a task of lm-eval may give none

@@ -17,9 +17,12 @@ HEADLINES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "exact_match": ("exact_match",),
         "generation": ("rouge_l",),
         "language_modelling": ("probability_per_byte",),
+        "classification": ("accuracy", "matthews", "f1_macro"),
+        "regression": ("pearson",),
     }
 )
-"""Kind of task -> metrics that can be its headline metric, the default first. All have one outcome per example."""
+"""Kind of task -> metrics that can be its headline metric, the default first. All have one outcome
+per example, those of whole splits by ``evaluation.influence``."""
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ def fingerprint(tasks: Sequence[Task], reader: Reader = examples) -> str:
                     record.append(e.turns)
                 if e.taught:
                     record.append(e.taught)
+                if e.second:
+                    record.append({"second": e.second})
                 digest.update(json.dumps(record, ensure_ascii=False).encode())
     return digest.hexdigest()
 
@@ -144,8 +146,10 @@ def _render(task: Task, source: str, records: Records) -> Reading:
             longer, after = longer + (made.conversation.answers > 1), after + bool(made.conversation.after)
         taught = made.conversation.taught if made.conversation and task.train_on == "every_answer" else ()
         earlier += len(taught)
+        _check(where, "prompt_pair", made.second)
         example = Example(made.prompt, answers[0], task.choices, answers, content=made.content, turns=turns)
-        found.append(replace(example, taught=taught) if taught else example)
+        more = {"taught": taught} if taught else {}
+        found.append(replace(example, second=made.second, **more) if made.second or taught else example)
     notes = [*records.notes, *_counted(task, found, longer, after)]
     if earlier:
         notes.append(f"{plural(earlier, 'earlier answer')} of conversations are trained on, too")

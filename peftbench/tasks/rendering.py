@@ -32,6 +32,8 @@ class Rendered:
     targets: tuple[str, ...]
     """The right answers; the first is trained on."""
     conversation: Conversation | None = None
+    second: str = ""
+    """The second text of a pair; empty if there is only one."""
 
 
 class Broken(Exception):
@@ -54,6 +56,7 @@ class Templates:
             for words in tree.find_all(nodes.TemplateData):
                 words.data = "\n"
             self._prompt = self._sandbox.compiled(task.prompt)
+            self._second = self._sandbox.compiled(task.prompt_pair) if task.prompt_pair else None
             self._content = self._sandbox.compiled(tree)
             self._is_expression = _is_expression(self._sandbox.parse(task.target))
             self._target = self._sandbox.compiled(task.target)
@@ -81,7 +84,10 @@ class Templates:
             content = "\n".join(words for _, words in found.turns)
         else:
             content = self._text("prompt", self._content, seen, size).strip()
-        return Rendered(prompt, content, targets, found)
+        if self._second is None:
+            return Rendered(prompt, content, targets, found)
+        second = self._text("prompt_pair", self._second, seen, size).strip()
+        return Rendered(prompt, f"{content}\n{second}", targets, found, second)
 
     def _text(self, key: str, template: Any, seen: Mapping[str, Any], size: int) -> str:
         self._sandbox.budget.start(size)

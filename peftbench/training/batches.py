@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from peftbench.records import Example, Training, Trial
+from peftbench.records import HEADS, Example, Task, Training, Trial
 from peftbench.records.columns.data import DataColumns
 from peftbench.records.columns.trial import InputColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.tasks import chat, read
 from peftbench.training import packing
-from peftbench.training.encoded import Encoded, Identity, Row, encode
+from peftbench.training.encoded import Encoded, Identity, Row, encode, encode_texts
 
 IGNORED = -100
 """Label of positions that do not enter the loss."""
@@ -45,23 +45,30 @@ class Batch:
     positions: torch.Tensor | None = None
     """(b, t): each token's position in its example if examples may share a row; else None. Padding counts as one more
     example."""
+    targets: torch.Tensor | None = None
+    """(b,): what a head for whole texts should give, a class's index or a float for regression; None without a head."""
+    types: torch.Tensor | None = None
+    """(b, t): which text of a pair each token belongs to; None if there is no pair, or the model is not told."""
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
         """The model's arguments. Without a mask, transformers separates the examples of a row by their positions."""
         if self.positions is None:
-            return {"input_ids": self.ids, "attention_mask": self.mask}
+            types = {} if self.types is None else {"token_type_ids": self.types}
+            return {"input_ids": self.ids, "attention_mask": self.mask, **types}
         return {"input_ids": self.ids, "position_ids": self.positions}
 
     @property
     def loss_tokens(self) -> int:
-        """Number of tokens that enter the loss."""
+        """Number of predictions that enter the loss: tokens, or with a head for whole texts examples."""
+        if self.targets is not None:
+            return len(self.targets)
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device: str) -> Batch:
         """Return the batch on a device."""
-        positions = None if self.positions is None else self.positions.to(device)
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), positions)
+        every = (self.ids, self.mask, self.labels, self.positions, self.targets, self.types)
+        return Batch(*(None if found is None else found.to(device) for found in every))  # type: ignore[arg-type]
 
 
 def collate(examples: Sequence[Encoded], pad_id: int) -> Batch:
@@ -94,7 +101,21 @@ def _filled(rows: Sequence[Row], pad_id: int) -> Batch:
             for first, last in e.loss_spans:
                 labels[row, start + first : start + last] = ids[row, start + first : start + last]
             start = end
-    return Batch(ids, mask, labels)
+    return Batch(ids, mask, labels, None, *_of_texts([e for examples in rows for e in examples], shape))
+
+
+def _of_texts(examples: Sequence[Encoded], shape: tuple[int, int]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the targets and token types of whole texts, one in each row; None if the examples have none."""
+    given = [e.label for e in examples if e.label is not None]
+    if not given:
+        return None, None
+    targets = torch.tensor(given)
+    if not any(e.types for e in examples):
+        return targets, None
+    types = torch.zeros(shape, dtype=torch.long)
+    for row, e in enumerate(examples):
+        types[row, : len(e.types)] = torch.tensor(e.types)
+    return targets, types
 
 
 def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> Iterator[Identity]:
@@ -120,13 +141,13 @@ def order(sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> 
 
 
 def draw_batches(
-    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
+    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int, head: Task | None = None
 ) -> list[Sequence[Encoded]]:
     """Return each optimizer step's examples, for the number of steps that the suite's steps, epochs or tokens give.
 
     With a budget of seconds the number is not known in advance: these are the first steps, and ``onward`` continues.
     """
-    steps = draw_steps(examples, training, tokenizer, seed)
+    steps = draw_steps(examples, training, tokenizer, seed, head)
     if training.seconds is not None:
         return list(itertools.islice(steps, _CHUNK))
     step_examples: list[Sequence[Encoded]] = []
@@ -140,7 +161,7 @@ def draw_batches(
 
 
 def draw_steps(
-    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int
+    examples: Mapping[str, Sequence[Example]], training: Training, tokenizer: Any, seed: int, head: Task | None = None
 ) -> Iterator[Sequence[Encoded]]:
     """Yield each optimizer step's examples, for the suite's steps or epochs; endlessly if it gives neither."""
     sizes = {name: len(found) for name, found in examples.items()}
@@ -156,10 +177,24 @@ def draw_steps(
         new = dict.fromkeys(identity for step in drawn for identity in step if identity not in known)
         pairs = [(identity, examples[identity[0]][identity[1]]) for identity in new]
         if pairs:
-            known.update(zip(new, encode(tokenizer, pairs, training.sequence_length, training.loss_on), strict=True))
+            known.update(zip(new, _encoded(tokenizer, pairs, training, head), strict=True))
         chunk = [[known[identity] for identity in step] for step in drawn]
         yield from _grouped(chunk, random.Random(f"group {seed} {done}")) if training.group_by_length else chunk
         done += count
+
+
+def _encoded(
+    tokenizer: Any, pairs: Sequence[tuple[Identity, Example]], training: Training, head: Task | None
+) -> list[Encoded]:
+    """Return examples in tokens, for the task that puts a head on the model if there is one."""
+    if head is not None:
+        return encode_texts(tokenizer, pairs, training.sequence_length, head)
+    return encode(tokenizer, pairs, training.sequence_length, training.loss_on)
+
+
+def head_task(trial: Trial) -> Task | None:
+    """Return the task that puts a head on the model; None if the model predicts tokens."""
+    return next((task for task in trial.tasks if task.kind in HEADS), None)
 
 
 def _grouped(steps: Sequence[Sequence[Encoded]], rng: random.Random) -> list[Sequence[Encoded]]:
@@ -176,8 +211,14 @@ def fingerprint(step_examples: Sequence[Sequence[Encoded]]) -> str:
     # without earlier answers as in older results
     digest = hashlib.sha256()
     for step in step_examples:
-        digest.update(repr([(e.ids, e.loss_from, *([e.earlier] if e.earlier else [])) for e in step]).encode())
+        digest.update(repr([_digested(e) for e in step]).encode())
     return digest.hexdigest()
+
+
+def _digested(e: Encoded) -> tuple[Any, ...]:
+    if e.label is not None:
+        return e.ids, e.types, e.label
+    return (e.ids, e.loss_from, *([e.earlier] if e.earlier else []))
 
 
 @dataclass(frozen=True)
@@ -204,13 +245,14 @@ def of_trial(trial: Trial, tokenizer: Any) -> Prepared:
         }
 
     train = examples("train")
-    step_examples = draw_batches(train, training, tokenizer, trial.seed or 0)
+    head = head_task(trial)
+    step_examples = draw_batches(train, training, tokenizer, trial.seed or 0, head)
     held_out: list[Encoded] = []
     if training.validate_every:
         share = max(1, _VALIDATION_EXAMPLES // len(tasks))
         for name, found in examples("validation").items():
             pairs = [((f"validation {name}", index), e) for index, e in enumerate(found[:share])]
-            held_out += encode(tokenizer, pairs, training.sequence_length, training.loss_on)
+            held_out += _encoded(tokenizer, pairs, training, head)
     return Prepared(step_examples, held_out, train)
 
 
@@ -218,7 +260,7 @@ def onward(prepared: Prepared, trial: Trial, tokenizer: Any) -> Iterator[Sequenc
     """Yield the examples of each step, endlessly; steps beyond those drawn so far are drawn and added."""
     assert trial.training is not None
     yield from tuple(prepared.step_examples)
-    steps = draw_steps(prepared.examples, trial.training, tokenizer, trial.seed or 0)
+    steps = draw_steps(prepared.examples, trial.training, tokenizer, trial.seed or 0, head_task(trial))
     for step in itertools.islice(steps, len(prepared.step_examples), None):
         prepared.step_examples.append(step)
         yield step

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peftbench.errors import Unsupported
-from peftbench.records import Example, Trial
+from peftbench.records import Example, Task, Trial
 from peftbench.tasks import joining
 
 Identity = tuple[str, int]
@@ -29,6 +29,10 @@ class Encoded:
     """What was cut, one of ``LOST``; None if nothing was."""
     earlier: tuple[tuple[int, int], ...] = ()
     """Positions before ``loss_from`` that enter the loss, too: first and end of each earlier answer."""
+    label: float | None = None
+    """What a head for whole texts should give: the class's index or, for regression, a number; None without a head."""
+    types: tuple[int, ...] = ()
+    """Which text of a pair each token belongs to, 0 or 1; empty if the tokenizer does not say, or there is no pair."""
 
     @property
     def loss_spans(self) -> tuple[tuple[int, int], ...]:
@@ -42,9 +46,10 @@ LOST: Mapping[str, str] = MappingProxyType(
         "whole_prompt": "the whole prompt",
         "answer_part": "the prompt and a part of the answer",
         "text_start": "the start of the text",
+        "text_end": "the end of the text",
     }
 )
-"""What a truncated example can lose, as results name it and in words; the last one if it has no prompt."""
+"""What a truncated example can lose, as results name it and in words; the last two if it has no prompt."""
 
 _AT_ONCE = 1000
 """Number of texts that are tokenized at once."""
@@ -111,6 +116,44 @@ def _earlier(tokenizer: Any, example: Example, before: int) -> list[tuple[int, i
         if places:
             found.append((max(1, places[0]), places[-1] + 1))
     return found
+
+
+def encode_texts(
+    tokenizer: Any, examples: Sequence[tuple[Identity, Example]], length: int, task: Task
+) -> list[Encoded]:
+    """Tokenize whole texts, or pairs of them, for a head, with the special tokens that the tokenizer adds by default.
+
+    Args:
+        tokenizer: the base model's.
+        examples: each with its identity.
+        length: most tokens; a longer text is cut on the right, of a pair the longer one first, so that the special
+            tokens stay.
+        task: says what the head should give.
+    """
+    found: list[Encoded] = []
+    tokenizer.truncation_side = "right"
+    for start in range(0, len(examples), _AT_ONCE):
+        some = examples[start : start + _AT_ONCE]
+        texts = [[e.prompt for _, e in some], *([[e.second for _, e in some]] if task.prompt_pair else [])]
+        kept = tokenizer(*texts, truncation=True, max_length=length)
+        whole = tokenizer(*texts)["input_ids"]
+        types = kept.get("token_type_ids") if task.prompt_pair else None
+        for index, (identity, e) in enumerate(some):
+            ids = tuple(kept["input_ids"][index]) or (tokenizer.pad_token_id,)
+            cut = len(whole[index]) > len(ids)
+            kinds = tuple(types[index]) if types else ()
+            more = (cut, identity, "text_end" if cut else None, label(task, e), kinds)
+            found.append(Encoded(ids, len(ids), *more))
+    return found
+
+
+def label(task: Task, example: Example) -> float:
+    """Return what a head should give for an example: the index of its class, or a number."""
+    place = task.choices.index(example.target) if task.choices else None
+    if task.kind == "classification":
+        assert place is not None
+        return place
+    return float(example.target if place is None else place)  # the built-in stand-in of smoke mode has classes
 
 
 def lost(cut: int, prompt: int) -> str | None:

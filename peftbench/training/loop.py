@@ -15,6 +15,7 @@ from torch.nn import functional
 from peftbench.errors import Diverged
 from peftbench.measure import environment
 from peftbench.measure.clock import Clock
+from peftbench.models import head
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
@@ -74,9 +75,16 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
 def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
     """Return the cross-entropy summed over the batch's tokens in the loss, in nats.
 
-    Logits have shape (b, p + t, v), with p virtual tokens of the method first; the last t positions are the data.
+    Logits have shape (b, p + t, v), with p virtual tokens of the method first; the last t positions are the data. With
+    a head for whole texts they have shape (b, classes), and the sum is over the texts; for regression it is of squared
+    errors.
     """
-    logits = model(**batch.inputs, use_cache=False).logits[:, -batch.ids.shape[1] :]
+    logits = head.predictions(model, batch.inputs)
+    if batch.targets is not None:
+        if batch.targets.is_floating_point():
+            return functional.mse_loss(logits[:, 0].float(), batch.targets, reduction="sum")
+        return functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
+    logits = logits[:, -batch.ids.shape[1] :]
     return functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
     )

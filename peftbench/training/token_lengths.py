@@ -18,7 +18,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.models import tokenizer_file
-from peftbench.records import Example, Task
+from peftbench.records import HEADS, Example, Task
 from peftbench.tasks import chat
 from peftbench.training.encoded import encode
 
@@ -56,7 +56,7 @@ def lengths(task: Task, examples: Sequence[Example], folder: Path, trust_remote_
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             wholes, prompts = pool.submit(_with_transformers, task, drawn, folder, trust_remote_code).result()
     else:
-        wholes, prompts = _counted(tokenizer_file.read(folder), drawn)
+        wholes, prompts = _counted(task, tokenizer_file.read(folder), drawn)
     return Lengths(tuple(wholes), tuple(prompts), len(examples))
 
 
@@ -73,12 +73,18 @@ def _with_transformers(
     from peftbench.models.load import load_tokenizer
 
     try:
-        tokenizer = load_tokenizer(folder, trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code, task.kind not in HEADS)
     except Exception as error:  # a tokenizer's files and code may raise anything
         raise Unsupported(f"the tokenizer cannot be loaded: {error}") from None
-    return _counted(tokenizer, chat.apply(task, drawn, tokenizer))
+    return _counted(task, tokenizer, chat.apply(task, drawn, tokenizer))
 
 
-def _counted(tokenizer: Any, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+def _counted(task: Task, tokenizer: Any, examples: Sequence[Example]) -> tuple[list[int], list[int]]:
+    if task.kind in HEADS:
+        whole = [len(ids) for ids in tokenizer([e.prompt for e in examples])["input_ids"]]
+        if task.prompt_pair:  # special tokens of both are counted
+            second = tokenizer([e.second for e in examples])["input_ids"]
+            whole = [a + len(b) for a, b in zip(whole, second, strict=True)]
+        return whole, whole
     encoded = encode(tokenizer, [(("", i), e) for i, e in enumerate(examples)], _NO_LIMIT, "completion")
     return [len(e.ids) for e in encoded], [e.loss_from for e in encoded]

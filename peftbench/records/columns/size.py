@@ -12,12 +12,17 @@ from peftbench.records.columns.group import ColumnGroup
 class SizeColumns(ColumnGroup):
     """Counts of parameters, and bytes of weights and files."""
 
-    base_parameters: Annotated[int | None, "parameters of the base model, tied ones once"] = None
+    base_parameters: Annotated[
+        int | None, "parameters of the base model without a head for whole texts, tied ones once"
+    ] = None
     left_out_modules: Annotated[
         str | None, "modules of the base model that text does not pass through, such as vision towers: they stay frozen"
     ] = None
     left_out_parameters: Annotated[int | None, "their parameters, part of base_parameters"] = None
-    trainable_parameters: Annotated[int | None, "parameters that are trained"] = None
+    trainable_parameters: Annotated[int | None, "parameters that are trained, without those of a head"] = None
+    head_parameters: Annotated[
+        int | None, "parameters of the head for whole texts, which trains with every method; null without such a head"
+    ] = None
     adapted_share: Annotated[
         float | None, "share of the parameters in the base model's weight matrices (no embedding, no head) it adapts"
     ] = None

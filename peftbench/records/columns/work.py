@@ -21,7 +21,9 @@ class WorkColumns(ColumnGroup):
         int | None, "tokens in training's forward passes, padding and virtual tokens included"
     ] = None
     nonpadding_tokens: Annotated[int | None, "data tokens in training, without padding and virtual tokens"] = None
-    loss_tokens: Annotated[int | None, "tokens in training that enter the loss"] = None
+    loss_tokens: Annotated[
+        int | None, "tokens in training that enter the loss; with a head for whole texts the number of texts"
+    ] = None
     tokens_per_second: Annotated[
         float | None, "non-padding data tokens per second over the steady steps; null with fewer than three"
     ] = None
@@ -41,7 +43,11 @@ class WorkColumns(ColumnGroup):
     ] = None
     train_energy_joules: Annotated[float | None, "energy of the training loop, without validation"] = None
     energy_source: Annotated[str | None, "nvml: the whole GPU; rapl: all CPU packages of the machine"] = None
-    first_loss: Annotated[float | None, "loss of the first step, nats per token in the loss"] = None
+    first_loss: Annotated[
+        float | None,
+        "loss of the first step, nats per token in the loss; with a head for whole texts per text, for regression the "
+        "mean squared error",
+    ] = None
     last_loss: Annotated[float | None, "mean loss of the last tenth of the steps, nats per token in the loss"] = None
     best_validation_loss: Annotated[float | None, "lowest validation loss, nats per token in the loss"] = None
     scored_step: Annotated[int | None, "step whose weights are scored"] = None

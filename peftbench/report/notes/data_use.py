@@ -33,7 +33,8 @@ def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
     known = trials[trials[list(_READ)].notna().all(axis=1)]
     if not len(known):
         return ()
-    rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in known[list(_READ)].to_dict("records")]
+    columns = known[[*_READ, "head_parameters"]].to_dict("records")
+    rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in columns]
     return (*_seen(rows), _truncated(rows, trials["scores_json"].dropna().unique()), *_overlap(known))
 
 
@@ -50,9 +51,15 @@ def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
         )
         yield (
             f"Training data of {who}: {plural(steps, 'step')}, {plural(examples, 'example')} ({distinct} distinct): "
-            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, of which {loss} contribute to "
-            "the loss."
+            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, {_in_loss(alike, loss)}."
         )
+
+
+def _in_loss(rows: Iterable[dict[str, Any]], loss: str) -> str:
+    """Return what of the tokens is in the loss: with a head none, but one prediction for each text."""
+    if all(pd.notna(row["head_parameters"]) for row in rows):
+        return "with the loss on what the head gives for each text"
+    return f"of which {loss} contribute to the loss"
 
 
 def _epochs(seen: Sequence[dict[str, dict[str, int]]]) -> str:

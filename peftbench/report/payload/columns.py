@@ -49,6 +49,7 @@ class Column:
 
 TITLES = {
     "trainable_parameters": "trainable parameters",
+    "head_parameters": "parameters of the head",
     "checkpoint_bytes": "checkpoint",
     "base_weights_bytes": "base weights",
     "peak_train_bytes": "peak memory",

@@ -28,7 +28,10 @@ _NUMBERS = (
     (r"workers", "trials"),
     (r"rank", "dimensions or tokens"),
     (r".*logit_(change|difference)", "logits"),
-    (r"adapted_share|later_token_influence|outcome|validation_score|(score|chance|majority)_.*", "fraction of 1"),
+    (
+        r"adapted_share|(later_token|padding)_influence|outcome|validation_score|(score|chance|majority)_.*",
+        "fraction of 1",
+    ),
     (r"seed|step|scored_step|index|protocol|schema_version|learning_rate|gradient_norm", NO_UNIT),
 )
 _TEXTS = ((r".*_json|choice_logprobs", "JSON"), (r"key|.*_sha256", "hexadecimal"), (r".*_at", "UTC, ISO 8601"))

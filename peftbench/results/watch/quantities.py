@@ -75,6 +75,7 @@ FIXED: tuple[Quantity, ...] = (
     Quantity("checkpoint_bytes", "size", "checkpoint", "bytes", "lower", _EVERYWHERE),
     Quantity("base_weights_bytes", "size", "base weights", "bytes", "lower", _EVERYWHERE),
     Quantity("trainable_parameters", "size", "trainable parameters", "parameters", "equal", _EVERYWHERE),
+    Quantity("head_parameters", "size", "parameters of the head", "parameters", "equal", _EVERYWHERE),
     Quantity(
         "retention_loss_after",
         "retention",

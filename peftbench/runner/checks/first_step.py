@@ -16,6 +16,7 @@ import torch
 
 from peftbench.errors import Unsupported
 from peftbench.methods.record import Method
+from peftbench.models import head
 from peftbench.models.load import autocast
 from peftbench.models.unreached import depends_on_tokens
 from peftbench.records import failures
@@ -71,11 +72,11 @@ def _check_embeddings(learner: Learner, base: Any, method: Method, batch: Batch)
     if given is None:
         return
     name, model = _name(method), type(base).__name__
-    mask = {"attention_mask": batch.mask, "use_cache": False}
+    rest = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
     with autocast(learner.precision, learner.device):
-        expected = base(input_ids=batch.ids, **mask).logits.float()
+        expected = head.predictions(base, batch.inputs).float()
         try:
-            found = base(inputs_embeds=given[:, -batch.ids.shape[1] :], **mask).logits.float()
+            found = head.predictions(base, {"inputs_embeds": given[:, -batch.ids.shape[1] :], **rest}).float()
         except Exception as error:
             if failures.out_of_memory(error):
                 raise
@@ -83,7 +84,7 @@ def _check_embeddings(learner: Learner, base: Any, method: Method, batch: Batch)
                 f"{name}: it gives the base embeddings, which {model} does not take in place of token ids: "
                 f"{failures.words(error)}"
             ) from error
-    seen = batch.mask.bool()
+    seen = batch.mask.bool() if batch.targets is None else ...
     distance = float((found[seen] - expected[seen]).norm() / expected[seen].norm())
     if distance > _CLOSE:
         raise Unsupported(
@@ -101,7 +102,7 @@ def _given_embeddings(learner: Learner, base: Any, batch: Batch) -> torch.Tensor
     hook = base.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         with autocast(learner.precision, learner.device):
-            learner.model(**batch.inputs, use_cache=False)
+            head.predictions(learner.model, batch.inputs)
     except _Called as called:
         return called.embeddings
     finally:
@@ -122,7 +123,8 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
             if not loss.requires_grad:
                 raise Unsupported(f"{name}: no trainable parameter affects the output of this base model")
             learner.scaler.scale(loss).backward()
-        named = [(n, p) for n, p in learner.model.named_parameters() if p.requires_grad]
+        apart = liveness.head_names(learner.model)
+        named = [(n, p) for n, p in learner.model.named_parameters() if p.requires_grad and n not in apart]
         dead = [n for n, p in named if not _learns(n, p)]
         if len(dead) == len(named) or (dead and not method.variants):
             raise Unsupported(

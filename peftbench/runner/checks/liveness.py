@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftbench.models import head
 from peftbench.models.load import autocast, checksum
 from peftbench.models.precision import Precision
 from peftbench.records import Status
@@ -48,12 +49,12 @@ class Before:
 
 @torch.no_grad()
 def probe(model: Any, batch: Batch, precision: Precision, device: str) -> torch.Tensor:
-    """Return the model's logits for the data positions of a batch, in evaluation mode, on the host."""
+    """Return the model's logits for a batch's data positions or whole texts, in evaluation mode, on the host."""
     model.eval()
     on_device = batch.to(device)
     with autocast(precision, device):
-        out = model(**on_device.inputs, use_cache=False)
-    return out.logits[:, -batch.ids.shape[1] :].float().cpu()
+        found = head.predictions(model, on_device.inputs)
+    return (found if batch.targets is not None else found[:, -batch.ids.shape[1] :]).float().cpu()
 
 
 @contextmanager
@@ -126,10 +127,18 @@ def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[Sani
     )
     if broken:
         return columns, Status.CORRUPT, f"frozen weights changed: {', '.join(broken[:5])}"
-    if len(stalled) == len(now):
-        return columns, Status.INERT, "training changed no trainable tensor"
+    own = set(now) - head_names(model)
+    if own <= set(stalled):
+        what = "no trainable tensor" if len(own) == len(now) else "no trainable tensor but those of the head"
+        return columns, Status.INERT, f"training changed {what}"
     if not math.isfinite(change):
         return columns, Status.DIVERGED, "the tuned model's logits are not all finite"
     if change == 0.0:
         return columns, Status.INERT, "the tuned model's logits equal the base model's"
     return columns, Status.OK, None
+
+
+def head_names(model: Any) -> set[str]:
+    """Return the names, in a tuned model, of the parameters of its head for whole texts; none if it predicts tokens."""
+    apart = {id(p) for _, p in head.parameters(model)}
+    return {name for name, p in model.named_parameters() if id(p) in apart}

@@ -9,18 +9,20 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.models.tokenizer_file import TokenizerFile
 from peftbench.records import Example, Task, Trial
+from peftbench.runner.preflight import classes
 from peftbench.runner.preflight.speller import Folder, spaced, speller_of
 from peftbench.tasks import fewshot, reach, read
 
 
 def resolved(trials: Sequence[Trial], reader: read.Reader, unseen: Container[str] = ()) -> tuple[Trial, ...]:
-    """Return trials in which every task has stop texts; where the suite gives none, they follow from the targets.
+    """Return trials in which every task has stop texts and classes; what a suite leaves out follows from the targets.
 
     Args:
         trials: the trials.
         reader: returns a split's examples.
         unseen: names of tasks whose data is not read; they get a line feed.
     """
+    trials = classes.resolved(trials, reader, unseen)
     known: dict[str, Task] = {}
 
     def complete(task: Task) -> Task:

@@ -47,7 +47,7 @@ def unsupported(trials: Sequence[Trial]) -> dict[Base, str]:
             folder = find.cached(base)
             if folder is not None:
                 try:
-                    _sizes(base, folder)
+                    _sizes(base, folder, trials)
                 except Unsupported as error:
                     found[base] = str(error)
     return found
@@ -59,7 +59,7 @@ def to_check(trials: Sequence[Trial]) -> tuple[Base, ...]:
     return tuple(base for base in bases if not base.random_weights and base.source not in builtin.BASES)
 
 
-def _sizes(base: Base, folder: Path) -> Sizes | None:
+def _sizes(base: Base, folder: Path, trials: Sequence[Trial]) -> Sizes | None:
     """Return a base model's sizes; None if it cannot be built without weights.
 
     Raises:
@@ -68,10 +68,11 @@ def _sizes(base: Base, folder: Path) -> Sizes | None:
     """
     from peftbench.models import configs, dry_load
 
-    causality.check_config(files.read_mapping(folder / "config.json"))
-    found = dry_load.check(folder, base.trust_remote_code)
+    head = next((trial.head for trial in trials if trial.base == base), None)
+    causality.check_config(files.read_mapping(folder / "config.json"), head is not None)
+    found = dry_load.check(folder, base.trust_remote_code, head)
     if found is None:
-        causality.check_config(configs.load_config(folder, base.trust_remote_code))
+        causality.check_config(configs.load_config(folder, base.trust_remote_code), head is not None)
     return found
 
 
@@ -80,8 +81,10 @@ def _check(base: Base, folder: Path, trials: Sequence[Trial], unseen: Container[
     from peftbench.runner.preflight import tokenizers
 
     try:
-        sizes = _sizes(base, folder)
+        sizes = _sizes(base, folder, trials)
     except Unsupported:  # its cells say so
         return
     if sizes is not None:
-        tokenizers.check(trials, load_tokenizer(folder, base.trust_remote_code), sizes.rows, unseen)
+        tokenizers.check(
+            trials, load_tokenizer(folder, base.trust_remote_code, trials[0].head is None), sizes.rows, unseen
+        )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from peftbench.models.tokenizer_file import TokenizerFile
-from peftbench.records import Example, Task, Trial
+from peftbench.records import HEADS, Example, Task, Trial
 from peftbench.records.wording import plural
 from peftbench.runner.preflight.speller import Folder, spaced, speller_of
 from peftbench.tasks import chat, fewshot, reach, read
@@ -43,7 +43,7 @@ def _used(trial: Trial) -> Iterator[tuple[Task, str, int]]:
     """Yield each task with a split that is trained on or scored, and the tokens that its examples may have."""
     tasks = {task.name: task for task in trial.tasks}
     for name in trial.evaluate:
-        if tasks[name].kind in ("choice", *reach.DECODED):
+        if tasks[name].kind in ("choice", *reach.DECODED, *HEADS):
             yield tasks[name], trial.evaluation.split, trial.evaluation.max_length
     if trial.training is not None:
         for name, _ in trial.training.data:
@@ -66,7 +66,7 @@ def _sentence(task: Task, split: str, length: int, reader: read.Reader, tokenize
     sentences = [f"task {task.name}, {split} split: {least}{what.total():,} of {of} exceed {limit}"]
     if split != "train" and task.kind in reach.DECODED:
         sentences.append(f"This includes max_new_tokens ({task.max_new_tokens}) for the answer")
-    sentences.append("They are cut on the left")
+    sentences.append(f"They are cut on the {'right' if task.kind in HEADS else 'left'}")
     sentences += [f"{what[name]:,} lose{'s' * (what[name] == 1)} {words}" for name, words in LOST.items() if what[name]]
     return ". ".join(sentences)
 
@@ -75,6 +75,12 @@ def _losses(
     task: Task, split: str, length: int, examples: Sequence[Example], tokenizer: TokenizerFile
 ) -> Iterator[str | None]:
     """Yield what each example loses, in training with its end-of-text token."""
+    if task.kind in HEADS:
+        counted = [0] * len(examples)
+        for several in ([e.prompt for e in examples], *([[e.second for e in examples]] if task.prompt_pair else [])):
+            counted = [n + len(ids) for n, ids in zip(counted, tokenizer(several)["input_ids"], strict=True)]
+        yield from ("text_end" if n > length else None for n in counted)
+        return
     examples = [_given(task, e) for e in examples]
     added = tokenizer.added()
     prompts = [len(ids) + added for ids in tokenizer.encode([e.prompt for e in examples])]

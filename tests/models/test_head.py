@@ -1,0 +1,211 @@
+"""A head for whole texts: what it reads, how it begins, and that it is stored apart and loads back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from peftbench.errors import Unsupported
+from peftbench.methods import METHODS, method_of
+from peftbench.methods.support import why_unsupported
+from peftbench.models import causality, files, head, load
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import Head
+from peftbench.records.resolve import resolve
+from peftbench.runner.checks import liveness
+from tests.support import encoders, tiny_base, trials
+from tests.support.sample import sample
+
+HEAD = Head(3, 0)
+TRAINED = [name for name, method in METHODS.own.items() if method.trains]
+IDS = torch.tensor([[2, 30, 31, 32, 33, 3], [2, 40, 41, 3, 0, 0]])
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+INPUTS = {"input_ids": IDS, "attention_mask": MASK}
+WITHOUT = {("deberta-v2", "prefix_tuning"), ("deberta-v2", "llama_adapter")}
+"""Attention of its own, which takes no keys and values from outside."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("heads")
+    return {"llama": tiny_base.make(folder / "llama")} | {n: encoders.make(folder / n, n) for n in encoders.FAMILIES}
+
+
+def loaded(folder, precision="fp32", asked=HEAD, method="lora"):
+    where = {"device": "cpu", "trust_remote_code": False, "head": asked}
+    return load.load(folder, PRECISIONS[precision], METHODS[method].trains_base, True, **where).model
+
+
+def attached(base, method, rank=4):
+    options = trials.EXAMPLES.get(method, {})
+    record = method_of(method, options)
+    if not METHODS[method].variants:
+        options = {name: setting.default for name, setting in record.options.items()}
+    if "alpha" in options:
+        options["alpha"] = 2.0 * rank
+    torch.manual_seed(0)
+    tuned = resolve(record.attach)(base, rank if record.rank_meaning else None, options)
+    head.trainable(tuned, torch.float32)
+    return tuned
+
+
+@torch.no_grad()
+def logits(model, inputs=INPUTS, precision="fp32"):
+    model.eval()
+    with load.autocast(PRECISIONS[precision], "cpu"):
+        return head.logits(model, inputs).float()
+
+
+def alone(row):
+    length = int(MASK[row].sum())
+    return {name: value[row : row + 1, :length] for name, value in INPUTS.items()}
+
+
+@pytest.mark.parametrize("name", ["llama", *encoders.FAMILIES])
+def test_the_head_gives_what_transformers_gives_for_a_plain_model(name, bases):
+    model = loaded(bases[name])
+    model.config.pad_token_id = 0
+    with torch.no_grad():
+        assert torch.equal(logits(model), model(**INPUTS).logits)
+
+
+@pytest.mark.parametrize("name", ["llama", *encoders.FAMILIES])
+def test_the_head_begins_alike_for_a_seed_and_other_for_another_and_is_apart(name, bases):
+    first, again, other = (loaded(bases[name], asked=Head(3, seed)) for seed in (0, 0, 1))
+    named = dict(head.parameters(first))
+    assert named
+    assert not any(p.requires_grad for p in named.values())
+    assert all(torch.equal(p, dict(head.parameters(again))[n]) for n, p in named.items())
+    matrices = [n for n, p in named.items() if p.ndim > 1]
+    assert all(not torch.equal(named[n], dict(head.parameters(other))[n]) for n in matrices)
+    assert not {id(p) for p in named.values()} & {id(p) for p in load.matrices(first).values()}
+    assert named[matrices[-1]].shape[0] == 3
+    pooled = 2 if name != "llama" else 1
+    assert len(matrices) == pooled, "an encoder's head has a hidden layer, which trains too"
+
+
+def test_what_a_checkpoint_has_of_a_head_is_kept_but_for_the_layer_of_the_classes(bases, tmp_path):
+    before = loaded(bases["roberta"], asked=Head(3, 7))
+    before.save_pretrained(tmp_path)
+    encoders.tokenizer().save_pretrained(tmp_path)
+    for classes in (3, 5):  # with as many classes, and with others
+        after = dict(loaded_parameters := head.parameters(loaded(tmp_path, asked=Head(classes, 0))))
+        assert len(loaded_parameters) == 4
+        assert torch.equal(after["classifier.dense.weight"], dict(head.parameters(before))["classifier.dense.weight"])
+        assert after["classifier.out_proj.weight"].shape[0] == classes
+    drawn = dict(head.parameters(loaded(tmp_path)))["classifier.out_proj.weight"]
+    assert not torch.equal(drawn, dict(head.parameters(before))["classifier.out_proj.weight"])
+
+
+CASES = [(name, method) for name in ("llama", *encoders.FAMILIES) for method in TRAINED if method != "qlora"]
+
+
+@pytest.mark.parametrize(("name", "method"), sample(CASES, 3))
+def test_a_text_keeps_its_logits_beside_others_whatever_precedes_it(name, method, bases):
+    """Virtual tokens come before the first token, and padding after the last: neither is what the head reads."""
+    base = loaded(bases[name], method=method)
+    if (name, method) in WITHOUT:
+        with pytest.raises(Unsupported, match="attention"):
+            attached(base, method)
+        return
+    tuned = attached(base, method)
+    with liveness.perturbed([p for p in tuned.parameters() if p.requires_grad]):
+        together = logits(tuned)
+        for row in (0, 1):
+            assert torch.allclose(together[row], logits(tuned, alone(row))[0], atol=1e-5)
+        assert causality.reads_padding(tuned, PRECISIONS["fp32"], "cpu") == 0
+        first = {**INPUTS, "input_ids": IDS.clone()}
+        first["input_ids"][0, 0] = 50  # an encoder's head reads the first token, a decoder the last
+        assert not torch.allclose(logits(tuned, first)[0], together[0], atol=1e-4)
+        if METHODS[method].switch_off:
+            with resolve(method_of(method, trials.EXAMPLES.get(method, {})).switch_off)(tuned):
+                off = logits(tuned)
+            assert not torch.allclose(off, together, atol=1e-5), "the method does something"
+
+
+@pytest.mark.parametrize(("name", "method"), sample([case for case in CASES if case not in WITHOUT], 4))
+def test_head_and_method_train_are_saved_and_give_the_same_logits_on_a_fresh_base(name, method, bases, tmp_path):
+    tuned = attached(loaded(bases[name], method=method), method)
+    trained = [p for p in tuned.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    for _ in range(2):
+        tuned.train()
+        head.logits(tuned, INPUTS).logsumexp(-1).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(p.requires_grad for _, p in head.parameters(tuned))
+    own = load.trainable_parameters(tuned)
+    assert own + head.count(tuned) == sum(p.numel() for p in trained)
+    resolve(METHODS[method].save)(tuned, tmp_path)
+    if METHODS[method].trains_base:
+        tokenizer = tiny_base.tokenizer() if name == "llama" else encoders.tokenizer()
+        tokenizer.save_pretrained(tmp_path)
+        again = type(tuned).from_pretrained(tmp_path)
+        head.place(again)
+    else:
+        head.save(tuned, tmp_path)
+        base = loaded(bases[name], asked=Head(3, 99))
+        head.load(base, tmp_path)
+        again = resolve(METHODS[method].load)(base, tmp_path)
+    assert torch.equal(logits(tuned), logits(again))
+
+
+QUANTIZED = [
+    (name, method, precision)
+    for name in ("llama", "bert")
+    for method in TRAINED
+    for precision in ("bf16", "fp16", "bf16-true", "int8", "nf4")
+    if why_unsupported(METHODS[method], precision, "cpu") is None
+]
+
+
+@pytest.mark.parametrize(("name", "method", "precision"), sample(QUANTIZED, 17))
+def test_the_head_is_stored_unquantized_in_the_dtype_of_trainable_weights(name, method, precision, bases):
+    base = loaded(bases[name], precision, method=method)
+    wanted = getattr(torch, PRECISIONS[precision].trainable)
+    assert {p.dtype for _, p in head.parameters(base)} == {wanted}
+    tuned = attached(base, method)
+    found = logits(tuned, precision=precision)
+    assert found.shape == (2, 3)
+    assert bool(found.isfinite().all())
+
+
+def test_lora_adapts_no_layer_of_the_head_and_says_so_if_asked_to(bases):
+    base = loaded(bases["roberta"])
+    options = {"target_modules": ["out_proj"], "alpha": 8.0, "dropout": 0.0}
+    with pytest.raises(Unsupported, match="out_proj is the head, which trains as a whole"):
+        resolve(METHODS["lora"].attach)(base, 4, options)
+    tuned = attached(loaded(bases["roberta"]), "lora")
+    assert not any("classifier" in name and "lora" in name for name, _ in tuned.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
+        ({"model_type": "whisper", "is_encoder_decoder": True}, "encoder-decoder"),
+        ({"model_type": "mamba"}, "no model of mamba with a head"),
+    ],
+)
+def test_models_without_such_a_head_are_refused(config, told):
+    with pytest.raises(Unsupported, match=told):
+        causality.check_config(config, head=True)
+
+
+def test_an_encoder_is_refused_for_tokens_with_the_way_to_use_it(bases):
+    config = files.read_mapping(bases["bert"] / "config.json")
+    with pytest.raises(Unsupported, match="kind: classification gives it a head"):
+        causality.check_config(config)
+    with pytest.raises(Unsupported, match="kind: classification gives it a head"):
+        causality.check_config(files.read_mapping(bases["deberta-v2"] / "config.json"))
+    causality.check_config(config, head=True)
+
+
+def test_a_model_that_reads_padding_is_refused(bases):
+    model = loaded(bases["bert"])
+    layer = head.base_of(model).bert.encoder.layer[0]
+    layer.register_forward_hook(lambda _, __, out: out + out.mean(1, keepdim=True))
+    with pytest.raises(Unsupported, match="reads padding"):
+        causality.check_padding(model, PRECISIONS["fp32"], "cpu")
