@@ -38,7 +38,7 @@ def loaded(folder, precision="fp32", asked=HEAD, method="lora"):
     return load.load(folder, PRECISIONS[precision], METHODS[method].trains_base, True, **where).model
 
 
-def attached(base, method, rank=4):
+def attached(base, method, precision="fp32", rank=4):
     options = trials.EXAMPLES.get(method, {})
     record = method_of(method, options)
     if not METHODS[method].variants:
@@ -47,7 +47,8 @@ def attached(base, method, rank=4):
         options["alpha"] = 2.0 * rank
     torch.manual_seed(0)
     tuned = resolve(record.attach)(base, rank if record.rank_meaning else None, options)
-    head.trainable(tuned, torch.float32)
+    head.trainable(tuned, getattr(torch, PRECISIONS[precision].trainable))
+    load.cast_trainable(tuned, PRECISIONS[precision])
     return tuned
 
 
@@ -166,7 +167,7 @@ def test_the_head_is_stored_unquantized_in_the_dtype_of_trainable_weights(name, 
     base = loaded(bases[name], precision, method=method)
     wanted = getattr(torch, PRECISIONS[precision].trainable)
     assert {p.dtype for _, p in head.parameters(base)} == {wanted}
-    tuned = attached(base, method)
+    tuned = attached(base, method, precision)
     found = logits(tuned, precision=precision)
     assert found.shape == (2, 3)
     assert bool(found.isfinite().all())

@@ -36,6 +36,7 @@ PARAMETERS = {
     "mistral-7b": 7_241_732_096,
     "mixtral-8x7b": 46_702_792_704,
     "opt-6.7b": 6_658_473_984,
+    "roberta-base": 124_697_433,
 }
 """Parameters of the published checkpoints, tied weights once."""
 SUITE = """

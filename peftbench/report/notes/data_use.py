@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftbench.records.wording import plural, span
+from peftbench.results.rows import is_number
 from peftbench.training.encoded import LOST
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
     known = trials[trials[list(_READ)].notna().all(axis=1)]
     if not len(known):
         return ()
-    columns = known[[*_READ, "head_parameters"]].to_dict("records")
+    columns = known.reindex(columns=[*_READ, "head_parameters"]).to_dict("records")
     rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in columns]
     return (*_seen(rows), _truncated(rows, trials["scores_json"].dropna().unique()), *_overlap(known))
 
@@ -57,7 +58,7 @@ def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
 
 def _in_loss(rows: Iterable[dict[str, Any]], loss: str) -> str:
     """Return what of the tokens is in the loss: with a head none, but one prediction for each text."""
-    if all(pd.notna(row["head_parameters"]) for row in rows):
+    if all(is_number(row["head_parameters"]) for row in rows):
         return "with the loss on what the head gives for each text"
     return f"of which {loss} contribute to the loss"
 
