@@ -121,7 +121,7 @@ def test_a_trial_on_an_encoder_is_unsupported_before_its_weights_are_loaded(tmp_
 @pytest.mark.parametrize("method", ["base", "lora"])
 def test_a_trial_on_an_encoder_that_its_config_does_not_reveal_is_unsupported(method, tmp_path, monkeypatch):
     encoder("BertConfig", tmp_path)
-    monkeypatch.setattr(causality, "check_config", lambda _: None)
+    monkeypatch.setattr(causality, "check_config", lambda *_: None)
     row = run(trials.trial(tmp_path / "BertConfig", tmp_path, method), tmp_path).row
     assert (row.status, row.phase) == ("unsupported", "check")
     assert "BertLMHeadModel reads in both directions" in row.message
@@ -208,7 +208,7 @@ def test_a_family_without_a_causal_model_is_refused_from_its_config_file(family)
 def test_the_causal_families_are_read_from_transformers_without_importing_it():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    known, causal = causality._families()
+    known, causal = causality._families(causality._CAUSAL)
     assert causal == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     assert causal < known
     for config in ({"model_type": "llama"}, {"model_type": "of_tomorrow"}, {}):
