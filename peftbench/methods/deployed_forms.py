@@ -11,7 +11,7 @@ from typing import Any
 from peftbench.errors import unknown
 from peftbench.methods import Method, method_of
 from peftbench.models.precision import Precision, effective
-from peftbench.records import Status, Trial
+from peftbench.records import HEADS, Status, Trial
 
 ADAPTER, MERGED, DEQUANTIZED, REQUANTIZED = "adapter", "merged", "merged_dequantized", "requantized"
 FORMS: Mapping[str, str] = MappingProxyType(
@@ -28,8 +28,6 @@ _AS_LORA = re.compile(r"as_lora_(0|[1-9][0-9]*)")
 _NONLINEAR = "a bottleneck has an activation between its two matrices, so it is no change of the base model's weights"
 _IN_ATTENTION = "gated prompts are part of the attention and no change of the base model's weights"
 _OWN_FORMAT = "peft has no such method: only peftbench loads the saved adapter"
-_WHOLE_TEXTS = ("classification", "regression")
-"""Kinds of tasks for which the base model has another head."""
 _MERGES = (MERGED, DEQUANTIZED, REQUANTIZED)
 
 
@@ -88,7 +86,7 @@ def missing(trial: Trial) -> dict[str, str]:
     """Return the forms of a trial that its method does not have, each with the reason."""
     if trial.training is None:  # the untuned base model is not deployed
         return {}
-    if any(task.kind in _WHOLE_TEXTS for task in trial.tasks):
+    if any(task.kind in HEADS for task in trial.tasks):
         return dict.fromkeys(trial.deployed, "only models that predict tokens are deployed here")
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     reasons = {form: why_not(method, trial.options, precision, form) for form in trial.deployed}

@@ -148,8 +148,7 @@ def _render(task: Task, source: str, records: Records) -> Reading:
         earlier += len(taught)
         _check(where, "prompt_pair", made.second)
         example = Example(made.prompt, answers[0], task.choices, answers, content=made.content, turns=turns)
-        more = {"taught": taught} if taught else {}
-        found.append(replace(example, second=made.second, **more) if made.second or taught else example)
+        found.append(replace(example, second=made.second, taught=taught) if made.second or taught else example)
     notes = [*records.notes, *_counted(task, found, longer, after)]
     if earlier:
         notes.append(f"{plural(earlier, 'earlier answer')} of conversations are trained on, too")

@@ -142,8 +142,8 @@ def encode_texts(
             ids = tuple(kept["input_ids"][index]) or (tokenizer.pad_token_id,)
             cut = len(whole[index]) > len(ids)
             kinds = tuple(types[index]) if types else ()
-            more = (cut, identity, "text_end" if cut else None, label(task, e), kinds)
-            found.append(Encoded(ids, len(ids), *more))
+            what = "text_end" if cut else None
+            found.append(Encoded(ids, len(ids), cut, identity, what, label=label(task, e), types=kinds))
     return found
 
 

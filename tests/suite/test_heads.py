@@ -70,7 +70,6 @@ def test_pairs_enter_the_examples_and_their_fingerprint(tmp_path):
         ({"train": None, "test": "t.tsv"}, {}, "needs a train file or split, for its head"),
         ({}, {"evaluate": {"retention": {"file": "t.tsv"}}}, "predicts no tokens"),
         ({}, {"evaluate": {"generation": "base"}}, "nothing is decoded"),
-        ({}, {"evaluate": {"deployed": ["merged"]}}, "the forms are of models that predict tokens"),
         ({"num_beams": 4}, {}, "num_beams"),
         ({"kind": "classifikation"}, {}, "classification"),
     ],
