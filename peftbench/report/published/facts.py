@@ -235,8 +235,16 @@ def _is(cell: Cell, options: Mapping[str, Any], optimizer: str, match: MethodMat
         if options.get(name, record[name].default if name in record else None) not in allowed:
             return False
     rest = {name: value for name, value in options.items() if name not in (*match.options, *match.free, *SIZES)}
-    flags = (bool(value) for name, value in rest.items() if name not in record and name.startswith("use_"))
-    return not any(flags) and all(rest[name] == record[name].default for name in rest if name in record)
+    if any(_is_variant(name, value) for name, value in rest.items() if name not in record):
+        return False
+    return all(rest[name] == record[name].default for name in rest if name in record)
+
+
+def _is_variant(name: str, value: Any) -> bool:
+    """Whether a field of a peft config, which imported rows have, makes another method of its tuner."""
+    return bool(value) and (
+        name.startswith("use_") or name.endswith("_config") or (name == "init_lora_weights" and value is not True)
+    )
 
 
 def _with_config(task: Mapping[str, Any]) -> str:

@@ -160,5 +160,5 @@ def _source(name: str, source: PublishedTable) -> str:
     ]
     wrong = mismatches(source)
     if wrong:
-        said.append(f"{len(wrong)} printed averages do not follow from their cells")
+        said.append(f"printed averages that do not follow from their cells: {len(wrong)}")
     return "; ".join(filter(None, said)) + "."
