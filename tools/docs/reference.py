@@ -34,6 +34,7 @@ from tools.docs import (
     findings,
     history_document,
     nightly_document,
+    peer_document,
     precision_document,
     published_document,
     python_document,
@@ -177,6 +178,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "deployed run": deployed_document.run,
         "deployed findings": deployed_document.findings,
         "deployed table": deployed_document.table,
+    },
+    ROOT / "docs" / "peer.md": {
+        "peer memory": peer_document.memory,
+        "peer best": peer_document.best,
+        "peer time": peer_document.time,
+        "peer gaps": peer_document.gaps,
+        "peer noise": peer_document.noise,
     },
     ROOT / "docs" / "planner.md": {
         "beside": arithmetic.beside,
