@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,16 @@ from transformers import GenerationConfig
 from peftbench.errors import Unsupported
 from peftbench.evaluation.deployed import forms, reading
 from peftbench.methods import METHODS, deployed_forms, method_of
+from peftbench.models import builtin
 from peftbench.models.load import cast_trainable, load
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Trial
 from peftbench.records.resolve import resolve
+from peftbench.suite import load as load_suite
+from peftbench.suite.expand import expand
 from peftbench.tasks import read
 from tests.support import tiny_base, trials
+from tests.support.sample import sample
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,21 @@ class Tuned:
         return made, float((after.logits - self.read.logits).abs().max())
 
 
+ZOO = {t.options["peft_type"]: t for t in expand(load_suite("peft_zoo"), "cpu") if t.method == "peft"}
+NEEDS_TRAINED_ADAPTERS = {"XLORA"}
+WITH_TASKS = {"POLY", "MULTITASK_PROMPT_TUNING"}
+NOT_MERGED = {"LILY", "BEFT", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW"}
+VIRTUAL = {"CARTRIDGE", "CPT", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"}
+
+
 def tuned(base: Path, folder: Path, name: str = "lora", precision: str = "fp32", **options: Any) -> Tuned:
     """Attach a method, move what it trains, and save it; nothing is trained."""
-    made = trials.trial(base, folder, name, precision, options=options)
+    return moved(trials.trial(base, folder, name, precision, options=options), base, folder)
+
+
+def moved(made: Trial, base: Path, folder: Path) -> Tuned:
+    """Return a trial's method attached to a base model, moved and saved."""
+    name, precision = made.method, made.precision
     method, record = method_of(name, made.options), PRECISIONS[precision]
     double = made.options.get("double_quantization", True)
     loaded = load(base, record, method.trains_base, double, device="cpu", trust_remote_code=False)
@@ -159,6 +176,19 @@ def test_a_tuner_that_peft_cannot_convert_is_unsupported_with_pefts_words(tiny, 
     made = tuned(tiny, tmp_path, "peft", peft_type="IA3")
     with pytest.raises(Unsupported, match=r"peft does not convert IA3 to LoRA of rank 2: .*not support"):
         made.form("as_lora_2", tmp_path)
+
+
+@pytest.mark.parametrize("tuner", sample(sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS), 12))
+def test_every_tuner_of_peft_is_the_same_merged_and_reloaded_or_has_a_reason(tuner, tmp_path):
+    made = moved(replace(ZOO[tuner], precision="fp32"), builtin.folder("nano"), tmp_path)
+    absent = {"adapter": WITH_TASKS, "merged": WITH_TASKS | NOT_MERGED | VIRTUAL}
+    for form, tuners in absent.items():
+        (tmp_path / form).mkdir()
+        if tuner in tuners:
+            with pytest.raises(Unsupported):
+                made.form(form, tmp_path / form)
+        else:
+            assert made.form(form, tmp_path / form)[1] < 1e-3, form
 
 
 @pytest.mark.parametrize("name", [n for n, method in METHODS.own.items() if method.trains])

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft import PeftModel, save_as_lora
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from peftbench.errors import Unsupported
@@ -28,7 +29,7 @@ from peftbench.models.load import checksum, use_one_kernel, weights_bytes
 from peftbench.models.precision import Precision
 from peftbench.records.resolve import resolve
 
-_REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError)
+_REFUSALS = (ValueError, TypeError, NotImplementedError)
 """What peft raises if a tuner cannot be merged or converted."""
 _WITH_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 """Tuners whose forward pass takes the task of each example."""
@@ -186,6 +187,8 @@ def _with_adapter_merged(source: Source, model: Any) -> Any:
     _check_format(source.saved)
     before = _checksums(model)
     tuned = PeftModel.from_pretrained(model, str(source.saved), torch_device=source.device)
+    if not isinstance(tuned.base_model, BaseTuner):
+        raise Unsupported("the method's update cannot be expressed as a change of the weights")
     if structure.adapts_tied(tuned):
         raise Unsupported("the adapted weight is tied to another module's, which merging would change too")
     try:
