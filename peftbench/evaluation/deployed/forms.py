@@ -8,6 +8,7 @@ kernel on the CPU (``docs/design/one_4bit_kernel.md``), so that results do not d
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -98,12 +99,21 @@ def make(source: Source, form: str, options: dict[str, Any], scratch: Path) -> F
     rank = deployed_forms.lora_rank(form)
     if rank is not None:
         folder = _converted(source, rank, scratch / "lora")
+        collect()
         return _loaded(source, folder, lambda: _adapted(source, folder))
     if form == deployed_forms.ADAPTER:
         return _loaded(source, source.saved, lambda: _adapted(source, source.saved))
     folder = _merged(source, scratch / "merged", form == deployed_forms.DEQUANTIZED)
+    collect()  # else the merged model is still in memory while it is loaded
     quantized = form == deployed_forms.REQUANTIZED
     return _loaded(source, folder, lambda: _plain(source, folder, "auto", quantized))
+
+
+def collect() -> None:
+    """Free the memory of models that are no longer used: they refer to themselves, so that only a collection does."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _plain(source: Source, folder: Path, dtype: Any, quantized: bool) -> Any:
