@@ -11,6 +11,7 @@ from peft import LoraConfig
 
 from peftbench import suite
 from peftbench.errors import Unsupported, UserError
+from peftbench.evaluation.deployed import forms
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, lora_calibration, lora_fields, method_of, peft_fields
 from peftbench.methods.support import refusal
@@ -389,3 +390,32 @@ def test_a_trial_of_a_variant_is_ok(fields, tiny, tmp_path):
     assert (row.status, row.message, row.stalled_tensors) == ("ok", None, None)
     assert row.last_loss < row.first_loss
     assert json.loads(row.settings_json)["options"] == options
+
+
+NOT_MERGED = {
+    "alora_invocation_tokens": "peft does not merge LORA: aLoRA does not support safe merging",
+    "lora_bias": "peft does not merge LORA: Impossible to merge LoRA",
+    "layer_replication": "tied to another module's",
+    "trainable_token_indices": "tied to another module's",
+}
+"""Field -> why what it trains cannot be merged: part of the reason."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    sample([case for case in CASES if case[0] not in NOT_MERGED], 4) + [(n, EFFECTIVE[n]) for n in NOT_MERGED],
+    ids=str,
+)
+def test_merging_what_was_saved_gives_its_logits_or_is_refused(name, fields, tiny, plan, tmp_path):
+    tuned, *_ = trained(tiny, plan, **fields)
+    resolve(METHODS["peft"].save)(tuned, tmp_path)
+    method = method_of("peft", {"peft_type": "LORA"})
+    source = forms.Source(tiny, tmp_path, method, PRECISIONS["fp32"], False, "cpu", False, None)
+    model = forms._plain(source, tiny, torch.float32, quantized=False)
+    if name in NOT_MERGED:
+        with pytest.raises(Unsupported, match=NOT_MERGED[name]):
+            forms._with_adapter_merged(source, model)
+        return
+    found = logits(forms._with_adapter_merged(source, model), "fp32", ids(plan))
+    torch.testing.assert_close(found, logits(tuned, "fp32", ids(plan)), atol=5e-4, rtol=1e-3)

@@ -203,7 +203,9 @@ def _with_adapter_merged(source: Source, model: Any) -> Any:
         raise Unsupported("the adapted weight is tied to another module's, which merging would change too")
     try:
         merged = tuned.merge_and_unload(safe_merge=True)
-    except _REFUSALS as error:
+    except (*_REFUSALS, RuntimeError) as error:
+        if not isinstance(error, _REFUSALS) and "Impossible to merge" not in str(error):  # lora_bias without a bias
+            raise
         raise Unsupported(
             f"peft does not merge {source.method.variant or source.method.name}: {_line(error)}"
         ) from error
