@@ -44,7 +44,10 @@ def plan(results: Results, column: str, label: str, size: float, missing: str) -
                 markeredgewidth=0.8,
                 elinewidth=0.6,
                 linestyle="none",
-                label=canvas.legend_name(cell.kind, found),
+            )
+        for kind, mark in found.items():  # filled, whatever the method's first point is
+            axes.plot(
+                [], [], color=mark.color, marker=mark.marker, linestyle="none", label=canvas.legend_name(kind, found)
             )
         if base is not None:
             axes.axhline(100 * base, color=canvas.GREY, linestyle="--", linewidth=0.7, label="untuned base model")
