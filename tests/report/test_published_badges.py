@@ -150,6 +150,12 @@ def test_one_measured_example_of_each_badge(tmp_path, monkeypatch):
     assert changed.badge.words == "differs: dropout (0; here 0.1)"
 
 
+def test_a_mixture_is_not_the_tasks_own_training_data(tmp_path):
+    lora = cell(ROBERTA, "lora", {"rte": 0.6}, [glue("rte"), glue("mnli")], 8, trainable_parameters=294_912)
+    differences = beside(table(tmp_path, "lora-t2", lora, tasks=("rte",)), "RTE").badge.differences
+    assert "training data (the task's own; here a mixture of rte, mnli)" in differences
+
+
 def test_a_rate_of_zero_is_compared_and_not_taken_for_unknown(tmp_path):
     lora = cell(
         ROBERTA, "lora", {"rte": 0.6}, [glue("rte")], 8, train={"weight_decay": 0.0}, trainable_parameters=294_912

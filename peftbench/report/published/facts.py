@@ -146,6 +146,8 @@ def _of_data(context: _Context) -> Facts:
         yield "train_data", OWN
     elif len(trained) == 1:
         yield "train_data", _data_name(context.settings, trained[0])
+    elif trained:
+        yield "train_data", f"a mixture of {', '.join(trained)}"
     yield "train_examples", context.training_examples
     yield from _of_test(context)
 

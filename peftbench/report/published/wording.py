@@ -25,8 +25,8 @@ PUBLISHED = "published"
 WORSE = "†"
 _TESTED = "crossed model of seeds and examples, Holm-adjusted p < 0.05"
 _STANDING = (
-    "Inside and outside is of the measured 95 % interval; the number in brackets is that of the note with source and "
-    "protocol."
+    "Inside and outside refer to the measured 95 % interval; the number in brackets is that of the note with source "
+    "and protocol."
 )
 _HANDS = {
     "conversion": "read in a conversion of the paper's text",
