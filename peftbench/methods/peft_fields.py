@@ -119,6 +119,8 @@ def _variant(tuner: str) -> Method:
     record, settings = METHODS["peft"], dict(fields(tuner))
     if tuner == LORA:
         settings["lora_plus_ratio"] = LORA_PLUS
+        for name, why in lora_fields.REFUSED.items():
+            settings[name] = replace(settings[name], doc=f"refused: {why}")
     rank_key = _rank_field(settings)
     size = settings.pop(rank_key) if rank_key else None
     return replace(

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig
 
 from peftbench import suite
+from peftbench.commands import listing
 from peftbench.errors import Unsupported, UserError
 from peftbench.evaluation.deployed import forms
 from peftbench.measure.clock import Clock
@@ -245,6 +246,12 @@ def test_a_field_without_effect_is_refused_in_the_plan_and_in_the_trial(fields, 
     with pytest.raises(Unsupported) as told:
         attached(tiny, plan, **fields)
     assert str(told.value) == planned.message
+
+
+def test_list_methods_says_which_fields_are_refused():
+    told = " ".join(listing.method("LORA").split())
+    assert "refused: Arrow trains nothing" in told
+    assert "lora_plus_ratio" in told
 
 
 def test_every_refused_field_is_in_the_list_above():
