@@ -19,9 +19,9 @@ class Score:
     standard_error: float | None
     """Standard error over examples; None if the metric has none."""
     metrics: Mapping[str, float]
-    """All metrics of the task, the headline included. Fractions of 1, except ``matthews`` (-1 to 1), ``nist`` (from 0),
-    ``cider`` (0 to 10), ``perplexity`` and ``bits_per_byte`` (lower is better), and metrics of lm-eval tasks, which
-    have units of their own."""
+    """All metrics of the task, the headline included. Fractions of 1, except ``matthews``, ``pearson`` and ``spearman``
+    (-1 to 1), ``nist`` (from 0), ``cider`` (0 to 10), ``perplexity``, ``bits_per_byte`` and ``mean_squared_error``
+    (lower is better), and metrics of lm-eval tasks, which have units of their own."""
     examples: int
     """Number of scored examples."""
     chance: float | None

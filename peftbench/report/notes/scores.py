@@ -7,7 +7,7 @@ from peftbench.report.collect import Results
 _METRICS = {
     **{"rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF", "f1_macro": "macro F1", "matthews": "Matthews' r"},
     **{"bleu_lowercase": "BLEU (lower case)", "nist": "NIST", "rouge_l_coco": "ROUGE-L (COCO)", "cider": "CIDEr"},
-    "meteor": "METEOR",
+    **{"meteor": "METEOR", "pearson": "Pearson's r", "spearman": "Spearman's r"},
 }
 
 
