@@ -28,6 +28,7 @@ SHAPES = {
     "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
     "meta-llama/Llama-3.2-1B-Instruct": "llama-3.2-1b",
     "openai-community/gpt2-medium": "gpt2-medium",
+    "FacebookAI/roberta-base": "roberta-base",
 }
 """Base model of a suite -> the shape that comes with peftbench and has its layers. LLaMA and LLaMA-2 of 7B differ in
 the length of the context alone."""
@@ -90,17 +91,18 @@ def markdown() -> str:
 def main() -> None:
     """Plan each suite; print the peaks, and with ``--write`` record them."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="plan these only; default: all")
     parser.add_argument("--write", action="store_true", help=f"write {PATH.name}")
     asked = parser.parse_args()
-    found = {}
-    for name in names():
+    found = {} if not asked.suites else json.loads(PATH.read_text())["suites"]
+    for name in asked.suites or names():
         found[name] = plan(name)
         for cell, each in found[name]["cells"].items():
             peak = each["peak_bytes"]
             print(name, cell, each["reason"] if peak is None else f"{peak / 2**30:.2f} GiB", sep="  ", flush=True)
     if asked.write:
         libraries = {library: version(library) for library in ("torch", "transformers", "peft", "bitsandbytes")}
-        PATH.write_text(json.dumps({"versions": libraries, "suites": found}, indent=1) + "\n")
+        PATH.write_text(json.dumps({"versions": libraries, "suites": dict(sorted(found.items()))}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
