@@ -97,6 +97,10 @@ def _check_can_classify(config: Any, of: Any) -> None:
             f"base: {kind} is an encoder-decoder model, which would read a text twice to classify it; give an encoder "
             "or a decoder"
         )
+    if ENCODERS.get(str(kind), ("", None))[0] == "is_decoder" and of("is_decoder"):
+        raise Unsupported(
+            f"base: the head of {kind} reads the first token, which sees no other one (its config has is_decoder)"
+        )
     known, classify = _families(_CLASSIFY)
     own = "AutoModelForSequenceClassification" in (of("auto_map") or {})
     if kind in known - classify and not own:

@@ -42,6 +42,8 @@ class Placed:
     """Those of them that are drawn anew."""
     reads_last: bool
     """Whether it reads the last data token, as in decoders, rather than what the model's own code takes."""
+    tells_pairs: bool
+    """Whether it is told which text of a pair a token belongs to: tokenizers say it for models that do not know it."""
     tokens: int | None = None
     """t: data tokens of the rows of the forward pass that is running; None before the first."""
     every: torch.Tensor | None = None
@@ -104,7 +106,8 @@ def place(model: Any, missing: Iterable[str] | None = None) -> None:
     lacking = {*names} if missing is None else {*missing}
     fresh = frozenset(n for n in names if n in lacking or n.rpartition(".")[0] == top)
     last = isinstance(getattr(model, "score", None), nn.Linear)
-    placed = model.peftbench_head = Placed(names, fresh, last)
+    types = getattr(model.config, "type_vocab_size", None)
+    placed = model.peftbench_head = Placed(names, fresh, last, isinstance(types, int) and types > 1)
     if last:
         model.score.register_forward_hook(lambda _, __, out: setattr(placed, "every", out))
         return
@@ -186,10 +189,13 @@ def logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
     Args:
         model: a base model with a head, or a tuned one.
-        inputs: ``attention_mask`` of shape (b, t), padded on the right, and ``input_ids`` or ``inputs_embeds``.
+        inputs: ``attention_mask`` of shape (b, t), padded on the right, ``input_ids`` or ``inputs_embeds``, and for
+            pairs ``token_type_ids``, which models with a single type are not given.
     """
     placed = placed_in(model)
     assert placed is not None
+    if not placed.tells_pairs:
+        inputs = {name: given for name, given in inputs.items() if name != "token_type_ids"}
     mask = inputs["attention_mask"]
     placed.tokens, placed.every = mask.shape[1], None
     if not placed.reads_last:

@@ -40,7 +40,7 @@ def _data(task: Task) -> tuple[Any, ...]:
     """Return what says whether a task's texts are the same: files with size and time of change, or the dataset."""
     paths = [Path(name).resolve() for _, name in sorted(task.files.items())]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
-    return files, task.dataset, task.config, task.revision, task.prompt, task.target, task.lm_eval
+    return files, task.dataset, task.config, task.revision, task.prompt, task.prompt_pair, task.target, task.lm_eval
 
 
 def _place(source: str) -> str:

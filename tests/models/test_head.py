@@ -100,6 +100,16 @@ def test_what_a_checkpoint_has_of_a_head_is_kept_but_for_the_layer_of_the_classe
     assert not torch.equal(drawn, dict(head.parameters(before))["classifier.out_proj.weight"])
 
 
+@pytest.mark.parametrize("name", ["llama", *encoders.FAMILIES])
+def test_only_models_with_two_types_of_tokens_are_told_which_text_of_a_pair_a_token_is_of(name, bases):
+    model = loaded(bases[name])
+    types = {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0]])}
+    plain, told = logits(model), logits(model, INPUTS | types)
+    assert torch.equal(plain, told) == (name in ("llama", "roberta"))
+    attached(model, "prompt_tuning")
+    assert logits(model, INPUTS | types).shape == (2, 3)
+
+
 CASES = [(name, method) for name in ("llama", *encoders.FAMILIES) for method in TRAINED if method != "qlora"]
 
 
@@ -188,6 +198,7 @@ def test_lora_adapts_no_layer_of_the_head_and_says_so_if_asked_to(bases):
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "whisper", "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "mamba"}, "no model of mamba with a head"),
+        ({"model_type": "bert", "is_decoder": True}, "reads the first token, which sees no other one"),
     ],
 )
 def test_models_without_such_a_head_are_refused(config, told):
