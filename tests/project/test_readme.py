@@ -47,7 +47,8 @@ def test_every_method_precision_suite_and_command_is_documented():
     }
     assert {"quickstart", "peft_zoo"} <= set(suite.names())
     for name in (*suite.names(), *(f"peftbench {command}" for command in cli_document.commands())):
-        assert name in README, name
+        published = f"| `{name}` |" in (reference.ROOT / "docs" / "published_suites.md").read_text()
+        assert name in README or published, name
     methods = (reference.ROOT / "docs" / "methods.md").read_text()
     for name in (*METHODS.own, *PRECISIONS):
         assert f"| {name} |" in methods, name
