@@ -481,7 +481,7 @@ def test_list_of_one_method_knows_the_tuners_of_peft(command):
         (("methods", "lorra"), "list methods: unknown method 'lorra'; did you mean 'lora'? allowed: adapter, base, "),
         (("methods", "lorra"), "did you mean 'lora'?"),
         (("methods", "verra"), "did you mean 'VERA'?"),
-        (("suites", "quickstart"), "only `list methods`, `list base` and `list published` accept a name; given: list suites quickstart"),
+        (("suites", "quickstart"), "`list base` and `list published` accept a name; given: list suites quickstart"),
     ],
 )
 def test_list_of_an_unknown_method_is_refused_with_the_nearest_name(command, argv, expected):
