@@ -7,7 +7,7 @@ that is compared: they say what a text means ("best epoch on the reported set"),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -139,6 +139,50 @@ _RUN = {"learning_rate": "lr", "batch_size": "batch", "epochs": "epochs"}
 _PISSA = "#pissa_metamath_llama2_7b/common"
 _READ_GSM8K = {"column": ["GSM8K", "MATH"]}
 _REPORTS = "#lora_ga_metamath_llama2_7b"
+
+_PEERS = "#hf_method_comparison_metamathqa"
+
+
+def _peer(recipe: str, rows: Sequence[str], names: Sequence[str], **more: Source) -> Block:
+    """Return the settings of experiments of the peer, which the states of its result files share."""
+    own = {"lr": "learning_rate", "alpha": "alpha", "targets": "target_modules", "optimizer": "optimizer"}
+    settings: dict[str, Source] = {own[name]: At(f"{_PEERS}/methods/{recipe}/{name}") for name in names}
+    return Block(settings | more, {"about": list(rows)})
+
+
+def _states(experiment: str) -> tuple[str, str]:
+    return f"june_2026; {experiment};", f"july_2026; {experiment};"
+
+
+_ADAM: dict[str, Source] = {"optimizer": At(f"{_PEERS}/common/optimizer")}
+_DECAYED: dict[str, Source] = {**_ADAM, "weight_decay": At(f"{_PEERS}/common/weight_decay")}
+_LR_TEXT = f"{_PEERS}/methods/adaption_prompt/lr"
+_PEER = (
+    Block(
+        {
+            "template": At(f"{_PEERS}/common/template"),
+            "max_new_tokens": At(f"{_PEERS}/common/max_new_tokens"),
+            "sequence_length": At(f"{_PEERS}/common/max_seq"),
+            "schedule": At(f"{_PEERS}/common/schedule"),
+            "precision": Words("bf16"),
+        },
+        {"group": ["june_2026", "july_2026"]},
+    ),
+    Block({"precision": Words("bf16-true")}, {"group": ["june_2026", "july_2026"], "method": "full"}),
+    _peer("lora_r32", _states("rank32"), ("lr", "alpha", "targets"), **_DECAYED),
+    _peer("lora_r64", _states("rank64"), ("lr", "alpha", "targets"), **_DECAYED),
+    _peer("rslora_r64", _states("rank64-rslora"), ("lr", "alpha", "targets"), **_DECAYED),
+    _peer("lora_fa", _states("rank32-lorafa"), ("lr", "alpha", "optimizer")),
+    *(
+        Block(
+            {"learning_rate": At(f"{_PEERS}/methods/{method}/lr"), **_ADAM},
+            {"group": ["june_2026", "july_2026"], "method": method},
+        )
+        for method in ("full", "ia3", "prefix_tuning", "prompt_tuning")
+    ),
+    _peer("adaption_prompt", _states("lr_0.0005"), (), learning_rate=Matched(_LR_TEXT, r"^([\d.e-]+);"), **_ADAM),
+    _peer("adaption_prompt", _states("lr_5e-3"), (), learning_rate=Matched(_LR_TEXT, r"; ([\d.e-]+) from"), **_ADAM),
+)
 
 TAKEN: Mapping[str, tuple[Block, ...]] = {
     "lora2021_t2_glue": (
@@ -384,6 +428,7 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
                 "task_kind": Words("generation"),
             }
         ),
+        *_PEER,
     ),
 }
 """Id of each table of the registry to the parts of its protocol; a later block has precedence."""

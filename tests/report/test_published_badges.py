@@ -12,7 +12,7 @@ from peftbench.report import folders
 from peftbench.report.collect import collect
 from peftbench.report.published import load
 from peftbench.report.published.arrange import LaidOut, Printed, laid_out
-from peftbench.report.published.badges import badge, stated
+from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.facts import Shown, base_of, facts, methods_of
 from peftbench.report.published.parts import concerns
 from peftbench.report.published.records import PublishedRow
@@ -36,31 +36,43 @@ def test_the_protocol_is_the_same_only_if_every_needed_part_is_stated_and_every_
     needs = tuple(FULL)
     same = FULL | {"target_modules": ["q_proj", "v_proj"], "optimizer": "adamw"}
     assert badge(FULL, same, needs).kind == "same protocol"
-    assert badge(FULL, same, needs).words == "same protocol"
+    assert words({"RTE": badge(FULL, same, needs)}) == "Same protocol"
     other = badge(FULL, same | {"seeds": 5, "rank": 16}, needs)
     assert (other.kind, other.differences) == ("differs", ("seeds (3; here 5)", "rank (8; here 16)"))
-    assert other.words == "differs: seeds (3; here 5), rank (8; here 16)"
+    assert words({"RTE": other}) == "Differs: seeds (3; here 5), rank (8; here 16)"
 
 
 @pytest.mark.parametrize(
-    ("dropped", "added", "words"),
+    ("dropped", "added", "said"),
     [
-        ("epochs", "", "unknown (not stated: epochs)"),
-        ("seeds", "", "unknown (not stated: seeds)"),
-        ("", "hardware", "unknown (not known here: hardware)"),
-        ("base", "template", "unknown (not stated: base model; not known here: prompt template)"),
+        ("epochs", "", "Not stated by the source: epochs"),
+        ("seeds", "", "Not stated by the source: seeds"),
+        ("", "hardware", "Not recorded in our rows: hardware"),
+        ("base", "template", "Not stated by the source: base model. Not recorded in our rows: prompt template"),
     ],
 )
-def test_a_part_that_one_side_does_not_know_makes_the_badge_unknown(dropped, added, words):
+def test_a_part_that_one_side_does_not_know_makes_the_badge_unknown(dropped, added, said):
     published = {part: value for part, value in FULL.items() if part != dropped} | ({added: "A100"} if added else {})
-    assert badge(published, FULL, tuple(FULL)).words == words
+    found = badge(published, FULL, tuple(FULL))
+    assert (found.kind, words({"RTE": found})) == ("unknown", said)
 
 
 def test_steps_stand_for_epochs_and_a_method_without_a_rank_needs_none():
     published = {"steps": 100}
     assert badge(published, {"steps": 100, "epochs": 2.0}, ("epochs", "rank")).kind == "same protocol"
     assert badge(published, {"steps": 90, "epochs": 2.0}, ("epochs",)).kind == "differs"
-    assert badge(published, {"steps": 100, "rank": 8}, ("epochs", "rank")).words == "unknown (not stated: rank)"
+    assert badge(published, {"steps": 100, "rank": 8}, ("epochs", "rank")).not_stated == ("rank",)
+
+
+def test_a_note_says_each_part_once_and_names_columns_only_where_they_are_not_alike():
+    rte = Badge("differs", ("seeds (5; here 3)", "epochs (80; here 3)"), ("shots",), ())
+    sst2 = Badge("differs", ("epochs (60; here 3)", "seeds (5; here 3)"), (), ("shots",))
+    assert words({"RTE": rte, "SST-2": sst2}) == (
+        "Differs: seeds (5; here 3); for RTE: epochs (80; here 3); for SST-2: epochs (60; here 3). "
+        "Not stated by the source for RTE: shots. Not recorded in our rows for SST-2: shots"
+    )
+    assert words({"RTE": rte, "time": Badge("same protocol", (), (), ())}).startswith("Same protocol for time. Differs")
+    assert words({}) == ""
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,7 @@ def test_one_measured_example_of_each_badge(tmp_path, monkeypatch):
     one = same_protocol(tmp_path / "same")
     assert (one.badge.kind, one.inside) == ("same protocol", True)
     changed = same_protocol(tmp_path / "differs", options={"dropout": 0.1})
-    assert changed.badge.words == "differs: dropout (0; here 0.1)"
+    assert changed.badge.differences == ("dropout (0; here 0.1)",)
 
 
 def test_a_mixture_is_not_the_tasks_own_training_data(tmp_path):
@@ -213,16 +225,24 @@ def test_the_peers_own_files_stand_beside_what_its_blog_prints(tmp_path, real_da
     assert loss.differences == (
         "loss figure (mean of the last interval between validations; here mean of the last tenth of the steps)",
     )
+    score = july.printed["test_accuracy"].badge
+    assert (score.not_stated, score.not_known) == (("shots", "metric", "beams", "scored weights"), ())
+    assert july.printed["memory_max_gb"].badge.kind == "same protocol", "every part is in the files"
+    assert [line.source for line in lora if line.row is None] == ["June 2026", "July 2026"]
+    adaption = [line for line in found.lines if line.head[1].startswith("adaption prompt")]
+    assert [line.printed["test_accuracy"].value for line in adaption] == [21.23, 21.15, 38.36], "each beside its rate"
+    assert 0 < len(found.notes) <= 12
     assert {"rsLoRA", "LoRA-FA", "Lily", "IA3"} <= {line.head[1] for line in found.lines if line.row}
 
 
 def test_second_hand_numbers_and_copies_say_so(tmp_path):
     found = laid_out(folders.read(made.folders(tmp_path, "metamath-gsm8k")), load.layout("metamath-gsm8k"), True)
-    notes = {one.note for line in found.lines for one in line.printed.values()}
-    quoted = [note for note in notes if note.startswith("Reported (PiSSA paper, earlier version")]
+    quoted = [note for note in found.notes if note.startswith("PiSSA paper, earlier version")]
     assert quoted
-    assert all(note.endswith("; read second-hand; copied by the source from prior work") for note in quoted)
-    assert any(note.startswith("PiSSA, table 2") and "second-hand" not in note for note in notes)
+    assert all("Read second-hand. Copied by the source from prior work" in note for note in quoted)
+    lines = [line for line in found.lines if line.source.startswith("PiSSA, table 2")]
+    assert lines
+    assert not any("second-hand" in found.notes[number - 1] for line in lines if (number := found.number(line)))
     reported = {one.value for line in found.lines if line.head[1] == "PiSSA" for one in line.printed.values()}
     assert {53.22, 53.07, 44.54} <= reported, "what papers disagree on stands side by side"
 
@@ -235,6 +255,23 @@ def test_published_rows_that_nothing_matches_stand_with_empty_columns(tmp_path):
     assert all(one.badge is None and one.inside is None for line in alone for one in line.printed.values())
     rows = sum(len(load.tables()[source.table].rows) for source in load.layout("lora-t2").published)
     assert len(found.lines) == rows, "each published row once, one of them beside the measured row"
+
+
+@pytest.mark.parametrize(("rates", "has_it"), [((2e-4, 1e-3), (True, False)), ((3e-4, 1e-3), (True, True))])
+def test_of_rows_alike_but_for_their_rate_the_one_with_the_stated_rate_has_the_published_row(tmp_path, rates, has_it):
+    """The paper states 2e-4 for LoRA on E2E."""
+    e2e = task("e2e", "tuetschek/e2e_nlg", kind="generation")
+    name, size = "openai-community/gpt2-medium", {"trainable_parameters": 393_216}
+    cells = [
+        cell(
+            name, "lora", {"e2e": 0.7}, [e2e], 4, seeds=1, examples=4, metric="rouge_l", cell=f"lora r=4 lr={rate}",
+            train={"learning_rate": rate}, **size,
+        )
+        for rate in rates
+    ]  # fmt: skip
+    found = table(tmp_path, "lora-t3", *cells, tasks=("e2e",))
+    measured = {line.row.cell.rows[0]["learning_rate"]: bool(line.printed) for line in found.lines if line.row}
+    assert measured == dict(zip(rates, has_it, strict=True))
 
 
 def test_size_decides_between_rows_of_one_method(tmp_path):

@@ -74,8 +74,26 @@ def test_without_published_numbers_there_are_measured_rows_only(laid_out):
     assert len(table.lines) == 3
     assert {column.key for column in table.columns} == {"SST2", "RTE"}
     text = writers.write(table, "md")
-    assert "published" not in text
+    assert "source" not in text
     assert "Hu et al." not in text
+
+
+def test_published_numbers_stand_under_the_measured_ones_with_one_note_for_equal_badges(laid_out):
+    """The paper's Table 2 has one LoRA of 295 k parameters; its repository prints 800 k for the same row."""
+    table = laid_out("lora-t2")
+    assert len(table.notes) <= 4
+    rows = [row for row in table.rows if row.line.head[:2] == ("RoBERTa base", "full fine-tuning")]
+    assert [(row.is_published, row.line.source) for row in rows] == [
+        (False, "table 2"),
+        (True, "table 2"),
+        (True, "README"),
+    ]
+    text = writers.write(table, "md")
+    assert "\n|  |  |  | table 2 \\[4\\] | 87.5 ± 0.3 | 95.1 ± 0.2, out, differs |" in text
+    assert "\n\\[4\\] Differs: statistic over seeds (median; here mean), seeds (5; here 3), " in text
+    tex = writers.write(table, "tex")
+    assert r" & table 2\textsuperscript{4} & " in tex
+    assert r"86.6 \pm 0.7{\,$\notin$$\neq$}" in tex
 
 
 def test_bold_underlined_and_daggers_are_of_significant_differences_only(tmp_path):
@@ -284,7 +302,8 @@ def test_a_layout_of_ones_own_needs_only_a_file(tmp_path):
     )
     rows = cell(LLAMA, "lora", {"quiz": 0.5}, [made.task("quiz", None)], 8, examples=40)
     text = published.text([folder(tmp_path / "a", rows, tasks=("quiz",))], str(path))
-    assert text.startswith("**My table. Mean ± standard deviation over seeds (3); n = 40 test examples.")
+    assert text.startswith("**My table**\n\n| base model | method | Q (%) |\n")
+    assert "\nMean ± standard deviation over seeds (3); n = 40 test examples.  \n" in text
     assert "| LLaMA 7B | LoRA | " in text
 
 

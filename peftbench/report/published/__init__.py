@@ -21,7 +21,7 @@ def text(results_folders: Sequence[Path], table: str, format: str = "md", with_p
         results_folders: Folders that ``peftbench run`` or ``peftbench import`` wrote.
         table: Name of a layout, or a YAML file with one.
         format: One of ``FORMATS``.
-        with_published: Whether the published numbers stand beside the measured ones.
+        with_published: Whether the published rows stand under the measured ones.
 
     Raises:
         UserError: If there is no such layout or format, or no folder has anything that it shows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,18 +11,19 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.report.folders import Part
 from peftbench.report.published import measured
-from peftbench.report.published.badges import Badge, badge, stated
+from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.cautions import cautions
 from peftbench.report.published.facts import facts
 from peftbench.report.published.heads import measured_head, precision_of, published_head
 from peftbench.report.published.load import tables
+from peftbench.report.published.matching import candidates, shown_rows
 from peftbench.report.published.measured import Measured, MeasuredRow
-from peftbench.report.published.parts import concerns, targets
+from peftbench.report.published.parts import concerns
 from peftbench.report.published.records import Layout, LayoutColumn, PublishedRow, PublishedTable, Source
 
-CLOSE = 1.25
-"""Largest ratio of two counts of trainable parameters that are one size: publications round them and count heads."""
 _ALPHA_IS_RANK = "= r"
+_LONGEST_NAME = 42
+"""Longest name of a published row in its label, characters; what is longer stands whole in its note."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,35 @@ class Printed:
         alike = [row for row in self.table.rows if _without_numbers(row) == _without_numbers(self.row)]
         return self.row.label.rstrip("*") if len(alike) > 1 else ""
 
+    @cached_property
+    def label(self) -> str:
+        """Where its row stands: "table 2", "README, LoRA(gaussian)", "July 2026"; shortened if that is long."""
+        state = self.source.states.get(self.row.group or "")
+        if state:
+            return state
+        return ", ".join(filter(None, (self.source.name, self._short_name)))
+
+    @property
+    def _short_name(self) -> str:
+        short = self.name
+        for end in (";", ","):
+            short = short if len(short) <= _LONGEST_NAME else short.partition(end)[0]
+        return textwrap.shorten(short, _LONGEST_NAME, placeholder=" …")
+
     @property
     def status(self) -> str:
         """How the published run ended, if not ok: "OOM"."""
         return "OOM" if self.row.status == "oom" else self.row.status.replace("_", " ")
 
-    @cached_property
-    def note(self) -> str:
-        """Everything about it but the number, as a sentence."""
-        about = f" ({self.name})" if self.name else ""
-        hand = {"secondary": "read second-hand", "memory": "from memory, not read"}.get(
+    @property
+    def about(self) -> tuple[str, ...]:
+        """What else is known of its row: which it is, if its label is shortened, and through whose hands it went."""
+        shortened = self.row.group not in self.source.states and self._short_name != self.name
+        hand = {"secondary": "Read second-hand", "memory": "From memory, not read"}.get(
             "memory" if self.row.from_memory else self.row.hand or self.table.hand, ""
         )
-        prior = "copied by the source from prior work" if self.row.from_prior_work else ""
-        said = [self.badge.words if self.badge else "", hand, prior]
-        name = f"{self.source.name[0].upper()}{self.source.name[1:]}"
-        return f"{name}{about}" + "".join(f"; {one}" for one in said if one)
+        prior = "Copied by the source from prior work" if self.row.from_prior_work else ""
+        return tuple(filter(None, (self.name if shortened else "", hand, prior)))
 
 
 def _without_numbers(row: PublishedRow) -> tuple[Any, ...]:
@@ -86,6 +100,24 @@ class Line:
     statuses: Mapping[str, str] = field(default_factory=dict)
     printed: Mapping[str, Printed] = field(default_factory=dict)
 
+    @property
+    def source(self) -> str:
+        """Where its published numbers stand, which are of one row; empty if it has none."""
+        return next((one.label for one in self.printed.values()), "")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row as it is written: the measured numbers of a line, or its published ones."""
+
+    line: Line
+    is_published: bool
+
+    @property
+    def numbers(self) -> Mapping[str, Measured | Printed]:
+        """Its numbers by the keys of their columns."""
+        return self.line.printed if self.is_published else self.line.measured
+
 
 @dataclass(frozen=True)
 class LaidOut:
@@ -102,23 +134,32 @@ class LaidOut:
     """What limits the comparison of the measured rows."""
 
     @cached_property
+    def rows(self) -> tuple[TableRow, ...]:
+        """The rows to write: of each line the measured one first."""
+        both = ((TableRow(line, False), TableRow(line, True)) for line in self.lines)
+        return tuple(row for pair in both for row in pair if (row.line.printed if row.is_published else row.line.row))
+
+    @cached_property
     def notes(self) -> tuple[str, ...]:
-        """The notes of the published numbers, each once, in the order of the lines."""
-        each = (one.note for line in self.lines for key in self._keys if (one := line.printed.get(key)))
-        return tuple(dict.fromkeys(each))
+        """The notes of the published rows, each once, in the order of the lines."""
+        return tuple(dict.fromkeys(filter(None, map(self._note, self.lines))))
+
+    def _note(self, line: Line) -> str:
+        """Return what is to know of a line's published numbers: how their protocol compares, and whose they are."""
+        shown = {column: line.printed[column.key] for column in self.columns if column.key in line.printed}
+        compared = words({column.head: one.badge for column, one in shown.items() if one.badge})
+        about = next((one.about for one in shown.values()), ())
+        return ". ".join(filter(None, (*about, compared)))
 
     @cached_property
     def sources(self) -> tuple[PublishedTable, ...]:
         """The published tables of the layout, if they are shown."""
         return tuple(tables()[one.table] for one in self.layout.published) if self.with_published else ()
 
-    @property
-    def _keys(self) -> tuple[str, ...]:
-        return tuple(column.key for column in self.columns)
-
-    def number(self, printed: Printed) -> int:
-        """Return the number of a published number's note, from 1."""
-        return self.notes.index(printed.note) + 1
+    def number(self, line: Line) -> int | None:
+        """Return the number of the note of a line's published numbers, from 1; None if there is nothing to know."""
+        note = self._note(line)
+        return self.notes.index(note) + 1 if note else None
 
 
 def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> LaidOut:
@@ -127,7 +168,7 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
     Args:
         parts: results folders.
         layout: what the table has.
-        with_published: whether published numbers stand beside the measured ones, and rows without measured ones.
+        with_published: whether published rows stand under the measured ones, and alone where nothing was measured.
 
     Raises:
         UserError: if no folder has anything that the layout shows.
@@ -159,64 +200,21 @@ def _nothing(parts: Sequence[Part], layout: Layout) -> str:
 def _lines(found: Sequence[MeasuredRow], layout: Layout, with_published: bool) -> Iterator[Line]:
     matched: set[int] = set()
     for row in found:
-        candidates = list(_candidates(row, layout)) if with_published else []
-        matched |= {id(printed) for _, printed in candidates}
+        of_it = list(candidates(row, found, layout)) if with_published else []
+        matched |= {id(printed) for _, printed in of_it}
         head = measured_head(row, layout)
         block = head[0] if layout.rows[0] in ("task", "base") else ""
-        first = candidates[0] if candidates else None
+        first = of_it[0] if of_it else None
         beside = _printed(row, layout, *first) if first else {}
         yield Line(head, block, row, measured=row.values, statuses=row.statuses, printed=beside)
-        for source, printed in candidates[1:]:
+        for source, printed in of_it[1:]:
             more = _printed(row, layout, source, printed)
             if more:
                 yield Line(head, block, None, below=row, printed=more)
-    for source, printed in _shown_rows(layout) if with_published else ():
+    for source, printed in shown_rows(layout) if with_published else ():
         if id(printed) not in matched and (alone := _printed(None, layout, source, printed)):
             head = published_head(printed, layout)
             yield Line(head, head[0] if layout.rows[0] in ("task", "base") else "", None, printed=alone)
-
-
-def _shown_rows(layout: Layout) -> Iterator[tuple[Source, PublishedRow]]:
-    for source in layout.published:
-        for row in tables()[source.table].rows:
-            if not source.groups or row.group in source.groups:
-                yield source, row
-
-
-def _candidates(row: MeasuredRow, layout: Layout) -> Iterator[tuple[Source, PublishedRow]]:
-    """Yield the published rows that are of a measured row, the nearest in size of each source first."""
-    found = [(source, printed) for source, printed in _shown_rows(layout) if _is_same(row, printed, layout)]
-    for source in layout.published:
-        mine = [printed for of, printed in found if of is source]
-        yield from ((source, printed) for printed in sorted(mine, key=lambda printed: _apart(row, printed)))
-
-
-def _is_same(row: MeasuredRow, printed: PublishedRow, layout: Layout) -> bool:
-    """Whether a published row is of the method, base model, size, precision, targets and task of a measured one."""
-    base = printed.base.lower() if printed.base else None
-    settings = printed.settings
-    if row.method != printed.method or (base and row.base and base != row.base):
-        return False
-    if base and row.base is None and not any(column.base for column in layout.columns):
-        return False
-    if layout.row_tasks and printed.group != row.task:
-        return False
-    if "precision" in layout.rows and "precision" in settings:
-        given = str(settings["precision"])
-        if precision_of(given) != row.cell.precision:
-            return False
-    if "targets" in layout.rows and "target_modules" in settings and targets(settings["target_modules"]) != row.targets:
-        return False
-    if "rank" in settings and not any(column.rank for column in layout.columns):
-        return bool(settings["rank"] == row.cell.rank)
-    return _apart(row, printed) <= math.log(CLOSE)
-
-
-def _apart(row: MeasuredRow, printed: PublishedRow) -> float:
-    """Return the logarithm of the ratio of trainable parameters; 0 if one of them is not known."""
-    if not printed.parameters or not row.parameters:
-        return 0.0
-    return abs(math.log(row.parameters / printed.parameters))
 
 
 def _printed(row: MeasuredRow | None, layout: Layout, source: Source, printed: PublishedRow) -> dict[str, Printed]:
@@ -267,7 +265,7 @@ def _badge(
 
 def _order(layout: Layout) -> Callable[[Line], tuple[int, str, int]]:
     """Return the key by which lines are sorted: as published, what is not published after that."""
-    heads = [published_head(row, layout) for _, row in _shown_rows(layout)]
+    heads = [published_head(row, layout) for _, row in shown_rows(layout)]
     blocks = list(dict.fromkeys(head[0] for head in heads)) if layout.rows[0] in ("task", "base") else [""]
     place = layout.rows.index("method")
     methods = list(dict.fromkeys(head[place] for head in heads))
@@ -288,8 +286,8 @@ def _distinct(lines: Sequence[Line], layout: Layout) -> Iterator[Line]:
         if line.row:
             alike.setdefault(line.head, []).append(line.row)
     for line in lines:
-        same = alike.get(line.head, [])
-        apart = _apart_from(line.row, same) if line.row and len(same) > 1 else ""
+        same, row = alike.get(line.head, []), line.row or line.below
+        apart = _apart_from(row, same) if row and len(same) > 1 else ""
         head = list(line.head)
         head[place] = f"{head[place]}, {apart}" if apart else head[place]
         yield replace(line, head=tuple(head))

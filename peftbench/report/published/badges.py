@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from peftbench.records.wording import series
 from peftbench.report.published.parts import PARTS, shown
 from peftbench.report.published.records import Block, PublishedRow, PublishedTable
 
@@ -34,15 +35,33 @@ class Badge:
     """Stated parts that the rows do not record, or record too little of: data that are files have only names."""
 
     @property
-    def words(self) -> str:
-        """Return the badge as a sentence of its own, without its end."""
-        found = {
-            "differs": self.differences,
-            "not stated": self.not_stated,
-            "not known here": self.not_known,
-        }
-        said = "; ".join(f"{what}: {', '.join(parts)}" for what, parts in found.items() if parts)
-        return said if self.kind == DIFFERS else f"{self.kind} ({said})" if said else self.kind
+    def found(self) -> tuple[tuple[str, ...], ...]:
+        """The parts of which each of ``_SAID`` is said."""
+        return ("",) if self.kind == SAME else (), self.differences, self.not_stated, self.not_known
+
+
+_SAID = ("same protocol", "differs", "not stated by the source", "not recorded in our rows")
+
+
+def words(badges: Mapping[str, Badge]) -> str:
+    """Return how the protocol of a published row compares, each part once; empty without badges.
+
+    Args:
+        badges: those of its numbers by the titles of their columns, which are named where they are not alike.
+    """
+    sentences = []
+    for place, what in enumerate(_SAID):
+        said: dict[tuple[str, ...], list[str]] = {}
+        for part in dict.fromkeys(part for one in badges.values() for part in one.found[place]):
+            titles = tuple(title for title, one in badges.items() if part in one.found[place])
+            said.setdefault(titles, []).append(part)
+        clauses: list[str] = []
+        for titles, parts in sorted(said.items(), key=lambda group: -len(group[0])):
+            where = f"for {series(list(titles))}" if len(titles) < len(badges) else ""
+            head = f"{'' if clauses else what} {where}".strip()
+            clauses.append(": ".join(filter(None, (head, ", ".join(parts)))))
+        sentences += ["; ".join(clauses)] if clauses else []
+    return ". ".join(f"{one[0].upper()}{one[1:]}" for one in sentences)
 
 
 def stated(table: PublishedTable, row: PublishedRow, column: str) -> dict[str, Any]:

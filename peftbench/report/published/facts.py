@@ -11,7 +11,7 @@ import pandas as pd
 from peftbench.methods import METHODS, alpha_of
 from peftbench.report.collect import Cell, read_json
 from peftbench.report.published.load import names
-from peftbench.report.published.parts import without_fields
+from peftbench.report.published.parts import concerns, without_fields
 from peftbench.report.published.records import LayoutColumn, MethodMatch
 from peftbench.tasks.templates import TEMPLATES
 
@@ -62,7 +62,8 @@ def facts(shown: Shown) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for source in (_of_training, _of_method, _of_data, _of_scoring, _of_costs):
         found |= {part: value for part, value in source(context) if value is not None}
-    return found
+    imported = settings.get("stated") or {}
+    return found | {part: value for part, value in imported.items() if concerns(part, shown.task is not None, ())}
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def _of_training(context: _Context) -> Facts:
     train = context.train
     if not train:
         return
-    for part in ("schedule", "warmup_ratio", "weight_decay", "loss_on", "gradient_checkpointing"):
+    for part in ("schedule", "warmup_ratio", "loss_on", "gradient_checkpointing"):
         yield part, train.get(part)
+    yield "weight_decay", train.get("weight_decay", (train.get("optimizer_kwargs") or {}).get("weight_decay"))
     for part in ("learning_rate", "batch_size", "micro_batch_size", "sequence_length", "optimizer"):
         yield part, context.column(part)
     steps, share, of = context.column("steps_done"), train.get("warmup_ratio"), context.training_examples

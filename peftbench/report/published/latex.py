@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from peftbench.records import units as fmt
 from peftbench.report.published import wording
-from peftbench.report.published.arrange import LaidOut, Line, Printed
+from peftbench.report.published.arrange import LaidOut, Printed, TableRow
+from peftbench.report.published.measured import Measured
 from peftbench.report.published.records import LayoutColumn
 from peftbench.report.tables.latex import escaped
 
@@ -28,10 +29,12 @@ _SETTINGS = (
     r"\sisetup{separate-uncertainty=true,retain-zero-uncertainty=true,detect-weight=true,mode=text,"
     r"group-separator={,},group-minimum-digits=4}"
 )
-_STANDING = (
-    "∈ and ∉: inside and outside of the measured 95 % interval; raised numbers are those of the notes with source and "
-    "protocol."
-)
+_LABEL = 24
+"""Characters of a source for which all columns have room; more take the room of a column for each ``_WIDTH``."""
+_WIDTH = 12
+_PLACES = {True: "∈", False: "∉"}
+_BADGES = {"same protocol": "=", "differs": "≠", "unknown": "?"}
+_WIDE = frozenset("∈∉=≠")
 _DAGGER = r"{\textsuperscript{$\dagger$}}"
 
 
@@ -40,7 +43,7 @@ class _Piece:
     """Some columns and lines of a table."""
 
     columns: tuple[LayoutColumn, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
 
 
 def write(table: LaidOut) -> str:
@@ -52,20 +55,26 @@ def write(table: LaidOut) -> str:
 
 
 def _pieces(table: LaidOut) -> Iterator[_Piece]:
-    width = 2 if table.with_published else 1
-    room = max(1, (MOST_COLUMNS - len(table.layout.rows)) // width)
+    label = max((len(line.source) for line in table.lines), default=0)
+    taken = table.with_published + max(0, math.ceil((label - _LABEL) / _WIDTH))
+    room = max(1, MOST_COLUMNS - len(table.layout.rows) - taken)
     for columns in _batched(table, room):
-        shown = [line for line in table.lines if _has(line, columns)]
-        pieces = math.ceil(_height(table, columns, shown) / ROOM)
+        shown = [row for row in table.rows if _has(row, columns)]
+        pieces = math.ceil(_height(table, shown) / ROOM)
         size = math.ceil(len(shown) / max(1, pieces))
         for start in range(0, len(shown), size):
             yield _Piece(columns, tuple(shown[start : start + size]))
 
 
-def _height(table: LaidOut, columns: Sequence[LayoutColumn], lines: Sequence[Line]) -> float:
-    """Return about how high lines are with their notes, in lines."""
-    notes = {one.note for column in columns for line in lines if (one := line.printed.get(column.key))}
-    return len(lines) + _NOTE_LINE * sum(map(len, notes)) / _NOTE_WIDTH
+def _height(table: LaidOut, rows: Sequence[TableRow]) -> float:
+    """Return about how high rows are with their notes, in lines."""
+    notes = [table.notes[number - 1] for number in _numbers(table, rows)]
+    return len(rows) + _NOTE_LINE * sum(map(len, notes)) / _NOTE_WIDTH
+
+
+def _numbers(table: LaidOut, rows: Sequence[TableRow]) -> list[int]:
+    """Return the numbers of the notes of rows, from the lowest."""
+    return sorted({number for row in rows if row.is_published and (number := table.number(row.line))})
 
 
 def _batched(table: LaidOut, room: int) -> Iterator[tuple[LayoutColumn, ...]]:
@@ -73,19 +82,19 @@ def _batched(table: LaidOut, room: int) -> Iterator[tuple[LayoutColumn, ...]]:
         yield table.columns[start : start + room]
 
 
-def _has(line: Line, columns: Sequence[LayoutColumn]) -> bool:
-    keys = {*line.measured, *line.statuses, *line.printed}
+def _has(row: TableRow, columns: Sequence[LayoutColumn]) -> bool:
+    keys = {*row.numbers, *(() if row.is_published else row.line.statuses)}
     return any(column.key in keys for column in columns)
 
 
 def _piece(table: LaidOut, piece: _Piece, place: int, pieces: int) -> Iterator[str]:
-    first = escaped(wording.caption(table, _STANDING))
+    first = escaped(" ".join((f"{table.layout.title}.", *wording.statistics(table))))
     caption = first if not place else f"{escaped(table.layout.title)}, continued ({place + 1} of {pieces})."
     yield r"\begin{table}"
     yield rf"\caption{{{caption}}}\medskip"
     yield r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"
     yield _SETTINGS
-    formats = [spec for column in piece.columns for spec in _formats(table, piece, column)]
+    formats = [_format(piece, column) for column in piece.columns]
     yield rf"\begin{{tabular}}{{@{{}}{_head_format(table)}{''.join(formats)}@{{}}}}"
     yield r"\toprule"
     yield from _heads(table, piece)
@@ -98,29 +107,21 @@ def _piece(table: LaidOut, piece: _Piece, place: int, pieces: int) -> Iterator[s
 
 
 def _head_format(table: LaidOut) -> str:
-    return "".join("r" if name in ("rank", "parameters") else "l" for name in table.layout.rows)
+    heads = "".join("r" if name in ("rank", "parameters") else "l" for name in table.layout.rows)
+    return heads + "l" * table.with_published
 
 
-def _formats(table: LaidOut, piece: _Piece, column: LayoutColumn) -> Iterator[str]:
-    worse = any(one.mark == "worse" for line in piece.lines if (one := line.measured.get(column.key)))
-    yield f"S[table-format={_number_format([*_measured(piece, column)], column)}{_DAGGER if worse else ''}]"
-    if table.with_published:
-        numbers = [(one.value, one.spread) for one in _printed(piece, column) if one.value is not None]
-        after = max((_after(table, one) for one in _printed(piece, column)), key=len, default="")
-        yield f"S[table-format={_number_format(numbers, column)}{after}]"
+def _format(piece: _Piece, column: LayoutColumn) -> str:
+    numbers = [one for row in piece.rows if (one := row.numbers.get(column.key))]
+    widest = max(numbers, key=lambda one: sum(2 if mark in _WIDE else 1 for mark in _marks(one)), default=None)
+    return f"S[table-format={_number_format(piece, column)}{_after(widest) if widest else ''}]"
 
 
-def _measured(piece: _Piece, column: LayoutColumn) -> Iterator[tuple[float, float | None]]:
-    found = (line.measured.get(column.key) for line in piece.lines)
-    yield from ((one.value, one.sd) for one in found if one)
-
-
-def _printed(piece: _Piece, column: LayoutColumn) -> Iterator[Printed]:
-    yield from (one for line in piece.lines if (one := line.printed.get(column.key)))
-
-
-def _number_format(numbers: Sequence[tuple[float, float | None]], column: LayoutColumn) -> str:
+def _number_format(piece: _Piece, column: LayoutColumn) -> str:
     """Return what siunitx reserves: "2.1(1)" for tens with one decimal and a spread of one digit."""
+    shown = (one for row in piece.rows if (one := row.numbers.get(column.key)))
+    each = ((one.value, one.sd if isinstance(one, Measured) else one.spread) for one in shown)
+    numbers = [(value, spread) for value, spread in each if value is not None]
     whole = max((len(f"{abs(value):.{column.digits}f}".partition(".")[0]) for value, _ in numbers), default=1)
     sign = "-" if any(value < 0 for value, _ in numbers) else ""
     spreads = [
@@ -132,56 +133,56 @@ def _number_format(numbers: Sequence[tuple[float, float | None]], column: Layout
 
 
 def _heads(table: LaidOut, piece: _Piece) -> Iterator[str]:
-    width = 2 if table.with_published else 1
-    offset = len(table.layout.rows)
+    titles = [escaped(wording.DIMENSIONS[name]) for name in table.layout.rows]
+    titles += [wording.SOURCE] * table.with_published
+    offset = len(titles)
     groups = [(group, len(list(each))) for group, each in itertools.groupby(piece.columns, key=lambda one: one.group)]
     if any(group for group, _ in groups):
         spans, rules, start = [], [], offset + 1
         for group, n in groups:
-            spans.append(rf"\multicolumn{{{width * n}}}{{c}}{{{escaped(group)}}}")
-            rules.append(rf"\cmidrule(lr){{{start}-{start + width * n - 1}}}")
-            start += width * n
+            spans.append(rf"\multicolumn{{{n}}}{{c}}{{{escaped(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
+            start += n
         yield "& " * offset + " & ".join(spans) + r" \\"
         yield "".join(rules)
-    titles = [escaped(wording.DIMENSIONS[name]) for name in table.layout.rows]
-    for column in piece.columns:
-        titles += [f"{{{escaped(wording.head(column))}}}", *([f"{{{wording.PUBLISHED}}}"] if width == 2 else [])]
+    titles += [f"{{{escaped(wording.head(column))}}}" for column in piece.columns]
     yield " & ".join(titles) + r" \\"
 
 
 def _body(table: LaidOut, piece: _Piece) -> Iterator[str]:
-    blocks = [(name, list(lines)) for name, lines in itertools.groupby(piece.lines, key=lambda line: line.block)]
-    for number, (name, lines) in enumerate(blocks):
+    blocks = [(name, list(rows)) for name, rows in itertools.groupby(piece.rows, key=lambda row: row.line.block)]
+    for number, (name, rows) in enumerate(blocks):
         if number:
             yield r"\midrule"
-        for place, line in enumerate(lines):
-            head = [escaped(text) for text in line.head]
+        for place, (shown, row) in enumerate(zip(wording.heads(rows), rows, strict=True)):
+            head = [escaped(text) for text in shown]
             if name:
-                head[0] = "" if place else rf"\multirow[t]{{{len(lines)}}}{{*}}{{{head[0]}}}"
-            entries = [entry for column in piece.columns for entry in _entries(table, piece, line, column)]
-            yield " & ".join([*head, *entries]) + r" \\"
+                head[0] = "" if place else rf"\multirow[t]{{{len(rows)}}}{{*}}{{{head[0]}}}"
+            entries = [_entry(piece, row, column) for column in piece.columns]
+            yield " & ".join([*head, *_source(table, row), *entries]) + r" \\"
 
 
-def _entries(table: LaidOut, piece: _Piece, line: Line, column: LayoutColumn) -> Iterator[str]:
-    one = line.measured.get(column.key)
+def _source(table: LaidOut, row: TableRow) -> tuple[str, ...]:
+    if not row.is_published:
+        return (wording.MEASURED,) * table.with_published
+    number = table.number(row.line)
+    return (escaped(row.line.source) + (rf"\textsuperscript{{{number}}}" if number else ""),)
+
+
+def _entry(piece: _Piece, row: TableRow, column: LayoutColumn) -> str:
+    one = row.numbers.get(column.key)
     if one is None:
-        yield f"{{{escaped(line.statuses.get(column.key) or fmt.MISSING)}}}"
-    else:
-        text = _number(one.value, one.sd, column)
-        shape = _number_format([*_measured(piece, column)], column)
-        yield {
-            "best": rf"\bfseries {text}",
-            "second": rf"{{\underline{{\tablenum[table-format={shape}]{{{text}}}}}}}",
-            "worse": text + _DAGGER,
-        }.get(one.mark, text)
-    if table.with_published:
-        printed = line.printed.get(column.key)
-        if printed is None:
-            yield f"{{{escaped(fmt.MISSING)}}}"
-        elif printed.value is None:
-            yield f"{{{escaped(printed.status)}{_after(table, printed)}}}"
-        else:
-            yield _number(printed.value, printed.spread, column) + _after(table, printed)
+        status = None if row.is_published else row.line.statuses.get(column.key)
+        return f"{{{escaped(status or fmt.MISSING)}}}"
+    if isinstance(one, Printed):
+        number = f"{{{escaped(one.status)}}}" if one.value is None else _number(one.value, one.spread, column)
+        return number + _after(one)
+    text = _number(one.value, one.sd, column)
+    marked = {
+        "best": rf"\bfseries {text}",
+        "second": rf"{{\underline{{\tablenum[table-format={_number_format(piece, column)}]{{{text}}}}}}}",
+    }
+    return marked.get(one.mark, text) + _after(one)
 
 
 def _number(value: float, spread: float | None, column: LayoutColumn) -> str:
@@ -189,16 +190,24 @@ def _number(value: float, spread: float | None, column: LayoutColumn) -> str:
     return text if spread is None else rf"{text} \pm {spread:.{column.digits}f}"
 
 
-def _after(table: LaidOut, printed: Printed) -> str:
-    """Return what follows a published number: whether it lies in the interval, and its note."""
-    where = {True: r"$\in$", False: r"$\notin$", None: ""}[printed.inside]
-    return rf"{{\,{where}\textsuperscript{{{table.number(printed)}}}}}"
+def _marks(one: Measured | Printed) -> str:
+    """Return what follows a number: a dagger; of a published one whether it lies in the interval, and its badge."""
+    if isinstance(one, Measured):
+        return wording.WORSE if one.mark == "worse" else ""
+    where = "" if one.inside is None else _PLACES[one.inside]
+    return where + (_BADGES[one.badge.kind] if one.badge else "")
+
+
+def _after(one: Measured | Printed) -> str:
+    marks = _marks(one)
+    return _DAGGER if marks == wording.WORSE else rf"{{\,{escaped(marks)}}}" if marks else ""
 
 
 def _notes(table: LaidOut, piece: _Piece, place: int) -> Iterator[str]:
-    used = sorted({table.number(one) for column in piece.columns for one in _printed(piece, column)})
-    texts = [rf"\textsuperscript{{{number}}}~{escaped(table.notes[number - 1])}." for number in used]
-    about = [escaped(text) for text in wording.about(table)] if not place else []
+    said = wording.notes(table)
+    texts = [rf"\textsuperscript{{{number}}}~{escaped(said[number - 1])}" for number in _numbers(table, piece.rows)]
+    first = (table.layout.note, *wording.legend(table, _PLACES, _BADGES), *wording.about(table))
+    about = [escaped(text) for text in first if text] if not place else []
     if texts or about:
         yield r"\par\medskip\begin{minipage}{\linewidth}\scriptsize\raggedright"
         yield " ".join(texts) + (r"\par " if texts and about else "") + " ".join(about)

@@ -165,6 +165,8 @@ class Source:
     """Key of a column to what the published number is multiplied with, to have the unit of the layout."""
     groups: tuple[str, ...] = ()
     """Parts of the table that are shown; empty for all."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """Part of the table to what its rows are called, if it has several states of the same rows."""
     __pydantic_config__ = STRICT
 
 

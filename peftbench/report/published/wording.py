@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from peftbench.records import units as fmt
 from peftbench.records.wording import series
-from peftbench.report.published.arrange import LaidOut, Line, Printed
+from peftbench.report.published.arrange import LaidOut, Line, Printed, TableRow
 from peftbench.report.published.load import mismatches
 from peftbench.report.published.measured import MEANT, Measured
 from peftbench.report.published.records import LayoutColumn, PublishedTable
@@ -21,13 +21,27 @@ DIMENSIONS = {
     "targets": "target modules",
 }
 """Head of each dimension of a row."""
-PUBLISHED = "published"
+SOURCE = "source"
+"""Head of the column that tells published rows from measured ones."""
+MEASURED = "measured"
 WORSE = "†"
 _TESTED = "crossed model of seeds and examples, Holm-adjusted p < 0.05"
-_STANDING = (
-    "Inside and outside refer to the measured 95 % interval; the number in brackets is that of the note with source "
-    "and protocol."
-)
+BADGES = {
+    "same protocol": (
+        "same",
+        "the source states every part of the protocol that this table needs, and every part that it states is equal "
+        "here (versions of software are no part)",
+    ),
+    "differs": ("differs", "parts that are stated and recorded are different; the note names them"),
+    "unknown": (
+        "?",
+        "nothing was found to differ, but the source does not state a part, or our rows do not record it; the note "
+        "says which of the two",
+    ),
+}
+"""Kind of a badge to how it is written, and what that means."""
+PLACES = {True: "in", False: "out"}
+"""How it is written that a number lies in the measured interval, or not."""
 _HANDS = {
     "conversion": "read in a conversion of the paper's text",
     "secondary": "read second-hand: check the source before quoting",
@@ -66,21 +80,44 @@ def printed(one: Printed, column: LayoutColumn) -> str:
 
 
 def standing(one: Printed) -> str:
-    """Return whether a number lies in the measured interval, and its badge in short: "outside, differs"."""
-    where = {True: "inside", False: "outside", None: ""}[one.inside]
-    return ", ".join(filter(None, (where, one.badge.kind if one.badge else "")))
+    """Return whether a number lies in the measured interval, and its badge in short: "out, differs"."""
+    where = "" if one.inside is None else PLACES[one.inside]
+    return ", ".join(filter(None, (where, BADGES[one.badge.kind][0] if one.badge else "")))
 
 
-def caption(table: LaidOut, standing: str = _STANDING) -> str:
-    """Return the caption: what is shown, over which seeds and examples, what marks mean, and what to know before.
+def heads(rows: Sequence[TableRow]) -> Iterator[tuple[str, ...]]:
+    """Yield the head of each row; it is empty where the row above has the same, for what is published of it."""
+    before = None
+    for row in rows:
+        this = (row.line.head, id(row.line.row or row.line.below))
+        yield ("",) * len(row.line.head) if this == before else row.line.head
+        before = this
+
+
+def statistics(table: LaidOut) -> tuple[str, ...]:
+    """Return over which seeds and examples numbers are, and what marks mean, as sentences."""
+    return tuple(filter(None, (_statistics(table), _tests(table))))
+
+
+def legend(
+    table: LaidOut, places: Mapping[bool, str] = PLACES, badges: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return what stands behind published numbers, a sentence for each mark that the table has.
 
     Args:
-        table: what the caption is of.
-        standing: what stands behind a published number, as a sentence.
+        table: what it is of.
+        places: how it is written that a number lies in the measured interval, or not.
+        badges: how badges are written; None for ``BADGES``.
     """
-    said = [f"{table.layout.title}.", _statistics(table), _tests(table)]
-    said += ["Published numbers stand as printed, with their spread.", standing] if table.with_published else []
-    return " ".join(filter(None, (*said, table.layout.note)))
+    every = [one for line in table.lines for one in line.printed.values()]
+    if not every:
+        return ()
+    said = ["Published numbers stand as printed, with their spread; the number at a source is that of its note."]
+    if any(one.inside is not None for one in every):
+        said.append(f"{places[True]}, {places[False]}: inside, outside of the measured 95 % interval.")
+    kinds = {one.badge.kind for one in every if one.badge}
+    written = badges or {kind: short for kind, (short, _) in BADGES.items()}
+    return (*said, *(f"{written[kind]}: {meaning}." for kind, (_, meaning) in BADGES.items() if kind in kinds))
 
 
 def _every(table: LaidOut) -> Iterable[tuple[LayoutColumn, Measured]]:
@@ -140,8 +177,8 @@ def _untested(column: LayoutColumn, found: Sequence[tuple[LayoutColumn, Measured
 
 
 def notes(table: LaidOut) -> tuple[str, ...]:
-    """Return the numbered notes: "[1] Hu et al. 2021, LoRA, Table 2; differs: seeds (5; here 3)."."""
-    return tuple(f"[{place}] {note}." for place, note in enumerate(table.notes, 1))
+    """Return the notes of published rows, the first first: "Differs: seeds (5; here 3)."."""
+    return tuple(f"{note}." for note in table.notes)
 
 
 def about(table: LaidOut) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from peftbench.records import units as fmt
 from peftbench.report.published import latex, wording
-from peftbench.report.published.arrange import LaidOut, Line, Printed
+from peftbench.report.published.arrange import LaidOut, Line, Printed, TableRow
 from peftbench.report.published.load import names
 from peftbench.report.published.measured import Measured
 from peftbench.report.published.records import LayoutColumn
@@ -38,101 +38,108 @@ def write(table: LaidOut, format: str) -> str:
 
 def write_md(table: LaidOut) -> str:
     """Return the table in GitHub's Markdown: bold, underlined and daggers as the caption says."""
-    heads = [wording.DIMENSIONS[name] for name in table.layout.rows]
-    rule = [" :--- "] * len(heads)
-    for column in table.columns:
-        title = f"{column.group}, {wording.head(column)}" if column.group else wording.head(column)
-        heads += [title, *([wording.PUBLISHED] if table.with_published else [])]
-        rule += [" ---: "] * (2 if table.with_published else 1)
-    lines = [f"**{md(wording.caption(table))}**", "", _md(map(md, heads)), f"|{'|'.join(rule)}|"]
-    lines += [_md([*map(md, line.head), *_md_entries(table, line)]) for line in table.lines]
-    notes = [*wording.notes(table), *wording.about(table)]
-    return "\n".join([*lines, "", *(f"{md(note)}  " for note in notes)]).rstrip() + "\n"
+    heads = [*(wording.DIMENSIONS[name] for name in table.layout.rows), *([wording.SOURCE] * table.with_published)]
+    rule = [" :--- "] * len(heads) + [" ---: "] * len(table.columns)
+    heads += [
+        f"{column.group}, {wording.head(column)}" if column.group else wording.head(column) for column in table.columns
+    ]
+    lines = [f"**{md(table.layout.title)}**", "", _md(map(md, heads)), f"|{'|'.join(rule)}|"]
+    for head, row in zip(wording.heads(table.rows), table.rows, strict=True):
+        lines.append(_md([*map(md, head), *map(md, _source(table, row)), *_md_entries(table, row)]))
+    notes = [f"[{place}] {note}" for place, note in enumerate(wording.notes(table), 1)]
+    for texts in (wording.statistics(table), _before(table), notes, wording.about(table)):
+        lines += ["", *(f"{md(text)}  " for text in texts)] if texts else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _before(table: LaidOut) -> tuple[str, ...]:
+    """Return what a reader should know before comparing, as texts."""
+    return tuple(filter(None, (table.layout.note, *wording.legend(table))))
+
+
+def _source(table: LaidOut, row: TableRow) -> tuple[str, ...]:
+    """Return the entry of the column for the source, which only tables with published numbers have."""
+    if not table.with_published:
+        return ()
+    number = table.number(row.line) if row.is_published else None
+    label = row.line.source if row.is_published else wording.MEASURED
+    return (f"{label} [{number}]" if number else label,)
 
 
 def _md(texts: Iterable[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def _md_entries(table: LaidOut, line: Line) -> Iterator[str]:
+def _md_entries(table: LaidOut, row: TableRow) -> Iterator[str]:
     for column in table.columns:
-        one = line.measured.get(column.key)
-        text = md(wording.measured(line, column))
+        if row.is_published:
+            yield md(_published(row, column))
+            continue
+        one = row.line.measured.get(column.key)
+        text = md(wording.measured(row.line, column))
         if one is not None and one.mark in _MD_MARKS:
             value, sep, rest = text.partition(r" \[")
             text = _MD_MARKS[one.mark].format(value) + sep + rest
         yield text
-        if table.with_published:
-            printed = line.printed.get(column.key)
-            yield md(fmt.MISSING if printed is None else _with_standing(table, printed, column))
 
 
 _MD_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "worse": "{} " + wording.WORSE}
 
 
-def _with_standing(table: LaidOut, printed: Printed, column: LayoutColumn) -> str:
-    standing = wording.standing(printed)
-    return f"{wording.printed(printed, column)}{f', {standing}' if standing else ''} [{table.number(printed)}]"
+def _published(row: TableRow, column: LayoutColumn) -> str:
+    one = row.line.printed.get(column.key)
+    return ", ".join(filter(None, (wording.printed(one, column), wording.standing(one)))) if one else fmt.MISSING
 
 
 def write_html(table: LaidOut) -> str:
     """Return a small page with the table alone, which needs nothing else."""
     escape = html.escape
     title = escape(table.layout.title)
-    notes = "".join(f"<li>{escape(note)}.</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in wording.notes(table))
+    said = [*wording.statistics(table), *_before(table)]
+    before = "".join(f"<p class=note>{escape(text)}</p>" for text in said)
     about = "".join(f"<p class=note>{escape(text)}</p>" for text in wording.about(table))
     return (
         f"<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<meta name=viewport content='width=device-width'>\n"
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<table>\n<caption>{escape(wording.caption(table))}</caption>\n"
-        f"<thead>\n{_html_heads(table)}</thead>\n<tbody>\n{''.join(_html_rows(table))}</tbody>\n</table>\n"
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<table>\n<caption>{title}</caption>\n"
+        f"<thead>\n{_html_heads(table)}</thead>\n<tbody>\n{''.join(_html_rows(table))}</tbody>\n</table>\n{before}\n"
         f"{f'<ol class=note>{notes}</ol>' if notes else ''}\n{about}\n</html>\n"
     )
 
 
 def _html_heads(table: LaidOut) -> str:
-    width = 2 if table.with_published else 1
-    first = "".join(f"<th class=head>{wording.DIMENSIONS[name]}</th>" for name in table.layout.rows)
-    more = "".join(
-        f"<th>{html.escape(wording.head(column))}</th>" + (f"<th>{wording.PUBLISHED}</th>" if width == 2 else "")
-        for column in table.columns
-    )
+    titles = [*(wording.DIMENSIONS[name] for name in table.layout.rows), *([wording.SOURCE] * table.with_published)]
+    first = "".join(f"<th class=head>{title}</th>" for title in titles)
+    more = "".join(f"<th>{html.escape(wording.head(column))}</th>" for column in table.columns)
     groups = [(group, len(list(each))) for group, each in itertools.groupby(table.columns, key=lambda one: one.group)]
     if not any(group for group, _ in groups):
         return f"<tr>{first}{more}</tr>\n"
-    over = "".join(f"<th colspan={width * n}>{html.escape(group)}</th>" for group, n in groups)
-    return f"<tr><th colspan={len(table.layout.rows)}></th>{over}</tr>\n<tr>{first}{more}</tr>\n"
+    over = "".join(f"<th colspan={n}>{html.escape(group)}</th>" for group, n in groups)
+    return f"<tr><th colspan={len(titles)}></th>{over}</tr>\n<tr>{first}{more}</tr>\n"
 
 
 def _html_rows(table: LaidOut) -> Iterator[str]:
-    blocks = [(name, list(lines)) for name, lines in itertools.groupby(table.lines, key=lambda line: line.block)]
-    for name, lines in blocks:
-        for place, line in enumerate(lines):
-            head = list(map(html.escape, line.head))
+    blocks = [(name, list(rows)) for name, rows in itertools.groupby(table.rows, key=lambda row: row.line.block)]
+    for name, rows in blocks:
+        for place, (shown, row) in enumerate(zip(wording.heads(rows), rows, strict=True)):
+            head = list(map(html.escape, (*shown, *_source(table, row))))
             cells = "".join(f"<td class=head>{text}</td>" for text in (head[1:] if name else head))
             if name and not place:
-                cells = f"<th class=head rowspan={len(lines)}>{head[0]}</th>{cells}"
-            entries = "".join(_html_entries(table, line))
+                cells = f"<th class=head rowspan={len(rows)}>{head[0]}</th>{cells}"
+            entries = "".join(_html_entries(table, row))
             yield f"<tr{'' if place or not name else ' class=block'}>{cells}{entries}</tr>\n"
 
 
-def _html_entries(table: LaidOut, line: Line) -> Iterator[str]:
+def _html_entries(table: LaidOut, row: TableRow) -> Iterator[str]:
     for column in table.columns:
-        one = line.measured.get(column.key)
-        text = html.escape(wording.measured(line, column))
+        one = None if row.is_published else row.line.measured.get(column.key)
+        text = html.escape(_published(row, column) if row.is_published else wording.measured(row.line, column))
         if one is not None:
             value, sep, rest = text.partition(" [")
             dagger = f" {wording.WORSE}" if one.mark == "worse" else ""
             small = f"<span class=note>{sep}{rest}</span>" if rest else ""
             text = f"<span class='{one.mark}'>{value}</span>{dagger}{small}"
         yield f"<td>{text}</td>"
-        if table.with_published:
-            printed = line.printed.get(column.key)
-            yield f"<td>{fmt.MISSING if printed is None else _html_printed(table, printed, column)}</td>"
-
-
-def _html_printed(table: LaidOut, printed: Printed, column: LayoutColumn) -> str:
-    text = html.escape(_with_standing(table, printed, column))
-    return f"<span title='{html.escape(printed.note, quote=True)}'>{text}</span>"
 
 
 CSV = (

@@ -89,7 +89,13 @@ def _result(stem: str, run: dict[str, Any], train: dict[str, Any], meta: dict[st
         steps=steps,
         rank=peft.get("r"),
         settings_json=json.dumps(
-            {"train": _ABSENT | _given(config), "options": _options(peft), "evaluate": [hf_rows.TASK]}, sort_keys=True
+            {
+                "train": _ABSENT | _given(config),
+                "options": _options(peft),
+                "evaluate": [hf_rows.TASK],
+                "stated": _stated(config, meta, last),
+            },
+            sort_keys=True,
         ),
         learning_rate=(config.get("optimizer_kwargs") or {}).get("lr"),
         optimizer=config.get("optimizer_type"),
@@ -109,6 +115,26 @@ def _result(stem: str, run: dict[str, Any], train: dict[str, Any], meta: dict[st
         scored_step=last.get("step") if "test accuracy" in last else None,
         last_loss=_last_loss(steps),
     )
+
+
+def _stated(config: Mapping[str, Any], meta: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file states of how its score was made, by the names that protocols of published tables have.
+
+    Beams and sampling are not among it: they are those of the base model's own generation config, which no file has.
+    """
+    data, generation = meta["dataset_info"], config.get("generation_kwargs") or {}
+    found = {
+        "train_data": "MetaMathQA" if "metamath" in data else None,
+        "test_data": "GSM8K" if "gsm8k" in data else None,
+        "test_split": "test" if "test accuracy" in last else None,
+        "score": "last step" if "test accuracy" in last and last.get("step") == config.get("max_steps") else None,
+        "task_kind": "generation" if generation else None,
+        "template": str(config.get("query_template") or "").replace("{query}", "{{ query }}") or None,
+        "num_beams": generation.get("num_beams"),
+        "max_new_tokens": generation.get("max_new_tokens"),
+        "schedule": config.get("lr_scheduler"),
+    }
+    return _given(found)
 
 
 def _steps(intervals: Sequence[Mapping[str, Any]]) -> tuple[StepRow, ...]:
