@@ -18,8 +18,8 @@ def add_to_report(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--published",
         action="store_true",
-        help="with --table: the published rows under the measured ones, each number with a badge: same protocol, "
-        "differs, or unknown; notes say in what",
+        help="with --table: the published numbers beside the measured ones, each with a badge: same protocol, differs "
+        "in what, or unknown",
     )
 
 
