@@ -147,7 +147,8 @@ def test_one_measured_example_of_each_badge(tmp_path, monkeypatch):
     unstated = replace(load.tables()["pissa_t2_nlg"], rows=(row,), protocol=())
     registry = dict(load.tables()) | {"pissa_t2_nlg": unstated}
     layout = load.layout("metamath-gsm8k")
-    monkeypatch.setattr("peftbench.report.published.arrange.tables", lambda: registry)
+    for module in ("arrange", "matching"):
+        monkeypatch.setattr(f"peftbench.report.published.{module}.tables", lambda: registry)
     one = same_protocol(tmp_path / "unknown")
     assert one.badge is not None
     assert one.badge.kind == "unknown"
