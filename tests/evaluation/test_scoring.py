@@ -15,6 +15,7 @@ from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Example, Task
+from peftbench.records.task import HEADS
 from peftbench.tasks import HEADLINES, answers, fewshot, lm_eval_export, read
 from peftbench.training import loop
 from tests.support import method_cells, trials
@@ -176,7 +177,7 @@ def test_classes_are_scored_only_if_all_examples_have_the_same_choices(base):
 
 
 def test_every_kind_has_a_headline_and_a_way_to_be_scored():
-    assert set(HEADLINES) == set(scoring._KINDS)
+    assert set(HEADLINES) == {*scoring._KINDS, *HEADS}, "heads are scored by evaluation.whole_texts"
     assert {name for names in HEADLINES.values() for name in names if " " in name} == set()
     assert answers.NAMED
 

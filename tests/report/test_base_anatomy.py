@@ -173,7 +173,7 @@ def test_a_folder_is_listed_without_its_weights(command, tiny):
         (["base"], "list base: which one? give a folder, a hub id, a built-in base (nano) or a shape"),
         (["base", "nan"], "did you mean 'nano'?"),
         (["tasks", "--json"], "--json: allowed with `list base` only"),
-        (["tasks", "judge"], "only `list methods` and `list base` accept a name; given: list tasks judge"),
+        (["tasks", "judge"], "`list base` and `list published` accept a name; given: list tasks judge"),
     ],
 )
 def test_wrong_requests_are_answered(command, argv, message):

@@ -21,8 +21,9 @@ METHODS = (("adapter", "fp32"), ("llama_adapter", "fp32"), ("lora", "fp32"), ("f
 @pytest.mark.parametrize(
     ("family", "refused"),
     [
-        ("bert", {"adapter": "no third one with weight matrices", "llama_adapter": "the query cannot be intercepted"}),
-        ("llama", {}),
+        ("ctrl", {"adapter": "no third one with weight matrices", "llama_adapter": "has no attention"}),
+        ("codegen", {"llama_adapter": "the query cannot be intercepted"}),
+        ("bert", {}),
     ],
 )
 def test_what_cannot_be_attached_is_planned_in_the_words_of_a_run(family, refused, tmp_path):

@@ -24,7 +24,7 @@ def losses(tiny, tmp_path, monkeypatch):
     def run(process=0, attach=0, train=0, order=0, **changes):
         uses = iter((process, attach, train))
         monkeypatch.setattr(tuning, "seed_all", lambda _: seeding(next(uses)))
-        monkeypatch.setattr(training_batches, "draw_batches", lambda *given: planning(*given[:-1], order))
+        monkeypatch.setattr(training_batches, "draw_batches", lambda *given: planning(*given[:3], order, *given[4:]))
         made = trials.trial(tiny, tmp_path, **changes)
         result = trial.run(trials.job(made, tmp_path), time.perf_counter(), lambda _: None, lambda *_: None)
         assert (result.row.status, result.row.message) == ("ok", None)
