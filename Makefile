@@ -3,6 +3,7 @@
 # make smoke        each method, tuner and precision of every suite in two steps; an outside package and a wide page too
 # make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
 # make exports      the tests of exports to trackers and of results at S3, with the real libraries, which it installs
+# make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo deployed precisions all
@@ -21,7 +22,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels exports bench reference clean
+.PHONY: quickstart test check smoke kernels exports e2e bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -47,9 +48,14 @@ kernels: $(STAMP)
 
 # no test of these may skip: PEFTBENCH_ALL_GROUPS makes a library that is missing an error
 exports: $(STAMP)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3 --group e2e
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3
 	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 --numprocesses 2 --dist loadfile --max-worker-restart 0 \
-		tests/report/test_trackers.py tests/results/test_remote_s3.py tests/evaluation/test_more_metrics.py
+		tests/report/test_trackers.py tests/results/test_remote_s3.py
+
+# the metrics of the E2E scorer, with Java
+e2e: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group e2e
+	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 tests/evaluation/test_more_metrics.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
