@@ -31,7 +31,7 @@ quickstart: $(STAMP)
 
 # a crash of a test process ends the run, which names the test: with a new process xdist was seen to wait forever
 test: $(STAMP) check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --session-timeout 1200
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 --session-timeout 1300
 
 check: $(STAMP)
 	$(BIN)/ruff check
