@@ -122,3 +122,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data on this machine (set PEFTBENCH_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def peer(real_data: Path) -> Path:
+    """The result files of huggingface/peft's method comparison, a part of the real data."""
+    folder = real_data / "hf_method_comparison"
+    if not folder.is_dir():
+        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
+    return folder

@@ -56,11 +56,14 @@ _METAMATH = {
 _HF_METAMATHQA = {
     "optimizer": "adamw",
     "schedule": "cosine",
+    "warmup_ratio": 0.1,  # WARMUP_STEP_RATIO in utils.py
     "steps": 5000,
     "batch_size": 4,
     "weight_decay": 0.1,
     "clip_norm": 1.0,
     "sequence_length": 768,
+    "loss_on": "all",  # run.py: labels are the input ids
+    "group_by_length": True,  # BucketIterator in utils.py
 }
 _LLM_ADAPTERS = "AGI-Edgerunners/LLM-Adapters (81665720)"
 _LLM_ADAPTERS_TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -310,7 +313,8 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = MappingProxyType(
                 "full": Recipe(
                     source="huggingface/peft, method_comparison/MetaMathQA (5261e958)",
                     of="Llama-3.2 3B on MetaMathQA",
-                    training=_HF_METAMATHQA | {"learning_rate": 1e-5},
+                    # the result file gives no weight decay, so that of torch's AdamW holds
+                    training=_HF_METAMATHQA | {"learning_rate": 1e-5, "weight_decay": 0.01},
                     beyond=("weights and optimizer state in bf16: precision bf16-true", "evaluation every 250 steps"),
                 ),
                 "lora": Recipe(

@@ -1,8 +1,8 @@
 """Comparing scores of which only the standard error over examples is known, not the outcome of each example.
 
 The two samples then count as independent, although the examples are the same, so the test is weaker than a paired one;
-and as there is one run of each, nothing is known about the variation between runs. A difference that is not significant
-here may be noise; one that is may still be.
+and as there is one run of each, nothing is known about the variation between runs. So even a difference that is
+significant here may be one between two runs of the same method.
 """
 
 from __future__ import annotations

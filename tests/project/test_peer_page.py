@@ -17,14 +17,6 @@ def record():
     return peer_document.recorded()
 
 
-@pytest.fixture(scope="module")
-def peer(real_data):
-    folder = real_data / "hf_method_comparison"
-    if not folder.is_dir():
-        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
-    return folder
-
-
 def test_the_record_is_what_the_files_say(peer, record):
     found = json.loads(json.dumps(peer_statements.record(peer)))
     assert found.keys() == record.keys()

@@ -16,14 +16,6 @@ from peftbench.results.watch.night import environment, other_machine
 
 
 @pytest.fixture(scope="module")
-def peer(real_data):
-    folder = real_data / "hf_method_comparison"
-    if not folder.is_dir():
-        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def of_half_a_year(peer, tmp_path_factory):
     place = tmp_path_factory.mktemp("peer") / "nights"
     writing.write(hf_method_comparison.read([peer / "history.csv"]), place)

@@ -24,14 +24,6 @@ from tests.support.results_factory import make_result
 
 
 @pytest.fixture(scope="module")
-def peer(real_data):
-    folder = real_data / "hf_method_comparison"
-    if not folder.is_dir():
-        pytest.skip("no results of the peer on this machine (set PEFTBENCH_SHARED_DATA)")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def july(peer, tmp_path_factory):
     place = tmp_path_factory.mktemp("july")
     return writing.write(hf_method_comparison.read([peer / "july_2026"]), place)[0]
