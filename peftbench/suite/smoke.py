@@ -162,9 +162,12 @@ def _fit(trial: Trial) -> tuple[Trial, list[str]]:
             options[name] = record.options[name].default
         used = shown(options[name]) if name in options else "the tuner's default"
         changes.append(f"{name} {shown(value)} is for another model; smoke mode uses {used}")
-    if trial.rank is not None and trial.rank > width:
-        changes.append(f"{record.rank_key} {trial.rank} exceeds the width of {BASE}; smoke mode uses {width}")
-    return replace(trial, options=options, rank=None if trial.rank is None else min(trial.rank, width)), changes
+    # LoRA-GA takes different directions for A and B, so it needs twice the rank
+    largest = width // 2 if options.get("initialization") == "lora_ga" else width
+    if trial.rank is not None and trial.rank > largest:
+        limit = f"the width of {BASE}" if largest == width else f"half the width of {BASE}, which is LoRA-GA's largest"
+        changes.append(f"{record.rank_key} {trial.rank} exceeds {limit}; smoke mode uses {largest}")
+    return replace(trial, options=options, rank=None if trial.rank is None else min(trial.rank, largest)), changes
 
 
 def _exists(pattern: str) -> bool:

@@ -183,6 +183,15 @@ def test_smoke_mode_skips_a_search_and_uses_its_smallest_rate(foreign):
     assert {one.training.learning_rate for one in trials if one.method != "full"} == {1e-2}, "the smallest that moves"
 
 
+@pytest.mark.parametrize(("start", "rank"), [("pissa", 128), ("lora_ga", 64)])
+def test_a_rank_becomes_the_largest_that_the_initialization_has_on_the_built_in_base(start, rank, tmp_path):
+    path = tmp_path / "started.yaml"
+    path.write_text(f"base: nano\ntasks: [judge]\nmethods: {{lora: {{rank: 128, initialization: {start}}}}}\n")
+    (one,) = smoke(suite.load(path, smoke=True), "cpu").trials
+    assert one.rank == rank
+    assert run(one, tmp_path).row.status == "ok"
+
+
 def test_a_task_of_lm_eval_that_gives_no_length_of_answers_becomes_small(tmp_path):
     """MMLU is ranked: its ``max_new_tokens`` is 0, and 0 tokens cannot be decoded."""
     path = tmp_path / "ranked.yaml"
