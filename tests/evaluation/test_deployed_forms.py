@@ -24,6 +24,7 @@ from peftbench.suite.expand import expand
 from peftbench.tasks import read
 from tests.support import tiny_base, trials
 from tests.support.sample import sample
+from tools.docs import zoo
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Tuned:
         return made, float((after.logits - self.read.logits).abs().max())
 
 
-ZOO = {t.options["peft_type"]: t for t in expand(load_suite("peft_zoo"), "cpu") if t.method == "peft"}
+TUNERS = [t for t in expand(load_suite("peft_zoo"), "cpu") if t.method == "peft" and not zoo.variant(t.options)]
+ZOO = {t.options["peft_type"]: t for t in TUNERS}
 NEEDS_TRAINED_ADAPTERS = {"XLORA"}
 WITH_TASKS = {"POLY", "MULTITASK_PROMPT_TUNING"}
 NOT_MERGED = {"LILY", "BEFT", "TRAINABLE_TOKENS", "ADAPTION_PROMPT", "SHADOW"}

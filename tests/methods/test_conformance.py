@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,16 +60,6 @@ def test_the_number_of_parameters_is_the_closed_form_at_every_rank_and_all_of_th
         assert sum(tensor.numel() for file in files for tensor in load_file(file).values()) == wanted
 
 
-@pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_only_the_methods_own_parameters_train_in_the_precisions_dtype(name, precision, tiny, tmp_path):
-    base, learner, _ = attached(tiny, name, precision, tmp_path)
-    ours = {id(p) for p in learner.parameters}
-    assert {id(p) for p in learner.model.parameters() if p.requires_grad} == ours != set()
-    assert {str(p.dtype).removeprefix("torch.") for p in learner.parameters} == {PRECISIONS[precision].trainable}
-    if not METHODS[name].trains_base:
-        assert sum(p.numel() for p in learner.parameters) < base.parameters
-
-
 @pytest.fixture(scope="module")
 def untuned(tiny):
     """A function that returns the logits of the base model of a method, computed once for each precision."""
@@ -93,90 +84,100 @@ def test_the_first_forward_equals_the_base_models_if_the_record_promises_it(name
     assert promised is None or same is promised
 
 
-@pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_two_steps_change_every_trainable_tensor_and_no_frozen_one(name, precision, tiny, tmp_path):
-    _, learner, plan = attached(tiny, name, precision, tmp_path)
+@pytest.fixture(scope="module", params=[pytest.param(cell.values, marks=cell.marks, id=cell.id) for cell in CELLS])
+def trained(request, tiny, tmp_path_factory):
+    """A method in a precision after two steps, and records from before: one training for what is asked of it."""
+    name, precision = request.param
+    base, learner, plan = attached(tiny, name, precision, tmp_path_factory.mktemp(name))
     logits(learner.model, precision, IDS)  # a forward without gradients must leave nothing behind
-    trainable = {n: p.detach().clone() for n, p in learner.model.named_parameters() if p.requires_grad}
+    before = {n: p.detach().clone() for n, p in learner.model.named_parameters() if p.requires_grad}
     frozen = {n: load.checksum(p) for n, p in learner.model.named_parameters() if not p.requires_grad}
+    own = {id(p) for p in learner.model.parameters() if p.requires_grad}
     trace = loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
     assert len(trace.steps) == 2
-    now = dict(learner.model.named_parameters())
-    assert trainable
-    assert [n for n, p in trainable.items() if torch.equal(now[n].detach(), p)] == []
-    assert [n for n, value in frozen.items() if load.checksum(now[n]) != value] == []
+    seen = {"model": learner.model, "parameters": learner.parameters, "own": own, "before": before, "frozen": frozen}
+    return SimpleNamespace(name=name, precision=precision, base_parameters=base.parameters, **seen)
 
 
-@pytest.mark.parametrize(("name", "precision"), CELLS)
-def test_the_saved_adapter_loads_back_to_the_same_logits(name, precision, tiny, tmp_path, untuned):
-    _, learner, plan = attached(tiny, name, precision, tmp_path)
-    loop.train(learner, plan[:2], [], Clock(), lambda *_: None)
-    method = METHODS[name]
-    resolve(method.save)(learner.model, tmp_path / "saved")
+def test_only_the_methods_own_parameters_train_in_the_precisions_dtype(trained):
+    assert {id(p) for p in trained.parameters} == trained.own != set()
+    assert {str(p.dtype).removeprefix("torch.") for p in trained.parameters} == {
+        PRECISIONS[trained.precision].trainable
+    }
+    if not METHODS[trained.name].trains_base:
+        assert sum(p.numel() for p in trained.parameters) < trained.base_parameters
+
+
+def test_two_steps_change_every_trainable_tensor_and_no_frozen_one(trained):
+    now = dict(trained.model.named_parameters())
+    assert trained.before
+    assert [n for n, p in trained.before.items() if torch.equal(now[n].detach(), p)] == []
+    assert [n for n, value in trained.frozen.items() if load.checksum(now[n]) != value] == []
+
+
+def test_the_saved_adapter_loads_back_to_the_same_logits(trained, tiny, tmp_path, untuned):
+    method, precision = METHODS[trained.name], trained.precision
+    resolve(method.save)(trained.model, tmp_path / "saved")
     assert list((tmp_path / "saved").glob("*.safetensors"))
-    again = resolve(method.load)(loaded(tiny, name, precision).model, tmp_path / "saved")
-    expected, found = logits(learner.model, precision, IDS), logits(again, precision, IDS)
-    assert not torch.equal(expected, untuned(name, precision))
+    again = resolve(method.load)(loaded(tiny, trained.name, precision).model, tmp_path / "saved")
+    expected, found = logits(trained.model, precision, IDS), logits(again, precision, IDS)
+    assert not torch.equal(expected, untuned(trained.name, precision))
     torch.testing.assert_close(found, expected, atol=1e-5 if precision == "fp32" else 2e-2, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_answers_do_not_depend_on_the_batch_size(name, tiny, tmp_path):
-    precision = METHODS[name].default_precision
-    made = trials.trial(tiny, tmp_path, name, precision)
-    base, learner, plan = attached(tiny, name, precision, tmp_path)
+@pytest.fixture(scope="module", params=TRAINED)
+def tuned(request, tiny, tmp_path_factory):
+    """A method in its default precision after all steps of its plan, in evaluation mode."""
+    name, precision = request.param, METHODS[request.param].default_precision
+    folder = tmp_path_factory.mktemp(name)
+    base, learner, plan = attached(tiny, name, precision, folder)
     loop.train(learner, plan, [], Clock(), lambda *_: None)
-    learner.model.eval()
-    prompts = read.examples(made.tasks[1], "train")[:7]
-    assert len({len(base.tokenizer.encode(e.prompt)) for e in prompts}) > 1, "prompts of several lengths, or no trap"
+    made = trials.trial(tiny, folder, name, precision)
+    return SimpleNamespace(made=made, precision=precision, tokenizer=base.tokenizer, model=learner.model.eval())
+
+
+def test_answers_do_not_depend_on_the_batch_size(tuned):
+    task = tuned.made.tasks[1]
+    prompts = read.examples(task, "train")[:7]
+    assert len({len(tuned.tokenizer.encode(e.prompt)) for e in prompts}) > 1, "prompts of several lengths, or no trap"
     found = []
     for size in (1, 5):
         wrapped = scoring.Harness(
-            learner.model, base.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[precision]
+            tuned.model, tuned.tokenizer, trials.Evaluation(size, 48, "test"), PRECISIONS[tuned.precision]
         )
-        samples, _ = scoring.run_harness(wrapped, made.tasks[1], prompts)
+        samples, _ = scoring.run_harness(wrapped, task, prompts)
         found.append([sample["filtered_resps"][0] for sample in samples])
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(name, tiny, tmp_path):
-    precision = METHODS[name].default_precision
-    made = trials.trial(tiny, tmp_path, name, precision)
-    base, learner, plan = attached(tiny, name, precision, tmp_path)
-    loop.train(learner, plan, [], Clock(), lambda *_: None)
-    learner.model.eval()
-    wrapped = scoring.Harness(learner.model, base.tokenizer, made.evaluation, PRECISIONS[precision])
+def test_ranked_log_probabilities_equal_those_of_a_direct_forward_pass(tuned):
+    made, tokenizer, precision = tuned.made, tuned.tokenizer, tuned.precision
+    wrapped = scoring.Harness(tuned.model, tokenizer, made.evaluation, PRECISIONS[precision])
     examples = read.examples(made.tasks[0], "test")[:3]
     _, rows = scoring.evaluate(wrapped, [made.tasks[0]], {"colour": examples})
     for example, row in zip(examples, rows, strict=True):
         for choice, logprob in zip(example.choices, trials.json.loads(row.choice_logprobs), strict=True):
-            prompt, whole = (base.tokenizer.encode(t) for t in (example.prompt, f"{example.prompt} {choice}"))
+            prompt, whole = (tokenizer.encode(t) for t in (example.prompt, f"{example.prompt} {choice}"))
             ids = torch.tensor([whole])
-            direct = logits(learner.model, precision, ids).float().log_softmax(-1)
+            direct = logits(tuned.model, precision, ids).float().log_softmax(-1)
             expected = sum(float(direct[0, i - 1, whole[i]]) for i in range(len(prompt), len(whole)))
             assert logprob == pytest.approx(expected, abs=1e-4 if precision == "fp32" else 0.05)
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_generated_answers_equal_those_decoded_step_by_step(name, tiny, tmp_path):
-    precision = METHODS[name].default_precision
-    made = trials.trial(tiny, tmp_path, name, precision)
-    base, learner, plan = attached(tiny, name, precision, tmp_path)
-    loop.train(learner, plan, [], Clock(), lambda *_: None)
-    learner.model.eval()
+def test_generated_answers_equal_those_decoded_step_by_step(tuned):
+    made, tokenizer, precision = tuned.made, tuned.tokenizer, tuned.precision
     examples = read.examples(made.tasks[2], "train")[:3]
-    wrapped = scoring.Harness(learner.model, base.tokenizer, made.evaluation, PRECISIONS[precision])
+    wrapped = scoring.Harness(tuned.model, tokenizer, made.evaluation, PRECISIONS[precision])
     samples, _ = scoring.run_harness(wrapped, made.tasks[2], examples)
     for example, sample in zip(examples, samples, strict=True):
-        ids = base.tokenizer.encode(example.prompt)
+        ids = tokenizer.encode(example.prompt)
         start = len(ids)
         while len(ids) - start < made.tasks[2].max_new_tokens:
-            token = int(logits(learner.model, precision, torch.tensor([ids]))[0, -1].argmax())
-            if token == base.tokenizer.eos_token_id:
+            token = int(logits(tuned.model, precision, torch.tensor([ids]))[0, -1].argmax())
+            if token == tokenizer.eos_token_id:
                 break
             ids.append(token)
-        direct = base.tokenizer.decode(ids[start:], skip_special_tokens=True).split("\n")[0]
+        direct = tokenizer.decode(ids[start:], skip_special_tokens=True).split("\n")[0]
         assert sample["resps"][0][0] == direct
 
 

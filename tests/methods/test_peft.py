@@ -1,4 +1,7 @@
-"""Any tuner of the installed peft: its settings in a suite, and that each tuner of the zoo works."""
+"""Any tuner of the installed peft: its settings in a suite, and that each tuner of the zoo works.
+
+By default some of the tuners are trained; ``--run-slow`` trains all of them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peftbench import suite
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure.ledger import Ledger
-from peftbench.methods import METHODS, method_of, peft_fields
+from peftbench.methods import METHODS, lora_fields, method_of, peft_fields
 from peftbench.models import builtin, load
 from peftbench.models.precision import PRECISIONS
 from peftbench.records.resolve import resolve
@@ -28,16 +31,31 @@ from tools.docs import zoo
 
 CONFIGS = {str(getattr(name, "value", name)): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 TRIALS = [trial for trial in suite.expand(suite.load("peft_zoo"), "cpu") if trial.method == "peft"]
-ZOO = {trial.options["peft_type"]: trial for trial in TRIALS if trial.precision == "fp32"}
+ZOO = {t.options["peft_type"]: t for t in TRIALS if t.precision == "fp32" and not zoo.variant(t.options)}
 NEEDS_TRAINED_ADAPTERS = {"XLORA"}
 NO_IDENTITY = {"FOURIERFT", "C3A", "UNILORA", "VBLORA"}
 """Tuners that start with a small random update, as do all with virtual tokens in the input or the cache."""
+ROUNDING = 1e-5
+"""How much plain LoRA's last loss in the zoo moves if only the order of sums does: it is run with two threads."""
 IDS = torch.arange(2, 42).reshape(2, 20) * 7 % 300
 
 
 def test_the_zoo_has_every_tuner_of_the_installed_peft():
     assert set(ZOO) == set(CONFIGS), "give suites/peft_zoo.yaml a block for each"
     assert {"LORA", "VERA", "XLORA"} <= set(ZOO)
+
+
+def test_the_zoo_has_every_variant_of_the_installed_pefts_lora_and_each_differs_in_one_setting_from_plain_lora():
+    found = [t for t in TRIALS if t.precision == "fp32" and t.options["peft_type"] == "LORA" and t is not ZOO["LORA"]]
+    given = [{key: value for key, value in t.options.items() if key != "peft_type"} for t in found]
+    assert sorted(zoo.variant(t.options) for t in found) == sorted(zoo.VARIANTS)
+    for options in given:  # a start's own config is given with it, at its defaults
+        assert len({key for key, value in options.items() if not (key.endswith("_config") and len(options) == 2)}) == 1
+    marked = {f.name for f in dataclasses.fields(CONFIGS["LORA"]) if f.metadata.get("is_lora_variant")}
+    assert marked <= {key for options in given for key in options}
+    assert {*lora_fields.STARTS, "loftq"} <= {options.get("init_lora_weights") for options in given}
+    assert {t.rank for t in found} == {ZOO["LORA"].rank}
+    assert {t.training for t in found} == {ZOO["LORA"].training}
 
 
 def test_the_committed_run_is_of_the_current_suite():
@@ -65,7 +83,18 @@ def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_has_a_reason
     assert set(ok[ok["moved_tensors"] < ok["trainable_tensors"]]["tuner"]) == {"SHADOW"}
     assert rows[rows["status"] == "unsupported"]["message"].str.startswith("peft ").all()
     refused = rows[(rows["status"] == "unsupported") & (rows["precision"] == "fp32")]
-    assert set(refused["tuner"]) == NEEDS_TRAINED_ADAPTERS
+    assert set(refused[refused["variant"] == ""]["tuner"]) == NEEDS_TRAINED_ADAPTERS
+    assert set(refused["variant"]) - {""} == {"Arrow", "LoftQ", "QA-LoRA"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", *zoo.QUANTIZED])
+def test_every_variant_of_lora_in_the_committed_run_trained_something_else_than_plain_lora(precision):
+    """The same seed, batches, rate and rank, so that only the variant can make the difference."""
+    plain = zoo.rows(precision)["LORA"]
+    ok = {name: row for name, row in zoo.variants(precision).items() if row["status"] == "ok"}
+    assert len(ok) >= 5
+    for name, row in ok.items():
+        assert abs(row["last_loss"] - plain["last_loss"]) > 10 * ROUNDING, name
 
 
 @pytest.mark.parametrize("tuner", CONFIGS)
@@ -167,7 +196,7 @@ def train(tuned, rate: float, steps: int, precision="fp32"):
     tuned.eval()
 
 
-@pytest.mark.parametrize("tuner", sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS))
+@pytest.mark.parametrize("tuner", sample(sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS), 4))
 def test_a_tuner_starts_as_the_base_trains_saves_loads_and_can_be_switched_off(tuner, tmp_path):
     base = logits(loaded().eval())
     tuned = attached(tuner)
@@ -223,7 +252,7 @@ def refusal(tuner: str, precision: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("tuner", sample(sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS), 3))
+@pytest.mark.parametrize("tuner", sample(sorted(set(ZOO) - NEEDS_TRAINED_ADAPTERS), 6))
 def test_on_int8_a_trained_update_equals_that_in_fp32_or_the_tuner_is_refused(tuner, tmp_path):
     """A tuner that uses codes as weights would be far off; one that loses its update, off by the effect of training."""
     row = zoo.rows("int8")[tuner]

@@ -198,6 +198,8 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "tuner counts": zoo.counts,
         "zoo in fp32": zoo.in_fp32,
         "zoo quantized": zoo.quantized,
+        "variants in fp32": zoo.variants_in_fp32,
+        "variants quantized": zoo.variants_quantized,
     },
     ROOT / "docs" / "published.md": {
         "published layouts": published_document.layouts,
