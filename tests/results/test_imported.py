@@ -98,11 +98,14 @@ HEAD = "commit,commit_date,file,created,acc,loss,steps,gpu,mem,torch,tf\n"
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("c,../../x,lora--llama-3.2-3B-a.json,2025,0.5", "commit_date is '../../x', not a date"),
-        ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025,0.5", "not a date like 2025-06-19"),
+        ("c,../../x,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "commit_date is '../../x', not a date"),
+        ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "not a date like 2025-06-19"),
         ("c", "commit_date is None"),
         ("c,2025-06-19", "file or created is missing"),
-        ("c,2025-06-19,a.json,2025,7", "not between 0 and 1"),
+        ("c,2025-06-19,a.json,2025-06-18,7", "not between 0 and 1"),
+        ("c,2025-06-19,a.json,2025-06-18,0.5", "no share of the 1319 questions of GSM8K's test set"),
+        ("c,2025-06-19,a.json,x,0.5", "the run's date is 'x', not one like"),
+        ("c,2025-06-19,a.json,2025-06-18,,,,,,,,13,14", "more values than the table has columns"),
     ],
 )
 def test_a_row_of_a_table_that_is_wrong_is_named(tmp_path, row, says):
