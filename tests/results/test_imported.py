@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 from peftbench.errors import UserError
+from peftbench.report.history.text import text
 from peftbench.results.history import history
 from peftbench.results.imported import hf_method_comparison, writing
 from peftbench.results.store import read_trials
 from peftbench.results.watch.comparison import compare
 from peftbench.results.watch.night import environment, other_machine
+from tools.docs import history_document
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,10 @@ def test_the_score_that_almost_all_experiments_lost_is_found(found):
     assert change.difference == pytest.approx(-0.0165, abs=0.0002)
     assert change.in_force
     assert {each.name for each in change.moved} == {"packages.torch", "packages.transformers"}
+
+
+def test_the_documents_text_is_what_the_command_says(found):
+    assert history_document.recorded()["peer"] == text(found)
 
 
 def test_the_memory_that_lora_fa_no_longer_saves_is_found(found):
