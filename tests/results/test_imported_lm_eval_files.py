@@ -11,8 +11,10 @@ import pytest
 
 from peftbench import report
 from peftbench.errors import UserError
+from peftbench.report import answer
 from peftbench.report.collect import collect
 from peftbench.results import store
+from peftbench.results.answer.decision import Question
 from peftbench.results.imported import lm_eval, writing
 from tests.results.test_imported_lm_eval import GOLDEN, of
 
@@ -211,3 +213,12 @@ def test_what_a_model_wrote_is_no_html_of_the_page(one, tmp_path):
     text = page.read_text()
     assert "<script>alert(1)" not in text
     assert "<img src=x" not in text
+
+
+def test_no_advice_is_given_that_would_be_for_runs_of_our_own(one, tmp_path):
+    (folder,) = writing.write(lm_eval.read([one]), tmp_path / "out")
+    said = " ".join(answer.text(collect(folder), Question()).split()) + report.table(folder, "brief")
+    assert "tiny_sums: every cell scores 0, so nothing is compared." in said
+    assert "No answer: no cell has more than one finished seed" in said
+    assert "more steps" not in said
+    assert "seeds are needed" not in said
