@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tools.published_protocols import LEFT_OUT, TAKEN, At, Block, Product, Source, Words
+from tools.published_protocols import LEFT_OUT, TAKEN, At, Block, Is, Product, Source, Words
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "peftbench" / "report" / "published" / "tables"
@@ -142,6 +142,8 @@ def _value(source: Source, table: Mapping[str, Any], recipes: Mapping[str, Any])
     """Return what a part of a protocol is, from the place that is named."""
     if isinstance(source, Words):
         return source.text
+    if isinstance(source, Is):
+        return source.on
     if isinstance(source, At):
         return _at(source.path, table, recipes)
     if isinstance(source, Product):

@@ -42,7 +42,14 @@ class Words:
     text: str
 
 
-Source = At | Product | Matched | Words
+@dataclass(frozen=True)
+class Is:
+    """What a text says of something that is on or off."""
+
+    on: bool
+
+
+Source = At | Product | Matched | Words | Is
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ class Block:
 
     settings: Mapping[str, Source]
     of: Mapping[str, object] = field(default_factory=dict)
-    """Field of a row (``base``, ``method``, ``group``, ``about``, ``label``) or ``column`` to the values that are
-    meant; ``about`` is matched by its beginning. Empty for all."""
+    """Field of a row (``base``, ``method``, ``group``, ``about``, ``label``, ``rank``) or ``column`` to the values that
+    are meant; ``about`` is matched by its beginning. Empty for all."""
 
 
 def _common(recipe: str, names: Mapping[str, str]) -> dict[str, Source]:
@@ -126,8 +133,13 @@ _E2E: dict[str, Source] = {
 _MATH = "llm_adapters_math_llama7b"
 
 
+_ON_VALIDATION = Words("lowest validation loss")
+"""What ``finetune.py`` of LLM-Adapters and DoRA keeps where examples are held back; else it is the last step."""
+
+
 def _math(method: str, names: Mapping[str, str], **more: Source) -> Block:
     settings: dict[str, Source] = {part: At(f"#{_MATH}/methods/{method}/{name}") for part, name in names.items()}
+    settings["score"] = _ON_VALIDATION if method in ("prefix_tuning", "adapter_series") else Words("last step")
     settings |= {"sequence_length": At(f"#{_MATH}/common/cutoff_len")}
     settings |= {"micro_batch_size": At(f"#{_MATH}/common/micro_batch"), "loss_on": Words("all")}
     if method != "adapter_series":  # which loads the base model in 8 bits
@@ -136,6 +148,35 @@ def _math(method: str, names: Mapping[str, str], **more: Source) -> Block:
 
 
 _RUN = {"learning_rate": "lr", "batch_size": "batch", "epochs": "epochs"}
+_COMMONSENSE = "llm_adapters_commonsense170k_llama7b"
+_DORA = "dora_commonsense170k"
+
+
+def _commonsense(recipe: str) -> Block:
+    """Return how all rows of a table on commonsense_170k were made."""
+    decoding = {"num_beams": "num_beams", "temperature": "temperature", "max_new_tokens": "max_new_tokens"}
+    words: dict[str, Source] = {"train_data": Words("commonsense_170k"), "task_kind": Words("generation")}
+    return Block(words | _common(recipe, {part: f"eval/{name}" for part, name in decoding.items()}))
+
+
+def _commonsense_llama(method: str, names: Mapping[str, str]) -> Block:
+    common = {
+        **_RUN,
+        "sequence_length": "cutoff_len",
+        "micro_batch_size": "micro_batch",
+        "warmup_steps": "warmup_steps",
+    }
+    settings = _common(_COMMONSENSE, {part: f"common/{name}" for part, name in common.items()})
+    settings |= _common(_COMMONSENSE, {part: f"methods/{method}/{name}" for part, name in names.items()})
+    settings |= {"precision": At(f"#{_COMMONSENSE}/common/precision"), "optimizer": Words("adamw")}
+    settings |= {"loss_on": Words("all"), "score": _ON_VALIDATION}
+    return Block(settings, {"base": "LLaMA-7B", "method": method})
+
+
+def _dora_rate(base: str, method: str, key: str) -> Block:
+    return Block({"learning_rate": At(f"#{_DORA}/lr/{key}")}, {"base": base, "method": method})
+
+
 _PISSA = "#pissa_metamath_llama2_7b/common"
 _READ_GSM8K = {"column": ["GSM8K", "MATH"]}
 _REPORTS = "#lora_ga_metamath_llama2_7b"
@@ -169,6 +210,13 @@ _PEER = (
         {"group": ["june_2026", "july_2026"]},
     ),
     Block({"precision": Words("bf16-true")}, {"group": ["june_2026", "july_2026"], "method": "full"}),
+    Block(
+        {"gradient_checkpointing": Is(False)}, {"group": ["july_2026"]}
+    ),  # use_gc of the result files; June's have none
+    # the blog names no ranks: its numbers are those of these files, rounded
+    Block({"rank": Matched("traps/*", r"is the rank-(\d+) file")}, {"group": ["blog"], "method": "lora"}),
+    Block({"rank": Matched("traps/*", r"53\.2 % row is rank (\d+)")}, {"group": ["blog"], "method": "rslora"}),
+    Block({"rank": Matched("rows/*", r"'experiment': 'rank(\d+)-mlp")}, {"group": ["blog"], "method": "lily"}),
     _peer("lora_r32", _states("rank32"), ("lr", "alpha", "targets"), **_DECAYED),
     _peer("lora_r64", _states("rank64"), ("lr", "alpha", "targets"), **_DECAYED),
     _peer("rslora_r64", _states("rank64-rslora"), ("lr", "alpha", "targets"), **_DECAYED),
@@ -262,8 +310,39 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
         _math("adapter_series", {**_RUN, "rank": "bottleneck", "target_modules": "targets"}, precision=Words("int8")),
         _math("adapter_parallel", {**_RUN, "rank": "bottleneck", "target_modules": "targets"}),
     ),
-    "llm_adapters_commonsense": (Block({"train_data": Words("commonsense_170k"), "task_kind": Words("generation")}),),
-    "dora_commonsense": (),
+    "llm_adapters_commonsense": (
+        _commonsense(_COMMONSENSE),
+        _commonsense_llama("lora", {"rank": "r", "alpha": "alpha", "dropout": "dropout", "target_modules": "targets"}),
+        _commonsense_llama("adapter_series", {"rank": "bottleneck", "target_modules": "targets"}),
+    ),
+    "dora_commonsense": (
+        _commonsense(_DORA),
+        Block(
+            {
+                **_common(
+                    _DORA,
+                    {
+                        "batch_size": "common/batch",
+                        "micro_batch_size": "common/micro_batch",
+                        "epochs": "common/epochs",
+                        "sequence_length": "common/cutoff_len",
+                        "target_modules": "common/targets",
+                        "gradient_checkpointing": "common/gradient_checkpointing",
+                    },
+                ),
+                "score": _ON_VALIDATION,
+            }
+        ),
+        Block({"alpha": Words("= 2r")}, {"rank": [16, 32]}),  # the ranks of the examples that it is of
+        Block(
+            {"learning_rate": Matched(f"#{_DORA}/lr/llama_7b_dora", r"^([\d.e-]+) \(r 4, 8, 16, 64\)")},
+            {"base": "llama-7b", "method": "dora", "rank": [8, 16, 64]},
+        ),
+        _dora_rate("llama-2-7b", "lora", "llama_2_7b_lora"),
+        _dora_rate("llama-2-7b", "dora", "llama_2_7b_dora"),
+        _dora_rate("llama-3-8b", "lora", "llama_3_8b_lora"),
+        _dora_rate("llama-3-8b", "dora", "llama_3_8b_dora"),
+    ),
     "pissa_t2_nlg": (
         Block(
             {
@@ -338,6 +417,8 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
         ),
     ),
     "qlora2023_t3_16bit_parity": (
+        Block({"double_quantization": Is(False)}, {"label": ["QLoRA FP4"]}),
+        Block({"double_quantization": Is(True)}, {"label": ["QLoRA NF4+DQ"]}),
         Block({"metric": Words("accuracy"), "test_data": Words("GLUE")}, {"column": ["RoBERTa_large_GLUE"]}),
         Block(
             {"metric": Words("rouge_l"), "test_data": Words("Super-NaturalInstructions")},
@@ -362,6 +443,8 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
     ),
     "qlora2023_t4_mmlu": (
         Block({"test_data": Words("MMLU"), "num_fewshot": Matched("dataset", r"(\d+)-shot")}),
+        Block({"double_quantization": Is(False)}, {"label": ["Float4"]}),
+        Block({"double_quantization": Is(True)}, {"label": ["NFloat4+DQ"]}),
         Block({"train_data": Words("Alpaca")}, {"column": ["7B_Alpaca", "13B_Alpaca", "33B_Alpaca", "65B_Alpaca"]}),
         Block({"train_data": Words("FLAN v2")}, {"column": ["7B_FLANv2", "13B_FLANv2", "33B_FLANv2", "65B_FLANv2"]}),
     ),

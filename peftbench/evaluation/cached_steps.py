@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import GenerationConfig
 
 from peftbench.errors import Unsupported
-from peftbench.evaluation import decoding
+from peftbench.evaluation import decoding, starts
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import failures
@@ -75,7 +75,9 @@ def why_not_beams(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length
     both, start = torch.cat([ids, ids.flip(1)]), ids.shape[1]
     try:
         made = _generated(model, both, steps, pad_id, cache=True, beams=_BEAMS, penalty=0.0)
-        logits = model(input_ids=made.sequences, attention_mask=torch.ones_like(made.sequences), use_cache=False).logits
+        whole = made.sequences
+        given = {"attention_mask": torch.ones_like(whole), **starts.behind(model, whole, start)}
+        logits = model(input_ids=whole, **given, use_cache=False).logits
     except Exception as error:
         if failures.out_of_memory(error):
             return "memory ran out in the check of the model's cache"
@@ -108,7 +110,7 @@ def check_inputs(model: Any, ids: torch.Tensor, precision: Precision, device: st
     model.eval()
     with torch.no_grad(), decoding.without_own(model), autocast(precision, device):
         made = _generated(model, ids, 1, pad_id, cache=False)
-        gap = _distance(model, ids, made.logits[0])
+        gap = _distance(model, ids, made.logits[0], ids.shape[1])
     if gap > _CLOSE.get(precision.autocast or precision.weights, _CLOSE_ELSE):
         raise Unsupported(
             f"base: {type(model).__name__} does not decode from the text alone (the first token's logits are {gap:.0%} "
@@ -136,7 +138,7 @@ def _distances(model: Any, ids: torch.Tensor, steps: int, pad_id: int) -> list[f
     """Return the largest relative distance of each step's logits from those of a pass over all tokens before it."""
     made = _generated(model, ids, steps + 1, pad_id, cache=True)
     whole, start = made.sequences, ids.shape[1]
-    return [_distance(model, whole[:, : start + step], made.logits[step]) for step in range(1, steps + 1)]
+    return [_distance(model, whole[:, : start + step], made.logits[step], start) for step in range(1, steps + 1)]
 
 
 def _generated(
@@ -153,7 +155,7 @@ def _generated(
         eos_token_id=None,
     )
     return model.generate(
-        **decoding.inputs(model, ids, torch.ones_like(ids)),
+        **starts.inputs(model, ids, torch.ones_like(ids), beams),
         generation_config=config,
         output_logits=True,
         output_scores=beams > 1,
@@ -161,10 +163,14 @@ def _generated(
     )
 
 
-def _distance(model: Any, ids: torch.Tensor, cached: torch.Tensor) -> float:
-    """Return the largest relative distance of a step's logits, (b, v), from those of a pass over all tokens before."""
-    last = {"logits_to_keep": 1} if _takes_number_of_logits(model) else {}
-    found = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **last).logits[:, -1].float()
+def _distance(model: Any, ids: torch.Tensor, cached: torch.Tensor, start: int) -> float:
+    """Return the largest relative distance of a step's logits, (b, v), from those of a pass over all tokens before.
+
+    The first ``start`` tokens are the prompt.
+    """
+    given: dict[str, Any] = {"logits_to_keep": 1} if _takes_number_of_logits(model) else {}
+    given |= {"attention_mask": torch.ones_like(ids), **starts.behind(model, ids, start)}
+    found = model(input_ids=ids, use_cache=False, **given).logits[:, -1].float()
     return float(((cached.to(found.device).float() - found).norm(dim=-1) / found.norm(dim=-1)).max())
 
 

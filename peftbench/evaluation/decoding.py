@@ -7,7 +7,6 @@ configuration is exchanged for an empty one during each call, and the call gives
 
 from __future__ import annotations
 
-import inspect
 import json
 import warnings
 from collections import defaultdict
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
-from peft import PeftModel
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerationMode
 
 from peftbench.errors import Unsupported
+from peftbench.evaluation import starts
 from peftbench.evaluation.answer_steps import Ended, OnceInAnswer
 from peftbench.tasks.lm_eval_export import NGRAMS, TURN_ENDS
 
@@ -271,39 +270,18 @@ def _batch(harness: Harness, decoding: Decoding, prompts: list[str], seed: int |
         torch.autocast(kind, dtype=dtype, enabled=dtype is not None),
         nullcontext() if seed is None else _seeded(seed, kind),
     ):
-        pad = harness.tokenizer.pad_token_id
+        pad, why = harness.tokenizer.pad_token_id, harness.why_no_cache(ids[:1], decoding.beams)
+        if why and starts.invoked(harness.model):
+            raise Unsupported(f"peft LORA: alora_invocation_tokens: aLoRA decodes from a cache only, but {why}")
         out = harness.model.generate(
-            **inputs(harness.model, ids, mask),
-            generation_config=decoding.config(pad, use_cache=harness.why_no_cache(ids[:1], decoding.beams) is None),
+            **starts.inputs(harness.model, ids, mask, decoding.beams),
+            generation_config=decoding.config(pad, use_cache=why is None),
             stopping_criteria=StoppingCriteriaList(ended),
             logits_processor=LogitsProcessorList(once),
             **decoding.more,
         )
     rows = out.where(out >= 0, pad).tolist()  # beams are filled up with -1 if no token ends a text
     return [read(harness.tokenizer, row[start:], decoding) for row in rows]
-
-
-def inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the tensors that ``generate`` gets of a batch of texts of equal length.
-
-    peft's models with virtual tokens refuse a mask if the base's code does not name one (xlstm). Texts of equal length
-    need none. Families that count positions from their padding token's id (RoBERTa's) get these positions, as in a
-    forward pass; ``generate`` would count from 0.
-
-    Args:
-        model: the model, tuned or not.
-        ids: token ids, (b, t).
-        mask: attention mask, (b, t), 1 everywhere.
-    """
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    taken = inspect.signature(base.forward).parameters
-    given = {"input_ids": ids}
-    if "attention_mask" in taken or not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
-        given["attention_mask"] = mask
-    own = next((m for m in base.modules() if hasattr(m, "create_position_ids_from_input_ids")), None)
-    if own is not None and "position_ids" in taken:
-        given["position_ids"] = own.create_position_ids_from_input_ids(ids, own.padding_idx)
-    return given
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from peftbench.evaluation import cached_steps, decoding, structure
+from peftbench.evaluation import cached_steps, decoding, starts, structure
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import peaks
 from peftbench.measure.clock import Clock
@@ -215,7 +215,7 @@ def _generate(subject: Subject, model: Any, count: int) -> list[float]:
     start = subject.clock.now()
     with decoding.without_own(model), autocast(subject.precision, subject.device):
         model.generate(
-            **decoding.inputs(model, ids, torch.ones_like(ids)),
+            **starts.inputs(model, ids, torch.ones_like(ids)),
             generation_config=_decoding(new_tokens).config(subject.pad_id),
             stopping_criteria=StoppingCriteriaList([times]),
         )

@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import Unsupported
+from peftbench.models import head
 from peftbench.training.batches import Batch, collate
 from peftbench.training.loop import batch_loss
 
@@ -178,7 +179,7 @@ def covariances(tuned: Any, found: Layers) -> dict[str, torch.Tensor]:
     with _evaluating(tuned):
         try:
             for batch in _examples(tuned, examples):
-                tuned(**batch.inputs, use_cache=False)
+                head.predictions(tuned, batch.inputs)
         finally:
             for hook in hooks:
                 hook.remove()

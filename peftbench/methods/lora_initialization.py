@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from peftbench.errors import Unsupported
 from peftbench.methods import lora_calibration
 from peftbench.methods.lora_calibration import ADAPTER
+from peftbench.models import dry_load, head
 from peftbench.models.quantization import is_fused
 from peftbench.training.batches import collate
 
@@ -27,7 +28,8 @@ _EVA_PASSES = 200
 """Largest number of forward passes of EVA's incremental SVD; if it converges, it does so within about ten."""
 
 
-def _mutates(start: str) -> bool:
+def mutates(start: str) -> bool:
+    """Return whether an initialization subtracts s B A from the base's weights."""
     return start.partition("_niter_")[0] in _MUTATING
 
 
@@ -61,7 +63,7 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any], name: str = 
         # DoRA reads the weight in every forward pass, and the copy that peft stores back on the CPU has no scales
         raise Unsupported(f"{name}: dora on int8 weights: peft 0.21 loses their scales on the CPU")
     quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
-    if _mutates(start) and quantized:
+    if mutates(start) and quantized:
         raise Unsupported(
             f"{name}: initialization {start} subtracts s B A from the base's weights, which would be quantized again: "
             "the saved adapter would give other logits on the original base"
@@ -114,7 +116,7 @@ def apply(tuned: Any, start: str, name: str = "lora") -> None:
         _eva(tuned)
     if start == "lora_ga" and name == "lora":
         lora_calibration.lora_ga(tuned)
-    if _mutates(start):
+    if mutates(start):
         # copied to the host: A0 and B0 are needed only for saving
         state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
         tuned.peftbench_start = {key: t.detach().float().cpu().clone() for key, t in state.items()}
@@ -122,7 +124,7 @@ def apply(tuned: Any, start: str, name: str = "lora") -> None:
         _loftq(tuned)
     tables = {id(m.weight) for m in tuned.modules() if isinstance(m, nn.Embedding)}
     for path, module in _layers(tuned):
-        if _mutates(start) and id(module.get_base_layer().weight) in tables:
+        if mutates(start) and id(module.get_base_layer().weight) in tables:
             raise Unsupported(f"{name}: initialization {start} would change the embedding that is tied to {path}")
         if start in ("kaiming", "gaussian", "orthogonal") or ADAPTER not in module.lora_A:
             continue
@@ -141,10 +143,7 @@ def _layers(tuned: Any) -> Iterator[tuple[str, LoraLayer]]:
 def _eva(tuned: Any) -> None:
     device = next(tuned.parameters()).device
     origin = tuned.get_base_model().peftbench_origin
-    batches = [
-        {"input_ids": b.ids.to(device), "attention_mask": b.mask.to(device)}
-        for b in (collate(step, origin.tokenizer.pad_token_id) for step in origin.step_examples)
-    ]
+    batches = [collate(step, origin.tokenizer.pad_token_id).to(str(device)).inputs for step in origin.step_examples]
     own = tuned.peft_config[ADAPTER]
     largest = max(own.r, *own.rank_pattern.values(), 1)
     needed = round(own.eva_config.rho * largest)
@@ -156,7 +155,7 @@ def _eva(tuned: Any) -> None:
     def forward(model: Any, inputs: Any) -> None:
         if next(left, None) is None:
             raise Unsupported(f"lora: initialization eva did not converge in {_EVA_PASSES} forward passes")
-        model(**inputs, use_cache=False)
+        head.predictions(model, inputs)
 
     initialize_lora_eva_weights(
         tuned,
@@ -177,12 +176,11 @@ def _tokens(layer_input: Any, mask: torch.Tensor, name: str) -> torch.Tensor:
 @torch.no_grad()
 def _loftq(tuned: Any) -> None:
     """Set s B A to the best rank-r approximation of W - Q(W); W is read again from the base model's folder."""
-    from transformers import AutoModelForCausalLM
-
-    origin = tuned.get_base_model().peftbench_origin
-    whole = AutoModelForCausalLM.from_pretrained(
-        origin.folder, use_safetensors=True, trust_remote_code=origin.trust_remote_code, dtype=torch.float32
-    )
+    base = tuned.get_base_model()
+    origin = base.peftbench_origin
+    settings = {"use_safetensors": True, "trust_remote_code": origin.trust_remote_code, "dtype": torch.float32}
+    with dry_load.quiet():  # a head's own weights, which the folder lacks, are not read
+        whole = head.auto_class(head.placed_in(base)).from_pretrained(origin.folder, **settings)
     for name, module in _layers(tuned):
         reference = whole.get_submodule(name)
         weight = reference.weight.T if isinstance(reference, Conv1D) else reference.weight

@@ -203,13 +203,14 @@ def _prepared(tuned: Any) -> Any:
 
 def _watched(tuned: Any, tuner: str) -> Any:
     """Detect a tuner that uses packed weights as plain ones: its first forward pass fails because of their shape."""
+    after = tuned.forward  # with a head that of ``whole_text_prompts``
 
     def first(*args: Any, **given: Any) -> Any:
         try:
-            out = type(tuned).forward(tuned, *args, **given)
+            out = after(*args, **given)
         except RuntimeError as error:
             raise _packed_weights(tuner, error) from error
-        del tuned.forward
+        tuned.forward = after
         return out
 
     tuned.forward = first

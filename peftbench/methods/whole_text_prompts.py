@@ -38,6 +38,11 @@ def prepare(tuned: Any) -> Any:
     if placed is None or not tuned.active_peft_config.is_prompt_learning:
         return tuned
     base = tuned.get_base_model()
+    if not placed.skips:
+        raise Unsupported(
+            f"virtual tokens: the head of {type(base).__name__} reads the first token, which would be a virtual one, "
+            "and its layers are not known"
+        )
     if str(tuned.active_peft_config.peft_type).endswith("PREFIX_TUNING"):
         if placed.reads_last:
             return tuned  # peft's cache

@@ -46,6 +46,8 @@ class Placed:
     """Whether it is told which text of a pair a token belongs to: tokenizers say it for models that do not know it."""
     tokens: int | None = None
     """t: data tokens of the rows of the forward pass that is running; None before the first."""
+    skips: bool = True
+    """Whether it reads a data token, too, if virtual ones are before the text."""
     every: torch.Tensor | None = None
     """(b, p + t, classes): what the head gave at every position of a decoder, in the forward pass that is running."""
 
@@ -64,7 +66,7 @@ def config(found: Any, head: Head, pad_id: int | None = None) -> Any:
     return found
 
 
-def auto_class(head: Head | None) -> Any:
+def auto_class(head: Head | Placed | None) -> Any:
     """Return transformers' class that makes the model: with a head for whole texts, or one that predicts tokens."""
     import transformers
 
@@ -111,19 +113,35 @@ def place(model: Any, missing: Iterable[str] | None = None) -> None:
     if last:
         model.score.register_forward_hook(lambda _, __, out: setattr(placed, "every", out))
         return
+    found = _topmost(model)
+    placed.skips = found is not None
+    if found is not None:
+        found.register_forward_hook(lambda _, __, out: _data_only(placed, out))
+
+
+def _topmost(model: Any) -> nn.Module | None:
+    """Return an encoder's last layer, or all of its layers together where they share weights (ALBERT); None if neither.
+
+    A layer that runs several times must not lose tokens after each.
+    """
+    stack = getattr(model.base_model, "encoder", None)
+    if isinstance(stack, nn.Module) and hasattr(stack, "albert_layer_groups"):
+        return stack
     try:
-        layer = decoder_layers(model)[-1]
-    except LookupError:  # methods that prepend virtual tokens then fail in their check
-        return
-    layer.register_forward_hook(lambda _, __, out: _data_only(placed, out))
+        return decoder_layers(model)[-1]
+    except LookupError:
+        return None
 
 
 def _data_only(placed: Placed, output: Any) -> Any:
-    """Return the output of an encoder's last layer without virtual tokens, so that the head finds the first token."""
-    hidden, *rest = output if isinstance(output, tuple) else (output,)
+    """Return the output of an encoder's layers without virtual tokens, so that the head finds the first token."""
+    first = next(iter(output.values())) if isinstance(output, dict) else output
+    hidden, *rest = first if isinstance(first, tuple) else (first,)
     if placed.tokens is None or hidden.shape[1] == placed.tokens:
         return output
     hidden = hidden[:, -placed.tokens :]
+    if isinstance(output, dict):
+        return type(output)(**{**output, next(iter(output)): hidden})
     return (hidden, *rest) if isinstance(output, tuple) else hidden
 
 
@@ -170,6 +188,11 @@ def parameters(model: Any) -> list[tuple[str, nn.Parameter]]:
     """Return the parameters of a model's head with their names in the base model; none if it predicts tokens."""
     placed, base = placed_in(model), base_of(model)
     return [(name, base.get_parameter(name)) for name in placed.names] if placed else []
+
+
+def apart(model: Any) -> set[int]:
+    """Return the ids of the parameters of a model's head; empty if it predicts tokens."""
+    return {id(p) for _, p in parameters(model)}
 
 
 def count(model: Any) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,9 @@ class Loaded:
     parameters: int
     """Number of parameters without a head's, tied ones once; each packed 4-bit weight counts as one."""
     weights_bytes: int
-    """Bytes of weights and quantization state; tied ones once."""
+    """Bytes of weights and quantization state without a head's; tied ones once."""
     dtypes: str
-    """Storage dtypes with their shares of the parameters: ``uint8 0.86, bfloat16 0.14``."""
+    """Storage dtypes with their shares of the parameters, without a head's: ``uint8 0.86, bfloat16 0.14``."""
 
 
 def load(folder: Path, precision: Precision, trains_base: bool, double_quantization: bool, **where: Any) -> Loaded:
@@ -115,7 +115,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model.peftbench_origin = Origin(folder, tokenizer, trust)
     with autocast(precision, device):
         text_part.mark_unreached(model, unreached.names(model, device))
-    return Loaded(model, tokenizer, total - (head.count(model) or 0), weights_bytes(model), shares)
+    return Loaded(model, tokenizer, total, weights_bytes(model, head.apart(model)), shares)
 
 
 def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any], asked: Head | None) -> Any:
@@ -212,15 +212,16 @@ def trainable_parameters(model: nn.Module) -> int:
     trains carries the size of that part as ``peftbench_trained``: LoRA on parts of a
     fused projection keeps the rest of B at zero.
     """
-    apart = {id(p) for _, p in head.parameters(model)}
+    apart = head.apart(model)
     own = (p for p in model.parameters() if p.requires_grad and id(p) not in apart)
     return sum(getattr(p, "peftbench_trained", p.numel()) for p in own)
 
 
 def storage(model: nn.Module) -> Counter[str]:
-    """Return the number of parameters per storage dtype, tied ones once."""
+    """Return the number of parameters per storage dtype, tied ones once, without those of a head."""
     found: Counter[str] = Counter()
-    for parameter in model.parameters():
+    apart = head.apart(model)
+    for parameter in (p for p in model.parameters() if id(p) not in apart):
         found[_dtype(parameter)] += parameter_count(parameter)
     return found
 
@@ -313,10 +314,10 @@ def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
                 yield scale
 
 
-def weights_bytes(model: nn.Module) -> int:
-    """Return the bytes of the model's parameters and quantization state, each storage once."""
+def weights_bytes(model: nn.Module, apart: Container[int] = ()) -> int:
+    """Return the bytes of parameters, but for those of the ids ``apart``, and quantization state, each storage once."""
     seen: dict[int, int] = {}
-    for tensor in (*model.parameters(), *quantization_tensors(model)):
+    for tensor in (*(p for p in model.parameters() if id(p) not in apart), *quantization_tensors(model)):
         held = tensor.untyped_storage()
         seen[held.data_ptr()] = held.nbytes()
     return sum(seen.values())

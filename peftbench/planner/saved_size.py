@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftbench.methods import METHODS
+from peftbench.methods import METHODS, lora_initialization
 from peftbench.models import head
 from peftbench.records import Trial
 
@@ -20,18 +20,21 @@ def stored_bytes(tuned: Any, trial: Trial) -> int:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    apart: list[torch.Tensor] = [p for _, p in head.parameters(tuned)]
     if isinstance(tuned, PeftModel):
-        tensors = list(get_peft_model_state_dict(tuned, save_embedding_layers=False).values())
-        tensors += apart
+        state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        tensors = [*state.values(), *(p for _, p in head.parameters(tuned))]
+        if lora_initialization.mutates(_start(trial)):  # saved as an update with twice the rank
+            tensors += [t for name, t in state.items() if ".lora_A." in name or ".lora_B." in name]
     elif METHODS[trial.method].trains_base and getattr(tuned, "peftbench_partial", None) is None:
         tensors = list(tuned.parameters())
     else:
         tensors = _trained(tuned)
-    size = sum(t.numel() * t.element_size() for t in tensors)
-    if trial.options.get("initialization") in ("pissa", "olora"):  # saved as an update with twice the rank
-        size += size - sum(t.numel() * t.element_size() for t in apart)
-    return size
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _start(trial: Trial) -> str:
+    """Return the name of LoRA's initialization; empty if there is none."""
+    return str(trial.options.get("initialization") or trial.options.get("init_lora_weights") or "")
 
 
 def _trained(model: nn.Module) -> list[torch.Tensor]:

@@ -55,9 +55,11 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
     assert trial.training is not None
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     made = fake.base(trial, config, precision)
+    apart = head.apart(made)
+    own = [p for p in made.parameters() if id(p) not in apart]
     totals = {
-        "base_parameters": sum(map(parameter_count, made.parameters())) - (head.count(made) or 0),
-        "base_weights_bytes": _bytes(*made.parameters(), *quantization_tensors(made)),
+        "base_parameters": sum(map(parameter_count, own)),
+        "base_weights_bytes": _bytes(*own, *quantization_tensors(made)),
     }
     tuned = fake.attach(made, trial)
     with fake.fake_tensors(any(p.padded for p in passes)):

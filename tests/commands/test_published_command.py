@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from peftbench import cli, suite
-from peftbench.report.published import load, measured
+from peftbench.report.published import counted, load
 from tests.support.published_results import ROBERTA, cell, folder, glue
 from tests.support.results_factory import make_grid
 
@@ -139,6 +139,6 @@ def test_the_suites_of_published_tables_have_tasks_that_their_layouts_count():
             column.key
             for column in load.layout(layout).columns
             for task, block in tasks.items()
-            if column.task and measured.matches(task, named(task, block), column.task)
+            if column.task and counted.matches(task, named(task, block), column.task)
         }
         assert wanted <= found, name

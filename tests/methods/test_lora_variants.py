@@ -15,12 +15,14 @@ from peft import LoraConfig
 from peftbench import suite
 from peftbench.commands import listing
 from peftbench.errors import Unsupported, UserError
+from peftbench.evaluation import cached_steps, scoring
 from peftbench.evaluation.deployed import forms
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, lora_calibration, lora_fields, method_of, peft_fields
 from peftbench.methods.support import refusal
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
+from peftbench.records import Example, Task
 from peftbench.records.resolve import resolve
 from peftbench.runner import trial
 from peftbench.tasks import read
@@ -314,6 +316,31 @@ def test_alora_leaves_what_precedes_the_invocation_as_it_is(tiny, plan):
     changed = (logits(tuned, "fp32", probe) - base).abs().amax(-1)[0]
     assert float(changed[:at].max()) == 0
     assert float(changed[at:].min()) > 0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_alora_decodes_with_beams_from_the_invocation_of_the_prompt_alone(own, tiny, plan, monkeypatch):
+    """With as many rows as beams, and although the answer may have the invocation's tokens, too."""
+    tuned, *_ = trained(tiny, plan, **EFFECTIVE["alora_invocation_tokens"])
+    first = plan[0][0]
+    prompt = torch.tensor([first.ids[: first.loss_from]])
+    if own:  # every answer begins with the invocation
+        token = invocation(plan)[0]
+        tuned.get_base_model().lm_head.register_forward_hook(
+            lambda _, __, out: out.index_add(2, torch.tensor([token]), torch.full((*out.shape[:2], 1), 1e3))
+        )
+    assert cached_steps.why_not_beams(tuned, prompt, "float32", 0, 64) is None
+    assert cached_steps.why_not(tuned, prompt, "float32", 0, 64) is None
+    harness = scoring.Harness(tuned, fresh(tiny).tokenizer, trials.Evaluation(8, 48, "test"), PRECISIONS["fp32"])
+    task = Task("lines", "generation", max_new_tokens=4, num_beams=3)
+    example = Example(harness.tokenizer.decode(first.ids[: first.loss_from]), "x")
+    (score,), rows = scoring.evaluate(harness, [task], {"lines": [example] * 2})
+    assert "decoded_without_cache" not in score.settings
+    assert rows[0].prediction == rows[1].prediction
+    monkeypatch.setattr(cached_steps, "why_not_beams", lambda *_: "the cache is wrong")
+    again = scoring.Harness(tuned, harness.tokenizer, trials.Evaluation(8, 48, "test"), PRECISIONS["fp32"])
+    with pytest.raises(Unsupported, match="aLoRA decodes from a cache only, but the cache is wrong"):
+        scoring.evaluate(again, [task], {"lines": [example]})
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from peftbench.errors import Unsupported
-from peftbench.methods import METHODS, method_of
+from peftbench.methods import METHODS, lora_initialization, method_of
 from peftbench.methods.support import why_unsupported
 from peftbench.models import causality, files, head, load
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Head
 from peftbench.records.resolve import resolve
 from peftbench.runner.checks import liveness
+from peftbench.tasks import read
+from peftbench.training.encoded import encode_texts
 from tests.support import encoders, tiny_base, trials
 from tests.support.sample import sample
 
@@ -221,3 +224,63 @@ def test_a_model_that_reads_padding_is_refused(bases):
     layer.register_forward_hook(lambda _, __, out: out + out.mean(1, keepdim=True))
     with pytest.raises(Unsupported, match="reads padding"):
         causality.check_padding(model, PRECISIONS["fp32"], "cpu")
+
+
+def test_virtual_tokens_before_layers_that_share_weights_are_not_what_the_head_reads(tmp_path):
+    """ALBERT runs a layer several times, so the tokens may be dropped only behind the last time."""
+    model = loaded(encoders.make(tmp_path, "albert", embedding_size=16), method="prompt_tuning")
+    tuned = attached(model, "prompt_tuning")
+    seen, given = [], []
+    model.albert.encoder.albert_layer_groups[0].register_forward_hook(lambda _, __, out: seen.append(out))
+    model.albert.pooler.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    logits(tuned, INPUTS | {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0]])})
+    assert [out.shape[1] for out in seen] == [6 + 4] * 3
+    assert torch.equal(given[0], seen[-1][:, 4])
+
+
+def test_an_encoder_whose_layers_are_not_known_takes_no_virtual_tokens(bases, monkeypatch):
+    monkeypatch.setattr(head, "_topmost", lambda _: None)
+    model = loaded(bases["bert"], method="prompt_tuning")
+    with pytest.raises(Unsupported, match="reads the first token, which would be a virtual one"):
+        attached(model, "prompt_tuning")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_pefts_own_prompt_tuning_is_told_which_text_of_a_pair_a_token_is_of(precision, bases):
+    model = loaded(bases["bert"], precision)
+    tuned = resolve(METHODS["peft"].attach)(model, 4, {"peft_type": "PROMPT_TUNING"})
+    types = {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0]])}
+    first, again, plain = (logits(tuned, given, precision) for given in (INPUTS | types, INPUTS | types, INPUTS))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain)
+
+
+@pytest.mark.parametrize("start", ["eva", "lora_ga", "corda"])
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_a_start_from_data_reads_pairs_as_training_does(start, name, bases, tmp_path, monkeypatch):
+    task = encoders.texts(tmp_path, pairs=True, choices=("no", "yes", "maybe"))
+    model = loaded(bases[name])
+    origin = model.peftbench_origin
+    examples = [((task.name, i), e) for i, e in enumerate(read.examples(task, "train")[:8])]
+    step = encode_texts(origin.tokenizer, examples, 48, task)
+    assert any(1 in e.types for e in step)
+    model.peftbench_origin = dataclasses.replace(origin, step_examples=[step])
+    seen = []
+    real = head.logits
+    monkeypatch.setattr(head, "logits", lambda model, inputs: (seen.append(inputs), real(model, inputs))[1])
+    options = {"peft_type": "LORA", "init_lora_weights": start, "target_modules": ["query", "value"]}
+    resolve(METHODS["peft"].attach)(model, 2, options | ({"lora_ga_config": {}} if start == "lora_ga" else {}))
+    assert seen
+    assert all("token_type_ids" in inputs for inputs in seen)
+
+
+def test_loftq_reads_the_weights_of_an_encoder_that_predicts_no_tokens(tmp_path):
+    folder = encoders.make(tmp_path, "distilbert", dim=32, hidden_dim=64, n_layers=2, n_heads=4)
+    plain, model = loaded(folder), loaded(folder, "nf4")
+    options = {name: setting.default for name, setting in METHODS["lora"].options.items()}
+    tuned = resolve(METHODS["lora"].attach)(model, 8, options | {"alpha": 16.0, "initialization": "loftq"})
+    name = "distilbert.transformer.layer.0.ffn.lin1"
+    layer, wanted = tuned.get_base_model().get_submodule(name), plain.get_submodule(name).weight
+    quantized = lora_initialization._dequantized(layer.get_base_layer())
+    started = quantized + layer.get_delta_weight("default")
+    assert float((started - wanted).norm()) < 0.9 * float((quantized - wanted).norm())

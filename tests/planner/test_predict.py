@@ -14,10 +14,10 @@ import torch
 import transformers
 
 from peftbench.errors import Unsupported, UserError
-from peftbench.methods import METHODS, method_of
+from peftbench.methods import METHODS, lora, method_of
 from peftbench.models import builtin
 from peftbench.models.load import cast_trainable, load
-from peftbench.models.precision import effective
+from peftbench.models.precision import PRECISIONS, effective
 from peftbench.planner import depth
 from peftbench.planner import predict as planner
 from peftbench.planner.predict import predict
@@ -206,6 +206,17 @@ def test_what_trains_and_what_is_saved_are_counted_as_the_method_does(name, tiny
     for path in (tmp_path / "saved").glob("*.safetensors"):
         size += path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little")
     assert found.checkpoint_bytes == size
+
+
+def test_a_start_that_changes_the_base_is_saved_as_twice_the_rank_but_for_magnitudes(tiny, tmp_path):
+    options = {"initialization": "pissa", "dora": True}
+    made = trials.trial(tiny, tmp_path, "lora", options=options)
+    base = load(tiny, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)
+    lora.save(lora.attach(base.model, made.rank, made.options), tmp_path / "saved")
+    path = tmp_path / "saved" / "adapter_model.safetensors"
+    size = path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little")
+    other = trials.trial(tiny, tmp_path, "lora", options=options | {"initialization": "lora_ga"})
+    assert predict(other, tiny, SHAPE).checkpoint_bytes == size
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import pytest
 
 from peftbench.results.imported import hf_method_comparison, writing
 from peftbench.results.watch.comparison import compare
-from tools.docs import peer_document
+from peftbench.results.watch.quantities import FIXED
+from tools.docs import history_document, peer_document
 from tools.validation import peer_statements
 
 
@@ -57,3 +58,10 @@ def test_runs_with_other_versions_differ_more_and_the_training_is_the_same(recor
     assert record["months"]["largest_loss_difference"] < 0.001
     assert record["table"]["median_gap"] < reruns["same_versions"]["sd_of_a_run"]
     assert record["table"]["neighbours_that_differ"] == 0
+
+
+def test_the_memory_of_the_recorded_history_has_the_name_of_the_column_that_imported_rows_have():
+    titles = {quantity.name: quantity.title for quantity in FIXED if quantity.kind == "memory"}
+    said = history_document.recorded()["peer"]
+    found = {name for name, title in titles.items() if f" {title}, " in said}
+    assert found == {"peak_run_reserved_bytes"}

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 
 from peftbench.errors import UserError
+from peftbench.report.history.text import text
 from peftbench.results.history import history
 from peftbench.results.imported import hf_method_comparison, writing
 from peftbench.results.store import read_trials
 from peftbench.results.watch.comparison import compare
 from peftbench.results.watch.night import environment, other_machine
+from tools.docs import history_document
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,10 @@ def test_the_score_that_almost_all_experiments_lost_is_found(found):
     assert change.difference == pytest.approx(-0.0165, abs=0.0002)
     assert change.in_force
     assert {each.name for each in change.moved} == {"packages.torch", "packages.transformers"}
+
+
+def test_the_documents_text_is_what_the_command_says(found):
+    assert history_document.recorded()["peer"] == text(found)
 
 
 def test_the_memory_that_lora_fa_no_longer_saves_is_found(found):
@@ -98,11 +104,14 @@ HEAD = "commit,commit_date,file,created,acc,loss,steps,gpu,mem,torch,tf\n"
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("c,../../x,lora--llama-3.2-3B-a.json,2025,0.5", "commit_date is '../../x', not a date"),
-        ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025,0.5", "not a date like 2025-06-19"),
+        ("c,../../x,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "commit_date is '../../x', not a date"),
+        ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "not a date like 2025-06-19"),
         ("c", "commit_date is None"),
         ("c,2025-06-19", "file or created is missing"),
-        ("c,2025-06-19,a.json,2025,7", "not between 0 and 1"),
+        ("c,2025-06-19,a.json,2025-06-18,7", "not between 0 and 1"),
+        ("c,2025-06-19,a.json,2025-06-18,0.5", "no share of the 1319 questions of GSM8K's test set"),
+        ("c,2025-06-19,a.json,x,0.5", "the run's date is 'x', not one like"),
+        ("c,2025-06-19,a.json,2025-06-18,,,,,,,,13,14", "more values than the table has columns"),
     ],
 )
 def test_a_row_of_a_table_that_is_wrong_is_named(tmp_path, row, says):

@@ -177,7 +177,20 @@ def test_older_files_have_the_models_arguments_as_text(copied):
     assert row.base_parameters is None, "the adapter's are among them"
 
 
-@pytest.mark.parametrize(("text", "says"), [("[", "is no result of lm-eval"), ('{"results": {}}', "KeyError")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[", "is no result of lm-eval: it is no JSON file"),
+        ('{"results": {}}', "it has no object 'configs'"),
+        ("[1]", "it is no JSON object"),
+        ("[" * 100_000, "it is no JSON file"),
+        ('{"results": {}, "configs": {}, "config": {}}', "its 'date' is None, not a number of seconds"),
+        ('{"results": {}, "configs": {}, "config": {}, "date": NaN}', "which is no time between 1970 and 9999"),
+        ('{"results": {}, "configs": {}, "config": {}, "date": 1e300}', "which is no time between 1970 and 9999"),
+        ('{"results": {}, "configs": {}, "config": {"model_args": 3}, "date": 1}', "its 'model_args' are 3"),
+        ('{"results": {"a": 3}, "configs": {"a": {}}, "config": {}, "date": 1}', "is no result of lm-eval"),
+    ],
+)
 def test_another_file_is_named(tmp_path, text, says):
     path = tmp_path / "results_x.json"
     path.write_text(text)

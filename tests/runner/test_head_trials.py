@@ -10,9 +10,14 @@ import pytest
 import transformers
 
 from peftbench.methods import METHODS
+from peftbench.models import load
+from peftbench.models.precision import PRECISIONS
 from peftbench.planner import trainable_count
+from peftbench.planner.predict import predict
+from peftbench.planner.records import Pass
 from peftbench.records import Base
-from peftbench.runner.checks import liveness
+from peftbench.runner.checks import liveness, probe
+from peftbench.training.encoded import Encoded
 from tests.support import encoders, tiny_base, trials
 from tests.support.sample import sample
 
@@ -47,6 +52,7 @@ def test_every_method_trains_its_own_parameters_and_the_head_and_is_predicted(na
     assert row.trainable_parameters == trainable_count.trainable(made, config)
     assert row.head_parameters == (2 * 64 if name == "llama" else 32 * 32 + 32 + 2 * 32 + 2)
     assert row.trainable_parameters <= row.base_parameters
+    assert (row.base_bits_per_weight, row.loaded_dtypes) == (32, "float32 1")
     assert row.predicted_train_bytes == row.peak_train_bytes
     assert row.moved_tensors == row.trainable_tensors
     assert row.largest_logit_change > 0
@@ -59,6 +65,23 @@ def test_every_method_trains_its_own_parameters_and_the_head_and_is_predicted(na
     assert (score.examples, score.chance, score.majority) == (36, 0.5, 0.5)
     assert {example.prediction for example in result.examples} <= {"no", "yes"}
     assert len(json.loads(result.examples[0].choice_logprobs)) == 2
+
+
+def test_the_probe_cuts_long_pairs_with_their_types():
+    ids, types = (5,) * 90, (0,) * 40 + (1,) * 50
+    batch = probe.batch([[Encoded(ids, 90, False, ("t", 0), label=1, types=types)]], trials.TRAINING, 0)
+    assert batch.types.tolist() == [[0] * 40 + [1] * 24]
+
+
+def test_bytes_of_the_base_are_predicted_without_the_head(bases, tmp_path):
+    task = encoders.texts(tmp_path)
+    made = trials.trial(bases["roberta"], tmp_path, "qlora", "nf4", tasks=(task,), evaluate=("texts",))
+    where = {"device": "cpu", "trust_remote_code": False, "head": made.head}
+    found = load.load(bases["roberta"], PRECISIONS["nf4"], False, True, **where)
+    predicted = predict(made, bases["roberta"], [Pass(4, 16)])
+    assert predicted.base_weights_bytes == found.weights_bytes
+    assert predicted.base_parameters == found.parameters
+    assert found.weights_bytes < 4 * found.parameters
 
 
 def test_pairs_of_texts_with_a_number_to_learn_are_a_regression(bases, tmp_path):

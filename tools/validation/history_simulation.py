@@ -3,7 +3,7 @@
 Grids of 40 cells with known truth are given to the functions that find changes. The shares of false alarms and of
 planted changes that are found are written to ``results/reference/history.json``, from which ``tools/docs/reference.py``
 renews ``docs/history.md``. If the folder of the peer's results is there (``PEFTBENCH_SHARED_DATA``), what the command
-says about them is recorded too.
+says about them is recorded too; ``--peer`` renews that alone.
 """
 
 from __future__ import annotations
@@ -184,4 +184,11 @@ def record(draws: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=400)
-    crossed_simulation.write(record(parser.parse_args().draws), PATH)
+    parser.add_argument("--peer", action="store_true", help="renew only what is said about the peer's results")
+    given = parser.parse_args()
+    if given.peer:
+        kept = json.loads(PATH.read_text())
+        made = {**kept, "peer": peer() or kept["peer"]}
+    else:
+        made = record(given.draws)
+    crossed_simulation.write(made, PATH)

@@ -79,6 +79,8 @@ class Answer:
     """Whether the run is to be finished before anything else. No trial of a smoke run would change its answer."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Display names of cells by their own."""
+    imported: bool = False
+    """Whether the rows are another benchmark's, so that no advice on settings of peftbench applies."""
 
 
 def answer(results: Results, question: Question | None = None) -> Answer:
@@ -125,6 +127,7 @@ def answer(results: Results, question: Question | None = None) -> Answer:
         results.asked,
         finish_first,
         {**display_names(results.cells), **{name: cell.title for name, cell in lacking.items()}},
+        results.imported,
     )
 
 

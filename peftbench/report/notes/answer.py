@@ -290,6 +290,8 @@ def _refused(found: Answer) -> Iterator[str]:
     refusal = found.decision.refusal
     assert refusal is not None
     yield f"No answer: {_reason(found, refusal)}."
+    if found.imported:
+        return
     if refusal in ("not above base", "not above majority", "not above chance"):
         yield "More steps (train.steps) or a search of learning rates (learning_rate: search) may change that."
     if refusal not in ("no outcomes", "smoke run"):

@@ -29,7 +29,7 @@ def warnings(results: Results) -> tuple[str, ...]:
 
 def at_the_floor(results: Results) -> tuple[str, ...]:
     """Return one line for each task on which every tuned cell scores 0, the lowest possible score."""
-    return tuple(f"{_HEAD}{_nothing(task)}"[:WIDTH] for task in _rising(results) if _all_zero(results, task))
+    return tuple(f"{_HEAD}{_nothing(task, results)}"[:WIDTH] for task in _rising(results) if _all_zero(results, task))
 
 
 def _rising(results: Results) -> list[str]:
@@ -47,8 +47,10 @@ def _all_zero(results: Results, task: str) -> bool:
     return bool(scores) and not any(scores)
 
 
-def _nothing(task: str) -> str:
-    """Return that nothing was learned on a task, with advice where the line has room for it."""
+def _nothing(task: str, results: Results) -> str:
+    """Return that nothing was learned on a task, with advice where the line has room for it and it can be followed."""
+    if results.imported:
+        return f"{task}: every cell scores 0, so nothing is compared."
     found = f"{task}: every tuned cell scores 0, so nothing is compared"
     advised = f"{found}; more steps may change that."
     return advised if len(advised) <= WIDTH - len(_HEAD) else f"{found}."
@@ -76,7 +78,7 @@ def _guessing(results: Results, names: Mapping[str, str]) -> Iterator[str]:
             (level, kind) for kind in ("majority", "chance") if (level := results.reference(kind, task)) is not None
         ]
         if _all_zero(results, task):
-            yield _nothing(task)
+            yield _nothing(task, results)
         elif levels:
             level, kind = max(levels)
             low = sorted((score, names[cell]) for cell, score in scored.items() if score <= level)

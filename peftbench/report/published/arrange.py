@@ -15,13 +15,14 @@ from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.cautions import cautions
 from peftbench.report.published.facts import facts
 from peftbench.report.published.heads import measured_head, precision_of, published_head
-from peftbench.report.published.load import tables
-from peftbench.report.published.matching import candidates, shown_rows
+from peftbench.report.published.load import decimals, tables
+from peftbench.report.published.matching import candidates, rank_of, shown_rows
 from peftbench.report.published.measured import Measured, MeasuredRow
 from peftbench.report.published.parts import concerns
 from peftbench.report.published.records import Layout, LayoutColumn, PublishedRow, PublishedTable, Source
 
-_ALPHA_IS_RANK = "= r"
+_ALPHAS = {"= r": 1, "= 2r": 2}
+"""How publications write an alpha that follows the rank, and how many times the rank it is."""
 _LONGEST_NAME = 42
 """Longest name of a published row in its label, characters; what is longer stands whole in its note."""
 
@@ -39,7 +40,9 @@ class Printed:
     badge: Badge | None
     """How its protocol compares with the measured one beside it; None if there is none."""
     inside: bool | None
-    """Whether it lies in the measured interval; None if there is no interval."""
+    """Whether the measured interval has a number that is printed like it; None if there is no interval."""
+    digits: int
+    """Its decimals as printed."""
 
     @cached_property
     def name(self) -> str:
@@ -213,7 +216,7 @@ def _lines(found: Sequence[MeasuredRow], layout: Layout, with_published: bool) -
                 yield Line(head, block, None, below=row, printed=more)
     for source, printed in shown_rows(layout) if with_published else ():
         if id(printed) not in matched and (alone := _printed(None, layout, source, printed)):
-            head = published_head(printed, layout)
+            head = published_head(printed, layout, rank_of(source, printed, layout))
             yield Line(head, head[0] if layout.rows[0] in ("task", "base") else "", None, printed=alone)
 
 
@@ -230,7 +233,7 @@ def _printed(row: MeasuredRow | None, layout: Layout, source: Source, printed: P
         spread = printed.spread.get(own)
         one = row.values.get(column.key) if row else None
         there = None if value is None else value * scale
-        inside = None if one is None or one.low is None or there is None else one.low <= there <= float(one.high or 0.0)
+        digits = column.digits if value is None or scale != 1.0 else decimals(table.id, own).get(value, column.digits)
         found[column.key] = Printed(
             source,
             table,
@@ -238,9 +241,18 @@ def _printed(row: MeasuredRow | None, layout: Layout, source: Source, printed: P
             there,
             None if spread is None else spread * scale,
             _badge(table, printed, own, column, layout, one),
-            inside,
+            _inside(one, there, digits),
+            digits,
         )
     return found
+
+
+def _inside(one: Measured | None, printed: float | None, digits: int) -> bool | None:
+    """Return whether an interval has a number that rounds to a printed one."""
+    if one is None or printed is None or one.low is None or one.high is None:
+        return None
+    rounding = 0.5 * 10.0**-digits
+    return one.low - rounding <= printed <= one.high + rounding
 
 
 def _badge(
@@ -258,8 +270,8 @@ def _badge(
     known = facts(one.shown)
     needs = layout.needs if column.needs is None else column.needs
     said = {part: value for part, value in said.items() if concerns(part, one.shown.task is not None, needs)}
-    if said.get("alpha") == _ALPHA_IS_RANK:
-        said["alpha"] = known.get("rank")
+    if said.get("alpha") in _ALPHAS and (rank := known.get("rank")) is not None:
+        said["alpha"] = _ALPHAS[said["alpha"]] * rank
     return badge(said, known, needs)
 
 

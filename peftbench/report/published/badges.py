@@ -16,7 +16,7 @@ DIFFERS: Kind = "differs"
 UNKNOWN: Kind = "unknown"
 _KEPT = ("metric", "test_data", "test_split", "task_kind")
 """Parts that a table states of numbers that it copied from other papers too: they stand in its columns."""
-_OF_METHODS = ("rank", "alpha", "dropout", "target_modules")
+_OF_METHODS = ("rank", "alpha", "dropout", "target_modules", "double_quantization")
 """Parts that some methods have and others do not."""
 _EITHER = ("epochs", "steps")
 """Two ways to say how long training is: one of them is enough."""
@@ -87,7 +87,7 @@ def _is_of(block: Block, row: PublishedRow, column: str) -> bool:
             if not row.about.startswith(tuple(wanted)):
                 return False
             continue
-        value = column if name == "column" else getattr(row, name)
+        value = column if name == "column" else row.settings.get(name) if name == "rank" else getattr(row, name)
         if value not in (wanted if isinstance(wanted, list) else [wanted]):
             return False
     return True
@@ -96,7 +96,8 @@ def _is_of(block: Block, row: PublishedRow, column: str) -> bool:
 def badge(published: Mapping[str, Any], measured: Mapping[str, Any], needs: Sequence[str]) -> Badge:
     """Return how two protocols compare.
 
-    "Same protocol" needs every part of ``needs`` to be stated, and every stated part to be recorded and equal.
+    "Same protocol" needs every part of ``needs`` to be stated, and every stated part to be recorded and equal; of
+    protocols without a common part nothing is known.
 
     Args:
         published: what is stated, by part.
@@ -115,7 +116,8 @@ def badge(published: Mapping[str, Any], measured: Mapping[str, Any], needs: Sequ
         not_stated = [part for part in not_stated if part not in _EITHER]
     if any(part in published and part in measured for part in _EITHER):
         not_known = [part for part in not_known if part not in _EITHER]
-    kind = DIFFERS if differences else UNKNOWN if not_stated or not_known else SAME
+    compared = any(part in measured for part in published)
+    kind = DIFFERS if differences else SAME if compared and not not_stated and not not_known else UNKNOWN
     return Badge(kind, differences, _words(not_stated), _words(not_known))
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from peftbench.methods import METHODS, alpha_of
 from peftbench.report.collect import Cell, read_json
+from peftbench.report.published.counted import matches
 from peftbench.report.published.load import names
 from peftbench.report.published.parts import concerns, without_fields
 from peftbench.report.published.records import LayoutColumn, MethodMatch
@@ -34,6 +35,8 @@ SIZES = ("alpha", "alpha_pattern", "rank_pattern", "dropout", "target_modules", 
 """Options that make no other method of a method: sizes, targets and scales."""
 _SCORED = {"last": "last step", "best_on_validation": "lowest validation loss"}
 _LOSSES = {"last_loss": "mean of the last tenth of the steps", "best_validation_loss": "lowest of all validations"}
+_FOUR_BITS = ("nf4", "fp4")
+"""How the precisions begin whose quantization constants can be quantized too, which they are by default."""
 OWN = "the task's own"
 """Training data that are the training examples of the scored task."""
 
@@ -45,11 +48,13 @@ class Shown:
     cell: Cell
     column: LayoutColumn
     task: str | None
-    """Name of the scored task; None for a stored quantity."""
+    """Name of the scored task, of several their first; None for a stored quantity."""
     metric: str | None
     """Name of the metric that is shown."""
     quantity: tuple[str, ...] = ()
     """Columns of the trials whose sum is shown; empty for a score."""
+    examples: int | None = None
+    """Scored examples, of several tasks all together; None to take those of the task."""
 
 
 def facts(shown: Shown) -> dict[str, Any]:
@@ -111,8 +116,9 @@ def _of_training(context: _Context) -> Facts:
     train = context.train
     if not train:
         return
-    for part in ("schedule", "warmup_ratio", "loss_on", "gradient_checkpointing"):
+    for part in ("schedule", "warmup_ratio", "loss_on"):
         yield part, train.get(part)
+    yield "gradient_checkpointing", train.get("gradient_checkpointing", train.get("use_gc"))  # the peer's name for it
     yield "weight_decay", train.get("weight_decay", (train.get("optimizer_kwargs") or {}).get("weight_decay"))
     for part in ("learning_rate", "batch_size", "micro_batch_size", "sequence_length", "optimizer"):
         yield part, context.column(part)
@@ -131,6 +137,7 @@ def _of_method(context: _Context) -> Facts:
     cell, options = context.shown.cell, context.settings.get("options") or {}
     yield "rank", cell.rank
     yield "precision", cell.precision if cell.precision != "unknown" else None
+    yield "double_quantization", double_quantization(cell)
     yield "target_modules", options.get("target_modules")
     yield "dropout", options.get("dropout", options.get("lora_dropout"))
     if "lora_alpha" in options:
@@ -139,10 +146,19 @@ def _of_method(context: _Context) -> Facts:
         yield "alpha", alpha_of(options["alpha"], cell.rank)
 
 
+def double_quantization(cell: Cell) -> bool | None:
+    """Return whether a cell's quantization constants are quantized too; None if its precision has none."""
+    if not cell.precision.startswith(_FOUR_BITS):
+        return None
+    options = read_json(cell.rows[0]["settings_json"]).get("options") or {}
+    return bool(options.get("double_quantization", True))
+
+
 def _of_data(context: _Context) -> Facts:
     source = (context.settings.get("base") or {}).get("source")
     canonical = base_of(context.shown.cell)
-    yield "base", canonical if source is None or "/" in str(source) else None  # of a folder only its name is known
+    # of a folder, or of another repository of this name, only the name is known
+    yield "base", canonical if source is None or canonical in _bases_of(str(source)) else None
     trained = [name for name, _ in context.train.get("data") or []]
     if trained and trained == [context.shown.task]:
         yield "train_data", OWN
@@ -162,9 +178,9 @@ def _of_test(context: _Context) -> Facts:
         yield "test_data", _known_data(str(dataset))
         split = str((context.settings.get("evaluation") or {}).get("split", "test"))
         yield "test_split", (task.get("splits") or {}).get(split) if "test" not in (task.get("files") or {}) else None
-    elif wanted and wanted.datasets and task.get("lm_eval") in (*wanted.lm_eval,):  # lm-eval fixes the data
+    elif wanted and wanted.datasets and task.get("lm_eval") and matches("", task, wanted):  # lm-eval fixes the data
         yield "test_data", _known_data(wanted.datasets[0].partition(":")[0])
-    yield "test_examples", context.score.get("examples")
+    yield "test_examples", context.shown.examples or context.score.get("examples")
 
 
 def _of_scoring(context: _Context) -> Facts:
@@ -210,6 +226,12 @@ def base_of(cell: Cell) -> str | None:
         if wanted & {_last(other) for other in (name, *known.also)}:
             return name
     return None
+
+
+def _bases_of(source: str) -> tuple[str, ...]:
+    """Return the base models of the literature that a hub id is of."""
+    known = names().bases.items()
+    return tuple(name for name, one in known if "/" in source and source.lower() in map(str.lower, one.also))
 
 
 def _last(name: str) -> str:

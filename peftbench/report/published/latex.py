@@ -119,17 +119,18 @@ def _format(piece: _Piece, column: LayoutColumn) -> str:
 
 def _number_format(piece: _Piece, column: LayoutColumn) -> str:
     """Return what siunitx reserves: "2.1(1)" for tens with one decimal and a spread of one digit."""
-    shown = (one for row in piece.rows if (one := row.numbers.get(column.key)))
-    each = ((one.value, one.sd if isinstance(one, Measured) else one.spread) for one in shown)
-    numbers = [(value, spread) for value, spread in each if value is not None]
-    whole = max((len(f"{abs(value):.{column.digits}f}".partition(".")[0]) for value, _ in numbers), default=1)
-    sign = "-" if any(value < 0 for value, _ in numbers) else ""
+    shown = [one for row in piece.rows if (one := row.numbers.get(column.key)) and one.value is not None]
+    texts = [(_number(one, column).partition(r" \pm "), _digits(one, column)) for one in shown]
+    whole = max((len(value.lstrip("-").partition(".")[0]) for (value, _, _), _ in texts), default=1)
+    sign = "-" if any(value.startswith("-") for (value, _, _), _ in texts) else ""
+    decimals = max((digits for _, digits in texts), default=column.digits)
     spreads = [
-        f"{spread:.{column.digits}f}".replace(".", "").lstrip("0") for _, spread in numbers if spread is not None
+        len(spread.replace(".", "").lstrip("0") + "0" * (decimals - digits))
+        for (_, _, spread), digits in texts
+        if spread
     ]
-    digits = max((len(spread) or 1 for spread in spreads), default=0)
-    decimals = f".{column.digits}" if column.digits else ".0"
-    return f"{sign}{whole}{decimals}{f'({digits})' if digits else ''}"
+    digits = max((size or 1 for size in spreads), default=0)
+    return f"{sign}{whole}.{decimals}{f'({digits})' if digits else ''}"
 
 
 def _heads(table: LaidOut, piece: _Piece) -> Iterator[str]:
@@ -175,9 +176,9 @@ def _entry(piece: _Piece, row: TableRow, column: LayoutColumn) -> str:
         status = None if row.is_published else row.line.statuses.get(column.key)
         return f"{{{escaped(status or fmt.MISSING)}}}"
     if isinstance(one, Printed):
-        number = f"{{{escaped(one.status)}}}" if one.value is None else _number(one.value, one.spread, column)
+        number = f"{{{escaped(one.status)}}}" if one.value is None else _number(one, column)
         return number + _after(one)
-    text = _number(one.value, one.sd, column)
+    text = _number(one, column)
     marked = {
         "best": rf"\bfseries {text}",
         "second": rf"{{\underline{{\tablenum[table-format={_number_format(piece, column)}]{{{text}}}}}}}",
@@ -185,9 +186,14 @@ def _entry(piece: _Piece, row: TableRow, column: LayoutColumn) -> str:
     return marked.get(one.mark, text) + _after(one)
 
 
-def _number(value: float, spread: float | None, column: LayoutColumn) -> str:
-    text = f"{value:.{column.digits}f}"
-    return text if spread is None else rf"{text} \pm {spread:.{column.digits}f}"
+def _number(one: Measured | Printed, column: LayoutColumn) -> str:
+    digits, spread = _digits(one, column), one.sd if isinstance(one, Measured) else one.spread
+    text = f"{one.value:.{digits}f}"
+    return text if spread is None else rf"{text} \pm {spread:.{digits}f}"
+
+
+def _digits(one: Measured | Printed, column: LayoutColumn) -> int:
+    return column.digits if isinstance(one, Measured) else one.digits
 
 
 def _marks(one: Measured | Printed) -> str:

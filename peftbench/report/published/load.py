@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from peftbench.errors import UserError, unknown
-from peftbench.report.published.records import Layout, Names, PublishedRow, PublishedTable
+from peftbench.report.published.records import Layout, LayoutColumn, Names, PublishedRow, PublishedTable
 
 Record = TypeVar("Record")
 TOLERANCE = 0.05
@@ -110,7 +112,7 @@ def table_from(path: Path) -> PublishedTable:
 def _check_protocol(path: Path, found: PublishedTable) -> None:
     from peftbench.report.published.parts import PARTS
 
-    fields = ("base", "method", "group", "about", "label", "column")
+    fields = ("base", "method", "group", "about", "label", "rank", "column")
     for block in found.protocol:
         for name in set(block.of) - {*fields}:
             raise UserError(f"{path}: protocol: {unknown('field of a row', name, fields)}")
@@ -141,6 +143,7 @@ def layout_from(path: Path) -> Layout:
             raise UserError(f"{path}: columns: {column.key}: metrics is missing")
         for part in {*(column.needs or ()), *found.needs} - {*PARTS}:
             raise UserError(f"{path}: needs: {unknown('part', part, PARTS)}")
+        _check_costs(path, found, column)
     for source in found.published:
         if source.table not in tables():
             raise UserError(f"{path}: published: {unknown('table', source.table, tables())}")
@@ -150,6 +153,33 @@ def layout_from(path: Path) -> Layout:
         for name in set(source.columns.values()) - {*printed}:
             raise UserError(f"{path}: published: {source.table}: {unknown('printed column', name, printed)}")
     return found
+
+
+def _check_costs(path: Path, found: Layout, column: LayoutColumn) -> None:
+    from peftbench.report.published.parts import DECIDE_COSTS
+
+    needs = found.needs if column.needs is None else column.needs
+    for begins, parts in DECIDE_COSTS.items() if found.published else ():
+        of_it = any(name.startswith(begins) for group in column.quantity for name in group)
+        for part in sorted(parts - {*needs}) if of_it else ():
+            raise UserError(f"{path}: columns: {column.key}: needs has no {part}, which decides {begins.strip('_')}")
+
+
+@cache
+def decimals(table: str, column: str) -> Mapping[float, int]:
+    """Return the decimals with which each number of a column was printed, by the number.
+
+    A file's numbers lose zeros at their end: most numbers of a column tell how many decimals it has, and a number with
+    more was printed with more.
+    """
+    own = {value: _decimals(value) for row in tables()[table].rows if (value := row.values.get(column)) is not None}
+    spreads = [_decimals(row.spread[column]) for row in tables()[table].rows if column in row.spread]
+    usual = statistics.mode(sorted([*own.values(), *spreads], reverse=True)) if own else 0
+    return {value: max(usual, digits) for value, digits in own.items()}
+
+
+def _decimals(value: float) -> int:
+    return max(0, -int(Decimal(repr(float(value))).normalize().as_tuple().exponent))
 
 
 def mismatches(table: PublishedTable) -> tuple[Mismatch, ...]:

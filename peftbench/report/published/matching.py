@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from peftbench.report.published.badges import stated
+from peftbench.report.published.facts import double_quantization
 from peftbench.report.published.heads import precision_of
 from peftbench.report.published.load import tables
 from peftbench.report.published.measured import MeasuredRow
@@ -28,21 +29,35 @@ def shown_rows(layout: Layout) -> Iterator[tuple[Source, PublishedRow]]:
 def candidates(row: MeasuredRow, rows: Sequence[MeasuredRow], layout: Layout) -> Iterator[tuple[Source, PublishedRow]]:
     """Yield the published rows that are of a measured row, the nearest in size of each source first.
 
-    Of measured rows that are alike but for their learning rates, those have a published row that have its rate.
+    Of measured rows that are alike but for their learning rates, those have a published row that have its rate; so it
+    is with double quantization.
     """
     found = []
     for source, printed in shown_rows(layout):
-        if _is_same(row, printed, layout):
-            rate = _rate_of(source, printed, layout)
-            others = (one for one in rows if rate in _rates(one) and _is_same(one, printed, layout))
-            if rate in _rates(row) or not any(others):
-                found.append((source, printed))
+        if not _is_same(row, source, printed, layout):
+            continue
+        others = [one for one in rows if one is not row and _is_same(one, source, printed, layout)]
+        if all(
+            value(row, wanted) or not any(value(one, wanted) for one in others)
+            for value, wanted in _told_apart_by(source, printed, layout)
+        ):
+            found.append((source, printed))
     for source in layout.published:
         mine = [printed for of, printed in found if of is source]
         yield from ((source, printed) for printed in sorted(mine, key=lambda printed: _apart(row, printed)))
 
 
-def _is_same(row: MeasuredRow, printed: PublishedRow, layout: Layout) -> bool:
+def _told_apart_by(
+    source: Source, printed: PublishedRow, layout: Layout
+) -> Iterator[tuple[Callable[[MeasuredRow, Any], bool], Any]]:
+    """Yield each setting of a published row that tells alike measured rows apart, with a test for it."""
+    yield lambda one, rate: rate in _rates(one), _part_of(source, printed, layout, "learning_rate")
+    double = _part_of(source, printed, layout, "double_quantization")
+    if double is not None:
+        yield lambda one, wanted: double_quantization(one.cell) is wanted, double
+
+
+def _is_same(row: MeasuredRow, source: Source, printed: PublishedRow, layout: Layout) -> bool:
     """Whether a published row is of the method, base model, size, precision, targets and task of a measured one."""
     base = printed.base.lower() if printed.base else None
     settings = printed.settings
@@ -58,16 +73,25 @@ def _is_same(row: MeasuredRow, printed: PublishedRow, layout: Layout) -> bool:
             return False
     if "targets" in layout.rows and "target_modules" in settings and targets(settings["target_modules"]) != row.targets:
         return False
-    if "rank" in settings and not any(column.rank for column in layout.columns):
-        return bool(settings["rank"] == row.cell.rank)
+    if not any(column.rank for column in layout.columns):
+        rank = rank_of(source, printed, layout)
+        if rank is not None and row.cell.rank is not None and rank != row.cell.rank:
+            return False
+        if "rank" in settings:
+            return bool(rank == row.cell.rank)
     return _apart(row, printed) <= math.log(CLOSE)
 
 
-def _rate_of(source: Source, printed: PublishedRow, layout: Layout) -> Any:
-    """Return the learning rate that is stated of a published row; None if none is, or several are."""
+def rank_of(source: Source, printed: PublishedRow, layout: Layout) -> Any:
+    """Return the rank of a published row, as it or its table's protocol states it; None if it is not known."""
+    return printed.settings.get("rank", _part_of(source, printed, layout, "rank"))
+
+
+def _part_of(source: Source, printed: PublishedRow, layout: Layout, part: str) -> Any:
+    """Return what is stated of a published row; None if nothing is, or its columns have several."""
     names = (source.columns.get(column.key, column.key) for column in layout.columns)
-    rates = {stated(tables()[source.table], printed, name).get("learning_rate") for name in names}
-    return rates.pop() if len(rates) == 1 else None
+    values = {stated(tables()[source.table], printed, name).get(part) for name in names}
+    return values.pop() if len(values) == 1 else None
 
 
 def _rates(row: MeasuredRow) -> set[Any]:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from peftbench.report.collect import Cell, read_json
 from peftbench.report.folders import Part
+from peftbench.report.published import counted
 from peftbench.report.published.facts import Shown, base_of, methods_of
 from peftbench.report.published.load import tables
 from peftbench.report.published.parts import targets
-from peftbench.report.published.records import Layout, LayoutColumn, TaskMatch
+from peftbench.report.published.records import Layout, LayoutColumn
 from peftbench.results.busy_machine import without_busy_times
 from peftbench.results.crossed_effects.model import Estimate, Outcomes, score
 from peftbench.results.crossed_effects.ranking import rank
@@ -118,22 +119,22 @@ def _identity(one: MeasuredRow, layout: Layout) -> tuple[Any, ...]:
 
 def _row(part: Part, cell: Cell, layout: Layout, task: str | None) -> MeasuredRow:
     base = base_of(cell)
-    trained = list(_training_tasks(cell))
+    trained = list(counted.training_tasks(cell))
     values: dict[str, Measured] = {}
     statuses: dict[str, str] = {}
     for column in layout.columns:
         if column.mean_of or (column.base and column.base != base) or (column.rank and column.rank != cell.rank):
             continue
-        if column.trained_on and not any(matches(name, one, column.trained_on) for name, one in trained):
+        if column.trained_on and not any(counted.matches(name, one, column.trained_on) for name, one in trained):
             continue
         match = layout.row_tasks[task] if task else column.task
-        name = _task(cell, part, match) if match else None
-        if match and name is None:
+        tasks = counted.tasks_of(cell, part, match) if match else ()
+        if match and not tasks:
             continue
         if not cell.ok_rows:
             statuses[column.key] = next(iter(cell.troubles), "")
             continue
-        found = _score(part, cell, column, str(name)) if match else _quantity(part, cell, column)
+        found = _score(part, cell, column, tasks) if match else _quantity(part, cell, column)
         if found:
             values[column.key] = found
     pivot = any(column.base for column in layout.columns)
@@ -147,67 +148,46 @@ def _method(cell: Cell, layout: Layout) -> str | None:
     return next((name for name in found if name in used), next(iter(found), None))
 
 
-def _training_tasks(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each task that a cell is trained on, with its settings."""
-    settings = read_json(cell.rows[0]["settings_json"])
-    tasks = {str(one.get("name")): one for one in settings.get("tasks") or [] if isinstance(one, dict)}
-    for name, *_ in (settings.get("train") or {}).get("data") or []:
-        yield str(name), tasks.get(str(name), {})
-
-
-def _task(cell: Cell, part: Part, match: TaskMatch) -> str | None:
-    """Return the name of the task of a cell that a column is of; None if it has none."""
-    settings = read_json(cell.rows[0]["settings_json"])
-    tasks = {str(one.get("name")): one for one in settings.get("tasks") or [] if isinstance(one, dict)}
-    evaluated = settings.get("evaluate")
-    for name in part.results.tasks:
-        if isinstance(evaluated, list) and name not in evaluated:
-            continue
-        task = tasks.get(name, {})
-        if matches(name, task, match):
-            return name
-    return None
-
-
-def matches(name: str, task: Mapping[str, Any], match: TaskMatch) -> bool:
-    """Return whether a task, by its name and settings, belongs in a column."""
-    dataset, config = task.get("dataset"), task.get("config")
-    if dataset:
-        return f"{dataset}:{config}" in match.datasets or dataset in match.datasets
-    if task.get("lm_eval"):
-        return task["lm_eval"] in match.lm_eval
-    return not task.get("builtin") and name.lower() in match.names
-
-
-def _score(part: Part, cell: Cell, column: LayoutColumn, task: str) -> Measured | None:
-    """Return the mean of a score over seeds; None if no metric of the column is in all of them."""
-    records = [read_json(row.get("scores_json")).get(task) for row in cell.ok_rows]
-    known = [record for record in records if isinstance(record, dict)]
-    if len(known) < len(records):
+def _score(part: Part, cell: Cell, column: LayoutColumn, tasks: tuple[str, ...]) -> Measured | None:
+    """Return the mean over seeds of a score, or of the mean of several tasks; None if a seed lacks the metric."""
+    stored = [read_json(row.get("scores_json")) for row in cell.ok_rows]
+    records = [[one.get(task) for task in tasks] for one in stored]
+    known = [[record for record in each if isinstance(record, dict)] for each in records]
+    if known != records:
         return None
     for metric in column.metrics:
-        values = [_metric(record, metric) for record in known]
-        spread = spread_of(values)
+        values = [[_metric(record, metric) for record in each] for each in known]
+        if not all(is_number(value) for each in values for value in each):
+            continue
+        spread = spread_of([math.fsum(map(float, each)) / len(each) for each in values])
         if spread is None or spread.n < len(values):
             continue
         ends = _interval(spread.mean, spread.half_width)
-        headline = all(record.get("metric") == metric for record in known)
-        if spread.n == 1 and headline:
-            ends = _over_examples(cell, task, spread.mean)
-        examples = {record.get("examples") for record in known}
+        headline = all(record.get("metric") == metric for each in known for record in each)
+        if spread.n == 1 and headline and len(tasks) == 1:
+            ends = _over_examples(cell, tasks[0], spread.mean)
+        counts = {_examples(each) for each in known}
+        examples = counts.pop() if len(counts) == 1 else None
         return _scaled(
             Measured(
                 part,
-                Shown(cell, column, task, metric),
+                Shown(cell, column, tasks[0], metric, examples=examples),
                 spread.mean,
                 spread.sd,
                 spread.n,
                 *ends,
-                examples=examples.pop() if len(examples) == 1 else None,
-                tasks=(task,) if headline and column.higher_is_better else (),
+                examples=examples,
+                tasks=tasks if headline and column.higher_is_better else (),
             )
         )
     return None
+
+
+def _examples(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many examples were scored; None if a record does not say."""
+    counts = [record.get("examples") for record in records]
+    known = [n for n in counts if isinstance(n, int)]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _metric(record: Mapping[str, Any], metric: str) -> Any:

@@ -115,6 +115,7 @@ PARTS: Mapping[str, Part] = {
     "dropout": Part("dropout", _same_number),
     "target_modules": Part("target modules", _same_targets),
     "precision": Part("precision"),
+    "double_quantization": Part("double quantization"),
     "optimizer": Part("optimizer"),
     "schedule": Part("schedule"),
     "warmup_ratio": Part("warm-up share", _same_number),
@@ -141,6 +142,17 @@ _OF_SCORES = frozenset(
 _OF_COSTS = frozenset(("hardware", "memory_figure", "time_figure", "loss_figure"))
 """Parts that decide costs and no score."""
 _FIGURES = _OF_COSTS - {"hardware"}
+
+
+DECIDE_COSTS: Mapping[str, frozenset[str]] = {
+    "peak_": frozenset(
+        ("sequence_length", "precision", "optimizer", "gradient_checkpointing", "hardware", "memory_figure")
+    ),
+    "train_seconds": frozenset(
+        ("batch_size", "sequence_length", "precision", "optimizer", "gradient_checkpointing", "hardware", "time_figure")
+    ),
+}
+"""How the columns of a cost begin, and the parts without which its protocol cannot be called the same."""
 
 
 def concerns(part: str, is_score: bool, needs: Collection[str]) -> bool:

@@ -110,7 +110,7 @@ class TaskMatch:
     datasets: tuple[str, ...] = ()
     """Hub ids, ``nyu-mll/glue:rte`` with a configuration."""
     lm_eval: tuple[str, ...] = ()
-    """Names of lm-eval tasks."""
+    """Names of lm-eval tasks, or of groups in ``names.yaml``, all of whose tasks are needed."""
     __pydantic_config__ = STRICT
 
 
@@ -233,4 +233,6 @@ class Names:
 
     bases: Mapping[str, BaseName]
     methods: Mapping[str, MethodName]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Group of lm-eval to its tasks, the mean of which a column of it has, each with the same weight."""
     __pydantic_config__ = STRICT

@@ -74,9 +74,9 @@ def measured(line: Line, column: LayoutColumn) -> str:
     return number(one.value, one.sd, column) + interval(one, column)
 
 
-def printed(one: Printed, column: LayoutColumn) -> str:
+def printed(one: Printed) -> str:
     """Return a published number without its badge: "86.6 ± 0.7", "OOM"."""
-    return one.status if one.value is None else number(one.value, one.spread, column)
+    return one.status if one.value is None else fmt.spread(one.value, one.spread, digits=one.digits)
 
 
 def standing(one: Printed) -> str:
@@ -114,7 +114,9 @@ def legend(
         return ()
     said = ["Published numbers stand as printed, with their spread; the number at a source is that of its note."]
     if any(one.inside is not None for one in every):
-        said.append(f"{places[True]}, {places[False]}: inside, outside of the measured 95 % interval.")
+        said.append(
+            f"{places[True]}, {places[False]}: inside, outside of the measured 95 % interval, as far as printed."
+        )
     kinds = {one.badge.kind for one in every if one.badge}
     written = badges or {kind: short for kind, (short, _) in BADGES.items()}
     return (*said, *(f"{written[kind]}: {meaning}." for kind, (_, meaning) in BADGES.items() if kind in kinds))

@@ -88,7 +88,7 @@ _MD_MARKS = {"best": "**{}**", "second": "<u>{}</u>", "worse": "{} " + wording.W
 
 def _published(row: TableRow, column: LayoutColumn) -> str:
     one = row.line.printed.get(column.key)
-    return ", ".join(filter(None, (wording.printed(one, column), wording.standing(one)))) if one else fmt.MISSING
+    return ", ".join(filter(None, (wording.printed(one), wording.standing(one)))) if one else fmt.MISSING
 
 
 def write_html(table: LaidOut) -> str:

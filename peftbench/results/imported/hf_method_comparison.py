@@ -55,7 +55,10 @@ def read(given: Sequence[Path]) -> list[ImportedNight]:
 
 
 def _night(paths: Iterable[Path], name: str) -> ImportedNight:
-    results = tuple(_of_file(path) for path in paths)
+    try:
+        results = tuple(hf_rows.of_different_experiments([_of_file(path) for path in paths]))
+    except ValueError as error:
+        raise UserError(f"{error}: give the files of each month as a folder of its own") from error
     date = max(str(result.row.finished_at) for result in results)[:10]
     return ImportedNight(f"{date}_{name}" if name else date, results, (hf_rows.TASK,))
 
@@ -63,31 +66,45 @@ def _night(paths: Iterable[Path], name: str) -> ImportedNight:
 def _of_file(path: Path) -> Result:
     try:
         found = json.loads(path.read_bytes())
-        return _result(path.stem, found["run_info"], found["train_info"], found["meta_info"])
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a result file of method_comparison: {error!r:.160}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a result file of method_comparison: no JSON file ({error!s:.120})") from error
+    try:
+        return _result(path.stem, found, found["run_info"], found["train_info"], found["meta_info"])
+    except KeyError as error:
+        raise UserError(f"{path} is not a result file of method_comparison/MetaMathQA: it lacks {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a result file of method_comparison/MetaMathQA: {error!s:.160}") from error
 
 
-def _result(stem: str, run: dict[str, Any], train: dict[str, Any], meta: dict[str, Any]) -> Result:
+def _result(
+    stem: str, whole: Mapping[str, Any], run: dict[str, Any], train: dict[str, Any], meta: dict[str, Any]
+) -> Result:
     config, peft = run["train_config"], run.get("peft_config") or {}
+    stem = str(run.get("experiment_name") or stem).replace("/", "--")  # a file may have been renamed
     method = stem.partition("--")[0] if peft else hf_rows.FULL
     metrics = train.get("metrics") or []
     last = metrics[-1] if metrics else {}
     intervals = [each for each in metrics if "train time" in each]
-    seconds = math.fsum(each["train time"] for each in intervals) or None
-    tokens, counted = last.get("train total tokens"), train.get("train_time")
+    seconds = math.fsum(hf_rows.number(each["train time"], "train time") or 0.0 for each in intervals) or None
+    tokens = hf_rows.whole(last.get("train total tokens"), "train total tokens")
+    counted = hf_rows.number(train.get("train_time"), "train_time")
     steps = _steps(intervals)
+    done = train["status"] == "success"
+    accuracy = hf_rows.number(last.get("test accuracy"), "test accuracy")
+    if done and accuracy is None:
+        raise ValueError("its status is success, but it has no test accuracy")
     return hf_rows.result(
         stem,
-        run["created_at"],
-        last.get("test accuracy") if train["status"] == "success" else None,
-        message=run.get("error_msg") or f"status {train['status']}",
+        str(run["created_at"]),
+        accuracy if done else None,
+        message=str(run.get("error_msg") or f"status {train['status']}"),
+        source=whole,
         base=str(config["model_id"]).rpartition("/")[2],
-        precision=hf_rows.precision_of(config["dtype"], method),
+        precision=hf_rows.precision_of(config["dtype"], method, config.get("autocast_adapter_dtype")),
         steps=steps,
-        rank=peft.get("r"),
+        rank=hf_rows.whole(peft.get("r"), "r"),
         settings_json=json.dumps(
             {
                 "train": _ABSENT | _given(config),
@@ -97,22 +114,23 @@ def _result(stem: str, run: dict[str, Any], train: dict[str, Any], meta: dict[st
             },
             sort_keys=True,
         ),
-        learning_rate=(config.get("optimizer_kwargs") or {}).get("lr"),
+        learning_rate=hf_rows.number((config.get("optimizer_kwargs") or {}).get("lr"), "lr"),
         optimizer=config.get("optimizer_type"),
-        batch_size=config.get("batch_size"),
-        sequence_length=config.get("max_seq_length"),
+        batch_size=hf_rows.whole(config.get("batch_size"), "batch_size"),
+        sequence_length=hf_rows.whole(config.get("max_seq_length"), "max_seq_length"),
         environment_json=json.dumps(_environment(meta), sort_keys=True),
-        peak_run_reserved_bytes=train.get("accelerator_memory_max"),
-        trainable_parameters=train.get("num_trainable_params"),
-        checkpoint_bytes=hf_rows.checkpoint(train.get("file_size"), method),
+        peak_run_reserved_bytes=hf_rows.whole(train.get("accelerator_memory_max"), "accelerator_memory_max"),
+        trainable_parameters=hf_rows.whole(train.get("num_trainable_params"), "num_trainable_params"),
+        checkpoint_bytes=hf_rows.checkpoint(hf_rows.number(train.get("file_size"), "file_size"), method),
         train_seconds=seconds,
         not_training_seconds=counted - seconds if counted and seconds else None,
-        validate_seconds=math.fsum(each["eval time"] for each in intervals if "eval time" in each) or None,
-        examples_seen=last.get("train samples"),
+        validate_seconds=math.fsum(hf_rows.number(each.get("eval time"), "eval time") or 0.0 for each in intervals)
+        or None,
+        examples_seen=hf_rows.whole(last.get("train samples"), "train samples"),
         nonpadding_tokens=tokens,
         tokens_per_second=tokens / seconds if tokens and seconds else None,
-        steps_done=last.get("step"),
-        scored_step=last.get("step") if "test accuracy" in last else None,
+        steps_done=hf_rows.whole(last.get("step"), "step"),
+        scored_step=hf_rows.whole(last.get("step"), "step") if "test accuracy" in last else None,
         last_loss=_last_loss(steps),
     )
 
@@ -141,20 +159,20 @@ def _steps(intervals: Sequence[Mapping[str, Any]]) -> tuple[StepRow, ...]:
     """Return a row for each interval between two validations, which is all that is stored of the learning curve."""
     found, before = [], 0
     for each in intervals:
-        rate, seconds = each.get("tokens / sec"), each["train time"]
+        rate, seconds = (hf_rows.number(each.get(name), name) for name in ("tokens / sec", "train time"))
         found.append(
             StepRow(
                 key="",
-                step=each["step"],
-                loss=each["train loss"],
-                seconds=seconds,
+                step=int(each["step"]),
+                loss=float(each["train loss"]),
+                seconds=seconds if seconds is not None else math.nan,
                 untimed=False,
                 learning_rate=None,
                 gradient_norm=None,
                 processed_tokens=None,
-                nonpadding_tokens=None if rate is None else round(rate * seconds),
+                nonpadding_tokens=None if rate is None or seconds is None else round(rate * seconds),
                 loss_tokens=None,
-                validation_score=each.get("valid accuracy"),
+                validation_score=hf_rows.number(each.get("valid accuracy"), "valid accuracy"),
                 covered_steps=each["step"] - before,
             )
         )

@@ -7,6 +7,7 @@
 - ``forgetting`` is left out: it is a difference of two losses, and its definition was changed three times.
 - The size of a fully tuned checkpoint is left out: it is computed from the number of parameters there, not measured.
 - A file is one run. It counts as seed 0, the setting of all files; the setting has no effect there.
+- A key is made of all that a source says of a run, so a source that is read again gives the same keys.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +32,7 @@ FULL = "full-finetuning"
 _UNKNOWN_SIZE = 99_999_999
 """What is stored there as the size of a file that could not be saved."""
 _STEM = "--llama-3.2-3B-"
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def result(
@@ -36,6 +40,7 @@ def result(
     created: str,
     accuracy: float | None,
     message: str,
+    source: Mapping[str, Any],
     base: str = "Llama-3.2-3B",
     precision: str = "unknown",
     rank: int | None = None,
@@ -49,6 +54,7 @@ def result(
         created: when it was made, ISO 8601.
         accuracy: on the test set; None if the run failed.
         message: why a run without an accuracy failed.
+        source: all that its file, or its row of a table, says; of it the key is made.
         base: base model.
         precision: name of the precision.
         rank: r of the method; None if it has none, or it is not known.
@@ -56,10 +62,13 @@ def result(
         measured: other columns of ``TrialRow``.
 
     Raises:
-        ValueError: if the accuracy is not between 0 and 1.
+        ValueError: if the date is none, or the accuracy is no share of the test set's questions.
     """
     method, _, name = stem.partition(_STEM)
-    key = hashlib.sha256(f"{SUITE} {stem} {created}".encode()).hexdigest()[:32]
+    if not _DATE.match(created):
+        raise ValueError(f"the run's date is {created!r:.40}, not one like 2026-07-15")
+    said = json.dumps(source, sort_keys=True)
+    key = hashlib.sha256(f"{SUITE} {stem} {said}".encode()).hexdigest()[:32]
     score = None if accuracy is None else _score(accuracy)
     row = TrialRow(
         key=key,
@@ -85,15 +94,54 @@ def result(
     return Result(row, keyed, scores=() if score is None else (score,))
 
 
-def precision_of(dtype: str, method: str) -> str:
-    """Return the name of a precision: an adapter is in fp32 on a base in 16 bits, a fully tuned model is all in 16."""
+def number(value: Any, name: str) -> float | None:
+    """Return a number that was measured: null, not-a-number and infinity are none.
+
+    Raises:
+        ValueError: if it is no number, or below 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"{name} is {value!r:.40}, not a number from 0 on")
+    return float(value) if -math.inf < value < math.inf else None
+
+
+def whole(value: Any, name: str) -> int | None:
+    """Return a number that was counted."""
+    found = number(value, name)
+    return None if found is None else round(found)
+
+
+def precision_of(dtype: str, method: str, autocast_adapter: Any = True) -> str:
+    """Return the name of a precision: an adapter is in fp32 on a base in 16 bits, a fully tuned model is all in 16.
+
+    Args:
+        dtype: of the base model.
+        method: its name.
+        autocast_adapter: false if the adapter was left in the base model's type.
+    """
     name = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    return "bf16-true" if name == "bf16" and method == FULL else name
+    return "bf16-true" if name == "bf16" and (method == FULL or autocast_adapter in (False, "False")) else name
 
 
 def checkpoint(size: float | None, method: str) -> int | None:
     """Return the bytes of a saved adapter; None where nothing was saved: its size is then invented or computed."""
     return None if size is None or size == _UNKNOWN_SIZE or method == FULL else int(size)
+
+
+def of_different_experiments(results: Sequence[Result]) -> list[Result]:
+    """Return the runs of a night, a copy of a run left out.
+
+    Raises:
+        ValueError: if two are of the same experiment, because a report would show one of them alone.
+    """
+    found = {result.row.key: result for result in results}
+    cells = [result.row.cell for result in found.values()]
+    for cell in cells:
+        if cells.count(cell) > 1:
+            raise ValueError(f"{cells.count(cell)} runs of one night are of the experiment {cell!r}")
+    return list(found.values())
 
 
 def gpus(name: str | None) -> list[dict[str, str]] | None:
@@ -104,5 +152,7 @@ def gpus(name: str | None) -> list[dict[str, str]] | None:
 def _score(accuracy: float) -> Score:
     if not 0 <= accuracy <= 1:
         raise ValueError(f"an accuracy of {accuracy} is not between 0 and 1")
+    if abs(accuracy * QUESTIONS - round(accuracy * QUESTIONS)) > 0.01:
+        raise ValueError(f"an accuracy of {accuracy} is no share of the {QUESTIONS} questions of GSM8K's test set")
     error = math.sqrt(accuracy * (1 - accuracy) / QUESTIONS)
     return Score(TASK, "accuracy", accuracy, error, {"accuracy": accuracy}, QUESTIONS, None, None, None, None)

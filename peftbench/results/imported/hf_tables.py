@@ -1,7 +1,8 @@
 """Tables of huggingface/peft ``method_comparison`` result files.
 
-- A history of the files in git (columns commit_date, file, created, acc, ...): the runs that a commit brought are one
-  night, and a run that an earlier commit already had is not repeated.
+- A history of the files in git (columns commit_date, file, created, acc, ...): the runs that the commits of a day
+  brought are one night; a run that an earlier commit already had is not repeated, and of two of an experiment the last
+  counts.
 - All result files of one commit as one table (columns file, date, test_accuracy, ...), one night.
 """
 
@@ -53,10 +54,12 @@ def nights(path: Path) -> list[ImportedNight]:
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows, columns = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    columns = rows[0] if rows else {}
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if columns and not rows:
+        raise UserError(f"{path} has a head and no rows")
     if all(name in columns for name in _HISTORY):
         return _history(path, rows)
     if all(name in columns for name in _ONE_COMMIT):
@@ -69,35 +72,47 @@ def nights(path: Path) -> list[ImportedNight]:
 
 
 def _history(path: Path, rows: list[dict[str, Any]]) -> list[ImportedNight]:
-    found: dict[str, list[Result]] = {}
+    found: dict[str, dict[str, Result]] = {}
     known = set()
-    for number, row in enumerate(sorted(rows, key=lambda row: row["commit_date"] or ""), 2):
-        run = row["file"], row["created"]
+    for number, row in sorted(enumerate(rows, 2), key=lambda each: each[1]["commit_date"] or ""):
+        run = tuple(value for name, value in row.items() if name not in ("commit", "commit_date", None))
         if run in known:
             continue
         known.add(run)
         try:
-            found.setdefault(_day(row["commit_date"]), []).append(_of_history(row))
+            _check_width(row)
+            day, result = _day(row["commit_date"], "commit_date"), _of_history(row)
+            found.setdefault(day, {})[result.row.cell] = result
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: row {number} in the order of its dates: {error}") from error
-    return [ImportedNight(date, tuple(results), (hf_rows.TASK,)) for date, results in found.items()]
+            raise UserError(f"{path}: line {number}: {error}") from error
+    return [ImportedNight(date, tuple(results.values()), (hf_rows.TASK,)) for date, results in found.items()]
 
 
 def _one_commit(path: Path, rows: list[dict[str, Any]]) -> list[ImportedNight]:
     results = []
     for number, row in enumerate(rows, 2):
         try:
+            _check_width(row)
             results.append(_of_all(row))
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}: line {number}: {error}") from error
-    date = _day(max(str(result.row.finished_at) for result in results)[:10])
+    try:
+        results = hf_rows.of_different_experiments(results)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    date = _day(max(str(result.row.finished_at) for result in results)[:10], "date")
     return [ImportedNight(f"{date}_{path.stem}", tuple(results), (hf_rows.TASK,))]
 
 
-def _day(text: str | None) -> str:
+def _check_width(row: Mapping[Any, Any]) -> None:
+    if None in row:
+        raise ValueError("it has more values than the table has columns")
+
+
+def _day(text: str | None, column: str) -> str:
     """Return a date, which names a folder."""
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text or ""):
-        raise ValueError(f"commit_date is {text!r:.40}, not a date like 2025-06-19")
+        raise ValueError(f"{column} is {text!r:.40}, not a date like 2025-06-19")
     return str(text)
 
 
@@ -128,6 +143,7 @@ def _of_history(row: Mapping[str, str]) -> Result:
         row["created"],
         _number(row, "acc"),
         message="no accuracy",
+        source={name: value for name, value in row.items() if name not in ("commit", "commit_date")},
         environment_json=json.dumps(environment, sort_keys=True),
         peak_run_reserved_bytes=None if memory is None else round(memory * 2**30),
         train_seconds=steps,
@@ -148,13 +164,16 @@ def _of_all(row: Mapping[str, str]) -> Result:
     }
     tokens, seconds, steps = _whole(row, "train_tokens"), _number(row, "step_time_sum_s"), _whole(row, "max_steps")
     ok = row["status"] == "success"
+    if ok and _number(row, "test_accuracy") is None:
+        raise ValueError("the status is success, but there is no test_accuracy")
     return hf_rows.result(
         stem,
         row["date"],
         _number(row, "test_accuracy") if ok else None,
         message=f"status {row['status']}",
+        source=row,
         base=(row.get("base_model") or "Llama-3.2-3B").rpartition("/")[2],
-        precision=hf_rows.precision_of(row.get("dtype") or "unknown", method),
+        precision=hf_rows.precision_of(row.get("dtype") or "unknown", method, row.get("autocast_adapter_dtype")),
         rank=_whole(row, "rank"),
         settings_json=json.dumps(_settings(row), sort_keys=True),
         learning_rate=_number(row, "lr"),

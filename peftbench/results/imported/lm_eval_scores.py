@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,14 @@ _UNREAD = "[invalid]"
 _SIZES = {"acc": lambda choice: 1, "acc_norm": len, "acc_bytes": lambda choice: len(choice.encode())}
 """Metric -> the size of a choice by which it divides the log-probability before choices are ranked."""
 _PER_BYTE = "probability_per_byte"
+_FRACTIONS = re.compile(
+    r"(\w+_)?acc(uracy)?(_\w+)?|(\w+_)?exact_match(_\w+)?|em|f1|likelihood|mc[12]|mcc|pass_?(at_|@).+"
+)
+"""Metrics that lm-eval gives as fractions of 1 (``mcc``: -1 to 1). Others may be of 100, as BLEU is."""
+_LOWER = ("brier_score", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter", "wer")
+"""Metrics that are better when lower, for files that do not say it."""
+_EQUAL = 1e-6
+"""Largest difference of a score from the mean of its examples' outcomes that rounding makes."""
 Sample = Mapping[str, Any]
 
 
@@ -27,7 +36,7 @@ class TaskRun:
 
     name: str
     score: Score | None
-    """None if no metric is a fraction of 1 and better when higher."""
+    """None if no metric is known to be a fraction of 1 and better when higher."""
     stored: dict[str, Any]
     """Its record for ``scores_json``."""
     examples: tuple[ExampleRow, ...]
@@ -48,7 +57,7 @@ def task_run(found: Mapping[str, Any], name: str, samples: Path) -> TaskRun:
     Raises:
         UserError: if the file of samples is not whole, or not of this run.
     """
-    config, listed = found["configs"][name], found["results"][name]
+    config, listed = found["configs"].get(name, {}), found["results"][name]
     metrics, errors = _numbers(listed, "", "_stderr"), _numbers(listed, "_stderr", "")
     version = found.get("versions", {}).get(name)
     settings = {
@@ -59,19 +68,21 @@ def task_run(found: Mapping[str, Any], name: str, samples: Path) -> TaskRun:
         "output_type": config.get("output_type"),
         "dataset": config.get("dataset_path"),
     }
-    count = found.get("n-samples", {}).get(name, {}).get("effective")
-    higher = found.get("higher_is_better", {}).get(name, {})
+    count = found.get("n-samples", {}).get(name, {}).get("effective", listed.get("sample_len"))
     logged = _samples(samples, count) if samples.is_file() else []
-    if config.get("output_type") == "loglikelihood_rolling":
-        examples = tuple(_texts(name, logged))
-        headline, value = _PER_BYTE, math.fsum(e.outcome for e in examples) / len(examples) if examples else None
-        error = _standard_error([e.outcome for e in examples])
-        metrics |= {_PER_BYTE: value} if value is not None else {}
-    else:
-        headline, value = next(_headlines(metrics, higher), ("", None))
-        error = errors.get(headline)
-        mine = [sample for sample in logged if _of(sample, headline)]
-        examples = tuple(_example(name, sample, headline, config) for sample in mine)
+    try:
+        if config.get("output_type") == "loglikelihood_rolling":
+            examples = tuple(_texts(name, logged))
+            headline, value = _PER_BYTE, math.fsum(e.outcome for e in examples) / len(examples) if examples else None
+            error = _standard_error([e.outcome for e in examples])
+            metrics |= {_PER_BYTE: value} if value is not None else {}
+        else:
+            headline, value = next(_headlines(metrics, _directions(found, name), logged), ("", None))
+            error = errors.get(headline)
+            mine = _outcomes(logged, headline, value, config, samples)
+            examples = tuple(_example(name, sample, headline, config) for sample in mine)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        raise UserError(f"{samples} has a sample that is none of lm-eval: {problem!r:.120}") from problem
     record = {"task": name, "metric": headline or next(iter(metrics), ""), "value": value, "metrics": metrics}
     if value is None:
         return TaskRun(name, None, record | {"settings": settings, "examples": count}, (), settings, None)
@@ -97,7 +108,7 @@ def groups(found: Mapping[str, Any]) -> Iterator[Score]:
     """Yield the aggregates of groups: records for ``scores_json``, since their tasks have scores of their own."""
     for name, listed in (found.get("groups") or {}).items():
         metrics, errors = _numbers(listed, "", "_stderr"), _numbers(listed, "_stderr", "")
-        headline, value = next(_headlines(metrics, found.get("higher_is_better", {}).get(name, {})), ("", None))
+        headline, value = next(_headlines(metrics, _directions(found, name), ()), ("", None))
         if value is not None:
             plain = {_plain(metric): number for metric, number in metrics.items()}
             of = {"group_of": list(found.get("group_subtasks", {}).get(name, ()))}
@@ -116,10 +127,31 @@ def _numbers(listed: Mapping[str, Any], ending: str, other: str) -> dict[str, fl
     return found
 
 
-def _headlines(metrics: Mapping[str, float], higher: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the metrics that are fractions of 1 and better when higher, in lm-eval's order."""
+def _directions(found: Mapping[str, Any], name: str) -> Mapping[str, bool]:
+    """Return which metrics of a task are better when higher, as far as the file says it; older ones do in the task."""
+    listed = found["configs"].get(name, {}).get("metric_list") or ()
+    own = {str(each["metric"]): each["higher_is_better"] for each in listed if "higher_is_better" in each}
+    return own | (found.get("higher_is_better", {}).get(name) or {})
+
+
+def _headlines(
+    metrics: Mapping[str, float], higher: Mapping[str, Any], samples: Sequence[Sample]
+) -> Iterator[tuple[str, float]]:
+    """Yield the metrics that are known to be fractions of 1 and better when higher, in lm-eval's order.
+
+    A metric of which nothing is known is one if every sample has an outcome between 0 and 1, whose mean it is.
+    """
+    of_a_hundred = any(name.startswith("exact,") for name in metrics)  # SQuAD's, of which f1 is a percentage too
     for name, value in metrics.items():
-        if higher.get(name.partition(",")[0], True) and 0 <= value <= 1:
+        metric = name.partition(",")[0]
+        mine = [float(sample[metric]) for sample in samples if _of(sample, name)]
+        seen = bool(mine) and all(0 <= each <= 1 for each in mine) and abs(math.fsum(mine) / len(mine) - value) < _EQUAL
+        known = bool(_FRACTIONS.fullmatch(metric)) and not (metric == "f1" and of_a_hundred)
+        if (
+            higher.get(metric, metric not in _LOWER)
+            and (seen or known)
+            and (-1 if metric == "mcc" else 0) <= value <= 1
+        ):
             yield name, value
 
 
@@ -129,27 +161,66 @@ def _plain(metric: str) -> str:
 
 def _samples(path: Path, count: int | None) -> list[Sample]:
     """Return the logged samples of a task, each filter's apart, in the order of their documents."""
-    found = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                sample = json.loads(line)
-                found.append(sample | {"filter": sample.get("filter", "none"), "doc_id": int(sample["doc_id"])})
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}: line {number} is no sample of lm-eval: {error!r:.120}") from error
-    for kept in dict.fromkeys(sample["filter"] for sample in found):
-        mine = sum(sample["filter"] == kept for sample in found)
+    found: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    found.append(_sample(path, number, line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    kept = Counter(sample["filter"] for sample in found)
+    for name, mine in kept.items() if found else [("none", 0)]:
         if count is not None and mine != count:
             raise UserError(
-                f"{path}: {mine} samples of filter {kept!r}, but the results are of {count}: the file is not whole; "
+                f"{path}: {mine} samples of filter {name!r}, but the results are of {count}: the file is not whole; "
                 "move it away to import the scores alone"
             )
+    twice = [each for each, times in Counter((s["filter"], s["doc_id"]) for s in found).items() if times > 1]
+    if twice:
+        raise UserError(f"{path} has the document {twice[0][1]} more than once for filter {twice[0][0]!r}")
     return sorted(found, key=lambda sample: sample["doc_id"])
+
+
+def _sample(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        sample = json.loads(line)
+        return {**sample, "filter": sample.get("filter", "none"), "doc_id": int(sample["doc_id"])}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is no sample of lm-eval: {error!r:.120}") from error
 
 
 def _of(sample: Sample, headline: str) -> bool:
     metric, _, kept = headline.partition(",")
     return sample["filter"] == kept and isinstance(sample.get(metric), int | float)
+
+
+def _outcomes(
+    logged: Sequence[Sample], headline: str, value: float | None, config: Mapping[str, Any], path: Path
+) -> list[Sample]:
+    """Return the samples whose outcomes make up a score; none if it is no mean of outcomes.
+
+    Raises:
+        UserError: if the samples are not those of the score.
+    """
+    metric, _, kept = headline.partition(",")
+    mine = [sample for sample in logged if _of(sample, headline)]
+    if value is None or not logged:
+        return []
+    if all(sample["filter"] != kept for sample in logged):
+        raise UserError(f"{path} has no samples of filter {kept!r}, of which the score is: the file is not whole")
+    if not mine or len(mine) < sum(sample["filter"] == kept for sample in logged):
+        return []
+    if abs(math.fsum(float(sample[metric]) for sample in mine) / len(mine) - value) < _EQUAL:
+        return mine
+    aggregated = {each.get("metric"): each.get("aggregation") for each in config.get("metric_list") or ()}
+    if aggregated.get(metric) == "mean":
+        mean = math.fsum(float(sample[metric]) for sample in mine) / len(mine)
+        raise UserError(
+            f"{path}: the mean {metric} of its samples is {mean:.6g}, that of the results is {value:.6g}: they are not "
+            "of one run; move the file away to import the scores alone"
+        )
+    return []
 
 
 def _requests(sample: Sample) -> list[Sequence[Any]]:

@@ -17,6 +17,8 @@ def write(nights: Sequence[ImportedNight], folder: Path) -> list[Path]:
     """
     written = []
     for night in nights:
+        store.check_new(folder / night.name)  # before any is written
+    for night in nights:
         place = folder / night.name
         store.write_new(place, night.results, night.tasks)
         written.append(place)

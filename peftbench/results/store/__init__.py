@@ -17,13 +17,14 @@ from peftbench.results.store.reading import (
     read_trials,
     recorded_grid,
 )
-from peftbench.results.store.writing import compact, open_for_run, record_grid, write, write_new
+from peftbench.results.store.writing import check_new, compact, open_for_run, record_grid, write, write_new
 
 __all__ = [
     "SEARCH",
     "CellAxes",
     "RecordedGrid",
     "Tables",
+    "check_new",
     "compact",
     "done",
     "open_for_run",

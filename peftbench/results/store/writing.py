@@ -96,8 +96,7 @@ def write_new(folder: Path | str, results: Sequence[Result], tasks: Iterable[str
     """
     folder, tasks = Path(folder), list(tasks)
     with files.locked(folder):
-        if (folder / "trials").is_dir() and files.names(folder, "trials"):
-            raise UserError(f"{folder} has results already: choose another folder, or delete it")
+        check_new(folder)
         rows = {
             "examples": [vars(row) for result in results for row in result.examples],
             "steps": [vars(row) for result in results for row in result.steps],
@@ -107,6 +106,17 @@ def write_new(folder: Path | str, results: Sequence[Result], tasks: Iterable[str
         for kind in KINDS:
             made = table(kind, rows[kind], tasks)
             files.save(files.path_of(folder, kind, part), [made], made.schema)
+
+
+def check_new(folder: Path | str) -> None:
+    """Check that a folder has no results.
+
+    Raises:
+        UserError: if it has.
+    """
+    folder = Path(folder)
+    if (folder / "trials").is_dir() and files.names(folder, "trials"):
+        raise UserError(f"{folder} has results already: choose another folder, or delete it")
 
 
 def record_grid(folder: Path | str, keys: Iterable[str], command: str, **more: Any) -> None:

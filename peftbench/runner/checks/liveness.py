@@ -140,5 +140,5 @@ def verdict(model: nn.Module, before: Before, after: torch.Tensor) -> tuple[Sani
 
 def head_names(model: Any) -> set[str]:
     """Return the names, in a tuned model, of the parameters of its head for whole texts; none if it predicts tokens."""
-    apart = {id(p) for _, p in head.parameters(model)}
+    apart = head.apart(model)
     return {name for name, p in model.named_parameters() if id(p) in apart}

@@ -29,7 +29,7 @@ def batch(step_examples: Sequence[Sequence[Encoded]], training: Training, pad_id
         pad_id: id of the padding token.
     """
     rows = max(packing.forward_passes(step_examples[0], training), key=_size)
-    few = [replace(e, ids=e.ids[:_TOKENS]) for row in rows for e in row][:_EXAMPLES]
+    few = [replace(e, ids=e.ids[:_TOKENS], types=e.types[:_TOKENS]) for row in rows for e in row][:_EXAMPLES]
     while _size([[e] for e in few]) > _size(rows):
         few.pop()
     return collate(few, pad_id)
