@@ -35,8 +35,6 @@ ZOO = {t.options["peft_type"]: t for t in TRIALS if t.precision == "fp32" and no
 NEEDS_TRAINED_ADAPTERS = {"XLORA"}
 NO_IDENTITY = {"FOURIERFT", "C3A", "UNILORA", "VBLORA"}
 """Tuners that start with a small random update, as do all with virtual tokens in the input or the cache."""
-ROUNDING = 1e-5
-"""How much plain LoRA's last loss in the zoo moves if only the order of sums does: it is run with two threads."""
 IDS = torch.arange(2, 42).reshape(2, 20) * 7 % 300
 
 
@@ -94,7 +92,7 @@ def test_every_variant_of_lora_in_the_committed_run_trained_something_else_than_
     ok = {name: row for name, row in zoo.variants(precision).items() if row["status"] == "ok"}
     assert len(ok) >= 5
     for name, row in ok.items():
-        assert abs(row["last_loss"] - plain["last_loss"]) > 10 * ROUNDING, name
+        assert abs(row["last_loss"] - plain["last_loss"]) > 1e-3, name
 
 
 @pytest.mark.parametrize("tuner", CONFIGS)
