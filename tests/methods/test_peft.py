@@ -87,12 +87,20 @@ def test_every_tuner_of_the_committed_run_learned_and_was_scored_or_has_a_reason
 
 @pytest.mark.parametrize("precision", ["fp32", *zoo.QUANTIZED])
 def test_every_variant_of_lora_in_the_committed_run_trained_something_else_than_plain_lora(precision):
-    """The same seed, batches, rate and rank, so that only the variant can make the difference."""
+    """The same seed, batches, rate and rank, so that only the variant can make the difference.
+
+    Plain LoRA run again with two threads has both numbers to six decimals.
+    """
     plain = zoo.rows(precision)["LORA"]
     ok = {name: row for name, row in zoo.variants(precision).items() if row["status"] == "ok"}
     assert len(ok) >= 5
+    if precision == "fp32":
+        assert {n for n, row in ok.items() if abs(row["first_loss"] - plain["first_loss"]) > 5e-5} == {"KaSA"}
+        twice = {n for n, row in ok.items() if row["checkpoint_bytes"] > 1.9 * plain["checkpoint_bytes"]}
+        assert twice == {"CorDA", "LoRA-GA", "OLoRA", "PiSSA"}
     for name, row in ok.items():
-        assert abs(row["last_loss"] - plain["last_loss"]) > 1e-3, name
+        assert abs(row["last_loss"] - plain["last_loss"]) > 5e-5, name
+        assert abs(row["largest_logit_change"] - plain["largest_logit_change"]) > 0.05, name
 
 
 @pytest.mark.parametrize("tuner", CONFIGS)

@@ -1,4 +1,4 @@
-"""The tables of ``docs/peft_zoo.md``: the committed run of suites/peft_zoo.yaml, by tuner of peft and variant of LoRA."""
+"""The tables of ``docs/peft_zoo.md``: the committed run of suites/peft_zoo.yaml, by tuner and variant of LoRA."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def trials() -> pd.DataFrame:
     options = [json.loads(text)["options"] for text in tuned["settings_json"]]
     tuned["tuner"] = [one["peft_type"] for one in options]
     tuned["variant"] = [variant(one) for one in options]
-    return tuned.sort_values(["tuner", "variant"], key=lambda names: names.str.lower(), kind="stable")
+    in_order = tuned["variant"].str.lower()
+    return tuned.assign(in_order=in_order).sort_values(["tuner", "in_order"], kind="stable")
 
 
 def rows(precision: str) -> dict[str, Mapping[str, Any]]:
@@ -91,7 +92,7 @@ def counts() -> str:
 
 
 def _ended(found: pd.DataFrame) -> tuple[int, str]:
-    return len(found), ", ".join(f"{n} {status}" for status, n in found["status"].value_counts().items())
+    return len(found), ", ".join(f"{n} {status}" for status, n in found["status"].value_counts().sort_index().items())
 
 
 def in_fp32() -> str:
@@ -128,19 +129,20 @@ def variants_in_fp32() -> str:
     """Return a table with a row per variant of LoRA, beside plain LoRA."""
     plain = rows("fp32")["LORA"]
     lines = [
-        "| variant | setting | first loss | last loss | trainable parameters | tensors moved | checkpoint, KiB |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| variant | setting | first loss | last loss | largest change of a logit | trainable parameters "
+        "| tensors moved | checkpoint, KiB |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in {"plain LoRA": plain, **variants("fp32")}.items():
         setting = "" if row is plain else _setting(*VARIANTS[name])
         if row["status"] == "ok":
-            losses = [_beside(row, plain, key) for key in ("first_loss", "last_loss")]
+            beside = [_beside(row, plain, key) for key in ("first_loss", "last_loss", "largest_logit_change")]
             lines.append(
-                f"| {name} | {setting} | {' | '.join(losses)} | {row['trainable_parameters']:,} "
+                f"| {name} | {setting} | {' | '.join(beside)} | {row['trainable_parameters']:,} "
                 f"| {row['moved_tensors']} of {row['trainable_tensors']} | {row['checkpoint_bytes'] / 1024:,.1f} |"
             )
         else:
-            lines.append(f"| {name} | {setting} | {_trouble(row)} | {' | '.join([fmt.MISSING] * 4)} |")
+            lines.append(f"| {name} | {setting} | {_trouble(row)} | {' | '.join([fmt.MISSING] * 5)} |")
     return "\n".join(lines)
 
 
@@ -152,7 +154,7 @@ def variants_quantized() -> str:
         if name in VARIANTS and variants("fp32")[name]["status"] != "ok":
             continue
         first, second = (
-            f"{each[name]['first_loss']:.2f} to {_beside(each[name], each['plain LoRA'], 'last_loss')}"
+            _beside(each[name], each["plain LoRA"], "last_loss")
             if each[name]["status"] == "ok"
             else _trouble(each[name])
             for each in found
@@ -168,10 +170,10 @@ def _setting(key: str, value: Any) -> str:
 
 
 def _beside(row: Mapping[str, Any], plain: Mapping[str, Any], key: str) -> str:
-    """Return a loss, and in brackets its difference from plain LoRA's."""
+    """Return a number of a row, and in brackets its difference from plain LoRA's."""
     difference = row[key] - plain[key]
-    shown = "" if row is plain else f" ({difference:+.4f})" if difference else " (the same)"
-    return f"{row[key]:.4f}{shown}"
+    alike = "" if row is plain else " (the same)"
+    return f"{row[key]:.4f} ({difference:+.4f})" if abs(difference) >= 5e-5 else f"{row[key]:.4f}{alike}"
 
 
 def _losses(row: Mapping[str, Any]) -> str:
