@@ -160,11 +160,16 @@ def _check_names(tuned: Any, config: Any) -> None:
         UserError: for a name that matches nothing.
     """
     names = [name.removeprefix("base_model.model.") for name, _ in tuned.named_modules()]
+    apart = {*head.modules(tuned.get_base_model())}
     for field in ("target_modules", "modules_to_save"):
         given = getattr(config, field, None)
         for one in sorted(given) if isinstance(given, list | set | tuple) else ():
-            if not any(f".{name}".endswith(f".{one}") for name in names):
+            found = {name for name in names if f".{name}".endswith(f".{one}")}
+            if not found:
                 raise UserError(f"peft {config.peft_type.value}: {field}: {one!r} matches no module of the base")
+            if found <= apart:
+                text = f"{field}: {one!r} is the head, which trains as a whole with every method"
+                raise Unsupported(f"peft {config.peft_type.value}: {text}")
 
 
 def _attached(model: Any, config: Any) -> Any:

@@ -284,3 +284,26 @@ def test_loftq_reads_the_weights_of_an_encoder_that_predicts_no_tokens(tmp_path)
     quantized = lora_initialization._dequantized(layer.get_base_layer())
     started = quantized + layer.get_delta_weight("default")
     assert float((started - wanted).norm()) < 0.9 * float((quantized - wanted).norm())
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_cartridge_is_keys_and_values_before_a_text(name, bases):
+    tuned = resolve(METHODS["peft"].attach)(loaded(bases[name]), 4, {"peft_type": "CARTRIDGE"})
+    with liveness.perturbed([p for p in tuned.parameters() if p.requires_grad]):
+        together = logits(tuned)
+        assert torch.allclose(together[1], logits(tuned, alone(1))[0], atol=1e-5)
+        with resolve(METHODS["peft"].switch_off)(tuned):
+            assert not torch.allclose(logits(tuned), together, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("full", {"modules": ["classifier"]}, "is the head, which trains as a whole"),
+        ("peft", {"peft_type": "LORA", "target_modules": ["query", "classifier"]}, "'classifier' is the head"),
+        ("peft", {"peft_type": "LORA", "alora_invocation_tokens": [30]}, "with a head nothing would be adapted"),
+    ],
+)
+def test_what_a_setting_cannot_do_with_a_head_is_said(method, options, words, bases):
+    with pytest.raises(Unsupported, match=words):
+        resolve(METHODS[method].attach)(loaded(bases["bert"], method=method), 4, options)
