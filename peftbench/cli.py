@@ -305,7 +305,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output) if arguments.output else None
     how = results.TableOptions(arguments.columns, arguments.sort, arguments.notes)
-    if arguments.figures:
+    if arguments.figures is not None:
         return results.figures(places, Path(arguments.figures), vars(arguments))
     if published_options.are_given(arguments):
         from peftbench.commands import published_tables

@@ -105,16 +105,22 @@ def figures(folders: Sequence[Path], target: Path, given: Mapping[str, object]) 
         given: the command's options, of which those of the page and of tables have no use here.
 
     Raises:
-        UserError: if a file cannot be written, or an option of the page or of a table is given too.
+        UserError: if a file cannot be written, if it would stand among the results' own files, or if an option of the
+            page or of a table is given too.
     """
     from peftbench.errors import UserError
+    from peftbench.report import page
     from peftbench.report.collect import collect
     from peftbench.report.figures import writing
     from peftbench.report.folders import shortest_names
 
-    useless = [f"--{name}" for name in _NOT_WITH_FIGURES if given.get(name)]
+    useless = [f"--{name}" for name in _NOT_WITH_FIGURES if given.get(name) not in (None, False)]
     if useless:
         raise UserError(f"--figures DIR: writes figures only; leave out {', '.join(useless)}")
+    if not given.get("figures"):
+        raise UserError("--figures DIR: given an empty name; allowed: a folder, which is made if it is missing")
+    for folder in folders:
+        page.refuse_inside(folder, target)
     names = shortest_names([folder.resolve() for folder in folders])
     for folder, name in zip(folders, names, strict=True):
         place = target / name if len(folders) > 1 else target

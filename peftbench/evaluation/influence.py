@@ -19,6 +19,8 @@ import numpy as np
 
 _Metric = Callable[[np.ndarray], float]
 """A metric of a confusion matrix of shares (targets, predictions)."""
+_ROUNDING = 1e-6
+"""Largest spread of predictions, relative to the largest of them, that is rounding."""
 _STEP = 1e-6
 """Share of a cell by which it is changed for a derivative."""
 
@@ -26,11 +28,14 @@ _STEP = 1e-6
 def pearson(targets: Sequence[float], predictions: Sequence[float]) -> tuple[float | None, list[float]]:
     """Return Pearson's correlation and an outcome per example; None, and zeros, if one of the two does not vary.
 
+    Predictions are 32-bit numbers of batches of several shapes: that they differ by rounding is no variation.
+
     With z-scores a and b, the influence of an example is a b - r (a^2 + b^2) / 2.
     """
     pair = np.asarray(targets, dtype=float), np.asarray(predictions, dtype=float)
     spreads = [x.std() for x in pair]
-    if min(spreads) <= 1e-12 * max(1.0, *(abs(x).max() for x in pair)):
+    rounding = 1e-12, _ROUNDING
+    if any(s <= least * abs(x).max() for s, x, least in zip(spreads, pair, rounding, strict=True)):
         return None, [0.0] * len(targets)
     a, b = ((x - x.mean()) / spread for x, spread in zip(pair, spreads, strict=True))
     r = float((a * b).mean())

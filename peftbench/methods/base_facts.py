@@ -45,7 +45,7 @@ def check(trial: Trial, config: Any) -> None:
     method = method_of(trial.method, trial.options)
     kind = method.variant or method.name.upper()
     reason = None
-    if kind == "PREFIX_TUNING":
+    if kind in ("PREFIX_TUNING", "CARTRIDGE"):
         reason = _why_no_prefix(config)
     elif kind in _EMBEDDING_PROMPTS:
         reason = _why_no_embeddings(config)

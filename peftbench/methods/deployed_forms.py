@@ -12,6 +12,7 @@ from peftbench.errors import unknown
 from peftbench.methods import Method, method_of
 from peftbench.models.precision import Precision, effective
 from peftbench.records import HEADS, Status, Trial
+from peftbench.records.wording import plural
 
 ADAPTER, MERGED, DEQUANTIZED, REQUANTIZED = "adapter", "merged", "merged_dequantized", "requantized"
 FORMS: Mapping[str, str] = MappingProxyType(
@@ -77,8 +78,12 @@ def _why_not_peft(method: Method, options: Mapping[str, Any]) -> str | None:
 
 def remark(options: Mapping[str, Any], form: str) -> str | None:
     """Return what a form leaves out by the libraries' own design, as a clause; None if nothing is known."""
-    if lora_rank(form) and (options.get("dora") or options.get("use_dora")):
+    if not lora_rank(form):
+        return None
+    if options.get("dora") or options.get("use_dora"):
         return "peft converts B A alone, without DoRA's magnitudes"
+    if options.get("peft_type") == "MISS" and options.get("init_weights") != "bat":
+        return "peft converts MiSS exactly, at its own rank, whatever rank is asked for"
     return None
 
 
@@ -102,17 +107,25 @@ def unfinished(text: str, status: Status, message: str) -> str:
 
 
 def plan_notes(trials: Iterable[Trial]) -> list[str]:
-    """Return a note on the forms that cells do not have for each reason."""
-    cells = {trial.cell: trial for trial in trials if trial.unsupported is None}
+    """Return a note on what the forms cost, and one on those that cells do not have for each reason."""
+    can_run = [trial for trial in trials if trial.unsupported is None]
+    cells = {trial.cell: trial for trial in can_run}
     absent = [(name, form, why) for name, trial in cells.items() for form, why in missing(trial).items()]
-    return [f"score after deployment: {sentence}" for sentence in sentences(absent)]
+    each = [len(trial.deployed) - len(missing(trial)) for trial in can_run if trial.training]
+    cost = (
+        f"{plural(sum(each), 'form')} of {plural(sum(n > 0 for n in each), 'trial')} (up to {max(each)} of one) are "
+        "saved, loaded and scored after training, each on all examples"
+    )
+    said = [cost] if any(each) else []
+    return [f"score after deployment: {sentence}" for sentence in (*said, *sentences(absent))]
 
 
-def sentences(absent: Iterable[tuple[str, str, str]]) -> list[str]:
+def sentences(absent: Iterable[tuple[str, str, str]], what: str = "not available") -> list[str]:
     """Return "not available as merged: adapter r=16 bf16 (why)" for each reason and group of cells.
 
     Args:
         absent: cell, form and the reason why it is missing.
+        what: how it is missing.
     """
     cells: dict[tuple[str, str], list[str]] = {}
     for cell, form, reason in absent:
@@ -120,6 +133,4 @@ def sentences(absent: Iterable[tuple[str, str, str]]) -> list[str]:
     forms: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (reason, form), names in cells.items():
         forms.setdefault((reason, tuple(names)), []).append(form)
-    return [
-        f"not available as {' or '.join(of)}: {', '.join(names)} ({reason})" for (reason, names), of in forms.items()
-    ]
+    return [f"{what} as {' or '.join(of)}: {', '.join(names)} ({reason})" for (reason, names), of in forms.items()]

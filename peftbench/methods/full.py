@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import padding_rows, text_part
+from peftbench.models import head, padding_rows, text_part
 from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
@@ -55,6 +55,8 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
     if modules is not None:
         named = [modules] if isinstance(modules, str) else modules
         wanted = {id(p) for name in named for p in _parameters(model, name)}
+        if wanted <= head.apart(model):
+            raise Unsupported(f"full: modules {modules}: this is the head, which trains as a whole with every method")
         if wanted <= aside:
             raise Unsupported(f"full: modules {modules} are outside of the part of the base that text passes through")
         chosen = {key: p for key, p in chosen.items() if key in wanted}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -132,7 +132,9 @@ def gradients(tuned: Any, found: Layers) -> dict[str, torch.Tensor]:
             tokens = 0
             for batch in _examples(tuned, _first_step(tuned)):
                 tokens += batch.loss_tokens
-                batch_loss(tuned, batch).backward()
+                with computing(tuned):
+                    loss = batch_loss(tuned, batch)
+                loss.backward()
         finally:
             for hook in hooks:
                 hook.remove()
@@ -176,7 +178,7 @@ def covariances(tuned: Any, found: Layers) -> dict[str, torch.Tensor]:
 
     hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in found.items()]
     examples = list(itertools.islice(itertools.chain(*_steps(tuned)), COVARIANCE_EXAMPLES))
-    with _evaluating(tuned):
+    with _evaluating(tuned), computing(tuned):
         try:
             for batch in _examples(tuned, examples):
                 head.predictions(tuned, batch.inputs)
@@ -205,6 +207,15 @@ def _examples(tuned: Any, examples: Sequence[Any]) -> Iterator[Batch]:
     device = str(next(tuned.parameters()).device)
     pad = tuned.get_base_model().peftbench_origin.tokenizer.pad_token_id
     return (collate([e], pad).to(device) for e in examples)
+
+
+def computing(tuned: Any) -> AbstractContextManager[Any]:
+    """Return the context in which a model with a head can run: its head may have another dtype than the base model."""
+    base = tuned.get_base_model()
+    embedding = base.get_input_embeddings().weight
+    if head.placed_in(base) is None or embedding.dtype is torch.float32:
+        return nullcontext()
+    return torch.autocast(embedding.device.type, dtype=embedding.dtype)
 
 
 @contextmanager

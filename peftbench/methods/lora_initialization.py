@@ -155,7 +155,8 @@ def _eva(tuned: Any) -> None:
     def forward(model: Any, inputs: Any) -> None:
         if next(left, None) is None:
             raise Unsupported(f"lora: initialization eva did not converge in {_EVA_PASSES} forward passes")
-        head.predictions(model, inputs)
+        with lora_calibration.computing(model):
+            head.predictions(model, inputs)
 
     initialize_lora_eva_weights(
         tuned,
@@ -170,6 +171,8 @@ def _eva(tuned: Any) -> None:
 def _tokens(layer_input: Any, mask: torch.Tensor, name: str) -> torch.Tensor:
     """Return a module's inputs (n, d) at the n positions of a mask (b, t); opt gives (b t, d), others (b, t, d)."""
     x = layer_input[0] if isinstance(layer_input, tuple | list) else layer_input
+    if x.numel() != mask.numel() * x.shape[-1]:  # deberta's projections of relative positions
+        raise Unsupported(f"lora: initialization eva: {name} also reads something else than the tokens of a text")
     return x.reshape(-1, x.shape[-1])[mask.flatten()]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from peftbench.errors import Unsupported, UserError, unknown
 from peftbench.methods import lora_calibration, lora_fields, lora_initialization
 from peftbench.methods.lora_calibration import ADAPTER, layers
+from peftbench.models import head
 
 _NAME = "peft LORA"
 _LATER = ("eva", "corda", "lora_ga")
@@ -41,6 +42,11 @@ def prepare(model: nn.Module, config: Any) -> str:
     start = config.init_lora_weights
     named = start if isinstance(start, str) else "kaiming"
     niter = re.fullmatch(r"pissa_niter_\d+", named)
+    if config.alora_invocation_tokens and head.placed_in(model) is not None:
+        raise Unsupported(
+            f"{_NAME}: alora_invocation_tokens: peft looks for the invocation in models that predict tokens only, so "
+            "with a head nothing would be adapted"
+        )
     if isinstance(start, str) and start not in lora_fields.STARTS and not niter:
         raise UserError(f"{_NAME}: init_lora_weights: " + unknown("start", start, lora_fields.STARTS))
     if any(p.is_meta for p in model.parameters()):

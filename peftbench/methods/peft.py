@@ -113,7 +113,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
         if not packed:
             raise
         raise _packed_weights(record.variant, error) from error
-    _check_names(tuned, config)
+    _check_names(tuned, config, fields)
     if lora:
         lora_variants.finish(tuned, start, fields)
         lora_plus.mark(tuned, ratio)
@@ -153,18 +153,29 @@ def _ignored_settings_refused(tuner: str) -> Iterator[None]:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
-def _check_names(tuned: Any, config: Any) -> None:
+def _check_names(tuned: Any, config: Any, given: Mapping[str, Any]) -> None:
     """Check that every listed module exists; peft ignores a name that matches nothing if others match.
+
+    Args:
+        tuned: the model as peft attached it.
+        config: the tuner's config, in which peft has put the names that ``all-linear`` stands for.
+        given: the fields of the block.
 
     Raises:
         UserError: for a name that matches nothing.
+        Unsupported: for one that matches the head alone.
     """
     names = [name.removeprefix("base_model.model.") for name, _ in tuned.named_modules()]
+    apart = {*head.modules(tuned.get_base_model())}
     for field in ("target_modules", "modules_to_save"):
-        given = getattr(config, field, None)
-        for one in sorted(given) if isinstance(given, list | set | tuple) else ():
-            if not any(f".{name}".endswith(f".{one}") for name in names):
+        listed = getattr(config, field, None)
+        for one in sorted(listed) if isinstance(listed, list | set | tuple) else ():
+            found = {name for name in names if f".{name}".endswith(f".{one}")}
+            if not found:
                 raise UserError(f"peft {config.peft_type.value}: {field}: {one!r} matches no module of the base")
+            if found <= apart and isinstance(given.get(field), list | set | tuple):
+                text = f"{field}: {one!r} is the head, which trains as a whole with every method"
+                raise Unsupported(f"peft {config.peft_type.value}: {text}")
 
 
 def _attached(model: Any, config: Any) -> Any:
@@ -203,14 +214,17 @@ def _prepared(tuned: Any) -> Any:
 
 def _watched(tuned: Any, tuner: str) -> Any:
     """Detect a tuner that uses packed weights as plain ones: its first forward pass fails because of their shape."""
-    after = tuned.forward  # with a head that of ``whole_text_prompts``
+    own = vars(tuned).get("forward")  # with a head that of ``whole_text_prompts``
+    after = tuned.forward
 
     def first(*args: Any, **given: Any) -> Any:
         try:
             out = after(*args, **given)
         except RuntimeError as error:
             raise _packed_weights(tuner, error) from error
-        tuned.forward = after
+        del tuned.forward
+        if own is not None:
+            tuned.forward = own
         return out
 
     tuned.forward = first

@@ -21,6 +21,8 @@ from peftbench.methods.gated_prompts import reads_table
 from peftbench.models import head
 from peftbench.models.layers import decoder_layers_for
 
+CACHES = ("PREFIX_TUNING", "CARTRIDGE")
+"""Tuners of peft whose virtual tokens are keys and values."""
 NAME = "peftbench_prefix"
 """Our entry in transformers' table of attention functions."""
 
@@ -43,7 +45,7 @@ def prepare(tuned: Any) -> Any:
             f"virtual tokens: the head of {type(base).__name__} reads the first token, which would be a virtual one, "
             "and its layers are not known"
         )
-    if str(tuned.active_peft_config.peft_type).endswith("PREFIX_TUNING"):
+    if tuned.active_peft_config.peft_type.value in CACHES:
         if placed.reads_last:
             return tuned  # peft's cache
         attentions = [_attention(base, layer) for layer in decoder_layers_for("prefix_tuning", base)]

@@ -36,6 +36,10 @@ class TokenizerFile:
         ids = [self.fast.encode(text, add_special_tokens=add_special_tokens).ids for text in several]
         return {"input_ids": ids[0] if isinstance(texts, str) else ids}
 
+    def lengths_of_pairs(self, first: Sequence[str], second: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each pair of texts, with the special tokens around and between them."""
+        return [len(self.fast.encode(a, b).ids) for a, b in zip(first, second, strict=True)]
+
     def added(self) -> int:
         """Return the number of special tokens that begin each text."""
         whole, plain = (self("a", add_special_tokens=adds)["input_ids"] for adds in (True, False))

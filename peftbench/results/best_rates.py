@@ -41,7 +41,8 @@ class Ratio:
     """Geometric mean over the seeds."""
     low: float | None
     high: float | None
-    """The ends of the 95 % interval over seeds; None for a single seed."""
+    """The ends of the 95 % interval over seeds; None for a single seed, and if a best rate was not read off a parabola:
+    it is known to the step of the grid only, of which an interval over seeds knows nothing."""
     seeds: int
 
 
@@ -52,7 +53,7 @@ def best_rate(losses: Mapping[float, float | None]) -> BestRate | None:
         losses: what is minimized at each rate; None where the trial failed, for example because it diverged.
     """
     rates = sorted(losses)
-    known = [rate for rate in rates if losses[rate] is not None]
+    known = [rate for rate in rates if _finite(losses[rate])]
     if len(rates) < FEWEST or not known:
         return None
     best = min(known, key=lambda rate: (losses[rate], rate))
@@ -67,7 +68,7 @@ def best_rate(losses: Mapping[float, float | None]) -> BestRate | None:
 def _lowest(x: Sequence[float], y: Sequence[float | None]) -> float | None:
     """Return where the parabola through three points, the middle one of which is the lowest, has its minimum."""
     left, middle, right = y
-    if left is None or middle is None or right is None:
+    if left is None or middle is None or right is None or not all(map(_finite, y)):
         return None
     below, above = (left - middle) / (x[1] - x[0]), (right - middle) / (x[2] - x[1])
     if below + above <= 0:  # three equal losses
@@ -75,6 +76,10 @@ def _lowest(x: Sequence[float], y: Sequence[float | None]) -> float | None:
     curvature = (below + above) / (x[2] - x[0])
     slope = (above * (x[1] - x[0]) - below * (x[2] - x[1])) / (x[2] - x[0])
     return x[1] - slope / (2 * curvature)
+
+
+def _finite(loss: float | None) -> bool:
+    return loss is not None and math.isfinite(loss)
 
 
 def ratio(losses: Losses, reference: Losses) -> Ratio | None:
@@ -96,7 +101,7 @@ def ratio(losses: Losses, reference: Losses) -> Ratio | None:
     if not differences:
         return None
     found = paired_interval(differences)
-    if found is None:
-        return Ratio(math.exp(differences[0]), None, None, 1)
+    if found is None or not all(best and best.between for pair in pairs for best in pair):
+        return Ratio(math.exp(math.fsum(differences) / len(differences)), None, None, len(differences))
     mean, half = found
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(differences))

@@ -29,6 +29,9 @@ def check(b: Builder, path: KeyPath, block: TaskBlock) -> None:
     for key, why in _OF_DECODING.items():
         if getattr(block, key):
             b.problem((*path, key), f"{why}; this task's kind is {block.kind}")
+    if block.prompt_pair is not None and not block.prompt_pair.strip():
+        text = f"given {describe_value(block.prompt_pair)}; allowed: a template for the second text of a pair"
+        b.problem((*path, "prompt_pair"), f"{text}, or no such key for single texts")
     if block.kind == "regression":
         for key in ("labels", "choices"):
             if getattr(block, key):
@@ -55,6 +58,9 @@ def check_suite(b: Builder, suite: Suite) -> None:
     if isinstance(b.document.get(("evaluate", "retention")), dict):
         text = "a model with a head for whole texts predicts no tokens, so it has no loss on general text"
         b.problem(("evaluate", "retention"), f"{text}; allowed: false")
+    if b.document.get(("evaluate", "inference")) is True:
+        text = "a model with a head for whole texts generates nothing, so there is no cost of it"
+        b.problem(("evaluate", "inference"), f"{text}; allowed: false")
     if suite.generation != "greedy":
         b.problem(("evaluate", "generation"), f"nothing is decoded in a {found[0].kind} task; remove the key")
 

@@ -163,7 +163,8 @@ def _fit(trial: Trial) -> tuple[Trial, list[str]]:
         used = shown(options[name]) if name in options else "the tuner's default"
         changes.append(f"{name} {shown(value)} is for another model; smoke mode uses {used}")
     # LoRA-GA takes different directions for A and B, so it needs twice the rank
-    largest = width // 2 if options.get("initialization") == "lora_ga" else width
+    starts = options.get("initialization"), options.get("init_lora_weights")
+    largest = width // 2 if "lora_ga" in starts else width
     if trial.rank is not None and trial.rank > largest:
         limit = f"the width of {BASE}" if largest == width else f"half the width of {BASE}, which is LoRA-GA's largest"
         changes.append(f"{record.rank_key} {trial.rank} exceeds {limit}; smoke mode uses {largest}")

@@ -110,7 +110,9 @@ def test_a_plain_lora_of_the_rank_or_more_is_the_lora_again_and_of_less_is_trunc
 
 
 def test_a_rank_beyond_the_weights_is_unsupported_with_pefts_words(lora, tmp_path):
-    with pytest.raises(Unsupported, match=r"peft does not convert lora to LoRA of rank 65: .*larger than the weight"):
+    with pytest.raises(
+        Unsupported, match=r"peft does not convert lora to a plain LoRA: .*rank 65 is larger than the weight"
+    ):
         lora.form("as_lora_65", tmp_path)
 
 
@@ -176,7 +178,7 @@ def test_a_merge_that_changes_nothing_is_an_error(lora, tmp_path, monkeypatch):
 
 def test_a_tuner_that_peft_cannot_convert_is_unsupported_with_pefts_words(tiny, tmp_path):
     made = tuned(tiny, tmp_path, "peft", peft_type="IA3")
-    with pytest.raises(Unsupported, match=r"peft does not convert IA3 to LoRA of rank 2: .*not support"):
+    with pytest.raises(Unsupported, match=r"peft does not convert IA3 to a plain LoRA: .*not support"):
         made.form("as_lora_2", tmp_path)
 
 
@@ -208,6 +210,33 @@ def test_every_method_has_each_form_or_a_reason(name, tiny, tmp_path):
     assert {form for form, reason in reasons.items() if reason} == known.get(name, set())
     quantized = deployed_forms.why_not(method, made.options, PRECISIONS["bf16"], "requantized")
     assert quantized == "the base model is not quantized in bf16"
+
+
+def test_the_plan_says_how_many_forms_are_scored_and_which_do_not_exist(tiny, tmp_path):
+    made = [
+        trials.trial(tiny, tmp_path, name, "fp32", deployed=("merged", "as_lora_4"))
+        for name in ("lora", "adapter", "base")
+    ]
+    cost, absent = deployed_forms.plan_notes(made)
+    assert cost.startswith("score after deployment: 2 forms of 1 trial (up to 2 of one) are saved, loaded and scored")
+    assert absent.startswith("score after deployment: not available as merged or as_lora_4: adapter")
+    assert not deployed_forms.plan_notes([trials.trial(tiny, tmp_path)])
+
+
+def test_what_peft_does_with_the_rank_of_miss_is_said():
+    assert "at its own rank" in (deployed_forms.remark(ZOO["MISS"].options, "as_lora_2") or "")
+    for options, form in (({"peft_type": "LOHA"}, "as_lora_2"), (ZOO["MISS"].options, "merged")):
+        assert deployed_forms.remark(options, form) is None
+
+
+@pytest.mark.slow
+def test_miss_is_converted_at_its_own_rank(tmp_path):
+    made = moved(replace(ZOO["MISS"], precision="fp32"), builtin.folder("nano"), tmp_path)
+    sizes = {}
+    for rank in (2, 4):
+        (tmp_path / str(rank)).mkdir()
+        sizes[rank] = made.form(f"as_lora_{rank}", tmp_path / str(rank))[0].stored_bytes
+    assert sizes[2] == sizes[4]
 
 
 def test_logits_are_compared_at_the_first_targets_if_all_of_them_are_too_many(lora, monkeypatch):

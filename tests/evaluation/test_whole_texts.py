@@ -60,6 +60,9 @@ def test_influences_on_metrics_of_classes_have_them_as_mean_and_their_standard_e
 
 def test_a_model_that_always_says_the_same_has_a_correlation_of_nothing():
     assert influence.pearson([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) == (None, [0.0] * 3)
+    assert influence.pearson([1.0, 2.0, 3.0], [5.0, 5.0000005, 5.000001]) == (None, [0.0] * 3), "it is rounding"
+    assert influence.pearson([1.7e9, 1.7e9 + 1, 1.7e9 + 2], [0.0, 1e-9, 2e-9])[0] == pytest.approx(1)
+    assert influence.pearson([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]) == (None, [0.0] * 3)
     assert influence.of_classes("matthews", [0, 1, 1], [1, 1, 1], 2) == pytest.approx([0.0] * 3)
 
 

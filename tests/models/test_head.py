@@ -256,10 +256,10 @@ def test_pefts_own_prompt_tuning_is_told_which_text_of_a_pair_a_token_is_of(prec
 
 
 @pytest.mark.parametrize("start", ["eva", "lora_ga", "corda"])
-@pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_a_start_from_data_reads_pairs_as_training_does(start, name, bases, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "precision"), [("bert", "fp32"), ("roberta", "bf16")])
+def test_a_start_from_data_reads_pairs_as_training_does(start, name, precision, bases, tmp_path, monkeypatch):
     task = encoders.texts(tmp_path, pairs=True, choices=("no", "yes", "maybe"))
-    model = loaded(bases[name])
+    model = loaded(bases[name], precision)
     origin = model.peftbench_origin
     examples = [((task.name, i), e) for i, e in enumerate(read.examples(task, "train")[:8])]
     step = encode_texts(origin.tokenizer, examples, 48, task)
@@ -284,3 +284,36 @@ def test_loftq_reads_the_weights_of_an_encoder_that_predicts_no_tokens(tmp_path)
     quantized = lora_initialization._dequantized(layer.get_base_layer())
     started = quantized + layer.get_delta_weight("default")
     assert float((started - wanted).norm()) < 0.9 * float((quantized - wanted).norm())
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_cartridge_is_keys_and_values_before_a_text(name, bases):
+    tuned = resolve(METHODS["peft"].attach)(loaded(bases[name]), 4, {"peft_type": "CARTRIDGE"})
+    with liveness.perturbed([p for p in tuned.parameters() if p.requires_grad]):
+        together = logits(tuned)
+        assert torch.allclose(together[1], logits(tuned, alone(1))[0], atol=1e-5)
+        with resolve(METHODS["peft"].switch_off)(tuned):
+            assert not torch.allclose(logits(tuned), together, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("full", {"modules": ["classifier"]}, "is the head, which trains as a whole"),
+        ("peft", {"peft_type": "LORA", "target_modules": ["query", "classifier"]}, "'classifier' is the head"),
+        ("peft", {"peft_type": "LORA", "alora_invocation_tokens": [30]}, "with a head nothing would be adapted"),
+    ],
+)
+def test_what_a_setting_cannot_do_with_a_head_is_said(method, options, words, bases):
+    with pytest.raises(Unsupported, match=words):
+        resolve(METHODS[method].attach)(loaded(bases["bert"], method=method), 4, options)
+
+
+def test_eva_is_refused_where_a_layer_reads_positions_as_well(bases, tmp_path):
+    task, model = encoders.texts(tmp_path, choices=("no", "yes", "maybe")), loaded(bases["deberta-v2"])
+    examples = [((task.name, i), e) for i, e in enumerate(read.examples(task, "train")[:8])]
+    step = encode_texts(model.peftbench_origin.tokenizer, examples, 48, task)
+    model.peftbench_origin = dataclasses.replace(model.peftbench_origin, step_examples=[step])
+    options = {"peft_type": "LORA", "init_lora_weights": "eva", "target_modules": "all-linear"}
+    with pytest.raises(Unsupported, match="reads something else than the tokens of a text"):
+        resolve(METHODS["peft"].attach)(model, 2, options)

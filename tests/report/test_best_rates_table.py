@@ -74,6 +74,30 @@ def test_an_edge_is_told_instead_of_a_ratio(tmp_path):
     assert best_rates.table(results).rows[1].values[2].text == "1.0e-01 (edge)"
 
 
+def test_rates_are_compared_with_the_one_full_fine_tuning_of_all_weights_of_their_base_model(tmp_path):
+    full, lora = rate_sweeps.sweeps(swept(tmp_path / "r"))
+    partial = replace(full, is_whole=False, losses=lora.losses)
+    other = replace(full, base="other", losses=lora.losses)
+    wanted = rate_sweeps.to_reference((full, lora), lora)
+    assert wanted == rate_sweeps.to_reference((partial, other, full, lora), lora)
+    assert rate_sweeps.to_reference((partial, other, lora), lora) is None
+    assert rate_sweeps.to_reference((full, replace(full, title="batch 64"), lora), lora) is None, "which of two?"
+    assert full.is_whole
+    assert full.base == lora.base != ""
+
+
+def test_a_ratio_without_an_interval_says_why(tmp_path):
+    made = [
+        trial(method, rate, seed, BEST[method], True, "diverged" if method == "lora" and rate > 1e-3 else "ok")
+        for method, rates in RATES.items()
+        for rate in rates
+        for seed in range(3)
+    ]
+    told = " ".join(notes.notes(collect(store(tmp_path / "r", *made, tasks=("judge",)))))
+    assert "LoRA r=8 5." in told
+    assert "Ratio without an interval, as a best rate beside a failed trial" in told
+
+
 def test_a_grid_without_a_sweep_has_neither_table_nor_note(tmp_path):
     made = [make_result(seed=seed, learning_rate=1e-3) for seed in range(3)]
     results = collect(store(tmp_path / "r", *made, tasks=("judge",)))

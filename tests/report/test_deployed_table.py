@@ -134,9 +134,33 @@ def test_without_deployment_nothing_is_said(tmp_path):
     assert PageData(html(collect(tmp_path / "r"))).core["deployed"] is None
 
 
+def test_a_form_that_failed_is_not_said_to_be_unavailable(folder):
+    text = " ".join(table(folder, "text").split())
+    assert "Failed as merged: LoRA r=2 (MemoryError: no room)." in text
+    assert "Not available as merged" not in text
+
+
+def test_each_change_has_half_of_its_interval_in_the_text_table(folder):
+    fallen = rows(folder)["lora r=8 fp32", "as_lora_2"]
+    half = 50 * (float(fallen["change_high"]) - float(fallen["change_low"]))
+    assert f"-45.0±{half:.1f} ↓" in table(folder, "text")
+
+
+def test_outcomes_of_other_examples_than_the_trained_models_give_no_number(tmp_path):
+    short = form(18)
+    short["tasks"]["judge"] = {**short["tasks"]["judge"], "outcomes": [1.0, 0.0]}
+    store(tmp_path / "r", result("lora r=8 fp32", 0, {"merged": short}), tasks=TASKS)
+    assert rows(tmp_path / "r")["lora r=8 fp32", "merged"]["change"] == ""
+    assert "Not shown" not in table(tmp_path / "r", "text")
+
+
+WHOLE = '{"forms": {"merged": {"status": "ok"}}}'
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"forms": 3}', '{"forms": {"merged": null}}', '{"forms": {"merged": {}}}']
+    "text", [WHOLE, "{", "[]", '{"forms": 3}', '{"forms": {"merged": null}}', '{"forms": {"merged": {}}}']
 )
 def test_a_damaged_record_loses_nothing_else(text, tmp_path):
     store(tmp_path / "r", make_result(deployed_json=text))
     assert "lora r=8" in table(tmp_path / "r", "text").lower()
+    assert "Not shown" not in table(tmp_path / "r", "text")

@@ -262,6 +262,20 @@ def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path, capsys):
     assert f"cannot write figures to {tmp_path / 'file'}" in capsys.readouterr().err
 
 
+def test_figures_are_not_written_among_the_results_or_nowhere(folder, capsys):
+    for place, said in ((folder / "trials" / "figures", "only results are stored there"), ("", "given an empty name")):
+        assert cli.main(["report", str(folder), "--figures", str(place)]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_of_an_earlier_call_is_told_from_those_of_this_one(tmp_path, capsys):
+    store.write(tmp_path / "r", make_result(status="oom"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "rank_curves_3.3in.pdf").write_text("")
+    assert cli.main(["report", str(tmp_path / "r"), "--figures", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("; rank_curves_3.3in.pdf is of an earlier call") == 1
+
+
 def test_two_folders_have_a_folder_of_figures_each(tmp_path, capsys):
     for name in ("one", "two"):
         store.write(tmp_path / name, make_result(status="oom"))

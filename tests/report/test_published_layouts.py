@@ -127,6 +127,22 @@ def test_bold_underlined_and_daggers_are_of_significant_differences_only(tmp_pat
     assert "No row is significantly better or worse" in writers.write(table, "md")
 
 
+def test_latex_groups_no_decimals_and_speaks_of_no_interval_that_it_does_not_show(laid_out):
+    """siunitx writes 0.5659 as "0.565,9" if it may."""
+    table = laid_out("hf-method-comparison")
+    tex = writers.write(table, "tex")
+    assert "group-digits=integer" in tex
+    assert r"\caption{huggingface/peft method comparison, MetaMathQA with LLaMA 3.2 3B. Single runs; n = 1,319 " in tex
+    assert "interval for new examples, these checkpoints, as far as printed" in tex
+    assert "Single runs, with intervals for new test examples only" in writers.write(table, "md")
+
+
+def test_single_runs_of_costs_have_no_intervals(tmp_path):
+    rows = cell("huggyllama/llama-7b", "qlora", {"x": 0.5}, [made.task("x", None)], 64, "nf4", seeds=1, examples=4)
+    text = published.text([folder(tmp_path / "a", rows, tasks=("x",))], "qlora-memory", "md")
+    assert "\nSingle runs.  \n" in text
+
+
 def test_single_runs_have_no_marks(tmp_path):
     cells = [
         cell(ROBERTA, method, {"sst2": right}, [glue("sst2")], rank, seeds=1, examples=400)

@@ -36,6 +36,21 @@ def test_beside_a_rate_that_diverged_the_best_one_tried_counts():
     assert best_rate(dict.fromkeys(RATES)) is None
 
 
+def test_a_ratio_of_rates_that_are_known_to_the_step_of_the_grid_has_no_interval():
+    """All seeds agree on the step, so that an interval over seeds would have no width: [10, 10]."""
+    beside = parabola(1e-4) | {3e-4: None, 1e-3: None}
+    tuned, full = dict.fromkeys(range(3), beside), {seed: parabola(1e-5 * 3) for seed in range(3)}
+    found = ratio(tuned, full)
+    assert (found.seeds, found.low, found.high) == (3, None, None)
+    assert found.ratio == pytest.approx(1e-4 / 3e-5)
+
+
+@pytest.mark.parametrize("lost", [math.inf, math.nan])
+def test_a_loss_that_is_no_number_counts_as_failed(lost):
+    assert best_rate(parabola(1e-4) | {3e-4: lost}) == BestRate(1e-4, None, False)
+    assert best_rate({1e-5: lost, 1e-4: 2.0, 1e-3: 3.0}) == BestRate(1e-4, None, False)
+
+
 def test_two_rates_and_equal_losses_have_no_parabola():
     assert best_rate({1e-4: 2.0, 1e-3: 1.0}) is None
     assert best_rate({1e-5: 3.0, 1e-4: 2.0, 1e-3: 2.0}) == BestRate(pytest.approx(math.sqrt(1e-4 * 1e-3)), None, True)

@@ -192,6 +192,13 @@ def test_a_rank_becomes_the_largest_that_the_initialization_has_on_the_built_in_
     assert run(one, tmp_path).row.status == "ok"
 
 
+def test_the_largest_rank_of_lora_ga_holds_for_the_tuner_of_peft_too(tmp_path):
+    path = tmp_path / "started.yaml"
+    tuner = "{peft_type: LORA, r: 128, init_lora_weights: lora_ga, lora_ga_config: {}, learning_rate: 1e-3}"
+    path.write_text(f"base: nano\ntasks: [judge]\nmethods: {{peft: {tuner}}}\n")
+    assert [one.rank for one in smoke(suite.load(path, smoke=True), "cpu").trials] == [64]
+
+
 def test_a_task_of_lm_eval_that_gives_no_length_of_answers_becomes_small(tmp_path):
     """MMLU is ranked: its ``max_new_tokens`` is 0, and 0 tokens cannot be decoded."""
     path = tmp_path / "ranked.yaml"

@@ -58,7 +58,9 @@ def test_smoke_mode_deploys_too(tmp_path):
 
 
 def test_plan_names_the_forms_that_cells_do_not_have_grouped_by_reason(tmp_path):
-    notes = deployed_forms.plan_notes(expand(suite(tmp_path, "[adapter, merged, requantized, as_lora_8]"), "cpu"))
+    trials = expand(suite(tmp_path, "[adapter, merged, requantized, as_lora_8]"), "cpu")
+    cost, *notes = deployed_forms.plan_notes(trials)
+    assert "21 forms of 6 trials (up to 4 of one) are saved, loaded and scored after training" in cost
     why = "a bottleneck has an activation between its two matrices, so it is no change of the base model's weights"
     assert notes == [
         f"score after deployment: not available as {words}"

@@ -70,7 +70,9 @@ def test_pairs_enter_the_examples_and_their_fingerprint(tmp_path):
         ({"train": None, "test": "t.tsv"}, {}, "needs a train file or split, for its head"),
         ({}, {"evaluate": {"retention": {"file": "t.tsv"}}}, "predicts no tokens"),
         ({}, {"evaluate": {"generation": "base"}}, "nothing is decoded"),
+        ({}, {"evaluate": {"inference": True}}, "generates nothing"),
         ({"num_beams": 4}, {}, "num_beams"),
+        ({"prompt_pair": ""}, {}, "no such key for single texts"),
         ({"kind": "classifikation"}, {}, "classification"),
     ],
 )
@@ -109,3 +111,37 @@ def test_smoke_mode_puts_a_head_on_the_built_in_base(kind, tmp_path):
     assert made[1].tasks[0].builtin == "judge"
     assert made[1].retention is None
     assert made[1].head.outputs == (4 if kind == "classification" else 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "answers", "told"),
+    [
+        ({}, ("0", "", "1", "0"), "train example 2: it has no class; leave the example out"),
+        ({}, ("1", "0", "1.0", "0"), "the classes '1' and '1.0', which differ only in how they are written"),
+        ({}, ("Yes", "no", "yes", "no"), "the classes 'Yes' and 'yes'"),
+        ({"choices": ["yes", "no"]}, ("yes", "yes", "yes", "yes"), "1 class"),
+        ({"kind": "regression"}, ("1", "1.0", "1", "1"), "every train example has the answer 1.0"),
+        ({"kind": "regression"}, ("1_000", "2", "3", "4"), "given '1_000'; allowed for a regression: a number"),
+        ({"kind": "regression"}, ("1", "2", "nan", "3"), "given 'nan'"),
+    ],
+)
+def test_answers_that_a_head_cannot_learn_are_told(task, answers, told, tmp_path):
+    path = write(tmp_path, task)
+    (tmp_path / "t.tsv").write_text("text\tother\tlabel\n" + "".join(f"a b\tc\t{a}\n" for a in answers))
+    with pytest.raises(UserError) as caught:
+        classes.resolved(trials(path)[1:], read.examples)
+    assert told in str(caught.value)
+
+
+def test_a_correlation_needs_scored_answers_that_differ(tmp_path):
+    (tmp_path / "one.tsv").write_text("text\tother\tlabel\na\tb\tyes\nb\tb\tyes\n")
+    found = trials(write(tmp_path, {"test": "one.tsv", "metric": "matthews"}))[1:]
+    with pytest.raises(UserError, match=r"every test example has the answer 'yes', and a correlation \(matthews\)"):
+        classes.resolved(found, read.examples)
+    assert classes.resolved(trials(write(tmp_path, {"test": "one.tsv"}))[1:], read.examples), "accuracy has a meaning"
+
+
+def test_choices_keep_classes_apart_that_are_written_alike(tmp_path):
+    path = write(tmp_path, {"choices": ["US", "us"]})
+    (tmp_path / "t.tsv").write_text("text\tother\tlabel\na\tb\tUS\nb\tb\tus\n")
+    assert classes.resolved(trials(path)[1:], read.examples)[0].tasks[0].choices == ("US", "us")

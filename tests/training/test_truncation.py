@@ -13,9 +13,10 @@ from peftbench.models.precision import PRECISIONS
 from peftbench.records import Evaluation, Example, Task
 from peftbench.runner import prepare
 from peftbench.runner.preflight import speller, truncation
+from peftbench.tasks import read
 from peftbench.training import batches
-from peftbench.training.encoded import encode, lost
-from tests.support import method_cells, tiny_base, trials
+from peftbench.training.encoded import encode, encode_texts, lost
+from tests.support import encoders, method_cells, tiny_base, trials
 
 PROMPT, ANSWER = "one two three four", "red green blue"
 
@@ -138,3 +139,14 @@ def test_what_a_plan_counts_is_what_a_trial_counts(tiny):
         expected = [each.lost for each in encode(tokenizer, pairs, length, "all")]
         file = speller.speller_of(tiny)
         assert list(truncation._losses(Task("a", "exact_match"), "train", length, examples, file)) == expected
+
+
+def test_a_pair_for_a_head_is_counted_with_the_special_tokens_around_and_between(tmp_path):
+    made = encoders.tokenizer()
+    made.save_pretrained(tmp_path)
+    task = encoders.texts(tmp_path / "data", pairs=True)
+    examples = read.examples(task, "train")[:6]
+    for length in range(6, 16):
+        cut = encode_texts(made, [(("texts", i), e) for i, e in enumerate(examples)], length, task)
+        found = list(truncation._losses(task, "train", length, examples, speller.speller_of(tmp_path)))
+        assert found == [e.lost for e in cut], length

@@ -230,7 +230,7 @@ def _converted(source: Source, rank: int, folder: Path) -> Path:
         save_as_lora(folder, tuned, rank=rank)
     except _REFUSALS as error:
         name = source.method.variant or source.method.name
-        raise Unsupported(f"peft does not convert {name} to LoRA of rank {rank}: {_line(error)}") from error
+        raise Unsupported(f"peft does not convert {name} to a plain LoRA: {_line(error)}") from error
     return folder
 
 

@@ -16,7 +16,7 @@ class DataColumns(ColumnGroup):
         str | None,
         "as JSON, per training set: its examples, how many were drawn (repeats counted), and of these how many were "
         "distinct and how many truncated, and what these lost: prompt_start, whole_prompt, answer_part (and the whole "
-        "prompt), text_start (of a text without a prompt)",
+        "prompt), text_start (of a text without a prompt), text_end (of a text that a head reads)",
     ] = None
     overlap_json: Annotated[
         str | None,

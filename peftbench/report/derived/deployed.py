@@ -63,6 +63,8 @@ class Deployed:
     """How many trials' forms ended as each status."""
     messages: tuple[str, ...] = ()
     """Why the others are not ok, each once."""
+    refused: tuple[str, ...] = ()
+    """Those of them which say that the method does not have this form."""
     numbers: Numbers | None = None
     """None if it was not scored."""
     remark: str | None = None
@@ -119,17 +121,33 @@ def _is_record(found: Mapping[str, Any]) -> bool:
     return isinstance(forms, dict) and all(isinstance(one, dict) for one in forms.values())
 
 
+def _is_whole(one: Mapping[str, Any], name: str) -> bool:
+    """Return whether a record has the numbers of a form that was scored, and the same examples for both."""
+    try:
+        before, after = one["scored"]["tasks"], one["forms"][name]["tasks"]
+        for task, mine in before.items():
+            sizes = {len(mine[what]) for what in ("outcomes", "nats", "tokens")}
+            sizes |= {len(after[task][what]) for what in ("outcomes", "nats")}
+            if len(sizes) > 1 or not all(is_number(each["score"]) for each in (mine, after[task])):
+                return False
+        return bool(before) and all(is_number(one["forms"][name][mean]) for mean in _MEANS)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def _of_form(cell: Cell, name: str, raw: Sequence[Mapping[str, Any]]) -> Deployed:
     known = [one for one in raw if name in one["forms"]]
     forms = [one["forms"][name] for one in known]
     statuses = [str(form.get("status")) for form in forms]
     messages = dict.fromkeys(str(form["message"]) for form in forms if form.get("message"))
-    scored = [one for one in known if one["forms"][name].get("status") == Status.OK]
+    refused = [form.get("message") for form in forms if form.get("status") == Status.UNSUPPORTED]
+    scored = [one for one in known if one["forms"][name].get("status") == Status.OK and _is_whole(one, name)]
     return Deployed(
         cell,
         name,
         {status: statuses.count(status) for status in dict.fromkeys(statuses)},
         tuple(messages),
+        tuple(message for message in messages if message in refused),
         _numbers([one["scored"]["tasks"] for one in scored], [one["forms"][name] for one in scored]),
     )
 

@@ -18,6 +18,8 @@ from peftbench.results.settings import settings_of
 
 _REFERENCE = "full"
 """The method whose best rate the others' are compared with."""
+_PARTS = ("layers", "modules")
+"""Options of full fine-tuning that leave weights out."""
 _RATE = re.compile(r" lr=\S+")
 VALIDATION, SCORE = "the loss on validation after the last step", "1 minus the mean score"
 """What the best rate has the lowest of."""
@@ -35,6 +37,10 @@ class Sweep:
     """Of the seeds in which every rate was run."""
     measure: str
     """``VALIDATION`` or ``SCORE``."""
+    base: str = ""
+    """Name of the base model."""
+    is_whole: bool = True
+    """Whether all weights are trained, if the method is full fine-tuning."""
 
     @property
     def best(self) -> tuple[BestRate, ...]:
@@ -63,12 +69,16 @@ def sweeps(results: Results) -> tuple[Sweep, ...]:
 
 
 def to_reference(found: Sequence[Sweep], sweep: Sweep) -> Ratio | None:
-    """Return the ratio of a sweep's best rate to full fine-tuning's, at its precision or else at its first."""
-    others = [each for each in found if each.method == _REFERENCE]
-    if sweep.method == _REFERENCE or not others:
+    """Return the ratio of a sweep's best rate to that of full fine-tuning of the same base model.
+
+    It is that at the sweep's precision, or else at the only one. None if there is none, or several (by another batch,
+    say), of which none is the one to compare with.
+    """
+    whole = [each for each in found if each.method == _REFERENCE and each.is_whole and each.base == sweep.base]
+    others = [each for each in whole if each.precision == sweep.precision] or whole
+    if sweep.method == _REFERENCE or len(others) != 1:
         return None
-    other = next((each for each in others if each.precision == sweep.precision), others[0])
-    return ratio(sweep.losses, other.losses)
+    return ratio(sweep.losses, others[0].losses)
 
 
 def _but_the_rate(cell: Cell) -> str:
@@ -98,6 +108,8 @@ def _sweep(
         tuple(rates),  # type: ignore[arg-type]
         {seed: losses for seed, losses in each.items() if set(losses) == set(rates)},
         SCORE if last is None else VALIDATION,
+        first.summary.base,
+        not any(settings_of(first.rows[0]["settings_json"]).get(f"options.{name}") for name in _PARTS),
     )
 
 

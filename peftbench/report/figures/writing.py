@@ -45,11 +45,22 @@ def write(results: Results, folder: Path) -> Iterator[Made]:
                 lambda note: note,
             )
             if isinstance(planned, str):
-                yield Made(figure, (), planned)
+                yield Made(figure, (), planned + _stale(folder, figure.name))
             else:
                 yield Made(figure, tuple(_files(planned, folder, figure.name)))
     except OSError as error:
         raise UserError(f"cannot write figures to {folder}: {error.strerror or error}") from error
+
+
+def _stale(folder: Path, name: str) -> str:
+    """Return a warning of files of a figure that is not drawn: they are of other results; empty if there are none."""
+    every = (_path(folder, name, width, suffix) for width in canvas.WIDTHS for suffix in FORMATS)
+    old = next((path for path in every if path.exists()), None)
+    return f"; {old.name} is of an earlier call" if old else ""
+
+
+def _path(folder: Path, name: str, width: float, suffix: str) -> Path:
+    return folder / f"{name}_{width}in.{suffix}"
 
 
 def _files(plan: Plan, folder: Path, name: str) -> Iterator[Path]:
@@ -72,7 +83,7 @@ def _files(plan: Plan, folder: Path, name: str) -> Iterator[Path]:
             drawing.draw_without_rendering()
             drawing.set_layout_engine("none")  # it is laid out; each format would do it again
             for suffix in FORMATS:
-                path = folder / f"{name}_{width}in.{suffix}"
+                path = _path(folder, name, width, suffix)
                 stamp = {"CreationDate": None} if suffix == "pdf" else {"Software": None}  # the same file again
                 drawing.savefig(path, dpi=_DPI, metadata=stamp)
                 yield path

@@ -23,6 +23,12 @@ def notes(results: Results) -> Iterable[str]:
         )
         each = ", ".join(f"{sweep.title} {written(ratio)}" for sweep, ratio in ratios)
         yield f"Best learning rate, in multiples of full fine-tuning's ({seeds}): {each}."
+        bare = [sweep.title for sweep, ratio in ratios if ratio.low is None and ratio.seeds > 1]
+        if bare:
+            yield (
+                "Ratio without an interval, as a best rate beside a failed trial or among equal losses is known to the "
+                f"step of the grid only: {', '.join(bare)}."
+            )
     edges = [sweep.title for sweep in found if any(each.edge for each in sweep.best)]
     if edges:
         yield f"Best learning rate at an edge of those tried, so that a better one may lie outside: {', '.join(edges)}."

@@ -28,7 +28,7 @@ def notes(found: Sequence[Deployed]) -> Iterable[str]:
     """Yield what the table shows, what is missing in it and why."""
     yield (
         "Score after deployment: the tuned model saved, loaded by plain transformers and peft, and scored on the same "
-        "examples. Change: deployed minus scored, paired by seed and example; 95 % intervals"
+        "examples. Change: deployed minus scored, paired by seed and example; ±: half of the 95 % interval"
         f"{_scope(found)}; ↓: significantly lower after Holm's correction for all rows. Worse, better: share of the "
         "examples with a lower or a higher outcome. Loss: on the examples' targets. On disk: the form's own files, of "
         "an adapter without its base model."
@@ -40,8 +40,9 @@ def notes(found: Sequence[Deployed]) -> Iterable[str]:
         cells = dict.fromkeys(one.cell.name for one in found if one.remark == remark and one.numbers)
         forms = dict.fromkeys(one.form for one in found if one.remark == remark and one.numbers)
         yield f"{series(list(forms))} of {abridged(list(cells), _MOST)}: {remark}."
-    absent = [(one.cell.name, one.form, message) for one in found for message in one.messages]
-    for sentence in deployed_forms.sentences(absent):
+    absent = [(one.cell.name, one.form, message) for one in found for message in one.refused]
+    failed = [(one.cell.name, one.form, why) for one in found for why in one.messages if why not in one.refused]
+    for sentence in (*deployed_forms.sentences(absent), *deployed_forms.sentences(failed, "failed")):
         yield f"{sentence[0].upper()}{sentence[1:]}."
 
 

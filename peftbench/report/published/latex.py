@@ -27,7 +27,7 @@ HEAD = (
 )
 _SETTINGS = (
     r"\sisetup{separate-uncertainty=true,retain-zero-uncertainty=true,detect-weight=true,mode=text,"
-    r"group-separator={,},group-minimum-digits=4}"
+    r"group-digits=integer,group-separator={,},group-minimum-digits=4}"
 )
 _LABEL = 24
 """Characters of a source for which all columns have room; more take the room of a column for each ``_WIDTH``."""
@@ -88,7 +88,7 @@ def _has(row: TableRow, columns: Sequence[LayoutColumn]) -> bool:
 
 
 def _piece(table: LaidOut, piece: _Piece, place: int, pieces: int) -> Iterator[str]:
-    first = escaped(" ".join((f"{table.layout.title}.", *wording.statistics(table))))
+    first = escaped(" ".join((f"{table.layout.title}.", *wording.statistics(table, shows_intervals=False))))
     caption = first if not place else f"{escaped(table.layout.title)}, continued ({place + 1} of {pieces})."
     yield r"\begin{table}"
     yield rf"\caption{{{caption}}}\medskip"

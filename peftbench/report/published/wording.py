@@ -94,9 +94,14 @@ def heads(rows: Sequence[TableRow]) -> Iterator[tuple[str, ...]]:
         before = this
 
 
-def statistics(table: LaidOut) -> tuple[str, ...]:
-    """Return over which seeds and examples numbers are, and what marks mean, as sentences."""
-    return tuple(filter(None, (_statistics(table), _tests(table))))
+def statistics(table: LaidOut, shows_intervals: bool = True) -> tuple[str, ...]:
+    """Return over which seeds and examples numbers are, and what marks mean, as sentences.
+
+    Args:
+        table: what it is of.
+        shows_intervals: whether intervals stand beside the numbers.
+    """
+    return tuple(filter(None, (_statistics(table, shows_intervals), _tests(table))))
 
 
 def legend(
@@ -114,8 +119,10 @@ def legend(
         return ()
     said = ["Published numbers stand as printed, with their spread; the number at a source is that of its note."]
     if any(one.inside is not None for one in every):
+        over = dict.fromkeys(one.over for _, one in _every(table) if one.low is not None)
         said.append(
-            f"{places[True]}, {places[False]}: inside, outside of the measured 95 % interval, as far as printed."
+            f"{places[True]}, {places[False]}: inside, outside of the measured 95 % interval for {' or '.join(over)}, "
+            "as far as printed."
         )
     kinds = {one.badge.kind for one in every if one.badge}
     written = badges or {kind: short for kind, (short, _) in BADGES.items()}
@@ -129,17 +136,15 @@ def _every(table: LaidOut) -> Iterable[tuple[LayoutColumn, Measured]]:
                 yield column, line.measured[column.key]
 
 
-def _statistics(table: LaidOut) -> str:
+def _statistics(table: LaidOut, shows_intervals: bool) -> str:
     found = list(_every(table))
     if not found:
         return "Nothing was measured."
     seeds = sorted({one.seeds for _, one in found})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    what = (
-        "Single runs, with intervals for new test examples only"
-        if seeds == [1]
-        else f"Mean ± standard deviation over seeds ({over})"
-    )
+    with_intervals = shows_intervals and any(one.low is not None for _, one in found)
+    single = f"Single runs{', with intervals for new test examples only' if with_intervals else ''}"
+    what = single if seeds == [1] else f"Mean ± standard deviation over seeds ({over})"
     counts: dict[str, set[int]] = {}
     for column, one in found:
         if one.examples is not None:

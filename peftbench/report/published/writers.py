@@ -22,7 +22,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #111; background: #fff; mar
 table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }
 caption { caption-side: top; text-align: left; max-width: 60rem; padding-bottom: .6rem; }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { font-weight: 600; } thead tr:last-child th { border-bottom: 1px solid; }
+th { font-weight: 600; } th[colspan] { text-align: center; } thead tr:last-child th { border-bottom: 1px solid; }
 .head { text-align: left; vertical-align: top; } .block td, .block th { border-top: 1px solid #999; }
 .note { font-size: .85em; color: #333; } .best { font-weight: 700; } .second { text-decoration: underline; }
 ol, p { max-width: 60rem; }

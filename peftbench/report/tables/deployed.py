@@ -78,7 +78,8 @@ def _change(one: Deployed) -> Value:
     points = [_signed(100 * value, 1) for value in (found.value, found.low, found.high)]
     mark = " ↓" if one.falls else ""
     text = f"{points[0]} ({points[1]} to {points[2]}){mark}"
-    return Value(text, (found.value, found.low, found.high, one.adjusted_p), f"{points[0]}{mark}")
+    short = f"{points[0]}±{100 * found.half_width:.1f}{mark}"
+    return Value(text, (found.value, found.low, found.high, one.adjusted_p), short)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -76,9 +76,11 @@ def _losses(
 ) -> Iterator[str | None]:
     """Yield what each example loses, in training with its end-of-text token."""
     if task.kind in HEADS:
-        counted = [0] * len(examples)
-        for several in ([e.prompt for e in examples], *([[e.second for e in examples]] if task.prompt_pair else [])):
-            counted = [n + len(ids) for n, ids in zip(counted, tokenizer(several)["input_ids"], strict=True)]
+        first = [e.prompt for e in examples]
+        if task.prompt_pair:
+            counted = tokenizer.lengths_of_pairs(first, [e.second for e in examples])
+        else:
+            counted = [len(ids) for ids in tokenizer(first)["input_ids"]]
         yield from ("text_end" if n > length else None for n in counted)
         return
     examples = [_given(task, e) for e in examples]
