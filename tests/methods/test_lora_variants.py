@@ -242,14 +242,23 @@ STATIC = [
 ]
 
 
+@pytest.fixture(scope="module")
+def untouched(tiny):
+    """A base model for what is refused before anything is attached; it has no batches to begin from."""
+    model = fresh(tiny).model
+    before = [type(module) for module in model.modules()]
+    yield model
+    assert [type(module) for module in model.modules()] == before
+
+
 @pytest.mark.parametrize(("fields", "words"), STATIC, ids=[str(fields) for fields, _ in STATIC])
-def test_a_field_without_effect_is_refused_in_the_plan_and_in_the_trial(fields, words, tiny, plan):
+def test_a_field_without_effect_is_refused_in_the_plan_and_in_the_trial(fields, words, untouched):
     method = method_of("peft", {"peft_type": "LORA", **fields})
     planned = refusal(method, "fp32", "cpu", trials.TRAINING)
     assert planned.message.startswith("peft LORA: ")
     assert words in planned.message
     with pytest.raises(Unsupported) as told:
-        attached(tiny, plan, **fields)
+        resolve(METHODS["peft"].attach)(untouched, 4, {"peft_type": "LORA", **LINEAR, **fields})
     assert str(told.value) == planned.message
 
 

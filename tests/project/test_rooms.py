@@ -58,13 +58,16 @@ def _for_types(node: ast.AST) -> bool:
 
 
 @cache
+def named() -> dict[str, set[str]]:
+    """What each module imports, by its whole name."""
+    return {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
+
+
+@cache
 def graph() -> dict[str, set[str]]:
     """The modules of peftbench that each module imports."""
-    found = {}
-    for name, path in modules().items():
-        named = imports(ast.parse(path.read_text(encoding="utf-8")))
-        found[name] = {i.removeprefix("peftbench.") for i in named if i.startswith("peftbench.")}
-    return found
+    ours = {name: {i for i in found if i.startswith("peftbench.")} for name, found in named().items()}
+    return {name: {i.removeprefix("peftbench.") for i in found} for name, found in ours.items()}
 
 
 def run(code: str, **environment: str) -> dict:
@@ -103,14 +106,13 @@ def test_package_folders_import_only_folders_below_them():
 
 
 def test_the_package_imports_nothing_that_is_not_in_the_wheel():
-    found = {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
-    assert [name for name, named in found.items() if any(i.split(".")[0] in ("tools", "tests") for i in named)] == []
+    outside = ("tools", "tests")
+    assert [name for name, found in named().items() if any(i.split(".")[0] in outside for i in found)] == []
 
 
 def test_no_folder_imports_the_public_interface():
     """``peftbench/__init__.py`` offers functions of the top folder; whoever imports from it imports upward."""
-    named = {name: set(imports(ast.parse(path.read_text(encoding="utf-8")))) for name, path in modules().items()}
-    assert [name for name, found in named.items() if "peftbench" in found] == []
+    assert [name for name, found in named().items() if "peftbench" in found] == []
 
 
 def test_no_two_files_import_each_other():
