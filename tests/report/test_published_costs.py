@@ -12,7 +12,7 @@ import yaml
 from peftbench.errors import UserError
 from peftbench.report import folders
 from peftbench.report.collect import collect
-from peftbench.report.published import load
+from peftbench.report.published import load, writers
 from peftbench.report.published.arrange import LaidOut, laid_out
 from peftbench.report.published.badges import badge, stated
 from peftbench.report.published.facts import Shown, facts
@@ -153,6 +153,28 @@ def test_an_alpha_of_twice_the_rank_is_compared_as_a_number(tmp_path):
 )
 def test_published_numbers_have_the_decimals_that_they_were_printed_with(name, column, value, digits):
     assert load.decimals(name, column)[value] == digits
+
+
+def test_a_small_cost_is_not_printed_as_zero(tmp_path):
+    sizes = {"peak_base_weights_bytes": 1_200_000, "peak_quantization_state_bytes": 0, "peak_train_bytes": 12_345_678}
+    rows = cell("nano", "qlora", {"x": 0.5}, [task("x", None)], 8, "nf4", seeds=2, examples=4, **sizes)
+    found = table(tmp_path, "qlora-memory", rows, tasks=("x",))
+    assert "| 1 ± 0 | " in (text := writers.write(found, "md"))
+    assert "| 0.012 ± 0.000 |" in text
+    tex = writers.write(found, "tex")
+    assert r"0.012 \pm 0.000" in tex
+    assert "S[table-format=2.3(1)" in tex, "45.0 has room, and so has 0.012"
+
+
+def test_a_column_of_which_there_are_several_tasks_says_which_it_shows(tmp_path):
+    tasks = [task(name, "openai/gsm8k", "main") for name in ("gsm8k", "gsm8k_fewshot")]
+    scores = {"gsm8k": 0.3, "gsm8k_fewshot": 0.4}
+    rows = cell(made.LLAMA2, "lora", scores, tasks, 8, seeds=1, examples=4)
+    found = table(tmp_path, "metamath-gsm8k", rows, tasks=tuple(scores))
+    assert "GSM8K: gsm8k and gsm8k_fewshot of a count for it; shown is gsm8k." in found.cautions
+    one = table(tmp_path / "one", "metamath-gsm8k", cell(made.LLAMA2, "lora", {"gsm8k": 0.3}, tasks[:1], 8, seeds=1,
+                examples=4), tasks=("gsm8k",))  # fmt: skip
+    assert not any("count for it" in text for text in one.cautions)
 
 
 def test_an_interval_that_rounds_to_the_published_number_has_it(tmp_path):

@@ -137,6 +137,9 @@ TABLE, LAYOUT = ("tables", "lora2021_t3_e2e"), ("layouts", "lora-t3")
         (LAYOUT, lambda c: c["columns"][0].update(needs=["lr"]), "needs: unknown part 'lr'"),
         (LAYOUT, lambda c: c["columns"].append({"key": "mean", "mean_of": ["BLUE"]}), "mean_of: unknown column 'BLUE'"),
         (LAYOUT, lambda c: c.update(rows=["bace"]), "rows.0: Input should be 'task', 'base'"),
+        (LAYOUT, lambda c: c.update(rows=["base"]), "rows: given base; allowed: method and others, each once"),
+        (LAYOUT, lambda c: c.update(rows=["method", "method"]), "rows: given method, method; allowed: "),
+        (LAYOUT, lambda c: c["columns"].append(c["columns"][0]), "columns: BLEU is given twice"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_its_key(tmp_path, record, change, said):

@@ -13,6 +13,7 @@ from peftbench.report.folders import Part
 from peftbench.report.published import measured
 from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.cautions import cautions
+from peftbench.report.published.counted import several
 from peftbench.report.published.facts import facts
 from peftbench.report.published.heads import measured_head, precision_of, published_head
 from peftbench.report.published.load import decimals, tables
@@ -186,7 +187,8 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
     columns = tuple(column for column in layout.columns if column.key in keys)
     empty = tuple(part.name for part in parts if part.name not in used)
     with_times = any("train_seconds" in group for column in columns for group in column.quantity)
-    said = cautions([part for part in parts if part.name in used], with_times)
+    shown = [part for part in parts if part.name in used]
+    said = (*dict.fromkeys(several(shown, layout)), *cautions(shown, with_times))
     return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty, said)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from peftbench.records.wording import series
 from peftbench.report.collect import Cell, read_json
 from peftbench.report.folders import Part
 from peftbench.report.published.load import names
-from peftbench.report.published.records import TaskMatch
+from peftbench.report.published.records import Layout, TaskMatch
 
 
 def tasks_of(cell: Cell, part: Part, match: TaskMatch) -> tuple[str, ...]:
@@ -16,19 +17,42 @@ def tasks_of(cell: Cell, part: Part, match: TaskMatch) -> tuple[str, ...]:
 
     Of a group, as MMLU is, the tasks count only if the cell has every one: a mean of some is another number.
     """
-    settings = read_json(cell.rows[0]["settings_json"])
-    blocks = {str(one.get("name")): one for one in settings.get("tasks") or [] if isinstance(one, dict)}
-    evaluated = settings.get("evaluate")
-    scored = [name for name in part.results.tasks if not isinstance(evaluated, list) or name in evaluated]
-    for name in scored:
-        if matches(name, blocks.get(name, {}), match) and not group_of(blocks.get(name, {}), match):
-            return (name,)
+    scored, blocks = _scored(cell, part)
+    alone = _alone(scored, blocks, match)
+    if alone:
+        return (alone[0],)
     for group in match.lm_eval:
         members = {blocks.get(name, {}).get("lm_eval"): name for name in scored}
         wanted = names().groups.get(group, ())
         if wanted and all(one in members for one in wanted):
             return tuple(members[one] for one in wanted)
     return ()
+
+
+def _scored(cell: Cell, part: Part) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
+    """Return the names of a cell's scored tasks, and the settings of all its tasks by name."""
+    settings = read_json(cell.rows[0]["settings_json"])
+    tasks = [one for one in settings.get("tasks") or [] if isinstance(one, dict)]
+    blocks: dict[str, Mapping[str, Any]] = {str(one.get("name")): one for one in tasks}
+    evaluated = settings.get("evaluate")
+    return [name for name in part.results.tasks if not isinstance(evaluated, list) or name in evaluated], blocks
+
+
+def _alone(scored: Iterable[str], blocks: Mapping[str, Mapping[str, Any]], match: TaskMatch) -> list[str]:
+    """Return the tasks each of which a column counts by itself."""
+    given = ((name, blocks.get(name, {})) for name in scored)
+    return [name for name, task in given if matches(name, task, match) and not group_of(task, match)]
+
+
+def several(parts: Iterable[Part], layout: Layout) -> Iterator[str]:
+    """Yield a sentence for each column of which a folder has several tasks, as the table shows one."""
+    columns = {column.head: column.task for column in layout.columns if column.task} | dict(layout.row_tasks)
+    for part in parts:
+        for head, match in columns.items():
+            found = {tuple(_alone(*_scored(cell, part), match)) for cell in part.results.cells}
+            for names_of_it in sorted(found):
+                if len(names_of_it) > 1:
+                    yield f"{head}: {series(list(names_of_it))} of {part.name} count for it; shown is {names_of_it[0]}."
 
 
 def training_tasks(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -120,7 +120,7 @@ def _format(piece: _Piece, column: LayoutColumn) -> str:
 def _number_format(piece: _Piece, column: LayoutColumn) -> str:
     """Return what siunitx reserves: "2.1(1)" for tens with one decimal and a spread of one digit."""
     shown = [one for row in piece.rows if (one := row.numbers.get(column.key)) and one.value is not None]
-    texts = [(_number(one, column).partition(r" \pm "), _digits(one, column)) for one in shown]
+    texts = [(_number(one).partition(r" \pm "), one.digits) for one in shown]
     whole = max((len(value.lstrip("-").partition(".")[0]) for (value, _, _), _ in texts), default=1)
     sign = "-" if any(value.startswith("-") for (value, _, _), _ in texts) else ""
     decimals = max((digits for _, digits in texts), default=column.digits)
@@ -176,9 +176,9 @@ def _entry(piece: _Piece, row: TableRow, column: LayoutColumn) -> str:
         status = None if row.is_published else row.line.statuses.get(column.key)
         return f"{{{escaped(status or fmt.MISSING)}}}"
     if isinstance(one, Printed):
-        number = f"{{{escaped(one.status)}}}" if one.value is None else _number(one, column)
+        number = f"{{{escaped(one.status)}}}" if one.value is None else _number(one)
         return number + _after(one)
-    text = _number(one, column)
+    text = _number(one)
     marked = {
         "best": rf"\bfseries {text}",
         "second": rf"{{\underline{{\tablenum[table-format={_number_format(piece, column)}]{{{text}}}}}}}",
@@ -186,14 +186,10 @@ def _entry(piece: _Piece, row: TableRow, column: LayoutColumn) -> str:
     return marked.get(one.mark, text) + _after(one)
 
 
-def _number(one: Measured | Printed, column: LayoutColumn) -> str:
-    digits, spread = _digits(one, column), one.sd if isinstance(one, Measured) else one.spread
-    text = f"{one.value:.{digits}f}"
-    return text if spread is None else rf"{text} \pm {spread:.{digits}f}"
-
-
-def _digits(one: Measured | Printed, column: LayoutColumn) -> int:
-    return column.digits if isinstance(one, Measured) else one.digits
+def _number(one: Measured | Printed) -> str:
+    spread = one.sd if isinstance(one, Measured) else one.spread
+    text = f"{one.value:.{one.digits}f}"
+    return text if spread is None else rf"{text} \pm {spread:.{one.digits}f}"
 
 
 def _marks(one: Measured | Printed) -> str:

@@ -133,6 +133,7 @@ def layout_from(path: Path) -> Layout:
 
     found = _read(path, Layout)
     keys = [column.key for column in found.columns]
+    _check_names(path, found, keys)
     for key in {key for column in found.columns for key in column.mean_of} - {*keys}:
         raise UserError(f"{path}: mean_of: {unknown('column', key, keys)}")
     for column in found.columns:
@@ -153,6 +154,14 @@ def layout_from(path: Path) -> Layout:
         for name in set(source.columns.values()) - {*printed}:
             raise UserError(f"{path}: published: {source.table}: {unknown('printed column', name, printed)}")
     return found
+
+
+def _check_names(path: Path, found: Layout, keys: list[str]) -> None:
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"{path}: columns: {key} is given twice; each column has a key of its own")
+    if "method" not in found.rows or len({*found.rows}) < len(found.rows):
+        raise UserError(f"{path}: rows: given {', '.join(found.rows) or 'none'}; allowed: method and others, each once")
 
 
 def _check_costs(path: Path, found: Layout, column: LayoutColumn) -> None:

@@ -51,6 +51,14 @@ class Measured:
     tasks: tuple[str, ...] = ()
     """Tasks whose stored outcomes its mean is; empty if it is no mean of outcomes."""
 
+    @property
+    def digits(self) -> int:
+        """Decimals: those of the column, or two significant digits if it has none but zeros: 0.012 GB is not 0.0."""
+        of_column = self.shown.column.digits
+        if not self.value or round(abs(self.value), of_column):
+            return of_column
+        return 1 - math.floor(math.log10(abs(self.value)))
+
 
 @dataclass(frozen=True)
 class MeasuredRow:

@@ -54,16 +54,11 @@ def head(column: LayoutColumn) -> str:
     return f"{column.head} ({column.unit})" if column.unit else column.head
 
 
-def number(value: float, spread: float | None, column: LayoutColumn) -> str:
-    """Return "87.5 ± 0.3" with the decimals of a column."""
-    return fmt.spread(value, spread, digits=column.digits)
-
-
-def interval(one: Measured, column: LayoutColumn) -> str:
+def interval(one: Measured) -> str:
     """Return " [86.9, 88.1]"; empty if there is no interval."""
     if one.low is None or one.high is None:
         return ""
-    return f" [{one.low:,.{column.digits}f}, {one.high:,.{column.digits}f}]"
+    return f" [{one.low:,.{one.digits}f}, {one.high:,.{one.digits}f}]"
 
 
 def measured(line: Line, column: LayoutColumn) -> str:
@@ -71,7 +66,7 @@ def measured(line: Line, column: LayoutColumn) -> str:
     one = line.measured.get(column.key)
     if one is None:
         return line.statuses.get(column.key) or fmt.MISSING
-    return number(one.value, one.sd, column) + interval(one, column)
+    return fmt.spread(one.value, one.sd, digits=one.digits) + interval(one)
 
 
 def printed(one: Printed) -> str:
