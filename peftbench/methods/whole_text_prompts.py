@@ -23,6 +23,8 @@ from peftbench.models.layers import decoder_layers_for
 
 CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 """Tuners of peft whose virtual tokens are keys and values."""
+_POOLING, _OVER_ALL = ("classifier_pooling", "clf_pooling"), ("mean", "late")
+"""Keys of configs that say what a head reads (ModernBERT, EuroBERT), and values by which it is a mean over tokens."""
 NAME = "peftbench_prefix"
 """Our entry in transformers' table of attention functions."""
 
@@ -53,6 +55,12 @@ def prepare(tuned: Any) -> Any:
             _join(attention)
         tuned.forward = partial(_with_keys_and_values, tuned, attentions)
     else:
+        pooling = next((getattr(base.config, key, None) for key in _POOLING if hasattr(base.config, key)), None)
+        if not placed.reads_last and pooling in _OVER_ALL:
+            raise Unsupported(
+                f"virtual tokens: the head of {type(base).__name__} reads the mean over all tokens ({pooling} in its "
+                "config), the virtual ones included"
+            )
         tuned.forward = partial(_with_embeddings, tuned)
     return tuned
 

@@ -317,3 +317,11 @@ def test_eva_is_refused_where_a_layer_reads_positions_as_well(bases, tmp_path):
     options = {"peft_type": "LORA", "init_lora_weights": "eva", "target_modules": "all-linear"}
     with pytest.raises(Unsupported, match="reads something else than the tokens of a text"):
         resolve(METHODS["peft"].attach)(model, 2, options)
+
+
+def test_a_head_over_the_mean_of_all_tokens_takes_no_virtual_ones(tmp_path):
+    folder = encoders.make(tmp_path, "modernbert", classifier_pooling="mean")
+    with pytest.raises(Unsupported, match="reads the mean over all tokens"):
+        attached(loaded(folder, method="prompt_tuning"), "prompt_tuning")
+    tuned = attached(loaded(folder, method="prefix_tuning"), "prefix_tuning")
+    assert torch.allclose(logits(tuned)[1], logits(tuned, alone(1))[0], atol=1e-5)
