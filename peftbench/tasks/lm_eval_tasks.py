@@ -66,7 +66,9 @@ def stand_in(task: Task) -> Task:
     kwargs = (found.config.generation_kwargs if found.OUTPUT_TYPE == "generate_until" else None) or {}
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
     tokens = next((int(kwargs[name]) for name in names if name in kwargs), _NEW_TOKENS)
-    return replace(task, kind=_KINDS[found.OUTPUT_TYPE], lm_eval=None, max_new_tokens=tokens, metric=None)
+    beams = int(kwargs.get("num_beams") or 1)
+    made = replace(task, kind=_KINDS[found.OUTPUT_TYPE], lm_eval=None, max_new_tokens=tokens, metric=None)
+    return replace(made, num_beams=beams)
 
 
 def examples(task: Task) -> list[Example]:

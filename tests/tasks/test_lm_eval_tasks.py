@@ -147,6 +147,17 @@ def test_the_suite_can_set_length_and_stop_strings(write):
     assert lm_eval_tasks.stand_in(task).max_new_tokens == 7
 
 
+def test_the_stand_in_for_memory_and_checks_has_the_beams_that_the_task_asks_for(base, write):
+    beams = {"generation_kwargs": {"until": ["Q:"], "max_gen_toks": 3, "num_beams": 4}}
+    task = write("generate_until", settings=beams)
+    assert lm_eval_tasks.stand_in(task).num_beams == 4
+    assert lm_eval_tasks.stand_in(write("generate_until")).num_beams == 1
+    score, _, examples = scored(base, write("generate_until", settings=beams))
+    assert score.settings["decoding"]["num_beams"] == 4
+    wrapped = scoring.Harness(base.model, base.tokenizer, trials.Evaluation(8, 48, "test"), PRECISIONS["fp32"])
+    assert len(scoring.largest_batch(wrapped, lm_eval_tasks.stand_in(task), examples * 4)) == 2, "of four beams each"
+
+
 def test_a_continuation_is_right_if_it_is_the_most_likely(base, write):
     score, rows, examples = scored(base, write("loglikelihood"))
     assert score.metric == "acc"
