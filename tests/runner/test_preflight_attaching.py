@@ -13,7 +13,7 @@ from peftbench.planner import fake
 from peftbench.records import Status, failures
 from peftbench.runner import prepare
 from peftbench.runner.preflight import attaching
-from tests.support import families, trials
+from tests.support import encoders, families, trials
 
 METHODS = (("adapter", "fp32"), ("llama_adapter", "fp32"), ("lora", "fp32"), ("full", "fp32"))
 
@@ -97,3 +97,16 @@ def test_a_rank_does_not_attach_again_and_what_raises_is_left_to_the_run(tiny, t
     grid = [dataclasses.replace(made, rank=rank, cell=f"r={rank}") for rank in (1, 2)]
     assert attaching.unsupported(grid) == {}
     assert asked == [1]
+
+
+def test_selected_weights_that_are_the_head_alone_are_said_before_a_run(tmp_path):
+    folder = encoders.make(tmp_path / "bert")
+    task = encoders.texts(tmp_path / "data")
+    cells = {"head": {"modules": ["classifier"]}, "norms": {"modules": ["norms"]}, "deep": {"layers": 9}, "all": {}}
+    made = [
+        trials.trial(folder, tmp_path, "full", tasks=(task,), evaluate=("texts",), cell=cell, options=options)
+        for cell, options in cells.items()
+    ]
+    found = attaching.unsupported(made)
+    assert found.keys() == {"head", "deep"}
+    assert "is the head, which trains as a whole" in found["head"]

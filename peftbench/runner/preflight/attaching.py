@@ -52,8 +52,8 @@ def _of_base(trials: Sequence[Trial], folder: Path) -> dict[str, str]:
             found[trial.cell] = str(error)
             continue
         method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
-        if method.trains_base or not method.trains:
-            continue  # nothing is attached
+        if not method.trains or (method.trains_base and not any(trial.options.values())):
+            continue  # nothing is attached, and nothing selected
         # neither the size of a method of peftbench nor the dtype of plain weights decides whether it can be attached
         rank = trial.rank if method.variant else None
         what = (method.name, rank, precision.quantization, repr(sorted(trial.options.items())))
