@@ -435,3 +435,13 @@ REAL = {
 def test_real_datasets_are_recognized(name, real_data):
     found = data.look(real_data / name, None, False, Asked())
     assert (found.found.kind, found.columns, len(found.classes)) == REAL[name]
+
+
+def test_an_encoder_is_refused_with_the_way_to_use_it(place, init):
+    folder = place / "encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    code, _, err = init("--train", "colours.csv", base=folder)
+    assert code == cli.BAD_INPUT
+    told = " ".join(err.split())
+    assert "a task of kind: classification gives it a head for whole texts; init writes suites for models that" in told

@@ -78,6 +78,7 @@ def facts(source: str) -> BaseFacts:
     find.config_folder(base)
     assert folder is not None
     config = files.read_mapping(folder / "config.json")
+    _check_predicts(source, config)
     unknown = []
     if source in BASES:
         unknown.append(f"what scores would be of a model of yours: {source} has seen the built-in tasks' grammar only")
@@ -96,6 +97,21 @@ def facts(source: str) -> BaseFacts:
         weights is None,
         tuple(unknown),
     )
+
+
+def _check_predicts(source: str, config: Mapping[str, Any]) -> None:
+    """Check that a base model predicts tokens, as the tasks do that are written here."""
+    from peftbench.errors import Unsupported
+    from peftbench.models import causality
+
+    try:
+        causality.check_config(config)
+    except Unsupported as error:
+        why = str(error).removeprefix("base: ")
+        raise UserError(
+            f"base {source!r}: {why}; init writes suites for models that predict tokens (suites/glue_small.yaml is one "
+            "with a head)"
+        ) from None
 
 
 def tokenizer(folder: Path) -> TokenizerFile | None:
