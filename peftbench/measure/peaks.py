@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from peftbench.measure.ledger import account
+from peftbench.records.columns.memory import MemoryColumns
 
 KINDS = {"cpu": "tensor_accounting", "cuda": "allocator"}
 """How peaks are measured on each device."""
@@ -50,6 +51,15 @@ def allocator_peak(device: str) -> Iterator[AllocatorPeak]:
     finally:
         peak.allocated_bytes = torch.cuda.max_memory_allocated()
         peak.reserved_bytes = torch.cuda.max_memory_reserved()
+
+
+def so_far(device: str) -> MemoryColumns:
+    """Return the peaks since the contexts of ``allocator_peak`` and ``ResidentMemory.peak`` that are open began."""
+    columns = MemoryColumns(host_peak_train_bytes=_resident_peak())
+    if device != "cuda":
+        return columns
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return replace(columns, peak_train_bytes=allocated, peak_train_reserved_bytes=reserved)
 
 
 def paged_bytes(optimizer: Any) -> int:

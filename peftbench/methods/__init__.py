@@ -309,6 +309,7 @@ METHODS: Table[Method] = Table(
                 ),
                 variants="peftbench.methods.peft_fields:variants",
                 after_step="peftbench.methods.peft:after_step",
+                progress="peftbench.methods.peft_progress",
                 identity_at_init=None,
                 color="#17becf",
             ),

@@ -90,6 +90,9 @@ class Method:
     does, bit for bit; empty if the method cannot be switched off."""
     after_step: str = ""
     """``module:function`` with ``after_step(model, steps_done)``, called after each optimizer step; empty for none."""
+    progress: str = ""
+    """Module with ``state(model)`` and ``restore(model, tensors, plain)``, for a method that changes more than weights
+    and buffers while it trains; empty for others. An interrupted trial continues with it."""
 
     def cell_name(self, rank: int | None, precision: str, options: Mapping[str, Any]) -> str:
         """Return a readable name of a cell: method, rank, options that differ from their defaults, precision."""

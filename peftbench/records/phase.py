@@ -35,6 +35,8 @@ class Phase(StrEnum):
     ATTACH = "attach", False, "attach", "set up", "#0072b2"
     TRAIN = "train", True, "train", "train", "#56b4e9"
     VALIDATE = "validate", True, "validate", "validate", "#d55e00"
+    CHECKPOINT = "checkpoint", False, "checkpoint", "save", "#009e73"
+    RESUME = "resume", False, "resume", "set up", "#0072b2"
     ACCOUNT = "account", True, "account memory", "account and check", "#e69f00"
     CHECK = "check", True, "check", "account and check", "#e69f00"
     EVALUATE = "evaluate", True, "evaluate", "evaluate", "#cc79a7"

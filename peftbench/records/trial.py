@@ -142,6 +142,8 @@ class Trial:
     """CPU threads of the trial's process."""
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
+    checkpoint_every_seconds: float | None = None
+    """Time after which the state of training is saved again; None for never. Not part of the key."""
     inference: bool = True
     """Whether inference cost is measured in the cell's first trial."""
     retention: Retention | None = None

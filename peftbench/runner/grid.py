@@ -11,7 +11,7 @@ from pathlib import Path
 from peftbench.records import Phase, Result, Status, TrialRow
 from peftbench.report.notes import data_use
 from peftbench.results import store
-from peftbench.runner import executor
+from peftbench.runner import executor, training_states
 from peftbench.runner.executor import Event, local
 from peftbench.runner.prepare import Grid
 
@@ -66,7 +66,7 @@ def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
             if event.result is not None:
                 store.write(grid.folder, event.result, grid.tasks)
                 kept.add(event.result)
-                _tidy_log(event)
+                _tidy(grid.folder, event)
                 if kept.count % _COMPACT_EVERY == 0:
                     store.compact(grid.folder)
             observe(event)
@@ -91,7 +91,9 @@ def overhead_seconds(row: TrialRow) -> float | None:
     return row.wall_seconds - sum(getattr(row, phase.column) or 0.0 for phase in Phase if phase.own_work)
 
 
-def _tidy_log(event: executor.Event) -> None:
-    """Delete the log of a trial that ended ok; the log of a failed trial is kept."""
+def _tidy(folder: Path, event: executor.Event) -> None:
+    """Delete the log of a trial that ended ok, and the state of training of a trial that does not run again."""
+    if event.result and Status(event.result.row.status).final:
+        training_states.discard(folder, event.job.key)
     if event.job.log and event.result and event.result.row.status == Status.OK:
         Path(event.job.log).unlink(missing_ok=True)

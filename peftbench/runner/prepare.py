@@ -21,6 +21,7 @@ from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.records.failures import without_paths
 from peftbench.records.watch import Watch
 from peftbench.results import store
+from peftbench.runner import training_states
 from peftbench.runner.executor import local
 from peftbench.runner.preflight import answers, attaching, chats, generation, texts, truncation
 from peftbench.runner.preflight import bases as base_models
@@ -205,6 +206,7 @@ def prepare(
     if options.keep_adapters and done:
         done -= _without_adapter(folder, jobs)
     left = tuple(job for job in jobs if job.key not in done)
+    training_states.sweep(folder, set(keys) if options.fresh else done)
     grid = Grid(folder, tasks, tuple(jobs), left, workers, () if options.stand_in else notes)
     # every cell's first seed runs before any second, so that an interrupted run is a comparison of all cells already
     return replace(grid, pending=tuple(sorted(left, key=grid.place)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import watch
@@ -16,6 +16,23 @@ from peftbench.training import loop
 
 
 @dataclass
+class Earlier:
+    """What earlier processes of a trial did, up to the state from which this one continued."""
+
+    resumes: int = 0
+    """How often training continued."""
+    seconds: float = 0.0
+    """Their wall time."""
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Peaks of memory in training, by column of ``MemoryColumns``."""
+
+    def merged(self, measured: MemoryColumns) -> MemoryColumns:
+        """Return peaks of this process that are at least those of the earlier ones."""
+        higher = {n: max(v, getattr(measured, n)) for n, v in self.peaks.items() if getattr(measured, n) is not None}
+        return replace(measured, **higher)
+
+
+@dataclass
 class Run:
     """A running trial."""
 
@@ -24,6 +41,9 @@ class Run:
     report: loop.Progress
     row: TrialRow
     """The row so far. Its status is meaningless until the trial has ended."""
+    asked_at: float = 0.0
+    """``time.perf_counter()`` when the process was requested."""
+    earlier: Earlier = field(default_factory=Earlier)
     phase: Phase = Phase.START
     sensors: watch.Sensors = field(default_factory=watch.Sensors)
     ledger: dict[str, Mapping[str, int]] = field(default_factory=dict)

@@ -59,7 +59,7 @@ def run(
         announce(phase)
 
     clock = Clock(torch.cuda.synchronize if job.trial.device == "cuda" else lambda: None, enter)
-    state = Run(job, clock, report, runner_rows.row(job, Status.ERROR))
+    state = Run(job, clock, report, runner_rows.row(job, Status.ERROR), asked_at)
     state.keep = lambda: keep(_result(state, Status.OK, None))
     state.record(
         EnvironmentColumns(started_at=_now(), load_average=environment.load_average()),

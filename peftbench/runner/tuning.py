@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,7 +26,7 @@ from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
-from peftbench.runner import checkpoint
+from peftbench.runner import checkpoint, resuming
 from peftbench.runner.checks import first_step, liveness, packed_rows, probe
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop
@@ -116,6 +117,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             pad_id=loaded.tokenizer.pad_token_id,
             virtual_tokens=context_length.virtual_tokens(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
+            progress=importlib.import_module(method.progress) if method.progress else None,
         )
     return model, learner
 
@@ -137,21 +139,24 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
     """Train, and record what training did and took; after an exception, what it took until then."""
     trial, training = run.job.trial, learner.training
     measured = watch.Training()
+    seed_all(trial.seed or 0)
+    course = resuming.resume(run, learner)
+    keeper = resuming.Keeper(run, learner, trial.checkpoint_every_seconds)
     with run.clock.phase(Phase.TRAIN):
         try:
             with watch.training(run.sensors) as measured:
-                seed_all(trial.seed or 0)
                 steps = data.step_examples if training.seconds is None else batches.onward(data, trial, tokenizer)
                 report = watch.each_step(run.sensors, run.reported)
-                trace = loop.train(learner, steps, data.held_out, run.clock, report)
+                trace = loop.train(learner, steps, data.held_out, run.clock, report, course, keeper)
         finally:
-            run.record(measured.memory, measured.environment)
+            run.record(run.earlier.merged(measured.memory), measured.environment)
     if training.seconds is not None:  # only now is the number of steps known
         del data.step_examples[len(trace.steps) :]
         run.record(*batches.columns(data))
     run.steps = tuple(dataclasses.replace(s, key=run.job.key) for s in trace.steps)
     run.record(*loop.columns(trace))
-    run.record(watch.energy_columns(run.sensors, run.clock))
+    if course is None:  # else the energy of the earlier processes is not known
+        run.record(watch.energy_columns(run.sensors, run.clock))
     if trial.device == "cuda":
         peak = (run.row.peak_train_bytes or 0) + peaks.paged_bytes(learner.optimizer)
         run.record(MemoryColumns(peak_train_bytes=peak))

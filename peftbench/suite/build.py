@@ -80,6 +80,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         generation=evaluate.generation,
         split=evaluate.split,
         timeout_seconds=top.timeout_seconds,
+        checkpoint_every_seconds=top.checkpoint_every_seconds,
         display_path=document.display_path,
         only=only,
         inference=evaluate.inference,

@@ -195,6 +195,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
             device=device,
             threads=threads_of(suite),
             timeout_seconds=suite.timeout_seconds,
+            checkpoint_every_seconds=suite.checkpoint_every_seconds,
             deployed=suite.deployed,
             **measured,
             unsupported=refused.message if refused else None,

@@ -45,6 +45,10 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "evaluate": Meaning("how to score, see below"),
         "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
         "timeout_seconds": Meaning("wall time after which a trial is stopped"),
+        "checkpoint_every_seconds": Meaning(
+            "how often a trial saves the state of its training, from which `run` continues after a crash; null for "
+            "never; changes no number"
+        ),
         "most_trials": Meaning(
             "a grid of more trials is refused before it is expanded, as a list too many multiplies all others"
         ),

@@ -13,6 +13,8 @@ from peftbench.tasks.splits import splits
 
 MOST_TRIALS = 10_000
 """Most trials of a grid, unless the suite allows more."""
+CHECKPOINT_SECONDS = 600.0
+"""Time after which a trial saves the state of its training, unless the suite gives another one."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class Suite:
     """None for the grid's longest ``sequence_length``."""
     split: str
     timeout_seconds: float | None
+    checkpoint_every_seconds: float | None
     display_path: str
     """The file as messages name it."""
     only: tuple[tuple[str, str], ...] = ()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Retention
-from peftbench.suite.records import MOST_TRIALS
+from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
 Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]
@@ -154,6 +154,7 @@ class SuiteFile(Strict):
     evaluate: Any = None
     search: Any = None
     timeout_seconds: Positive | None = None
+    checkpoint_every_seconds: Positive | None = CHECKPOINT_SECONDS
     most_trials: Count = MOST_TRIALS
     audit: Literal["report", "strict"] = "report"
     profile: Literal[profiles.PROFILES] | None = None  # type: ignore[valid-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -52,6 +53,9 @@ class Learner:
     """Positions that the method adds to every row of a forward pass."""
     after_step: Callable[[Any, int], None] | None = None
     """Called after each step with the model and the number of steps done before, while the gradients still exist."""
+    progress: Any = None
+    """Module with ``state`` and ``restore``, for a method that changes more than weights and buffers
+    (``Method.progress``); None for others."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
@@ -61,7 +65,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         model: the base model with the method attached.
         parameters: the trainable ones.
         training: the settings.
-        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step.
+        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress.
     """
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
@@ -151,6 +155,18 @@ class Best:
             self.weights = [p.detach().clone() for p in parameters]
 
 
+@dataclass
+class Course:
+    """What training has done so far, besides what it did to the model: from here another process can continue."""
+
+    rows: list[StepRow] = field(default_factory=list)
+    spent: float = 0.0
+    """Seconds in steps."""
+    waited: float | None = 0.0
+    """Time that threads waited for a CPU during the steps, summed; None if the system does not report it."""
+    best: Best = field(default_factory=Best)
+
+
 @dataclass(frozen=True)
 class Trace:
     """The record of a training run."""
@@ -180,6 +196,10 @@ class _Goal:
         assert self.seconds is not None
         return min(_PARTS - 1, int(_PARTS * spent / self.seconds)), _PARTS
 
+    def reached(self, done: int, spent: float) -> bool:
+        """Return whether no step is left."""
+        return done >= self.steps if self.steps is not None else spent >= (self.seconds or 0.0)
+
     def total(self, done: int, spent: float) -> int:
         """Return the total number of steps; with a budget of seconds, an estimate from the steps done so far."""
         if self.steps is not None:
@@ -198,6 +218,8 @@ def train(
     held_out: Sequence[Encoded],
     clock: Clock,
     report: Progress,
+    course: Course | None = None,
+    after_each: Callable[[Course], None] = lambda _: None,
 ) -> Trace:
     """Train for the planned steps, and leave the weights that will be scored in the model.
 
@@ -205,49 +227,71 @@ def train(
     follows the share of the budget that is used. Only the time of steps counts, the first ones included; validation
     does not.
 
+    Args:
+        learner: the model and its optimizer, in the state that belongs to ``course``.
+        step_examples: the examples of each step, from the first.
+        held_out: the examples of the validation loss.
+        clock: measures steps and validation.
+        report: called after each step.
+        course: what was done before, from which training continues; None to begin.
+        after_each: called with the course after each step, when no gradients exist.
+
     Raises:
         Diverged: at the first step with a loss or gradient that is not finite. For fp16 only the loss is checked, since
             the gradient scaler skips steps with such gradients.
     """
-    rows: list[StepRow] = []
-    spent = 0.0
-    waits: list[float | None] = []
-    best = Best()
+    course = course or Course()
     training = learner.training
     goal = _Goal(training.seconds, len(step_examples) if isinstance(step_examples, Sequence) else None)
     learner.model.train()
-    for index, examples in enumerate(step_examples):
-        batches = [b.to(learner.device) for b in micro_batches(examples, training, learner.pad_id)]
-        rate = optimizers.learning_rate(training, *goal.place(index, spent))
-        waiting = environment.waiting_by_thread()
-        start = clock.now()
-        loss, norm = step(learner, batches, rate, index)
-        seconds = clock.now() - start
-        spent += seconds
-        total = goal.total(index + 1, spent)
-        waits.append(environment.waited(waiting, environment.waiting_by_thread()))
-        if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):
-            raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {total}")
-        checked = None
-        if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
-            with clock.phase(Phase.VALIDATE):
-                checked = validation_loss(learner, held_out)
-            if not math.isfinite(checked):
-                raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
-            best.offer(checked, index + 1, learner.parameters)
-        counts = _tokens(batches, learner.virtual_tokens)
-        rows.append(StepRow("", index + 1, loss, seconds, index < training.untimed_steps, rate, norm, *counts, checked))
-        report(index + 1, total, loss)
-        if index + 1 == total:
-            break
-    scored = len(rows)
+    steps = itertools.islice(step_examples, len(course.rows), None)
+    while not goal.reached(len(course.rows), course.spent):
+        _train_step(learner, next(steps), held_out, clock, report, course, goal)
+        after_each(course)
+    scored = len(course.rows)
     if training.score == "best_on_validation":
-        scored = best.step
+        scored = course.best.step
         with torch.no_grad():
-            for parameter, kept in zip(learner.parameters, best.weights, strict=True):
+            for parameter, kept in zip(learner.parameters, course.best.weights, strict=True):
                 parameter.copy_(kept)
-    waited = None if None in waits else sum(wait for wait in waits if wait is not None)
-    return Trace(tuple(rows), scored, best.loss if best.weights else None, waited)
+    best = course.best
+    return Trace(tuple(course.rows), scored, best.loss if best.weights else None, course.waited)
+
+
+def _train_step(
+    learner: Learner,
+    examples: Sequence[Encoded],
+    held_out: Sequence[Encoded],
+    clock: Clock,
+    report: Progress,
+    course: Course,
+    goal: _Goal,
+) -> None:
+    """Take the next step of a course, with the validation after it."""
+    training, index = learner.training, len(course.rows)
+    batches = [b.to(learner.device) for b in micro_batches(examples, training, learner.pad_id)]
+    rate = optimizers.learning_rate(training, *goal.place(index, course.spent))
+    waiting = environment.waiting_by_thread()
+    start = clock.now()
+    loss, norm = step(learner, batches, rate, index)
+    seconds = clock.now() - start
+    course.spent += seconds
+    total = goal.total(index + 1, course.spent)
+    waited = environment.waited(waiting, environment.waiting_by_thread())
+    course.waited = None if course.waited is None or waited is None else course.waited + waited
+    if not math.isfinite(loss) or not (math.isfinite(norm) or learner.precision.gradient_scaling):
+        raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {total}")
+    checked = None
+    if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
+        with clock.phase(Phase.VALIDATE):
+            checked = validation_loss(learner, held_out)
+        if not math.isfinite(checked):
+            raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
+        course.best.offer(checked, index + 1, learner.parameters)
+    counts = _tokens(batches, learner.virtual_tokens)
+    untimed = index < training.untimed_steps
+    course.rows.append(StepRow("", index + 1, loss, seconds, untimed, rate, norm, *counts, checked))
+    report(index + 1, total, loss)
 
 
 def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:

@@ -28,6 +28,13 @@ class TimeColumns(ColumnGroup):
         float | None, "time that runnable threads waited for a CPU during training steps, summed over threads"
     ] = None
     validate_seconds: Annotated[float | None, "validation during training"] = None
+    checkpoint_seconds: Annotated[
+        float | None, "saving the state of training, from which the trial continues after a crash"
+    ] = None
+    resume_seconds: Annotated[
+        float | None,
+        "reading that state, and what the trial's earlier processes did before training, which was done again",
+    ] = None
     account_seconds: Annotated[float | None, "measuring memory, FLOPs and the reference step in extra steps"] = None
     check_seconds: Annotated[float | None, "sanity checks: the method is active, the base model is unchanged"] = None
     evaluate_seconds: Annotated[float | None, "scoring the tasks"] = None
@@ -35,4 +42,11 @@ class TimeColumns(ColumnGroup):
     evaluate_decode_seconds: Annotated[float | None, "of these, in forward passes over one new token each"] = None
     save_seconds: Annotated[float | None, "saving the adapter"] = None
     untracked_seconds: Annotated[float | None, "wall time of the trial outside all phases"] = None
-    wall_seconds: Annotated[float | None, "from requesting the trial's process to its result"] = None
+    wall_seconds: Annotated[
+        float | None,
+        "from requesting the trial's process to its result; with earlier_processes_seconds if training continued",
+    ] = None
+    earlier_processes_seconds: Annotated[
+        float | None,
+        "wall time of processes of this trial that were stopped, up to the state from which training continued",
+    ] = None

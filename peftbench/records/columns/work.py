@@ -14,6 +14,9 @@ class WorkColumns(ColumnGroup):
 
     steps_done: Annotated[int | None, "optimizer steps, skipped ones included"] = None
     skipped_steps: Annotated[int | None, "of these, fp16 steps that the gradient scaler skipped: no update"] = None
+    resumes: Annotated[
+        int | None, "how often training continued from a saved state, as its process had ended; null for never"
+    ] = None
     examples_seen: Annotated[int | None, "training examples, repeats counted"] = None
     distinct_examples_seen: Annotated[int | None, "training examples, repeats not counted"] = None
     truncated_examples: Annotated[int | None, "training examples cut to the sequence length, repeats counted"] = None

@@ -240,6 +240,7 @@ def _or_kept(one: _Running, lost: Result) -> Result:
 
 def with_wall_time(result: Result, wall: float) -> Result:
     """Complete a result with what only the parent knows: the wall time, and how much of it belongs to no phase."""
+    wall += result.row.earlier_processes_seconds or 0.0
     tracked = sum(getattr(result.row, phase.column) or 0.0 for phase in Phase)
     times = TimeColumns(wall_seconds=wall, untracked_seconds=wall - tracked)
     return replace(result, row=result.row.updated(times))
