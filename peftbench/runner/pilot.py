@@ -152,7 +152,8 @@ def _shortened(trial: Trial, limit: float) -> Trial:
         least = training.untimed_steps + _LATER_STEPS
         steps = min(training.steps or STEPS, max(STEPS, least) if share == 1 else least)
         training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
-    return replace(trial, tasks=tasks, training=training, timeout_seconds=limit, deployed=())
+    short = replace(trial, tasks=tasks, training=training, deployed=())
+    return replace(short, timeout_seconds=limit, checkpoint_every_seconds=None)
 
 
 def _share(trial: Trial) -> float:

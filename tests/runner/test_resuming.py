@@ -1,16 +1,21 @@
 """An interrupted trial that continues from its saved state equals the unbroken one, bit for bit."""
 
+import errno
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from peftbench.records import Phase
 from peftbench.runner import training_states
+from peftbench.runner.executor.local import with_wall_time
+from peftbench.training import saved_state
 from tests.support import trials
+from tests.support.sample import sample
 
 STEPS = 9
 CASES = {
@@ -82,7 +87,7 @@ def steps(result) -> list:
     return [(s.step, s.loss, s.gradient_norm, s.learning_rate, s.validation_loss) for s in result.steps]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sample(CASES, every=13))
 def test_an_interrupted_trial_equals_the_unbroken_one(name, tiny, tmp_path):
     case = {"method": name, **CASES[name]}
     training = {"steps": STEPS, **case.pop("training", {})}
@@ -92,11 +97,109 @@ def test_an_interrupted_trial_equals_the_unbroken_one(name, tiny, tmp_path):
     every = replace(made, checkpoint_every_seconds=1e-9)
     broken, continued = outcome(every, tmp_path / "broken", dies_after=(2, 6))
     assert broken.row.status == "ok", broken.row.message
-    assert broken.row.resumes == 2 and whole.row.resumes is None
+    assert broken.row.resumes == 2
+    assert whole.row.resumes is None
     assert steps(broken) == steps(whole)
     assert [e.outcome for e in broken.examples] == [e.outcome for e in whole.examples]
     assert broken.row.batches_sha256 == whole.row.batches_sha256
-    assert weights and continued.keys() == weights.keys()
+    assert weights
+    assert continued.keys() == weights.keys()
     for file, tensors in weights.items():
         for place, tensor in tensors.items():
             assert tensor.equal(continued[file][place]), place
+
+
+@pytest.fixture
+def made(tiny, tmp_path):
+    """A trial of a few steps that saves its state after each."""
+    training = {"steps": 3}
+    given = trials.trial(tiny, tmp_path / "data", evaluate=("colour",), training=training, inference=False)
+    return replace(given, checkpoint_every_seconds=1e-9)
+
+
+def saved(made, folder: Path, **changes) -> Path:
+    """Interrupt a trial after its second step; return its saved state."""
+    from peftbench.runner import trial
+
+    def report(step, *_):
+        if step > 2:
+            raise Killed
+
+    folder.mkdir(exist_ok=True)
+    asked = replace(trials.job(made, folder), **changes)
+    with pytest.raises(Killed):
+        trial.run(asked, time.perf_counter(), lambda _: None, report)
+    return training_states.path_of(folder, asked.key)
+
+
+def test_the_time_of_earlier_processes_is_counted_once(made, tmp_path):
+    from peftbench.runner import trial
+
+    saved(made, tmp_path / "results")
+    begun = time.perf_counter()
+    result = trial.run(trials.job(made, tmp_path / "results"), begun, lambda _: None, lambda *_: None)
+    wall = time.perf_counter() - begun
+    row = with_wall_time(result, wall).row
+    assert row.earlier_processes_seconds > 0
+    assert row.wall_seconds == pytest.approx(wall + row.earlier_processes_seconds)
+    phases = sum(getattr(row, phase.column) or 0.0 for phase in Phase)
+    assert phases + row.untracked_seconds == pytest.approx(row.wall_seconds)
+    assert row.untracked_seconds >= 0
+    assert row.train_seconds == pytest.approx(sum(step.seconds for step in result.steps))
+    assert row.checkpoint_seconds > 0
+    assert row.resume_seconds > 0
+    assert row.train_energy_joules is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_text("{}"), "cannot be read"),
+    ],
+    ids=["truncated", "empty", "another file"],
+)
+def test_a_damaged_state_is_not_used(damage, reason, made, tmp_path, caplog):
+    path = saved(made, tmp_path / "results")
+    damage(path)
+    result, _ = outcome(made, tmp_path / "results")
+    assert (result.row.status, result.row.resumes) == ("ok", None)
+    assert reason in caplog.text
+    assert "begins anew" in caplog.text
+
+
+def test_a_state_of_other_versions_is_not_used(made, tmp_path, caplog):
+    saved(made, tmp_path / "results", environment_json=json.dumps({"packages": {"torch": "1.0"}}))
+    result, _ = outcome(made, tmp_path / "results")
+    assert (result.row.status, result.row.resumes) == ("ok", None)
+    assert "saved with another packages" in caplog.text
+
+
+def test_a_state_of_another_format_is_not_used(made, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(saved_state, "FORMAT", 0)
+    saved(made, tmp_path / "results")
+    monkeypatch.undo()
+    result, _ = outcome(made, tmp_path / "results")
+    assert result.row.resumes is None
+    assert "it has format 0" in caplog.text
+
+
+def test_a_full_disk_stops_no_trial_and_leaves_no_file(made, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(saved_state, "write", full)
+    result, _ = outcome(made, tmp_path / "results")
+    assert result.row.status == "ok"
+    assert "was not saved: [Errno 28] No space left on device" in caplog.text
+    assert not list((tmp_path / "results" / training_states.FOLDER).iterdir())
+
+
+def test_states_of_finished_trials_and_of_dead_writers_are_swept(tmp_path):
+    names = ["a.safetensors", "b.safetensors", ".999999999-c.safetensors", f".{os.getpid()}-d.safetensors"]
+    for name in names:
+        (tmp_path / training_states.FOLDER).mkdir(exist_ok=True)
+        (tmp_path / training_states.FOLDER / name).touch()
+    training_states.sweep(tmp_path, {"a"})
+    assert sorted(path.name for path in (tmp_path / training_states.FOLDER).iterdir()) == sorted(names[1::2])
