@@ -24,6 +24,7 @@ from tests.support.results_factory import make_result
 NAMES = {field.name for field in dataclasses.fields(TrialRow)}
 DURATIONS = {
     "median_step_seconds",
+    "earlier_processes_seconds",
     "reference_step_seconds",
     "first_token_seconds",
     "decoded_token_seconds",
