@@ -21,6 +21,8 @@ _ANYONES = ("torch", "numpy", "contextlib", *sys.stdlib_module_names)
 
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_status_alloc_failed", "_allocation_failed")
 """Parts of the messages of the host, of CUDA and of its libraries (cuBLAS, cuDNN, cuSOLVER)."""
+_NO_MEMORY_AT_EXIT = ("libgomp: out of memory", "libgomp: thread creation failed", "std::bad_alloc", "memoryerror")
+"""Parts of the last line of processes that ended because memory ran out: GNU OpenMP ends them itself."""
 
 
 def words(error: BaseException) -> str:
@@ -39,6 +41,11 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def ended_out_of_memory(last_line: str) -> bool:
+    """Whether the last line that a process printed says that memory ran out."""
+    return any(words in last_line.lower() for words in _NO_MEMORY_AT_EXIT)
 
 
 def refusal(error: BaseException, method: str, own: str = "") -> Unsupported | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from peftbench.records import Phase, Result, Status, TrialRow
 from peftbench.report.notes import data_use
 from peftbench.results import store
-from peftbench.runner import executor, training_states
+from peftbench.runner import executor, leftovers, training_states
 from peftbench.runner.executor import Event, local
 from peftbench.runner.prepare import Grid
 
@@ -93,6 +93,8 @@ def overhead_seconds(row: TrialRow) -> float | None:
 
 def _tidy(folder: Path, event: executor.Event) -> None:
     """Delete the log of a trial that ended ok, and the state of training of a trial that does not run again."""
+    if event.result and event.result.row.status != Status.OK:
+        leftovers.sweep(folder)
     if event.result and Status(event.result.row.status).final:
         training_states.discard(folder, event.job.key)
     if event.job.log and event.result and event.result.row.status == Status.OK:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +19,7 @@ from peftbench.records import Base, Example, Job, Status, Task, Trial
 from peftbench.records.failures import without_paths
 from peftbench.records.watch import Watch
 from peftbench.results import store
-from peftbench.runner import training_states
+from peftbench.runner import leftovers, training_states
 from peftbench.runner.executor import local
 from peftbench.runner.preflight import answers, attaching, chats, generation, texts, truncation
 from peftbench.runner.preflight import bases as base_models
@@ -331,7 +329,4 @@ def _prepare_logs(folder: Path) -> None:
         (folder / "logs").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write logs to {folder / 'logs'}: {error.strerror}") from None
-    for left in folder.glob(".saving-*"):
-        pid = left.name.split("-")[1]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
-            shutil.rmtree(left, ignore_errors=True)
+    leftovers.sweep(folder)

@@ -22,10 +22,7 @@ def discard(folder: str | Path, key: str) -> None:
 
 
 def sweep(folder: str | Path, done: Container[str]) -> None:
-    """Delete what killed processes left half written, and the states of trials that are done."""
-    place = Path(folder) / FOLDER
-    for path in place.iterdir() if place.is_dir() else ():
-        writer = path.name.partition("-")[0].removeprefix(".")
-        half = path.name.startswith(".") and not Path(f"/proc/{writer}").exists()
-        if half or path.name.removesuffix(".safetensors") in done:
+    """Delete the states of trials that are done."""
+    for path in (Path(folder) / FOLDER).glob("[!.]*"):
+        if path.name.removesuffix(".safetensors") in done:
             path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import random
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from peftbench.records import Phase
 from peftbench.runner import training_states
+from peftbench.runner.executor import local
 from peftbench.runner.executor.local import with_wall_time
 from peftbench.training import saved_state
 from tests.support import trials
@@ -196,10 +199,43 @@ def test_a_full_disk_stops_no_trial_and_leaves_no_file(made, tmp_path, monkeypat
     assert not list((tmp_path / "results" / training_states.FOLDER).iterdir())
 
 
-def test_states_of_finished_trials_and_of_dead_writers_are_swept(tmp_path):
-    names = ["a.safetensors", "b.safetensors", ".999999999-c.safetensors", f".{os.getpid()}-d.safetensors"]
-    for name in names:
-        (tmp_path / training_states.FOLDER).mkdir(exist_ok=True)
+def test_states_of_finished_trials_are_swept(tmp_path):
+    (tmp_path / training_states.FOLDER).mkdir()
+    for name in ("a.safetensors", "b.safetensors", ".1-a.safetensors"):
         (tmp_path / training_states.FOLDER / name).touch()
     training_states.sweep(tmp_path, {"a"})
-    assert sorted(path.name for path in (tmp_path / training_states.FOLDER).iterdir()) == sorted(names[1::2])
+    training_states.sweep(tmp_path / "absent", {"a"})
+    left = sorted(path.name for path in (tmp_path / training_states.FOLDER).iterdir())
+    assert left == [".1-a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.slow
+def test_three_hundred_steps_killed_twenty_times_equal_the_unbroken_ones(tiny, tmp_path):
+    """By SIGKILL of the trial's process, after a random number of steps since it began."""
+    training = {"steps": 300, "validate_every": 50, "score": "best_on_validation"}
+    made = trials.trial(tiny, tmp_path / "data", options={"dropout": 0.1}, training=training, inference=False)
+    whole, weights = outcome(made, tmp_path / "whole")
+    rng = random.Random(0)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    job = trials.job(replace(made, checkpoint_every_seconds=1e-9), folder)
+    job = replace(job, adapter_folder=str(folder / "adapter"))
+    kills, result = 0, None
+    while result is None or result.row.status != "ok":
+        last, first, pid = rng.randint(1, 12), None, 0
+        for event in local.run([job], workers=1):
+            first = event.step if event.step and first is None else first
+            if kills < 20 and first is not None and event.step >= first + last:
+                os.kill(pid, signal.SIGKILL)
+                kills += 1
+                last = 1000
+            pid = event.process or pid
+            result = event.result or result
+        assert result.row.status in ("killed", "ok"), result.row.message
+    assert kills == 20
+    assert result.row.resumes == 20
+    assert steps(result) == steps(whole)
+    assert result.scores == whole.scores
+    for file, tensors in weights.items():
+        again = load_file(folder / "adapter" / file)
+        assert all(tensor.equal(again[place]) for place, tensor in tensors.items())

@@ -143,7 +143,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
-    except Exception:
+    except BaseException:  # Ctrl-C too
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.methods import deployed_forms
-from peftbench.records import Job, Phase, Result, Status
+from peftbench.records import Job, Phase, Result, Status, failures
 from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
@@ -33,6 +35,8 @@ _LONGEST_WAIT = 86_400.0
 """Longest wait for an event in seconds; the system's own limit is 24.8 days."""
 _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
+_LONGEST_SOCKET_FOLDER = 80
+"""Most bytes of a folder for sockets: Linux allows paths of 107, and their names have up to 20."""
 _SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
 """Environment variables that are set while the server starts."""
 _servers: set[int] = set()
@@ -72,6 +76,8 @@ def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
             _await_server(context)
         while waiting or running:
             while waiting and len(running) < workers:
+                if not _server_lives():  # else the next trial would pay for its imports
+                    _await_server(context)
                 running.append(_start(context, waiting.pop()))
                 yield Event(running[-1].job, Phase.START, process=running[-1].process.pid)
             _wait(running)
@@ -166,6 +172,16 @@ def _restore(before: Mapping[str, str]) -> None:
             os.environ[name] = before[name]
 
 
+def _shorten_socket_path() -> None:
+    """Have multiprocessing keep its sockets in a short folder if the path of the usual one is too long for a socket."""
+    place = util.get_temp_dir()  # multiprocessing makes it once and removes it at exit
+    if len(os.fsencode(place)) <= _LONGEST_SOCKET_FOLDER:
+        return
+    short = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+    util.Finalize(None, shutil.rmtree, args=(short,), kwargs={"ignore_errors": True}, exitpriority=-100)
+    multiprocessing.current_process()._config["tempdir"] = short  # type: ignore[attr-defined]
+
+
 def _await_server(context: Any) -> None:
     """Return when the server has imported its libraries, so that their import does not count for any trial.
 
@@ -175,6 +191,7 @@ def _await_server(context: Any) -> None:
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     if server._forkserver_pid not in (None, *_servers):
         server._stop()
+    _shorten_socket_path()
     os.environ[lifeline.RUNNER] = str(os.getpid())
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
@@ -184,6 +201,12 @@ def _await_server(context: Any) -> None:
         first.join()
     except (EOFError, OSError) as error:
         raise UserError(f"the process server ended while it imported the libraries: {error}") from None
+
+
+def _server_lives() -> bool:
+    """Return whether the process server that was awaited still runs."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    return server._forkserver_pid is not None and lifeline.alive(server._forkserver_pid)
 
 
 def _start(context: Any, job: Job) -> _Running:
@@ -259,9 +282,12 @@ def _death(one: _Running) -> Result:
     code = one.process.exitcode
     if code == -signal.SIGKILL and _kernel_oom_kills() > one.kernel_kills:
         return failure(one.job, Status.OOM, one.phase, "the kernel killed the process: out of memory")
+    last = "" if code == -signal.SIGKILL else _last_words(one.job)  # a killed process knows nothing of its death
     how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     status = Status.KILLED if code is not None and code < 0 else Status.ERROR
-    return failure(one.job, status, one.phase, f"the trial's process ended with {how}{_last_words(one.job)}")
+    if failures.ended_out_of_memory(last):
+        status = Status.OOM
+    return failure(one.job, status, one.phase, f"the trial's process ended with {how}{last}")
 
 
 def _last_words(job: Job) -> str:

@@ -1,0 +1,114 @@
+"""What killed processes leave behind, and what their ends are called."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing import util
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from peftbench.results.store import files
+from peftbench.runner import leftovers, training_states
+from peftbench.runner.executor import lifeline, local
+from tests.support import trials
+
+
+def zombie() -> subprocess.Popen:
+    """Return a process that has ended and was not waited for."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process
+
+
+def test_a_process_that_was_not_waited_for_does_not_run():
+    process = zombie()
+    assert psutil.pid_exists(process.pid)
+    assert not lifeline.alive(process.pid)
+    assert lifeline.alive(os.getpid())
+    process.wait()
+    assert not lifeline.alive(process.pid)
+
+
+def test_unfinished_files_of_ended_processes_are_swept_and_those_of_running_ones_stay(tmp_path):
+    process = zombie()
+    for pid in (process.pid, os.getpid()):
+        (tmp_path / f".saving-{pid}-x").mkdir()
+        (tmp_path / training_states.FOLDER).mkdir(exist_ok=True)
+        (tmp_path / training_states.FOLDER / f".{pid}-key.safetensors").touch()
+    (tmp_path / training_states.FOLDER / "key.safetensors").touch()
+    leftovers.sweep(tmp_path)
+    left = {path.name for path in (*tmp_path.glob(".saving-*"), *(tmp_path / training_states.FOLDER).iterdir())}
+    assert left == {f".saving-{os.getpid()}-x", f".{os.getpid()}-key.safetensors", "key.safetensors"}
+    process.wait()
+
+
+def test_ctrl_c_during_a_write_leaves_no_temporary_file(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "rows.parquet"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("code", "last", "status", "quoted"),
+    [
+        (1, "libgomp: Thread creation failed: Resource temporarily unavailable", "oom", True),
+        (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'", "oom", True),
+        (1, "ImportError: no module", "error", True),
+        (-signal.SIGSEGV, "Fatal Python error: Segmentation fault", "killed", True),
+        (-signal.SIGKILL, "a warning of some library", "killed", False),
+    ],
+)
+def test_the_end_of_a_process_is_named_by_its_exit_code_and_last_words(code, last, status, quoted, tiny, tmp_path):
+    job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
+    Path(job.log).write_text(f"something before\n{last}\n")
+    ended = SimpleNamespace(exitcode=code, join=lambda _: None, is_alive=lambda: False)
+    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, local._kernel_oom_kills())
+    row = local._death(running).row
+    assert row.status == status
+    assert (last in row.message) == quoted
+
+
+def test_a_temporary_folder_with_a_long_path_is_not_used_for_sockets(tmp_path, monkeypatch):
+    config = dict(multiprocessing.current_process()._config)
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", config)
+    long = tmp_path / ("x" * 90)
+    config["tempdir"] = str(long)
+    local._shorten_socket_path()
+    assert len(util.get_temp_dir()) < local._LONGEST_SOCKET_FOLDER
+    assert Path(util.get_temp_dir()).is_dir()
+    short = config["tempdir"]
+    local._shorten_socket_path()
+    assert util.get_temp_dir() == short
+
+
+def test_a_server_that_ended_is_noticed(monkeypatch):
+    process = zombie()
+    server = local.forkserver._forkserver
+    for pid, lives in ((None, False), (process.pid, False), (os.getpid(), True)):
+        monkeypatch.setattr(server, "_forkserver_pid", pid)
+        assert local._server_lives() == lives
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_server_that_ended_is_started_again_before_the_next_trial_is_asked_for(tiny, tmp_path, monkeypatch):
+    """So the libraries' import counts for no trial."""
+    awaited = []
+    real = local._await_server
+    monkeypatch.setattr(local, "_await_server", lambda context: (awaited.append(1), real(context)))
+    jobs = [trials.job(trials.trial(tiny, tmp_path, seed=seed), tmp_path) for seed in (0, 1)]
+    statuses = []
+    for event in local.run(jobs, workers=1):
+        if event.result is not None:
+            statuses.append(event.result.row.status)
+            if len(statuses) == 1:
+                server = local.forkserver._forkserver._forkserver_pid
+                os.kill(server, signal.SIGKILL)
+                os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    assert statuses == ["ok", "ok"]
+    assert len(awaited) == 2
