@@ -59,6 +59,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"peak_run_reserved_bytes", "not_training_seconds"}  # of imported results only
     none |= {"head_parameters", "padding_influence"}  # of classification heads only
     none |= {"deployed_json", "deploy_seconds"}  # nothing is deployed
+    none |= {"checkpoint_seconds", "resume_seconds", "earlier_processes_seconds", "resumes"}  # it ran without a break
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
     held = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name.endswith("_json")}
