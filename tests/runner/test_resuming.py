@@ -16,6 +16,7 @@ from peftbench.records import Phase
 from peftbench.runner import training_states
 from peftbench.runner.executor import local
 from peftbench.runner.executor.local import with_wall_time
+from peftbench.suite import expand, load
 from peftbench.training import saved_state
 from tests.support import trials
 from tests.support.sample import sample
@@ -110,6 +111,31 @@ def test_an_interrupted_trial_equals_the_unbroken_one(name, tiny, tmp_path):
     for file, tensors in weights.items():
         for place, tensor in tensors.items():
             assert tensor.equal(continued[file][place]), place
+
+
+def zoo() -> list:
+    """Return the trials of every tuner of peft in fp32 that the suite about them has."""
+    suite = load(Path(__file__).parents[2] / "suites" / "peft_zoo.yaml")
+    found = [t for t in expand(suite, "cpu") if t.method == "peft" and t.precision == "fp32" and not t.unsupported]
+    return [pytest.param(trial, id=trial.cell, marks=pytest.mark.slow) for trial in found]
+
+
+@pytest.mark.parametrize("made", zoo())
+def test_a_tuner_of_peft_that_is_interrupted_equals_the_unbroken_one(made, tmp_path):
+    training = replace(made.training, steps=7, batch_size=4, micro_batch_size=2, sequence_length=48)
+    made = replace(made, training=training, evaluate=(), tasks=made.tasks[:1], inference=False, retention=None)
+    made = replace(
+        made,
+        options={**made.options, **({"total_step": 7, "tinit": 1, "tfinal": 2} if "tinit" in made.options else {})},
+    )
+    whole, weights = outcome(made, tmp_path / "whole")
+    if whole.row.status == "unsupported":
+        pytest.skip(whole.row.message)
+    broken, continued = outcome(replace(made, checkpoint_every_seconds=1e-9), tmp_path / "broken", dies_after=(2, 5))
+    assert (whole.row.status, broken.row.status, broken.row.resumes) == ("ok", "ok", 2), broken.row.message
+    assert steps(broken) == steps(whole)
+    for file, tensors in weights.items():
+        assert all(tensor.equal(continued[file][place]) for place, tensor in tensors.items())
 
 
 @pytest.fixture
