@@ -20,6 +20,7 @@ QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank such as 2r")]
+_ENDINGS = Annotated[list[str], Field(min_length=1, description="a list of at least one text")]
 _LORA = MappingProxyType(
     {
         "alpha": Setting(
@@ -30,7 +31,7 @@ _LORA = MappingProxyType(
         ),
         "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout probability of the input of A"),
         "target_modules": Setting(
-            Literal["all-linear", "attention"] | list[str],
+            Literal["all-linear", "attention"] | _ENDINGS,
             "all-linear",
             "all-linear (all linear layers except the head), attention (the projections of attention), or a list of "
             "module name endings (also c_attn.q, c_attn.k and c_attn.v, parts of gpt2's fused projection)",
@@ -107,7 +108,7 @@ METHODS: Table[Method] = Table(
                             shown="null (all)",
                         ),
                         "modules": Setting(
-                            Literal["norms", "biases"] | list[str] | None,
+                            Literal["norms", "biases"] | _ENDINGS | None,
                             None,
                             "the weights that train: norms, biases (BitFit: Ben Zaken et al. 2021, arXiv:2106.10199), "
                             "or a list of these and of module name endings",

@@ -177,6 +177,16 @@ def test_a_column_of_which_there_are_several_tasks_says_which_it_shows(tmp_path)
     assert not any("count for it" in text for text in one.cautions)
 
 
+def test_a_column_that_a_cell_does_not_fill_is_not_said_to_show_one_of_its_tasks(tmp_path):
+    """Of the two columns of LLaMA-7B the cell fills that of the data which it is trained on."""
+    tasks = [task("alpaca", "tatsu-lab/alpaca"), *(task(name, "cais/mmlu", "all") for name in ("mmlu", "mmlu_5"))]
+    rows = cell("huggyllama/llama-7b", "lora", {"mmlu": 0.38, "mmlu_5": 0.4}, tasks, 64, "bf16", seeds=1, examples=4,
+                train={"data": [["alpaca", 1.0]]})  # fmt: skip
+    found = table(tmp_path, "qlora-t4", rows, tasks=("mmlu", "mmlu_5"))
+    said = [text for text in found.cautions if "count for it" in text]
+    assert said == ["Alpaca: mmlu and mmlu_5 of a count for it; shown is mmlu."]
+
+
 def test_an_interval_that_rounds_to_the_published_number_has_it(tmp_path):
     """86.6 stands for all from 86.55 to 86.65."""
     rows = cell(ROBERTA, "lora", {"rte": 0.7}, [glue("rte")], 8, seeds=1, examples=40, trainable_parameters=294_912)

@@ -76,6 +76,26 @@ def test_the_same_files_give_the_same_keys_wherever_they_are_and_copies_count_on
     assert cells_and_keys(one) == ([name], [key])
 
 
+def test_a_copy_without_samples_does_not_take_the_place_of_the_one_that_has_them(one):
+    for place in ("a_copy", "z_copy"):  # before and behind the other in the order of their names
+        (one.parent / place).mkdir()
+        shutil.copy(of(one, "results_*.json"), one.parent / place)
+    (night,) = lm_eval.read([one.parent])
+    assert [len(result.examples) for result in night.results] == [24]
+
+
+def test_a_name_says_each_thing_once_and_of_a_tokenizer_no_folder(one):
+    path, found = results_of(one)
+    for given, name in (
+        ({"model": "gpt-x", "num_concurrent": 4}, "gpt-x num_concurrent=4 fp32"),
+        ({"pretrained": "org/a", "tokenizer": "/home/me/mine"}, "a tokenizer=mine fp32"),
+        ({"pretrained": "org/a", "tokenizer": "org/a"}, "a fp32"),
+    ):
+        found["config"]["model_args"] = given
+        path.write_text(json.dumps(found))
+        assert cells_and_keys(one)[0] == [name]
+
+
 def test_models_of_one_name_in_different_folders_are_told_apart(one):
     path, found = results_of(one)
     for place in ("a/checkpoint-500", "b/checkpoint-500", "b/checkpoint-900"):

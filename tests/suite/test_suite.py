@@ -66,6 +66,11 @@ def swapped(old, new, text=GOOD):
         (swapped("rank: 4", "rank: [4, x]"), ["x.yaml:5: methods.lora.rank.1: given 'x' (text)"]),
         (swapped("rank: 4", "rank: []"), ["x.yaml:5: methods.lora.rank: an empty list has no value"]),
         (
+            swapped("rank: 4", "target_modules: []"),
+            ["x.yaml:5: methods.lora.target_modules: an empty list has no value"],
+        ),
+        (GOOD + "  full: {modules: []}\n", ["x.yaml:6: methods.full.modules: an empty list has no value"]),
+        (
             swapped("rank: 4", "alpha: big"),
             ["methods.lora.alpha: given 'big'", "a number, above 0, or a multiple of the rank such as 2r, or null"],
         ),

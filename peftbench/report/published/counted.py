@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftbench.records.wording import series
 from peftbench.report.collect import Cell, read_json
 from peftbench.report.folders import Part
 from peftbench.report.published.load import names
 from peftbench.report.published.records import Layout, TaskMatch
+
+if TYPE_CHECKING:
+    from peftbench.report.published.measured import MeasuredRow
 
 
 def tasks_of(cell: Cell, part: Part, match: TaskMatch) -> tuple[str, ...]:
@@ -44,15 +47,16 @@ def _alone(scored: Iterable[str], blocks: Mapping[str, Mapping[str, Any]], match
     return [name for name, task in given if matches(name, task, match) and not group_of(task, match)]
 
 
-def several(parts: Iterable[Part], layout: Layout) -> Iterator[str]:
-    """Yield a sentence for each column of which a folder has several tasks, as the table shows one."""
-    columns = {column.head: column.task for column in layout.columns if column.task} | dict(layout.row_tasks)
-    for part in parts:
-        for head, match in columns.items():
-            found = {tuple(_alone(*_scored(cell, part), match)) for cell in part.results.cells}
-            for names_of_it in sorted(found):
-                if len(names_of_it) > 1:
-                    yield f"{head}: {series(list(names_of_it))} of {part.name} count for it; shown is {names_of_it[0]}."
+def several(rows: Iterable[MeasuredRow], layout: Layout) -> Iterator[str]:
+    """Yield a sentence for each number of a table for which several tasks of its cell count, as it shows one."""
+    for row in rows:
+        for one in row.values.values():
+            column = one.shown.column
+            match = layout.row_tasks[row.task] if row.task else column.task
+            found = _alone(*_scored(one.shown.cell, one.part), match) if match else ()
+            if len(found) > 1:
+                head = row.task or column.head
+                yield f"{head}: {series(list(found))} of {one.part.name} count for it; shown is {found[0]}."
 
 
 def training_tasks(cell: Cell) -> Iterator[tuple[str, Mapping[str, Any]]]:

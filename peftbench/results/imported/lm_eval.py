@@ -57,7 +57,10 @@ def read(given: Sequence[Path]) -> list[ImportedNight]:
 
 
 def _night(paths: Iterable[Path], name: str) -> ImportedNight:
-    runs = {run.digest: run for run in map(run_of, paths)}
+    runs: dict[str, Run] = {}
+    for run in map(run_of, paths):
+        if run.digest not in runs or run.logged > runs[run.digest].logged:  # a copy may have lost its samples
+            runs[run.digest] = run
     together = _together(sorted(runs.values(), key=lambda run: run.started))
     cells = lm_eval_names.cells([each[-1] for each in together])
     results = tuple(_result(each, cell) for each, cell in zip(together, cells, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 from peftbench.results.imported.lm_eval_run import Run
@@ -11,6 +12,7 @@ _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "auto":
 _WHERE = ("pretrained", "peft", "delta")
 _NAMING = (*_WHERE, "dtype", "load_in_8bit", "load_in_4bit", "parallelize", "device_map")
 """Arguments of a model that are in its name already, in the precision, or change no number."""
+_ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[/\\]")
 
 
 def cells(runs: Sequence[Run]) -> list[str]:
@@ -67,8 +69,14 @@ def _places(run: Run) -> tuple[str, ...]:
 def _cell(run: Run, depth: int) -> str:
     words = [short(base(run), depth)]
     words += [f"+ {short(str(run.model[name]), depth)}" for name in _WHERE[1:] if run.model.get(name)]
-    words += [f"{name}={run.model[name]}" for name in sorted(run.model) if name not in _NAMING]
+    more = {name: str(run.model[name]) for name in sorted(run.model) if name not in _NAMING}
+    words += [f"{name}={_without_folders(value)}" for name, value in more.items() if value != base(run)]
     return " ".join([*words, precision(run)])
+
+
+def _without_folders(value: str) -> str:
+    """Return the last part of an absolute path, which is of a machine; any other value unchanged."""
+    return short(value) if _ABSOLUTE.match(value) else value
 
 
 def _alike(names: Sequence[str]) -> list[list[int]]:

@@ -69,6 +69,11 @@ class Run:
         """When it began, UTC."""
         return datetime.fromtimestamp(float(self.found["date"]), UTC).isoformat(timespec="seconds")
 
+    @property
+    def logged(self) -> int:
+        """Number of examples that it has samples of."""
+        return sum(len(task.examples) for task in self.tasks)
+
     @cached_property
     def identity(self) -> str:
         """Text that is equal for runs of one model with the same settings and versions."""
