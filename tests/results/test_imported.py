@@ -106,6 +106,7 @@ HEAD = "commit,commit_date,file,created,acc,loss,steps,gpu,mem,torch,tf\n"
     [
         ("c,../../x,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "commit_date is '../../x', not a date"),
         ("c,19/06/2025,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "not a date like 2025-06-19"),
+        ("c,2025-02-30,lora--llama-3.2-3B-a.json,2025-06-18,0.5", "not a date like 2025-06-19"),
         ("c", "commit_date is None"),
         ("c,2025-06-19", "file or created is missing"),
         ("c,2025-06-19,a.json,2025-06-18,7", "not between 0 and 1"),

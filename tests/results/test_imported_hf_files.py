@@ -88,6 +88,7 @@ def test_a_copy_counts_once_and_two_runs_of_an_experiment_are_no_night(tmp_path)
     ("changes", "says"),
     [
         ({"run_info.created_at": "../../x"}, "the run's date is '../../x'"),
+        ({"run_info.created_at": "2026-13-01T10:00:00"}, "the run's date is '2026-13-01T10:00:00'"),
         ({"train_info.metrics": []}, "status is success, but it has no test accuracy"),
         ({"train_info.accelerator_memory_max": "22 GB"}, "accelerator_memory_max is '22 GB', not a number from 0"),
         ({"train_info.num_trainable_params": -1}, "num_trainable_params is -1, not a number from 0"),

@@ -220,6 +220,16 @@ def test_older_files_say_the_direction_in_the_task_and_the_number_of_examples_be
     assert (scores["tiny_choice"].metric, scores["tiny_choice"].examples) == ("acc_norm", 8)
 
 
+def test_a_results_file_that_is_wrong_is_named_and_not_its_samples(one):
+    path, found = results_of(one)
+    path.write_text(json.dumps({**found, "higher_is_better": {"tiny_choice": "yes"}}))
+    with pytest.raises(UserError) as raised:
+        lm_eval.read([one])
+    assert str(raised.value).startswith(f"{path} is no result of lm-eval")
+    path.write_text(json.dumps({**found, "higher_is_better": None}))
+    assert lm_eval.read([one])[0].results[0].scores, "as in older files, which do not say it"
+
+
 def test_what_a_model_wrote_is_no_html_of_the_page(one, tmp_path):
     def evil(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{**each, "resps": [["<script>alert(1)</script>"]]} for each in samples]

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import math
@@ -33,6 +34,14 @@ _UNKNOWN_SIZE = 99_999_999
 """What is stored there as the size of a file that could not be saved."""
 _STEM = "--llama-3.2-3B-"
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a day of the calendar, such as 2026-07-15."""
+    try:
+        return bool(_DATE.fullmatch(text)) and bool(datetime.date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def result(
@@ -65,7 +74,7 @@ def result(
         ValueError: if the date is none, or the accuracy is no share of the test set's questions.
     """
     method, _, name = stem.partition(_STEM)
-    if not _DATE.match(created):
+    if not is_date(created[:10]):
         raise ValueError(f"the run's date is {created!r:.40}, not one like 2026-07-15")
     said = json.dumps(source, sort_keys=True)
     key = hashlib.sha256(f"{SUITE} {stem} {said}".encode()).hexdigest()[:32]

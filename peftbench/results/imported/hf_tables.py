@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def _check_width(row: Mapping[Any, Any]) -> None:
 
 def _day(text: str | None, column: str) -> str:
     """Return a date, which names a folder."""
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text or ""):
+    if not hf_rows.is_date(text or ""):
         raise ValueError(f"{column} is {text!r:.40}, not a date like 2025-06-19")
     return str(text)
 

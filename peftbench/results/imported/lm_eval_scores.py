@@ -69,6 +69,7 @@ def task_run(found: Mapping[str, Any], name: str, samples: Path) -> TaskRun:
         "dataset": config.get("dataset_path"),
     }
     count = found.get("n-samples", {}).get(name, {}).get("effective", listed.get("sample_len"))
+    higher = _directions(found, name)
     logged = _samples(samples, count) if samples.is_file() else []
     try:
         if config.get("output_type") == "loglikelihood_rolling":
@@ -77,7 +78,7 @@ def task_run(found: Mapping[str, Any], name: str, samples: Path) -> TaskRun:
             error = _standard_error([e.outcome for e in examples])
             metrics |= {_PER_BYTE: value} if value is not None else {}
         else:
-            headline, value = next(_headlines(metrics, _directions(found, name), logged), ("", None))
+            headline, value = next(_headlines(metrics, higher, logged), ("", None))
             error = errors.get(headline)
             mine = _outcomes(logged, headline, value, config, samples)
             examples = tuple(_example(name, sample, headline, config) for sample in mine)
@@ -131,7 +132,7 @@ def _directions(found: Mapping[str, Any], name: str) -> Mapping[str, bool]:
     """Return which metrics of a task are better when higher, as far as the file says it; older ones do in the task."""
     listed = found["configs"].get(name, {}).get("metric_list") or ()
     own = {str(each["metric"]): each["higher_is_better"] for each in listed if "higher_is_better" in each}
-    return own | (found.get("higher_is_better", {}).get(name) or {})
+    return own | ((found.get("higher_is_better") or {}).get(name) or {})
 
 
 def _headlines(
