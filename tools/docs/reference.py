@@ -28,6 +28,7 @@ from peftbench.results.store.document import document
 from tools.docs import (
     answer_document,
     arithmetic,
+    classification_document,
     cli_document,
     crossed_document,
     deployed_document,
@@ -67,8 +68,10 @@ KEPT = {
     "nano_tuning": ("trials",),
     "peft_zoo": ("trials",),
     "deployed": ("trials",),
+    **{f"glue_{name}": ("trials",) for name in (*classification_document.TASKS, "roberta")},
 }
-"""Which data sets of a run are committed; the larger ones leave out what no document reads."""
+"""Which data sets of a run are committed; the larger ones leave out what no document reads. What is not in
+``RUNS`` needs data and a base model that are not in the repository; the document names the command."""
 
 
 def _table(name: str, place: int = 0) -> str:
@@ -178,6 +181,13 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "deployed run": deployed_document.run,
         "deployed findings": deployed_document.findings,
         "deployed table": deployed_document.table,
+    },
+    ROOT / "docs" / "classification.md": {
+        "heads run": classification_document.run,
+        "heads scores": classification_document.scores,
+        "heads findings": classification_document.findings,
+        "heads costs": classification_document.costs,
+        "heads roberta": classification_document.roberta,
     },
     ROOT / "docs" / "peer.md": {
         "peer memory": peer_document.memory,
