@@ -36,6 +36,14 @@ def test_cola_is_not_learned_by_any_method():
     assert {cell.mean(page.SCORE) for cell in cells("cola").values()} == {0.0}
 
 
+def test_sst2_is_learned_with_more_steps_alone():
+    floor = page.majority("sst2")
+    assert all(0 < cell.mean(page.SCORE) - floor < 0.065 for cell in cells("sst2").values())
+    assert "- SST-2: of 7 intervals, none lie above" in page.findings()
+    (cell,) = page.results("sst2_longer").cells
+    assert cell.mean(page.SCORE) - cell.summary.spreads[page.SCORE].half_width > floor + 0.15
+
+
 def test_robertas_shape_is_counted_and_predicted_exactly():
     (row,) = page.results("roberta").trials.to_dict("records")
     assert row["trainable_parameters"] == 2 * 12 * 8 * (768 + 768)

@@ -127,3 +127,14 @@ def test_what_truncated_examples_lost_is_said_in_words():
         "evaluation's maximum length: 5 of 500 of trec (3 lost the start of the prompt, 2 the whole prompt). No "
         "example was dropped."
     )
+
+
+def test_a_text_that_a_head_reads_loses_its_end():
+    seen = {"glue": {"examples": 9, "drawn": 100, "distinct": 9, "truncated": 3, "lost": {"text_end": 3}}}
+    scores = {"glue": {"truncated_prompts": 1, "lost_prompts": 0, "examples": 872}}
+    given = {"data_seen_json": json.dumps(seen), "scores_json": json.dumps(scores), "head_parameters": 16770}
+    assert notes(row(**given))[1] == (
+        "Truncated on the right: training examples, to the sequence length: 3 of 100 of glue (3 %: 3 lost the end of "
+        "the text); scored texts, to evaluation's maximum length: 1 of 872 of glue (1 lost the end of the text). No "
+        "example was dropped."
+    )

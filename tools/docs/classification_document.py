@@ -68,6 +68,13 @@ def scores() -> str:
     return table(head, rows)
 
 
+def longer() -> str:
+    """Return what full fine-tuning scores on SST-2 after more steps."""
+    (cell,) = results("sst2_longer").cells
+    steps = json.loads(cell.trials["settings_json"].iloc[0])["train"]["steps"]
+    return f"{cell.title[0].upper()}{cell.title[1:]} for {steps} steps, three seeds: {_score(cell)} on SST-2."
+
+
 def costs() -> str:
     """Return the table of parameters, memory and what the method's own tensors do: a row per method."""
     names = series(list(TASKS.values()))

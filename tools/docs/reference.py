@@ -68,7 +68,7 @@ KEPT = {
     "nano_tuning": ("trials",),
     "peft_zoo": ("trials",),
     "deployed": ("trials",),
-    **{f"glue_{name}": ("trials",) for name in (*classification_document.TASKS, "roberta")},
+    **{f"glue_{name}": ("trials",) for name in (*classification_document.TASKS, "sst2_longer", "roberta")},
 }
 """Which data sets of a run are committed; the larger ones leave out what no document reads. What is not in
 ``RUNS`` needs data and a base model that are not in the repository; the document names the command."""
@@ -186,6 +186,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "heads run": classification_document.run,
         "heads scores": classification_document.scores,
         "heads findings": classification_document.findings,
+        "heads longer": classification_document.longer,
         "heads costs": classification_document.costs,
         "heads roberta": classification_document.roberta,
     },

@@ -36,10 +36,11 @@ def sentences(trials: pd.DataFrame) -> tuple[str, ...]:
         return ()
     columns = known.reindex(columns=[*_READ, "head_parameters"]).to_dict("records")
     rows = [{**row, "seen": json.loads(row["data_seen_json"])} for row in columns]
-    return (*_seen(rows), _truncated(rows, trials["scores_json"].dropna().unique()), *_overlap(known))
+    head = all(is_number(row["head_parameters"]) for row in rows)
+    return (*_seen(rows, head), _truncated(rows, trials["scores_json"].dropna().unique(), head), *_overlap(known))
 
 
-def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
+def _seen(rows: Iterable[dict[str, Any]], head: bool) -> Iterable[str]:
     """Yield the amount of training data: one sentence if it is the same for all cells, else one for each amount."""
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for row in rows:
@@ -52,15 +53,13 @@ def _seen(rows: Iterable[dict[str, Any]]) -> Iterable[str]:
         )
         yield (
             f"Training data of {who}: {plural(steps, 'step')}, {plural(examples, 'example')} ({distinct} distinct): "
-            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, {_in_loss(alike, loss)}."
+            f"{_epochs([row['seen'] for row in alike])}; {tokens} non-padding tokens, {_in_loss(loss, head)}."
         )
 
 
-def _in_loss(rows: Iterable[dict[str, Any]], loss: str) -> str:
+def _in_loss(loss: str, head: bool) -> str:
     """Return what of the tokens is in the loss: with a head none, but one prediction for each text."""
-    if all(is_number(row["head_parameters"]) for row in rows):
-        return "with the loss on what the head gives for each text"
-    return f"of which {loss} contribute to the loss"
+    return "with the loss on what the head gives for each text" if head else f"of which {loss} contribute to the loss"
 
 
 def _epochs(seen: Sequence[dict[str, dict[str, int]]]) -> str:
@@ -76,8 +75,11 @@ def _epochs(seen: Sequence[dict[str, dict[str, int]]]) -> str:
     return ", ".join(parts)
 
 
-def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
-    """Return how many examples were truncated and what they lost, over all seeds; none is ever dropped."""
+def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str], head: bool) -> str:
+    """Return how many examples were truncated and what they lost, over all seeds; none is ever dropped.
+
+    A prompt loses its start, as the answer follows its end; a text that a head reads loses its end.
+    """
     cells: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
         for task, each in row["seen"].items():
@@ -89,16 +91,20 @@ def _truncated(rows: Iterable[dict[str, Any]], scores: Iterable[str]) -> str:
         groups.setdefault(shares, []).append(cell)
     train = [text if len(groups) == 1 else f"{text} ({', '.join(who)})" for text, who in groups.items() if text]
     prompts = dict.fromkeys(
-        _cut_prompts(task, score)
+        _cut_prompts(task, score, head)
         for text in scores
         for task, score in json.loads(text).items()
         if score.get("truncated_prompts")
     )
     parts = [f"training examples, to the sequence length: {'; '.join(train)}"] if train else []
-    parts += [f"scored prompts, to evaluation's maximum length: {', '.join(prompts)}"] if prompts else []
+    parts += (
+        [f"scored {'texts' if head else 'prompts'}, to evaluation's maximum length: {', '.join(prompts)}"]
+        if prompts
+        else []
+    )
     if not parts:
         return "No example was dropped or truncated, in training or in evaluation."
-    return f"Truncated on the left: {'; '.join(parts)}. No example was dropped."
+    return f"Truncated on the {'right' if head else 'left'}: {'; '.join(parts)}. No example was dropped."
 
 
 def _share(task: str, counts: Counter[str]) -> str:
@@ -109,9 +115,11 @@ def _share(task: str, counts: Counter[str]) -> str:
     return f"{counts['truncated']:,} of {counts['drawn']:,} of {task} ({share} %{what})"
 
 
-def _cut_prompts(task: str, score: dict[str, Any]) -> str:
+def _cut_prompts(task: str, score: dict[str, Any], head: bool) -> str:
     """Return how many prompts of a task were cut: "4 of 500 of trec (4 lost the start, 0 the whole prompt)"."""
     cut, gone = score["truncated_prompts"], score.get("lost_prompts")
+    if head:
+        return f"{cut:,} of {score['examples']:,} of {task} ({cut:,} lost the end of the text)"
     what = "" if gone is None else f" ({cut - gone:,} lost the start of the prompt, {gone:,} the whole prompt)"
     return f"{cut:,} of {score['examples']:,} of {task}{what}"
 
