@@ -134,8 +134,9 @@ def each_step(sensors: Sensors, report: Callable[[int, int, float], None]) -> Ca
 
 
 def energy_columns(sensors: Sensors, clock: Clock) -> WorkColumns:
-    """Return the energy of training without validation, and its source; nothing if it was not measured."""
+    """Return the energy of training without validation and saving, and its source; nothing if it was not measured."""
     if sensors.meter is None or Phase.TRAIN not in clock.joules:
         return WorkColumns()
-    joules = clock.joules[Phase.TRAIN] - clock.joules.get(Phase.VALIDATE, 0.0)
+    within = clock.joules.get(Phase.VALIDATE, 0.0) + clock.joules.get(Phase.CHECKPOINT, 0.0)
+    joules = clock.joules[Phase.TRAIN] - within
     return WorkColumns(train_energy_joules=joules, energy_source=sensors.meter.source)

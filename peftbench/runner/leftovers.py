@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def sweep(folder: Path) -> None:
     """Delete the unfinished files of processes that have ended."""
     for left in (*folder.glob(f"{SAVING}-*"), *(folder / FOLDER).glob(".*")):
         pid = left.name.removeprefix(SAVING).removeprefix(".").removeprefix("-").partition("-")[0]
-        if pid.isdigit() and lifeline.alive(int(pid)):
+        if pid.isdigit() and int(pid) != os.getpid() and lifeline.alive(int(pid)):  # trials have processes of their own
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

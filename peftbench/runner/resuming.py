@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peftbench.measure import peaks
+from peftbench.methods import method_of
 from peftbench.records import Phase
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
@@ -38,21 +40,24 @@ def resume(run: Run, learner: Learner) -> Course | None:
     Returns:
         What was done before; None if training begins.
     """
-    place = training_states.path_of(run.job.scratch, run.job.key)
-    if not place.is_file():
+    place = training_states.newest(run.job.scratch, run.job.key)
+    if place is None:
         return None
     with run.clock.phase(Phase.RESUME):
         try:
             saved = saved_state.read(place)
-            told = saved.more["environment"]
-            if told != _environment(run):
-                changed = [name for name, value in _environment(run).items() if told.get(name) != value]
-                raise saved_state.Unusable(f"it was saved with another {' and '.join(changed) or 'environment'}")
+            told, here = saved.more["environment"], _environment(run)
+            changed = [name for name in here if told.get(name) != here[name]]
+            if changed:
+                raise saved_state.Unusable(f"it was saved with another {' and '.join(changed)}")
             course = saved.restore(learner)
         except saved_state.Unusable as error:
             _log.warning("training begins anew: %s: %s", place.name, error)
-            place.unlink()
+            training_states.discard(run.job.scratch, run.job.key)
             return None
+        except Exception:  # the learner may have changed: this process fails, the next one begins anew
+            training_states.discard(run.job.scratch, run.job.key)
+            raise
     more = saved.more
     run.earlier = Earlier(more["resumes"] + 1, more["seconds"], more["peaks"])
     for phase in _ADDED:
@@ -62,6 +67,13 @@ def resume(run: Run, learner: Learner) -> Course | None:
     run.stepped = True
     run.record(WorkColumns(resumes=run.earlier.resumes), TimeColumns(earlier_processes_seconds=run.earlier.seconds))
     return course
+
+
+def keeper(run: Run, learner: Learner) -> Keeper:
+    """Return what saves a trial's state; a method of another package must say what it changes after a step."""
+    method = method_of(run.job.trial.method, run.job.trial.options)
+    known = bool(method.progress) or not method.after_step or method.attach.startswith("peftbench.")
+    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if known else None)
 
 
 @dataclass
@@ -86,10 +98,10 @@ class Keeper:
         self.last = time.perf_counter()
 
     def _save(self, course: Course) -> None:
-        run = self.run
-        place = training_states.path_of(run.job.scratch, run.job.key)
-        place.parent.mkdir(exist_ok=True)
-        temporary = place.with_name(f".{os.getpid()}-{place.name}")
+        run, learner = self.run, self.learner
+        folder = Path(run.job.scratch) / training_states.FOLDER / f".{os.getpid()}-{run.job.key}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         highest = run.earlier.merged(peaks.so_far(run.job.trial.device))
         more: dict[str, Any] = {
             "environment": _environment(run),
@@ -99,17 +111,14 @@ class Keeper:
             "peaks": {name: size for name, size in vars(highest).items() if size is not None},
         }
         try:
-            saved_state.write(temporary, self.learner, course, more)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, place)
-        except Exception:
-            temporary.unlink(missing_ok=True)
-            raise
-        files.sync(Path(place.parent))
+            saved_state.write(folder, learner, course, more)
+            training_states.install(folder, run.job.scratch, run.job.key, len(course.rows))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        files.sync(folder.parent)
 
 
 def _environment(run: Run) -> dict[str, Any]:
     """Return what the losses of equal seeds depend on besides the trial's key."""
     found = json.loads(run.job.environment_json)
-    return {name: found.get(name) for name in ("packages", "cpu", "gpus")}
+    return {name: found.get(name) for name in ("packages", "git", "cpu", "gpus")}

@@ -141,7 +141,7 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
     measured = watch.Training()
     seed_all(trial.seed or 0)
     course = resuming.resume(run, learner)
-    keeper = resuming.Keeper(run, learner, trial.checkpoint_every_seconds)
+    keeper = resuming.keeper(run, learner)
     with run.clock.phase(Phase.TRAIN):
         try:
             with watch.training(run.sensors) as measured:

@@ -44,10 +44,12 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "train": Meaning("training settings, the same for every method, see below"),
         "evaluate": Meaning("how to score, see below"),
         "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
-        "timeout_seconds": Meaning("wall time after which a trial is stopped"),
+        "timeout_seconds": Meaning(
+            "wall time after which a trial's process is stopped; the next run goes on where its training was saved last"
+        ),
         "checkpoint_every_seconds": Meaning(
             "how often a trial saves the state of its training, from which `run` continues after a crash; null for "
-            "never; changes no number"
+            "never; changes no loss and no score"
         ),
         "most_trials": Meaning(
             "a grid of more trials is refused before it is expanded, as a list too many multiplies all others"

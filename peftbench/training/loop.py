@@ -165,6 +165,8 @@ class Course:
     waited: float | None = 0.0
     """Time that threads waited for a CPU during the steps, summed; None if the system does not report it."""
     best: Best = field(default_factory=Best)
+    continued_at: int = 0
+    """Steps done when this process took over; its first steps are untimed too."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ def _train_step(
             raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
         course.best.offer(checked, index + 1, learner.parameters)
     counts = _tokens(batches, learner.virtual_tokens)
-    untimed = index < training.untimed_steps
+    untimed = index - course.continued_at < training.untimed_steps
     course.rows.append(StepRow("", index + 1, loss, seconds, untimed, rate, norm, *counts, checked))
     report(index + 1, total, loss)
 

@@ -1,30 +1,34 @@
-"""The state of training as one file, from which another process continues as if nothing had happened.
+"""The state of training as files, from which another process continues as if nothing had happened.
 
-The file is safetensors: reading it runs no code. Its tensors are the weights that train, the buffers, the optimizer's
-state, the best weights so far and the state of the random number generators; what is not a tensor is JSON, kept as the
-bytes of a tensor of its own. What training does not change, the base model and the data, is made again from the suite
-by the same seed.
+The files are safetensors and JSON: reading them runs no code. The tensors are the weights that train, the buffers, the
+optimizer's state, the best weights so far and the state of the random number generators. They are written a gigabyte at
+a time, since the state of full fine-tuning can be larger than the host's memory. What training does not change, the
+base model and the data, is made again from the suite by the same seed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from peftbench.records import StepRow
 from peftbench.training.loop import Best, Course, Learner
 
 FORMAT = 1
 """Version of the file; another one is not read."""
-_JSON = "json"
+_JSON = "state.json"
+_SHARD_BYTES = 2**30
+"""Bytes of tensors that are copied to the host at once; a larger tensor has a file of its own."""
+_KEYS = frozenset({"format", "optimizer", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"})
 Tensors = dict[str, torch.Tensor]
 
 
@@ -32,14 +36,17 @@ class Unusable(Exception):
     """A file that training cannot continue from; the message says why."""
 
 
-def write(path: Path, learner: Learner, course: Course, more: Mapping[str, Any]) -> None:
+def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any]) -> None:
     """Write the state after a step, when no gradients exist.
 
     Args:
-        path: the file, which is overwritten.
+        folder: an empty folder.
         learner: the model and its optimizer.
         course: what training has done so far.
         more: anything else that is JSON; ``read`` returns it.
+
+    Raises:
+        OSError: if the disk refuses.
     """
     tensors, plain = _optimizer(learner.optimizer)
     tensors |= {f"weight.{i}": p.detach() for i, p in enumerate(learner.parameters)}
@@ -62,26 +69,52 @@ def write(path: Path, learner: Learner, course: Course, more: Mapping[str, Any])
         "best": [course.best.loss, course.best.step],
         "more": dict(more),
     }
-    text = json.dumps(everything).encode()
-    tensors[_JSON] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-    # each tensor with memory of its own: safetensors refuses tensors that share it, as tied weights do
-    save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    for number, names in enumerate(_shards(tensors)):
+        # each tensor with memory of its own: safetensors refuses tensors that share it, as tied weights do
+        copies = {name: tensors[name].to("cpu", copy=True).contiguous() for name in names}
+        try:
+            save_file(copies, folder / f"{number}.safetensors")
+        except SafetensorError as error:  # of a full disk too
+            raise OSError(str(error)) from error
+    everything["tensors"] = sorted(tensors)
+    (folder / _JSON).write_text(json.dumps(everything))
+    for path in folder.iterdir():
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
 
 
-def read(path: Path) -> Saved:
-    """Read a file without changing anything.
+def _shards(tensors: Tensors) -> Iterator[list[str]]:
+    """Yield the names of tensors that are written together."""
+    names: list[str] = []
+    size = 0
+    for name, tensor in tensors.items():
+        own = tensor.numel() * tensor.element_size()
+        if names and size + own > _SHARD_BYTES:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += own
+    yield names
+
+
+def read(folder: Path) -> Saved:
+    """Read what ``write`` wrote, without changing anything.
 
     Raises:
         Unusable: if it is damaged, or of another version.
     """
+    tensors: Tensors = {}
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        plain = json.loads(tensors.pop(_JSON).numpy().tobytes())
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        plain = json.loads((folder / _JSON).read_text())
+        for path in sorted(folder.glob("*.safetensors")):
+            tensors |= load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
         raise Unusable(f"it cannot be read: {error}") from error
-    if plain.get("format") != FORMAT:
-        raise Unusable(f"it has format {plain.get('format')}, this peftbench reads {FORMAT}")
+    version = plain.get("format") if isinstance(plain, dict) else None
+    if version != FORMAT:
+        raise Unusable(f"it has format {version}, this peftbench reads {FORMAT}")
+    if not plain.keys() >= _KEYS or sorted(tensors) != plain.get("tensors"):
+        raise Unusable("parts of it are missing")
     return Saved(tensors, plain)
 
 
@@ -120,7 +153,8 @@ class Saved:
         kept = self._part("best.")
         weights = [kept[str(i)].to(learner.device) for i in range(len(kept))]
         rows = [StepRow(**row) for row in self._plain["steps"]]
-        return Course(rows, self._plain["spent"], self._plain["waited"], Best(loss, step, weights))
+        best = Best(loss, step, weights)
+        return Course(rows, self._plain["spent"], self._plain["waited"], best, continued_at=len(rows))
 
     def _check(self, found: Mapping[str, torch.Tensor]) -> None:
         saved = {name for name in self._tensors if name.startswith(("weight.", "buffer."))}

@@ -36,14 +36,14 @@ def test_a_process_that_was_not_waited_for_does_not_run():
 
 def test_unfinished_files_of_ended_processes_are_swept_and_those_of_running_ones_stay(tmp_path):
     process = zombie()
-    for pid in (process.pid, os.getpid()):
+    for pid in (process.pid, os.getpid(), os.getppid()):
         (tmp_path / f".saving-{pid}-x").mkdir()
         (tmp_path / training_states.FOLDER).mkdir(exist_ok=True)
         (tmp_path / training_states.FOLDER / f".{pid}-key.safetensors").touch()
     (tmp_path / training_states.FOLDER / "key.safetensors").touch()
     leftovers.sweep(tmp_path)
     left = {path.name for path in (*tmp_path.glob(".saving-*"), *(tmp_path / training_states.FOLDER).iterdir())}
-    assert left == {f".saving-{os.getpid()}-x", f".{os.getpid()}-key.safetensors", "key.safetensors"}
+    assert left == {f".saving-{os.getppid()}-x", f".{os.getppid()}-key.safetensors", "key.safetensors"}
     process.wait()
 
 

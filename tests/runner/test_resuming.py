@@ -1,19 +1,22 @@
 """An interrupted trial that continues from its saved state equals the unbroken one, bit for bit."""
 
-import errno
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 
+from peftbench.methods import METHODS
 from peftbench.records import Phase
-from peftbench.runner import training_states
+from peftbench.runner import resuming, training_states
 from peftbench.runner.executor import local
 from peftbench.runner.executor.local import with_wall_time
 from peftbench.suite import expand, load
@@ -158,7 +161,7 @@ def saved(made, folder: Path, **changes) -> Path:
     asked = replace(trials.job(made, folder), **changes)
     with pytest.raises(Killed):
         trial.run(asked, time.perf_counter(), lambda _: None, report)
-    return training_states.path_of(folder, asked.key)
+    return training_states.newest(folder, asked.key)
 
 
 def test_the_time_of_earlier_processes_is_counted_once(made, tmp_path):
@@ -180,22 +183,58 @@ def test_the_time_of_earlier_processes_is_counted_once(made, tmp_path):
     assert row.train_energy_joules is None
 
 
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_text("{}"), "cannot be read"),
-    ],
-    ids=["truncated", "empty", "another file"],
-)
-def test_a_damaged_state_is_not_used(damage, reason, made, tmp_path, caplog):
-    path = saved(made, tmp_path / "results")
-    damage(path)
+def truncate(state: Path) -> None:
+    (path,) = state.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "a truncated file": (truncate, "cannot be read"),
+    "an empty file": (lambda state: (state / "state.json").write_text(""), "cannot be read"),
+    "a missing file": (lambda state: (state / "0.safetensors").unlink(), "parts of it are missing"),
+    "missing parts": (lambda state: (state / "state.json").write_text(json.dumps({"format": 1})), "parts of it"),
+    "another JSON": (lambda state: (state / "state.json").write_text("[]"), "it has format None"),
+    "another file": (lambda state: save_file({"x": torch.zeros(1)}, state / "9.safetensors"), "parts of it"),
+}
+
+
+def test_a_damaged_state_is_not_used(made, tmp_path, caplog):
+    state = saved(made, tmp_path / "results")
+    for name, (change, reason) in DAMAGES.items():
+        copy = shutil.copytree(state, tmp_path / name)
+        saved_state.read(copy)
+        change(copy)
+        with pytest.raises(saved_state.Unusable, match=reason):
+            saved_state.read(copy)
+    truncate(state)
     result, _ = outcome(made, tmp_path / "results")
     assert (result.row.status, result.row.resumes) == ("ok", None)
-    assert reason in caplog.text
-    assert "begins anew" in caplog.text
+    assert "begins anew: " in caplog.text
+
+
+def test_a_state_that_cannot_be_taken_over_fails_once(made, tmp_path, monkeypatch):
+    saved(made, tmp_path / "results")
+    with monkeypatch.context() as within:
+        within.setattr(saved_state, "_restore_optimizer", lambda *_: 1 / 0)
+        result, _ = outcome(made, tmp_path / "results")
+    assert (result.row.status, result.row.phase) == ("error", "resume")
+    result, _ = outcome(made, tmp_path / "results")
+    assert (result.row.status, result.row.resumes) == ("ok", None)
+
+
+def test_the_first_steps_of_each_process_are_untimed(made, tmp_path):
+    saved(made, tmp_path / "results")
+    result, _ = outcome(made, tmp_path / "results")
+    assert result.row.resumes == 1
+    assert [step.untimed for step in result.steps] == [True, False, True], "one step each, of which two had been taken"
+
+
+def test_a_large_state_is_written_in_parts(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_state, "_SHARD_BYTES", 2_000)
+    state = saved(made, tmp_path / "results")
+    assert len(list(state.glob("*.safetensors"))) > 3
+    result, _ = outcome(made, tmp_path / "results")
+    assert result.row.resumes == 1
 
 
 def test_a_state_of_other_versions_is_not_used(made, tmp_path, caplog):
@@ -215,24 +254,42 @@ def test_a_state_of_another_format_is_not_used(made, tmp_path, caplog, monkeypat
 
 
 def test_a_full_disk_stops_no_trial_and_leaves_no_file(made, tmp_path, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(saved_state, "write", full)
+    """With the library's own error, which is no ``OSError``."""
+    real = saved_state.save_file
+    monkeypatch.setattr(saved_state, "save_file", lambda tensors, path: real(tensors, path.parent / "absent" / "x"))
     result, _ = outcome(made, tmp_path / "results")
     assert result.row.status == "ok"
-    assert "was not saved: [Errno 28] No space left on device" in caplog.text
+    assert "was not saved" in caplog.text
     assert not list((tmp_path / "results" / training_states.FOLDER).iterdir())
 
 
+def test_a_method_of_another_package_must_say_what_it_changes(made, tmp_path, monkeypatch):
+    other = replace(METHODS["lora"], attach="elsewhere:attach", after_step="elsewhere:after")
+    for method, every in ((METHODS["lora"], 1e-9), (other, None), (replace(other, progress="elsewhere"), 1e-9)):
+        monkeypatch.setattr(resuming, "method_of", lambda *_, method=method: method)
+        run = SimpleNamespace(job=trials.job(made, tmp_path))
+        assert resuming.keeper(run, None).every_seconds == every
+
+
 def test_states_of_finished_trials_are_swept(tmp_path):
-    (tmp_path / training_states.FOLDER).mkdir()
-    for name in ("a.safetensors", "b.safetensors", ".1-a.safetensors"):
-        (tmp_path / training_states.FOLDER / name).touch()
+    place = tmp_path / training_states.FOLDER
+    for name in ("a.3", "b.7", ".1-a"):
+        (place / name).mkdir(parents=True)
     training_states.sweep(tmp_path, {"a"})
     training_states.sweep(tmp_path / "absent", {"a"})
-    left = sorted(path.name for path in (tmp_path / training_states.FOLDER).iterdir())
-    assert left == [".1-a.safetensors", "b.safetensors"]
+    assert sorted(path.name for path in place.iterdir()) == [".1-a", "b.7"]
+
+
+def test_the_latest_state_replaces_earlier_ones(tmp_path):
+    place = tmp_path / training_states.FOLDER
+    for name in ("a.9", ".1-a", "ab.11"):
+        (place / name).mkdir(parents=True)
+    assert training_states.newest(tmp_path, "a") == place / "a.9"
+    training_states.install(place / ".1-a", tmp_path, "a", 10)
+    assert sorted(path.name for path in place.iterdir()) == ["a.10", "ab.11"]
+    assert training_states.newest(tmp_path, "a") == place / "a.10"
+    training_states.discard(tmp_path, "a")
+    assert training_states.newest(tmp_path, "a") is None
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ class TimeColumns(ColumnGroup):
     ] = None
     resume_seconds: Annotated[
         float | None,
-        "reading that state, and what the trial's earlier processes did before training, which was done again",
+        "reading that state, and what earlier processes of the trial did besides steps, validation and saving",
     ] = None
     account_seconds: Annotated[float | None, "measuring memory, FLOPs and the reference step in extra steps"] = None
     check_seconds: Annotated[float | None, "sanity checks: the method is active, the base model is unchanged"] = None
