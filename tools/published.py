@@ -42,6 +42,8 @@ GROUPS = ("dataset", "state", "setup")
 """Fields of a row that say which part of the table it is of."""
 BASES_ARE_COLUMNS = ("qlora2023_t4_mmlu",)
 """Tables whose field for the base model names a range of them."""
+RENAMED = {("qlora2023_t3_16bit_parity", "QLoRA Int8"): "qlora_int8"}
+"""Table and label of a row to its method, where the table's name is elsewhere that of another method."""
 IGNORED = ("read", "versions", "dataset")
 HANDS = (
     ("from memory", "memory"),
@@ -122,7 +124,8 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{table['id']}: fields of a row without a place here: {sorted(unknown)}")
     whole = None if table["id"] in BASES_ARE_COLUMNS else table.get("base_model")
-    made: dict[str, Any] = {"base": row.get("model") or whole, "method": row["method"]}
+    method = RENAMED.get((table["id"], row.get("label", "")), row["method"])
+    made: dict[str, Any] = {"base": row.get("model") or whole, "method": method}
     made |= {"label": row["label"]} if "label" in row else {}
     about = [str(row[name]) if name != "memory_is_per_gpu" else "memory per GPU" for name in ABOUT if row.get(name)]
     made |= {"about": "; ".join(about)} if about else {}

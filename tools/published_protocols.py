@@ -430,7 +430,7 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
                 "alpha": At("#qlora_sni/common/alpha"),
                 "dropout": At("#qlora_sni/common/dropout"),
             },
-            {"method": "qlora", "column": ["T5_80M_SNI", "T5_250M_SNI", "T5_780M_SNI"]},
+            {"method": ["qlora", "qlora_int8"], "column": ["T5_80M_SNI", "T5_250M_SNI", "T5_780M_SNI"]},
         ),
         Block(
             {
@@ -438,7 +438,7 @@ TAKEN: Mapping[str, tuple[Block, ...]] = {
                 "alpha": At("#qlora_sni/common/alpha"),
                 "dropout": At("#qlora_sni/common/dropout"),
             },
-            {"method": "qlora", "column": ["T5_3B_SNI", "T5_11B_SNI"]},
+            {"method": ["qlora", "qlora_int8"], "column": ["T5_3B_SNI", "T5_11B_SNI"]},
         ),
     ),
     "qlora2023_t4_mmlu": (

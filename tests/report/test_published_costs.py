@@ -159,11 +159,41 @@ def test_a_small_cost_is_not_printed_as_zero(tmp_path):
     sizes = {"peak_base_weights_bytes": 1_200_000, "peak_quantization_state_bytes": 0, "peak_train_bytes": 12_345_678}
     rows = cell("nano", "qlora", {"x": 0.5}, [task("x", None)], 8, "nf4", seeds=2, examples=4, **sizes)
     found = table(tmp_path, "qlora-memory", rows, tasks=("x",))
-    assert "| 1 ± 0 | " in (text := writers.write(found, "md"))
+    assert "| 1.2 ± 0.0 | " in (text := writers.write(found, "md"))
     assert "| 0.012 ± 0.000 |" in text
     tex = writers.write(found, "tex")
     assert r"0.012 \pm 0.000" in tex
     assert "S[table-format=2.3(1)" in tex, "45.0 has room, and so has 0.012"
+
+
+def test_a_column_has_one_number_of_decimals_that_tells_its_smallest_costs_apart(tmp_path):
+    cells = [
+        cell("nano", "qlora", {"x": 0.5}, [task("x", None)], rank, "nf4", seeds=1, examples=4,
+             peak_base_weights_bytes=weights, peak_quantization_state_bytes=0, peak_train_bytes=peak)
+        for rank, weights, peak in ((2, 734_656, 900), (4, 1_139_072, 55_569_120), (8, 10_400_000, 41_199_332))
+    ]  # fmt: skip
+    found = table(tmp_path, "qlora-memory", *cells, tasks=("x",))
+    lines = [line for line in writers.write(found, "md").splitlines() if "measured |" in line]
+    assert [line.split(" | ")[-4] for line in lines] == ["0.73", "1.14", "10.40"]
+    assert [line.split(" | ")[-1] for line in lines] == ["0.0000 |", "0.0556 |", "0.0412 |"], "four at most"
+    assert {one.digits for line in found.lines if line.row for one in line.measured.values()} == {2, 4}
+
+
+@pytest.mark.parametrize(
+    ("layout", "precision", "head"),
+    [
+        ("qlora-memory", "int8", "LoRA"),  # QLoRA is of 4 bits
+        ("qlora-memory", "nf4", "QLoRA"),
+        ("qlora-t3", "int8", "QLoRA"),  # as its table calls it
+    ],
+)
+def test_lora_on_a_base_of_8_bits_is_qlora_only_where_the_table_calls_it_so(tmp_path, layout, precision, head):
+    base = "FacebookAI/roberta-large"
+    task_ = task("glue", None, kind="classification")
+    rows = cell(base, "lora", {"glue": 0.8}, [task_], 8, precision, seeds=1, examples=4, peak_train_bytes=9_000_000)
+    (line,) = (line for line in table(tmp_path, layout, rows, tasks=("glue",)).lines if line.row)
+    assert head in line.head
+    assert bool(line.printed) is (layout == "qlora-t3")
 
 
 def test_a_column_of_which_there_are_several_tasks_says_which_it_shows(tmp_path):

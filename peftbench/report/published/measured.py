@@ -25,6 +25,8 @@ from peftbench.results.seeds import spread_of
 Mark = Literal["", "best", "second", "worse"]
 MEANT = "new seeds and new examples"
 """What an interval and a test are for, if seeds are several."""
+_MOST_DIGITS = 4
+"""Most decimals that a column gets for its smallest value."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,8 @@ class Measured:
     """Of the comparison with the best of its block, Holm's; None for the best, and where nothing is tested."""
     tasks: tuple[str, ...] = ()
     """Tasks whose stored outcomes its mean is; empty if it is no mean of outcomes."""
-
-    @property
-    def digits(self) -> int:
-        """Decimals: those of the column, or two significant digits if it has none but zeros: 0.012 GB is not 0.0."""
-        of_column = self.shown.column.digits
-        if not self.value or round(abs(self.value), of_column):
-            return of_column
-        return 1 - math.floor(math.log10(abs(self.value)))
+    digits: int = 0
+    """Decimals, one number for all measured values of its column."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,23 @@ def rows(parts: Sequence[Part], layout: Layout) -> tuple[MeasuredRow, ...]:
     made = list(found.values())
     for column in layout.columns:
         _marked(made, column.key)
-    return tuple(_averaged(made, layout))
+    averaged = _averaged(made, layout)
+    digits = {column.key: _digits(averaged, column) for column in layout.columns}
+    return tuple(
+        replace(row, values={key: replace(one, digits=digits[key]) for key, one in row.values.items()})
+        for row in averaged
+    )
+
+
+def _digits(found: Iterable[MeasuredRow], column: LayoutColumn) -> int:
+    """Return the decimals of a column, or more, up to four, if its smallest value has less than it needs.
+
+    A cost has two significant digits, as costs of 0.7 and of 1.1 MB are not alike; a score has one that is not zero.
+    """
+    known = [abs(row.values[column.key].value) for row in found if column.key in row.values]
+    smallest = min(filter(None, known), default=1.0)
+    wanted = (1 if column.quantity else 0) - math.floor(math.log10(smallest))
+    return max(column.digits, min(wanted, _MOST_DIGITS))
 
 
 def _add(found: dict[tuple[Any, ...], MeasuredRow], one: MeasuredRow, layout: Layout) -> None:
@@ -150,10 +162,12 @@ def _row(part: Part, cell: Cell, layout: Layout, task: str | None) -> MeasuredRo
 
 
 def _method(cell: Cell, layout: Layout) -> str | None:
-    """Return the name of a cell's method that the layout's tables use, else any that it has."""
+    """Return the name of a cell's method that the layout's tables use, best for its precision, else any that it has."""
     found = methods_of(cell)
-    used = {row.method for source in layout.published for row in tables()[source.table].rows}
-    return next((name for name in found if name in used), next(iter(found), None))
+    printed = [row for source in layout.published for row in tables()[source.table].rows]
+    of_precision = {row.method for row in printed if row.settings.get("precision") == cell.precision}
+    used = {row.method for row in printed}
+    return next((name for names in (of_precision, used, found) for name in found if name in names), None)
 
 
 def _score(part: Part, cell: Cell, column: LayoutColumn, tasks: tuple[str, ...]) -> Measured | None:
