@@ -28,6 +28,7 @@ quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
 	$(BIN)/peftbench report results/quickstart -o reports/quickstart.html > /dev/null  # run has printed the table
 	@echo "page: reports/quickstart.html"
+	@echo "the command peftbench is in $(BIN): put it on the shell's path with . $(BIN)/activate"
 
 # a crash of a test process ends the run, which names the test: with a new process xdist was seen to wait forever
 test: $(STAMP) check

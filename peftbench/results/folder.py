@@ -43,7 +43,8 @@ def existing(folder: Path) -> Path:
         raise UserError(f"{str(folder)[:200]}: {error.strerror}") from None
     if folder.is_dir():
         above = folder.parent if (folder.parent / "trials").is_dir() else None
-        inside = sorted(path for path in folder.iterdir() if (path / "trials").is_dir()) if above is None else []
+        inside = sorted(path.parent for path in folder.glob("*/trials")) if above is None else []
+        inside = inside or (sorted(path.parent for path in folder.glob("*/*/trials")) if above is None else [])
         hint = f"; did you mean {str(above)!r}?" if above else " (a results folder has a folder 'trials')"
         if inside:
             hint = f", but these in it do: {', '.join(map(str, inside[:_MOST]))}{', ...' if inside[_MOST:] else ''}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -151,7 +152,7 @@ def rows(path, *given: dict) -> None:
 
 
 def test_import_writes_a_folder_for_each_night_that_history_reads(tmp_path, capsys):
-    run = {"file": "lora--llama-3.2-3B-rank32.json", "acc": "0.48", "mem": "20.5", "torch": "2.9"}
+    run = {"file": "lora--llama-3.2-3B-rank32.json", "acc": str(633 / 1319), "mem": "20.5", "torch": "2.9"}
     first = run | {"commit_date": "2026-01-13", "created": "2026-01-10"}
     rows(
         tmp_path / "history.csv",
@@ -162,7 +163,11 @@ def test_import_writes_a_folder_for_each_night_that_history_reads(tmp_path, caps
     nights = tmp_path / "nights"
     given = ["import", "hf-method-comparison", str(tmp_path / "history.csv"), "-o", str(nights)]
     assert cli.main(given) == 0
-    assert capsys.readouterr().out == f"{nights / '2026-01-13'}\n{nights / '2026-07-20'}\n"
+    first_line, second, names, after = capsys.readouterr().out.splitlines()
+    assert first_line == f"{nights / '2026-01-13'}: 1 experiment, read from {tmp_path / 'history.csv'}"
+    assert second.startswith(f"{nights / '2026-07-20'}: 1 experiment")
+    assert names.startswith("A night's name is the day of its newest run")
+    assert after == f"next: peftbench history {nights}"
     assert cli.main(["history", str(nights)]) == 1
     out = capsys.readouterr().out
     assert "memory reserved, whole run, lora rank32: +9.8 %" in out
@@ -202,3 +207,32 @@ def test_a_cell_is_told_with_its_base_if_there_are_several(bases, text):
     assert words.where(history, change) == text
     common = SimpleNamespace(cell=None, cells=("a", "b"), compared=3, base="large")
     assert words.where(history, common) == text.replace("lora", "2 of 3 cells")
+
+
+def test_levels_that_would_read_the_same_have_all_their_digits():
+    quantity = SimpleNamespace(unit="bytes")
+    change = SimpleNamespace(quantity=quantity, before=2_118_656.0, after=2_118_144.0, difference=-512.0)
+    change.relative = change.difference / change.before
+    assert words.ends(change) == ("2,118,656 bytes", "2,118,144 bytes")
+    assert words.size(change) == "-0.02 %"
+    change.after, change.difference = 4e6, 4e6 - change.before
+    assert words.ends(change) == ("2.02 MiB", "3.81 MiB")
+
+
+def test_nights_of_different_suites_are_warned_of(tmp_path, capsys):
+    one = make_result()
+    for day in (1, 2):
+        store(tmp_path / f"2026-01-0{day}", one)
+    cli.main(["history", str(tmp_path)])
+    assert "suites" not in capsys.readouterr().out
+    store(tmp_path / "2026-01-03", replace(one, row=replace(one.row, suite="two")))
+    cli.main(["history", str(tmp_path)])
+    assert "Warning: nights of 2 suites (quickstart, two): what changed may be the suite" in capsys.readouterr().out
+
+
+def test_one_level_too_high_the_folders_of_nights_are_named(tmp_path, capsys):
+    store(tmp_path / "nights" / "peer" / "2026-01-01", make_result())
+    assert cli.main(["history", str(tmp_path / "nights")]) == 2
+    assert f"holds no nights, but these in it do: {tmp_path / 'nights' / 'peer'}" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "nights")]) == 2
+    assert f"but these in it do: {tmp_path / 'nights' / 'peer' / '2026-01-01'}" in capsys.readouterr().err

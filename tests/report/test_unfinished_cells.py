@@ -18,6 +18,7 @@ from peftbench.report.not_run import not_run
 from peftbench.report.notes import voids
 from peftbench.report.notes.answer import lines
 from peftbench.report.notes.overview import overview
+from peftbench.report.payload import questions
 from peftbench.report.payload.overview import status
 from peftbench.report.tables.heads import heads_of
 from peftbench.results.answer.decision import Question
@@ -221,8 +222,22 @@ def test_scores_of_zero_everywhere_are_a_warning_of_every_command(tmp_path, caps
     assert cli.main(["answer", str(folder)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == said
-    assert printed[1].startswith("Cannot tell yet")
+    assert printed[1].startswith("No answer: every tuned cell scores 0")
     assert record(collect(folder), Question())["warnings"] == [said]
+
+
+def test_cells_that_all_score_zero_are_not_near_the_best_because_they_are_equal(tmp_path):
+    cells = without_levels(
+        [*trials("full fp32", [0.0] * 3, "describe"), *trials("lora r=8 fp32", [0.0] * 3, "describe")]
+    )
+    results = collect(store(tmp_path / "r", *cells, tasks=("describe",)))
+    found = answer(results)
+    assert (found.decision.status, found.decision.refusal) == ("refused", "all zero")
+    assert questions.task(results, found, questions.ROOM) is None  # the page's table has no probabilities
+    for format in ("brief", "text", "md"):
+        text = table(results.folder, format)
+        assert "✓" not in text, format
+        assert "P(" not in text, format
 
 
 def test_a_warning_about_a_task_with_a_long_name_is_not_cut_within_a_word(tmp_path):

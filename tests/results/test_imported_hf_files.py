@@ -152,6 +152,27 @@ def test_a_folder_that_exists_leaves_no_night_half_imported(tmp_path, capsys):
     assert [path.name for path in out.iterdir()] == ["2026-07-14_july"]
 
 
+def test_what_lies_beside_the_files_of_a_night_is_said_to_be_left_out(tmp_path, capsys):
+    write(tmp_path / "july")
+    (tmp_path / "july" / "older").mkdir()
+    (tmp_path / "july" / "all.csv").write_text("x\n")
+    (tmp_path / "july" / "README.md").write_text("")
+    assert cli.main(["import", "hf-method-comparison", str(tmp_path / "july"), "-o", str(tmp_path / "out")]) == 0
+    place = tmp_path / "out" / "2026-07-14_july"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{place}: 1 experiment, read from 1 file of {tmp_path / 'july'}"
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines[1:4]] == [
+        "1 folder (older)",
+        "1 table (all.csv)",
+        "1 other file (README.md)",
+    ]
+    assert lines[-1] == f"next: peftbench report {place}"
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above" / "july").mkdir()
+    assert cli.main(["import", "hf-method-comparison", str(tmp_path / "above"), "-o", str(tmp_path / "out")]) == 2
+    assert "1 folder (july): a folder is one night" in capsys.readouterr().err
+
+
 def test_runs_of_a_table_count_once_and_two_of_an_experiment_are_refused(tmp_path):
     head, line = "file,date,test_accuracy,status", f"{STEM}.json,2026-07-14T13:26:19,{660 / 1319},success"
     table = tmp_path / "all.csv"

@@ -148,7 +148,10 @@ class Nearness:
 
 
 def nearness(results: Results, within: float = WITHIN) -> Nearness | None:
-    """Return how near the cells are to the best on the headline score; None if fewer than two can be judged."""
+    """Return how near the cells are to the best on the headline score.
+
+    None if fewer than two can be judged, or all score 0: equal because none learned anything, not because each is good.
+    """
     name = f"nearness {within}"
     if name not in results.memo:
 
@@ -166,7 +169,8 @@ def _nearness(results: Results, within: float) -> Nearness | None:
     stored = results.stored_outcomes(results.tasks) if results.tasks else {}
     tuned = {cell.name: stored.get(cell.name) for cell in results.tuned}
     judged = {name: one for name, one in tuned.items() if isinstance(one, Outcomes) and one.seeds >= LEAST_SEEDS}
-    if len(judged) < 2:
+    headline = MEAN if len(results.tasks) > 1 else next(iter(results.tasks), MEAN)
+    if len(judged) < 2 or not any(cell.mean(f"score_{headline}") for cell in results.tuned):
         return None
     found = losses(judged)
     shares, good = found.probability(within / 100), found.good_enough(within / 100)

@@ -29,7 +29,7 @@ def text(history: History) -> str:
 def _lines(history: History, change: Change) -> Iterator[str]:
     quantity = change.quantity
     yield f"{words.state(history, change)}  {quantity.title}, {words.where(history, change)}: {words.size(change)}"
-    yield f"  {words.value(quantity, change.before)} -> {words.value(quantity, change.after)}, {words.how(change)}"
+    yield f"  {' -> '.join(words.ends(change))}, {words.how(change)}"
     yield f"  since {words.lasting(history, change)}"
     if change.rule.startswith("newest nights") and change.nights == 1:
         yield "  one night so far: a step or a single outlier, the next night tells"
@@ -68,8 +68,7 @@ def _row(history: History, change: Change) -> tuple[str, ...]:
         words.state(history, change),
         words.where(history, change),
         quantity.title,
-        words.value(quantity, change.before),
-        words.value(quantity, change.after),
+        *words.ends(change),
         words.size(change),
         words.how(change),
         words.moved(change),

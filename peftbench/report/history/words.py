@@ -29,7 +29,18 @@ def size(change: Change) -> str:
     """Return by how much a quantity changed: "-1.65 points", "+9.6 %"."""
     if change.quantity.unit == "fraction":
         return f"{100 * change.difference:+.2f} points"
-    return units.MISSING if change.relative is None else f"{100 * change.relative:+.1f} %"
+    if change.relative is None:
+        return units.MISSING
+    percent = 100 * change.relative
+    return f"{percent:+.1f} %" if round(percent, 1) or not percent else f"{percent:+.1g} %"
+
+
+def ends(change: Change) -> tuple[str, str]:
+    """Return the old and the new level, with all digits where they would read the same."""
+    before, after = (value(change.quantity, number) for number in (change.before, change.after))
+    if before == after and change.difference:
+        return f"{change.before:,.10g} {change.quantity.unit}", f"{change.after:,.10g} {change.quantity.unit}"
+    return before, after
 
 
 def where(history: History, change: Change) -> str:
@@ -117,5 +128,13 @@ def span(history: History) -> str:
     ends = dict.fromkeys((nights[0].name, nights[-1].name))
     return (
         f"{plural(len(nights), 'night')}, {' to '.join(ends)}; {plural(cells, 'cell')}, "
-        f"{history.judged:,} of {len(history.series):,} series judged"
+        f"{history.judged:,} of {len(history.series):,} series judged{_of_suites(history)}"
     )
+
+
+def _of_suites(history: History) -> str:
+    """Return a warning if the nights are of several suites, which need not have more in common than names of cells."""
+    suites = sorted({str(row["suite"]) for night in history.nights for row in night.rows if row.get("suite")})
+    if len(suites) < 2:
+        return ""
+    return f". Warning: nights of {len(suites)} suites ({abridged(suites, 3)}): what changed may be the suite"

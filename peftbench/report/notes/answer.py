@@ -26,8 +26,6 @@ BESIDE_TENSORS = " including non-tensor GPU memory"
 """What the memory that a budget has to hold includes on a GPU."""
 NO_TIMES = "a time budget needs times that were not measured on a busy machine, and there are none"
 """Why a question with a time budget may have no answer."""
-
-
 UNKNOWN_MEMORY = "Not judged by memory, which is not known: {}."
 """Which cells may be within a memory budget or not."""
 UNKNOWN_TIME = "Not judged by time, which was not measured on an idle machine: {}."
@@ -292,9 +290,9 @@ def _refused(found: Answer) -> Iterator[str]:
     yield f"No answer: {_reason(found, refusal)}."
     if found.imported:
         return
-    if refusal in ("not above base", "not above majority", "not above chance"):
+    if refusal in ("all zero", "not above base", "not above majority", "not above chance"):
         yield "More steps (train.steps) or a search of learning rates (learning_rate: search) may change that."
-    if refusal not in ("no outcomes", "smoke run"):
+    if refusal not in ("no outcomes", "smoke run", "all zero"):
         yield from _missing(found)
     if refusal == "single seed":
         ends = ":" if found.command and not found.finish_first else "."
@@ -318,6 +316,7 @@ def _reason(found: Answer, refusal: Refusal) -> str:
         f"({'; '.join(dict.fromkeys(found.decision.left_out.values()))}), so what new examples would give is not known",
         "single seed": "no cell has more than one finished seed, so what another seed would give is not known",
         "no times": NO_TIMES,
+        "all zero": f"every tuned cell scores 0{_on(found)}, so none is known to be better than another",
         "smoke run": f"this is a smoke run: {MEANING}",
     }[refusal]
 

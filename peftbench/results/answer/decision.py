@@ -33,6 +33,7 @@ Refusal = Literal[
     "no tuned cell",
     "no outcomes",
     "single seed",
+    "all zero",
     "not above base",
     "not above majority",
     "not above chance",
@@ -164,6 +165,8 @@ def decide(
     if not judged:
         refusal: Refusal = "no outcomes" if all(one.outcomes is None for one in candidates) else "single seed"
         return Decision("refused", question, refusal, left_out=left_out)
+    if not any(abs(value) > _NOTHING for _, value in _scores(candidates)):
+        return Decision("refused", question, "all zero", left_out=left_out)
     chosen = [one for one in candidates if one.name in judged]
     found = losses(judged)
     known = {

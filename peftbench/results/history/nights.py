@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.records.wording import abridged
 from peftbench.results import folder as folders
 from peftbench.results import store
 
@@ -66,8 +67,16 @@ def places(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         inside = sorted(each for each in path.iterdir() if _is_night(each)) if _is_folder_of_nights(path) else []
-        found += inside or [folders.existing(path)]
+        found += inside or [_existing(path)]
     return list({path.resolve(): path for path in found}.values())
+
+
+def _existing(path: Path) -> Path:
+    """Return a results folder; one level above the nights, name the folders that hold them."""
+    above = sorted({trials.parent.parent for trials in path.glob("*/*/trials")}) if _is_folder_of_nights(path) else []
+    if above:
+        raise UserError(f"{path} holds no nights, but these in it do: {abridged([str(each) for each in above], 5)}")
+    return folders.existing(path)
 
 
 def _is_folder_of_nights(path: Path) -> bool:
@@ -89,7 +98,7 @@ def read(given: Sequence[Path], columns: Iterable[str]) -> Nights:
     Raises:
         UserError: if a path is no such folder.
     """
-    wanted = {"key", "base", "cell", "seed", "status", "finished_at", *columns}
+    wanted = {"key", "suite", "base", "cell", "seed", "status", "finished_at", *columns}
     same_text: dict[str, str] = {}
     nights, notes, lost = [], [], [""]
     for place in places(given):

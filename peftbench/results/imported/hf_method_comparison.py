@@ -10,11 +10,13 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Result, StepRow
+from peftbench.records.wording import abridged, plural
 from peftbench.results.imported import hf_rows, hf_tables
 from peftbench.results.imported.night import ImportedNight
 
@@ -40,18 +42,33 @@ def read(given: Sequence[Path]) -> list[ImportedNight]:
         if path.is_dir():
             files = sorted(path.glob("*.json"))
             if not files:
-                raise UserError(f"{path} has no result files (*.json)")
-            nights.append(_night(files, path.name))
+                raise UserError("; ".join((f"{path} has no result files (*.json)", *_left_out(path))))
+            night = _night(files, path.resolve().name)
+            nights.append(replace(night, source=f"{plural(len(files), 'file')} of {path}", left_out=_left_out(path)))
         elif path.suffix == ".csv":
             nights += hf_tables.nights(path)
         elif path.suffix != ".json":
             raise UserError(f"{path}: expected a result file (*.json), a folder of them, or a table of them (*.csv)")
     if loose:
-        nights.append(_night(loose, ""))
+        nights.append(replace(_night(loose, ""), source=plural(len(loose), "file")))
     names = [night.name for night in nights]
     if len(set(names)) < len(names):
         raise UserError("a table and the result files of the same night cannot be imported together: import one")
     return sorted(nights, key=lambda night: night.name)
+
+
+def _left_out(folder: Path) -> tuple[str, ...]:
+    """Return what in a folder of result files is none, and how to import it."""
+    rest = sorted(path for path in folder.iterdir() if path.suffix != ".json" or path.is_dir())
+    folders = [path.name for path in rest if path.is_dir()]
+    tables = [path.name for path in rest if path.suffix == ".csv" and not path.is_dir()]
+    others = [path.name for path in rest if not path.is_dir() and path.suffix != ".csv"]
+    kinds = (
+        (folders, "folder", "a folder is one night, without the folders in it; give each as an argument of its own"),
+        (tables, "table", "a table repeats results; give it alone to import it"),
+        (others, "other file", "result files are named *.json"),
+    )
+    return tuple(f"{plural(len(names), what)} ({abridged(names, 3)}): {why}" for names, what, why in kinds if names)
 
 
 def _night(paths: Iterable[Path], name: str) -> ImportedNight:

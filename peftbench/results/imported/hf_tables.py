@@ -84,7 +84,8 @@ def _history(path: Path, rows: list[dict[str, Any]]) -> list[ImportedNight]:
             found.setdefault(day, {})[result.row.cell] = result
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: line {number}: {error}") from error
-    return [ImportedNight(date, tuple(results.values()), (hf_rows.TASK,)) for date, results in found.items()]
+    nights = [(date, tuple(results.values())) for date, results in found.items()]
+    return [ImportedNight(date, results, (hf_rows.TASK,), source=str(path)) for date, results in nights]
 
 
 def _one_commit(path: Path, rows: list[dict[str, Any]]) -> list[ImportedNight]:
@@ -100,7 +101,7 @@ def _one_commit(path: Path, rows: list[dict[str, Any]]) -> list[ImportedNight]:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     date = _day(max(str(result.row.finished_at) for result in results)[:10], "date")
-    return [ImportedNight(f"{date}_{path.stem}", tuple(results), (hf_rows.TASK,))]
+    return [ImportedNight(f"{date}_{path.stem}", tuple(results), (hf_rows.TASK,), source=str(path))]
 
 
 def _check_width(row: Mapping[Any, Any]) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Result, TrialRow
+from peftbench.records.wording import plural
 from peftbench.results.imported import lm_eval_names
 from peftbench.results.imported.lm_eval_run import Run, run_of
 from peftbench.results.imported.night import ImportedNight
@@ -47,9 +48,10 @@ def read(given: Sequence[Path]) -> list[ImportedNight]:
             files = sorted({file for pattern in _RESULTS for file in path.rglob(pattern)})
             if not files:
                 raise UserError(f"{path} has no results of lm-eval in it ({_RESULTS[0]}, which --output_path writes)")
-            nights.append(_night(files, path.resolve().name))
+            night = _night(files, path.resolve().name)
+            nights.append(replace(night, source=f"{plural(len(files), 'results file')} of {path}"))
     if loose:
-        nights.append(_night(loose, ""))
+        nights.append(replace(_night(loose, ""), source=plural(len(loose), "results file")))
     names = [night.name for night in nights]
     if len(set(names)) < len(names):
         raise UserError("two of the folders have the same name and date: import them into different folders")

@@ -18,3 +18,7 @@ class ImportedNight:
     """All tasks, so that a run which failed has their columns too."""
     unscored: tuple[str, ...] = ()
     """Tasks whose metrics are kept, but none of them is a score."""
+    source: str = ""
+    """What it was read from, in words."""
+    left_out: tuple[str, ...] = ()
+    """What lay beside the files that were read and was not, with the reason."""
