@@ -122,11 +122,9 @@ def _layout(name: str) -> str:
     from peftbench.report.published import load
 
     layout = load.layouts()[name]
-    lines = [f"{name}: {layout.title}"]
-    lines += hanging("  published  ", ", ".join(source.table for source in layout.published))
-    lines += hanging("  rows       ", ", ".join(layout.rows))
+    said = [("published", ", ".join(source.table for source in layout.published)), ("rows", ", ".join(layout.rows))]
     for title, match in layout.row_tasks.items():
-        lines += hanging(f"  {title:11}", f"tasks: {', '.join(match.names)}; data sets: {', '.join(match.datasets)}")
+        said.append((title, f"tasks: {', '.join(match.names)}; data sets: {', '.join(match.datasets)}"))
     for column in layout.columns:
         if column.task:
             more = {"tasks": column.task.names, "data sets": column.task.datasets, "lm-eval": column.task.lm_eval}
@@ -135,7 +133,9 @@ def _layout(name: str) -> str:
         elif column.mean_of:
             text = f"mean of {', '.join(column.mean_of)}"
         else:
-            text = ", else ".join(" + ".join(group) for group in column.quantity) or " or ".join(column.metrics)
-        lines += hanging(f"  {column.head:11}", text)
-    lines += hanging("  note       ", layout.note) if layout.note else []
-    return "\n".join(lines) + "\n"
+            text = column.stored or " or ".join(column.metrics)
+        said.append((column.head, text))
+    said += [("note", layout.note)] if layout.note else []
+    width = max(len(label) for label, _ in said) + 2
+    lines = [line for label, text in said for line in hanging(f"  {label:{width}}", text)]
+    return "\n".join((f"{name}: {layout.title}", *lines)) + "\n"

@@ -142,3 +142,10 @@ def test_the_suites_of_published_tables_have_tasks_that_their_layouts_count():
             if column.task and counted.matches(task, named(task, block), column.task)
         }
         assert wanted <= found, name
+
+
+def test_the_heads_of_a_layout_stand_apart_from_their_texts(command):
+    code, out, _ = command("list", "published", "hf-method-comparison")
+    assert code == 0
+    assert "\n  training loss  last_loss\n" in out
+    assert "\n  rows           base, method, rank, parameters\n" in out

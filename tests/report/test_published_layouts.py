@@ -127,14 +127,26 @@ def test_bold_underlined_and_daggers_are_of_significant_differences_only(tmp_pat
     assert "No row is significantly better or worse" in writers.write(table, "md")
 
 
-def test_latex_groups_no_decimals_and_speaks_of_no_interval_that_it_does_not_show(laid_out):
+def test_latex_groups_no_decimals(laid_out):
     """siunitx writes 0.5659 as "0.565,9" if it may."""
-    table = laid_out("hf-method-comparison")
+    assert "group-digits=integer" in writers.write(laid_out("hf-method-comparison"), "tex")
+
+
+@pytest.mark.parametrize("with_published", [False, True])
+def test_latex_shows_the_intervals_that_its_caption_and_marks_speak_of(laid_out, with_published):
+    table = laid_out("hf-method-comparison", with_published)
     tex = writers.write(table, "tex")
-    assert "group-digits=integer" in tex
-    assert r"\caption{huggingface/peft method comparison, MetaMathQA with LLaMA 3.2 3B. Single runs; n = 1,319 " in tex
-    assert "interval for new examples, these checkpoints, as far as printed" in tex
-    assert "Single runs, with intervals for new test examples only" in writers.write(table, "md")
+    said = "Single runs, in brackets the 95 % interval for new examples, these checkpoints; n = 1,319 test examples."
+    assert said in writers.write(table, "md")
+    assert said.replace("%", r"\%") in tex
+    first, *rest = (line for line in table.lines if line.row)
+    one = first.measured["test_accuracy"]
+    assert rest
+    written = rf"{{\scriptsize [{one.low:.2f}, {one.high:.2f}]}} & {{\scriptsize }} "
+    above, below = tex.partition(written)[0].splitlines()[-2:]
+    assert f"{one.value:.2f} & " in above
+    assert not below.strip(" &"), "heads and source stand above"
+    assert with_published or rf"\multirow[t]{{{2 * (1 + len(rest))}}}{{*}}{{LLaMA 3.2 3B}}" in tex
 
 
 def test_single_runs_of_costs_have_no_intervals(tmp_path):
@@ -152,7 +164,7 @@ def test_single_runs_have_no_marks(tmp_path):
     table = arrange.laid_out(parts, load.layout("lora-t2"), False)
     assert {line.measured["SST2"].mark for line in table.lines} == {""}
     text = writers.write(table, "md")
-    assert "Single runs, with intervals for new test examples only" in text
+    assert "Single runs, in brackets the 95 % interval for new examples, these checkpoints; n = 400" in text
     assert "No differences were tested." in text
 
 
@@ -256,6 +268,26 @@ def test_a_task_of_another_data_set_does_not_count_although_its_name_does(tmp_pa
         published.text([path], "lora-t2")
 
 
+def test_built_in_data_and_a_smoke_run_are_named_where_they_are_why_nothing_counts(tmp_path):
+    tasks = [{"name": "rte", "kind": "choice", "builtin": "judge"}]
+    rows = cell(ROBERTA, "lora", {"rte": 0.6}, tasks, 8, seeds=1, examples=4)
+    with pytest.raises(UserError, match=r"a: rte \(built-in data\)\. Built-in data count for no table\. Allowed: MNLI"):
+        published.text([folder(tmp_path / "a", rows, tasks=("rte",))], "lora-t2")
+    environment = json.dumps(made.GPU | {"command": "peftbench run paper_lora_glue --smoke"})
+    smoke = [replace(one, row=replace(one.row, environment_json=environment)) for one in rows]
+    with pytest.raises(UserError, match=r"count for no table; a smoke run has them .* without --smoke\. Allowed"):
+        published.text([folder(tmp_path / "b", smoke, tasks=("rte",))], "lora-t2")
+
+
+def test_a_folder_without_the_costs_of_a_table_says_which_it_lacks(tmp_path):
+    rows = cell(ROBERTA, "lora", {"rte": 0.6}, [glue("rte")], 8, seeds=1, examples=4)
+    costs = {name: None for name in vars(rows[0].row) if name.startswith("peak_")}
+    bare = [replace(one, row=replace(one.row, **costs)) for one in rows]
+    said = r"no cost of this table is stored in .*a\. Needed is one of: base weights: peak_base_weights_bytes \+ peak_q"
+    with pytest.raises(UserError, match=said):
+        published.text([folder(tmp_path / "a", bare, tasks=("rte",))], "qlora-memory")
+
+
 def test_a_folder_with_nothing_to_show_is_named(tmp_path):
     good = folder(tmp_path / "a", cell(ROBERTA, "lora", {"rte": 0.6}, [glue("rte")], 8, examples=4), tasks=("rte",))
     other = glue("trec") | {"dataset": "trec", "config": None}
@@ -319,7 +351,7 @@ def test_a_layout_of_ones_own_needs_only_a_file(tmp_path):
     rows = cell(LLAMA, "lora", {"quiz": 0.5}, [made.task("quiz", None)], 8, examples=40)
     text = published.text([folder(tmp_path / "a", rows, tasks=("quiz",))], str(path))
     assert text.startswith("**My table**\n\n| base model | method | Q (%) |\n")
-    assert "\nMean ± standard deviation over seeds (3); n = 40 test examples.  \n" in text
+    assert "\nMean ± standard deviation over seeds (3), in brackets the 95 % interval for new seeds and new " in text
     assert "| LLaMA 7B | LoRA | " in text
 
 

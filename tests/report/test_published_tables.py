@@ -12,6 +12,7 @@ import yaml
 
 from peftbench.errors import UserError
 from peftbench.report.published import load
+from peftbench.report.published.arrange import Printed
 from peftbench.report.published.parts import PARTS, targets
 from tests.support.published_results import GOLDEN
 from tools import published as tool
@@ -67,6 +68,14 @@ def test_a_printed_average_that_follows_from_its_cells_is_no_mismatch():
     assert load.mismatches(load.tables()["llm_adapters_math"]) == ()
     (first, *_) = load.mismatches(load.tables()["dora_commonsense"])
     assert first.words == "llama-7b lora rank 8: average printed as 40.7, cells give 40.76"
+
+
+def test_no_row_is_labelled_with_a_key_of_the_registry():
+    for layout in load.layouts().values():
+        for source in layout.published:
+            for row in load.tables()[source.table].rows:
+                one = Printed(source, load.tables()[source.table], row, None, None, None, None, 0)
+                assert "_" not in one.label, layout.name
 
 
 def test_no_number_of_a_table_is_typed_into_a_layout():

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.records.wording import series
+from peftbench.report.derived.smoke import is_smoke
 from peftbench.report.folders import Part
-from peftbench.report.published import measured
+from peftbench.report.published import counted, measured
 from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.cautions import cautions
-from peftbench.report.published.counted import several
 from peftbench.report.published.facts import facts
 from peftbench.report.published.heads import measured_head, precision_of, published_head
 from peftbench.report.published.load import decimals, tables
@@ -188,7 +189,7 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
     empty = tuple(part.name for part in parts if part.name not in used)
     with_times = any("train_seconds" in group for column in columns for group in column.quantity)
     shown = [part for part in parts if part.name in used]
-    said = (*dict.fromkeys(several(found, layout)), *cautions(shown, with_times))
+    said = (*dict.fromkeys(counted.several(found, layout)), *cautions(shown, with_times))
     return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty, said)
 
 
@@ -198,8 +199,19 @@ def _nothing(parts: Sequence[Part], layout: Layout) -> str:
         f"{title}: {', '.join(match.names[:2])} or data set {', '.join(match.datasets[:1]) or 'none'}"
         for title, match in matches.items()
     )
-    have = "; ".join(f"{part.folder}: {', '.join(part.results.tasks) or 'no scored task'}" for part in parts)
-    return f"--table {layout.name}: no task of this table is in {have}. Allowed: {wanted or 'stored costs of any task'}"
+    if not wanted:
+        costs = "; ".join(f"{column.head}: {column.stored}" for column in layout.columns if column.quantity)
+        folders = series([str(part.folder) for part in parts])
+        return f"--table {layout.name}: no cost of this table is stored in {folders}. Needed is one of: {costs}"
+    have = "; ".join(f"{part.folder}: {', '.join(_tasks(part)) or 'no scored task'}" for part in parts)
+    smoke = any(is_smoke(part.results) for part in parts)
+    why = "; a smoke run has them in place of the suite's data: run it without --smoke" if smoke else ""
+    why = f" Built-in data count for no table{why}." if any(map(counted.builtin, parts)) else ""
+    return f"--table {layout.name}: no task of this table is in {have}.{why} Allowed: {wanted}"
+
+
+def _tasks(part: Part) -> list[str]:
+    return [f"{name} (built-in data)" if name in counted.builtin(part) else name for name in part.results.tasks]
 
 
 def _lines(found: Sequence[MeasuredRow], layout: Layout, with_published: bool) -> Iterator[Line]:

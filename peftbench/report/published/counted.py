@@ -32,6 +32,12 @@ def tasks_of(cell: Cell, part: Part, match: TaskMatch) -> tuple[str, ...]:
     return ()
 
 
+def builtin(part: Part) -> set[str]:
+    """Return the names of a folder's scored tasks whose data come with peftbench, which no table of others has."""
+    blocks = [_scored(cell, part)[1] for cell in part.results.cells]
+    return {name for each in blocks for name, task in each.items() if task.get("builtin")} & {*part.results.tasks}
+
+
 def _scored(cell: Cell, part: Part) -> tuple[list[str], dict[str, Mapping[str, Any]]]:
     """Return the names of a cell's scored tasks, and the settings of all its tasks by name."""
     settings = read_json(cell.rows[0]["settings_json"])

@@ -23,7 +23,8 @@ _NOTE_LINE = 0.85
 """Height of such a line, in lines of the table."""
 HEAD = (
     r"% needs \usepackage{booktabs,multirow,siunitx} (siunitx 3), \usepackage[T1]{fontenc}"
-    "\n% and, before TeX Live 2018, \\usepackage[utf8]{inputenc}\n"
+    "\n% and, before TeX Live 2018, \\usepackage[utf8]{inputenc}"
+    "\n% for a text width of 17 cm, as \\usepackage[a4paper,margin=2cm]{geometry} gives\n"
 )
 _SETTINGS = (
     r"\sisetup{separate-uncertainty=true,retain-zero-uncertainty=true,detect-weight=true,mode=text,"
@@ -60,16 +61,26 @@ def _pieces(table: LaidOut) -> Iterator[_Piece]:
     room = max(1, MOST_COLUMNS - len(table.layout.rows) - taken)
     for columns in _batched(table, room):
         shown = [row for row in table.rows if _has(row, columns)]
-        pieces = math.ceil(_height(table, shown) / ROOM)
+        pieces = math.ceil(_height(table, shown, columns) / ROOM)
         size = math.ceil(len(shown) / max(1, pieces))
         for start in range(0, len(shown), size):
             yield _Piece(columns, tuple(shown[start : start + size]))
 
 
-def _height(table: LaidOut, rows: Sequence[TableRow]) -> float:
+def _height(table: LaidOut, rows: Sequence[TableRow], columns: Sequence[LayoutColumn]) -> float:
     """Return about how high rows are with their notes, in lines."""
     notes = [table.notes[number - 1] for number in _numbers(table, rows)]
-    return len(rows) + _NOTE_LINE * sum(map(len, notes)) / _NOTE_WIDTH
+    return sum(_lines(row, columns) for row in rows) + _NOTE_LINE * sum(map(len, notes)) / _NOTE_WIDTH
+
+
+def _lines(row: TableRow, columns: Sequence[LayoutColumn]) -> int:
+    """Return how many lines a row has: two if intervals stand under its numbers."""
+    return 2 if any(_interval(row, column) for column in columns) else 1
+
+
+def _interval(row: TableRow, column: LayoutColumn) -> str:
+    one = row.numbers.get(column.key)
+    return wording.interval(one).strip() if isinstance(one, Measured) else ""
 
 
 def _numbers(table: LaidOut, rows: Sequence[TableRow]) -> list[int]:
@@ -88,7 +99,7 @@ def _has(row: TableRow, columns: Sequence[LayoutColumn]) -> bool:
 
 
 def _piece(table: LaidOut, piece: _Piece, place: int, pieces: int) -> Iterator[str]:
-    first = escaped(" ".join((f"{table.layout.title}.", *wording.statistics(table, shows_intervals=False))))
+    first = escaped(" ".join((f"{table.layout.title}.", *wording.statistics(table))))
     caption = first if not place else f"{escaped(table.layout.title)}, continued ({place + 1} of {pieces})."
     yield r"\begin{table}"
     yield rf"\caption{{{caption}}}\medskip"
@@ -158,9 +169,14 @@ def _body(table: LaidOut, piece: _Piece) -> Iterator[str]:
         for place, (shown, row) in enumerate(zip(wording.heads(rows), rows, strict=True)):
             head = [escaped(text) for text in shown]
             if name:
-                head[0] = "" if place else rf"\multirow[t]{{{len(rows)}}}{{*}}{{{head[0]}}}"
+                lines = sum(_lines(row, piece.columns) for row in rows)
+                head[0] = "" if place else rf"\multirow[t]{{{lines}}}{{*}}{{{head[0]}}}"
+            source = _source(table, row)
             entries = [_entry(piece, row, column) for column in piece.columns]
-            yield " & ".join([*head, *_source(table, row), *entries]) + r" \\"
+            yield " & ".join([*head, *source, *entries]) + r" \\"
+            if _lines(row, piece.columns) > 1:
+                ends = [rf"{{\scriptsize {escaped(_interval(row, column))}}}" for column in piece.columns]
+                yield " & ".join([""] * len((*head, *source)) + ends) + r" \\"
 
 
 def _source(table: LaidOut, row: TableRow) -> tuple[str, ...]:

@@ -150,6 +150,11 @@ class LayoutColumn:
         """Return the title of the column."""
         return self.title or self.key
 
+    @property
+    def stored(self) -> str:
+        """Return which columns of the trials it shows: "peak_a_bytes + peak_b_bytes, else peak_c_bytes"."""
+        return ", else ".join(" + ".join(group) for group in self.quantity)
+
 
 @dataclass(frozen=True)
 class Source:

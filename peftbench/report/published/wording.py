@@ -89,14 +89,9 @@ def heads(rows: Sequence[TableRow]) -> Iterator[tuple[str, ...]]:
         before = this
 
 
-def statistics(table: LaidOut, shows_intervals: bool = True) -> tuple[str, ...]:
-    """Return over which seeds and examples numbers are, and what marks mean, as sentences.
-
-    Args:
-        table: what it is of.
-        shows_intervals: whether intervals stand beside the numbers.
-    """
-    return tuple(filter(None, (_statistics(table, shows_intervals), _tests(table))))
+def statistics(table: LaidOut) -> tuple[str, ...]:
+    """Return over which seeds and examples numbers are, and what brackets and marks mean, as sentences."""
+    return tuple(filter(None, (_statistics(table), _tests(table))))
 
 
 def legend(
@@ -131,15 +126,15 @@ def _every(table: LaidOut) -> Iterable[tuple[LayoutColumn, Measured]]:
                 yield column, line.measured[column.key]
 
 
-def _statistics(table: LaidOut, shows_intervals: bool) -> str:
+def _statistics(table: LaidOut) -> str:
     found = list(_every(table))
     if not found:
         return "Nothing was measured."
     seeds = sorted({one.seeds for _, one in found})
     over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    with_intervals = shows_intervals and any(one.low is not None for _, one in found)
-    single = f"Single runs{', with intervals for new test examples only' if with_intervals else ''}"
-    what = single if seeds == [1] else f"Mean ± standard deviation over seeds ({over})"
+    what = "Single runs" if seeds == [1] else f"Mean ± standard deviation over seeds ({over})"
+    meant = dict.fromkeys(one.over for _, one in found if one.low is not None)
+    what += f", in brackets the 95 % interval for {' or '.join(meant)}" if meant else ""
     counts: dict[str, set[int]] = {}
     for column, one in found:
         if one.examples is not None:
