@@ -17,7 +17,7 @@ from peftbench.report.published.badges import Badge, badge, stated, words
 from peftbench.report.published.cautions import cautions
 from peftbench.report.published.facts import facts
 from peftbench.report.published.heads import measured_head, precision_of, published_head
-from peftbench.report.published.load import decimals, tables
+from peftbench.report.published.load import decimals, tables, text_of
 from peftbench.report.published.matching import candidates, rank_of, shown_rows
 from peftbench.report.published.measured import Measured, MeasuredRow
 from peftbench.report.published.parts import concerns
@@ -247,7 +247,8 @@ def _printed(row: MeasuredRow | None, layout: Layout, source: Source, printed: P
         spread = printed.spread.get(own)
         one = row.values.get(column.key) if row else None
         there = None if value is None else value * scale
-        digits = column.digits if value is None or scale != 1.0 else decimals(table.id, own).get(value, column.digits)
+        as_printed = decimals(table.id, own) if scale == 1.0 else {}
+        digits = column.digits if value is None else as_printed.get((*text_of(printed), value), column.digits)
         found[column.key] = Printed(
             source,
             table,

@@ -175,16 +175,28 @@ def _check_costs(path: Path, found: Layout, column: LayoutColumn) -> None:
 
 
 @cache
-def decimals(table: str, column: str) -> Mapping[float, int]:
-    """Return the decimals with which each number of a column was printed, by the number.
+def decimals(table: str, column: str) -> Mapping[tuple[str, str, float], int]:
+    """Return the decimals with which each number of a column was printed, by ``text_of`` its row and the number.
 
-    A file's numbers lose zeros at their end: most numbers of a column tell how many decimals it has, and a number with
-    more was printed with more.
+    A file's numbers lose zeros at their end: most numbers that one text prints in a column tell how many decimals it
+    has, and a number with more was printed with more. Of another text's numbers they tell nothing.
     """
-    own = {value: _decimals(value) for row in tables()[table].rows if (value := row.values.get(column)) is not None}
-    spreads = [_decimals(row.spread[column]) for row in tables()[table].rows if column in row.spread]
-    usual = statistics.mode(sorted([*own.values(), *spreads], reverse=True)) if own else 0
-    return {value: max(usual, digits) for value, digits in own.items()}
+    printed: dict[tuple[str, str], list[PublishedRow]] = {}
+    for row in tables()[table].rows:
+        if column in row.values:
+            printed.setdefault(text_of(row), []).append(row)
+    found = {}
+    for text, rows in printed.items():
+        own = [_decimals(row.values[column]) for row in rows]
+        spreads = [_decimals(row.spread[column]) for row in rows if column in row.spread]
+        usual = statistics.mode(sorted([*own, *spreads], reverse=True))
+        found |= {(*text, row.values[column]): max(usual, digits) for row, digits in zip(rows, own, strict=True)}
+    return found
+
+
+def text_of(row: PublishedRow) -> tuple[str, str]:
+    """Return what tells the texts of a table apart whose numbers were collected: its part, and where it is quoted."""
+    return row.group or "", row.about if row.hand else ""
 
 
 def _decimals(value: float) -> int:
