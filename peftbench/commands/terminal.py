@@ -14,12 +14,12 @@ _AMOUNT = r"(?<=\d){}(?=(?:%|[KMGT]iB|[BkMT]|ms|s|min|h)(?!\w))"
 """What stands between a number and its unit, which stay on one line."""
 
 
-def aligned(rows: Sequence[Sequence[str]], most: int = 60) -> str:
+def aligned(rows: Sequence[Sequence[str]], most: int = 46) -> str:
     """Return rows of cells as left-aligned columns; long cells are wrapped, with an indent in all columns but the last.
 
     Args:
         rows: all of the same length.
-        most: widest column but the last, in characters.
+        most: widest column but the last, in characters; the table would wrap a wider one again, without an indent.
     """
     from peftbench.report import text_table
 

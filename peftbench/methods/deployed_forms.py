@@ -112,11 +112,12 @@ def plan_notes(trials: Iterable[Trial]) -> list[str]:
     cells = {trial.cell: trial for trial in can_run}
     absent = [(name, form, why) for name, trial in cells.items() for form, why in missing(trial).items()]
     each = [len(trial.deployed) - len(missing(trial)) for trial in can_run if trial.training]
-    cost = (
-        f"{plural(sum(each), 'form')} of {plural(sum(n > 0 for n in each), 'trial')} (up to {max(each)} of one) are "
-        "saved, loaded and scored after training, each on all examples"
-    )
-    said = [cost] if any(each) else []
+    said = []
+    if any(each):
+        said = [
+            f"{plural(sum(each), 'form')} of {plural(sum(map(bool, each)), 'trial')} (up to {max(each)} of one) are "
+            "saved, loaded and scored after training, each on all examples"
+        ]
     return [f"score after deployment: {sentence}" for sentence in (*said, *sentences(absent))]
 
 
