@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         known = parser()
         command_line.complete(known)
+        if not (sys.argv[1:] if argv is None else argv):
+            known.print_help(sys.stderr)
+            return BAD_INPUT
         return _checked(known.parse_args(argv))
     except BrokenPipeError:  # the reader has gone, also for messages
         streams.silence()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from peftbench.runner.preflight.texts import Texts
     from peftbench.suite import Suite
 
+_OFFLINE = "none can run here, as HF_HUB_OFFLINE is set and base {!r} is not in the hub's cache"
+
 
 @dataclass(frozen=True)
 class PlanOptions:
@@ -42,11 +44,13 @@ class PlanOptions:
 def plan(suite: Suite, how: PlanOptions) -> int:
     """Print a suite's cells, or their predicted memory, and return the exit code: 1 if no cell can run."""
     from peftbench.measure import device
-    from peftbench.models import here
+    from peftbench.models import find, here
+    from peftbench.planner import memory_sizes
     from peftbench.runner import prepare
     from peftbench.runner.preflight.texts import Texts
     from peftbench.suite import expand, learning_rate_search, smoke
 
+    memory_sizes.check(how.budget, how.reserve)
     known = Texts(stand_in=suite.smoke)
     folder = here.described if how.memory else here.folder
     out = sys.stderr if how.as_json else sys.stdout
@@ -75,7 +79,10 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         lines.append(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
         print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None
-    lines.append(f"{selection.count_trials(trials)}; {selection.how_many_can_run(trials, reasons)}")
+    offline = find.out_of_reach(trial.base for trial in trials)
+    can = _OFFLINE.format(offline[0]) if offline else selection.how_many_can_run(trials, reasons)
+    count = f"{selection.count_trials(trials)}; {can}"
+    lines.append(wrapped(count) if offline else count)
     lines += [wrapped(f"note: {note}") for note in notes]
     said = plan_json.Said(reasons, defaults, notes)
     whole = plan_json.of_cells(loaded, trials, said, len(candidates))
@@ -144,7 +151,7 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
 
     Trials that run at the same time share the budget equally.
     """
-    from peftbench.models import find
+    from peftbench.models import dry_load, find
     from peftbench.planner import memory_sizes
 
     if how.reserve and not how.budget:
@@ -159,7 +166,8 @@ def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> 
 
     asked = forecast.Question(budget, reserve, how.fit)
     try:
-        found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
+        with dry_load.quiet():
+            found = list(forecast.forecasts(trials, lambda trial: find.config_folder(trial.base), asked))
     except UserError as error:
         raise UserError(f"{suite.options.suite}: {error}") from None
     defaults = default_settings.default_lines(suite, trials)

@@ -152,7 +152,7 @@ def warn_of_differences(folder: Path, strict: bool, out: TextIO | None = None) -
             raise
         return False
     for text in found:
-        print(wrapped(f"peftbench: {text}"), file=out)
+        print(wrapped(f"{'peftbench' if strict else 'note'}: {text}"), file=out)
     if found and strict:
         print("peftbench: the rows are not comparable, and the suite sets audit: strict", file=out)
     return bool(found)

@@ -66,6 +66,8 @@ def command(suite: Suite, how: RunOptions) -> int:
     if found.statuses.get(Status.OK) and not suite.smoke:
         sys.stderr.flush()
         ending.show(found.folder, unfinished=any(s not in FINAL and s != Status.SKIPPED for s in found.statuses))
+    elif suite.smoke and not found.failed:
+        print(f"next: {_command(replace(suite.options, smoke=False), with_only=True)}")
     return FAILED if found.failed else 0
 
 
@@ -93,6 +95,7 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
     from peftbench.planner import memory_sizes
     from peftbench.runner import prepare, stages
 
+    memory_sizes.check(how.budget, how.reserve)
     resolved = selection.complete(suite, out, here.complete, True)
     loaded, parameters = resolved.suite, resolved.parameters
     kind = device.resolve(loaded.device)

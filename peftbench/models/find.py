@@ -49,6 +49,13 @@ def cached(base: Base) -> Path | None:
     return _checked(base, path)
 
 
+def out_of_reach(bases: Iterable[Base]) -> tuple[str, ...]:
+    """Return the hub ids among base models that a run could not fetch: not cached, and HF_HUB_OFFLINE is set."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return tuple(base.source for base in dict.fromkeys(bases) if HF_HUB_OFFLINE and cached(base) is None)
+
+
 def config_folder(base: Base) -> Path:
     """Return a folder with a base model's config. Weights may be missing; of a hub id, only the config is downloaded.
 
@@ -212,7 +219,8 @@ def _hint(source: str) -> str:
 def hint_of_shape(source: str) -> str:
     """Return how to write the shape whose name is nearest to a missing base model's, as the end of a message."""
     near = nearest(source[:_LONGEST_NAME], builtin.SHAPES)
-    return f"; a shape is written base: {{shape: {near}}}" if near else ""
+    written = f"base: {{shape: {near}}}, on the command line --set 'base={{shape: {near}}}'"
+    return f"; a shape is written {written}" if near else ""
 
 
 def _from_hub(

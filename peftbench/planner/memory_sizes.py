@@ -21,6 +21,17 @@ DEVICE = "device"
 """The text that stands for the memory of the device."""
 
 
+def check(*sizes: str | None) -> None:
+    """Refuse a budget, and then what it reserves, that is no size, before the base model or the data is looked at.
+
+    Raises:
+        UserError: if a text is neither a size nor ``device``; None is no text.
+    """
+    for text, name in zip(sizes, ("--budget", "--reserve"), strict=True):
+        if text and text != DEVICE:
+            read(text, name)
+
+
 def budget(text: str, device: str) -> int:
     """Return a budget in bytes: a size, or the memory of the device (the machine's, or its first visible GPU's).
 

@@ -1,6 +1,7 @@
 """Colours and shapes of methods in the page's figures: told apart by shape alone, and by colour with colour blindness.
 
-A method has the same colour and shape in every report; a variant ("peft VERA") has those of its name.
+A method has the same colour and shape in every report; a variant ("peft VERA") and a method that peftbench does not
+have (of imported results) have those of their name.
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ class Style:
 
 
 def style_of(kind: str) -> Style:
-    """Return the style of a method with its variant, like ``lora`` or ``peft VERA``."""
+    """Return the style of a method with its variant, like ``lora`` or ``peft VERA``, or of another benchmark's."""
     method, _, variant = kind.partition(" ")
     names = list(METHODS)
-    place = names.index(method) if method in names else len(names)
-    if variant:
-        drawn = zlib.crc32(variant.encode())
+    if variant or method not in names:
+        drawn = zlib.crc32((variant or f"of {method}").encode())
         return Style(_hue(drawn, 0.34), _hue(drawn, 0.72), SHAPES[drawn // 360 % len(SHAPES)])
-    return style_at(place)
+    return style_at(names.index(method))
 
 
 def style_at(place: int) -> Style:

@@ -14,6 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peftbench import __version__, cli, suite
 from peftbench.commands import listing, progress, terminal
+from peftbench.errors import UserError
 from peftbench.measure import device
 from peftbench.methods import METHODS
 from peftbench.methods.support import why_unsupported
@@ -264,7 +265,7 @@ def test_a_page_that_cannot_be_written_is_refused(refused):
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        ([], "required: COMMAND"),
+        ([], "    compare   judge what regressed between two results folders"),
         (["rnu"], "invalid choice: 'rnu'; did you mean 'run'? allowed: "),
         (["rn", "mine.yaml"], "invalid choice: 'rn'; did you mean 'run'?"),
         (["run"], "required: SUITE"),
@@ -352,10 +353,42 @@ def test_plan_downloads_no_base_model_and_says_so(place, command, monkeypatch):
     assert "note: base 'gpt2': no such folder here, so the run takes it for a hub id" in out
 
 
+def test_plan_says_that_a_base_model_cannot_be_fetched_offline(place, command, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, out, _ = command("plan", "mine.yaml", "--set", "base=organisation/large")
+    assert code == 0  # the cells can run where the base model is
+    said = " ".join(out.split())
+    assert "none can run here, as HF_HUB_OFFLINE is set and base 'organisation/large' is not in the hub's cache" in said
+    assert "none can run" not in command("plan", "mine.yaml")[1]
+
+
+@pytest.mark.parametrize("words", [["plan", "--memory", "--budget"], ["plan", "--budget"], ["run", "--budget"]])
+def test_a_budget_without_a_unit_is_refused_before_the_base_model_is_looked_for(place, command, words):
+    verb, *options = words
+    code, _, err = command(verb, "mine.yaml", "--set", "base=organisation/large", *options, "16")
+    assert code == 2
+    assert err == "peftbench: --budget: given '16'; allowed: a size like 16GiB, 24GB or 500MiB\n"
+
+
+def test_a_prediction_of_memory_is_made_without_the_librarys_own_messages(place, command, monkeypatch):
+    from transformers.utils import logging
+
+    verbosity = []
+
+    def forecasts(*_):
+        verbosity.append(logging.get_verbosity())
+        raise UserError("enough")
+
+    monkeypatch.setattr("peftbench.planner.forecast.forecasts", forecasts)
+    command("plan", "mine.yaml", "--memory")
+    assert verbosity == [logging.CRITICAL]
+
+
 def test_a_shape_given_as_a_base_model_is_refused_with_the_right_form(place, command):
     code, out, _ = command("plan", "mine.yaml", "--set", "base=llama7b")
     assert code == 0
-    assert "a shape is written base: {shape: llama-7b}" in " ".join(out.split())
+    said = " ".join(out.split())
+    assert "a shape is written base: {shape: llama-7b}, on the command line --set 'base={shape: llama-7b}'" in said
     code, _, err = command("run", "mine.yaml", "--set", "base=llama7b")
     assert code == 2
     assert "a shape is written base: {shape: llama-7b}" in " ".join(err.split())

@@ -297,6 +297,8 @@ def test_no_two_methods_look_the_same_and_each_can_be_seen() -> None:
     styles = [style_of(kind) for kind in kinds]
     assert len({style.shape for style in styles}) == len(kinds)
     assert len({style.light for style in styles}) == len(kinds)
+    imported = ["adaptionprompt", "full-finetuning", "ia3", "lily", "prefixtuning"]  # as another benchmark names them
+    assert len({(style_of(kind).shape, style_of(kind).light) for kind in imported}) == len(imported)
     assert len(LIGHT) == len(DARK) == 8 < len(SHAPES)
     for colors, paper in ((LIGHT, 1.0), (DARK, luminance("#16181d"))):
         for color in colors:

@@ -146,7 +146,9 @@ def test_run_smoke_uses_its_own_folder_can_be_repeated_and_prints_its_changes(fo
     monkeypatch.setattr(local, "run", trials.in_this_process)
     command = [str(foreign), "--smoke", "--only", "method=prompt_tuning"]
     assert cli.main(["run", *command]) == 0
-    assert "note: smoke mode: 2 steps of 2 examples on nano" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "note: smoke mode: 2 steps of 2 examples on nano" in printed.err
+    assert printed.out.splitlines()[-1].startswith(f"next: peftbench run {foreign.name} --only method=prompt_tuning")
     (row,) = read_trials(tmp_path / "results" / "foreign-smoke").to_dict("records")
     assert (row["suite"], row["base"], row["status"], row["rank"]) == ("foreign-smoke", "nano", "ok", 128)
     assert 0 <= row["score_mine"] <= 1
