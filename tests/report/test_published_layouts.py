@@ -253,6 +253,14 @@ def test_rows_that_were_not_treated_alike_are_named_under_the_table(tmp_path):
     assert "a: Not held equal" in both
 
 
+def test_cells_that_only_guess_are_named_under_the_table(tmp_path):
+    """Of CoLA with one answer for all, the table has Matthews' 0.0, which says less."""
+    rows = cell(ROBERTA, "lora", {"cola": 0.0, "rte": 0.0}, [glue("cola"), glue("rte")], 8, seeds=1, examples=20)
+    text = published.text([folder(tmp_path / "a", rows, tasks=("cola", "rte"))], "lora-t2", "md")
+    assert "\nrte: every tuned cell scores 0, so nothing is compared; more steps may change that.\n" in text
+    assert "cola: every" not in text, "of a column that the table does not have"
+
+
 def test_a_smoke_run_is_called_no_measurement(tmp_path):
     rows = cell(ROBERTA, "lora", {"rte": 0.7}, [glue("rte")], 8, examples=20)
     environment = json.loads(rows[0].row.environment_json) | {"command": "peftbench run paper_lora_glue --smoke"}

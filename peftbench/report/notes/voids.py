@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from peftbench.methods.record import shown
 from peftbench.records.wording import abridged, plural
@@ -23,13 +23,18 @@ _HEAD = "Warning: "
 def warnings(results: Results) -> tuple[str, ...]:
     """Return one line for each thing that makes numbers of the table void; none if nothing does."""
     names = display_names(results.cells)
-    found = (*_smoke(results), *_busy(results), *_guessing(results, names), *_edges(results, names))
+    found = (*_smoke(results), *_busy(results), *_guessing(results, names, results.tasks), *_edges(results, names))
     return tuple(f"{_HEAD}{line}"[:WIDTH] for line in found)
 
 
 def at_the_floor(results: Results) -> tuple[str, ...]:
     """Return one line for each task on which every tuned cell scores 0, the lowest possible score."""
     return tuple(f"{_HEAD}{_nothing(task, results)}"[:WIDTH] for task in _rising(results) if _all_zero(results, task))
+
+
+def guessing(results: Results, tasks: Collection[str]) -> Iterator[str]:
+    """Yield a line for each of some tasks on which cells score no better than without reading the question."""
+    return _guessing(results, display_names(results.cells), tasks)
 
 
 def _rising(results: Results) -> list[str]:
@@ -70,9 +75,9 @@ def _busy(results: Results) -> Iterator[str]:
         )
 
 
-def _guessing(results: Results, names: Mapping[str, str]) -> Iterator[str]:
+def _guessing(results: Results, names: Mapping[str, str], tasks: Collection[str]) -> Iterator[str]:
     """Yield the tasks on which cells score no better than without reading the question."""
-    for task in _rising(results):
+    for task in (task for task in _rising(results) if task in tasks):
         scored = _scores(results, task)
         levels = [
             (level, kind) for kind in ("majority", "chance") if (level := results.reference(kind, task)) is not None

@@ -189,7 +189,8 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
     empty = tuple(part.name for part in parts if part.name not in used)
     with_times = any("train_seconds" in group for column in columns for group in column.quantity)
     shown = [part for part in parts if part.name in used]
-    said = (*dict.fromkeys(counted.several(found, layout)), *cautions(shown, with_times))
+    tasks = {task for row in found for one in row.values.values() for task in (*one.tasks, one.shown.task) if task}
+    said = (*dict.fromkeys(counted.several(found, layout)), *cautions(shown, tasks, with_times))
     return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty, said)
 
 

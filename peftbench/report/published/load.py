@@ -185,7 +185,7 @@ def decimals(table: str, column: str) -> Mapping[tuple[str, str, float], int]:
     for row in tables()[table].rows:
         if column in row.values:
             printed.setdefault(text_of(row), []).append(row)
-    found = {}
+    found: dict[tuple[str, str, float], int] = {}
     for text, rows in printed.items():
         own = [_decimals(row.values[column]) for row in rows]
         spreads = [_decimals(row.spread[column]) for row in rows if column in row.spread]
