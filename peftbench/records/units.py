@@ -92,6 +92,13 @@ def seconds(value: Number) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def chance(share: float) -> str:
+    """Return a probability in percent, as the page has it: "<1" and ">99" for what is nearly but not 0 or 100."""
+    if 0 < share < 0.01:
+        return "<1"
+    return ">99" if 0.99 < share < 1 else f"{100 * share:.0f}"
+
+
 def percent(fraction: Number, digits: int = 1) -> str:
     """Return "81.3 %" for 0.813."""
     return MISSING if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f} %"

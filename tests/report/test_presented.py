@@ -234,3 +234,11 @@ def test_what_makes_numbers_void_comes_first_in_one_line_each(tmp_path):
 
 def test_a_good_table_has_no_warning(tmp_path):
     assert voids.warnings(collect.collect(store(tmp_path / "r", make_result()))) == ()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0"), (1e-5, "<1"), (0.0099, "<1"), (0.01, "1"), (0.744, "74"), (0.99, "99"), (0.996, ">99"), (1.0, "100")],
+)
+def test_a_probability_is_written_as_on_the_page(share, text):
+    assert units.chance(share) == text

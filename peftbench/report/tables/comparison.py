@@ -134,7 +134,7 @@ def _nearness_column(near: Nearness) -> tuple[Column, Callable[[Cell], Value]]:
         if share is None:
             return Value(fmt.MISSING, (None, None))
         good = cell.name in near.good
-        text = f"{100 * share:.0f}"
+        text = fmt.chance(share)
         return Value(f"{text} {GOOD}" if good else text, (share, good), f"{text}{GOOD}" if good else text)
 
     return column, fill
