@@ -117,7 +117,7 @@ def test_tests_that_are_left_out_are_said_with_the_cell_and_the_reason(tmp_path,
     results = [make_result(f"lora r={r} fp32", rank=r, scores={"judge": 1.0}, examples=4) for r in (1, 2, 3)]
     folder = store(tmp_path / "r", *results[:2], change(results[2]))
     text = " ".join(report.table(folder, "text").split())
-    assert "No significance tests and intervals over examples for judge (LoRA r=3: " in text
+    assert "No significance tests and no intervals from single examples for judge (LoRA r=3: " in text
     assert reason in text
     assert "No significance tests: not every cell has the outcomes" in report.table(folder, "brief")
 

@@ -214,7 +214,7 @@ def test_the_peers_own_files_stand_beside_what_its_blog_prints(tmp_path, real_da
     found = laid_out(folders.read([night]), load.layout("hf-method-comparison"), True)
     lora = [line for line in found.lines if line.head[1:3] == ("LoRA", "32")]
     (measured,) = (line.measured for line in lora if line.row)
-    assert measured["test_accuracy"].over == "new examples, these checkpoints"
+    assert measured["test_accuracy"].over == "new examples, these checkpoints (from the stored standard error)"
     july = next(line for line in lora if "july" in line.printed["test_accuracy"].row.about)
     assert july.printed["test_accuracy"].value == pytest.approx(measured["test_accuracy"].value, abs=0.005)
     assert july.printed["memory_max_gb"].value == pytest.approx(measured["memory_max_gb"].value, abs=0.005)

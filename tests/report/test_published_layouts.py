@@ -176,7 +176,7 @@ def test_a_single_run_without_its_examples_has_the_interval_of_its_stored_standa
     parts = folders.read([folder(tmp_path / "a", bare, tasks=("sst2",))])
     (line,) = arrange.laid_out(parts, load.layout("lora-t2"), False).lines
     one = line.measured["SST2"]
-    assert one.over == "new examples, these checkpoints"
+    assert one.over == "new examples, these checkpoints (from the stored standard error)"
     assert (one.high - one.low) / 2 == pytest.approx(100 * 1.959964 * 0.01)
 
 
@@ -251,6 +251,20 @@ def test_rows_that_were_not_treated_alike_are_named_under_the_table(tmp_path):
     assert "Not held equal" not in published.text([alike], "lora-t2", "md")
     both = published.text([path, alike], "lora-t2", "md")
     assert "a: Not held equal" in both
+
+
+def test_rows_of_one_head_stand_together_and_imported_ones_are_called_so(tmp_path):
+    """Lily has two ranks and two states; imported rows may be those of the publication."""
+    rows = cell("meta-llama/Llama-3.2-3B", "lora", {"gsm8k": 0.5}, [made.task("gsm8k", None)], 32, seeds=1, examples=4)
+    own = folders.read([folder(tmp_path / "own", rows, tasks=("gsm8k",))])
+    table = arrange.laid_out(own, load.layout("hf-method-comparison"), True)
+    lily = [(line.head[2], line.source) for line in table.lines if line.head[1] == "Lily" and line.head[3] != "–"]
+    assert lily == [("140", "June 2026"), ("140", "July 2026"), ("896", "June 2026"), ("896", "July 2026")]
+    assert arrange._SAME_RUNS not in table.cautions
+    foreign = [replace(one, row=replace(one.row, protocol=None)) for one in rows]
+    imported = folders.read([folder(tmp_path / "imported", foreign, tasks=("gsm8k",))])
+    assert arrange._SAME_RUNS in arrange.laid_out(imported, load.layout("hf-method-comparison"), True).cautions
+    assert arrange._SAME_RUNS not in arrange.laid_out(imported, load.layout("hf-method-comparison"), False).cautions
 
 
 def test_cells_that_only_guess_are_named_under_the_table(tmp_path):

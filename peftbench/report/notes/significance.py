@@ -49,7 +49,7 @@ def _untested(found: Significance) -> Iterable[str]:
     for task, reason in found.untested.items():
         tasks.setdefault(reason, []).append(task)
     for reason, names in tasks.items():
-        yield f"No significance tests and intervals over examples for {', '.join(names)} ({reason})."
+        yield f"No significance tests and no intervals from single examples for {', '.join(names)} ({reason})."
 
 
 def scope(found: Significance) -> str:

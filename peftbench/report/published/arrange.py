@@ -23,6 +23,7 @@ from peftbench.report.published.measured import Measured, MeasuredRow
 from peftbench.report.published.parts import concerns
 from peftbench.report.published.records import Layout, LayoutColumn, PublishedRow, PublishedTable, Source
 
+_SAME_RUNS = "Imported rows may be the very runs that were published: equal numbers confirm nothing then."
 _ALPHAS = {"= r": 1, "= 2r": 2}
 """How publications write an alpha that follows the rank, and how many times the rank it is."""
 _LONGEST_NAME = 42
@@ -106,6 +107,11 @@ class Line:
     printed: Mapping[str, Printed] = field(default_factory=dict)
 
     @property
+    def of(self) -> tuple[tuple[str, ...], int]:
+        """What lines that show one head share: it, and the measured row that they are of."""
+        return self.head, id(self.row or self.below)
+
+    @property
     def source(self) -> str:
         """Where its published numbers stand, which are of one row; empty if it has none."""
         return next((one.label for one in self.printed.values()), "")
@@ -184,13 +190,18 @@ def laid_out(parts: Sequence[Part], layout: Layout, with_published: bool) -> Lai
         raise UserError(_nothing(parts, layout))
     lines = list(_lines(found, layout, with_published))
     lines.sort(key=_order(layout))
+    first: dict[tuple[tuple[str, ...], int], int] = {}  # rows with one head stand together, as of two states
+    for place, line in enumerate(lines):
+        first.setdefault(line.of, place)
+    lines.sort(key=lambda line: first[line.of])
     keys = {key for line in lines for key in (*line.measured, *line.statuses, *line.printed)}
     columns = tuple(column for column in layout.columns if column.key in keys)
     empty = tuple(part.name for part in parts if part.name not in used)
     with_times = any("train_seconds" in group for column in columns for group in column.quantity)
     shown = [part for part in parts if part.name in used]
     tasks = {task for row in found for one in row.values.values() for task in (*one.tasks, one.shown.task) if task}
-    said = (*dict.fromkeys(counted.several(found, layout)), *cautions(shown, tasks, with_times))
+    imported = [_SAME_RUNS] if with_published and any(part.results.imported for part in shown) else []
+    said = (*imported, *dict.fromkeys(counted.several(found, layout)), *cautions(shown, tasks, with_times))
     return LaidOut(layout, tuple(_distinct(lines, layout)), columns, with_published, empty, said)
 
 

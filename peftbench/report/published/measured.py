@@ -228,7 +228,7 @@ def _over_examples(cell: Cell, task: str, mean: float) -> tuple[float | None, fl
     if not is_number(error) or not float(error):  # type: ignore[arg-type]
         return None, None, ""
     half = t_quantile(math.inf) * float(error)  # type: ignore[arg-type]
-    return mean - half, mean + half, "new examples, these checkpoints"
+    return mean - half, mean + half, "new examples, these checkpoints (from the stored standard error)"
 
 
 def _quantity(part: Part, cell: Cell, column: LayoutColumn) -> Measured | None:

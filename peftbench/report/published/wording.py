@@ -84,9 +84,8 @@ def heads(rows: Sequence[TableRow]) -> Iterator[tuple[str, ...]]:
     """Yield the head of each row; it is empty where the row above has the same, for what is published of it."""
     before = None
     for row in rows:
-        this = (row.line.head, id(row.line.row or row.line.below))
-        yield ("",) * len(row.line.head) if this == before else row.line.head
-        before = this
+        yield ("",) * len(row.line.head) if row.line.of == before else row.line.head
+        before = row.line.of
 
 
 def statistics(table: LaidOut) -> tuple[str, ...]:
