@@ -38,7 +38,7 @@ _FEWEST_EXAMPLES, _LATER_STEPS = 4, 2
 LONGEST, SHARED = 60.0, 30.0
 """Most seconds of the pilot of a shape that one cell has, and of one that several cells share."""
 _SETTING = " (timeout_seconds)"
-"""What the message of a trial that was stopped ends with: the setting, which here is the pilot's own."""
+"""What the message of a trial that was stopped goes on with: the setting, which here is the pilot's own."""
 _SHORTEST = 1.0
 """Seconds that must be left for a first pilot."""
 _SCALED = (Phase.TRAIN, Phase.VALIDATE, Phase.EVALUATE, Phase.RETENTION, Phase.INFERENCE, Phase.PLAN)
@@ -256,7 +256,7 @@ def unsupported(reason: str, seconds: float = 0.0) -> Measured:
 def why_not(row: TrialRow) -> str:
     """Return why a pilot did not end ok."""
     if row.status == Status.TIMEOUT:
-        return f"the pilot reached its limit in phase {row.phase} ({str(row.message).removesuffix(_SETTING)})"
+        return f"the pilot reached its limit in phase {row.phase} ({str(row.message).partition(_SETTING)[0]})"
     return f"{row.status} in phase {row.phase}: {row.message}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import runpy
@@ -67,7 +68,8 @@ def over_the_table(name: str) -> bool:
     if any(mark.args[1] is each for mark in marks for each in (method_cells.TRAINED, method_cells.CELLS)):
         return True
     names = [{value[0] for value in mark.args[1] if isinstance(value, tuple)} for mark in marks]
-    return any(set(method_cells.TRAINED) <= each for each in names)
+    shared = {"trained", "tuned"} & set(inspect.signature(CONFORMANCE[name]).parameters)  # fixtures over the table
+    return bool(shared) or any(set(method_cells.TRAINED) <= each for each in names)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import torch
 from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.records import Status
-from peftbench.runner.executor import local
+from peftbench.runner.executor import local, stack
 from tests.support import trials
 
 LONG = {"steps": 20_000}
@@ -98,12 +99,25 @@ def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_p
     assert Status.OOM.final
 
 
+def test_a_process_that_prints_no_stack_is_said_to_be_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(stack, "_WAIT_SECONDS", 0.05)
+    log = tmp_path / "log"
+    assert stack.innermost(os.getpid(), None) is None
+    assert stack.innermost(os.getpid(), str(log)) is None
+    log.write_text('Current thread 0x1 (most recent call first):\n  File "/a/old.py", line 1 in f\n')
+    asked = []
+    monkeypatch.setattr(os, "kill", lambda *told: asked.append(told))
+    assert stack.innermost(1, str(log)) is None, "what stood there before does not count"
+    assert asked == [(1, signal.SIGUSR1)]
+
+
 def test_a_trial_that_exceeds_its_timeout_is_stopped_and_is_a_timeout_row(tiny, tmp_path):
-    made = trials.trial(tiny, tmp_path, training=LONG, timeout_seconds=1.5)
-    (result,) = finished(local.run([trials.job(made, tmp_path)], workers=1))
+    job = trials.job(trials.trial(tiny, tmp_path, training=LONG, timeout_seconds=1.5), tmp_path)
+    (result,) = finished(local.run([job], workers=1))
     assert result.row.status == "timeout"
     assert result.row.phase, "the phase in which it was stopped; which one depends on the machine"
-    assert "1.5 s" in result.row.message
+    told = re.fullmatch(r"stopped after 1.5 s \(timeout_seconds\) at (\S+), line (\d+), in .*", result.row.message)
+    assert f'{told[1]}", line {told[2]} in ' in Path(job.log).read_text(), "the whole stack"
     assert not Status.TIMEOUT.final
 
 
@@ -254,7 +268,7 @@ def test_no_process_outlives_its_runner(how, tiny, tmp_path):
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from pathlib import Path
         from tests.support import trials
-        from peftbench.runner.executor import local
+        from peftbench.runner.executor import local, stack
         def main():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
             made = trials.trial(Path({str(tiny)!r}), Path({str(tmp_path)!r}), training={LONG!r})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Job, Phase
-from peftbench.runner.executor import lifeline
+from peftbench.runner.executor import lifeline, stack
 
 
 def main(job: Job, channel: Connection, asked_at: float) -> None:
@@ -24,6 +25,7 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
     _die_with_parent()
     if job.log:
         _redirect(job.log)
+        faulthandler.register(stack.ASK, file=sys.stderr)  # a trial that hangs says where
     warnings.simplefilter("once")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
 

@@ -29,7 +29,7 @@ from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import rows
-from peftbench.runner.executor import Event, child, lifeline
+from peftbench.runner.executor import Event, child, lifeline, stack
 
 _LONGEST_WAIT = 86_400.0
 """Longest wait for an event in seconds; the system's own limit is 24.8 days."""
@@ -245,9 +245,11 @@ def _receive(one: _Running) -> Iterator[Event]:
         one.result = _or_kept(one, _death(one))
         return
     if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
+        where = stack.innermost(one.process.pid, one.job.log)
         _kill(one)
+        at = f" at {where}; its log has the stack" if where else ""
         limit = one.job.trial.timeout_seconds
-        lost = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds)")
+        lost = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds){at}")
         one.result = _or_kept(one, lost)
 
 
