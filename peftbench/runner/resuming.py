@@ -60,8 +60,8 @@ def resume(run: Run, learner: Learner) -> Course | None:
             raise
     more = saved.more
     run.earlier = Earlier(more["resumes"] + 1, more["seconds"], more["peaks"])
-    for phase in _ADDED:
-        run.clock.seconds[phase] += more["phases"][phase]
+    for phase, seconds in more["phases"].items():
+        run.clock.seconds[Phase(phase)] += seconds
     again = more["seconds"] - course.spent - sum(more["phases"].values())
     run.clock.seconds[Phase.RESUME] += again
     run.stepped = True
@@ -107,7 +107,7 @@ class Keeper:
             "environment": _environment(run),
             "resumes": run.earlier.resumes,
             "seconds": run.earlier.seconds + time.perf_counter() - run.asked_at,
-            "phases": {phase: run.clock.seconds[phase] for phase in _ADDED},
+            "phases": {phase: run.clock.seconds[phase] for phase in _ADDED if phase in run.clock.seconds},
             "peaks": {name: size for name, size in vars(highest).items() if size is not None},
         }
         try:

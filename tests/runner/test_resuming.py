@@ -179,6 +179,7 @@ def test_the_time_of_earlier_processes_is_counted_once(made, tmp_path):
     assert row.untracked_seconds >= 0
     assert row.train_seconds == pytest.approx(sum(step.seconds for step in result.steps))
     assert row.checkpoint_seconds > 0
+    assert row.validate_seconds is None, "there was no validation"
     assert row.resume_seconds > 0
     assert row.train_energy_joules is None
 
