@@ -60,8 +60,8 @@ def resume(run: Run, learner: Learner) -> Course | None:
             raise
     more = saved.more
     run.earlier = Earlier(more["resumes"] + 1, more["seconds"], more["peaks"])
-    for phase, seconds in more["phases"].items():
-        run.clock.seconds[Phase(phase)] += seconds
+    for phase in (phase for phase in _ADDED if phase in more["phases"]):
+        run.clock.seconds[phase] += more["phases"][phase]
     again = more["seconds"] - course.spent - sum(more["phases"].values())
     run.clock.seconds[Phase.RESUME] += again
     run.stepped = True

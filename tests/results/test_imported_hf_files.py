@@ -134,6 +134,18 @@ def test_numbers_that_were_not_measured_are_null_and_a_loss_that_is_none_stays(t
     assert "lora a" in report.table(folder, "csv")
 
 
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_sum_of_times_of_which_one_is_unknown_is_unknown(tmp_path, value):
+    made = document()
+    first, second, *_ = made["train_info"]["metrics"]
+    assert row(write(tmp_path / "whole")).train_seconds == first["train time"] + second["train time"]
+    second["train time"] = value
+    path = tmp_path / f"{STEM}.json"
+    path.write_text(json.dumps(made))
+    found = row(path)
+    assert (found.train_seconds, found.not_training_seconds) == (None, None)
+
+
 def test_an_adapter_that_is_left_in_16_bits_is_not_said_to_be_in_fp32(tmp_path):
     assert row(write(tmp_path / "a")).precision == "bf16"
     assert (

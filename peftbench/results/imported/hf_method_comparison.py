@@ -104,7 +104,7 @@ def _result(
     metrics = train.get("metrics") or []
     last = metrics[-1] if metrics else {}
     intervals = [each for each in metrics if "train time" in each]
-    seconds = math.fsum(hf_rows.number(each["train time"], "train time") or 0.0 for each in intervals) or None
+    seconds = hf_rows.total(intervals, "train time")
     tokens = hf_rows.whole(last.get("train total tokens"), "train total tokens")
     counted = hf_rows.number(train.get("train_time"), "train_time")
     steps = _steps(intervals)
@@ -141,8 +141,7 @@ def _result(
         checkpoint_bytes=hf_rows.checkpoint(hf_rows.number(train.get("file_size"), "file_size"), method),
         train_seconds=seconds,
         not_training_seconds=counted - seconds if counted and seconds else None,
-        validate_seconds=math.fsum(hf_rows.number(each.get("eval time"), "eval time") or 0.0 for each in intervals)
-        or None,
+        validate_seconds=hf_rows.total(intervals, "eval time"),
         examples_seen=hf_rows.whole(last.get("train samples"), "train samples"),
         nonpadding_tokens=tokens,
         tokens_per_second=tokens / seconds if tokens and seconds else None,

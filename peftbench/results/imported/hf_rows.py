@@ -116,6 +116,12 @@ def number(value: Any, name: str) -> float | None:
     return float(value) if -math.inf < value < math.inf else None
 
 
+def total(intervals: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the sum of what each interval measured; None if there is none, or one did not measure it."""
+    each = [number(interval.get(name), name) for interval in intervals]
+    return None if None in each or not each else math.fsum(value for value in each if value is not None)
+
+
 def whole(value: Any, name: str) -> int | None:
     """Return a number that was counted."""
     found = number(value, name)
