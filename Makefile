@@ -2,6 +2,7 @@
 # make test         set up, check style and types, run the tests
 # make smoke        each method, tuner and precision of every suite in two steps; an outside package and a wide page too
 # make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
+# make chaos        kill running grids at random moments; nothing may be lost, doubled or left over (CHAOS_ARGS="--kills 1000")
 # make exports      the tests of exports to trackers and of results at S3, with the real libraries, which it installs
 # make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
@@ -13,6 +14,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 RUNS ?= quickstart
 BENCH_ARGS ?=
+CHAOS_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -22,7 +24,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels exports e2e bench reference clean
+.PHONY: quickstart test check smoke kernels chaos exports e2e bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -46,6 +48,9 @@ smoke: $(STAMP)
 kernels: $(STAMP)
 	$(SSE4) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
 	$(AVX2) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(KERNEL_TESTS)
+
+chaos: $(STAMP)
+	$(BIN)/python -m tools.validation.chaos $(CHAOS_ARGS)
 
 # no test of these may skip: PEFTBENCH_ALL_GROUPS makes a library that is missing an error
 exports: $(STAMP)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftbench import interrupts
 from peftbench.commands import (
     BAD_INPUT,
     FAILED,
-    INTERRUPTED,
     backstop,
     command_line,
     compare_options,
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. No exception leaves it, unless ``PEFTBENCH_TRACEBACK`` asks for that."""
+    with interrupts.handled(restores=argv is not None):
+        try:
+            return _guarded(argv)
+        except KeyboardInterrupt as stop:
+            text, code = interrupts.message(stop)
+            print(f"peftbench: {text}", file=sys.stderr)
+            return code
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """Run a command and return its exit code; a signal leaves it."""
     streams.prepare()
     try:
         known = parser()
@@ -62,9 +73,6 @@ def _checked(arguments: argparse.Namespace) -> int:
     except UserError as error:
         print(f"peftbench: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("peftbench: interrupted; finished trials are kept, the same command continues", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # the pipe's reader has exited, as in `peftbench list | head`
         streams.silence()
         return FAILED if arguments.command is _run else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +56,6 @@ def command(suite: Suite, how: RunOptions) -> int:
     from peftbench.commands import ending
     from peftbench.records import FINAL, Status
 
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         found = run(suite, how, sys.stderr, shows=True)
     except KeyboardInterrupt:
@@ -222,7 +220,3 @@ def _command(options: SuiteOptions, with_only: bool) -> str:
         words += ["--seeds", options.seeds]
     here = f"{Path.cwd()}/"
     return shlex.join(re.sub(rf"(^|=){re.escape(here)}", r"\1", word) for word in words)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from peftbench import interrupts
 from peftbench.records import Phase, Result, Status, TrialRow
 from peftbench.report.notes import data_use
 from peftbench.results import store
@@ -59,19 +60,22 @@ def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
         for job in grid.pending:
             if job.trial.unsupported is not None:
                 result = local.failure(job, Status.UNSUPPORTED, Phase.PLAN, job.trial.unsupported)
-                store.write(grid.folder, result, grid.tasks)
+                with interrupts.deferred():
+                    store.write(grid.folder, result, grid.tasks)
                 kept.add(result)
                 observe(Event(job, Phase.PLAN, result=result))
         for event in local.run(possible, grid.workers):
             if event.result is not None:
-                store.write(grid.folder, event.result, grid.tasks)
-                kept.add(event.result)
-                _tidy(grid.folder, event)
-                if kept.count % _COMPACT_EVERY == 0:
-                    store.compact(grid.folder)
+                with interrupts.deferred():
+                    store.write(grid.folder, event.result, grid.tasks)
+                    kept.add(event.result)
+                    _tidy(grid.folder, event)
+                    if kept.count % _COMPACT_EVERY == 0:
+                        store.compact(grid.folder)
             observe(event)
     finally:
-        store.compact(grid.folder)
+        with interrupts.deferred():
+            store.compact(grid.folder)
     return _outcome(grid, kept)
 
 

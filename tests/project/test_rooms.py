@@ -18,7 +18,14 @@ from tests.support.rooms import ROOMS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "peftbench"
-OUTSIDE = {"cli": len(ROOMS) + 1, "__main__": len(ROOMS) + 2, "errors": -1, "version": -1, "_suites": -1}
+OUTSIDE = {
+    "cli": len(ROOMS) + 1,
+    "__main__": len(ROOMS) + 2,
+    "errors": -1,
+    "version": -1,
+    "interrupts": -1,
+    "_suites": -1,
+}
 """What is in no folder: the command line is above them all, errors are below."""
 FLOOR = {room: len(ROOMS) - place for place, (room, _) in enumerate(ROOMS)} | OUTSIDE
 HEAVY = ("torch", "transformers", "peft", "pandas", "matplotlib", "bitsandbytes", "lm_eval", "datasets", "scipy")

@@ -1,11 +1,12 @@
 """What killed processes leave behind, and what their ends are called."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from multiprocessing import util
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 
 from peftbench.results.store import files
 from peftbench.runner import leftovers, training_states
-from peftbench.runner.executor import lifeline, local
+from peftbench.runner.executor import lifeline, local, sockets
 from tests.support import trials
 
 
@@ -61,13 +62,14 @@ def test_ctrl_c_during_a_write_leaves_no_temporary_file(tmp_path):
         (1, "ImportError: no module", "error", True),
         (-signal.SIGSEGV, "Fatal Python error: Segmentation fault", "killed", True),
         (-signal.SIGKILL, "a warning of some library", "killed", False),
+        (255, "a warning of some library", "killed", False),
     ],
 )
 def test_the_end_of_a_process_is_named_by_its_exit_code_and_last_words(code, last, status, quoted, tiny, tmp_path):
     job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
     Path(job.log).write_text(f"something before\n{last}\n")
     ended = SimpleNamespace(exitcode=code, join=lambda _: None, is_alive=lambda: False)
-    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, local._kernel_oom_kills())
+    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, local._kernel_oom_kills(), None)
     row = local._death(running).row
     assert row.status == status
     assert (last in row.message) == quoted
@@ -78,12 +80,35 @@ def test_a_temporary_folder_with_a_long_path_is_not_used_for_sockets(tmp_path, m
     monkeypatch.setattr(multiprocessing.current_process(), "_config", config)
     long = tmp_path / ("x" * 90)
     config["tempdir"] = str(long)
-    local._shorten_socket_path()
-    assert len(util.get_temp_dir()) < local._LONGEST_SOCKET_FOLDER
-    assert Path(util.get_temp_dir()).is_dir()
+    sockets.prepare()
     short = config["tempdir"]
-    local._shorten_socket_path()
-    assert util.get_temp_dir() == short
+    assert len(short) < sockets.LONGEST
+    assert Path(short).is_dir()
+    sockets.prepare()
+    assert config["tempdir"] == short
+
+
+def test_the_socket_folder_of_a_killed_run_is_swept_by_the_next_one_and_that_of_a_living_run_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    config = {name: value for name, value in multiprocessing.current_process()._config.items() if name != "tempdir"}
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", config)
+    dead, living, foreign = (tmp_path / name for name in (f"{sockets.PREFIX}a", f"{sockets.PREFIX}b", "pymp-other"))
+    for folder in (dead, living, foreign):
+        folder.mkdir()
+        (folder / "listener").touch()
+    descriptor = os.open(living, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    monkeypatch.setattr(sockets, "_SHORT", str(tmp_path))
+    sockets.prepare()
+    made = Path(config["tempdir"])
+    assert {*tmp_path.iterdir()} == {living, foreign, made}
+    sockets.sweep(tmp_path)
+    assert made.is_dir(), "this process lives"
+    os.close(descriptor)
+    sockets.sweep(tmp_path)
+    assert {*tmp_path.iterdir()} == {foreign, made}
 
 
 def test_a_server_that_ended_is_noticed(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from peftbench import cli
-from peftbench.commands import BAD_INPUT, FAILED, INTERNAL, INTERRUPTED, NOTHING_JUDGED
+from peftbench.commands import BAD_INPUT, FAILED, HUNG_UP, INTERNAL, INTERRUPTED, NOTHING_JUDGED, TERMINATED
 from tools.docs.suite_document import NONE, table
 
 EXIT_CODES = {
@@ -16,7 +16,9 @@ EXIT_CODES = {
     NOTHING_JUDGED: "a comparison could judge nothing: no cell is in both folders, or nothing in them compares",
     INTERNAL: "a mistake in peftbench: the message names the file with the traceback; with `PEFTBENCH_TRACEBACK=1` in "
     "the environment the traceback is shown instead",
-    INTERRUPTED: "interrupted (Ctrl-C or SIGTERM); finished trials are kept",
+    HUNG_UP: "the terminal was closed (SIGHUP); finished trials are kept",
+    INTERRUPTED: "interrupted (Ctrl-C); finished trials are kept. A second Ctrl-C stops at once",
+    TERMINATED: "stopped by SIGTERM; finished trials are kept",
 }
 
 

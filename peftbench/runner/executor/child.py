@@ -21,7 +21,7 @@ from peftbench.runner.executor import lifeline, stack
 
 def main(job: Job, channel: Connection, asked_at: float) -> None:
     """Run one job; send its phases, its steps and finally its result through the channel."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _take_signals()
     _die_with_parent()
     if job.log:
         _redirect(job.log)
@@ -49,7 +49,7 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
 
 def answer(function: Callable[..., None], arguments: tuple[Any, ...], channel: Connection) -> None:
     """Call a function that needs the libraries; send the message of its ``UserError``, or None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _take_signals()
     _die_with_parent()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -65,6 +65,13 @@ def answer(function: Callable[..., None], arguments: tuple[Any, ...], channel: C
 def nothing() -> None:
     """Do nothing. When this process has ended, the server is ready."""
     os._exit(0)
+
+
+def _take_signals() -> None:
+    """Ignore Ctrl-C, which the runner handles; let other signals end this process, which the server ignores."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _die_with_parent() -> None:

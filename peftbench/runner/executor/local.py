@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from peftbench import interrupts
 from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.methods import deployed_forms
@@ -29,14 +28,14 @@ from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.runner import rows
-from peftbench.runner.executor import Event, child, lifeline, stack
+from peftbench.runner.executor import Event, child, lifeline, sockets, stack
 
 _LONGEST_WAIT = 86_400.0
 """Longest wait for an event in seconds; the system's own limit is 24.8 days."""
 _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
-_LONGEST_SOCKET_FOLDER = 80
-"""Most bytes of a folder for sockets: Linux allows paths of 107, and their names have up to 20."""
+_SERVER_LOST = 255
+"""What multiprocessing says of a process whose exit code is not known, as the server is gone."""
 _SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
 """Environment variables that are set while the server starts."""
 _servers: set[int] = set()
@@ -50,6 +49,8 @@ class _Running:
     channel: Connection
     asked_at: float
     kernel_kills: int
+    server: int | None
+    """The process server that started it, which it ends with."""
     phase: Phase = Phase.START
     result: Result | None = None
     kept: Result | None = None
@@ -172,16 +173,6 @@ def _restore(before: Mapping[str, str]) -> None:
             os.environ[name] = before[name]
 
 
-def _shorten_socket_path() -> None:
-    """Have multiprocessing keep its sockets in a short folder if the path of the usual one is too long for a socket."""
-    place = util.get_temp_dir()  # multiprocessing makes it once and removes it at exit
-    if len(os.fsencode(place)) <= _LONGEST_SOCKET_FOLDER:
-        return
-    short = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
-    util.Finalize(None, shutil.rmtree, args=(short,), kwargs={"ignore_errors": True}, exitpriority=-100)
-    multiprocessing.current_process()._config["tempdir"] = short  # type: ignore[attr-defined]
-
-
 def _await_server(context: Any) -> None:
     """Return when the server has imported its libraries, so that their import does not count for any trial.
 
@@ -191,11 +182,17 @@ def _await_server(context: Any) -> None:
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     if server._forkserver_pid not in (None, *_servers):
         server._stop()
-    _shorten_socket_path()
+    sockets.prepare()
     os.environ[lifeline.RUNNER] = str(os.getpid())
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
     try:
+        resource_tracker.ensure_running()  # first, as it unblocks signals
+        with (
+            interrupts.blocked(),
+            _main_module_hidden(),
+        ):  # a terminal's Ctrl-C goes to the server too, before it is ready
+            server.ensure_running()
         _begin(first)
         _servers.add(server._forkserver_pid)
         first.join()
@@ -215,7 +212,8 @@ def _start(context: Any, job: Job) -> _Running:
     process = context.Process(target=child.main, args=(job, theirs, asked_at), daemon=True)
     _begin(process)
     theirs.close()
-    return _Running(job, process, ours, asked_at, kills)
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    return _Running(job, process, ours, asked_at, kills, server._forkserver_pid)
 
 
 def _wait(running: Sequence[_Running]) -> None:
@@ -284,6 +282,8 @@ def _death(one: _Running) -> Result:
     code = one.process.exitcode
     if code == -signal.SIGKILL and _kernel_oom_kills() > one.kernel_kills:
         return failure(one.job, Status.OOM, one.phase, "the kernel killed the process: out of memory")
+    if code == _SERVER_LOST and (one.server is None or not lifeline.alive(one.server)):
+        return failure(one.job, Status.KILLED, one.phase, "the process server was killed, and the trial with it")
     last = "" if code == -signal.SIGKILL else _last_words(one.job)  # a killed process knows nothing of its death
     how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     status = Status.KILLED if code is not None and code < 0 else Status.ERROR

@@ -6,11 +6,10 @@ device's capabilities. So if there is a GPU, the trial's own process imports bit
 
 from __future__ import annotations
 
-import signal
-
+from peftbench import interrupts
 from peftbench.runner.executor import lifeline
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner handles Ctrl-C, and this server dies with it
+interrupts.ignore()  # the runner handles them, and this server dies with it
 lifeline.die_with_parent(lifeline.runner())  # before the imports, which take seconds
 
 import contextlib
