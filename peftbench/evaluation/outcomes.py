@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftbench.errors import Diverged
+from peftbench.errors import Diverged, UserError
 from peftbench.evaluation import metrics, more_metrics
 from peftbench.evaluation.lm_eval_model import Harness
-from peftbench.records import Example, ExampleRow, Task
+from peftbench.records import Example, ExampleRow, Task, patterns
 from peftbench.tasks.answers import read_answer
 
 Found = tuple[list[ExampleRow], dict[str, float]]
@@ -53,6 +53,9 @@ def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str
     """Compare the answers that the task's pattern finds in each decoded text and in its targets, one of which counts.
 
     Without a pattern the whole text is the answer. A text with more words than any target then is a format failure.
+
+    Raises:
+        UserError: if the pattern takes too long on a text.
     """
     longest = max(len(reference.split()) for e in examples for reference in e.references or (e.target,))
     rows = []
@@ -61,7 +64,10 @@ def match(task: Task, examples: Sequence[Example], samples: Sequence[Mapping[str
         if task.answer_pattern is None:
             right, readable = bool(sample["exact_match"]), 0 < len(text.split()) <= longest
         else:
-            answer = read_answer(task.answer_pattern, text)
+            try:
+                answer = read_answer(task.answer_pattern, text)
+            except patterns.TooSlow as error:
+                raise UserError(f"task {task.name!r}: answer_pattern, answer to example {index}: {error}") from None
             readable = answer is not None
             known = {read_answer(task.answer_pattern, reference) for reference in e.references or (e.target,)}
             right = readable and answer in known

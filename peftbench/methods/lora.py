@@ -16,6 +16,7 @@ from torch import nn
 
 from peftbench.errors import UserError, unknown
 from peftbench.methods import lora_fused_projection, lora_initialization, lora_plus, lora_targets, peft_checkpoint
+from peftbench.records import patterns as expressions
 
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True, "lora_ga": True}
 """Initializations that peft names differently; loftq and lora_ga are applied after the adapter was attached."""
@@ -63,7 +64,7 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     """
     start = options.get("initialization", "kaiming")
     lora_initialization.check(model, start, options)
-    patterns = {key: _patterns(key, options.get(key, {})) for key in ("rank_pattern", "alpha_pattern")}
+    patterns = {key: _patterns(key, options.get(key, {}), model) for key in ("rank_pattern", "alpha_pattern")}
     targets, parts = lora_fused_projection.split(model, options["target_modules"])
     own = {key: dict(options.get(key, {})) for key in patterns}
     if parts:
@@ -96,10 +97,15 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     return tuned
 
 
-def _patterns(key: str, given: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
+def _patterns(key: str, given: Mapping[str, Any], model: nn.Module) -> dict[str, re.Pattern[str]]:
     """Return the regular expressions with which peft matches modules to patterns (its ``get_pattern_key``)."""
     try:
-        return {pattern: re.compile(rf"(.*\.)?({pattern})$") for pattern in given}
+        found = {pattern: re.compile(rf"(.*\.)?({pattern})$") for pattern in given}
+        for each in found.values():
+            expressions.matches(each.pattern, (name for name, _ in model.named_modules()))
+        return found
+    except expressions.TooSlow as error:
+        raise UserError(f"lora: {key}: {error}") from None
     except re.error as error:
         raise UserError(f"lora: {key}: given {', '.join(given)}; allowed: regular expressions ({error})") from None
 

@@ -27,6 +27,7 @@ from peftbench.methods import (
     whole_text_prompts,
 )
 from peftbench.models import head, text_part
+from peftbench.records import patterns
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
 """What peft raises if a tuner cannot be attached to a base model; any other exception is reported as an error."""
@@ -191,10 +192,31 @@ def _attached(model: Any, config: Any) -> Any:
         given = config.exclude_modules or ()
         listed = [] if isinstance(given, str) else [rf"(.*\.)?{re.escape(name)}" for name in given]
         config.exclude_modules = "|".join([f"({given})"] * isinstance(given, str) + listed + [inside])
+    _check_expressions(model, config)
     tuned = get_peft_model(model, config)
     for name in aside:  # not every tuner can exclude modules
         tuned.get_base_model().get_submodule(name).requires_grad_(False)
     return whole_text_prompts.prepare(tuned)
+
+
+def _check_expressions(model: nn.Module, config: Any) -> None:
+    """Check that no regular expression of a config takes too long on the names of the base's modules.
+
+    Raises:
+        UserError: if one does; peft would match it without a limit.
+    """
+    names = [name for name, _ in model.named_modules()]
+    for field in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        given = getattr(config, field, None)
+        wholes = [given] if isinstance(given, str) else []
+        ends = [rf"(.*\.)?({pattern})$" for pattern in given] if isinstance(given, dict) else []
+        for pattern in (*wholes, *ends):
+            try:
+                patterns.matches(pattern, names)
+            except patterns.TooSlow as error:
+                raise UserError(f"peft {config.peft_type.value}: {field}: {error}") from None
+            except re.error:  # peft has words of its own
+                continue
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:

@@ -15,6 +15,7 @@ from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
 Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at least 1")]
+Trials = Annotated[int, Field(ge=1, le=10**6, description="a whole number from 1 to 1000000")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Length = Annotated[int, Field(ge=2, le=10**9, description="a whole number, at least 2")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -155,7 +156,7 @@ class SuiteFile(Strict):
     search: Any = None
     timeout_seconds: Positive | None = None
     checkpoint_every_seconds: Positive | None = CHECKPOINT_SECONDS
-    most_trials: Count = MOST_TRIALS
+    most_trials: Trials = MOST_TRIALS
     audit: Literal["report", "strict"] = "report"
     profile: Literal[profiles.PROFILES] | None = None  # type: ignore[valid-type]
     match: dict[str, Any] | None = None

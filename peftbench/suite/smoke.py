@@ -18,7 +18,7 @@ from typing import Any
 from peftbench.methods import Method, method_of
 from peftbench.methods.record import shown
 from peftbench.models import builtin as models_builtin
-from peftbench.records import HEADS, Base, Retention, Task, Training, Trial
+from peftbench.records import HEADS, Base, Retention, Task, Training, Trial, patterns
 from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
 from peftbench.suite.records import Suite
@@ -174,7 +174,7 @@ def _fit(trial: Trial) -> tuple[Trial, list[str]]:
 def _exists(pattern: str) -> bool:
     """Whether a regular expression matches the whole name of a module, or its last parts."""
     try:
-        return any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in _modules())
+        return patterns.matches(rf"(.*\.)?({pattern})", _modules())
     except re.error:
         return False
 

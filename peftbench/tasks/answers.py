@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from peftbench.records import patterns
 from peftbench.tasks import numbers
 
 _MARKED = re.compile(r"####\s*([^\n]*)")
@@ -58,10 +59,13 @@ def read_answer(pattern: str, text: str) -> str | None:
     Args:
         pattern: a name in ``NAMED``, or a regular expression whose only group is the answer; its first match counts.
         text: a prediction or a target.
+
+    Raises:
+        UserError: if the regular expression takes more than a second on the text.
     """
     if pattern in NAMED:
         return NAMED[pattern](text)
-    found = re.search(pattern, text)
+    found = patterns.search(pattern, text)
     if found is None or found[1] is None:
         return None
     answer = found[1].strip()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from peftbench.errors import UserError
-from peftbench.records import Example, Task
+from peftbench.records import Example, Task, patterns
 from peftbench.tasks import answers, read
 
 SEPARATOR = "\n\n"
@@ -36,7 +36,12 @@ def check_answers(task: Task, split: str, examples: Sequence[Example]) -> None:
     if task.answer_pattern is None:
         return
     for index, e in enumerate(examples):
-        if answers.read_answer(task.answer_pattern, e.target) is None:
+        try:
+            found = answers.read_answer(task.answer_pattern, e.target)
+        except patterns.TooSlow as error:
+            where = f"task {task.name!r}: answer_pattern, target of {split} example {index}"
+            raise UserError(f"{where}: {error}") from None
+        if found is None:
             raise UserError(
                 f"task {task.name!r}: answer_pattern: given {task.answer_pattern!r}; it finds no answer in the target "
                 f"of {split} example {index}: {e.target[:80]!r}"

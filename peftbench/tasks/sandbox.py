@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial, wraps
 from typing import Any
 
@@ -21,9 +21,14 @@ from peftbench.tasks.values import NotText, Null, text
 
 _STEPS, _CHARACTERS, _BITS, _WIDTH = 200_000, 10_000_000, 100_000, 100_000
 """Operations and characters that a template may use for an example, bits of a whole number, and width of a field."""
-_PER_CHARACTER = 50
-"""Characters that a template may make for each character of the record, beside ``_CHARACTERS``."""
-_RANDOM = {"filters": ("random",), "globals": ("lipsum",)}
+_PER_CHARACTER, _PER_EXAMPLE = 50, 100_000
+"""Characters that a template may make for each character of the record, beside ``_CHARACTERS``, and for each example
+of a split beside those of all."""
+_VALUES = 1_000_000
+"""Values of a list that a template builds of lists, each counted as often as it can be reached."""
+_REMOVED = {"filters": ("random", "pprint", "xmlattr"), "globals": ("lipsum",)}
+"""What draws random numbers, or prints Python's own text of values."""
+_ENCODINGS = ("utf-8", "utf8", "utf-16", "latin-1", "iso-8859-1", "cp1252", "ascii")
 _OF_TEXT = (
     *("string", "trim", "upper", "lower", "title", "capitalize", "replace", "escape", "e", "forceescape", "center"),
     *("indent", "wordwrap", "truncate", "striptags", "urlize", "wordcount", "format", "safe"),
@@ -41,12 +46,15 @@ class Budget:
     """What a template may still do for an example."""
 
     def __init__(self) -> None:
+        self.all = _CHARACTERS
         self.start(0)
 
     def start(self, size: int) -> None:
         """Begin an example whose record has a number of characters."""
         self.steps = _STEPS + size
         self.characters = _CHARACTERS + _PER_CHARACTER * size
+        self.all += _PER_EXAMPLE + _PER_CHARACTER * size
+        self.sizes: dict[int, tuple[Any, int]] = {}
 
     def step(self, count: int = 1) -> None:
         """Count operations, or turns of a loop."""
@@ -57,16 +65,28 @@ class Budget:
     def make(self, size: int) -> None:
         """Count characters of a text, or items of a list, before they are made."""
         self.characters -= size
+        self.all -= size
         if self.characters < 0:
             raise TooMuch(f"it makes more than {_CHARACTERS:,} characters")
+        if self.all < 0:
+            raise TooMuch(f"it makes more than {_CHARACTERS:,} characters for the examples so far")
 
     def used(self, value: Any) -> Any:
         """Count a value that an operation gave, and return it."""
         if isinstance(value, (str, bytes)):
             self.make(len(value))
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple, dict)):
             self.step(len(value))
+            self.nest(value)
         return value
+
+    def nest(self, value: Any) -> None:
+        """Count the values within a list or mapping that the template built: ``[x, x]`` has those of x twice."""
+        inside = value.values() if isinstance(value, dict) else value
+        total = 1 + sum(self.sizes[id(each)][1] if id(each) in self.sizes else 1 for each in inside)
+        if total > _VALUES:
+            raise TooMuch(f"it makes more than {_VALUES:,} values within each other")
+        self.sizes[id(value)] = value, total  # with the value, whose number would otherwise be another's later
 
 
 class _Undefined(StrictUndefined):
@@ -87,16 +107,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         self.budget = Budget()
         super().__init__(undefined=_Undefined, finalize=self._output, optimized=False)
-        for kind, names in _RANDOM.items():
+        for kind, names in _REMOVED.items():
             for name in names:
                 del getattr(self, kind)[name]
         self.tests["none"] = lambda value: value is None or isinstance(value, Null)
-        self.filters |= {"default": _default, "d": _default, "tojson": _tojson, "join": partial(_join, self)}
+        self.filters |= {
+            "default": _default,
+            "d": _default,
+            "tojson": partial(_tojson, self.budget),
+            "join": partial(_join, self),
+        }
         for name in ("int", "float"):
             self.filters[name] = _number(self.filters[name])
         for name, function in list(self.filters.items()):
             self.filters[name] = _counted(self.budget, name, function)
-        self.filters |= {"_turns": partial(_turns, self.budget), "_concat": partial(_concat, self.budget)}
+        own = {"_turns": _turns, "_concat": _concat, "_built": Budget.used}
+        self.filters |= {name: partial(function, self.budget) for name, function in own.items()}
 
     def _output(self, value: Any) -> Any:
         return self.budget.used(text(value))
@@ -126,6 +152,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(getattr(getattr(__obj, "__wrapped__", None), "__self__", None), str):  # str.format
             owner, name = __obj.__wrapped__.__self__, "format"
+        if (isinstance(owner, bytes) and not _decodes(name, args)) or name == "to_bytes":
+            raise TooMuch(f"the method {name} of {type(owner).__name__} is not available")
         if isinstance(owner, str):
             args = _checked_method(budget, owner, name, args, kwargs)
         return budget.used(super().call(__context, __obj, *args, **kwargs))
@@ -141,7 +169,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Rewrites loops and ``~`` so that they are counted."""
+    """Rewrites loops, ``~`` and lists so that they are counted."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         """Count the turns of a loop."""
@@ -154,6 +182,19 @@ class _Counting(NodeTransformer):
         """Count the characters that are joined, and refuse what is no text."""
         self.generic_visit(node)
         return _filter(nodes.List(node.nodes, lineno=node.lineno), "_concat", node.lineno)
+
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Node:
+        """Count the values of a list, a tuple or a mapping that the template writes down."""
+        self.generic_visit(node)
+        stored = isinstance(node, nodes.Tuple) and node.ctx != "load"
+        return node if stored else _filter(node, "_built", node.lineno)
+
+    visit_Tuple = visit_Dict = visit_List
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:
+        """Count the further arguments of a macro, which are a list."""
+        further = node.name in ("varargs", "kwargs") and node.ctx == "load"
+        return _filter(node, "_built", node.lineno) if further else node
 
 
 def _filter(node: nodes.Expr, name: str, line: int, *args: nodes.Expr) -> nodes.Filter:
@@ -199,11 +240,19 @@ def _checked_method(budget: Budget, owner: str, name: str, args: tuple[Any, ...]
         given = [*args, *kwargs.values()]
         _check_fields(owner, given)
         budget.make(owner.count("{") * max((len(v) for v in given if isinstance(v, str)), default=0))
-    elif name in ("translate", "maketrans"):
+    elif name == "expandtabs":
+        size = next((value for value in (*args, *kwargs.values()) if isinstance(value, int)), 8)
+        budget.make(owner.count("\t") * max(size, 0))
+    elif name in ("translate", "maketrans", "encode"):
         raise TooMuch(f"the method {name} is not available")
     elif name not in ("split", "rsplit", "count", "find", "index", "startswith", "endswith"):
         _check_width(args)
     return args
+
+
+def _decodes(name: str, args: Sequence[Any]) -> bool:
+    """Return whether a method of bytes decodes them in time that grows with their number alone."""
+    return name == "decode" and str((*args, "utf-8")[0]).lower() in _ENCODINGS
 
 
 def _check_width(given: Iterable[Any]) -> None:
@@ -266,9 +315,13 @@ def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
     return value
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(budget: Budget, value: Any, indent: int | None = None) -> str:
     """Return a value as JSON, as chat templates do: without the escapes that Jinja makes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_of_json)
+    parts = []
+    for part in json.JSONEncoder(ensure_ascii=False, indent=indent, default=_of_json).iterencode(value):
+        budget.make(len(part))
+        parts.append(part)
+    return "".join(parts)
 
 
 def _of_json(value: Any) -> Any:

@@ -79,6 +79,7 @@ def test_attention_of_gpt2_excludes_the_feed_forward_projection_of_the_same_name
         ({"rank_pattern": {"kproj": 2}}, "rank_pattern: unknown module 'kproj'; .*did you mean 'k_proj'"),
         ({"alpha_pattern": {"lm_head": 2.0}}, "alpha_pattern: unknown module 'lm_head'"),
         ({"rank_pattern": {"(": 2}}, r"rank_pattern: given \(; allowed: regular expressions"),
+        ({"alpha_pattern": {r"(\w+\.?)+z": 2.0}}, "alpha_pattern: .* takes more than 1 s on one of [0-9]+ names"),
     ],
 )
 def test_a_name_that_matches_nothing_is_refused_naming_the_modules(options, told, tiny, tmp_path):

@@ -279,6 +279,8 @@ def test_every_refused_field_is_in_the_list_above():
         (UserError, {"rank_pattern": {"qproj": 2}}, "has no effect: .*rank_pattern keys did not match"),
         (UserError, {"alpha_pattern": {"qproj": 2}}, "has no effect: .*alpha_pattern keys did not match"),
         (UserError, {"exclude_modules": ["nothing"]}, "no modules were excluded"),
+        (UserError, {"exclude_modules": r"(\w+\.?)+z"}, "exclude_modules: .* takes more than 1 s"),
+        (UserError, {"rank_pattern": {r"(\w+\.?)+z": 2}}, "rank_pattern: .* takes more than 1 s"),
         (UserError, {"target_modules": ["q_proj", "vproj"]}, "target_modules: 'vproj' matches no module"),
         (UserError, {"modules_to_save": ["nrm"]}, "modules_to_save: 'nrm' matches no module"),
         (UserError, {"target_parameters": ["mlp.x"], "target_modules": ["q_proj"]}, "no parameter was matched"),

@@ -45,7 +45,7 @@ def rendered(prompt: str, row=ROW, target: str = "t") -> str:
     [
         *("{{ x }}", "{{ 'a' ~ x }}", "{{ x | upper }}", "{{ x | string }}", "{{ x | trim }}", "{{ '%s' % x }}"),
         *("{{ '%s' | format(x) }}", "{{ '{}'.format(x) }}", "{{ '{a}'.format(a=x) }}", "{{ [t, x] | join }}"),
-        *("{{ x | replace('a', 'b') }}", "{{ x | int }}", "{{ x | float }}", "{{ x | pprint }}", "{{ x | title }}"),
+        *("{{ x | replace('a', 'b') }}", "{{ x | int }}", "{{ x | float }}", "{{ x | title }}"),
         *("{{ row.x }}", "{{ row['x'] }}", "{% for i in [x] %}{{ i }}{% endfor %}", "{% set y = x %}{{ y }}"),
         "{% macro m(a) %}<{{ a }}>{% endmacro %}{{ m(x) }}",
         "{% filter upper %}{{ x }}{% endfilter %}",
@@ -142,11 +142,55 @@ def test_a_template_draws_no_random_numbers(template):
         "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
         "{% for i in range(99999) | map('string') %}{% for j in range(9) %}{{ j }}{% endfor %}{% endfor %}",
+        *("{{ ('\t' * 10**5).expandtabs(10**6) | length }}", "{{ (1).to_bytes(10**9, 'big') | length }}"),
+        *("{{ raw.ljust(10**9) | length }}", "{{ raw.decode('idna') }}", "{{ ('a' * 10**6).encode('punycode') }}"),
+        *(
+            f"{{% set ns = namespace(x=1, y=1) %}}{{% for i in range(60) %}}{{% set ns.x = {built} %}}"
+            f"{{% set ns.y = {built} %}}{{% endfor %}}{{{{ {used} }}}}"
+            for built in (
+                "[ns.x, ns.x]",
+                "(ns.x, ns.x)",
+                "{'a': ns.x, 'b': ns.x}",
+                "[ns.x] * 2",
+                "dict(a=ns.x, b=ns.x)",
+            )
+            for used in ("ns.x | tojson | length", "ns.x == ns.y")
+        ),
+        "{% macro f(n) %}{% if n %}{{ f(n - 1, varargs, varargs) }}{% else %}{{ varargs | tojson }}{% endif %}"
+        "{% endmacro %}{{ f(40, 1) }}",
     ],
 )
 def test_a_template_is_bounded_in_size_and_time(template):
-    with pytest.raises(Broken, match=r"prompt: a template failed: (it |a w|Range too big)"):
+    with pytest.raises(Broken, match=r"prompt: a template failed: (it |a w|the method|Range too big)"):
         rendered(template)
+
+
+def test_all_examples_of_a_task_have_a_bound_together():
+    task = Task("m", "generation", prompt="{{ 'x' * 10**6 }}", target="a")
+    templates = Templates(task)
+    templates.render({"t": "x"})
+    with pytest.raises(Broken, match="more than 10,000,000 characters for the examples so far"):
+        [templates.render({"t": "x"}) for _ in range(20)]
+
+
+def test_texts_of_records_are_within_the_bound_however_many_there_are():
+    templates = Templates(Task("m", "generation", prompt="{% for x in l %}{{ x }}, {% endfor %}{{ t }}", target="a"))
+    for _ in range(3000):
+        templates.render({"t": "word " * 10, "l": ["some text"] * 100})
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ [t, [1, (2, 3)], {'a': n}] | tojson }}", '["t", [1, [2, 3]], {"a": null}]'),
+        ("{% for a, b in [(1, 2), (3, 4)] %}{{ a }}{{ b }}{% endfor %}", "1234"),
+        ("{% set a, b = 1, 2 %}{{ a }}{{ b }}", "12"),
+        ("{{ raw.decode('latin-1') }}", "\xff"),
+        ("{% macro f() %}{{ varargs | join('-') }}{% endmacro %}{{ f(1, 2) }}", "1-2"),
+    ],
+)
+def test_lists_of_a_template_are_what_they_were(template, expected):
+    assert rendered(template, {"t": "t", "n": None, "raw": b"\xff"}) == expected
 
 
 def test_bounds_grow_with_the_record():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import io
+import lzma
+import zlib
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from peftbench.errors import UserError
 from peftbench.tasks.formats import encodings
@@ -20,6 +24,14 @@ _MARKS = (
 )
 """Byte order marks; that of UTF-32 begins with that of UTF-16."""
 _DAMAGE = "\ufffd"
+LARGEST = 4 * 2**30
+"""Most bytes of a data file, decompressed. In memory its records take several times as much."""
+UNSUSPICIOUS, LARGEST_RATIO = 256 * 2**20, 100
+"""Bytes that any file may have decompressed, and how often its own size a larger one may have. Text compresses about
+tenfold; what compresses a thousandfold was made to fill the memory."""
+_LONGEST_LINE = 64 * 2**20
+_BLOCK = 16 * 2**20
+_OF_LINES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 def kind(path: Path) -> str:
@@ -34,37 +46,72 @@ def content(path: Path) -> tuple[bytes, tuple[str, ...]]:
     """Return a file's bytes, decompressed if it begins like a compressed file, and notes.
 
     Raises:
-        UserError: if it is a zip archive, such as an Excel workbook.
+        UserError: if it is a zip archive, such as an Excel workbook, or if it or a line of it is too large.
         OSError, EOFError, ValueError: if it cannot be read or decompressed.
     """
-    data = path.read_bytes()
-    named = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else None
-    found = next((suffix for suffix, magic in _MAGIC.items() if data.startswith(magic)), None)
-    if data.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path} is a zip archive (an Excel workbook is one): unpack it, or save its table as CSV")
+    with path.open("rb") as file:
+        start = file.read(8)
+        file.seek(0)
+        named = path.suffix.lower() if path.suffix.lower() in COMPRESSIONS else None
+        found = next((suffix for suffix, magic in _MAGIC.items() if start.startswith(magic)), None)
+        if start.startswith(b"PK\x03\x04"):
+            raise UserError(f"{path} is a zip archive (an Excel workbook is one): unpack it, or save its table as CSV")
+        try:
+            data = _bounded(path, _decompressing(file, found))
+        except (zlib.error, lzma.LZMAError) as error:
+            raise ValueError(f"its compressed data is damaged: {error}") from None
     if found is None:
         return data, (f"not compressed, although its name ends in {named}",) if named and data else ()
-    notes = () if named == found else (f"compressed as {found[1:]}, although its name does not end in {found}",)
-    return _decompressed(data, found), notes
+    return data, () if named == found else (f"compressed as {found[1:]}, although its name does not end in {found}",)
 
 
-def _decompressed(data: bytes, suffix: str) -> bytes:
+def _decompressing(file: BinaryIO, suffix: str | None) -> Any:
+    """Return a file whose bytes are those of a compressed one."""
+    if suffix is None:
+        return file
     if suffix == ".gz":
         import gzip
 
-        return gzip.decompress(data)
+        return gzip.GzipFile(fileobj=file)
     if suffix == ".bz2":
         import bz2
 
-        return bz2.decompress(data)
+        return bz2.BZ2File(file)
     if suffix == ".xz":
-        import lzma
-
-        return lzma.decompress(data)
+        return lzma.LZMAFile(file)
     import pyarrow
 
-    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
-        return bytes(stream.read())
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd")
+
+
+def _bounded(path: Path, stream: Any) -> bytes:
+    """Return all bytes of a stream; refuse more than a file of that size can sensibly have, before they are read."""
+    most, lines = check_size(path, 0), kind(path) in _OF_LINES
+    out, size, line = io.BytesIO(), 0, 0
+    while block := stream.read(_BLOCK):
+        size += len(block)
+        if size > most:
+            check_size(path, size)
+        last = max(block.rfind(b"\n"), block.rfind(b"\r"))
+        line = line + len(block) if last < 0 else len(block) - 1 - last
+        if lines and line > _LONGEST_LINE:
+            raise UserError(f"{path} has a line of more than {_LONGEST_LINE:,} bytes: is it a {kind(path)} file?")
+        out.write(block)
+    return out.getvalue()
+
+
+def check_size(path: Path, size: int) -> int:
+    """Return the most bytes that a file may have decompressed.
+
+    Raises:
+        UserError: if it has more.
+    """
+    stored = path.stat().st_size
+    most = min(LARGEST, max(UNSUSPICIOUS, stored * LARGEST_RATIO))
+    if max(size, stored) > most:
+        what = "more" if most == LARGEST else f"more, from {stored:,} bytes of the file"
+        raise UserError(f"{path}: {most:,} bytes and {what}; allowed: at most {most:,}: give a part of the data")
+    return most
 
 
 def decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:

@@ -7,24 +7,63 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.tasks.formats.content import check_size
 from peftbench.tasks.formats.records import Records
+
+_MOST_RECORDS = 20_000_000
+_BATCH = 1024
+"""Records that are decoded at once: the file may store a long value once for all of them."""
+_OBJECT = 8
+"""Bytes of a reference to a value."""
 
 
 def read(path: Path, data: bytes) -> Records:
     """Return the records of a Parquet file: null is None, integers stay integers, lists are lists.
 
     Raises:
-        UserError: if two columns have one name.
+        UserError: if two columns have one name, or if its records are too large.
         Exception: any other error of pyarrow.
     """
     import pyarrow.parquet
 
-    table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
-    names = table.column_names
+    file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
+    names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two columns have the same name: {', '.join(names)}")
-    columns = [_values(table.column(index)) for index in range(len(names))]
-    return Records([dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)])
+    if file.metadata.num_rows > _MOST_RECORDS:
+        raise UserError(f"{path}: {file.metadata.num_rows:,} records; allowed: at most {_MOST_RECORDS:,}")
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for batch in file.iter_batches(_BATCH):
+        size += sum(_bytes(column) for column in batch.columns)
+        check_size(path, size)
+        columns = [_values(batch.column(index)) for index in range(len(names))]
+        rows += [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return Records(rows)
+
+
+def _bytes(column: Any) -> int:
+    """Return about how many bytes a column's values take as Python's objects: more than Parquet stores of them."""
+    import pyarrow
+    from pyarrow import compute
+
+    kind, own = column.type, _OBJECT * len(column)
+    if isinstance(column, pyarrow.ExtensionArray):
+        return _bytes(column.storage)
+    if pyarrow.types.is_dictionary(kind):
+        longest = _bytes(column.dictionary) // max(1, len(column.dictionary))
+        return own + longest * len(column)
+    if pyarrow.types.is_struct(kind):
+        return own + sum(_bytes(each) for each in column.flatten())
+    if pyarrow.types.is_map(kind):
+        return own + _bytes(column.keys) + _bytes(column.items)
+    if pyarrow.types.is_nested(kind):
+        return own + _bytes(column.flatten())
+    if pyarrow.types.is_null(kind) or not hasattr(column, "buffers"):
+        return own
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_string(kind):
+        return own + (compute.sum(compute.binary_length(column)).as_py() or 0)
+    return own
 
 
 def _values(column: Any) -> list[Any]:
