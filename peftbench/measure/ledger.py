@@ -7,7 +7,7 @@ timed ones, run under this ledger. It does not see what an operator allocates an
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftbench.models import divided
 from peftbench.models.load import quantization_tensors
 from peftbench.records.memory import Category
 
@@ -30,6 +31,8 @@ class _Storage:
 
     size: int
     category: Category
+    fixed: bool = False
+    """Whether the category is no guess."""
 
 
 @dataclass
@@ -78,17 +81,49 @@ class Ledger(TorchDispatchMode):
             self.track(tensor._indices(), category, move=move)
             self.track(tensor._values(), category, move=move)
             return
-        storage = tensor.untyped_storage()
+        storage = divided.own(tensor).untyped_storage()
         known = self._storages.get(storage)
         if known is None:
-            entry = _Storage(-(-storage.nbytes() // self._rounding) * self._rounding, category)
-            self._storages[storage] = entry
-            self.bytes.add(category, entry.size)
-            weakref.finalize(storage, self._free, entry)
-        elif move and (known.category == Category.TEMPORARIES or (known.category, category) == _LOOKED_LIKE_LOGITS):
-            self.bytes.live[known.category] -= known.size
-            known.category = category
-            self.bytes.live[category] += known.size
+            self._add(storage, category)
+        elif (
+            move
+            and not known.fixed
+            and (known.category == Category.TEMPORARIES or (known.category, category) == _LOOKED_LIKE_LOGITS)
+        ):
+            self._move(known, category)
+
+    def track_gathered(self, tensor: torch.Tensor) -> None:
+        """Count a weight that was gathered from several devices as a temporary, also when autograd saves it."""
+        storage = tensor.untyped_storage()
+        entry = self._storages.get(storage) or self._add(storage, Category.TEMPORARIES)
+        if entry.category in (Category.TEMPORARIES, Category.LOGITS):
+            self._move(entry, Category.TEMPORARIES)
+            entry.fixed = True
+
+    def resized(self, storage: Any) -> None:
+        """Count a storage anew whose size was changed, as FSDP2 does with gathered weights."""
+        entry = self._storages.get(storage)
+        if entry is None:
+            self._add(storage, Category.TEMPORARIES)
+        else:
+            size = self._rounded(storage)
+            self.bytes.add(entry.category, size - entry.size)
+            entry.size = size
+
+    def _add(self, storage: Any, category: Category) -> _Storage:
+        entry = self._storages[storage] = _Storage(self._rounded(storage), category)
+        self.bytes.add(category, entry.size)
+        weakref.finalize(storage, self._free, entry)
+        return entry
+
+    def _rounded(self, storage: Any) -> int:
+        size: int = -(-storage.nbytes() // self._rounding) * self._rounding
+        return size
+
+    def _move(self, entry: _Storage, category: Category) -> None:
+        self.bytes.live[entry.category] -= entry.size
+        entry.category = category
+        self.bytes.live[category] += entry.size
 
     def _free(self, entry: _Storage) -> None:
         self.bytes.add(entry.category, -entry.size)
@@ -115,7 +150,11 @@ class Ledger(TorchDispatchMode):
 
 @contextmanager
 def account(
-    model: nn.Module, trains_base: bool, optimizer_state: Mapping[Any, Any], rounding: int = 1
+    model: nn.Module,
+    trains_base: bool,
+    optimizer_state: Mapping[Any, Any],
+    rounding: int = 1,
+    gradients: Iterable[torch.Tensor] = (),
 ) -> Iterator[CategoryBytes]:
     """Count the memory of everything within the context, starting with the tensors that exist already.
 
@@ -124,6 +163,7 @@ def account(
         trains_base: whether the base model's own weights are trained.
         optimizer_state: the optimizer's ``state``: parameter -> name -> tensor or number.
         rounding: every storage is rounded up to a multiple of this many bytes.
+        gradients: tensors that exist already and will hold gradients.
 
     Yields:
         The bytes by category, updated as tensors come and go.
@@ -142,14 +182,51 @@ def account(
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.track(tensor, Category.BASE_WEIGHTS)
 
+    for tensor in gradients:
+        ledger.track(tensor, Category.GRADIENTS)
+
     def count_gradient(parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
             ledger.track(parameter.grad, Category.GRADIENTS)
 
     hooks = [p.register_post_accumulate_grad_hook(count_gradient) for p in trainable]
+    hooks += [m.register_forward_pre_hook(_count_gathered(ledger)) for m in model.modules() if _gathers(m)]
     try:
-        with torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor), ledger:
+        with _resizes(ledger), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor), ledger:
             yield ledger.bytes
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _gathers(module: nn.Module) -> bool:
+    """Return whether a module's parameters are gathered from several devices before its forward pass (FSDP2)."""
+    return hasattr(module, "unshard") and any(divided.is_divided(p) for p in module.parameters())
+
+
+def _count_gathered(ledger: Ledger) -> Callable[[nn.Module, Any], None]:
+    """Return a hook that runs after FSDP2's own has gathered a module's parameters."""
+
+    def count(module: nn.Module, _: Any) -> None:
+        for parameter in module.parameters():
+            if not divided.is_divided(parameter):
+                ledger.track_gathered(parameter)
+
+    return count
+
+
+@contextmanager
+def _resizes(ledger: Ledger) -> Iterator[None]:
+    """Let the ledger see changes of a storage's size, which a dispatch mode does not."""
+    original = torch.UntypedStorage.resize_
+
+    def resize_(storage: Any, size: int) -> Any:
+        found = original(storage, size)
+        ledger.resized(storage)
+        return found
+
+    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]

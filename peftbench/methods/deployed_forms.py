@@ -93,6 +93,8 @@ def missing(trial: Trial) -> dict[str, str]:
         return {}
     if any(task.kind in HEADS for task in trial.tasks):
         return dict.fromkeys(trial.deployed, "only models that predict tokens are deployed here")
+    if trial.devices:
+        return dict.fromkeys(trial.deployed, "a model on several devices is not deployed here; see the cell on one")
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     reasons = {form: why_not(method, trial.options, precision, form) for form in trial.deployed}
     return {form: reason for form, reason in reasons.items() if reason}

@@ -18,6 +18,7 @@ from torch import nn
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import (
     configs,
+    divided,
     dry_load,
     fp32_parts,
     head,
@@ -344,7 +345,7 @@ def autocast(precision: Precision, device: str) -> Any:
 
 def checksum(tensor: torch.Tensor) -> int:
     """Return a 64-bit checksum of a tensor's bytes. A change of a single byte always changes it."""
-    raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+    raw = divided.whole(tensor.detach()).contiguous().flatten().view(torch.uint8)
     whole = raw.numel() // 8 * 8
     total = int(raw[:whole].view(torch.int64).sum()) if whole else 0
     return total + int(raw[whole:].to(torch.int64).sum())

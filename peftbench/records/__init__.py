@@ -6,6 +6,7 @@ applicable, never zero.
 """
 
 from peftbench.records.columns.trial import SCHEMA_VERSION
+from peftbench.records.devices import STRATEGIES, Devices
 from peftbench.records.memory import Category
 from peftbench.records.phase import Phase
 from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
@@ -18,8 +19,10 @@ __all__ = [
     "FINAL",
     "HEADS",
     "SCHEMA_VERSION",
+    "STRATEGIES",
     "Base",
     "Category",
+    "Devices",
     "Evaluation",
     "Example",
     "ExampleRow",

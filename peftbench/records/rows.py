@@ -7,6 +7,7 @@ from typing import Annotated
 
 from peftbench.records.columns.data import DataColumns
 from peftbench.records.columns.deployed import DeployedColumns
+from peftbench.records.columns.devices import DevicesColumns
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.environment import EnvironmentColumns, ScoreColumns
 from peftbench.records.columns.group import ColumnGroup
@@ -24,6 +25,7 @@ from peftbench.records.score import Score
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow(
+    DevicesColumns,
     DeployedColumns,
     ReasonColumns,
     DataColumns,

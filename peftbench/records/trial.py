@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftbench.records.devices import Devices
 from peftbench.records.task import HEADS, Task
 
 
@@ -139,7 +140,9 @@ class Trial:
     device: str
     """``cpu`` or ``cuda``."""
     threads: int
-    """CPU threads of the trial's process."""
+    """CPU threads of the trial's process; of each process if it has several."""
+    devices: Devices | None = None
+    """The devices that share the trial; None for one, which the key does not mention."""
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
     checkpoint_every_seconds: float | None = None

@@ -157,6 +157,7 @@ def prepare(
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
         key = inputs.key(trial)
         reading_json, classes_json = texts.columns(trial, inputs.texts)
+        alone = trial.devices is None  # what several devices need is not what one needs
         jobs.append(
             Job(
                 trial=trial,
@@ -167,9 +168,9 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                predicts=options.predicts and trial.training is not None and trial.cell not in seen,
-                measures_inference=trial.inference and trial.cell not in seen,
-                budget_bytes=None if options.budget_bytes is None else options.budget_bytes // workers,
+                predicts=options.predicts and trial.training is not None and alone and trial.cell not in seen,
+                measures_inference=trial.inference and alone and trial.cell not in seen,
+                budget_bytes=options.budget_bytes // workers if options.budget_bytes is not None and alone else None,
                 reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 overlap_json=inputs.overlap(trial),

@@ -73,7 +73,8 @@ def keeper(run: Run, learner: Learner) -> Keeper:
     """Return what saves a trial's state; a method of another package must say what it changes after a step."""
     method = method_of(run.job.trial.method, run.job.trial.options)
     known = bool(method.progress) or not method.after_step or method.attach.startswith("peftbench.")
-    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if known else None)
+    saves = known and run.job.trial.devices is None  # the state of several processes is not saved
+    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if saves else None)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from peftbench.records import ExampleRow, Job, Phase, Score, StepRow, TrialRow
 from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.training import loop
+from peftbench.training.parallel import ALONE, Parallel
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Run:
     examples: tuple[ExampleRow, ...] = ()
     stepped: bool = False
     """Whether a training step was taken."""
+    parallel: Parallel = ALONE
+    """How several devices share the trial."""
     bare: Structure | None = None
     """The structure of the base model before a method was attached; None if its inference cost is not measured."""
 

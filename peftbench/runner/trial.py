@@ -27,7 +27,8 @@ from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
-from peftbench.runner import deploying, evaluating, tuning
+from peftbench.records.devices import Place
+from peftbench.runner import deploying, devices_of_trial, evaluating, tuning
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.preflight import chats
 from peftbench.runner.state import Run
@@ -42,6 +43,7 @@ def run(
     announce: Callable[[Phase], None],
     report: loop.Progress,
     keep: Callable[[Result], None] = lambda _: None,
+    place: Place | None = None,
 ) -> Result:
     """Run a trial to its end and return its result, however it ends.
 
@@ -51,6 +53,7 @@ def run(
         announce: called with each phase as it begins.
         report: called after each training step.
         keep: called with a result that counts if the process is killed after it: all but the score after deployment.
+        place: which of the trial's processes this is; None if it is the only one.
     """
     started = time.perf_counter()
 
@@ -65,14 +68,18 @@ def run(
         EnvironmentColumns(started_at=_now(), load_average=environment.load_average()),
         TimeColumns(start_seconds=started - asked_at),
     )
-    status, message = _attempt(state)
+    status, message = _attempt(state, place)
     return _result(state, status, message)
 
 
-def _attempt(run: Run) -> tuple[Status, str | None]:
+def _attempt(run: Run, place: Place | None) -> tuple[Status, str | None]:
     """Run the trial; return how it ended, and why if it is not ok."""
     try:
-        return _phases(run)
+        if place is not None:
+            devices_of_trial.join(run, place)
+        found = _phases(run)
+        run.record(*devices_of_trial.columns(run))
+        return found
     except Unsupported as error:
         return Status.UNSUPPORTED, str(error)
     except Diverged as error:
@@ -127,7 +134,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
             run.record(retention.columns(held, before, None))
     if trial.training is not None:
         model, status, message = tuning.tune(run, loaded)
-    if status is Status.OK:
+    if status is Status.OK and run.parallel.scores:
         evaluating.evaluate(run, loaded, model, examples)
         if trial.retention and trial.training:
             with run.clock.phase(Phase.RETENTION):

@@ -69,9 +69,12 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )
+    learner = _distributed(run, model, learner)
     with _beside_reference(run):
         _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
+    run.parallel.settle(model)
+    seed_all(trial.seed or 0)
     if run.job.predicts and run.job.budget_bytes is None:
         with run.clock.phase(Phase.PLAN):
             predict(run, step_examples)
@@ -83,8 +86,9 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
             before = dataclasses.replace(before, logits=logits)
         columns, status, reason = liveness.verdict(model, before, after)
         run.record(columns, _influence(model, precision, trial))
-    with run.clock.phase(Phase.SAVE):
-        run.record(checkpoint.save(run.job, model, loaded.tokenizer))
+    with run.clock.phase(Phase.SAVE), run.parallel.whole(model, method.trains_base):
+        if run.parallel.rank == 0:
+            run.record(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, status, reason
 
 
@@ -129,17 +133,35 @@ def _beside_reference(run: Run) -> Iterator[None]:
         yield
         return
     with run.clock.phase(Phase.ACCOUNT):
-        before = reference.step_seconds()
+        before = _reference_seconds(run)
     yield
     with run.clock.phase(Phase.ACCOUNT):
-        run.record(WorkColumns(reference_step_seconds=reference.typical(before, reference.step_seconds())))
+        run.record(WorkColumns(reference_step_seconds=reference.typical(before, _reference_seconds(run))))
+
+
+def _reference_seconds(run: Run) -> list[float] | None:
+    """Return the times of reference steps; of several processes only the first takes them, while the others wait."""
+    seconds = reference.step_seconds() if run.parallel.rank == 0 else []
+    found: list[float] | None = run.parallel.gathered(seconds)[0]
+    return found
+
+
+def _distributed(run: Run, model: Any, learner: loop.Learner) -> loop.Learner:
+    """Return the learner of a model that is divided among the trial's devices."""
+    if run.parallel.count == 1:
+        return learner
+    with run.clock.phase(Phase.ATTACH):
+        run.parallel.distribute(model)
+        own = [p for p in model.parameters() if p.requires_grad]
+        made = loop.optimizers.make(own, learner.training)
+        return dataclasses.replace(learner, parameters=own, optimizer=made, parallel=run.parallel)
 
 
 def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: Any) -> None:
     """Train, and record what training did and took; after an exception, what it took until then."""
     trial, training = run.job.trial, learner.training
     measured = watch.Training()
-    seed_all(trial.seed or 0)
+    seed_all(run.parallel.seed(trial.seed or 0))
     course = resuming.resume(run, learner)
     keeper = resuming.keeper(run, learner)
     with run.clock.phase(Phase.TRAIN):

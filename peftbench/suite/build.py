@@ -13,6 +13,7 @@ from peftbench.models import builtin
 from peftbench.records import Base, Retention, Task
 from peftbench.records.resolve import resolve
 from peftbench.suite import build_heads
+from peftbench.suite.build_devices import devices
 from peftbench.suite.build_scoring import deployed
 from peftbench.suite.build_tasks import build_tasks
 from peftbench.suite.build_texts import check_encoding
@@ -55,6 +56,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     match = _match(b, top)
     search = _search(b)
     watched = watch(b)
+    used = devices(b)
     raise_problems(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(
@@ -92,6 +94,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         strict=top.audit == "strict",
         most_trials=top.most_trials,
         watch=watched,
+        devices=used,
     )
     _check_combination(b, suite)
     raise_problems(b.problems)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peftbench.methods import ADAPTER_KINDS, PREFIX_HIDDEN, Method, alpha_of
-from peftbench.records import Training
+from peftbench.records import Devices, Training
 from peftbench.suite import layers
 
 
@@ -23,9 +23,12 @@ class Cell:
     options: Mapping[str, Any]
     """As given: None for an alpha that follows from the rank."""
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    """Training settings as given: None for a micro-batch size that equals the batch size. Empty for the base model."""
+    """Training settings as given: None for a micro-batch size that is each device's share of the batch. Empty for the
+    base model."""
     rates: tuple[float, ...] = ()
     """The candidate learning rates of a search; empty if the cell has one rate."""
+    devices: Devices | None = None
+    """None for one device."""
     name: str = ""
     named_settings: str = ""
     """The name without method, rank and precision."""
@@ -58,5 +61,6 @@ class Cell:
         """Return the training record; None for the untuned base model."""
         if not self.settings:
             return None
-        micro = self.settings["micro_batch_size"] or self.settings["batch_size"]
+        share = -(-self.settings["batch_size"] // (self.devices.shares if self.devices else 1))
+        micro = self.settings["micro_batch_size"] or share
         return Training(data=data, **{**self.settings, "micro_batch_size": micro})

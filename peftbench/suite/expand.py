@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from peftbench.methods import METHODS, Method, method_of, profiles
+from peftbench.methods import METHODS, Method, method_of, profiles, strategies
 from peftbench.methods.record import shown
 from peftbench.methods.support import refusal
 from peftbench.records import Evaluation, Trial
@@ -94,6 +94,7 @@ def _cells(block: Block, suite: Suite) -> Iterable[Cell]:
     if method.trains:
         for key, values in layers.training_axes(method, block, suite).items():
             axes.setdefault(key, values)
+        axes["devices"] = suite.devices
     profile = _profile(method, block, suite, axes)
     published = profiles.options(suite.profile, method.name)
     rates: tuple[float, ...] = ()
@@ -106,7 +107,7 @@ def _cells(block: Block, suite: Suite) -> Iterable[Cell]:
             options = {key: option for key, option in options.items() if key in value}
             method = method_of(block.method, options)
         rank = value.get(method.rank_key)
-        cell = Cell(method, block.where, value["precision"], rank, options)
+        cell = Cell(method, block.where, value["precision"], rank, options, devices=value.get("devices"))
         if method.trains:
             given = {key: value[key] for key in TRAIN} | {"profile": profile}
             filled = layers.fill(method, block, suite, (rank, cell.resolved_options(), given), rates)
@@ -140,6 +141,7 @@ def _named(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         name = cell.method.cell_name(cell.rank, cell.precision, cell.options)
         parts = [f"{_SHORT.get(key, key)}={_name_value(cell, key)}" for key in differing[name] if _in_name(cell, key)]
+        parts += [cell.devices.name] if cell.devices else []
         head = name.removesuffix(f" {cell.precision}")
         settings = " ".join([*cell.method.named_options(cell.options), *parts])
         named.append(replace(cell, name=" ".join([head, *parts, cell.precision]), named_settings=settings))
@@ -160,7 +162,7 @@ def _refuse_duplicates(cells: list[Cell]) -> None:
     names: dict[str, Cell] = {}
     problems = []
     for cell in cells:
-        what = (cell.method.name, cell.precision, cell.rank, cell.meaning())
+        what = (cell.method.name, cell.precision, cell.rank, cell.devices, cell.meaning())
         each = [cell.at(rate) for rate in cell.rates] or [cell]  # a search may select any of them
         first = next(one for one in [seen.setdefault(repr((*what, c.training(()))), cell) for c in each][::-1])
         other = names.setdefault(cell.name, cell)
@@ -176,6 +178,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
     """Yield a cell's trials, one per seed; the untuned base model has one trial, without a seed."""
     training = cell.training(suite.data)
     refused = refusal(cell.method, cell.precision, device, training) or build_heads.refusal(cell.method, suite.tasks)
+    refused = refused or strategies.refusal(cell.method, cell.precision, cell.devices, device, training)
     measured = {"inference": suite.inference, "retention": suite.retention} | build_heads.without_measures(suite)
     used = {name for name, _ in suite.data} if training else set()
     for seed in suite.seeds if training else (None,):
@@ -194,6 +197,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
             evaluation=evaluation,
             device=device,
             threads=threads_of(suite),
+            devices=cell.devices,
             timeout_seconds=suite.timeout_seconds,
             checkpoint_every_seconds=suite.checkpoint_every_seconds,
             deployed=suite.deployed,

@@ -35,6 +35,6 @@ def _cells(block: Block, suite: Suite) -> int:
         del lists["rank"]
     elif method.rank_key in block.axes:
         lists["rank"] = ()
-    lists |= suite.train if method.trains else {}
+    lists |= {**suite.train, "devices": suite.devices} if method.trains else {}
     lists |= block.axes
     return math.prod(max(1, len(values)) for values in lists.values())

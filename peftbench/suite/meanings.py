@@ -36,6 +36,11 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
             "the method's; bf16 in place of fp32 above half a billion parameters",
         ),
         "rank": Meaning("a value or a list, for methods that have a rank and whose block gives none", "the method's"),
+        "devices": Meaning(
+            "the devices that share each trial: `one`, a mapping, see below, or a list of these, which is an axis of "
+            "the grid: [several devices](several_devices.md)",
+            "one",
+        ),
         "tasks": Meaning("a list of built-in tasks, or a mapping of names to tasks, see below"),
         "methods": Meaning(
             "a list of methods, or a mapping of methods to their settings, see below; a list of blocks under one "
@@ -281,6 +286,13 @@ SEARCH: Mapping[str, Meaning] = MappingProxyType(
     }
 )
 
+DEVICES: Mapping[str, Meaning] = MappingProxyType(
+    {
+        "strategy": Meaning("how the work is divided: [several devices](several_devices.md) has what each divides"),
+        "count": Meaning("number of devices; each has a process with `threads` CPU threads"),
+        "offload": Meaning("`cpu`: a device's part is in the host's memory until it is needed"),
+    }
+)
 MATCH: Mapping[str, Meaning] = MappingProxyType(
     {"trainable_parameters": Meaning("a number of parameters, or a mapping of `method` and `rank` that gives it")}
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.records import Base, Retention, Task
+from peftbench.records import Base, Devices, Retention, Task
 from peftbench.records.watch import Watch
 from peftbench.tasks.splits import splits
 
@@ -126,6 +126,8 @@ class Suite:
     checkpoint_every_seconds: float | None
     display_path: str
     """The file as messages name it."""
+    devices: tuple[Devices | None, ...] = (None,)
+    """The devices of one trial, an axis of the grid; None for one device."""
     only: tuple[tuple[str, str], ...] = ()
     """(field, value) pairs of ``--only`` that select trials; see ``select``."""
     smoke: bool = False

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import Retention
+from peftbench.records import STRATEGIES, Retention
 from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
@@ -149,6 +149,9 @@ class SuiteFile(Strict):
     )
     precision: _Precisions = None
     rank: _Ranks = None
+    devices: Any = Field(
+        default=None, description="one, or a mapping of strategy, count and offload; or a list of these"
+    )
     tasks: dict[str, Any] = Field(description="a list of built-in tasks, or a mapping of names to definitions")
     methods: dict[str, Any] = Field(description="a list of methods, or a mapping of methods to their settings")
     train: Any = None
@@ -161,6 +164,14 @@ class SuiteFile(Strict):
     profile: Literal[profiles.PROFILES] | None = None  # type: ignore[valid-type]
     match: dict[str, Any] | None = None
     watch: Any = None
+
+
+class DevicesBlock(Strict):
+    """``devices:``: several devices for one trial."""
+
+    strategy: Literal[tuple(STRATEGIES)]  # type: ignore[valid-type]
+    count: Annotated[int, Field(ge=2, le=4096, description="a whole number, at least 2")]
+    offload: Literal["none", "cpu"] = "none"
 
 
 class MatchBlock(Strict):

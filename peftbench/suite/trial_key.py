@@ -46,6 +46,7 @@ def settings(trial: Trial) -> dict[str, Any]:
         "inference": trial.inference,
         "retention": _retention(trial.retention),
         "deployed": list(trial.deployed),
+        **({"devices": dataclasses.asdict(trial.devices)} if trial.devices else {}),
     }
 
 
@@ -64,9 +65,9 @@ def _retention(source: Retention | None) -> dict[str, Any] | None:
 def key(trial: Trial, base_sha256: str, data_sha256: str, retention_sha256: str | None = None) -> str:
     """Return the trial's key: 16 hexadecimal digits of a hash of everything that its numbers depend on.
 
-    All settings enter, also those at their default; a setting that is added later therefore changes every key. Files
-    enter with their content, not with their names, folders and revisions. The suite's name and the time limit do not
-    enter.
+    All settings enter, also those at their default; a setting that is added later therefore changes every key, but for
+    ``devices``, which enters only if a trial has several. Files enter with their content, not with their names, folders
+    and revisions. The suite's name and the time limit do not enter.
 
     Args:
         trial: the trial.

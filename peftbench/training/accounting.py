@@ -54,13 +54,19 @@ def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_b
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> CategoryBytes:
     """Take one more training step under the ledger, and undo it: weights, optimizer and random state are restored."""
     batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
-    with _undone(learner), account(learner.model, trains_base, learner.optimizer.state) as counted:
+    with _undone(learner), _counted(learner, trains_base) as counted:
         learner.model.train()
         held = sum(counted.live.values())
         with _allocations(learner.device) as peaks:
             loop.step(learner, batches, learner.training.learning_rate)
     counted.allocated_bytes = held + peaks[0]
     return counted
+
+
+def _counted(learner: Learner, trains_base: bool) -> Any:
+    """Return the ledger's context of a step."""
+    held = learner.parallel.exchanged()
+    return account(learner.model, trains_base, learner.optimizer.state, gradients=held)
 
 
 @contextmanager

@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from peftbench.errors import Diverged
 from peftbench.measure import environment
 from peftbench.measure.clock import Clock
-from peftbench.models import head
-from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.training import optimizers
-from peftbench.training.batches import IGNORED, Batch, micro_batches
+from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
+from peftbench.training.losses import batch_loss
+from peftbench.training.parallel import ALONE, Parallel
 
 _SCALE = 2.0**10
 """Initial loss scale of fp16. torch's default of 2**16 overflows at once on small models, and a step that overflows is
@@ -56,6 +55,8 @@ class Learner:
     progress: Any = None
     """Module with ``state`` and ``restore``, for a method that changes more than weights and buffers
     (``Method.progress``); None for others."""
+    parallel: Parallel = ALONE
+    """How several devices share the steps."""
 
 
 def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, **where: Any) -> Learner:
@@ -65,7 +66,8 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         model: the base model with the method attached.
         parameters: the trainable ones.
         training: the settings.
-        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress.
+        **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress,
+            parallel.
     """
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
@@ -74,24 +76,6 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()  # otherwise a frozen embedding cuts the graph
     return Learner(model, parameters, optimizers.make(parameters, training), scaler, training, **where)
-
-
-def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the cross-entropy summed over the batch's tokens in the loss, in nats.
-
-    Logits have shape (b, p + t, v), with p virtual tokens of the method first; the last t positions are the data. With
-    a head for whole texts they have shape (b, classes), and the sum is over the texts; for regression it is of squared
-    errors.
-    """
-    logits = head.predictions(model, batch.inputs)
-    if batch.targets is not None:
-        if batch.targets.is_floating_point():
-            return functional.mse_loss(logits[:, 0].float(), batch.targets, reduction="sum")
-        return functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
-    logits = logits[:, -batch.ids.shape[1] :]
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
 
 
 def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | None = None) -> tuple[float, float]:
@@ -106,17 +90,9 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     Returns:
         The loss in nats per token in the loss, and the gradient norm before clipping.
     """
-    loss_tokens = sum(batch.loss_tokens for batch in batches)
-    total = torch.zeros((), device=learner.device)
-    for batch in batches:
-        with autocast(learner.precision, learner.device):
-            loss = batch_loss(learner.model, batch) / loss_tokens
-        learner.scaler.scale(loss).backward()
-        total += loss.detach()
-        del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
+    total = learner.parallel.gradients(learner, batches, batch_loss)
     learner.scaler.unscale_(learner.optimizer)
-    clip = learner.training.clip_norm
-    norm = nn.utils.clip_grad_norm_(learner.parameters, math.inf if clip is None else clip)
+    norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
     optimizers.set_rate(learner.optimizer, rate)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
@@ -124,7 +100,7 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     if learner.after_step is not None and done is not None and not skipped:
         learner.after_step(learner.model, done)
     learner.optimizer.zero_grad(set_to_none=True)
-    return float(total), float(norm)
+    return float(total), norm
 
 
 @torch.no_grad()
@@ -133,8 +109,7 @@ def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
     learner.model.eval()
     total, tokens = 0.0, 0
     for batch in micro_batches(examples, learner.training, learner.pad_id):
-        with autocast(learner.precision, learner.device):
-            total += float(batch_loss(learner.model, batch.to(learner.device)))
+        total += learner.parallel.evaluated_loss(learner, batch.to(learner.device), batch_loss)
         tokens += batch.loss_tokens
     learner.model.train()
     return total / tokens
@@ -276,7 +251,7 @@ def _train_step(
     waiting = environment.waiting_by_thread()
     start = clock.now()
     loss, norm = step(learner, batches, rate, index)
-    seconds = clock.now() - start
+    seconds = learner.parallel.same(clock.now() - start)
     course.spent += seconds
     total = goal.total(index + 1, course.spent)
     waited = environment.waited(waiting, environment.waiting_by_thread())

@@ -15,7 +15,7 @@ import pytest
 
 from peftbench.results.store import files
 from peftbench.runner import leftovers, training_states
-from peftbench.runner.executor import lifeline, local, sockets
+from peftbench.runner.executor import deaths, lifeline, local, sockets
 from tests.support import trials
 
 
@@ -69,7 +69,7 @@ def test_the_end_of_a_process_is_named_by_its_exit_code_and_last_words(code, las
     job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
     Path(job.log).write_text(f"something before\n{last}\n")
     ended = SimpleNamespace(exitcode=code, join=lambda _: None, is_alive=lambda: False)
-    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, local._kernel_oom_kills(), None)
+    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, deaths.kernel_oom_kills(), None)
     row = local._death(running).row
     assert row.status == status
     assert (last in row.message) == quoted

@@ -15,6 +15,7 @@ from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
 from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Category, Retention, Score, Status
+from peftbench.records.columns.devices import DevicesColumns
 from peftbench.runner.checks import liveness
 from peftbench.tasks import read
 from peftbench.training import loop
@@ -60,6 +61,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"head_parameters", "padding_influence"}  # of classification heads only
     none |= {"deployed_json", "deploy_seconds"}  # nothing is deployed
     none |= {"checkpoint_seconds", "resume_seconds", "earlier_processes_seconds", "resumes"}  # it ran without a break
+    none |= {f.name for f in dataclasses.fields(DevicesColumns)}  # it ran on one device
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
     held = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name.endswith("_json")}

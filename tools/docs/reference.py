@@ -32,6 +32,7 @@ from tools.docs import (
     cli_document,
     crossed_document,
     deployed_document,
+    devices_document,
     findings,
     history_document,
     nightly_document,
@@ -108,8 +109,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs" / "suite.md": {
         "suite keys": partial(suite_document.block, "top level"),
         **{
-            f"{name} keys": partial(suite_document.block, name)
-            for name in ("base", "task", "evaluate", "retention", "search", "match", "watch", "trainable parameters")
+            f"{name} keys": partial(suite_document.block, name) for name in suite_document.BLOCKS if name != "top level"
         },
         "train keys": suite_document.train,
         "method keys": suite_document.method_blocks,
@@ -125,6 +125,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "methods": lambda: listing.markdown("methods"),
         "settings": lambda: listing.markdown("settings"),
         "precisions": lambda: listing.markdown("precisions"),
+    },
+    ROOT / "docs" / "several_devices.md": {
+        "strategies": devices_document.overview,
+        "strategies by method": devices_document.by_method,
+        "why not": devices_document.reasons,
     },
     ROOT / "docs" / "memory_arithmetic.md": {
         "bytes": arithmetic.bytes_per_parameter,

@@ -27,6 +27,7 @@ BLOCKS: Mapping[str, tuple[type[schema.Strict], Mapping[str, Meaning]]] = {
     "evaluate": (schema.EvaluateBlock, meanings.EVALUATE),
     "retention": (schema.RetentionBlock, meanings.RETENTION),
     "search": (schema.SearchBlock, meanings.SEARCH),
+    "devices": (schema.DevicesBlock, meanings.DEVICES),
     "match": (schema.MatchBlock, meanings.MATCH),
     "watch": (watch.WatchBlock, meanings.WATCH),
     "trainable parameters": (schema.MeasureBlock, meanings.MEASURE),

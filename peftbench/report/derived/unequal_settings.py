@@ -22,7 +22,7 @@ from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts, natural, plain
 
-AXES = ("method", "precision", "rank", "seed", "cell")
+AXES = ("method", "precision", "rank", "seed", "cell", "devices")
 """Settings in which rows differ on purpose; they are part of the cells' names."""
 _OPTIONS = "options."
 """Prefix of the settings that belong to one method."""
@@ -128,7 +128,7 @@ def _rows(results: Results) -> Iterable[AuditRow]:
             facts: dict[tuple[str, str], tuple[Stratum, str]] = {}
             settings = parsed(row["settings_json"])
             for name, value in settings.items():
-                if name not in AXES and not (name == "train" and value == "none"):
+                if name.partition(".")[0] not in AXES and not (name == "train" and value == "none"):
                     facts[_kind(name), name] = (), value
             for name, value in parsed(row["environment_json"]).items():
                 if name not in _ASIDE:

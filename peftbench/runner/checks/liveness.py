@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftbench.models import head
+from peftbench.models import divided, head
 from peftbench.models.load import autocast, checksum
 from peftbench.models.precision import Precision
 from peftbench.records import Status
@@ -88,7 +88,7 @@ def parts(model: nn.Module) -> dict[str, list[int]]:
 
 
 def _parts(tensor: torch.Tensor) -> list[int]:
-    bits = tensor.detach().contiguous().view(_WHOLE[tensor.element_size()])
+    bits = divided.whole(tensor.detach()).contiguous().view(_WHOLE[tensor.element_size()])
     together = math.gcd(_PART, bits.shape[-1])
     found: list[int] = bits.reshape(-1, together).sum(-1, dtype=torch.int64).tolist()
     return found

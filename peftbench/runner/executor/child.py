@@ -16,15 +16,17 @@ from typing import Any
 
 from peftbench.errors import UserError
 from peftbench.records import Job, Phase
-from peftbench.runner.executor import lifeline, stack
+from peftbench.records.devices import Place
+from peftbench.runner.executor import lifeline, ranks, stack
 
 
-def main(job: Job, channel: Connection, asked_at: float) -> None:
-    """Run one job; send its phases, its steps and finally its result through the channel."""
+def main(job: Job, channel: Connection, asked_at: float, place: Place | None = None) -> None:
+    """Run one job, or one rank of it; send its phases, its steps and finally its result through the channel."""
     _take_signals()
     _die_with_parent()
-    if job.log:
-        _redirect(job.log)
+    log = ranks.log_of(job.log, place.rank if place else 0)
+    if log:
+        _redirect(log)
         faulthandler.register(stack.ASK, file=sys.stderr)  # a trial that hangs says where
     warnings.simplefilter("once")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
@@ -39,6 +41,7 @@ def main(job: Job, channel: Connection, asked_at: float) -> None:
         lambda phase: channel.send(("phase", phase)),
         lambda step, steps, loss: channel.send(("step", (step, steps, loss))),
         lambda kept: channel.send(("kept", kept)),
+        place,
     )
     channel.send(("result", result))
     channel.close()

@@ -12,30 +12,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from peftbench import interrupts
 from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.methods import deployed_forms
-from peftbench.records import Job, Phase, Result, Status, failures
+from peftbench.records import Job, Phase, Result, Status
 from peftbench.records.columns.deployed import DeployedColumns
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.time import TimeColumns
+from peftbench.records.devices import Place
 from peftbench.runner import rows
-from peftbench.runner.executor import Event, child, lifeline, sockets, stack
+from peftbench.runner.executor import Event, child, deaths, lifeline, ranks, sockets, stack
 
 _LONGEST_WAIT = 86_400.0
 """Longest wait for an event in seconds; the system's own limit is 24.8 days."""
 _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
-_SERVER_LOST = 255
-"""What multiprocessing says of a process whose exit code is not known, as the server is gone."""
 _SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
 """Environment variables that are set while the server starts."""
 _servers: set[int] = set()
@@ -55,6 +53,11 @@ class _Running:
     result: Result | None = None
     kept: Result | None = None
     """A result that counts if the process is killed: all but the score after deployment."""
+    others: list[ranks.Rank] = field(default_factory=list)
+    """Its other processes, if several devices share the trial."""
+    ends: ranks.Ends = field(default_factory=ranks.Ends)
+    place: Place | None = None
+    """Where its processes meet; None if it has one process."""
 
     @property
     def deadline(self) -> float | None:
@@ -207,30 +210,39 @@ def _server_lives() -> bool:
 
 
 def _start(context: Any, job: Job) -> _Running:
+    kills, asked_at = deaths.kernel_oom_kills(), time.perf_counter()
+    places = ranks.places(job.trial.devices)
+    first, *others = (_process(context, job, asked_at, place) for place in places)
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    found = [ranks.Rank(number, *other) for number, other in enumerate(others, 1)]
+    return _Running(job, *first, asked_at, kills, server._forkserver_pid, others=found, place=places[0])
+
+
+def _process(context: Any, job: Job, asked_at: float, place: Place | None) -> tuple[Any, Connection]:
+    """Start a process of a job; return it and the channel that it sends to."""
     ours, theirs = context.Pipe(duplex=False)
-    kills, asked_at = _kernel_oom_kills(), time.perf_counter()
-    process = context.Process(target=child.main, args=(job, theirs, asked_at), daemon=True)
+    process = context.Process(target=child.main, args=(job, theirs, asked_at, place), daemon=True)
     _begin(process)
     theirs.close()
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    return _Running(job, process, ours, asked_at, kills, server._forkserver_pid)
+    return process, ours
 
 
 def _wait(running: Sequence[_Running]) -> None:
     """Sleep until a process sends something or dies, or until the next deadline."""
-    deadlines = [one.deadline for one in running if one.deadline is not None]
+    deadlines = [at for one in running for at in (one.deadline, one.ends.deadline) if at is not None]
     timeout = min(max(0.0, min(deadlines) - time.perf_counter()), _LONGEST_WAIT) if deadlines else None
-    wait([w for one in running for w in (one.channel, one.process.sentinel)], timeout)
+    first = [w for one in running if not one.channel.closed for w in (one.channel, one.process.sentinel)]
+    wait([*first, *(w for one in running for w in ranks.channels(one.others))], timeout)
 
 
 def _receive(one: _Running) -> Iterator[Event]:
     """Yield the events that a process has sent since the last call; set its result if it has ended in any way."""
     try:
-        while one.result is None and one.channel.poll():
+        while not one.channel.closed and one.channel.poll():
             kind, content = one.channel.recv()
             if kind == "result":
-                one.result = with_wall_time(content, time.perf_counter() - one.asked_at)
-                _reap(one)
+                one.ends.add(0, _timed(one, content), time.perf_counter())
+                one.channel.close()
             elif kind == "kept":
                 one.kept = content
             elif kind == "phase":
@@ -240,8 +252,9 @@ def _receive(one: _Running) -> Iterator[Event]:
                 step, steps, loss = content
                 yield Event(one.job, one.phase, step, steps, loss)
     except (EOFError, OSError):  # it died, perhaps in the middle of a message
-        one.result = _or_kept(one, _death(one))
-        return
+        one.channel.close()
+        one.ends.add(0, _or_kept(one, _death(one)), time.perf_counter())
+    _judge(one)
     if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
         where = stack.innermost(one.process.pid, one.job.log)
         _kill(one)
@@ -251,6 +264,23 @@ def _receive(one: _Running) -> Iterator[Event]:
         one.result = _or_kept(one, lost)
 
 
+def _judge(one: _Running) -> None:
+    """Set the result of a trial if enough of its processes have ended; then none of them is left."""
+    for other in one.others:
+        ended = ranks.receive(other, lambda rank: _death(one, rank), lambda sent: _timed(one, sent))
+        if ended is not None:
+            one.ends.add(other.number, ended, time.perf_counter())
+    one.result = one.ends.verdict(1 + len(one.others), time.perf_counter())
+    if one.result is not None:
+        if len(one.ends.found) <= len(one.others) and one.result.row.status != Status.OK:
+            _kill(one)  # the others wait for the one that failed
+        _reap(one)
+
+
+def _timed(one: _Running, result: Result) -> Result:
+    return with_wall_time(result, time.perf_counter() - one.asked_at)
+
+
 def _or_kept(one: _Running, lost: Result) -> Result:
     """Return the result that a killed process had handed over, with what ended the rest; else that of a lost trial."""
     if one.kept is None:
@@ -258,7 +288,7 @@ def _or_kept(one: _Running, lost: Result) -> Result:
     row, message = one.kept.row, str(lost.row.message)
     text = deployed_forms.unfinished(row.deployed_json or "{}", Status(lost.row.status), message)
     kept = replace(one.kept, row=row.updated(DeployedColumns(deployed_json=text)))
-    return with_wall_time(kept, time.perf_counter() - one.asked_at)
+    return _timed(one, kept)
 
 
 def with_wall_time(result: Result, wall: float) -> Result:
@@ -276,46 +306,28 @@ def failure(job: Job, status: Status, phase: Phase, message: str) -> Result:
     return Result(row.updated(EnvironmentColumns(finished_at=now)))
 
 
-def _death(one: _Running) -> Result:
-    """Return the result of a trial whose process ended without sending one."""
-    _reap(one)
-    code = one.process.exitcode
-    if code == -signal.SIGKILL and _kernel_oom_kills() > one.kernel_kills:
-        return failure(one.job, Status.OOM, one.phase, "the kernel killed the process: out of memory")
-    if code == _SERVER_LOST and (one.server is None or not lifeline.alive(one.server)):
-        return failure(one.job, Status.KILLED, one.phase, "the process server was killed, and the trial with it")
-    last = "" if code == -signal.SIGKILL else _last_words(one.job)  # a killed process knows nothing of its death
-    how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-    status = Status.KILLED if code is not None and code < 0 else Status.ERROR
-    if failures.ended_out_of_memory(last):
-        status = Status.OOM
-    return failure(one.job, status, one.phase, f"the trial's process ended with {how}{last}")
-
-
-def _last_words(job: Job) -> str:
-    """Return the last line of a trial's log, which is the error if a process failed to start."""
-    log = Path(job.log) if job.log else None
-    lines = log.read_text(errors="replace").strip().splitlines() if log and log.is_file() else []
-    return f": {lines[-1][:200]}" if lines else ""
+def _death(one: _Running, rank: ranks.Rank | None = None) -> Result:
+    """Return the result of a trial of which a process, its first or another, ended without sending one."""
+    process, phase = (rank.process, rank.phase) if rank else (one.process, one.phase)
+    process.join(_KILL_SECONDS)
+    log = ranks.log_of(one.job.log, rank.number if rank else 0)
+    status, message = deaths.cause(process, one.kernel_kills, one.server, log)
+    return failure(one.job, status, phase, message)
 
 
 def _reap(one: _Running) -> None:
-    one.process.join(_KILL_SECONDS)
-    if one.process.is_alive():
-        _kill(one)
+    """Wait for the end of a trial's processes, and kill those that do not end."""
+    for process in (one.process, *(other.process for other in one.others)):
+        process.join(_KILL_SECONDS)
+    _kill(one)
     one.channel.close()
 
 
 def _kill(one: _Running) -> None:
-    if one.process.pid is not None and one.process.is_alive():
-        os.kill(one.process.pid, signal.SIGKILL)
-    one.process.join(_KILL_SECONDS)
-
-
-def _kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed since boot because memory ran out; 0 if it is not known."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    every = (one.process, *(other.process for other in one.others))
+    for process in every:
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+    for process in every:
+        process.join(_KILL_SECONDS)
+    ranks.tidy(one.job, one.others, one.place)

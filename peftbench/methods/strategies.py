@@ -1,0 +1,108 @@
+"""Which methods, precisions and training settings each strategy for several devices can run. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from peftbench.methods import FOUR_BIT, METHODS, Method
+from peftbench.methods.support import Refusal
+from peftbench.models.precision import effective
+from peftbench.records import STRATEGIES, Devices, Training
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one strategy cannot run: name -> the reason, with a way out, as the end of "... because"."""
+
+    never: str = ""
+    """Why it runs nothing; empty if it runs something."""
+    precisions: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    methods: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """By the method's name and, if it has variants, the variant's."""
+    optimizers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    gradient_scaling: str = ""
+    """Why it cannot scale gradients, as fp16 does; empty if it can."""
+
+
+_BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
+_PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
+_INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use bf16"
+_FOUR = "FSDP2 replaces the weight objects that hold bitsandbytes' 4-bit scales; use bf16, or ddp"
+_TWO_LAYERS = "this release does not run it; use ddp or fsdp2"
+
+LIMITS: Mapping[str, Limits] = MappingProxyType(
+    {
+        "ddp": Limits(),
+        "fsdp2": Limits(
+            precisions={"int8": _INT8, "int8-fp32": _INT8, **dict.fromkeys(FOUR_BIT, _FOUR)},
+            optimizers={
+                "adamw_8bit": _BLOCKS,
+                "paged_adamw": _PAGED,
+                "paged_adamw_8bit": _PAGED,
+                "adafactor": "its means over rows and columns are of whole tensors, and it is given shards; use adamw",
+            },
+            methods={
+                "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp"
+            },
+            gradient_scaling="torch's gradient scaler looks for infinite values in one device's shards only; use bf16",
+        ),
+        "zero3": Limits(
+            "fsdp2 divides weights, gradients and optimizer state as ZeRO-3 does (Rajbhandari et al. 2020, "
+            "arXiv:1910.02054), without another library; use fsdp2"
+        ),
+        "tp": Limits(_TWO_LAYERS),
+        "pp": Limits(_TWO_LAYERS),
+        "device_map": Limits(_TWO_LAYERS),
+    }
+)
+"""One record for each of ``records.STRATEGIES``."""
+
+
+def refusal(
+    method: Method, precision: str, devices: Devices | None, device: str, training: Training | None
+) -> Refusal | None:
+    """Return why a cell cannot run on several devices, or None if it can.
+
+    Args:
+        method: record of the method.
+        precision: name of the precision.
+        devices: the cell's devices; None for one, on which everything runs.
+        device: ``cpu`` or ``cuda``.
+        training: the training settings; None for the untuned base model.
+    """
+    if devices is None or training is None:
+        return None
+    why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training.optimizer)
+    name = f"{method.name} {method.variant}".strip()
+    return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
+
+
+def supported(strategy: str, method: Method, precision: str) -> str:
+    """Return why a strategy does not run a method at a precision with its usual optimizer; empty if it does."""
+    limits = LIMITS[strategy]
+    return limits.never or _why_not(limits, method, precision, str(method.training.get("optimizer", "adamw")))
+
+
+def _why_not_at_all(devices: Devices, device: str) -> str:
+    where = STRATEGIES[devices.strategy].devices
+    if device not in where:
+        return f"{devices.strategy} exists on {', '.join(where)} only, where it needs {devices.count} GPUs"
+    return LIMITS[devices.strategy].never
+
+
+def _why_not(limits: Limits, method: Method, precision: str, optimizer: str) -> str:
+    scaled = effective(precision, {}).gradient_scaling
+    return (
+        limits.methods.get(f"{method.name} {method.variant}".strip(), "")
+        or limits.precisions.get(precision, "")
+        or limits.optimizers.get(optimizer, "")
+        or (limits.gradient_scaling if scaled else "")
+    )
+
+
+assert set(LIMITS) == set(STRATEGIES)
+assert set(METHODS.own).issuperset(name.partition(" ")[0] for limits in LIMITS.values() for name in limits.methods)

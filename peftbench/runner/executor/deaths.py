@@ -1,0 +1,51 @@
+"""Why a process ended that sent no result: a signal, the kernel as memory ran out, or its own last words."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from peftbench.records import Status, failures
+from peftbench.runner.executor import lifeline
+
+_SERVER_LOST = 255
+"""What multiprocessing says of a process whose exit code is not known, as the server is gone."""
+
+
+def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) -> tuple[Status, str]:
+    """Return the status and the message of a trial of which a process has ended without a result.
+
+    Args:
+        process: the process, which was waited for.
+        kernel_kills: ``kernel_oom_kills()`` before it was started.
+        server: the process server that started it, which it ends with.
+        log: the file that it printed to.
+    """
+    code = process.exitcode
+    if code == -signal.SIGKILL and kernel_oom_kills() > kernel_kills:
+        return Status.OOM, "the kernel killed the process: out of memory"
+    if code == _SERVER_LOST and (server is None or not lifeline.alive(server)):
+        return Status.KILLED, "the process server was killed, and the trial with it"
+    last = "" if code == -signal.SIGKILL else _last_words(log)  # a killed process knows nothing of its death
+    how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+    status = Status.KILLED if code is not None and code < 0 else Status.ERROR
+    if failures.ended_out_of_memory(last):
+        status = Status.OOM
+    return status, f"the trial's process ended with {how}{last}"
+
+
+def _last_words(name: str | None) -> str:
+    """Return the last line of a process's log, which is the error if it failed to start."""
+    log = Path(name) if name else None
+    lines = log.read_text(errors="replace").strip().splitlines() if log and log.is_file() else []
+    return f": {lines[-1][:200]}" if lines else ""
+
+
+def kernel_oom_kills() -> int:
+    """Return how many processes the kernel has killed since boot because memory ran out; 0 if it is not known."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

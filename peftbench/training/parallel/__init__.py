@@ -1,0 +1,133 @@
+"""One trial on several devices: what each strategy does differently from one process.
+
+Every process of a trial (a rank) runs the same phases on the same data in the same order: it loads the base model,
+attaches the method from the same seed, draws the same batches. A strategy is a subclass of ``Parallel`` that overrides
+what it does otherwise; ``Parallel`` itself is one process alone. It is used in this order:
+
+1. ``distribute(model)``: after the method is attached and checked, before the optimizer is made.
+2. ``gradients(learner, batches, batch_loss)`` and ``clip(parameters, limit)``: in each step of ``training.loop``.
+3. ``evaluated_loss(learner, batch, batch_loss)``: for the validation loss.
+4. ``settle(model)``: after training and accounting. From here on all ranks call the model in lockstep, with the same
+   inputs, for checks and scores; ``model(...)`` and ``model.generate(...)`` must give every rank the whole logits. If
+   ``scores`` is false on a rank, it takes no part in the scores.
+5. ``whole(model, everything)``: within it parameters are whole tensors on every rank, to be saved by rank 0.
+
+To add a strategy: a record in ``records.devices.STRATEGIES``, its limits in ``methods.strategies``, a module here with
+its class, and its place in ``_CLASSES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peftbench.models.load import autocast
+from peftbench.records import Devices
+from peftbench.training.batches import Batch
+
+if TYPE_CHECKING:
+    from peftbench.training.loop import Learner
+
+Loss = Callable[[Any, Batch], torch.Tensor]
+_CLASSES: Mapping[str, str] = MappingProxyType({"ddp": "data:Replicated", "fsdp2": "sharded:FullySharded"})
+"""Strategy -> ``module:class`` in this package."""
+
+
+class Parallel:
+    """One process alone; the base of every strategy."""
+
+    rank = 0
+    """This process among those of the trial, from 0."""
+    count = 1
+    """Number of processes."""
+    shares = 1
+    """Among how many processes the forward passes of a step are divided."""
+    scores = True
+    """Whether this rank runs what follows after the tuned model is saved: where every rank has the whole model, rank 0
+    alone does."""
+    backend: str | None = None
+    """How the processes exchange tensors: ``gloo`` or ``nccl``; None for one process."""
+
+    def distribute(self, model: Any) -> None:
+        """Divide a model among the ranks, in place. Parameters may be replaced; those that train keep their names."""
+
+    def gradients(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> torch.Tensor:
+        """Run the forward and backward passes of a step; return the mean loss over its tokens in the loss, a scalar.
+
+        Afterwards each rank has the gradient of that mean for the parameters that it holds, times the scale of the
+        gradient scaler.
+
+        Args:
+            learner: the model and its optimizer.
+            batches: all micro-batches of the step, the same on every rank.
+            batch_loss: gives the loss of a pass (``losses.batch_loss``).
+        """
+        loss_tokens = sum(batch.loss_tokens for batch in batches)
+        total = torch.zeros((), device=learner.device)
+        for batch in batches:
+            with autocast(learner.precision, learner.device):
+                loss = batch_loss(learner.model, batch) / loss_tokens
+            learner.scaler.scale(loss).backward()
+            total += loss.detach()
+            del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
+        return total
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+        """Scale the gradients down to a norm, over all tensors of all ranks; return the norm before.
+
+        Args:
+            parameters: those that train, as this rank holds them.
+            limit: the largest norm; None for no clipping.
+        """
+        return float(nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit))
+
+    def evaluated_loss(self, learner: Learner, batch: Batch, batch_loss: Loss) -> float:
+        """Return the summed loss of a batch without gradients, the same on every rank."""
+        with autocast(learner.precision, learner.device):
+            return float(batch_loss(learner.model, batch))
+
+    def settle(self, model: Any) -> None:
+        """Bring a trained model into the form in which all ranks call it in lockstep."""
+
+    @contextmanager
+    def whole(self, model: Any, everything: bool) -> Iterator[None]:
+        """Give a model whole tensors within the context, on every rank.
+
+        Args:
+            model: the tuned model.
+            everything: whether frozen parameters are needed, too.
+        """
+        yield
+
+    def exchanged(self) -> Iterable[torch.Tensor]:
+        """Return the tensors that this rank holds for the exchange alone, such as buckets of gradients."""
+        return ()
+
+    def seed(self, seed: int) -> int:
+        """Return the seed of this rank's dropout: passes over different examples must not share their masks."""
+        return seed + 1_000_003 * self.rank if self.shares > 1 else seed
+
+    def same(self, value: float) -> float:
+        """Return rank 0's value: what ranks measure for themselves must not lead them to different decisions."""
+        return value
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Return each rank's value, on every rank."""
+        return [value]
+
+
+ALONE = Parallel()
+
+
+def make(devices: Devices, rank: int, device: str) -> Parallel:
+    """Return a trial's strategy as one of its ranks sees it, after ``group.join``."""
+    module, _, name = _CLASSES[devices.strategy].partition(":")
+    kind: Callable[[Devices, int, str], Parallel] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return kind(devices, rank, device)

@@ -1,0 +1,108 @@
+"""FSDP2: weights, gradients and optimizer state divided among the ranks, gathered layer by layer when they are used.
+
+References:
+    Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO-3); Zhao et al. 2023, arXiv:2304.11277 (FSDP).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from peftbench.errors import Unsupported
+from peftbench.models import divided
+from peftbench.models.layers import decoder_layers
+from peftbench.records import Devices
+from peftbench.records.wording import abridged
+from peftbench.training.parallel.data import DataParallel
+
+if TYPE_CHECKING:
+    from peftbench.training.loop import Learner
+
+
+class FullySharded(DataParallel):
+    """FSDP2 with a group for each decoder layer, and one for everything outside of them.
+
+    A group's weights are gathered before its forward and its backward pass and freed after both, also those of the
+    outermost group, which FSDP2 would keep by default: parameters are then shards whenever no pass runs. Gradients are
+    exchanged after each pass.
+    """
+
+    def __init__(self, devices: Devices, rank: int, device: str) -> None:
+        super().__init__(devices, rank, device)
+        self.multiplied = self.count  # FSDP2 takes the mean over the ranks
+
+    def distribute(self, model: Any) -> None:
+        """Divide the parameters; the method's own, in layers or outside, are divided as those of the base model."""
+        try:
+            layers = decoder_layers(model)
+        except LookupError as error:
+            raise Unsupported(f"fsdp2: {error}") from None
+        _check_hooks(model)
+        marks = {name: dict(vars(p)) for name, p in model.named_parameters(remove_duplicate=False)}
+        settings: dict[str, Any] = {
+            "mesh": init_device_mesh(self.device, (self.count,)),
+            "reshard_after_forward": True,
+        }
+        if self.devices.offload == "cpu":
+            settings["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device == "cuda")
+        for layer in layers:
+            fully_shard(layer, **settings)
+        fully_shard(model, **settings)
+        register_fsdp_forward_method(model, "generate")
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            vars(parameter).update(marks[name])  # what a method, or the base model's class, says of a parameter
+
+    def exchanging(self, learner: Learner, last: bool) -> Any:
+        """Return the context of a pass: gradients are exchanged in each."""
+        return nullcontext(learner.model)
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+        """Clip by the norm over the shards of all ranks."""
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if limit is None else limit)
+        return float(divided.whole(norm))
+
+    @contextmanager
+    def whole(self, model: Any, everything: bool) -> Iterator[None]:
+        """Put whole tensors in the places of the shards, one after another."""
+        kept = [
+            (module, name, p)
+            for module in model.modules()
+            for name, p in module._parameters.items()
+            if isinstance(p, DTensor) and (everything or p.requires_grad)
+        ]
+        made: dict[int, nn.Parameter] = {}
+        classes = [(m, type(m)) for m in model.modules() if isinstance(m, FSDPModule)]
+        try:
+            for module, name, p in kept:
+                if id(p) not in made:
+                    made[id(p)] = nn.Parameter(p.full_tensor().detach(), requires_grad=p.requires_grad)
+                module._parameters[name] = made[id(p)]
+            for module, kind in classes:  # files name the model's own class
+                module.__class__ = kind.__bases__[1]
+            yield
+        finally:
+            for module, kind in classes:
+                module.__class__ = kind
+            for module, name, p in kept:
+                module._parameters[name] = p
+
+
+def _check_hooks(model: Any) -> None:
+    """Refuse a method that keeps hold of its parameters, since FSDP2 puts others in their places.
+
+    Raises:
+        Unsupported: if a parameter has hooks, or the method changes its own after each step.
+    """
+    hooked = [n for n, p in model.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]
+    if hooked or getattr(model, "peftbench_zeros", []):
+        raise Unsupported(
+            f"fsdp2: the method trains a part of a tensor ({abridged(hooked, 2)}), and a device has shards; use ddp"
+        )

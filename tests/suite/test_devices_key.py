@@ -1,0 +1,79 @@
+"""``devices:`` of a suite: an axis of the grid, its names, and what cannot run."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench import suite
+from peftbench.errors import UserError
+from peftbench.methods import METHODS, strategies
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import STRATEGIES, Devices
+from peftbench.suite.expand import expand
+from peftbench.suite.trial_key import settings
+
+SUITE = """
+base: nano
+tasks: [describe]
+seeds: 1
+methods: [base, full, qlora]
+train: {batch_size: 6}
+"""
+
+
+def load(tmp_path, devices):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"{SUITE}devices: {devices}\n")
+    return suite.load(path)
+
+
+def test_devices_are_an_axis_of_every_cell_that_trains(tmp_path):
+    found = expand(load(tmp_path, "[one, {strategy: ddp, count: 2}, {strategy: fsdp2, count: 4, offload: cpu}]"), "cpu")
+    assert [(t.cell, t.devices) for t in found[:4]] == [
+        ("base fp32", None),
+        ("full fp32", None),
+        ("full ddpx2 fp32", Devices("ddp", 2)),
+        ("full fsdp2x4+cpu fp32", Devices("fsdp2", 4, "cpu")),
+    ]
+    assert [t.named_settings for t in found[1:4]] == ["", "ddpx2", "fsdp2x4+cpu"]
+    assert [t.training.micro_batch_size for t in found[1:4]] == [6, 3, 2]
+    assert "devices" not in settings(found[1])
+    assert settings(found[2])["devices"] == {"strategy": "ddp", "count": 2, "offload": "none"}
+    refused = found[-1]
+    assert refused.cell == "qlora r=8 fsdp2x4+cpu nf4"
+    assert refused.unsupported.startswith("qlora nf4 does not run on fsdp2x4+cpu, because ")
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ("{strategy: fdp2, count: 2}", "s.yaml:7: devices.strategy: unknown strategy 'fdp2'; did you mean 'fsdp2'?"),
+        ("{strategy: ddp, count: 1}", "s.yaml:7: devices.count: given 1 (a whole number); allowed: a whole number, at"),
+        ("[one, {strategy: ddp}]", "s.yaml:7: devices.1.count: the key 'count' is missing"),
+        ("{strategy: ddp, count: 2, offload: cpu}", "s.yaml:7: devices.offload: given cpu; allowed: none, since only"),
+        ("[]", "s.yaml:7: devices: an empty list has no value"),
+        ("2", "s.yaml:7: devices: given 2 (a whole number); allowed: one, or a mapping of strategy, count and offload"),
+        ("[one, null]", "s.yaml:7: devices: the same devices are given twice"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(devices, said, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, devices)
+    assert said in str(caught.value)
+
+
+def test_every_refusal_has_a_reason_that_names_a_way_out():
+    for name, limits in strategies.LIMITS.items():
+        why = [limits.never, limits.gradient_scaling]
+        for table in (limits.precisions, limits.methods, limits.optimizers):
+            why += table.values()
+        assert all("use " in reason for reason in why if reason), name
+        assert set(limits.precisions) <= set(PRECISIONS)
+    assert {s for s in STRATEGIES if not strategies.LIMITS[s].never} >= {"ddp", "fsdp2"}
+
+
+def test_a_method_and_a_variant_are_looked_up_by_name():
+    adalora = METHODS["peft"].__class__(**{**vars(METHODS["peft"]), "variant": "ADALORA"})
+    assert "AdaLoRA" in strategies.supported("fsdp2", adalora, "fp32")
+    assert strategies.supported("fsdp2", METHODS["peft"], "fp32") == ""
+    assert strategies.supported("ddp", adalora, "fp32") == ""
