@@ -13,6 +13,7 @@ from peftbench.measure import reference
 from peftbench.measure.ledger import Ledger
 from peftbench.results.store.schema import columns
 from peftbench.runner import tuning
+from peftbench.training.parallel import ALONE
 
 
 def test_the_step_is_the_one_that_all_nights_have_timed():
@@ -63,6 +64,7 @@ def test_a_step_that_fails_before_or_after_training_is_unknown_and_ends_no_trial
         job=SimpleNamespace(trial=SimpleNamespace(device="cpu")),
         clock=SimpleNamespace(phase=lambda _: nullcontext()),
         record=recorded.append,
+        parallel=ALONE,
     )
     monkeypatch.setattr(reference, "_SECONDS", 0.0)
     with monkeypatch.context() as patched:
