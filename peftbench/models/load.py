@@ -347,5 +347,4 @@ def checksum(tensor: torch.Tensor) -> int:
     """Return a 64-bit checksum of a tensor's bytes. A change of a single byte always changes it."""
     raw = divided.whole(tensor.detach()).contiguous().flatten().view(torch.uint8)
     whole = raw.numel() // 8 * 8
-    total = int(raw[:whole].view(torch.int64).sum()) if whole else 0
-    return total + int(raw[whole:].to(torch.int64).sum())
+    return sum(int(part.sum()) for part in (raw[:whole].view(torch.int64), raw[whole:].to(torch.int64)))

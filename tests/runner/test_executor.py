@@ -22,7 +22,7 @@ import torch
 from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.records import Status
-from peftbench.runner.executor import local, stack
+from peftbench.runner.executor import deaths, local, stack
 from tests.support import trials
 
 LONG = {"steps": 20_000}
@@ -87,7 +87,7 @@ def test_a_killed_trial_is_a_row_with_its_phase_and_the_grid_continues(tiny, tmp
 
 def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_path, monkeypatch):
     counts = iter([0, 1, 1, 1])
-    monkeypatch.setattr(local, "_kernel_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(deaths, "kernel_oom_kills", lambda: next(counts))
     job = trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)
     results = []
     for event in local.run([job], workers=1):

@@ -18,7 +18,7 @@ import pytest
 from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.models import find
-from peftbench.records import Base, Evaluation, Job, Phase, Retention, Status, Task, Training, Trial
+from peftbench.records import Base, Devices, Evaluation, Job, Phase, Retention, Status, Task, Training, Trial
 from peftbench.runner import prepare, rows
 from peftbench.suite import trial_key
 from peftbench.tasks import read
@@ -104,7 +104,14 @@ def test_the_key_is_short_and_made_of_hexadecimal_digits():
     assert set(key()) <= set("0123456789abcdef")
 
 
-@pytest.mark.parametrize("name", sorted({f.name for f in fields(Trial)} - NAMES))
+@pytest.mark.parametrize("name", [f.name for f in fields(Devices)])
+def test_the_key_changes_with_several_devices_and_with_how_they_share_the_trial(name):
+    several = replace(TRIAL, devices=Devices("fsdp2", 2))
+    other = replace(several.devices, **{name: changed(getattr(several.devices, name))})
+    assert len({key(), key(several), key(replace(several, devices=other))}) == 3
+
+
+@pytest.mark.parametrize("name", sorted({f.name for f in fields(Trial)} - NAMES - {"devices"}))
 def test_the_key_changes_with_every_field_of_a_trial(name):
     assert key(replace(TRIAL, **{name: changed(getattr(TRIAL, name))})) != key()
 
