@@ -239,7 +239,7 @@ class _OwnTimes:
         """
         self._ended.add(job.key)
         took = elapsed if row.wall_seconds is None else row.wall_seconds
-        if took is None and row.status == Status.TIMEOUT:
+        if took is None and row.status == Status.TIMEOUT and not job.trial.phase_timeouts:
             took = job.trial.timeout_seconds
         if took is not None:
             parts = [row.plan_seconds] * job.predicts + [row.inference_seconds] * job.measures_inference

@@ -145,6 +145,8 @@ class Trial:
     """The devices that share the trial; None for one, which the key does not mention."""
     timeout_seconds: float | None = None
     """Wall time after which the trial is stopped; not part of the key."""
+    phase_timeouts: tuple[tuple[str, float], ...] = ()
+    """(phase, seconds) after which the trial is stopped if it is still in that phase; not part of the key."""
     checkpoint_every_seconds: float | None = None
     """Time after which the state of training is saved again; None for never. Not part of the key."""
     inference: bool = True

@@ -153,7 +153,7 @@ def _shortened(trial: Trial, limit: float) -> Trial:
         steps = min(training.steps or STEPS, max(STEPS, least) if share == 1 else least)
         training = replace(training, steps=steps, epochs=None, tokens=None, seconds=None)
     short = replace(trial, tasks=tasks, training=training, deployed=())
-    return replace(short, timeout_seconds=limit, checkpoint_every_seconds=None)
+    return replace(short, timeout_seconds=limit, phase_timeouts=(), checkpoint_every_seconds=None)
 
 
 def _share(trial: Trial) -> float:

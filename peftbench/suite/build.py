@@ -29,6 +29,7 @@ from peftbench.suite.schema import (
     RetentionBlock,
     SearchBlock,
     SuiteFile,
+    TimeoutBlock,
     axes_model,
     method_settings,
     train_model,
@@ -57,6 +58,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
     search = _search(b)
     watched = watch(b)
     used = devices(b)
+    total, phases = _timeouts(b, top)
     raise_problems(b.problems)
     if b.document.get(("evaluate", "test_seed")) is not None and not any(task.builtin for task in tasks):
         b.problem(
@@ -81,7 +83,8 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         max_length=evaluate.max_length,
         generation=evaluate.generation,
         split=evaluate.split,
-        timeout_seconds=top.timeout_seconds,
+        timeout_seconds=total,
+        phase_timeouts=phases,
         checkpoint_every_seconds=top.checkpoint_every_seconds,
         display_path=document.display_path,
         only=only,
@@ -172,6 +175,16 @@ def _retention(b: Builder, base: Base, given: dict[str, Any] | Literal[False] | 
         dataset=b.dataset((*path, "dataset")),
         **block.model_dump(exclude={"file", "dataset"}),
     )
+
+
+def _timeouts(b: Builder, top: SuiteFile | None) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """Return the limit of a whole trial, and those of single phases."""
+    given = top.timeout_seconds if top else None
+    if not isinstance(given, dict):
+        return given, ()
+    block = b.check(TimeoutBlock, ("timeout_seconds",), given)
+    limits: dict[str, float] = block.model_dump(exclude_none=True) if block else {}
+    return limits.pop("total", None), tuple(limits.items())
 
 
 def _search(b: Builder) -> Search | None:

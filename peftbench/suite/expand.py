@@ -199,6 +199,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
             threads=threads_of(suite),
             devices=cell.devices,
             timeout_seconds=suite.timeout_seconds,
+            phase_timeouts=suite.phase_timeouts,
             checkpoint_every_seconds=suite.checkpoint_every_seconds,
             deployed=suite.deployed,
             **measured,

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from peftbench.records import Phase
+
 
 class Meaning(NamedTuple):
     """The documentation of one key."""
@@ -50,7 +52,9 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "evaluate": Meaning("how to score, see below"),
         "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
         "timeout_seconds": Meaning(
-            "wall time after which a trial's process is stopped; the next run goes on where its training was saved last"
+            "wall time after which a trial's process is stopped; the next run goes on where its training was saved "
+            "last. A mapping limits single phases, without what runs inside them, and the whole trial: "
+            "`{load: 60, train: 3600, total: 7200}`"
         ),
         "checkpoint_every_seconds": Meaning(
             "how often a trial saves the state of its training, from which `run` continues after a crash; null for "
@@ -293,6 +297,11 @@ DEVICES: Mapping[str, Meaning] = MappingProxyType(
         "offload": Meaning("`cpu`: a device's part is in the host's memory until it is needed"),
     }
 )
+TIMEOUTS: Mapping[str, Meaning] = MappingProxyType(
+    {"total": Meaning("the whole trial, from requesting its process")}
+    | {str(phase): Meaning(f"what the column `{phase.column}` measures") for phase in Phase}
+)
+
 MATCH: Mapping[str, Meaning] = MappingProxyType(
     {"trainable_parameters": Meaning("a number of parameters, or a mapping of `method` and `rank` that gives it")}
 )

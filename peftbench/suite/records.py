@@ -123,6 +123,8 @@ class Suite:
     """None for the grid's longest ``sequence_length``."""
     split: str
     timeout_seconds: float | None
+    phase_timeouts: tuple[tuple[str, float], ...]
+    """(phase, seconds) of the phases that have a limit of their own."""
     checkpoint_every_seconds: float | None
     display_path: str
     """The file as messages name it."""

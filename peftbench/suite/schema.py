@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import STRATEGIES, Retention
+from peftbench.records import STRATEGIES, Phase, Retention
 from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
@@ -157,7 +158,9 @@ class SuiteFile(Strict):
     train: Any = None
     evaluate: Any = None
     search: Any = None
-    timeout_seconds: Positive | None = None
+    timeout_seconds: Positive | dict[str, Any] | None = Field(
+        default=None, description="seconds above 0, or a mapping of phases to seconds, as {load: 60, total: 3600}"
+    )
     checkpoint_every_seconds: Positive | None = CHECKPOINT_SECONDS
     most_trials: Trials = MOST_TRIALS
     audit: Literal["report", "strict"] = "report"
@@ -172,6 +175,13 @@ class DevicesBlock(Strict):
     strategy: Literal[tuple(STRATEGIES)]  # type: ignore[valid-type]
     count: Annotated[int, Field(ge=2, le=4096, description="a whole number, at least 2")]
     offload: Literal["none", "cpu"] = "none"
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # pydantic has an outdated method of the name of the phase validate
+    _LIMITS: dict[str, Any] = dict.fromkeys(("total", *map(str, Phase)), (Positive | None, None))
+    TimeoutBlock = create_model("TimeoutBlock", __base__=Strict, **_LIMITS)
+"""``timeout_seconds:`` as a mapping: limits of single phases, and of the whole trial."""
 
 
 class MatchBlock(Strict):

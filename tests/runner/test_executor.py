@@ -21,8 +21,8 @@ import torch
 
 from peftbench.errors import UserError
 from peftbench.measure import environment
-from peftbench.records import Status
-from peftbench.runner.executor import deaths, local, stack
+from peftbench.records import Phase, Status
+from peftbench.runner.executor import deaths, limits, local, stack
 from tests.support import trials
 
 LONG = {"steps": 20_000}
@@ -102,12 +102,12 @@ def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_p
 def test_a_process_that_prints_no_stack_is_said_to_be_nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(stack, "_WAIT_SECONDS", 0.05)
     log = tmp_path / "log"
-    assert stack.innermost(os.getpid(), None) is None
-    assert stack.innermost(os.getpid(), str(log)) is None
+    assert stack.asked(os.getpid(), None) == ()
+    assert stack.asked(os.getpid(), str(log)) == ()
     log.write_text('Current thread 0x1 (most recent call first):\n  File "/a/old.py", line 1 in f\n')
     asked = []
     monkeypatch.setattr(os, "kill", lambda *told: asked.append(told))
-    assert stack.innermost(1, str(log)) is None, "what stood there before does not count"
+    assert stack.asked(1, str(log)) == (), "what stood there before does not count"
     assert asked == [(1, signal.SIGUSR1)]
 
 
@@ -118,7 +118,37 @@ def test_a_trial_that_exceeds_its_timeout_is_stopped_and_is_a_timeout_row(tiny, 
     assert result.row.phase, "the phase in which it was stopped; which one depends on the machine"
     told = re.fullmatch(r"stopped after 1.5 s \(timeout_seconds\) at (\S+), line (\d+), in .*", result.row.message)
     assert f'{told[1]}", line {told[2]} in ' in Path(job.log).read_text(), "the whole stack"
+    frames = result.row.stack.splitlines()
+    assert frames[0] == result.row.message.partition(" at ")[2]
+    assert any(frame.startswith("child.py, line ") and frame.endswith(", in main") for frame in frames)
+    assert len(frames) <= stack.MOST
+    assert "/" not in result.row.stack
     assert not Status.TIMEOUT.final
+
+
+def test_a_limit_of_a_phase_stops_the_trial_in_that_phase_only(tiny, tmp_path):
+    """Generous limits of other phases, the whole trial's included, do nothing."""
+    given = {"phase_timeouts": (("load", 600.0), ("train", 0.5)), "timeout_seconds": 6000.0}
+    job = trials.job(trials.trial(tiny, tmp_path, training=LONG, **given), tmp_path)
+    (result,) = finished(local.run([job], workers=1))
+    assert (result.row.status, result.row.phase) == ("timeout", "train")
+    assert result.row.message.startswith("stopped after 0.5 s of train (timeout_seconds.train) at ")
+
+
+def test_the_time_of_a_phase_is_without_the_phases_inside_it(monkeypatch, tiny, tmp_path):
+    clock = iter([10.0, 14.0, 15.0, 15.5, 17.0])
+    monkeypatch.setattr(limits.time, "perf_counter", lambda: next(clock))
+    made = trials.trial(tiny, tmp_path, phase_timeouts=(("train", 5.0),), timeout_seconds=100.0)
+    found = limits.Limits(made, began=0.0)
+    assert found.deadline == 100.0
+    found.enter(Phase.TRAIN)  # at 10
+    assert found.deadline == 15.0
+    found.enter(Phase.VALIDATE)  # at 14, after 4 seconds
+    assert found.deadline == 100.0
+    found.enter(Phase.TRAIN)  # at 15
+    assert found.deadline == 16.0
+    assert found.reached() is None  # at 15.5
+    assert found.reached() == "stopped after 5 s of train (timeout_seconds.train)"
 
 
 def test_an_error_in_the_process_is_a_row_and_its_traceback_is_in_the_log(tiny, tmp_path):

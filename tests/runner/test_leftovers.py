@@ -16,7 +16,14 @@ import pytest
 from peftbench.results.store import files
 from peftbench.runner import leftovers, training_states
 from peftbench.runner.executor import deaths, lifeline, local, sockets
+from peftbench.runner.executor.limits import Limits
 from tests.support import trials
+
+CRASH = (
+    'Fatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in f\n\n'
+    "Extension modules: numpy (total: 1)"
+)
+"""What a process prints as it crashes in C code."""
 
 
 def zombie() -> subprocess.Popen:
@@ -58,9 +65,11 @@ def test_ctrl_c_during_a_write_leaves_no_temporary_file(tmp_path):
     ("code", "last", "status", "quoted"),
     [
         (1, "libgomp: Thread creation failed: Resource temporarily unavailable", "oom", True),
+        (-signal.SIGABRT, f"terminate called after 'std::bad_alloc'\n{CRASH}", "oom", False),
+        (-signal.SIGSEGV, f"a warning of some library\n{CRASH}", "killed", False),
         (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'", "oom", True),
         (1, "ImportError: no module", "error", True),
-        (-signal.SIGSEGV, "Fatal Python error: Segmentation fault", "killed", True),
+        (-signal.SIGSEGV, "Fatal Python error: Segmentation fault", "killed", False),
         (-signal.SIGKILL, "a warning of some library", "killed", False),
         (255, "a warning of some library", "killed", False),
     ],
@@ -69,10 +78,13 @@ def test_the_end_of_a_process_is_named_by_its_exit_code_and_last_words(code, las
     job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
     Path(job.log).write_text(f"something before\n{last}\n")
     ended = SimpleNamespace(exitcode=code, join=lambda _: None, is_alive=lambda: False)
-    running = local._Running(job, ended, SimpleNamespace(close=lambda: None), 0.0, deaths.kernel_oom_kills(), None)
+    channel = SimpleNamespace(close=lambda: None)
+    running = local._Running(job, ended, channel, 0.0, deaths.kernel_oom_kills(), None, Limits(job.trial, 0.0))
     row = local._death(running).row
     assert row.status == status
     assert (last in row.message) == quoted
+    assert row.stack == ("b.py, line 7, in f" if CRASH in last else None)
+    assert row.message.endswith(" at b.py, line 7, in f") == (CRASH in last and status == "killed")
 
 
 def test_a_temporary_folder_with_a_long_path_is_not_used_for_sockets(tmp_path, monkeypatch):

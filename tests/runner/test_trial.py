@@ -53,6 +53,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
         "candidate_of",
         "reason",
         "log_file",
+        "stack",
         *("reading_json", "classes_json"),  # nothing was found out about the files, and no class is missing
         *("learning_rate_source", "defaults_json"),  # known to the suite that a trial comes from
     }

@@ -56,6 +56,9 @@ def swapped(old, new, text=GOOD):
     ("text", "parts"),
     [
         (swapped("rank: 4", "rnak: 4"), ["x.yaml:5: methods.lora.rnak: unknown key 'rnak'", "rank", "mean 'rank'?"]),
+        (GOOD + "timeout_seconds: {laod: 6}", ["x.yaml:6: timeout_seconds.laod: unknown key 'laod'", "mean 'load'?"]),
+        (GOOD + "timeout_seconds:\n  load: 0", ["x.yaml:7: timeout_seconds.load: given 0", "above 0"]),
+        (GOOD + "timeout_seconds: soon", ["x.yaml:6: timeout_seconds: given 'soon'", "{load: 60, total: 3600}"]),
         (swapped("lora", "lorra"), ["x.yaml:4: methods.lorra: unknown method 'lorra'", "qlora", "mean 'lora'?"]),
         (swapped("judge", "juge"), ["x.yaml:2: tasks.juge: unknown task 'juge'", "describe", "mean 'judge'?"]),
         (swapped("rank: 4", "precision: fp23"), ["x.yaml:5: methods.lora.precision", "nf4", "did you mean 'fp32'?"]),
@@ -407,3 +410,13 @@ def test_half_of_a_surrogate_pair_is_refused_with_its_place(tmp_path, monkeypatc
     with pytest.raises(UserError) as error:
         suite.load("x.yaml")
     assert problem in str(error.value)
+
+
+def test_time_limits_are_of_the_whole_trial_or_of_phases_and_change_no_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for text in ("", "timeout_seconds: 600", "timeout_seconds: {load: 60, train: 3600, total: 7200}"):
+        (tmp_path / "x.yaml").write_text(GOOD + text)
+        trial = suite.expand(suite.load("x.yaml"), "cpu")[0]
+        found.append((trial.timeout_seconds, trial.phase_timeouts))
+    assert found == [(None, ()), (600, ()), (7200, (("load", 60), ("train", 3600)))]

@@ -46,7 +46,7 @@ TRIAL = Trial(
     threads=1,
 )
 NAMES = {
-    *("suite", "cell", "timeout_seconds", "checkpoint_every_seconds", "retention", "unsupported"),
+    *("suite", "cell", "timeout_seconds", "phase_timeouts", "checkpoint_every_seconds", "retention", "unsupported"),
     *("unsupported_reason", "named_settings", "candidate_of", "learning_rate_source", "defaults"),
 }
 """Fields of a trial that decide no number: how it is called, how long it may take, why it is not run. Of retention the

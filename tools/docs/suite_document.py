@@ -26,6 +26,7 @@ BLOCKS: Mapping[str, tuple[type[schema.Strict], Mapping[str, Meaning]]] = {
     "task": (schema.TaskBlock, meanings.TASK),
     "evaluate": (schema.EvaluateBlock, meanings.EVALUATE),
     "retention": (schema.RetentionBlock, meanings.RETENTION),
+    "time limit": (schema.TimeoutBlock, meanings.TIMEOUTS),
     "search": (schema.SearchBlock, meanings.SEARCH),
     "devices": (schema.DevicesBlock, meanings.DEVICES),
     "match": (schema.MatchBlock, meanings.MATCH),

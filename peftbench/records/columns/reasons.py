@@ -20,3 +20,8 @@ class ReasonColumns(ColumnGroup):
         str | None, "why a trial is not ok: its message without the name of an unsupported cell and without the log"
     ] = None
     log_file: Annotated[str | None, "log of a trial with an error, relative to the results folder"] = None
+    stack: Annotated[
+        str | None,
+        "where the process was when it reached a time limit or crashed in C code: up to 40 lines of file, line and "
+        "function, the innermost first; null for other trials",
+    ] = None

@@ -28,6 +28,7 @@ def main(job: Job, channel: Connection, asked_at: float, place: Place | None = N
     if log:
         _redirect(log)
         faulthandler.register(stack.ASK, file=sys.stderr)  # a trial that hangs says where
+        faulthandler.enable(file=sys.stderr)  # and one that crashes in C code
     warnings.simplefilter("once")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
 

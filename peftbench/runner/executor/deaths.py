@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.records import Status, failures
-from peftbench.runner.executor import lifeline
+from peftbench.runner.executor import lifeline, stack
 
 _SERVER_LOST = 255
 """What multiprocessing says of a process whose exit code is not known, as the server is gone."""
+_CRASHES = tuple(-s for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
+"""Exit codes of crashes in C code, at which ``faulthandler`` prints the stack."""
 
 
-def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) -> tuple[Status, str]:
-    """Return the status and the message of a trial of which a process has ended without a result.
+def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) -> tuple[Status, str, tuple[str, ...]]:
+    """Return the status, the message and the stack of a trial of which a process has ended without a result.
 
     Args:
         process: the process, which was waited for.
@@ -24,21 +26,25 @@ def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) 
     """
     code = process.exitcode
     if code == -signal.SIGKILL and kernel_oom_kills() > kernel_kills:
-        return Status.OOM, "the kernel killed the process: out of memory"
+        return Status.OOM, "the kernel killed the process: out of memory", ()
     if code == _SERVER_LOST and (server is None or not lifeline.alive(server)):
-        return Status.KILLED, "the process server was killed, and the trial with it"
-    last = "" if code == -signal.SIGKILL else _last_words(log)  # a killed process knows nothing of its death
+        return Status.KILLED, "the process server was killed, and the trial with it", ()
+    frames = stack.fatal(log) if code in _CRASHES else ()
+    said = "" if code == -signal.SIGKILL else _last_words(log)  # a killed process knows nothing of its death
+    last = f" at {frames[0]}" if frames else said
     how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
     status = Status.KILLED if code is not None and code < 0 else Status.ERROR
-    if failures.ended_out_of_memory(last):
-        status = Status.OOM
-    return status, f"the trial's process ended with {how}{last}"
+    if failures.ended_out_of_memory(said):
+        status, last = Status.OOM, said
+    return status, f"the trial's process ended with {how}{last}", frames
 
 
 def _last_words(name: str | None) -> str:
-    """Return the last line of a process's log, which is the error if it failed to start."""
+    """Return the last line of a process's log before the stack of a crash: the error, if it failed to start."""
     log = Path(name) if name else None
-    lines = log.read_text(errors="replace").strip().splitlines() if log and log.is_file() else []
+    text = log.read_text(errors="replace") if log and log.is_file() else ""
+    before, crash, _ = text.rpartition("Fatal Python error: ")
+    lines = (before.strip() or text.strip() if crash else text.strip()).splitlines()
     return f": {lines[-1][:200]}" if lines else ""
 
 

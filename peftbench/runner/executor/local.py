@@ -29,6 +29,7 @@ from peftbench.records.columns.time import TimeColumns
 from peftbench.records.devices import Place
 from peftbench.runner import rows
 from peftbench.runner.executor import Event, child, deaths, lifeline, ranks, sockets, stack
+from peftbench.runner.executor.limits import Limits
 
 _LONGEST_WAIT = 86_400.0
 """Longest wait for an event in seconds; the system's own limit is 24.8 days."""
@@ -49,7 +50,7 @@ class _Running:
     kernel_kills: int
     server: int | None
     """The process server that started it, which it ends with."""
-    phase: Phase = Phase.START
+    limits: Limits
     result: Result | None = None
     kept: Result | None = None
     """A result that counts if the process is killed: all but the score after deployment."""
@@ -60,10 +61,9 @@ class _Running:
     """Where its processes meet; None if it has one process."""
 
     @property
-    def deadline(self) -> float | None:
-        """Monotonic time at which the trial will be stopped; None without a timeout."""
-        limit = self.job.trial.timeout_seconds
-        return None if limit is None else self.asked_at + limit
+    def phase(self) -> Phase:
+        """The phase that the trial is in."""
+        return self.limits.phase
 
 
 def run(jobs: Sequence[Job], workers: int) -> Iterator[Event]:
@@ -215,7 +215,8 @@ def _start(context: Any, job: Job) -> _Running:
     first, *others = (_process(context, job, asked_at, place) for place in places)
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     found = [ranks.Rank(number, *other) for number, other in enumerate(others, 1)]
-    return _Running(job, *first, asked_at, kills, server._forkserver_pid, others=found, place=places[0])
+    server_id, limits = server._forkserver_pid, Limits(job.trial, asked_at)
+    return _Running(job, *first, asked_at, kills, server_id, limits, others=found, place=places[0])
 
 
 def _process(context: Any, job: Job, asked_at: float, place: Place | None) -> tuple[Any, Connection]:
@@ -229,7 +230,7 @@ def _process(context: Any, job: Job, asked_at: float, place: Place | None) -> tu
 
 def _wait(running: Sequence[_Running]) -> None:
     """Sleep until a process sends something or dies, or until the next deadline."""
-    deadlines = [at for one in running for at in (one.deadline, one.ends.deadline) if at is not None]
+    deadlines = [at for one in running for at in (one.limits.deadline, one.ends.deadline) if at is not None]
     timeout = min(max(0.0, min(deadlines) - time.perf_counter()), _LONGEST_WAIT) if deadlines else None
     first = [w for one in running if not one.channel.closed for w in (one.channel, one.process.sentinel)]
     wait([*first, *(w for one in running for w in ranks.channels(one.others))], timeout)
@@ -246,7 +247,7 @@ def _receive(one: _Running) -> Iterator[Event]:
             elif kind == "kept":
                 one.kept = content
             elif kind == "phase":
-                one.phase = content
+                one.limits.enter(content)
                 yield Event(one.job, content)
             else:
                 step, steps, loss = content
@@ -255,13 +256,11 @@ def _receive(one: _Running) -> Iterator[Event]:
         one.channel.close()
         one.ends.add(0, _or_kept(one, _death(one)), time.perf_counter())
     _judge(one)
-    if one.result is None and one.deadline is not None and time.perf_counter() >= one.deadline:
-        where = stack.innermost(one.process.pid, one.job.log)
+    if one.result is None and (reached := one.limits.reached()) is not None:
+        frames = stack.asked(one.process.pid, one.job.log)
         _kill(one)
-        at = f" at {where}; its log has the stack" if where else ""
-        limit = one.job.trial.timeout_seconds
-        lost = failure(one.job, Status.TIMEOUT, one.phase, f"stopped after {limit:g} s (timeout_seconds){at}")
-        one.result = _or_kept(one, lost)
+        at = f" at {frames[0]}" if frames else ""
+        one.result = _or_kept(one, failure(one.job, Status.TIMEOUT, one.phase, f"{reached}{at}", frames))
 
 
 def _judge(one: _Running) -> None:
@@ -299,10 +298,11 @@ def with_wall_time(result: Result, wall: float) -> Result:
     return replace(result, row=result.row.updated(times))
 
 
-def failure(job: Job, status: Status, phase: Phase, message: str) -> Result:
-    """Return the result of a trial whose process could not send its own."""
+def failure(job: Job, status: Status, phase: Phase, message: str, frames: Sequence[str] = ()) -> Result:
+    """Return the result of a trial whose process could not send its own, with its stack if that is known."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    row = rows.row(job, status).updated(*rows.outcome(job, status, phase, message))
+    outcome, reason = rows.outcome(job, status, phase, message)
+    row = rows.row(job, status).updated(outcome, replace(reason, stack="\n".join(frames) or None))
     return Result(row.updated(EnvironmentColumns(finished_at=now)))
 
 
@@ -311,8 +311,8 @@ def _death(one: _Running, rank: ranks.Rank | None = None) -> Result:
     process, phase = (rank.process, rank.phase) if rank else (one.process, one.phase)
     process.join(_KILL_SECONDS)
     log = ranks.log_of(one.job.log, rank.number if rank else 0)
-    status, message = deaths.cause(process, one.kernel_kills, one.server, log)
-    return failure(one.job, status, phase, message)
+    status, message, frames = deaths.cause(process, one.kernel_kills, one.server, log)
+    return failure(one.job, status, phase, message, frames)
 
 
 def _reap(one: _Running) -> None:

@@ -1,4 +1,4 @@
-"""Kill running grids at random moments, and check that nothing is lost, doubled, changed or left over.
+"""Kill running grids at random moments, make trials fail, and check that nothing is lost, doubled or left over.
 
     python -m tools.validation.chaos --kills 200 [--seed 0] [--seeds 8] [--workers 2] [--write]
 
@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from tools.validation.chaos import figures, grids
+from tools.validation.chaos.scenes import SCENES
 from tools.validation.chaos.storm import Storm
 
 
@@ -26,9 +27,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and targets")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of each grid: it has four trials for each, and one")
     parser.add_argument("--workers", type=int, default=1, help="trials at the same time")
+    parser.add_argument("--only", choices=sorted(SCENES), help="play this scene, and no storm")
+    parser.add_argument("--no-scenes", action="store_true", help="the storm alone")
     parser.add_argument("--write", action="store_true", help=f"renew {figures.DOCUMENT.name}")
     asked = parser.parse_args()
     sys.path.insert(0, str(grids.REPOSITORY))
+    wrong = _scenes(asked.only) if asked.only or not asked.no_scenes else []
+    if asked.only:
+        return 1 if wrong else 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         grids.prepare(Path(name), asked.seeds, asked.workers)
         tally = Storm(Path(name), asked.kills, random.Random(asked.seed)).run()
@@ -36,7 +42,18 @@ def main() -> int:
         print(line)
     if asked.write:
         figures.write(tally, asked.seed)
-    return 1 if any(tally.faults().values()) else 0
+    return 1 if wrong or any(tally.faults().values()) else 0
+
+
+def _scenes(only: str | None) -> list[str]:
+    """Play the scenes, print what is wrong, and return it."""
+    wrong = []
+    for name, scene in SCENES.items() if only is None else [(only, SCENES[only])]:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            found = scene(Path(folder))
+        print(f"{name}: {'; '.join(found) or 'as it should be'}", flush=True)
+        wrong += found
+    return wrong
 
 
 if __name__ == "__main__":

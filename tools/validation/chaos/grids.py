@@ -30,7 +30,7 @@ def prepare(work: Path, seeds: int, workers: int) -> None:
     """Write the base model, the data and the suite ``storm.yaml`` into a folder."""
     from tests.support import tiny_base, trials
 
-    tiny_base.make(work / "base")
+    tiny_base.make(work / "base", num_hidden_layers=1)
     trials.tasks(work)
     (work / "tmp").mkdir()
     text = SUITE.format(base=work / "base", data=work / "colours.jsonl", seeds=seeds, workers=workers)

@@ -36,9 +36,9 @@ class Kind:
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 KINDS = (
-    Kind("trial", 180, "trial"),
-    Kind("trial while it saves its state", 8, "trial", aimed=".training/.*"),
-    Kind("trial while it saves its adapter", 8, "trial", aimed=".saving-*"),
+    Kind("trial", 300, "trial"),
+    Kind("trial while it saves its state", 15, "trial", aimed=".training/.*"),
+    Kind("trial while it saves its adapter", 15, "trial", aimed=".saving-*"),
     Kind("server", 4, "server"),
     Kind("runner", 2, "runner"),
     Kind("runner while it writes", 1, "runner", aimed="*/.*.tmp"),
@@ -73,7 +73,8 @@ def fire(kind: Kind, runner: subprocess.Popen[bytes], folder: Path, trial_second
     startup = kind.target != "trial" and rng.random() < 0.4  # a share while the libraries are imported
     if not startup and not _until(lambda: bool(processes.trials(runner.pid)), runner):
         return False
-    longest = trial_seconds * (1.2 if kind.target == "trial" else 5.0)
+    # early kills take less time, so that there are more
+    longest = trial_seconds * (rng.choice((0.1, 0.3, 1.2)) if kind.target == "trial" else 5.0)
     moment = time.monotonic() + rng.uniform(0.0, longest)
     gap = rng.choice((0.0, rng.uniform(0.0, 0.05), rng.uniform(0.0, 1.0)))
     aimed = kind.aimed
