@@ -183,7 +183,7 @@ def prepare(
     notes += answers.notes(asking, trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     notes += truncation.notes(trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     notes += generation.notes(trials, lambda trial: inputs.bases[trial.base][0])
-    store.open_for_run(folder, tasks)
+    notes += (*store.open_for_run(folder, tasks), *_mended_grid(folder))
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
     grid_of = trials if whole is None else answers.resolved(whole, inputs.examples)
@@ -218,6 +218,15 @@ def _without_paths(command: str) -> str:
 
 def _reserve(trial: Trial, options: Options) -> int:
     return cuda_reserve.reserve(trial) if options.reserve_bytes is None else options.reserve_bytes
+
+
+def _mended_grid(folder: Path) -> tuple[str, ...]:
+    """Set the record of the grid aside if it cannot be read; return a note about that."""
+    try:
+        store.recorded_grid(folder)
+    except store.Damaged as damaged:
+        return (store.set_grid_aside(folder, damaged),)
+    return ()
 
 
 def _asked_for(folder: Path, selected: Sequence[str], whole: Sequence[str]) -> list[str]:

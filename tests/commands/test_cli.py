@@ -21,7 +21,8 @@ from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Status
-from peftbench.results.store import CellAxes, read, recorded_grid, write
+from peftbench.results import store
+from peftbench.results.store import CellAxes, damage, read, recorded_grid, write
 from peftbench.runner.executor import Event, local
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
@@ -232,15 +233,33 @@ def test_a_results_folder_whose_logs_cannot_be_written_is_refused(place, command
 
 
 @pytest.mark.parametrize("kind", ["trials", "steps", "examples"])
-@pytest.mark.parametrize("argv", [["run", "mine.yaml"], ["report", "results/mine"], ["compare", *["results/mine"] * 2]])
-def test_a_half_written_file_is_refused_by_name_and_left_as_it_is(place, refused, kind, argv):
+@pytest.mark.parametrize("argv", [["report", "results/mine"], ["compare", *["results/mine"] * 2]])
+def test_readers_leave_a_half_written_file_out_name_it_and_go_on(place, command, caplog, kind, argv):
     if argv[0] == "compare" and kind != "trials":
         return  # it reads the trials alone
+    damage._told.clear()
     path = sorted((place / "results" / "mine" / kind).glob("*.parquet"))[0]
     path.write_bytes(path.read_bytes()[:-50])
-    message = refused(*argv)
-    assert str(path.relative_to(place)) in message
-    assert "delete it" in message
+    assert command(*argv)[0] == 0
+    assert f"{path.relative_to(place)} cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["trials", "steps", "examples", "grid"])
+def test_a_run_sets_a_half_written_file_aside_names_it_and_goes_on(place, command, monkeypatch, kind):
+    monkeypatch.setattr(local, "run", made_up(Status.OK))
+    folder = place / "new"
+    assert command("run", "mine.yaml", "-o", "new", "--only", "seed=0")[0] == 0
+    before = set(store.read_trials(folder)["key"])
+    path = folder / "grid.json" if kind == "grid" else sorted((folder / kind).glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-50])
+    code, _, err = command("run", "mine.yaml", "-o", "new", "--only", "seed=0")
+    assert code == 0
+    said = " ".join(err.split())
+    assert f"{path.relative_to(place)} cannot be read" in said
+    assert "moved to new/set_aside" in said
+    assert set(store.read_trials(folder)["key"]) == before
+    assert store.recorded_grid(folder) is not None
+    assert "cannot be read" not in command("run", "mine.yaml", "-o", "new", "--only", "seed=0")[2]
 
 
 @pytest.mark.parametrize("argv", [["report", "results/mien"], ["compare", "results/mine", "results/mien"]])

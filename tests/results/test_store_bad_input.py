@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.results.store import compact, done, open_for_run, read, recorded_grid, write
+from peftbench.results.store import compact, damage, done, open_for_run, read, recorded_grid, write
 from tests.support.results_factory import make_result
 from tests.support.store_checks import KINDS, contents, fill, stored
 
@@ -16,12 +16,13 @@ from tests.support.store_checks import KINDS, contents, fill, stored
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    damage._told.clear()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compacted", [False, True])
-def test_a_truncated_file_is_named_with_the_remedy_and_nothing_is_changed(
-    tmp_path: Path, kind: str, compacted: bool
+def test_a_truncated_file_is_left_out_by_readers_and_set_aside_by_a_run_and_named_by_both(
+    tmp_path: Path, kind: str, compacted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = fill(tmp_path, 2)
     if compacted:
@@ -29,29 +30,60 @@ def test_a_truncated_file_is_named_with_the_remedy_and_nothing_is_changed(
     path = sorted((tmp_path / kind).glob("*.parquet"))[0]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    broken = path.read_bytes()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")}
-    calls = [lambda: read(tmp_path), lambda: open_for_run(tmp_path, ["judge", "new"])]
-    for call in [*calls, *([lambda: done(tmp_path)] if kind == "trials" else [])]:
-        with pytest.raises(UserError, match=r"delete it") as caught:
-            call()
-        assert str(path) in str(caught.value)
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")} == before
-    path.unlink()  # the remedy
-    (tmp_path / "trials" / path.name).unlink(missing_ok=True)
-    open_for_run(tmp_path, ["judge"])
+    if not (compacted and kind == "trials"):
+        tables = read(tmp_path)
+        assert len(tables.trials) == (1 if kind == "trials" else 2)
+        assert f"{path} cannot be read" in caplog.text
+        assert "it is left out" in caplog.text
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.parquet")} == before, "readers change nothing"
+    told = open_for_run(tmp_path, ["judge"])
+    assert str(path) in told[0]
+    assert "moved to" in told[0]
+    aside = {p.name: p.read_bytes() for p in (tmp_path / damage.ASIDE).iterdir()}
+    assert aside[f"{kind}-{path.name}"] == broken
+    assert set(aside) == {f"{each}-{path.name}" for each in (KINDS if kind == "trials" else [kind])}
     left = done(tmp_path)
-    assert left == (set() if compacted else set(keys) - {path.stem})
+    if kind == "trials":
+        assert left == (set() if compacted else set(keys) - {path.stem})
+    else:
+        assert left == set(keys), "scores are in the rows of trials"
+        assert told[1].startswith(f"the {kind} of {2 if compacted else 1} stored trial")
     for seed, key in enumerate(keys):
         if key not in left:
             write(tmp_path, make_result(seed=seed))
     assert contents(read(tmp_path)).keys() == set(keys)
+    assert open_for_run(tmp_path, ["judge"])[1:] == ()
 
 
-def test_an_empty_file_is_named_too(tmp_path: Path) -> None:
-    fill(tmp_path, 1)
+def test_an_empty_file_is_left_out_and_set_aside_too(tmp_path: Path) -> None:
+    keys = fill(tmp_path, 1)
     (tmp_path / "trials" / "abc.parquet").touch()
-    with pytest.raises(UserError, match=r"abc\.parquet"):
-        done(tmp_path)
+    assert done(tmp_path) == set(keys)
+    (told,) = open_for_run(tmp_path, ["judge"])
+    assert "abc.parquet cannot be read" in told
+    assert (tmp_path / damage.ASIDE / "trials-abc.parquet").exists()
+    (tmp_path / "trials" / "abc.parquet").touch()
+    open_for_run(tmp_path, ["judge"])
+    assert len([*(tmp_path / damage.ASIDE).iterdir()]) == 2, "nothing that was set aside is replaced"
+
+
+@pytest.mark.parametrize("kind", ["steps", "examples"])
+def test_steps_and_examples_that_were_deleted_are_told_by_readers_and_by_a_run(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, 3)
+    sorted((tmp_path / kind).glob("*.parquet"))[0].unlink()
+    assert len(read(tmp_path).trials) == 3
+    assert f"the {kind} of 1 stored trial are gone" in caplog.text
+    told = open_for_run(tmp_path, ["judge"])
+    assert told == (damage._gone(kind, 1),)
+    caplog.clear()
+    damage._told.clear()
+    compact(tmp_path)
+    read(tmp_path)
+    assert f"the {kind} of 1 stored trial are gone" in caplog.text, "after a compaction too"
 
 
 @pytest.mark.parametrize("name", ["foreign.parquet", "notes.txt", "folder"])
@@ -71,13 +103,17 @@ def test_a_foreign_file_is_named_in_the_error(tmp_path: Path, name: str) -> None
     assert path.exists()
 
 
-def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    fill(tmp_path, 1)
-    (path,) = (tmp_path / "trials").glob("*.parquet")
+def test_a_file_of_a_newer_schema_is_left_out_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = fill(tmp_path, 2)
+    path = sorted((tmp_path / "trials").glob("*.parquet"))[0]
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"peftbench.schema_version": b"99"}), path)
-    with pytest.raises(UserError, match=r"schema version 99.*update peftbench"):
-        read(tmp_path)
+    assert set(read(tmp_path).trials["key"]) == set(keys) - {path.stem}
+    assert "schema version 99" in caplog.text
+    assert "update peftbench" in caplog.text
+    assert "schema version 99" in open_for_run(tmp_path, ["judge"])[0]
+    assert (tmp_path / damage.ASIDE / f"steps-{path.name}").exists(), "its steps are kept beside it"
+    assert done(tmp_path) == set(keys) - {path.stem}
 
 
 def test_a_missing_folder_names_its_nearest_sibling(tmp_path: Path) -> None:

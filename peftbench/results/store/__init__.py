@@ -6,7 +6,8 @@ This package imports pyarrow, so the command line imports it only if a command n
 and never torch.
 """
 
-from peftbench.results.store.files import SEARCH
+from peftbench.results.store.damage import set_grid_aside
+from peftbench.results.store.files import SEARCH, Damaged
 from peftbench.results.store.reading import (
     CellAxes,
     RecordedGrid,
@@ -22,6 +23,7 @@ from peftbench.results.store.writing import check_new, compact, open_for_run, re
 __all__ = [
     "SEARCH",
     "CellAxes",
+    "Damaged",
     "RecordedGrid",
     "Tables",
     "check_new",
@@ -33,6 +35,7 @@ __all__ = [
     "read_trials",
     "record_grid",
     "recorded_grid",
+    "set_grid_aside",
     "write",
     "write_new",
 ]

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +27,10 @@ _IDENTITY = ("key", "status", "finished_at")
 """Columns that tell rows apart; steps and examples have the first one only."""
 ROW_GROUP = 50_000
 """Fewest rows of a row group, except for the last one. About as many rows are held in memory at once."""
+
+
+class Damaged(UserError):
+    """A file cannot be read, and no other program or permission would help; a newer peftbench might."""
 
 
 def path_of(folder: Path, kind: str, name: str) -> Path:
@@ -55,12 +59,14 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a stored file and check that it is complete and was written by peftbench.
 
     Raises:
-        UserError: if it is not, naming the file and the remedy.
+        UserError: if it is not, naming the file; ``Damaged`` if its content cannot be read.
         FileNotFoundError: if it has been removed, for example by a writer that compacts.
     """
+    remedy = ""
     try:
         with open(path, "rb") as raw, pq.ParquetFile(raw) as file:  # pyarrow takes no path that is not Unicode
             _check(path, file.schema_arrow)
+            remedy = ": move it and the files of its name beside it away, and run again"  # rows inside are damaged
             yield file
     except FileNotFoundError:
         raise
@@ -68,7 +74,7 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
         if isinstance(error, OSError) and error.errno:  # the system refuses: nothing is known to be wrong with the file
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"{path} cannot be read ({reason}): {_remedy(path)}") from error
+        raise Damaged(f"{path} cannot be read ({reason}){remedy}") from error
 
 
 def _check(path: Path, found: pa.Schema) -> None:
@@ -82,15 +88,21 @@ def _check(path: Path, found: pa.Schema) -> None:
                 f"{path} is not a peftbench file of {kind}, as it has no text column {name!r}: move it away"
             )
     if int(version) > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {int(version)}, this peftbench reads up to {SCHEMA_VERSION}: update peftbench"
+        raise Damaged(
+            f"{path} has schema version {int(version)}, this peftbench reads up to {SCHEMA_VERSION} (update peftbench)"
         )
 
 
-def _remedy(path: Path) -> str:
-    own, again = path.parent.name == "trials", "the trials in it are" if path.name.startswith(PART) else "that trial is"
-    together = "" if own else f" together with {path.parents[1] / 'trials' / path.name}"
-    return f"delete it{together} and run again; only {again} repeated"
+def check_own(folder: Path) -> None:
+    """Check that no file in a results folder is foreign.
+
+    Raises:
+        UserError: if one is, or if the system refuses to read one.
+    """
+    for kind in KINDS:
+        for name in names(folder, kind):
+            with suppress(Damaged):
+                schema_of(path_of(folder, kind, name))
 
 
 def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:

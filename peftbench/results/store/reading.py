@@ -23,7 +23,7 @@ from peftbench.errors import UserError
 from peftbench.records import FINAL
 from peftbench.records.watch import Watch, from_plain
 from peftbench.results.folder import existing
-from peftbench.results.store import files, older_rows
+from peftbench.results.store import damage, files, older_rows
 from peftbench.results.store.schema import conform, schema, tasks_of
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def recorded_grid(folder: Path | str) -> RecordedGrid | None:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file") from error
+        raise files.Damaged(
+            f"{path} cannot be read ({error!r:.160}): run the suite again, or delete the file"
+        ) from error
 
 
 def _axes(given: Any) -> CellAxes | None:
@@ -158,7 +160,7 @@ def done(folder: Path | str) -> set[str]:
     folder = Path(folder)
 
     def look() -> set[str]:
-        best = winners(entries(folder, files.names(folder, "trials")))
+        best = winners(entries(folder, damage.sound(folder, "trials")))
         return {key for key, entry in best.items() if entry.final}
 
     return _undisturbed(folder, look)
@@ -184,7 +186,7 @@ def read_rows(folder: Path | str, names: Iterable[str]) -> list[dict[str, Any]]:
     def look() -> list[dict[str, Any]]:
         wanted = {"key", "status", "finished_at", "schema_version", *names}
         found: dict[str, tuple[tuple[bool, str, str], dict[str, Any]]] = {}
-        for name in files.names(folder, "trials"):
+        for name in damage.sound(folder, "trials"):
             with files.opened(files.path_of(folder, "trials", name)) as file:
                 stored = [each for each in file.schema_arrow.names if each in wanted or each.startswith("score_")]
                 listed = file.read(stored, use_threads=False).to_pylist()
@@ -214,7 +216,8 @@ def read(folder: Path | str) -> Tables:
     Columns that were added after a row was stored are null, or filled by ``older_rows`` from its name and message.
 
     Raises:
-        UserError: if the folder does not exist or holds no results, or a file in it cannot be read.
+        UserError: if the folder does not exist or holds no results, or the system refuses to read a file in it. What
+            cannot be read for another reason is left out, with a warning.
     """
     folder = existing(Path(folder))
 
@@ -223,8 +226,10 @@ def read(folder: Path | str) -> Tables:
         keys: dict[str, list[str]] = {}
         for entry in best.values():
             keys.setdefault(entry.name, []).append(entry.key)
-        others = (_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples"))
-        return Tables(_trials_frame(folder, trials), *others)
+        steps, examples = (_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples"))
+        frame = _trials_frame(folder, trials)
+        damage.tell_missing(folder, frame, {"steps": steps, "examples": examples})
+        return Tables(frame, steps, examples)
 
     return _undisturbed(folder, look)
 
@@ -235,7 +240,7 @@ def only(table: pa.Table, keys: Iterable[str]) -> pa.Table:
 
 
 def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
-    chosen = files.names(folder, "trials")
+    chosen = damage.sound(folder, "trials")
     best = winners(entries(folder, chosen))
     if not best:
         raise UserError(f"{folder} holds no results")
@@ -252,7 +257,7 @@ def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
 def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
     wanted = schema(kind)
     kept = [wanted.empty_table()]
-    for name in sorted(set(files.names(folder, kind)) & set(keys)):
+    for name in sorted(set(damage.sound(folder, kind)) & set(keys)):
         kept.append(only(conform(files.load(files.path_of(folder, kind, name)), wanted), keys[name]))
     return pa.concat_tables(kept, promote_options="default")
 

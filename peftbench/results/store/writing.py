@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from peftbench.errors import UserError
 from peftbench.records import Result
-from peftbench.results.store import files
+from peftbench.results.store import damage, files
 from peftbench.results.store.reading import Entry, entries, only, winners
 from peftbench.results.store.schema import KINDS, conform, schema, scores_of, table, tasks_of
 
@@ -31,25 +31,30 @@ LOOSE_TRIALS = 250
 """Number of trials with files of their own at which ``write`` compacts, so that a long run has few files too."""
 
 
-def open_for_run(folder: Path | str, tasks: Iterable[str]) -> None:
-    """Prepare a results folder for a run: check its files, delete leftovers, unify columns and compact.
+def open_for_run(folder: Path | str, tasks: Iterable[str]) -> tuple[str, ...]:
+    """Prepare a results folder for a run: set aside what cannot be read, delete leftovers, unify columns and compact.
 
     Args:
         folder: the results folder; created if it does not exist.
         tasks: names of the evaluated tasks, in the suite's order.
 
+    Returns:
+        Sentences about files that were set aside, and about steps and examples that are gone.
+
     Raises:
-        UserError: if a file in it cannot be read (then nothing is changed), or the folder cannot be written.
+        UserError: if there is a foreign file or the system refuses to read one (then nothing is changed), or the folder
+            cannot be written.
     """
     folder = Path(folder)
     with files.locked(folder):
         for kind in KINDS:
             (folder / kind).mkdir(exist_ok=True)
-            for name in files.names(folder, kind):
-                files.schema_of(files.path_of(folder, kind, name))
+        files.check_own(folder)
+        told = damage.set_aside(folder)
         files.sweep_temporaries(folder)
         _unify_columns(folder, tasks)
         _compact(folder)
+    return tuple(told)
 
 
 def write(folder: Path | str, result: Result, tasks: Iterable[str] = ()) -> None:

@@ -107,6 +107,7 @@ class Storm:
         allowed = {0, 1, *(signals[name] for name in told)}
         if code not in allowed or "Traceback" in text:
             self.tally.endings.append(f"exit code {code} {after}, sent {told}: {text[-1500:]}")
+            print(self.tally.endings[-1], flush=True)
         left = processes.left_after_end(str(self.work))
         self.tally.orphans += [f"process {pid} {after}" for pid in left]
 
