@@ -149,3 +149,35 @@ def test_a_server_that_ended_is_started_again_before_the_next_trial_is_asked_for
                 os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
     assert statuses == ["ok", "ok"]
     assert len(awaited) == 2
+
+
+def test_a_server_that_is_killed_while_it_starts_a_trial_is_started_again(tiny, tmp_path, monkeypatch):
+    """Seen in a storm of kills: the run ended with a traceback, and with "it ended while it imported the libraries"."""
+    real, calls = local._begin, []
+
+    def begin(process):
+        calls.append(process)
+        if len(calls) in (1, 3):  # while the libraries are awaited, and when the trial is asked for
+            server = local.forkserver._forkserver._forkserver_pid
+            os.kill(server, signal.SIGKILL)
+            os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+            raise EOFError("unexpected EOF")
+        real(process)
+
+    monkeypatch.setattr(local, "_begin", begin)
+    job = trials.job(trials.trial(tiny, tmp_path), tmp_path)
+    results = [event.result for event in local.run([job], workers=1) if event.result is not None]
+    assert [result.row.status for result in results] == ["ok"]
+    assert len(calls) == 5
+
+
+def test_a_process_whose_server_has_ended_before_it_was_tied_to_it_ends(monkeypatch):
+    gone = zombie()
+    gone.wait()
+    pid = os.fork()
+    if not pid:
+        lifeline.own_server()
+        monkeypatch.setattr(lifeline.os, "getppid", lambda: gone.pid)
+        lifeline.die_with_parent(lifeline.server())
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1

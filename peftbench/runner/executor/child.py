@@ -80,7 +80,7 @@ def _take_signals() -> None:
 
 def _die_with_parent() -> None:
     """Make this process die with the runner or the server, whichever ends first and however it ends."""
-    lifeline.die_with_parent()
+    lifeline.die_with_parent(lifeline.server())
     runner = multiprocessing.parent_process()
     if runner is None:
         return

@@ -10,6 +10,19 @@ from pathlib import Path
 RUNNER = "PEFTBENCH_RUNNER_PID"
 """Environment variable with the process id of the runner, for its process server."""
 _PR_SET_PDEATHSIG = 1
+_server: int | None = None
+"""Process id of the server that this process is or was forked from; None in others."""
+
+
+def own_server() -> None:
+    """Note that this process is the server, for the processes that are forked from it."""
+    global _server
+    _server = os.getpid()
+
+
+def server() -> int | None:
+    """Return the process id of the server that this process was forked from, whether it lives or not."""
+    return _server
 
 
 def die_with_parent(parent: int | None = None) -> None:

@@ -37,6 +37,7 @@ _KILL_SECONDS = 10.0
 """How long to wait for a killed process to end."""
 _SERVER_VARIABLES = (lifeline.RUNNER, *environment.OPENMP)
 """Environment variables that are set while the server starts."""
+_ATTEMPTS = 3  # if the server is killed before it has done what it was asked for
 _servers: set[int] = set()
 """Process ids of the fork servers that this module has started."""
 
@@ -124,11 +125,11 @@ def ask(function: Callable[..., None], *arguments: Any) -> None:
     problem = None
     try:
         _await_server(context)
-        _begin(process)
-        theirs.close()
         with suppress(EOFError, OSError):
+            _begin(process)
+            theirs.close()
             problem = ours.recv()
-        process.join(_KILL_SECONDS)
+            process.join(_KILL_SECONDS)
     finally:
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
@@ -180,8 +181,21 @@ def _await_server(context: Any) -> None:
     """Return when the server has imported its libraries, so that their import does not count for any trial.
 
     A process has one fork server. If other code has started it, it has neither the libraries nor our environment
-    variables, so it is stopped first; the processes that it has started continue.
+    variables, so it is stopped first; the processes that it has started continue. A server that is killed meanwhile is
+    started again.
+
+    Raises:
+        UserError: if it ends each time.
     """
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return _await_libraries(context)
+        except (EOFError, OSError) as error:
+            if not left:
+                raise UserError(f"the process server ended while it imported the libraries: {error}") from None
+
+
+def _await_libraries(context: Any) -> None:
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     if server._forkserver_pid not in (None, *_servers):
         server._stop()
@@ -189,18 +203,12 @@ def _await_server(context: Any) -> None:
     os.environ[lifeline.RUNNER] = str(os.getpid())
     os.environ.update(environment.openmp())
     first = context.Process(target=child.nothing, daemon=True)
-    try:
-        resource_tracker.ensure_running()  # first, as it unblocks signals
-        with (
-            interrupts.blocked(),
-            _main_module_hidden(),
-        ):  # a terminal's Ctrl-C goes to the server too, before it is ready
-            server.ensure_running()
-        _begin(first)
-        _servers.add(server._forkserver_pid)
-        first.join()
-    except (EOFError, OSError) as error:
-        raise UserError(f"the process server ended while it imported the libraries: {error}") from None
+    resource_tracker.ensure_running()  # first, as it unblocks signals
+    with interrupts.blocked(), _main_module_hidden():  # a terminal's Ctrl-C goes to the server too, before it is ready
+        server.ensure_running()
+    _begin(first)
+    _servers.add(server._forkserver_pid)
+    first.join()
 
 
 def _server_lives() -> bool:
@@ -210,6 +218,15 @@ def _server_lives() -> bool:
 
 
 def _start(context: Any, job: Job) -> _Running:
+    """Start a job's processes, anew if the server is killed meanwhile; those that it had started end with it."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(EOFError, OSError):
+            return _started(context, job)
+        _await_server(context)
+    return _started(context, job)
+
+
+def _started(context: Any, job: Job) -> _Running:
     kills, asked_at = deaths.kernel_oom_kills(), time.perf_counter()
     places = ranks.places(job.trial.devices)
     first, *others = (_process(context, job, asked_at, place) for place in places)

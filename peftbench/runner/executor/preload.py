@@ -11,6 +11,7 @@ from peftbench.runner.executor import lifeline
 
 interrupts.ignore()  # the runner handles them, and this server dies with it
 lifeline.die_with_parent(lifeline.runner())  # before the imports, which take seconds
+lifeline.own_server()
 
 import contextlib
 import importlib
