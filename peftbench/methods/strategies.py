@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from peftbench.methods import FOUR_BIT, METHODS, Method
+from peftbench.methods import METHODS, Method
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
 from peftbench.records import STRATEGIES, Devices, Training
@@ -30,15 +30,14 @@ class Limits:
 
 _BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
 _PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
-_INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use bf16"
-_FOUR = "FSDP2 replaces the weight objects that hold bitsandbytes' 4-bit scales; use bf16, or ddp"
+_INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
 _TWO_LAYERS = "this release does not run it; use ddp or fsdp2"
 
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
         "ddp": Limits(),
         "fsdp2": Limits(
-            precisions={"int8": _INT8, "int8-fp32": _INT8, **dict.fromkeys(FOUR_BIT, _FOUR)},
+            precisions={"int8": _INT8, "int8-fp32": _INT8},
             optimizers={
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw": _PAGED,
@@ -82,9 +81,9 @@ def refusal(
 
 
 def supported(strategy: str, method: Method, precision: str) -> str:
-    """Return why a strategy does not run a method at a precision with its usual optimizer; empty if it does."""
+    """Return why a strategy does not run a method at a precision with AdamW; empty if it does."""
     limits = LIMITS[strategy]
-    return limits.never or _why_not(limits, method, precision, str(method.training.get("optimizer", "adamw")))
+    return limits.never or _why_not(limits, method, precision, "adamw")
 
 
 def _why_not_at_all(devices: Devices, device: str) -> str:

@@ -69,7 +69,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )
-    learner = _distributed(run, model, learner)
+    learner = _distributed(run, model, learner, before)
     with _beside_reference(run):
         _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
@@ -146,11 +146,14 @@ def _reference_seconds(run: Run) -> list[float] | None:
     return found
 
 
-def _distributed(run: Run, model: Any, learner: loop.Learner) -> loop.Learner:
+def _distributed(run: Run, model: Any, learner: loop.Learner, before: liveness.Before) -> loop.Learner:
     """Return the learner of a model that is divided among the trial's devices."""
     if run.parallel.count == 1:
         return learner
     with run.clock.phase(Phase.ATTACH):
+        started = run.parallel.gathered((before.trainable, before.frozen))
+        if any(other != started[0] for other in started):
+            raise RuntimeError("the ranks do not start from the same weights, although from the same seed")
         run.parallel.distribute(model)
         own = [p for p in model.parameters() if p.requires_grad]
         made = loop.optimizers.make(own, learner.training)

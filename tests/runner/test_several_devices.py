@@ -176,7 +176,7 @@ def test_ranks_stop_at_the_same_step_when_a_budget_of_seconds_is_used_up(tiny, t
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "devices"),
-    [("bf16", DDP), ("bf16", FSDP2), ("bf16-true", FSDP2), ("fp16", DDP), ("int8", DDP), ("nf4", DDP)],
+    [("bf16", DDP), ("bf16", FSDP2), ("bf16-true", FSDP2), ("fp16", DDP), ("int8", DDP), ("nf4", DDP), ("nf4", FSDP2)],
     ids=str,
 )
 def test_precisions_on_several_devices_train_as_in_one_process(precision, devices, tiny, tmp_path):

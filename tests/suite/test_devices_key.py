@@ -41,7 +41,7 @@ def test_devices_are_an_axis_of_every_cell_that_trains(tmp_path):
     assert settings(found[2])["devices"] == {"strategy": "ddp", "count": 2, "offload": "none"}
     refused = found[-1]
     assert refused.cell == "qlora r=8 fsdp2x4+cpu nf4"
-    assert refused.unsupported.startswith("qlora nf4 does not run on fsdp2x4+cpu, because ")
+    assert refused.unsupported.startswith("qlora nf4 does not run on fsdp2x4+cpu, because bitsandbytes' optimizers")
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,4 @@ def test_a_method_and_a_variant_are_looked_up_by_name():
     assert "AdaLoRA" in strategies.supported("fsdp2", adalora, "fp32")
     assert strategies.supported("fsdp2", METHODS["peft"], "fp32") == ""
     assert strategies.supported("ddp", adalora, "fp32") == ""
+    assert strategies.supported("fsdp2", METHODS["qlora"], "nf4") == ""

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import distributed
 
+from peftbench.errors import Unsupported
 from peftbench.records import Devices
+from peftbench.records.wording import plural
 from peftbench.training.parallel import Parallel, make
 
 _PATIENCE = timedelta(days=7)
@@ -25,11 +27,16 @@ def join(devices: Devices, rank: int, meeting: str, device: str) -> Parallel:
         rank: this process, from 0.
         meeting: file at which the ranks meet, which none has made before.
         device: ``cpu``, or ``cuda`` for the GPU with the rank's number.
+
+    Raises:
+        Unsupported: if there are fewer GPUs than ranks.
     """
     if sys.platform == "linux":  # all ranks are on this machine, whatever its name resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "gloo"
     if device == "cuda":
+        if torch.cuda.device_count() < devices.count:
+            raise Unsupported(f"{devices.name}: this machine has {plural(torch.cuda.device_count(), 'GPU')}")
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(

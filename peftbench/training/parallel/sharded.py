@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, register_fsdp_forward_method
@@ -46,7 +47,8 @@ class FullySharded(DataParallel):
         except LookupError as error:
             raise Unsupported(f"fsdp2: {error}") from None
         _check_hooks(model)
-        marks = {name: dict(vars(p)) for name, p in model.named_parameters(remove_duplicate=False)}
+        marks = {name: _marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
+        _plain_four_bit(model)
         settings: dict[str, Any] = {
             "mesh": init_device_mesh(self.device, (self.count,)),
             "reshard_after_forward": True,
@@ -93,6 +95,25 @@ class FullySharded(DataParallel):
                 module.__class__ = kind
             for module, name, p in kept:
                 module._parameters[name] = p
+
+
+def _marks(parameter: nn.Parameter) -> dict[str, Any]:
+    """Return what a method, or the loading of the base model, says of a parameter."""
+    return {n: value for n, value in vars(parameter).items() if n.startswith("peftbench") or n == "quant_state"}
+
+
+def _plain_four_bit(model: Any) -> None:
+    """Store the codes of 4-bit layers as plain tensors, which FSDP2 can divide, with their scales in the layer.
+
+    bitsandbytes' layers take the scales from there if the weight has none. Scales are not divided.
+    """
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        state = getattr(weight, "quant_state", None)
+        if weight is not None and state is not None:
+            module.quant_state = state
+            plain = weight.data.as_subclass(torch.Tensor)
+            module._parameters["weight"] = nn.Parameter(plain, requires_grad=False)
 
 
 def _check_hooks(model: Any) -> None:
