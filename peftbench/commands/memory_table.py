@@ -35,7 +35,7 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         yield from _table(known, asked)
         device = _ON_GPU if known[0].trial.device == "cuda" else ""
         meanings = (each.format(shape=_shape(known), device=device, missing=MISSING) for each in _MEANINGS)
-        for note in (*meanings, *_attention(known), *_beside(known), *_budget(known, asked)):
+        for note in (*meanings, *_ranks(known), *_attention(known), *_beside(known), *_budget(known, asked)):
             yield from textwrap.wrap(note, _WIDTH)
         yield from _levers(known)
     cells: dict[str, list[str]] = {}
@@ -44,6 +44,16 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
             cells.setdefault(each.trial.unsupported_reason or each.problem, []).append(each.trial.cell)
     for reason, names in cells.items():
         yield from textwrap.wrap(f"no forecast for {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
+
+
+def _ranks(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield what the numbers of cells on several devices are of."""
+    several = [f for f in found if f.found and f.found.ranks]
+    if several:
+        yield "On several devices the peak and its parts are those of the device that needs most. The peak of each:"
+    for each in several:
+        assert each.found is not None
+        yield f"  {each.trial.cell}: {', '.join(map(memory, each.found.ranks))}"
 
 
 def _attention(found: Sequence[Forecast]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from peftbench.methods import METHODS, Method
+from peftbench.methods import METHODS, QUANTIZED, Method
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
 from peftbench.records import STRATEGIES, Devices, Training
@@ -23,6 +23,9 @@ class Limits:
     precisions: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     methods: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     """By the method's name and, if it has variants, the variant's."""
+    others: str = ""
+    """Why it runs no method but those of ``runs``; empty if it runs all that are not in ``methods``."""
+    runs: tuple[str, ...] = ()
     optimizers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     gradient_scaling: str = ""
     """Why it cannot scale gradients, as fp16 does; empty if it can."""
@@ -31,6 +34,10 @@ class Limits:
 _BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
 _PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
 _INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
+_PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or ddp"
+_WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; use bf16, or ddp"
+_DIVIDED = ("full", "lora", "adapter")
+_SCALER = "torch's gradient scaler would skip a step on one device and not on another; use bf16"
 _TWO_LAYERS = "this release does not run it; use ddp or fsdp2"
 
 LIMITS: Mapping[str, Limits] = MappingProxyType(
@@ -53,8 +60,23 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             "fsdp2 divides weights, gradients and optimizer state as ZeRO-3 does (Rajbhandari et al. 2020, "
             "arXiv:1910.02054), without another library; use fsdp2"
         ),
-        "tp": Limits(_TWO_LAYERS),
-        "pp": Limits(_TWO_LAYERS),
+        "tp": Limits(
+            precisions=dict.fromkeys(QUANTIZED, _PLAIN),
+            others="its tensors are not divided with the attention heads and projections beside them; use ddp or fsdp2",
+            runs=_DIVIDED,
+            optimizers={
+                "adamw_8bit": _BLOCKS,
+                "paged_adamw_8bit": _BLOCKS,
+                "adafactor": "its means over rows and columns are of whole tensors, and it is given shares; use adamw",
+            },
+            gradient_scaling=_SCALER,
+        ),
+        "pp": Limits(
+            precisions=dict.fromkeys(QUANTIZED, _WHOLE),
+            others="its tensors are not assigned to stages; use ddp or fsdp2",
+            runs=_DIVIDED,
+            gradient_scaling=_SCALER,
+        ),
         "device_map": Limits(_TWO_LAYERS),
     }
 )
@@ -97,6 +119,7 @@ def _why_not(limits: Limits, method: Method, precision: str, optimizer: str) -> 
     scaled = effective(precision, {}).gradient_scaling
     return (
         limits.methods.get(f"{method.name} {method.variant}".strip(), "")
+        or (limits.others if limits.runs and method.name not in limits.runs else "")
         or limits.precisions.get(precision, "")
         or limits.optimizers.get(optimizer, "")
         or (limits.gradient_scaling if scaled else "")

@@ -10,14 +10,14 @@ from peftbench.errors import DoesNotFit, Unsupported, UserError
 from peftbench.methods import context_length
 from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass
-from peftbench.records import Training, Trial
+from peftbench.records import Devices, Training, Trial
 from peftbench.records.units import memory
 from peftbench.training import packing
 from peftbench.training.batches import Encoded
 
 
 def check(
-    trial: Trial, folder: Path, steps: Sequence[Sequence[Encoded]], budget: int | None, reserve: int = 0
+    trial: Trial, folder: Path, steps: Sequence[Sequence[Encoded]], budget: int | None, reserve: int = 0, rank: int = 0
 ) -> int | None:
     """Return a trial's predicted peak memory in bytes; None if it cannot be predicted.
 
@@ -29,6 +29,7 @@ def check(
         steps: the examples of its largest steps; its peak is in one of them.
         budget: bytes that a training step may need; None for no limit.
         reserve: bytes of the budget for non-tensor memory (CUDA context, library workspaces).
+        rank: of several devices, the one that the budget is for.
 
     Raises:
         DoesNotFit: if it is predicted to need more memory than the budget allows; the message has the sizes.
@@ -38,7 +39,7 @@ def check(
     assert trial.training is not None
     try:
         virtual = context_length.virtual_tokens(trial)
-        each = [predict(trial, folder, passes(step, trial.training, virtual)) for step in steps]
+        each = [predict(trial, folder, passes(step, trial.training, virtual, trial.devices), rank) for step in steps]
     except Exception as error:  # a model's code may read values, which fake tensors lack; the trial may still run
         if budget is not None and isinstance(error, Unsupported | UserError):
             raise
@@ -56,12 +57,17 @@ def check(
     return found.peak_bytes
 
 
-def passes(step: Sequence[Encoded], training: Training, virtual: int = 0) -> tuple[Pass, ...]:
+def passes(
+    step: Sequence[Encoded], training: Training, virtual: int = 0, devices: Devices | None = None
+) -> tuple[Pass, ...]:
     """Return the shapes of the forward passes of a step that can hold its peak.
 
     These are the first pass, and the largest of the later passes, during which gradients exist: by tokens, by pairs of
-    tokens and by pairs of tokens under a mask.
+    tokens and by pairs of tokens under a mask. On several devices these are all passes, of which each runs its own.
     """
+    if devices is not None:
+        every = packing.forward_passes(step, training)
+        return tuple(Pass(*packing.shape(rows), packing.masked(rows), training.packing) for rows in every)
     first, *later = packing.forward_passes(step, training)
     sizes = [packing.sizes(rows, virtual) for rows in later]
     kinds = zip(*sizes, strict=True)

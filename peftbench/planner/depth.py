@@ -35,6 +35,8 @@ def depths(trial: Trial, config: Any) -> Depths:
     own = stated_depth(config)
     if own is None:
         return Depths(1, (1,))
+    if trial.devices is not None and trial.devices.strategy == "pp":  # a stage has a part of the layers
+        return Depths(own, (own,))
     if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method will raise its own error
         return Depths(own, (own,))
     try:

@@ -17,7 +17,8 @@ from peftbench.measure import device
 from peftbench.methods import base_facts, context_length
 from peftbench.models import causality
 from peftbench.planner import cuda_reserve, fit, levers
-from peftbench.planner.predict import load_config, predict
+from peftbench.planner.predict import load_config
+from peftbench.planner.ranks import highest
 from peftbench.planner.records import Forecast, Lever, Question
 from peftbench.records import Trial
 
@@ -64,7 +65,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         causality.check_config(config, trial.head is not None)
         context_length.check(trial, config)
         base_facts.check(trial, config)
-        found = predict(trial, config)
+        found = highest(trial, config)
         if asked.budget is None:
             return Forecast(trial, found)
         available = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
@@ -85,7 +86,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
 
 def _most(trial: Trial, config: Any, axis: str, available: int, limit: int | None) -> int | None:
     def peak(size: int) -> int:
-        return predict(fit.with_size(trial, axis, size), config).peak_bytes
+        return highest(fit.with_size(trial, axis, size), config).peak_bytes
 
     return fit.largest_size(peak, available, 1 if axis == "batch_size" else 2, limit or fit.LARGEST)
 
@@ -95,7 +96,7 @@ def _levers(trial: Trial, config: Any, available: int) -> tuple[Lever, ...]:
 
     def peak(changed: Trial) -> int | None:
         try:
-            return predict(changed, config).peak_bytes
+            return highest(changed, config).peak_bytes
         except Exception:  # as in ``_forecast``: the cell's own prediction stands
             return None
 

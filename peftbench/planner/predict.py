@@ -13,13 +13,14 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import configs
+from peftbench.planner import pretended
 from peftbench.planner.depth import Depths, at, depths
 from peftbench.planner.records import Pass, Prediction, Unplannable, longest
 from peftbench.planner.trace import Moment, Traced, Window, trace
 from peftbench.records import Base, Trial
 
 
-def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> Prediction:
+def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, rank: int = 0) -> Prediction:
     """Return the predicted memory and work of a trial, from its base model's config alone.
 
     Args:
@@ -27,6 +28,7 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
         config: the base model's transformers config, or a folder with its ``config.json``.
         passes: the forward passes of the step; by default the longest that the trial's settings allow, so that the
             predicted peak is an upper bound.
+        rank: of several devices, the one whose memory is predicted; the work is that of this device, too.
 
     Raises:
         Unsupported: if the method or precision does not exist for this base model.
@@ -34,16 +36,17 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
         Unplannable: if the step reads values of tensors.
     """
     assert trial.training is not None
-    passes = tuple(passes or longest(trial.training))
+    passes = tuple(passes or longest(trial.training, trial.devices))
     if isinstance(config, str | Path):
         config = load_config(trial.base, Path(config))
     try:
         where = depths(trial, config)
-        traced = [trace(*at(trial, config, depth), passes) for depth in where.traced]
+        with pretended.rank_of(trial.devices, rank) as parallel:
+            traced = [trace(*at(trial, config, depth), passes, parallel) for depth in where.traced]
     except Exception as error:
         raise _original_error(error) from error
     peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
-    totals = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
+    totals: dict[str, Any] = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
     tokens = sum(p.examples * p.tokens for p in passes)
     return Prediction(
         peak_bytes=sum(peak.values()),

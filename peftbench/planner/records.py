@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftbench.records import Training, Trial
+from peftbench.records import Devices, Training, Trial
 
 _PASSES = 2
 """Forward passes of a step that are traced. From the second on, gradients exist while activations grow."""
@@ -59,14 +59,22 @@ class Prediction:
     """Decoder layers of the model."""
     attention: str = "fused"
     """``fused``: a kernel that saves no attention matrix; ``matrix``: whole matrices; ``none``: no attention."""
+    ranks: tuple[int, ...] = ()
+    """On several devices, the peak of each; empty for one."""
 
 
-def longest(training: Training) -> tuple[Pass, ...]:
-    """Return the forward passes of the largest step that the settings allow, with every example at full length."""
+def longest(training: Training, devices: Devices | None = None) -> tuple[Pass, ...]:
+    """Return the forward passes of the largest step that the settings allow, with every example at full length.
+
+    Only as many as the peak depends on: on several devices that divide them, of all devices; in a pipeline all.
+    """
     full, rest = divmod(training.batch_size, training.micro_batch_size)
     sizes = [training.micro_batch_size] * full + [rest] * (rest > 0)
     # the largest comes last: of the passes before it, only the gradients still take memory
-    return tuple(Pass(size, training.sequence_length, packed=training.packing) for size in sorted(sizes)[-_PASSES:])
+    kept = _PASSES * (devices.shares if devices else 1)
+    if devices and devices.strategy == "pp":
+        kept = len(sizes)
+    return tuple(Pass(size, training.sequence_length, packed=training.packing) for size in sorted(sizes)[-kept:])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
 from peftbench.training import batches, flops, loop
 from peftbench.training.batches import Batch
+from peftbench.training.parallel import ALONE, Parallel
 
 Window = tuple[Any, ...]
 """Kind, the layer's index (None outside of layers), the forward pass's number, and a count of repetitions."""
@@ -44,13 +45,14 @@ class Traced:
     """The same as ``Prediction.attention``."""
 
 
-def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
+def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel = ALONE) -> Traced:
     """Build a trial's model without weights, attach its method and run one training step.
 
     Args:
         trial: the trial to trace.
         config: the base model's config, at the depth to trace.
         passes: the step's forward passes.
+        parallel: the strategy for several devices as the traced rank sees it.
     """
     assert trial.training is not None
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
@@ -65,12 +67,18 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass]) -> Traced:
     with fake.fake_tensors(any(p.padded for p in passes)):
         with fake.Answers():
             fake.materialize(tuned)
-            learner = _learner(tuned, trial, precision)
             totals["trainable_parameters"] = trainable_parameters(tuned)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
-            each = [_batch(p, trial) for p in passes]
+            learner = _learner(tuned, trial, precision, parallel)
+            each = parallel.as_run([_batch(p, trial) for p in passes], 0)
+            if parallel.count > 1:  # a trial counts memory after training, and buckets are made by its first step
+                loop.step(learner, each, trial.training.learning_rate)
         with account(
-            tuned, method.trains_base, learner.optimizer.state, cuda_reserve.rounding(trial.device)
+            tuned,
+            method.trains_base,
+            learner.optimizer.state,
+            cuda_reserve.rounding(trial.device),
+            parallel.exchanged(),
         ) as counted:
             windows = _Windows(counted)
             _mark(tuned, windows)
@@ -85,12 +93,21 @@ def _bytes(*tensors: torch.Tensor) -> int:
     return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
-def _learner(tuned: Any, trial: Trial, precision: Precision) -> loop.Learner:
+def _learner(tuned: Any, trial: Trial, precision: Precision, parallel: Parallel) -> loop.Learner:
     """Return a learner whose optimizer and scaler have state, as in a trial, which counts memory after training."""
     assert trial.training is not None
+    if parallel.count > 1:
+        parallel.distribute(tuned, precision)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     learner = loop.learner(
-        tuned, parameters, trial.training, precision=precision, device="cpu", pad_id=0, virtual_tokens=0
+        tuned,
+        parameters,
+        trial.training,
+        precision=precision,
+        device="cpu",
+        pad_id=0,
+        virtual_tokens=0,
+        parallel=parallel,
     )
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from peftbench.records import Category
+from peftbench.models.tokenizer import load_tokenizer
+from peftbench.records import Category, Phase
 from peftbench.records.columns.devices import DevicesColumns
 from peftbench.records.columns.group import ColumnGroup
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.devices import Place
+from peftbench.runner import tuning
 from peftbench.runner.state import Run
 from peftbench.training.parallel import group
 
@@ -21,9 +24,16 @@ _OF_THE_STEP = ("peak_train_bytes", "peak_unexplained_bytes", *(category.column 
 
 
 def join(run: Run, place: Place) -> None:
-    """Meet the trial's other processes; from here on they run the same phases."""
+    """Meet the trial's other processes; from here on they run the same phases.
+
+    Before, each predicts its own memory: that needs a process group of its own, which exchanges nothing.
+    """
     trial = run.job.trial
     assert trial.devices is not None
+    if run.job.predicts:
+        with run.clock.phase(Phase.PLAN):
+            tokenizer = load_tokenizer(Path(run.job.base_folder), trial.base.trust_remote_code, trial.head is None)
+            tuning.predict(run, tuning.prepared(run, tokenizer).step_examples, place.rank)
     run.parallel = group.join(trial.devices, place.rank, place.meeting, trial.device)
     run.record(
         DevicesColumns(devices=trial.devices.name, rank_processes=run.parallel.count, rank_backend=run.parallel.backend)

@@ -168,7 +168,7 @@ def prepare(
                 environment_json=described,
                 workers=workers,
                 scratch=str(folder),
-                predicts=options.predicts and trial.training is not None and alone and trial.cell not in seen,
+                predicts=options.predicts and trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and alone and trial.cell not in seen,
                 budget_bytes=options.budget_bytes // workers if options.budget_bytes is not None and alone else None,
                 reserve_bytes=_reserve(trial, options),

@@ -75,7 +75,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
     _account(run, learner, step_examples)
     run.parallel.settle(model)
     seed_all(trial.seed or 0)
-    if run.job.predicts and run.job.budget_bytes is None:
+    if run.job.predicts and run.job.budget_bytes is None and run.parallel.count == 1:  # else it was before they met
         with run.clock.phase(Phase.PLAN):
             predict(run, step_examples)
     with run.clock.phase(Phase.CHECK):
@@ -154,7 +154,7 @@ def _distributed(run: Run, model: Any, learner: loop.Learner, before: liveness.B
         started = run.parallel.gathered((before.trainable, before.frozen))
         if any(other != started[0] for other in started):
             raise RuntimeError("the ranks do not start from the same weights, although from the same seed")
-        run.parallel.distribute(model)
+        run.parallel.distribute(model, learner.precision)
         own = [p for p in model.parameters() if p.requires_grad]
         made = loop.optimizers.make(own, learner.training)
         return dataclasses.replace(learner, parameters=own, optimizer=made, parallel=run.parallel)
@@ -206,8 +206,8 @@ def prepared(run: Run, tokenizer: Any) -> batches.Prepared:
     return data
 
 
-def predict(run: Run, step_examples: Sequence[Sequence[Encoded]]) -> None:
-    """Predict and record the memory peak of a training step.
+def predict(run: Run, step_examples: Sequence[Sequence[Encoded]], rank: int = 0) -> None:
+    """Predict and record the memory peak of a training step, of several devices that of one rank.
 
     Raises:
         DoesNotFit: if the predicted peak exceeds the trial's memory budget.
@@ -216,7 +216,7 @@ def predict(run: Run, step_examples: Sequence[Sequence[Encoded]]) -> None:
     assert training is not None
     steps = accounting.largest_steps(step_examples, training, context_length.virtual_tokens(job.trial))
     try:
-        peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes)
+        peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes, rank)
     except DoesNotFit as error:
         run.record(MemoryColumns(predicted_train_bytes=error.peak_bytes))
         raise

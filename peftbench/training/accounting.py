@@ -13,7 +13,6 @@ from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.records import Category, Training
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.training import loop, packing
-from peftbench.training.batches import micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -53,7 +52,7 @@ def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_b
 
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> CategoryBytes:
     """Take one more training step under the ledger, and undo it: weights, optimizer and random state are restored."""
-    batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
+    batches = loop.step_batches(learner, step)
     with _undone(learner), _counted(learner, trains_base) as counted:
         learner.model.train()
         held = sum(counted.live.values())

@@ -15,13 +15,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import failures
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.training import loop
-from peftbench.training.batches import micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -118,14 +116,12 @@ def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
     References:
         Kaplan et al. 2020, arXiv:2001.08361, section 2.1, for 6 N.
     """
-    batches = [b.to(learner.device) for b in micro_batches(step, learner.training, learner.pad_id)]
+    batches = loop.step_batches(learner, step)
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:
         learner.model.train()
-        for batch in batches:
-            with autocast(learner.precision, learner.device):
-                loss = loop.batch_loss(learner.model, batch) / batch.loss_tokens
-            loss.backward()
+        learner.parallel.work(learner, batches, loop.batch_loss)
+    products.operations = learner.parallel.all_work(products.operations)
     learner.optimizer.zero_grad(set_to_none=True)
     return products, sum(b.ids.numel() + learner.virtual_tokens * b.ids.shape[0] for b in batches)
 

@@ -103,6 +103,12 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     return float(total), norm
 
 
+def step_batches(learner: Learner, examples: Sequence[Encoded]) -> list[Batch]:
+    """Return the micro-batches of a step, as they are run."""
+    batches = [b.to(learner.device) for b in micro_batches(examples, learner.training, learner.pad_id)]
+    return learner.parallel.as_run(batches, learner.pad_id)
+
+
 @torch.no_grad()
 def validation_loss(learner: Learner, examples: Sequence[Encoded]) -> float:
     """Return the mean loss over held-out examples, in nats per token in the loss."""
@@ -246,7 +252,7 @@ def _train_step(
 ) -> None:
     """Take the next step of a course, with the validation after it."""
     training, index = learner.training, len(course.rows)
-    batches = [b.to(learner.device) for b in micro_batches(examples, training, learner.pad_id)]
+    batches = step_batches(learner, examples)
     rate = optimizers.learning_rate(training, *goal.place(index, course.spent))
     waiting = environment.waiting_by_thread()
     start = clock.now()
@@ -265,16 +271,16 @@ def _train_step(
         if not math.isfinite(checked):
             raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
         course.best.offer(checked, index + 1, learner.parameters)
-    counts = _tokens(batches, learner.virtual_tokens)
+    counts = _tokens(batches, examples, learner.virtual_tokens)
     untimed = index - course.continued_at < training.untimed_steps
     course.rows.append(StepRow("", index + 1, loss, seconds, untimed, rate, norm, *counts, checked))
     report(index + 1, total, loss)
 
 
-def _tokens(batches: Sequence[Batch], virtual: int) -> tuple[int, int, int]:
+def _tokens(batches: Sequence[Batch], examples: Sequence[Encoded], virtual: int) -> tuple[int, int, int]:
     """Return the numbers of processed tokens, non-padding tokens and tokens in the loss of a step."""
     processed = sum(b.ids.numel() + virtual * b.ids.shape[0] for b in batches)
-    return processed, sum(int(b.mask.sum()) for b in batches), sum(b.loss_tokens for b in batches)
+    return processed, sum(len(e.ids) for e in examples), sum(b.loss_tokens for b in batches)
 
 
 def columns(trace: Trace) -> tuple[WorkColumns, TimeColumns]:

@@ -47,6 +47,7 @@ def reasons() -> str:
         held = {
             "every cell": limits.never,
             **limits.methods,
+            "other methods": limits.others,
             **limits.precisions,
             **limits.optimizers,
             "fp16": limits.gradient_scaling,

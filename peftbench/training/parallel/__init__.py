@@ -4,8 +4,9 @@ Every process of a trial (a rank) runs the same phases on the same data in the s
 attaches the method from the same seed, draws the same batches. A strategy is a subclass of ``Parallel`` that overrides
 what it does otherwise; ``Parallel`` itself is one process alone. It is used in this order:
 
-1. ``distribute(model)``: after the method is attached and checked, before the optimizer is made.
-2. ``gradients(learner, batches, batch_loss)`` and ``clip(parameters, limit)``: in each step of ``training.loop``.
+1. ``distribute(model, precision)``: after the method is attached and checked, before the optimizer is made.
+2. ``as_run(batches, pad_id)``, ``gradients(learner, batches, batch_loss)`` and ``clip(parameters, limit)``: in each
+   step of ``training.loop``. ``work`` and ``all_work``: after training, to count its operations.
 3. ``evaluated_loss(learner, batch, batch_loss)``: for the validation loss.
 4. ``settle(model)``: after training and accounting. From here on all ranks call the model in lockstep, with the same
    inputs, for checks and scores; ``model(...)`` and ``model.generate(...)`` must give every rank the whole logits. If
@@ -29,6 +30,7 @@ import torch
 from torch import nn
 
 from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
 from peftbench.records import Devices
 from peftbench.training.batches import Batch
 
@@ -36,7 +38,14 @@ if TYPE_CHECKING:
     from peftbench.training.loop import Learner
 
 Loss = Callable[[Any, Batch], torch.Tensor]
-_CLASSES: Mapping[str, str] = MappingProxyType({"ddp": "data:Replicated", "fsdp2": "sharded:FullySharded"})
+_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "ddp": "data:Replicated",
+        "fsdp2": "sharded:FullySharded",
+        "tp": "divided:TensorParallel",
+        "pp": "divided:Pipelined",
+    }
+)
 """Strategy -> ``module:class`` in this package."""
 
 
@@ -55,8 +64,16 @@ class Parallel:
     backend: str | None = None
     """How the processes exchange tensors: ``gloo`` or ``nccl``; None for one process."""
 
-    def distribute(self, model: Any) -> None:
-        """Divide a model among the ranks, in place. Parameters may be replaced; those that train keep their names."""
+    def distribute(self, model: Any, precision: Precision) -> None:
+        """Divide a model among the ranks, in place. Parameters may be replaced; those that train keep their names.
+
+        Args:
+            model: the model, whole and with the method attached.
+            precision: of its forward passes.
+
+        Raises:
+            Unsupported: if the model or its method cannot be divided so.
+        """
 
     def gradients(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> torch.Tensor:
         """Run the forward and backward passes of a step; return the mean loss over its tokens in the loss, a scalar.
@@ -78,6 +95,21 @@ class Parallel:
             total += loss.detach()
             del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
         return total
+
+    def as_run(self, batches: Sequence[Batch], pad_id: int) -> list[Batch]:
+        """Return the micro-batches of a step with the padding that the passes add."""
+        return list(batches)
+
+    def work(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> None:
+        """Run the passes of a step so that their work can be counted; gradients are left, and mean nothing."""
+        for batch in batches:
+            with autocast(learner.precision, learner.device):
+                loss = batch_loss(learner.model, batch) / batch.loss_tokens
+            loss.backward()
+
+    def all_work(self, operations: int) -> int:
+        """Return the operations of a step's passes, from those that this rank counted in ``work``."""
+        return operations
 
     def clip(self, parameters: Sequence[nn.Parameter], limit: float | None) -> float:
         """Scale the gradients down to a norm, over all tensors of all ranks; return the norm before.

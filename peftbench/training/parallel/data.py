@@ -11,6 +11,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from peftbench.models.load import autocast
+from peftbench.models.precision import Precision
 from peftbench.records import Devices
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import Loss
@@ -73,7 +74,7 @@ class _Buckets:
         """Sum one bucket; DDP's default divides by the number of ranks."""
         tensor = bucket.buffer()
         self.seen[bucket.index()] = tensor
-        return distributed.all_reduce(tensor, async_op=True).get_future().then(lambda done: done.value()[0])
+        return distributed.all_reduce(tensor, async_op=True).get_future().then(lambda _: tensor)
 
 
 class Replicated(DataParallel):
@@ -89,7 +90,7 @@ class Replicated(DataParallel):
         self._wrapper: Any = None
         self._buckets = _Buckets()
 
-    def distribute(self, model: Any) -> None:
+    def distribute(self, model: Any, precision: Precision) -> None:
         """Wrap the model for the passes of training; everything else calls the model itself."""
         self._wrapper = DistributedDataParallel(
             model,

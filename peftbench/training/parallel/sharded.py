@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from peftbench.errors import Unsupported
 from peftbench.models import divided
 from peftbench.models.layers import decoder_layers
+from peftbench.models.precision import Precision
 from peftbench.records import Devices
 from peftbench.records.wording import abridged
 from peftbench.training.parallel.data import DataParallel
@@ -38,9 +39,10 @@ class FullySharded(DataParallel):
 
     def __init__(self, devices: Devices, rank: int, device: str) -> None:
         super().__init__(devices, rank, device)
+        self._mesh = init_device_mesh(device, (self.count,))
         self.multiplied = self.count  # FSDP2 takes the mean over the ranks
 
-    def distribute(self, model: Any) -> None:
+    def distribute(self, model: Any, precision: Precision) -> None:
         """Divide the parameters; the method's own, in layers or outside, are divided as those of the base model."""
         try:
             layers = decoder_layers(model)
@@ -50,7 +52,7 @@ class FullySharded(DataParallel):
         marks = {name: _marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
         _plain_four_bit(model)
         settings: dict[str, Any] = {
-            "mesh": init_device_mesh(self.device, (self.count,)),
+            "mesh": self._mesh,
             "reshard_after_forward": True,
         }
         if self.devices.offload == "cpu":

@@ -1,0 +1,84 @@
+"""Trials whose model is divided among processes by tensor parallelism or a pipeline: the numbers of one process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from peftbench.records import Devices, Status
+from peftbench.runner.executor import local
+from tests.support import trials
+
+TOLERANCE = 1e-5
+"""Largest relative difference of losses in fp32: sums are added up in another order."""
+UNEVEN = {"batch_size": 5, "micro_batch_size": 2, "weight_decay": 0.01, "validate_every": 2, "loss_on": "all"}
+"""Micro-batches of different lengths, and the last one with fewer rows."""
+HIDDEN = 2 * 32 * 64 * 4
+"""Bytes of hidden states of the largest micro-batch: gloo may hold what it sends a moment longer than we do."""
+
+
+def finished(made, folder):
+    """Run trials that predict their memory, and return their results in order."""
+    jobs = [
+        replace(
+            trials.job(one, folder),
+            key=f"{place:016x}",
+            predicts=True,
+            adapter_folder=str(folder / "adapters" / str(place)),
+            log=str(folder / f"{place}.log"),
+        )
+        for place, one in enumerate(made)
+    ]
+    found = {e.job.key: e.result for e in local.run(jobs, workers=1) if e.result is not None}
+    return [found[job.key] for job in jobs]
+
+
+def agree(one, other, tolerance=TOLERANCE):
+    """Check that two results are of the same training, up to rounding."""
+    assert other.row.status == Status.OK, other.row.message
+    assert other.row.batches_sha256 == one.row.batches_sha256
+    for a, b in zip(one.steps, other.steps, strict=True):
+        assert b.loss == pytest.approx(a.loss, rel=tolerance)
+        assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=10 * tolerance)
+        assert (a.validation_loss is None) == (b.validation_loss is None)
+        if a.validation_loss is not None:
+            assert b.validation_loss == pytest.approx(a.validation_loss, rel=tolerance)
+        assert a.loss_tokens == b.loss_tokens
+        assert a.nonpadding_tokens == b.nonpadding_tokens
+        assert a.processed_tokens <= b.processed_tokens
+    for name in ("trainable_parameters", "stored_parameters", "checkpoint_bytes", "moved_tensors", "stalled_tensors"):
+        assert getattr(one.row, name) == getattr(other.row, name), name
+    assert [s.value for s in one.scores] == pytest.approx([s.value for s in other.scores], abs=0.13)
+
+
+def predicted_and_measured(result):
+    """Return pairs of the peaks of each rank."""
+    return [(rank["predicted_train_bytes"], rank["peak_train_bytes"]) for rank in json.loads(result.row.ranks_json)]
+
+
+@pytest.mark.parametrize(
+    "method", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "adapter"))]
+)
+def test_a_divided_model_trains_as_in_one_process_and_needs_what_was_predicted(method, tiny, tmp_path):
+    several = (None, Devices("tp", 2), Devices("pp", 2))
+    one, shares, stages = finished(
+        [trials.trial(tiny, tmp_path, method, training=UNEVEN, devices=d) for d in several], tmp_path
+    )
+    for other in (shares, stages):
+        agree(one, other)
+        assert other.row.peak_train_bytes < one.row.peak_train_bytes
+    for other in (shares, stages):
+        sizes = [rank["peak_optimizer_bytes"] for rank in json.loads(other.row.ranks_json)]
+        assert max(sizes) <= one.row.peak_optimizer_bytes <= sum(sizes)
+        assert other is shares or max(sizes) < 0.8 * one.row.peak_optimizer_bytes
+    for predicted, measured in predicted_and_measured(shares):
+        assert predicted == measured
+    for predicted, measured in predicted_and_measured(stages):
+        assert predicted <= measured <= predicted + HIDDEN
+    files = [load_file(next((tmp_path / "adapters" / str(n)).glob("*.safetensors"))) for n in range(3)]
+    for other in files[1:]:
+        assert {n: (t.shape, t.dtype) for n, t in files[0].items()} == {n: (t.shape, t.dtype) for n, t in other.items()}
+        assert all((files[0][n] - other[n]).abs().max() < 1e-3 for n in other)
