@@ -62,7 +62,7 @@ def columns(run: Run) -> Sequence[ColumnGroup]:
         DevicesColumns(
             total_train_bytes=_sum(rank["peak_train_bytes"] for rank in found),
             total_evaluate_bytes=_sum(rank["peak_evaluate_bytes"] for rank in found),
-            ranks_json=json.dumps([_known(rank) for rank in found]),
+            ranks_json=json.dumps({str(number): _known(rank) for number, rank in enumerate(found)}),
         ),
     )
 

@@ -56,7 +56,9 @@ def agree(one, other, tolerance=TOLERANCE):
 
 def predicted_and_measured(result):
     """Return pairs of the peaks of each rank."""
-    return [(rank["predicted_train_bytes"], rank["peak_train_bytes"]) for rank in json.loads(result.row.ranks_json)]
+    found = json.loads(result.row.ranks_json)
+    assert list(found) == ["0", "1"], "the store takes what is no object for damaged"
+    return [(rank["predicted_train_bytes"], rank["peak_train_bytes"]) for rank in found.values()]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_divided_model_trains_as_in_one_process_and_needs_what_was_predicted(m
         agree(one, other)
         assert other.row.peak_train_bytes < one.row.peak_train_bytes
     for other in (shares, stages):
-        sizes = [rank["peak_optimizer_bytes"] for rank in json.loads(other.row.ranks_json)]
+        sizes = [rank["peak_optimizer_bytes"] for rank in json.loads(other.row.ranks_json).values()]
         assert max(sizes) <= one.row.peak_optimizer_bytes <= sum(sizes)
         assert other is shares or max(sizes) < 0.8 * one.row.peak_optimizer_bytes
     for predicted, measured in predicted_and_measured(shares):

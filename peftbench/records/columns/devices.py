@@ -17,6 +17,4 @@ class DevicesColumns(ColumnGroup):
     rank_backend: Annotated[str | None, "how they exchange tensors: gloo (cpu), nccl (cuda)"] = None
     total_train_bytes: Annotated[int | None, "peak_train_bytes of all ranks together"] = None
     total_evaluate_bytes: Annotated[int | None, "peak_evaluate_bytes of all ranks together"] = None
-    ranks_json: Annotated[
-        str | None, "as JSON, one mapping of each rank: its columns on memory, without those that are null"
-    ] = None
+    ranks_json: Annotated[str | None, "as JSON, rank -> its columns on memory, without those that are null"] = None
