@@ -4,6 +4,8 @@
 # make kernels      a sample of the tests with the CPU kernels of older machines (KERNEL_TESTS=tests runs them all)
 # make chaos        kill running grids at random moments; nothing may be lost, doubled or left over (CHAOS_ARGS="--kills 1000")
 # make exports      the tests of exports to trackers and of results at S3, with the real libraries, which it installs
+# make cluster      the tests of runs on a cluster of Ray and of its results at S3, with the real libraries, which it installs
+#                   (CLUSTER_ARGS=--run-slow: those that take minutes too)
 # make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
@@ -15,6 +17,7 @@ PIP_ARGS ?=
 RUNS ?= quickstart
 BENCH_ARGS ?=
 CHAOS_ARGS ?=
+CLUSTER_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -24,7 +27,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels chaos exports e2e bench reference clean
+.PHONY: quickstart test check smoke kernels chaos exports cluster e2e bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -57,6 +60,12 @@ exports: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group export --group s3
 	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 --numprocesses 2 --dist loadfile --max-worker-restart 0 \
 		tests/report/test_trackers.py tests/results/test_remote_s3.py
+
+# two clusters of several nodes at the same time, so no more test processes
+cluster: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group ray --group s3
+	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 900 --numprocesses 2 --dist loadfile --max-worker-restart 0 \
+		$(CLUSTER_ARGS) tests/runner/test_ray_parts.py tests/runner/test_ray_faults.py tests/runner/test_ray_trials.py
 
 # the metrics of the E2E scorer, with Java
 e2e: $(STAMP)

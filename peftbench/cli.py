@@ -16,6 +16,7 @@ from peftbench.commands import (
     backstop,
     command_line,
     compare_options,
+    executor_options,
     export_options,
     history_options,
     init_options,
@@ -174,6 +175,7 @@ def _add_run(commands: Commands) -> None:
         help="memory limit, like 16GiB, or device for this device's: skip trials predicted to need more",
     )
     _add_reserve(command)
+    executor_options.add(command)
     command.set_defaults(command=_run, parser=command)
 
 
@@ -295,6 +297,8 @@ def _run(arguments: argparse.Namespace) -> int:
         keep_adapters=arguments.keep_adapters,
         budget=arguments.budget,
         reserve=arguments.reserve,
+        executor=arguments.executor,
+        address=arguments.address,
     )
     return run.command(_load(arguments), how)
 

@@ -78,6 +78,8 @@ def run_suite(
     keep_adapters: bool = False,
     budget: int | str | None = None,
     reserve: int | str | None = None,
+    executor: str = "local",
+    address: str | None = None,
     verbose: bool = False,
 ) -> RunSummary:
     """Run a suite's trials, each in a process of its own, and store their results.
@@ -99,6 +101,8 @@ def run_suite(
         budget: memory in bytes, a text like ``"16GiB"``, or ``"device"``: trials that are predicted to need more are
             skipped.
         reserve: the part of the budget for non-tensor memory, in bytes or as text; by default an estimate.
+        executor: where trials run: ``"local"``, or ``"ray"`` for a cluster of Ray or all GPUs of this machine.
+        address: of the cluster of Ray; by default this machine alone.
         verbose: whether to print progress to standard error, as ``peftbench run`` does.
 
     Returns:
@@ -121,6 +125,8 @@ def run_suite(
         keep_adapters=keep_adapters,
         budget=arguments.size(budget),
         reserve=arguments.size(reserve),
+        executor=executor,
+        address=address,
     )
     return run.run(suite, how, sys.stderr if verbose else io.StringIO())
 

@@ -16,7 +16,8 @@ from peftbench.errors import UserError
 from peftbench.results import remote
 
 if TYPE_CHECKING:
-    from peftbench.runner.grid import Outcome
+    from peftbench.runner.executor.kinds import Executor
+    from peftbench.runner.grid import Execute, Outcome
     from peftbench.runner.prepare import Options
     from peftbench.runner.stages import Stage
     from peftbench.suite import Suite, SuiteOptions
@@ -36,6 +37,10 @@ class RunOptions:
     """Memory that trials may need, like ``16GiB``, or ``device``; None for no limit."""
     reserve: str | None = None
     """Part of the budget for memory that is not in tensors; None for an estimate for each trial's device."""
+    executor: str = "local"
+    """Where trials run: ``local`` or ``ray``."""
+    address: str | None = None
+    """Address of a cluster of Ray; None for this machine alone."""
 
 
 @dataclass(frozen=True)
@@ -88,31 +93,64 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
         UserError: if a base model or data is missing, or the results folder cannot be used.
     """
     from peftbench.commands import progress
-    from peftbench.measure import device
     from peftbench.models import here
+    from peftbench.planner import memory_sizes
+    from peftbench.runner.executor import kinds
+
+    memory_sizes.check(how.budget, how.reserve)
+    kinds.check(how.executor, how.address)
+    if how.reserve and not how.budget:
+        raise UserError(selection.RESERVE_NEEDS_BUDGET)
+    resolved = selection.complete(suite, out, here.complete, True)
+    folder = _folder(resolved.suite, how)
+    with kinds.opened(how.executor, how.address) as executor:
+        _check_elsewhere(executor, resolved.suite, how)
+        statuses, failed = _run_stages(resolved, how, folder, executor, out, shows)
+    differ = progress.warn_of_differences(folder, resolved.suite.strict, out)
+    return RunSummary(folder, statuses, failed or (differ and resolved.suite.strict))
+
+
+def _check_elsewhere(executor: Executor, suite: Suite, how: RunOptions) -> None:
+    """Check that nothing of a run follows from this machine if its trials run on others.
+
+    Raises:
+        UserError: if something does.
+    """
+    if not executor.elsewhere:
+        return
+    if not suite.threads and not suite.smoke:
+        raise UserError(
+            "threads: by default a trial has an equal share of this machine's cores, but its trials run on others: "
+            "give threads in the suite, or --set threads=4"
+        )
+    if how.budget == "device":
+        raise UserError("--budget device: this machine's device says nothing of the cluster's; give a size, like 16GiB")
+
+
+def _run_stages(
+    resolved: selection.Resolved, how: RunOptions, folder: Path, executor: Executor, out: TextIO, shows: bool
+) -> tuple[Mapping[str, int], bool]:
+    """Run a suite's stages; return the trials of its grid by status, and whether the run failed."""
+    from peftbench.commands import progress
     from peftbench.planner import memory_sizes
     from peftbench.runner import prepare, stages
 
-    memory_sizes.check(how.budget, how.reserve)
-    resolved = selection.complete(suite, out, here.complete, True)
-    loaded, parameters = resolved.suite, resolved.parameters
-    kind = device.resolve(loaded.device)
-    folder = _folder(loaded, how)
-    if how.reserve and not how.budget:
-        raise UserError(selection.RESERVE_NEEDS_BUDGET)
+    loaded = resolved.suite
+    kind = executor.device(loaded.device)
     budget = memory_sizes.budget(how.budget, kind) if how.budget else None
-    reserve = memory_sizes.reserve(how.reserve, budget and budget // loaded.workers)
+    shares = loaded.workers if executor.shares_memory else 1
     options = prepare.Options(
         how.fresh or loaded.smoke,
         how.keep_adapters,
         budget,
-        reserve,
+        memory_sizes.reserve(how.reserve, budget and budget // shares),
         whole_command=_command(loaded.options, with_only=False),
         strict=loaded.strict,
-        parameters=parameters,
+        parameters=resolved.parameters,
         watch=loaded.watch,
         stand_in=loaded.smoke,
         predicts=not loaded.smoke,
+        shares_budget=executor.shares_memory,
     )
     recorded = _command(loaded.options, with_only=True)
     planned = "" if loaded.smoke else f"{recorded.replace('run', 'plan', 1)} --time"
@@ -122,11 +160,11 @@ def run(suite: Suite, how: RunOptions, out: TextIO, shows: bool = False) -> RunS
             for line in () if stage.searches else default_settings.default_lines(loaded, stage.trials):
                 print(progress.wrapped(f"default: {line}"), file=out)
             tables = shows and not stage.searches and not loaded.smoke
-            outcome = _run_stage(stage, loaded.workers, recorded, options, sender, tables, planned)
+            workers = executor.at_once(stage.trials, loaded.workers)
+            outcome = _run_stage(stage, workers, recorded, options, sender, executor.run, tables, planned)
             failed |= _has_failed(stage, outcome)
             statuses = statuses if stage.searches else outcome.statuses
-    differ = progress.warn_of_differences(folder, loaded.strict, out)
-    return RunSummary(folder, statuses, failed or (differ and loaded.strict) or sender.failed)
+    return statuses, failed or sender.failed
 
 
 def _run_stage(
@@ -135,6 +173,7 @@ def _run_stage(
     command: str,
     options: Options,
     sender: sending.Sender,
+    execute: Execute,
     tables: bool = False,
     planned: str = "",
 ) -> Outcome:
@@ -146,6 +185,7 @@ def _run_stage(
         command: as rows have it.
         options: how it is run.
         sender: takes finished rows, and has the stream that is printed to.
+        execute: runs its trials.
         tables: whether the table is printed once every cell has its first seed.
         planned: the command that measures the time of the same trials; empty if no time is told.
     """
@@ -168,7 +208,7 @@ def _run_stage(
         print(line, file=out)
     followed = rounds.Rounds(prepared, partial(ending.so_far, stage.folder, workers) if tables else None)
     with progress.shown(len(prepared.pending), out, followed, times) as observer:
-        outcome = grid.run(prepared, sender.beside(times.beside(observer)))
+        outcome = grid.run(prepared, sender.beside(times.beside(observer)), execute)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.statuses.items()))
     print(progress.wrapped(f"{counts} -> {stage.folder}"), file=out)
     if outcome.overhead_seconds is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import statistics
 import tempfile
@@ -27,7 +26,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from peftbench.evaluation import cached_steps, decoding, starts, structure
 from peftbench.evaluation.structure import Structure
-from peftbench.measure import peaks
+from peftbench.measure import machine, peaks
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.methods.record import Method
@@ -128,7 +127,7 @@ def measure(subject: Subject) -> InferenceColumns:
     ``merge_adapter`` into copies of the weights; for a quantized layer, the sum is quantized again.
     """
     found = _Found()
-    prefix = f".saving-{os.getpid()}-"
+    prefix = f".saving-{machine.process_name()}-"
     with _undisturbed(subject), tempfile.TemporaryDirectory(dir=subject.scratch, prefix=prefix) as scratch:
         with found.part("generate"):
             cached_steps.check(subject)

@@ -33,8 +33,12 @@ slower in seven paired measurements; without spinning (passive) a small model ta
 _THREADS = "/proc/self/task"
 
 
-def describe() -> dict[str, Any]:
-    """Return versions, CPU, memory, GPU, driver and git state; None where unknown."""
+def describe(gpus: str | None = None) -> dict[str, Any]:
+    """Return versions, CPU, memory, GPU, driver and git state; None where unknown.
+
+    Args:
+        gpus: those to describe, as in ``visible``; None for all of this machine.
+    """
     return {
         "packages": {"peftbench": __version__} | {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -43,7 +47,7 @@ def describe() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "cpus_available": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": _gpus(),
+        "gpus": _gpus(gpus),
         "git": _git(),
         "openmp": openmp(),
     }
@@ -52,6 +56,15 @@ def describe() -> dict[str, Any]:
 def openmp() -> dict[str, str]:
     """Return the environment variables that set how OpenMP threads wait: the user's if set, else the default here."""
     return {name: os.environ[name] for name in OPENMP if os.environ.get(name)} or dict(_SPINS)
+
+
+def visible(gpus: str) -> dict[str, str]:
+    """Return the environment variables that show a process some GPUs only.
+
+    Args:
+        gpus: their numbers among all, in the order of ``nvidia-smi``, or their UUIDs, with commas.
+    """
+    return {"CUDA_VISIBLE_DEVICES": gpus, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def load_average() -> float | None:
@@ -109,10 +122,11 @@ def _cpu() -> str | None:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
-def _gpus() -> list[dict[str, str]] | None:
-    """Return name, memory, driver and power limit of each GPU; None without an NVIDIA driver."""
+def _gpus(only: str | None) -> list[dict[str, str]] | None:
+    """Return name, memory, driver and power limit of GPUs; None without an NVIDIA driver."""
     fields = ("name", "memory.total", "driver_version", "power.limit")
-    found = _output("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
+    chosen = [f"--id={only}"] if only else []
+    found = _output("nvidia-smi", *chosen, f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     if not found:
         return None
     return [dict(zip(fields, map(str.strip, line.split(",")), strict=False)) for line in found.splitlines()]

@@ -164,12 +164,17 @@ def fingerprint(folder: Path) -> str:
     in a config, and further chat templates.
     """
     digest = hashlib.sha256()
-    top = {p.name: p for p in folder.iterdir() if p.suffix in _HASHED and p.is_file()}
-    for name, path in sorted((top | dict(_nested(folder))).items()):
+    for name, path in sorted(determining(folder).items()):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()
+
+
+def determining(folder: Path) -> dict[str, Path]:
+    """Return the files of a model folder that enter its hash, by their name relative to it."""
+    top = {p.name: p for p in folder.iterdir() if p.suffix in _HASHED and p.is_file()}
+    return top | dict(_nested(folder))
 
 
 def _nested(folder: Path) -> Iterator[tuple[str, Path]]:

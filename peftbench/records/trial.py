@@ -222,3 +222,5 @@ class Job:
     """Scored examples by class; see the column of that name."""
     log: str | None = None
     """File for everything that the trial's libraries print; None to let them print."""
+    visible_devices: str | None = None
+    """The GPUs of the trial as ``CUDA_VISIBLE_DEVICES`` names them; None for those that its process server sees."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from peftbench.measure import machine
 from peftbench.methods import METHODS
 from peftbench.models import head
 from peftbench.models.load import parameters_in
@@ -22,7 +22,7 @@ def save(job: Job, model: Any, tokenizer: Any) -> SizeColumns:
     The files are deleted afterwards unless the job has a folder for them.
     """
     method = METHODS[job.trial.method]
-    with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{os.getpid()}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=job.scratch, prefix=f".saving-{machine.process_name()}-") as scratch:
         folder = Path(scratch) / "adapter"
         resolve(method.save)(model, folder)
         if not method.trains_base:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from peft import PeftModel
 from peftbench.errors import Diverged, Unsupported
 from peftbench.evaluation import scoring
 from peftbench.evaluation.deployed import forms, reading
+from peftbench.measure import machine
 from peftbench.methods import deployed_forms, method_of, peft_checkpoint
 from peftbench.models.load import Loaded
 from peftbench.models.precision import Precision, effective
@@ -49,7 +49,7 @@ def deploy(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Exa
     _keep(run, found)  # before the phase is announced: whoever stops the trial because of it loses no score
     with run.clock.phase(Phase.DEPLOY):
         try:
-            prefix = f".saving-{os.getpid()}-"
+            prefix = f".saving-{machine.process_name()}-"
             with torch.no_grad(), tempfile.TemporaryDirectory(dir=run.job.scratch, prefix=prefix) as scratch:
                 source = _saved(run, loaded, model, Path(scratch) / "saved")
                 targets = reading.targets(loaded.tokenizer, examples, trial.evaluation, trial.device)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peftbench import interrupts
-from peftbench.records import Phase, Result, Status, TrialRow
+from peftbench.records import Job, Phase, Result, Status, TrialRow
 from peftbench.report.notes import data_use
 from peftbench.results import store
 from peftbench.runner import executor, leftovers, training_states
 from peftbench.runner.executor import Event, local
 from peftbench.runner.prepare import Grid
 
+Execute = Callable[[Sequence[Job], int], Iterator[Event]]
+"""Runs jobs and yields what happens."""
 _COMPACT_EVERY = 500
 """Trials between two compactions of the results folder."""
 
@@ -52,8 +54,14 @@ class _Kept:
             self.failed.append(replace(result, steps=(), examples=()))
 
 
-def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
-    """Run the pending trials, store each result as it arrives, and pass each event to ``observe``."""
+def run(grid: Grid, observe: Callable[[Event], None], execute: Execute | None = None) -> Outcome:
+    """Run the pending trials, store each result as it arrives, and pass each event to ``observe``.
+
+    Args:
+        grid: what is run.
+        observe: called with each event after a result is stored.
+        execute: runs jobs, at most so many at a time; the local executor if None.
+    """
     kept = _Kept()
     possible = [job for job in grid.pending if job.trial.unsupported is None]
     try:
@@ -64,7 +72,7 @@ def run(grid: Grid, observe: Callable[[Event], None]) -> Outcome:
                     store.write(grid.folder, result, grid.tasks)
                 kept.add(result)
                 observe(Event(job, Phase.PLAN, result=result))
-        for event in local.run(possible, grid.workers):
+        for event in (execute or local.run)(possible, grid.workers):
             if event.result is not None:
                 with interrupts.deferred():
                     store.write(grid.folder, event.result, grid.tasks)

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
+from peftbench.measure import machine
 from peftbench.runner.executor import lifeline
 from peftbench.runner.training_states import FOLDER
 
 SAVING = ".saving"
-"""Prefix of folders that a trial's process fills and removes; the process id follows."""
+"""Prefix of folders that a trial's process fills and removes; the name of the process follows."""
+ABANDONED_SECONDS = 2 * 86_400.0
+"""Age from which on an unfinished file of another machine is deleted. Whether its process lives cannot be known here,
+and none takes so long between two changes."""
 
 
 def sweep(folder: Path) -> None:
-    """Delete the unfinished files of processes that have ended."""
+    """Delete the unfinished files of processes that have ended; of other machines, those that are old."""
     for left in (*folder.glob(f"{SAVING}-*"), *(folder / FOLDER).glob(".*")):
-        pid = left.name.removeprefix(SAVING).removeprefix(".").removeprefix("-").partition("-")[0]
-        if pid.isdigit() and int(pid) != os.getpid() and lifeline.alive(int(pid)):  # trials have processes of their own
+        process = left.name.removeprefix(SAVING).removeprefix(".").removeprefix("-").partition("-")[0]
+        if _in_use(left, process):
             continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _in_use(left: Path, process: str) -> bool:
+    """Return whether the process that is filling a file or folder lives, as far as that is known."""
+    on, _, pid = process.rpartition(".")  # without a machine, of an older peftbench
+    if on not in ("", machine.name()):
+        with suppress(FileNotFoundError):
+            return time.time() - left.stat().st_mtime < ABANDONED_SECONDS
+        return False
+    return pid.isdigit() and int(pid) != os.getpid() and lifeline.alive(int(pid))  # trials have their own processes

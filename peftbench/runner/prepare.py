@@ -78,13 +78,15 @@ class Options:
     """The number of trainable parameters to which ranks were matched; None if they were not."""
     watch: Watch | None = None
     """What a comparison with another night judges; None if the suite does not say it."""
+    shares_budget: bool = True
+    """Whether trials at the same time share the budget; false if each of them has all of it."""
 
 
 _ORDINARY = Options()
 
 
 @dataclass
-class _Inputs:
+class Inputs:
     """Base models and data on this machine, each resolved and hashed once."""
 
     bases: dict[Base, tuple[Path, str]] = field(default_factory=dict)
@@ -147,7 +149,7 @@ def prepare(
         UserError: if a base model or a data file is missing or unreadable, or the results folder cannot be used.
     """
     described = json.dumps({**environment.describe(), "command": _without_paths(command)}, sort_keys=True)
-    inputs = _Inputs(texts=Texts(stand_in=options.stand_in))
+    inputs = Inputs(texts=Texts(stand_in=options.stand_in))
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
@@ -170,7 +172,7 @@ def prepare(
                 scratch=str(folder),
                 predicts=options.predicts and trial.training is not None and trial.cell not in seen,
                 measures_inference=trial.inference and alone and trial.cell not in seen,
-                budget_bytes=options.budget_bytes // workers if options.budget_bytes is not None and alone else None,
+                budget_bytes=_budget(options, workers) if alone else None,
                 reserve_bytes=_reserve(trial, options),
                 adapter_folder=str(folder / "adapters" / key) if options.keep_adapters else None,
                 overlap_json=inputs.overlap(trial),
@@ -216,6 +218,11 @@ def _without_paths(command: str) -> str:
     return shlex.join(map(without_paths, shlex.split(command)))
 
 
+def _budget(options: Options, workers: int) -> int | None:
+    shares = workers if options.shares_budget else 1
+    return None if options.budget_bytes is None else options.budget_bytes // shares
+
+
 def _reserve(trial: Trial, options: Options) -> int:
     return cuda_reserve.reserve(trial) if options.reserve_bytes is None else options.reserve_bytes
 
@@ -259,7 +266,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     remote = {task.name: task.dataset for trial in trials for task in trial.tasks if hub.is_remote(task)}
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
-    inputs = _Inputs(texts=read_before or Texts())
+    inputs = Inputs(texts=read_before or Texts())
     notes = find.folder_notes(here) + texts.check(trials, inputs.texts, remote)
     complete = answers.resolved(trials, inputs.examples, remote)
     base_models.check(complete, remote)

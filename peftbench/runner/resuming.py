@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.measure import peaks
+from peftbench.measure import machine, peaks
 from peftbench.methods import method_of
 from peftbench.records import Phase
 from peftbench.records.columns.time import TimeColumns
@@ -100,7 +99,7 @@ class Keeper:
 
     def _save(self, course: Course) -> None:
         run, learner = self.run, self.learner
-        folder = Path(run.job.scratch) / training_states.FOLDER / f".{os.getpid()}-{run.job.key}"
+        folder = Path(run.job.scratch) / training_states.FOLDER / f".{machine.process_name()}-{run.job.key}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         highest = run.earlier.merged(peaks.so_far(run.job.trial.device))

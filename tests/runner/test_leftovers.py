@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from peftbench.measure import machine
 from peftbench.results.store import files
 from peftbench.runner import leftovers, training_states
 from peftbench.runner.executor import deaths, lifeline, local, sockets
@@ -53,6 +55,26 @@ def test_unfinished_files_of_ended_processes_are_swept_and_those_of_running_ones
     left = {path.name for path in (*tmp_path.glob(".saving-*"), *(tmp_path / training_states.FOLDER).iterdir())}
     assert left == {f".saving-{os.getppid()}-x", f".{os.getppid()}-key.safetensors", "key.safetensors"}
     process.wait()
+
+
+def test_unfinished_files_of_another_machine_stay_until_they_are_old(tmp_path):
+    """Its process ids say nothing here, and it may be writing them now, to a file system that both have."""
+    ended = zombie()
+    pid = ended.pid
+    ended.wait()
+    names = {f"00000000.{pid}": True, f"{machine.name()}.{pid}": False, f"{machine.name()}.{os.getppid()}": True}
+    for name in names:
+        (tmp_path / f".saving-{name}-x").mkdir()
+        (tmp_path / training_states.FOLDER / f".{name}-key").mkdir(parents=True)
+    leftovers.sweep(tmp_path)
+    for name, stays in names.items():
+        assert (tmp_path / f".saving-{name}-x").exists() == stays
+        assert (tmp_path / training_states.FOLDER / f".{name}-key").exists() == stays
+    old = time.time() - leftovers.ABANDONED_SECONDS - 60
+    for left in (tmp_path / f".saving-00000000.{pid}-x", tmp_path / training_states.FOLDER / f".00000000.{pid}-key"):
+        os.utime(left, (old, old))
+    leftovers.sweep(tmp_path)
+    assert not list(tmp_path.glob(f"**/.*00000000.{pid}*"))
 
 
 def test_ctrl_c_during_a_write_leaves_no_temporary_file(tmp_path):

@@ -63,6 +63,7 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"deployed_json", "deploy_seconds"}  # nothing is deployed
     none |= {"checkpoint_seconds", "resume_seconds", "earlier_processes_seconds", "resumes"}  # it ran without a break
     none |= {f.name for f in dataclasses.fields(DevicesColumns)}  # it ran on one device
+    none |= {"node", "attempts", "trials_beside"}  # of Ray only
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
     assert unknown == {"phase", "message", "best_validation_loss", "validate_seconds"} | none | parents
     held = {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name.endswith("_json")}

@@ -25,5 +25,13 @@ class EnvironmentColumns(ColumnGroup):
         "cuda: clocks, power, temperature and reasons for throttling, at the start and at the end of training",
     ] = None
     load_average: Annotated[float | None, "the machine's one-minute load average as the trial began"] = None
+    node: Annotated[str | None, "the start of Ray's id of the node on which it ran; null unless Ray ran it"] = None
+    attempts: Annotated[
+        int | None,
+        "times that it was started in this run; above 1 if its node or worker was lost before; null unless Ray ran it",
+    ] = None
+    trials_beside: Annotated[
+        int | None, "most other trials of this run at the same time on its node; null unless Ray ran it"
+    ] = None
     started_at: Annotated[str | None, "UTC, ISO 8601"] = None
     finished_at: Annotated[str | None, "UTC, ISO 8601"] = None

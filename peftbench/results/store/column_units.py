@@ -25,8 +25,8 @@ _NUMBERS = (
     (r"steps_done|skipped_steps|covered_steps", "steps"),
     (r".*_processes|load_average", "processes"),
     (r"threads", "threads"),
-    (r"resumes", "times"),
-    (r"workers", "trials"),
+    (r"resumes|attempts", "times"),
+    (r"workers|trials_beside", "trials"),
     (r"rank", "dimensions or tokens"),
     (r".*logit_(change|difference)", "logits"),
     (

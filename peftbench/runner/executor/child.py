@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.measure import environment
 from peftbench.records import Job, Phase
 from peftbench.records.devices import Place
 from peftbench.runner.executor import lifeline, ranks, stack
@@ -24,6 +25,8 @@ def main(job: Job, channel: Connection, asked_at: float, place: Place | None = N
     """Run one job, or one rank of it; send its phases, its steps and finally its result through the channel."""
     _take_signals()
     _die_with_parent()
+    if job.visible_devices is not None:  # the server has not touched CUDA, so this still counts
+        os.environ.update(environment.visible(job.visible_devices))
     log = ranks.log_of(job.log, place.rank if place else 0)
     if log:
         _redirect(log)
