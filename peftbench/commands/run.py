@@ -18,7 +18,7 @@ from peftbench.results import remote
 if TYPE_CHECKING:
     from peftbench.runner.executor.kinds import Executor
     from peftbench.runner.grid import Execute, Outcome
-    from peftbench.runner.prepare import Options
+    from peftbench.runner.prepare import Grid, Options
     from peftbench.runner.stages import Stage
     from peftbench.suite import Suite, SuiteOptions
 
@@ -189,14 +189,28 @@ def _run_stage(
         tables: whether the table is printed once every cell has its first seed.
         planned: the command that measures the time of the same trials; empty if no time is told.
     """
-    from peftbench.commands import ending, expected, progress, rounds
-    from peftbench.runner import grid, prepare
+    from peftbench.commands import progress
+    from peftbench.runner import others, prepare
 
     if stage.searches:
         options = _for_search(options, len(stage.trials) < len(stage.whole))
     out = sender.out
     prepared = prepare.prepare(stage.trials, stage.folder, workers, command, stage.whole, options)
-    prepare.check_bases(prepared.pending)
+    with others.announced(stage.folder) as seen:
+        for note in [others.note(seen)] if seen else []:
+            print(progress.wrapped(f"note: {note}"), file=out)
+        prepare.check_bases(prepared.pending)
+        return _run_prepared(stage, prepared, sender, execute, tables, planned)
+
+
+def _run_prepared(
+    stage: Stage, prepared: Grid, sender: sending.Sender, execute: Execute, tables: bool, planned: str
+) -> Outcome:
+    """Run a stage whose base models and data were found; the arguments are those of ``_run_stage``."""
+    from peftbench.commands import ending, expected, progress, rounds
+    from peftbench.runner import grid
+
+    out, workers = sender.out, prepared.workers
     done = len(prepared.jobs) - len(prepared.pending)
     what = "learning-rate search: " if stage.searches else ""
     for note in (*stage.notes, *(() if stage.searches else prepared.notes)):

@@ -16,7 +16,7 @@ import pytest
 
 from peftbench.measure import machine
 from peftbench.results.store import files
-from peftbench.runner import leftovers, training_states
+from peftbench.runner import leftovers, others, training_states
 from peftbench.runner.executor import deaths, lifeline, local, sockets
 from peftbench.runner.executor.limits import Limits
 from tests.support import trials
@@ -143,6 +143,25 @@ def test_the_socket_folder_of_a_killed_run_is_swept_by_the_next_one_and_that_of_
     os.close(descriptor)
     sockets.sweep(tmp_path)
     assert {*tmp_path.iterdir()} == {foreign, made}
+
+
+def test_a_run_is_told_of_other_runs_on_its_folder_that_live(tmp_path):
+    (tmp_path / f"{others.PREFIX}4194399").touch()  # of a run that was killed
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
+    )
+    held = tmp_path / f"{others.PREFIX}77"
+    other = subprocess.Popen([sys.executable, "-c", code, held], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with others.announced(tmp_path) as seen:
+        assert seen == (77,)
+        assert "process 77" in others.note(seen)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([held.name, f"{others.PREFIX}{os.getpid()}"])
+    other.kill()
+    other.wait()
+    with others.announced(tmp_path) as seen:
+        assert seen == ()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_server_that_ended_is_noticed(monkeypatch):

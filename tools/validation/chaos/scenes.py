@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.validation.chaos.shared_folder import full_disk, read_only, two_runs
 from tools.validation.chaos.trial_faults import trial_faults
 
 SCENES: dict[str, Callable[[Path], list[str]]] = {
-    "trials that run out of memory, hang or crash": trial_faults,
+    "trials": trial_faults,
+    "two runs": two_runs,
+    "full disk": full_disk,
+    "read-only disk": read_only,
 }
 """By name; the folder is empty."""
