@@ -24,7 +24,7 @@ README = (reference.ROOT / "README.md").read_text()
 CLI, SUITE = (reference.ROOT / "docs" / name for name in ("cli.md", "suite.md"))
 PACKAGE = reference.ROOT / "peftbench"
 LINK = re.compile(r"\]\(([^)]+)\)")
-OUTPUT = ("adapters", "logs", "search")
+OUTPUT = ("adapters", "logs", "search", "set_aside")
 """Folders of a results folder, which exist after a run."""
 
 
