@@ -8,6 +8,7 @@ than in a later one. Prints a line per method: both peaks, and what makes up eac
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -56,6 +57,7 @@ def tracked(trial: Trial, folder: Path) -> Mapping[str, int]:
 
 def main() -> None:
     """Print the comparison."""
+    argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0]).parse_args()
     folder = builtin.folder("nano")
     with tempfile.TemporaryDirectory() as data:
         for name in METHODS_HERE:
