@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,6 @@ _VERSIONS = (
 )
 _ATTEMPTS = 3
 """How often a folder is listed again because files of the list have gone, as another run has merged them."""
-
-
 Listed = Mapping[str, Mapping[str, Any]]
 """Files by their path in a folder there, with what its filesystem tells of each."""
 
@@ -237,8 +236,9 @@ def push(remote: Remote, keys: set[str]) -> int:
             gone = [name for name in state if name not in names and _here(remote, name) is None]
             remote.system.invalidate_cache()
             for name in sorted(gone, key=_last_trials, reverse=True):
-                if remote.system.exists(f"{remote.root}/{name}"):
-                    remote.system.rm_file(f"{remote.root}/{name}")
+                path = f"{remote.root}/{name}"  # another run may have stored a result of its own under this name
+                if remote.system.exists(path) and _version(remote.system.info(path)) == state[name][1]:
+                    remote.system.rm_file(path)
                 del state[name]
         finally:
             _keep(remote, state)
@@ -315,7 +315,8 @@ def _counts(name: str, folders: Collection[str]) -> bool:
 def _version(info: Mapping[str, Any]) -> str | None:
     """Return what tells a file from one of another time; None if its filesystem tells no more than the size."""
     told = next((info[name] for name in _VERSIONS if info.get(name)), None)
-    return None if told is None else f"{info.get('size')} {told}"
+    at = told.timestamp() if isinstance(told, datetime) else told  # one filesystem lists it as a number
+    return None if at is None else f"{info.get('size')} {at}"
 
 
 def _written(remote: Remote, keys: set[str]) -> set[str]:

@@ -149,6 +149,27 @@ def test_two_runs_into_one_url_lose_no_trial(
     assert seeds_at(url) == list(range(6))
 
 
+def test_a_run_deletes_no_result_that_another_one_has_stored_there(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ran the same trial; the first one to merge its files must not take away the row of the other."""
+    url, machines = "memory://bucket/r", {}
+    for machine in ("first", "second"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        machines[machine] = remote.working(url)
+        write(machines[machine].folder, make_result(seed=0, finished_at=f"2026-11-22T12:00:0{len(machines)}+00:00"))
+        remote.push(machines[machine], set())
+    compact(machines["first"].folder)
+    remote.push(machines["first"], set())
+    assert len(memory.glob(f"{url}/trials/*.parquet")) == 2
+    assert "2026-11-22T12:00:02" in read(folder.located(url)).trials["finished_at"].item(), "one row, the newer"
+    compact(machines["second"].folder)
+    remote.push(machines["second"], set())
+    again = remote.working(url).folder
+    compact(again)
+    assert read(again).trials["finished_at"].item().startswith("2026-11-22T12:00:02")
+
+
 def test_logs_and_adapters_of_ended_trials_go_along_and_adapters_come_back_if_asked_for(
     memory: fsspec.AbstractFileSystem, cache: Path
 ) -> None:

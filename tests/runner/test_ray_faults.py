@@ -102,6 +102,7 @@ def watched_flights() -> Any:
     return lambda: states[0].flights.values()
 
 
+@pytest.mark.slow
 def test_a_grid_that_begins_on_two_workers_ends_on_four(nodes: Any, tmp_path: Path) -> None:
     added: list[Any] = []
 
@@ -118,6 +119,7 @@ def test_a_grid_that_begins_on_two_workers_ends_on_four(nodes: Any, tmp_path: Pa
     assert len({row["node"] for row in found.values()}) == 4
 
 
+@pytest.mark.slow
 def test_a_slow_node_holds_up_no_other(nodes: Any, tmp_path: Path) -> None:
     import ray
 
@@ -136,6 +138,7 @@ def test_a_slow_node_holds_up_no_other(nodes: Any, tmp_path: Path) -> None:
     assert order.count(slow) < order.count(next(node for node in order if node != slow))
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_results_folder_double_and_lose_nothing(nodes: Any, tmp_path: Path) -> None:
     commands = [command(nodes.address, tmp_path, 0.1, 12) for _ in range(2)]
     for each in commands:
@@ -195,11 +198,12 @@ def test_what_no_node_can_run_is_told_and_what_is_finished_is_kept(
         return real(job) | ({"CPU": 64.0} if job.key == "k001" else {})
 
     monkeypatch.setattr(ray_driver.ray_cluster, "needs", needs)
-    with pytest.raises(UserError, match=r"can run quick, which needs 64 CPUs; nodes have: 0 CPUs.*; 1 CPUs.*kept"):
+    with pytest.raises(UserError, match=r"can run quick, which needs 64 CPUs; nodes have: .*1 CPUs.*kept"):
         ray_runs.run(tmp_path, ["quick"] * 3, nodes.address)
     assert set(ray_runs.rows(tmp_path)) == {"k000", "k002"}
 
 
+@pytest.mark.slow
 def test_a_worker_that_the_memory_monitor_of_ray_ends_is_out_of_memory(tmp_path: Path) -> None:
     """It ends processes of a full node, and there every node is full."""
     library("ray", "ray")

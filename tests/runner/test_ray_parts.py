@@ -147,9 +147,9 @@ def worked(payload: bytes, code: str | None = None, version: str = __version__) 
 def test_a_node_with_another_peftbench_refuses_without_reading_what_it_is_sent() -> None:
     ((kind, (what, why)),) = worked(b"no pickle", version="0.0.1")
     assert (kind, what) == ("refused", "")
-    assert why == f"it has peftbench version {__version__}, the command has 0.0.1: install the same on every machine"
+    assert why == f"the command has peftbench 0.0.1, and it has {__version__}: install the same on every machine"
     ((_, (_, why)),) = worked(b"no pickle", code="0" * 64)
-    assert "with another source" in why
+    assert "the same version from another source" in why
 
 
 def local_run(monkeypatch: pytest.MonkeyPatch, status: str = "ok") -> list[Any]:

@@ -58,7 +58,7 @@ def pretend(version: str, code: str, payload: bytes, sent: Any) -> Iterator[tupl
 
 def work_without_files(version: str, code: str, payload: bytes, sent: Any) -> Iterator[tuple[str, Any]]:
     """``ray_worker.work`` on a node that has no file of the command's machine, which is this one in truth."""
-    os.environ["XDG_CACHE_HOME"] = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"node-{os.getppid()}-{code[:8]}")
+    os.environ["XDG_CACHE_HOME"] = f"{pickle.loads(payload).job.scratch}-of-the-node"
     real = ray_inputs._is
     ray_inputs._is = lambda source, path: str(path) != source.path and real(source, path)
     ray_worker._shares = lambda *_: False

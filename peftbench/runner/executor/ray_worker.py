@@ -85,8 +85,8 @@ def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> It
 
     yield "here", (ray.get_runtime_context().get_node_id(), time.monotonic())
     if (version, code) != (__version__, code_sha256()):
-        same = "with another source" if version == __version__ else f"version {__version__}"
-        why = f"it has peftbench {same}, the command has {version}: install the same on every machine"
+        other = "the same version from another source" if version == __version__ else __version__
+        why = f"the command has peftbench {version}, and it has {other}: install the same on every machine"
         yield "refused", ("", why)
         return
     order: Order = pickle.loads(payload)
