@@ -9,7 +9,7 @@
 # make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
-# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo deployed precisions all
+# RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo parallel deployed precisions all
 # PIP_ARGS          passed to every pip install (which build of torch: see README, Installation)
 
 PYTHON ?= python3

@@ -33,6 +33,7 @@ from tools.docs import (
     crossed_document,
     deployed_document,
     devices_document,
+    devices_run,
     findings,
     history_document,
     nightly_document,
@@ -58,6 +59,7 @@ RUNS = {
     "nano_grid": ("suites/nano_grid.yaml",),
     "nano_tuning": ("suites/nano_tuning.yaml",),
     "peft_zoo": ("suites/peft_zoo.yaml",),
+    "parallel": ("suites/parallel.yaml",),
     "deployed": ("suites/deployed.yaml", "--set", "threads=1"),  # its times mean nothing, and it is run beside others
 }
 """Name of a committed results folder to the arguments of ``peftbench run``."""
@@ -69,6 +71,7 @@ KEPT = {
     "nano_tuning": ("trials",),
     "peft_zoo": ("trials",),
     "deployed": ("trials",),
+    "parallel": ("trials", "steps"),
     **{f"glue_{name}": ("trials",) for name in (*classification_document.TASKS, "sst2_longer", "roberta")},
 }
 """Which data sets of a run are committed; the larger ones leave out what no document reads. What is not in
@@ -130,6 +133,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "strategies": devices_document.overview,
         "strategies by method": devices_document.by_method,
         "why not": devices_document.reasons,
+        "measured": devices_run.measured,
     },
     ROOT / "docs" / "memory_arithmetic.md": {
         "bytes": arithmetic.bytes_per_parameter,
