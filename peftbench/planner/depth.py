@@ -35,7 +35,8 @@ def depths(trial: Trial, config: Any) -> Depths:
     own = stated_depth(config)
     if own is None:
         return Depths(1, (1,))
-    if trial.devices is not None and trial.devices.strategy == "pp":  # a stage has a part of the layers
+    # a stage has a part of the layers; FSDP2 holds the gathered weights of neighbouring layers, of few layers all
+    if trial.devices is not None and trial.devices.strategy in ("pp", "fsdp2"):
         return Depths(own, (own,))
     if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method will raise its own error
         return Depths(own, (own,))
