@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -68,11 +69,13 @@ def _checked(arguments: argparse.Namespace) -> int:
     """Run a command; print a message for every exception."""
     try:
         _check_folder()
-        code: int = arguments.command(arguments)
+        # the progress of a run controls the terminal itself
+        with contextlib.nullcontext() if arguments.command is _run else streams.printable():
+            code: int = arguments.command(arguments)
         sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter exits
         return code
     except UserError as error:
-        print(f"peftbench: {error}", file=sys.stderr)
+        streams.tell(str(error))
         return BAD_INPUT
     except BrokenPipeError:  # the pipe's reader has exited, as in `peftbench list | head`
         streams.silence()
@@ -81,7 +84,7 @@ def _checked(arguments: argparse.Namespace) -> int:
         if shows_traceback():
             raise
         text, code = backstop.message(error)
-        print(f"peftbench: {text}", file=sys.stderr)
+        streams.tell(text)
         streams.silence()
         return code
 

@@ -9,6 +9,7 @@ import traceback
 
 from peftbench.commands import BAD_INPUT, INTERNAL
 from peftbench.errors import TRACEBACK
+from peftbench.records.secrets import hidden
 from peftbench.version import __version__
 
 
@@ -35,7 +36,7 @@ def _stored(error: BaseException) -> str:
     try:
         descriptor, path = tempfile.mkstemp(".txt", "peftbench-traceback-")
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as out:
-            out.write(text)
+            out.write(hidden(text))
     except OSError as problem:
         return f"the traceback could not be stored ({problem.strerror})"
     return f"the traceback is in {path}: please report it"

@@ -13,6 +13,8 @@ from peftbench.commands.expected import Expected
 from peftbench.commands.rounds import Rounds
 from peftbench.errors import UserError
 from peftbench.records import Result
+from peftbench.records.secrets import hidden
+from peftbench.records.wording import printable_lines
 from peftbench.runner.executor import Event
 
 
@@ -121,7 +123,7 @@ def sentence(result: Result) -> str:
 
 def wrapped(text: str) -> str:
     """Return a text wrapped to a terminal's width; lines after the first are indented."""
-    return "\n".join(terminal.wrapped(text, terminal.SENTENCES, "    "))
+    return "\n".join(terminal.wrapped(printable_lines(hidden(text)), terminal.SENTENCES, "    "))
 
 
 def _seed(seed: int | None) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
+
+from peftbench.records import secrets
+from peftbench.records.wording import printable_lines
 
 _PLAIN = {
     **{"─": "-", "–": "-", "—": "-", "−": "-", "±": "+-", "×": "x", "…": "...", "·": ".", "≥": ">=", "≤": "<="},
@@ -31,6 +37,36 @@ def prepare() -> None:
         reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:  # a stream that a caller has put in its place may be of any kind
             reconfigure(errors=_HANDLER)
+
+
+class _Printable:
+    """A stream to which no secrets are written, and no control characters but line feeds and tabs.
+
+    Names, messages and results of others may have them, and some control the terminal.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._secrets = secrets.values()
+
+    def write(self, text: str) -> int:
+        """Write a text with spaces for its control characters and ``***`` for secrets."""
+        return int(self._stream.write(printable_lines(secrets.hidden(text, self._secrets))) or 0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def printable() -> Iterator[None]:
+    """Write no secrets and no control characters to the standard streams meanwhile."""
+    with contextlib.redirect_stdout(_Printable(sys.stdout)), contextlib.redirect_stderr(_Printable(sys.stderr)):  # type: ignore[type-var]
+        yield
+
+
+def tell(text: str) -> None:
+    """Print a message on standard error, without secrets and control characters."""
+    print(f"peftbench: {printable_lines(secrets.hidden(text))}", file=sys.stderr)
 
 
 def silence() -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
+import tempfile
 import traceback
 from pathlib import Path
 
 from peftbench.errors import Unsupported
+from peftbench.records import secrets
 
 SURFACE = "PEFTBENCH_SURFACE_LIBRARY_ERRORS"
 """Environment variable; if it is set, ``refusal`` translates nothing. Our tests set it, so that faults surface."""
@@ -91,7 +94,26 @@ _ABSOLUTE = re.compile(rf"(?<![\w./~])(?:/(?!/)(?:{_FOLDER})+|~/(?:{_FOLDER})*)"
 
 
 def without_paths(text: str) -> str:
-    """Return a text with every absolute path cut to its last part, because no path of a machine is stored."""
-    for place in sorted({str(Path.home()), str(Path.cwd())} - {"/"}, key=len, reverse=True):
-        text = text.replace(f"{place}/", "")
+    """Return a text as it may be stored and passed on: without secrets, and with absolute paths cut to their last part.
+
+    The folders of the user, of this process and of temporary files have no last part: their names are the user's.
+    """
+    text = secrets.hidden(text)
+    places = {tempfile.gettempdir(): "TMPDIR", _home(): "~", os.getcwd(): "."}
+    for place in sorted({*places} - {"/", "~"}, key=len, reverse=True):
+        if places[place] != "TMPDIR":
+            text = text.replace(f"{place}/", "")
+        text = re.sub(rf"(?<![\w./~-]){re.escape(place)}(?!/?[\w-]|\.\w)", places[place], text)
     return _ABSOLUTE.sub("", text)
+
+
+def of_log(text: str) -> str:
+    """Return the text of a log as it may be passed on; files of packages keep their names within the packages."""
+    packages = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+    for place in sorted({*packages, str(Path(__file__).resolve().parents[2])} - {"/"}, key=len, reverse=True):
+        text = text.replace(f"{place}/", "")
+    return without_paths(text)
+
+
+def _home() -> str:
+    return os.path.expanduser("~").rstrip("/") or "/"

@@ -17,9 +17,30 @@ def agreeing(n: int, one: str, many: str) -> str:
     return one if n == 1 else many
 
 
+_CONTROLS = "\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+"""Control characters beyond ASCII's, of which terminals take U+009B for the start of a command, and those that change
+the direction of text."""
+
+
 def printable(line: str) -> str:
     """Return a line with a space for each run of control characters, which names have and which control terminals."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line)
+    return re.sub(rf"[\x00-\x1f{_CONTROLS}]+", " ", line)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text as ``printable`` does, with its tabs and line feeds."""
+    return re.sub(rf"[\x00-\x08\x0b-\x1f{_CONTROLS}]+", " ", text)
+
+
+def no_formula(value: Any) -> Any:
+    """Return a text with an apostrophe before it if a spreadsheet would take it for a formula; numbers as they are."""
+    if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[-+]?[0-9][0-9.,]*([eE][-+]?[0-9]+)?%?")
 
 
 def series(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peftbench import interrupts
 from peftbench.records import Job, Phase, Result, Status, TrialRow
+from peftbench.records.failures import of_log
 from peftbench.report.notes import data_use
 from peftbench.results import store
 from peftbench.runner import executor, leftovers, training_states
@@ -111,3 +112,14 @@ def _tidy(folder: Path, event: executor.Event) -> None:
         training_states.discard(folder, event.job.key)
     if event.job.log and event.result and event.result.row.status == Status.OK:
         Path(event.job.log).unlink(missing_ok=True)
+    elif event.job.log and event.result:
+        _clean(Path(event.job.log))
+
+
+def _clean(log: Path) -> None:
+    """Rewrite the log of a trial that has ended, into which libraries write what they like, as it may be passed on."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        log.write_text(of_log(text), encoding="utf-8")
+    except OSError:  # it is none of the results: nothing depends on it
+        log.unlink(missing_ok=True)

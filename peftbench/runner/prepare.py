@@ -200,7 +200,7 @@ def prepare(
     }
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
-    whole_command = command if narrow else options.whole_command or command
+    whole_command = _without_paths(command if narrow else options.whole_command or command)
     more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch}
     store.record_grid(folder, asked, whole_command, **more, **named)
     done = set() if options.fresh else store.done(folder)

@@ -12,7 +12,7 @@ import pytest
 from peftbench import cli
 from peftbench.commands import BAD_INPUT, INTERNAL, listing
 from tests.support.results_factory import make_result, store
-from tools.validation import fuzz
+from tools.validation.fuzz.__main__ import DRAWN, drawn, invented
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,12 +138,18 @@ def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path):
 
 
 def test_hundreds_of_wrong_inputs_have_a_message_and_no_traceback(tmp_path, monkeypatch):
-    tally = fuzz.fuzz(tmp_path, range(60))
-    assert tally.faults == []
-    assert sum(tally.counts.values()) == 60
+    tallies = [drawn(name, tmp_path, range(20)) for name in DRAWN]
+    assert [tally.findings for tally in tallies] == [{}] * len(DRAWN)
+    assert {tally.inputs for tally in tallies} == {20}
+
+
+@pytest.mark.parametrize("name", ["suite text", "data file", "template"])
+def test_what_hypothesis_invents_is_read_or_refused(name, tmp_path):
+    tally = invented(name, tmp_path, 60, 0)
+    assert tally.findings == {}
+    assert tally.inputs >= 50
 
 
 @pytest.mark.slow
 def test_thousands_of_wrong_inputs_have_a_message_and_no_traceback(tmp_path):
-    tally = fuzz.fuzz(tmp_path, range(500_000, 502_000))
-    assert tally.faults == []
+    assert [drawn(name, tmp_path, range(500_000, 500_400)).findings for name in DRAWN] == [{}] * len(DRAWN)

@@ -832,8 +832,8 @@ def test_a_suite_runs_once_and_makes_a_page(tiny, tmp_path, command, monkeypatch
     assert "page: reports/mine.html" in out
     page = (tmp_path / "reports" / "mine.html").read_text()
     assert str(tmp_path) not in page
-    shown = f'"peftbench run mine.yaml --set base={tiny}'
-    assert page.count(str(tiny)) == page.count(shown) > 0, "only commands, which work when they are pasted"
+    assert str(tiny) not in page
+    assert f'"peftbench run mine.yaml --set base={tiny.name}' in page
 
 
 def assert_no_path(folder: Path, *paths: Path) -> None:

@@ -42,6 +42,7 @@ from tools.docs import (
     published_document,
     python_document,
     suite_document,
+    trust_document,
     tuning,
     zoo,
 )
@@ -184,6 +185,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "history found": history_document.planted,
         "peer history": history_document.peer,
     },
+    ROOT / "docs" / "trust.md": {"fuzz counts": trust_document.counts},
     ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
     ROOT / "docs" / "deployed.md": {
         "forms": deployed_document.forms,

@@ -1,12 +1,20 @@
-"""CSV: ``trials.csv``, ``steps.csv`` and ``examples.csv``. Texts are quoted; an empty field is null."""
+"""CSV: ``trials.csv``, ``steps.csv`` and ``examples.csv``. Texts are quoted; an empty field is null.
+
+A text that a spreadsheet would take for a formula, and that is no number, has an apostrophe before it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from peftbench.records.wording import no_formula
 from peftbench.report.export import Written, refuse_to_replace
 from peftbench.report.export.runs import Exported
 from peftbench.report.export.tables import arrow_tables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write(results: Exported, output: Path) -> Written:
@@ -25,8 +33,22 @@ def write(results: Exported, output: Path) -> Written:
     how = csv.WriteOptions(quoting_style="needed")
     for kind, table in tables.items():
         with replacing(output / f"{kind}.csv") as out:
-            csv.write_csv(table, out, how)
+            csv.write_csv(_without_formulas(table), out, how)
     return Written(len(results.tables.trials))
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """Return a table whose texts no spreadsheet takes for formulas."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for place, field in enumerate(table.schema):
+        if field.type == pa.string():
+            values = table.column(place)
+            if compute.any(compute.match_substring_regex(values, r"^[=+\-@\t\r]")).as_py():
+                made = pa.array([no_formula(value) for value in values.to_pylist()], pa.string())
+                table = table.set_column(place, field, made)
+    return table
 
 
 def _is_ours(path: Path) -> bool:

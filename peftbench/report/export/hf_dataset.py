@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 from peftbench.errors import UserError
 from peftbench.records.failures import without_paths
+from peftbench.records.wording import printable
 from peftbench.report.export import Written, refuse_to_replace
 from peftbench.report.export.runs import Exported
 from peftbench.report.export.tables import arrow_tables
+from peftbench.report.tables.writers import md
 
 CARD = "README.md"
 KINDS = ("trials", "steps", "examples")
@@ -60,11 +63,14 @@ def _card(results: Exported, kinds: list[str]) -> str:
             for kind in kinds
         ],
     }
-    command = f"\n\nThey were made by\n\n```\n{_public(results.grid.command)}\n```" if results.grid else ""
+    shown = printable(_public(results.grid.command)) if results.grid else ""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+    command = f"\n\nThey were made by\n\n{fence}\n{shown}\n{fence}" if results.grid else ""
+    bases = ", ".join(sorted(md(str(base)) for base in trials["base"].unique()))
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-        f"# Results of peftbench: {suites}",
-        f"{len(trials)} trials of fine-tuning methods on {', '.join(sorted(map(str, trials['base'].unique())))}: "
+        f"# Results of peftbench: {md(suites)}",
+        f"{len(trials)} trials of fine-tuning methods on {bases}: "
         f"{_counts(results)}. Raw values; null means not measured or not applicable.{command}",
         _table(results),
         "# Columns",
@@ -84,7 +90,7 @@ def _public(command: str) -> str:
 
 def _counts(results: Exported) -> str:
     counts = results.tables.trials["status"].value_counts()
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
+    return ", ".join(f"{count} {md(str(status))}" for status, count in counts.items())
 
 
 def _table(results: Exported) -> str:

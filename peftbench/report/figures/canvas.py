@@ -21,6 +21,7 @@ FONT = 7.0
 SETTINGS: dict[str, Any] = {
     "pdf.fonttype": 42,  # whole TrueType fonts: text stays text, and publishers refuse Type 3
     "ps.fonttype": 42,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "font.family": "DejaVu Sans",  # is part of matplotlib, so every machine has it
     "font.size": FONT,
     "axes.labelsize": FONT,

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from peftbench.records import units as fmt
+from peftbench.records.wording import no_formula
 from peftbench.report.published import latex, wording
 from peftbench.report.published.arrange import LaidOut, Line, Printed, TableRow
 from peftbench.report.published.load import names
@@ -179,7 +180,7 @@ def write_csv(table: LaidOut) -> str:
                 "status": status,
             }
             found |= _csv_head(line, printed) | _csv_measured(one) | _csv_printed(printed)
-            writer.writerow({name: "" if value is None else value for name, value in found.items()})
+            writer.writerow({name: "" if value is None else no_formula(value) for name, value in found.items()})
     return out.getvalue()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from peftbench.records.wording import printable
+
 _MARKUP = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -58,4 +60,4 @@ def _escaped(char: str) -> str:
 
 def one_line(text: str) -> str:
     """Return the text on one line: every run of white space or control characters is one space."""
-    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
+    return re.sub(r"\s+", " ", printable(text))

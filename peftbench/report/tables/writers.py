@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from peftbench.records.wording import no_formula
 from peftbench.report import text_table
 from peftbench.report.tables.latex import escaped, one_line
 
@@ -76,13 +77,13 @@ def write_csv(table: Table) -> str:
     """Return the raw numbers in base units (bytes, seconds, fractions of 1); empty if nothing was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([name for column in table.columns for name in column.raw])
+    writer.writerow([no_formula(name) for column in table.columns for name in column.raw])
     for row in table.rows:
         padded = [
             (*value.raw, *(None for _ in column.raw[len(value.raw) :]))
             for column, value in zip(table.columns, row.values, strict=True)
         ]
-        writer.writerow(["" if raw is None else raw for values in padded for raw in values])
+        writer.writerow(["" if raw is None else no_formula(raw) for values in padded for raw in values])
     return out.getvalue()
 
 

@@ -140,10 +140,12 @@ const bindChooser = () => {
 const shownFields = () => FIELDS.filter((field, place) => table.column(place).visible());
 const exported = {
   csv: (fields, rows) => {
+    /* a text that a spreadsheet would take for a formula has an apostrophe before it, as in `report --format csv` */
+    const inert = (value) => (/^[=+\-@\t\r]/.test(value) && !/^[-+]?[0-9][0-9.,]*([eE][-+]?[0-9]+)?%?$/.test(value) ? `'${value}` : value);
     const quote = (value) => (/[",\n\r]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
     const heads = fields.flatMap((field) => (field.ends ? ["mean", "low", "high"].map((end) => `score_${end}`) : [field.name]));
     const lines = [heads, ...rows.map((row) => fields.flatMap((field) => (field.ends ? field.ends(row) : [field.raw(row)])).map((value) => String(value ?? "")))];
-    return `${lines.map((line) => line.map(quote).join(",")).join("\n")}\n`;
+    return `${lines.map((line) => line.map(inert).map(quote).join(",")).join("\n")}\n`;
   },
   md: (fields, rows) => {
     const plain = (text) => text.replace(/[\\|]/g, "\\$&").replace(/[<>\n]/g, (c) => ({ "<": "&lt;", ">": "&gt;" })[c] ?? " ");

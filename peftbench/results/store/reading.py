@@ -143,7 +143,10 @@ def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:
     """Return the rows in these files of ``trials``."""
     found = []
     for name in chosen:
-        rows = files.load(files.path_of(folder, "trials", name), ["key", "status", "finished_at"])
+        path = files.path_of(folder, "trials", name)
+        rows = files.load(path, ["key", "status", "finished_at"])
+        if rows["key"].null_count or rows["status"].null_count:
+            raise UserError(f"{path} has rows without a key or a status: move the file away")
         columns = (rows[column].to_pylist() for column in ("key", "status", "finished_at"))
         found += [Entry(name, key, status, finished or "") for key, status, finished in zip(*columns, strict=True)]
     return found
@@ -187,9 +190,11 @@ def read_rows(folder: Path | str, names: Iterable[str]) -> list[dict[str, Any]]:
         wanted = {"key", "status", "finished_at", "schema_version", *names}
         found: dict[str, tuple[tuple[bool, str, str], dict[str, Any]]] = {}
         for name in damage.sound(folder, "trials"):
-            with files.opened(files.path_of(folder, "trials", name)) as file:
+            path = files.path_of(folder, "trials", name)
+            with files.opened(path) as file:
                 stored = [each for each in file.schema_arrow.names if each in wanted or each.startswith("score_")]
-                listed = file.read(stored, use_threads=False).to_pylist()
+                table = file.read(stored, use_threads=False)
+            listed = conform(table, _part_of_schema(table), str(path)).to_pylist()
             for row in listed:
                 order = (not name.startswith(files.PART), row["finished_at"] or "", name)
                 if row["key"] not in found or order >= found[row["key"]][0]:
@@ -208,6 +213,13 @@ def read_rows(folder: Path | str, names: Iterable[str]) -> list[dict[str, Any]]:
         return rows
 
     return _undisturbed(folder, look)
+
+
+def _part_of_schema(table: pa.Table) -> pa.Schema:
+    """Return the fields of the dataset that a table has; whatever begins as a score does is a number."""
+    known = schema("trials")
+    scores = [pa.field(name, pa.float64()) for name in table.column_names if name.startswith("score_")]
+    return pa.schema([*(field for field in known if field.name in table.column_names), *scores])
 
 
 def read(folder: Path | str) -> Tables:
@@ -247,7 +259,10 @@ def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
     tables = {name: files.load(files.path_of(folder, "trials", name)) for name in chosen}
     wanted = schema("trials", dict.fromkeys(task for table in tables.values() for task in tasks_of(table.schema)))
     kept = [
-        only(conform(table, wanted), [key for key in table["key"].to_pylist() if best[key].name == name])
+        only(
+            conform(table, wanted, str(files.path_of(folder, "trials", name))),
+            [key for key in table["key"].to_pylist() if best[key].name == name],
+        )
         for name, table in tables.items()
     ]
     rows = pa.concat_tables(kept, promote_options="default")
@@ -258,7 +273,8 @@ def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
     wanted = schema(kind)
     kept = [wanted.empty_table()]
     for name in sorted(set(damage.sound(folder, kind)) & set(keys)):
-        kept.append(only(conform(files.load(files.path_of(folder, kind, name)), wanted), keys[name]))
+        path = files.path_of(folder, kind, name)
+        kept.append(only(conform(files.load(path), wanted, str(path)), keys[name]))
     return pa.concat_tables(kept, promote_options="default")
 
 

@@ -133,18 +133,44 @@ def scores_of(scores: Iterable[Score]) -> dict[str, float | None]:
     }
 
 
-def conform(found: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Return a table with the wanted columns first, null if missing, and its other columns after them."""
+def conform(found: pa.Table, wanted: pa.Schema, where: str = "a table") -> pa.Table:
+    """Return a table with the wanted columns first, null if missing, and its other columns after them.
+
+    Args:
+        found: the table as it is stored.
+        wanted: the dataset's schema.
+        where: the file, for messages.
+
+    Raises:
+        UserError: if two columns have one name, a column has values of another type, or one that always has a value
+            lacks some.
+    """
+    names = found.column_names
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise UserError(f"{where} has the column {twice!r} twice: move the file away")
+    for field in wanted:
+        if not field.nullable and field.name in names and found.column(field.name).null_count:
+            raise UserError(f"{where}: the column {field.name!r} has no value in some rows: move the file away")
     if found.schema.equals(wanted):
         return found.replace_schema_metadata(wanted.metadata)
     extra = [field for field in found.schema if field.name not in wanted.names]
     target = pa.schema([*wanted, *extra], wanted.metadata)
     stored = dict(zip(found.column_names, found.columns, strict=True))
     arrays = [
-        stored[field.name].cast(field.type) if field.name in stored else pa.nulls(found.num_rows, field.type)
+        _cast(stored[field.name], field, where) if field.name in stored else pa.nulls(found.num_rows, field.type)
         for field in target
     ]
     return pa.Table.from_arrays(arrays, schema=target)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field, where: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException:
+        raise UserError(
+            f"{where}: the column {field.name!r} holds {column.type}, expected {field.type}: move the file away"
+        ) from None
 
 
 def _array(values: list[Any], type_: pa.DataType) -> pa.Array:

@@ -1,13 +1,10 @@
-"""What ``tools.validation.fuzz`` gives the command line: wrong suites, options, results folders and data files."""
+"""Wrong suites, and wrong options of commands."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import random
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -329,57 +326,3 @@ def option_input(place: Path, draw: random.Random) -> list[str]:
         [draw.choice(("run", "plan", "report", "x", "--version", ""))],
     )
     return draw.choice(commands)
-
-
-def results_input(place: Path, draw: random.Random) -> list[str]:
-    """Write a damaged results folder and return the command that reports or compares it."""
-    from tests.support import odd_results
-
-    good = place.parent / f"good{draw.randrange(8)}"
-    if not good.exists():
-        odd_results.make(good, int(good.name[4:]))
-    folder = place / "r"
-    shutil.copytree(good, folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for _ in range(draw.choice((1, 1, 2))):
-        _spoil(draw.choice(files), folder, draw)
-    if draw.random() < 0.3:
-        return ["compare", *draw.sample(["r", str(good)], 2)]
-    return ["report", "r", "--format", draw.choice(("text", "brief", "csv", "ranks"))]
-
-
-def _spoil(path: Path, folder: Path, draw: random.Random) -> None:
-    """Damage one file of a results folder, or put one there that does not belong."""
-    content = path.read_bytes() if path.is_file() else b""
-    at = draw.randrange(len(content) + 1)
-    kinds: list[Callable[[], Any]] = [
-        lambda: path.write_bytes(content[:at]),
-        lambda: path.write_bytes(content[:at] + bytes([draw.randrange(256)]) + content[at + 1 :]),
-        lambda: path.write_bytes(b""),
-        lambda: path.unlink(missing_ok=True),
-        lambda: (folder / draw.choice(("trials", "steps", "examples")) / "x.txt").write_text("x"),
-        lambda: (folder / "trials" / "x.parquet").mkdir(exist_ok=True),
-        lambda: (folder / "trials" / "loop.parquet").symlink_to("loop.parquet"),
-        lambda: (folder / "grid.json").write_text(json.dumps(draw.choice([v for v in ODD if v != 10**400]))),
-        lambda: (folder / "grid.json").write_text(
-            json.dumps({"keys": draw.choice(ODD[:40]), "command": None}, default=str)
-        ),
-        lambda: (folder / "grid.json").write_text("[" * 100_000),
-        lambda: shutil.rmtree(folder / draw.choice(("trials", "steps", "examples")), ignore_errors=True),
-        lambda: _foreign(folder / "trials" / "foreign.parquet", draw),
-    ]
-    with contextlib.suppress(FileExistsError, FileNotFoundError, IsADirectoryError, ValueError):
-        draw.choice(kinds)()
-
-
-def _foreign(path: Path, draw: random.Random) -> None:
-    """Write a parquet file that is almost one of peftbench."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    version = draw.choice((b"", b"x", b"\xff", "²".encode(), b"-1", b"1.0", b"9" * 6000, b"99", b"1", b"2"))
-    columns = draw.choice(
-        ({"a": [1]}, {"key": ["k"]}, {"key": [1], "status": [2], "finished_at": [3]}, {"key": [None]})
-    )
-    metadata = {b"peftbench.kind": draw.choice((b"trials", b"steps", b"\xff")), b"peftbench.schema_version": version}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
