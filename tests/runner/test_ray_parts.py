@@ -258,6 +258,23 @@ def test_a_node_has_the_variables_of_the_command(tiny: Path, tmp_path: Path, mon
     assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
+@pytest.mark.usefixtures("node")
+def test_a_worker_of_ray_takes_back_the_priority_that_ray_has_given_up(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray starts its workers with a niceness of 15; only the superuser may lower it."""
+    asked: list[tuple[int, ...]] = []
+
+    def refused(*priority: int) -> None:
+        asked.append(priority)
+        raise PermissionError
+
+    local_run(monkeypatch)
+    monkeypatch.setattr(os, "setpriority", refused)
+    assert worked(order(trials.job(trials.trial(tiny, tmp_path), tmp_path)))[-1][0] == "result"
+    assert asked == [(os.PRIO_PROCESS, 0, 0)]
+
+
 def test_what_ran_beside_a_trial_is_known_whatever_the_order_of_messages() -> None:
     spans = Spans()
     first, second = spans.begin("a", 10.0), spans.begin("a", 5.0)

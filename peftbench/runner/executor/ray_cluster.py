@@ -55,6 +55,7 @@ def connected(address: str | None) -> Iterator[bool]:
             "machine of the cluster, as with ray job submit, with --address auto"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a run is reported to anyone
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else trials wait for every other process of the machine
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:

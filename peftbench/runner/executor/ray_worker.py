@@ -91,6 +91,8 @@ def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> It
         return
     order: Order = pickle.loads(payload)
     _set(order.environment)
+    with suppress(PermissionError):  # Ray's workers are nicer than all other processes, which would slow down trials
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     try:
         job = ray_inputs.located(order.job, order.inputs, sent, ray.get)
     except ray_inputs.Missing as missing:
