@@ -145,6 +145,13 @@ def test_the_socket_folder_of_a_killed_run_is_swept_by_the_next_one_and_that_of_
     assert {*tmp_path.iterdir()} == {foreign, made}
 
 
+def test_killing_a_process_that_is_gone_with_its_server_is_no_error():
+    process = zombie()
+    process.wait()
+    for pid, runs, seemed in ((process.pid, True, True), (process.pid, False, False), (None, True, False)):
+        assert deaths.kill(SimpleNamespace(pid=pid, is_alive=lambda runs=runs: runs)) == seemed
+
+
 def test_a_run_is_told_of_other_runs_on_its_folder_that_live(tmp_path):
     (tmp_path / f"{others.PREFIX}4194399").touch()  # of a run that was killed
     code = (

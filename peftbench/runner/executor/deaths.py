@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,15 @@ def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) 
     if failures.ended_out_of_memory(said):
         status, last = Status.OOM, said
     return status, f"the trial's process ended with {how}{last}", frames
+
+
+def kill(process: Any) -> bool:
+    """Kill a process if it runs; return whether it seemed to. It may be gone already, with its server."""
+    if process.pid is None or not process.is_alive():
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGKILL)
+    return True
 
 
 def _last_words(name: str | None) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,8 +130,7 @@ def ask(function: Callable[..., None], *arguments: Any) -> None:
             problem = ours.recv()
             process.join(_KILL_SECONDS)
     finally:
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
+        if deaths.kill(process):
             process.join(_KILL_SECONDS)
         _restore(before)
     if problem is not None:
@@ -343,8 +341,7 @@ def _reap(one: _Running) -> None:
 def _kill(one: _Running) -> None:
     every = (one.process, *(other.process for other in one.others))
     for process in every:
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
+        deaths.kill(process)
     for process in every:
         process.join(_KILL_SECONDS)
     ranks.tidy(one.job, one.others, one.place)
