@@ -53,8 +53,10 @@ def handled(restores: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items() if restores else ():
-            signal.signal(number, handler)
+        if restores:
+            _State.first = None  # what this process does next was not asked to stop
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def _patterns(key: str, given: Mapping[str, Any], model: nn.Module) -> dict[str,
         return found
     except expressions.TooSlow as error:
         raise UserError(f"lora: {key}: {error}") from None
-    except re.error as error:
+    except (re.error, ValueError, OverflowError) as error:
         raise UserError(f"lora: {key}: given {', '.join(given)}; allowed: regular expressions ({error})") from None
 
 

@@ -215,7 +215,7 @@ def _check_expressions(model: nn.Module, config: Any) -> None:
                 patterns.matches(pattern, names)
             except patterns.TooSlow as error:
                 raise UserError(f"peft {config.peft_type.value}: {field}: {error}") from None
-            except re.error:  # peft has words of its own
+            except (re.error, ValueError, OverflowError):  # peft has words of its own
                 continue
 
 

@@ -36,7 +36,7 @@ for line in sys.stdin:
             match = getattr(re, way)(pattern, text)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             found.append(match and [match[0], *match.groups()])
-    except (re.error, OverflowError, RecursionError) as error:
+    except (re.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         found = str(error)
     print(json.dumps(found), flush=True)
@@ -91,7 +91,8 @@ class _Workers:
                 raise re.error(found)
             return found
         if process is None or process.returncode != -signal.SIGVTALRM:
-            raise RuntimeError("the process that matches regular expressions ended")
+            how = "" if process is None else f", with exit code {process.returncode}"
+            raise UserError(f"the process that matches regular expressions ended{how}: its Python is {sys.executable}")
         longest = max(texts, key=len)
         shown = longest if len(longest) <= _SHOWN else f"{longest[:_SHOWN]}…"
         of = f"{shown!r}" if len(texts) == 1 else f"one of {len(texts):,} names, such as {shown!r}"
@@ -110,6 +111,8 @@ class _Workers:
             process.stdin.write(question + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
+        except OSError:  # it has ended
+            answer = ""
         except BaseException:  # Ctrl-C: the next question would get this one's answer
             self.end()
             raise
@@ -120,8 +123,8 @@ class _Workers:
     def _start(self) -> None:
         program = [sys.executable, "-I", "-S", "-c", _WORKER]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="ascii", env={}
+        self._process = subprocess.Popen(  # it needs the environment: some Pythons find their library by it
+            program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="ascii"
         )
         self._owner = os.getpid()
 

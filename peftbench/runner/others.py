@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from peftbench.measure import machine
+
 PREFIX = ".running-"
-"""A command holds the lock of a file of this name and its process id, as long as it runs a grid."""
+"""A command holds the lock of a file of this name and that of its process, as long as it runs a grid."""
 
 
 @contextmanager
@@ -20,9 +21,10 @@ def announced(folder: Path) -> Iterator[tuple[int, ...]]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     others = tuple(sorted(pid for pid in map(_running, folder.glob(f"{PREFIX}*")) if pid is not None))
-    own = folder / f"{PREFIX}{os.getpid()}"
+    own = folder / f"{PREFIX}{machine.process_name()}"
     with open(own, "wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # another thread of this process runs a grid here, or another command just looks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             yield others
         finally:
@@ -44,6 +46,6 @@ def _running(path: Path) -> int | None:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return int(path.name.removeprefix(PREFIX))
+            return int(path.name.rpartition(".")[2])
         path.unlink(missing_ok=True)
     return None

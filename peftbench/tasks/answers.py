@@ -44,7 +44,7 @@ def problem(pattern: str) -> str | None:
         return None
     try:
         groups = re.compile(pattern).groups
-    except (re.error, OverflowError, RecursionError) as error:
+    except (re.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
         return f"not a regular expression: {error}"
     return None if groups == 1 else f"a regular expression with {groups} groups; allowed: exactly one, the answer"
 

@@ -117,3 +117,5 @@ def test_a_signal_that_is_ignored_stays_so_and_former_handlers_come_back():
     finally:
         signal.signal(signal.SIGHUP, before[2])
     assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before
+    with interrupts.deferred():
+        pass  # a later command of this process was not asked to stop

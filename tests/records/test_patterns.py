@@ -52,7 +52,17 @@ def test_names_of_modules_are_matched_as_a_whole():
 def test_what_is_no_expression_is_an_error_of_re():
     with pytest.raises(re.error, match="unterminated"):
         patterns.matches("(", ["a"])
+    with pytest.raises(re.error, match="incompatible"):
+        patterns.matches("(?a)(?u)x", ["a"])
     assert patterns.matches("a", ["a"])
+
+
+def test_a_python_that_cannot_start_is_named(monkeypatch):
+    patterns._WORKERS.end()
+    monkeypatch.setattr(patterns.sys, "executable", "/bin/false")
+    for _ in range(3):  # the question meets a process that has ended, or one that is about to
+        with pytest.raises(UserError, match="its Python is /bin/false"):
+            patterns.search("(a)", "a")
 
 
 def test_several_threads_get_their_own_answers():

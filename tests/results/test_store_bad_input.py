@@ -207,3 +207,17 @@ def test_a_record_of_the_grid_that_is_not_unicode_is_refused(tmp_path):
     (tmp_path / "grid.json").write_text('{"keys": ["\\ud800"], "command": ""}')
     with pytest.raises(UserError, match="run the suite again, or delete the file"):
         recorded_grid(tmp_path)
+
+
+def test_memory_that_runs_out_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run would move such files aside, and run their trials again."""
+
+    def full(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 8192 failed")
+
+    keys = fill(tmp_path, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", full)
+        with pytest.raises(MemoryError):
+            open_for_run(tmp_path, ["judge"])
+    assert done(tmp_path) == set(keys)

@@ -153,19 +153,23 @@ def test_killing_a_process_that_is_gone_with_its_server_is_no_error():
 
 
 def test_a_run_is_told_of_other_runs_on_its_folder_that_live(tmp_path):
-    (tmp_path / f"{others.PREFIX}4194399").touch()  # of a run that was killed
+    (tmp_path / f"{others.PREFIX}{machine.name()}.4194399").touch()  # of a run that was killed
     code = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'wb'); fcntl.flock(f, fcntl.LOCK_EX); print(); time.sleep(60)"
     )
-    held = tmp_path / f"{others.PREFIX}77"
+    held = tmp_path / f"{others.PREFIX}{machine.name()}.77"
     other = subprocess.Popen([sys.executable, "-c", code, held], stdout=subprocess.PIPE)
     other.stdout.readline()
     with others.announced(tmp_path) as seen:
         assert seen == (77,)
         assert "process 77" in others.note(seen)
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([held.name, f"{others.PREFIX}{os.getpid()}"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [held.name, f"{others.PREFIX}{machine.process_name()}"]
+        )
     other.kill()
     other.wait()
+    with others.announced(tmp_path), others.announced(tmp_path):
+        pass  # as two threads of a process do
     with others.announced(tmp_path) as seen:
         assert seen == ()
     assert not [*tmp_path.iterdir()]

@@ -68,7 +68,7 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
             _check(path, file.schema_arrow)
             remedy = ": move it and the files of its name beside it away, and run again"  # rows inside are damaged
             yield file
-    except FileNotFoundError:
+    except (FileNotFoundError, MemoryError):  # pyarrow's own error of memory is one too
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:  # the system refuses: nothing is known to be wrong with the file

@@ -239,11 +239,11 @@ def read(folder: Path | str) -> Tables:
         for entry in best.values():
             keys.setdefault(entry.name, []).append(entry.key)
         steps, examples = (_frame(_belonging(folder, kind, keys)) for kind in ("steps", "examples"))
-        frame = _trials_frame(folder, trials)
-        damage.tell_missing(folder, frame, {"steps": steps, "examples": examples})
-        return Tables(frame, steps, examples)
+        return Tables(_trials_frame(folder, trials), steps, examples)
 
-    return _undisturbed(folder, look)
+    found = _undisturbed(folder, look)
+    damage.tell_missing(folder, found.trials, {"steps": found.steps, "examples": found.examples})
+    return found
 
 
 def only(table: pa.Table, keys: Iterable[str]) -> pa.Table:

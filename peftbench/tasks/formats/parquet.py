@@ -61,9 +61,12 @@ def _bytes(column: Any) -> int:
         return own + _bytes(column.flatten())
     if pyarrow.types.is_null(kind) or not hasattr(column, "buffers"):
         return own
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_string(kind):
+    if pyarrow.types.is_fixed_size_binary(kind):
+        return own + kind.byte_width * len(column)
+    texts = ("is_string", "is_binary", "is_large_string", "is_large_binary")
+    if any(getattr(pyarrow.types, name)(kind) for name in texts):
         return own + (compute.sum(compute.binary_length(column)).as_py() or 0)
-    return own
+    return own + (column.nbytes if "view" in str(kind) else 0)
 
 
 def _values(column: Any) -> list[Any]:
