@@ -38,6 +38,7 @@ _PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or
 _WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; use bf16, or ddp"
 _DIVIDED = ("full", "lora", "adapter")
 _SCALER = "torch's gradient scaler would skip a step on one device and not on another; use bf16"
+_SHARED = "its layers share parameters, and FSDP2 gathers each layer by itself; use ddp"
 _TWO_LAYERS = "this release does not run it; use ddp or fsdp2"
 
 LIMITS: Mapping[str, Limits] = MappingProxyType(
@@ -52,7 +53,8 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "adafactor": "its means over rows and columns are of whole tensors, and it is given shards; use adamw",
             },
             methods={
-                "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp"
+                "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp",
+                **dict.fromkeys(("peft TINYLORA", "peft VBLORA"), _SHARED),
             },
             gradient_scaling="torch's gradient scaler looks for infinite values in one device's shards only; use bf16",
         ),

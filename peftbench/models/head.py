@@ -174,7 +174,9 @@ def _drawn(base: Any, module: nn.Module) -> nn.Module:
 
 
 def base_of(model: Any) -> Any:
-    """Return the base model's own module, of a base model or a tuned one."""
+    """Return the base model's own module, of a base model or a tuned one, or of one that DDP has wrapped."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

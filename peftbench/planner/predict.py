@@ -33,9 +33,11 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
     Raises:
         Unsupported: if the method or precision does not exist for this base model.
         UserError: if an option is wrong for this base model.
-        Unplannable: if the step reads values of tensors.
+        Unplannable: if the step reads values of tensors, or tensors move between a GPU and its host.
     """
     assert trial.training is not None
+    if trial.device == "cuda" and trial.devices is not None and trial.devices.offload != "none":
+        raise Unplannable("what is offloaded to the host and what is on the GPU cannot be told apart in a trace")
     passes = tuple(passes or longest(trial.training, trial.devices))
     if isinstance(config, str | Path):
         config = load_config(trial.base, Path(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,9 +22,17 @@ def highest(trial: Trial, config: Any, passes: Sequence[Pass] | None = None) -> 
     devices = trial.devices
     each = [predict(trial, config, passes, rank) for rank in different(devices)]
     peaks = [found.peak_bytes for found in each]
-    work = sum(found.flops_per_token for found in each) * devices.ranks / len(each)
+    of_all = sum(found.flops_per_token for found in each) * devices.ranks / len(each)
+    work = of_all * _share_that_counts(devices, len(each[0].passes))
     most = max(each, key=lambda found: found.peak_bytes)
     return replace(most, flops_per_token=work, ranks=tuple(peaks * (devices.ranks // len(peaks))))
+
+
+def _share_that_counts(devices: Devices, passes: int) -> float:
+    """Return the share of the passes of all ranks that count: in a step's last round some may have a weight of zero."""
+    if devices.strategy not in ("ddp", "fsdp2"):
+        return 1.0
+    return passes / (math.ceil(passes / devices.count) * devices.count)
 
 
 def different(devices: Devices) -> range:

@@ -60,6 +60,8 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
     with run.clock.phase(Phase.EVALUATE):
         precision, ends = effective(trial.precision, trial.options), learned_ends(trial)
         harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, precision, ends)
+        if trial.devices is not None and trial.devices.strategy == "fsdp2":
+            harness.searches = False  # all ranks score in lockstep: one alone must not take smaller batches
     with run.clock.phase(Phase.CHECK):
         for task in tasks:
             with suppress(Exception):  # scoring meets it again, and decides

@@ -31,7 +31,9 @@ def shape(trial: Trial) -> str:
     ]
     base = replace(trial.base, source=_place(trial.base.source))
     method = (trial.method, trial.rank, trial.precision, sorted(trial.options.items()))
-    what = (base, method, training, tasks, trial.inference, trial.retention)
+    what: tuple[Any, ...] = (base, method, training, tasks, trial.inference, trial.retention)
+    if trial.devices is not None:
+        what += (trial.devices,)
     where = (trial.device, trial.threads, trial.evaluation.batch_size, trial.evaluation.max_length)
     return hashlib.sha256(repr((what, where, _machine())).encode()).hexdigest()
 

@@ -77,9 +77,13 @@ def _checked(suite: Suite) -> list[Cell]:
 
 
 def threads_of(suite: Suite) -> int:
-    """Return the CPU threads of each trial: the suite's, else an equal share of the cores that this process may use."""
+    """Return the CPU threads of each trial: the suite's, else an equal share of the cores that this process may use.
+
+    On several devices each of a trial's processes has as many.
+    """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return suite.threads or max(1, available // suite.workers)
+    ranks = max((each.ranks for each in suite.devices if each is not None), default=1)
+    return suite.threads or max(1, available // (suite.workers * ranks))
 
 
 def _cells(block: Block, suite: Suite) -> Iterable[Cell]:

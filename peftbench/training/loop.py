@@ -267,7 +267,7 @@ def _train_step(
     checked = None
     if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
         with clock.phase(Phase.VALIDATE):
-            checked = validation_loss(learner, held_out)
+            checked = learner.parallel.same(validation_loss(learner, held_out))  # all keep the same best weights
         if not math.isfinite(checked):
             raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
         course.best.offer(checked, index + 1, learner.parameters)

@@ -63,7 +63,7 @@ class Divided(Grouped):
         copies, stages, shares = self._along
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if getattr(base, "peftbench_head", None) is not None:
-            raise Unsupported(f"{self.devices.strategy}: a head for whole texts is not divided; use ddp or fsdp2")
+            raise Unsupported(f"{self.devices.strategy}: a head for whole texts is not divided; use ddp")
         if shares.count > 1:
             self._shares = tensor.divide(model, shares)
         if stages.count > 1:

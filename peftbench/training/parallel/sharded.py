@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard, re
 from torch.distributed.tensor import DTensor
 
 from peftbench.errors import Unsupported
-from peftbench.models import divided
+from peftbench.models import divided, head
 from peftbench.models.layers import decoder_layers
 from peftbench.models.precision import Precision
 from peftbench.records import Devices
@@ -49,6 +49,7 @@ class FullySharded(DataParallel):
         except LookupError as error:
             raise Unsupported(f"fsdp2: {error}") from None
         _check_hooks(model)
+        _check_groups(model, layers)
         marks = {name: _marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
         _plain_four_bit(model)
         settings: dict[str, Any] = {
@@ -60,7 +61,8 @@ class FullySharded(DataParallel):
         for layer in layers:
             fully_shard(layer, **settings)
         fully_shard(model, **settings)
-        register_fsdp_forward_method(model, "generate")
+        if hasattr(model, "generate"):
+            register_fsdp_forward_method(model, "generate")
         for name, parameter in model.named_parameters(remove_duplicate=False):
             vars(parameter).update(marks[name])  # what a method, or the base model's class, says of a parameter
 
@@ -116,6 +118,26 @@ def _plain_four_bit(model: Any) -> None:
             module.quant_state = state
             plain = weight.data.as_subclass(torch.Tensor)
             module._parameters["weight"] = nn.Parameter(plain, requires_grad=False)
+
+
+def _check_groups(model: Any, layers: Iterable[nn.Module]) -> None:
+    """Refuse what does not fit groups that are gathered one after another.
+
+    Raises:
+        Unsupported: if layers share a parameter, or the model has a decoder's head for whole texts: its logits are
+            taken from within the model, and FSDP2 follows what the model returns.
+    """
+    placed = head.placed_in(model)
+    if placed is not None and placed.reads_last:
+        raise Unsupported("fsdp2: a decoder's head for whole texts is not divided; use ddp")
+    seen: set[int] = set()
+    for layer in layers:
+        named = dict(layer.named_parameters())
+        if shared := [name for name, p in named.items() if id(p) in seen]:
+            raise Unsupported(
+                f"fsdp2: layers share parameters ({abridged(shared, 2)}), and each layer is gathered by itself; use ddp"
+            )
+        seen.update(map(id, named.values()))
 
 
 def _check_hooks(model: Any) -> None:
