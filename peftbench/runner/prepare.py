@@ -346,4 +346,4 @@ def _prepare_logs(folder: Path) -> None:
         (folder / "logs").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write logs to {folder / 'logs'}: {error.strerror}") from None
-    leftovers.sweep(folder)
+    leftovers.sweep_before_run(folder)

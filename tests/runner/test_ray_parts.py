@@ -219,7 +219,7 @@ def test_a_node_without_the_results_folder_sends_log_and_adapter(
         if kind in ("log", "adapter"):
             ray_files.receive(job, kind, content)
     assert not Path(job.adapter_folder).exists(), "it appears whole"
-    ray_files.finish(job, messages[-1][1][0])
+    ray_files.finish(job, messages[-1][1][0], dict(messages)["files"])
     assert not list(results.glob(".saving-*"))
     if status == "ok":
         assert (Path(job.adapter_folder) / "a.safetensors").read_bytes() == b"x" * 5

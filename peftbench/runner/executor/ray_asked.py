@@ -10,6 +10,7 @@ from pathlib import Path
 from peftbench.measure import environment
 from peftbench.records import Job, Phase
 from peftbench.runner.executor import lifeline, ray_inputs, ray_worker
+from peftbench.runner.executor.ray_cluster import Node
 from peftbench.runner.executor.ray_spans import Span
 from peftbench.tasks import hub
 
@@ -40,6 +41,12 @@ class Asked:
     alone: bool = False
     """Whether it has a node for itself."""
     # of the current attempt:
+    reserved: Mapping[str, float] = field(default_factory=dict)
+    """What Ray was asked to reserve for it."""
+    avoided: frozenset[str] = frozenset()
+    """Nodes on which Ray may not place it."""
+    files: Mapping[str, int] | None = None
+    """Sizes in bytes of the files of its adapter, which its node sends."""
     node: str | None = None
     phase: Phase = Phase.START
     capacity: int | None = None
@@ -62,7 +69,11 @@ class Asked:
 
     def begin(self) -> None:
         """Forget the last attempt."""
-        self.node, self.phase, self.span = None, Phase.START, None
+        self.node, self.phase, self.span, self.files = None, Phase.START, None, None
+
+    def fits(self, node: Node) -> bool:
+        """Return whether Ray can place it on a node, as it was asked to."""
+        return node.name not in self.avoided and node.trials(self.reserved) > 0
 
     def order(self, mark: str) -> ray_worker.Order:
         """Return what is sent to a node.

@@ -34,6 +34,9 @@ _LOOK_SECONDS = 2.0
 """Time between two looks at the cluster."""
 _LEAST_IN_FLIGHT = 16
 """Fewest trials that Ray is asked for at the same time; else twice as many as the cluster can run, so that it grows."""
+_UNABLE_IN_FLIGHT = 4
+"""Most trials that Ray is asked for though no node can run them, so that a cluster that grows sees them. They may not
+keep trials back that can run."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class _Run:
     ray: Any
     task: Any
     waiting: deque[Asked]
+    unable: deque[Asked] = field(default_factory=deque)
+    """Trials that wait, and that no node could run when the cluster was looked at last."""
     flights: dict[Any, Asked] = field(default_factory=dict)
     """Trials that Ray was asked for, by the generator of their messages."""
     sent: dict[str, list[tuple[str, Any]]] = field(default_factory=dict)
@@ -77,7 +82,7 @@ def run(jobs: Sequence[Job], own: bool) -> Iterator[Event]:
     task = ray.remote(max_retries=0, num_returns="streaming")(ray_worker.work)
     state = _Run(own, mark, ray, task, deque(Asked(job, ray_inputs.named(job)) for job in jobs))
     try:
-        while state.waiting or state.flights:
+        while state.waiting or state.unable or state.flights:
             _look(state)
             _submit(state)
             yield from _messages(state)
@@ -113,6 +118,9 @@ def _look(state: _Run) -> None:
     if now - state.looked < _LOOK_SECONDS and state.nodes:
         return
     state.looked, state.nodes = now, ray_cluster.nodes()
+    state.waiting.extendleft(reversed(state.unable))
+    state.unable.clear()
+    _recall(state)
     left = [*state.flights.values(), *state.waiting]
     if any(asked.node for asked in left) or any(_able(state, asked) for asked in left):
         state.stuck_since = None
@@ -121,6 +129,23 @@ def _look(state: _Run) -> None:
     refusals = _refusals(state, left[0])
     if state.own or refusals or now - since > PATIENCE_SECONDS:
         raise UserError(_no_node(state, left[0], refusals))
+
+
+def _recall(state: _Run) -> None:
+    """Take back trials that Ray can no longer place as it was asked to, but could otherwise; they count no attempt.
+
+    What is avoided or reserved is fixed when Ray is asked, and the nodes that were there then may be lost.
+    """
+    for messages, asked in list(state.flights.items()):
+        able = [] if asked.node else _able(state, asked)
+        if not able or any(asked.fits(node) for node in able):
+            continue
+        if state.ray.wait([messages], num_returns=1, timeout=0)[0]:  # it ran, and its messages tell what became of it
+            continue
+        del state.flights[messages]
+        with suppress(Exception):  # its node may be lost at this moment
+            state.ray.cancel(messages, force=True)
+        state.waiting.appendleft(asked)
 
 
 def _able(state: _Run, asked: Asked) -> list[ray_cluster.Node]:
@@ -152,11 +177,23 @@ def _no_node(state: _Run, asked: Asked, refusals: list[str]) -> str:
 
 def _submit(state: _Run) -> None:
     """Ask Ray for trials, but not for all of a large grid: it would look at each of them again and again."""
+    if not state.waiting:
+        return
+    unable = sum(not asked.node and not _able(state, asked) for asked in state.flights.values())
+    able = len(state.flights) - unable
     while state.waiting:
-        wanted = ray_cluster.needs(state.waiting[0].job)
-        if len(state.flights) >= max(_LEAST_IN_FLIGHT, 2 * ray_cluster.at_once(state.nodes, wanted)):
-            return
-        asked = state.waiting.popleft()
+        asked = state.waiting[0]
+        if _able(state, asked):
+            at_once = ray_cluster.at_once(state.nodes, ray_cluster.needs(asked.job))
+            if able >= max(_LEAST_IN_FLIGHT, 2 * at_once):
+                return
+            able += 1
+        elif unable >= _UNABLE_IN_FLIGHT:
+            state.unable.append(state.waiting.popleft())
+            continue
+        else:
+            unable += 1
+        state.waiting.popleft()
         asked.begin()
         messages = state.task.options(**_options(state, asked)).remote(
             __version__,
@@ -168,7 +205,7 @@ def _submit(state: _Run) -> None:
 
 
 def _options(state: _Run, asked: Asked) -> dict[str, Any]:
-    """Return what a trial reserves and which nodes it avoids, as Ray names them."""
+    """Return what a trial reserves and which nodes it avoids, as Ray names them, and note both."""
     able = _able(state, asked)
     wanted = ray_cluster.needs(asked.job)
     if asked.alone and able:
@@ -176,6 +213,7 @@ def _options(state: _Run, asked: Asked) -> dict[str, Any]:
     avoided = _unfit(state, asked)
     if any(node.name not in asked.lost_on for node in able):
         avoided |= asked.lost_on & {node.name for node in able}
+    asked.reserved, asked.avoided = wanted, frozenset(avoided)
     options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "scheduling_strategy": "SPREAD"}
     if wanted["memory"]:
         options["memory"] = wanted["memory"]
@@ -202,11 +240,13 @@ def _receive(state: _Run, messages: Any) -> Iterator[Event]:
         _began(state, asked, *content)
     elif kind in ("log", "adapter"):
         ray_files.receive(asked.job, kind, content)
+    elif kind == "files":
+        asked.files = content
     elif kind == "result":
         del state.flights[messages]
         result, moment = content
         asked.end(moment)
-        ray_files.finish(asked.job, result)
+        ray_files.finish(asked.job, result, asked.files)
         state.ended.append((asked, result))
     else:
         del state.flights[messages]

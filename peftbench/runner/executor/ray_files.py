@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftbench.measure import machine
 from peftbench.records import Job, Result, Status
-from peftbench.runner.leftovers import SAVING
+from peftbench.runner.leftovers import RECEIVING
+
+_log = logging.getLogger("peftbench")
 
 
 def receive(job: Job, kind: str, content: Any) -> None:
@@ -24,18 +28,36 @@ def receive(job: Job, kind: str, content: Any) -> None:
         file.write(piece)
 
 
-def finish(job: Job, result: Result) -> None:
-    """Give the adapter of a trial that ended its place."""
+def finish(job: Job, result: Result, announced: Mapping[str, int] | None) -> None:
+    """Give the adapter of a trial that ended its place, if it is whole; else say that it is not kept.
+
+    Args:
+        job: the trial's.
+        result: how it ended.
+        announced: size in bytes of each file that its node was about to send; None if it sends none.
+    """
     made = _unfinished(job)
-    if not made.is_dir():
-        return
-    if job.adapter_folder and result.row.status == Status.OK:
-        place = Path(job.adapter_folder)
-        shutil.rmtree(place, ignore_errors=True)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        made.rename(place)
-    else:
+    if not announced or not job.adapter_folder or result.row.status != Status.OK:
         discard(job)
+        return
+    if _sizes(made) != announced:
+        discard(job)
+        _log.warning(
+            "peftbench: warning: the adapter of %s (seed %d) did not arrive whole and is not kept; "
+            "the same command runs the trial again",
+            job.trial.cell,
+            job.trial.seed,
+        )
+        return
+    place = Path(job.adapter_folder)
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    made.rename(place)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file of a folder in bytes, by its path in it."""
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
 
 def discard(job: Job) -> None:
@@ -44,4 +66,4 @@ def discard(job: Job) -> None:
 
 
 def _unfinished(job: Job) -> Path:
-    return Path(job.scratch) / f"{SAVING}-{machine.process_name()}-{job.key}"
+    return Path(job.scratch) / f"{RECEIVING}-{machine.process_name()}-{job.key}"

@@ -55,8 +55,8 @@ class Order:
 Message = tuple[str, Any]
 """What a worker yields, by its first part. ``here``: the id of its node and the time there. ``refused``: what the node
 cannot run (trials with these data by their hash; all if it is empty), and why. ``missing``: the ``Source`` that must be
-sent. ``event``: phase, step, steps and loss. ``log``: its end. ``adapter``: a file's name and a piece of it.
-``result``: the ``Result`` and the time there; it comes last."""
+sent. ``event``: phase, step, steps and loss. ``log``: its end. ``files``: sizes of a kept adapter's files in bytes, by
+name. ``adapter``: one's name and the next piece of it. ``result``: the ``Result`` and the time there; it comes last."""
 
 
 def code_sha256() -> str:
@@ -201,10 +201,13 @@ def _files(job: Job, result: Result) -> Iterator[Message]:
         log.unlink()
     adapter = Path(job.adapter_folder) if job.adapter_folder else None
     if adapter and adapter.is_dir():
-        for path in sorted(p for p in adapter.rglob("*") if p.is_file()):
+        files = {path.relative_to(adapter).as_posix(): path for path in adapter.rglob("*") if path.is_file()}
+        yield "files", {name: path.stat().st_size for name, path in files.items()}
+        for name, path in files.items():
             with path.open("rb") as file:
+                yield "adapter", (name, file.read(PIECE_BYTES))  # of an empty file too
                 while piece := file.read(PIECE_BYTES):
-                    yield "adapter", (path.relative_to(adapter).as_posix(), piece)
+                    yield "adapter", (name, piece)
         shutil.rmtree(adapter, ignore_errors=True)
     if status.final:
         training_states.discard(job.scratch, job.key)

@@ -81,7 +81,8 @@ def _repeats(names: list[tuple[object, ...]]) -> bool:
 
 def left_over(work: Path, folder: Path) -> list[str]:
     """Return the unfinished files in a results folder of which every trial has ended, and in the temporary folder."""
-    patterns = (".saving-*", ".running-*", "*.tmp", ".*.tmp", "*/.*.tmp", ".training/*", ".training/.*", "logs/*")
+    patterns = (".saving-*", ".receiving-*", ".running-*", "*.tmp", ".*.tmp", "*/.*.tmp")
+    patterns += (".training/*", ".training/.*", "logs/*")
     found = {path for pattern in patterns for path in folder.glob(pattern)} | {*(work / "tmp").iterdir()}
     return sorted(str(path.relative_to(work)) for path in found)
 
