@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="trials at the same time")
     parser.add_argument("--only", choices=sorted(SCENES), help="play this scene, and no storm")
     parser.add_argument("--no-scenes", action="store_true", help="the storm alone")
+    parser.add_argument("--spare-trials", action="store_true", help="shoot at the runner and the server only")
     parser.add_argument("--write", action="store_true", help=f"renew {figures.DOCUMENT.name}")
     asked = parser.parse_args()
     sys.path.insert(0, str(grids.REPOSITORY))
@@ -37,7 +38,7 @@ def main() -> int:
         return 1 if wrong else 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         grids.prepare(Path(name), asked.seeds, asked.workers)
-        tally = Storm(Path(name), asked.kills, random.Random(asked.seed)).run()
+        tally = Storm(Path(name), asked.kills, random.Random(asked.seed), asked.spare_trials).run()
     for line in figures.lines(tally):
         print(line)
     if asked.write:

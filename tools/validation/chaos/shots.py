@@ -53,9 +53,10 @@ KINDS = (
 )
 
 
-def draw(rng: random.Random) -> Kind:
-    """Return a kind of shot."""
-    return rng.choices(KINDS, [kind.share for kind in KINDS])[0]
+def draw(rng: random.Random, spares_trials: bool = False) -> Kind:
+    """Return a kind of shot; with ``spares_trials`` one at the runner or the server."""
+    kinds = [kind for kind in KINDS if not (spares_trials and kind.target == "trial")]
+    return rng.choices(kinds, [kind.share for kind in kinds])[0]
 
 
 def fire(kind: Kind, runner: subprocess.Popen[bytes], folder: Path, trial_seconds: float, rng: random.Random) -> bool:

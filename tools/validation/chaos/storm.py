@@ -49,6 +49,8 @@ class Storm:
     kills: int
     """After how many it ends."""
     rng: random.Random
+    spares_trials: bool = False
+    """Whether only the runner and the server are shot at: fewer kills in an hour, and more signals."""
     tally: Tally = field(default_factory=Tally)
 
     def run(self) -> Tally:
@@ -90,7 +92,7 @@ class Storm:
         self, runner: subprocess.Popen[bytes], folder: Path, seconds: float, told: list[str], known: evidence.Rows
     ) -> evidence.Rows:
         """Fire once; note in ``told`` what was sent to the runner, after which it should end."""
-        kind = shots.draw(self.rng)
+        kind = shots.draw(self.rng, self.spares_trials)
         if self.tally.kills.total() >= self.kills or not shots.fire(kind, runner, folder, seconds, self.rng):
             time.sleep(0.05)
             return self._checked(folder, known) if self.tally.kills.total() % 20 == 0 else known
