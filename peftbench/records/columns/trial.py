@@ -54,7 +54,9 @@ class SettingsColumns(ColumnGroup):
     sequence_length: Annotated[int | None, "longest training example, tokens"] = None
     device: Annotated[str | None, "cpu or cuda"] = None
     threads: Annotated[int | None, "CPU threads of the trial"] = None
-    workers: Annotated[int | None, "trials that ran at the same time on this machine"] = None
+    workers: Annotated[
+        int | None, "trials that ran at the same time on this machine; on a cluster, how many its node can run"
+    ] = None
     protocol: Annotated[int | None, "version of the measuring protocol; rows of different versions do not compare"] = (
         None
     )
