@@ -74,7 +74,8 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         _train(run, learner, data, loaded.tokenizer)
     _account(run, learner, step_examples)
     run.parallel.settle(model)
-    seed_all(trial.seed or 0)
+    if run.parallel.count > 1:
+        seed_all(trial.seed or 0)  # ranks have drawn different numbers in training
     if run.job.predicts and run.job.budget_bytes is None and run.parallel.count == 1:  # else it was before they met
         with run.clock.phase(Phase.PLAN):
             predict(run, step_examples)

@@ -240,7 +240,7 @@ def test_a_search_that_other_cells_use_is_not_repeated_for_some_of_them(load, tm
     _write(tmp_path / "out", {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), 0.5)})
     ran: list[int] = []
 
-    def run(prepared, observe):
+    def run(prepared, observe, execute):
         ran.append(len(prepared.pending))
         return grid.Outcome({"ok": 1}, None, ())
 
@@ -252,7 +252,7 @@ def test_a_search_that_other_cells_use_is_not_repeated_for_some_of_them(load, tm
 
 
 def job_key(trial) -> str:
-    return prepare._Inputs().key(trial)
+    return prepare.Inputs().key(trial)
 
 
 def test_a_search_of_unsupported_cells_does_not_claim_that_no_cell_can_run(load, tmp_path, monkeypatch, capsys):
@@ -260,7 +260,7 @@ def test_a_search_of_unsupported_cells_does_not_claim_that_no_cell_can_run(load,
     _write(tmp_path, {"full fp32": dict.fromkeys((1e-4, 1e-3, 1e-2), "unsupported")})
     found = learning_rate_search.searches(tmp_path)
     monkeypatch.setattr(learning_rate_search, "searches", lambda folder: found)
-    monkeypatch.setattr(grid, "run", lambda prepared, observe: grid.Outcome({"unsupported": 3}, None, ()))
+    monkeypatch.setattr(grid, "run", lambda prepared, observe, execute: grid.Outcome({"unsupported": 3}, None, ()))
     cli.main(["run", str(tmp_path / "grid.yaml"), "-o", str(tmp_path / "out"), "--only", "method=full"])
     assert capsys.readouterr().err.count("none can run") == 1, "said of the grid, not of the search"
 
@@ -363,7 +363,7 @@ def test_run_searches_and_then_trains_with_the_selected_rates(load, tmp_path, mo
     load()  # writes the file
     ran: list[tuple[str, float | None, str]] = []
 
-    def run(prepared, observe):
+    def run(prepared, observe, execute):
         for job in prepared.pending:
             trial = job.trial
             rate = trial.training.learning_rate if trial.training else None

@@ -142,6 +142,8 @@ def test_null_among_the_rates_of_a_search_is_refused(tmp_path):
 def test_a_long_timeout_waits_no_longer_than_the_system_allows(monkeypatch, seconds):
     asked = []
     monkeypatch.setattr(local, "wait", lambda objects, timeout: asked.append(timeout))
-    one = SimpleNamespace(deadline=time.perf_counter() + seconds, channel=None, process=SimpleNamespace(sentinel=None))
+    limits, ends = SimpleNamespace(deadline=time.perf_counter() + seconds), SimpleNamespace(deadline=None)
+    channel, process = SimpleNamespace(closed=False), SimpleNamespace(sentinel=None)
+    one = SimpleNamespace(limits=limits, ends=ends, channel=channel, process=process, others=[])
     local._wait([one])
     assert 0 < asked[0] <= min(seconds, 86_400)
