@@ -39,7 +39,6 @@ _WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; us
 _DIVIDED = ("full", "lora", "adapter")
 _SCALER = "torch's gradient scaler would skip a step on one device and not on another; use bf16"
 _SHARED = "its layers share parameters, and FSDP2 gathers each layer by itself; use ddp"
-_TWO_LAYERS = "this release does not run it; use ddp or fsdp2"
 
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
@@ -79,7 +78,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             runs=_DIVIDED,
             gradient_scaling=_SCALER,
         ),
-        "device_map": Limits(_TWO_LAYERS),
+        "device_map": Limits("this release does not run it; use ddp or fsdp2"),
     }
 )
 """One record for each of ``records.STRATEGIES``."""

@@ -87,7 +87,7 @@ class Place:
     rank: int
     """From 0; rank 0's result is the trial's."""
     meeting: str
-    """A file in the results folder at which the ranks meet."""
+    """A file in a temporary folder at which the ranks meet."""
 
 
 def ranks(devices: Devices | None) -> int:

@@ -1,8 +1,8 @@
 r"""Regular expressions that a user gives, matched in a small process of their own that ends itself when one never ends.
 
 Python's ``re`` tries every way to match, which for some expressions takes 2^n steps, and it cannot be interrupted from
-another thread. Other engines are bounded, but read some expressions otherwise (``\w``, lookarounds), so that scores
-would depend on them. So it is ``re`` that matches, and the system's timer that ends the process.
+another thread. Other engines are bounded, but interpret some expressions differently (``\w``, lookarounds), so that
+scores would depend on them. So it is ``re`` that matches, and the system's timer that ends the process.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, resuming
 from peftbench.runner.checks import first_step, liveness, packed_rows, probe
 from peftbench.runner.state import Run
-from peftbench.training import accounting, batches, flops, loop
+from peftbench.training import accounting, batches, flops, loop, optimizers
 from peftbench.training import effective as computed_with
 from peftbench.training.encoded import Encoded
 
@@ -157,7 +157,7 @@ def _distributed(run: Run, model: Any, learner: loop.Learner, before: liveness.B
             raise RuntimeError("the ranks do not start from the same weights, although from the same seed")
         run.parallel.distribute(model, learner.precision)
         own = [p for p in model.parameters() if p.requires_grad]
-        made = loop.optimizers.make(own, learner.training)
+        made = optimizers.make(own, learner.training)
         return dataclasses.replace(learner, parameters=own, optimizer=made, parallel=run.parallel)
 
 

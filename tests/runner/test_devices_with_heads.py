@@ -9,8 +9,7 @@ import pytest
 from peftbench.planner.ranks import _share_that_counts
 from peftbench.records import Devices
 from peftbench.runner import pilot_shape
-from peftbench.runner.executor import local
-from tests.support import encoders, tiny_base, trials
+from tests.support import encoders, several_devices, tiny_base, trials
 
 DDP, FSDP2 = Devices("ddp", 2), Devices("fsdp2", 2)
 
@@ -23,24 +22,21 @@ def rows(base, folder, method, devices, training=None, task=None, **changes):
     changes |= {"tasks": (task,), "evaluate": ("texts",), "inference": False, "training": settings}
     made = [trials.trial(base, folder, method, devices=each, **changes) for each in devices]
     jobs = [replace(trials.job(one, folder), key=f"{place:016x}") for place, one in enumerate(made)]
-    found = {e.job.key: e.result for e in local.run(jobs, workers=1) if e.result is not None}
-    return [found[job.key] for job in jobs]
+    return several_devices.finished(jobs)
 
 
 def test_virtual_tokens_before_a_head_are_passed_over_under_ddp(tmp_path):
     base = tiny_base.make(tmp_path / "llama")
     one, other = rows(base, tmp_path, "prompt_tuning", (None, DDP))
-    assert (one.row.status, other.row.status) == ("ok", "ok"), other.row.message
-    assert [s.loss for s in other.steps] == pytest.approx([s.loss for s in one.steps], rel=1e-5)
+    several_devices.same_training(one, other)
 
 
 @pytest.mark.slow
 def test_an_encoder_that_is_validated_under_ddp_has_the_losses_of_one_process(tmp_path):
     base = encoders.make(tmp_path / "bert")
     one, other = rows(base, tmp_path, "lora", (None, DDP), {"validate_every": 1})
-    assert (one.row.status, other.row.status) == ("ok", "ok"), other.row.message
-    assert [s.loss for s in other.steps] == pytest.approx([s.loss for s in one.steps], rel=1e-5)
-    assert [s.validation_loss for s in other.steps] == pytest.approx([s.validation_loss for s in one.steps], rel=1e-5)
+    several_devices.same_training(one, other)
+    assert all(step.validation_loss is not None for step in one.steps)
 
 
 def test_fsdp2_refuses_a_decoders_head_and_parameters_that_layers_share(tmp_path):
@@ -49,7 +45,7 @@ def test_fsdp2_refuses_a_decoders_head_and_parameters_that_layers_share(tmp_path
     assert headed.row.status == "unsupported"
     assert headed.row.message == "fsdp2: a decoder's head for whole texts is not divided; use ddp"
     made = trials.trial(base, tmp_path, "peft", options={"peft_type": "TINYLORA"}, devices=FSDP2, evaluate=("colour",))
-    (shared,) = [e.result for e in local.run([trials.job(made, tmp_path)], workers=1) if e.result is not None]
+    (shared,) = several_devices.finished([trials.job(made, tmp_path)])
     assert shared.row.status == "unsupported", shared.row.message
     assert "layers share parameters" in shared.row.message
 

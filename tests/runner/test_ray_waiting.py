@@ -205,3 +205,10 @@ def test_what_a_command_that_has_ended_received_is_deleted_before_a_run(tmp_path
     assert ended.exists(), "this process may be receiving it"
     leftovers.sweep_before_run(tmp_path)
     assert (ended.exists(), other.exists()) == (False, True)
+
+
+def test_what_ran_beside_a_trial_that_no_node_began_is_not_known(nodes: list[Node], tmp_path: Path) -> None:
+    state = waiting(tmp_path, [1])
+    lost = ray_driver.local.failure(state.waiting[0].job, ray_driver.Status.KILLED, Phase.START, "its node was lost")
+    row = ray_driver._stamped(state, state.waiting[0], lost).row
+    assert (row.node, row.trials_beside) == (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import replace
 
@@ -13,10 +14,9 @@ from safetensors.torch import load_file
 from peftbench.methods import METHODS
 from peftbench.records import Devices, Status
 from peftbench.runner.executor import local
-from tests.support import trials
+from tests.support import several_devices, trials
+from tests.support.several_devices import TOLERANCE
 
-TOLERANCE = 1e-5
-"""Largest relative difference of losses and gradient norms in fp32: sums are added up in another order."""
 LOOSE = 2e-2
 """The same at bf16: rounding in another order moves the last of its eight bits."""
 SPLIT = {"batch_size": 6, "micro_batch_size": 2, "weight_decay": 0.01}
@@ -28,24 +28,13 @@ def finished(made, folder, **changes):
     """Run trials, and return their results in order."""
     jobs = [replace(trials.job(one, folder), **changes) for one in made]
     jobs = [replace(job, key=f"{place:016x}", log=str(folder / f"{place}.log")) for place, job in enumerate(jobs)]
-    found = {e.job.key: e.result for e in local.run(jobs, workers=1) if e.result is not None}
-    return [found[job.key] for job in jobs]
+    return several_devices.finished(jobs)
 
 
 def agree(one, other, tolerance=TOLERANCE):
-    """Check that two results are of the same training, up to rounding."""
-    assert other.row.status == Status.OK, other.row.message
-    assert other.row.batches_sha256 == one.row.batches_sha256
-    for a, b in zip(one.steps, other.steps, strict=True):
-        assert b.loss == pytest.approx(a.loss, rel=tolerance)
-        assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=10 * tolerance)
-        assert (a.validation_loss is None) == (b.validation_loss is None)
-        if a.validation_loss is not None:
-            assert b.validation_loss == pytest.approx(a.validation_loss, rel=tolerance)
-        assert (a.processed_tokens, a.loss_tokens) == (b.processed_tokens, b.loss_tokens)
-    for name in ("trainable_parameters", "stored_parameters", "checkpoint_bytes", "moved_tensors", "stalled_tensors"):
-        assert getattr(one.row, name) == getattr(other.row, name), name
-    assert [s.value for s in one.scores] == pytest.approx([s.value for s in other.scores], abs=0.13)
+    """Check that two results are of the same training, up to rounding, and of passes of the same size."""
+    several_devices.same_training(one, other, tolerance)
+    assert [s.processed_tokens for s in one.steps] == [s.processed_tokens for s in other.steps]
 
 
 def made_for(devices, *arguments, **changes):
@@ -58,7 +47,7 @@ def test_full_fine_tuning_under_each_strategy_is_that_of_one_process_with_its_me
     made = [made_for(d, tiny, tmp_path, "full", training=SPLIT) for d in (None, DDP, FSDP2)]
     jobs = [replace(trials.job(one, tmp_path), adapter_folder=str(kept / str(n))) for n, one in enumerate(made)]
     jobs = [replace(job, key=f"{n:016x}") for n, job in enumerate(jobs)]
-    one, copied, divided = (e.result for e in local.run(jobs, workers=1) if e.result is not None)
+    one, copied, divided = several_devices.finished(jobs)
     for other in (copied, divided):
         agree(one, other)
         assert (other.row.rank_processes, other.row.rank_backend) == (2, "gloo")
@@ -105,6 +94,26 @@ def test_a_rank_that_is_killed_is_one_row_and_no_process_is_left(tiny, tmp_path)
     assert result.row.status == Status.KILLED
     assert result.row.message == "rank 1 of 2: the trial's process ended with signal SIGKILL"
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in ranks)
+
+
+def test_ranks_that_were_begun_are_ended_if_another_cannot_be(tiny, tmp_path, monkeypatch):
+    """They would wait for it, until the run ends, beside the trial that is begun anew."""
+    begun, real = [], local._begin
+
+    def begin(process):
+        if len(begun) == 1:
+            begun.append(None)
+            raise OSError("too many open files")
+        real(process)
+        begun.append(process)
+
+    context = local._context()
+    local._await_server(context)
+    monkeypatch.setattr(local, "_begin", begin)
+    with pytest.raises(OSError, match="too many"):
+        local._started(context, trials.job(trials.trial(tiny, tmp_path, training=SPLIT, devices=DDP), tmp_path))
+    begun[0].join(20)
+    assert begun[0].exitcode == -signal.SIGKILL
 
 
 def test_memory_that_runs_out_on_one_rank_is_oom_whatever_the_others_say(tiny, tmp_path, monkeypatch):

@@ -227,7 +227,7 @@ def _start(context: Any, job: Job) -> _Running:
 def _started(context: Any, job: Job) -> _Running:
     kills, asked_at = deaths.kernel_oom_kills(), time.perf_counter()
     places = ranks.places(job.trial.devices)
-    first, *others = (_process(context, job, asked_at, place) for place in places)
+    first, *others = ranks.begun(places, lambda place: _process(context, job, asked_at, place))
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     found = [ranks.Rank(number, *other) for number, other in enumerate(others, 1)]
     server_id, limits = server._forkserver_pid, Limits(job.trial, asked_at)

@@ -17,6 +17,7 @@ from peftbench.records import Devices, Job, Phase, Result, Status
 from peftbench.records.columns.reasons import ReasonColumns
 from peftbench.records.columns.trial import OutcomeColumns
 from peftbench.records.devices import Place
+from peftbench.runner.executor import deaths
 
 GRACE_SECONDS = 5.0
 """How long to wait, after a rank has failed, for what the others say: those that lost it may report first."""
@@ -109,6 +110,27 @@ def receive(rank: Rank, death: Callable[[Rank], Result], complete: Callable[[Res
         rank.ended = True
         return death(rank)
     return None
+
+
+def begun(
+    places: Sequence[Place | None], begin: Callable[[Place | None], tuple[Any, Connection]]
+) -> list[tuple[Any, Connection]]:
+    """Begin a process at each place; if one cannot be begun, end the others, which would wait for it.
+
+    Args:
+        places: where the processes meet, as ``places`` returns them.
+        begin: begins one; returns it and the channel that it sends to.
+    """
+    found: list[tuple[Any, Connection]] = []
+    try:
+        for place in places:
+            found.append(begin(place))
+    except BaseException:
+        for process, channel in found:
+            deaths.kill(process)
+            channel.close()
+        raise
+    return found
 
 
 def log_of(log: str | None, rank: int) -> str | None:

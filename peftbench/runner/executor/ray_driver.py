@@ -324,5 +324,6 @@ def _stamped(state: _Run, asked: Asked, result: Result) -> Result:
     known = rows.row(asked.job, Status(result.row.status))
     row = replace(result.row, base=known.base, settings_json=known.settings_json)
     node = None if asked.node is None else asked.node[:12]
-    where = EnvironmentColumns(node=node, attempts=asked.attempts, trials_beside=_beside(state, asked))
+    beside = None if asked.span is None else _beside(state, asked)  # it was lost before its node said a word
+    where = EnvironmentColumns(node=node, attempts=asked.attempts, trials_beside=beside)
     return replace(result, row=row.updated(where, SettingsColumns(workers=asked.capacity or row.workers)))

@@ -86,15 +86,7 @@ class Parallel:
             batches: all micro-batches of the step, the same on every rank.
             batch_loss: gives the loss of a pass (``losses.batch_loss``).
         """
-        loss_tokens = sum(batch.loss_tokens for batch in batches)
-        total = torch.zeros((), device=learner.device)
-        for batch in batches:
-            with autocast(learner.precision, learner.device):
-                loss = batch_loss(learner.model, batch) / loss_tokens
-            learner.scaler.scale(loss).backward()
-            total += loss.detach()
-            del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
-        return total
+        return added_up(learner, batches, sum(batch.loss_tokens for batch in batches), batch_loss)
 
     def as_run(self, batches: Sequence[Batch], pad_id: int) -> list[Batch]:
         """Return the micro-batches of a step with the padding that the passes add."""
@@ -156,6 +148,25 @@ class Parallel:
 
 
 ALONE = Parallel()
+
+
+def added_up(learner: Learner, batches: Sequence[Batch], loss_tokens: int, batch_loss: Loss) -> torch.Tensor:
+    """Run forward and backward passes one after another in this process; return the sum of their losses, a scalar.
+
+    Args:
+        learner: the model and its optimizer.
+        batches: the passes.
+        loss_tokens: tokens in the loss of the whole step, by which each pass's loss is divided.
+        batch_loss: gives the summed loss of a pass.
+    """
+    total = torch.zeros((), device=learner.device)
+    for batch in batches:
+        with autocast(learner.precision, learner.device):
+            loss = batch_loss(learner.model, batch) / loss_tokens
+        learner.scaler.scale(loss).backward()
+        total += loss.detach()
+        del loss  # frees its graph: bitsandbytes' int8 layers keep their inputs alive after the backward pass
+    return total
 
 
 def make(devices: Devices, rank: int, device: str) -> Parallel:

@@ -17,11 +17,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from peftbench.errors import Unsupported
-from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import Devices
 from peftbench.training.batches import IGNORED, Batch
-from peftbench.training.parallel import Loss, peers, pipeline, tensor
+from peftbench.training.parallel import Loss, added_up, peers, pipeline, tensor
 from peftbench.training.parallel.alike import padded_alike
 from peftbench.training.parallel.data import own
 from peftbench.training.parallel.group import Grouped
@@ -79,13 +78,7 @@ class Divided(Grouped):
         if self._pipe:
             total = self._pipe.gradients(learner, mine, loss_tokens)
         else:
-            total = torch.zeros((), device=learner.device)
-            for batch in mine:
-                with autocast(learner.precision, learner.device):
-                    loss = batch_loss(learner.model, batch) / loss_tokens
-                learner.scaler.scale(loss).backward()
-                total += loss.detach()
-                del loss
+            total = added_up(learner, mine, loss_tokens, batch_loss)
         if self._copies:
             self._copies.add(total)
             for parameter in learner.parameters:

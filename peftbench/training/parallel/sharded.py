@@ -52,10 +52,7 @@ class FullySharded(DataParallel):
         _check_groups(model, layers)
         marks = {name: _marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
         _plain_four_bit(model)
-        settings: dict[str, Any] = {
-            "mesh": self._mesh,
-            "reshard_after_forward": True,
-        }
+        settings: dict[str, Any] = {"mesh": self._mesh, "reshard_after_forward": True}
         if self.devices.offload == "cpu":
             settings["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device == "cuda")
         for layer in layers:
