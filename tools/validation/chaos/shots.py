@@ -36,9 +36,9 @@ class Kind:
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 KINDS = (
-    Kind("trial", 300, "trial"),
-    Kind("trial while it saves its state", 15, "trial", aimed=".training/.*"),
-    Kind("trial while it saves its adapter", 15, "trial", aimed=".saving-*"),
+    Kind("trial", 100, "trial"),
+    Kind("trial while it saves its state", 8, "trial", aimed=".training/.*"),
+    Kind("trial while it saves its adapter", 8, "trial", aimed=".saving-*"),
     Kind("server", 4, "server"),
     Kind("runner", 2, "runner"),
     Kind("runner while it writes", 1, "runner", aimed="*/.*.tmp"),

@@ -2,6 +2,7 @@
 
 ``PEFTBENCH_CHAOS_FAULTS`` is a folder with a file ``PHASE.HOW.NUMBER`` for each fault. The first trial that comes to
 the phase takes the fault by renaming the file to ``taken-...`` and writing its key into it.
+``PEFTBENCH_CHAOS_GROUP`` is the folder of a control group with little memory.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ def out_of_memory() -> None:
     torch.ones(256 * _MIB)
 
 
+def killed_by_the_kernel() -> None:
+    """Enter the control group, and write to more memory than it allows."""
+    Path(os.environ["PEFTBENCH_CHAOS_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
+    b"1" * (256 * _MIB)
+
+
 def hang() -> None:
     """Never come back."""
     while True:
@@ -41,6 +48,7 @@ def hang() -> None:
 
 HOW: dict[str, Callable[[], Any]] = {
     "oom": out_of_memory,
+    "kernel": killed_by_the_kernel,
     "hang": hang,
     "segv": lambda: ctypes.string_at(0),
     "abort": os.abort,
