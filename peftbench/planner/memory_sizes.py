@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
-from pathlib import Path
 
 from peftbench.errors import UserError
-from peftbench.measure import environment
+from peftbench.measure import control_groups, environment
 
 _UNITS = {"b": 1} | {
     f"{prefix}{kind}": base**power
@@ -43,7 +41,7 @@ def budget(text: str, device: str) -> int:
         return read(text, "--budget")
     found = environment.describe()
     if device == "cpu":
-        return min(int(found["memory_bytes"]), group_limit())
+        return min(int(found["memory_bytes"]), control_groups.memory_limit_bytes())
     sizes = [gpu["memory.total"] for gpu in found["gpus"] or ()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     if visible.isdigit():
@@ -65,28 +63,6 @@ def reserve(text: str | None, budget: int | None) -> int | None:
     if size is not None and budget is not None and size >= budget:
         raise UserError(f"--reserve: given {text!r}; allowed: less than the budget of {budget:,} bytes per trial")
     return size
-
-
-def group_limit(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the least memory limit of this process's control groups, as containers set it; 2^63 if there is none.
-
-    Args:
-        own: where the kernel tells the groups of this process.
-        groups: where it shows all groups.
-    """
-    limits = [2**63]
-    for line in own.read_text().splitlines() if own.is_file() else ():
-        _, controllers, group = line.split(":", 2)
-        if controllers not in ("", "memory"):  # version 2 of the interface names no controller
-            continue
-        folder, limit = groups / controllers, "memory.limit_in_bytes" if controllers else "memory.max"
-        place = folder / group.strip("/")  # within a container it may not be visible, and its parents are
-        for parent in (place, *place.parents):
-            with suppress(OSError, ValueError):  # "max" means no limit
-                limits.append(int((parent / limit).read_text()))
-            if parent == folder:
-                break
-    return min(limits)
 
 
 def read(text: str, name: str) -> int:

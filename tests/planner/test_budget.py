@@ -49,26 +49,6 @@ def test_the_budget_may_be_the_memory_of_the_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("own", "limits", "expected"),
-    [
-        ("0::/", {"memory.max": "5000"}, 5000),  # a container, version 2
-        ("0::/", {"memory.max": "max"}, 2**63),
-        ("0::/a/b", {"a/memory.max": "700", "a/b/memory.max": "900"}, 700),  # a parent's limit holds too
-        ("9:cpu:/x\n4:memory:/x", {"cpu/x/memory.max": "1", "memory/x/memory.limit_in_bytes": "800"}, 800),  # version 1
-        ("4:memory:/host/only", {"memory/memory.limit_in_bytes": "600"}, 600),  # a container that sees the host's name
-        ("0::/", {}, 2**63),
-    ],
-)
-def test_the_limit_of_a_container_is_its_control_groups(own, limits, expected, tmp_path):
-    (tmp_path / "own").write_text(own)
-    for name, text in limits.items():
-        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "groups" / name).write_text(text + "\n")
-    assert memory_sizes.group_limit(tmp_path / "own", tmp_path / "groups") == expected
-    assert memory_sizes.group_limit(tmp_path / "no such file", tmp_path / "groups") == 2**63
-
-
-@pytest.mark.parametrize(
     ("sizes", "visible"),
     [
         ([], ""),

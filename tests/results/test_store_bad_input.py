@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -199,7 +201,7 @@ def test_a_parquet_file_without_the_columns_of_a_trial_is_a_foreign_file(tmp_pat
     (tmp_path / "trials").mkdir()
     metadata = {b"peftbench.kind": b"trials", b"peftbench.schema_version": b"1"}
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / "trials" / "k.parquet")
-    with pytest.raises(UserError, match=r"as it has no text column '(key|status)': move it away"):
+    with pytest.raises(UserError, match=r"as it does not have one text column '(key|status)': move it away"):
         read(tmp_path)
 
 
@@ -221,3 +223,26 @@ def test_memory_that_runs_out_is_no_damage(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(MemoryError):
             open_for_run(tmp_path, ["judge"])
     assert done(tmp_path) == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "trials",
+            lambda table: table.append_column("score_x", pa.array([{"a": 1}] * table.num_rows)),
+            "the column 'score_x' holds struct<a: int64>, expected double",
+        ),
+        ("steps", lambda table: table.drop(["step"]), "the column 'step' has no value in some rows"),
+        ("steps", lambda table: table.append_column("key", table["key"]), "does not have one text column 'key'"),
+        ("steps", lambda table: table.append_column("loss", table["loss"]), "has the column 'loss' twice"),
+    ],
+)
+def test_columns_of_other_types_missing_or_given_twice_are_named(
+    kind: str, change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, make_result())
+    path = next((tmp_path / kind).glob("*.parquet"))
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(UserError, match=f"{re.escape(message)}.*: move (it|the file) away"):
+        read(tmp_path)

@@ -83,9 +83,9 @@ def _check(path: Path, found: pa.Schema) -> None:
     if kind != path.parent.name or not re.fullmatch(rb"[0-9]{1,9}", version):
         raise UserError(f"{path} is not a peftbench file of {path.parent.name}: move it away")
     for name in _IDENTITY if kind == "trials" else _IDENTITY[:1]:
-        if name not in found.names or found.field(name).type != pa.string():
+        if found.names.count(name) != 1 or found.field(name).type != pa.string():
             raise UserError(
-                f"{path} is not a peftbench file of {kind}, as it has no text column {name!r}: move it away"
+                f"{path} is not a peftbench file of {kind}, as it does not have one text column {name!r}: move it away"
             )
     if int(version) > SCHEMA_VERSION:
         raise Damaged(

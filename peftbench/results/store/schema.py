@@ -114,7 +114,10 @@ def _pandas_types(kind: str) -> bytes:
 
 def tasks_of(stored: pa.Schema) -> list[str]:
     """Return the tasks that a schema of ``trials`` has score columns for."""
-    return [name.removeprefix("chance_") for name in stored.names if name.startswith("chance_")]
+    scores = [name for name in stored.names if name.startswith("score_")]
+    errors = {f"{name}_standard_error" for name in scores}
+    chances = [name.removeprefix("chance_") for name in stored.names if name.startswith("chance_")]
+    return list(dict.fromkeys([*chances, *(name.removeprefix("score_") for name in scores if name not in errors)]))
 
 
 def table(kind: str, rows: Iterable[Mapping[str, Any]], tasks: Iterable[str] = ()) -> pa.Table:
@@ -150,7 +153,11 @@ def conform(found: pa.Table, wanted: pa.Schema, where: str = "a table") -> pa.Ta
         twice = next(name for place, name in enumerate(names) if name in names[:place])
         raise UserError(f"{where} has the column {twice!r} twice: move the file away")
     for field in wanted:
-        if not field.nullable and field.name in names and found.column(field.name).null_count:
+        if field.name in names:
+            missing = found.column(field.name).null_count
+        else:  # older versions of the schema lack columns of text, which ``older_rows`` fills
+            missing = found.num_rows if field.type in (pa.int64(), pa.bool_()) else 0
+        if missing and not field.nullable:
             raise UserError(f"{where}: the column {field.name!r} has no value in some rows: move the file away")
     if found.schema.equals(wanted):
         return found.replace_schema_metadata(wanted.metadata)

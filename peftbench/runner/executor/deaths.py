@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from peftbench.measure import control_groups
 from peftbench.records import Status, failures
 from peftbench.runner.executor import lifeline, stack
 
@@ -60,7 +61,14 @@ def _last_words(name: str | None) -> str:
 
 
 def kernel_oom_kills() -> int:
-    """Return how many processes the kernel has killed since boot because memory ran out; 0 if it is not known."""
+    """Return how many processes the kernel has killed because memory ran out; 0 if it is not known.
+
+    Counted are those of this process's control group, in which its trials are, too. Without one, those of the machine:
+    a trial that someone kills at the moment in which another program runs out of memory is then taken for the latter.
+    """
+    own = control_groups.out_of_memory_kills()
+    if own is not None:
+        return own
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:

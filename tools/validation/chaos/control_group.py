@@ -1,4 +1,4 @@
-"""A control group of the kernel with little memory, in which a trial is killed as it is in a container."""
+"""A control group of the kernel, whose memory a command and its trials share as in a container."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 
 _LIMITS = {"memory": "memory.limit_in_bytes", "": "memory.max"}
 """Folder of control groups -> the file of a group's limit, in version 1 and 2 of the kernel's interface."""
-_BYTES = 64 * 2**20
 
 
 @contextmanager
-def with_little_memory() -> Iterator[Path | None]:
-    """Make a control group whose processes may take 64 MiB more than they have; None where that is not allowed."""
-    group = _made()
+def limited_to(size: int) -> Iterator[Path | None]:
+    """Make a control group with a limit of memory in bytes; None where that is not allowed.
+
+    A process enters it when its id is written to the group's file ``cgroup.procs``, and its children are in it, too.
+    """
+    group = _made(size)
     try:
         yield group
     finally:
@@ -23,13 +25,13 @@ def with_little_memory() -> Iterator[Path | None]:
             group.rmdir()
 
 
-def _made() -> Path | None:
+def _made(size: int) -> Path | None:
     for folder, limit in _LIMITS.items():
         group = Path("/sys/fs/cgroup", folder, f"peftbench-chaos-{os.getpid()}")
         with suppress(OSError):
             group.mkdir()
             try:
-                (group / limit).write_text(str(_BYTES))
+                (group / limit).write_text(str(size))
             except OSError:  # the controller is not enabled here
                 group.rmdir()
                 continue

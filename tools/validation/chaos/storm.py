@@ -78,6 +78,9 @@ class Storm:
             self._ending(code, told, output)
             known = self._checked(folder, known)
             self._say()
+            if code == 1 and not told and len(known.exact) == len(calm.exact):
+                self.tally.changed.append(f"{folder.name}: {output.read_text(errors='replace')[:800]}")
+                break  # a row that is final and not ok: the same command has nothing left to do
         self.tally.grids += 1
         self.tally.trials += len(known.exact)
         name = folder.name

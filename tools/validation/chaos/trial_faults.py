@@ -14,6 +14,8 @@ from tools.validation.chaos import control_group, evidence, grids
 INJECTED = Path(__file__).parent / "injected"
 _LIMIT = 6
 """Seconds for each phase. The longest of them takes half a second on an idle machine."""
+_GROUP_BYTES = 2**30
+"""Memory of the command with all its processes, which take two thirds of it unless a trial is made to take more."""
 SUITE = """
 base: {base}
 threads: 1
@@ -49,14 +51,14 @@ EXPECTED = {
 
 def trial_faults(work: Path, names: tuple[str, ...] = FAULTS, seeds: int = ALL) -> list[str]:
     """Have trials of a grid fail, one for each fault, then continue it by the same command."""
-    with control_group.with_little_memory() as group:
+    with control_group.limited_to(_GROUP_BYTES) as group:
         if group is None:
-            print("  memory limited by the kernel left out: this user may not make control groups", flush=True)
+            print("  kills by the kernel left out: this user may not make control groups", flush=True)
             names = tuple(name for name in names if not name.endswith(".kernel"))
-        return _played(work, names, seeds, {} if group is None else {"PEFTBENCH_CHAOS_GROUP": str(group)})
+        return _played(work, names, seeds, group)
 
 
-def _played(work: Path, names: tuple[str, ...], seeds: int, group: dict[str, str]) -> list[str]:
+def _played(work: Path, names: tuple[str, ...], seeds: int, group: Path | None) -> list[str]:
     grids.prepare(work, 1, 1)
     (work / "storm.yaml").write_text(
         SUITE.format(base=work / "base", data=work / "colours.jsonl", limit=_LIMIT, seeds=seeds)
@@ -87,18 +89,20 @@ def _played(work: Path, names: tuple[str, ...], seeds: int, group: dict[str, str
     return wrong
 
 
-def _run(work: Path, faults: Path, group: dict[str, str]) -> tuple[int, str]:
+def _run(work: Path, faults: Path, group: Path | None) -> tuple[int, str]:
     environment = {
         **os.environ,
-        **group,
         **{"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PEFTBENCH_CHAOS_FAULTS": str(faults)},
         **{"PYTHONPATH": f"{INJECTED}:{grids.REPOSITORY}", "TMPDIR": str(work / "tmp")},
     }
     command = [sys.executable, "-m", "peftbench", "run", "storm.yaml", "--results", "r"]
-    done = subprocess.run(
+    with subprocess.Popen(
         command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return done.returncode, done.stdout
+    ) as run:
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(run.pid))
+        text = run.communicate()[0]
+    return run.returncode, text
 
 
 def _rows(folder: Path) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 ``PEFTBENCH_CHAOS_FAULTS`` is a folder with a file ``PHASE.HOW.NUMBER`` for each fault. The first trial that comes to
 the phase takes the fault by renaming the file to ``taken-...`` and writing its key into it.
-``PEFTBENCH_CHAOS_GROUP`` is the folder of a control group with little memory.
 """
 
 from __future__ import annotations
@@ -35,9 +34,10 @@ def out_of_memory() -> None:
 
 
 def killed_by_the_kernel() -> None:
-    """Enter the control group, and write to more memory than it allows."""
-    Path(os.environ["PEFTBENCH_CHAOS_GROUP"], "cgroup.procs").write_text(str(os.getpid()))
-    b"1" * (256 * _MIB)
+    """Write to memory until the control group of the whole command allows no more."""
+    held = []
+    while True:
+        held.append(b"1" * (64 * _MIB))
 
 
 def hang() -> None:
