@@ -17,6 +17,20 @@ def own(tensor: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def like(part: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return a tensor on the device of another one and divided as it is, of which this process holds a given part.
+
+    Args:
+        part: what this process holds, of the shape of what it holds of the other.
+        other: the other, divided or not.
+    """
+    if not is_divided(other):
+        return part.to(other.device)
+    made = torch.empty_like(other, dtype=part.dtype, requires_grad=False)
+    own(made).copy_(part)
+    return made
+
+
 def is_divided(tensor: torch.Tensor) -> bool:
     """Return whether this process holds a part of a tensor only, or a copy that other processes have, too."""
     return hasattr(tensor, "_local_tensor")

@@ -2,6 +2,8 @@
 
 After a crash the losses are those of an unbroken trial, bit for bit on the CPU: the process loads the base model,
 attaches the method and draws the data from the same seeds, and then takes over the saved state.
+
+The processes of a trial on several devices save at the same step, each its own part; a state exists once all parts do.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,39 +26,45 @@ from peftbench.results.store import files
 from peftbench.runner import training_states
 from peftbench.runner.state import Earlier, Run
 from peftbench.training import saved_state
-from peftbench.training.loop import Course, Learner
+from peftbench.training.encoded import Encoded
+from peftbench.training.loop import Course, Learner, step_batches
+from peftbench.training.losses import batch_loss
 
 _ADDED = (Phase.VALIDATE, Phase.CHECKPOINT)
 """Phases within training, whose seconds add up over the processes of a trial."""
 _log = logging.getLogger("peftbench")
 
 
-def resume(run: Run, learner: Learner) -> Course | None:
+def resume(run: Run, learner: Learner, examples: Sequence[Encoded]) -> Course | None:
     """Bring the learner into the state that an interrupted process of this trial saved.
 
-    A state that is damaged, or that another machine or other versions of the libraries saved, is deleted: the trial
-    begins anew, since its losses would be neither's.
+    A state that is damaged, or that another machine or other versions of the libraries saved, is set aside: the trial
+    begins anew, since its losses would be neither's. All processes of a trial continue, or none.
+
+    Args:
+        run: the trial.
+        learner: what training begins with.
+        examples: those of a step.
 
     Returns:
         What was done before; None if training begins.
     """
-    place = training_states.newest(run.job.scratch, run.job.key)
+    place: Path | None = run.parallel.gathered(training_states.newest(run.job.scratch, run.job.key))[0]
     if place is None:
         return None
     with run.clock.phase(Phase.RESUME):
         try:
-            saved = saved_state.read(place)
-            told, here = saved.more["environment"], _environment(run)
-            changed = [name for name in here if told.get(name) != here[name]]
-            if changed:
-                raise saved_state.Unusable(f"it was saved with another {' and '.join(changed)}")
-            course = saved.restore(learner)
+            saved = _found(run, learner, place)
         except saved_state.Unusable as error:
             _log.warning("training begins anew: %s: %s", place.name, error)
-            training_states.discard(run.job.scratch, run.job.key)
+            if run.parallel.rank == 0:
+                training_states.set_aside(run.job.scratch, run.job.key)
             return None
+        run.parallel.take_up(learner, step_batches(learner, examples)[0], batch_loss)
+        try:
+            course = saved.restore(learner)
         except Exception:  # the learner may have changed: this process fails, the next one begins anew
-            training_states.discard(run.job.scratch, run.job.key)
+            training_states.set_aside(run.job.scratch, run.job.key)
             raise
     more = saved.more
     run.earlier = Earlier(more["resumes"] + 1, more["seconds"], more["peaks"])
@@ -68,17 +77,45 @@ def resume(run: Run, learner: Learner) -> Course | None:
     return course
 
 
+def _found(run: Run, learner: Learner, place: Path) -> saved_state.Saved:
+    """Read this process's part of a state.
+
+    Raises:
+        Unusable: if it cannot be used, or the part of another process.
+    """
+    parallel, saved, problem = run.parallel, None, None
+    try:
+        saved = saved_state.read(training_states.part(place, parallel.rank, parallel.count))
+        told, here = saved.more["environment"], _environment(run)
+        changed = [name for name in here if told.get(name) != here[name]]
+        if changed:
+            raise saved_state.Unusable(f"it was saved with another {' and '.join(changed)}")
+        saved.check(learner)
+    except saved_state.Unusable as error:
+        problem = f"rank {parallel.rank}: {error}" if parallel.count > 1 else str(error)
+    found = parallel.gathered((problem, saved.steps if saved else None))
+    for each, _ in found:
+        if each is not None:
+            raise saved_state.Unusable(each)
+    if len(set(found)) > 1:
+        raise saved_state.Unusable("its parts are of different steps")
+    assert saved is not None
+    return saved
+
+
 def keeper(run: Run, learner: Learner) -> Keeper:
     """Return what saves a trial's state; a method of another package must say what it changes after a step."""
     method = method_of(run.job.trial.method, run.job.trial.options)
     known = bool(method.progress) or not method.after_step or method.attach.startswith("peftbench.")
-    saves = known and run.job.trial.devices is None  # the state of several processes is not saved
-    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if saves else None)
+    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if known else None)
 
 
 @dataclass
 class Keeper:
-    """Saves the state of training whenever the given time has passed since the last time, at the end of a step."""
+    """Saves the state of training whenever the given time has passed since the last time, at the end of a step.
+
+    Of several processes the first decides when, and each saves its own part.
+    """
 
     run: Run
     learner: Learner
@@ -88,7 +125,10 @@ class Keeper:
 
     def __call__(self, course: Course) -> None:
         """Save the state if it is time; a disk that refuses stops no trial."""
-        if self.every_seconds is None or time.perf_counter() - self.last < self.every_seconds:
+        if self.every_seconds is None:
+            return
+        due = time.perf_counter() - self.last >= self.every_seconds
+        if not self.run.parallel.same(float(due)):
             return
         with self.run.clock.phase(Phase.CHECKPOINT):
             try:
@@ -98,10 +138,26 @@ class Keeper:
         self.last = time.perf_counter()
 
     def _save(self, course: Course) -> None:
-        run, learner = self.run, self.learner
-        folder = Path(run.job.scratch) / training_states.FOLDER / f".{machine.process_name()}-{run.job.key}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        run, parallel = self.run, self.run.parallel
+        own = Path(run.job.scratch) / training_states.FOLDER / f".{machine.process_name()}-{run.job.key}"
+        if parallel.rank == 0:
+            shutil.rmtree(own, ignore_errors=True)
+        folder: Path = parallel.gathered(own)[0]
+        found = parallel.gathered(self._write(training_states.part(folder, parallel.rank, parallel.count), course))
+        if parallel.rank > 0:
+            return
+        try:
+            refused = next((problem for problem in found if problem is not None), None)
+            if refused is not None:
+                raise OSError(refused)
+            training_states.install(folder, run.job.scratch, run.job.key, len(course.rows))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        files.sync(folder.parent)
+
+    def _write(self, folder: Path, course: Course) -> str | None:
+        """Write the part of this process into a new folder; return why the disk refused, or None."""
+        run, parallel = self.run, self.run.parallel
         highest = run.earlier.merged(peaks.so_far(run.job.trial.device))
         more: dict[str, Any] = {
             "environment": _environment(run),
@@ -111,11 +167,11 @@ class Keeper:
             "peaks": {name: size for name, size in vars(highest).items() if size is not None},
         }
         try:
-            saved_state.write(folder, learner, course, more)
-            training_states.install(folder, run.job.scratch, run.job.key, len(course.rows))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        files.sync(folder.parent)
+            folder.mkdir(parents=True)
+            saved_state.write(folder, self.learner, course, more)
+        except OSError as error:
+            return f"rank {parallel.rank}: {error}" if parallel.count > 1 else str(error)
+        return None
 
 
 def _environment(run: Run) -> dict[str, Any]:

@@ -1,22 +1,31 @@
 """Where interrupted trials keep the state of their training in a results folder. No torch.
 
-A state is a folder ``.training/KEY.STEP``, which appears whole by a renaming; the one before it is deleted then.
+A state is a folder ``.training/KEY.STEP``, which appears whole by a renaming; the one before it is deleted then. Of a
+trial on several devices it has a folder for the part of each process.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Container
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = ".training"
 """Inside a results folder. The dot keeps it out of what reads the folder."""
+ASIDE = "aside"
+"""Ending of the name of a state that is not used."""
 
 
 def newest(results: str | Path, key: str) -> Path | None:
     """Return the folder with a trial's latest state; None if it has none."""
     found = _states(Path(results), key)
     return found[-1] if found else None
+
+
+def part(state: Path, rank: int, count: int) -> Path:
+    """Return the folder with the part of a state that is one process's: of a single process, the state itself."""
+    return state if count == 1 else state / f"rank{rank}"
 
 
 def install(made: Path, results: str | Path, key: str, step: int) -> Path:
@@ -31,9 +40,18 @@ def install(made: Path, results: str | Path, key: str, step: int) -> Path:
 
 
 def discard(results: str | Path, key: str) -> None:
-    """Delete a trial's states: the trial has its final row, or begins anew."""
-    for state in _states(Path(results), key):
+    """Delete a trial's states, those that were set aside too: the trial has its final row."""
+    for state in (Path(results) / FOLDER).glob(f"{key}.*"):
         shutil.rmtree(state, ignore_errors=True)
+
+
+def set_aside(results: str | Path, key: str) -> None:
+    """Rename a trial's state, from which training cannot continue: the trial begins anew. Only the last one is kept."""
+    for older in (Path(results) / FOLDER).glob(f"{key}.*.{ASIDE}"):
+        shutil.rmtree(older, ignore_errors=True)
+    for state in _states(Path(results), key):
+        with suppress(OSError):  # another rank or runner was first
+            state.rename(state.with_name(f"{state.name}.{ASIDE}"))
 
 
 def sweep(results: str | Path, done: Container[str]) -> None:

@@ -166,7 +166,7 @@ def _train(run: Run, learner: loop.Learner, data: batches.Prepared, tokenizer: A
     trial, training = run.job.trial, learner.training
     measured = watch.Training()
     seed_all(run.parallel.seed(trial.seed or 0))
-    course = resuming.resume(run, learner)
+    course = resuming.resume(run, learner, data.step_examples[0])
     keeper = resuming.keeper(run, learner)
     with run.clock.phase(Phase.TRAIN):
         try:

@@ -53,12 +53,12 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "search": Meaning("how a list of learning rates is searched, see below; `false` makes such a list an axis"),
         "timeout_seconds": Meaning(
             "wall time after which a trial's process is stopped; the next run goes on where its training was saved "
-            "last (on several devices it begins anew). A mapping limits single phases, without what runs inside them, "
+            "last. A mapping limits single phases, without what runs inside them, "
             "and the whole trial: `{load: 60, train: 3600, total: 7200}`"
         ),
         "checkpoint_every_seconds": Meaning(
             "how often a trial saves the state of its training, from which `run` continues after a crash; null for "
-            "never; changes no loss and no score; has no effect on several devices"
+            "never; changes no loss and no score"
         ),
         "most_trials": Meaning(
             "a grid of more trials is refused before it is expanded, as a list too many multiplies all others"

@@ -3,7 +3,8 @@
 The files are safetensors and JSON: reading them runs no code. The tensors are the weights that train, the buffers, the
 optimizer's state, the best weights so far and the state of the random number generators. They are written a gigabyte at
 a time, since the state of full fine-tuning can be larger than the host's memory. What training does not change, the
-base model and the data, is made again from the suite by the same seed.
+base model and the data, is made again from the suite by the same seed. Of tensors that are divided among the processes
+of a trial, each process writes and reads what it holds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from peftbench.models import divided
 from peftbench.records import StepRow
 from peftbench.training.loop import Best, Course, Learner
 
@@ -49,8 +51,7 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
         OSError: if the disk refuses.
     """
     tensors, plain = _optimizer(learner.optimizer)
-    tensors |= {f"weight.{i}": p.detach() for i, p in enumerate(learner.parameters)}
-    tensors |= {f"buffer.{name}": b for name, b in learner.model.named_buffers()}
+    tensors |= _places(learner)
     tensors |= {f"best.{i}": p for i, p in enumerate(course.best.weights)}
     tensors["random.cpu"] = torch.get_rng_state()
     if learner.device == "cuda":
@@ -71,7 +72,7 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
     }
     for number, names in enumerate(_shards(tensors)):
         # each tensor with memory of its own: safetensors refuses tensors that share it, as tied weights do
-        copies = {name: tensors[name].to("cpu", copy=True).contiguous() for name in names}
+        copies = {name: divided.own(tensors[name]).to("cpu", copy=True).contiguous() for name in names}
         try:
             save_file(copies, folder / f"{number}.safetensors")
         except SafetensorError as error:  # of a full disk too
@@ -81,6 +82,11 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
     for path in folder.iterdir():
         with open(path, "rb") as written:
             os.fsync(written.fileno())
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _shards(tensors: Tensors) -> Iterator[list[str]]:
@@ -88,7 +94,7 @@ def _shards(tensors: Tensors) -> Iterator[list[str]]:
     names: list[str] = []
     size = 0
     for name, tensor in tensors.items():
-        own = tensor.numel() * tensor.element_size()
+        own = divided.own(tensor).numel() * tensor.element_size()
         if names and size + own > _SHARD_BYTES:
             yield names
             names, size = [], 0
@@ -128,17 +134,24 @@ class Saved:
         self.steps: int = len(plain["steps"])
         """Number of steps done."""
 
-    @torch.no_grad()
-    def restore(self, learner: Learner) -> Course:
-        """Bring a learner that was made from the same suite and seed into the saved state; return the course so far.
+    def check(self, learner: Learner) -> None:
+        """Check that a learner has the tensors that were saved.
 
         Raises:
-            Unusable: if it is not the same learner; then nothing has been changed.
+            Unusable: if it has others.
         """
-        found = {f"weight.{i}": p for i, p in enumerate(learner.parameters)}
-        found |= {f"buffer.{name}": b for name, b in learner.model.named_buffers()}
-        self._check(found)
-        for name, tensor in found.items():
+        found = _places(learner)
+        saved = {name for name in self._tensors if name.startswith(("weight.", "buffer."))}
+        other = sorted(saved ^ set(found))
+        other += [n for n in found if n in saved and self._tensors[n].shape != found[n].shape]
+        other += [n for n in found if n in saved and self._tensors[n].dtype != found[n].dtype]
+        if other:
+            raise Unusable(f"it is of another model: {', '.join(other[:3])}")
+
+    @torch.no_grad()
+    def restore(self, learner: Learner) -> Course:
+        """Bring a learner that ``check`` took into the saved state; return the course so far."""
+        for name, tensor in _places(learner).items():
             tensor.copy_(self._tensors[name])
         _restore_optimizer(learner, self._part("optimizer."), self._plain["optimizer"])
         if learner.progress:
@@ -151,21 +164,19 @@ class Saved:
             torch.cuda.set_rng_state(self._tensors["random.cuda"])
         loss, step = self._plain["best"]
         kept = self._part("best.")
-        weights = [kept[str(i)].to(learner.device) for i in range(len(kept))]
+        weights = [divided.like(kept[str(i)], p) for i, p in enumerate(learner.parameters) if kept]
         rows = [StepRow(**row) for row in self._plain["steps"]]
         best = Best(loss, step, weights)
         return Course(rows, self._plain["spent"], self._plain["waited"], best, continued_at=len(rows))
 
-    def _check(self, found: Mapping[str, torch.Tensor]) -> None:
-        saved = {name for name in self._tensors if name.startswith(("weight.", "buffer."))}
-        other = sorted(saved ^ set(found))
-        other += [n for n in found if n in saved and self._tensors[n].shape != found[n].shape]
-        other += [n for n in found if n in saved and self._tensors[n].dtype != found[n].dtype]
-        if other:
-            raise Unusable(f"it is of another model: {', '.join(other[:3])}")
-
     def _part(self, prefix: str) -> Tensors:
         return {n.removeprefix(prefix): t for n, t in self._tensors.items() if n.startswith(prefix)}
+
+
+def _places(learner: Learner) -> Tensors:
+    """Return what this process holds of the weights that train, and the buffers, by their names in the files."""
+    found = {f"weight.{i}": divided.own(p.detach()) for i, p in enumerate(learner.parameters)}
+    return found | {f"buffer.{name}": b for name, b in learner.model.named_buffers()}
 
 
 def _optimizer(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
@@ -187,12 +198,16 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
     _make_paged(learner.optimizer, {int(name.partition(".")[0]) for name in tensors})
     for name, tensor in tensors.items():
         place, _, key = name.partition(".")
-        state = learner.optimizer.state[parameters[int(place)]]
+        parameter = parameters[int(place)]
+        state = learner.optimizer.state[parameter]
         if getattr(state.get(key), "is_paged", False):
             state[key].copy_(tensor)
+        elif _on_host(learner, key, tensor):  # the step of torch's optimizers stays where they keep it
+            state[key] = tensor
+        elif tensor.shape == divided.own(parameter).shape:
+            state[key] = divided.like(tensor, parameter)
         else:
-            # the step of torch's optimizers stays where they keep it
-            state[key] = tensor if _on_host(learner, key, tensor) else tensor.to(learner.device)
+            state[key] = tensor.to(parameter.device)
     for place_, values in plain.items():
         learner.optimizer.state[parameters[int(place_)]].update(values)
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from peftbench.records import Status
+import pytest
+import torch
+
+from peftbench.records import Job, Result, Status
+from peftbench.records.devices import Place
+from peftbench.runner import trial
 from peftbench.runner.executor import local
 
+SECONDS = 240
+"""How long to wait for the ranks of a trial."""
 TOLERANCE = 1e-5
 """Largest relative difference of losses and gradient norms in fp32: sums are added up in another order."""
 
@@ -15,6 +30,52 @@ def finished(jobs):
     """Run jobs, and return their results in order."""
     found = {e.job.key: e.result for e in local.run(jobs, workers=1) if e.result is not None}
     return [found[job.key] for job in jobs]
+
+
+def _serve(job: Job, place: Place, report: Callable[..., None], told: Any) -> None:
+    torch.set_num_threads(1)  # a forked process must not enter a parallel region
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("peftbench").addHandler(handler)
+    told.send((trial.run(job, time.perf_counter(), lambda _: None, report, place=place), said))
+    os._exit(0)
+
+
+def forked(job: Job, reports: dict[int, Callable[..., None]]) -> list[tuple[Result, list[str]] | None]:
+    """Run a trial in forks of this process, which take over what a test has replaced in it.
+
+    Args:
+        job: the trial.
+        reports: what a rank calls after each step, with the step first; it may end its process.
+
+    Returns:
+        Each rank's result and warnings; None for one that died.
+    """
+    context = multiprocessing.get_context("fork")
+    meeting = Path(tempfile.mkdtemp(dir=job.scratch)) / "meeting"  # two trials must not meet at one file
+    pipes, processes = [], []
+    for rank in range(job.trial.devices.count):  # type: ignore[union-attr]
+        ours, theirs = context.Pipe(duplex=False)
+        given = (job, Place(rank, str(meeting)), reports.get(rank, lambda *_: None), theirs)
+        processes.append(context.Process(target=_serve, args=given))
+        processes[-1].start()
+        theirs.close()
+        pipes.append(ours)
+    found: list[tuple[Result, list[str]] | None] = []
+    try:
+        for rank, pipe in enumerate(pipes):
+            assert pipe.poll(SECONDS), f"rank {rank} is still busy"
+            try:
+                found.append(pipe.recv())
+            except EOFError:
+                found.append(None)
+        return found
+    finally:
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+            process.join()
 
 
 def same_training(one, other, tolerance=TOLERANCE):

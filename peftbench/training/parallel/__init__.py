@@ -7,6 +7,7 @@ what it does otherwise; ``Parallel`` itself is one process alone. It is used in 
 1. ``distribute(model, precision)``: after the method is attached and checked, before the optimizer is made.
 2. ``as_run(batches, pad_id)``, ``gradients(learner, batches, batch_loss)`` and ``clip(parameters, limit)``: in each
    step of ``training.loop``. ``work`` and ``all_work``: after training, to count its operations.
+   ``take_up(learner, batch, batch_loss)``: before them, if training continues from a saved state.
 3. ``evaluated_loss(learner, batch, batch_loss)``: for the validation loss.
 4. ``settle(model)``: after training and accounting. From here on all ranks call the model in lockstep, with the same
    inputs, for checks and scores; ``model(...)`` and ``model.generate(...)`` must give every rank the whole logits. If
@@ -91,6 +92,15 @@ class Parallel:
     def as_run(self, batches: Sequence[Batch], pad_id: int) -> list[Batch]:
         """Return the micro-batches of a step with the padding that the passes add."""
         return list(batches)
+
+    def take_up(self, learner: Learner, batch: Batch, batch_loss: Loss) -> None:
+        """Exchange gradients from now on as after a first step, if that step changes how; the state is restored then.
+
+        Args:
+            learner: the model and its optimizer.
+            batch: a micro-batch, the same on every rank.
+            batch_loss: gives the loss of a pass.
+        """
 
     def work(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> None:
         """Run the passes of a step so that their work can be counted; gradients are left, and mean nothing."""

@@ -106,6 +106,15 @@ class Replicated(DataParallel):
         """Return the context of a pass: gradients are exchanged in the last pass of a step."""
         return _Calling(self._wrapper, nullcontext() if last else self._wrapper.no_sync())
 
+    def take_up(self, learner: Learner, batch: Batch, batch_loss: Loss) -> None:
+        """Run a pass, after which DDP has its buckets in the order in which gradients came, as after any first step.
+
+        An element's place in them decides how its sum over three or more ranks is rounded.
+        """
+        learner.model.train()
+        self.gradients(learner, [batch], batch_loss)
+        learner.optimizer.zero_grad(set_to_none=True)
+
     def settle(self, model: Any) -> None:
         """Forget the wrapper and its buckets."""
         self._wrapper, self._buckets = None, _Buckets()
