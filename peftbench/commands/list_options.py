@@ -13,13 +13,13 @@ def add(commands: Any) -> None:
     """Add the command to the parser's."""
     command = commands.add_parser(
         "list",
-        help="list methods, tasks, precisions, suites and model shapes; how a base model is built",
+        help="list methods, tasks, precisions, optimizers, suites and model shapes; how a base model is built",
         examples=("peftbench list methods lora", "peftbench list base nano"),
     )
     command.add_argument(
         "what",
         nargs="?",
-        choices=("methods", "tasks", "precisions", "suites", "shapes", "base", "published"),
+        choices=("methods", "tasks", "precisions", "optimizers", "suites", "shapes", "base", "published"),
         help="what to list (default: everything but base and published); shapes are configs of known models, for base: "
         "{shape: NAME}; base: how one base model is built; published: tables of the literature, for report --table",
     )

@@ -13,12 +13,12 @@ from peftbench.methods.record import Setting, shown
 from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin, find
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import Base
+from peftbench.records import OPTIMIZERS, Base
 from peftbench.suite.wording import describe_type
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
-KINDS = ("methods", "tasks", "precisions", "suites", "shapes")
+KINDS = ("methods", "tasks", "precisions", "optimizers", "suites", "shapes")
 _LABEL = 13
 """Width of the labels of a method's facts."""
 
@@ -176,6 +176,14 @@ def _precisions() -> list[list[str]]:
     ]
 
 
+def _optimizers() -> list[list[str]]:
+    """Return a row per optimizer, with the state that it keeps of a large matrix in fp32."""
+    return [
+        ["optimizer", "bytes/parameter", "extra", "description"],
+        *([o.name, f"{o.bytes_per_value():.3g}", o.extra or "–", o.title] for o in OPTIMIZERS.values()),
+    ]
+
+
 def _suites() -> list[list[str]]:
     import yaml
 
@@ -194,4 +202,4 @@ def _shapes() -> list[list[str]]:
 
 _SIZES = (("num_local_experts", ""), ("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"))
 """Keys of the sizes in configs, and what some families call them instead."""
-_TABLES = {"tasks": _tasks, "precisions": _precisions, "suites": _suites, "shapes": _shapes}
+_TABLES = {"tasks": _tasks, "precisions": _precisions, "optimizers": _optimizers, "suites": _suites, "shapes": _shapes}

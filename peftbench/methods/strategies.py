@@ -9,7 +9,7 @@ from types import MappingProxyType
 from peftbench.methods import METHODS, QUANTIZED, Method
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
-from peftbench.records import STRATEGIES, Devices, Training
+from peftbench.records import OPTIMIZERS, STRATEGIES, Devices, Training
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -33,6 +33,7 @@ class Limits:
 
 _BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
 _PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
+_KERNELS = "bitsandbytes' kernels take ordinary tensors, and FSDP2's shards are none; use adamw"
 _INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
 _PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or ddp"
 _WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; use bf16, or ddp"
@@ -49,6 +50,9 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw": _PAGED,
                 "paged_adamw_8bit": _PAGED,
+                "lion": _KERNELS,
+                "lion_8bit": _BLOCKS,
+                "ademamix": _KERNELS,
                 "adafactor": "its means over rows and columns are of whole tensors, and it is given shards; use adamw",
             },
             methods={
@@ -68,6 +72,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             optimizers={
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw_8bit": _BLOCKS,
+                "lion_8bit": _BLOCKS,
                 "adafactor": "its means over rows and columns are of whole tensors, and it is given shares; use adamw",
             },
             gradient_scaling=_SCALER,
@@ -128,4 +133,5 @@ def _why_not(limits: Limits, method: Method, precision: str, optimizer: str) -> 
 
 
 assert set(LIMITS) == set(STRATEGIES)
+assert set(OPTIMIZERS).issuperset(name for limits in LIMITS.values() for name in limits.optimizers)
 assert set(METHODS.own).issuperset(name.partition(" ")[0] for limits in LIMITS.values() for name in limits.methods)

@@ -8,6 +8,7 @@ applicable, never zero.
 from peftbench.records.columns.trial import SCHEMA_VERSION
 from peftbench.records.devices import STRATEGIES, Devices
 from peftbench.records.memory import Category
+from peftbench.records.optimizers import OPTIMIZERS, Optimizer
 from peftbench.records.phase import Phase
 from peftbench.records.rows import ExampleRow, Result, StepRow, TrialRow
 from peftbench.records.score import Score
@@ -18,6 +19,7 @@ from peftbench.records.trial import Base, Evaluation, Head, Job, Retention, Trai
 __all__ = [
     "FINAL",
     "HEADS",
+    "OPTIMIZERS",
     "SCHEMA_VERSION",
     "STRATEGIES",
     "Base",
@@ -28,6 +30,7 @@ __all__ = [
     "ExampleRow",
     "Head",
     "Job",
+    "Optimizer",
     "Phase",
     "Result",
     "Retention",

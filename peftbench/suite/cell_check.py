@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from typing import Any
 
 from peftbench.methods import profiles
 from peftbench.methods.record import shown
-from peftbench.records import Evaluation
+from peftbench.records import OPTIMIZERS, Evaluation
 from peftbench.suite import build_heads, layers
 from peftbench.suite.cell import Cell
 from peftbench.suite.document import AMOUNTS
@@ -59,11 +61,22 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
         yield f"{cell.where}: micro_batch_size: given {micro}; allowed: at most batch_size, which is {batch}"
     if settings["score"] == "best_on_validation" and settings["validate_every"] is None:
         yield f"{cell.where}: score: best_on_validation needs validate_every, the steps between validations"
+    yield from (f"{cell.where}: optimizer: {why}" for why in _optimizer_problems(settings))
     if settings["validate_every"] is not None:
         validated = [task.name for task in suite.tasks if "validation" in splits(task)]
         missing = [name for name, _ in suite.data if name not in validated]
         if missing:
             yield f"{cell.where}: validate_every: no validation split or validation_fraction: {', '.join(missing)}"
+
+
+def _optimizer_problems(settings: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what keeps a cell's optimizer from being made: a package that is not installed."""
+    record = OPTIMIZERS[settings["optimizer"]]
+    if record.package and find_spec(record.package) is None:
+        yield (
+            f"{record.name} needs the package {record.package}, which is not installed: "
+            f"pip install 'peftbench[{record.extra}]'"
+        )
 
 
 def search_problems(cells: list[Cell], suite: Suite) -> Iterable[str]:

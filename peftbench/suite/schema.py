@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import STRATEGIES, Phase, Retention
+from peftbench.records import OPTIMIZERS, STRATEGIES, Phase, Retention
 from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
@@ -27,6 +27,7 @@ Delimiter = Annotated[
     str, Field(pattern=r"^[^\r\n\"\x00]$", description="one character, such as ',' or ';' or '\\t' for a tab")
 ]
 PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
+OptimizerName: Any = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
 
 TRAIN: Mapping[str, Setting] = MappingProxyType(
     {
@@ -53,9 +54,9 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "peak rate; default by method and base; a list is searched, search: around the default",
         ),
         "optimizer": Setting(
-            Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor"],
+            OptimizerName,
             "adamw",
-            "default adamw, or the method's own (qlora: paged_adamw)",
+            "default adamw, or the method's own (qlora: paged_adamw); docs/optimizers.md describes each",
         ),
         "schedule": Setting(Literal["constant", "linear", "cosine"], "linear", "learning rate after the warm-up"),
         "warmup_ratio": Setting(Share, 0.05, "share of the steps over which the learning rate rises from zero"),

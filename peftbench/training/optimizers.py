@@ -2,7 +2,8 @@
 
 With every optimizer, weight decay is decoupled: a step multiplies the decaying tensors by 1 - learning rate x weight
 decay (for plain SGD, the L2 term is equivalent). Decay follows the schedule with the learning rate. Gradients are
-clipped by their norm over all of a method's tensors before the optimizer uses them.
+clipped by their norm over all of a method's tensors before the optimizer uses them. ``records.OPTIMIZERS`` has a record
+of each, with its source and its state.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
 
 
 def _bitsandbytes(name: str) -> Callable[[Any, float], Any]:
-    """Return a function that makes one of bitsandbytes' AdamW optimizers.
+    """Return a function that makes one of bitsandbytes' optimizers.
 
     8-bit state is quantized in blocks, and only for tensors of at least 4,096 values; smaller ones keep 32 bits. Paged
     state is used for tensors of at least 100,000 values, in memory that the driver moves between device and host. On
@@ -60,7 +61,7 @@ def _adafactor(groups: Any, lr: float) -> torch.optim.Optimizer:
     return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)
 
 
-OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
+MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
     {
         "adamw": _adamw,
         "adamw_8bit": _bitsandbytes("AdamW8bit"),
@@ -68,8 +69,12 @@ OPTIMIZERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
         "paged_adamw_8bit": _bitsandbytes("PagedAdamW8bit"),
         "sgd": _sgd,
         "adafactor": _adafactor,
+        "lion": _bitsandbytes("Lion32bit"),
+        "lion_8bit": _bitsandbytes("Lion8bit"),
+        "ademamix": _bitsandbytes("AdEMAMix"),
     }
 )
+"""One function for each of ``records.OPTIMIZERS``: parameter groups and a learning rate to an optimizer."""
 
 
 RATIO = "rate_ratio"
@@ -97,7 +102,7 @@ def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
         }
         for (decays, ratio), members in groups.items()
     ]
-    return OPTIMIZERS[training.optimizer](made, training.learning_rate)
+    return MAKERS[training.optimizer](made, training.learning_rate)
 
 
 def _ratio(parameter: nn.Parameter) -> float:

@@ -196,6 +196,7 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
     """Give an optimizer that has taken no step its saved state, without torch's conversion to the weights' type."""
     parameters = list(_parameters(learner.optimizer))
     _make_paged(learner.optimizer, {int(name.partition(".")[0]) for name in tensors})
+    tables: Tensors = {}
     for name, tensor in tensors.items():
         place, _, key = name.partition(".")
         parameter = parameters[int(place)]
@@ -206,6 +207,8 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
             state[key] = tensor
         elif tensor.shape == divided.own(parameter).shape:
             state[key] = divided.like(tensor, parameter)
+        elif key.startswith("qmap"):  # bitsandbytes' code tables are the same for all parameters, which share one
+            state[key] = tables.setdefault(key, tensor.to(parameter.device))
         else:
             state[key] = tensor.to(parameter.device)
     for place_, values in plain.items():

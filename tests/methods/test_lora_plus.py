@@ -13,6 +13,7 @@ from peftbench import suite
 from peftbench.errors import Unsupported, UserError
 from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS, lora_plus
+from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
 from peftbench.training import loop, optimizers
 from peftbench.training.batches import micro_batches
@@ -57,7 +58,7 @@ def test_a_step_of_sgd_moves_b_by_the_ratio_times_the_rate_times_its_gradient(me
         torch.testing.assert_close(update, rate * gradient, atol=2e-7, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_and_decays_b_by_the_ratio(name):
     training = dataclasses.replace(trials.TRAINING, optimizer=name, weight_decay=0.0, learning_rate=1e-3)
     a, b, vector = (nn.Parameter(torch.ones(size)) for size in ((64, 64), (64, 64), (64,)))

@@ -13,8 +13,8 @@ from peftbench.measure.ledger import account
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
 from peftbench.planner import fake
+from peftbench.records import OPTIMIZERS
 from peftbench.training import optimizers
-from peftbench.training.optimizers import OPTIMIZERS
 from tests.support import trials
 
 

@@ -19,7 +19,7 @@ from peftbench.measure.clock import Clock
 from peftbench.methods import METHODS
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import Example
+from peftbench.records import OPTIMIZERS, Example
 from peftbench.tasks import read
 from peftbench.training import accounting, batches, loop, optimizers
 from tests.support import trials
@@ -186,7 +186,7 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule, last
     assert rates[-1] == pytest.approx(last, abs=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(optimizers.OPTIMIZERS))
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_lowers_the_loss(name, tiny, tmp_path):
     _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
     rate = {"sgd": 0.5}.get(name, 1e-2)

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from peftbench.methods import METHODS
+from peftbench.records import OPTIMIZERS
 from peftbench.training import batches, loop, optimizers
 from tests.support import trials
 from tests.support.method_cells import TRAINED, attached, loaded
 
 
-@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_without_gradient_a_step_shrinks_matrices_by_rate_times_decay_but_not_vectors(name):
     matrix, vector = nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8))
     training = replace(trials.TRAINING, optimizer=name, weight_decay=0.5, learning_rate=0.1)

@@ -37,6 +37,7 @@ from tools.docs import (
     findings,
     history_document,
     nightly_document,
+    optimizer_document,
     peer_document,
     precision_document,
     published_document,
@@ -135,6 +136,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "strategies by method": devices_document.by_method,
         "why not": devices_document.reasons,
         "measured": devices_run.measured,
+    },
+    ROOT / "docs" / "optimizers.md": {
+        "optimizers": optimizer_document.overview,
+        "optimizer state": optimizer_document.state,
+        "optimizer limits": optimizer_document.limits,
     },
     ROOT / "docs" / "memory_arithmetic.md": {
         "bytes": arithmetic.bytes_per_parameter,

@@ -237,7 +237,7 @@ def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, 
     They are, by precision, bits per weight and the dtypes for each kind of method; and by optimizer, the dtypes of its
     state for each dtype of trainable parameters.
     """
-    from peftbench.training.optimizers import OPTIMIZERS
+    from peftbench.records import OPTIMIZERS
 
     precisions = {
         name: {

@@ -1,0 +1,179 @@
+"""The optimizers that ``train: {optimizer: ...}`` names, a record each. No torch.
+
+``training.optimizers`` makes them, ``methods.support`` refuses what a record excludes, ``methods.strategies`` says
+which of them take shards, and ``docs/optimizers.md`` is made from this table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+Shape = tuple[int, ...]
+_SMALL = 4096
+"""bitsandbytes keeps the state of tensors with fewer values in 32 bits."""
+_BLOCK = 256
+"""Values that share one scale in the 8-bit state of bitsandbytes."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimizer: where it comes from, what state it keeps, and what it cannot do."""
+
+    name: str
+    title: str
+    """What it is, as one sentence without its end."""
+    source: str
+    """Where it was published, with the arXiv id."""
+    made_by: str
+    """Package and class that a trial uses."""
+    state: str
+    """State of a tensor of n values in words, with b the bytes of a trainable value."""
+    state_bytes: Callable[[Shape, int], int]
+    """The same as a function of a tensor's shape and b."""
+    shared_bytes: int = 0
+    """State that all tensors share: code tables of 8-bit state."""
+    package: str = ""
+    """Module that must be installed besides the dependencies; empty for none."""
+    extra: str = ""
+    """Extra of peftbench with that package."""
+    only_full: str = ""
+    """Why it exists only for methods that train the base's own weights; empty if it trains whatever a method adds."""
+    rate: str = "as with AdamW"
+    """How its learning rates relate to AdamW's, which the default rates are for."""
+    departs: str = ""
+    """How what a trial does differs from the paper or from the other optimizers; empty if it does not."""
+
+    def bytes_per_value(self, width: int = 4) -> float:
+        """Return the bytes of state for each value of a 4096 x 4096 matrix whose values have ``width`` bytes."""
+        return self.state_bytes((4096, 4096), width) / 4096**2
+
+
+def _values(shape: Shape) -> int:
+    return math.prod(shape)
+
+
+def _of_values(each: float) -> Callable[[Shape, int], int]:
+    """Return the state of an optimizer that keeps ``each`` bytes for a value, whatever the type of the weights."""
+    return lambda shape, _: round(each * _values(shape))
+
+
+def _eight_bits(moments: int) -> Callable[[Shape, int], int]:
+    """Return the state of bitsandbytes' 8-bit optimizers: a byte for each value and moment, and a scale per block."""
+
+    def size(shape: Shape, _: int) -> int:
+        n = _values(shape)
+        return moments * (4 * n if n < _SMALL else n + 4 * math.ceil(n / _BLOCK))
+
+    return size
+
+
+def _adamw(shape: Shape, width: int) -> int:
+    return 2 * width * _values(shape) + 4  # with the step's number in fp32
+
+
+def _adafactor(shape: Shape, _: int) -> int:
+    if len(shape) < 2:
+        return 4 * _values(shape) + 4
+    rows, columns = shape[-2:]
+    return 4 * math.prod(shape[:-2]) * (rows + columns) + 4
+
+
+_ADAMW = "Loshchilov & Hutter 2019, arXiv:1711.05101"
+_LION = "Chen et al. 2023, arXiv:2302.06675"
+_LION_RATE = "3 to 10 times smaller, with a weight decay as much larger (section 5)"
+_TABLES = "; tensors of fewer than 4,096 values keep 32 bits"
+
+OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
+    {
+        o.name: o
+        for o in (
+            Optimizer(
+                "adamw",
+                "Adam with decoupled weight decay, one fused kernel",
+                _ADAMW,
+                "torch AdamW",
+                "2 b n + 4",
+                _adamw,
+            ),
+            Optimizer(
+                "adamw_8bit",
+                "AdamW with both moments in 8 bits, a scale for each block of 256 values",
+                "Dettmers et al. 2022, arXiv:2110.02861",
+                "bitsandbytes AdamW8bit",
+                f"2 (n + 4 ceil(n / 256)){_TABLES}",
+                _eight_bits(2),
+                shared_bytes=2048,
+            ),
+            Optimizer(
+                "paged_adamw",
+                "AdamW whose state the driver moves between device and host",
+                "Dettmers et al. 2023, arXiv:2305.14314",
+                "bitsandbytes PagedAdamW32bit",
+                "8 n",
+                _of_values(8),
+                departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
+            ),
+            Optimizer(
+                "paged_adamw_8bit",
+                "adamw_8bit whose state the driver moves between device and host",
+                "Dettmers et al. 2023, arXiv:2305.14314",
+                "bitsandbytes PagedAdamW8bit",
+                f"2 (n + 4 ceil(n / 256)){_TABLES}",
+                _eight_bits(2),
+                shared_bytes=2048,
+                departs="state of tensors with fewer than 100,000 values is not paged, and on the CPU nothing is",
+            ),
+            Optimizer(
+                "sgd",
+                "stochastic gradient descent without momentum",
+                "Robbins & Monro 1951",
+                "torch SGD",
+                "none",
+                _of_values(0),
+                rate="on another scale: a step is the rate times the gradient",
+            ),
+            Optimizer(
+                "adafactor",
+                "second moments of rows and columns instead of values",
+                "Shazeer & Stern 2018, arXiv:1804.04235",
+                "transformers Adafactor",
+                "4 (rows + columns) + 4; of a vector 4 n + 4",
+                _adafactor,
+                departs="the rate is the schedule's, and not relative to the step or to the scale of the tensor; each "
+                "update is clipped to a root mean square of 1 after the gradient clipping of all methods",
+            ),
+            Optimizer(
+                "lion",
+                "the sign of a momentum: every value moves by the rate",
+                _LION,
+                "bitsandbytes Lion32bit",
+                "4 n",
+                _of_values(4),
+                rate=_LION_RATE,
+            ),
+            Optimizer(
+                "lion_8bit",
+                "lion with its momentum in 8 bits, a scale for each block of 256 values",
+                f"{_LION}; Dettmers et al. 2022, arXiv:2110.02861",
+                "bitsandbytes Lion8bit",
+                f"n + 4 ceil(n / 256){_TABLES}",
+                _eight_bits(1),
+                shared_bytes=1024,
+                rate=_LION_RATE,
+            ),
+            Optimizer(
+                "ademamix",
+                "AdamW with a second, slower mean of gradients (alpha 5, beta3 0.9999)",
+                "Pagliardini et al. 2024, arXiv:2409.03137",
+                "bitsandbytes AdEMAMix",
+                "12 n",
+                _of_values(12),
+                departs="alpha and beta3 are constant, without the paper's schedulers",
+            ),
+        )
+    }
+)
+"""Every optimizer by its name in a suite."""
