@@ -352,6 +352,11 @@ def test_the_order_of_stored_examples_does_not_matter(stored):
     assert all((one[key].tasks[0] == other[key].tasks[0]).all() for key in one)
 
 
+def test_examples_of_which_none_has_a_task_are_no_outcomes(stored):
+    trials, examples = stored
+    assert outcomes.by_cell(trials, examples.assign(task=None), ("judge",)) == {}
+
+
 def test_cells_without_complete_outcomes_are_excluded(stored):
     trials, examples = stored
     every = outcomes.by_cell(trials, examples, ("judge",))

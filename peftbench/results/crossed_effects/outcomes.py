@@ -119,9 +119,9 @@ def arrange(examples: pd.DataFrame) -> Arranged:
     """
     import pandas as pd
 
-    if not len(examples):
+    known = examples[examples["key"].notna() & examples["task"].notna()] if len(examples) else examples
+    if not len(known):
         return Arranged()
-    known = examples[examples["key"].notna() & examples["task"].notna()]
     (key, keys), (task, tasks), (target, _) = (pd.factorize(known[name]) for name in ("key", "task", "target"))
     place, outcome = known["index"].to_numpy(dtype=np.int64), known["outcome"].to_numpy(dtype=np.float64)
     run = key * np.int64(len(tasks)) + task
