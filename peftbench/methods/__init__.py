@@ -16,7 +16,7 @@ from peftbench.records.resolve import resolve
 
 FLOATS = ("fp32", "tf32", "bf16", "bf16-true", "fp16")
 FOUR_BIT = ("nf4", "fp4", "nf4-fp32", "fp4-fp32")
-QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT)
+QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT, "stored")
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
 _TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank such as 2r")]
@@ -273,7 +273,7 @@ METHODS: Table[Method] = Table(
                 save="peftbench.methods.lora:save",
                 load=f"{_PEFT}:load",
                 switch_off=f"{_PEFT}:disabled",
-                precisions=FOUR_BIT,
+                precisions=(*FOUR_BIT, "stored"),
                 why_not="QLoRA is LoRA on a 4-bit base; use lora for other precisions",
                 default_precision="nf4",
                 rank_meaning="rank r",

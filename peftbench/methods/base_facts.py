@@ -8,6 +8,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported
 from peftbench.methods import method_of
+from peftbench.models import stored
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Trial
 
@@ -51,6 +52,7 @@ def check(trial: Trial, config: Any) -> None:
         reason = _why_no_embeddings(config)
     elif kind in ("ADAPTER", "LLAMA_ADAPTER") and _value(config, "model_type") in _WITHOUT_ATTENTION:
         reason = f"the layers of {_value(config, 'model_type')} have no attention"
+    reason = stored.why_other_precision(config, trial.precision, trial.options) or reason
     if reason is None and PRECISIONS[trial.precision].quantization:
         reason = _why_not_packed(config)
     if reason is not None:

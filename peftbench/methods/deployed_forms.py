@@ -10,6 +10,7 @@ from typing import Any
 
 from peftbench.errors import unknown
 from peftbench.methods import Method, method_of
+from peftbench.models import stored
 from peftbench.models.precision import Precision, effective
 from peftbench.records import HEADS, Status, Trial
 from peftbench.records.wording import plural
@@ -57,6 +58,8 @@ def why_not(method: Method, options: Mapping[str, Any], precision: Precision, fo
         precision: the trial's effective precision.
         form: a form.
     """
+    if precision.name == stored.NAME and form != ADAPTER:
+        return "the base is stored quantized, and its unquantized weights, which the form needs, are not there"
     if form in (DEQUANTIZED, REQUANTIZED) and precision.quantization is None:
         return f"the base model is not quantized in {precision.name}"
     if method.trains_base:

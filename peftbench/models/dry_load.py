@@ -19,6 +19,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.models import configs, files, loading_causes, tied
 from peftbench.models import head as heads
 from peftbench.models.loading_report import Comparison, Expected, Report
+from peftbench.models.stored import contents
 from peftbench.records import Head
 
 
@@ -43,9 +44,9 @@ def check(folder: Path, trust_remote_code: bool, head: Head | None = None) -> Si
             over, or tied weights differ.
         Unsupported: if transformers' causal language model for the config does not find the weights.
     """
-    stored = files.tensors(folder)
+    stored = contents(folder).unpacked
     try:
-        config = configs.load_config(folder, trust_remote_code)
+        config = _plain(configs.load_config(folder, trust_remote_code))
     except Exception as error:  # of many kinds, and a model's own code may raise any
         raise UserError(f"config.json: {(str(error) or type(error).__name__).strip().partition(chr(10))[0]}") from error
     try:
@@ -55,6 +56,13 @@ def check(folder: Path, trust_remote_code: bool, head: Head | None = None) -> Si
     _refuse(model, _comparison(folder, model, report, stored))
     tied.check(folder, model, stored)
     return Sizes(rows(model))
+
+
+def _plain(config: Any) -> Any:
+    """Return a config without the quantization of the stored weights, since shapes are those of the plain model."""
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
@@ -69,7 +77,7 @@ def verify(folder: Path, model: Any, info: Mapping[str, Any]) -> None:
         UserError: if tensors are missing, of another shape or left over, or tied weights differ.
         Unsupported: if transformers' causal language model for the config does not find the weights.
     """
-    _refuse(model, _comparison(folder, model, Report.of(info), files.tensors(folder)))
+    _refuse(model, _comparison(folder, model, Report.of(info), contents(folder).unpacked))
     tied.verify(model)
 
 

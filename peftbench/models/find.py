@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError, nearest, unknown
-from peftbench.models import builtin, files, unfit
+from peftbench.models import builtin, files, stored, unfit
 from peftbench.records import Base
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -26,7 +26,7 @@ def resolve_base(base: Base) -> Path:
 
     Raises:
         UserError: if the folder or hub model does not exist, has no config or no safetensors weights, is an adapter or
-            has one beside its weights, or is stored quantized.
+            has one beside its weights, or is stored quantized in a way that cannot be used.
     """
     if base.random_weights:
         return _shape(base)
@@ -60,7 +60,7 @@ def config_folder(base: Base) -> Path:
     """Return a folder with a base model's config. Weights may be missing; of a hub id, only the config is downloaded.
 
     Raises:
-        UserError: if there is no such config, or its model is stored quantized.
+        UserError: if there is no such config, or its model is stored quantized in a way that cannot be used.
     """
     if base.random_weights:
         return _shape(base)
@@ -105,6 +105,20 @@ def folder_notes(bases: Iterable[Base]) -> tuple[str, ...]:
     )
 
 
+def storage_notes(bases: Iterable[Base]) -> tuple[str, ...]:
+    """Return a sentence for each base model on this machine that is stored quantized: how, and in how many bits.
+
+    Raises:
+        UserError: if its files cannot be read.
+    """
+    found = []
+    for base in dict.fromkeys(bases):
+        path = None if base.random_weights or base.source in builtin.BASES else cached(base)
+        said = stored.note(files.read_mapping(path / "config.json"), path) if path else None
+        found += [f"base {base.source!r} is {said}"] if said else []
+    return tuple(found)
+
+
 def local_folder(base: Base) -> Path:
     """Return the folder that a base model's or a shape's name stands for, if it is not a hub id."""
     if base.random_weights:
@@ -137,7 +151,7 @@ def _shape(base: Base) -> Path:
     if not is_folder(path) or not (path / "config.json").is_file():
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
         raise UserError(f"base.shape: no folder with a config.json, and {unknown('shape', shown, builtin.SHAPES)}")
-    problem = _why_no_config(path)
+    problem = _why_no_shape(path)
     if problem:
         raise UserError(f"base.shape {_shown(name)}: {problem}")
     return _with_own_code(base, path)
@@ -188,9 +202,22 @@ def _why_no_model(path: Path, weights: bool) -> str | None:
 
 def _why_no_config(path: Path) -> str | None:
     try:
-        return unfit.why_quantized(files.read_mapping(path / "config.json"))
+        return stored.why_refused(files.read_mapping(path / "config.json"))
     except UserError as error:
         return str(error)
+
+
+def _why_no_shape(path: Path) -> str | None:
+    try:
+        found = stored.scheme(files.read_mapping(path / "config.json"))
+    except UserError as error:
+        return str(error)
+    if found is None:
+        return None
+    return (
+        f"its config asks for weights that are stored quantized ({found.where}: {found.words}), and a shape has no "
+        f"stored weights; remove {found.where}, and quantize by precision nf4, fp4 or int8"
+    )
 
 
 def _shown(source: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,21 @@ from torch import nn
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import (
     configs,
-    divided,
     dry_load,
     fp32_parts,
     head,
     padding_rows,
     quantization,
     random_weights,
+    stored,
     text_part,
     unfit,
     unreached,
 )
 from peftbench.models.precision import Precision
+from peftbench.models.storage import checksum as checksum
+from peftbench.models.storage import dtype_name, parameter_count, storage, weights_bytes
+from peftbench.models.storage import quantization_tensors as quantization_tensors
 from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
 from peftbench.records import Head
 from peftbench.records.columns.size import SizeColumns
@@ -89,17 +92,16 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     device, trust, asked = where["device"], where["trust_remote_code"], where.get("head")
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
     if precision.quantization:
-        settings["quantization_config"] = quantization.config(precision, double_quantization)
-        settings["device_map"] = {"": device}
+        settings |= quantization.settings(precision, double_quantization) | {"device_map": {"": device}}
     torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = precision.tf32  # for convolutions torch's default is True
     with _loading_errors(folder, device):
         tokenizer = load_tokenizer(folder, trust, ends=asked is None)
-        with quantization.every_linear_layer() if precision.quantization else nullcontext():
+        with quantization.every_linear_layer() if "quantization_config" in settings else nullcontext():
             if where.get("random_weights"):
                 model = random_weights.load(folder, device, trust, asked, **settings)
             else:
-                model = _from_files(folder, trust, settings, asked)
+                model = _from_files(folder, trust, settings, asked, precision)
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     use_one_kernel(model)
@@ -107,6 +109,8 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model.requires_grad_(False)
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
+    if precision.name == stored.NAME:
+        quantization.check_stored(model, stored.contents(folder))
     if asked is not None:
         head.config(model.config, asked, tokenizer.pad_token_id)
         head.initialize(model, asked, getattr(torch, precision.trainable))
@@ -119,7 +123,9 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     return Loaded(model, tokenizer, total, weights_bytes(model, head.apart(model)), shares)
 
 
-def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any], asked: Head | None) -> Any:
+def _from_files(
+    folder: Path, trust_remote_code: bool, settings: dict[str, Any], asked: Head | None, precision: Precision
+) -> Any:
     """Return the model in a folder, with a head if one is asked for.
 
     Raises:
@@ -131,10 +137,11 @@ def _from_files(folder: Path, trust_remote_code: bool, settings: dict[str, Any],
     if problem:
         raise UserError(problem)
     unfit.check_code(folder, trust_remote_code)
-    if "quantization_config" in settings:  # the loader compares no shapes of what it quantizes
+    if precision.quantization:  # the loader compares no shapes of what it quantizes
         dry_load.check(folder, trust_remote_code, asked)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    settings |= {"config": config} if configs.mend(config) else {}
+    mended = [configs.mend(config), quantization.set_compute(config, precision)]
+    settings |= {"config": config} if any(mended) else {}
     if asked is not None:  # the files may have a head of other classes
         settings |= {"config": head.config(config, asked), "ignore_mismatched_sizes": True}
     settings |= {"use_safetensors": True, "trust_remote_code": trust_remote_code, "output_loading_info": True}
@@ -200,12 +207,6 @@ def use_one_kernel(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def parameter_count(parameter: torch.Tensor) -> int:
-    """Return the number of weights in a parameter, also if it is packed with two in a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return state.shape.numel() if state is not None else parameter.numel()
-
-
 def trainable_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters; tied parameters count once.
 
@@ -218,15 +219,6 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(getattr(p, "peftbench_trained", p.numel()) for p in own)
 
 
-def storage(model: nn.Module) -> Counter[str]:
-    """Return the number of parameters per storage dtype, tied ones once, without those of a head."""
-    found: Counter[str] = Counter()
-    apart = head.apart(model)
-    for parameter in (p for p in model.parameters() if id(p) not in apart):
-        found[_dtype(parameter)] += parameter_count(parameter)
-    return found
-
-
 def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[str]) -> None:
     """Check that a loaded base model is stored as the precision defines it: libraries skip layers silently.
 
@@ -236,14 +228,14 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
     allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
     if not set(dtypes) <= allowed:
         kept = fp32_parts.names(model, getattr(torch, expected))
-        others = [n for n, p in model.named_parameters() if _dtype(p) not in allowed and n not in kept]
+        others = [n for n, p in model.named_parameters() if dtype_name(p) not in allowed and n not in kept]
         if others:
             raise UserError(
                 f"precision {precision.name}: expected weights in {expected}, but loaded {dict(dtypes)} "
                 f"({abridged(others, 2)})"
             )
         fp32_parts.mark(model, kept)
-    if not precision.quantization:
+    if not precision.quantization or precision.name == stored.NAME:  # its files decide what is quantized
         return
     plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
     if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
@@ -252,11 +244,6 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
             f"precision {precision.name}: {len(plain)} weight matrices were not quantized, the largest {largest}"
             f"{_why_plain(model, largest, precision)}"
         )
-
-
-def _dtype(parameter: torch.Tensor) -> str:
-    """Return the name of a parameter's storage dtype: ``bfloat16``."""
-    return str(parameter.dtype).removeprefix("torch.")
 
 
 def _why_plain(model: Any, name: str, precision: Precision) -> str:
@@ -301,29 +288,6 @@ def parameters_in(path: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
-def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield the tensors that quantized weights need besides their codes: scales, offsets and code tables."""
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        while state is not None:
-            yield from (t for t in (state.absmax, state.offset, state.code) if isinstance(t, torch.Tensor))
-            state = state.state2
-    for module in model.modules():
-        for holder in (getattr(module, "weight", None), getattr(module, "state", None)):
-            scale = getattr(holder, "SCB", None)
-            if isinstance(scale, torch.Tensor):
-                yield scale
-
-
-def weights_bytes(model: nn.Module, apart: Container[int] = ()) -> int:
-    """Return the bytes of parameters, but for those of the ids ``apart``, and quantization state, each storage once."""
-    seen: dict[int, int] = {}
-    for tensor in (*(p for p in model.parameters() if id(p) not in apart), *quantization_tensors(model)):
-        held = tensor.untyped_storage()
-        seen[held.data_ptr()] = held.nbytes()
-    return sum(seen.values())
-
-
 def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]:
     """Cast every trainable parameter to the precision's dtype for trainable parameters, and return these parameters.
 
@@ -341,10 +305,3 @@ def autocast(precision: Precision, device: str) -> Any:
     if precision.autocast is None:
         return nullcontext()
     return torch.autocast(device, dtype=getattr(torch, precision.autocast))
-
-
-def checksum(tensor: torch.Tensor) -> int:
-    """Return a 64-bit checksum of a tensor's bytes. A change of a single byte always changes it."""
-    raw = divided.whole(tensor.detach()).contiguous().flatten().view(torch.uint8)
-    whole = raw.numel() // 8 * 8
-    return sum(int(part.sum()) for part in (raw[:whole].view(torch.int64), raw[whole:].to(torch.int64)))

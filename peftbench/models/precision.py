@@ -26,7 +26,8 @@ class Precision:
     autocast: str | None
     """Dtype of autocast in training and evaluation; None to compute in the storage dtype."""
     quantization: str | None = None
-    """``int8``, ``nf4`` or ``fp4``: quantization of the base model's linear layers; None if they are not quantized.
+    """``int8``, ``nf4`` or ``fp4``: quantization of the base model's linear layers; None if they are not quantized;
+    ``stored`` for that of a base model's own files.
 
     LLM.int8 multiplies 8-bit integers, except columns of activations with magnitudes above 6, which are multiplied
     unquantized: Dettmers et al. 2022, arXiv:2208.07339, section 3. On the CPU, bitsandbytes does so in evaluation only;
@@ -72,6 +73,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),
             Precision("nf4-fp32", "float32", "float32", "bfloat16", "nf4", doc="as nf4, but the rest fp32"),
             Precision("fp4-fp32", "float32", "float32", "bfloat16", "fp4", doc="as fp4, but the rest fp32"),
+            Precision("stored", "bfloat16", "float32", "bfloat16", "stored", doc="as the files store it quantized"),
         )
     }
 )

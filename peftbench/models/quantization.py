@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,23 @@ from unittest import mock
 import torch
 from torch import nn
 
-from peftbench.models import head, layer_code
+from peftbench.errors import UserError
+from peftbench.models import head, layer_code, stored
 from peftbench.models.precision import Precision
 
 LINEAR = ("FalconLinear",)
 """Subclasses of ``nn.Linear`` that also compute x W^T + b; in 16 bits, falcon's rounds once more before adding b."""
+
+
+_LAYERS = ("Linear4bit", "Linear8bitLt")
+"""bitsandbytes' quantized layers."""
+
+
+def settings(precision: Precision, double_quantization: bool) -> dict[str, Any]:
+    """Return the arguments with which transformers quantizes while loading; none for what is stored quantized."""
+    if precision.name == stored.NAME:
+        return {}
+    return {"quantization_config": config(precision, double_quantization)}
 
 
 def config(precision: Precision, double_quantization: bool) -> Any:
@@ -29,6 +42,56 @@ def config(precision: Precision, double_quantization: bool) -> Any:
         bnb_4bit_use_double_quant=double_quantization,
         bnb_4bit_compute_dtype=getattr(torch, precision.compute),
     )
+
+
+def set_compute(config: Any, precision: Precision) -> bool:
+    """Let a base model that is stored in 4 bits be multiplied in the dtype of the precision, not of who stored it.
+
+    Args:
+        config: the base model's transformers config, which is changed.
+        precision: the precision it is loaded at.
+
+    Returns:
+        Whether the config was changed.
+    """
+    found = stored.scheme(config)
+    if found is None or found.four_bit_type is None:
+        return False
+    config.quantization_config = {**found.settings, "bnb_4bit_compute_dtype": precision.compute}
+    return True
+
+
+def of_config(config: Any) -> Any:
+    """Return the ``BitsAndBytesConfig`` with which a base model is stored; None if its config has none."""
+    from transformers import BitsAndBytesConfig
+
+    found = stored.scheme(config)
+    return None if found is None else BitsAndBytesConfig.from_dict(dict(found.settings))
+
+
+def check_stored(model: nn.Module, contents: stored.Contents) -> None:
+    """Check that the weights that a base model's files store quantized are so in memory, to the byte.
+
+    Args:
+        model: the loaded model.
+        contents: what is in its files.
+
+    Raises:
+        UserError: if transformers has dequantized or left out some.
+    """
+    plain = [n for n, m in model.named_modules() if type(m).__name__ in _LAYERS and m.weight.is_floating_point()]  # type: ignore[union-attr, operator]
+    if plain:
+        raise UserError(
+            f"the files store {plain[0]} unquantized, which their config says is quantized ({len(plain)} such layers)"
+        )
+    own = [p for p in model.parameters() if not p.is_floating_point()]
+    held = sum(p.numel() * p.element_size() for p in own)
+    expected = sum(math.prod(each.shape) for each in contents.packed.values())
+    if (len(own), held) != (len(contents.packed), expected) or not own:
+        raise UserError(
+            f"the files have {len(contents.packed)} quantized weights of {expected:,} bytes, and {len(own)} of "
+            f"{held:,} bytes were loaded so; the base is not what is stored"
+        )
 
 
 @contextmanager

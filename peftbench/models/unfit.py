@@ -1,10 +1,9 @@
-"""Folders that are no plain base model: adapters, weights with an adapter beside them, quantized weights. No torch."""
+"""Folders that are no plain base model: adapters, weights with an adapter beside them. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from peftbench.errors import UserError
@@ -14,25 +13,6 @@ ADAPTER = "adapter_config.json"
 """The file that makes transformers put an adapter onto the weights of the same folder."""
 _OWN = "partial_config.json"
 """The file that peftbench writes beside tuned parts of a base model."""
-_SCHEMES: Mapping[str, str] = MappingProxyType(
-    {
-        "aqlm": "AQLM",
-        "awq": "AWQ",
-        "bitsandbytes": "bitsandbytes",
-        "bitnet": "BitNet",
-        "compressed-tensors": "compressed-tensors",
-        "eetq": "EETQ",
-        "fbgemm_fp8": "FBGEMM FP8",
-        "fp8": "fine-grained FP8",
-        "gptq": "GPTQ",
-        "higgs": "HIGGS",
-        "hqq": "HQQ",
-        "mxfp4": "MXFP4",
-        "quanto": "Quanto",
-        "torchao": "torchao",
-    }
-)
-"""Known values of ``quant_method`` and how the schemes are written."""
 
 
 def why_no_base(folder: Path) -> str | None:
@@ -110,38 +90,3 @@ def _foreign(value: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     elif isinstance(value, list) and "auto_map" in key:
         for item in value:
             yield from _foreign(item, key)
-
-
-def why_quantized(config: Mapping[str, Any]) -> str | None:
-    """Return why a base model that is stored quantized is refused; None if its config has no stored quantization.
-
-    Args:
-        config: the mapping read from its ``config.json``.
-    """
-    for key, part in files.sections(config):
-        for name in ("quantization_config", "compression_config"):
-            found = part.get(name)
-            if found is not None:
-                where = f"{key}.{name}" if key else name
-                return (
-                    f"its weights are stored quantized ({where} in config.json: {_scheme(found)}), and peftbench "
-                    "quantizes bases itself, so that all methods have the same weights; give the unquantized original, "
-                    "with precision nf4, fp4 or int8 for quantized training, or save a dequantized copy"
-                )
-    return None
-
-
-def _scheme(given: Any) -> str:
-    """Return the name and width of a quantization scheme, in words."""
-    if not isinstance(given, Mapping):
-        return repr(given)[:40]
-    method = given.get("quant_method")
-    if method is None and (given.get("load_in_4bit") or given.get("load_in_8bit")):
-        method = "bitsandbytes"
-    name = _SCHEMES.get(str(method), str(method) if method else "no quant_method")
-    bits = next((given[key] for key in ("bits", "w_bit", "nbits") if isinstance(given.get(key), int)), None)
-    if given.get("load_in_4bit") or given.get("_load_in_4bit"):
-        bits = 4
-    elif given.get("load_in_8bit") or given.get("_load_in_8bit"):
-        bits = 8
-    return f"{name}, {bits} bits" if bits else name

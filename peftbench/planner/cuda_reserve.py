@@ -78,7 +78,7 @@ def parts_of(device: str | None, precision: str, options: Mapping[str, Any]) -> 
     if device != "cuda":
         return MappingProxyType({})
     found = {part.name: part.size for part in PARTS}
-    if effective(precision, options).quantization == "int8":
+    if effective(precision, options).quantization in ("int8", "stored"):  # which may be 8-bit
         found["context"] = _WITH_INT8.size
     return MappingProxyType(found)
 

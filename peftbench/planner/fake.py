@@ -45,7 +45,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
     if precision.quantization:
         double = trial.options.get("double_quantization", True)
         with quantization.every_linear_layer():
-            fake_quantized.quantize(made, quantization.config(precision, double))
+            fake_quantized.quantize(made, quantization.of_config(config) or quantization.config(precision, double))
         fake_quantized.quantize_experts(made, precision, double)
     models.use_one_kernel(made)
     made.requires_grad_(False)

@@ -105,7 +105,7 @@ def _steps(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, Any], list[dic
     if not training.gradient_checkpointing and _exists(trial, checkpoints):
         neutral.append(checkpoints)
     eight = {"optimizer": EIGHT_BIT[training.optimizer]} if training.optimizer in EIGHT_BIT else {}
-    if trial.precision.startswith(("nf4", "fp4")):
+    if trial.precision.startswith(("nf4", "fp4", "stored")):
         return neutral, eight, []
     whole = trial.precision in ("fp32", "tf32")
     smaller = _TRAINED if method.trains_base else _SMALLER if whole else _SMALLER[1:]

@@ -162,7 +162,7 @@ lm_eval --model hf \\
 def _quantized_base(job: Job) -> str:
     """Return how to make the quantized base model that the stock command needs; its arguments cannot quantize one."""
     precision = effective(job.trial.precision, job.trial.options)
-    if precision.quantization is None:
+    if precision.quantization in (None, "stored"):
         return ""
     settings = "load_in_8bit=True"
     if precision.quantization != "int8":

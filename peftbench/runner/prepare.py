@@ -153,7 +153,8 @@ def prepare(
     jobs: list[Job] = []
     seen: set[str] = set()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
-    notes = find.folder_notes(trial.base for trial in trials) + texts.check(trials, inputs.texts)
+    notes = find.folder_notes(trial.base for trial in trials) + find.storage_notes(trial.base for trial in trials)
+    notes += texts.check(trials, inputs.texts)
     asking, trials = trials, answers.resolved(trials, inputs.examples)
     for trial in trials:
         base_folder, base_sha256, data_sha256 = inputs.of(trial)
@@ -267,7 +268,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     general = [as_task(trial.retention) for trial in trials if trial.retention]
     remote |= {task.name: task.dataset for task in general if hub.is_remote(task)}
     inputs = Inputs(texts=read_before or Texts())
-    notes = find.folder_notes(here) + texts.check(trials, inputs.texts, remote)
+    notes = find.folder_notes(here) + find.storage_notes(here) + texts.check(trials, inputs.texts, remote)
     complete = answers.resolved(trials, inputs.examples, remote)
     base_models.check(complete, remote)
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)

@@ -17,7 +17,7 @@ from typing import Any
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import METHODS, Method, default_rates, method_of, profiles
-from peftbench.models import builtin, here, size
+from peftbench.models import builtin, here, size, stored
 from peftbench.records import Base, Example, Task
 from peftbench.suite import layers
 from peftbench.suite.records import BaseDefaults, Block, Suite
@@ -126,15 +126,15 @@ def _open(suite: Suite) -> _Open:
             layers.origin("learning_rate", m, b, suite) == layers.RECIPE and default_rates.law_of(m.name, {})
             for m, b in training
         ),
-        precision=any(_leaves_precision(m, b, suite) for m, b in each),
+        precision=any(_leaves_precision(b, suite) for _, b in each),
         sequence_length=sequence,
         steps=any(layers.origin("steps", *pair, suite) == left for pair in training),
         max_length=suite.max_length is None and (sequence or not training),
     )
 
 
-def _leaves_precision(method: Method, block: Block, suite: Suite) -> bool:
-    return "precision" not in block.axes and "precision" not in suite.axes and layers.leaves_precision(method)
+def _leaves_precision(block: Block, suite: Suite) -> bool:
+    return "precision" not in block.axes and "precision" not in suite.axes
 
 
 def _of_model(inputs: _Inputs, wanted: _Open) -> BaseDefaults:
@@ -144,8 +144,12 @@ def _of_model(inputs: _Inputs, wanted: _Open) -> BaseDefaults:
         width, experts = size.width(config), size.has_experts(config)
         found = replace(found, width=width or default_rates.REFERENCE_WIDTH, experts=experts)
         reasons.append(("learning_rate", f"untuned default for a hidden size of {_counted_width(width, experts)}"))
-    count = size.parameters(inputs.folder, config) if wanted.precision else None
-    if count and count > LARGE:
+    quantized = stored.scheme(config) if wanted.precision and not inputs.suite.base.random_weights else None
+    count = size.parameters(inputs.folder, config) if wanted.precision and not quantized else None
+    if quantized:
+        found = replace(found, precision=stored.NAME)
+        reasons.append(("precision", f"the base is stored quantized ({quantized.words}), and trained as it is"))
+    elif count and count > LARGE:
         found = replace(found, precision=PRECISION)
         reasons.append(("precision", f"the base has {count / 1e9:.3g} billion parameters, more than {LARGE / 1e9:g}"))
     return replace(found, reasons=tuple(reasons))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.methods import Method, default_rates, profiles
+from peftbench.models import stored
 from peftbench.suite.document import AMOUNTS
 from peftbench.suite.records import Block, Suite
 from peftbench.suite.schema import SEARCH, TRAIN
@@ -84,6 +85,8 @@ def precision(method: Method, block: Block, suite: Suite) -> tuple[str, ...]:
     if "precision" in suite.axes:
         return suite.axes["precision"]
     larger = suite.defaults.precision if suite.defaults else None
+    if larger == stored.NAME:  # of every method: it has no other weights
+        return (larger,)
     return (
         larger if larger and leaves_precision(method) and larger in method.precisions else method.default_precision,
     )
@@ -121,7 +124,7 @@ def fill(
         settings["sequence_length"] = known.sequence_length
         used.append("sequence_length")
     if known and known.precision and not ("precision" in block.axes or "precision" in suite.axes):
-        used += ["precision"] * leaves_precision(method)
+        used += ["precision"] * (known.precision == stored.NAME or leaves_precision(method))
     source = GIVEN
     if settings["learning_rate"] in (None, SEARCH) or origin("learning_rate", method, block, suite) != GIVEN:
         rate, source = _default_rate(method, block, suite, rank, options)

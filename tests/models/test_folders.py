@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from peftbench.errors import UserError
-from peftbench.models import find, here
+from peftbench.models import files, find, here, stored
 from peftbench.records import Base
 from tests.support import weights
 
@@ -84,30 +84,50 @@ def test_tuned_parts_saved_by_peftbench_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "words"),
+    ("scheme", "words", "why"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "GPTQ, 4 bits"),
-        ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes, 4 bits"),
-        ({"load_in_8bit": True}, "bitsandbytes, 8 bits"),
-        ({"quant_method": "fp8"}, "fine-grained FP8"),
-        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
-        ({"quant_method": "mxfp4"}, "MXFP4"),
-        ({"quant_method": "brand_new"}, "brand_new"),
-        ({}, "no quant_method"),
-        ("int4", "'int4'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ, 4 bits, groups of 128", "outside of the"),
+        ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits", "outside of the model's parameters"),
+        ({"quant_method": "hqq"}, "HQQ", "no loader for its weights"),
+        ({"quant_method": "fp8"}, "fine-grained FP8", "without being asked"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors", "until the first forward pass"),
+        ({"quant_method": "mxfp4"}, "MXFP4", "trains no base"),
+        ({"quant_method": "quanto"}, "Quanto", "saves and loads no weights of it"),
+        ({"quant_method": "aqlm"}, "AQLM", "has not been tried with it"),
+        ({"quant_method": "brand_new"}, "brand_new", "has not been tried with it"),
+        ({}, "no quant_method", "has not been tried with it"),
+        ("int4", "'int4'", "has not been tried with it"),
     ],
 )
-def test_a_base_that_is_stored_quantized_is_refused_with_its_scheme(scheme, words, model):
+def test_a_base_that_is_stored_quantized_in_an_unusable_way_is_refused_with_its_scheme(scheme, words, why, model):
     for where in ("quantization_config", "text_config"):
         value = scheme if where == "quantization_config" else {"quantization_config": scheme}
         (model / "config.json").write_text(json.dumps({where: value}))
         for resolve in (find.resolve_base, find.config_folder):
             message = refused(model, resolve)
             assert f"quantization_config in config.json: {words})" in message
+            assert why in message
             assert "give the unquantized original, with precision nf4" in message
     (model / "config.json").write_text('{"quantization_config": null}')
     assert find.resolve_base(Base(str(model))) == model
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4, 4 bits"),
+        ({"quant_method": "bitsandbytes", "_load_in_4bit": True}, "fp4, 4 bits"),
+        ({"load_in_8bit": True}, "8 bits"),
+    ],
+)
+def test_a_base_that_bitsandbytes_has_stored_is_found_and_described(scheme, words, model):
+    (model / "config.json").write_text(json.dumps({"quantization_config": scheme}))
+    assert find.resolve_base(Base(str(model))) == model
+    assert stored.scheme(files.read_mapping(model / "config.json")).words == f"bitsandbytes, {words}"
+    (model / "config.json").write_text(json.dumps({"text_config": {"quantization_config": scheme}}))
+    assert "transformers reads the quantization of a whole model only" in refused(model)
+    (model / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
+    assert "its config says neither load_in_4bit nor load_in_8bit" in refused(model)
 
 
 MALFORMED = {

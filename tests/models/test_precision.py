@@ -26,10 +26,19 @@ SAMPLE = 4
 CELLS = [*itertools.product(METHODS, PRECISIONS)]
 
 
+ROWS = precision_table.names()
+"""Precisions, and for ``stored`` a row for each kind of stored base model."""
+
+
+def record_of(row):
+    return PRECISIONS[precision_table.precision_of(row)]
+
+
 def allowed():
     """Every supported cell, each on its device, with marks."""
     for device in precision_table.DEVICES:
-        there = [(m, p) for m, p in CELLS if why_unsupported(METHODS[m], p, device) is None]
+        # those of ``stored`` are in test_stored
+        there = [(m, p) for m, p in CELLS if p != "stored" and why_unsupported(METHODS[m], p, device) is None]
         for index, cell in enumerate(there):
             marks = [pytest.mark.slow] * (index % SAMPLE > 0) + [pytest.mark.gpu] * (device == "cuda")
             yield pytest.param(*cell, device, marks=marks)
@@ -53,10 +62,14 @@ def test_the_committed_tables_equal_a_new_recording(device, bases, tmp_path):
     if committed is None:
         pytest.skip(f"nobody has looked at {device} yet: make reference RUNS=precisions")
     found = precision_table.everything(*bases, tmp_path, device)
-    assert list(found["precisions"]) == [name for name, record in PRECISIONS.items() if device in record.devices]
+    assert list(found["precisions"]) == [name for name in ROWS if device in record_of(name).devices]
     for part, made in found.items():
         for name in {*made, *committed[part]}:
             assert made.get(name) == committed[part].get(name), f"{part}, {name}: run: make reference RUNS=precisions"
+
+
+def quantization_of(row):
+    return precision_table.KEPT.get(row, record_of(row).quantization)
 
 
 def short(dtype):
@@ -64,19 +77,20 @@ def short(dtype):
 
 
 @pytest.mark.parametrize("kind", precision_table.KINDS)
-@pytest.mark.parametrize("name", [name for name, record in PRECISIONS.items() if "cpu" in record.devices])
+@pytest.mark.parametrize("name", [name for name in ROWS if "cpu" in record_of(name).devices])
 def test_a_precisions_record_agrees_with_the_recorded_dtypes(name, kind):
-    record, seen = PRECISIONS[name], precision_document.seen("cpu")["precisions"][name].get(kind)
+    record, seen = record_of(name), precision_document.seen("cpu")["precisions"][name].get(kind)
     if seen is None:
-        assert why_unsupported(METHODS[kind], name, "cpu")
+        assert why_unsupported(METHODS[kind], record.name, "cpu")
         return
-    stored = {"int8": "int8", None: short(record.base_weights(kind == "full"))}.get(record.quantization, "uint8")
+    quantization = quantization_of(name)
+    stored = {"int8": "int8", None: short(record.base_weights(kind == "full"))}.get(quantization, "uint8")
     assert seen["linear"] == stored
     assert seen["rest"] == short(record.base_weights(kind == "full"))
     assert {seen[key] for key in ("trainables", "gradients", "state")} == {short(record.trainable)}
     assert {seen[key] for key in ("product", "product_head", "attention")} == {short(record.compute)}
     # on the CPU int8 is multiplied as int8 in evaluation only
-    assert seen["product_evaluated"] == ("int8" if record.quantization == "int8" else short(record.compute))
+    assert seen["product_evaluated"] == ("int8" if quantization == "int8" else short(record.compute))
     assert seen["scaling"] == ("yes" if record.gradient_scaling else "no")
     assert seen["loss"] == "fp32"
 
@@ -98,14 +112,15 @@ FROZEN = [name for name, m in METHODS.items() if m.trains and not m.trains_base 
 
 
 @pytest.mark.parametrize(
-    "name", ["bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS if p not in ("bf16", "tf32"))]
+    "name", ["bf16", *(pytest.param(p, marks=pytest.mark.slow) for p in ROWS if p not in ("bf16", "tf32"))]
 )
 def test_all_methods_on_a_frozen_base_have_the_dtypes_of_the_one_in_the_table(name, bases, tmp_path):
     committed = precision_document.seen("cpu")["precisions"][name]["frozen"]
     for method in FROZEN:
-        if method == "peft" and name in FOUR_BIT:
+        if method == "peft" and quantization_of(name) in FOUR_BIT:
             continue  # LoHa
-        seen = precision_table.look(bases[0], tmp_path, method, name)
+        base = precision_table.base_of(name, bases[0])
+        seen = precision_table.look(base, tmp_path, method, precision_table.precision_of(name))
         told = {key: value for key, value in seen.items() if key not in OWN}
         assert told == {key: committed[key] for key in told}, method
 
@@ -163,7 +178,7 @@ def test_every_cell_that_the_table_refuses_is_a_row_with_the_same_reason(device,
     table = {(m, p): why_unsupported(METHODS[m], p, device) for m, p in CELLS}
     assert {(t.method, t.precision): t.unsupported for t in whole} == table
     refused = [t for t in whole if t.unsupported]
-    assert len(refused) == {"cpu": 6 + 7 + len(METHODS) - 1, "cuda": 6 + 7}[device]
+    assert len(refused) == {"cpu": 7 + 7 + len(METHODS) - 1, "cuda": 7 + 7}[device]
     prepared = prepare.prepare(refused, tmp_path / "results", 1, "peftbench run all.yaml")
     outcome = grid.run(prepared, lambda _: None)
     rows = store.read_trials(tmp_path / "results")
@@ -214,7 +229,7 @@ def test_bits_per_weight_of_wide_layers_are_the_papers():
     for device in precision_table.DEVICES:
         found = precision_document.seen(device)
         for name, at in found["precisions"].items() if found else ():
-            kind = PRECISIONS[name].quantization
+            kind = quantization_of(name)
             wanted = {None: None, "int8": 8 + 32 / precision_table.WIDTH}.get(kind, 4 + 8 / 64 + 32 / (64 * 256))
             if wanted:
                 assert at["bits"]["wide"]["linear_without_tables"] == pytest.approx(wanted, abs=5e-4), name

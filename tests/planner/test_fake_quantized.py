@@ -15,7 +15,7 @@ from peftbench.models.precision import PRECISIONS
 from peftbench.planner import fake
 from peftbench.records import OPTIMIZERS
 from peftbench.training import optimizers
-from tests.support import trials
+from tests.support import stored_bases, trials
 
 
 def described(module: nn.Module) -> dict[str, tuple]:
@@ -44,6 +44,14 @@ def test_a_quantized_base_without_weights_has_the_real_ones_tensors(precision, d
     real, made = real_base(tiny, precision, double), fake_base(tiny, precision, double)
     assert described(made) == described(real.model)
     assert sum("state" in name for name in described(made)) >= 21
+    assert sum(map(load.parameter_count, made.parameters())) == real.parameters
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_stored_base_without_weights_has_the_tensors_of_its_files(kind, tiny, tmp_path):
+    folder = stored_bases.make(tiny, tmp_path / kind, kind)
+    real, made = real_base(folder, "stored", True), fake_base(folder, "stored", True)
+    assert described(made) == described(real.model)
     assert sum(map(load.parameter_count, made.parameters())) == real.parameters
 
 

@@ -10,7 +10,18 @@ from typing import Any
 from peftbench.methods import METHODS, Method
 from peftbench.methods.support import why_no_checkpointing, why_unsupported
 from peftbench.models.precision import PRECISIONS
-from tools.validation.precision_table import COMPUTED, DEVICES, KINDS, RESULT, SHORT, STATES, STORED, WIDTH
+from tools.validation.precision_table import (
+    COMPUTED,
+    DEVICES,
+    KINDS,
+    RESULT,
+    SHORT,
+    STATES,
+    STORED,
+    WIDTH,
+    names,
+    precision_of,
+)
 
 
 def seen(device: str) -> Mapping[str, Any] | None:
@@ -46,7 +57,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def looks(device: str, found: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     """Return a table of data types; a precision that the device does not have is a row that says so."""
     rows = []
-    for name, record in PRECISIONS.items():
+    for name in names():
+        record = PRECISIONS[precision_of(name)]
         if device not in record.devices:
             rows.append([name, f"exists only on {', '.join(record.devices)}", *["–"] * len(columns)])
             continue

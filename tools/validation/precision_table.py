@@ -31,6 +31,8 @@ STATES = ("fp32", "bf16-true")
 """Precisions of full fine-tuning in which trainable parameters are fp32 and bf16."""
 WIDTH = 1024
 """Width of the second base model on which bits per weight are measured, besides the tiny one."""
+KEPT = {f"stored: bitsandbytes {kind}": kind for kind in ("nf4", "int8")}
+"""Name of a row of precision ``stored`` -> the kind of base model that is stored so."""
 STORED = {
     "linear": "linear layers",
     "scales": "their scales",
@@ -54,9 +56,31 @@ COMPUTED = {
 """What is recorded -> heading of its column."""
 
 
+def names() -> list[str]:
+    """Return the names of the rows: every precision, and in place of ``stored`` each kind of stored base model."""
+    return [*(name for name in PRECISIONS if name != "stored"), *KEPT]
+
+
+def precision_of(name: str) -> str:
+    """Return the precision of a row."""
+    return "stored" if name in KEPT else name
+
+
+def base_of(name: str, plain: Path) -> Path:
+    """Return the base model of a row: a plain one, or the same as it is stored quantized, made once beside it."""
+    from tests.support import stored_bases
+
+    if name not in KEPT:
+        return plain
+    folder = plain.with_name(f"{plain.name}-{KEPT[name]}")
+    return folder if folder.is_dir() else stored_bases.make(plain, folder, KEPT[name])
+
+
 def subject(kind: str, precision: str) -> str:
     """Return the method that represents full fine-tuning, or all methods on a frozen base model."""
-    return kind if kind == "full" else "qlora" if precision in METHODS["qlora"].precisions else "lora"
+    if kind == "full" or precision not in METHODS["qlora"].precisions or precision == "stored":
+        return kind if kind == "full" else "lora"
+    return "qlora"
 
 
 def look(
@@ -241,15 +265,18 @@ def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, 
 
     precisions = {
         name: {
-            "bits": {"tiny": bits(tiny, name, device), "wide": bits(wide, name, device)},
+            "bits": {
+                "tiny": bits(base_of(name, tiny), precision_of(name), device),
+                "wide": bits(base_of(name, wide), precision_of(name), device),
+            },
             **{
-                kind: look(tiny, scratch, subject(kind, name), name, device)
+                kind: look(base_of(name, tiny), scratch, subject(kind, precision_of(name)), precision_of(name), device)
                 for kind in KINDS
-                if why_unsupported(METHODS[subject(kind, name)], name, device) is None
+                if why_unsupported(METHODS[subject(kind, precision_of(name))], precision_of(name), device) is None
             },
         }
-        for name, record in PRECISIONS.items()
-        if device in record.devices
+        for name in names()
+        if device in PRECISIONS[precision_of(name)].devices
     }
     optimizers = {
         name: {

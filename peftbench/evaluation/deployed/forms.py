@@ -123,7 +123,7 @@ def _plain(source: Source, folder: Path, dtype: Any, quantized: bool) -> Any:
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": source.trust_remote_code}
     if not quantized:
         return AutoModelForCausalLM.from_pretrained(folder, **settings).to(source.device)
-    settings["quantization_config"] = quantization.config(source.precision, source.double_quantization)
+    settings |= quantization.settings(source.precision, source.double_quantization)
     model = AutoModelForCausalLM.from_pretrained(folder, device_map={"": source.device}, **settings)
     use_one_kernel(model)
     return model
