@@ -44,13 +44,15 @@ class CategoryBytes:
     peak_bytes: int = 0
     allocated_bytes: int | None = None
     """The same peak by the allocator's own count; None if it was not measured."""
+    _total: int = field(default=0, repr=False)
+    """Sum of ``live``."""
 
     def add(self, category: Category, size: int) -> None:
         """Count bytes (negative to remove them) and update the peak."""
         self.live[category] += size
-        total = sum(self.live.values())
-        if total > self.peak_bytes:
-            self.peak_bytes, self.peak = total, dict(self.live)
+        self._total += size
+        if self._total > self.peak_bytes:
+            self.peak_bytes, self.peak = self._total, dict(self.live)
 
 
 class Ledger(TorchDispatchMode):
@@ -69,7 +71,8 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.bytes = CategoryBytes()
         self._vocabulary, self._width, self._rounding = vocabulary, width, rounding
-        self._storages: weakref.WeakKeyDictionary[Any, _Storage] = weakref.WeakKeyDictionary()
+        # not a WeakKeyDictionary with finalizers: they take as long as a small operator does
+        self._storages: dict[weakref.ref[Any], _Storage] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -82,7 +85,7 @@ class Ledger(TorchDispatchMode):
             self.track(tensor._values(), category, move=move)
             return
         storage = divided.own(tensor).untyped_storage()
-        known = self._storages.get(storage)
+        known = self._storages.get(weakref.ref(storage))
         if known is None:
             self._add(storage, category)
         elif (
@@ -95,14 +98,14 @@ class Ledger(TorchDispatchMode):
     def track_gathered(self, tensor: torch.Tensor) -> None:
         """Count a weight that was gathered from several devices as a temporary, also when autograd saves it."""
         storage = tensor.untyped_storage()
-        entry = self._storages.get(storage) or self._add(storage, Category.TEMPORARIES)
+        entry = self._storages.get(weakref.ref(storage)) or self._add(storage, Category.TEMPORARIES)
         if entry.category in (Category.TEMPORARIES, Category.LOGITS):
             self._move(entry, Category.TEMPORARIES)
             entry.fixed = True
 
     def resized(self, storage: Any) -> None:
         """Count a storage anew whose size was changed, as FSDP2 does with gathered weights."""
-        entry = self._storages.get(storage)
+        entry = self._storages.get(weakref.ref(storage))
         if entry is None:
             self._add(storage, Category.TEMPORARIES)
         else:
@@ -111,9 +114,9 @@ class Ledger(TorchDispatchMode):
             entry.size = size
 
     def _add(self, storage: Any, category: Category) -> _Storage:
-        entry = self._storages[storage] = _Storage(self._rounded(storage), category)
+        entry = _Storage(self._rounded(storage), category)
+        self._storages[weakref.ref(storage, self._free)] = entry
         self.bytes.add(category, entry.size)
-        weakref.finalize(storage, self._free, entry)
         return entry
 
     def _rounded(self, storage: Any) -> int:
@@ -125,13 +128,14 @@ class Ledger(TorchDispatchMode):
         entry.category = category
         self.bytes.live[category] += entry.size
 
-    def _free(self, entry: _Storage) -> None:
+    def _free(self, storage: weakref.ref[Any]) -> None:
+        entry = self._storages.pop(storage)
         self.bytes.add(entry.category, -entry.size)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and count the tensors that it returns."""
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in (out,) if isinstance(out, torch.Tensor) else tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.track(leaf, Category.LOGITS if self._is_logits(leaf, func) else Category.TEMPORARIES, move=False)
         return out

@@ -18,6 +18,7 @@ from peftbench.results.store import (
     Tables,
     compact,
     done,
+    files,
     open_for_run,
     read,
     record_grid,
@@ -85,6 +86,17 @@ def test_exactly_the_final_trials_are_done_before_and_after_compaction(tmp_path:
 
 def test_nothing_is_done_in_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert done(tmp_path / "none") == set()
+
+
+def test_a_reader_opens_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, 3)
+    opened, real = [], files.opened
+    monkeypatch.setattr(files, "opened", lambda path: opened.append(path) or real(path))
+    done(tmp_path)
+    assert sorted(opened) == sorted((tmp_path / "trials").iterdir())
+    opened.clear()
+    read(tmp_path)
+    assert sorted(opened) == sorted(path for kind in stored(tmp_path) for path in (tmp_path / kind).iterdir())
 
 
 def test_compaction_leaves_one_file_per_dataset_and_the_same_rows(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from peftbench.errors import UserError
 from peftbench.results.store import files
@@ -38,6 +41,29 @@ def sound(folder: Path, kind: str) -> list[str]:
         else:
             found.append(name)
     return found
+
+
+def sound_rows(folder: Path, kind: str, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+    """Yield name and rows of each file that ``sound`` returns; each is opened once.
+
+    Args:
+        folder: the results folder.
+        kind: one of its datasets.
+        columns: those to read; None for all.
+
+    Raises:
+        UserError: as ``sound``; or if the rows of a file are damaged.
+        FileNotFoundError: if one has been removed meanwhile.
+    """
+    for name in files.names(folder, kind):
+        with ExitStack() as held:
+            try:
+                file = held.enter_context(files.opened(files.path_of(folder, kind, name)))
+            except files.Damaged as damaged:
+                tell(f"{damaged}; it is left out")
+                continue
+            table = files.rows(file, columns)
+        yield name, table
 
 
 def tell_missing(folder: Path, trials: pd.DataFrame, belonging: Mapping[str, pd.DataFrame]) -> None:

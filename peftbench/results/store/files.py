@@ -117,7 +117,12 @@ def row_groups(path: Path, columns: list[str] | None = None) -> Iterator[pa.Tabl
 def load(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return a file's rows, with only these columns if any are given."""
     with opened(path) as file:
-        return file.read(columns, use_threads=file.metadata.num_rows > ROW_GROUP)
+        return rows(file, columns)
+
+
+def rows(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of an open file, with only these columns if any are given."""
+    return file.read(columns, use_threads=file.metadata.num_rows > ROW_GROUP)
 
 
 def schema_of(path: Path) -> pa.Schema:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
+_ENTRY = ["key", "status", "finished_at"]
+"""The columns of ``Entry``."""
 ATTEMPTS = 10
 """How often a reader tries to read a folder that changes meanwhile, before it takes the writers' lock."""
 
@@ -141,13 +143,17 @@ def _axes(given: Any) -> CellAxes | None:
 
 def entries(folder: Path, chosen: Iterable[str]) -> list[Entry]:
     """Return the rows in these files of ``trials``."""
+    return _entries(folder, ((name, files.load(files.path_of(folder, "trials", name), _ENTRY)) for name in chosen))
+
+
+def _entries(folder: Path, tables: Iterable[tuple[str, pa.Table]]) -> list[Entry]:
+    """Return the rows in tables of ``trials``, each with the name of its file."""
     found = []
-    for name in chosen:
-        path = files.path_of(folder, "trials", name)
-        rows = files.load(path, ["key", "status", "finished_at"])
+    for name, rows in tables:
         if rows["key"].null_count or rows["status"].null_count:
+            path = files.path_of(folder, "trials", name)
             raise UserError(f"{path} has rows without a key or a status: move the file away")
-        columns = (rows[column].to_pylist() for column in ("key", "status", "finished_at"))
+        columns = (rows[column].to_pylist() for column in _ENTRY)
         found += [Entry(name, key, status, finished or "") for key, status, finished in zip(*columns, strict=True)]
     return found
 
@@ -163,7 +169,7 @@ def done(folder: Path | str) -> set[str]:
     folder = Path(folder)
 
     def look() -> set[str]:
-        best = winners(entries(folder, damage.sound(folder, "trials")))
+        best = winners(_entries(folder, damage.sound_rows(folder, "trials", _ENTRY)))
         return {key for key, entry in best.items() if entry.final}
 
     return _undisturbed(folder, look)
@@ -252,11 +258,10 @@ def only(table: pa.Table, keys: Iterable[str]) -> pa.Table:
 
 
 def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
-    chosen = damage.sound(folder, "trials")
-    best = winners(entries(folder, chosen))
+    tables = dict(damage.sound_rows(folder, "trials"))
+    best = winners(_entries(folder, tables.items()))
     if not best:
         raise UserError(f"{folder} holds no results")
-    tables = {name: files.load(files.path_of(folder, "trials", name)) for name in chosen}
     wanted = schema("trials", dict.fromkeys(task for table in tables.values() for task in tasks_of(table.schema)))
     kept = [
         only(
@@ -272,9 +277,10 @@ def _trials(folder: Path) -> tuple[pa.Table, dict[str, Entry]]:
 def _belonging(folder: Path, kind: str, keys: dict[str, list[str]]) -> pa.Table:
     wanted = schema(kind)
     kept = [wanted.empty_table()]
-    for name in sorted(set(damage.sound(folder, kind)) & set(keys)):
-        path = files.path_of(folder, kind, name)
-        kept.append(only(conform(files.load(path), wanted, str(path)), keys[name]))
+    for name, table in damage.sound_rows(folder, kind):
+        if name in keys:
+            path = files.path_of(folder, kind, name)
+            kept.append(only(conform(table, wanted, str(path)), keys[name]))
     return pa.concat_tables(kept, promote_options="default")
 
 
