@@ -8,6 +8,7 @@
 #                   (CLUSTER_ARGS=--run-slow: those that take minutes too)
 # make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
 # make fuzz         wrong inputs of every kind for FUZZ_SECONDS (default 3600); adds their counts to docs/trust.md
+# make gpu          measure on a CUDA device what cannot be known without one (docs/gpu.md; GPU_ARGS="--dry-run --out DIR")
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
 # make reference    run the quickstart afresh and renew everything in the project that is made from results
 # RUNS              which results it makes: quickstart (default) quickstart_again nano_grid nano_tuning peft_zoo parallel deployed precisions all
@@ -20,6 +21,7 @@ BENCH_ARGS ?=
 FUZZ_SECONDS ?= 3600
 CHAOS_ARGS ?=
 CLUSTER_ARGS ?=
+GPU_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -29,7 +31,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels chaos exports cluster e2e fuzz bench reference clean
+.PHONY: quickstart test check smoke kernels chaos exports cluster e2e fuzz gpu bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -77,6 +79,9 @@ e2e: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group fuzz
 	$(BIN)/python -m tools.validation.fuzz --seconds $(FUZZ_SECONDS) --write
+
+gpu: $(STAMP)
+	$(BIN)/python -m tools.validation.gpu $(GPU_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)

@@ -35,6 +35,7 @@ from tools.docs import (
     devices_document,
     devices_run,
     findings,
+    gpu_document,
     history_document,
     nightly_document,
     optimizer_document,
@@ -193,6 +194,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs" / "trust.md": {"fuzz counts": trust_document.counts},
     ROOT / "docs" / "published_suites.md": {"suites": published_suites.markdown},
+    ROOT / "docs" / "gpu.md": {name: partial(gpu_document.part, make) for name, make in gpu_document.PARTS.items()},
     ROOT / "docs" / "deployed.md": {
         "forms": deployed_document.forms,
         "deployed run": deployed_document.run,
