@@ -161,7 +161,7 @@ def _run_stages(
                 print(progress.wrapped(f"default: {line}"), file=out)
             tables = shows and not stage.searches and not loaded.smoke
             workers = executor.at_once(stage.trials, loaded.workers)
-            outcome = _run_stage(stage, workers, recorded, options, sender, executor.run, tables, planned)
+            outcome = _run_stage(stage, workers, recorded, options, sender, executor, tables, planned)
             failed |= _has_failed(stage, outcome)
             statuses = statuses if stage.searches else outcome.statuses
     return statuses, failed or sender.failed
@@ -173,7 +173,7 @@ def _run_stage(
     command: str,
     options: Options,
     sender: sending.Sender,
-    execute: Execute,
+    executor: Executor,
     tables: bool = False,
     planned: str = "",
 ) -> Outcome:
@@ -185,7 +185,7 @@ def _run_stage(
         command: as rows have it.
         options: how it is run.
         sender: takes finished rows, and has the stream that is printed to.
-        execute: runs its trials.
+        executor: runs its trials.
         tables: whether the table is printed once every cell has its first seed.
         planned: the command that measures the time of the same trials; empty if no time is told.
     """
@@ -200,7 +200,11 @@ def _run_stage(
         for note in [others.note(seen)] if seen else []:
             print(progress.wrapped(f"note: {note}"), file=out)
         prepare.check_bases(prepared.pending)
-        return _run_prepared(stage, prepared, sender, execute, tables, planned)
+        pending, notes = executor.reserved(prepared.pending)
+        for note in notes:
+            print(progress.wrapped(f"note: {note}"), file=out)
+        prepared = replace(prepared, pending=tuple(pending))
+        return _run_prepared(stage, prepared, sender, executor.run, tables, planned)
 
 
 def _run_prepared(

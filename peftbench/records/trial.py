@@ -214,6 +214,9 @@ class Job:
     limit."""
     reserve_bytes: int = 0
     """The part of the budget that is reserved for non-tensor memory, in bytes."""
+    host_bytes: int | None = None
+    """Memory of its machine that it is predicted to need, in bytes, where an executor places trials by it; None for
+    none."""
     overlap_json: str | None = None
     """Overlap of the scored prompts with the training data; see the column of that name."""
     reading_json: str | None = None

@@ -311,7 +311,7 @@ def test_a_trial_reserves_its_threads_whole_gpus_and_its_budget(tiny: Path, tmp_
     made = trials.trial(tiny, tmp_path, threads=3)
     job = dataclasses.replace(trials.job(made, tmp_path), budget_bytes=2**30)
     assert ray_cluster.needs(job) == {"CPU": 3.0, "GPU": 0.0, "memory": 2.0**30}
-    on_gpu = ray_cluster.reserved(dataclasses.replace(made, device="cuda"), 2**30)
+    on_gpu = ray_cluster.needs(dataclasses.replace(job, trial=dataclasses.replace(made, device="cuda")))
     assert on_gpu == {"CPU": 3.0, "GPU": 1.0, "memory": 0.0}
     several = dataclasses.replace(made, devices=Devices("fsdp2", 4))
     assert ray_cluster.reserved(several)["CPU"] == 12.0

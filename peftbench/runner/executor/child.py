@@ -54,17 +54,17 @@ def main(job: Job, channel: Connection, asked_at: float, place: Place | None = N
     os._exit(0)  # nothing is left to do, and tearing down torch takes a while
 
 
-def answer(function: Callable[..., None], arguments: tuple[Any, ...], channel: Connection) -> None:
-    """Call a function that needs the libraries; send the message of its ``UserError``, or None."""
+def answer(function: Callable[..., Any], arguments: tuple[Any, ...], channel: Connection) -> None:
+    """Call a function that needs the libraries; send the message of its ``UserError`` or None, and what it returns."""
     _take_signals()
     _die_with_parent()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        function(*arguments)
-        channel.send(None)
+        value = function(*arguments)
+        channel.send((None, value))
     except UserError as error:
-        channel.send(str(error))
+        channel.send((str(error), None))
     channel.close()
     os._exit(0)
 

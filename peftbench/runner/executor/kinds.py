@@ -25,6 +25,8 @@ class Executor:
     """Resolves a suite's device to ``cpu`` or ``cuda``."""
     at_once: Callable[[Sequence[Trial], int], int]
     """Returns how many of the trials run at the same time, given the suite's ``workers``."""
+    reserved: Callable[[Sequence[Job]], tuple[Sequence[Job], Sequence[str]]] = lambda jobs: (jobs, ())
+    """Returns jobs with what they need of their machine's memory, if trials are placed by it, and notes about that."""
     shares_memory: bool = True
     """Whether the trials that run at the same time share the budget of memory, rather than each having it."""
     elsewhere: bool = False
@@ -58,7 +60,7 @@ def opened(name: str, address: str | None = None) -> Iterator[Executor]:
     if name == "local":
         yield Executor(name, lambda jobs, workers: local.run(jobs, workers), device.resolve, lambda _, workers: workers)
         return
-    from peftbench.runner.executor import ray_cluster, ray_driver
+    from peftbench.runner.executor import ray_cluster, ray_driver, ray_memory
 
     def at_once(trials: Sequence[Trial], _: int) -> int:
         found = ray_cluster.nodes()
@@ -70,6 +72,7 @@ def opened(name: str, address: str | None = None) -> Iterator[Executor]:
             lambda jobs, _: ray_driver.run(jobs, own),
             ray_cluster.resolve_device,
             at_once,
+            ray_memory.reserved,
             shares_memory=False,
             elsewhere=not own,
         )

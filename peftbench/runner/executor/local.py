@@ -109,10 +109,11 @@ def load_libraries() -> None:
         _restore(before)
 
 
-def ask(function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in a process that has imported the libraries, and wait for its end.
+def ask(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
+    """Call a function in a process that has imported the libraries, and return what it returns.
 
-    If that process dies, nothing is refused here: the trial's own process fails in the same way, and that is a row.
+    If that process dies, or takes more than ``seconds``, that is None and nothing is refused here: the trial's own
+    process fails in the same way, and that is a row.
 
     Raises:
         UserError: if the function raises it.
@@ -121,20 +122,22 @@ def ask(function: Callable[..., None], *arguments: Any) -> None:
     before = dict(os.environ)
     ours, theirs = context.Pipe(duplex=False)
     process: Any = context.Process(target=child.answer, args=(function, arguments, theirs), daemon=True)
-    problem = None
+    problem = value = None
     try:
         _await_server(context)
         with suppress(EOFError, OSError):
             _begin(process)
             theirs.close()
-            problem = ours.recv()
-            process.join(_KILL_SECONDS)
+            if ours.poll(seconds):
+                problem, value = ours.recv()
+                process.join(_KILL_SECONDS)
     finally:
         if deaths.kill(process):
             process.join(_KILL_SECONDS)
         _restore(before)
     if problem is not None:
         raise UserError(problem)
+    return value
 
 
 def _context() -> Any:

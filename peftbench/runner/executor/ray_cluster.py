@@ -115,18 +115,36 @@ def nodes() -> list[Node]:
 
 
 def needs(job: Job) -> dict[str, float]:
-    """Return what a trial reserves of its node: its threads, its GPUs, and its budget of memory if it has one."""
-    return reserved(job.trial, job.budget_bytes)
+    """Return what a trial reserves of its node: its threads, its GPUs, and the node's memory that it may need.
+
+    That is its budget of memory if it has one and runs on the CPU, else what is predicted.
+    """
+    return reserved(job.trial, job.budget_bytes if limited(job) else job.host_bytes)
 
 
-def reserved(trial: Trial, budget_bytes: int | None = None) -> dict[str, float]:
-    """Return what a trial reserves of its node, given its budget of memory: on the CPU that is memory of the node."""
+def limited(job: Job) -> bool:
+    """Return whether a trial has a budget of its node's memory; that of a GPU is of the GPU's."""
+    return job.budget_bytes is not None and job.trial.device != "cuda"
+
+
+def within(wanted: Mapping[str, float], found: Sequence[Node]) -> dict[str, float]:
+    """Return needs with no more memory than the largest of the nodes has that could run the trial else.
+
+    A prediction is of the longest step that the settings allow, so the trial may fit; it has that node's memory alone.
+    """
+    other = {**wanted, "memory": 0.0}
+    most = max((node.has.get("memory", 0.0) for node in found if node.trials(other)), default=wanted["memory"])
+    return {**wanted, "memory": min(wanted["memory"], most)}
+
+
+def reserved(trial: Trial, memory_bytes: int | None = None) -> dict[str, float]:
+    """Return what a trial reserves of its node, given the memory of that node that it may need."""
     devices = trial.devices.count if trial.devices else 1
     cuda = trial.device == "cuda"
     return {
         "CPU": float(trial.threads * ranks(trial.devices)),
         "GPU": float(devices) if cuda else 0.0,
-        "memory": 0.0 if cuda else float(budget_bytes or 0),
+        "memory": float(memory_bytes or 0),
     }
 
 

@@ -151,8 +151,14 @@ def _recall(state: _Run) -> None:
 def _able(state: _Run, asked: Asked) -> list[ray_cluster.Node]:
     """Return the nodes that can run a trial when they are free."""
     unfit = _unfit(state, asked)
-    wanted = ray_cluster.needs(asked.job)
+    wanted = _needs(state, asked)
     return [node for node in state.nodes if node.name not in unfit and node.trials(wanted)]
+
+
+def _needs(state: _Run, asked: Asked) -> dict[str, float]:
+    """Return what a trial reserves; of memory that is only predicted, not more than the largest node has."""
+    wanted = ray_cluster.needs(asked.job)
+    return wanted if ray_cluster.limited(asked.job) else ray_cluster.within(wanted, state.nodes)
 
 
 def _unfit(state: _Run, asked: Asked) -> set[str]:
@@ -161,7 +167,7 @@ def _unfit(state: _Run, asked: Asked) -> set[str]:
 
 def _refusals(state: _Run, asked: Asked) -> list[str]:
     """Return why the living nodes that have what a trial needs refused it."""
-    living = {node.name for node in state.nodes if node.trials(ray_cluster.needs(asked.job))}
+    living = {node.name for node in state.nodes if node.trials(_needs(state, asked))}
     found = (why for (node, what), why in state.refused.items() if node in living and what in asked.reads)
     return list(dict.fromkeys(found))
 
@@ -170,7 +176,7 @@ def _no_node(state: _Run, asked: Asked, refusals: list[str]) -> str:
     kept = "finished trials are kept, the same command continues"
     if refusals:
         return f"no node of the cluster can run {asked.job.trial.cell}: {'; '.join(refusals)} ({kept})"
-    wanted = ray_cluster.shown(ray_cluster.needs(asked.job))
+    wanted = ray_cluster.shown(_needs(state, asked))
     have = "; ".join(dict.fromkeys(ray_cluster.shown(node.has) for node in state.nodes)) or "none"
     return f"no node of the cluster can run {asked.job.trial.cell}, which needs {wanted}; nodes have: {have} ({kept})"
 
@@ -184,7 +190,7 @@ def _submit(state: _Run) -> None:
     while state.waiting:
         asked = state.waiting[0]
         if _able(state, asked):
-            at_once = ray_cluster.at_once(state.nodes, ray_cluster.needs(asked.job))
+            at_once = ray_cluster.at_once(state.nodes, _needs(state, asked))
             if able >= max(_LEAST_IN_FLIGHT, 2 * at_once):
                 return
             able += 1
@@ -207,7 +213,7 @@ def _submit(state: _Run) -> None:
 def _options(state: _Run, asked: Asked) -> dict[str, Any]:
     """Return what a trial reserves and which nodes it avoids, as Ray names them, and note both."""
     able = _able(state, asked)
-    wanted = ray_cluster.needs(asked.job)
+    wanted = _needs(state, asked)
     if asked.alone and able:
         wanted["CPU"] = max(wanted["CPU"], min(node.has["CPU"] for node in able))
     avoided = _unfit(state, asked)
@@ -260,7 +266,7 @@ def _began(state: _Run, asked: Asked, node: str, moment: float) -> None:
     asked.attempts += 1
     ray_files.discard(asked.job)
     found = next((each for each in state.nodes if each.name == node), None)
-    asked.capacity = found.trials(ray_cluster.needs(asked.job)) if found else None
+    asked.capacity = found.trials(_needs(state, asked)) if found else None
     asked.span = state.spans.begin(node, moment)
 
 
