@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from peftbench.measure.optimizer_state import flat
 from peftbench.models import divided
 from peftbench.models.load import quantization_tensors
 from peftbench.records.memory import Category
@@ -177,7 +178,7 @@ def account(
     ledger = Ledger(getattr(config, "vocab_size", None), getattr(config, "hidden_size", None), rounding)
     for tensor in quantization_tensors(model):
         ledger.track(tensor, Category.QUANTIZATION_STATE)
-    for tensor in tree_leaves([dict(entry) for entry in optimizer_state.values()]):
+    for tensor in tree_leaves([flat(entry) for entry in optimizer_state.values()]):
         if isinstance(tensor, torch.Tensor):
             ledger.track(tensor, Category.OPTIMIZER)
     trainable = [p for p in model.parameters() if p.requires_grad]

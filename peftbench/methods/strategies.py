@@ -34,6 +34,11 @@ class Limits:
 _BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
 _PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
 _KERNELS = "bitsandbytes' kernels take ordinary tensors, and FSDP2's shards are none; use adamw"
+_MATRICES = "it factors whole matrices, and is given parts of them; use adamw"
+_ONE_DEVICE = dict.fromkeys(
+    (name for name, record in OPTIMIZERS.items() if record.in_backward),
+    "its steps are taken in the backward pass, before gradients are exchanged; use adamw",
+)
 _INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
 _PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or ddp"
 _WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; use bf16, or ddp"
@@ -43,7 +48,7 @@ _SHARED = "its layers share parameters, and FSDP2 gathers each layer by itself; 
 
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
-        "ddp": Limits(),
+        "ddp": Limits(optimizers=_ONE_DEVICE),
         "fsdp2": Limits(
             precisions={"int8": _INT8, "int8-fp32": _INT8},
             optimizers={
@@ -53,6 +58,10 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "lion": _KERNELS,
                 "lion_8bit": _BLOCKS,
                 "ademamix": _KERNELS,
+                "muon": _MATRICES,
+                "galore_adamw": _MATRICES,
+                "schedule_free_adamw": "the package schedulefree was not tried with FSDP2's shards; use adamw",
+                **_ONE_DEVICE,
                 "adafactor": "its means over rows and columns are of whole tensors, and it is given shards; use adamw",
             },
             methods={
@@ -74,6 +83,9 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "paged_adamw_8bit": _BLOCKS,
                 "lion_8bit": _BLOCKS,
                 "adafactor": "its means over rows and columns are of whole tensors, and it is given shares; use adamw",
+                "muon": _MATRICES,
+                "galore_adamw": _MATRICES,
+                **_ONE_DEVICE,
             },
             gradient_scaling=_SCALER,
         ),
@@ -81,6 +93,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             precisions=dict.fromkeys(QUANTIZED, _WHOLE),
             others="its tensors are not assigned to stages; use ddp or fsdp2",
             runs=_DIVIDED,
+            optimizers=_ONE_DEVICE,
             gradient_scaling=_SCALER,
         ),
         "device_map": Limits("this release does not run it; use ddp or fsdp2"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftbench.methods import Method
-from peftbench.models.precision import PRECISIONS
-from peftbench.records import Training
+from peftbench.models.precision import PRECISIONS, effective
+from peftbench.records import OPTIMIZERS, Training
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_checkpointing(method)
     if training and training.packing:
         found = found or _no_packing(method)
-    return found
+    return found or (_no_optimizer(method, precision, training) if training else None)
 
 
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:
@@ -78,6 +78,17 @@ def _no_packing(method: Method) -> Refusal | None:
     if method.virtual_tokens:
         why = "its virtual tokens are prepended to a whole row, not to each example"
     return Refusal(f"{_name(method)} does not exist with packing", why) if why else None
+
+
+def _no_optimizer(method: Method, precision: str, training: Training) -> Refusal | None:
+    record = OPTIMIZERS[training.optimizer]
+    if record.only_full and not method.trains_base:
+        why = f"it trains whole models: {record.only_full}"
+        return Refusal(f"{_name(method)} does not exist with optimizer {record.name}", why)
+    if record.in_backward and effective(precision, {}).gradient_scaling:
+        why = "the gradient scaler skips a step by all gradients, and these are used one at a time; use bf16"
+        return Refusal(f"{precision} does not exist with optimizer {record.name}", why)
+    return None
 
 
 def _name(method: Method) -> str:

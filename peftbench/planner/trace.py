@@ -24,7 +24,7 @@ from peftbench.planner import cuda_reserve, fake
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, flops, loop
+from peftbench.training import batches, flops, loop, optimizers
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -111,6 +111,7 @@ def _learner(tuned: Any, trial: Trial, precision: Precision, parallel: Parallel)
     )
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
+    optimizers.to_training(learner.optimizer)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(torch.zeros(()))

@@ -41,6 +41,12 @@ class Optimizer:
     """Extra of peftbench with that package."""
     only_full: str = ""
     """Why it exists only for methods that train the base's own weights; empty if it trains whatever a method adds."""
+    hidden_apart: bool = False
+    """Whether matrices within the model have other steps than vectors, embeddings and heads."""
+    in_backward: bool = False
+    """Whether steps are taken in the backward pass, a parameter at a time, so that one gradient exists at a time."""
+    only_schedule: tuple[str, str] = ("", "")
+    """The only schedule that it can follow, and why; empty if it follows all."""
     rate: str = "as with AdamW"
     """How its learning rates relate to AdamW's, which the default rates are for."""
     departs: str = ""
@@ -81,6 +87,26 @@ def _adafactor(shape: Shape, _: int) -> int:
     return 4 * math.prod(shape[:-2]) * (rows + columns) + 4
 
 
+def _momentum(shape: Shape, width: int) -> int:
+    return width * _values(shape) if len(shape) == 2 else _adamw(shape, width)
+
+
+def _two_copies(shape: Shape, width: int) -> int:
+    return 2 * width * _values(shape)
+
+
+def _low_rank(shape: Shape, width: int) -> int:
+    """Two moments of the gradient in the space of its projection, and the projection itself."""
+    if len(shape) != 2:
+        return 2 * width * _values(shape)
+    rank = min(GALORE_RANK, *shape)
+    return width * rank * (2 * max(shape) + min(shape))
+
+
+GALORE_RANK = 128
+"""Rank of GaLore's projections, as in transformers."""
+_RANKED = "an adapter's matrices are of low rank already"
+_KEPT = "an adapter's gradients are small beside its activations, so that there is nothing to save"
 _ADAMW = "Loshchilov & Hutter 2019, arXiv:1711.05101"
 _LION = "Chen et al. 2023, arXiv:2302.06675"
 _LION_RATE = "3 to 10 times smaller, with a weight decay as much larger (section 5)"
@@ -172,6 +198,67 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "12 n",
                 _of_values(12),
                 departs="alpha and beta3 are constant, without the paper's schedulers",
+            ),
+            Optimizer(
+                "muon",
+                "the momentum of a matrix within the model, made orthogonal; AdamW for the rest",
+                "Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982",
+                "torch Muon, torch AdamW",
+                "b n; of vectors, embeddings and heads that of adamw",
+                _momentum,
+                hidden_apart=True,
+                departs="a step is scaled to the root mean square of AdamW's, as in arXiv:2502.16982",
+            ),
+            Optimizer(
+                "schedule_free_adamw",
+                "AdamW whose scored weights are a mean over the steps, in place of a schedule",
+                "Defazio et al. 2024, arXiv:2405.15682",
+                "schedulefree AdamWScheduleFree",
+                "2 b n",
+                _two_copies,
+                package="schedulefree",
+                extra="optimizers",
+                only_schedule=("constant", "its mean over the steps takes the place of a falling rate"),
+                rate="1 to 10 times larger (the package's advice)",
+                departs="decay is of the weights at which the gradient is taken; validation and scores are of the mean",
+            ),
+            Optimizer(
+                "galore_adamw",
+                f"AdamW in a space of rank {GALORE_RANK} for each matrix within the model; AdamW for the rest",
+                "Zhao et al. 2024, arXiv:2403.03507",
+                "pytorch_optimizer GaLore",
+                "b r (2 max(rows, columns) + min(rows, columns)), r the smallest of 128, rows and columns; of vectors, "
+                "embeddings and heads 2 b n",
+                _low_rank,
+                package="pytorch_optimizer",
+                extra="optimizers",
+                only_full=_RANKED,
+                hidden_apart=True,
+                departs="as in transformers: scale 0.25, a new projection every 200 steps; the singular value "
+                "decomposition of these steps is not in a plan's peak",
+            ),
+            Optimizer(
+                "lomo",
+                "sgd whose steps are taken in the backward pass, so that one gradient exists at a time",
+                "Lv et al. 2023, arXiv:2306.09782",
+                "torch SGD",
+                "none",
+                _of_values(0),
+                only_full=_KEPT,
+                in_backward=True,
+                rate="on another scale: a step is the rate times the gradient",
+                departs="without the second backward pass by which the paper clips gradients",
+            ),
+            Optimizer(
+                "adafactor_in_backward",
+                "adafactor whose steps are taken in the backward pass, so that one gradient exists at a time",
+                "Shazeer & Stern 2018, arXiv:1804.04235; Lv et al. 2023, arXiv:2310.10195 (AdaLomo)",
+                "transformers Adafactor",
+                "that of adafactor",
+                _adafactor,
+                only_full=_KEPT,
+                in_backward=True,
+                departs="as adafactor; AdaLomo's update is alike, but relative to the scale of the tensor",
             ),
         )
     }

@@ -157,7 +157,7 @@ def _distributed(run: Run, model: Any, learner: loop.Learner, before: liveness.B
             raise RuntimeError("the ranks do not start from the same weights, although from the same seed")
         run.parallel.distribute(model, learner.precision)
         own = [p for p in model.parameters() if p.requires_grad]
-        made = optimizers.make(own, learner.training)
+        made = optimizers.make(own, learner.training, model)
         return dataclasses.replace(learner, parameters=own, optimizer=made, parallel=run.parallel)
 
 

@@ -61,7 +61,7 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
         yield f"{cell.where}: micro_batch_size: given {micro}; allowed: at most batch_size, which is {batch}"
     if settings["score"] == "best_on_validation" and settings["validate_every"] is None:
         yield f"{cell.where}: score: best_on_validation needs validate_every, the steps between validations"
-    yield from (f"{cell.where}: optimizer: {why}" for why in _optimizer_problems(settings))
+    yield from (f"{cell.where}: {why}" for why in _optimizer_problems(settings))
     if settings["validate_every"] is not None:
         validated = [task.name for task in suite.tasks if "validation" in splits(task)]
         missing = [name for name, _ in suite.data if name not in validated]
@@ -70,12 +70,28 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
 
 
 def _optimizer_problems(settings: Mapping[str, Any]) -> Iterable[str]:
-    """Yield what keeps a cell's optimizer from being made: a package that is not installed."""
+    """Yield what keeps a cell's optimizer from being made, and other settings that it excludes."""
     record = OPTIMIZERS[settings["optimizer"]]
     if record.package and find_spec(record.package) is None:
         yield (
-            f"{record.name} needs the package {record.package}, which is not installed: "
+            f"optimizer: {record.name} needs the package {record.package}, which is not installed: "
             f"pip install 'peftbench[{record.extra}]'"
+        )
+    only, why = record.only_schedule
+    if only and settings["schedule"] != only:
+        yield f"schedule: given {settings['schedule']}; allowed with optimizer: {record.name}: {only}, because {why}"
+    if not record.in_backward:
+        return
+    if settings["clip_norm"] is not None:
+        yield (
+            f"clip_norm: given {shown(settings['clip_norm'])}; allowed with optimizer: {record.name}: null, because "
+            "the norm over all gradients is known only when the first of them are gone"
+        )
+    micro, batch = settings["micro_batch_size"], settings["batch_size"]
+    if micro is not None and micro != batch:
+        yield (
+            f"micro_batch_size: given {micro}; allowed with optimizer: {record.name}: batch_size, which is {batch}, "
+            "because a gradient is used and freed in the backward pass and cannot be added up over several"
         )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from peftbench.measure import optimizer_state
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.records import Category, Training
 from peftbench.records.columns.memory import MemoryColumns
-from peftbench.training import loop, packing
+from peftbench.training import loop, optimizers, packing
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -55,6 +56,7 @@ def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -
     batches = loop.step_batches(learner, step)
     with _undone(learner), _counted(learner, trains_base) as counted:
         learner.model.train()
+        optimizers.to_training(learner.optimizer)
         held = sum(counted.live.values())
         with _allocations(learner.device) as peaks:
             loop.step(learner, batches, learner.training.learning_rate)
@@ -94,7 +96,7 @@ def _undone(learner: Learner) -> Iterator[None]:
     """Restore, bit for bit, everything that a training step changes."""
     weights = [p.detach().clone() for p in learner.parameters]
     state = {p: _copied(entry) for p, entry in learner.optimizer.state.items()}
-    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    settings = optimizer_state.settings(learner.optimizer)
     scaler = learner.scaler.state_dict()
     devices = [torch.cuda.current_device()] if learner.device == "cuda" else []
     try:
@@ -106,22 +108,23 @@ def _undone(learner: Learner) -> Iterator[None]:
                 parameter.copy_(kept)
             for parameter, entry in state.items():
                 _put_back(learner.optimizer.state[parameter], entry)
-        for group, rate in zip(learner.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        optimizer_state.set_settings(learner.optimizer, settings)
         learner.scaler.load_state_dict(scaler)
 
 
 def _copied(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in entry.items()}
+    flat = optimizer_state.flat(entry)
+    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in flat.items()}
 
 
 def _put_back(entry: dict[str, Any], kept: dict[str, Any]) -> None:
     """Copy a parameter's old state into its existing tensors: a paged tensor cannot be replaced by an ordinary one."""
+    now = optimizer_state.flat(entry)
     for name, value in kept.items():
         if isinstance(value, torch.Tensor):
-            entry[name].copy_(value)
+            now[name].copy_(value)
         else:
-            entry[name] = value
+            optimizer_state.put(entry, name, value)
 
 
 def train_columns(counted: CategoryBytes) -> MemoryColumns:

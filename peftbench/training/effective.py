@@ -9,14 +9,13 @@ import torch
 
 from peftbench.models.load import autocast
 from peftbench.records.columns.effective import EffectiveColumns
+from peftbench.training import several_optimizers
 from peftbench.training.loop import Learner
 
 
 def columns(learner: Learner) -> EffectiveColumns:
     """Return what can be read after training: all effective columns except the attention kernels."""
     model, optimizer = learner.model, learner.optimizer
-    kind = type(optimizer)
-    fused = " fused" if any(group.get("fused") for group in optimizer.param_groups) else ""
     with autocast(learner.precision, learner.device):
         autocasting = torch.is_autocast_enabled(learner.device)
         dtype = torch.get_autocast_dtype(learner.device)
@@ -25,7 +24,7 @@ def columns(learner: Learner) -> EffectiveColumns:
         autocast_dtype=_name(dtype) if autocasting else "none",
         matmul_precision=torch.get_float32_matmul_precision(),
         trainable_dtypes=_names(p.dtype for p in learner.parameters),
-        optimizer_class=f"{kind.__module__.partition('.')[0]} {kind.__name__}{fused}",
+        optimizer_class=_class(optimizer),
         optimizer_state_dtypes=_names(
             value.dtype
             for parameter, state in optimizer.state.items()
@@ -35,6 +34,15 @@ def columns(learner: Learner) -> EffectiveColumns:
         checkpointing_active=str(sum(_recomputes(module) for module in model.modules())),
         process_threads=str(torch.get_num_threads()),
     )
+
+
+def _class(optimizer: Any) -> str:
+    """Return package and class of an optimizer; of several that are used as one, each of them once."""
+    found: dict[str, None] = {}
+    for part in getattr(optimizer, "parts", (optimizer,)):
+        fused = " fused" if any(group.get("fused") for group in part.param_groups) else ""
+        found[f"{type(part).__module__.partition('.')[0]} {type(part).__name__}{fused}"] = None
+    return " + ".join(found) + (" in the backward pass" if several_optimizers.in_backward(optimizer) else "")
 
 
 def _recomputes(module: Any) -> bool:

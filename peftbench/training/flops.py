@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import failures
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import loop
+from peftbench.training import loop, several_optimizers
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -120,7 +120,8 @@ def passes(learner: Learner, step: Sequence[Encoded]) -> tuple[Products, int]:
     cuda = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda), Products() as products:
         learner.model.train()
-        learner.parallel.work(learner, batches, loop.batch_loss)
+        with several_optimizers.dropping(learner.optimizer, learner.parameters):
+            learner.parallel.work(learner, batches, loop.batch_loss)
     products.operations = learner.parallel.all_work(products.operations)
     learner.optimizer.zero_grad(set_to_none=True)
     return products, sum(b.ids.numel() + learner.virtual_tokens * b.ids.shape[0] for b in batches)

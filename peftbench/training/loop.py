@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import optimizers
+from peftbench.training import optimizers, several_optimizers
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -75,7 +75,7 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()  # otherwise a frozen embedding cuts the graph
-    return Learner(model, parameters, optimizers.make(parameters, training), scaler, training, **where)
+    return Learner(model, parameters, optimizers.make(parameters, training, model), scaler, training, **where)
 
 
 def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | None = None) -> tuple[float, float]:
@@ -90,10 +90,12 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
     Returns:
         The loss in nats per token in the loss, and the gradient norm before clipping.
     """
+    optimizers.set_rate(learner.optimizer, rate)
+    if several_optimizers.in_backward(learner.optimizer):
+        return _step_in_backward(learner, batches)
     total = learner.parallel.gradients(learner, batches, batch_loss)
     learner.scaler.unscale_(learner.optimizer)
     norm = learner.parallel.clip(learner.parameters, learner.training.clip_norm)
-    optimizers.set_rate(learner.optimizer, rate)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     skipped = learner.precision.gradient_scaling and not math.isfinite(norm)
@@ -101,6 +103,15 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         learner.after_step(learner.model, done)
     learner.optimizer.zero_grad(set_to_none=True)
     return float(total), norm
+
+
+def _step_in_backward(learner: Learner, batches: Sequence[Batch]) -> tuple[float, float]:
+    """Take an optimizer step within the backward pass; return the loss and the gradient norm over all tensors."""
+    if len(batches) != 1:
+        raise ValueError(f"a step in the backward pass has one micro-batch; given {len(batches)}")
+    with several_optimizers.stepping(learner.optimizer) as norms:
+        total = learner.parallel.gradients(learner, batches, batch_loss)
+    return float(total), float(torch.stack(norms).norm())
 
 
 def step_batches(learner: Learner, examples: Sequence[Encoded]) -> list[Batch]:
@@ -227,10 +238,12 @@ def train(
     training = learner.training
     goal = _Goal(training.seconds, len(step_examples) if isinstance(step_examples, Sequence) else None)
     learner.model.train()
+    optimizers.to_training(learner.optimizer)
     steps = itertools.islice(step_examples, len(course.rows), None)
     while not goal.reached(len(course.rows), course.spent):
         _train_step(learner, next(steps), held_out, clock, report, course, goal)
         after_each(course)
+    optimizers.to_evaluation(learner.optimizer)
     scored = len(course.rows)
     if training.score == "best_on_validation":
         scored = course.best.step
@@ -266,11 +279,13 @@ def _train_step(
         raise Diverged(f"loss {loss} and gradient norm {norm} in step {index + 1} of {total}")
     checked = None
     if training.validate_every and ((index + 1) % training.validate_every == 0 or index + 1 == total):
+        optimizers.to_evaluation(learner.optimizer)
         with clock.phase(Phase.VALIDATE):
             checked = learner.parallel.same(validation_loss(learner, held_out))  # all keep the same best weights
         if not math.isfinite(checked):
             raise Diverged(f"validation loss {checked} after step {index + 1} of {total}")
         course.best.offer(checked, index + 1, learner.parameters)
+        optimizers.to_training(learner.optimizer)
     counts = _tokens(batches, examples, learner.virtual_tokens)
     untimed = index - course.continued_at < training.untimed_steps
     course.rows.append(StepRow("", index + 1, loss, seconds, untimed, rate, norm, *counts, checked))

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftbench.records import Training
+from peftbench.models import head
+from peftbench.records import OPTIMIZERS, Training
+from peftbench.records.optimizers import GALORE_RANK
+from peftbench.training.several_optimizers import Several
 
 
 def _adamw(groups: Any, lr: float) -> torch.optim.Optimizer:
@@ -61,6 +64,59 @@ def _adafactor(groups: Any, lr: float) -> torch.optim.Optimizer:
     return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)
 
 
+def _muon(groups: Any, lr: float) -> Any:
+    """Return Muon for the hidden matrices and AdamW for everything else.
+
+    Muon's step is scaled so that its root mean square is AdamW's (0.2), by which it takes AdamW's learning rates and
+    weight decay.
+
+    References:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, equation 4.
+    """
+    hidden, rest = _split(groups)
+    parts: list[Any] = [torch.optim.Muon(hidden, lr=lr, adjust_lr_fn="match_rms_adamw")] if hidden else []
+    return Several([*parts, _adamw(rest, lr)] if rest else parts)
+
+
+def _schedule_free_adamw(groups: Any, lr: float) -> Any:
+    from schedulefree import AdamWScheduleFree
+
+    made = AdamWScheduleFree(groups, lr=lr)
+    made.train()
+    return made
+
+
+def _galore_adamw(groups: Any, lr: float) -> Any:
+    """Return GaLore for the hidden matrices and AdamW for everything else, with transformers' default settings.
+
+    References:
+        Zhao et al. 2024, arXiv:2403.03507, algorithm 2.
+    """
+    from pytorch_optimizer import GaLore
+    from pytorch_optimizer.optimizer.utils.galore import GaLoreProjector
+
+    settings = {"rank": GALORE_RANK, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
+    hidden, rest = _split(groups)
+    made = GaLore([{**group, **settings} for group in hidden] + rest, lr=lr)
+    made.new_objects = {"projector": GaLoreProjector}
+    return made
+
+
+def _split(groups: Any) -> tuple[list[Any], list[Any]]:
+    """Return the groups of hidden matrices, and the others."""
+    return [g for g in groups if g[HIDDEN]], [g for g in groups if not g[HIDDEN]]
+
+
+def _in_backward(make_one: Callable[[Any, float], Any]) -> Callable[[Any, float], Any]:
+    """Return a function that makes an optimizer for each parameter, which steps in the backward pass."""
+
+    def make(groups: Any, lr: float) -> Any:
+        each = [{**group, "params": [parameter]} for group in groups for parameter in group["params"]]
+        return Several([make_one([group], lr) for group in each], in_backward=True)
+
+    return make
+
+
 MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
     {
         "adamw": _adamw,
@@ -72,6 +128,11 @@ MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
         "lion": _bitsandbytes("Lion32bit"),
         "lion_8bit": _bitsandbytes("Lion8bit"),
         "ademamix": _bitsandbytes("AdEMAMix"),
+        "muon": _muon,
+        "schedule_free_adamw": _schedule_free_adamw,
+        "galore_adamw": _galore_adamw,
+        "lomo": _in_backward(_sgd),
+        "adafactor_in_backward": _in_backward(_adafactor),
     }
 )
 """One function for each of ``records.OPTIMIZERS``: parameter groups and a learning rate to an optimizer."""
@@ -79,9 +140,11 @@ MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
 
 RATIO = "rate_ratio"
 """Key of a parameter group: its learning rate as a multiple of the schedule's."""
+HIDDEN = "hidden"
+"""Key of a parameter group: whether its parameters are matrices within the model, neither embeddings nor head."""
 
 
-def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
+def make(parameters: Sequence[nn.Parameter], training: Training, model: Any = None) -> Any:
     """Return the optimizer. For every method, weight decay applies to tensors of two or more dimensions.
 
     So projections, embeddings, virtual tokens and LoRA's A and B decay; biases, norms, DoRA's magnitudes and
@@ -89,20 +152,39 @@ def make(parameters: Sequence[nn.Parameter], training: Training) -> Any:
 
     A parameter with an attribute ``peftbench_rate_ratio`` (``methods.lora_plus``) trains at that multiple of the rate:
     its group carries the ratio as ``rate_ratio``, by which ``set_rate`` multiplies the schedule's rate.
+
+    Args:
+        parameters: those that train.
+        training: the settings.
+        model: their model, in which Muon and GaLore find what is an embedding or a head; without it nothing is.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    apart = _ends(model) if OPTIMIZERS[training.optimizer].hidden_apart else None
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for parameter in sorted(parameters, key=lambda p: (p.ndim < 2, _ratio(p))):  # stable
-        groups.setdefault((parameter.ndim >= 2, _ratio(parameter)), []).append(parameter)
+        hidden = apart is not None and parameter.ndim == 2 and parameter not in apart
+        groups.setdefault((parameter.ndim >= 2, _ratio(parameter), hidden), []).append(parameter)
     made = [
         {
             "params": members,
             "weight_decay": training.weight_decay if decays else 0.0,
             "lr": training.learning_rate * ratio,
             RATIO: ratio,
+            **({} if apart is None else {HIDDEN: hidden}),
         }
-        for (decays, ratio), members in groups.items()
+        for (decays, ratio, hidden), members in groups.items()
     ]
     return MAKERS[training.optimizer](made, training.learning_rate)
+
+
+def _ends(model: Any) -> set[nn.Parameter]:
+    """Return the parameters of a model's embeddings and of its output layer."""
+    if model is None:
+        return set()
+    found = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found |= set(output.parameters()) if output is not None else set()
+    apart = head.apart(model)
+    return found | {p for p in model.parameters() if id(p) in apart}
 
 
 def _ratio(parameter: nn.Parameter) -> float:
@@ -113,6 +195,18 @@ def set_rate(optimizer: Any, rate: float) -> None:
     """Set the learning rate of a step in every group, times the group's ratio."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group[RATIO]
+
+
+def to_training(optimizer: Any) -> None:
+    """Bring the weights to where a schedule-free optimizer takes gradients; nothing with others."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+
+
+def to_evaluation(optimizer: Any) -> None:
+    """Bring the weights to the mean that a schedule-free optimizer scores; nothing with others."""
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
 
 
 def learning_rate(training: Training, step: int, steps: int) -> float:

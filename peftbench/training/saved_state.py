@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from peftbench.measure import optimizer_state
 from peftbench.models import divided
 from peftbench.records import StepRow
 from peftbench.training.loop import Best, Course, Learner
@@ -32,6 +33,8 @@ _SHARD_BYTES = 2**30
 """Bytes of tensors that are copied to the host at once; a larger tensor has a file of its own."""
 _KEYS = frozenset({"format", "optimizer", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"})
 Tensors = dict[str, torch.Tensor]
+_TRANSPOSED = ".T"
+"""End of the name of a matrix whose columns lie one after another in memory."""
 
 
 class Unusable(Exception):
@@ -61,6 +64,7 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
     everything = {
         "format": FORMAT,
         "optimizer": plain,
+        "groups": optimizer_state.settings(learner.optimizer),
         "method": progress,
         "scaler": learner.scaler.state_dict(),
         "random": random.getstate(),
@@ -154,6 +158,8 @@ class Saved:
         for name, tensor in _places(learner).items():
             tensor.copy_(self._tensors[name])
         _restore_optimizer(learner, self._part("optimizer."), self._plain["optimizer"])
+        if "groups" in self._plain:  # not in files of earlier versions
+            optimizer_state.set_settings(learner.optimizer, self._plain["groups"])
         if learner.progress:
             learner.progress.restore(learner.model, self._part("method."), self._plain["method"])
         learner.scaler.load_state_dict(self._plain["scaler"])
@@ -184,8 +190,10 @@ def _optimizer(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {}
     plain: dict[str, Any] = {}
     for place, parameter in enumerate(_parameters(optimizer)):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, torch.Tensor):
+        for name, value in optimizer_state.flat(optimizer.state.get(parameter, {})).items():
+            if isinstance(value, torch.Tensor) and not value.is_contiguous() and value.mT.is_contiguous():
+                tensors[f"optimizer.{place}.{name}{_TRANSPOSED}"] = value.mT  # products depend on the order in memory
+            elif isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{place}.{name}"] = value
             else:
                 plain.setdefault(str(place), {})[name] = value
@@ -196,6 +204,7 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
     """Give an optimizer that has taken no step its saved state, without torch's conversion to the weights' type."""
     parameters = list(_parameters(learner.optimizer))
     _make_paged(learner.optimizer, {int(name.partition(".")[0]) for name in tensors})
+    _make_objects(learner.optimizer, plain)
     tables: Tensors = {}
     for name, tensor in tensors.items():
         place, _, key = name.partition(".")
@@ -205,14 +214,24 @@ def _restore_optimizer(learner: Learner, tensors: Tensors, plain: Mapping[str, M
             state[key].copy_(tensor)
         elif _on_host(learner, key, tensor):  # the step of torch's optimizers stays where they keep it
             state[key] = tensor
+        elif key.endswith(_TRANSPOSED):
+            optimizer_state.put(state, key.removesuffix(_TRANSPOSED), tensor.to(parameter.device).mT)
         elif tensor.shape == divided.own(parameter).shape:
-            state[key] = divided.like(tensor, parameter)
+            optimizer_state.put(state, key, divided.like(tensor, parameter))
         elif key.startswith("qmap"):  # bitsandbytes' code tables are the same for all parameters, which share one
             state[key] = tables.setdefault(key, tensor.to(parameter.device))
         else:
-            state[key] = tensor.to(parameter.device)
+            optimizer_state.put(state, key, tensor.to(parameter.device))
     for place_, values in plain.items():
-        learner.optimizer.state[parameters[int(place_)]].update(values)
+        for key, value in values.items():
+            optimizer_state.put(learner.optimizer.state[parameters[int(place_)]], key, value)
+
+
+def _make_objects(optimizer: Any, plain: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make the empty objects in which an optimizer keeps some of its state, by its ``new_objects``."""
+    for place, parameter in enumerate(_parameters(optimizer)):
+        for holder in {name.partition(".")[0] for name in plain.get(str(place), {}) if "." in name}:
+            optimizer.state[parameter][holder] = optimizer.new_objects[holder]()
 
 
 def _on_host(learner: Learner, key: str, tensor: torch.Tensor) -> bool:

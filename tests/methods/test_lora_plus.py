@@ -77,7 +77,8 @@ def test_every_optimizer_moves_and_decays_b_by_the_ratio(name):
         made.step()
         moved = [float((old - p.detach()).mean()) for p, old in zip((a, b, vector), before, strict=True)]
         assert moved[1] / moved[0] == pytest.approx(16, rel=2e-2)
-        assert moved[2] == pytest.approx(0.0 if decay else moved[1], rel=2e-2)
+        if decay or not OPTIMIZERS[name].hidden_apart:  # else vectors have other steps than matrices
+            assert moved[2] == pytest.approx(0.0 if decay else moved[1], rel=2e-2)
 
 
 def test_another_ratio_gives_another_model_and_ratio_1_is_plain_lora(tiny, tmp_path):

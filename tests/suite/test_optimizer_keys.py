@@ -16,15 +16,20 @@ from peftbench.suite import cell_check
 
 def expanded(folder: Path, method: str = "full", **train: object):
     """Return the trials of a suite with a method's training settings."""
+    precision, devices = train.pop("precision", "fp32"), train.pop("devices", None)
     settings = ", ".join(f"{key}: {value}" for key, value in train.items())
-    text = f"base: nano\ntasks: [compute]\nseeds: 1\ntrain: {{steps: 2, {settings}}}\nmethods: {{{method}: {{}}}}\n"
+    text = f"base: nano\ntasks: [compute]\nseeds: 1\ntrain: {{steps: 2, {settings}}}\nprecision: {precision}\n"
+    text += f"methods: {{{method}: {{}}}}\n" + (f"devices: {{strategy: {devices}, count: 2}}\n" if devices else "")
     (folder / "x.yaml").write_text(text)
     return suite.expand(suite.load(folder / "x.yaml"), "cpu")
 
 
 def test_every_optimizer_of_the_table_is_allowed_and_an_unknown_one_is_told_the_nearest(tmp_path):
-    for name in ("lion", "lion_8bit", "ademamix"):
-        assert expanded(tmp_path, optimizer=name)[0].training.optimizer == name
+    for name, record in OPTIMIZERS.items():
+        more = {"clip_norm": "null"} if record.in_backward else {}
+        more |= {"schedule": record.only_schedule[0]} if record.only_schedule[0] else {}
+        (made,) = expanded(tmp_path, optimizer=name, **more)
+        assert (made.training.optimizer, made.unsupported) == (name, None)
     with pytest.raises(UserError, match="'adamw_8bits'; did you mean 'adamw_8bit'"):
         expanded(tmp_path, optimizer="adamw_8bits")
 
@@ -35,3 +40,42 @@ def test_an_optimizer_without_its_package_is_refused_with_the_extra_to_install(t
     with pytest.raises(UserError, match=r"optimizer: lion needs the package no_such_package.*'peftbench\[some\]'"):
         expanded(tmp_path, optimizer="lion")
     assert expanded(tmp_path, optimizer="adamw")
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"optimizer": "lomo"}, "clip_norm: given 1; allowed with optimizer: lomo: null, because the norm over all"),
+        (
+            {"optimizer": "lomo", "clip_norm": "null", "batch_size": 8, "micro_batch_size": 2},
+            "micro_batch_size: given 2; allowed with optimizer: lomo: batch_size, which is 8, because a gradient",
+        ),
+        (
+            {"optimizer": "schedule_free_adamw"},
+            "schedule: given linear; allowed with optimizer: schedule_free_adamw: constant, because its mean",
+        ),
+    ],
+)
+def test_settings_that_an_optimizer_excludes_are_refused_in_words(train, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        expanded(tmp_path, **train)
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "words"),
+    [
+        ("lora", {"optimizer": "galore_adamw"}, "lora does not exist with optimizer galore_adamw, because it trains"),
+        ("lora", {"optimizer": "lomo", "clip_norm": "null"}, "lora does not exist with optimizer lomo, because it"),
+        ("full", {"optimizer": "lomo", "clip_norm": "null", "precision": "fp16"}, "fp16 does not exist with optimizer"),
+        (
+            "full",
+            {"optimizer": "lomo", "clip_norm": "null", "devices": "ddp"},
+            "backward pass, before gradients are exchanged",
+        ),
+        ("full", {"optimizer": "muon", "devices": "fsdp2"}, "full fp32 does not run on fsdp2x2, because it factors"),
+    ],
+)
+def test_cells_that_cannot_exist_are_unsupported_with_their_reason(method, train, words, tmp_path):
+    found = expanded(tmp_path, method, **train)
+    assert len(found) == 1
+    assert words in found[0].unsupported

@@ -189,7 +189,7 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule, last
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizer_lowers_the_loss(name, tiny, tmp_path):
     _, learner, _ = attached(tiny, "full", "fp32", tmp_path)
-    rate = {"sgd": 0.5}.get(name, 1e-2)
+    rate = {"sgd": 0.5, "lomo": 0.5}.get(name, 1e-2)
     training = replace(learner.training, optimizer=name, learning_rate=rate, steps=20)
     plan = plan_of(tiny, tmp_path, steps=20)
     learner = replace(learner, training=training, optimizer=optimizers.make(learner.parameters, training))

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from peftbench.measure.clock import Clock
+from peftbench.measure.optimizer_state import flat
 from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
+from peftbench.runner import trial
 from peftbench.training import accounting, loop, optimizers, saved_state
 from peftbench.training.loop import Course
-from tests.support import trials
+from tests.support import tiny_base, trials
 from tests.support.method_cells import attached
 from tools.validation.planner_accuracy import compare
 
@@ -29,6 +31,11 @@ BY_HAND = {
     "lion": 416_000,
     "lion_8bit": 105_628,  # 104,000 + 4 x 407
     "ademamix": 1_248_000,  # 3 x 4 x 104,000
+    "muon": 416_000,
+    "schedule_free_adamw": 832_000,
+    "galore_adamw": 857_600,  # rank 80: 2 x 4 x 80 x 1300 of moments, 4 x 80 x 80 of the projection
+    "lomo": 0,
+    "adafactor_in_backward": 5_524,
 }
 """Bytes of state for a matrix of ``SHAPE`` in fp32."""
 
@@ -45,7 +52,7 @@ def stepped(name: str, shapes, dtype=torch.float32):
 
 def state_bytes(made) -> int:
     """Return the bytes of an optimizer's state, each storage once."""
-    tensors = [v for entry in made.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
+    tensors = [v for entry in made.state.values() for v in flat(entry).values() if isinstance(v, torch.Tensor)]
     return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
@@ -71,7 +78,7 @@ def test_the_state_of_tensors_of_all_kinds_is_that_of_the_record(name, dtype):
 
 def trained(tiny, folder, name: str):
     """Return a learner for full fine-tuning with an optimizer, and the examples of four steps."""
-    training = {"optimizer": name, "steps": 4, "weight_decay": 0.1, "learning_rate": 1e-3}
+    training = {"optimizer": name, "steps": 4, "weight_decay": 0.1, "learning_rate": 1e-3, "validate_every": 3}
     _, learner, plan = attached(tiny, "full", "fp32", folder, training=training)
     return learner, plan
 
@@ -79,7 +86,7 @@ def trained(tiny, folder, name: str):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_that_continues_from_a_file_is_the_unbroken_one_and_takes_the_same_memory(name, tiny, tmp_path):
     whole, plan = trained(tiny, tmp_path / "whole", name)
-    loop.train(whole, plan, [], Clock(), lambda *_: None)
+    loop.train(whole, plan, plan[0], Clock(), lambda *_: None)
     first, _ = trained(tiny, tmp_path / "first", name)
     (tmp_path / "saved").mkdir()
 
@@ -89,17 +96,23 @@ def test_training_that_continues_from_a_file_is_the_unbroken_one_and_takes_the_s
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.train(first, plan, [], Clock(), lambda *_: None, after_each=killed)
+        loop.train(first, plan, plan[0], Clock(), lambda *_: None, after_each=killed)
     second, _ = trained(tiny, tmp_path / "second", name)
     course = saved_state.read(tmp_path / "saved").restore(second)
-    loop.train(second, plan, [], Clock(), lambda *_: None, course)
+    loop.train(second, plan, plan[0], Clock(), lambda *_: None, course)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
     books = [accounting.account_step(learner, plan[0], True) for learner in (whole, second)]
     assert books[0].peak == books[1].peak
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
-    shapes = [tuple(p.shape) for p in whole.parameters]
-    record = OPTIMIZERS[name]
-    assert books[0].peak["optimizer"] == sum(record.state_bytes(s, 4) for s in shapes) + record.shared_bytes
+    expected = sum(_state_of(OPTIMIZERS[name], p, whole.model) for p in whole.parameters)
+    assert books[0].peak["optimizer"] == expected + OPTIMIZERS[name].shared_bytes
+
+
+def _state_of(record, parameter, model) -> int:
+    """Return the bytes of a record for a parameter, which for an embedding or a head are those of a long vector."""
+    ends = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    end = record.hidden_apart and any(parameter is each for each in ends)
+    return record.state_bytes((parameter.numel(),) if end else tuple(parameter.shape), 4)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -141,3 +154,124 @@ def test_ademamix_adds_a_slower_mean_to_adams_numerator():
         root = (square / (1 - 0.999**step)).sqrt() + 1e-8
         expected = expected - 0.01 * ((fast / (1 - 0.9**step) + 5 * slow) / root + 0.1 * expected)
     torch.testing.assert_close(p.detach().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_moves_hidden_matrices_by_an_orthogonal_matrix_and_the_rest_as_adamw():
+    """Five Newton-Schulz steps of the momentum with the gradient added, scaled by 0.2 sqrt(max(m, n))."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"tokens": nn.Embedding(30, 20), "wide": nn.Linear(20, 50)})
+    settings = replace(trials.TRAINING, learning_rate=0.01, weight_decay=0.1)
+    gradients = [torch.randn_like(p) for p in model.parameters()]
+    names = [name for name, _ in model.named_parameters()]
+    before = [p.detach().clone() for p in model.parameters()]
+    found = {}
+    for optimizer in ("adamw", "muon"):
+        for p, gradient, old in zip(model.parameters(), gradients, before, strict=True):
+            p.grad = gradient.clone()
+            p.data.copy_(old)
+        optimizers.make(list(model.parameters()), replace(settings, optimizer=optimizer), model).step()
+        found[optimizer] = dict(zip(names, [p.detach().clone() for p in model.parameters()], strict=True))
+    for name in ("tokens.weight", "wide.bias"):
+        assert torch.equal(found["adamw"][name], found["muon"][name])
+    place = names.index("wide.weight")
+    x = (gradients[place] * (1 - 0.95**2)).bfloat16().T  # the first momentum is 0.05 of the gradient
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    expected = before[place] * (1 - 0.01 * 0.1) - 0.01 * 0.2 * 50**0.5 * x.T.float()
+    moved, meant = (each - before[place] for each in (found["muon"]["wide.weight"], expected))
+    assert float((moved - meant).norm() / meant.norm()) < 0.05  # the products are in bf16
+    assert float(torch.linalg.matrix_norm(x.float(), 2)) < 1.3
+
+
+def test_schedule_free_takes_gradients_near_the_mean_that_it_scores():
+    """Equations of section 4 of arXiv:2405.15682: z takes Adam's step, x is its mean, y lies between them."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.randn(6, 5))
+    settings = replace(trials.TRAINING, optimizer="schedule_free_adamw", learning_rate=0.01, weight_decay=0.0)
+    made = optimizers.make([p], settings)
+    z = x = p.detach().double()
+    square = torch.zeros_like(x)
+    for step in range(1, 5):
+        y = 0.1 * z + 0.9 * x
+        torch.testing.assert_close(p.detach().double(), y, atol=1e-6, rtol=0)
+        p.grad = torch.randn(6, 5)
+        gradient = p.grad.double()
+        square = 0.999 * square + 0.001 * gradient**2
+        z = z - 0.01 * gradient / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        x = (1 - 1 / step) * x + z / step
+        made.step()
+    optimizers.to_evaluation(made)
+    torch.testing.assert_close(p.detach().double(), x, atol=1e-6, rtol=0)
+    optimizers.to_training(made)
+    torch.testing.assert_close(p.detach().double(), 0.1 * z + 0.9 * x, atol=1e-6, rtol=0)
+
+
+def test_galore_takes_adams_step_in_the_space_of_the_gradients_first_singular_vectors(monkeypatch):
+    """Algorithm 2 of arXiv:2403.03507 for a matrix with more columns than rows, at rank 3 and scale 0.25."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(optimizers, "GALORE_RANK", 3)
+    p = nn.Parameter(torch.randn(6, 9))
+    settings = replace(trials.TRAINING, optimizer="galore_adamw", learning_rate=0.01, weight_decay=0.1)
+    made = optimizers.make([p], settings)
+    expected, m, v = p.detach().double(), torch.zeros(3, 9).double(), torch.zeros(3, 9).double()
+    projection = None
+    for step in range(1, 4):
+        p.grad = torch.randn(6, 9)
+        gradient = p.grad.double()
+        if projection is None:
+            projection = torch.linalg.svd(gradient, full_matrices=False)[0][:, :3]
+        low = projection.T @ gradient
+        m, v = 0.9 * m + 0.1 * low, 0.999 * v + 0.001 * low**2
+        made.step()
+        direction = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-6 / (1 - 0.999**step) ** 0.5)
+        expected = (expected - 0.01 * 0.25 * projection @ direction) * (1 - 0.01 * 0.1)
+    torch.testing.assert_close(p.detach().double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("released", "usual"), [("lomo", "sgd"), ("adafactor_in_backward", "adafactor")])
+def test_a_step_in_the_backward_pass_is_the_usual_one_with_one_gradient_at_a_time(released, usual, tiny, tmp_path):
+    found, peaks = {}, {}
+    for name in (released, usual):
+        training = {"optimizer": name, "steps": 3, "clip_norm": None, "learning_rate": 1e-2, "weight_decay": 0.1}
+        _, learner, plan = attached(tiny, "full", "fp32", tmp_path / name, training=training)
+        steps = loop.train(learner, plan, [], Clock(), lambda *_: None).steps
+        seen = [number for s in steps for number in (s.loss, s.gradient_norm)]
+        found[name] = seen, [p.detach().clone() for p in learner.parameters]
+        peaks[name] = accounting.account_step(learner, plan[0][:1], True).peak
+        sizes = sorted(p.numel() * 4 for p in learner.parameters)
+        assert all(p.grad is None for p in learner.parameters)
+    assert found[released][0] == pytest.approx(found[usual][0])
+    for a, b in zip(found[released][1], found[usual][1], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert peaks[released]["gradients"] <= sizes[-1] < sum(sizes) / 2 <= peaks[usual]["gradients"]
+    assert sum(peaks[released].values()) < sum(peaks[usual].values())
+
+
+@pytest.mark.parametrize("name", ["lomo", "galore_adamw"])
+def test_a_deep_model_is_planned_to_the_byte_from_a_shallow_one(name, tmp_path):
+    folder = tiny_base.make(tmp_path / "base", num_hidden_layers=9)
+    training = {"optimizer": name, "clip_norm": None}
+    found, _, book = compare(folder, "full", "bf16", [Pass(4, 24)], training=training)
+    assert dict(found.categories) == book.peak
+
+
+def test_the_scored_weights_of_schedule_free_are_the_mean_that_was_validated(tiny, tmp_path):
+    training = {"optimizer": "schedule_free_adamw", "steps": 4, "validate_every": 1, "learning_rate": 1e-2}
+    _, learner, plan = attached(tiny, "full", "fp32", tmp_path, training=training)
+    trace = loop.train(learner, plan, plan[0], Clock(), lambda *_: None)
+    assert loop.validation_loss(learner, plan[0]) == pytest.approx(trace.steps[-1].validation_loss, rel=1e-6)
+    optimizers.to_training(learner.optimizer)
+    assert loop.validation_loss(learner, plan[0]) != pytest.approx(trace.steps[-1].validation_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["lomo", "schedule_free_adamw"])
+def test_a_trial_runs_to_its_end_with_checks_work_and_memory(name, tiny, tmp_path):
+    training = {"optimizer": name, "clip_norm": None, "schedule": "constant", "steps": 6, "learning_rate": 1e-2}
+    made = trials.trial(tiny, tmp_path, "full", training=training)
+    row = trial.run(trials.job(made, tmp_path), 0.0, lambda *_: None, lambda *_: None).row
+    assert (row.status, row.message) == ("ok", None)
+    assert row.peak_optimizer_bytes == (0 if name == "lomo" else 2 * 4 * row.trainable_parameters)
+    assert row.optimizer_class.startswith({"lomo": "torch SGD in the backward pass"}.get(name, "schedulefree"))
+    assert row.last_loss < row.first_loss

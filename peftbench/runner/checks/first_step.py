@@ -22,6 +22,7 @@ from peftbench.models.unreached import depends_on_tokens
 from peftbench.records import failures
 from peftbench.records.wording import abridged, plural
 from peftbench.runner.checks import liveness
+from peftbench.training import several_optimizers
 from peftbench.training.batches import IGNORED, Batch
 from peftbench.training.loop import Learner, batch_loss
 
@@ -122,10 +123,11 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
                 loss = batch_loss(learner.model, whole) / whole.ids.numel()
             if not loss.requires_grad:
                 raise Unsupported(f"{name}: no trainable parameter affects the output of this base model")
-            learner.scaler.scale(loss).backward()
+            with several_optimizers.dropping(learner.optimizer, learner.parameters) as reached:
+                learner.scaler.scale(loss).backward()
         apart = liveness.head_names(learner.model)
         named = [(n, p) for n, p in learner.model.named_parameters() if p.requires_grad and n not in apart]
-        dead = [n for n, p in named if not _learns(n, p)]
+        dead = [n for n, p in named if p not in reached and not _learns(n, p)]
         if len(dead) == len(named) or (dead and not method.variants):
             raise Unsupported(
                 f"{name}: no gradient reaches {len(dead)} of {plural(len(named), 'trainable tensor')} on this base "
