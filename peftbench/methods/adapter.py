@@ -31,6 +31,7 @@ from peftbench.errors import Unsupported
 from peftbench.methods import ADAPTER_KINDS
 from peftbench.methods.peft_checkpoint import task_type
 from peftbench.models.layers import decoder_layers_for, switched_off, width
+from peftbench.models.origin import drawing_device
 from peftbench.models.text_part import left_out_parameters
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
@@ -154,7 +155,8 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     activation, scale = options["activation"] or activation, options["scale"] or scale
     d = width(model)
     for site in _sites(kind, _parts(model), model.config):
-        bottleneck = Bottleneck(d, rank, activation, scale, next(site.layer.parameters()).device)
+        device = next(site.layer.parameters()).device
+        bottleneck = Bottleneck(d, rank, activation, scale, drawing_device(model, device)).to(device)
         if kind != "houlsby":  # before a relu, a random bias can outweigh the input and leave a unit dead
             nn.init.zeros_(bottleneck.down.bias)
         site.layer.add_module(site.name, bottleneck)

@@ -35,7 +35,7 @@ class GatedPrompts(nn.Module):
     Shapes: prompt (1, p, d), gate (1,) or (h,), with h the number of query heads.
     """
 
-    def __init__(self, length: int, width: int, heads: int | None, like: torch.Tensor) -> None:
+    def __init__(self, length: int, width: int, heads: int | None, like: torch.Tensor, drawn_on: Any) -> None:
         """Draw the prompts standard normal and set the gate to zero.
 
         Args:
@@ -43,11 +43,13 @@ class GatedPrompts(nn.Module):
             width: model width d.
             heads: h for one gate tanh(g) per head; None for a single gate g without tanh.
             like: a weight of the layer, whose device and, if floating-point, dtype are used; otherwise fp32.
+            drawn_on: the device whose random numbers are used.
         """
         super().__init__()
         dtype = like.dtype if like.is_floating_point() else torch.float32
         self.per_head = heads is not None
-        self.prompt = nn.Parameter(torch.empty(1, length, width, device=like.device, dtype=dtype).normal_())
+        drawn = torch.empty(1, length, width, device=drawn_on, dtype=dtype).normal_()
+        self.prompt = nn.Parameter(drawn.to(like.device))
         self.gate = nn.Parameter(torch.zeros(heads or 1, device=like.device, dtype=dtype))
         self.enabled = True
         self.keys_values: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -15,6 +15,7 @@ from peftbench.errors import Unsupported, UserError
 from peftbench.methods import peft_checkpoint
 from peftbench.methods.gated_prompts import NAME, GatedPrompts, insert, reads_table
 from peftbench.models.layers import check_layers, decoder_layers_for, switched_off, width
+from peftbench.models.origin import drawing_device
 
 _UNADAPTED_LAYERS = 2
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
@@ -59,7 +60,8 @@ def attach(model: Any, rank: int, options: Mapping[str, Any]) -> Any:
     settings = model.config.get_text_config()
     heads = settings.num_attention_heads if options["gate"] == "per_head" else None
     for attention in attentions[-layers:]:
-        insert(attention, GatedPrompts(rank, width(model), heads, next(attention.parameters())))
+        like = next(attention.parameters())
+        insert(attention, GatedPrompts(rank, width(model), heads, like, drawing_device(model, like.device)))
     model.peftbench_adapter = {"adapter_len": rank, "adapter_layers": layers, "gate": options["gate"]}
     return model
 

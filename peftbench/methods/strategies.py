@@ -121,6 +121,11 @@ def refusal(
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 
 
+def why_everywhere(precision: str) -> str:
+    """Return why each rank of a trial under fsdp2 reads the base model itself; empty if rank 0 alone does."""
+    return "bitsandbytes quantizes whole matrices while they are loaded" if precision in QUANTIZED else ""
+
+
 def supported(strategy: str, method: Method, precision: str) -> str:
     """Return why a strategy does not run a method at a precision with AdamW; empty if it does."""
     limits = LIMITS[strategy]

@@ -34,3 +34,14 @@ def like(part: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def is_divided(tensor: torch.Tensor) -> bool:
     """Return whether this process holds a part of a tensor only, or a copy that other processes have, too."""
     return hasattr(tensor, "_local_tensor")
+
+
+def part(values: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return of whole values, which every process has, what it holds of a tensor of their shape."""
+    if not is_divided(tensor):
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    found = distribute_tensor(values, mesh, placements, src_data_rank=None)  # exchanges nothing
+    return own(found).to(own(tensor).device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from peftbench.models import (
     dry_load,
     fp32_parts,
     head,
+    origin,
     padding_rows,
     quantization,
     random_weights,
@@ -33,7 +34,7 @@ from peftbench.models.precision import Precision
 from peftbench.models.storage import checksum as checksum
 from peftbench.models.storage import dtype_name, parameter_count, storage, weights_bytes
 from peftbench.models.storage import quantization_tensors as quantization_tensors
-from peftbench.models.tokenizer import beyond, load_tokenizer, without_embedding
+from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Head
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.wording import abridged
@@ -44,22 +45,12 @@ _UNQUANTIZED_SHARE = 0.01
 routers of a mixture of experts, not for the experts."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a base model came from (``model.peftbench_origin``), for initializations that read more than weights."""
-
-    folder: Path
-    tokenizer: Any
-    trust_remote_code: bool
-    step_examples: Sequence[Sequence[Any]] = ()
-    """The encoded training examples of each optimizer step, in order; empty until the trial has planned them."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
     """A loaded base model, and how it is stored."""
 
     model: Any
+    """Replaced where a rank of several must read the base model after all (``runner.divided_base``)."""
     tokenizer: Any
     parameters: int
     """Number of parameters without a head's, tied ones once; each packed 4-bit weight counts as one."""
@@ -82,8 +73,9 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         precision: how to store the weights.
         trains_base: whether the base model's own weights will train, and so need master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
-        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, for a shape ``random_weights``, and
-            ``head`` for a model that reads whole texts.
+        **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, for a shape ``random_weights``,
+            ``head`` for a model that reads whole texts, and ``draws_on`` if the model goes to another device later
+            (``origin.Origin``).
 
     Raises:
         UserError: if the folder cannot be loaded, or the loaded dtypes are not those of the precision.
@@ -93,8 +85,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
     if precision.quantization:
         settings |= quantization.settings(precision, double_quantization) | {"device_map": {"": device}}
-    torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = precision.tf32  # for convolutions torch's default is True
+    set_products(precision)
     with _loading_errors(folder, device):
         tokenizer = load_tokenizer(folder, trust, ends=asked is None)
         with quantization.every_linear_layer() if "quantization_config" in settings else nullcontext():
@@ -105,7 +96,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     use_one_kernel(model)
-    _guard_embeddings(model, tokenizer)
+    origin.guard_embeddings(model, tokenizer)
     model.requires_grad_(False)
     dtypes = storage(model)
     _check(model, precision, trains_base, dtypes)
@@ -117,10 +108,16 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         dtypes = storage(model)
     total = sum(dtypes.values())
     shares = ", ".join(f"{name} {count / total:.3g}" for name, count in dtypes.most_common())
-    model.peftbench_origin = Origin(folder, tokenizer, trust)
+    model.peftbench_origin = origin.Origin(folder, tokenizer, trust, draws_on=where.get("draws_on"))
     with autocast(precision, device):
         text_part.mark_unreached(model, unreached.names(model, device))
     return Loaded(model, tokenizer, total, weights_bytes(model, head.apart(model)), shares)
+
+
+def set_products(precision: Precision) -> None:
+    """Let this process round the factors of float32 products to TF32, or not."""
+    torch.set_float32_matmul_precision("high" if precision.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = precision.tf32  # for convolutions torch's default is True
 
 
 def _from_files(
@@ -156,24 +153,6 @@ def _from_files(
     if asked is not None:
         head.place(model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
     return model
-
-
-def _guard_embeddings(model: Any, tokenizer: Any) -> None:
-    """Refuse token ids without an embedding when they occur; without such ids in the tokenizer, nothing is checked.
-
-    The data of a suite are checked before a run; prompts of lm-eval's own tasks are seen only here.
-    """
-    size = dry_load.rows(model)
-    tokens = beyond(tokenizer, size)
-    if size is None or not tokens:
-        return
-
-    def check(_: nn.Module, given: tuple[Any, ...]) -> None:
-        ids = given[0] if given and isinstance(given[0], torch.Tensor) else None
-        if ids is not None and ids.numel() and int(ids.max()) >= size:
-            raise UserError(f"a text contains the {without_embedding(ids.flatten().tolist(), tokens, size)}")
-
-    model.get_input_embeddings().register_forward_pre_hook(check)
 
 
 @contextmanager

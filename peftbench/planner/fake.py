@@ -83,7 +83,7 @@ def attach(made: Any, trial: Trial) -> Any:
     method = method_of(trial.method, trial.options)
     with torch.device("meta"):
         try:
-            tuned = resolve(method.attach)(made, trial.rank, _start(trial.options))
+            tuned = resolve(method.attach)(made, trial.rank, unread(trial.options))
         except Exception as error:
             named = f"{method.name} {method.variant}".strip()
             refusal = failures.refusal(error, named, method.attach.partition(".")[0])
@@ -116,7 +116,7 @@ def _names_no_values(error: BaseException) -> bool:
     return re.search(r"(?<![a-z])meta(?![a-z/-])|fake ?tensor", str(error), re.IGNORECASE) is not None
 
 
-def _start(options: Mapping[str, Any]) -> Mapping[str, Any]:
+def unread(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return options whose initialization reads no weights, texts or batches; it does not change memory in training."""
     if "initialization" not in options:
         return options

@@ -43,7 +43,7 @@ def check_decoding(run: Run, loaded: Loaded, examples: Mapping[str, list[Example
         ids = torch.tensor([loaded.tokenizer(prompts[0])["input_ids"] or [loaded.tokenizer.pad_token_id]])
         precision = effective(trial.precision, trial.options)
         longest = ids[:, -trial.evaluation.max_length :]
-        cached_steps.check_inputs(loaded.model, longest, precision, trial.device, loaded.tokenizer.pad_token_id)
+        cached_steps.check_inputs(run.base, longest, precision, trial.device, loaded.tokenizer.pad_token_id)
 
 
 def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[Example]]) -> None:

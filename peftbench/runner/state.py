@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from peftbench.evaluation.structure import Structure
 from peftbench.measure import watch
@@ -58,6 +59,10 @@ class Run:
     """Whether a training step was taken."""
     parallel: Parallel = ALONE
     """How several devices share the trial."""
+    base: Any = None
+    """The untuned base model as this process calls it, until a method is attached."""
+    read_here: Callable[[], Any] | None = None
+    """Reads the base model with its weights, where this process has it without them; None where it has them."""
     bare: Structure | None = None
     """The structure of the base model before a method was attached; None if its inference cost is not measured."""
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.devices import Place
-from peftbench.runner import deploying, devices_of_trial, evaluating, tuning
+from peftbench.runner import deploying, devices_of_trial, divided_base, evaluating, tuning
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.preflight import chats
 from peftbench.runner.state import Run
@@ -130,7 +131,7 @@ def _phases(run: Run) -> tuple[Status, str | None]:
     if trial.retention:
         with run.clock.phase(Phase.RETENTION):
             held = retention.held(trial, trial.retention, loaded.tokenizer)
-            before = held.nats(model)
+            before = held.nats(run.base)
             run.record(retention.columns(held, before, None))
     if trial.training is not None:
         model, status, message = tuning.tune(run, loaded)
@@ -153,16 +154,17 @@ def _load(run: Run) -> Loaded:
         config = load_config(trial.base, folder)
         causality.check_config(config, trial.head is not None)
         base_facts.check(trial, config)
-        loaded = load(
+        whole = partial(
+            load,
             folder,
             precision,
             method.trains_base,
             trial.options.get("double_quantization", True),
-            device=trial.device,
             trust_remote_code=trial.base.trust_remote_code,
             random_weights=trial.base.random_weights,
             head=trial.head,
         )
+        loaded = divided_base.read(run, config, lambda device, draws_on: whole(device=device, draws_on=draws_on))
     loaded.model.name_or_path = find.base_name(trial.base)  # a saved adapter must not name a folder of this machine
     run.record(
         SizeColumns(
@@ -174,11 +176,11 @@ def _load(run: Run) -> Loaded:
         left_out_columns(loaded.model),
         MemoryColumns(memory_kind=peaks.KINDS[trial.device]),
     )
-    run.record_memory("load", peaks.held(loaded.model, method.trains_base))
+    run.record_memory("load", peaks.held(run.base, method.trains_base))
     context_length.check(trial, loaded.model.config)
     with run.clock.phase(Phase.CHECK):
         check = causality.check if trial.head is None else causality.check_padding
-        check(loaded.model, precision, trial.device)
+        check(run.base, precision, trial.device)
     return loaded
 
 

@@ -26,12 +26,13 @@ from peftbench.records.columns.sanity import SanityColumns
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
-from peftbench.runner import checkpoint, resuming
+from peftbench.runner import checkpoint, divided_base, resuming
 from peftbench.runner.checks import first_step, liveness, packed_rows, probe
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop, optimizers
 from peftbench.training import effective as computed_with
 from peftbench.training.encoded import Encoded
+from peftbench.training.parallel import ALONE
 
 
 def seed_all(seed: int) -> None:
@@ -56,7 +57,7 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         loaded.model.peftbench_origin = dataclasses.replace(loaded.model.peftbench_origin, step_examples=step_examples)
     with run.clock.phase(Phase.CHECK):
         few = probe.batch(step_examples, training, loaded.tokenizer.pad_token_id)
-        logits = liveness.probe(loaded.model, few, precision, trial.device)
+        logits = liveness.probe(run.base, few, precision, trial.device)
     if run.job.measures_inference and not method.trains_base:
         run.bare = structure.remember(loaded.model.modules(), weights=False)
     model, learner = _attach(run, loaded, training)
@@ -107,7 +108,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
     with run.clock.phase(Phase.ATTACH):
         seed_all(trial.seed or 0)
         found = matrices(loaded.model)
-        model = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+        model = divided_base.attach(run, loaded)
         run.record(adapted_share.columns(found, model))
         head.trainable(model, getattr(torch, precision.trainable))
         parameters = cast_trainable(model, precision)
@@ -115,7 +116,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
         run.record(SizeColumns(trainable_parameters=own, head_parameters=head.count(model)))
         learner = loop.learner(
             model,
-            parameters,
+            divided_base.divide(run, model, precision) if run.parallel.early else parameters,
             training,
             precision=precision,
             device=trial.device,
@@ -123,6 +124,7 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
             virtual_tokens=context_length.virtual_tokens(trial),
             after_step=resolve(method.after_step) if method.after_step else None,
             progress=importlib.import_module(method.progress) if method.progress else None,
+            parallel=run.parallel if run.parallel.early else ALONE,
         )
     return model, learner
 
@@ -149,7 +151,7 @@ def _reference_seconds(run: Run) -> list[float] | None:
 
 def _distributed(run: Run, model: Any, learner: loop.Learner, before: liveness.Before) -> loop.Learner:
     """Return the learner of a model that is divided among the trial's devices."""
-    if run.parallel.count == 1:
+    if run.parallel.count == 1 or run.parallel.early:
         return learner
     with run.clock.phase(Phase.ATTACH):
         started = run.parallel.gathered((before.trainable, before.frozen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftbench.methods import METHODS, Method, strategies
+from peftbench.models.precision import PRECISIONS
 from peftbench.records import STRATEGIES
 from tools.docs.suite_document import NONE, table
 
@@ -55,3 +56,25 @@ def reasons() -> str:
         for why in dict.fromkeys(filter(None, held.values())):
             rows.append((f"`{name}`", ", ".join(what for what, own in held.items() if own == why), why))
     return table(rows, ("strategy", "does not run", "because"))
+
+
+def loading() -> str:
+    """Return who reads the base model under each strategy, and where it is whole."""
+    kept = {name: strategies.why_everywhere(name) for name in PRECISIONS if "fsdp2" in _run_by(name)}
+    rows = [
+        ("`fsdp2`", ", ".join(n for n, own in kept.items() if own == why), *_readers(why)) for why in {*kept.values()}
+    ]
+    others = [f"`{name}`" for name in STRATEGIES if name != "fsdp2" and not strategies.LIMITS[name].never]
+    rows.append((", ".join(others), "all of theirs", "every rank", "host and device", NONE))
+    return table(sorted(rows), ("strategy", "precisions", "reads the base model", "has it whole", "because"))
+
+
+def _run_by(precision: str) -> list[str]:
+    method = METHODS["lora"]
+    return [name for name in STRATEGIES if not strategies.supported(name, method, precision)]
+
+
+def _readers(why: str) -> tuple[str, str, str]:
+    if why:
+        return "every rank", "each rank's host", why
+    return "rank 0", "the host of rank 0", "the others build it without weights, and get their shards"

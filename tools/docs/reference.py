@@ -136,6 +136,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "strategies": devices_document.overview,
         "strategies by method": devices_document.by_method,
         "why not": devices_document.reasons,
+        "who reads": devices_document.loading,
         "measured": devices_run.measured,
     },
     ROOT / "docs" / "optimizers.md": {

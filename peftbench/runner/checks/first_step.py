@@ -16,7 +16,7 @@ import torch
 
 from peftbench.errors import Unsupported
 from peftbench.methods.record import Method
-from peftbench.models import head
+from peftbench.models import divided, head
 from peftbench.models.load import autocast
 from peftbench.models.unreached import depends_on_tokens
 from peftbench.records import failures
@@ -54,7 +54,8 @@ def check(learner: Learner, base: Any, method: Method, batch: Batch) -> None:
     devices = [torch.cuda.current_device()] if learner.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         if method.virtual_tokens:
-            _check_embeddings(learner, base, method, there)
+            with learner.parallel.in_parts(learner.model):
+                _check_embeddings(learner, base, method, there)
         _check_gradients(learner, method, there)
 
 
@@ -117,7 +118,7 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
     name = _name(method)
     learner.model.train()
     try:
-        zeros = [p for p in learner.parameters if p.numel() <= _SMALL and not bool(p.any())]
+        zeros = [p for p in learner.parameters if p.numel() <= _SMALL and not bool(divided.whole(p).any())]
         with liveness.perturbed(zeros if method.trains_base else learner.parameters):
             with autocast(learner.precision, learner.device):
                 loss = batch_loss(learner.model, whole) / whole.ids.numel()
@@ -142,7 +143,7 @@ def _check_gradients(learner: Learner, method: Method, batch: Batch) -> None:
 
 def _learns(name: str, parameter: torch.Tensor) -> bool:
     """Whether a parameter has a gradient that is not zero, or may have none because of the tokens."""
-    if parameter.grad is not None and bool(parameter.grad.any()):
+    if parameter.grad is not None and bool(divided.whole(parameter.grad).any()):
         return True
     return depends_on_tokens(name) or _ROUTER.search(name) is not None
 
@@ -151,7 +152,7 @@ def _dead_parts(named: list[tuple[str, torch.Tensor]]) -> Iterator[str]:
     """Yield the tensors of virtual tokens of which a part has no gradient, with the size of the part."""
     for name, parameter in named:
         if liveness.VIRTUAL.search(name) and parameter.grad is not None:
-            alive = parameter.grad.reshape(-1, parameter.shape[-1]) != 0
+            alive = divided.whole(parameter.grad).reshape(-1, parameter.shape[-1]) != 0
             share = float(alive.any(1).float().mean() * alive.any(0).float().mean())
             if share < 1:
                 yield (

@@ -68,7 +68,9 @@ def perturbed(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(0)
         for parameter, before in kept:
-            parameter.add_(torch.randn_like(before).mul_(_PERTURBATION))
+            like = divided.own(before).new_empty(before.shape) if divided.is_divided(before) else before
+            noise = torch.randn_like(like).mul_(_PERTURBATION)
+            divided.own(parameter).add_(divided.part(noise, parameter))
     try:
         yield
     finally:

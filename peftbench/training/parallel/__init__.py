@@ -1,10 +1,12 @@
 """One trial on several devices: what each strategy does differently from one process.
 
-Every process of a trial (a rank) runs the same phases on the same data in the same order: it loads the base model,
-attaches the method from the same seed, draws the same batches. A strategy is a subclass of ``Parallel`` that overrides
-what it does otherwise; ``Parallel`` itself is one process alone. It is used in this order:
+Every process of a trial (a rank) runs the same phases on the same data in the same order: it loads the base model
+(where ``early``, rank 0 alone has its weights), attaches the method from the same seed, draws the same batches. A
+strategy is a subclass of ``Parallel`` that overrides what it does otherwise; ``Parallel`` itself is one process alone.
+It is used in this order:
 
-1. ``distribute(model, precision)``: after the method is attached and checked, before the optimizer is made.
+1. ``distribute(model, precision)``: after the method is attached and checked, before the optimizer is made. Where
+   ``early``, ``divide(model, precision, sends)`` comes before the checks, and once before for the base model alone.
 2. ``as_run(batches, pad_id)``, ``gradients(learner, batches, batch_loss)`` and ``clip(parameters, limit)``: in each
    step of ``training.loop``. ``work`` and ``all_work``: after training, to count its operations.
    ``take_up(learner, batch, batch_loss)``: before them, if training continues from a saved state.
@@ -12,7 +14,7 @@ what it does otherwise; ``Parallel`` itself is one process alone. It is used in 
 4. ``settle(model)``: after training and accounting. From here on all ranks call the model in lockstep, with the same
    inputs, for checks and scores; ``model(...)`` and ``model.generate(...)`` must give every rank the whole logits. If
    ``scores`` is false on a rank, it takes no part in the scores.
-5. ``whole(model, everything)``: within it parameters are whole tensors on every rank, to be saved by rank 0.
+5. ``whole(model, everything)``: within it parameters of rank 0 are whole tensors, to be saved.
 
 To add a strategy: a record in ``records.devices.STRATEGIES``, its limits in ``methods.strategies``, a module here with
 its class, and its place in ``_CLASSES``.
@@ -59,6 +61,8 @@ class Parallel:
     """Number of processes."""
     shares = 1
     """Among how many processes the forward passes of a step are divided."""
+    early = False
+    """Whether the base model stays on the host until it is divided, before anything calls it."""
     scores = True
     """Whether this rank runs what follows after the tuned model is saved: where every rank has the whole model, rank 0
     alone does."""
@@ -75,6 +79,21 @@ class Parallel:
         Raises:
             Unsupported: if the model or its method cannot be divided so.
         """
+
+    def divide(self, model: Any, precision: Precision, sends: bool) -> None:
+        """Divide a model that is on the host, where ``early``; afterwards all ranks call it in lockstep.
+
+        Args:
+            model: as for ``distribute``, but on the host.
+            precision: of its forward passes.
+            sends: whether rank 0 alone has the weights, and the model of the others is on ``meta``.
+        """
+        raise NotImplementedError
+
+    @contextmanager
+    def in_parts(self, model: Any) -> Iterator[None]:
+        """Let modules of a model be called by themselves within the context."""
+        yield
 
     def gradients(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> torch.Tensor:
         """Run the forward and backward passes of a step; return the mean loss over its tokens in the loss, a scalar.
@@ -132,7 +151,7 @@ class Parallel:
 
     @contextmanager
     def whole(self, model: Any, everything: bool) -> Iterator[None]:
-        """Give a model whole tensors within the context, on every rank.
+        """Give rank 0's model whole tensors within the context, which may be on the host; every rank must enter it.
 
         Args:
             model: the tuned model.

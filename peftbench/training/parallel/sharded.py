@@ -23,6 +23,7 @@ from peftbench.models.layers import decoder_layers
 from peftbench.models.precision import Precision
 from peftbench.records import Devices
 from peftbench.records.wording import abridged
+from peftbench.training.parallel import shards
 from peftbench.training.parallel.data import DataParallel
 
 if TYPE_CHECKING:
@@ -40,17 +41,13 @@ class FullySharded(DataParallel):
     def __init__(self, devices: Devices, rank: int, device: str) -> None:
         super().__init__(devices, rank, device)
         self._mesh = init_device_mesh(device, (self.count,))
+        self.early = True
         self.multiplied = self.count  # FSDP2 takes the mean over the ranks
 
     def distribute(self, model: Any, precision: Precision) -> None:
         """Divide the parameters; the method's own, in layers or outside, are divided as those of the base model."""
-        try:
-            layers = decoder_layers(model)
-        except LookupError as error:
-            raise Unsupported(f"fsdp2: {error}") from None
-        _check_hooks(model)
-        _check_groups(model, layers)
-        marks = {name: _marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
+        layers = _layers(model)
+        said = {name: shards.marks(p) for name, p in model.named_parameters(remove_duplicate=False)}
         _plain_four_bit(model)
         settings: dict[str, Any] = {"mesh": self._mesh, "reshard_after_forward": True}
         if self.devices.offload == "cpu":
@@ -61,7 +58,29 @@ class FullySharded(DataParallel):
         if hasattr(model, "generate"):
             register_fsdp_forward_method(model, "generate")
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            vars(parameter).update(marks[name])  # what a method, or the base model's class, says of a parameter
+            vars(parameter).update(said[name])  # what a method, or the base model's class, says of a parameter
+
+    def divide(self, model: Any, precision: Precision, sends: bool) -> None:
+        """Divide a model on the host among the ranks' devices, of which none ever holds it whole."""
+        if not sends:
+            self.distribute(model, precision)
+            shards.move_others(model, self.device)
+            return
+        _layers(model)
+        values = shards.taken(model)
+        self.distribute(model, precision)
+        here = values if self.rank == 0 else None
+        shards.fill(model, here, self.rank, self.count, self.device, self.devices.offload == "cpu")
+
+    @contextmanager
+    def in_parts(self, model: Any) -> Iterator[None]:
+        """Gather what is outside of the layers; a layer gathers itself when it is called."""
+        model._get_fsdp_state()._lazy_init()  # else the part that is called first would count as the whole model
+        model.unshard()
+        try:
+            yield
+        finally:
+            model.reshard()
 
     def exchanging(self, learner: Learner, last: bool) -> Any:
         """Return the context of a pass: gradients are exchanged in each."""
@@ -74,19 +93,20 @@ class FullySharded(DataParallel):
 
     @contextmanager
     def whole(self, model: Any, everything: bool) -> Iterator[None]:
-        """Put whole tensors in the places of the shards, one after another."""
+        """Put whole tensors in the places of rank 0's shards, on the host, and gather one after another."""
         kept = [
             (module, name, p)
             for module in model.modules()
             for name, p in module._parameters.items()
             if isinstance(p, DTensor) and (everything or p.requires_grad)
         ]
-        made: dict[int, nn.Parameter] = {}
+        made: dict[int, Any] = {}
         classes = [(m, type(m)) for m in model.modules() if isinstance(m, FSDPModule)]
         try:
             for module, name, p in kept:
                 if id(p) not in made:
-                    made[id(p)] = nn.Parameter(p.full_tensor().detach(), requires_grad=p.requires_grad)
+                    found = p.full_tensor().detach()
+                    made[id(p)] = nn.Parameter(found.cpu(), p.requires_grad) if self.rank == 0 else p
                 module._parameters[name] = made[id(p)]
             for module, kind in classes:  # files name the model's own class
                 module.__class__ = kind.__bases__[1]
@@ -98,9 +118,19 @@ class FullySharded(DataParallel):
                 module._parameters[name] = p
 
 
-def _marks(parameter: nn.Parameter) -> dict[str, Any]:
-    """Return what a method, or the loading of the base model, says of a parameter."""
-    return {n: value for n, value in vars(parameter).items() if n.startswith("peftbench") or n == "quant_state"}
+def _layers(model: Any) -> nn.ModuleList:
+    """Return the decoder layers of a model that can be divided.
+
+    Raises:
+        Unsupported: if it cannot.
+    """
+    try:
+        layers = decoder_layers(model)
+    except LookupError as error:
+        raise Unsupported(f"fsdp2: {error}") from None
+    _check_hooks(model)
+    _check_groups(model, layers)
+    return layers
 
 
 def _plain_four_bit(model: Any) -> None:

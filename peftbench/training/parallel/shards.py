@@ -1,0 +1,162 @@
+"""Weights that one rank holds, handed to all of them in shards: no other rank ever has a whole tensor of them.
+
+A model is built on every rank, on rank 0 with its weights, on the others on ``meta``. After ``taken`` it is on ``meta``
+everywhere, FSDP2 divides it there, and ``fill`` makes each rank's shards and sends them their values.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from peftbench.models import divided
+
+Place = tuple[MutableMapping[str, Any], str]
+"""A dictionary of a module, and the name of a tensor in it."""
+
+
+@dataclass
+class Values:
+    """The tensors of a whole model, on the host of one rank."""
+
+    parameters: list[torch.Tensor]
+    """In the order of the model's parameters, tied ones once."""
+    others: dict[str, torch.Tensor]
+    """Buffers, and tensors that modules hold in other ways."""
+
+
+def marks(parameter: nn.Parameter) -> dict[str, Any]:
+    """Return what a method, or the loading of the base model, says of a parameter."""
+    return {n: value for n, value in vars(parameter).items() if n.startswith("peftbench") or n == "quant_state"}
+
+
+def structure(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """Return what a model is without its values, to be compared: its modules' classes, and its tensors."""
+    numbers: dict[int, int] = {}
+    found: dict[str, tuple[Any, ...]] = {name: (type(m).__qualname__,) for name, m in model.named_modules()}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        tie = numbers.setdefault(id(p), len(numbers))
+        found[f"{name} "] = (tie, tuple(p.shape), str(p.dtype), p.requires_grad, *sorted(marks(p)))
+    for label, buffer in model.named_buffers(remove_duplicate=False):
+        found[f"{label}  "] = (tuple(buffer.shape),)  # loading may give it another dtype, and ``fill`` does, too
+    return found
+
+
+def twin(model: Any) -> Any:
+    """Return a copy of a model that shares its weights, with parameters of its own objects, so that it can be divided.
+
+    What dividing does to the copy, it does not do to the model: its modules, hooks and quantization state are its own.
+    """
+    shared: dict[int, Any] = {}
+    for parameter in model.parameters():
+        same = nn.Parameter(parameter.data.as_subclass(torch.Tensor), requires_grad=False)
+        vars(same).update({name: copy.deepcopy(value) for name, value in marks(parameter).items()})
+        shared[id(parameter)] = same
+    shared |= {id(holder[name]): holder[name].detach().clone() for _, (holder, name) in _others(model)}
+    for name in ("peftbench_origin", "peftbench_head"):  # hooks write to the head's record, and are not copied
+        if (kept := getattr(model, name, None)) is not None:
+            shared[id(kept)] = kept
+    return copy.deepcopy(model, shared)
+
+
+def taken(model: nn.Module) -> Values:
+    """Take the tensors out of a model; in their places are parameters on ``meta``, with the same marks."""
+    found = Values([], {label: holder[name].detach() for label, (holder, name) in _others(model)})
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                hollow = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+                empty = nn.Parameter(hollow, requires_grad=parameter.requires_grad)
+                vars(empty).update(marks(parameter))
+                made[id(parameter)] = empty
+                found.parameters.append(parameter.detach())
+            module._parameters[name] = made[id(parameter)]
+    return found
+
+
+def fill(model: Any, values: Values | None, rank: int, count: int, device: str, offload: bool) -> None:
+    """Make the shards of a model that FSDP2 divided on ``meta``, with the values that rank 0 has. All ranks call it.
+
+    Args:
+        model: the divided model.
+        values: the tensors of the whole model on rank 0, which are freed as they are sent; None on the others.
+        rank: this process.
+        count: number of processes.
+        device: where the model computes.
+        offload: whether its shards wait on the host.
+    """
+    said = {id(p): marks(p) for p in model.parameters()}
+    others = _others(model)
+    told: list[Any] = [None if values is None else {label: tensor.cpu() for label, tensor in values.others.items()}]
+    distributed.broadcast_object_list(told, 0)
+    model.to_empty(device="cpu" if offload else device)
+    for label, (holder, name) in others:
+        if label in told[0]:
+            holder[name] = told[0][label].to(device)
+    queue = [] if values is None else values.parameters[::-1]
+    if values is not None:
+        values.parameters = []
+    for parameter in model.parameters():
+        vars(parameter).update(said[id(parameter)])
+        _receive(parameter, queue.pop() if queue else None, rank, count)
+
+
+@torch.no_grad()
+def _receive(parameter: torch.Tensor, whole: torch.Tensor | None, rank: int, count: int) -> None:
+    """Fill a rank's part of a parameter with its rows of the whole tensor, which rank 0 sends."""
+    own = divided.own(parameter)
+    rows = -(-parameter.shape[0] // count)
+    held = own.new_empty((rows, *own.shape[1:]))
+    parts = None
+    if rank == 0:
+        assert whole is not None
+        assert whole.shape == parameter.shape
+        parts = [torch.zeros_like(held) for _ in range(count)]  # the last may have fewer rows
+        for part, given in zip(parts, whole.split(rows), strict=False):
+            part[: len(given)].copy_(given)
+    # as bytes, which every backend knows
+    distributed.scatter(_bytes(held), None if parts is None else [_bytes(part) for part in parts], 0)
+    own.copy_(held[: len(own)])
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.flatten().view(torch.uint8)
+
+
+def move_others(model: nn.Module, device: str) -> None:
+    """Move the tensors of a model that are not parameters, which FSDP2 does not all know of."""
+    for _, (holder, name) in _others(model):
+        holder[name] = holder[name].to(device)
+    for module in model.modules():
+        for owner in (module, *module.parameters(recurse=False)):  # FSDP2 does not know bitsandbytes' states either
+            if (state := getattr(owner, "quant_state", None)) is not None:
+                state.to(device)
+
+
+def _others(model: nn.Module) -> list[tuple[str, Place]]:
+    """Return the places of the tensors of a model that are not parameters, with their names, in a fixed order."""
+    found = []
+    for path, module in model.named_modules():
+        for kind, holder in _holders(module):
+            places = [name for name, value in holder.items() if _is_other(value)]
+            found += [(f"{path}.{name} ({kind})", (holder, name)) for name in places]
+    return found
+
+
+def _is_other(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter)
+
+
+def _holders(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the dictionaries that hold a module's tensors besides parameters: buffers, attributes, dicts of these."""
+    yield "buffer", module._buffers
+    yield "attribute", vars(module)
+    yield from ((name, v) for name, v in vars(module).items() if isinstance(v, Mapping) and not name.startswith("_"))
