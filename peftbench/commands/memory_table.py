@@ -35,7 +35,14 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
         yield from _table(known, asked)
         device = _ON_GPU if known[0].trial.device == "cuda" else ""
         meanings = (each.format(shape=_shape(known), device=device, missing=MISSING) for each in _MEANINGS)
-        for note in (*meanings, *_ranks(known), *_attention(known), *_beside(known), *_budget(known, asked)):
+        for note in (
+            *meanings,
+            *_ranks(known),
+            *_attention(known),
+            *_logits(known),
+            *_beside(known),
+            *_budget(known, asked),
+        ):
             yield from textwrap.wrap(note, _WIDTH)
         yield from _levers(known)
     cells: dict[str, list[str]] = {}
@@ -62,6 +69,17 @@ def _attention(found: Sequence[Forecast]) -> Iterator[str]:
     if cells:
         which = "every cell" if len(cells) == len(found) else ", ".join(cells)
         yield f"Attention matrices are saved whole in {which}, as the CPU has no fused kernel for this case."
+
+
+def _logits(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield how many tokens are taken to be in the loss, if logits are made for these alone."""
+    kinds = dict.fromkeys(f.trial.training.logits for f in found if f.trial.training)
+    if some := [kind for kind in kinds if kind != "all"]:
+        yield (
+            f"With logits: {' or '.join(some)}, logits are made for the tokens in the loss alone. How many of a row "
+            "these are depends on the data; here they are all but its first token, the most there can be. A run "
+            "predicts each trial's peak from its own batches."
+        )
 
 
 def _beside(found: Sequence[Forecast]) -> Iterator[str]:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from peftbench.suite import Suite
 
 
+_TRAIN = (
+    *("batch_size", "micro_batch_size", "learning_rate", "optimizer", "gradient_checkpointing", "logits", "steps"),
+    "epochs",
+)
+"""Training settings of each cell."""
+
+
 @dataclass(frozen=True)
 class Said:
     """What a plan says in words."""
@@ -60,8 +67,7 @@ def of_cells(suite: Suite, trials: Sequence[Trial], said: Said, candidates: int 
 
 def _cell(trial: Trial, reason: str | None) -> dict[str, Any]:
     training = trial.training
-    keys = ("batch_size", "micro_batch_size", "learning_rate", "optimizer", "gradient_checkpointing", "steps", "epochs")
-    train = {key: getattr(training, key) for key in keys} if training else None
+    train = {key: getattr(training, key) for key in _TRAIN} if training else None
     if train and training:
         train["sequence_length_tokens"] = training.sequence_length
     return {

@@ -27,6 +27,8 @@ class Limits:
     """Why it runs no method but those of ``runs``; empty if it runs all that are not in ``methods``."""
     runs: tuple[str, ...] = ()
     optimizers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    logits: str = ""
+    """Why it makes logits at all positions only; empty if it can make them at some alone."""
     gradient_scaling: str = ""
     """Why it cannot scale gradients, as fp16 does; empty if it can."""
 
@@ -94,6 +96,8 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             others="its tensors are not assigned to stages; use ddp or fsdp2",
             runs=_DIVIDED,
             optimizers=_ONE_DEVICE,
+            logits="what a stage gives has one shape in all micro-batches, and each has other positions in the loss; "
+            "use logits: all, or tp",
             gradient_scaling=_SCALER,
         ),
         "device_map": Limits("this release does not run it; use ddp or fsdp2"),
@@ -116,7 +120,7 @@ def refusal(
     """
     if devices is None or training is None:
         return None
-    why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training.optimizer)
+    why = _why_not_at_all(devices, device) or _why_not(LIMITS[devices.strategy], method, precision, training)
     name = f"{method.name} {method.variant}".strip()
     return Refusal(f"{name} {precision} does not run on {devices.name}", why) if why else None
 
@@ -127,9 +131,9 @@ def why_everywhere(precision: str) -> str:
 
 
 def supported(strategy: str, method: Method, precision: str) -> str:
-    """Return why a strategy does not run a method at a precision with AdamW; empty if it does."""
+    """Return why a strategy does not run a method at a precision with the default settings; empty if it does."""
     limits = LIMITS[strategy]
-    return limits.never or _why_not(limits, method, precision, "adamw")
+    return limits.never or _why_not(limits, method, precision, None)
 
 
 def _why_not_at_all(devices: Devices, device: str) -> str:
@@ -139,13 +143,15 @@ def _why_not_at_all(devices: Devices, device: str) -> str:
     return LIMITS[devices.strategy].never
 
 
-def _why_not(limits: Limits, method: Method, precision: str, optimizer: str) -> str:
+def _why_not(limits: Limits, method: Method, precision: str, training: Training | None) -> str:
     scaled = effective(precision, {}).gradient_scaling
+    optimizer, logits = (training.optimizer, training.logits) if training else ("adamw", "all")
     return (
         limits.methods.get(f"{method.name} {method.variant}".strip(), "")
         or (limits.others if limits.runs and method.name not in limits.runs else "")
         or limits.precisions.get(precision, "")
         or limits.optimizers.get(optimizer, "")
+        or (limits.logits if logits != "all" else "")
         or (limits.gradient_scaling if scaled else "")
     )
 

@@ -13,7 +13,7 @@ from peftbench.planner.records import Pass
 from peftbench.records import Devices, Training, Trial
 from peftbench.records.units import memory
 from peftbench.training import packing
-from peftbench.training.batches import Encoded
+from peftbench.training.encoded import Encoded, Row
 
 
 def check(
@@ -67,10 +67,15 @@ def passes(
     """
     if devices is not None:
         every = packing.forward_passes(step, training)
-        return tuple(Pass(*packing.shape(rows), packing.masked(rows), training.packing) for rows in every)
+        return tuple(_pass(rows, training) for rows in every)
     first, *later = packing.forward_passes(step, training)
-    sizes = [packing.sizes(rows, virtual) for rows in later]
+    sizes = [packing.sizes(rows, virtual, training.logits) for rows in later]
     kinds = zip(*sizes, strict=True)
     largest = dict.fromkeys(kind.index(max(kind)) for kind in kinds if max(kind))
     taken = (first, *(later[i] for i in largest))
-    return tuple(Pass(*packing.shape(rows), packing.masked(rows), training.packing) for rows in taken)
+    return tuple(_pass(rows, training) for rows in taken)
+
+
+def _pass(rows: Sequence[Row], training: Training) -> Pass:
+    bearing = None if training.logits == "all" else packing.bearing(rows)
+    return Pass(*packing.shape(rows), packing.masked(rows), training.packing, bearing)

@@ -28,6 +28,9 @@ class Pass:
     """Whether attention gets a mask, because rows have padding or hold several examples."""
     packed: bool = False
     """Whether a row holds several examples."""
+    bearing: int | None = None
+    """Tokens in the loss, for a trial that makes logits for these alone; None for the most there can be, all but the
+    first of each row."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from peftbench.planner import cuda_reserve, fake
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, flops, loop, optimizers
+from peftbench.training import batches, flops, logits, loop, optimizers
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -124,11 +124,22 @@ def _batch(shape: Pass, trial: Trial) -> Batch:
     positions = torch.zeros_like(ids) if shape.packed else None
     task = batches.head_task(trial)
     if task is None:
-        return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), positions)
+        return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), positions, bearing=_bearing(shape, trial))
     kind = torch.long if task.kind == "classification" else torch.float32
     types = torch.zeros_like(ids) if task.prompt_pair else None
     targets = torch.zeros(shape.examples, dtype=kind)
     return Batch(ids, torch.ones_like(ids), torch.zeros_like(ids), positions, targets, types)
+
+
+def _bearing(shape: Pass, trial: Trial) -> logits.Bearing | None:
+    """Return positions that stand for those that bear loss, as many as in the forward pass."""
+    assert trial.training is not None
+    kind = trial.training.logits
+    if kind == logits.ALL:
+        return None
+    count = shape.examples * (shape.tokens - 1) if shape.bearing is None else shape.bearing
+    rows, places = (torch.zeros(count, dtype=torch.long) for _ in range(2))
+    return logits.Bearing(rows, places, logits.CHUNK if kind == logits.CHUNKED else None)
 
 
 class _Windows:

@@ -97,6 +97,9 @@ class Training:
     """Whether examples share rows of at most ``sequence_length`` tokens, without attention between examples."""
     profile: str | None = None
     """``paper`` or ``shared`` if that changed the cell's settings; None for the method's own recipe."""
+    logits: str = "all"
+    """Where logits are made: ``all`` positions, those that bear loss (``loss_bearing``), or these in chunks that are
+    computed twice (``chunked``). The loss is the same up to rounding."""
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
-from peftbench.runner.checks import first_step, liveness, packed_rows, probe
+from peftbench.runner.checks import first_step, liveness, packed_rows, probe, some_logits
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop, optimizers
 from peftbench.training import effective as computed_with
+from peftbench.training import logits as logits_of
 from peftbench.training.encoded import Encoded
 from peftbench.training.parallel import ALONE
 
@@ -67,6 +68,8 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
         if training.packing:
             with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
                 packed_rows.check(learner, step_examples)
+        if training.logits != logits_of.ALL:
+            some_logits.check(learner, few)
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )

@@ -86,6 +86,9 @@ def cell_problems(cell: Cell, suite: Suite) -> Iterable[str]:
         yield f"{cell.where}: packing: a head reads one text per row; allowed in a {task.kind} task: false"
     if cell.settings["loss_on"] == "all":
         yield f"{cell.where}: loss_on: given all; a head has no loss on tokens; remove the key"
+    if cell.settings["logits"] != "all":
+        given = cell.settings["logits"]
+        yield f"{cell.where}: logits: given {given}; a head gives one output per text, not per token; remove the key"
 
 
 def refusal(method: Method, tasks: Iterable[Task]) -> Refusal | None:

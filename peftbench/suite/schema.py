@@ -65,6 +65,11 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         ),
         "clip_norm": Setting(Positive | None, 1.0, "largest gradient norm; null for no clipping"),
         "gradient_checkpointing": Setting(bool, False, "recompute activations in the backward pass"),
+        "logits": Setting(
+            Literal["all", "loss_bearing", "chunked"],
+            "all",
+            "where logits are made: at all positions, at those that bear loss, or at these in chunks computed twice",
+        ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),
         "validate_every": Setting(Count | None, None, "steps between validation losses; null for none"),

@@ -7,14 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peftbench.models.find import _without_folders, base_name
-from peftbench.records import Retention, Trial
+from peftbench.records import Retention, Training, Trial
 from peftbench.version import PROTOCOL
 
 _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
+LATER: Mapping[str, Any] = MappingProxyType({"logits": "all"})
+"""Training settings that results of this version may be older than, with their default: how trials were run before."""
 KEY_VERSION = 2
 """Version of what enters a key. Version 1 left out settings at their default if results were older than the setting."""
 
@@ -39,7 +42,7 @@ def settings(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "tasks": tasks,
         "evaluate": list(trial.evaluate),
-        "train": dataclasses.asdict(trial.training) if trial.training else None,
+        "train": _training(trial.training) if trial.training else None,
         "evaluation": dataclasses.asdict(trial.evaluation),
         "device": trial.device,
         "threads": trial.threads,
@@ -48,6 +51,12 @@ def settings(trial: Trial) -> dict[str, Any]:
         "deployed": list(trial.deployed),
         **({"devices": dataclasses.asdict(trial.devices)} if trial.devices else {}),
     }
+
+
+def _training(training: Training) -> dict[str, Any]:
+    """Return the training settings; those of ``LATER`` only if they are not at their default."""
+    plain = dataclasses.asdict(training)
+    return {name: value for name, value in plain.items() if name not in LATER or value != LATER[name]}
 
 
 def _retention(source: Retention | None) -> dict[str, Any] | None:
@@ -66,8 +75,8 @@ def key(trial: Trial, base_sha256: str, data_sha256: str, retention_sha256: str 
     """Return the trial's key: 16 hexadecimal digits of a hash of everything that its numbers depend on.
 
     All settings enter, also those at their default; a setting that is added later therefore changes every key, but for
-    ``devices``, which enters only if a trial has several. Files enter with their content, not with their names, folders
-    and revisions. The suite's name and the time limit do not enter.
+    ``devices``, which enters only if a trial has several, and those of ``LATER``. Files enter with their content, not
+    with their names, folders and revisions. The suite's name and the time limit do not enter.
 
     Args:
         trial: the trial.

@@ -24,8 +24,9 @@ def largest_steps(
     """Return the steps among which is the one with the highest memory peak; usually a single step.
 
     Candidates have the forward pass with the most tokens, with the most pairs of tokens (which unfused attention
-    holds), and with the most pairs under a mask. Later passes of a step come before its first one, because gradients
-    already exist during them. Not considered are the inputs of a step's other passes, which are in memory too.
+    holds), with the most pairs under a mask and, where logits depend on it, with the most tokens in the loss. Later
+    passes of a step come before its first one, because gradients already exist during them. Not considered are the
+    inputs of a step's other passes, which are in memory too.
 
     Args:
         step_examples: the examples of each step.
@@ -33,7 +34,8 @@ def largest_steps(
         virtual: virtual tokens that the method puts before each row.
     """
     known = [
-        [packing.sizes(rows, virtual) for rows in packing.forward_passes(step, training)] for step in step_examples
+        [packing.sizes(rows, virtual, training.logits) for rows in packing.forward_passes(step, training)]
+        for step in step_examples
     ]
     found: dict[int, Sequence[Encoded]] = {}
     for kind in range(len(known[0][0])):

@@ -19,7 +19,7 @@ from peftbench.records.columns.data import DataColumns
 from peftbench.records.columns.trial import InputColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.tasks import chat, read
-from peftbench.training import packing
+from peftbench.training import logits, packing
 from peftbench.training.encoded import Encoded, Identity, Row, encode, encode_texts
 
 IGNORED = -100
@@ -49,6 +49,8 @@ class Batch:
     """(b,): what a head for whole texts should give, a class's index or a float for regression; None without a head."""
     types: torch.Tensor | None = None
     """(b, t): which text of a pair each token belongs to; None if there is no pair, or the model is not told."""
+    bearing: logits.Bearing | None = None
+    """Where logits are made; None for every position."""
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -67,7 +69,7 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """Return the batch on a device."""
-        every = (self.ids, self.mask, self.labels, self.positions, self.targets, self.types)
+        every = (self.ids, self.mask, self.labels, self.positions, self.targets, self.types, self.bearing)
         return Batch(*(None if found is None else found.to(device) for found in every))  # type: ignore[arg-type]
 
 
@@ -291,4 +293,11 @@ def columns(prepared: Prepared) -> tuple[InputColumns, WorkColumns, DataColumns]
 def micro_batches(step: Sequence[Encoded], training: Training, pad_id: int) -> list[Batch]:
     """Return the batches of one step's forward passes."""
     fill = pack if training.packing else _filled
-    return [fill(rows, pad_id) for rows in packing.forward_passes(step, training)]
+    return [bearing(fill(rows, pad_id), training) for rows in packing.forward_passes(step, training)]
+
+
+def bearing(batch: Batch, training: Training) -> Batch:
+    """Return a batch with the positions at which the training settings let logits be made."""
+    if batch.targets is not None or training.logits == logits.ALL:
+        return batch
+    return replace(batch, bearing=logits.bearing(batch.labels != IGNORED, training.logits))

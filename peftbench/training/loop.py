@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import optimizers, several_optimizers
+from peftbench.training import logits, optimizers, several_optimizers
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -68,7 +68,11 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
         training: the settings.
         **where: the other fields of ``Learner``: precision, device, pad_id, virtual_tokens, after_step, progress,
             parallel.
+
+    Raises:
+        Unsupported: if logits cannot be made where the settings want them alone.
     """
+    logits.check(model, training.logits)
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
     )

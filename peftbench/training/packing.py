@@ -38,16 +38,26 @@ def masked(rows: Sequence[Row]) -> bool:
     return any(len(row) > 1 or tokens(row) < longest for row in rows)
 
 
-def sizes(rows: Sequence[Row], virtual: int) -> tuple[int, int, int]:
-    """Return what the memory of a forward pass grows with: tokens, pairs of tokens, and pairs of tokens under a mask.
+def bearing(rows: Sequence[Row]) -> int:
+    """Return the number of tokens in the loss."""
+    return sum(end - first for row in rows for example in row for first, end in example.loss_spans)
+
+
+def sizes(rows: Sequence[Row], virtual: int, logits: str) -> tuple[int, ...]:
+    """Return what the memory of a forward pass grows with.
+
+    These are tokens, pairs of tokens, pairs of tokens under a mask and, unless all positions have logits, tokens in the
+    loss.
 
     Args:
         rows: the rows of the pass.
         virtual: virtual tokens that the method puts before each row.
+        logits: the setting ``train.logits``.
     """
     b, t = shape(rows)
     pairs = b * (t + virtual) ** 2
-    return b * (t + virtual), pairs, pairs if masked(rows) else 0
+    found = b * (t + virtual), pairs, pairs if masked(rows) else 0
+    return found if logits == "all" else (*found, bearing(rows))
 
 
 def _packed(examples: Sequence[Encoded], longest: int) -> Sequence[Row]:

@@ -53,6 +53,10 @@ SAMPLE = [
     ("qlora", "fp4-fp32", SHAPE, {"options": {"double_quantization": False, "dora": True}}),
     slow("qlora", "nf4", [Pass(3, 20, padded=False)], {"options": {"compute_dtype": "fp16"}}),
     ("peft", "fp32", SHAPE, {"options": {"peft_type": "VERA"}}),
+    ("prompt_tuning", "bf16", TWO, {"training": {"logits": "loss_bearing"}}),
+    slow("full", "fp32", TWO, {"training": {"logits": "loss_bearing"}}),
+    ("full", "fp32", TWO, {"training": {"logits": "chunked"}}),
+    slow("qlora", "nf4", TWO, {"training": {"logits": "chunked", "gradient_checkpointing": True}}),
 ]
 
 

@@ -13,6 +13,7 @@ from peftbench.models import find
 from peftbench.records import Result, Status
 from peftbench.report import collect, table
 from peftbench.report.notes import unequal_settings
+from peftbench.report.tables import settings as settings_table
 from peftbench.results.store import record_grid, recorded_grid
 from peftbench.runner import rows as runner_rows
 from peftbench.runner.executor import Event, local
@@ -185,6 +186,21 @@ def test_an_older_row_has_the_default_of_a_setting_that_was_added_later(tmp_path
     assert content(tmp_path / "default", *rows) == []
     (found,) = content(tmp_path / "changed", rows[0], row("lora", train={"group_by_length": True}, schema_version=1))
     assert found.startswith("(training): group_by_length ")
+
+
+def test_a_row_that_does_not_state_where_logits_are_made_has_them_everywhere(tmp_path):
+    rows = [row("full"), row("lora", train={"logits": "chunked"}), row("base", None)]
+    (found,) = content(tmp_path / "r", *rows)
+    assert found == "(training): logits all (full fine-tuning), logits chunked (LoRA)."
+    shown = dict(settings_table.audit(collect.collect(tmp_path / "r" / "r")).differing)
+    assert shown["train.logits"] == ("–", "all", "chunked")
+    both = [
+        row(m, cell=f"{m} logits={k} fp32", train={"logits": k} if k != "all" else {})
+        for m in ("full", "lora")
+        for k in ("all", "chunked")
+    ]
+    assert content(tmp_path / "axis", *both) == []
+    assert "train.logits" not in dict(settings_table.audit(collect.collect(tmp_path / "axis" / "r")).common)
 
 
 def test_the_work_of_unsupported_and_failed_trials_is_not_compared(tmp_path):

@@ -175,6 +175,15 @@ def test_training_settings_on_several_devices_do_what_they_do_in_one_process(cha
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [DDP, FSDP2, Devices("tp", 2)], ids=lambda d: d.name)
+@pytest.mark.parametrize(("method", "kind"), [("full", "chunked"), ("lora", "loss_bearing"), ("lora", "chunked")])
+def test_logits_of_some_positions_on_several_devices_train_as_all_in_one_process(method, kind, devices, tiny, tmp_path):
+    alone = made_for(None, tiny, tmp_path, method, training=SPLIT)
+    several = made_for(devices, tiny, tmp_path, method, training=SPLIT | {"logits": kind})
+    agree(*finished([alone, several], tmp_path))
+
+
+@pytest.mark.slow
 def test_ranks_stop_at_the_same_step_when_a_budget_of_seconds_is_used_up(tiny, tmp_path):
     made = made_for(FSDP2, tiny, tmp_path, training=SPLIT | {"steps": None, "seconds": 1.0})
     (found,) = finished([made], tmp_path)

@@ -44,6 +44,14 @@ def test_devices_are_an_axis_of_every_cell_that_trains(tmp_path):
     assert refused.unsupported.startswith("qlora nf4 does not run on fsdp2x4+cpu, because bitsandbytes' optimizers")
 
 
+def test_only_a_pipeline_needs_logits_at_every_position(tmp_path):
+    devices = ", ".join(f"{{strategy: {name}, count: 2}}" for name in ("ddp", "fsdp2", "tp", "pp"))
+    path = tmp_path / "s.yaml"
+    path.write_text(SUITE.replace("batch_size: 6", "batch_size: 6, logits: [all, chunked]") + f"devices: [{devices}]\n")
+    refused = [t.cell for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
+    assert refused == ["full logits=chunked ppx2 fp32"]
+
+
 @pytest.mark.parametrize(
     ("devices", "said"),
     [
@@ -64,7 +72,7 @@ def test_a_wrong_value_is_named_with_its_line(devices, said, tmp_path):
 
 def test_every_refusal_has_a_reason_that_names_a_way_out():
     for name, limits in strategies.LIMITS.items():
-        why = [limits.never, limits.gradient_scaling]
+        why = [limits.never, limits.logits, limits.gradient_scaling]
         for table in (limits.precisions, limits.methods, limits.optimizers):
             why += table.values()
         assert all("use " in reason for reason in why if reason), name

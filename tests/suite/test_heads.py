@@ -59,6 +59,7 @@ def test_pairs_enter_the_examples_and_their_fingerprint(tmp_path):
     [
         ({}, {"train": {"packing": True}}, "packing: a head reads one text per row"),
         ({}, {"train": {"loss_on": "all"}}, "a head has no loss on tokens"),
+        ({}, {"train": {"logits": "chunked"}}, "logits: given chunked; a head gives one output per text"),
         ({"chat": True}, {}, "a head reads the text alone, not as a message of a chat"),
         ({"num_fewshot": 2}, {}, "without solved examples"),
         ({"max_new_tokens": 3}, {}, "nothing is decoded; this task's kind is classification"),

@@ -51,6 +51,7 @@ def reasons() -> str:
             "other methods": limits.others,
             **limits.precisions,
             **limits.optimizers,
+            "`logits: loss_bearing` or `chunked`": limits.logits,
             "fp16": limits.gradient_scaling,
         }
         for why in dict.fromkeys(filter(None, held.values())):

@@ -28,7 +28,7 @@ from peftbench.planner.predict import predict
 from peftbench.planner.records import Pass, Prediction
 from peftbench.records import Trial
 from peftbench.records.resolve import resolve
-from peftbench.training import accounting, batches, loop
+from peftbench.training import accounting, batches, loop, packing
 from tests.support import trials
 
 PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "planner.json"
@@ -119,12 +119,17 @@ def examples(shapes: Sequence[Pass]) -> list[batches.Encoded]:
     return [batches.Encoded((5,) * length, 2, False, ("x", index)) for index, length in enumerate(lengths)]
 
 
+def _bearing(shape: Pass) -> int:
+    """Return the tokens in the loss of the examples of a shape; it is read only if logits are made for these alone."""
+    return packing.bearing([[e] for e in examples([shape])])
+
+
 def compare(folder: Path, method: str, precision: str, shapes: Sequence[Pass], **changes: Any) -> tuple[Any, ...]:
     """Return the prediction, the real base model and the real memory counts of a trial changed by ``changes``."""
     training = {"batch_size": sum(s.examples for s in shapes), "micro_batch_size": shapes[0].examples}
     training |= changes.pop("training", {})
     trial = trials.trial(folder, Path(tempfile.gettempdir()) / "tasks", method, precision, training=training, **changes)
-    found: Prediction = predict(trial, folder, shapes)
+    found: Prediction = predict(trial, folder, [dataclasses.replace(s, bearing=_bearing(s)) for s in shapes])
     return (found, *account(trial, folder, shapes))
 
 

@@ -21,6 +21,7 @@ from peftbench.records import Status
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.report.collect import Cell, Results, read_json
 from peftbench.report.flat import flat_texts, natural, plain
+from peftbench.suite.trial_key import LATER
 
 AXES = ("method", "precision", "rank", "seed", "cell", "devices")
 """Settings in which rows differ on purpose; they are part of the cells' names."""
@@ -218,6 +219,8 @@ def _value_of(row: AuditRow, setting: str) -> str:
 
 
 def _absent(kind: str, name: str) -> str:
+    if kind == "training" and name.removeprefix("train.") in LATER:
+        return plain(LATER[name.removeprefix("train.")])
     return "none" if kind in ("training", "base", "evaluation", "options") else "not recorded"
 
 

@@ -19,6 +19,7 @@ _MUST_EQUAL = {
     "train.micro_batch_size": "micro-batch sizes",
     "train.sequence_length": "sequence lengths",
     "train.packing": "packing",
+    "train.logits": "the positions that have logits",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
 WHOLE_RUN = "reserved_whole_run"

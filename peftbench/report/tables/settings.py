@@ -8,8 +8,9 @@ from peftbench.methods import METHODS
 from peftbench.records import units as fmt
 from peftbench.report.collect import Results, method_title, read_json
 from peftbench.report.derived.unequal_settings import AXES
-from peftbench.report.flat import flat_texts, natural
+from peftbench.report.flat import flat_texts, natural, plain
 from peftbench.report.notes import settings as notes
+from peftbench.suite.trial_key import LATER
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,19 @@ def audit(results: Results) -> Audit:
 def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
     """Return each method's settings with all their values in its rows."""
     per_method: dict[str, dict[str, set[str]]] = {}
-    for cell in results.cells:
-        found = per_method.setdefault(cell.method, {})
-        for settings in cell.texts("settings_json", ok=False):
-            for name, value in flat_texts(read_json(settings)).items():
-                if name not in AXES:
-                    found.setdefault(name, set()).add(_shown(cell.method, name, value))
+    every = [
+        (cell.method, flat_texts(read_json(text)))
+        for cell in results.cells
+        for text in cell.texts("settings_json", ok=False)
+    ]
+    later = {f"train.{name}": plain(value) for name, value in LATER.items()}
+    later = {name: value for name, value in later.items() if any(name in settings for _, settings in every)}
+    for method, settings in every:
+        found = per_method.setdefault(method, {})
+        trained = any(name.startswith("train.") for name in settings)
+        for name, value in {**(later if trained else {}), **settings}.items():
+            if name not in AXES:
+                found.setdefault(name, set()).add(_shown(method, name, value))
     return per_method
 
 
