@@ -37,6 +37,7 @@ from tools.docs import (
     findings,
     gpu_document,
     history_document,
+    ladder_document,
     nightly_document,
     optimizer_document,
     peer_document,
@@ -221,6 +222,11 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "beside": arithmetic.beside,
         "accuracy": planner_accuracy.summary,
         "table": planner_accuracy.table,
+    },
+    ROOT / "docs" / "ladder.md": {
+        "ladder run": ladder_document.run,
+        "ladder exact": ladder_document.exact,
+        "ladder tables": ladder_document.tables,
     },
     PAGES / "nano_ranks.md": {
         "ranks": lambda: report.table(RESULTS / "nano_grid", "ranks").rstrip(),

@@ -1,0 +1,39 @@
+"""The record behind docs/ladder.md: its axes, and that a saving is predicted as it is measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench.suite.schema import TRAIN
+from tools.validation import ladder
+
+
+def test_every_axis_is_measured_for_each_of_its_methods_and_bases():
+    found = {(row.axis, row.base, row.method, row.setting) for row in ladder.stored()}
+    assert found == {
+        (axis, base, method, ladder.shown(settings))
+        for axis, record in ladder.AXES.items()
+        for base in ladder.BASES
+        for method in record.methods
+        for settings in record.settings
+    }
+    assert all(key in TRAIN for record in ladder.AXES.values() for settings in record.settings for key in settings)
+
+
+@pytest.mark.parametrize("row", ladder.stored(), ids=lambda row: f"{row.base} {row.method} {row.setting}")
+def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_why_not(row):
+    assert row.predicted == pytest.approx(row.measured, rel=1e-3)
+    assert sum(row.saved.values()) == row.baseline_measured - row.measured
+    assert ladder.AXES[row.axis].other_loss or row.loss_difference < (1e-5 if row.precision == "fp32" else 5e-3)
+
+
+def test_a_row_is_made_of_two_sides(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "PAIRS", 1)
+    home = ladder.base("nano", tmp_path)
+    one, other = (
+        ladder.side(ladder.made(home, tmp_path, "lora", settings), home) for settings in ({}, {"logits": "chunked"})
+    )
+    row = ladder.row("logits", "nano", one, other, "logits: chunked")
+    assert (row.baseline_predicted, row.predicted) == (row.baseline_measured, row.measured)
+    assert row.measured < row.baseline_measured
+    assert row.loss_difference < 1e-5

@@ -1,0 +1,88 @@
+"""The generated parts of ``docs/ladder.md``, from the record that ``python -m tools.validation.ladder`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from peftbench.records import Category
+from tools.docs.suite_document import NONE, table
+from tools.validation import ladder
+from tools.validation.ladder import AXES, Row
+
+_HEAD = (
+    *("setting", "method", "peak, MiB", "saved, MiB: predicted", "measured", "of the peak", "mostly of"),
+    *("CPU time of a step", "loss"),
+)
+_EQUAL = 1e-5
+"""Largest relative difference of losses that is called rounding in fp32; in 16 bits it is said as a number."""
+
+
+def run() -> str:
+    """Return what was measured, and with which versions."""
+    found = json.loads(ladder.PATH.read_text())["libraries"]
+    libraries = ", ".join(f"{name} {version}" for name, version in found.items())
+    large = ladder.BASES["32k"]
+    return (
+        f"Steps of {ladder.EXAMPLES} examples in one forward pass, of {ladder.TOKENS - 16} to "
+        f"{ladder.TOKENS} tokens, the last {ladder.ANSWER} of which bear loss; AdamW; one thread. `32k` is a Llama "
+        f"with random weights, a vocabulary of {large['vocab_size']:,}, a width of {large['hidden_size']} and "
+        f"{large['num_hidden_layers']} layers, whose head is tied to its embedding. Times are medians of "
+        f"{ladder.PAIRS} pairs of steps, in brackets the smallest and largest ratio. With {libraries}."
+    )
+
+
+def tables() -> str:
+    """Return a table for each axis and base model."""
+    parts = []
+    for axis, record in AXES.items():
+        parts.append(f"### {record.title[0].upper()}{record.title[1:]}")
+        for base in ladder.BASES:
+            own = [row for row in ladder.stored() if (row.axis, row.base) == (axis, base)]
+            parts += [f"On `{base}`:", table([_row(row) for row in own], _HEAD)] if own else []
+        if record.other_loss:
+            parts.append(f"Losses: {record.other_loss}.")
+    return "\n\n".join(parts)
+
+
+def _row(row: Row) -> Sequence[str]:
+    predicted, measured = (row.baseline_predicted - row.predicted, row.baseline_measured - row.measured)
+    low, high = row.time_ratios
+    return (
+        f"`{row.setting}`",
+        f"{row.method} {row.precision}",
+        f"{row.baseline_measured / 2**20:.2f}",
+        f"{predicted / 2**20:.2f}",
+        f"{measured / 2**20:.2f}",
+        f"{measured / row.baseline_measured:.0%}",
+        _mostly(row),
+        f"x {row.time_ratio:.2f} ({low:.2f} to {high:.2f})",
+        _loss(row),
+    )
+
+
+def _mostly(row: Row) -> str:
+    """Return the category that saves most; a dash if none saves anything."""
+    most = max(row.saved, key=lambda name: row.saved[name], default=None)
+    return NONE if most is None or row.saved[most] <= 0 else Category(most).heading
+
+
+def _loss(row: Row) -> str:
+    if AXES[row.axis].other_loss:
+        return "another"
+    if row.loss_difference <= _EQUAL:
+        return "equal" if row.loss_difference == 0 else "equal to rounding"
+    return f"within {row.loss_difference:.0e}"
+
+
+def exact() -> str:
+    """Return how many predictions are equal to the byte."""
+    found = ladder.stored()
+    both = [row for row in found if (row.predicted, row.baseline_predicted) == (row.measured, row.baseline_measured)]
+    worst = max(found, key=lambda row: abs(row.predicted / row.measured - 1))
+    if len(both) == len(found):
+        return f"All {len(found)} predictions are equal to the measured bytes."
+    return (
+        f"Of {len(found)} predictions {len(both)} are equal to the measured bytes; the largest error is "
+        f"{worst.predicted / worst.measured - 1:+.3%} ({worst.method}, {worst.setting}, on {worst.base})."
+    )

@@ -1,0 +1,271 @@
+"""What each way to save memory saves and costs, alone: ``python -m tools.validation.ladder [--axes NAME ...]``.
+
+For each axis of ``AXES``, each of its methods and each base of ``BASES``, training steps with one setting changed are
+compared with those of the baseline: the peak of a step, predicted from the config and counted by the ledger; the CPU
+time of a step, in pairs, since the machine may be busy; and the losses of some steps from the same seed. Results are
+written to ``results/reference/ladder.json``, from which ``tools/docs/reference.py`` renews ``docs/ladder.md``. The rows
+of other axes are kept, so that an axis can be added or measured again by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench.methods import METHODS, context_length, method_of
+from peftbench.models import builtin, load
+from peftbench.models.precision import effective
+from peftbench.planner import budget
+from peftbench.planner.predict import predict
+from peftbench.records import Trial
+from peftbench.records.resolve import resolve
+from peftbench.training import accounting, loop
+from peftbench.training.encoded import Encoded
+from tests.support import tiny_base, trials
+
+PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "ladder.json"
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+BASES: Mapping[str, Mapping[str, Any]] = {
+    "nano": {},
+    "32k": {"vocab_size": 32768, "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
+}
+"""Name -> config of a Llama with random weights and tied embeddings; ``nano`` is the built-in base model."""
+EXAMPLES, TOKENS, ANSWER = 8, 96, 48
+"""Examples of a step, the tokens of the longest, and those at the end of each that are its answer."""
+STEPS, PAIRS = 3, 5
+"""Steps whose losses are compared, and pairs of steps whose times are."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One way to save memory."""
+
+    title: str
+    settings: Sequence[Mapping[str, Any]]
+    """What it changes of ``train``, a row each."""
+    methods: Sequence[str]
+    other_loss: str = ""
+    """Why losses are not those of the baseline; empty if they are, up to rounding."""
+
+
+AXES: Mapping[str, Axis] = {
+    "logits": Axis(
+        "logits where the loss needs them",
+        ({"logits": "loss_bearing"}, {"logits": "chunked"}),
+        ("full", "prompt_tuning", "lora", "qlora"),
+    ),
+    "micro_batches": Axis("gradient accumulation", ({"micro_batch_size": 1},), ("full", "lora", "qlora")),
+    "checkpointing": Axis("gradient checkpointing", ({"gradient_checkpointing": True},), ("full", "lora", "qlora")),
+}
+"""The axes that are measured. To add one, add a record here and run it by its name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting of one axis, for one method on one base model, beside the baseline."""
+
+    axis: str
+    base: str
+    method: str
+    precision: str
+    setting: str
+    """As in a suite: "logits: chunked"."""
+    baseline_predicted: int
+    """Bytes at the peak of a training step."""
+    baseline_measured: int
+    predicted: int
+    measured: int
+    saved: Mapping[str, int]
+    """Category -> bytes of it less than the baseline's, each at its own peak; categories that do not differ are left
+    out."""
+    time_ratio: float
+    """Median over pairs of steps: CPU time with the setting by that of the baseline."""
+    time_ratios: tuple[float, float]
+    """The smallest and the largest ratio of a pair."""
+    loss_difference: float
+    """Largest relative difference of a step's loss from the baseline's."""
+
+
+def base(name: str, folder: Path) -> Path:
+    """Return the folder of a base model; others than the built-in one are made."""
+    if name == "nano":
+        return builtin.folder("nano")
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    made = folder / name
+    if not made.exists():
+        torch.manual_seed(0)
+        shape = {"num_attention_heads": 8, "max_position_embeddings": 256, "tie_word_embeddings": True}
+        tiny_base.tokenizer().save_pretrained(made)
+        LlamaForCausalLM(LlamaConfig(**shape, **BASES[name])).save_pretrained(made)
+    return made
+
+
+@cache
+def steps() -> list[list[Encoded]]:
+    """Return the examples of each step: random tokens, of which the last bear loss."""
+    drawn = random.Random("ladder")
+    return [
+        [
+            Encoded(tuple(drawn.randrange(3, 300) for _ in range(length)), length - ANSWER, False, ("x", index))
+            for index in range(EXAMPLES)
+            for length in [TOKENS - 8 * (index % 3)]
+        ]
+        for _ in range(STEPS)
+    ]
+
+
+def made(folder: Path, tasks: Path, method: str, settings: Mapping[str, Any]) -> Trial:
+    """Return a trial of a method at its default precision with changed settings of training."""
+    record = METHODS[method]
+    training = {"batch_size": EXAMPLES, "micro_batch_size": EXAMPLES, "sequence_length": TOKENS, "learning_rate": 1e-4}
+    # the same optimizer for all, so that an axis of optimizers has one baseline
+    training |= {"optimizer": "adamw", **settings}
+    return trials.trial(folder, tasks, method, record.default_precision, training=training)
+
+
+def learner(trial: Trial, folder: Path) -> loop.Learner:
+    """Return a trial's learner, as in ``trial.run``."""
+    method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
+    loaded = load.load(folder, precision, method.trains_base, True, device="cpu", trust_remote_code=False)
+    torch.manual_seed(0)
+    tuned = resolve(method.attach)(loaded.model, trial.rank, trial.options)
+    parameters = load.cast_trainable(tuned, precision)
+    found = loop.learner(
+        tuned,
+        parameters,
+        trial.training,
+        precision=precision,
+        device="cpu",
+        pad_id=1,
+        virtual_tokens=context_length.virtual_tokens(trial),
+    )
+    found.model.train()
+    return found
+
+
+@dataclass
+class Side:
+    """A learner with what was found of it."""
+
+    trial: Trial
+    learner: loop.Learner
+    losses: list[float]
+    peak: Mapping[str, int]
+    predicted: int
+
+    @property
+    def measured(self) -> int:
+        """Bytes at the peak of a step."""
+        return sum(self.peak.values())
+
+    def seconds(self, examples: Sequence[Encoded]) -> float:
+        """Return the CPU time of a step."""
+        batches = loop.step_batches(self.learner, examples)
+        start = time.process_time()
+        loop.step(self.learner, batches, 1e-4)
+        return time.process_time() - start
+
+
+def side(trial: Trial, folder: Path) -> Side:
+    """Train some steps, and measure and predict the memory of the largest."""
+    own = learner(trial, folder)
+    losses = [loop.step(own, loop.step_batches(own, examples), 1e-4)[0] for examples in steps()]
+    assert trial.training is not None
+    largest = accounting.largest_steps(steps(), trial.training, own.virtual_tokens)
+    counted = accounting.account_steps(own, largest, METHODS[trial.method].trains_base)
+    each = [predict(trial, folder, budget.passes(step, trial.training, own.virtual_tokens)) for step in largest]
+    return Side(trial, own, losses, dict(counted.peak), max(found.peak_bytes for found in each))
+
+
+def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
+    """Compare two sides; times are taken in pairs, one after another, in alternating order."""
+    ratios = []
+    for pair in range(PAIRS):
+        examples = steps()[pair % STEPS]
+        order = (baseline, other) if pair % 2 else (other, baseline)
+        seconds = {id(each): each.seconds(examples) for each in order}
+        ratios.append(seconds[id(other)] / seconds[id(baseline)])
+    saved = {category: size - other.peak[category] for category, size in baseline.peak.items()}
+    return Row(
+        axis,
+        name,
+        baseline.trial.method,
+        baseline.trial.precision,
+        setting,
+        baseline.predicted,
+        baseline.measured,
+        other.predicted,
+        other.measured,
+        {str(category): size for category, size in saved.items() if size},
+        statistics.median(ratios),
+        (min(ratios), max(ratios)),
+        max(abs(b / a - 1) for a, b in zip(baseline.losses, other.losses, strict=True)),
+    )
+
+
+def rows(axes: Sequence[str], folder: Path) -> Iterator[Row]:
+    """Yield the rows of some axes."""
+    for name in BASES:
+        home = base(name, folder)
+        for method in dict.fromkeys(method for axis in axes for method in AXES[axis].methods):
+            baseline = side(made(home, folder / "tasks", method, {}), home)
+            for axis in axes:
+                for settings in AXES[axis].settings if method in AXES[axis].methods else ():
+                    other = side(made(home, folder / "tasks", method, settings), home)
+                    yield row(axis, name, baseline, other, shown(settings))
+
+
+def shown(settings: Mapping[str, Any]) -> str:
+    """Return settings as in a suite file."""
+    return ", ".join(f"{key}: {str(value).lower()}" for key, value in settings.items())
+
+
+def stored() -> list[Row]:
+    """Return the committed rows."""
+    return [Row(**each) for each in json.loads(PATH.read_text())["rows"]] if PATH.is_file() else []
+
+
+def main() -> None:
+    """Measure some axes again, and keep the rows of the others."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=AXES)
+    axes = parser.parse_args().axes
+    torch.set_num_threads(1)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for each in rows(axes, Path(folder)):
+            print(
+                each.axis,
+                each.base,
+                each.method,
+                each.setting,
+                f"{each.measured / each.baseline_measured:.3f}",
+                flush=True,
+            )
+            found.append(each)
+    order = [*AXES]
+    kept = [each for each in stored() if each.axis in AXES and each.axis not in axes]
+    every = sorted([*kept, *found], key=lambda each: (order.index(each.axis), list(BASES).index(each.base)))
+    whole = {
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "rows": [dataclasses.asdict(each) for each in every],
+    }
+    PATH.write_text(json.dumps(whole).replace('{"axis"', '\n{"axis"') + "\n")
+
+
+if __name__ == "__main__":
+    main()
