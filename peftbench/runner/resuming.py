@@ -22,6 +22,7 @@ from peftbench.methods import method_of
 from peftbench.records import Phase
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
+from peftbench.records.failures import without_paths
 from peftbench.results.store import files
 from peftbench.runner import training_states
 from peftbench.runner.state import Earlier, Run
@@ -57,6 +58,7 @@ def resume(run: Run, learner: Learner, examples: Sequence[Encoded]) -> Course | 
             saved = _found(run, learner, place)
         except saved_state.Unusable as error:
             _log.warning("training begins anew: %s: %s", place.name, error)
+            run.record(WorkColumns(state_not_used=without_paths(str(error))))
             if run.parallel.rank == 0:
                 training_states.set_aside(run.job.scratch, run.job.key)
             return None

@@ -211,6 +211,7 @@ def test_a_damaged_state_is_not_used(made, tmp_path, caplog):
     result, _ = outcome(made, tmp_path / "results")
     assert (result.row.status, result.row.resumes) == ("ok", None)
     assert "begins anew: " in caplog.text
+    assert result.row.state_not_used.startswith("it cannot be read: ")
 
 
 def test_a_state_that_cannot_be_taken_over_fails_once(made, tmp_path, monkeypatch):

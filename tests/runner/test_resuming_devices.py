@@ -110,14 +110,15 @@ def test_a_trial_of_which_a_rank_dies_while_it_saves_goes_on_from_the_state_befo
 
     damaged = job_of(broken.trial, tmp_path / "damaged")
     copy = shutil.copytree(state, tmp_path / "damaged" / training_states.FOLDER / state.name)
-    (copy / "rank1" / "0.safetensors").unlink()
-    for job, resumes, warnings in (
-        (broken, 1, []),
-        (damaged, None, [f"training begins anew: {state.name}: rank 1: parts of it are missing"]),
-    ):
+    shutil.rmtree(copy / "rank1")
+    for job, resumes in ((broken, 1), (damaged, None)):
         (result, said), (_, others) = several_devices.forked(job, {})
         assert result.row.resumes == resumes
-        assert [each for each in said if "anew" in each] == [each for each in others if "anew" in each] == warnings
+        unused = result.row.state_not_used
+        assert unused == (
+            None if resumes else "rank 1: it cannot be read: [Errno 2] No such file or directory: 'state.json'"
+        )
+        assert ["anew" in each for each in said] == ["anew" in each for each in others] == ([] if resumes else [True])
         equal(job, result, unbroken, whole)
     assert (copy.parent / f"{copy.name}.{training_states.ASIDE}" / "rank0").is_dir()
 

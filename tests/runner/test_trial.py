@@ -61,7 +61,13 @@ def test_the_row_of_an_ok_trial_has_every_measured_column(tiny, tmp_path):
     none |= {"peak_run_reserved_bytes", "not_training_seconds"}  # of imported results only
     none |= {"head_parameters", "padding_influence"}  # of classification heads only
     none |= {"deployed_json", "deploy_seconds"}  # nothing is deployed
-    none |= {"checkpoint_seconds", "resume_seconds", "earlier_processes_seconds", "resumes"}  # it ran without a break
+    none |= {
+        "checkpoint_seconds",
+        "resume_seconds",
+        "earlier_processes_seconds",
+        "resumes",
+        "state_not_used",
+    }  # it ran without a break
     none |= {f.name for f in dataclasses.fields(DevicesColumns)}  # it ran on one device
     none |= {"node", "attempts", "trials_beside"}  # of Ray only
     none |= {"device_state_json"} | ({"train_energy_joules", "energy_source"} if row.energy_source is None else set())
