@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 Shape = tuple[int, ...]
+AS_ADAMW = "as with AdamW"
+"""How the rates of most optimizers relate to AdamW's."""
 _SMALL = 4096
 """bitsandbytes keeps the state of tensors with fewer values in 32 bits."""
 _BLOCK = 256
@@ -47,7 +49,7 @@ class Optimizer:
     """Whether steps are taken in the backward pass, a parameter at a time, so that one gradient exists at a time."""
     only_schedule: tuple[str, str] = ("", "")
     """The only schedule that it can follow, and why; empty if it follows all."""
-    rate: str = "as with AdamW"
+    rate: str = AS_ADAMW
     """How its learning rates relate to AdamW's, which the default rates are for."""
     departs: str = ""
     """How what a trial does differs from the paper or from the other optimizers; empty if it does not."""
@@ -109,7 +111,7 @@ _RANKED = "an adapter's matrices are of low rank already"
 _KEPT = "an adapter's gradients are small beside its activations, so that there is nothing to save"
 _ADAMW = "Loshchilov & Hutter 2019, arXiv:1711.05101"
 _LION = "Chen et al. 2023, arXiv:2302.06675"
-_LION_RATE = "3 to 10 times smaller, with a weight decay as much larger (section 5)"
+_LION_RATE = "3 to 10 times smaller, with a weight decay as much larger, by the paper's section 5"
 _TABLES = "; tensors of fewer than 4,096 values keep 32 bits"
 
 OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
@@ -159,7 +161,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "torch SGD",
                 "none",
                 _of_values(0),
-                rate="on another scale: a step is the rate times the gradient",
+                rate="on another scale, since a step is the rate times the gradient",
             ),
             Optimizer(
                 "adafactor",
@@ -219,7 +221,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 package="schedulefree",
                 extra="optimizers",
                 only_schedule=("constant", "its mean over the steps takes the place of a falling rate"),
-                rate="1 to 10 times larger (the package's advice)",
+                rate="1 to 10 times larger, by the package's advice",
                 departs="decay is of the weights at which the gradient is taken; validation and scores are of the mean",
             ),
             Optimizer(
@@ -246,7 +248,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 _of_values(0),
                 only_full=_KEPT,
                 in_backward=True,
-                rate="on another scale: a step is the rate times the gradient",
+                rate="on another scale, since a step is the rate times the gradient",
                 departs="without the second backward pass by which the paper clips gradients",
             ),
             Optimizer(

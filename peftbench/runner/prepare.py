@@ -21,7 +21,7 @@ from peftbench.records.watch import Watch
 from peftbench.results import store
 from peftbench.runner import leftovers, training_states
 from peftbench.runner.executor import local
-from peftbench.runner.preflight import answers, attaching, chats, generation, texts, truncation
+from peftbench.runner.preflight import answers, attaching, chats, generation, optimizers, texts, truncation
 from peftbench.runner.preflight import bases as base_models
 from peftbench.runner.preflight.texts import Texts
 from peftbench.suite import trial_key
@@ -185,7 +185,7 @@ def prepare(
         seen.add(trial.cell)
     notes += answers.notes(asking, trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
     notes += truncation.notes(trials, inputs.examples, lambda trial: inputs.bases[trial.base][0])
-    notes += generation.notes(trials, lambda trial: inputs.bases[trial.base][0])
+    notes += generation.notes(trials, lambda trial: inputs.bases[trial.base][0]) + optimizers.notes(trials)
     notes += (*store.open_for_run(folder, tasks), *_mended_grid(folder))
     _prepare_logs(folder)
     keys = [job.key for job in jobs]
@@ -273,7 +273,7 @@ def check(trials: Sequence[Trial], read_before: Texts | None = None) -> tuple[st
     base_models.check(complete, remote)
     notes += answers.notes(trials, complete, inputs.examples, lambda trial: here[trial.base], remote)
     notes += truncation.notes(complete, inputs.examples, lambda trial: here[trial.base], remote)
-    notes += generation.notes(trials, lambda trial: here[trial.base])
+    notes += generation.notes(trials, lambda trial: here[trial.base]) + optimizers.notes(trials)
     notes = () if inputs.texts.stand_in else notes
     unseen = [(f"base {source!r}", find.hint_of_shape(source)) for source in away]
     unseen += [(f"dataset {name!r}", "") for name in dict.fromkeys(remote.values())]

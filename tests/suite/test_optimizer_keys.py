@@ -11,6 +11,7 @@ import pytest
 from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.records import OPTIMIZERS
+from peftbench.runner.preflight import optimizers as preflight
 from peftbench.suite import cell_check
 
 
@@ -79,3 +80,12 @@ def test_cells_that_cannot_exist_are_unsupported_with_their_reason(method, train
     found = expanded(tmp_path, method, **train)
     assert len(found) == 1
     assert words in found[0].unsupported
+
+
+def test_a_default_rate_with_an_optimizer_of_other_rates_is_told_before_the_run(tmp_path):
+    assert preflight.notes(expanded(tmp_path, optimizer="adamw")) == ()
+    (told,) = preflight.notes(expanded(tmp_path, optimizer="lion"))
+    assert told.startswith(
+        "optimizer lion: the default learning rates are AdamW's, and those of lion are 3 to 10 times"
+    )
+    assert preflight.notes(expanded(tmp_path, optimizer="lion", learning_rate=1e-4)) == ()

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from peftbench.measure.clock import Clock
+from peftbench.measure.ledger import account
 from peftbench.measure.optimizer_state import flat
+from peftbench.methods import METHODS
 from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
-from peftbench.training import accounting, loop, optimizers, saved_state
+from peftbench.runner.checks import first_step
+from peftbench.training import accounting, batches, flops, loop, optimizers, saved_state
 from peftbench.training.loop import Course
 from tests.support import tiny_base, trials
 from tests.support.method_cells import attached
@@ -275,3 +278,19 @@ def test_a_trial_runs_to_its_end_with_checks_work_and_memory(name, tiny, tmp_pat
     assert row.peak_optimizer_bytes == (0 if name == "lomo" else 2 * 4 * row.trainable_parameters)
     assert row.optimizer_class.startswith({"lomo": "torch SGD in the backward pass"}.get(name, "schedulefree"))
     assert row.last_loss < row.first_loss
+
+
+def test_proofs_and_work_of_a_step_in_the_backward_pass_hold_one_gradient_at_a_time_too(tiny, tmp_path):
+    training = {"optimizer": "lomo", "clip_norm": None}
+    base, learner, plan = attached(tiny, "full", "fp32", tmp_path, training=training)
+    largest = max(p.numel() * 4 for p in learner.parameters)
+    batch = batches.collate(plan[0][:1], learner.pad_id)
+    before = [p.detach().clone() for p in learner.parameters]
+    for run in (
+        lambda: flops.passes(learner, plan[0][:1]),
+        lambda: first_step.check(learner, base.model, METHODS["full"], batch),
+    ):
+        with account(learner.model, True, learner.optimizer.state) as counted:
+            run()
+        assert counted.peak["gradients"] <= largest
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from peftbench.methods import strategies
 from peftbench.records import OPTIMIZERS, STRATEGIES, Optimizer
 from tools.docs.suite_document import NONE, table
+from tools.validation import full_in_16gb
 
 
 def overview() -> str:
@@ -47,3 +51,48 @@ def limits() -> str:
 def _divides(strategy: str, optimizer: Optimizer) -> bool:
     found = strategies.LIMITS[strategy]
     return not found.never and optimizer.name not in found.optimizers
+
+
+def in_16_gb() -> str:
+    """Return a row for each optimizer: the predicted peak of full fine-tuning for each shape and precision."""
+    found = {(row["shape"], row["precision"], row["optimizer"]): row for row in full_in_16gb.stored()}
+    columns = [(shape, precision) for shape in full_in_16gb.SHAPES for precision in full_in_16gb.PRECISIONS]
+    rows = [
+        (f"`{name}`", *(_peak(found[*column, name]) for column in columns), _parts(found[*columns[0], name]))
+        for name in full_in_16gb.NAMES
+    ]
+    first = " ".join(columns[0])
+    head = ("optimizer", *(" ".join(column) for column in columns), f"{first}: weights + gradients + state + rest")
+    return table(rows, head)
+
+
+def _peak(row: Mapping[str, Any]) -> str:
+    shown = f"{row['peak'] / 1e9:.2f}"
+    return f"**{shown}**" if row["peak"] <= full_in_16gb.LIMIT else shown
+
+
+def _parts(row: Mapping[str, Any]) -> str:
+    weights, gradients, state = (row["parts"][name] for name in full_in_16gb.PARTS)
+    rest = row["peak"] - weights - gradients - state
+    return " + ".join(f"{part / 1e9:.2f}" for part in (weights, gradients, state, rest))
+
+
+def fits() -> str:
+    """Return in a sentence for each shape which optimizers bring it under the limit, by precision."""
+    found = full_in_16gb.stored()
+    lines = []
+    for shape in full_in_16gb.SHAPES:
+        own = [row for row in found if row["shape"] == shape]
+        each = []
+        for precision in full_in_16gb.PRECISIONS:
+            fit = [
+                f"`{r['optimizer']}`" for r in own if r["precision"] == precision and r["peak"] <= full_in_16gb.LIMIT
+            ]
+            count = len(full_in_16gb.NAMES)
+            each.append(f"in `{precision}` with {_which(fit, count)}")
+        lines.append(f"- **{shape}** ({own[0]['parameters'] / 1e9:.2f} billion parameters): {'; '.join(each)}.")
+    return "\n".join(lines)
+
+
+def _which(fit: list[str], count: int) -> str:
+    return "all of them" if len(fit) == count else ", ".join(fit) or "none"

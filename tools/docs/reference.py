@@ -144,6 +144,8 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
         "optimizers": optimizer_document.overview,
         "optimizer state": optimizer_document.state,
         "optimizer limits": optimizer_document.limits,
+        "16 gb": optimizer_document.in_16_gb,
+        "16 gb fits": optimizer_document.fits,
     },
     ROOT / "docs" / "memory_arithmetic.md": {
         "bytes": arithmetic.bytes_per_parameter,

@@ -1,0 +1,34 @@
+"""What ``docs/optimizers.md`` says of full fine-tuning on 16 GB is what was predicted, and is predicted still."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoConfig
+
+from peftbench.models import builtin
+from peftbench.planner.predict import predict
+from peftbench.records import OPTIMIZERS
+from tools.validation import full_in_16gb
+
+
+def test_seven_billion_weights_fit_only_with_steps_in_the_backward_pass():
+    found = [row for row in full_in_16gb.stored() if row["shape"] == "llama-7b"]
+    fit = {(row["precision"], row["optimizer"]) for row in found if row["peak"] <= full_in_16gb.LIMIT}
+    assert fit == {("bf16-true", name) for name, record in OPTIMIZERS.items() if record.in_backward}
+    assert {row["optimizer"] for row in found} == set(full_in_16gb.NAMES)
+    for row in found:  # at its peak a step has no more state than the formula gives
+        values = row["parameters"]
+        each = OPTIMIZERS[row["optimizer"]].bytes_per_value(2 if row["precision"] == "bf16-true" else 4)
+        assert row["parts"]["optimizer"] == pytest.approx(each * values, rel=0.15, abs=2e7) or (
+            OPTIMIZERS[row["optimizer"]].hidden_apart
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lomo", "adamw_8bit"])
+def test_the_committed_predictions_are_made_again(name):
+    config = AutoConfig.from_pretrained(builtin.shape("llama-3.2-1b"))
+    own = [t for t in full_in_16gb.trials("llama-3.2-1b") if t.training.optimizer == name]
+    stored = {(r["precision"], r["optimizer"]): r for r in full_in_16gb.stored() if r["shape"] == "llama-3.2-1b"}
+    for trial in own:
+        assert predict(trial, config).peak_bytes == stored[trial.precision, name]["peak"]

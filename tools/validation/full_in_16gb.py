@@ -1,0 +1,86 @@
+"""Which optimizers bring full fine-tuning under 16 GB: ``python -m tools.validation.full_in_16gb``.
+
+The peak of a training step is predicted as ``peftbench plan --memory`` predicts it, for published shapes, both
+precisions of full fine-tuning in 16 bits and each optimizer. Results are written to
+``results/reference/full_in_16gb.json``, from which ``tools/docs/reference.py`` renews ``docs/optimizers.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench import suite
+from peftbench.records import OPTIMIZERS, Trial
+
+PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "full_in_16gb.json"
+SHAPES = ("llama-3.2-1b", "llama-7b")
+PRECISIONS = ("bf16-true", "bf16")
+LIMIT = 16 * 10**9
+TOKENS = 512
+PARTS = ("base_weights", "gradients", "optimizer")
+"""Categories of the ledger that are told apart."""
+NAMES = tuple(name for name in OPTIMIZERS if name != "paged_adamw")
+"""Its state is AdamW's in fp32, of which a card holds what the driver leaves there."""
+_SUITE = """
+base: {{shape: {shape}}}
+tasks: [compute]
+seeds: 1
+device: cpu
+train: {{steps: 1, learning_rate: 1.0e-5, batch_size: 1, sequence_length: {tokens}, gradient_checkpointing: true,
+  clip_norm: null, schedule: constant}}
+methods: {{full: {{precision: [{precisions}], optimizer: [{optimizers}]}}}}
+"""
+
+
+def trials(shape: str) -> Sequence[Trial]:
+    """Return a trial for each precision and optimizer."""
+    text = _SUITE.format(shape=shape, tokens=TOKENS, precisions=", ".join(PRECISIONS), optimizers=", ".join(NAMES))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "full_in_16gb.yaml"
+        path.write_text(text)
+        return suite.expand(suite.load(path), "cpu")
+
+
+def rows() -> Iterator[Mapping[str, Any]]:
+    """Yield the predicted peak of each trial with its parts, in bytes."""
+    from transformers import AutoConfig
+
+    from peftbench.models import builtin
+    from peftbench.planner.predict import predict
+
+    for shape in SHAPES:
+        config = AutoConfig.from_pretrained(builtin.shape(shape))
+        for trial in trials(shape):
+            found = predict(trial, config)
+            assert trial.training is not None
+            parts = {name: found.categories[name] for name in PARTS}
+            yield {
+                "shape": shape,
+                "precision": trial.precision,
+                "optimizer": trial.training.optimizer,
+                "peak": found.peak_bytes,
+                "parameters": found.base_parameters,
+                "parts": parts,
+            }
+            print(shape, trial.precision, trial.training.optimizer, f"{found.peak_bytes / 1e9:.2f} GB", flush=True)
+
+
+def stored() -> list[dict[str, Any]]:
+    """Return the committed predictions."""
+    return json.loads(PATH.read_text())["rows"]
+
+
+def main() -> None:
+    """Predict everything again."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    found = list(rows())
+    PATH.write_text(json.dumps({"rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
