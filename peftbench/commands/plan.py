@@ -13,6 +13,7 @@ from peftbench.commands.progress import wrapped
 from peftbench.errors import UserError
 from peftbench.methods.deployed_forms import plan_notes
 from peftbench.records import Trial
+from peftbench.records.devices import ranks
 from peftbench.records.units import memory
 from peftbench.records.wording import abridged
 
@@ -90,6 +91,7 @@ def plan(suite: Suite, how: PlanOptions) -> int:
     searched = [c for c in candidates if c.candidate_of not in reasons]
     if how.time:
         device.resolve(loaded.device)  # it must be here
+        device.check_count(kind, max(map(ranks, loaded.devices), default=1))
         cells = plan_time.predict(can_run, searched, known.examples)
         plan_time.keep_unsupported([*trials, *candidates], reasons)
         whole = plan_json.with_time(whole, cells, loaded.workers)
@@ -142,8 +144,15 @@ def _missing_device(trials: Sequence[Trial]) -> list[str]:
     """Return a note if a run would refuse the device on this machine."""
     from peftbench.measure import device
 
-    missing = device.why_no_cuda() if trials[0].device == "cuda" else None
-    return [f"device cuda: `peftbench run` would stop with an error here, as {missing}"] if missing else []
+    kind = trials[0].device
+    missing = device.why_no_cuda() if kind == "cuda" else None
+    if missing:
+        return [f"device cuda: `peftbench run` would stop with an error here, as {missing}"]
+    try:
+        device.check_count(kind, max(ranks(trial.devices) for trial in trials))
+    except UserError as error:
+        return [f"`peftbench run` would stop with an error here: {error}"]
+    return []
 
 
 def _predict_memory(trials: Sequence[Trial], how: PlanOptions, suite: Suite) -> int:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from peftbench.errors import Unsupported
 from peftbench.evaluation import decoding, starts
+from peftbench.evaluation.agreement import ALONE, Agreement
 from peftbench.models.load import autocast
 from peftbench.models.precision import Precision
 from peftbench.records import failures
@@ -34,7 +35,9 @@ _CLOSE_ELSE = 0.1
 
 
 @torch.no_grad()
-def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int) -> str | None:
+def why_not(
+    model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int, together: Agreement = ALONE
+) -> str | None:
     """Return why answers cannot be decoded with the model's cache; None if they can.
 
     Args:
@@ -43,6 +46,7 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int)
         dtype: name of the compute dtype.
         pad_id: id of the padding token.
         length: most tokens that the model may run, of prompt and answer together.
+        together: how the processes that call the model decide; if memory runs out, several of them do not go on.
     """
     steps = min(_STEPS, length - 1)
     if steps < 1:
@@ -51,8 +55,10 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int)
     try:
         gaps = _distances(model, torch.cat([ids, ids.flip(1)]), steps, pad_id)
     except Exception as error:
-        if failures.out_of_memory(error):
+        if together.survives(error):
             return "memory ran out in the check of the model's cache"
+        if failures.out_of_memory(error):
+            raise
         return f"the model does not continue from its cache: {failures.words(error)}"
     gap = sorted(gaps)[steps // 2]
     if gap <= _CLOSE.get(dtype, _CLOSE_ELSE):
@@ -61,7 +67,9 @@ def why_not(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int)
 
 
 @torch.no_grad()
-def why_not_beams(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int) -> str | None:
+def why_not_beams(
+    model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length: int, together: Agreement = ALONE
+) -> str | None:
     """Return why answers cannot be decoded with the model's cache by beam search; None if they can.
 
     Between steps the cache of each beam is replaced by that of the beam which it continues. The log-probability that
@@ -79,8 +87,10 @@ def why_not_beams(model: Any, ids: torch.Tensor, dtype: str, pad_id: int, length
         given = {"attention_mask": torch.ones_like(whole), **starts.behind(model, whole, start)}
         logits = model(input_ids=whole, **given, use_cache=False).logits
     except Exception as error:
-        if failures.out_of_memory(error):
+        if together.survives(error):
             return "memory ran out in the check of the model's cache"
+        if failures.out_of_memory(error):
+            raise
         return f"the model does not search with beams from its cache: {failures.words(error)}"
     new = made.sequences[:, start:, None]
     each = logits[:, -new.shape[1] - 1 : -1].float().log_softmax(-1).gather(-1, new)

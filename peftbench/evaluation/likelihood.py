@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from peftbench.records import failures
+from peftbench.evaluation.agreement import ALONE, Agreement
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.3}
 """By how many nats per token the log-probability of a text may differ with how it is computed, by compute dtype."""
@@ -61,6 +61,8 @@ class Model:
     shares: dict[tuple[int, int], str | None] = field(default_factory=dict)
     """Why prompts cannot be run once for all of their texts, None if they can, as far as that is known. The keys are
     the tokens of the longest prompt and of the longest text for which it was found."""
+    agreement: Agreement = ALONE
+    """How the processes that call the model together decide."""
 
 
 @dataclass
@@ -130,16 +132,17 @@ def _pads(model: Model, longest: tuple[int, Text], shortest: tuple[int, Text]) -
     """Return whether texts of unequal length may share a batch: not if padding changes what comes before it.
 
     In most families it cannot, as attention is causal. Some select what they attend to among all positions. If memory
-    runs out, they may not.
+    runs out, they may not; with several processes the trial then ends.
     """
     if model.pads is None and model.batch_size > 1 and len(longest[1].ids) > len(shortest[1].ids):
         index, text = shortest
         model.pads = False
         try:
             (alone, _), (beside, _) = (_run(model, batch)[index] for batch in ([shortest], [longest, shortest]))
-            model.pads = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+            close = abs(alone - beside) / len(text.scored) <= TOLERANCE[model.dtype]
+            model.pads = model.agreement.reason(None if close else "padding changes what comes before it") is None
         except Exception as error:
-            if not failures.out_of_memory(error):
+            if not model.agreement.survives(error):
                 raise
     return model.pads is not False
 

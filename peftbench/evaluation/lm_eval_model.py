@@ -15,6 +15,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import PeftModel
 
 from peftbench.evaluation import cached_steps, decoding, likelihood, passes, ranking, shared_prompts
+from peftbench.evaluation.agreement import ALONE
 from peftbench.evaluation.likelihood import Answer, Text
 from peftbench.models.precision import Precision
 from peftbench.records import Evaluation, Example, Task, failures
@@ -72,6 +73,8 @@ class Harness(HFLM):
         self._known: dict[str, tuple[Sequence[Example], list[list[Text]]]] = {}
         self.searches = evaluation.batch_size is None
         """Whether the batch size may be halved when memory runs out."""
+        self.agreement = ALONE
+        """How the processes that call the model together decide in which form texts are run."""
         self.fitted_peak_bytes = 0
         """Peak of the CUDA allocator, in bytes, over the batches that fitted before its statistics were last reset."""
         self.dtype = precision.autocast or precision.weights
@@ -96,8 +99,8 @@ class Harness(HFLM):
                 decoding.without_own(self.model),
                 torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
             ):
-                found = check(self.model, ids.to(self.device), self.dtype, pad, self.max_length)
-            self._no_cache[searches] = found
+                found = check(self.model, ids.to(self.device), self.dtype, pad, self.max_length, self.agreement)
+            self._no_cache[searches] = self.agreement.reason(found)
         return self._no_cache[searches]
 
     @contextmanager
@@ -234,7 +237,7 @@ class Harness(HFLM):
         own = model.get_base_model() if isinstance(model, PeftModel) else model
         takes_positions = "position_ids" in inspect.signature(own.forward).parameters
         size = int(self.batch_size)
-        known = self._pads, self._shares
+        known = self._pads, self._shares, self.agreement
         return likelihood.Model(runs(model), runs(behind), takes_positions, self.dtype, size, self.device, *known)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:

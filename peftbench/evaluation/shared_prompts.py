@@ -71,7 +71,8 @@ def answers(
 def prove(model: Model, texts: Sequence[Text]) -> None:
     """Find out how texts can be run, which ``answers`` does otherwise, among the passes that give scores.
 
-    What is found is kept in ``model``. If memory runs out, texts are run whole and not padded.
+    What is found is kept in ``model``. If memory runs out, texts are run whole and not padded; with several processes
+    the trial then ends.
     """
     prompts, alone = _prompts(texts)
     if prompts and _reason(model, prompts) is not None:
@@ -86,7 +87,7 @@ def _reason(model: Model, prompts: Sequence[Prompt]) -> str | None:
     if any(known[0] >= sizes[0] and known[1] >= sizes[1] for known in longer):
         return None
     if sizes not in model.shares:
-        model.shares[sizes] = _difference(model, prompts)
+        model.shares[sizes] = model.agreement.reason(_difference(model, prompts))
     return model.shares[sizes]
 
 
@@ -272,8 +273,10 @@ def _difference(model: Model, prompts: Sequence[Prompt]) -> str | None:
     except _NotShared as error:
         return str(error)
     except Exception as error:
-        if failures.out_of_memory(error):
+        if model.agreement.survives(error):
             return "memory ran out in the check of the form in which they are run once"
+        if failures.out_of_memory(error):
+            raise
         return f"the model does not continue from a cache: {failures.words(error)}"
     gap = max(abs(shared[i][0] - whole[i][0]) / len(text.scored) for i, text in texts)
     allowed = likelihood.TOLERANCE[model.dtype]

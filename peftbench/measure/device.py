@@ -52,3 +52,33 @@ def resolve(asked: str, present: bool = True) -> str:
     if asked == "auto":
         return "cpu" if reason else "cuda"
     return asked
+
+
+def count(kind: str) -> int:
+    """Return how many devices of a kind this machine has: its cores, or the NVIDIA devices that are visible."""
+    if kind == "cpu":
+        return os.cpu_count() or 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([each for each in visible.split(",") if each.strip()])
+    return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
+
+
+def check_count(kind: str, asked: int) -> None:
+    """Check that this machine has as many devices as a trial asks for.
+
+    Args:
+        kind: ``cpu`` or ``cuda``.
+        asked: the number of devices.
+
+    Raises:
+        UserError: if it has fewer.
+    """
+    here = count(kind)
+    if asked > here:
+        what = "CPU core" if kind == "cpu" else "GPU"
+        raise UserError(
+            f"devices.count: given {asked}; allowed: at most {here} here, as this machine has {here} "
+            f"{what}{'s' * (here != 1)}, one for each device; give fewer, or run on a cluster that has them "
+            "(--executor ray)"
+        )

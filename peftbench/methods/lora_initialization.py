@@ -164,6 +164,7 @@ def _eva(tuned: Any) -> None:
         forward_fn=forward,
         prepare_model_inputs_fn=lambda inputs, _: inputs["attention_mask"].bool(),
         prepare_layer_inputs_fn=_tokens,
+        gather_distributed_inputs=False,  # each process has all batches, and may be the only one with the weights
         show_progress_bar=False,
     )
 

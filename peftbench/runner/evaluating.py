@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from peftbench.evaluation import cached_steps, generation, passes, scoring, whole_texts
+from peftbench.evaluation.agreement import Agreement
 from peftbench.measure import watch
 from peftbench.measure.ledger import account
 from peftbench.methods import METHODS, context_length, method_of
@@ -62,9 +63,11 @@ def evaluate(run: Run, loaded: Loaded, model: Any, examples: Mapping[str, list[E
         harness = scoring.Harness(model, loaded.tokenizer, trial.evaluation, precision, ends)
         if trial.devices is not None and trial.devices.strategy == "fsdp2":
             harness.searches = False  # all ranks score in lockstep: one alone must not take smaller batches
+            harness.agreement = Agreement(run.parallel.gathered)
     with run.clock.phase(Phase.CHECK):
         for task in tasks:
-            with suppress(Exception):  # scoring meets it again, and decides
+            together = harness.agreement.gathered is not None  # one that goes on after a failure would be out of step
+            with nullcontext() if together else suppress(Exception):  # scoring meets it again, and decides
                 scoring.prove(harness, task, examples[task.name])
         harness.fitted_peak_bytes = 0  # nothing has been scored
     if trial.device == "cpu":

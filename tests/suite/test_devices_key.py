@@ -86,3 +86,31 @@ def test_a_method_and_a_variant_are_looked_up_by_name():
     assert strategies.supported("fsdp2", METHODS["peft"], "fp32") == ""
     assert strategies.supported("ddp", adalora, "fp32") == ""
     assert strategies.supported("fsdp2", METHODS["qlora"], "nf4") == ""
+
+
+def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    from peftbench import cli
+    from peftbench.measure import device
+
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 2)
+    path = tmp_path / "s.yaml"
+    path.write_text(f"{SUITE}devices: [one, {{strategy: ddp, count: 4096}}]\ndevice: cpu\nworkers: 1\n")
+    assert cli.main(["run", str(path), "--results", str(tmp_path / "results")]) != 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "devices.count: given 4096; allowed: at most 2 here, as this machine has 2 CPU cores" in said
+    assert not list((tmp_path / "results").rglob("*.parquet"))
+    assert cli.main(["plan", str(path)]) == 0
+    assert "note: `peftbench run` would stop with an error here: devices.count: given 4096" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    path.write_text(f"{SUITE}devices: {{strategy: ddp, count: 2}}\ndevice: cpu\n")
+    assert cli.main(["plan", str(path)]) == 0
+    assert "would stop" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("visible", "count"), [("0,1,3", 3), ("", 0), ("1", 1)])
+def test_gpus_that_a_process_may_not_see_do_not_count(visible, count, monkeypatch):
+    from peftbench.measure import device
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device.count("cuda") == count
