@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import multiprocessing
 import os
@@ -235,7 +236,8 @@ def server_says(channel):
     """Runs in a process forked from the server, whose state it inherits."""
     import torch
 
-    channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0))
+    few = gc.get_freeze_count() > 10 * len(gc.get_objects())  # a collection looks at what the trial has made alone
+    channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0, few))
 
 
 def test_the_libraries_are_loaded_without_a_trial_and_the_environment_is_restored(monkeypatch):
@@ -260,9 +262,10 @@ def test_the_server_has_the_libraries_and_has_never_touched_cuda():
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=server_says, args=(theirs,))
     process.start()
-    initialized, has_peft, _ = ours.recv()
+    initialized, has_peft, _, few = ours.recv()
     process.join()
     assert initialized is False
+    assert few
     assert has_peft is not device.may_touch_cuda()
 
 

@@ -14,6 +14,7 @@ lifeline.die_with_parent(lifeline.runner())  # before the imports, which take se
 lifeline.own_server()
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -58,3 +59,4 @@ def load(names: tuple[str, ...]) -> None:
 
 load(SAFE if device.may_touch_cuda() else SAFE + IMPORT_BITSANDBYTES + LAZY)
 tqdm.set_lock(threading.RLock())  # tqdm's default is a semaphore that a killed process leaks
+gc.freeze()  # a collection in a trial's process would look at the libraries' objects, and copy the pages they are in
