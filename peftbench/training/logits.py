@@ -124,18 +124,27 @@ def _output_layer(base: Any) -> nn.Module:
 
 
 def _decoders(base: Any) -> list[nn.Module]:
-    """Return a base model's modules, from the outermost, that contain all decoder layers but not the output layer."""
+    """Return a base model's modules, from the outermost, that may be all that comes before the output layer.
+
+    They contain all decoder layers but not the output layer; if the layers are not known, it is the one module that
+    transformers names.
+    """
     try:
         layers = decoder_layers(base)
-    except LookupError as error:
+    except LookupError:
+        names = [getattr(base, "base_model_prefix", "")]
+    else:
+        name = next(name for name, module in base.named_modules() if module is layers)
+        names = [name[: end.start()] for end in re.finditer(r"\.", name)]
+    last, modules = _output_layer(base), dict(base.named_modules())
+    found = [modules[name] for name in names if name in modules and modules[name] is not base]
+    found = [each for each in found if all(module is not last for module in each.modules())]
+    if not found:
         raise Unsupported(
-            f"logits: {error}, so that logits cannot be made in chunks; use logits: loss_bearing"
-        ) from None
-    name = next(name for name, module in base.named_modules() if module is layers)
-    outer = [name[: end.start()] for end in re.finditer(r"\.", name)]
-    last = _output_layer(base)
-    found = [base.get_submodule(each) for each in outer]
-    return [each for each in found if all(module is not last for module in each.modules())]
+            f"logits: what comes before the output layer of {type(base).__name__} is not a module of its own, so that "
+            "logits cannot be made in chunks; use logits: loss_bearing"
+        )
+    return found
 
 
 @dataclass(eq=False)

@@ -67,6 +67,8 @@ def test_a_trial_on_a_gpu_has_all_measurements(cell, tiny, tmp_path):
     [
         {"packing": True},
         {"gradient_checkpointing": True},
+        {"logits": "loss_bearing"},
+        {"logits": "chunked"},
         {"validate_every": 2, "score": "best_on_validation", "micro_batch_size": 2},
         *({"optimizer": name} for name in ("adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd", "adafactor")),
     ],

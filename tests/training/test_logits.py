@@ -15,7 +15,7 @@ from peftbench.planner import budget
 from peftbench.runner.checks import some_logits
 from peftbench.training import accounting, batches, logits, loop
 from peftbench.training.encoded import Encoded
-from tests.support import architectures
+from tests.support import architectures, families
 from tests.support.method_cells import TRAINED, attached
 from tests.support.sample import sample
 from tests.support.trials import TRAINING
@@ -106,6 +106,34 @@ def test_losses_and_gradients_of_other_families_are_those_of_logits_everywhere(f
     for kind in KINDS:
         few = dataclasses.replace(learner, training=dataclasses.replace(learner.training, logits=kind))
         some_logits.check(few, made(few, plan[0], "all")[0])
+
+
+OTHERS = {
+    "emu3": "no method trains it",
+    "prophetnet": "it predicts several tokens at each position",
+    "reformer": "it trains on texts of one length only",
+    "xlnet": "its code fails on a batch with padding",
+}
+"""Families of which losses cannot be compared, and why."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name in families.names() if name not in {**families.NOT_ALONE, **OTHERS}])
+def test_losses_and_gradients_of_every_family_are_those_of_logits_everywhere(family, tmp_path):
+    families.make(tmp_path / family, family)
+    for name in ("full", "lora"):
+        _, learner, plan = attached(tmp_path / family, name, "fp32", tmp_path)
+        grown(learner)
+        compare(learner, plan[0])
+
+
+def test_a_model_that_predicts_several_tokens_at_each_position_is_unsupported(tmp_path):
+    families.make(tmp_path / "base", "prophetnet")
+    _, learner, plan = attached(tmp_path / "base", "full", "fp32", tmp_path, training={"logits": "loss_bearing"})
+    with pytest.raises(
+        Unsupported, match=r"ProphetNetForCausalLM gives its output layer a tensor of shape \(4, 2, 11,"
+    ):
+        some_logits.check(learner, made(learner, plan[0], "all")[0])
 
 
 @pytest.mark.parametrize("changes", [{"loss_on": "all"}, {"packing": True}, {"gradient_checkpointing": True}], ids=str)
