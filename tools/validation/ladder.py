@@ -69,6 +69,16 @@ AXES: Mapping[str, Axis] = {
     ),
     "micro_batches": Axis("gradient accumulation", ({"micro_batch_size": 1},), ("full", "lora", "qlora")),
     "checkpointing": Axis("gradient checkpointing", ({"gradient_checkpointing": True},), ("full", "lora", "qlora")),
+    "optimizers": Axis(
+        "optimizers with less state, or one gradient at a time",
+        (
+            *({"optimizer": name} for name in ("adamw_8bit", "lion_8bit", "adafactor", "muon", "galore_adamw")),
+            *({"optimizer": name, "clip_norm": None} for name in ("lomo", "adafactor_in_backward")),
+        ),
+        ("full",),
+        "each optimizer takes other steps; docs/optimizers.md says how their rates relate to AdamW's, and a suite "
+        "with an axis of optimizers compares their scores",
+    ),
 }
 """The axes that are measured. To add one, add a record here and run it by its name."""
 
@@ -231,7 +241,7 @@ def rows(axes: Sequence[str], folder: Path) -> Iterator[Row]:
 
 def shown(settings: Mapping[str, Any]) -> str:
     """Return settings as in a suite file."""
-    return ", ".join(f"{key}: {str(value).lower()}" for key, value in settings.items())
+    return ", ".join(f"{key}: {'null' if value is None else str(value).lower()}" for key, value in settings.items())
 
 
 def stored() -> list[Row]:
