@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,12 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.records import Status
 from peftbench.results import store
-from peftbench.runner.executor import ray_driver, ray_losses
+from peftbench.runner.executor.ray import driver, losses
 from tests.support import ray_runs
 from tests.support.exports import library
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    library("ray", "ray")
-    with ray_runs.cluster([1, 1]) as made:
-        yield made
+nodes = ray_runs.nodes
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +50,7 @@ def test_a_lost_worker_is_replaced_and_what_ended_by_itself_is_not_tried_again(n
     ray_runs.run(tmp_path, cells, nodes.address)
     found = [row for _, row in sorted(ray_runs.rows(tmp_path).items())]
     assert [row["status"] for row in found] == ["ok", "killed", "oom", "error", "diverged", "timeout", "error", "ok"]
-    most = ray_losses.ATTEMPTS
+    most = losses.ATTEMPTS
     assert [row["attempts"] for row in found] == [2, most, 1, 1, 1, 1, most, 1]
     assert list(dict(sorted(ray_runs.starts(tmp_path).items())).values()) == [2, most, 1, 1, 1, 1, most, 1]
     killed, raised = found[1], found[6]
@@ -91,14 +84,14 @@ def test_a_node_that_is_lost_in_mid_run_loses_no_cell(nodes: Any, tmp_path: Path
 def watched_flights() -> Any:
     """Return a function that returns the trials that Ray was asked for in the latest run."""
     states: list[Any] = []
-    real = ray_driver._submit
+    real = driver._submit
 
     def submit(state: Any) -> None:
         states.append(state)
-        ray_driver._submit = real
+        driver._submit = real
         real(state)
 
-    ray_driver._submit = submit
+    driver._submit = submit
     return lambda: states[0].flights.values()
 
 
@@ -190,14 +183,14 @@ def test_ctrl_c_ends_the_tasks(nodes: Any, tmp_path: Path) -> None:
 def test_what_no_node_can_run_is_told_and_what_is_finished_is_kept(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_driver, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(ray_driver, "_LOOK_SECONDS", 0.2)
-    real = ray_driver.ray_cluster.needs
+    monkeypatch.setattr(driver, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(driver, "_LOOK_SECONDS", 0.2)
+    real = driver.cluster.needs
 
     def needs(job: Any) -> dict[str, float]:
         return real(job) | ({"CPU": 64.0} if job.key == "k001" else {})
 
-    monkeypatch.setattr(ray_driver.ray_cluster, "needs", needs)
+    monkeypatch.setattr(driver.cluster, "needs", needs)
     with pytest.raises(UserError, match=r"can run quick, which needs 64 CPUs; nodes have: .*1 CPUs.*kept"):
         ray_runs.run(tmp_path, ["quick"] * 3, nodes.address)
     assert set(ray_runs.rows(tmp_path)) == {"k000", "k002"}

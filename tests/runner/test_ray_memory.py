@@ -14,9 +14,10 @@ from peftbench.errors import UserError
 from peftbench.planner.ranks import highest
 from peftbench.records import Devices
 from peftbench.results import store
-from peftbench.runner.executor import child, local, ray_cluster, ray_driver, ray_memory
-from peftbench.runner.executor.ray_asked import Asked
-from peftbench.runner.executor.ray_cluster import Node
+from peftbench.runner.executor import child, local
+from peftbench.runner.executor.ray import cluster, driver, memory
+from peftbench.runner.executor.ray.asked import Asked
+from peftbench.runner.executor.ray.cluster import Node
 from tests.support import trials
 
 GIB = 2**30
@@ -29,22 +30,22 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
 
     def ask(function: Any, trial: Any, folder: str, seconds: float) -> int:
-        assert function is ray_memory.predicted
+        assert function is memory.predicted
         found.append(trial)
         return 3 * GIB
 
     monkeypatch.setattr(local, "ask", ask)
-    monkeypatch.setattr(ray_memory, "_known", {})
+    monkeypatch.setattr(memory, "_known", {})
     return found
 
 
 def test_the_figure_is_the_planners_over_all_processes(tiny: Path, tmp_path: Path) -> None:
     one = trials.trial(tiny, tmp_path)
     config = tiny
-    assert ray_memory.predicted(one, str(tiny)) == highest(one, config).peak_bytes
+    assert memory.predicted(one, str(tiny)) == highest(one, config).peak_bytes
     two = dataclasses.replace(one, devices=Devices("ddp", 2))
-    assert ray_memory.predicted(two, str(tiny)) == sum(highest(two, config).ranks)
-    assert ray_memory.predicted(one, str(tmp_path)) is None, "there is no config"
+    assert memory.predicted(two, str(tiny)) == sum(highest(two, config).ranks)
+    assert memory.predicted(one, str(tmp_path)) is None, "there is no config"
 
 
 def test_a_cell_is_predicted_once_whatever_its_seed_and_learning_rate(
@@ -55,11 +56,11 @@ def test_a_cell_is_predicted_once_whatever_its_seed_and_learning_rate(
     faster = dataclasses.replace(made, cell="faster", training=dataclasses.replace(made.training, learning_rate=0.5))
     wider = dataclasses.replace(made, cell="wider", rank=8)
     each = [made, dataclasses.replace(made, seed=1), faster, wider]
-    jobs, notes = ray_memory.reserved([trials.job(trial, tmp_path) for trial in each])
+    jobs, notes = memory.reserved([trials.job(trial, tmp_path) for trial in each])
     assert [trial.cell for trial in asked] == [made.cell, "wider"]
-    assert [job.host_bytes for job in jobs] == [3 * GIB + ray_memory.BESIDE_BYTES] * 4
+    assert [job.host_bytes for job in jobs] == [3 * GIB + memory.BESIDE_BYTES] * 4
     assert notes == ()
-    again, _ = ray_memory.reserved(jobs)
+    again, _ = memory.reserved(jobs)
     assert (len(asked), list(again)) == (2, list(jobs)), "a search and its grid ask once"
 
 
@@ -72,8 +73,8 @@ def test_who_has_a_budget_trains_nothing_or_is_on_a_gpu_needs_no_prediction(
     bare = dataclasses.replace(job, trial=dataclasses.replace(made, cell="base", training=None))
     gpus = dataclasses.replace(made, cell="gpus", device="cuda", devices=Devices("ddp", 2))
     on_gpus = dataclasses.replace(limited, trial=gpus)
-    found, notes = ray_memory.reserved([limited, bare, on_gpus])
-    assert [ray_cluster.needs(each)["memory"] for each in found] == [GIB, 0.0, 2 * ray_memory.BESIDE_BYTES]
+    found, notes = memory.reserved([limited, bare, on_gpus])
+    assert [cluster.needs(each)["memory"] for each in found] == [GIB, 0.0, 2 * memory.BESIDE_BYTES]
     assert (asked, notes) == ([], ())
 
 
@@ -88,13 +89,13 @@ def test_what_cannot_be_predicted_reserves_none_and_is_told_once(
     monkeypatch.setattr(local, "ask", ask)
     late = dataclasses.replace(made, cell="late", rank=8)
     jobs = [trials.job(trial, tmp_path) for trial in (made, dataclasses.replace(made, seed=1), late)]
-    found, notes = ray_memory.reserved(jobs)
+    found, notes = memory.reserved(jobs)
     assert list(found) == jobs
     assert notes == (f"no memory of a node is reserved for {made.cell}, late, as it could not be predicted",)
     monkeypatch.setattr(local, "ask", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(ray_memory, "SECONDS", 0.0)
-    monkeypatch.setattr(ray_memory, "_known", {})
-    assert ray_memory.reserved(jobs)[1] == notes, "after that time no cell is predicted"
+    monkeypatch.setattr(memory, "SECONDS", 0.0)
+    monkeypatch.setattr(memory, "_known", {})
+    assert memory.reserved(jobs)[1] == notes, "after that time no cell is predicted"
 
 
 def test_a_process_that_is_asked_sends_what_a_function_returns_or_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,14 +121,14 @@ def test_a_trial_reserves_at_most_the_memory_of_the_largest_node_unless_it_has_a
     """The prediction is of the longest step that the settings allow; a budget was asked for."""
     job = dataclasses.replace(trials.job(trials.trial(tiny, tmp_path), tmp_path), host_bytes=20 * GIB)
     state: Any = SimpleNamespace(nodes=[Node("head", {"CPU": 0.0, "memory": 99.0 * GIB})])
-    needs = ray_driver._needs(state, Asked(job, None))  # type: ignore[arg-type]
+    needs = driver._needs(state, Asked(job, None))  # type: ignore[arg-type]
     assert needs["memory"] == 20 * GIB, "no node is there that could run it"
     state.nodes += [Node("a", {"CPU": 4.0, "memory": 8.0 * GIB}), Node("b", {"CPU": 4.0, "memory": 16.0 * GIB})]
-    needs = ray_driver._needs(state, Asked(job, None))  # type: ignore[arg-type]
+    needs = driver._needs(state, Asked(job, None))  # type: ignore[arg-type]
     assert needs == {"CPU": 1.0, "GPU": 0.0, "memory": 16 * GIB}
     assert [node.trials(needs) for node in state.nodes] == [0, 0, 1]
     limited = Asked(dataclasses.replace(job, budget_bytes=20 * GIB), None)  # type: ignore[arg-type]
-    assert ray_driver._needs(state, limited)["memory"] == 20 * GIB
+    assert driver._needs(state, limited)["memory"] == 20 * GIB
 
 
 def test_of_the_committed_trials_98_percent_need_less_beside_their_tensors() -> None:
@@ -136,4 +137,4 @@ def test_of_the_committed_trials_98_percent_need_less_beside_their_tensors() -> 
     rows = rows[(rows["status"] == "ok") & (rows["device"] == "cpu")].dropna(subset=["peak_train_bytes"])
     beside = (rows["host_peak_resident_bytes"] - rows["peak_train_bytes"]).dropna()
     assert len(beside) > 500
-    assert (beside < ray_memory.BESIDE_BYTES).mean() > 0.98
+    assert (beside < memory.BESIDE_BYTES).mean() > 0.98

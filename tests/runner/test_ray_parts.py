@@ -19,9 +19,10 @@ from peftbench.errors import UserError
 from peftbench.measure import environment
 from peftbench.records import Base, Devices, Phase, Retention
 from peftbench.runner import prepare
-from peftbench.runner.executor import Event, kinds, local, ray_cluster, ray_files, ray_inputs, ray_losses, ray_worker
-from peftbench.runner.executor.ray_asked import Asked
-from peftbench.runner.executor.ray_spans import Spans
+from peftbench.runner.executor import Event, kinds, local
+from peftbench.runner.executor.ray import cluster, files, inputs, losses, worker
+from peftbench.runner.executor.ray.asked import Asked
+from peftbench.runner.executor.ray.spans import Spans
 from peftbench.suite import trial_key
 from peftbench.version import __version__
 from tests.support import trials
@@ -32,28 +33,28 @@ from tests.support.results_factory import make_result
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for found in (ray_inputs.content, ray_inputs.fingerprint):
+    for found in (inputs.content, inputs.fingerprint):
         found.cache_clear()
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def elsewhere(tiny: Path, tmp_path: Path) -> tuple[Any, ray_inputs.Named]:
+def elsewhere(tiny: Path, tmp_path: Path) -> tuple[Any, inputs.Named]:
     """A job of a machine whose base model and data are not here, and what it reads by content."""
     base = Path(shutil.copytree(tiny, tmp_path / "there" / "tiny"))
     text = tmp_path / "there" / "text.txt"
     text.write_text("one two\n")
     job = trials.job(trials.trial(base, tmp_path / "there", retention=Retention(file=str(text))), tmp_path)
-    return job, ray_inputs.named(job)
+    return job, inputs.named(job)
 
 
-def sent(wanted: ray_inputs.Named) -> dict[str, list[tuple[str, bytes]]]:
+def sent(wanted: inputs.Named) -> dict[str, list[tuple[str, bytes]]]:
     sources = [wanted.base, *wanted.data.values()]
-    return {s.sha256: [(name, path.read_bytes()) for name, path in ray_inputs.packed(s)] for s in sources}
+    return {s.sha256: [(name, path.read_bytes()) for name, path in inputs.packed(s)] for s in sources}
 
 
-def located(job: Any, wanted: ray_inputs.Named, given: Any) -> Any:
-    return ray_inputs.located(job, wanted, given, lambda content: content)
+def located(job: Any, wanted: inputs.Named, given: Any) -> Any:
+    return inputs.located(job, wanted, given, lambda content: content)
 
 
 def test_inputs_at_the_same_path_with_the_same_content_are_taken(elsewhere: Any) -> None:
@@ -66,9 +67,9 @@ def test_inputs_that_are_not_here_are_asked_for_and_those_that_were_sent_are_fou
     given = sent(wanted)
     key = trial_key.key(job.trial, job.base_sha256, job.data_sha256, "t" * 64)
     shutil.rmtree(Path(job.base_folder).parent)
-    for found in (ray_inputs.content, ray_inputs.fingerprint):
+    for found in (inputs.content, inputs.fingerprint):
         found.cache_clear()
-    with pytest.raises(ray_inputs.Missing) as missing:
+    with pytest.raises(inputs.Missing) as missing:
         located(job, wanted, {})
     assert missing.value.source == wanted.base
     here = located(job, wanted, given)
@@ -89,7 +90,7 @@ def test_an_input_with_other_content_at_the_same_path_is_not_taken(elsewhere: An
     given = sent(wanted)
     data = Path(job.trial.tasks[0].files["train"])
     data.write_text(data.read_text().replace("blue", "green"))
-    ray_inputs.content.cache_clear()
+    inputs.content.cache_clear()
     here = located(job, wanted, given)
     assert here.base_folder == job.base_folder
     assert here.trial.tasks[0].files["train"] != str(data)
@@ -101,33 +102,33 @@ def test_what_is_sent_and_is_not_what_was_named_is_not_taken(elsewhere: Any) -> 
     given = sent(wanted)
     given[wanted.base.sha256][0] = (given[wanted.base.sha256][0][0], b"{}")
     shutil.rmtree(Path(job.base_folder))
-    ray_inputs.fingerprint.cache_clear()
-    with pytest.raises(ray_inputs.Missing):
+    inputs.fingerprint.cache_clear()
+    with pytest.raises(inputs.Missing):
         located(job, wanted, given)
 
 
 def test_what_is_too_large_is_not_sent(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, wanted = elsewhere
-    monkeypatch.setattr(ray_inputs, "SENT_BYTES", 1000)
+    monkeypatch.setattr(inputs, "SENT_BYTES", 1000)
     with pytest.raises(UserError, match=r"0\.0 GiB, and at most .* GiB are sent.*same path on each, or name .* hub id"):
-        ray_inputs.packed(wanted.base)
+        inputs.packed(wanted.base)
     source = dataclasses.replace(next(iter(wanted.data.values())), sendable=False)
     with pytest.raises(UserError, match="may include files beside it"):
-        ray_inputs.packed(source)
+        inputs.packed(source)
 
 
 def test_a_built_in_base_is_taken_from_the_package_of_the_node(tiny: Path, tmp_path: Path) -> None:
     made = dataclasses.replace(trials.trial(tiny, tmp_path), base=Base("nano"))
     job = trials.job(made, tmp_path)
-    wanted = ray_inputs.named(job)
+    wanted = inputs.named(job)
     assert not wanted.base_is_folder
     gone = dataclasses.replace(wanted, base=dataclasses.replace(wanted.base, path="/no/such/folder"))
     assert located(dataclasses.replace(job, base_folder="/no/such/folder"), gone, {}) == job
 
 
 def order(job: Any, mark: str = "", **more: Any) -> bytes:
-    wanted = ray_inputs.Named(ray_inputs.Source(job.base_folder, job.base_sha256, "base"), True, {})
-    return pickle.dumps(ray_worker.Order(job, wanted, mark, more.pop("environment", {}), **more))
+    wanted = inputs.Named(inputs.Source(job.base_folder, job.base_sha256, "base"), True, {})
+    return pickle.dumps(worker.Order(job, wanted, mark, more.pop("environment", {}), **more))
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worked(payload: bytes, code: str | None = None, version: str = __version__) -> list[Any]:
-    messages = list(ray_worker.work(version, code or ray_worker.code_sha256(), payload, {}))
+    messages = list(worker.work(version, code or worker.code_sha256(), payload, {}))
     assert messages[0][0] == "here"
     return messages[1:]
 
@@ -192,7 +193,7 @@ def test_a_node_that_has_the_results_folder_uses_it(
 ) -> None:
     given = local_run(monkeypatch)
     job = dataclasses.replace(trials.job(trials.trial(tiny, tmp_path), tmp_path), environment_json='{"command": "c"}')
-    (tmp_path / ray_worker.MARK).write_text("this one")
+    (tmp_path / worker.MARK).write_text("this one")
     worked(order(job, "this one"))
     assert (given[0].scratch, given[0].log) == (job.scratch, job.log)
     described = json.loads(given[0].environment_json)
@@ -207,7 +208,7 @@ def test_a_node_without_the_results_folder_sends_log_and_adapter(
     status: str, tiny: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = local_run(monkeypatch, status)
-    monkeypatch.setattr(ray_worker, "PIECE_BYTES", 2)
+    monkeypatch.setattr(worker, "PIECE_BYTES", 2)
     results = tmp_path / "results"
     (results / "logs").mkdir(parents=True)
     job = trials.job(trials.trial(tiny, tmp_path), results)
@@ -217,9 +218,9 @@ def test_a_node_without_the_results_folder_sends_log_and_adapter(
     assert not list(Path(given[0].scratch).glob("*/*")), "nothing is left on the node"
     for kind, content in messages:
         if kind in ("log", "adapter"):
-            ray_files.receive(job, kind, content)
+            files.receive(job, kind, content)
     assert not Path(job.adapter_folder).exists(), "it appears whole"
-    ray_files.finish(job, messages[-1][1][0], dict(messages)["files"])
+    files.finish(job, messages[-1][1][0], dict(messages)["files"])
     assert not list(results.glob(".saving-*"))
     if status == "ok":
         assert (Path(job.adapter_folder) / "a.safetensors").read_bytes() == b"x" * 5
@@ -295,34 +296,34 @@ def test_what_ran_beside_a_trial_is_known_whatever_the_order_of_messages() -> No
 def test_losses_say_what_happened_without_addresses() -> None:
     ray = library("ray", "ray")
     errors = ray.exceptions
-    made = ray_losses.loss(errors.NodeDiedError("the node with IP 10.0.0.7 died"), 0)
+    made = losses.loss(errors.NodeDiedError("the node with IP 10.0.0.7 died"), 0)
     assert (made.reason, made.status, made.final) == ("its node was lost", "killed", False)
-    assert ray_losses.loss(errors.WorkerCrashedError(), 0).reason == "the process of Ray that ran it ended"
-    assert ray_losses.loss(errors.OutOfMemoryError("10.0.0.7"), 0).final
-    shared = ray_losses.loss(errors.OutOfMemoryError("10.0.0.7"), 2)
+    assert losses.loss(errors.WorkerCrashedError(), 0).reason == "the process of Ray that ran it ended"
+    assert losses.loss(errors.OutOfMemoryError("10.0.0.7"), 0).final
+    shared = losses.loss(errors.OutOfMemoryError("10.0.0.7"), 2)
     assert (shared.status, shared.final, shared.alone) == ("oom", False, True), "another may have filled the node"
     assert "up to 2 other trials" in shared.reason
-    assert ray_losses.loss(errors.RaySystemError("x"), 0).reason == "Ray lost it (RaySystemError)"
+    assert losses.loss(errors.RaySystemError("x"), 0).reason == "Ray lost it (RaySystemError)"
     with pytest.raises(UserError, match="the same command continues"):
-        ray_losses.loss(errors.LocalRayletDiedError(), 0)
+        losses.loss(errors.LocalRayletDiedError(), 0)
 
 
 def test_a_trial_reserves_its_threads_whole_gpus_and_its_budget(tiny: Path, tmp_path: Path) -> None:
     made = trials.trial(tiny, tmp_path, threads=3)
     job = dataclasses.replace(trials.job(made, tmp_path), budget_bytes=2**30)
-    assert ray_cluster.needs(job) == {"CPU": 3.0, "GPU": 0.0, "memory": 2.0**30}
-    on_gpu = ray_cluster.needs(dataclasses.replace(job, trial=dataclasses.replace(made, device="cuda")))
+    assert cluster.needs(job) == {"CPU": 3.0, "GPU": 0.0, "memory": 2.0**30}
+    on_gpu = cluster.needs(dataclasses.replace(job, trial=dataclasses.replace(made, device="cuda")))
     assert on_gpu == {"CPU": 3.0, "GPU": 1.0, "memory": 0.0}
     several = dataclasses.replace(made, devices=Devices("fsdp2", 4))
-    assert ray_cluster.reserved(several)["CPU"] == 12.0
-    assert ray_cluster.reserved(dataclasses.replace(several, device="cuda"))["GPU"] == 4.0
+    assert cluster.reserved(several)["CPU"] == 12.0
+    assert cluster.reserved(dataclasses.replace(several, device="cuda"))["GPU"] == 4.0
     placed = dataclasses.replace(several, device="cuda", devices=Devices("device_map", 4))
-    assert (ray_cluster.reserved(placed)["CPU"], ray_cluster.reserved(placed)["GPU"]) == (3.0, 4.0), "one process"
-    node = ray_cluster.Node("a", {"CPU": 8.0, "GPU": 4.0, "memory": 10.0 * 2**30})
+    assert (cluster.reserved(placed)["CPU"], cluster.reserved(placed)["GPU"]) == (3.0, 4.0), "one process"
+    node = cluster.Node("a", {"CPU": 8.0, "GPU": 4.0, "memory": 10.0 * 2**30})
     assert node.trials(on_gpu) == 2
-    assert node.trials(ray_cluster.reserved(made)) == 2
-    assert ray_cluster.Node("b", {"CPU": 8.0}).trials(on_gpu) == 0
-    assert ray_cluster.shown(on_gpu) == "3 CPUs, 1 GPUs"
+    assert node.trials(cluster.reserved(made)) == 2
+    assert cluster.Node("b", {"CPU": 8.0}).trials(on_gpu) == 0
+    assert cluster.shown(on_gpu) == "3 CPUs, 1 GPUs"
 
 
 @pytest.mark.parametrize(
@@ -346,11 +347,18 @@ def test_without_ray_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPat
         pass
 
 
+def test_the_source_that_nodes_must_have_is_the_whole_package() -> None:
+    import peftbench
+
+    assert worker._PACKAGE == Path(str(peftbench.__file__)).parent
+
+
 def test_ray_is_imported_only_if_it_is_asked_for(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import sys\nfrom peftbench import cli\nfrom peftbench.runner.executor import kinds, ray_driver, ray_worker\n"
+        "import sys\nfrom peftbench import cli\nfrom peftbench.runner.executor import kinds\n"
+        "from peftbench.runner.executor.ray import driver, worker\n"
         "with kinds.opened('local'):\n    print('ray' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

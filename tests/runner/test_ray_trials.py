@@ -17,23 +17,18 @@ import pytest
 import peftbench
 from peftbench.results import store
 from peftbench.runner import grid
-from peftbench.runner.executor import kinds, ray_driver, ray_worker
+from peftbench.runner.executor import kinds
+from peftbench.runner.executor.ray import driver
 from tests.support import colours, ray_runs, trials
 from tests.support.exports import library
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    library("ray", "ray")
-    with ray_runs.cluster([1, 1]) as made:
-        yield made
+nodes = ray_runs.nodes
 
 
 @pytest.fixture(autouse=True)
 def real(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_driver.ray_worker, "work", ray_worker.work)  # pretending trials replace it
+    monkeypatch.setattr(driver.worker, "work", ray_runs.REAL)  # pretending trials replace it
 
 
 def no_process_is_left() -> bool:
@@ -57,9 +52,9 @@ def test_a_node_that_is_lost_in_a_trial_changes_none_of_its_numbers(nodes: Any, 
             nodes.remove_node(by_node[killed[0]], allow_graceful=False)
 
     states: list[Any] = []
-    submit = ray_driver._submit
+    submit = driver._submit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_driver, "_submit", lambda state: (states.append(state), submit(state)))
+        patch.setattr(driver, "_submit", lambda state: (states.append(state), submit(state)))
         with kinds.opened("ray", nodes.address) as executor:
             outcome = grid.run(
                 SimpleNamespace(folder=results, tasks=("colour",), jobs=jobs, pending=jobs, workers=1),  # type: ignore[arg-type]
@@ -159,7 +154,7 @@ def test_a_node_without_the_base_model_and_the_data_is_sent_them(
     """Its own files are those of a machine where neither is: the paths of the command's say nothing there."""
     colours.with_validation(tmp_path, "device: cpu\nthreads: 1\nseeds: 2\nmethods: {adapter: {learning_rate: 1e-3}}\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ray_driver.ray_worker, "work", ray_runs.work_without_files)
+    monkeypatch.setattr(driver.worker, "work", ray_runs.work_without_files)
     found = peftbench.run_suite(
         "x.yaml",
         tmp_path / "r",

@@ -15,13 +15,14 @@ import pytest
 from peftbench.errors import UserError
 from peftbench.records import Phase
 from peftbench.runner import grid, leftovers
-from peftbench.runner.executor import Event, ray_driver, ray_inputs
-from peftbench.runner.executor.ray_asked import Asked
-from peftbench.runner.executor.ray_cluster import Node
+from peftbench.runner.executor import Event
+from peftbench.runner.executor.ray import driver, inputs
+from peftbench.runner.executor.ray.asked import Asked
+from peftbench.runner.executor.ray.cluster import Node
 from tests.support import ray_runs
 from tests.support.results_factory import make_result
 
-INPUTS = ray_inputs.Named(ray_inputs.Source("base", "0" * 64, "base"), True, {})
+INPUTS = inputs.Named(inputs.Source("base", "0" * 64, "base"), True, {})
 
 
 class Ray:
@@ -52,8 +53,8 @@ class Ray:
 def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     """The living nodes, which a test changes; each look is taken."""
     living: list[Node] = []
-    monkeypatch.setattr(ray_driver.ray_cluster, "nodes", lambda: list(living))
-    monkeypatch.setattr(ray_driver, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(driver.cluster, "nodes", lambda: list(living))
+    monkeypatch.setattr(driver, "_LOOK_SECONDS", 0.0)
     return living
 
 
@@ -65,12 +66,12 @@ def waiting(folder: Path, cpus: list[int]) -> Any:
             jobs[number], trial=dataclasses.replace(jobs[number].trial, threads=threads), budget_bytes=None
         )
     ray = Ray()
-    return ray_driver._Run(False, "", ray, ray, deque(Asked(job, INPUTS) for job in jobs))
+    return driver._Run(False, "", ray, ray, deque(Asked(job, INPUTS) for job in jobs))
 
 
 def turn(state: Any) -> None:
-    ray_driver._look(state)
-    ray_driver._submit(state)
+    driver._look(state)
+    driver._submit(state)
 
 
 def lost_on(state: Any, *nodes: str) -> Asked:
@@ -134,21 +135,21 @@ def test_a_trial_that_runs_or_that_no_node_can_run_is_not_taken_back(nodes: list
 def test_trials_that_no_node_can_run_keep_back_none_that_can(
     nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_driver, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(driver, "PATIENCE_SECONDS", -1.0)
     state = waiting(tmp_path, [64] * 40 + [1] * 3)
     nodes += [Node("a", {"CPU": 2.0})]
     turn(state)
     turn(state)
     asked = [options["num_cpus"] for options in state.ray.asked]
     assert asked.count(1.0) == 3
-    assert asked.count(64.0) == ray_driver._UNABLE_IN_FLIGHT, "a few, so that a cluster that grows sees them"
+    assert asked.count(64.0) == driver._UNABLE_IN_FLIGHT, "a few, so that a cluster that grows sees them"
     for messages in [messages for messages, each in state.flights.items() if each.job.trial.threads == 1]:
         del state.flights[messages]
     with pytest.raises(UserError, match="can run cell0, which needs 64 CPUs; nodes have: 2 CPUs"):
         turn(state)
     nodes.append(Node("b", {"CPU": 64.0}))
     turn(state)
-    assert len(state.flights) == ray_driver._LEAST_IN_FLIGHT, "a node that comes runs them"
+    assert len(state.flights) == driver._LEAST_IN_FLIGHT, "a node that comes runs them"
     assert [each.job.trial.cell for each in state.flights.values()] == [f"cell{n}" for n in range(16)], "in their order"
 
 
@@ -170,7 +171,7 @@ def arriving(folder: Path, pieces: list[tuple[str, bytes]], between: Any = None)
     flight = messages()
     state.flights[flight] = asked
     while state.flights:
-        list(ray_driver._receive(state, flight))
+        list(driver._receive(state, flight))
     assert not [*folder.glob(".receiving-*"), *folder.glob(".saving-*")]
     return Path(asked.job.adapter_folder)
 
@@ -209,6 +210,6 @@ def test_what_a_command_that_has_ended_received_is_deleted_before_a_run(tmp_path
 
 def test_what_ran_beside_a_trial_that_no_node_began_is_not_known(nodes: list[Node], tmp_path: Path) -> None:
     state = waiting(tmp_path, [1])
-    lost = ray_driver.local.failure(state.waiting[0].job, ray_driver.Status.KILLED, Phase.START, "its node was lost")
-    row = ray_driver._stamped(state, state.waiting[0], lost).row
+    lost = driver.local.failure(state.waiting[0].job, driver.Status.KILLED, Phase.START, "its node was lost")
+    row = driver._stamped(state, state.waiting[0], lost).row
     assert (row.node, row.trials_beside) == (None, None)

@@ -18,19 +18,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
+import pytest
 
 from peftbench.records import Base, Evaluation, Job, Phase, Trial
 from peftbench.results import store
 from peftbench.runner import grid
-from peftbench.runner.executor import Event, kinds, ray_driver, ray_inputs, ray_worker
+from peftbench.runner.executor import Event, kinds
+from peftbench.runner.executor.ray import driver, inputs, worker
+from tests.support.exports import library
 from tests.support.results_factory import make_result
 
 STORE_BYTES = 80 * 2**20
 """Object store of a node: the smallest that Ray takes is 75 MiB."""
+REAL = worker.work
+"""What runs trials; ``run`` replaces it."""
 
 
 def pretend(version: str, code: str, payload: bytes, sent: Any) -> Iterator[tuple[str, Any]]:
-    """In place of ``ray_worker.work``: do what the cell says, then give a result."""
+    """In place of ``worker.work``: do what the cell says, then give a result."""
     import ray
 
     job: Job = pickle.loads(payload).job
@@ -57,15 +62,15 @@ def pretend(version: str, code: str, payload: bytes, sent: Any) -> Iterator[tupl
 
 
 def work_without_files(version: str, code: str, payload: bytes, sent: Any) -> Iterator[tuple[str, Any]]:
-    """``ray_worker.work`` on a node that has no file of the command's machine, which is this one in truth."""
+    """``worker.work`` on a node that has no file of the command's machine, which is this one in truth."""
     os.environ["XDG_CACHE_HOME"] = f"{pickle.loads(payload).job.scratch}-of-the-node"
-    real = ray_inputs._is
-    ray_inputs._is = lambda source, path: str(path) != source.path and real(source, path)
-    ray_worker._shares = lambda *_: False
+    real = inputs._is
+    inputs._is = lambda source, path: str(path) != source.path and real(source, path)
+    worker._shares = lambda *_: False
     try:
-        yield from ray_worker.work(version, code, payload, sent)
+        yield from worker.work(version, code, payload, sent)
     finally:
-        ray_inputs._is = real
+        inputs._is = real
 
 
 def job(folder: Path, cell: str, seed: int) -> Job:
@@ -104,7 +109,7 @@ def run(
     folder: Path, cells: Sequence[str], address: str, observe: Callable[[Event], None] = lambda _: None
 ) -> grid.Outcome:
     """Run a grid of pretending trials on the cluster."""
-    ray_driver.ray_worker.work = pretend
+    driver.worker.work = pretend
     with kinds.opened("ray", address) as executor:
         return grid.run(prepared(folder, cells), observe, executor.run)
 
@@ -164,6 +169,14 @@ def cluster(cpus: Sequence[int], **head: Any) -> Iterator[Any]:
         yield made
     finally:
         made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of two nodes with a CPU each, for the tests of a file that takes this as its own."""
+    library("ray", "ray")
+    with cluster([1, 1]) as made:
+        yield made
 
 
 def add_node(made: Any, cpus: int, **more: Any) -> Any:

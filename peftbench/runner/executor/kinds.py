@@ -60,19 +60,19 @@ def opened(name: str, address: str | None = None) -> Iterator[Executor]:
     if name == "local":
         yield Executor(name, lambda jobs, workers: local.run(jobs, workers), device.resolve, lambda _, workers: workers)
         return
-    from peftbench.runner.executor import ray_cluster, ray_driver, ray_memory
+    from peftbench.runner.executor.ray import cluster, driver, memory
 
     def at_once(trials: Sequence[Trial], _: int) -> int:
-        found = ray_cluster.nodes()
-        return max(1, max((ray_cluster.at_once(found, ray_cluster.reserved(trial)) for trial in trials), default=1))
+        found = cluster.nodes()
+        return max(1, max((cluster.at_once(found, cluster.reserved(trial)) for trial in trials), default=1))
 
-    with ray_cluster.connected(address) as own:
+    with cluster.connected(address) as own:
         yield Executor(
             name,
-            lambda jobs, _: ray_driver.run(jobs, own),
-            ray_cluster.resolve_device,
+            lambda jobs, _: driver.run(jobs, own),
+            cluster.resolve_device,
             at_once,
-            ray_memory.reserved,
+            memory.reserved,
             shares_memory=False,
             elsewhere=not own,
         )

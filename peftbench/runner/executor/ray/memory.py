@@ -16,7 +16,8 @@ from peftbench.errors import UserError
 from peftbench.records import Job, Trial
 from peftbench.records.devices import ranks
 from peftbench.records.wording import abridged
-from peftbench.runner.executor import local, ray_cluster
+from peftbench.runner.executor import local
+from peftbench.runner.executor.ray import cluster
 
 BESIDE_BYTES = 2**30
 """Memory of a trial's process beside the tensors of a training step: Python, libraries, data. Of the trials in
@@ -39,7 +40,7 @@ def reserved(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[str, ...]]:
     unknown: list[str] = []
     for job in jobs:
         trial = job.trial
-        if ray_cluster.limited(job) or trial.training is None or trial.unsupported or trial.cell in found:
+        if cluster.limited(job) or trial.training is None or trial.unsupported or trial.cell in found:
             continue
         tensors = 0 if trial.device == "cuda" else _tensors(job, until)  # on a GPU they are in its own memory
         found[trial.cell] = None if tensors is None else tensors + BESIDE_BYTES * ranks(trial.devices)

@@ -24,7 +24,9 @@ from peftbench.measure import environment
 from peftbench.records import Job, Result, Status
 from peftbench.results import cache as kept
 from peftbench.runner import leftovers, training_states
-from peftbench.runner.executor import local, ray_inputs
+from peftbench.runner.executor import local
+from peftbench.runner.executor.ray import inputs
+from peftbench.runner.executor.ray.inputs import Named
 from peftbench.version import __version__
 
 STEP_SECONDS = 0.5
@@ -35,7 +37,7 @@ PIECE_BYTES = 32 * 2**20
 """Largest piece of a kept adapter's file in one message, in bytes."""
 MARK = ".ray-folder"
 """File in a results folder by whose content a node knows that it has the same folder, through a shared file system."""
-_PACKAGE = Path(__file__).parents[2]
+_PACKAGE = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Order:
     """A trial as it is sent to a node, with what a node must know to run it as the command's machine would."""
 
     job: Job
-    inputs: ray_inputs.Named
+    inputs: Named
     mark: str
     """Content of the results folder's mark."""
     environment: Mapping[str, str | None]
@@ -79,7 +81,7 @@ def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> It
         version: peftbench's version on the command's machine.
         code: the hash of its source.
         payload: an ``Order``, pickled, which only the same version can read.
-        sent: inputs that are sent, as ``ray_inputs.located`` has them.
+        sent: inputs that are sent, as ``inputs.located`` has them.
     """
     import ray
 
@@ -94,8 +96,8 @@ def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> It
     with suppress(PermissionError):  # Ray's workers are nicer than all other processes, which would slow down trials
         os.setpriority(os.PRIO_PROCESS, 0, 0)
     try:
-        job = ray_inputs.located(order.job, order.inputs, sent, ray.get)
-    except ray_inputs.Missing as missing:
+        job = inputs.located(order.job, order.inputs, sent, ray.get)
+    except inputs.Missing as missing:
         yield "missing", missing.source
         return
     problem = _other_data(job) if order.checks_key else None

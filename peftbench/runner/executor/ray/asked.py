@@ -9,9 +9,11 @@ from pathlib import Path
 
 from peftbench.measure import environment
 from peftbench.records import Job, Phase
-from peftbench.runner.executor import lifeline, ray_inputs, ray_worker
-from peftbench.runner.executor.ray_cluster import Node
-from peftbench.runner.executor.ray_spans import Span
+from peftbench.runner.executor import lifeline
+from peftbench.runner.executor.ray import worker
+from peftbench.runner.executor.ray.cluster import Node
+from peftbench.runner.executor.ray.inputs import Named
+from peftbench.runner.executor.ray.spans import Span
 from peftbench.tasks import hub
 
 _EQUAL = (
@@ -31,7 +33,7 @@ class Asked:
     """A trial that has no result yet."""
 
     job: Job
-    inputs: ray_inputs.Named
+    inputs: Named
     attempts: int = 0
     """How often a node has started it."""
     lost_on: set[str] = field(default_factory=set)
@@ -75,13 +77,13 @@ class Asked:
         """Return whether Ray can place it on a node, as it was asked to."""
         return node.name not in self.avoided and node.trials(self.reserved) > 0
 
-    def order(self, mark: str) -> ray_worker.Order:
+    def order(self, mark: str) -> worker.Order:
         """Return what is sent to a node.
 
         Args:
             mark: content of the results folder's mark.
         """
-        return ray_worker.Order(self.job, self.inputs, mark, _variables(), _reads_hub(self.job))
+        return worker.Order(self.job, self.inputs, mark, _variables(), _reads_hub(self.job))
 
 
 def _variables() -> Mapping[str, str | None]:

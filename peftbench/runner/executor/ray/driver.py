@@ -23,9 +23,10 @@ from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.trial import SettingsColumns
 from peftbench.results import cache
 from peftbench.runner import rows
-from peftbench.runner.executor import Event, local, ray_cluster, ray_files, ray_inputs, ray_losses, ray_worker
-from peftbench.runner.executor.ray_asked import Asked
-from peftbench.runner.executor.ray_spans import Spans
+from peftbench.runner.executor import Event, local
+from peftbench.runner.executor.ray import cluster, files, inputs, losses, worker
+from peftbench.runner.executor.ray.asked import Asked
+from peftbench.runner.executor.ray.spans import Spans
 from peftbench.version import __version__
 
 PATIENCE_SECONDS = 600.0
@@ -56,7 +57,7 @@ class _Run:
     refused: dict[tuple[str, str], str] = field(default_factory=dict)
     """Why a node cannot run trials that read something, by both."""
     looked: float = 0.0
-    nodes: list[ray_cluster.Node] = field(default_factory=list)
+    nodes: list[cluster.Node] = field(default_factory=list)
     stuck_since: float | None = None
     spans: Spans = field(default_factory=Spans)
     ended: deque[tuple[Asked, Result]] = field(default_factory=deque)
@@ -78,9 +79,9 @@ def run(jobs: Sequence[Job], own: bool) -> Iterator[Event]:
         return
     ray: Any = importlib.import_module("ray")
     mark = secrets.token_hex(16)
-    cache.keep(Path(jobs[0].scratch) / ray_worker.MARK, mark)
-    task = ray.remote(max_retries=0, num_returns="streaming")(ray_worker.work)
-    state = _Run(own, mark, ray, task, deque(Asked(job, ray_inputs.named(job)) for job in jobs))
+    cache.keep(Path(jobs[0].scratch) / worker.MARK, mark)
+    task = ray.remote(max_retries=0, num_returns="streaming")(worker.work)
+    state = _Run(own, mark, ray, task, deque(Asked(job, inputs.named(job)) for job in jobs))
     try:
         while state.waiting or state.unable or state.flights:
             _look(state)
@@ -117,7 +118,7 @@ def _look(state: _Run) -> None:
     now = time.monotonic()
     if now - state.looked < _LOOK_SECONDS and state.nodes:
         return
-    state.looked, state.nodes = now, ray_cluster.nodes()
+    state.looked, state.nodes = now, cluster.nodes()
     state.waiting.extendleft(reversed(state.unable))
     state.unable.clear()
     _recall(state)
@@ -148,7 +149,7 @@ def _recall(state: _Run) -> None:
         state.waiting.appendleft(asked)
 
 
-def _able(state: _Run, asked: Asked) -> list[ray_cluster.Node]:
+def _able(state: _Run, asked: Asked) -> list[cluster.Node]:
     """Return the nodes that can run a trial when they are free."""
     unfit = _unfit(state, asked)
     wanted = _needs(state, asked)
@@ -157,8 +158,8 @@ def _able(state: _Run, asked: Asked) -> list[ray_cluster.Node]:
 
 def _needs(state: _Run, asked: Asked) -> dict[str, float]:
     """Return what a trial reserves; of memory that is only predicted, not more than the largest node has."""
-    wanted = ray_cluster.needs(asked.job)
-    return wanted if ray_cluster.limited(asked.job) else ray_cluster.within(wanted, state.nodes)
+    wanted = cluster.needs(asked.job)
+    return wanted if cluster.limited(asked.job) else cluster.within(wanted, state.nodes)
 
 
 def _unfit(state: _Run, asked: Asked) -> set[str]:
@@ -176,8 +177,8 @@ def _no_node(state: _Run, asked: Asked, refusals: list[str]) -> str:
     kept = "finished trials are kept, the same command continues"
     if refusals:
         return f"no node of the cluster can run {asked.job.trial.cell}: {'; '.join(refusals)} ({kept})"
-    wanted = ray_cluster.shown(_needs(state, asked))
-    have = "; ".join(dict.fromkeys(ray_cluster.shown(node.has) for node in state.nodes)) or "none"
+    wanted = cluster.shown(_needs(state, asked))
+    have = "; ".join(dict.fromkeys(cluster.shown(node.has) for node in state.nodes)) or "none"
     return f"no node of the cluster can run {asked.job.trial.cell}, which needs {wanted}; nodes have: {have} ({kept})"
 
 
@@ -190,7 +191,7 @@ def _submit(state: _Run) -> None:
     while state.waiting:
         asked = state.waiting[0]
         if _able(state, asked):
-            at_once = ray_cluster.at_once(state.nodes, _needs(state, asked))
+            at_once = cluster.at_once(state.nodes, _needs(state, asked))
             if able >= max(_LEAST_IN_FLIGHT, 2 * at_once):
                 return
             able += 1
@@ -203,7 +204,7 @@ def _submit(state: _Run) -> None:
         asked.begin()
         messages = state.task.options(**_options(state, asked)).remote(
             __version__,
-            ray_worker.code_sha256(),
+            worker.code_sha256(),
             pickle.dumps(asked.order(state.mark)),
             {content: state.sent[content] for content in asked.sent},
         )
@@ -245,14 +246,14 @@ def _receive(state: _Run, messages: Any) -> Iterator[Event]:
     elif kind == "here":
         _began(state, asked, *content)
     elif kind in ("log", "adapter"):
-        ray_files.receive(asked.job, kind, content)
+        files.receive(asked.job, kind, content)
     elif kind == "files":
         asked.files = content
     elif kind == "result":
         del state.flights[messages]
         result, moment = content
         asked.end(moment)
-        ray_files.finish(asked.job, result, asked.files)
+        files.finish(asked.job, result, asked.files)
         state.ended.append((asked, result))
     else:
         del state.flights[messages]
@@ -264,7 +265,7 @@ def _began(state: _Run, asked: Asked, node: str, moment: float) -> None:
     """Note where and when a trial began."""
     asked.node = node
     asked.attempts += 1
-    ray_files.discard(asked.job)
+    files.discard(asked.job)
     found = next((each for each in state.nodes if each.name == node), None)
     asked.capacity = found.trials(_needs(state, asked)) if found else None
     asked.span = state.spans.begin(node, moment)
@@ -281,14 +282,14 @@ def _refuse(state: _Run, asked: Asked, kind: str, content: Any) -> None:
     state.looked = 0.0
 
 
-def _send(state: _Run, asked: Asked, source: ray_inputs.Source) -> str | None:
+def _send(state: _Run, asked: Asked, source: inputs.Source) -> str | None:
     """Have Ray hold an input that a node lacks; return why that does not help, None if it does."""
     if source.sha256 in asked.sent:
         return f"{source.path} could not be stored there"
     try:
         if source.sha256 not in state.sent:
-            files = ray_inputs.packed(source)
-            state.sent[source.sha256] = [(name, state.ray.put(path.read_bytes())) for name, path in files]
+            packed = inputs.packed(source)
+            state.sent[source.sha256] = [(name, state.ray.put(path.read_bytes())) for name, path in packed]
     except (UserError, OSError) as error:
         return str(error)
     asked.sent.add(source.sha256)
@@ -304,15 +305,15 @@ def _lost(state: _Run, messages: Any, error: Exception | None) -> None:
         error: what Ray raised; None if the task ended without a result.
     """
     asked = state.flights.pop(messages)
-    loss = ray_losses.loss(error, _beside(state, asked))
+    loss = losses.loss(error, _beside(state, asked))
     asked.end(None)
-    ray_files.discard(asked.job)
+    files.discard(asked.job)
     state.looked = 0.0
     if asked.node is None:
         asked.attempts += 1  # else one that is always lost before its node has said a word is tried for ever
     else:
         asked.lost_on.add(asked.node)
-    if asked.attempts < ray_losses.ATTEMPTS and not loss.final:
+    if asked.attempts < losses.ATTEMPTS and not loss.final:
         asked.alone |= loss.alone
         asked.node = None
         state.waiting.append(asked)
