@@ -52,7 +52,7 @@ def inputs(model: Any, ids: torch.Tensor, mask: torch.Tensor, beams: int = 1) ->
     given: dict[str, Any] = {"input_ids": ids, **behind(model, ids, ids.shape[1], beams)}
     if "attention_mask" in taken or not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
         given["attention_mask"] = mask
-    own = next((m for m in base.modules() if hasattr(m, "create_position_ids_from_input_ids")), None)
+    own = next((m for m in base.modules() if hasattr(type(m), "create_position_ids_from_input_ids")), None)
     if own is not None and "position_ids" in taken:
         given["position_ids"] = own.create_position_ids_from_input_ids(ids, own.padding_idx)
     return given

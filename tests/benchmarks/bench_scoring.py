@@ -22,11 +22,11 @@ from peftbench.records import Evaluation, Example, Task
 from peftbench.tasks import lm_eval_export
 from tests.benchmarks import subjects
 
-ROUNDS, WARM_UP = 15, 1
+ROUNDS, WARM_UP = 10, 1
 WORDS = "one two three four red green blue sum of is the colour sky grass yes no"
 LENGTH, BATCH = 256, 8
 """Most tokens of a text, and texts in a batch."""
-PROMPTS, NEW_TOKENS = 16, 32
+PROMPTS, NEW_TOKENS = 8, 32
 """Prompts whose answers are decoded, and tokens of an answer."""
 CLOSE = 1e-3
 """Difference of log-probabilities, in nats, below which two computations did the same work."""
