@@ -499,7 +499,7 @@ def test_list_methods_has_a_block_for_each_with_what_exists_here(command):
         assert line.removeprefix(f"  on {here} ").replace("(default)", "").split() == exist
     assert "rank=16: virtual tokens" in blocks["prefix_tuning"]
     assert "gradient checkpointing: the prefix is a cache" in blocks["prefix_tuning"]
-    assert "int8 nf4 fp4 int8-fp32 nf4-fp32 fp4-fp32: quantized weights have no gradient" in " ".join(
+    assert "int8 nf4 fp4 int8-fp32 nf4-fp32 fp4-fp32 stored: quantized weights have no gradient" in " ".join(
         blocks["full"].split()
     )
 
