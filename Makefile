@@ -7,6 +7,7 @@
 # make cluster      the tests of runs on a cluster of Ray and of its results at S3, with the real libraries, which it installs
 #                   (CLUSTER_ARGS=--run-slow: those that take minutes too)
 # make e2e          the tests of the E2E scorer's metrics, with their library, which it installs, and Java
+# make quantizers   the tests of base models that optional libraries have stored quantized, which it installs
 # make fuzz         wrong inputs of every kind for FUZZ_SECONDS (default 3600); adds their counts to docs/trust.md
 # make gpu          measure on a CUDA device what cannot be known without one (docs/gpu.md; GPU_ARGS="--dry-run --out DIR")
 # make bench        measure peftbench itself and print the ratios (BENCH_ARGS=--write renews docs/bench.md)
@@ -31,7 +32,7 @@ SSE4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCT
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=4
 KERNEL_TESTS ?= tests/models/test_causality.py tests/methods/test_adapter.py tests/training/test_loop.py
 
-.PHONY: quickstart test check smoke kernels chaos exports cluster e2e fuzz gpu bench reference clean
+.PHONY: quickstart test check smoke kernels chaos exports cluster e2e quantizers fuzz gpu bench reference clean
 
 quickstart: $(STAMP)
 	$(BIN)/peftbench run suites/quickstart.yaml
@@ -75,6 +76,12 @@ cluster: $(STAMP)
 e2e: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group e2e
 	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --session-timeout 600 tests/evaluation/test_more_metrics.py
+
+# base models that torchao has stored
+quantizers: $(STAMP)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group quantizers
+	PEFTBENCH_ALL_GROUPS=1 $(BIN)/python -m pytest --run-slow --session-timeout 900 --numprocesses 2 tests/models/test_stored.py \
+		tests/models/test_precision.py tests/planner/test_fake_quantized.py
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --group fuzz

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from peftbench.measure.optimizer_state import flat
 from peftbench.models import divided
-from peftbench.models.load import quantization_tensors
+from peftbench.models.storage import parts, quantization_tensors
 from peftbench.records.memory import Category
 
 _LOOKED_LIKE_LOGITS = (Category.LOGITS, Category.GRADIENTS)
@@ -81,6 +81,11 @@ class Ledger(TorchDispatchMode):
 
     def track(self, tensor: torch.Tensor, category: Category, *, move: bool = True) -> None:
         """Count a tensor's storage under a category; move it there if its category was only a guess from its shape."""
+        inner = parts(tensor)
+        if len(inner) > 1:  # as little (a weight of torchao)
+            for part in inner:
+                self.track(part, category, move=move)
+            return
         if tensor.layout is torch.sparse_coo:  # has no storage of its own (SHiRA's updates, FRoD's rotations)
             self.track(tensor._indices(), category, move=move)
             self.track(tensor._values(), category, move=move)

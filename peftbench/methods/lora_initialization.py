@@ -19,6 +19,7 @@ from peftbench.methods import lora_calibration
 from peftbench.methods.lora_calibration import ADAPTER
 from peftbench.models import dry_load, head
 from peftbench.models.quantization import is_fused
+from peftbench.models.storage import is_packed
 from peftbench.training.batches import collate
 
 _MUTATING = ("pissa", "olora", "corda", "lora_ga")
@@ -62,7 +63,7 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any], name: str = 
     if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
         # DoRA reads the weight in every forward pass, and the copy that peft stores back on the CPU has no scales
         raise Unsupported(f"{name}: dora on int8 weights: peft 0.21 loses their scales on the CPU")
-    quantized = any(getattr(p, "quant_state", None) is not None or hasattr(p, "SCB") for p in model.parameters())
+    quantized = any(map(is_packed, model.parameters()))
     if mutates(start) and quantized:
         raise Unsupported(
             f"{name}: initialization {start} subtracts s B A from the base's weights, which would be quantized again: "

@@ -204,7 +204,7 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
     Parameters that the model's own class keeps in float32 are allowed, except weight matrices where it is quantized.
     """
     expected = precision.base_weights(trains_base)
-    allowed = {expected, "int8", "uint8"} if precision.quantization else {expected}
+    allowed = {expected, "int8", "uint8", "float8_e4m3fn"} if precision.quantization else {expected}
     if not set(dtypes) <= allowed:
         kept = fp32_parts.names(model, getattr(torch, expected))
         others = [n for n, p in model.named_parameters() if dtype_name(p) not in allowed and n not in kept]

@@ -14,6 +14,7 @@ from torch import nn
 from peftbench.errors import UserError
 from peftbench.models import head, layer_code, stored
 from peftbench.models.precision import Precision
+from peftbench.models.storage import is_packed, parts
 
 LINEAR = ("FalconLinear",)
 """Subclasses of ``nn.Linear`` that also compute x W^T + b; in 16 bits, falcon's rounds once more before adding b."""
@@ -62,11 +63,11 @@ def set_compute(config: Any, precision: Precision) -> bool:
 
 
 def of_config(config: Any) -> Any:
-    """Return the ``BitsAndBytesConfig`` with which a base model is stored; None if its config has none."""
-    from transformers import BitsAndBytesConfig
+    """Return transformers' quantization config with which a base model is stored; None if its config has none."""
+    from transformers.quantizers import AutoQuantizationConfig
 
     found = stored.scheme(config)
-    return None if found is None else BitsAndBytesConfig.from_dict(dict(found.settings))
+    return None if found is None else AutoQuantizationConfig.from_dict(dict(found.settings))
 
 
 def check_stored(model: nn.Module, contents: stored.Contents) -> None:
@@ -84,7 +85,7 @@ def check_stored(model: nn.Module, contents: stored.Contents) -> None:
         raise UserError(
             f"the files store {plain[0]} unquantized, which their config says is quantized ({len(plain)} such layers)"
         )
-    own = [p for p in model.parameters() if not p.is_floating_point()]
+    own = [parts(p)[0] for p in model.parameters() if is_packed(p)]
     held = sum(p.numel() * p.element_size() for p in own)
     expected = sum(math.prod(each.shape) for each in contents.packed.values())
     if (len(own), held) != (len(contents.packed), expected) or not own:

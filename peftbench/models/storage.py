@@ -11,6 +11,19 @@ from torch import nn
 from peftbench.models import divided, head
 
 
+def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that a tensor consists of: the codes, then scales and offsets, of one of torchao's; itself."""
+    if not hasattr(tensor, "tensor_data_names"):
+        return [tensor]
+    names = tensor.__tensor_flatten__()[0]  # type: ignore[attr-defined]
+    return [getattr(tensor, name) for name in names]
+
+
+def is_packed(parameter: torch.Tensor) -> bool:
+    """Return whether a parameter holds the codes of quantized weights."""
+    return len(parts(parameter)) > 1 or not parameter.is_floating_point()
+
+
 def parameter_count(parameter: torch.Tensor) -> int:
     """Return the number of weights in a parameter, also if it is packed with two in a byte."""
     state = getattr(parameter, "quant_state", None)
@@ -28,12 +41,13 @@ def storage(model: nn.Module) -> Counter[str]:
 
 def dtype_name(parameter: torch.Tensor) -> str:
     """Return the name of a parameter's storage dtype: ``bfloat16``."""
-    return str(parameter.dtype).removeprefix("torch.")
+    return str(parts(parameter)[0].dtype).removeprefix("torch.")
 
 
 def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     """Yield the tensors that quantized weights need besides their codes: scales, offsets and code tables."""
     for parameter in model.parameters():
+        yield from parts(parameter)[1:]
         state = getattr(parameter, "quant_state", None)
         while state is not None:
             yield from (t for t in (state.absmax, state.offset, state.code) if isinstance(t, torch.Tensor))
@@ -48,7 +62,8 @@ def quantization_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
 def weights_bytes(model: nn.Module, apart: Container[int] = ()) -> int:
     """Return the bytes of parameters, but for those of the ids ``apart``, and quantization state, each storage once."""
     seen: dict[int, int] = {}
-    for tensor in (*(p for p in model.parameters() if id(p) not in apart), *quantization_tensors(model)):
+    own = (parts(p)[0] for p in model.parameters() if id(p) not in apart)
+    for tensor in (*own, *quantization_tensors(model)):
         held = tensor.untyped_storage()
         seen[held.data_ptr()] = held.nbytes()
     return sum(seen.values())
@@ -56,6 +71,9 @@ def weights_bytes(model: nn.Module, apart: Container[int] = ()) -> int:
 
 def checksum(tensor: torch.Tensor) -> int:
     """Return a 64-bit checksum of a tensor's bytes. A change of a single byte always changes it."""
+    inner = parts(tensor.detach())
+    if len(inner) > 1:
+        return sum(place * checksum(part) for place, part in enumerate(inner, 1))
     raw = divided.whole(tensor.detach()).contiguous().flatten().view(torch.uint8)
     whole = raw.numel() // 8 * 8
     return sum(int(part.sum()) for part in (raw[:whole].view(torch.int64), raw[whole:].to(torch.int64)))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +24,12 @@ NAME = "stored"
 """The precision in which a base model is used as it is stored."""
 _KEYS = ("quantization_config", "compression_config")
 """Keys of a ``config.json`` with a stored quantization."""
+_READ = ("bitsandbytes", "torchao")
+"""Kinds that are read."""
+_TORCHAO = ("Int8WeightOnlyConfig", "IntxWeightOnlyConfig", "Float8WeightOnlyConfig")
+"""The schemes of torchao that are read: others have other kernels, or quantize activations, which have no gradient."""
+_TORCHAO_PART = re.compile(r"(?P<weight>.*\.)_weight_(?P<part>qdata|scale|zero_point)")
+"""Names of the tensors of a weight of torchao in files."""
 _STATE = ".quant_state.bitsandbytes__"
 """Part of the name of the tensor in which bitsandbytes stores the description of a 4-bit weight, as JSON."""
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -39,11 +47,15 @@ class Kind:
     """Why it cannot be trained here, as a clause; empty if it can."""
     way_out: str = ""
     """How to make an unquantized copy, as Python; empty if there is no short way."""
+    package: str = ""
+    """The package that its weights need, and the extra that installs it; empty if it is always installed."""
 
 
 def _copy(settings: str = "", then: str = "") -> str:
     """Return the Python that loads BASE unquantized and saves it as COPY."""
-    return f'AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16"{settings}){then}.save_pretrained("COPY")'
+    loaded = f'AutoModelForCausalLM.from_pretrained("BASE", dtype="bfloat16"{settings}){then}'
+    # the files' own format is the quantized one, to which transformers 5.23 would fail to go back
+    return f'{loaded}.save_pretrained("COPY", save_original_format=False)'
 
 
 _BUFFERS = "its layers keep their weights outside of the model's parameters, which peftbench does not count yet"
@@ -77,7 +89,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             _copy(", quantization_config=Mxfp4Config(dequantize=True)"),
         ),
         "quanto": Kind("Quanto", "transformers saves and loads no weights of it"),
-        "torchao": Kind("torchao", "peftbench does not read its tensors yet", _copy(then=".dequantize()")),
+        "torchao": Kind("torchao", package="torchao"),
     }
 )
 """``quant_method`` -> how such weights are stored."""
@@ -118,6 +130,13 @@ class Scheme:
         return str(self.settings.get("bnb_4bit_quant_type", "fp4"))
 
     @property
+    def torchao(self) -> str | None:
+        """The class of torchao's config; None for another library."""
+        types = self.settings.get("quant_type")
+        found = types.get("default") if isinstance(types, Mapping) else types
+        return str(found.get("_type") if isinstance(found, Mapping) else found) if self.kind == "torchao" else None
+
+    @property
     def double_quantization(self) -> bool:
         """Whether bitsandbytes has quantized the quantization constants too."""
         return bool(self.settings.get("bnb_4bit_use_double_quant"))
@@ -128,7 +147,14 @@ class Scheme:
         group = self.settings.get("group_size", self.settings.get("q_group_size"))
         grouped = f"groups of {group}" if isinstance(group, int) and group > 0 else None
         double = "double quantization" if self.four_bit_type and self.double_quantization else None
-        parts = [self.title, self.four_bit_type, f"{self.bits} bits" if self.bits else None, grouped, double]
+        parts = [
+            self.title,
+            self.torchao,
+            self.four_bit_type,
+            f"{self.bits} bits" if self.bits else None,
+            grouped,
+            double,
+        ]
         return ", ".join(part for part in parts if part)
 
     def _given(self, key: str) -> bool:
@@ -174,12 +200,7 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
     found = scheme(config)
     if found is None:
         return None
-    kind = KINDS.get(found.kind)
-    why = _UNKNOWN if kind is None or not (kind.why_not or found.kind == "bitsandbytes") else kind.why_not
-    if not why and found.where != "quantization_config":
-        why = "transformers reads the quantization of a whole model only"
-    if not why and found.bits is None:
-        why = "its config says neither load_in_4bit nor load_in_8bit"
+    kind, why = KINDS.get(found.kind), _why_not_read(found)
     if not why:
         return None
     copy = f", or save a dequantized copy: {kind.way_out}" if kind and kind.way_out else ", or a dequantized copy"
@@ -187,6 +208,22 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
         f"its weights are stored quantized ({found.where} in config.json: {found.words}), and {why}; give the "
         f"unquantized original, with precision nf4, fp4 or int8 for quantized training{copy}"
     )
+
+
+def _why_not_read(found: Scheme) -> str:
+    """Return why weights that are stored so are not read, as a clause; empty if they are."""
+    kind = KINDS.get(found.kind)
+    if kind is None or found.kind not in _READ:
+        return kind.why_not if kind and kind.why_not else _UNKNOWN
+    if found.where != _KEYS[0]:
+        return "transformers reads the quantization of a whole model only"
+    if found.kind == "torchao" and found.torchao not in _TORCHAO:
+        return f"of torchao {', '.join(_TORCHAO)} are read"
+    if found.kind == "bitsandbytes" and found.bits is None:
+        return "its config says neither load_in_4bit nor load_in_8bit"
+    if kind.package and find_spec(kind.package) is None:
+        return f"{kind.package} is not installed (pip install 'peftbench[{kind.package}]')"
+    return ""
 
 
 def why_other_precision(config: Any, precision: str, options: Mapping[str, Any]) -> str | None:
@@ -207,6 +244,8 @@ def why_other_precision(config: Any, precision: str, options: Mapping[str, Any])
             f"the base is stored quantized ({found.words}), and other weights than these cannot be made from it in "
             f"{precision}; use precision {NAME}, or give the unquantized original{copy}"
         )
+    if options.get("initialization") == "loftq":
+        return "initialization loftq needs the unquantized weights, which a base that is stored quantized does not have"
     return _why_no_qlora(found, options) if "double_quantization" in options else None
 
 
@@ -259,7 +298,7 @@ def contents(folder: Path) -> Contents:
     if here is None:
         return Contents(found, {}, 0)
     try:
-        return _of_bitsandbytes(folder, found)
+        return _of_torchao(found) if here.kind == "torchao" else _of_bitsandbytes(folder, found)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"the description of a quantized weight cannot be read: {error}") from None
 
@@ -280,8 +319,20 @@ def _of_bitsandbytes(folder: Path, found: Mapping[str, Stored]) -> Contents:
         for name, each in found.items()
         if name not in parts
     }
-    size = sum(math.prod(found[name].shape) * _BYTES.get(found[name].dtype, 4) for name in parts if name in found)
+    size = sum(_size(found[name]) for name in parts if name in found)
     return Contents(unpacked, {name: found[name] for name in shapes}, size)
+
+
+def _of_torchao(found: Mapping[str, Stored]) -> Contents:
+    parts = {name: match for name in found if (match := _TORCHAO_PART.fullmatch(name))}
+    packed = {f"{m['weight']}weight": found[name] for name, m in parts.items() if m["part"] == "qdata"}
+    unpacked = {name: each for name, each in found.items() if name not in parts}
+    unpacked |= {name: replace(each, dtype="BF16") for name, each in packed.items()}
+    return Contents(unpacked, packed, sum(_size(found[name]) for name, m in parts.items() if m["part"] != "qdata"))
+
+
+def _size(tensor: Stored) -> int:
+    return math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 4)
 
 
 _BYTES: Mapping[str, int] = MappingProxyType({"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4})

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from peftbench.models import head
+from peftbench.models.storage import is_packed
 
 _DEPENDS = re.compile(r"expert\w*\.\w*\d+\.|compress(?!.*indexer)")
 """Part of the name of a weight whose use depends on the tokens: one of several experts, and compressors of blocks of
@@ -41,7 +42,7 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device=device)
     outputs: dict[int, Any] = {}
     hidden: set[int] = set()
-    packed = [m for m in model.modules() if any(not p.is_floating_point() for p in m.parameters(recurse=False))]
+    packed = [m for m in model.modules() if any(map(is_packed, m.parameters(recurse=False)))]
     hooks = [m.register_forward_hook(lambda m, _, out: outputs.update({id(m): _node(out)})) for m in packed]
     hooks += [m.register_forward_hook(partial(_note_hidden, hidden)) for m in model.modules()]
     training = model.training
@@ -95,7 +96,7 @@ def _trainable(model: nn.Module) -> Iterator[None]:
     before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         for parameter, _ in before:
-            parameter.requires_grad_(parameter.is_floating_point())
+            parameter.requires_grad_(not is_packed(parameter))
         yield
     finally:
         for parameter, required in before:

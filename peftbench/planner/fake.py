@@ -133,10 +133,13 @@ def materialize(model: nn.Module) -> None:
     def other(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             replaced.append(tensor)
+            whole = fake_quantized.rebuilt(tensor, other)
+            if whole is not None:
+                return made.setdefault(id(tensor), whole)
             storage = tensor.untyped_storage()
             if storage._cdata not in storages:  # the whole storage, since a slice keeps all of it alive
-                whole = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
-                storages[storage._cdata] = whole
+                values = torch.empty(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
+                storages[storage._cdata] = values
             held = storages[storage._cdata]
             new = held.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).detach()
             if isinstance(tensor, nn.Parameter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -15,6 +16,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from peftbench.models import quantization
 from peftbench.models.precision import Precision
+from peftbench.models.storage import parts
 
 _BLOCK, _SCALES_BLOCK = 64, 256
 """Weights per scale, and scales per second-level scale (double quantization): bitsandbytes' defaults."""
@@ -28,10 +30,13 @@ def quantize(model: Any, settings: Any) -> None:
 
     Args:
         model: the model, every parameter on ``meta``.
-        settings: a ``BitsAndBytesConfig``.
+        settings: a ``BitsAndBytesConfig``, or a ``TorchAoConfig``.
     """
     quantizer = AutoHfQuantizer.from_config(settings, pre_quantized=False)
     quantizer.preprocess_model(model, device_map={"": "cpu"})
+    if settings.quant_method == "torchao":
+        _torchao(model, settings, quantizer)
+        return
     for module in model.modules():
         if isinstance(module, Linear4bit):
             _four_bits(module, model.dtype)
@@ -40,6 +45,16 @@ def quantize(model: Any, settings: Any) -> None:
         if isinstance(module, Linear4bit | Linear8bitLt) and module.bias is not None:
             module.bias.data = module.bias.data.to(model.dtype)
     quantizer.postprocess_model(model)
+
+
+def _torchao(model: Any, settings: Any, quantizer: Any) -> None:
+    """Quantize the layers that transformers chooses by torchao itself, which only computes shapes on ``meta``."""
+    from torchao.quantization import quantize_
+
+    def chosen(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and quantizer.param_needs_quantization(model, f"{name}.weight")
+
+    quantize_(model, settings.quant_type, chosen)
 
 
 def quantize_experts(model: Any, precision: Precision, double_quantization: bool) -> None:
@@ -113,6 +128,16 @@ class _FakeInt8Params(FakeTensor):
 
 
 _FakeParams4bit.__name__, _FakeInt8Params.__name__ = Params4bit.__name__, Int8Params.__name__
+
+
+def rebuilt(tensor: Any, other: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
+    """Return a weight of torchao made of other tensors than its own; None if it is none."""
+    if len(parts(tensor)) == 1:
+        return None
+    names, context = tensor.__tensor_flatten__()
+    inner = {name: other(getattr(tensor, name)) for name in names}
+    made: torch.Tensor = type(tensor).__tensor_unflatten__(inner, context, tensor.shape, tensor.stride())
+    return nn.Parameter(made, requires_grad=False) if isinstance(tensor, nn.Parameter) else made
 
 
 def name(parameter: Any, like: torch.Tensor) -> None:

@@ -18,8 +18,9 @@ from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.methods import method_of
 from peftbench.models import head
 from peftbench.models.layers import decoder_layers
-from peftbench.models.load import parameter_count, quantization_tensors, trainable_parameters
+from peftbench.models.load import trainable_parameters
 from peftbench.models.precision import Precision, effective
+from peftbench.models.storage import parameter_count, parts, quantization_tensors
 from peftbench.planner import cuda_reserve, fake
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
@@ -61,7 +62,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
     own = [p for p in made.parameters() if id(p) not in apart]
     totals = {
         "base_parameters": sum(map(parameter_count, own)),
-        "base_weights_bytes": _bytes(*own, *quantization_tensors(made)),
+        "base_weights_bytes": _bytes(*(parts(p)[0] for p in own), *quantization_tensors(made)),
     }
     tuned = fake.attach(made, trial)
     with fake.fake_tensors(any(p.padded for p in passes)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -14,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.methods import METHODS
-from peftbench.models import find, load, stored
+from peftbench.models import dry_load, find, load, storage, stored
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import Base
 from peftbench.suite import base_defaults
 from tests.support import stored_bases, tiny_base, trials
 
 KINDS = ("nf4", "int8")
+TORCHAO = stored_bases.TORCHAO
 SUITE = """
 base: {base}
 seeds: 1
@@ -38,9 +40,16 @@ def bases(tmp_path_factory):
     """A tiny base model, and the same one as it is stored by each quantizer."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("stored")
-    plain = tiny_base.make(folder / "plain")
-    kinds = (*KINDS, "nf4-single")
-    return {"plain": plain} | {kind: stored_bases.make(plain, folder / kind, kind) for kind in kinds}
+
+    class Bases(dict):
+        def __missing__(self, kind):
+            why = stored_bases.why_missing(kind)
+            if why:
+                pytest.skip(why)
+            self[kind] = stored_bases.make(self["plain"], folder / kind, kind)
+            return self[kind]
+
+    return Bases(plain=tiny_base.make(folder / "plain"))
 
 
 def steps(result):
@@ -77,16 +86,60 @@ def test_every_method_trains_a_stored_base_as_the_same_base_that_peftbench_quant
     assert answers[0] == answers[1] != []
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "nf4-single"])
+def torchao_cells():
+    """Every method on every kind of torchao's; one of them by default."""
+    for method, kind in itertools.product([n for n, m in METHODS.items() if "stored" in m.precisions], TORCHAO):
+        if method != "qlora":
+            often = (method, kind) in {("lora", "torchao-int8")}
+            yield pytest.param(method, kind, marks=[] if often else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("method", "kind"), [*torchao_cells()])
+def test_every_method_trains_a_base_that_torchao_has_stored_in_the_memory_that_is_predicted(
+    method, kind, bases, tmp_path
+):
+    options = {"peft_type": "VERA"} if method == "peft" else {}
+    forms = ("adapter", "merged") if method == "lora" else ()
+    made = trials.trial(bases[kind], tmp_path / "data", method, "stored", options=options, unsupported=None)
+    tmp_path.joinpath("scratch").mkdir()
+    row = trials.run(replace(made, deployed=forms), tmp_path / "scratch", predicts=True, measures_inference=True).row
+    assert (row.status, row.message) == ("ok", None)
+    if METHODS[method].trains:
+        assert row.moved_tensors == row.trainable_tensors > 0
+        assert row.peak_train_bytes > 0
+        if method != "peft":  # VeRA reads values while it is attached, so a step of it cannot be traced
+            assert row.predicted_train_bytes == row.peak_train_bytes
+        assert row.peak_quantization_state_bytes > 0
+    if forms:
+        found = json.loads(row.deployed_json)["forms"]
+        assert found["adapter"]["status"] == "ok"
+        assert "its unquantized weights" in found["merged"]["message"]
+
+
+@pytest.mark.parametrize("kind", TORCHAO)
+def test_a_layer_that_torchao_has_stored_computes_with_its_codes_and_scales(kind, bases):
+    found = load.load(bases[kind], PRECISIONS["stored"], False, True, device="cpu", trust_remote_code=False).model
+    layer = found.model.layers[0].mlp.up_proj
+    assert layer.weight.zero_point.count_nonzero() == 0 if hasattr(layer.weight, "zero_point") else True
+    scales = layer.weight.scale.float().repeat_interleave(64 // layer.weight.scale.shape[1], dim=1)
+    x = torch.randn(5, 64, dtype=torch.bfloat16)
+    expected = x.float() @ (layer.weight.qdata.float() * scales).T
+    assert torch.allclose(layer(x).float(), expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
+    before = load.checksum(layer.weight)
+    layer.weight.scale[0] *= 2  # the checksum covers the scales too
+    assert load.checksum(layer.weight) != before
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "nf4-single", *TORCHAO])
 def test_bits_per_weight_of_the_files_are_those_in_memory(kind, bases):
     loaded = load.load(bases[kind], PRECISIONS["stored"], False, True, device="cpu", trust_remote_code=False)
     found = stored.contents(bases[kind])
-    layers = [m for m in loaded.model.modules() if any(not p.is_floating_point() for p in m.parameters(recurse=False))]
+    layers = [m for m in loaded.model.modules() if any(map(storage.is_packed, m.parameters(recurse=False)))]
     weights = sum(load.parameter_count(m.weight) for m in layers)
     assert len(layers) == len(found.packed) == 21
     held = 8 * sum(load.weights_bytes(m) for m in layers) / weights
     # the files describe each 4-bit weight in a text of some 100 bytes, and have an offset of 4 bytes in it
-    assert found.bits_per_weight == pytest.approx(held, rel=0.2 if kind != "int8" else 0.01)
+    assert found.bits_per_weight == pytest.approx(held, rel=0.2 if kind.startswith("nf4") else 0.01)
     plain = load.load(bases["plain"], PRECISIONS["bf16"], False, True, device="cpu", trust_remote_code=False)
     assert {name: each.shape for name, each in found.unpacked.items()} == {
         name: tuple(p.shape) for name, p in plain.model.named_parameters()
@@ -182,3 +235,85 @@ def test_the_dtype_of_products_is_the_precisions_and_not_of_who_stored_the_base(
 def test_a_shape_that_asks_for_stored_weights_is_refused(bases):
     with pytest.raises(UserError, match="a shape has no stored weights"):
         find.config_folder(Base(str(bases["nf4"]), random_weights=True))
+
+
+def run_way_out(kind, base, copy):
+    """Run the Python that a message gives for a dequantized copy, and check that the copy is a plain base."""
+    import transformers
+
+    code = stored.KINDS[kind].way_out.replace('"BASE"', repr(str(base))).replace('"COPY"', repr(str(copy)))
+    with dry_load.quiet():
+        eval(code, {name: getattr(transformers, name) for name in re.findall(r"\b[A-Z]\w+(?=[.(])", code)})
+    tiny_base.tokenizer().save_pretrained(copy)
+    assert find.storage_notes([Base(str(copy))]) == ()
+    return load.load(copy, PRECISIONS["bf16"], False, True, device="cpu", trust_remote_code=False).model
+
+
+def test_the_way_out_of_bitsandbytes_gives_a_copy_with_the_same_logits(bases, tmp_path):
+    copy = run_way_out("bitsandbytes", bases["nf4"], tmp_path / "copy")
+    found = load.load(bases["nf4"], PRECISIONS["stored"], False, True, device="cpu", trust_remote_code=False).model
+    ids = torch.arange(20).reshape(2, 10)
+    with load.autocast(PRECISIONS["stored"], "cpu"):
+        assert torch.equal(copy(input_ids=ids).logits, found(input_ids=ids).logits)
+
+
+def fp8(plain, folder):
+    """Store a base as fine-grained FP8 does: 8-bit floats, and a scale for each block of 128 x 128 weights."""
+    shutil.copytree(plain, folder)
+    weights = load_file(plain / "model.safetensors")
+    for name in [name for name in weights if "proj" in name]:
+        scale = weights[name].abs().max() / 448
+        weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+        weights[f"{name}_scale_inv"] = scale.reshape(1, 1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return folder
+
+
+def test_fp8_is_dequantized_without_being_asked_and_its_way_out_gives_that_copy(bases, tmp_path):
+    import transformers
+
+    folder = fp8(bases["plain"], tmp_path / "fp8")
+    with pytest.raises(UserError, match="dequantizes it without being asked"):
+        find.resolve_base(Base(str(folder)))
+    with dry_load.quiet():
+        unasked = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    assert {p.dtype for n, p in unasked.named_parameters() if "proj" in n} == {torch.bfloat16}
+    copy = run_way_out("fp8", folder, tmp_path / "copy")
+    assert torch.equal(copy.model.layers[0].mlp.up_proj.weight, unasked.model.layers[0].mlp.up_proj.weight)
+
+
+def test_what_is_said_of_formats_that_are_refused_is_true_of_the_installed_transformers():
+    from transformers.quantizers import base as quantizers
+    from transformers.quantizers import quantizer_hqq, quantizer_mxfp4, quantizer_quanto
+
+    hqq, mxfp4 = quantizer_hqq.HqqHfQuantizer, quantizer_mxfp4.Mxfp4HfQuantizer
+    for name in ("get_quantize_ops", "get_load_operations"):  # which raise an error, or are none
+        assert getattr(hqq, name) is getattr(quantizers.HfQuantizer, name), "hqq can be loaded now"
+    assert mxfp4.is_trainable.fget(None) is False
+    assert quantizer_quanto.QuantoHfQuantizer.is_serializable(None) is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "words"),
+    [
+        ("Int4WeightOnlyConfig", True, "are read"),
+        ("x", True, "are"),
+        ("Int8WeightOnlyConfig", False, "pip install 'peftbench[torchao]'"),
+        ("Int8WeightOnlyConfig", True, None),
+    ],
+)
+def test_torchao_is_refused_without_its_package_and_in_other_schemes(kind, installed, words, monkeypatch):
+    monkeypatch.setattr(stored, "find_spec", lambda name: "found" if installed else None)
+    config = {"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": kind}}}}
+    message = stored.why_refused(config)
+    assert message is None if words is None else words in message
+
+
+def test_loftq_on_a_stored_base_is_refused_since_its_files_have_no_unquantized_weights(bases, tmp_path):
+    made = trials.trial(bases["int8"], tmp_path / "data", "lora", "stored", options={"initialization": "loftq"})
+    row = trials.run(made, tmp_path).row
+    assert row.status == "unsupported"
+    assert "loftq needs the unquantized weights" in row.message

@@ -31,7 +31,10 @@ STATES = ("fp32", "bf16-true")
 """Precisions of full fine-tuning in which trainable parameters are fp32 and bf16."""
 WIDTH = 1024
 """Width of the second base model on which bits per weight are measured, besides the tiny one."""
-KEPT = {f"stored: bitsandbytes {kind}": kind for kind in ("nf4", "int8")}
+KEPT = {
+    **{f"stored: bitsandbytes {kind}": kind for kind in ("nf4", "int8")},
+    **{f"stored: torchao {kind}": f"torchao-{kind}" for kind in ("int8", "int4", "float8")},
+}
 """Name of a row of precision ``stored`` -> the kind of base model that is stored so."""
 STORED = {
     "linear": "linear layers",
@@ -59,6 +62,13 @@ COMPUTED = {
 def names() -> list[str]:
     """Return the names of the rows: every precision, and in place of ``stored`` each kind of stored base model."""
     return [*(name for name in PRECISIONS if name != "stored"), *KEPT]
+
+
+def here(name: str) -> bool:
+    """Return whether a row's base model can be made here: torchao is optional."""
+    from tests.support import stored_bases
+
+    return name not in KEPT or stored_bases.why_missing(KEPT[name]) is None
 
 
 def precision_of(name: str) -> str:
@@ -89,7 +99,7 @@ def look(
     """Return the dtypes in one training step and one evaluation of a method at a precision."""
     import torch
 
-    from peftbench.models import load
+    from peftbench.models import load, storage
     from peftbench.tasks import read
     from peftbench.training import batches, loop
     from tests.support import trials
@@ -114,7 +124,7 @@ def look(
         tuned(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     linear = linear_layers(tuned)
     weights = {id(m.weight) for m in linear}
-    seen["linear"] = {m.weight.dtype for m in linear}
+    seen["linear"] = {storage.parts(m.weight)[0].dtype for m in linear}
     seen["scales"] = {t.dtype for t in load.quantization_tensors(tuned)}
     seen["rest"] = {
         p.dtype for p in tuned.parameters() if id(p) not in weights and p.requires_grad is (method == "full")
@@ -276,7 +286,7 @@ def everything(tiny: Path, wide: Path, scratch: Path, device: str) -> dict[str, 
             },
         }
         for name in names()
-        if device in PRECISIONS[precision_of(name)].devices
+        if device in PRECISIONS[precision_of(name)].devices and here(name)
     }
     optimizers = {
         name: {
@@ -295,6 +305,13 @@ def bases(folder: Path) -> tuple[Path, Path]:
     return tiny_base.make(folder / "tiny"), tiny_base.make(folder / "wide", **wide)
 
 
+def _optional() -> list[str]:
+    """Return the optional libraries that are installed."""
+    from importlib.util import find_spec
+
+    return ["torchao"] if find_spec("torchao") else []
+
+
 def main() -> None:
     """Record every device of this machine, and keep earlier records of other devices."""
     from importlib.metadata import version
@@ -307,10 +324,14 @@ def main() -> None:
         made = bases(Path(folder))
         for device in devices():
             name = torch.cuda.get_device_name() if device == "cuda" else None
+            found = everything(*made, Path(folder), device)
+            earlier = kept.get(device, {}).get("precisions", {})
+            rows = {row: found["precisions"].get(row, earlier.get(row)) for row in names()}
             kept[device] = {
-                "versions": {library: version(library) for library in VERSIONS},
+                "versions": {library: version(library) for library in (*VERSIONS, *_optional())},
                 "name": name,
-                **everything(*made, Path(folder), device),
+                **found,
+                "precisions": {row: seen for row, seen in rows.items() if seen},
             }
     RESULT.write_text(json.dumps(kept, indent=1) + "\n")
 
