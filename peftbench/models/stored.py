@@ -25,11 +25,9 @@ NAME = "stored"
 _KEYS = ("quantization_config", "compression_config")
 """Keys of a ``config.json`` with a stored quantization."""
 _READ = ("bitsandbytes", "torchao")
-"""Kinds that are read."""
 _TORCHAO = ("Int8WeightOnlyConfig", "IntxWeightOnlyConfig", "Float8WeightOnlyConfig")
 """The schemes of torchao that are read: others have other kernels, or quantize activations, which have no gradient."""
 _TORCHAO_PART = re.compile(r"(?P<weight>.*\.)_weight_(?P<part>qdata|scale|zero_point)")
-"""Names of the tensors of a weight of torchao in files."""
 _STATE = ".quant_state.bitsandbytes__"
 """Part of the name of the tensor in which bitsandbytes stores the description of a 4-bit weight, as JSON."""
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
