@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UserError
 
+NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
+"""Where Linux shows an NVIDIA device: to the driver for PCIe cards, under WSL 2, on Jetson boards."""
 
-def has_nvidia() -> bool:
+
+def has_nvidia(nodes: Sequence[str] = NODES) -> bool:
     """Whether an NVIDIA device is visible to this process."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and Path("/dev/nvidiactl").exists()
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and any(Path(node).exists() for node in nodes)
 
 
 def torch_has_cuda() -> bool:

@@ -79,6 +79,8 @@ def test_kept_results_are_results_folders_and_all_of_the_document_is_made_from_t
     assert {path.name for path in kept.iterdir()} == {*keep.PARTS, keep.OTHERS}
     for part in keep.PARTS:
         assert set(read(kept / part).trials["status"]) == {"ok"}
+    (generated,) = read(kept / "claims").trials["inference_json"].dropna()
+    assert json.loads(generated)["prompt_tokens"] == 16
     made = {name: gpu_document.part(make, kept) for name, make in gpu_document.PARTS.items()}
     assert "the largest 0.00%" in made["gpu errors"]
     assert "| +0.00% |" in made["gpu peaks"]
@@ -124,6 +126,23 @@ def test_every_cell_at_full_size_is_a_possible_trial_on_a_gpu(tmp_path):
             assert all(job.trial.training.sequence_length == 512 for job in named.values())
     # prefix tuning does not recompute activations; the CPU has no tf32, and everything else of the device
     assert counts == {"right": 38, "planner": 39, "speed": 4, "claims": 7, "quickstart": 14, "ladder": 8}
+
+
+def test_a_group_that_cannot_run_stops_no_other(tmp_path, monkeypatch):
+    begun = []
+
+    def jobs(cells, _):
+        begun.append(cells.name)
+        if cells.name == "bad":
+            raise UserError("no such key")
+        return {}
+
+    monkeypatch.setattr(grids, "jobs", jobs)
+    out = results.Kept(tmp_path)
+    groups = [grids.Cells(name, {}, "cpu") for name in ("bad", "good")]
+    assert list(grids.every(out, "planner", groups, tmp_path, 1)) == ["bad: UserError: no such key"]
+    assert begun == ["bad", "good"]
+    assert "no such key" in out.failed("planner")[0]
 
 
 # results

@@ -356,7 +356,7 @@ def test_the_libraries_that_the_server_imports_on_a_gpu_machine_never_touch_cuda
         for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties"):
             setattr(torch.cuda, name, asked)
         from peftbench.runner.executor import preload
-        assert "datasets" in sys.modules and not {"peft", "bitsandbytes"} & set(sys.modules)
+        assert {*preload.SAFE} <= set(sys.modules) and not {"peft", "bitsandbytes"} & set(sys.modules)
     """
     told = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr

@@ -26,23 +26,30 @@ from peftbench.measure import device
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-SAFE = ("torch", "transformers", "datasets", "pandas", "sacrebleu", "rouge_score.rouge_scorer")
-"""Modules that never touch CUDA."""
+SAFE = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pandas",
+    "sacrebleu",
+    "rouge_score.rouge_scorer",
+    "transformers.models.llama.modeling_llama",  # first used after the fork; llama is the most common architecture
+    "transformers.models.auto.modeling_auto",
+    "lm_eval.evaluator",
+    "peftbench.training.loop",
+    "peftbench.models.load",
+)
+"""Modules that never touch CUDA, nor import what does."""
 IMPORT_BITSANDBYTES = (
     "peft",
     "bitsandbytes",
-    "lm_eval.evaluator",
     "lm_eval.models.huggingface",
     "peftbench.runner.trial",
 )
 """Modules that import bitsandbytes, directly or through peft."""
 
-LAZY = (
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.auto.modeling_auto",
-    "transformers.integrations.bitsandbytes",
-)
-"""Modules that transformers imports only on first use; llama is the most common architecture."""
+LAZY = ("transformers.integrations.bitsandbytes",)
+"""Modules that transformers imports only on first use."""
 
 
 def load(names: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,10 +71,11 @@ def main() -> int:
         work = Path(folder)
         made = scale.dry(work / "shapes", given.every_cell) if given.dry_run else scale.FULL
         try:
-            machine.describe(given.out / "machine.json", made.device, tell)
+            found = machine.describe(given.out / "machine.json", made.device, tell)
         except UserError as error:
             tell(str(error))
             return 2
+        made = replace(made, pages=found["device"].get("pages", True))
         parts = [Part(name, SECONDS[name], partial(_told, name, made, kept, work, tell)) for name in asked]
         left = 60 * given.minutes - (time.perf_counter() - began)
         missing = spend(parts, left, tell)

@@ -14,8 +14,8 @@ LEAST = 8.0
 """Seconds under which no part is begun: a process alone needs about as long."""
 
 
-class Over(Exception):
-    """The seconds of a part are over."""
+class Over(BaseException):
+    """The seconds of a part are over. No error: what handles those must not handle this."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,17 @@ def groups(scale: Scale, work: Path) -> list[grids.Cells]:
     file = work / "alpaca_like.jsonl"
     texts.write(file, texts.alpaca_like(scale.iterations * 4, scale.length))
     lit = planner.suite(scale, "llama-7b", scale.few(_lit_llama()), work)
-    lit |= {"precision": "bf16-true", "tasks": {"texts": texts.task(file)}, "evaluate": {"inference": True}}
-    lit["evaluate"]["retention"] = False
-    train = {"steps": scale.iterations, "batch_size": 4, "micro_batch_size": 4, "untimed_steps": scale.untimed}
+    prompts = work / "prompts.jsonl"
+    texts.write(prompts, [scale.length // 2] * 8)
+    lit |= {"precision": "bf16-true", "tasks": {"texts": texts.task(file), "prompts": texts.prompts(prompts)}}
+    lit |= {"evaluate": {"inference": True, "retention": False, "max_length": scale.length}}
+    train: dict[str, Any] = {
+        "data": {"texts": 1},
+        "steps": scale.iterations,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "untimed_steps": scale.untimed,
+    }
     lit["train"] |= train | {"schedule": "constant", "clip_norm": None, "weight_decay": 0}
     peaks = []
     for shape in scale.some(["gpt-neox-20b", "llama-65b", "llama-7b"]):
@@ -50,5 +58,4 @@ def _lit_llama() -> dict[str, Any]:
 
 def measure(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     """Measure what is missing and yield what each cell gave."""
-    for cells in groups(scale, work):
-        yield from grids.measure(kept, NAME, grids.jobs(cells, work), 1, cells.saves)
+    yield from grids.every(kept, NAME, groups(scale, work), work, 1)

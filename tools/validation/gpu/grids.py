@@ -19,7 +19,7 @@ import yaml
 
 from peftbench import suite
 from peftbench.models import find
-from peftbench.records import Job
+from peftbench.records import Job, Status
 from peftbench.runner.executor import child, lifeline, local
 from peftbench.runner.prepare import Options, prepare
 from tools.validation.gpu.results import Kept
@@ -59,6 +59,16 @@ def jobs(cells: Cells, work: Path) -> dict[str, Job]:
     if len(named) != len(grid.jobs):
         raise ValueError(f"two cells of {cells.name} have the same name")
     return named
+
+
+def every(kept: Kept, part: str, groups: Sequence[Cells], work: Path, most: int) -> Iterator[str]:
+    """Measure what is missing of some groups, at most so many trials at a time; one that cannot run stops no other."""
+    for cells in groups:
+        try:
+            yield from measure(kept, part, jobs(cells, work), min(cells.workers, most), cells.saves)
+        except Exception as error:
+            kept.add(part, cells.name, Status.ERROR, message=traceback.format_exc()[-4000:])
+            yield f"{cells.name}: {type(error).__name__}: {error}"
 
 
 def measure(kept: Kept, part: str, named: Mapping[str, Job], workers: int, saves: bool = True) -> Iterator[str]:

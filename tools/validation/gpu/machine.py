@@ -17,8 +17,8 @@ from tools.validation.gpu import grids
 Tell = Callable[[str], None]
 
 
-def describe(path: Path, asked: str, tell: Tell) -> None:
-    """Write what the machine is and what its device does at best.
+def describe(path: Path, asked: str, tell: Tell) -> dict[str, Any]:
+    """Write what the machine is and what its device does at best, and return it.
 
     Raises:
         UserError: if there is no CUDA device but one is asked for, or the server that imports the libraries would
@@ -35,6 +35,7 @@ def describe(path: Path, asked: str, tell: Tell) -> None:
     found["device"] = grids.apart(at_best, asked)
     path.write_text(json.dumps(found, indent=1, default=str) + "\n")
     tell(f"{found['device']}")
+    return found
 
 
 def at_best(asked: str) -> dict[str, Any]:
@@ -71,7 +72,23 @@ def at_best(asked: str) -> dict[str, Any]:
         "matrix_flops_per_second": matrix_rate(PRECISIONS["bf16"], "cuda"),
         "copied_bytes_per_second": copied,
         "bitsandbytes": _bitsandbytes(),
+        "pages": _pages(),
     }
+
+
+def _pages() -> bool:
+    """Return whether bitsandbytes' paged optimizers, which QLoRA's paper has, work: not every machine pages."""
+    try:
+        import bitsandbytes
+        import torch
+
+        weight = torch.nn.Parameter(torch.ones(400_000, device="cuda"))
+        weight.grad = torch.ones_like(weight)
+        bitsandbytes.optim.PagedAdamW([weight], lr=1e-3).step()
+        torch.cuda.synchronize()
+        return bool(weight.isfinite().all())
+    except Exception:
+        return False
 
 
 def _bitsandbytes() -> str:

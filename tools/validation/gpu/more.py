@@ -38,11 +38,9 @@ def rungs(scale: Scale, work: Path) -> list[grids.Cells]:
 
 def quickstart(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     """Measure what is missing of the quickstart and yield what each cell gave."""
-    cells = whole(scale)
-    yield from grids.measure(kept, QUICKSTART, grids.jobs(cells, work), cells.workers)
+    yield from grids.every(kept, QUICKSTART, [whole(scale)], work, scale.workers)
 
 
 def ladder(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     """Measure what is missing of the ladder and yield what each cell gave."""
-    for cells in rungs(scale, work):
-        yield from grids.measure(kept, LADDER, grids.jobs(cells, work), 1)
+    yield from grids.every(kept, LADDER, rungs(scale, work), work, 1)

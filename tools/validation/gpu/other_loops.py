@@ -143,6 +143,8 @@ def _trainer(
         for ids, mask, labels in zip(batch.ids, batch.mask, batch.labels, strict=True)
     ]
     training = trial.training
+    if trial.device == "cuda":  # by number, which accelerate compares with its own device
+        model.hf_device_map = {"": 0}
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,

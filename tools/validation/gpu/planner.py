@@ -46,6 +46,7 @@ def suite(scale: Scale, shape: str, methods: dict[str, Any], work: Path, checkpo
             "untimed_steps": 1,
             "learning_rate": 1e-4,
             "gradient_checkpointing": checkpointing,
+            **({} if scale.pages else {"optimizer": "adamw"}),
         },
         "evaluate": {"inference": False, "retention": False},
         "methods": methods,
@@ -83,5 +84,4 @@ def groups(scale: Scale, work: Path) -> list[grids.Cells]:
 
 def measure(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     """Measure what is missing and yield what each cell gave."""
-    for cells in groups(scale, work):
-        yield from grids.measure(kept, NAME, grids.jobs(cells, work), min(cells.workers, scale.workers), cells.saves)
+    yield from grids.every(kept, NAME, groups(scale, work), work, scale.workers)

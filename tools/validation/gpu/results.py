@@ -76,7 +76,8 @@ def _cut_off(path: Path) -> bool:
 
 def _why(line: Mapping[str, Any]) -> str:
     row = line.get("row") or {}
-    return " ".join(str(part) for part in (line["status"], row.get("phase"), row.get("message")) if part)
+    told = (line["status"], row.get("phase"), row.get("message") or line.get("message"))
+    return " ".join(str(part)[-500:] for part in told if part)
 
 
 def _end(log: str) -> str | None:

@@ -44,7 +44,8 @@ def suite(scale: Scale) -> dict[str, Any]:
         "seeds": 1,
         "workers": scale.workers,
         "tasks": {"describe": {"limit": 8}, "compute": {"limit": 8}, "judge": {"limit": 16}},
-        "train": {"steps": _STEPS if scale.whole else 3, "batch_size": 16, "sequence_length": 64},
+        "train": {"steps": _STEPS if scale.whole else 3, "batch_size": 16, "sequence_length": 64}
+        | ({} if scale.pages else {"optimizer": "adamw"}),
         "evaluate": {"inference": scale.whole, **({} if scale.whole else {"retention": False})},
         "methods": scale.few(methods),
     }
@@ -62,8 +63,10 @@ def measure(scale: Scale, kept: Kept, work: Path) -> Iterator[str]:
     named = dict(item for pair in pairs for item in pair if item is not None)
     yield from grids.measure(kept, NAME, named, scale.workers)
     if PRECISIONS not in kept.done(NAME):
-        found = grids.apart(dtypes, scale.device, scale.whole)
-        kept.add(NAME, PRECISIONS, "ok", found=found)
+        try:
+            kept.add(NAME, PRECISIONS, "ok", found=grids.apart(dtypes, scale.device, scale.whole))
+        except RuntimeError as error:
+            kept.add(NAME, PRECISIONS, "error", message=str(error))
         yield PRECISIONS
     if RESUMED not in kept.done(NAME):
         yield _resumed(scale, kept, work)

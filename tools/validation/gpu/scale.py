@@ -31,6 +31,8 @@ class Scale:
     """Trials at the same time where only losses or the allocator's own counts are read."""
     whole: bool = True
     """Whether every cell is measured; false for one cell of each kind."""
+    pages: bool = True
+    """Whether paged optimizers work; else QLoRA has the ordinary one, which takes as much memory on a large device."""
 
     def some(self, cells: list[Any], kept: int = 1) -> list[Any]:
         """Return all cells, or the first ones."""

@@ -49,3 +49,10 @@ def task(path: Path) -> dict[str, Any]:
     file = str(path)
     columns = {"prompt": "", "target": "{{ text }}", "separator": "\n\n", "chunk_characters": 1_000_000}
     return {"kind": "language_modelling", "train": file, "test": file, **columns, "limit": 1}
+
+
+def prompts(path: Path) -> dict[str, Any]:
+    """Return the definition of a task that has the texts of a file as prompts, for the cost of generation."""
+    file = str(path)
+    columns = {"prompt": "{{ text }}", "target": "a", "max_new_tokens": 8}
+    return {"kind": "generation", "train": file, "test": file, **columns, "limit": 4}
