@@ -388,3 +388,10 @@ def test_a_process_that_is_killed_while_it_deploys_keeps_the_trials_scores(tiny,
     assert stored["requantized"]["status"] == "unsupported"
     assert stored["adapter"]["status"] == "killed"
     assert "SIGKILL" in stored["adapter"]["message"]
+
+
+def test_a_stack_is_read_although_the_process_collects_garbage_at_that_moment(tmp_path):
+    log = tmp_path / "log"
+    printed = 'Current thread 0x1 (most recent call first):\n  Garbage-collecting\n  File "a/loop.py", line 7 in step\n'
+    log.write_text(f"Fatal Python error: Aborted\n\n{printed}")
+    assert stack.fatal(str(log)) == ("loop.py, line 7, in step",)

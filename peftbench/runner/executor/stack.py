@@ -13,7 +13,7 @@ ASK = signal.SIGUSR1
 MOST = 40
 """Frames that a row has."""
 _WAIT_SECONDS = 2.0
-_THREAD = re.compile(r'Current thread [^\n]*:\n((?:  File "[^\n]*\n)+)')
+_THREAD = re.compile(r'Current thread [^\n]*:\n(?:  Garbage-collecting\n)?((?:  File "[^\n]*\n)+)')
 _FRAME = re.compile(r'  File "([^"]*)", line (\d+) in (.+)')
 
 
