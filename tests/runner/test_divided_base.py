@@ -141,6 +141,12 @@ def test_what_dividing_does_to_a_twin_it_does_not_do_to_the_model(tiny):
     assert torch.equal(model(input_ids=ids).logits, expected)
 
 
+def test_int8_weights_which_a_stored_base_may_have_are_refused_and_not_divided(tiny):
+    model = load.load(tiny, PRECISIONS["int8"], False, True, device="cpu", trust_remote_code=False).model
+    with pytest.raises(divided_base.Unsupported, match="Int8Params"):
+        shards.twin(model)
+
+
 @pytest.mark.parametrize("damage", ["model.safetensors", pytest.param("config.json", marks=pytest.mark.slow)])
 def test_a_base_that_rank_0_cannot_read_is_one_row_and_no_process_is_left(damage, tiny, tmp_path):
     folder = tmp_path / "base"

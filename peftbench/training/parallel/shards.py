@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from peftbench.errors import Unsupported
 from peftbench.models import divided
 
 Place = tuple[MutableMapping[str, Any], str]
@@ -35,6 +36,10 @@ def marks(parameter: nn.Parameter) -> dict[str, Any]:
     return {n: value for n, value in vars(parameter).items() if n.startswith("peftbench") or n == "quant_state"}
 
 
+def _state(parameter: nn.Parameter) -> Any:
+    return getattr(parameter, "quant_state", None)
+
+
 def structure(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     """Return what a model is without its values, to be compared: its modules' classes, and its tensors."""
     numbers: dict[int, int] = {}
@@ -51,7 +56,17 @@ def twin(model: Any) -> Any:
     """Return a copy of a model that shares its weights, with parameters of its own objects, so that it can be divided.
 
     What dividing does to the copy, it does not do to the model: its modules, hooks and quantization state are its own.
+
+    Raises:
+        Unsupported: if weights are objects that FSDP2 cannot replace by plain tensors, as those of bases that are
+            stored in int8, or by torchao.
     """
+    kinds = {type(p).__name__ for p in model.parameters() if type(p) is not nn.Parameter and _state(p) is None}
+    if kinds:
+        raise Unsupported(
+            "fsdp2: it replaces the weight objects that hold the scales of int8 and other weights "
+            f"({', '.join(sorted(kinds))}); use a base stored in bitsandbytes' 4 bits or unquantized, or ddp"
+        )
     shared: dict[int, Any] = {}
     for parameter in model.parameters():
         same = nn.Parameter(parameter.data.as_subclass(torch.Tensor), requires_grad=False)
