@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
         "name",
         nargs="?",
         metavar="NAME",
-        help="with methods: details of one, or of a peft tuner; with base: a folder, a hub id or a shape; with "
-        "published: a table or a layout",
+        help="with methods: details of one, or of a peft tuner; with optimizers: details of one; with base: a folder, "
+        "a hub id or a shape; with published: a table or a layout",
     )
     name.completer = command_line.method_names
     command.add_argument("--json", action="store_true", help="with base: print JSON; unknown is null")
@@ -51,12 +51,13 @@ def _list(arguments: argparse.Namespace) -> int:
 
     selection.warn_of_unusable_methods()
     if arguments.name:
-        if arguments.what != "methods":
+        one = {"methods": listing.method, "optimizers": listing.optimizer}.get(arguments.what)
+        if one is None:
             raise UserError(
-                "only `list methods`, `list base` and `list published` accept a name; given: list "
+                "only `list methods`, `list optimizers`, `list base` and `list published` accept a name; given: list "
                 f"{arguments.what} {arguments.name}"
             )
-        print(listing.method(arguments.name), end="")
+        print(one(arguments.name), end="")
         return 0
     kinds = (arguments.what,) if arguments.what else listing.KINDS
     print("\n".join(listing.text(kind) for kind in kinds), end="")

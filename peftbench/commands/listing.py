@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from peftbench import suite
-from peftbench.commands.terminal import aligned, hanging
+from peftbench.commands.terminal import WIDTH, aligned, hanging, wrapped
 from peftbench.errors import UserError, nearest, unknown
 from peftbench.measure import device
-from peftbench.methods import METHODS, Method, method_of, peft_fields, profiles
+from peftbench.methods import METHODS, Method, method_of, peft_fields, profiles, strategies
 from peftbench.methods.record import Setting, shown
 from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin, find
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import OPTIMIZERS, Base
+from peftbench.records import OPTIMIZERS, STRATEGIES, Base
 from peftbench.suite.wording import describe_type
 from peftbench.tasks import TASKS
 from peftbench.tasks.templates import TEMPLATES
 
 KINDS = ("methods", "tasks", "precisions", "optimizers", "suites", "shapes")
 _LABEL = 13
-"""Width of the labels of a method's facts."""
+"""Width of the labels of facts."""
 
 
 def text(what: str) -> str:
@@ -54,6 +54,36 @@ def method(name: str) -> str:
     ]
     block = _block(record, device.resolve("auto"), settings=False)
     return "\n".join([block, *more, *published]).rstrip("\n") + "\n"
+
+
+def optimizer(name: str) -> str:
+    """Return the details of one optimizer: source, state, what it trains and excludes, rates, devices, departures.
+
+    Raises:
+        UserError: if no optimizer has this name; the message names the nearest one.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError("list optimizers: " + unknown("optimizer", name, OPTIMIZERS))
+    o = OPTIMIZERS[name]
+    only, why = o.only_schedule
+    sizes = " and ".join(f"{o.bytes_per_value(width):.3g} ({kind})" for width, kind in ((4, "fp32"), (2, "bf16-true")))
+    facts = {
+        "source": o.source,
+        "made by": o.made_by,
+        "extra": f"pip install 'peftbench[{o.extra}]'" if o.extra else "",
+        "state": f"{o.state} (bytes of a tensor of n values of b bytes)" if o.bytes_per_value() else o.state,
+        "per value": f"{sizes} bytes of a 4096 x 4096 matrix" if o.bytes_per_value() else "",
+        "trains": f"only whole models: {o.only_full}" if o.only_full else "every method",
+        "schedule": f"{only} alone: {why}" if only else "",
+        "needs": "clip_norm: null, and no micro-batches: each gradient is freed once used" if o.in_backward else "",
+        "rates": o.rate,
+        "devices": ", ".join(["one", *(s for s in STRATEGIES if strategies.divides(s, o))]),
+        "departs": o.departs,
+    }
+    lines = wrapped(f"{o.name}: {o.title}", WIDTH, "  ")
+    for label, fact in facts.items():
+        lines += hanging(f"  {label:{_LABEL}}", fact) if fact else []
+    return "\n".join(lines) + "\n"
 
 
 def _tuner(name: str) -> Method:

@@ -14,6 +14,8 @@ from peftbench.report import text_table
 
 _COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
+_FEW = 8
+"""Devices of a cell whose peaks are listed one by one."""
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
     "step of {shape}, the longest that the settings allow.{device}",
@@ -60,7 +62,15 @@ def _ranks(found: Sequence[Forecast]) -> Iterator[str]:
         yield "On several devices the peak and its parts are those of the device that needs most. The peak of each:"
     for each in several:
         assert each.found is not None
-        yield f"  {each.trial.cell}: {', '.join(map(memory, each.found.ranks))}"
+        yield f"  {each.trial.cell}: {peaks(each.found.ranks)}"
+
+
+def peaks(ranks: Sequence[int]) -> str:
+    """Return the peak of each device; of many devices the least and the most, or what all have alike."""
+    if len(ranks) <= _FEW:
+        return ", ".join(map(memory, ranks))
+    least, most = memory(min(ranks)), memory(max(ranks))
+    return f"{len(ranks):,} devices, " + (f"{most} each" if least == most else f"{least} to {most}")
 
 
 def _attention(found: Sequence[Forecast]) -> Iterator[str]:

@@ -75,13 +75,16 @@ def plan(suite: Suite, how: PlanOptions) -> int:
         count = selection.count_trials(candidates)
         lines.append(f"a learning-rate search on the validation split runs first: {count}")
     try:
-        notes = (*prepare.check(trials, known), *_bare_numbers(trials), *plan_notes(trials), *_missing_device(trials))
+        missing = _missing_device(trials)
+        notes = (*prepare.check(trials, known), *_bare_numbers(trials), *plan_notes(trials), *missing)
     except UserError as error:
         lines.append(f"{selection.count_trials(trials)}; none can run, because of the error that follows")
         print("" if how.as_json else "\n".join(lines) + "\n", end="", flush=True)
         raise UserError(f"`peftbench run` would stop with this error: {error}") from None
     offline = find.out_of_reach(trial.base for trial in trials)
     can = _OFFLINE.format(offline[0]) if offline else selection.how_many_can_run(trials, reasons)
+    if missing and not offline and can != selection.NONE_CAN_RUN:
+        can = selection.NONE_CAN_RUN_HERE
     count = f"{selection.count_trials(trials)}; {can}"
     lines.append(wrapped(count) if offline else count)
     lines += [wrapped(f"note: {note}") for note in notes]

@@ -83,6 +83,6 @@ def check_count(kind: str, asked: int) -> None:
         what = "CPU core" if kind == "cpu" else "GPU"
         raise UserError(
             f"devices.count: given {asked}; allowed: at most {here} here, as this machine has {here} "
-            f"{what}{'s' * (here != 1)}, one for each device; give fewer, or run on a cluster that has them "
-            "(--executor ray)"
+            f"{what}{'s' * (here != 1)}, one for each device; give fewer, or run on a cluster of which one "
+            f"machine has {asked:,} (--executor ray)"
         )

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from peftbench.methods import METHODS, QUANTIZED, Method
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
-from peftbench.records import OPTIMIZERS, STRATEGIES, Devices, Training
+from peftbench.records import OPTIMIZERS, STRATEGIES, Devices, Optimizer, Training
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -27,19 +27,21 @@ class Limits:
     """Why it runs no method but those of ``runs``; empty if it runs all that are not in ``methods``."""
     runs: tuple[str, ...] = ()
     optimizers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """As what follows the optimizer's name: "takes no shards"."""
     logits: str = ""
-    """Why it makes logits at all positions only; empty if it can make them at some alone."""
+    """Why it makes logits at all positions only, as what follows the setting; empty if it makes them at some alone."""
     gradient_scaling: str = ""
     """Why it cannot scale gradients, as fp16 does; empty if it can."""
 
 
-_BLOCKS = "bitsandbytes quantizes the optimizer's state in blocks of whole tensors, and takes no shards; use adamw"
-_PAGED = "bitsandbytes' optimizers take no shards; use adamw with offload: cpu, which keeps the state on the host"
-_KERNELS = "bitsandbytes' kernels take ordinary tensors, and FSDP2's shards are none; use adamw"
-_MATRICES = "it factors whole matrices, and is given parts of them; use adamw"
+_ADAMW = "; use optimizer: adamw"
+_BLOCKS = f"quantizes its state in blocks of whole tensors, and takes no shards{_ADAMW}"
+_PAGED = f"takes no shards{_ADAMW} (offload: cpu keeps its state on the host)"
+_KERNELS = f"has kernels for ordinary tensors, and FSDP2's shards are none{_ADAMW}"
+_MATRICES = f"factors whole matrices, and is given parts of them{_ADAMW}"
 _ONE_DEVICE = dict.fromkeys(
     (name for name, record in OPTIMIZERS.items() if record.in_backward),
-    "its steps are taken in the backward pass, before gradients are exchanged; use adamw",
+    f"takes its steps in the backward pass, before gradients are exchanged{_ADAMW}",
 )
 _INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
 _PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or ddp"
@@ -62,9 +64,9 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "ademamix": _KERNELS,
                 "muon": _MATRICES,
                 "galore_adamw": _MATRICES,
-                "schedule_free_adamw": "the package schedulefree was not tried with FSDP2's shards; use adamw",
+                "schedule_free_adamw": f"was not tried with FSDP2's shards{_ADAMW}",
                 **_ONE_DEVICE,
-                "adafactor": "its means over rows and columns are of whole tensors, and it is given shards; use adamw",
+                "adafactor": f"has means over rows and columns of whole tensors, and is given shards{_ADAMW}",
             },
             methods={
                 "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp",
@@ -84,7 +86,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw_8bit": _BLOCKS,
                 "lion_8bit": _BLOCKS,
-                "adafactor": "its means over rows and columns are of whole tensors, and it is given shares; use adamw",
+                "adafactor": f"has means over rows and columns of whole tensors, and is given shares{_ADAMW}",
                 "muon": _MATRICES,
                 "galore_adamw": _MATRICES,
                 **_ONE_DEVICE,
@@ -96,8 +98,8 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             others="its tensors are not assigned to stages; use ddp or fsdp2",
             runs=_DIVIDED,
             optimizers=_ONE_DEVICE,
-            logits="what a stage gives has one shape in all micro-batches, and each has other positions in the loss; "
-            "use logits: all, or tp",
+            logits="has other positions in each micro-batch, and what a stage gives has one shape in all; use logits: "
+            "all, or tp",
             gradient_scaling=_SCALER,
         ),
         "device_map": Limits("this release does not run it; use ddp or fsdp2"),
@@ -136,6 +138,12 @@ def supported(strategy: str, method: Method, precision: str) -> str:
     return limits.never or _why_not(limits, method, precision, None)
 
 
+def divides(strategy: str, optimizer: Optimizer) -> bool:
+    """Whether a strategy runs some methods with an optimizer."""
+    limits = LIMITS[strategy]
+    return not limits.never and optimizer.name not in limits.optimizers
+
+
 def _why_not_at_all(devices: Devices, device: str) -> str:
     where = STRATEGIES[devices.strategy].devices
     if device not in where:
@@ -150,10 +158,16 @@ def _why_not(limits: Limits, method: Method, precision: str, training: Training 
         limits.methods.get(f"{method.name} {method.variant}".strip(), "")
         or (limits.others if limits.runs and method.name not in limits.runs else "")
         or limits.precisions.get(precision, "")
-        or limits.optimizers.get(optimizer, "")
-        or (limits.logits if logits != "all" else "")
+        or _no_optimizer(limits, OPTIMIZERS[optimizer])
+        or (f"logits: {logits} {limits.logits}" if limits.logits and logits != "all" else "")
         or (limits.gradient_scaling if scaled else "")
     )
+
+
+def _no_optimizer(limits: Limits, optimizer: Optimizer) -> str:
+    why = limits.optimizers.get(optimizer.name)
+    package = optimizer.made_by.partition(" ")[0]
+    return f"its optimizer {optimizer.name} ({package}) {why}" if why else ""
 
 
 assert set(LIMITS) == set(STRATEGIES)

@@ -91,5 +91,27 @@ def _no_optimizer(method: Method, precision: str, training: Training) -> Refusal
     return None
 
 
+def excluded(training: Training) -> Refusal | None:
+    """Return which setting an optimizer excludes, with what to write instead; None if it excludes none.
+
+    Args:
+        training: settings of a trial on one device, or of one that ``strategies.refusal`` lets run on several.
+    """
+    record = OPTIMIZERS[training.optimizer]
+    only, why = record.only_schedule
+    if only and training.schedule != only:
+        return Refusal(f"{record.name} exists only with schedule: {only}, because {why}: write schedule: {only}")
+    if record.in_backward and training.clip_norm is not None:
+        return Refusal(
+            f"{record.name} frees each gradient before the norm over all of them is known: write clip_norm: null"
+        )
+    if record.in_backward and training.micro_batch_size != training.batch_size:
+        return Refusal(
+            f"{record.name} frees each gradient once it is used, so that none is added up over micro-batches: leave "
+            f"out micro_batch_size, or write {training.batch_size}, which is batch_size"
+        )
+    return None
+
+
 def _name(method: Method) -> str:
     return f"{method.name} {method.variant}".strip()

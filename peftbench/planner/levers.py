@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from peftbench.methods import method_of
-from peftbench.methods.support import refusal
+from peftbench.methods.support import excluded, refusal
 from peftbench.planner.records import Lever
 from peftbench.records import Trial
 
@@ -115,4 +115,6 @@ def _steps(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, Any], list[dic
 
 def _exists(trial: Trial, settings: Mapping[str, Any]) -> bool:
     made = with_settings(trial, settings)
-    return refusal(method_of(made.method, made.options), made.precision, made.device, made.training) is None
+    assert made.training is not None
+    refused = refusal(method_of(made.method, made.options), made.precision, made.device, made.training)
+    return (refused or excluded(made.training)) is None

@@ -70,28 +70,12 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
 
 
 def _optimizer_problems(settings: Mapping[str, Any]) -> Iterable[str]:
-    """Yield what keeps a cell's optimizer from being made, and other settings that it excludes."""
+    """Yield what keeps a cell's optimizer from being made."""
     record = OPTIMIZERS[settings["optimizer"]]
     if record.package and find_spec(record.package) is None:
         yield (
             f"optimizer: {record.name} needs the package {record.package}, which is not installed: "
             f"pip install 'peftbench[{record.extra}]'"
-        )
-    only, why = record.only_schedule
-    if only and settings["schedule"] != only:
-        yield f"schedule: given {settings['schedule']}; allowed with optimizer: {record.name}: {only}, because {why}"
-    if not record.in_backward:
-        return
-    if settings["clip_norm"] is not None:
-        yield (
-            f"clip_norm: given {shown(settings['clip_norm'])}; allowed with optimizer: {record.name}: null, because "
-            "the norm over all gradients is known only when the first of them are gone"
-        )
-    micro, batch = settings["micro_batch_size"], settings["batch_size"]
-    if micro is not None and micro != batch:
-        yield (
-            f"micro_batch_size: given {micro}; allowed with optimizer: {record.name}: batch_size, which is {batch}, "
-            "because a gradient is used and freed in the backward pass and cannot be added up over several"
         )
 
 

@@ -20,7 +20,7 @@ from peftbench.methods import METHODS
 from peftbench.methods.support import why_unsupported
 from peftbench.models import builtin
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import Status
+from peftbench.records import OPTIMIZERS, Status
 from peftbench.results import store
 from peftbench.results.store import CellAxes, damage, read, recorded_grid, write
 from peftbench.runner.executor import Event, local
@@ -527,9 +527,22 @@ def test_list_of_one_method_knows_the_tuners_of_peft(command):
     assert command("list", "methods", "LORA")[1].startswith("peft LORA: "), "peft's, as it is written"
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_list_of_one_optimizer_shows_its_record(command, name):
+    code, out, _ = command("list", "optimizers", name)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= terminal.WIDTH
+    record = OPTIMIZERS[name]
+    for fact in (record.title, record.source, record.state, record.only_full, record.rate, record.departs):
+        assert fact in " ".join(out.split())
+    assert ("clip_norm: null" in out) is record.in_backward
+    assert ("fsdp2" in out) is (name in ("adamw", "sgd"))
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
+        (("optimizers", "lome"), "list optimizers: unknown optimizer 'lome'; did you mean 'lomo'? allowed: ada"),
         (("methods", "lorra"), "list methods: unknown method 'lorra'; did you mean 'lora'? allowed: adapter, base, "),
         (("methods", "lorra"), "did you mean 'lora'?"),
         (("methods", "verra"), "did you mean 'VERA'?"),

@@ -15,6 +15,8 @@ def test_seven_billion_weights_fit_only_with_steps_in_the_backward_pass():
     found = [row for row in full_in_16gb.stored() if row["shape"] == "llama-7b"]
     fit = {(row["precision"], row["optimizer"]) for row in found if row["peak"] <= full_in_16gb.LIMIT}
     assert fit == {("bf16-true", name) for name, record in OPTIMIZERS.items() if record.in_backward}
+    room = {row["optimizer"] for row in found if row["peak"] <= full_in_16gb.LIMIT - full_in_16gb.CONTEXT}
+    assert room == {"lomo"}
     assert {row["optimizer"] for row in found} == set(full_in_16gb.NAMES)
     for row in found:  # at its peak a step has no more state than the formula gives
         values = row["parameters"]

@@ -41,15 +41,19 @@ def test_devices_are_an_axis_of_every_cell_that_trains(tmp_path):
     assert settings(found[2])["devices"] == {"strategy": "ddp", "count": 2, "offload": "none"}
     refused = found[-1]
     assert refused.cell == "qlora r=8 fsdp2x4+cpu nf4"
-    assert refused.unsupported.startswith("qlora nf4 does not run on fsdp2x4+cpu, because bitsandbytes' optimizers")
+    assert refused.unsupported.startswith(
+        "qlora nf4 does not run on fsdp2x4+cpu, because its optimizer paged_adamw (bitsandbytes) takes no shards; use "
+        "optimizer: adamw"
+    )
 
 
 def test_only_a_pipeline_needs_logits_at_every_position(tmp_path):
     devices = ", ".join(f"{{strategy: {name}, count: 2}}" for name in ("ddp", "fsdp2", "tp", "pp"))
     path = tmp_path / "s.yaml"
     path.write_text(SUITE.replace("batch_size: 6", "batch_size: 6, logits: [all, chunked]") + f"devices: [{devices}]\n")
-    refused = [t.cell for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
-    assert refused == ["full logits=chunked ppx2 fp32"]
+    refused = [t for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
+    assert [t.cell for t in refused] == ["full logits=chunked ppx2 fp32"]
+    assert "does not run on ppx2, because logits: chunked has other positions" in refused[0].unsupported
 
 
 @pytest.mark.parametrize(
@@ -100,12 +104,29 @@ def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_
     assert "devices.count: given 4096; allowed: at most 2 here, as this machine has 2 CPU cores" in said
     assert not list((tmp_path / "results").rglob("*.parquet"))
     assert cli.main(["plan", str(path)]) == 0
-    assert "note: `peftbench run` would stop with an error here: devices.count: given 4096" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: `peftbench run` would stop with an error here: devices.count: given 4096" in said
+    assert "or run on a cluster of which one machine has 4,096 (--executor ray)" in said
+    assert "none can run here, as devices are missing" in said
+    assert "all can run" not in said
     path.write_text(f"{SUITE}devices: {{strategy: ddp, count: 2}}\ndevice: cpu\n")
     assert cli.main(["plan", str(path)]) == 0
-    assert "would stop" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ("would stop" in said, "can run here" in said) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("peaks", "said"),
+    [
+        ((2048, 3072), "2.0 KiB, 3.0 KiB"),
+        ((2048,) * 4096, "4,096 devices, 2.0 KiB each"),
+        ((2048, 3072) * 8, "16 devices, 2.0 KiB to 3.0 KiB"),
+    ],
+)
+def test_the_peaks_of_many_devices_are_a_range(peaks, said):
+    from peftbench.commands import memory_table
+
+    assert memory_table.peaks(peaks) == said
 
 
 @pytest.mark.parametrize(("visible", "count"), [("0,1,3", 3), ("", 0), ("1", 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ import pytest
 
 from peftbench import suite
 from peftbench.errors import UserError
+from peftbench.planner import levers
 from peftbench.records import OPTIMIZERS
 from peftbench.runner.preflight import optimizers as preflight
 from peftbench.suite import cell_check
@@ -46,34 +48,61 @@ def test_an_optimizer_without_its_package_is_refused_with_the_extra_to_install(t
 @pytest.mark.parametrize(
     ("train", "words"),
     [
-        ({"optimizer": "lomo"}, "clip_norm: given 1; allowed with optimizer: lomo: null, because the norm over all"),
         (
-            {"optimizer": "lomo", "clip_norm": "null", "batch_size": 8, "micro_batch_size": 2},
-            "micro_batch_size: given 2; allowed with optimizer: lomo: batch_size, which is 8, because a gradient",
+            {"optimizer": "[adamw, lomo]"},
+            "lomo frees each gradient before the norm over all of them is known: write clip_norm: null",
         ),
         (
-            {"optimizer": "schedule_free_adamw"},
-            "schedule: given linear; allowed with optimizer: schedule_free_adamw: constant, because its mean",
+            {"optimizer": "[adamw, lomo]", "clip_norm": "null", "batch_size": 8, "micro_batch_size": 2},
+            "lomo frees each gradient once it is used, so that none is added up over micro-batches: leave out "
+            "micro_batch_size, or write 8, which is batch_size",
+        ),
+        (
+            {"optimizer": "[adamw, schedule_free_adamw]"},
+            "schedule_free_adamw exists only with schedule: constant, because its mean over the steps takes the place "
+            "of a falling rate: write schedule: constant",
         ),
     ],
 )
-def test_settings_that_an_optimizer_excludes_are_refused_in_words(train, words, tmp_path):
-    with pytest.raises(UserError, match=words):
-        expanded(tmp_path, **train)
+def test_settings_that_an_optimizer_excludes_make_its_cells_unsupported_and_no_others(train, words, tmp_path):
+    assert [trial.unsupported for trial in expanded(tmp_path, **train)] == [None, words]
+
+
+def test_optimizers_with_other_settings_stand_in_blocks_of_their_own(tmp_path):
+    """As ``docs/optimizers.md`` has it."""
+    document = (Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
+    methods = textwrap.dedent(document.partition("```yaml\n")[2].partition("```")[0])
+    (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nseeds: 1\n{methods}")
+    found = suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")
+    assert [(t.training.optimizer, t.training.clip_norm, t.unsupported) for t in found] == [
+        ("adamw", 1.0, None),
+        ("lomo", None, None),
+    ]
+
+
+def test_a_micro_batch_is_no_way_to_save_memory_where_the_optimizer_excludes_it(tmp_path):
+    (lomo,) = expanded(tmp_path, optimizer="lomo", clip_norm="null", batch_size=4)
+    (sgd,) = expanded(tmp_path, optimizer="sgd", batch_size=4)
+    tried = [{key for lever in levers.nearest(t, lambda _: 2, 1) for key in lever.settings} for t in (lomo, sgd)]
+    assert ["micro_batch_size" in keys for keys in tried] == [False, True]
 
 
 @pytest.mark.parametrize(
     ("method", "train", "words"),
     [
         ("lora", {"optimizer": "galore_adamw"}, "lora does not exist with optimizer galore_adamw, because it trains"),
-        ("lora", {"optimizer": "lomo", "clip_norm": "null"}, "lora does not exist with optimizer lomo, because it"),
+        ("lora", {"optimizer": "lomo"}, "lora does not exist with optimizer lomo, because it trains whole models"),
         ("full", {"optimizer": "lomo", "clip_norm": "null", "precision": "fp16"}, "fp16 does not exist with optimizer"),
         (
             "full",
             {"optimizer": "lomo", "clip_norm": "null", "devices": "ddp"},
-            "backward pass, before gradients are exchanged",
+            "full fp32 does not run on ddpx2, because its optimizer lomo (torch) takes its steps in the backward pass",
         ),
-        ("full", {"optimizer": "muon", "devices": "fsdp2"}, "full fp32 does not run on fsdp2x2, because it factors"),
+        (
+            "full",
+            {"optimizer": "muon", "devices": "fsdp2"},
+            "because its optimizer muon (torch) factors whole matrices",
+        ),
     ],
 )
 def test_cells_that_cannot_exist_are_unsupported_with_their_reason(method, train, words, tmp_path):

@@ -40,17 +40,12 @@ def limits() -> str:
             f"`{o.name}`",
             f"only whole models: {o.only_full}" if o.only_full else "every method",
             o.rate,
-            ", ".join(f"`{name}`" for name in STRATEGIES if _divides(name, o)),
+            ", ".join(f"`{name}`" for name in STRATEGIES if strategies.divides(name, o)) or "one device alone",
             o.departs or NONE,
         )
         for o in OPTIMIZERS.values()
     ]
     return table(rows, ("optimizer", "trains", "learning rate", "on several devices", "departs"))
-
-
-def _divides(strategy: str, optimizer: Optimizer) -> bool:
-    found = strategies.LIMITS[strategy]
-    return not found.never and optimizer.name not in found.optimizers
 
 
 def in_16_gb() -> str:
@@ -68,7 +63,14 @@ def in_16_gb() -> str:
 
 def _peak(row: Mapping[str, Any]) -> str:
     shown = f"{row['peak'] / 1e9:.2f}"
-    return f"**{shown}**" if row["peak"] <= full_in_16gb.LIMIT else shown
+    if row["peak"] > full_in_16gb.LIMIT:
+        return shown
+    return f"**{shown}**" if _has_room(row) else f"{shown} (no room)"
+
+
+def _has_room(row: Mapping[str, Any]) -> bool:
+    """Whether a peak leaves a GB of the limit, for the context of CUDA."""
+    return row["peak"] <= full_in_16gb.LIMIT - full_in_16gb.CONTEXT
 
 
 def _parts(row: Mapping[str, Any]) -> str:
@@ -86,7 +88,9 @@ def fits() -> str:
         each = []
         for precision in full_in_16gb.PRECISIONS:
             fit = [
-                f"`{r['optimizer']}`" for r in own if r["precision"] == precision and r["peak"] <= full_in_16gb.LIMIT
+                f"`{r['optimizer']}`" + ("" if _has_room(r) else " (no room for a context)")
+                for r in own
+                if r["precision"] == precision and r["peak"] <= full_in_16gb.LIMIT
             ]
             count = len(full_in_16gb.NAMES)
             each.append(f"in `{precision}` with {_which(fit, count)}")

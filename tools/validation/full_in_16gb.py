@@ -21,6 +21,8 @@ PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "full_in_
 SHAPES = ("llama-3.2-1b", "llama-7b")
 PRECISIONS = ("bf16-true", "bf16")
 LIMIT = 16 * 10**9
+CONTEXT = 10**9
+"""Bytes below the limit that are left to the context of CUDA and to fragments."""
 TOKENS = 512
 PARTS = ("base_weights", "gradients", "optimizer")
 """Categories of the ledger that are told apart."""
