@@ -89,12 +89,35 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
             with resolve(method.switch_off)(model):
                 logits = liveness.probe(model, few, precision, trial.device)
             before = dataclasses.replace(before, logits=logits)
-        columns, status, reason = liveness.verdict(model, before, after)
+        columns, status, reason = _agreed(run, model, liveness.verdict(model, before, after))
         run.record(columns, _influence(model, precision, trial))
     with run.clock.phase(Phase.SAVE), run.parallel.whole(model, method.trains_base):
         if run.parallel.rank == 0:
             run.record(checkpoint.save(run.job, model, loaded.tokenizer))
     return model, status, reason
+
+
+def _agreed(
+    run: Run, model: Any, own: tuple[SanityColumns, Status, str | None]
+) -> tuple[SanityColumns, Status, str | None]:
+    """Return the verdict of all ranks, the same on each: that of the first that is not ok.
+
+    Args:
+        run: the trial.
+        model: the trained model.
+        own: this rank's verdict.
+
+    Raises:
+        RuntimeError: if ranks that each train the whole model have different weights.
+    """
+    columns, status, reason = own
+    trained = liveness.checksums(model, True) if run.parallel.copies else None
+    found = run.parallel.gathered((status, reason, trained))
+    status, reason, _ = next((each for each in found if each[0] is not Status.OK), found[0])
+    apart = sorted({name for *_, other in found if trained for name in trained if other[name] != found[0][2][name]})
+    if status is Status.OK and apart:
+        raise RuntimeError(f"the ranks' trained weights differ, which training must keep equal: {', '.join(apart[:5])}")
+    return columns, status, reason
 
 
 def _influence(model: Any, precision: Precision, trial: Trial) -> SanityColumns:

@@ -139,6 +139,33 @@ def test_memory_that_runs_out_on_one_rank_is_oom_whatever_the_others_say(tiny, t
     fine = ranks.Ends()
     fine.add(0, made(Status.OK, None), now=1.0)
     assert fine.verdict(2, 1.0).row.status == Status.OK
+    fine.add(*lost, now=1.0)
+    assert fine.verdict(2, 1.0).row.status == Status.OK
+    fine.add(1, made(Status.CORRUPT, "frozen weights changed: x"), now=1.0)
+    assert fine.verdict(2, 1.0 + ranks.GRACE_SECONDS).row.status == Status.CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("trains", "status", "why"),
+    [(False, Status.CORRUPT, "frozen weights changed: "), (True, Status.ERROR, "the ranks' trained weights differ")],
+)
+def test_a_weight_that_one_rank_alone_changes_ends_the_trial_on_every_rank(
+    trains, status, why, tiny, tmp_path, monkeypatch
+):
+    from peftbench.runner import tuning
+
+    train = tuning._train
+
+    def changing(run, learner, *rest):
+        train(run, learner, *rest)
+        if run.parallel.rank == 1:
+            next(p for p in learner.model.parameters() if p.requires_grad is trains).data.add_(1)
+
+    monkeypatch.setattr(tuning, "_train", changing)
+    made = made_for(DDP, tiny, tmp_path, training=SPLIT | {"steps": 2}, inference=False)
+    for result, _ in several_devices.forked(trials.job(made, tmp_path), {}):
+        assert result.row.status == status
+        assert result.row.message.removeprefix("RuntimeError: ").startswith(why)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ class Ends:
         return None if self.failed_at is None else self.failed_at + GRACE_SECONDS
 
     def verdict(self, count: int, now: float) -> Result | None:
-        """Return the trial's result: that of rank 0 if it is ok, else of the first to fail for a reason of its own.
+        """Return the trial's result: that of rank 0 if no rank failed by itself, else of the first that did.
 
         Args:
             count: number of ranks.
@@ -68,12 +68,12 @@ class Ends:
             None if more ranks have to end first.
         """
         first = next((result for rank, result in self.found if rank == 0), None)
-        if first is not None and first.row.status == Status.OK:
-            return first
         failed = [(rank, result) for rank, result in self.found if result.row.status != Status.OK]
+        own = [end for end in failed if not _LOST.search(end[1].row.message or "")]
+        if first is not None and first.row.status == Status.OK and not own:
+            return first
         if not failed or (len(self.found) < count and self.deadline is not None and now < self.deadline):
             return None
-        own = [end for end in failed if not _LOST.search(end[1].row.message or "")]
         rank, result = (own or failed)[0]
         return _told(result, rank, count) if count > 1 else result
 

@@ -66,6 +66,8 @@ class Parallel:
     scores = True
     """Whether this rank runs what follows after the tuned model is saved: where every rank has the whole model, rank 0
     alone does."""
+    copies = False
+    """Whether every rank trains the whole model, so that their weights must stay equal."""
     backend: str | None = None
     """How the processes exchange tensors: ``gloo`` or ``nccl``; None for one process."""
 

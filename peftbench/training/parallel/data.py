@@ -84,6 +84,8 @@ class Replicated(DataParallel):
         Li et al. 2020, arXiv:2006.15704.
     """
 
+    copies = True
+
     def __init__(self, devices: Devices, rank: int, device: str) -> None:
         super().__init__(devices, rank, device)
         self.scores = rank == 0
