@@ -540,7 +540,7 @@ LEFT_OUT: Mapping[str, str] = {
     "litgpt_resources_lora": _MACHINE,
     "litgpt_resources_llama_adapter": _MACHINE,
     "litgpt_resources_llama_adapter_v2": _MACHINE,
-    "litgpt_resources_lora_multi_gpu": "several GPUs, on which peftbench does not train",
+    "litgpt_resources_lora_multi_gpu": "several GPUs, on which peftbench has never been run",
     "litgpt_resources_inference": _NO_LAYOUT,
     "torchtune_memory_speed": "GB and GiB in one column, and other optimizers by method",
     "torchtune_flag_ladder": _NO_LAYOUT,

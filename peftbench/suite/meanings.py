@@ -35,7 +35,7 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "seeds": Meaning("how many seeds (3 stands for 0, 1, 2), or a list of the seeds themselves"),
         "precision": Meaning(
             "a value or a list, for methods whose block gives none: [precisions](methods.md#precisions)",
-            "the method's; bf16 in place of fp32 above half a billion parameters",
+            "the method's; bf16 in place of fp32 above half a billion parameters; stored for a base stored quantized",
         ),
         "rank": Meaning("a value or a list, for methods that have a rank and whose block gives none", "the method's"),
         "devices": Meaning(

@@ -68,7 +68,8 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],
             "all",
-            "where logits are made: at all positions, at those that bear loss, or at these in chunks computed twice",
+            "positions whose logits are computed: all, those in the loss, or those, 256 at a time and again in the "
+            "backward pass (docs/ladder.md)",
         ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),
