@@ -13,7 +13,7 @@ PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "she
 CALLS = {"torch.load", "torch.save", "read_pickle", "to_pickle", "eval", "exec", "compile", "yaml.load", "os.system"}
 SAFE = {
     # orders from a driver to its own workers of the same version, which Ray would pickle too; none is read from a file
-    **{f"runner/executor/ray_{part}.py": {"pickle"} for part in ("driver", "worker")},
+    **{f"runner/executor/ray/{part}.py": {"pickle"} for part in ("driver", "worker")},
     "report/published/load.py": {"yaml.load"},  # with a loader made from SafeLoader, which the test below checks
 }
 
