@@ -88,6 +88,7 @@ def test_a_killed_trial_is_a_row_with_its_phase_and_the_grid_continues(tiny, tmp
 
 def test_a_trial_that_the_kernel_kills_because_memory_ran_out_is_oom(tiny, tmp_path, monkeypatch):
     counts = iter([0, 1, 1, 1])
+    monkeypatch.setattr(deaths, "_explained", 0)
     monkeypatch.setattr(deaths, "kernel_oom_kills", lambda: next(counts))
     job = trials.job(trials.trial(tiny, tmp_path, training=LONG), tmp_path)
     results = []

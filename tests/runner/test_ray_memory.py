@@ -64,9 +64,37 @@ def test_a_cell_is_predicted_once_whatever_its_seed_and_learning_rate(
     assert (len(asked), list(again)) == (2, list(jobs)), "a search and its grid ask once"
 
 
-def test_who_has_a_budget_trains_nothing_or_is_on_a_gpu_needs_no_prediction(
-    tiny: Path, tmp_path: Path, asked: list[Any]
+def test_on_a_gpu_the_host_has_what_is_read_and_offloaded_and_under_fsdp2_a_cpu_has_it_too(
+    tiny: Path, tmp_path: Path
 ) -> None:
+    one = trials.trial(tiny, tmp_path)
+    shared = dataclasses.replace(one, devices=Devices("fsdp2", 2))
+    offloaded = dataclasses.replace(shared, devices=Devices("fsdp2", 2, "cpu"), device="cuda")
+    found = highest(shared, tiny)
+    base, parts = found.base_weights_bytes, found.categories
+    shards = 2 * (parts["base_weights"] + parts["adapter"])
+
+    def host(trial: Any, **changes: Any) -> int:
+        return memory.predicted(dataclasses.replace(trial, **changes), str(tiny)) or 0
+
+    assert host(one, device="cuda") == base
+    assert host(one, device="cuda", devices=Devices("ddp", 2)) == 2 * base
+    assert base <= host(shared, device="cuda") <= base + shards
+    assert host(offloaded) >= base + shards
+    assert host(shared) == max(sum(found.ranks), max(base, shards) + shards)
+    assert host(one, device="cuda", precision="nf4") == 0, "it goes to the GPU piece by piece"
+    known = SimpleNamespace(base_weights_bytes=100, ranks=(900, 900), peak_bytes=900)
+    known.categories = {"base_weights": 40, "quantization_state": 10, "adapter": 5, "gradients": 30, "optimizer": 60}
+    seen: Any = known
+    on_gpus = dataclasses.replace(shared, device="cuda")
+    assert memory._on_host(on_gpus, seen, True) == 200, "each rank reads it"
+    assert memory._on_host(on_gpus, seen, False) == 110, "rank 0 alone"
+    assert memory._on_host(offloaded, seen, True) == 310, "its shards are there, too"
+    assert memory._on_host(offloaded, seen, False) == 290, "weights, gradients and optimizer state"
+    assert memory._on_host(shared, seen, False) == 1800, "the step"
+
+
+def test_who_has_a_budget_or_trains_nothing_needs_no_prediction(tiny: Path, tmp_path: Path, asked: list[Any]) -> None:
     made = trials.trial(tiny, tmp_path)
     job = trials.job(made, tmp_path)
     limited = dataclasses.replace(job, budget_bytes=GIB)
@@ -74,8 +102,12 @@ def test_who_has_a_budget_trains_nothing_or_is_on_a_gpu_needs_no_prediction(
     gpus = dataclasses.replace(made, cell="gpus", device="cuda", devices=Devices("ddp", 2))
     on_gpus = dataclasses.replace(limited, trial=gpus)
     found, notes = memory.reserved([limited, bare, on_gpus])
-    assert [cluster.needs(each)["memory"] for each in found] == [GIB, 0.0, 2 * memory.BESIDE_BYTES]
-    assert (asked, notes) == ([], ())
+    assert [cluster.needs(each)["memory"] for each in found] == [
+        GIB,
+        0.0,
+        3 * GIB + 2 * memory.BESIDE_BYTES,
+    ], "a GPU's budget is not its node's"
+    assert ([trial.cell for trial in asked], notes) == (["gpus"], ())
 
 
 def test_what_cannot_be_predicted_reserves_none_and_is_told_once(
@@ -120,7 +152,7 @@ def test_a_trial_reserves_at_most_the_memory_of_the_largest_node_unless_it_has_a
 ) -> None:
     """The prediction is of the longest step that the settings allow; a budget was asked for."""
     job = dataclasses.replace(trials.job(trials.trial(tiny, tmp_path), tmp_path), host_bytes=20 * GIB)
-    state: Any = SimpleNamespace(nodes=[Node("head", {"CPU": 0.0, "memory": 99.0 * GIB})])
+    state: Any = SimpleNamespace(refused={}, nodes=[Node("head", {"CPU": 0.0, "memory": 99.0 * GIB})])
     needs = driver._needs(state, Asked(job, None))  # type: ignore[arg-type]
     assert needs["memory"] == 20 * GIB, "no node is there that could run it"
     state.nodes += [Node("a", {"CPU": 4.0, "memory": 8.0 * GIB}), Node("b", {"CPU": 4.0, "memory": 16.0 * GIB})]

@@ -107,6 +107,25 @@ def test_what_is_sent_and_is_not_what_was_named_is_not_taken(elsewhere: Any) -> 
         located(job, wanted, given)
 
 
+@pytest.mark.parametrize("leftover", ["damaged", "foreign"])
+def test_an_input_that_was_damaged_in_the_cache_is_replaced(elsewhere: Any, leftover: str) -> None:
+    job, wanted = elsewhere
+    given = sent(wanted)
+    shutil.rmtree(Path(job.base_folder).parent)
+    here = located(job, wanted, given)
+    text = Path(here.trial.retention.file)
+    for file in (Path(here.base_folder) / "config.json", text):
+        file.unlink() if leftover == "foreign" else file.write_text("{")
+        (file.parent / "other").write_text("of someone else")
+    for found in (inputs.content, inputs.fingerprint):
+        found.cache_clear()
+    with pytest.raises(inputs.Missing):
+        located(job, wanted, {})
+    assert located(job, wanted, given) == here
+    assert text.read_text() == "one two\n"
+    assert not list(text.parents[1].glob(f".*{text.name}*")), "nothing is left beside it"
+
+
 def test_what_is_too_large_is_not_sent(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, wanted = elsewhere
     monkeypatch.setattr(inputs, "SENT_BYTES", 1000)
@@ -301,7 +320,7 @@ def test_losses_say_what_happened_without_addresses() -> None:
     assert losses.loss(errors.WorkerCrashedError(), 0).reason == "the process of Ray that ran it ended"
     assert losses.loss(errors.OutOfMemoryError("10.0.0.7"), 0).final
     shared = losses.loss(errors.OutOfMemoryError("10.0.0.7"), 2)
-    assert (shared.status, shared.final, shared.alone) == ("oom", False, True), "another may have filled the node"
+    assert (shared.status, shared.final, shared.alone) == ("killed", False, True), "another may have filled the node"
     assert "up to 2 other trials" in shared.reason
     assert losses.loss(errors.RaySystemError("x"), 0).reason == "Ray lost it (RaySystemError)"
     with pytest.raises(UserError, match="the same command continues"):

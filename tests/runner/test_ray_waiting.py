@@ -121,6 +121,41 @@ def test_a_trial_that_has_a_node_for_itself_takes_a_smaller_one_if_the_large_are
     assert len(state.flights) == 1
 
 
+def test_a_node_to_itself_is_one_that_no_other_trial_fits_into(nodes: list[Node], tmp_path: Path) -> None:
+    state = waiting(tmp_path, [1])
+    nodes += [Node("a", {"CPU": 4.0}), Node("b", {"CPU": 64.0})]
+    asked = state.waiting[0]
+    asked.alone = True
+    turn(state)
+    assert state.ray.asked[-1]["num_cpus"] == 64.0
+    nodes.append(Node("c", {"CPU": 96.0}))
+    turn(state)
+    assert [options["num_cpus"] for options in state.ray.asked] == [64.0, 96.0], "on c it would have neighbours"
+    turn(state)
+    assert len(state.ray.asked) == 2
+    asked.lost_on |= {"b", "c"}
+    state.waiting.append(state.flights.popitem()[1])
+    turn(state)
+    assert state.ray.asked[-1]["num_cpus"] == 4.0, "the larger ones are avoided"
+    turn(state)
+    assert len(state.ray.asked) == 3
+
+
+def test_a_node_that_refused_a_trial_does_not_say_how_much_memory_it_may_reserve(
+    nodes: list[Node], tmp_path: Path
+) -> None:
+    state = waiting(tmp_path, [1])
+    state.waiting[0].job = dataclasses.replace(state.waiting[0].job, host_bytes=300)
+    nodes += [Node("a", {"CPU": 4.0, "memory": 512.0}), Node("b", {"CPU": 4.0, "memory": 256.0})]
+    state.refused["a", ""] = "it has another peftbench"
+    turn(state)
+    assert state.ray.asked[-1]["memory"] == 256.0
+    state.waiting.append(state.flights.popitem()[1])
+    state.refused["b", ""] = "so has it"
+    with pytest.raises(UserError, match="it has another peftbench; so has it"):
+        turn(state)
+
+
 def test_a_trial_that_runs_or_that_no_node_can_run_is_not_taken_back(nodes: list[Node], tmp_path: Path) -> None:
     state = waiting(tmp_path, [1, 64])
     nodes += [Node("a", {"CPU": 2.0})]

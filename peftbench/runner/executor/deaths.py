@@ -16,6 +16,8 @@ _SERVER_LOST = 255
 """What multiprocessing says of a process whose exit code is not known, as the server is gone."""
 _CRASHES = tuple(-s for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL))
 """Exit codes of crashes in C code, at which ``faulthandler`` prints the stack."""
+_explained = 0
+"""Kills by the kernel, as ``kernel_oom_kills`` counts them, of which the last was taken for the end of a trial."""
 
 
 def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) -> tuple[Status, str, tuple[str, ...]]:
@@ -28,7 +30,7 @@ def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) 
         log: the file that it printed to.
     """
     code = process.exitcode
-    if code == -signal.SIGKILL and kernel_oom_kills() > kernel_kills:
+    if code == -signal.SIGKILL and _by_kernel(kernel_kills):
         return Status.OOM, "the kernel killed the process: out of memory", ()
     if code == _SERVER_LOST and (server is None or not lifeline.alive(server)):
         return Status.KILLED, "the process server was killed, and the trial with it", ()
@@ -40,6 +42,16 @@ def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) 
     if failures.ended_out_of_memory(said):
         status, last = Status.OOM, said
     return status, f"the trial's process ended with {how}{last}", frames
+
+
+def _by_kernel(before: int) -> bool:
+    """Return whether the kernel has killed a process since there were so many, and that explains no other death yet."""
+    global _explained
+    known = max(before, _explained)
+    if kernel_oom_kills() <= known:
+        return False
+    _explained = known + 1
+    return True
 
 
 def kill(process: Any) -> bool:
@@ -63,8 +75,9 @@ def _last_words(name: str | None) -> str:
 def kernel_oom_kills() -> int:
     """Return how many processes the kernel has killed because memory ran out; 0 if it is not known.
 
-    Counted are those of this process's control group, in which its trials are, too. Without one, those of the machine:
-    a trial that someone kills at the moment in which another program runs out of memory is then taken for the latter.
+    Counted are those of this process's control group, in which its trials are, too. Without one, those of the machine.
+    Whom the kernel killed is not known: a trial that someone else kills while another program of the group, or a second
+    process of another trial, runs out of memory is taken for the latter.
     """
     own = control_groups.out_of_memory_kills()
     if own is not None:

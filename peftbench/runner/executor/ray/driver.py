@@ -139,7 +139,9 @@ def _recall(state: _Run) -> None:
     """
     for messages, asked in list(state.flights.items()):
         able = [] if asked.node else _able(state, asked)
-        if not able or any(asked.fits(node) for node in able):
+        where = [node for node in able if asked.fits(node)]
+        shares = asked.alone and any(node.has["CPU"] > asked.reserved["CPU"] for node in where)  # a larger one joined
+        if not able or (where and not shares):
             continue
         if state.ray.wait([messages], num_returns=1, timeout=0)[0]:  # it ran, and its messages tell what became of it
             continue
@@ -157,9 +159,14 @@ def _able(state: _Run, asked: Asked) -> list[cluster.Node]:
 
 
 def _needs(state: _Run, asked: Asked) -> dict[str, float]:
-    """Return what a trial reserves; of memory that is only predicted, not more than the largest node has."""
+    """Return what a trial reserves; of memory that is only predicted, not more than the largest node for it has."""
+    unfit = _unfit(state, asked)
+    return _within(asked, [node for node in state.nodes if node.name not in unfit])
+
+
+def _within(asked: Asked, nodes: Sequence[cluster.Node]) -> dict[str, float]:
     wanted = cluster.needs(asked.job)
-    return wanted if cluster.limited(asked.job) else cluster.within(wanted, state.nodes)
+    return wanted if cluster.limited(asked.job) else cluster.within(wanted, nodes)
 
 
 def _unfit(state: _Run, asked: Asked) -> set[str]:
@@ -168,7 +175,7 @@ def _unfit(state: _Run, asked: Asked) -> set[str]:
 
 def _refusals(state: _Run, asked: Asked) -> list[str]:
     """Return why the living nodes that have what a trial needs refused it."""
-    living = {node.name for node in state.nodes if node.trials(_needs(state, asked))}
+    living = {node.name for node in state.nodes if node.trials(_within(asked, [node]))}
     found = (why for (node, what), why in state.refused.items() if node in living and what in asked.reads)
     return list(dict.fromkeys(found))
 
@@ -215,11 +222,12 @@ def _options(state: _Run, asked: Asked) -> dict[str, Any]:
     """Return what a trial reserves and which nodes it avoids, as Ray names them, and note both."""
     able = _able(state, asked)
     wanted = _needs(state, asked)
-    if asked.alone and able:
-        wanted["CPU"] = max(wanted["CPU"], min(node.has["CPU"] for node in able))
     avoided = _unfit(state, asked)
     if any(node.name not in asked.lost_on for node in able):
         avoided |= asked.lost_on & {node.name for node in able}
+    if asked.alone:  # all CPUs of the largest node: fewer would leave room for others there
+        whole = (node.has["CPU"] for node in able if node.name not in avoided)
+        wanted["CPU"] = max(whole, default=wanted["CPU"])
     asked.reserved, asked.avoided = wanted, frozenset(avoided)
     options: dict[str, Any] = {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"], "scheduling_strategy": "SPREAD"}
     if wanted["memory"]:

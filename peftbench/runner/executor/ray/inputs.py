@@ -6,10 +6,11 @@ content: the file or folder at the same path, the hub's cache, or what was sent 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -210,12 +211,27 @@ def _unpacked(source: Source, sent: Mapping[str, Any], load: Load) -> Path:
     for inside, reference in sent[source.sha256]:
         (made / inside).parent.mkdir(parents=True, exist_ok=True)
         (made / inside).write_bytes(load(reference))
-    try:
-        made.rename(place)
-    except OSError:  # another worker of this node was faster
-        shutil.rmtree(made, ignore_errors=True)
-    fingerprint.cache_clear()
-    content.cache_clear()
-    if not _is(source, path):
+    with _locked(place.parent):
+        if not _read_anew(source, path):  # else another worker of this node was faster
+            shutil.rmtree(place, ignore_errors=True)  # damaged
+            with suppress(OSError):
+                made.rename(place)
+    shutil.rmtree(made, ignore_errors=True)
+    if not _read_anew(source, path):
         raise Missing(source)
     return path
+
+
+def _read_anew(source: Source, path: Path) -> bool:
+    fingerprint.cache_clear()
+    content.cache_clear()
+    return _is(source, path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process of this node at a time change a folder."""
+    with (folder / ".lock").open("wb") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

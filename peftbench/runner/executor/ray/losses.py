@@ -71,12 +71,14 @@ def loss(error: Exception | None, beside: int) -> Loss:
 
 
 def _out_of_memory(beside: int) -> Loss:
-    """Return what Ray's memory monitor means: it kills a process of a full node, not the one that filled it."""
+    """Return what Ray's memory monitor means: it kills a process of a full node, not the one that filled it.
+
+    So with others beside it the trial may need less than there is, and ends as ``killed``, which is not final.
+    """
     if not beside:
         return Loss("its node ran out of memory, and Ray's memory monitor ended it", Status.OOM, final=True)
     return Loss(
         f"its node ran out of memory while up to {beside} other trials ran on it, and Ray's memory monitor ended it",
-        Status.OOM,
         alone=True,
     )
 

@@ -1,5 +1,7 @@
 """How much memory of its node a trial reserves on a cluster: what the planner predicts, and what is not in tensors.
 
+On a GPU that is the base model as it is read, and what is offloaded.
+
 The planner needs torch, which the command does not import, so a process with the libraries predicts each cell before
 the trials begin. Nothing is predicted while they are measured, as they may run on this machine.
 """
@@ -11,13 +13,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench.errors import UserError
 from peftbench.records import Job, Trial
 from peftbench.records.devices import ranks
+from peftbench.records.memory import Category
 from peftbench.records.wording import abridged
 from peftbench.runner.executor import local
 from peftbench.runner.executor.ray import cluster
+
+if TYPE_CHECKING:
+    from peftbench.planner.records import Prediction
 
 BESIDE_BYTES = 2**30
 """Memory of a trial's process beside the tensors of a training step: Python, libraries, data. Of the trials in
@@ -26,8 +33,10 @@ CELL_SECONDS = 60.0
 """Longest prediction of a cell; a model with many layers that FSDP2 divides is traced at its own depth."""
 SECONDS = 300.0
 """Time after which no more cells are predicted."""
+_WEIGHTS = (Category.BASE_WEIGHTS, Category.QUANTIZATION_STATE, Category.ADAPTER)
+_STATE = (Category.GRADIENTS, Category.OPTIMIZER)
 _known: dict[str, int | None] = {}
-"""Bytes of tensors in a training step by what they depend on; None if they cannot be predicted."""
+"""Bytes of a trial's tensors in its node's memory by what they depend on; None if they cannot be predicted."""
 
 
 def reserved(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[str, ...]]:
@@ -42,7 +51,7 @@ def reserved(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[str, ...]]:
         trial = job.trial
         if cluster.limited(job) or trial.training is None or trial.unsupported or trial.cell in found:
             continue
-        tensors = 0 if trial.device == "cuda" else _tensors(job, until)  # on a GPU they are in its own memory
+        tensors = _tensors(job, until)
         found[trial.cell] = None if tensors is None else tensors + BESIDE_BYTES * ranks(trial.devices)
         if tensors is None:
             unknown.append(trial.cell)
@@ -53,7 +62,7 @@ def reserved(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[str, ...]]:
 
 
 def _tensors(job: Job, until: float) -> int | None:
-    """Return the bytes of a training step's tensors, over all processes of a trial; None if there is no prediction."""
+    """Return the bytes of a trial's tensors in its node's memory, over all processes; None if not predicted."""
     trial = job.trial
     assert trial.training is not None
     training = replace(trial.training, learning_rate=0.0)
@@ -74,18 +83,55 @@ def _asked(trial: Trial, folder: str, seconds: float) -> int | None:
 
 
 def predicted(trial: Trial, folder: str) -> int | None:
-    """Return the predicted peak of a training step over all processes of a trial; None if it cannot be traced.
+    """Return the predicted peak of tensors in a node's memory, over all processes of a trial; None if not traceable.
 
-    Call it in a process that has imported the libraries.
+    On the CPU that is the training step's, on a GPU what waits on the host; under FSDP2 it can be what is read. Call it
+    in a process that has imported the libraries.
     """
+    from peftbench.methods import strategies
     from peftbench.models import dry_load
     from peftbench.planner import predict
     from peftbench.planner import ranks as planned
 
+    quantized = bool(strategies.why_everywhere(trial.precision))
+    if trial.device == "cuda" and quantized and not _divided(trial):  # it is read to the GPU piece by piece
+        return 0
     try:
         with dry_load.quiet():
-            found = planned.highest(trial, predict.load_config(trial.base, Path(folder)))
+            found = planned.highest(_traceable(trial), predict.load_config(trial.base, Path(folder)))
     except Exception:  # a model's code may do anything with tensors that have no values
         logging.getLogger("peftbench").exception("the training step cannot be traced")
         return None
-    return sum(found.ranks) if found.ranks else found.peak_bytes
+    return _on_host(trial, found, quantized)
+
+
+def _divided(trial: Trial) -> bool:
+    return trial.devices is not None and trial.devices.strategy == "fsdp2"
+
+
+def _traceable(trial: Trial) -> Trial:
+    """Return a trial with the same tensors; where they are is not traced."""
+    if trial.devices is None or trial.device != "cuda":
+        return trial
+    return replace(trial, devices=replace(trial.devices, offload="none"))
+
+
+def _on_host(trial: Trial, found: Prediction, quantized: bool) -> int:
+    """Return the most bytes of a trial's tensors in its node's memory, over all processes.
+
+    Args:
+        trial: the trial.
+        found: the prediction of its step.
+        quantized: whether each rank under FSDP2 reads the base model.
+    """
+    count, base = ranks(trial.devices), found.base_weights_bytes
+    on_cpu = trial.device != "cuda"
+    step = sum(found.ranks) if found.ranks else found.peak_bytes
+    if trial.devices is None or not _divided(trial):
+        return step if on_cpu else base * count  # each process reads it on the host, then moves it
+    shards = count * sum(found.categories.get(name, 0) for name in _WEIGHTS)
+    state = count * sum(found.categories.get(name, 0) for name in _STATE)
+    read = base * count if quantized else max(base, shards)  # shards add up to master weights in full fine-tuning
+    on_host = on_cpu or trial.devices.offload == "cpu"
+    training = step if on_cpu else shards + state
+    return max(read + shards, training) if on_host else read
