@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,16 @@ def describe(gpus: str | None = None) -> dict[str, Any]:
         "git": _git(),
         "openmp": openmp(),
     }
+
+
+@cache
+def code_sha256() -> str:
+    """Return the SHA-256 of this package's source."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def openmp() -> dict[str, str]:

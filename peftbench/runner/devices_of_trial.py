@@ -48,7 +48,7 @@ def columns(run: Run) -> Sequence[ColumnGroup]:
     if run.parallel.count == 1:
         return ()
     own = {f.name: getattr(run.row, f.name) for f in fields(MemoryColumns)}
-    own["host_peak_resident_bytes"] = run.sensors.resident.highest()
+    own["host_peak_resident_bytes"] = run.highest_resident()
     found = run.parallel.gathered(own)
     rates = run.parallel.gathered([run.row.device_flops_per_second, run.row.train_energy_joules])
     highest = max(found, key=lambda rank: rank["peak_train_bytes"] or 0)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.measure import machine, peaks
+from peftbench.measure import environment, machine, peaks
 from peftbench.methods import method_of
 from peftbench.records import Phase
 from peftbench.records.columns.time import TimeColumns
@@ -109,7 +109,8 @@ def keeper(run: Run, learner: Learner) -> Keeper:
     """Return what saves a trial's state; a method of another package must say what it changes after a step."""
     method = method_of(run.job.trial.method, run.job.trial.options)
     known = bool(method.progress) or not method.after_step or method.attach.startswith("peftbench.")
-    return Keeper(run, learner, run.job.trial.checkpoint_every_seconds if known else None)
+    every = run.job.trial.checkpoint_every_seconds if known else None
+    return Keeper(run, learner, every, _environment(run) if every is not None else {})
 
 
 @dataclass
@@ -123,6 +124,8 @@ class Keeper:
     learner: Learner
     every_seconds: float | None
     """None to save nothing."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """What the losses depend on besides the trial's key."""
     last: float = field(default_factory=time.perf_counter)
 
     def __call__(self, course: Course) -> None:
@@ -152,6 +155,7 @@ class Keeper:
             refused = next((problem for problem in found if problem is not None), None)
             if refused is not None:
                 raise OSError(refused)
+            files.sync(folder)
             training_states.install(folder, run.job.scratch, run.job.key, len(course.rows))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -162,11 +166,12 @@ class Keeper:
         run, parallel = self.run, self.run.parallel
         highest = run.earlier.merged(peaks.so_far(run.job.trial.device))
         more: dict[str, Any] = {
-            "environment": _environment(run),
+            "environment": self.environment,
             "resumes": run.earlier.resumes,
             "seconds": run.earlier.seconds + time.perf_counter() - run.asked_at,
             "phases": {phase: run.clock.seconds[phase] for phase in _ADDED if phase in run.clock.seconds},
-            "peaks": {name: size for name, size in vars(highest).items() if size is not None},
+            "peaks": {name: size for name, size in vars(highest).items() if size is not None}
+            | {"host_peak_resident_bytes": run.highest_resident()},
         }
         try:
             folder.mkdir(parents=True)
@@ -179,4 +184,6 @@ class Keeper:
 def _environment(run: Run) -> dict[str, Any]:
     """Return what the losses of equal seeds depend on besides the trial's key."""
     found = json.loads(run.job.environment_json)
-    return {name: found.get(name) for name in ("packages", "git", "cpu", "gpus")}
+    git = found.get("git")
+    source = None if git and not git.get("dirty") else environment.code_sha256()  # a commit says what its source is
+    return {name: found.get(name) for name in ("packages", "git", "cpu", "gpus")} | {"source": source}

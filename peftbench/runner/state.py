@@ -66,6 +66,10 @@ class Run:
     bare: Structure | None = None
     """The structure of the base model before a method was attached; None if its inference cost is not measured."""
 
+    def highest_resident(self) -> int:
+        """Return the highest peak of resident memory of this process and those that it continues, in bytes."""
+        return max(self.sensors.resident.highest(), self.earlier.peaks.get("host_peak_resident_bytes", 0))
+
     def record(self, *groups: ColumnGroup) -> None:
         """Add what the groups know to the row; a value that is known again replaces the earlier one.
 

@@ -11,6 +11,8 @@ from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 
+from peftbench.results.store import files
+
 FOLDER = ".training"
 """Inside a results folder. The dot keeps it out of what reads the folder."""
 ASIDE = "aside"
@@ -33,6 +35,7 @@ def install(made: Path, results: str | Path, key: str, step: int) -> Path:
     place = Path(results) / FOLDER / f"{key}.{step}"
     shutil.rmtree(place, ignore_errors=True)  # of another runner that is at the same trial
     made.rename(place)
+    files.sync(place.parent)  # or a power cut could undo the renaming after the older states are deleted
     for older in _states(Path(results), key):
         if older != place:
             shutil.rmtree(older, ignore_errors=True)

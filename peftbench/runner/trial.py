@@ -200,7 +200,7 @@ def _result(run: Run, status: Status, message: str | None) -> Result:
     run.record(
         *runner_rows.outcome(run.job, status, phase, message),
         # of the trial without deployment, before which it was recorded
-        MemoryColumns(host_peak_resident_bytes=run.row.host_peak_resident_bytes or run.sensors.resident.highest()),
+        MemoryColumns(host_peak_resident_bytes=run.row.host_peak_resident_bytes or run.highest_resident()),
         EnvironmentColumns(finished_at=_now()),
     )
     row = replace(run.row, **_seconds(run.clock.seconds))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,9 @@ from peftbench.training.loop import Best, Course, Learner
 FORMAT = 1
 """Version of the file; another one is not read."""
 _JSON = "state.json"
+_SUMS = "sums.json"
+"""The CRC-32 of each other file, by name: flipped bits in a tensor are no error of its format."""
+_READ_BYTES = 2**20
 _SHARD_BYTES = 2**30
 """Bytes of tensors that are copied to the host at once; a larger tensor has a file of its own."""
 _KEYS = frozenset({"format", "optimizer", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"})
@@ -83,6 +87,7 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
             raise OSError(str(error)) from error
     everything["tensors"] = sorted(tensors)
     (folder / _JSON).write_text(json.dumps(everything))
+    (folder / _SUMS).write_text(json.dumps(_sums(folder)))
     for path in folder.iterdir():
         with open(path, "rb") as written:
             os.fsync(written.fileno())
@@ -91,6 +96,18 @@ def write(folder: Path, learner: Learner, course: Course, more: Mapping[str, Any
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    """Return the CRC-32 of each file of a state but that of the sums."""
+    found = {}
+    for path in folder.iterdir():
+        if path.name != _SUMS:
+            found[path.name] = 0
+            with open(path, "rb") as file:
+                while piece := file.read(_READ_BYTES):
+                    found[path.name] = zlib.crc32(piece, found[path.name])
+    return found
 
 
 def _shards(tensors: Tensors) -> Iterator[list[str]]:
@@ -118,6 +135,7 @@ def read(folder: Path) -> Saved:
         plain = json.loads((folder / _JSON).read_text())
         for path in sorted(folder.glob("*.safetensors")):
             tensors |= load_file(path)
+        told, sums = json.loads((folder / _SUMS).read_text()), _sums(folder)
     except (OSError, SafetensorError, ValueError) as error:
         raise Unusable(f"it cannot be read: {error}") from error
     version = plain.get("format") if isinstance(plain, dict) else None
@@ -125,6 +143,8 @@ def read(folder: Path) -> Saved:
         raise Unusable(f"it has format {version}, this peftbench reads {FORMAT}")
     if not plain.keys() >= _KEYS or sorted(tensors) != plain.get("tensors"):
         raise Unusable("parts of it are missing")
+    if told != sums:
+        raise Unusable(f"{min(n for n in {*told, *sums} if told.get(n) != sums.get(n))} is not what was written")
     return Saved(tensors, plain)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from peftbench.measure import environment
 from peftbench.methods import METHODS
 from peftbench.records import Phase
 from peftbench.runner import resuming, training_states
@@ -189,7 +190,25 @@ def truncate(state: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def flip(name: str, byte: int):
+    """Return what flips one bit of a file, counted in bytes from its end."""
+
+    def change(state: Path) -> None:
+        content = bytearray((state / name).read_bytes())
+        content[-byte] ^= 1
+        (state / name).write_bytes(content)
+
+    return change
+
+
 DAMAGES = {
+    "another number": (
+        lambda state: (state / "state.json").write_text(
+            (state / "state.json").read_text().replace('"spent": ', '"spent": 1')
+        ),
+        "state.json is not what was written",
+    ),
+    "a flipped bit": (flip("0.safetensors", 3), "0.safetensors is not what was written"),
     "a truncated file": (truncate, "cannot be read"),
     "an empty file": (lambda state: (state / "state.json").write_text(""), "cannot be read"),
     "a missing file": (lambda state: (state / "0.safetensors").unlink(), "parts of it are missing"),
@@ -244,6 +263,32 @@ def test_a_state_of_other_versions_is_not_used(made, tmp_path, caplog):
     result, _ = outcome(made, tmp_path / "results")
     assert (result.row.status, result.row.resumes) == ("ok", None)
     assert "saved with another packages" in caplog.text
+
+
+def test_a_state_of_another_uncommitted_source_is_not_used(made, tmp_path, caplog, monkeypatch):
+    from peftbench.runner import trial
+
+    told = json.dumps({"git": {"commit": "f" * 40, "dirty": True}})
+    with monkeypatch.context() as within:
+        within.setattr(environment, "code_sha256", lambda: "another")
+        saved(made, tmp_path / "results", environment_json=told)
+    saved(made, tmp_path / "same", environment_json=told)
+    for name, resumes in (("results", None), ("same", 1)):
+        asked = replace(trials.job(made, tmp_path / name), environment_json=told)
+        result = trial.run(asked, time.perf_counter(), lambda _: None, lambda *_: None)
+        assert (result.row.status, result.row.resumes) == ("ok", resumes)
+    assert "saved with another source" in caplog.text
+
+
+def test_the_highest_resident_memory_is_that_of_all_processes_of_a_trial(made, tmp_path):
+    state = saved(made, tmp_path / "results")
+    found = json.loads((state / "state.json").read_text())
+    assert found["more"]["peaks"]["host_peak_resident_bytes"] > 0
+    found["more"]["peaks"]["host_peak_resident_bytes"] = 2**50
+    (state / "state.json").write_text(json.dumps(found))
+    (state / "sums.json").write_text(json.dumps(saved_state._sums(state)))
+    result, _ = outcome(made, tmp_path / "results")
+    assert (result.row.resumes, result.row.host_peak_resident_bytes) == (1, 2**50)
 
 
 def test_a_state_of_another_format_is_not_used(made, tmp_path, caplog, monkeypatch):
