@@ -98,7 +98,7 @@ def _hollow(run: Run, config: Any, told: Mapping[str, Any]) -> load.Loaded | Non
 
 
 def _log(what: str) -> None:
-    logging.getLogger("peftbench").info("%s; this rank reads them", what, exc_info=True)
+    logging.getLogger("peftbench").warning("%s; this rank reads them", what, exc_info=True)
 
 
 def _compare(told: Mapping[str, Any], model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -115,6 +116,13 @@ def test_a_rank_other_than_the_first_never_holds_more_than_its_shards(method, de
 def test_families_with_other_buffers_ties_and_experts_train_as_in_one_process(family, tmp_path):
     folder = architectures.make(tmp_path / "base", family)
     several_devices.same_training(*pair(trials.trial(folder, tmp_path, training=SPLIT, devices=FSDP2), tmp_path))
+
+
+def test_a_rank_that_cannot_do_without_the_weights_warns_of_it(tiny, tmp_path, caplog):
+    made = trials.trial(tiny, tmp_path, devices=FSDP2)
+    run = SimpleNamespace(job=trials.job(made, tmp_path))
+    assert divided_base._hollow(run, trial.load_config(made.base, tiny), {"structure": {}}) is None
+    assert "cannot be built without its weights; this rank reads them" in caplog.text
 
 
 def test_a_rank_that_builds_another_model_than_was_read_is_refused(tiny):

@@ -91,6 +91,7 @@ class Replicated(DataParallel):
         self.scores = rank == 0
         self._wrapper: Any = None
         self._buckets = _Buckets()
+        self._steps = 0
 
     def distribute(self, model: Any, precision: Precision) -> None:
         """Wrap the model for the passes of training; everything else calls the model itself."""
@@ -103,6 +104,13 @@ class Replicated(DataParallel):
         )
         # torch refuses annotations that are text, as they are in this file
         self._wrapper.register_comm_hook(self._buckets, lambda buckets, bucket: buckets.reduce(bucket))
+
+    def gradients(self, learner: Learner, batches: Sequence[Batch], batch_loss: Loss) -> torch.Tensor:
+        """Run this rank's passes of a step; return the mean loss of the whole step."""
+        if self._steps == 1:  # DDP makes its buckets anew now; held here, the old ones would stay beside them
+            self._buckets.seen.clear()
+        self._steps += 1
+        return super().gradients(learner, batches, batch_loss)
 
     def exchanging(self, learner: Learner, last: bool) -> Any:
         """Return the context of a pass: gradients are exchanged in the last pass of a step."""

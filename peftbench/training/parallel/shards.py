@@ -17,6 +17,8 @@ from torch import distributed, nn
 from peftbench.errors import Unsupported
 from peftbench.models import divided
 
+_START = "(peftbench_start)"
+"""End of the names of the tensors from which a method started, which only the rank that saves it needs."""
 Place = tuple[MutableMapping[str, Any], str]
 """A dictionary of a module, and the name of a tensor in it."""
 
@@ -107,11 +109,17 @@ def fill(model: Any, values: Values | None, rank: int, count: int, device: str, 
         count: number of processes.
         device: where the model computes.
         offload: whether its shards wait on the host.
+
+    Raises:
+        RuntimeError: if this rank has tensors beside the parameters that rank 0 does not have.
     """
     said = {id(p): marks(p) for p in model.parameters()}
     others = _others(model)
     told: list[Any] = [None if values is None else {label: tensor.cpu() for label, tensor in values.others.items()}]
     distributed.broadcast_object_list(told, 0)
+    unknown = [label for label, _ in others if label not in told[0] and not label.endswith(_START)]
+    if unknown:
+        raise RuntimeError(f"rank {rank} has tensors that rank 0 cannot fill: {', '.join(unknown[:5])}")
     model.to_empty(device="cpu" if offload else device)
     for label, (holder, name) in others:
         if label in told[0]:
