@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from peftbench.evaluation import cached_steps, likelihood, shared_prompts
+from peftbench.evaluation import cached_steps, decoding, likelihood, shared_prompts
 from peftbench.evaluation.agreement import Agreement
 from peftbench.records import Devices, Status
 from peftbench.records.devices import Place
@@ -39,6 +39,24 @@ def test_ranks_that_would_run_texts_in_other_forms_run_them_in_the_same_one(tiny
         settings = {score.task: score.settings for score in result.scores}
         assert "apart" in settings["colour_text"]["decoded_without_cache"]
         assert "log-probabilities differ" in settings["colour"]["prompts_reason"]
+
+
+def ended_early(rank, job):
+    """Run a rank of a trial, of which the first ends each answer with its first token."""
+    if rank == 0:
+        decoding.end_tokens = lambda tokenizer, stops=(): tuple(range(len(tokenizer)))
+    devices_of_trial.group.join = lambda devices, rank, meeting, device: make(devices, rank, device)
+    trial.evaluating.check_decoding = lambda *_: None
+    return trial.run(job, 0.0, lambda _: None, lambda *_: None, place=Place(rank, ""))
+
+
+@pytest.mark.slow  # transformers does it for modules that torch marks as divided by FSDP2
+def test_a_rank_whose_answers_end_earlier_runs_passes_until_the_others_have_theirs(tiny, tmp_path):
+    made = trials.trial(
+        tiny, tmp_path, devices=Devices("fsdp2", 2), training={"steps": 1}, evaluate=("colour_text",), inference=False
+    )
+    for result in on_ranks(2, tmp_path, ended_early, trials.job(made, tmp_path)):
+        assert result.row.status == Status.OK, result.row.message
 
 
 def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding():
