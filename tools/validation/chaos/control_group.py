@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+NO_LIMIT = 2**62
+_LARGEST = ("memory.max_usage_in_bytes", "memory.peak")
+"""Files of the largest memory of a group, in version 1 and 2."""
 _LIMITS = {"memory": "memory.limit_in_bytes", "": "memory.max"}
 """Folder of control groups -> the file of a group's limit, in version 1 and 2 of the kernel's interface."""
 
@@ -23,6 +26,11 @@ def limited_to(size: int) -> Iterator[Path | None]:
     finally:
         if group is not None:
             group.rmdir()
+
+
+def largest_bytes(group: Path) -> int:
+    """Return the most memory that the processes of a group have taken at once."""
+    return next(int((group / name).read_text()) for name in _LARGEST if (group / name).is_file())
 
 
 def _made(size: int) -> Path | None:
