@@ -33,6 +33,7 @@ GNU OpenMP's default of 300,000 turns takes milliseconds. Next to any other job,
 the thread that they wait for, and a step takes tens of times as long. With 5,000 turns a trial that runs alone was no
 slower in seven paired measurements; without spinning (passive) a small model takes half as long again."""
 _THREADS = "/proc/self/task"
+_PACKAGE = Path(__file__).parents[1]
 
 
 def describe(gpus: str | None = None) -> dict[str, Any]:
@@ -58,10 +59,9 @@ def describe(gpus: str | None = None) -> dict[str, Any]:
 @cache
 def code_sha256() -> str:
     """Return the SHA-256 of this package's source."""
-    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -368,8 +368,9 @@ def test_without_ray_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPat
 
 def test_the_source_that_nodes_must_have_is_the_whole_package() -> None:
     import peftbench
+    from peftbench.measure import environment
 
-    assert Path(str(peftbench.__file__)).parent == worker._PACKAGE
+    assert Path(str(peftbench.__file__)).parent == environment._PACKAGE
 
 
 def test_ray_is_imported_only_if_it_is_asked_for(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ statuses as without Ray. The server lives as long as Ray's worker, which runs on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -37,7 +36,6 @@ PIECE_BYTES = 32 * 2**20
 """Largest piece of a kept adapter's file in one message, in bytes."""
 MARK = ".ray-folder"
 """File in a results folder by whose content a node knows that it has the same folder, through a shared file system."""
-_PACKAGE = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,7 @@ name. ``adapter``: one's name and the next piece of it. ``result``: the ``Result
 
 def code_sha256() -> str:
     """Return the SHA-256 of this package's source, so that all machines of a run compute the same."""
-    return _code_sha256()
-
-
-@cache
-def _code_sha256() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(f"{path.relative_to(_PACKAGE).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()
+    return environment.code_sha256()
 
 
 def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> Iterator[Message]:
