@@ -24,6 +24,9 @@ _PACKAGES = (
     "tokenizers",
     "safetensors",
     "numpy",
+    "schedulefree",
+    "pytorch_optimizer",
+    "torchao",
 )
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _SPINS = {"GOMP_SPINCOUNT": "5000"}

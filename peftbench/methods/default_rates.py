@@ -31,7 +31,7 @@ INITIALIZATIONS: Mapping[str, float] = MappingProxyType({"pissa": 0.1, "olora": 
 """Factors of LoRA's rate: the best rates on Qwen3-0.6B in arXiv:2602.04998 (2e-5, 1.1e-5 and 1.1e-5,
 LoRA's is 2e-4)."""
 SEARCH_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Candidates of ``learning_rate: search``, as multiples of the default."""
+"""Candidates of ``learning_rate: search``, as multiples of the default, which is AdamW's whatever the optimizer."""
 RULE = (
     "width to the power -0.7, LoRA ten times full fine-tuning, constants from published sweeps and recipes: "
     "docs/design/default_learning_rates.md"

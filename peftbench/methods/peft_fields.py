@@ -25,6 +25,13 @@ _OURS = (TYPE, "task_type", "auto_mapping", "base_model_name_or_path", "revision
 LORA = "LORA"
 _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 """Tuners that pass a cache to the base model."""
+CHOOSING: Mapping[str, str | None] = MappingProxyType({"ADALORA": None, "ADAMSS": "use_asa"})
+"""Tuners that choose after each step, by weights and their gradients, what is to stay -> the field that asks for it;
+None if they always do."""
+_NO_MEAN = (
+    "after each step it chooses by weights and gradients what is to stay; the mean that is scored keeps what was taken "
+    "away, and the optimizer overwrites the gradients"
+)
 _RANK_FIELDS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
 """Size fields of tuners without ``r``, and what they mean."""
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list, "List": list, "Any": Any}
@@ -103,7 +110,10 @@ def variants(given: Any) -> tuple[tuple[Method, Any], ...]:
 
 
 def _with_fields(record: Method, given: Mapping[str, Any]) -> Method:
-    """Return a tuner's record with what LoRA's fields forbid."""
+    """Return a tuner's record with what its fields forbid."""
+    if record.variant in CHOOSING:
+        asks = CHOOSING[record.variant]
+        return replace(record, why_no_mean=_NO_MEAN if asks is None or given.get(asks) else "")
     if record.variant != LORA:
         return record
     return replace(

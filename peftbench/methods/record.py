@@ -59,6 +59,9 @@ class Method:
     """Why the method does not exist with gradient checkpointing; empty if it does."""
     why_no_packing: str = ""
     """Why the method does not exist with packing, besides virtual tokens; empty if it does."""
+    why_no_mean: str = ""
+    """Why the method does not exist with an optimizer that scores a mean of the weights over the steps, besides what
+    another package's ``after_step`` does; empty if it does."""
     why_never: str = ""
     """For a variant: why the method does not exist with its options, whatever the base model; empty if it does."""
     default_precision: str = "fp32"

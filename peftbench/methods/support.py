@@ -85,6 +85,9 @@ def _no_optimizer(method: Method, precision: str, training: Training) -> Refusal
     if record.only_full and not method.trains_base:
         why = f"it trains whole models: {record.only_full}"
         return Refusal(f"{_name(method)} does not exist with optimizer {record.name}", why)
+    why = _no_mean(method)
+    if record.scores_mean and why:
+        return Refusal(f"{_name(method)} does not exist with optimizer {record.name}", why)
     if record.in_backward and effective(precision, {}).gradient_scaling:
         why = "the gradient scaler skips a step by all gradients, and these are used one at a time; use bf16"
         return Refusal(f"{precision} does not exist with optimizer {record.name}", why)
@@ -111,6 +114,13 @@ def excluded(training: Training) -> Refusal | None:
             f"out micro_batch_size, or write {training.batch_size}, which is batch_size"
         )
     return None
+
+
+def _no_mean(method: Method) -> str:
+    """Return why a mean of a method's weights over the steps is not to be scored; empty if it may be."""
+    if method.after_step and not method.attach.startswith("peftbench."):
+        return "its after_step may change weights after a step, and validation and scores are of a mean over the steps"
+    return method.why_no_mean
 
 
 def _name(method: Method) -> str:

@@ -39,6 +39,8 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
         Unsupported: if the libraries would leave more than the embeddings and the head unquantized.
     """
     method = method_of(trial.method, trial.options)
+    config = copy.deepcopy(config)
+    quantization.set_compute(config, precision)
     dtype = getattr(torch, precision.base_weights(method.trains_base))
     made = without_weights(trial, config, dtype)
     fp32_parts.cast(made, dtype)

@@ -12,7 +12,9 @@ from peftbench.methods.support import excluded, refusal
 from peftbench.planner.records import Lever
 from peftbench.records import Trial
 
-EIGHT_BIT: Mapping[str, str] = MappingProxyType({"adamw": "adamw_8bit", "paged_adamw": "paged_adamw_8bit"})
+EIGHT_BIT: Mapping[str, str] = MappingProxyType(
+    {"adamw": "adamw_8bit", "paged_adamw": "paged_adamw_8bit", "lion": "lion_8bit"}
+)
 """Optimizer -> the same with its state in 8 bits."""
 _SMALLER = ("bf16", "nf4")
 """Precisions that take less memory than fp32, for a frozen base."""
@@ -99,8 +101,9 @@ def _steps(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, Any], list[dic
     assert training is not None
     method = method_of(trial.method, trial.options)
     neutral: list[dict[str, Any]] = []
-    if training.micro_batch_size > 1:
-        neutral.append({"micro_batch_size": 1})
+    one = {"micro_batch_size": 1}
+    if training.micro_batch_size > 1 and _exists(trial, one):
+        neutral.append(one)
     checkpoints = {"gradient_checkpointing": True}
     if not training.gradient_checkpointing and _exists(trial, checkpoints):
         neutral.append(checkpoints)

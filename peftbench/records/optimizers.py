@@ -47,6 +47,8 @@ class Optimizer:
     """Whether matrices within the model have other steps than vectors, embeddings and heads."""
     in_backward: bool = False
     """Whether steps are taken in the backward pass, a parameter at a time, so that one gradient exists at a time."""
+    scores_mean: bool = False
+    """Whether validation and scores are of a mean of the weights over the steps, not of the last step's weights."""
     only_schedule: tuple[str, str] = ("", "")
     """The only schedule that it can follow, and why; empty if it follows all."""
     rate: str = AS_ADAMW
@@ -220,6 +222,7 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 _two_copies,
                 package="schedulefree",
                 extra="optimizers",
+                scores_mean=True,
                 only_schedule=("constant", "its mean over the steps takes the place of a falling rate"),
                 rate="1 to 10 times larger, by the package's advice",
                 departs="decay is of the weights at which the gradient is taken; validation and scores are of the mean",
@@ -237,7 +240,9 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 only_full=_RANKED,
                 hidden_apart=True,
                 departs="as in transformers: scale 0.25, a new projection every 200 steps; the singular value "
-                "decomposition of these steps is not in a plan's peak",
+                "decomposition of these steps is not in a plan's peak; AdamW is pytorch-optimizer's here, for the rest "
+                "too: its eps is 1e-6, added to the root before the bias is corrected (adamw: 1e-8, after), and it "
+                "decays the weights after a step (adamw: before)",
             ),
             Optimizer(
                 "lomo",

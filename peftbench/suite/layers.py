@@ -131,7 +131,9 @@ def fill(
         if settings["learning_rate"] == SEARCH and rate and not listed:
             listed = default_rates.candidates(rate)
             why["learning_rate"] = f"searched around {rate:g}, the {why.get('learning_rate', 'default')}"
-        used += ["learning_rate"] * (source == RULE)
+            used += ["learning_rate"] * (not suite.smoke)  # a smoke test searches nothing
+        elif source == RULE:
+            used.append("learning_rate")
         settings["learning_rate"] = rate
     reasons = {key: why[key] for key in used if key in why}
     return Filled(settings, listed, SEARCHED if listed else source, reasons or None)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from peftbench.measure.optimizer_state import flat
 from peftbench.models.load import autocast
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.training import several_optimizers
@@ -26,10 +27,7 @@ def columns(learner: Learner) -> EffectiveColumns:
         trainable_dtypes=_names(p.dtype for p in learner.parameters),
         optimizer_class=_class(optimizer),
         optimizer_state_dtypes=_names(
-            value.dtype
-            for parameter, state in optimizer.state.items()
-            for value in state.values()
-            if torch.is_tensor(value) and value.numel() == parameter.numel() > 1
+            value.dtype for parameter, state in optimizer.state.items() for value in _kept(parameter, state)
         ),
         checkpointing_active=str(sum(_recomputes(module) for module in model.modules())),
         process_threads=str(torch.get_num_threads()),
@@ -43,6 +41,16 @@ def _class(optimizer: Any) -> str:
         fused = " fused" if any(group.get("fused") for group in part.param_groups) else ""
         found[f"{type(part).__module__.partition('.')[0]} {type(part).__name__}{fused}"] = None
     return " + ".join(found) + (" in the backward pass" if several_optimizers.in_backward(optimizer) else "")
+
+
+def _kept(parameter: torch.Tensor, state: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Return the state that is as large as its parameter, or else all of it that is no single number.
+
+    Beside the former, what else has a dimension describes it: the scales and codes of 8 bits.
+    """
+    tensors = [value for value in flat(state).values() if torch.is_tensor(value) and value.ndim]
+    found = [value for value in tensors if value.is_floating_point() or value.dtype == torch.uint8]
+    return [value for value in found if value.numel() == parameter.numel()] or found
 
 
 def _recomputes(module: Any) -> bool:

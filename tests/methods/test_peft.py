@@ -326,3 +326,10 @@ def test_the_documents_blocks_of_peft_load(tmp_path):
     block = text.split("## Any tuner of peft")[1].split("```")[1].partition("\n")[2]
     (tmp_path / "x.yaml").write_text(f"base: nano\ntasks: [compute]\nseeds: 1\n{block}")
     assert len(suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")) == 4
+
+
+def test_the_tuners_that_choose_what_stays_are_those_with_an_update_after_each_step():
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as classes
+
+    found = {str(kind.value) for kind, made in classes.items() if hasattr(made, "update_and_allocate")}
+    assert found == set(peft_fields.CHOOSING)

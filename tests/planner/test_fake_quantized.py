@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from peftbench.measure.ledger import account
 from peftbench.models import load
 from peftbench.models.precision import PRECISIONS
 from peftbench.planner import fake
+from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.training import optimizers
-from tests.support import stored_bases, trials
+from tests.support import stored_bases, tiny_base, trials
+from tools.validation.planner_accuracy import compare
 
 
 def described(module: nn.Module) -> dict[str, tuple]:
@@ -30,8 +33,6 @@ def real_base(folder: Path, precision: str, double: bool) -> load.Loaded:
 
 
 def fake_base(folder: Path, precision: str, double: bool):
-    from transformers import AutoConfig
-
     trial = trials.trial(folder, folder / "tasks", "qlora", options={"double_quantization": double})
     return fake.base(trial, AutoConfig.from_pretrained(folder), PRECISIONS[precision])
 
@@ -110,3 +111,22 @@ def test_tied_and_shared_storages_stay_shared(tiny):
         assert made.lm_head.weight is made.model.embed_tokens.weight
         weight = made.model.layers[0].mlp.gate_proj.weight
         assert weight.CB.untyped_storage()._cdata == weight.untyped_storage()._cdata
+
+
+def test_a_base_stored_in_4_bits_is_planned_with_the_dtype_that_its_layers_multiply_in(tmp_path):
+    """Not with that of its files, which is float32 unless who stored it said otherwise."""
+    plain = tiny_base.make(tmp_path / "plain", intermediate_size=2048)
+    folder = stored_bases.make(plain, tmp_path / "nf4", "nf4")
+    found, _, counted = compare(
+        folder,
+        "lora",
+        "stored",
+        [Pass(4, 24)],
+        training={"gradient_checkpointing": True},
+        options={"target_modules": ["q_proj"]},
+    )
+    assert found.peak_bytes == counted.peak_bytes
+    config = AutoConfig.from_pretrained(folder)
+    before = config.to_dict()
+    fake.base(trials.trial(folder, tmp_path / "tasks", precision="stored"), config, PRECISIONS["stored"])
+    assert config.to_dict() == before

@@ -11,6 +11,7 @@ from peftbench import cli
 from peftbench.commands import memory_table
 from peftbench.planner import forecast, levers
 from peftbench.planner.predict import predict
+from peftbench.records import OPTIMIZERS
 from tests.support import trials
 
 ONE = ["--only", "method=lora", "--only", "rank=8", "--only", "precision=fp32"]
@@ -120,3 +121,19 @@ def test_for_cuda_a_plan_reserves_without_being_asked(capsys):
     whole = json.loads(capsys.readouterr().out)
     assert whole["cells"][0]["memory"]["reserve_bytes"] == 600_000_000 + 87 * 2**20
     assert not any("device auto" in note for note in whole["notes"])
+
+
+def test_an_optimizer_that_steps_in_the_backward_pass_has_no_smaller_micro_batch_but_the_other_levers(tmp_path):
+    training = {"optimizer": "lomo", "clip_norm": None}
+    made = trials.trial("nano", tmp_path, "full", "fp32", training=training)
+    found = levers.nearest(made, peaks(micro=30, checkpoints=20), 85)
+    assert [dict(each.settings) for each in found] == [{"gradient_checkpointing": True}]
+    every = levers.nearest(made, peaks(micro=30, checkpoints=20, **{"bf16-true": 40}), 5)
+    assert dict(every[0].settings) == {"gradient_checkpointing": True, "precision": "bf16-true"}
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if f"{name}_8bit" in OPTIMIZERS])
+def test_every_optimizer_with_a_sibling_in_8_bits_is_offered_it(name, tmp_path):
+    made = trials.trial("nano", tmp_path, "full", "fp32", training={"optimizer": name})
+    (found,) = levers.nearest(made, peaks(), 5)
+    assert found.settings["optimizer"] == f"{name}_8bit"

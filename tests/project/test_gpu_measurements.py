@@ -165,6 +165,31 @@ def test_a_result_stays_although_the_cell_fails_later_and_a_failure_is_replaced(
     assert out.failed("right") == ["c: timeout"]
 
 
+def test_a_later_folders_failure_does_not_replace_an_earlier_result(tmp_path):
+    first, second = results.Kept(tmp_path / "first"), results.Kept(tmp_path / "second")
+    for out, name, status in ((first, "a", "ok"), (first, "b", "error"), (second, "a", "error"), (second, "b", "oom")):
+        line(out, "claims", name, status)
+    assert keep.keep([first.folder, second.folder], tmp_path / "kept", None)["claims"] == 2
+    others = json.loads((tmp_path / "kept" / keep.OTHERS).read_text())["claims"]
+    assert {name: each["status"] for name, each in others.items()} == {"a": "ok", "b": "oom"}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_result_without_room_is_told(before, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "MOST_BYTES", results._SPARE + 1000)
+    out = results.Kept(tmp_path)
+    if before:
+        line(out, "right", "a", "ok")
+    out.add("right", "b", "ok", found="x" * 1000)
+    (told,) = out.failed("right")
+    assert "b: error" in told
+    assert "ended ok, but its result of 1,0" in told
+    assert "had no room in right.jsonl" in told
+    monkeypatch.setattr(results, "MOST_BYTES", 10)
+    with pytest.raises(ValueError, match="is full"):
+        line(out, "right", "c", "ok")
+
+
 def test_a_line_that_was_cut_off_is_left_out(tmp_path):
     out = results.Kept(tmp_path)
     line(out, "right", "a", "ok")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from peftbench.suite.schema import TRAIN
+from tools.docs import ladder_document
 from tools.validation import ladder
+
+OLD = ladder.stored()
 
 
 def test_every_axis_is_measured_for_each_of_its_methods_and_bases():
@@ -37,3 +40,18 @@ def test_a_row_is_made_of_two_sides(tmp_path, monkeypatch):
     assert (row.baseline_predicted, row.predicted) == (row.baseline_measured, row.measured)
     assert row.measured < row.baseline_measured
     assert row.loss_difference < 1e-5
+
+
+def test_an_axis_that_is_measured_again_leaves_the_versions_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "PATH", tmp_path / "ladder.json")
+    old = [row for row in OLD if row.axis in ("logits", "optimizers")]
+    monkeypatch.setattr(ladder, "libraries", lambda: {"torch": "1", "torchao": None})
+    ladder.write(["logits", "optimizers"], old)
+    monkeypatch.setattr(ladder, "libraries", lambda: {"torch": "2", "torchao": None})
+    ladder.write(["optimizers"], [row for row in old if row.axis == "optimizers"])
+    assert {axis: found["torch"] for axis, found in ladder.versions().items()} == {"logits": "1", "optimizers": "2"}
+    assert sorted(map(str, ladder.stored())) == sorted(map(str, old))
+    told = ladder_document.run()
+    assert "Logits where the loss needs them: with torch 1." in told
+    assert "at a time: with torch 2." in told
+    assert "torchao" not in told

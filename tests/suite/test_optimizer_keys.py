@@ -11,10 +11,12 @@ import pytest
 
 from peftbench import suite
 from peftbench.errors import UserError
+from peftbench.methods import METHODS, support
 from peftbench.planner import levers
 from peftbench.records import OPTIMIZERS
 from peftbench.runner.preflight import optimizers as preflight
 from peftbench.suite import cell_check
+from tests.support import trials
 
 
 def expanded(folder: Path, method: str = "full", **train: object):
@@ -118,3 +120,48 @@ def test_a_default_rate_with_an_optimizer_of_other_rates_is_told_before_the_run(
         "optimizer lion: the default learning rates are AdamW's, and those of lion are 3 to 10 times"
     )
     assert preflight.notes(expanded(tmp_path, optimizer="lion", learning_rate=1e-4)) == ()
+
+
+def test_a_search_around_a_default_rate_is_told_so_too_and_a_list_of_rates_is_not(tmp_path):
+    def told(**train):
+        (tmp_path / "x.yaml").write_text(
+            "base: nano\ntasks: [compute, judge]\nseeds: 1\nmethods: {full: {}}\n"
+            f"train: {{steps: 2, {', '.join(f'{key}: {value}' for key, value in train.items())}}}\n"
+        )
+        return preflight.notes(suite.expand(suite.load(tmp_path / "x.yaml"), "cpu"))
+
+    (note,) = told(optimizer="sgd", learning_rate="search")
+    assert "search tries 0.1 to 10 times the default, which is AdamW's, and those of sgd are on another" in note
+    assert note.endswith("give learning_rate as a list of rates, of which the best on validation is selected")
+    assert told(optimizer="adamw", learning_rate="search") == ()
+    assert told(optimizer="sgd", learning_rate="[1e-2, 1e-1]") == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            "peft_type: ADALORA, total_step: 9",
+            "peft ADALORA does not exist with optimizer schedule_free_adamw, because",
+        ),
+        ("peft_type: ADAMSS, use_asa: true", "after each step it chooses by weights and gradients what is to stay"),
+        ("peft_type: ADAMSS", None),
+        ("peft_type: VERA", None),
+    ],
+)
+def test_a_mean_over_steps_is_not_scored_of_weights_that_are_taken_away_in_between(fields, words, tmp_path):
+    text = "base: nano\ntasks: [compute]\nseeds: 1\ntrain: {steps: 2, learning_rate: 1e-3, schedule: constant, "
+    text += f"optimizer: schedule_free_adamw}}\nmethods: {{peft: {{{fields}}}}}\n"
+    (tmp_path / "x.yaml").write_text(text)
+    (made,) = suite.expand(suite.load(tmp_path / "x.yaml"), "cpu")
+    assert made.unsupported is None if words is None else words in made.unsupported
+
+
+def test_a_mean_over_steps_is_not_scored_of_what_another_packages_method_changes_after_a_step():
+    other = replace(METHODS["lora"], attach="elsewhere:attach", after_step="elsewhere:after")
+    training = replace(trials.TRAINING, optimizer="schedule_free_adamw", schedule="constant")
+    refused = support.refusal(other, "fp32", "cpu", training)
+    assert refused is not None
+    assert "its after_step may change weights" in refused.message
+    assert support.refusal(METHODS["lora"], "fp32", "cpu", training) is None
+    assert support.refusal(other, "fp32", "cpu", trials.TRAINING) is None

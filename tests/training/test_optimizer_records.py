@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.measure.optimizer_state import flat
 from peftbench.methods import METHODS
+from peftbench.models.precision import PRECISIONS
 from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
 from peftbench.runner.checks import first_step
-from peftbench.training import accounting, batches, flops, loop, optimizers, saved_state
+from peftbench.training import accounting, batches, effective, flops, loop, optimizers, saved_state
 from peftbench.training.loop import Course
 from tests.support import tiny_base, trials
 from tests.support.method_cells import attached
@@ -294,3 +296,15 @@ def test_proofs_and_work_of_a_step_in_the_backward_pass_hold_one_gradient_at_a_t
             run()
         assert counted.peak["gradients"] <= largest
     assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_row_tells_the_types_of_all_state_that_an_optimizer_keeps(name):
+    """Also of state that is smaller than its parameter: rows and columns, or a space of low rank."""
+    parameters, made = stepped(name, [(80, 1300)])
+    learner = SimpleNamespace(
+        model=nn.Module(), optimizer=made, precision=PRECISIONS["fp32"], device="cpu", parameters=parameters
+    )
+    learner.model.config = None
+    told = effective.columns(learner).optimizer_state_dtypes
+    assert told == ("none" if BY_HAND[name] == 0 else "uint8" if name.endswith("8bit") else "float32")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from peftbench.records import Category
@@ -20,16 +19,26 @@ _EQUAL = 1e-5
 
 def run() -> str:
     """Return what was measured, and with which versions."""
-    found = json.loads(ladder.PATH.read_text())["libraries"]
-    libraries = ", ".join(f"{name} {version}" for name, version in found.items())
     large = ladder.BASES["32k"]
     return (
         f"Steps of {ladder.EXAMPLES} examples in one forward pass, of {ladder.TOKENS - 16} to "
         f"{ladder.TOKENS} tokens, the last {ladder.ANSWER} of which bear loss; AdamW; one thread. `32k` is a Llama "
         f"with random weights, a vocabulary of {large['vocab_size']:,}, a width of {large['hidden_size']} and "
         f"{large['num_hidden_layers']} layers, whose head is tied to its embedding. Times are medians of "
-        f"{ladder.PAIRS} pairs of steps, in brackets the smallest and largest ratio. With {libraries}."
+        f"{ladder.PAIRS} pairs of steps, in brackets the smallest and largest ratio. {_versions()}"
     )
+
+
+def _versions() -> str:
+    """Return a sentence on the versions for the axes that were measured with the same ones."""
+    axes: dict[str, list[str]] = {}
+    for axis, found in ladder.versions().items():
+        words = ", ".join(f"{name} {version}" for name, version in found.items() if version is not None)
+        axes.setdefault(words, []).append(AXES[axis].title)
+    if len(axes) == 1:
+        return f"With {next(iter(axes))}."
+    shown = (("; ".join(titles), words) for words, titles in axes.items())
+    return " ".join(f"{titles[0].upper()}{titles[1:]}: with {words}." for titles, words in shown)
 
 
 def tables() -> str:

@@ -4,7 +4,8 @@ For each axis of ``AXES``, each of its methods and each base of ``BASES``, train
 compared with those of the baseline: the peak of a step, predicted from the config and counted by the ledger; the CPU
 time of a step, in pairs, since the machine may be busy; and the losses of some steps from the same seed. Results are
 written to ``results/reference/ladder.json``, from which ``tools/docs/reference.py`` renews ``docs/ladder.md``. The rows
-of other axes are kept, so that an axis can be added or measured again by itself.
+of other axes are kept with the versions that they were measured with, so that an axis can be added or measured again by
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from peftbench.training.encoded import Encoded
 from tests.support import tiny_base, trials
 
 PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "ladder.json"
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "schedulefree", "pytorch_optimizer", "torchao")
 BASES: Mapping[str, Mapping[str, Any]] = {
     "nano": {},
     "32k": {"vocab_size": 32768, "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
@@ -249,6 +250,36 @@ def stored() -> list[Row]:
     return [Row(**each) for each in json.loads(PATH.read_text())["rows"]] if PATH.is_file() else []
 
 
+def libraries() -> dict[str, str | None]:
+    """Return the versions of the libraries that measure; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def versions() -> Mapping[str, Mapping[str, str | None]]:
+    """Return the versions that each committed axis was measured with; libraries not recorded then are left out."""
+    return dict(json.loads(PATH.read_text())["libraries"]) if PATH.is_file() else {}
+
+
+def write(axes: Sequence[str], found: Sequence[Row]) -> None:
+    """Write the rows of some axes with the versions of now, and keep rows and versions of the others."""
+    order = [*AXES]
+    others = [axis for axis in order if axis not in axes]
+    earlier, kept = versions(), [each for each in stored() if each.axis in others]
+    every = sorted([*kept, *found], key=lambda each: (order.index(each.axis), list(BASES).index(each.base)))
+    now = libraries()
+    whole = {
+        "libraries": {axis: now if axis in axes else earlier[axis] for axis in order if axis in {*axes, *earlier}},
+        "rows": [dataclasses.asdict(each) for each in every],
+    }
+    PATH.write_text(json.dumps(whole).replace('{"axis"', '\n{"axis"') + "\n")
+
+
 def main() -> None:
     """Measure some axes again, and keep the rows of the others."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -267,14 +298,7 @@ def main() -> None:
                 flush=True,
             )
             found.append(each)
-    order = [*AXES]
-    kept = [each for each in stored() if each.axis in AXES and each.axis not in axes]
-    every = sorted([*kept, *found], key=lambda each: (order.index(each.axis), list(BASES).index(each.base)))
-    whole = {
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "rows": [dataclasses.asdict(each) for each in every],
-    }
-    PATH.write_text(json.dumps(whole).replace('{"axis"', '\n{"axis"') + "\n")
+    write(axes, found)
 
 
 if __name__ == "__main__":

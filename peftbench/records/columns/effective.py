@@ -23,7 +23,9 @@ class EffectiveColumns(ColumnGroup):
     trainable_dtypes: Annotated[str | None, "types of the trainable tensors"] = None
     optimizer_class: Annotated[str | None, "package and class of the optimizer"] = None
     optimizer_state_dtypes: Annotated[
-        str | None, "types of the optimizer's state tensors that are as large as their parameter, after training"
+        str | None,
+        "types of the optimizer's state after training: of the tensors as large as their parameter, or else of all "
+        "that have a dimension",
     ] = None
     checkpointing_active: Annotated[str | None, "modules that recompute activations in the backward pass"] = None
     process_threads: Annotated[str | None, "CPU threads that torch used"] = None

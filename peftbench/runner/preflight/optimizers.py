@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftbench.methods.default_rates import SEARCH_FACTORS
 from peftbench.records import OPTIMIZERS, Trial
-from peftbench.records.optimizers import AS_ADAMW
-from peftbench.suite.layers import DEFAULT, RECIPE, RULE
+from peftbench.records.optimizers import AS_ADAMW, Optimizer
+from peftbench.suite.layers import DEFAULT, RECIPE, RULE, SEARCHED
 
 
 def notes(trials: Sequence[Trial]) -> tuple[str, ...]:
-    """Return a note for each optimizer that is to train at a default rate, which is AdamW's, and has others."""
+    """Return a note for each optimizer with other rates than AdamW's that is to train at a default rate, or to search
+    around one: default rates are AdamW's, and so are the candidates of a search without a list.
+    """
     found: dict[str, None] = {}
     for trial in trials:
-        if trial.training is None or trial.learning_rate_source not in (DEFAULT, RECIPE, RULE):
+        derived = trial.learning_rate_source in (DEFAULT, RECIPE, RULE) or (
+            trial.learning_rate_source == SEARCHED and "learning_rate" in (trial.defaults or {})
+        )  # a list of rates is searched too, but given
+        if trial.training is None or not derived:
             continue
         record = OPTIMIZERS[trial.training.optimizer]
         if record.rate != AS_ADAMW:
-            found[
-                f"optimizer {record.name}: the default learning rates are AdamW's, and those of {record.name} are "
-                f"{record.rate}: give learning_rate, or search for it"
-            ] = None
+            found[_note(record, trial.learning_rate_source == SEARCHED)] = None
     return tuple(found)
+
+
+def _note(record: Optimizer, searched: bool) -> str:
+    advice = "give learning_rate as a list of rates, of which the best on validation is selected"
+    if searched:
+        low, high = SEARCH_FACTORS[0], SEARCH_FACTORS[-1]
+        what = f"learning_rate: search tries {low:g} to {high:g} times the default, which is AdamW's"
+    else:
+        what, advice = "the default learning rates are AdamW's", f"{advice}, or one rate"
+    return f"optimizer {record.name}: {what}, and those of {record.name} are {record.rate}: {advice}"

@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from peftbench.results import store
 from tools.validation import precision_table
@@ -40,9 +39,7 @@ def keep(
     target.mkdir(parents=True)
     counts, others = {}, {}
     for part in PARTS:
-        found: dict[str, Any] = {}
-        for source in sources:
-            found |= results.latest(source, part)
+        found = results.latest_of(sources, part)
         counts[part] = len(found)
         trials = [results.result(line) for line in found.values() if "row" in line]
         if len({result.row.key for result in trials}) < len(trials):

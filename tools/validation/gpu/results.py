@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from peftbench.records import Result, Status, StepRow, TrialRow
 
 MOST_FILES, MOST_BYTES = 8, 16 * 2**20
 """What comes back from the machine at most."""
+_SPARE = 2**16
+"""Bytes of a file that are left for saying which results had no room."""
 AGAIN = (Status.ERROR, Status.KILLED, Status.TIMEOUT, Status.SKIPPED)
 """A cell that ended so is measured again when the run is resumed."""
 
@@ -48,11 +50,21 @@ class Kept:
         return [f"{name}: {_why(line)}" for name, line in found if line["status"] not in FINE]
 
     def add(self, part: str, name: str, status: str, **measured: Any) -> None:
-        """Write the result of a cell, and wait until it is on disk."""
+        """Write the result of a cell, and wait until it is on disk.
+
+        One that has no room in what comes back is written as an error, which ``failed`` tells.
+
+        Raises:
+            ValueError: if not even that has room.
+        """
         line = json.dumps({"name": name, "status": status, **measured}, default=str) + "\n"
         path = self.folder / f"{part}.jsonl"
-        if path.exists() and path.stat().st_size + len(line) > MOST_BYTES:
-            return
+        size = path.stat().st_size if path.exists() else 0
+        if size + len(line) > MOST_BYTES - _SPARE:
+            why = f"ended {status}, but its result of {len(line):,} bytes had no room in {path.name}"
+            line = json.dumps({"name": name, "status": Status.ERROR, "message": why}) + "\n"
+        if size + len(line) > MOST_BYTES:
+            raise ValueError(f"{name}: {path.name} is full")
         with path.open("a") as file:
             file.write(f"\n{line}" if _cut_off(path) else line)
             file.flush()
@@ -97,8 +109,13 @@ def lines(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def latest(folder: Path, part: str) -> Mapping[str, dict[str, Any]]:
     """Return the last line of each cell of a part; one that was measured stays before one that failed later."""
+    return latest_of((folder,), part)
+
+
+def latest_of(folders: Sequence[Path], part: str) -> Mapping[str, dict[str, Any]]:
+    """Return the same of several folders, the first run's first."""
     found: dict[str, dict[str, Any]] = {}
-    for line in lines(folder, part):
+    for line in (each for folder in folders for each in lines(folder, part)):
         if line["name"] not in found or line["status"] not in AGAIN:
             found[line["name"]] = line
     return found
