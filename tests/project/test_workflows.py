@@ -70,7 +70,7 @@ def test_ci_ends_by_itself_and_no_part_of_it_may_take_longer():
     seconds = int(CI[1])
     assert seconds + 30 <= 60 * MINUTES_OF_CI
     limits = [int(found[1]) for line in PYTESTS if (found := re.search(r"--session-timeout (\d+)", line))]
-    assert len(limits) == 5
+    assert len(limits) == 6
     assert max(limits) < seconds
 
 
