@@ -58,14 +58,17 @@ def resolve(asked: str, present: bool = True) -> str:
     return asked
 
 
-def count(kind: str) -> int:
-    """Return how many devices of a kind this machine has: its cores, or the NVIDIA devices that are visible."""
+def count(kind: str, nodes: Path = Path("/dev")) -> int | None:
+    """Return how many devices of a kind this machine has: its cores, or the NVIDIA devices that are visible.
+
+    Only PCIe cards have a file each in ``nodes``: under WSL 2 and on Jetson boards the number is not known (None).
+    """
     if kind == "cpu":
-        return os.cpu_count() or 1
+        return os.cpu_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([each for each in visible.split(",") if each.strip()])
-    return len([path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)])
+    return len([path for path in nodes.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]) or None
 
 
 def check_count(kind: str, asked: int) -> None:
@@ -76,10 +79,10 @@ def check_count(kind: str, asked: int) -> None:
         asked: the number of devices.
 
     Raises:
-        UserError: if it has fewer.
+        UserError: if it is known to have fewer.
     """
     here = count(kind)
-    if asked > here:
+    if here is not None and asked > max(1, here):
         what = "CPU core" if kind == "cpu" else "GPU"
         raise UserError(
             f"devices.count: given {asked}; allowed: at most {here} here, as this machine has {here} "

@@ -35,7 +35,9 @@ _SUMS = "sums.json"
 _READ_BYTES = 2**20
 _SHARD_BYTES = 2**30
 """Bytes of tensors that are copied to the host at once; a larger tensor has a file of its own."""
-_KEYS = frozenset({"format", "optimizer", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"})
+_KEYS = frozenset(
+    {"format", "optimizer", "groups", "method", "scaler", "random", "steps", "spent", "waited", "best", "more"}
+)
 Tensors = dict[str, torch.Tensor]
 _TRANSPOSED = ".T"
 """End of the name of a matrix whose columns lie one after another in memory."""
@@ -178,8 +180,7 @@ class Saved:
         for name, tensor in _places(learner).items():
             tensor.copy_(self._tensors[name])
         _restore_optimizer(learner, self._part("optimizer."), self._plain["optimizer"])
-        if "groups" in self._plain:  # not in files of earlier versions
-            optimizer_state.set_settings(learner.optimizer, self._plain["groups"])
+        optimizer_state.set_settings(learner.optimizer, self._plain["groups"])
         if learner.progress:
             learner.progress.restore(learner.model, self._part("method."), self._plain["method"])
         learner.scaler.load_state_dict(self._plain["scaler"])
