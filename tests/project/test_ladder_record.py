@@ -6,7 +6,7 @@ import pytest
 
 from peftbench.suite.schema import TRAIN
 from tools.docs import ladder_document
-from tools.validation import ladder
+from tools.validation import ladder, planner_accuracy
 
 OLD = ladder.stored()
 
@@ -32,7 +32,7 @@ def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_
 
 def test_a_row_is_made_of_two_sides(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "PAIRS", 1)
-    home = ladder.base("nano", tmp_path)
+    home = planner_accuracy.base("nano", tmp_path, ladder.BASES)
     one, other = (
         ladder.side(ladder.made(home, tmp_path, "lora", settings), home) for settings in ({}, {"logits": "chunked"})
     )

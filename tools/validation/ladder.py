@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from peftbench.methods import METHODS, context_length, method_of
-from peftbench.models import builtin, load
+from peftbench.models import load
 from peftbench.models.precision import effective
 from peftbench.planner import budget
 from peftbench.planner.predict import predict
@@ -35,7 +35,8 @@ from peftbench.records import Trial
 from peftbench.records.resolve import resolve
 from peftbench.training import accounting, loop
 from peftbench.training.encoded import Encoded
-from tests.support import tiny_base, trials
+from tests.support import trials
+from tools.validation import planner_accuracy
 
 PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "ladder.json"
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "schedulefree", "pytorch_optimizer", "torchao")
@@ -108,21 +109,6 @@ class Row:
     """The smallest and the largest ratio of a pair."""
     loss_difference: float
     """Largest relative difference of a step's loss from the baseline's."""
-
-
-def base(name: str, folder: Path) -> Path:
-    """Return the folder of a base model; others than the built-in one are made."""
-    if name == "nano":
-        return builtin.folder("nano")
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    made = folder / name
-    if not made.exists():
-        torch.manual_seed(0)
-        shape = {"num_attention_heads": 8, "max_position_embeddings": 256, "tie_word_embeddings": True}
-        tiny_base.tokenizer().save_pretrained(made)
-        LlamaForCausalLM(LlamaConfig(**shape, **BASES[name])).save_pretrained(made)
-    return made
 
 
 @cache
@@ -231,7 +217,7 @@ def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
 def rows(axes: Sequence[str], folder: Path) -> Iterator[Row]:
     """Yield the rows of some axes."""
     for name in BASES:
-        home = base(name, folder)
+        home = planner_accuracy.base(name, folder, BASES)
         for method in dict.fromkeys(method for axis in axes for method in AXES[axis].methods):
             baseline = side(made(home, folder / "tasks", method, {}), home)
             for axis in axes:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,14 @@ class Cell:
         return f"{self.method} {self.precision}{checkpointing} at {self.size}, {self.examples} x {self.tokens} tokens"
 
 
-def base(size: str, folder: Path) -> Path:
-    """Return the folder of the model of a size; models other than the built-in one are created."""
+def base(size: str, folder: Path, sizes: Mapping[str, Mapping[str, Any]] = SIZES) -> Path:
+    """Return the folder of the model of a size; models other than the built-in one are created.
+
+    Args:
+        size: a key of ``sizes``.
+        folder: where models are created.
+        sizes: name -> config of a Llama with random weights.
+    """
     if size == "nano":
         return builtin.folder("nano")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -84,7 +90,7 @@ def base(size: str, folder: Path) -> Path:
         torch.manual_seed(0)
         shape = {"num_attention_heads": 8, "max_position_embeddings": 256, "tie_word_embeddings": True}
         tiny_base.tokenizer().save_pretrained(made)
-        LlamaForCausalLM(LlamaConfig(**shape, **SIZES[size])).save_pretrained(made)
+        LlamaForCausalLM(LlamaConfig(**shape, **sizes[size])).save_pretrained(made)
     return made
 
 
