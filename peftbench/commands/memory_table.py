@@ -15,7 +15,7 @@ from peftbench.report import text_table
 _COLUMNS = tuple(dict.fromkeys(category.short for category in Category))
 _WIDTH = 120
 _FEW = 8
-"""Devices of a cell whose peaks are listed one by one."""
+"""Most devices of a cell whose peaks are listed one by one."""
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
     "step of {shape}, the longest that the settings allow.{device}",

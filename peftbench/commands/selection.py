@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RESERVE_NEEDS_BUDGET = "--reserve: sets aside a part of the budget, so it needs --budget, like 16GiB"
 NONE_CAN_RUN = "none can run, as every cell is unsupported"
-NONE_CAN_RUN_HERE = "none can run here, as devices are missing: the last note names them"
+NONE_CAN_RUN_HERE = "none can run here: a trial needs other or more devices than this machine has (the last note)"
 
 
 @dataclass(frozen=True)

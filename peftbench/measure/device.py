@@ -64,7 +64,7 @@ def count(kind: str, nodes: Path = Path("/dev")) -> int | None:
     Only PCIe cards have a file each in ``nodes``: under WSL 2 and on Jetson boards the number is not known (None).
     """
     if kind == "cpu":
-        return os.cpu_count()
+        return len(os.sched_getaffinity(0))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([each for each in visible.split(",") if each.strip()])
@@ -86,6 +86,6 @@ def check_count(kind: str, asked: int) -> None:
         what = "CPU core" if kind == "cpu" else "GPU"
         raise UserError(
             f"devices.count: given {asked}; allowed: at most {here} here, as this machine has {here} "
-            f"{what}{'s' * (here != 1)}, one for each device; give fewer, or run on a cluster of which one "
+            f"{what}{'s' * (here != 1)}, one per device; give fewer, or run on a cluster of which one "
             f"machine has {asked:,} (--executor ray)"
         )

@@ -82,7 +82,7 @@ class Ledger(TorchDispatchMode):
     def track(self, tensor: torch.Tensor, category: Category, *, move: bool = True) -> None:
         """Count a tensor's storage under a category; move it there if its category was only a guess from its shape."""
         inner = parts(tensor)
-        if len(inner) > 1:  # as little (a weight of torchao)
+        if len(inner) > 1:  # a weight of torchao has no storage of its own
             for part in inner:
                 self.track(part, category, move=move)
             return

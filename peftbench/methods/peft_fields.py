@@ -26,11 +26,11 @@ LORA = "LORA"
 _CACHES = ("PREFIX_TUNING", "CARTRIDGE")
 """Tuners that pass a cache to the base model."""
 CHOOSING: Mapping[str, str | None] = MappingProxyType({"ADALORA": None, "ADAMSS": "use_asa"})
-"""Tuners that choose after each step, by weights and their gradients, what is to stay -> the field that asks for it;
-None if they always do."""
+"""Tuners that choose after each step, by weights and gradients, what is pruned -> the field that asks for it; None if
+they always do."""
 _NO_MEAN = (
-    "after each step it chooses by weights and gradients what is to stay; the mean that is scored keeps what was taken "
-    "away, and the optimizer overwrites the gradients"
+    "it prunes by weights and gradients after each step; the averaged weights that are scored would still contain what "
+    "was pruned, and the optimizer overwrites the gradients"
 )
 _RANK_FIELDS = {"init_r": "rank at the start", "num_virtual_tokens": "virtual tokens", "adapter_len": "prompt length"}
 """Size fields of tuners without ``r``, and what they mean."""

@@ -36,9 +36,10 @@ class Limits:
 
 _ADAMW = "; use optimizer: adamw"
 _BLOCKS = f"quantizes its state in blocks of whole tensors, and takes no shards{_ADAMW}"
-_PAGED = f"takes no shards{_ADAMW} (offload: cpu keeps its state on the host)"
-_KERNELS = f"has kernels for ordinary tensors, and FSDP2's shards are none{_ADAMW}"
-_MATRICES = f"factors whole matrices, and is given parts of them{_ADAMW}"
+_PAGED = f"takes no shards{_ADAMW}, with offload: cpu to keep its state on the host"
+_KERNELS = f"has kernels that take no DTensors, which FSDP2's shards are{_ADAMW}"
+_MATRICES = f"works on whole matrices, and each device holds a part of them{_ADAMW}"
+_MEANS = f"takes means over rows and columns of whole tensors, and each device holds a part of them{_ADAMW}"
 _ONE_DEVICE = dict.fromkeys(
     (name for name, record in OPTIMIZERS.items() if record.in_backward),
     f"takes its steps in the backward pass, before gradients are exchanged{_ADAMW}",
@@ -66,7 +67,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "galore_adamw": _MATRICES,
                 "schedule_free_adamw": f"was not tried with FSDP2's shards{_ADAMW}",
                 **_ONE_DEVICE,
-                "adafactor": f"has means over rows and columns of whole tensors, and is given shards{_ADAMW}",
+                "adafactor": _MEANS,
             },
             methods={
                 "peft ADALORA": "AdaLoRA ranks its whole tensors after each step, and a device has shards; use ddp",
@@ -86,7 +87,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw_8bit": _BLOCKS,
                 "lion_8bit": _BLOCKS,
-                "adafactor": f"has means over rows and columns of whole tensors, and is given shares{_ADAMW}",
+                "adafactor": _MEANS,
                 "muon": _MATRICES,
                 "galore_adamw": _MATRICES,
                 **_ONE_DEVICE,
@@ -98,8 +99,8 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
             others="its tensors are not assigned to stages; use ddp or fsdp2",
             runs=_DIVIDED,
             optimizers=_ONE_DEVICE,
-            logits="has other positions in each micro-batch, and what a stage gives has one shape in all; use logits: "
-            "all, or tp",
+            logits="gives each micro-batch its own number of positions, and stages exchange tensors of one shape; use "
+            "logits: all, or strategy: tp",
             gradient_scaling=_SCALER,
         ),
         "device_map": Limits("this release does not run it; use ddp or fsdp2"),
@@ -129,7 +130,7 @@ def refusal(
 
 def why_everywhere(precision: str) -> str:
     """Return why each rank of a trial under fsdp2 reads the base model itself; empty if rank 0 alone does."""
-    return "bitsandbytes quantizes whole matrices while they are loaded" if precision in QUANTIZED else ""
+    return "quantized weights are loaded whole, together with their scales" if precision in QUANTIZED else ""
 
 
 def supported(strategy: str, method: Method, precision: str) -> str:

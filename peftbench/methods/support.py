@@ -89,7 +89,7 @@ def _no_optimizer(method: Method, precision: str, training: Training) -> Refusal
     if record.scores_mean and why:
         return Refusal(f"{_name(method)} does not exist with optimizer {record.name}", why)
     if record.in_backward and effective(precision, {}).gradient_scaling:
-        why = "the gradient scaler skips a step by all gradients, and these are used one at a time; use bf16"
+        why = "the gradient scaler needs all gradients to decide on a step, and they are used one at a time; use bf16"
         return Refusal(f"{precision} does not exist with optimizer {record.name}", why)
     return None
 
@@ -103,7 +103,7 @@ def excluded(training: Training) -> Refusal | None:
     record = OPTIMIZERS[training.optimizer]
     only, why = record.only_schedule
     if only and training.schedule != only:
-        return Refusal(f"{record.name} exists only with schedule: {only}, because {why}: write schedule: {only}")
+        return Refusal(f"{record.name} needs schedule: {only}, because {why}")
     if record.in_backward and training.clip_norm is not None:
         return Refusal(
             f"{record.name} frees each gradient before the norm over all of them is known: write clip_norm: null"
@@ -119,7 +119,7 @@ def excluded(training: Training) -> Refusal | None:
 def _no_mean(method: Method) -> str:
     """Return why a mean of a method's weights over the steps is not to be scored; empty if it may be."""
     if method.after_step and not method.attach.startswith("peftbench."):
-        return "its after_step may change weights after a step, and validation and scores are of a mean over the steps"
+        return "its after_step may change weights between steps, and an average over the steps is scored"
     return method.why_no_mean
 
 

@@ -73,7 +73,9 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),
             Precision("nf4-fp32", "float32", "float32", "bfloat16", "nf4", doc="as nf4, but the rest fp32"),
             Precision("fp4-fp32", "float32", "float32", "bfloat16", "fp4", doc="as fp4, but the rest fp32"),
-            Precision("stored", "bfloat16", "float32", "bfloat16", "stored", doc="as the files store it quantized"),
+            Precision(
+                "stored", "bfloat16", "float32", "bfloat16", "stored", doc="quantized as in the base model's files"
+            ),
         )
     }
 )

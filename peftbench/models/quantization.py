@@ -90,8 +90,8 @@ def check_stored(model: nn.Module, contents: stored.Contents) -> None:
     expected = sum(math.prod(each.shape) for each in contents.packed.values())
     if (len(own), held) != (len(contents.packed), expected) or not own:
         raise UserError(
-            f"the files have {len(contents.packed)} quantized weights of {expected:,} bytes, and {len(own)} of "
-            f"{held:,} bytes were loaded so; the base is not what is stored"
+            f"the files have {len(contents.packed)} quantized weights ({expected:,} bytes), but after loading "
+            f"{len(own)} ({held:,} bytes) are quantized: transformers dequantized or left out some"
         )
 
 

@@ -12,7 +12,7 @@ from peftbench.models import divided, head
 
 
 def parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Return the tensors that a tensor consists of: the codes, then scales and offsets, of one of torchao's; itself."""
+    """Return the inner tensors of a weight of torchao, the codes first; any other tensor alone."""
     if not hasattr(tensor, "tensor_data_names"):
         return [tensor]
     names = tensor.__tensor_flatten__()[0]  # type: ignore[attr-defined]

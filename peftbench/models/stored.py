@@ -42,7 +42,7 @@ class Kind:
 
     title: str
     why_not: str = ""
-    """Why it cannot be trained here, as a clause; empty if it can."""
+    """Why it cannot be trained here, as a clause; empty if it can, or if nobody has tried it."""
     way_out: str = ""
     """How to make an unquantized copy, as Python; empty if there is no short way."""
     package: str = ""
@@ -56,7 +56,7 @@ def _copy(settings: str = "", then: str = "") -> str:
     return f'{loaded}.save_pretrained("COPY", save_original_format=False)'
 
 
-_BUFFERS = "its layers keep their weights outside of the model's parameters, which peftbench does not count yet"
+_BUFFERS = "its layers keep their weights in buffers, not in parameters, and peftbench does not count those yet"
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "aqlm": Kind("AQLM"),
@@ -86,7 +86,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "transformers trains no base whose experts are in MXFP4 (is_trainable of its quantizer is false)",
             _copy(", quantization_config=Mxfp4Config(dequantize=True)"),
         ),
-        "quanto": Kind("Quanto", "transformers saves and loads no weights of it"),
+        "quanto": Kind("Quanto", "transformers can neither save nor load its weights"),
         "torchao": Kind("torchao", package="torchao"),
     }
 )
@@ -145,14 +145,8 @@ class Scheme:
         group = self.settings.get("group_size", self.settings.get("q_group_size"))
         grouped = f"groups of {group}" if isinstance(group, int) and group > 0 else None
         double = "double quantization" if self.four_bit_type and self.double_quantization else None
-        parts = [
-            self.title,
-            self.torchao,
-            self.four_bit_type,
-            f"{self.bits} bits" if self.bits else None,
-            grouped,
-            double,
-        ]
+        bits = f"{self.bits} bits" if self.bits else None
+        parts = (self.title, self.torchao, self.four_bit_type, bits, grouped, double)
         return ", ".join(part for part in parts if part)
 
     def _given(self, key: str) -> bool:
@@ -199,12 +193,15 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
     if found is None:
         return None
     kind, why = KINDS.get(found.kind), _why_not_read(found)
+    stored = f"its weights are stored quantized ({found.where} in config.json: {found.words})"
+    if not why and kind and kind.package and find_spec(kind.package) is None:
+        return f"{stored}, and {kind.package} is not installed: pip install 'peftbench[{kind.package}]'"
     if not why:
         return None
     copy = f", or save a dequantized copy: {kind.way_out}" if kind and kind.way_out else ", or a dequantized copy"
     return (
-        f"its weights are stored quantized ({found.where} in config.json: {found.words}), and {why}; give the "
-        f"unquantized original, with precision nf4, fp4 or int8 for quantized training{copy}"
+        f"{stored}, and {why}; give the unquantized original, with precision nf4, fp4 or int8 for quantized "
+        f"training{copy}"
     )
 
 
@@ -214,13 +211,11 @@ def _why_not_read(found: Scheme) -> str:
     if kind is None or found.kind not in _READ:
         return kind.why_not if kind and kind.why_not else _UNKNOWN
     if found.where != _KEYS[0]:
-        return "transformers reads the quantization of a whole model only"
+        return "transformers reads a quantization_config at the top level of config.json only"
     if found.kind == "torchao" and found.torchao not in _TORCHAO:
-        return f"of torchao {', '.join(_TORCHAO)} are read"
+        return f"peftbench reads only {', '.join(_TORCHAO)} of torchao's schemes"
     if found.kind == "bitsandbytes" and found.bits is None:
         return "its config says neither load_in_4bit nor load_in_8bit"
-    if kind.package and find_spec(kind.package) is None:
-        return f"{kind.package} is not installed (pip install 'peftbench[{kind.package}]')"
     return ""
 
 
@@ -239,8 +234,8 @@ def why_other_precision(config: Any, precision: str, options: Mapping[str, Any])
         way_out = KINDS[found.kind].way_out if found.kind in KINDS else ""
         copy = f" or a dequantized copy: {way_out}" if way_out else " or a dequantized copy"
         return (
-            f"the base is stored quantized ({found.words}), and other weights than these cannot be made from it in "
-            f"{precision}; use precision {NAME}, or give the unquantized original{copy}"
+            f"the base is stored quantized ({found.words}), so that there are no weights to store in {precision}; use "
+            f"precision {NAME}, or give the unquantized original{copy}"
         )
     if options.get("initialization") == "loftq":
         return "initialization loftq needs the unquantized weights, which a base that is stored quantized does not have"
@@ -330,11 +325,11 @@ def _of_torchao(found: Mapping[str, Stored]) -> Contents:
 
 
 def _size(tensor: Stored) -> int:
-    return math.prod(tensor.shape) * _BYTES.get(tensor.dtype, 4)
+    return math.prod(tensor.shape) * _BYTES[tensor.dtype]
 
 
-_BYTES: Mapping[str, int] = MappingProxyType({"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4})
-"""Bytes of a value, by the names of dtypes in the safetensors format."""
+_BYTES: Mapping[str, int] = MappingProxyType({"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "I64": 8})
+"""Bytes of a value of scales and offsets, by the names of dtypes in the safetensors format."""
 
 
 def note(config: Mapping[str, Any], folder: Path) -> str | None:

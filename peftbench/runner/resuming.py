@@ -40,7 +40,7 @@ def resume(run: Run, learner: Learner, examples: Sequence[Encoded]) -> Course | 
     """Bring the learner into the state that an interrupted process of this trial saved.
 
     A state that is damaged, or that another machine or other versions of the libraries saved, is set aside: the trial
-    begins anew, since its losses would be neither's. All processes of a trial continue, or none.
+    begins anew, since its losses would match neither environment. All processes of a trial continue, or none.
 
     Args:
         run: the trial.
@@ -91,7 +91,7 @@ def _found(run: Run, learner: Learner, place: Path) -> saved_state.Saved:
         told, here = saved.more["environment"], _environment(run)
         changed = [name for name in here if told.get(name) != here[name]]
         if changed:
-            raise saved_state.Unusable(f"it was saved with another {' and '.join(changed)}")
+            raise saved_state.Unusable(f"it was saved with other {' and '.join(changed)}")
         saved.check(learner)
     except saved_state.Unusable as error:
         problem = f"rank {parallel.rank}: {error}" if parallel.count > 1 else str(error)
@@ -159,7 +159,6 @@ class Keeper:
             training_states.install(folder, run.job.scratch, run.job.key, len(course.rows))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        files.sync(folder.parent)
 
     def _write(self, folder: Path, course: Course) -> str | None:
         """Write the part of this process into a new folder; return why the disk refused, or None."""
@@ -176,6 +175,7 @@ class Keeper:
         try:
             folder.mkdir(parents=True)
             saved_state.write(folder, self.learner, course, more)
+            files.sync(folder)
         except OSError as error:
             return f"rank {parallel.rank}: {error}" if parallel.count > 1 else str(error)
         return None
@@ -186,4 +186,4 @@ def _environment(run: Run) -> dict[str, Any]:
     found = json.loads(run.job.environment_json)
     git = found.get("git")
     source = None if git and not git.get("dirty") else environment.code_sha256()  # a commit says what its source is
-    return {name: found.get(name) for name in ("packages", "git", "cpu", "gpus")} | {"source": source}
+    return {name: found.get(name) for name in ("packages", "git", "cpu", "gpus")} | {"source code": source}

@@ -68,8 +68,8 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],
             "all",
-            "positions whose logits are computed: all, those in the loss, or those, 256 at a time and again in the "
-            "backward pass (docs/ladder.md)",
+            "positions whose logits are computed: all; loss_bearing: those whose next token is in the loss; chunked: "
+            "the same, 256 at a time, recomputed in the backward pass (docs/ladder.md)",
         ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),

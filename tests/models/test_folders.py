@@ -86,13 +86,13 @@ def test_tuned_parts_saved_by_peftbench_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("scheme", "words", "why"),
     [
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ, 4 bits, groups of 128", "outside of the"),
-        ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits", "outside of the model's parameters"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ, 4 bits, groups of 128", "in buffers, not in"),
+        ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits", "in buffers, not in parameters"),
         ({"quant_method": "hqq"}, "HQQ", "no loader for its weights"),
         ({"quant_method": "fp8"}, "fine-grained FP8", "without being asked"),
         ({"quant_method": "compressed-tensors"}, "compressed-tensors", "until the first forward pass"),
         ({"quant_method": "mxfp4"}, "MXFP4", "trains no base"),
-        ({"quant_method": "quanto"}, "Quanto", "saves and loads no weights of it"),
+        ({"quant_method": "quanto"}, "Quanto", "can neither save nor load its weights"),
         ({"quant_method": "aqlm"}, "AQLM", "has not been tried with it"),
         ({"quant_method": "brand_new"}, "brand_new", "has not been tried with it"),
         ({}, "no quant_method", "has not been tried with it"),
@@ -125,7 +125,7 @@ def test_a_base_that_bitsandbytes_has_stored_is_found_and_described(scheme, word
     assert find.resolve_base(Base(str(model))) == model
     assert stored.scheme(files.read_mapping(model / "config.json")).words == f"bitsandbytes, {words}"
     (model / "config.json").write_text(json.dumps({"text_config": {"quantization_config": scheme}}))
-    assert "transformers reads the quantization of a whole model only" in refused(model)
+    assert "transformers reads a quantization_config at the top level of config.json only" in refused(model)
     (model / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
     assert "its config says neither load_in_4bit nor load_in_8bit" in refused(model)
 

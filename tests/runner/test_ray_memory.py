@@ -123,7 +123,9 @@ def test_what_cannot_be_predicted_reserves_none_and_is_told_once(
     jobs = [trials.job(trial, tmp_path) for trial in (made, dataclasses.replace(made, seed=1), late)]
     found, notes = memory.reserved(jobs)
     assert list(found) == jobs
-    assert notes == (f"no memory of a node is reserved for {made.cell}, late, as it could not be predicted",)
+    assert notes == (
+        f"memory could not be predicted, or not in time, for {made.cell}, late: these reserve none of a node",
+    )
     monkeypatch.setattr(local, "ask", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(memory, "SECONDS", 0.0)
     monkeypatch.setattr(memory, "_known", {})

@@ -158,7 +158,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worked(payload: bytes, code: str | None = None, version: str = __version__) -> list[Any]:
-    messages = list(worker.work(version, code or worker.code_sha256(), payload, {}))
+    messages = list(worker.work(version, code or environment.code_sha256(), payload, {}))
     assert messages[0][0] == "here"
     return messages[1:]
 

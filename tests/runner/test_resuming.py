@@ -262,7 +262,7 @@ def test_a_state_of_other_versions_is_not_used(made, tmp_path, caplog):
     saved(made, tmp_path / "results", environment_json=json.dumps({"packages": {"torch": "1.0"}}))
     result, _ = outcome(made, tmp_path / "results")
     assert (result.row.status, result.row.resumes) == ("ok", None)
-    assert "saved with another packages" in caplog.text
+    assert "saved with other packages" in caplog.text
 
 
 def test_a_state_of_another_uncommitted_source_is_not_used(made, tmp_path, caplog, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_state_of_another_uncommitted_source_is_not_used(made, tmp_path, caplo
         asked = replace(trials.job(made, tmp_path / name), environment_json=told)
         result = trial.run(asked, time.perf_counter(), lambda _: None, lambda *_: None)
         assert (result.row.status, result.row.resumes) == ("ok", resumes)
-    assert "saved with another source" in caplog.text
+    assert "saved with other source code" in caplog.text
 
 
 def test_the_highest_resident_memory_is_that_of_all_processes_of_a_trial(made, tmp_path):

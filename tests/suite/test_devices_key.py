@@ -53,7 +53,10 @@ def test_only_a_pipeline_needs_logits_at_every_position(tmp_path):
     path.write_text(SUITE.replace("batch_size: 6", "batch_size: 6, logits: [all, chunked]") + f"devices: [{devices}]\n")
     refused = [t for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
     assert [t.cell for t in refused] == ["full logits=chunked ppx2 fp32"]
-    assert "does not run on ppx2, because logits: chunked has other positions" in refused[0].unsupported
+    assert (
+        "does not run on ppx2, because logits: chunked gives each micro-batch its own number of positions"
+        in refused[0].unsupported
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_
     from peftbench import cli
     from peftbench.measure import device
 
-    monkeypatch.setattr(device.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: {0, 1})
     path = tmp_path / "s.yaml"
     path.write_text(f"{SUITE}devices: [one, {{strategy: ddp, count: 4096}}]\ndevice: cpu\nworkers: 1\n")
     assert cli.main(["run", str(path), "--results", str(tmp_path / "results")]) != 0
@@ -107,7 +110,7 @@ def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_
     said = " ".join(capsys.readouterr().out.split())
     assert "note: `peftbench run` would stop with an error here: devices.count: given 4096" in said
     assert "or run on a cluster of which one machine has 4,096 (--executor ray)" in said
-    assert "none can run here, as devices are missing" in said
+    assert "none can run here: a trial needs other or more devices than this machine has (the last note)" in said
     assert "all can run" not in said
     path.write_text(f"{SUITE}devices: {{strategy: ddp, count: 2}}\ndevice: cpu\n")
     assert cli.main(["plan", str(path)]) == 0

@@ -25,7 +25,7 @@ class EffectiveColumns(ColumnGroup):
     optimizer_state_dtypes: Annotated[
         str | None,
         "types of the optimizer's state after training: of the tensors as large as their parameter, or else of all "
-        "that have a dimension",
+        "floats and bytes that have a dimension",
     ] = None
     checkpointing_active: Annotated[str | None, "modules that recompute activations in the backward pass"] = None
     process_threads: Annotated[str | None, "CPU threads that torch used"] = None

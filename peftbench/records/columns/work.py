@@ -17,9 +17,9 @@ class WorkColumns(ColumnGroup):
     resumes: Annotated[
         int | None, "how often training continued from a saved state, as its process had ended; null for never"
     ] = None
-    state_not_used: Annotated[
-        str | None, "why training began anew although a state was saved; null if it did not, or there was none"
-    ] = None
+    state_not_used: Annotated[str | None, "why a saved state was not used and training began anew; null otherwise"] = (
+        None
+    )
     examples_seen: Annotated[int | None, "training examples, repeats counted"] = None
     distinct_examples_seen: Annotated[int | None, "training examples, repeats not counted"] = None
     truncated_examples: Annotated[int | None, "training examples cut to the sequence length, repeats counted"] = None

@@ -45,7 +45,7 @@ def cause(process: Any, kernel_kills: int, server: int | None, log: str | None) 
 
 
 def _by_kernel(before: int) -> bool:
-    """Return whether the kernel has killed a process since there were so many, and that explains no other death yet."""
+    """Return whether the kernel has killed more than ``before`` processes, besides those that explain other deaths."""
     global _explained
     known = max(before, _explained)
     if kernel_oom_kills() <= known:
@@ -76,8 +76,8 @@ def kernel_oom_kills() -> int:
     """Return how many processes the kernel has killed because memory ran out; 0 if it is not known.
 
     Counted are those of this process's control group, in which its trials are, too. Without one, those of the machine.
-    Whom the kernel killed is not known: a trial that someone else kills while another program of the group, or a second
-    process of another trial, runs out of memory is taken for the latter.
+    Whom the kernel killed is not known: if another program of the group, or a second process of another trial, runs out
+    of memory while someone kills a trial, that trial is recorded as out of memory by mistake.
     """
     own = control_groups.out_of_memory_kills()
     if own is not None:

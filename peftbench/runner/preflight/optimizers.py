@@ -28,10 +28,10 @@ def notes(trials: Sequence[Trial]) -> tuple[str, ...]:
 
 
 def _note(record: Optimizer, searched: bool) -> str:
-    advice = "give learning_rate as a list of rates, of which the best on validation is selected"
+    advice = "a list of rates, from which validation selects"
     if searched:
         low, high = SEARCH_FACTORS[0], SEARCH_FACTORS[-1]
-        what = f"learning_rate: search tries {low:g} to {high:g} times the default, which is AdamW's"
+        what = f"learning_rate: search tries {low:g} to {high:g} times the default, which is for AdamW"
     else:
-        what, advice = "the default learning rates are AdamW's", f"{advice}, or one rate"
-    return f"optimizer {record.name}: {what}, and those of {record.name} are {record.rate}: {advice}"
+        what, advice = "the default learning rate is for AdamW", f"one rate, or {advice}"
+    return f"optimizer {record.name}: {what}; rates for {record.name} are {record.rate}. Give learning_rate: {advice}"

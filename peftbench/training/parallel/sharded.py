@@ -38,10 +38,11 @@ class FullySharded(DataParallel):
     exchanged after each pass.
     """
 
+    early = True
+
     def __init__(self, devices: Devices, rank: int, device: str) -> None:
         super().__init__(devices, rank, device)
         self._mesh = init_device_mesh(device, (self.count,))
-        self.early = True
         self.multiplied = self.count  # FSDP2 takes the mean over the ranks
 
     def distribute(self, model: Any, precision: Precision) -> None:

@@ -66,8 +66,8 @@ def twin(model: Any) -> Any:
     kinds = {type(p).__name__ for p in model.parameters() if type(p) is not nn.Parameter and _state(p) is None}
     if kinds:
         raise Unsupported(
-            "fsdp2: it replaces the weight objects that hold the scales of int8 and other weights "
-            f"({', '.join(sorted(kinds))}); use a base stored in bitsandbytes' 4 bits or unquantized, or ddp"
+            f"fsdp2: FSDP2 cannot divide weights whose objects hold their scales ({', '.join(sorted(kinds))}); use a "
+            "base stored in bitsandbytes' 4 bits or unquantized, or ddp"
         )
     shared: dict[int, Any] = {}
     for parameter in model.parameters():

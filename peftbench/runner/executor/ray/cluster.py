@@ -128,7 +128,7 @@ def limited(job: Job) -> bool:
 
 
 def within(wanted: Mapping[str, float], found: Sequence[Node]) -> dict[str, float]:
-    """Return needs with no more memory than the largest of the nodes has that could run the trial else.
+    """Return needs with no more memory than the largest of the nodes has that could otherwise run it.
 
     A prediction is of the longest step that the settings allow, so the trial may fit; it has that node's memory alone.
     """

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.measure import environment
 from peftbench.records import Job, Result, Status
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.trial import SettingsColumns
@@ -211,7 +212,7 @@ def _submit(state: _Run) -> None:
         asked.begin()
         messages = state.task.options(**_options(state, asked)).remote(
             __version__,
-            worker.code_sha256(),
+            environment.code_sha256(),
             pickle.dumps(asked.order(state.mark)),
             {content: state.sent[content] for content in asked.sent},
         )

@@ -58,7 +58,9 @@ def reserved(jobs: Sequence[Job]) -> tuple[tuple[Job, ...], tuple[str, ...]]:
     told = tuple(replace(job, host_bytes=found.get(job.trial.cell)) for job in jobs)
     if not unknown:
         return told, ()
-    return told, (f"no memory of a node is reserved for {abridged(unknown, 3)}, as it could not be predicted",)
+    return told, (
+        f"memory could not be predicted, or not in time, for {abridged(unknown, 3)}: these reserve none of a node",
+    )
 
 
 def _tensors(job: Job, until: float) -> int | None:

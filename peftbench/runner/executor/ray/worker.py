@@ -59,11 +59,6 @@ sent. ``event``: phase, step, steps and loss. ``log``: its end. ``files``: sizes
 name. ``adapter``: one's name and the next piece of it. ``result``: the ``Result`` and the time there; it comes last."""
 
 
-def code_sha256() -> str:
-    """Return the SHA-256 of this package's source, so that all machines of a run compute the same."""
-    return environment.code_sha256()
-
-
 def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> Iterator[Message]:
     """Run a trial on this node; the body of a task of Ray.
 
@@ -76,7 +71,7 @@ def work(version: str, code: str, payload: bytes, sent: Mapping[str, Any]) -> It
     import ray
 
     yield "here", (ray.get_runtime_context().get_node_id(), time.monotonic())
-    if (version, code) != (__version__, code_sha256()):
+    if (version, code) != (__version__, environment.code_sha256()):
         other = "the same version from another source" if version == __version__ else __version__
         why = f"the command has peftbench {version}, and it has {other}: install the same on every machine"
         yield "refused", ("", why)
