@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peftbench.measure.optimizer_state import flat
-from peftbench.models import divided
+from peftbench.models import divided, own_weights
 from peftbench.models.storage import parts, quantization_tensors
 from peftbench.records.memory import Category
 
@@ -169,7 +169,8 @@ def account(
     """Count the memory of everything within the context, starting with the tensors that exist already.
 
     Args:
-        model: frozen parameters are counted as base weights; trainable ones as the adapter, unless ``trains_base``.
+        model: frozen parameters are counted as base weights, but for a method's own; these and trainable ones as the
+            adapter, unless ``trains_base``.
         trains_base: whether the base model's own weights are trained.
         optimizer_state: the optimizer's ``state``: parameter -> name -> tensor or number.
         rounding: every storage is rounded up to a multiple of this many bytes.
@@ -187,7 +188,7 @@ def account(
         if isinstance(tensor, torch.Tensor):
             ledger.track(tensor, Category.OPTIMIZER)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trainable:
+    for parameter in (*trainable, *filter(own_weights.frozen, model.parameters())):
         ledger.track(parameter, Category.BASE_WEIGHTS if trains_base else Category.ADAPTER)
     for tensor in (*model.parameters(), *model.buffers()):
         ledger.track(tensor, Category.BASE_WEIGHTS)

@@ -44,6 +44,20 @@ LORA_PLUS = Setting(
     "learning rate of B (also of DoRA's magnitudes) as a multiple of that of A, which is learning_rate; 16 is "
     "published: LoRA+, Hayou et al. 2024, arXiv:2402.12354",
 )
+_DIVIDED_A = "the correction of a gradient needs the whole A of its layer, and each device holds a part; use ddp"
+LORA_FA = Setting(
+    bool,
+    False,
+    "A stays as it starts, and B takes the gradient of the whole update: fewer activations are kept (LoRA-FA, Zhang et "
+    "al. 2023, arXiv:2308.03303)",
+    excludes=MappingProxyType(
+        {
+            "dora": "the correction of B's gradient is derived for W + s B A, and DoRA divides it by its norm",
+            "lora_plus_ratio": "the ratio is of B's learning rate to that of A, which does not train",
+        }
+    ),
+    not_on=MappingProxyType(dict.fromkeys(("fsdp2", "tp", "pp"), _DIVIDED_A)),
+)
 _LORA_MORE = MappingProxyType(
     {
         "rank_pattern": Setting(
@@ -60,6 +74,7 @@ _LORA_MORE = MappingProxyType(
             "initialization of A and B; lora_ga: singular vectors of the first batch's gradient, arXiv:2407.05000",
         ),
         "lora_plus_ratio": LORA_PLUS,
+        "lora_fa": LORA_FA,
     }
 )
 

@@ -15,7 +15,14 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from peftbench.errors import UserError, unknown
-from peftbench.methods import lora_fused_projection, lora_initialization, lora_plus, lora_targets, peft_checkpoint
+from peftbench.methods import (
+    lora_fa,
+    lora_fused_projection,
+    lora_initialization,
+    lora_plus,
+    lora_targets,
+    peft_checkpoint,
+)
 from peftbench.records import patterns as expressions
 
 _PEFT_STARTS: Mapping[str, bool | str] = {"kaiming": True, "loftq": True, "lora_ga": True}
@@ -46,10 +53,10 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         options: ``alpha`` (a number), ``dropout``, ``target_modules`` (also parts of gpt2's fused projection, such as
             ``c_attn.q``: see ``lora_fused_projection``), ``rank_pattern`` and ``alpha_pattern`` (r and alpha by regular
             expression that a module's name ends with), ``rslora``, ``dora``, ``initialization``,
-            ``lora_plus_ratio`` (see ``lora_plus``).
+            ``lora_plus_ratio`` (see ``lora_plus``), ``lora_fa`` (see ``lora_fa``).
 
     Returns:
-        The base model wrapped by peft; only A, B and m require gradients.
+        The base model wrapped by peft; only A, B and m require gradients, with ``lora_fa`` only B.
 
     Raises:
         UserError: if a module name or pattern matches nothing, naming the modules there are.
@@ -94,6 +101,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     lora_initialization.apply(tuned, start)
     lora_fused_projection.restrict(tuned, parts)
     lora_plus.mark(tuned, options.get(lora_plus.OPTION, 1.0))
+    if options.get(lora_fa.OPTION):
+        lora_fa.freeze(tuned)
     return tuned
 
 

@@ -81,8 +81,19 @@ def disabled(model: Any) -> AbstractContextManager[None]:
     """Disable the adapter within the context, so that the model computes what the base model does."""
     if head.placed_in(model) is not None and model.active_peft_config.is_prompt_learning:
         return _without_virtual_tokens(model)  # peft's needs a model that generates
-    off: AbstractContextManager[None] = model.disable_adapter()
-    return off
+    return _off(model)
+
+
+@contextmanager
+def _off(model: Any) -> Iterator[None]:
+    """Switch peft's adapter off, and let what was frozen of it be so afterwards: peft makes all of it trainable."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 @contextmanager

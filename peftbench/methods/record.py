@@ -27,6 +27,10 @@ class Setting:
     """Another option and its value, without which this option has no meaning."""
     needed: bool = False
     """Whether, conversely, that value requires this option."""
+    excludes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Another option -> why the two do not exist together, as a clause; a cell that has both is ``unsupported``."""
+    not_on: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """A strategy for several devices -> why this option does not run on it, as a clause."""
 
     @property
     def meaning(self) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peftbench.methods import Method
 from peftbench.models.precision import PRECISIONS, effective
-from peftbench.records import OPTIMIZERS, Training
+from peftbench.records import OPTIMIZERS, Devices, Training
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,30 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
     if training and training.packing:
         found = found or _no_packing(method)
     return found or (_no_optimizer(method, precision, training) if training else None)
+
+
+def option_refusal(method: Method, options: Mapping[str, Any], devices: Devices | None) -> Refusal | None:
+    """Return which of a method's options another one or the strategy excludes, and why; None if none is excluded.
+
+    Args:
+        method: record of the method.
+        options: the options of a cell.
+        devices: the cell's devices; None for one.
+    """
+    given = {name: method.options[name] for name, value in options.items() if _is_given(method, name, value)}
+    for name, setting in given.items():
+        for other, why in setting.excludes.items():
+            if other in given:
+                return Refusal(f"{_name(method)} does not exist with both {name} and {other}", why)
+        if devices is not None and devices.strategy in setting.not_on:
+            return Refusal(
+                f"{_name(method)} with {name} does not run on {devices.name}", setting.not_on[devices.strategy]
+            )
+    return None
+
+
+def _is_given(method: Method, name: str, value: Any) -> bool:
+    return name in method.options and value != method.options[name].default
 
 
 def why_unsupported(method: Method, precision: str, device: str) -> str | None:

@@ -22,6 +22,7 @@ from peftbench.models import (
     fp32_parts,
     head,
     origin,
+    own_weights,
     padding_rows,
     quantization,
     random_weights,
@@ -270,13 +271,13 @@ def parameters_in(path: Path) -> int:
 def cast_trainable(model: nn.Module, precision: Precision) -> list[nn.Parameter]:
     """Cast every trainable parameter to the precision's dtype for trainable parameters, and return these parameters.
 
-    What the model's own class keeps in float32 stays so.
+    A method's frozen weights (``models.own_weights``) are cast with them. What the model's own class keeps in float32
+    stays so.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trainable:
-        if not fp32_parts.stays(parameter):
+    for parameter in model.parameters():
+        if (parameter.requires_grad or own_weights.frozen(parameter)) and not fp32_parts.stays(parameter):
             parameter.data = parameter.data.to(getattr(torch, precision.trainable))
-    return trainable
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def autocast(precision: Precision, device: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from peftbench.methods import METHODS, Method, method_of, profiles, strategies
 from peftbench.methods.record import shown
-from peftbench.methods.support import excluded, refusal
+from peftbench.methods.support import excluded, option_refusal, refusal
 from peftbench.records import Evaluation, Trial
 from peftbench.suite import build_heads, grid_size, layers
 from peftbench.suite.cell import Cell
@@ -183,6 +183,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
     training = cell.training(suite.data)
     refused = refusal(cell.method, cell.precision, device, training) or build_heads.refusal(cell.method, suite.tasks)
     refused = refused or strategies.refusal(cell.method, cell.precision, cell.devices, device, training)
+    refused = refused or option_refusal(cell.method, cell.options, cell.devices)
     refused = refused or (excluded(training) if training else None)
     measured = {"inference": suite.inference, "retention": suite.retention} | build_heads.without_measures(suite)
     used = {name for name, _ in suite.data} if training else set()

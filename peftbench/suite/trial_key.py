@@ -18,6 +18,8 @@ _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
 LATER: Mapping[str, Any] = MappingProxyType({"logits": "all"})
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
+LATER_OPTIONS: Mapping[str, Any] = MappingProxyType({"lora_fa": False})
+"""The same of methods' options."""
 KEY_VERSION = 2
 """Version of what enters a key. Version 1 left out settings at their default if results were older than the setting."""
 
@@ -38,7 +40,7 @@ def settings(trial: Trial) -> dict[str, Any]:
         "method": trial.method,
         "precision": trial.precision,
         "rank": trial.rank,
-        "options": dict(trial.options),
+        "options": _without(LATER_OPTIONS, trial.options),
         "seed": trial.seed,
         "tasks": tasks,
         "evaluate": list(trial.evaluate),
@@ -55,8 +57,12 @@ def settings(trial: Trial) -> dict[str, Any]:
 
 def _training(training: Training) -> dict[str, Any]:
     """Return the training settings; those of ``LATER`` only if they are not at their default."""
-    plain = dataclasses.asdict(training)
-    return {name: value for name, value in plain.items() if name not in LATER or value != LATER[name]}
+    return _without(LATER, dataclasses.asdict(training))
+
+
+def _without(later: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that are at the default of a setting that was added later."""
+    return {name: value for name, value in given.items() if name not in later or value != later[name]}
 
 
 def _retention(source: Retention | None) -> dict[str, Any] | None:
@@ -75,8 +81,8 @@ def key(trial: Trial, base_sha256: str, data_sha256: str, retention_sha256: str 
     """Return the trial's key: 16 hexadecimal digits of a hash of everything that its numbers depend on.
 
     All settings enter, also those at their default; a setting that is added later therefore changes every key, but for
-    ``devices``, which enters only if a trial has several, and those of ``LATER``. Files enter with their content, not
-    with their names, folders and revisions. The suite's name and the time limit do not enter.
+    ``devices``, which enters only if a trial has several, and those of ``LATER`` and ``LATER_OPTIONS``. Files enter
+    with their content, not with their names, folders and revisions. The suite's name and the time limit do not enter.
 
     Args:
         trial: the trial.

@@ -19,6 +19,7 @@ from torch import nn
 from peftbench.models import head
 from peftbench.records import OPTIMIZERS, Training
 from peftbench.records.optimizers import GALORE_RANK
+from peftbench.training import frozen_factor
 from peftbench.training.several_optimizers import Several
 
 
@@ -151,7 +152,8 @@ def make(parameters: Sequence[nn.Parameter], training: Training, model: Any = No
     LLaMA-Adapter's gates do not.
 
     A parameter with an attribute ``peftbench_rate_ratio`` (``methods.lora_plus``) trains at that multiple of the rate:
-    its group carries the ratio as ``rate_ratio``, by which ``set_rate`` multiplies the schedule's rate.
+    its group carries the ratio as ``rate_ratio``, by which ``set_rate`` multiplies the schedule's rate. The gradient of
+    one that ``frozen_factor`` has marked is corrected before each step.
 
     Args:
         parameters: those that train.
@@ -173,7 +175,9 @@ def make(parameters: Sequence[nn.Parameter], training: Training, model: Any = No
         }
         for (decays, ratio, hidden), members in groups.items()
     ]
-    return MAKERS[training.optimizer](made, training.learning_rate)
+    optimizer = MAKERS[training.optimizer](made, training.learning_rate)
+    frozen_factor.correct_before_steps(optimizer)
+    return optimizer
 
 
 def _ends(model: Any) -> set[nn.Parameter]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.methods import METHODS
 from peftbench.suite.schema import TRAIN
 from tools.docs import ladder_document
 from tools.validation import ladder, planner_accuracy
@@ -20,7 +21,13 @@ def test_every_axis_is_measured_for_each_of_its_methods_and_bases():
         for method in record.methods
         for settings in record.settings
     }
-    assert all(key in TRAIN for record in ladder.AXES.values() for settings in record.settings for key in settings)
+    assert all(
+        key in {**TRAIN, **METHODS[method].options}
+        for record in ladder.AXES.values()
+        for method in record.methods
+        for settings in record.settings
+        for key in settings
+    )
 
 
 @pytest.mark.parametrize("row", ladder.stored(), ids=lambda row: f"{row.base} {row.method} {row.setting}")
@@ -28,6 +35,13 @@ def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_
     assert row.predicted == pytest.approx(row.measured, rel=1e-3)
     assert sum(row.saved.values()) == row.baseline_measured - row.measured
     assert ladder.AXES[row.axis].other_loss or row.loss_difference < (1e-5 if row.precision == "fp32" else 5e-3)
+
+
+def test_a_frozen_a_saves_a_sixth_of_a_step_of_lora_on_nano():
+    """As docs/methods.md says."""
+    (row,) = [r for r in OLD if (r.axis, r.base, r.method) == ("lora_fa", "nano", "lora")]
+    assert 1 - row.measured / row.baseline_measured == pytest.approx(1 / 6, abs=0.01)
+    assert set(row.saved) == {"activations", "optimizer"}
 
 
 def test_a_row_is_made_of_two_sides(tmp_path, monkeypatch):

@@ -318,6 +318,8 @@ def test_a_method_has_the_name_that_the_table_uses(tmp_path):
         ("lora", "bf16", {"initialization": "pissa"}, "pissa"),
         ("lora", "bf16", {"initialization": "pissa", "dora": True}, None),
         ("lora", "bf16", {"lora_plus_ratio": 16.0}, None),
+        ("lora", "bf16", {"lora_fa": True}, "lora_fa"),
+        ("lora", "bf16", {"lora_fa": True, "rslora": True}, None),
         ("lora", "bf16", {"initialization": "lora_ga", "rslora": True}, "lora_ga"),
         ("lora", "nf4", {}, "qlora"),
         ("qlora", "nf4", {"compute_dtype": "float32"}, "qlora"),

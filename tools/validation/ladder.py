@@ -57,7 +57,7 @@ class Axis:
 
     title: str
     settings: Sequence[Mapping[str, Any]]
-    """What it changes of ``train``, a row each."""
+    """What it changes of ``train``, or of the method's block for its ``options``, a row each."""
     methods: Sequence[str]
     other_loss: str = ""
     """Why losses are not those of the baseline; empty if they are, up to rounding."""
@@ -71,6 +71,12 @@ AXES: Mapping[str, Axis] = {
     ),
     "micro_batches": Axis("gradient accumulation", ({"micro_batch_size": 1},), ("full", "lora", "qlora")),
     "checkpointing": Axis("gradient checkpointing", ({"gradient_checkpointing": True},), ("full", "lora", "qlora")),
+    "lora_fa": Axis(
+        "LoRA whose A is frozen",
+        ({"lora_fa": True},),
+        ("lora", "qlora"),
+        "A does not train, and B takes corrected gradients; B is zero before the first step, which has the same loss",
+    ),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
         (
@@ -130,8 +136,9 @@ def made(folder: Path, tasks: Path, method: str, settings: Mapping[str, Any]) ->
     record = METHODS[method]
     training = {"batch_size": EXAMPLES, "micro_batch_size": EXAMPLES, "sequence_length": TOKENS, "learning_rate": 1e-4}
     # the same optimizer for all, so that an axis of optimizers has one baseline
-    training |= {"optimizer": "adamw", **settings}
-    return trials.trial(folder, tasks, method, record.default_precision, training=training)
+    own = {name: value for name, value in settings.items() if name in record.options}
+    training |= {"optimizer": "adamw", **{name: value for name, value in settings.items() if name not in own}}
+    return trials.trial(folder, tasks, method, record.default_precision, training=training, options=own)
 
 
 def learner(trial: Trial, folder: Path) -> loop.Learner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from peftbench.methods import METHODS
@@ -10,7 +11,7 @@ from peftbench.report.collect import Results, method_title, read_json
 from peftbench.report.derived.unequal_settings import AXES
 from peftbench.report.flat import flat_texts, natural, plain
 from peftbench.report.notes import settings as notes
-from peftbench.suite.trial_key import LATER
+from peftbench.suite.trial_key import LATER, LATER_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,16 @@ def _per_method(results: Results) -> dict[str, dict[str, set[str]]]:
     for method, settings in every:
         found = per_method.setdefault(method, {})
         trained = any(name.startswith("train.") for name in settings)
-        for name, value in {**(later if trained else {}), **settings}.items():
+        for name, value in {**(later if trained else {}), **_later_options(method, every), **settings}.items():
             if name not in AXES:
                 found.setdefault(name, set()).add(_shown(method, name, value))
     return per_method
+
+
+def _later_options(method: str, every: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
+    """Return the defaults of the options that only some trials of a method have, since they were added later."""
+    found = {f"options.{name}": plain(value) for name, value in LATER_OPTIONS.items()}
+    return {n: value for n, value in found.items() if any(one == method and n in settings for one, settings in every)}
 
 
 def _shown(method: str, name: str, value: str) -> str:

@@ -1,0 +1,40 @@
+"""LoRA-FA: A is frozen, and B takes the step that is nearest to that of full fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.lora import LoraLayer
+
+from peftbench.errors import Unsupported
+from peftbench.models import own_weights
+from peftbench.training import frozen_factor
+
+OPTION = "lora_fa"
+
+
+def freeze(tuned: Any) -> None:
+    """Freeze A of every adapted layer, and mark B for the correction of its gradient (``training.frozen_factor``).
+
+    A layer keeps its input for the gradient of A alone: with A frozen it keeps A's output instead, of rank r. What
+    other operations keep, as attention its output, they keep still.
+
+    Args:
+        tuned: the model with LoRA attached.
+
+    Raises:
+        Unsupported: if embeddings are adapted, whose A keeps no input.
+
+    References:
+        Zhang et al. 2023, arXiv:2308.03303, section 3.
+    """
+    if any("lora_embedding_" in name for name, p in tuned.named_parameters() if p.requires_grad):
+        raise Unsupported(f"{OPTION} has no rule for A and B of an embedding")
+    for module in tuned.modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        for name in module.lora_A:
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            a.requires_grad_(False)
+            own_weights.mark(a)
+            frozen_factor.mark(b, a, module.scaling[name])
