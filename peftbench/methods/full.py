@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from peftbench.errors import Unsupported, UserError, unknown
-from peftbench.models import head, padding_rows, text_part
+from peftbench.models import attention, head, padding_rows, text_part
 from peftbench.models.layers import check_layers, decoder_layers_for
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
@@ -123,6 +123,7 @@ def load(model: Any, folder: Path) -> Any:
     """
     if not (folder / _WEIGHTS).is_file():
         tuned = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+        attention.use(tuned, attention.of(model))
         padding_rows.restore(tuned, folder)
         return tuned.to(model.device)
     own = dict(model.named_parameters())

@@ -9,6 +9,7 @@ from typing import Any
 from peftbench.methods import Method
 from peftbench.models.precision import PRECISIONS, effective
 from peftbench.records import OPTIMIZERS, Devices, Training
+from peftbench.records.attention import ATTENTIONS, AUTO
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
         found = found or _no_checkpointing(method)
     if training and training.packing:
         found = found or _no_packing(method)
+    if training and training.attention != AUTO:
+        found = found or _no_attention(training.attention, precision, device)
     return found or (_no_optimizer(method, precision, training) if training else None)
 
 
@@ -104,6 +107,15 @@ def _no_packing(method: Method) -> Refusal | None:
     if method.virtual_tokens:
         why = "its virtual tokens are prepended to a whole row, not to each example"
     return Refusal(f"{_name(method)} does not exist with packing", why) if why else None
+
+
+def _no_attention(name: str, precision: str, device: str) -> Refusal | None:
+    record, computes = ATTENTIONS[name], effective(precision, {})
+    if device not in record.devices:
+        return Refusal(f"attention {name} does not train on {device} (only on {', '.join(record.devices)})")
+    if record.half and (computes.autocast or computes.trainable) == "float32":
+        return Refusal(f"{precision} does not exist with attention {name}", "its kernels compute in 16 bits only")
+    return None
 
 
 def _no_optimizer(method: Method, precision: str, training: Training) -> Refusal | None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import (
+    attention,
     configs,
     dry_load,
     fp32_parts,
@@ -37,6 +38,7 @@ from peftbench.models.storage import dtype_name, parameter_count, storage, weigh
 from peftbench.models.storage import quantization_tensors as quantization_tensors
 from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Head
+from peftbench.records.attention import AUTO
 from peftbench.records.columns.size import SizeColumns
 from peftbench.records.wording import abridged
 
@@ -75,12 +77,13 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
         trains_base: whether the base model's own weights will train, and so need master weights.
         double_quantization: for 4-bit precisions, whether quantization constants are quantized too.
         **where: ``device`` (``cpu`` or ``cuda``), ``trust_remote_code``, for a shape ``random_weights``,
-            ``head`` for a model that reads whole texts, and ``draws_on`` if the model goes to another device later
-            (``origin.Origin``).
+            ``head`` for a model that reads whole texts, ``attention`` (``attention.use``), and ``draws_on`` if the
+            model goes to another device later (``origin.Origin``).
 
     Raises:
         UserError: if the folder cannot be loaded, or the loaded dtypes are not those of the precision.
-        Unsupported: if the libraries left more than embeddings and head unquantized.
+        Unsupported: if the libraries left more than embeddings and head unquantized, or the model does not run with the
+            attention.
     """
     device, trust, asked = where["device"], where["trust_remote_code"], where.get("head")
     settings: dict[str, Any] = {"dtype": getattr(torch, precision.base_weights(trains_base))}
@@ -97,6 +100,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     model = model if precision.quantization else model.to(device)
     quantization.quantize_experts(model, precision, double_quantization)
     use_one_kernel(model)
+    attention.use(model, where.get("attention", AUTO))
     origin.guard_embeddings(model, tokenizer)
     model.requires_grad_(False)
     dtypes = storage(model)

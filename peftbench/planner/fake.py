@@ -19,13 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peftbench.errors import Unsupported, UserError
 from peftbench.methods import method_of
-from peftbench.models import fp32_parts, quantization, text_part, unreached
+from peftbench.models import attention, fp32_parts, quantization, text_part, unreached
 from peftbench.models import head as heads
 from peftbench.models import load as models
 from peftbench.models.precision import Precision, effective
 from peftbench.planner import fake_quantized
 from peftbench.planner.fake_cache import CachingFakeTensorMode
 from peftbench.records import Head, Trial, failures
+from peftbench.records.attention import AUTO
 from peftbench.records.resolve import resolve
 
 _UNREACHED: dict[str, frozenset[str]] = {}
@@ -50,6 +51,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
             fake_quantized.quantize(made, quantization.of_config(config) or quantization.config(precision, double))
         fake_quantized.quantize_experts(made, precision, double)
     models.use_one_kernel(made)
+    attention.use(made, attention.traced(trial.training.attention if trial.training else AUTO))
     made.requires_grad_(False)
     models._check(made, precision, method.trains_base, models.storage(made))
     for _, parameter in heads.parameters(made):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftbench.records.attention import AUTO
 from peftbench.records.devices import Devices
 from peftbench.records.task import HEADS, Task
 
@@ -100,6 +101,8 @@ class Training:
     logits: str = "all"
     """Where logits are made: ``all`` positions, those that bear loss (``loss_bearing``), or these in chunks that are
     computed twice (``chunked``). The loss is the same up to rounding."""
+    attention: str = AUTO
+    """How attention is computed, by transformers' name, in training and in scoring."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from peftbench.models.precision import effective
 from peftbench.models.tokenizer import load_tokenizer
 from peftbench.planner.predict import load_config
 from peftbench.records import Example, Job, Phase, Result, Status, failures
+from peftbench.records.attention import AUTO
 from peftbench.records.columns.environment import EnvironmentColumns
 from peftbench.records.columns.memory import MemoryColumns
 from peftbench.records.columns.size import SizeColumns
@@ -163,6 +164,7 @@ def _load(run: Run) -> Loaded:
             trust_remote_code=trial.base.trust_remote_code,
             random_weights=trial.base.random_weights,
             head=trial.head,
+            attention=trial.training.attention if trial.training else AUTO,
         )
         loaded = divided_base.read(run, config, lambda device, draws_on: whole(device=device, draws_on=draws_on))
     loaded.model.name_or_path = find.base_name(trial.base)  # a saved adapter must not name a folder of this machine

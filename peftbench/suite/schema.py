@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from peftbench.methods import Method, Setting, profiles
 from peftbench.models.precision import PRECISIONS
 from peftbench.records import OPTIMIZERS, STRATEGIES, Phase, Retention
+from peftbench.records.attention import ATTENTIONS, AUTO
 from peftbench.suite.records import CHECKPOINT_SECONDS, MOST_TRIALS
 from peftbench.tasks import DEFAULT_TEST_SEED, TEST_SEEDS
 
@@ -28,6 +29,7 @@ Delimiter = Annotated[
 ]
 PrecisionName: Any = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 OptimizerName: Any = Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
+AttentionName: Any = Literal[(AUTO, *ATTENTIONS)]  # type: ignore[valid-type]
 
 TRAIN: Mapping[str, Setting] = MappingProxyType(
     {
@@ -70,6 +72,11 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             "all",
             "positions whose logits are computed: all; loss_bearing: those whose next token is in the loss; chunked: "
             "the same, 256 at a time, recomputed in the backward pass (docs/ladder.md)",
+        ),
+        "attention": Setting(
+            AttentionName,
+            AUTO,
+            "how attention is computed, in training and scoring, by transformers' name; auto: sdpa if the base has it",
         ),
         "loss_on": Setting(Literal["completion", "all"], "completion", "the tokens in the loss"),
         "score": Setting(Literal["last", "best_on_validation"], "last", "the step whose weights are scored"),

@@ -12,11 +12,12 @@ from typing import Any
 
 from peftbench.models.find import _without_folders, base_name
 from peftbench.records import Retention, Training, Trial
+from peftbench.records.attention import AUTO
 from peftbench.version import PROTOCOL
 
 _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
-LATER: Mapping[str, Any] = MappingProxyType({"logits": "all"})
+LATER: Mapping[str, Any] = MappingProxyType({"logits": "all", "attention": AUTO})
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
 LATER_OPTIONS: Mapping[str, Any] = MappingProxyType({"lora_fa": False})
 """The same of methods' options."""

@@ -55,6 +55,9 @@ SAMPLE = [
     ("peft", "fp32", SHAPE, {"options": {"peft_type": "VERA"}}),
     ("prompt_tuning", "bf16", TWO, {"training": {"logits": "loss_bearing"}}),
     slow("full", "fp32", TWO, {"training": {"logits": "loss_bearing"}}),
+    ("lora", "fp32", TWO, {"training": {"attention": "eager"}}),
+    slow("prefix_tuning", "bf16", TWO, {"training": {"attention": "eager"}}),
+    slow("llama_adapter", "fp32", TWO, {"training": {"attention": "eager", "gradient_checkpointing": True}}),
     ("full", "fp32", TWO, {"training": {"logits": "chunked"}}),
     slow("qlora", "nf4", TWO, {"training": {"logits": "chunked", "gradient_checkpointing": True}}),
 ]

@@ -160,12 +160,13 @@ def test_the_key_does_not_change_with_names_and_time_limits(name):
 
 def test_a_setting_added_later_enters_settings_and_key_only_if_it_is_not_at_its_default():
     # else every trial that is stored would run again
-    assert set(trial_key.LATER) == {"logits"}
+    others = {"logits": "chunked", "attention": "eager"}
+    assert set(trial_key.LATER) == set(others)
     for name, default in trial_key.LATER.items():
         assert getattr(TRAINING, name) == default
         assert name not in trial_key.settings(TRIAL)["train"]
-        other = replace(TRIAL, training=replace(TRAINING, **{name: "chunked"}))
-        assert trial_key.settings(other)["train"][name] == "chunked"
+        other = replace(TRIAL, training=replace(TRAINING, **{name: others[name]}))
+        assert trial_key.settings(other)["train"][name] == others[name]
 
 
 def test_the_key_does_not_change_with_places_and_the_order_of_options(tmp_path):

@@ -77,6 +77,7 @@ AXES: Mapping[str, Axis] = {
         ("lora", "qlora"),
         "A does not train, and B takes corrected gradients; B is zero before the first step, which has the same loss",
     ),
+    "attention": Axis("how attention is computed", ({"attention": "eager"},), ("full", "lora", "qlora")),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
         (
@@ -144,7 +145,8 @@ def made(folder: Path, tasks: Path, method: str, settings: Mapping[str, Any]) ->
 def learner(trial: Trial, folder: Path) -> loop.Learner:
     """Return a trial's learner, as in ``trial.run``."""
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
-    loaded = load.load(folder, precision, method.trains_base, True, device="cpu", trust_remote_code=False)
+    where = {"device": "cpu", "trust_remote_code": False, "attention": trial.training.attention}
+    loaded = load.load(folder, precision, method.trains_base, True, **where)
     torch.manual_seed(0)
     tuned = resolve(method.attach)(loaded.model, trial.rank, trial.options)
     parameters = load.cast_trainable(tuned, precision)

@@ -111,7 +111,8 @@ def account(trial: Trial, folder: Path, shapes: Sequence[Pass]) -> tuple[load.Lo
     """Return a real base model and the memory counts of a trial's second training step, as in ``trial.run``."""
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
     double = trial.options.get("double_quantization", True)
-    loaded = load.load(folder, precision, method.trains_base, double, device="cpu", trust_remote_code=False)
+    where = {"device": "cpu", "trust_remote_code": False, "attention": trial.training.attention}
+    loaded = load.load(folder, precision, method.trains_base, double, **where)
     tuned = resolve(method.attach)(loaded.model, trial.rank, trial.options)
     parameters = load.cast_trainable(tuned, precision)
     learner = loop.learner(

@@ -20,6 +20,7 @@ _MUST_EQUAL = {
     "train.sequence_length": "sequence lengths",
     "train.packing": "packing",
     "train.logits": "the positions that have logits",
+    "train.attention": "how attention is computed",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
 WHOLE_RUN = "reserved_whole_run"
