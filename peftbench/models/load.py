@@ -27,6 +27,7 @@ from peftbench.models import (
     padding_rows,
     quantization,
     random_weights,
+    sliced,
     stored,
     text_part,
     unfit,
@@ -92,7 +93,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     set_products(precision)
     with _loading_errors(folder, device):
         tokenizer = load_tokenizer(folder, trust, ends=asked is None)
-        with quantization.every_linear_layer() if "quantization_config" in settings else nullcontext():
+        with _quantizing(precision, double_quantization) if "quantization_config" in settings else nullcontext():
             if where.get("random_weights"):
                 model = random_weights.load(folder, device, trust, asked, **settings)
             else:
@@ -117,6 +118,14 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
     with autocast(precision, device):
         text_part.mark_unreached(model, unreached.names(model, device))
     return Loaded(model, tokenizer, total, weights_bytes(model, head.apart(model)), shares)
+
+
+@contextmanager
+def _quantizing(precision: Precision, double_quantization: bool) -> Iterator[None]:
+    """Within the context, let transformers quantize all that is to be quantized, with little memory for it."""
+    sliced.register()
+    with quantization.every_linear_layer(), quantization.experts_as_loaded(precision, double_quantization):
+        yield
 
 
 def set_products(precision: Precision) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -16,6 +16,8 @@ from peftbench.models import head, layer_code, stored
 from peftbench.models.precision import Precision
 from peftbench.models.storage import is_packed, parts
 
+_STATE = "peftbench_quant_state"
+"""Attribute of fused experts that were quantized while they were loaded: the state of their quantization."""
 LINEAR = ("FalconLinear",)
 """Subclasses of ``nn.Linear`` that also compute x W^T + b; in 16 bits, falcon's rounds once more before adding b."""
 
@@ -124,6 +126,55 @@ def every_linear_layer() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def experts_as_loaded(precision: Precision, double_quantization: bool) -> Iterator[None]:
+    """Within the context, let transformers quantize fused experts to 4 bits as it reads them, one tensor after another.
+
+    The model keeps their codes as plain parameters until ``quantize_experts`` is called, so a model of many experts
+    never takes the memory of its 16-bit weights.
+    """
+    if precision.quantization not in ("nf4", "fp4"):
+        yield
+        return
+    from bitsandbytes import functional
+    from transformers.integrations import bitsandbytes as integration
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+    needs, convert = Bnb4BitHfQuantizer.param_needs_quantization, integration.Bnb4bitQuantize.convert
+
+    def needs_or_fused(quantizer: Any, model: nn.Module, name: str, **named: Any) -> bool:
+        return bool(needs(quantizer, model, name, **named)) or _is_fused_in(model, name)
+
+    def quantized(operation: Any, found: Any, *given: Any, model: Any = None, **named: Any) -> Any:
+        if not all(_is_fused_in(model, name) for name in found):
+            return convert(operation, found, *given, model=model, **named)
+        made = {}
+        for name in list(found):
+            value = found.pop(name)
+            codes, state = functional.quantize_4bit(
+                value[0] if isinstance(value, list) else value,
+                compress_statistics=double_quantization,
+                quant_type=precision.quantization,
+            )
+            made[name] = nn.Parameter(codes, requires_grad=False)
+            setattr(made[name], _STATE, state)
+        return made
+
+    with (
+        mock.patch.object(Bnb4BitHfQuantizer, "param_needs_quantization", needs_or_fused),
+        mock.patch.object(integration.Bnb4bitQuantize, "convert", quantized),
+    ):
+        yield
+
+
+def _is_fused_in(model: nn.Module, name: str) -> bool:
+    """Return whether a name in a model is that of fused experts."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    parameter = module._parameters.get(own)
+    return parameter is not None and is_fused(module, parameter)
+
+
 def quantize_experts(model: nn.Module, precision: Precision, double_quantization: bool) -> None:
     """Store fused experts in 4 bits: parameters of shape (experts, out, in) or (experts, in, out), as in mixtral.
 
@@ -133,7 +184,7 @@ def quantize_experts(model: nn.Module, precision: Precision, double_quantization
 
     - Autograd saves the dequantized 16-bit matrices of every layer for the backward pass, counted as activations, so a
       step's peak can exceed that of bf16. With gradient checkpointing, those of one layer exist at a time.
-    - The experts are loaded in 16 bits and quantized afterwards.
+    - They are quantized as they are loaded (``experts_as_loaded``), a tensor of all experts of a layer at a time.
     - They cannot be adapted by LoRA. On a parameter that already has a parametrization, peft 0.21 adds its update once
       more with every forward pass, and torch's cache gives the inner of two updates no gradient. ``all-linear`` skips
       them, since peft finds no parameter of that name; the row's ``adapted_share`` shows it.
@@ -146,18 +197,27 @@ def quantize_experts(model: nn.Module, precision: Precision, double_quantization
     """
     if precision.quantization not in ("nf4", "fp4"):
         return
-    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+    from bitsandbytes.nn import parametrize
 
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if is_fused(module, parameter):
-                replace_parameter_4bit(
-                    module, name, compress_statistics=double_quantization, quant_type=precision.quantization
-                )
+            made = getattr(parameter, _STATE, None)
+            if made is not None or is_fused(module, parameter):
+                with _known(parametrize.F, parameter.data, made) if made is not None else nullcontext():
+                    parametrize.replace_parameter_4bit(
+                        module, name, compress_statistics=double_quantization, quant_type=precision.quantization
+                    )
                 stored = module.parametrizations[name]  # type: ignore[index,union-attr]
                 state = stored[0].quant_state  # type: ignore[index,union-attr]
                 state.dtype = getattr(torch, precision.compute)  # dtype of the dequantized matrices
                 stored.original.quant_state = state  # type: ignore[union-attr]
+
+
+@contextmanager
+def _known(functional: Any, codes: torch.Tensor, state: Any) -> Iterator[None]:
+    """Within the context, let bitsandbytes take codes and their state as those of the weight that it quantizes."""
+    with mock.patch.object(functional, "quantize_4bit", return_value=(codes, state)):
+        yield
 
 
 def is_fused(module: nn.Module, parameter: torch.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 Speed and memory do not depend on the values, so a shape can be measured without its weights. Loading takes the same
 path as for real weights: transformers reads a tensor when it needs it and quantizes linear layers one at a time, so a
-7B model in 4 bits never takes more than its own few GiB. Fused experts are quantized after loading.
+7B model in 4 bits never takes more than its own few GiB.
 """
 
 from __future__ import annotations

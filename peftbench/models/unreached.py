@@ -48,7 +48,9 @@ def names(model: nn.Module, device: str = "cpu") -> frozenset[str]:
     training = model.training
     model.eval()
     try:
-        with _trainable(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        # no backward pass follows, and what autograd saves for one would be fused experts in 16 bits, of every layer
+        saves_nothing = torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None)  # type: ignore[arg-type, return-value]
+        with _trainable(model), torch.enable_grad(), saves_nothing, torch.random.fork_rng(devices=[]):
             graph = _graph(head.predictions(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}).grad_fn)
     except Exception:  # the checks and the steps of the trial will raise it again, and report it
         return frozenset()
