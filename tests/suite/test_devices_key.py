@@ -112,6 +112,9 @@ def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_
     assert "or run on a cluster of which one machine has 4,096 (--executor ray)" in said
     assert "none can run here: a trial needs other or more devices than this machine has (the last note)" in said
     assert "all can run" not in said
+    monkeypatch.setattr("peftbench.commands.plan_time.predict", lambda *_: pytest.fail("a pilot was run"))
+    assert cli.main(["plan", str(path), "--time"]) != 0
+    assert "devices.count: given 4096; allowed: at most 2 here" in " ".join(capsys.readouterr().err.split())
     path.write_text(f"{SUITE}devices: {{strategy: ddp, count: 2}}\ndevice: cpu\n")
     assert cli.main(["plan", str(path)]) == 0
     said = capsys.readouterr().out
