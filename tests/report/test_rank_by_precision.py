@@ -136,6 +136,10 @@ def test_of_several_comparable_pairs_the_table_names_the_middle_one_and_the_page
         ({"targets": "q_proj, v_proj"}, "are not comparable: target modules differ."),
         ({"checkpointing": True}, "are not comparable: gradient checkpointing differs."),
         ({"targets": "q", "checkpointing": True}, "target modules and gradient checkpointing differ."),
+        ({"micro_batch_size": 8}, "are not comparable: micro-batch sizes differ."),
+        ({"sequence_length": 64}, "are not comparable: sequence lengths differ."),
+        ({"packing": True}, "are not comparable: packing differs."),
+        ({"logits": "chunked"}, "are not comparable: the positions that have logits differ."),
     ],
 )
 def test_totals_of_cells_with_unequal_settings_are_reported_as_not_comparable(

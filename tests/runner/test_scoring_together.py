@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from peftbench.evaluation import cached_steps, decoding, likelihood, shared_prompts
 from peftbench.evaluation.agreement import Agreement
+from peftbench.measure.clock import Clock
 from peftbench.records import Devices, Status
 from peftbench.records.devices import Place
-from peftbench.runner import devices_of_trial, trial
+from peftbench.runner import devices_of_trial, evaluating, trial
+from peftbench.runner.state import Run
 from peftbench.training.parallel import make
 from tests.support import trials
+from tests.support.method_cells import loaded
 from tests.support.ranks import on_ranks
+
+FSDP2 = Devices("fsdp2", 2)
 
 
 def scored(rank, job):
@@ -28,7 +34,7 @@ def scored(rank, job):
 
 
 def test_ranks_that_would_run_texts_in_other_forms_run_them_in_the_same_one(tiny, tmp_path):
-    made = trials.trial(tiny, tmp_path, devices=Devices("fsdp2", 2), training={"steps": 1})
+    made = trials.trial(tiny, tmp_path, devices=FSDP2, training={"steps": 1})
     alone = trials.run(replace(made, devices=None), tmp_path)
     settings = {score.task: score.settings for score in alone.scores}
     assert "decoded_without_cache" not in settings["colour_text"]
@@ -53,16 +59,32 @@ def ended_early(rank, job):
 @pytest.mark.slow  # transformers does it for modules that torch marks as divided by FSDP2
 def test_a_rank_whose_answers_end_earlier_runs_passes_until_the_others_have_theirs(tiny, tmp_path):
     made = trials.trial(
-        tiny, tmp_path, devices=Devices("fsdp2", 2), training={"steps": 1}, evaluate=("colour_text",), inference=False
+        tiny, tmp_path, devices=FSDP2, training={"steps": 1}, evaluate=("colour_text",), inference=False
     )
     for result in on_ranks(2, tmp_path, ended_early, trials.job(made, tmp_path)):
         assert result.row.status == Status.OK, result.row.message
 
 
-def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding():
+@pytest.mark.parametrize(("devices", "ends"), [(None, "scoring"), (Devices("ddp", 2), "scoring"), (FSDP2, "the proof")])
+def test_a_proof_that_fails_ends_the_trial_if_ranks_score_in_lockstep_and_else_scoring_decides(
+    devices, ends, tiny, tmp_path, monkeypatch
+):
+    def fails(words):
+        raise ValueError(words)
+
+    monkeypatch.setattr(evaluating.scoring, "prove", lambda *_: fails("the proof"))
+    monkeypatch.setattr(evaluating, "_account_evaluation", lambda *_: fails("scoring"))
+    base, made = loaded(tiny, "base", "fp32"), trials.trial(tiny, tmp_path, devices=devices)
+    parallel = SimpleNamespace(gathered=lambda own: [own, own])
+    run = Run(SimpleNamespace(trial=made), Clock(), lambda *_: None, None, parallel=parallel)
+    with pytest.raises(ValueError, match=ends):
+        evaluating.evaluate(run, base, base.model, dict.fromkeys(("colour", "colour_text"), []))
+
+
+def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding(monkeypatch):
     """It would go on to exchanges in which the others are not."""
 
-    def fails(**_):
+    def fails(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     alone = likelihood.Model(fails, fails, False, "float32", 4, torch.device("cpu"))
@@ -79,3 +101,8 @@ def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding():
     assert alone.pads is False
     with pytest.raises(torch.OutOfMemoryError):
         likelihood.prove(several, uneven)
+    for check, part in ((cached_steps.why_not, "_distances"), (cached_steps.why_not_beams, "_generated")):
+        monkeypatch.setattr(cached_steps, part, fails)
+        assert "memory ran out" in check(None, torch.ones(1, 4), "float32", 0, 8)
+        with pytest.raises(torch.OutOfMemoryError):
+            check(None, torch.ones(1, 4), "float32", 0, 8, several.agreement)

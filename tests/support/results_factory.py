@@ -231,9 +231,10 @@ def wide_result(method: str, rank: int | None, precision: str, seed: int, steps:
     )
 
 
-def settings_of(method: str, targets: str = "all-linear", checkpointing: bool = False) -> dict[str, Any]:
+def settings_of(method: str, targets: str = "all-linear", checkpointing: bool = False, **train: Any) -> dict[str, Any]:
     """Return the settings that decide whether two cells' memory compares, as a trial stores them."""
-    train = {"steps": 30, "learning_rate": 3e-3, "gradient_checkpointing": checkpointing, "micro_batch_size": 16}
+    usual = {"steps": 30, "learning_rate": 3e-3, "gradient_checkpointing": checkpointing, "micro_batch_size": 16}
+    train = {**usual, **train}
     return {"options": {"target_modules": targets} if "lora" in method else {}, "train": train}
 
 

@@ -23,6 +23,7 @@ _MUST_EQUAL = {
     "train.attention": "how attention is computed",
 }
 """Settings that, beside method, rank and precision, decide the memory of a training step; with their names in notes."""
+_SINGULAR = ("gradient checkpointing", "packing")
 WHOLE_RUN = "reserved_whole_run"
 """The kind of memory of results that have no peak of training."""
 _PARTNERS = ("bf16", "fp16", "fp32")
@@ -194,7 +195,7 @@ def _pairs(results: Results, most: int) -> Iterable[str]:
         yield _fair(fair, most)
     elif known:
         pair = known[(len(known) - 1) // 2]
-        verb = "differs" if pair.differing == (_MUST_EQUAL["train.gradient_checkpointing"],) else "differ"
+        verb = "differs" if len(pair.differing) == 1 and pair.differing[0] in _SINGULAR else "differ"
         yield (
             f"Memory totals of {pair.qlora.name} and {pair.lora.name} are not comparable: "
             f"{' and '.join(pair.differing)} {verb}. Base weights are: {pair.base_weights()}."
