@@ -241,6 +241,8 @@ class _Chunks(_All):
         if self.given is not None:
             given, self.given = self.given, None
             return (given, *args[1:])
+        if self.calls:  # else a second call within a chunk would begin chunks of its own, without end
+            self.refuse("calls its output layer 2 times")
         hidden, size = self.selected(args), self.where.chunk or CHUNK
         for start in range(0, max(1, len(hidden)), size):
             part = hidden[start : start + size], self.targets[start : start + size]

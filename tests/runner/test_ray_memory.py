@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from peftbench import cli
 from peftbench.errors import UserError
 from peftbench.planner.ranks import highest
-from peftbench.records import Devices
+from peftbench.records import Devices, Phase, Status
 from peftbench.results import store
-from peftbench.runner.executor import child, local
+from peftbench.runner.executor import Event, child, kinds, local
 from peftbench.runner.executor.ray import cluster, driver, memory
 from peftbench.runner.executor.ray.asked import Asked
 from peftbench.runner.executor.ray.cluster import Node
@@ -163,6 +166,36 @@ def test_a_trial_reserves_at_most_the_memory_of_the_largest_node_unless_it_has_a
     assert [node.trials(needs) for node in state.nodes] == [0, 0, 1]
     limited = Asked(dataclasses.replace(job, budget_bytes=20 * GIB), None)  # type: ignore[arg-type]
     assert driver._needs(state, limited)["memory"] == 20 * GIB
+
+
+def test_a_run_on_a_cluster_passes_on_what_trials_reserve_and_the_nodes_decide_how_many_devices_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[int | None] = []
+
+    def run(jobs: Any, _: int) -> Iterator[Event]:
+        for job in jobs:
+            ran.append(job.host_bytes)
+            yield Event(job, Phase.START, result=local.failure(job, Status.KILLED, Phase.START, "its node was lost"))
+
+    def reserved(jobs: Any) -> Any:
+        return [dataclasses.replace(job, host_bytes=7) for job in jobs], ("memory could not be predicted for a cell",)
+
+    @contextmanager
+    def opened(name: str, _: str | None) -> Iterator[kinds.Executor]:
+        yield kinds.Executor(name, run, lambda _: "cpu", lambda *_: 1, reserved, shares_memory=False)
+
+    monkeypatch.setattr(kinds, "opened", opened)
+    monkeypatch.setattr(local, "ask", lambda *_, **__: None)
+    (tmp_path / "x.yaml").write_text(
+        "base: nano\ntasks: [judge]\nseeds: 1\ndevice: cpu\nthreads: 1\ntrain: {steps: 1}\nmethods: [full]\n"
+        "devices: {strategy: ddp, count: 4096}\n"
+    )
+    assert cli.main(["run", str(tmp_path / "x.yaml"), "-o", str(tmp_path / "r"), "--executor", "ray"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "note: memory could not be predicted for a cell" in said
+    assert "its node was lost" in said
+    assert ran == [7]
 
 
 def test_of_the_committed_trials_98_percent_need_less_beside_their_tensors() -> None:

@@ -15,7 +15,7 @@ from peftbench.planner import budget
 from peftbench.runner.checks import some_logits
 from peftbench.training import accounting, batches, logits, loop
 from peftbench.training.encoded import Encoded
-from tests.support import architectures, families
+from tests.support import architectures, families, trials
 from tests.support.method_cells import TRAINED, attached
 from tests.support.sample import sample
 from tests.support.trials import TRAINING
@@ -199,18 +199,78 @@ def test_a_model_that_gives_other_losses_is_unsupported(kind, tiny, tmp_path):
         some_logits.check(learner, batch)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_calls_its_output_layer_twice_is_unsupported(kind, tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "first", "why"),
+    [
+        (logits.LOSS_BEARING, True, "calls its output layer 2 times"),
+        (logits.LOSS_BEARING, False, "calls its output layer 2 times"),
+        (logits.CHUNKED, True, "does not call its decoder as a module"),
+        (logits.CHUNKED, False, "calls its output layer 2 times"),
+    ],
+)
+def test_a_model_that_calls_its_output_layer_twice_is_unsupported(kind, first, why, tiny, tmp_path, monkeypatch):
     _, learner, plan = attached(tiny, "full", "fp32", tmp_path, training={"logits": kind})
     usual = learner.model.forward
 
     def forward(*args, **settings):
-        learner.model.lm_head(torch.zeros(len(settings["input_ids"]), settings["input_ids"].shape[1], 64))
-        return usual(*args, **settings)
+        other = torch.zeros(*settings["input_ids"].shape, 64)
+        if first:
+            learner.model.lm_head(other)
+        found = usual(*args, **settings)
+        if not first and found.logits.shape[1:2] != settings["input_ids"].shape[1:]:  # not where logits are everywhere
+            learner.model.lm_head(other)
+        return found
 
     monkeypatch.setattr(learner.model, "forward", forward)
-    with pytest.raises(Unsupported, match=r"calls its output layer 2 times|does not call its decoder as a module"):
+    with pytest.raises(Unsupported, match=why):
         some_logits.check(learner, made(learner, plan[0], "all")[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_whose_code_needs_logits_everywhere_is_unsupported_unless_memory_ran_out(
+    kind, tiny, tmp_path, monkeypatch
+):
+    _, learner, plan = attached(tiny, "full", "fp32", tmp_path, training={"logits": kind})
+    usual, raised = learner.model.forward, [ValueError("logits of 11 positions expected")]
+
+    def forward(*args, **settings):
+        found = usual(*args, **settings)
+        if found.logits.shape[:2] != settings["input_ids"].shape:
+            raise raised[0]
+        return found
+
+    monkeypatch.setattr(learner.model, "forward", forward)
+    (batch,) = made(learner, plan[0], "all")
+    with pytest.raises(Unsupported, match=rf"does not run with logits: {kind}: .*11 positions.*; use logits: all"):
+        some_logits.check(learner, batch)
+    raised[0] = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        some_logits.check(learner, batch)
+
+
+def test_a_trial_of_a_model_with_other_losses_ends_before_it_trains(tiny, tmp_path, monkeypatch):
+    usual = logits.losses
+    monkeypatch.setattr(logits, "losses", lambda *given: usual(*given) + 1)
+    for kind, status in (("loss_bearing", "unsupported"), ("all", "ok")):
+        result = trials.run(trials.trial(tiny, tmp_path, training={"logits": kind, "steps": 1}, evaluate=()), tmp_path)
+        assert (result.row.status, len(result.steps)) == (status, int(status == "ok")), result.row.message
+    assert status == "ok"
+
+
+def test_a_model_without_known_layers_is_cut_where_transformers_says_and_else_has_no_chunks(
+    tiny, tmp_path, monkeypatch
+):
+    _, learner, plan = attached(tiny, "full", "fp32", tmp_path)
+
+    def unknown(_):
+        raise LookupError("its layers are not known")
+
+    monkeypatch.setattr(logits, "decoder_layers", unknown)
+    compare(learner, plan[0])
+    monkeypatch.setattr(type(learner.model), "base_model_prefix", "")
+    logits.check(learner.model, logits.LOSS_BEARING)
+    with pytest.raises(Unsupported, match=r"LlamaForCausalLM is not a module of its own.*use logits: loss_bearing"):
+        logits.check(learner.model, logits.CHUNKED)
 
 
 def test_the_largest_step_has_the_most_tokens_in_the_loss_where_only_these_have_logits():
