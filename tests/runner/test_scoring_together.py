@@ -78,7 +78,7 @@ def test_a_proof_that_fails_ends_the_trial_if_ranks_score_in_lockstep_and_else_s
     parallel = SimpleNamespace(gathered=lambda own: [own, own])
     run = Run(SimpleNamespace(trial=made), Clock(), lambda *_: None, None, parallel=parallel)
     with pytest.raises(ValueError, match=ends):
-        evaluating.evaluate(run, base, base.model, dict.fromkeys(("colour", "colour_text"), []))
+        evaluating.evaluate(run, base, base.model, {"colour": [], "colour_text": []})
 
 
 def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding(monkeypatch):

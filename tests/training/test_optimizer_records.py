@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftbench.measure import optimizer_state
 from peftbench.measure.clock import Clock
 from peftbench.measure.ledger import account
 from peftbench.measure.optimizer_state import flat
@@ -106,8 +107,10 @@ def test_training_that_continues_from_a_file_is_the_unbroken_one_and_takes_the_s
     course = saved_state.read(tmp_path / "saved").restore(second)
     loop.train(second, plan, plan[0], Clock(), lambda *_: None, course)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
+    settings = optimizer_state.settings(second.optimizer)
     books = [accounting.account_step(learner, plan[0], True) for learner in (whole, second)]
     assert books[0].peak == books[1].peak
+    assert optimizer_state.settings(second.optimizer) == settings == optimizer_state.settings(whole.optimizer)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
     expected = sum(_state_of(OPTIMIZERS[name], p, whole.model) for p in whole.parameters)
     assert books[0].peak["optimizer"] == expected + OPTIMIZERS[name].shared_bytes
