@@ -39,7 +39,9 @@ def test_the_budget_may_be_the_memory_of_the_device(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = [{"memory.total": "143771 MiB"}]
     monkeypatch.setattr(environment, "describe", lambda: {"memory_bytes": 5, "gpus": gpus})
-    assert memory_sizes.budget("device", "cpu") == 5
+    for limit, least in ((9, 5), (3, 3)):  # of a container
+        monkeypatch.setattr(memory_sizes.control_groups, "memory_limit_bytes", lambda limit=limit: limit)
+        assert memory_sizes.budget("device", "cpu") == least
     assert memory_sizes.budget("device", "cuda") == 143771 * 2**20
     assert memory_sizes.budget("1KiB", "cuda") == 1024
     gpus.append({"memory.total": "81559 MiB"})

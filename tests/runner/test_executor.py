@@ -238,7 +238,28 @@ def server_says(channel):
     import torch
 
     few = gc.get_freeze_count() > 10 * len(gc.get_objects())  # a collection looks at what the trial has made alone
-    channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, torch.get_num_threads() > 0, few))
+    channel.send((torch.cuda.is_initialized(), "peft" in sys.modules, few))
+
+
+def answers_late(seconds):
+    """Runs in such a process: give an answer after some seconds."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def refuses():
+    """Runs in such a process."""
+    raise UserError("it cannot be done")
+
+
+def test_a_process_that_is_asked_returns_an_answer_or_refuses_or_is_ended_if_it_takes_too_long():
+    found = local.ask(answers_late, 0)
+    assert found not in (None, os.getpid())
+    with pytest.raises(UserError, match=r"^it cannot be done$"):
+        local.ask(refuses, seconds=60)
+    assert local.ask(answers_late, 20, seconds=0.2) is None
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)
+    assert not [child for child in server.children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_libraries_are_loaded_without_a_trial_and_the_environment_is_restored(monkeypatch):
@@ -263,7 +284,7 @@ def test_the_server_has_the_libraries_and_has_never_touched_cuda():
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=server_says, args=(theirs,))
     process.start()
-    initialized, has_peft, _, few = ours.recv()
+    initialized, has_peft, few = ours.recv()
     process.join()
     assert initialized is False
     assert few

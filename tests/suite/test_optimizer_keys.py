@@ -14,6 +14,7 @@ from peftbench.errors import UserError
 from peftbench.methods import METHODS, support
 from peftbench.planner import levers
 from peftbench.records import OPTIMIZERS
+from peftbench.runner import prepare
 from peftbench.runner.preflight import optimizers as preflight
 from peftbench.suite import cell_check
 from tests.support import trials
@@ -118,6 +119,9 @@ def test_a_default_rate_with_an_optimizer_of_other_rates_is_told_before_the_run(
     (told,) = preflight.notes(expanded(tmp_path, optimizer="lion"))
     assert told.startswith("optimizer lion: the default learning rate is for AdamW; rates for lion are 3 to 10 times")
     assert preflight.notes(expanded(tmp_path, optimizer="lion", learning_rate=1e-4)) == ()
+    every = expanded(tmp_path, optimizer="lion")
+    assert told in prepare.check(every)
+    assert told in prepare.prepare(every, tmp_path / "r", 1, "peftbench run x.yaml").notes
 
 
 def test_a_search_around_a_default_rate_is_told_so_too_and_a_list_of_rates_is_not(tmp_path):
