@@ -74,6 +74,14 @@ def test_ci_ends_by_itself_and_no_part_of_it_may_take_longer():
     assert max(limits) < seconds
 
 
+def test_tests_that_skip_without_more_libraries_run_with_them_in_ci_or_each_night():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^(\w+): .*\n(?:\t.*\n)*?\tPEFTBENCH_ALL_GROUPS=1", makefile, re.MULTILINE)
+    assert {*targets} >= {"exports", "cluster", "e2e", "quantizers"}
+    nightly = next(path for path in FILES if path.name == "tests-slow.yml").read_text()
+    assert not {*targets} - {*CI[2].split(), *re.findall(r"run: make (\w+)", nightly)}
+
+
 def test_a_slow_test_that_hangs_in_ci_fails_by_its_own_limit():
     """pytest-timeout's limit of a session is only looked at between tests."""
     (line,) = [line for line in PYTESTS if "-m slow" in line]
