@@ -32,7 +32,10 @@ def test_every_axis_is_measured_for_each_of_its_methods_and_bases():
 
 @pytest.mark.parametrize("row", ladder.stored(), ids=lambda row: f"{row.base} {row.method} {row.setting}")
 def test_a_recorded_saving_is_predicted_and_its_loss_equal_unless_the_axis_says_why_not(row):
-    assert row.predicted == pytest.approx(row.measured, rel=1e-3)
+    assert row.baseline_predicted == row.baseline_measured
+    # of several passes in a step, the inputs of all but one are not predicted: three tensors of 8 bytes for each token
+    inputs = 3 * 8 * ladder.EXAMPLES * ladder.TOKENS if row.axis == "micro_batches" else 0
+    assert row.predicted <= row.measured <= row.predicted + inputs
     assert sum(row.saved.values()) == row.baseline_measured - row.measured
     assert ladder.AXES[row.axis].other_loss or row.loss_difference < (1e-5 if row.precision == "fp32" else 5e-3)
 
