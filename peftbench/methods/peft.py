@@ -27,6 +27,7 @@ from peftbench.methods import (
     whole_text_prompts,
 )
 from peftbench.models import head, text_part
+from peftbench.models.storage import is_packed
 from peftbench.records import patterns
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError)
@@ -43,6 +44,8 @@ _SHAPES = (
     "floating point",
 )
 """Parts of torch's error messages for packed weights used as plain ones."""
+_MISSING = "unimplemented operator"
+"""The same of torchao, whose weights take part in few operations."""
 
 _IGNORED = (
     "will be ignored when",
@@ -100,7 +103,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
                 "name them with `adapters`"
             )
         model.config.use_cache = False  # it runs each forward pass twice, and refuses a cache
-    packed = any(p.dtype in (torch.uint8, torch.int8) for p in model.parameters())
+    packed = any(map(is_packed, model.parameters()))
     if packed and record.variant in _PACKED:
         raise Unsupported(f"peft {record.variant} {_PACKED[record.variant]}")
     lora = record.variant == peft_fields.LORA
@@ -109,7 +112,7 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> nn.Modul
         with _ignored_settings_refused(record.variant):
             tuned = _prepared(_attached(model, config))
     except _REFUSALS as error:
-        raise Unsupported(f"peft {record.variant} on {type(model).__name__}: {_line(error)}") from error
+        raise _refused(record.variant, type(model).__name__, error) from error
     except RuntimeError as error:
         if not packed:
             raise
@@ -253,11 +256,19 @@ def _watched(tuned: Any, tuner: str) -> Any:
     return tuned
 
 
-def _packed_weights(tuner: str, error: RuntimeError) -> Exception:
+def _refused(tuner: str, family: str, error: Exception) -> Exception:
+    """Return ``Unsupported`` with peft's reason, or with what torchao's weights lack."""
+    if _MISSING in str(error):
+        return _packed_weights(tuner, error)
+    return Unsupported(f"peft {tuner} on {family}: {_line(error)}")
+
+
+def _packed_weights(tuner: str, error: Exception) -> Exception:
     """Return ``Unsupported`` for an error due to packed weights; any other error, such as out of memory, unchanged."""
-    if not any(words in str(error) for words in _SHAPES):
+    if not any(words in str(error) for words in (*_SHAPES, _MISSING)):
         return error
-    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {_line(error)}")
+    said = _line(error).partition(", types=")[0]  # of torchao, the types of all operands follow
+    return Unsupported(f"peft {tuner} computes with the base's weights, which are packed here: {said}")
 
 
 def _line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from peftbench.methods import METHODS, QUANTIZED, Method
+from peftbench.methods import METHODS, QUANTIZED, TORCHAO, Method
 from peftbench.methods.support import Refusal
 from peftbench.models.precision import effective
 from peftbench.records import OPTIMIZERS, STRATEGIES, Devices, Optimizer, Training
@@ -45,6 +45,7 @@ _ONE_DEVICE = dict.fromkeys(
     f"takes its steps in the backward pass, before gradients are exchanged{_ADAMW}",
 )
 _INT8 = "FSDP2 replaces the weight objects that hold bitsandbytes' int8 scales; use nf4, bf16, or ddp"
+_SUBCLASS = "FSDP2 cannot divide torchao's weights, whose objects hold their scales; use nf4, bf16, or ddp"
 _PLAIN = "only plain linear layers are divided, not quantized ones; use bf16, or ddp"
 _WHOLE = "a pipeline's stages are cut from plain weights, not quantized ones; use bf16, or ddp"
 _DIVIDED = ("full", "lora", "adapter")
@@ -55,7 +56,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
         "ddp": Limits(optimizers=_ONE_DEVICE),
         "fsdp2": Limits(
-            precisions={"int8": _INT8, "int8-fp32": _INT8},
+            precisions={"int8": _INT8, "int8-fp32": _INT8, **dict.fromkeys(TORCHAO, _SUBCLASS)},
             optimizers={
                 "adamw_8bit": _BLOCKS,
                 "paged_adamw": _PAGED,

@@ -35,7 +35,7 @@ from peftbench.models import (
 )
 from peftbench.models.precision import Precision
 from peftbench.models.storage import checksum as checksum
-from peftbench.models.storage import dtype_name, parameter_count, storage, weights_bytes
+from peftbench.models.storage import dtype_name, is_packed, parameter_count, storage, weights_bytes
 from peftbench.models.storage import quantization_tensors as quantization_tensors
 from peftbench.models.tokenizer import load_tokenizer
 from peftbench.records import Head
@@ -230,7 +230,7 @@ def _check(model: Any, precision: Precision, trains_base: bool, dtypes: Counter[
         fp32_parts.mark(model, kept)
     if not precision.quantization or precision.name == stored.NAME:  # its files decide what is quantized
         return
-    plain = {name: p for name, p in matrices(model).items() if p.is_floating_point()}
+    plain = {name: p for name, p in matrices(model).items() if not is_packed(p)}
     if sum(p.numel() for p in plain.values()) > _UNQUANTIZED_SHARE * sum(dtypes.values()):
         largest = max(plain, key=lambda name: plain[name].numel())
         raise Unsupported(
@@ -244,14 +244,14 @@ def _why_plain(model: Any, name: str, precision: Precision) -> str:
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)
     if quantization.is_fused(module, module.get_parameter(own)):
-        return (
-            ", the weights of fused experts, which LLM.int8 does not support"
-            if precision.quantization == "int8"
-            else ""
-        )
+        library = precision.package or ("LLM.int8" if precision.quantization == "int8" else "")
+        return f", the weights of fused experts, which {library} does not support" if library else ""
     if fp32_parts.stays(module.get_parameter(own)):
         return ", which the model's class keeps in float32"
-    return ", of a convolution" if type(module).__name__.startswith("Conv") else ""
+    kind = type(module).__name__
+    if kind == "Conv1D":
+        return f", of a Conv1D layer, which {precision.package} does not quantize"
+    return ", of a convolution" if kind.startswith("Conv") else ""
 
 
 def matrices(model: Any) -> dict[str, nn.Parameter]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
@@ -26,8 +27,8 @@ class Precision:
     autocast: str | None
     """Dtype of autocast in training and evaluation; None to compute in the storage dtype."""
     quantization: str | None = None
-    """``int8``, ``nf4`` or ``fp4``: quantization of the base model's linear layers; None if they are not quantized;
-    ``stored`` for that of a base model's own files.
+    """Quantization of the base model's linear layers: ``int8``, ``nf4`` or ``fp4`` of bitsandbytes, ``torchao-int8``
+    and so on; None if they are not quantized; ``stored`` for that of a base model's own files.
 
     LLM.int8 multiplies 8-bit integers, except columns of activations with magnitudes above 6, which are multiplied
     unquantized: Dettmers et al. 2022, arXiv:2208.07339, section 3. On the CPU, bitsandbytes does so in evaluation only;
@@ -36,6 +37,8 @@ class Precision:
     gradient_scaling: bool = False
     tf32: bool = False
     devices: tuple[str, ...] = ("cpu", "cuda")
+    package: str = ""
+    """The package that quantizes, which is also the name of its extra; empty if it is always installed."""
     doc: str = ""
 
     @property
@@ -46,6 +49,11 @@ class Precision:
     def base_weights(self, trains_base: bool) -> str:
         """Return the storage dtype of the base model's weights; that of trainable parameters if they train."""
         return self.trainable if trains_base else self.weights
+
+
+def _torchao(kind: str, doc: str) -> Precision:
+    name = f"torchao-{kind}"
+    return Precision(name, "bfloat16", "float32", "bfloat16", name, package="torchao", doc=doc)
 
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
@@ -73,12 +81,23 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("int8-fp32", "float32", "float32", "bfloat16", "int8", doc="as int8, but the rest fp32"),
             Precision("nf4-fp32", "float32", "float32", "bfloat16", "nf4", doc="as nf4, but the rest fp32"),
             Precision("fp4-fp32", "float32", "float32", "bfloat16", "fp4", doc="as fp4, but the rest fp32"),
+            _torchao("int8", "8-bit integer weights of torchao, the rest bf16 (extra torchao)"),
+            _torchao("float8", "8-bit float weights of torchao, the rest bf16 (extra torchao)"),
+            _torchao("int4", "4-bit integer weights of torchao, in 8 bits each, the rest bf16 (extra torchao)"),
             Precision(
                 "stored", "bfloat16", "float32", "bfloat16", "stored", doc="quantized as in the base model's files"
             ),
         )
     }
 )
+
+
+def why_missing(name: str) -> str | None:
+    """Return which package a precision needs and how to install it; None if it needs none that is not there."""
+    package = PRECISIONS[name].package
+    if not package or find_spec(package):
+        return None
+    return f"{name} needs the package {package}, which is not installed: pip install 'peftbench[{package}]'"
 
 
 def effective(name: str, options: Mapping[str, Any]) -> Precision:

@@ -1,4 +1,4 @@
-"""Quantize the layers that transformers' bitsandbytes loader skips silently: falcon's linear layers, fused experts."""
+"""How transformers is to quantize, also the layers that it skips silently: falcon's linear layers, fused experts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ LINEAR = ("FalconLinear",)
 
 _LAYERS = ("Linear4bit", "Linear8bitLt")
 """bitsandbytes' quantized layers."""
+GROUP = 32
+"""Weights that share a scale and an offset in ``torchao-int4``."""
 
 
 def settings(precision: Precision, double_quantization: bool) -> dict[str, Any]:
@@ -34,9 +36,16 @@ def settings(precision: Precision, double_quantization: bool) -> dict[str, Any]:
 
 
 def config(precision: Precision, double_quantization: bool) -> Any:
-    """Return the ``BitsAndBytesConfig`` with which transformers quantizes linear layers while loading."""
+    """Return the config with which transformers quantizes linear layers while loading.
+
+    Args:
+        precision: a quantized precision.
+        double_quantization: for 4 bits of bitsandbytes, whether quantization constants are quantized too.
+    """
     from transformers import BitsAndBytesConfig
 
+    if precision.package == "torchao":
+        return _torchao(precision)
     if precision.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -45,6 +54,36 @@ def config(precision: Precision, double_quantization: bool) -> Any:
         bnb_4bit_use_double_quant=double_quantization,
         bnb_4bit_compute_dtype=getattr(torch, precision.compute),
     )
+
+
+def _torchao(precision: Precision) -> Any:
+    """Return the ``TorchAoConfig`` of a precision.
+
+    All quantize weights only: torchao dequantizes them before it multiplies, so that gradients flow to the activations.
+    Its packed 4-bit layouts run on GPUs only and have no gradient; so 4-bit codes take 8 bits each.
+    """
+    from torchao import quantization
+    from torchao.quantization.granularity import PerGroup
+    from transformers import TorchAoConfig
+
+    made = {
+        "torchao-int8": lambda: quantization.Int8WeightOnlyConfig(),
+        "torchao-float8": lambda: quantization.Float8WeightOnlyConfig(),
+        "torchao-int4": lambda: quantization.IntxWeightOnlyConfig(torch.int4, PerGroup(GROUP)),  # type: ignore[attr-defined]
+    }
+    return TorchAoConfig(made[precision.quantization or ""]())
+
+
+def dequantize(model: Any, dtype: torch.dtype) -> Any:
+    """Return a quantized model with the weights that its codes mean, of a dtype, as if it never had been quantized."""
+    if model.config.quantization_config.quant_method != "torchao":
+        return model.dequantize(dtype=dtype).to(dtype)
+    for module in model.modules():  # transformers has no ``dequantize`` for torchao
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if is_packed(parameter):
+                setattr(module, name, nn.Parameter(parameter.dequantize(), requires_grad=False))
+    model.hf_quantizer.remove_quantization_config(model)
+    return model.to(dtype)
 
 
 def set_compute(config: Any, precision: Precision) -> bool:
@@ -105,24 +144,26 @@ def every_linear_layer() -> Iterator[None]:
     model's code stay as they are: gemma3n's coefficients, routers of longcat_flash.
 
     transformers replaces a module only if ``type(module) is nn.Linear``. Before it checks, the class of these modules
-    is set to ``nn.Linear``; names and weights stay the same.
+    is set to ``nn.Linear``; names and weights stay the same. For torchao it asks before which modules it must leave.
     """
     from transformers import integrations
+    from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
 
-    replace = integrations.replace_with_bnb_linear
+    replace, skipped = integrations.replace_with_bnb_linear, TorchAoHfQuantizer.get_modules_to_not_convert
 
     def replace_all(model: nn.Module, *given: Any, **named: Any) -> Any:
-        kept = head.modules(model)  # it trains
-        for path, module in model.named_modules():
-            if type(module).__name__ in LINEAR:
-                module.__class__ = nn.Linear
-            unpackable = layer_code.unpackable_weights(module)
-            kept += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, nn.Linear) and n in unpackable]
+        kept = _prepared(model)
         if kept:
             named["modules_to_not_convert"] = [*(named.get("modules_to_not_convert") or ()), *kept]
         return replace(model, *given, **named)
 
-    with mock.patch.object(integrations, "replace_with_bnb_linear", replace_all):
+    def skip(model: nn.Module, *given: Any, **named: Any) -> list[str]:
+        return [*skipped(model, *given, **named), *_prepared(model)]
+
+    with (
+        mock.patch.object(integrations, "replace_with_bnb_linear", replace_all),
+        mock.patch.object(TorchAoHfQuantizer, "get_modules_to_not_convert", staticmethod(skip)),
+    ):
         yield
 
 
@@ -175,6 +216,17 @@ def _is_fused_in(model: nn.Module, name: str) -> bool:
     return parameter is not None and is_fused(module, parameter)
 
 
+def _prepared(model: nn.Module) -> list[str]:
+    """Make a model's linear layers plain ones; return the names of those that must not be quantized."""
+    kept = head.modules(model)  # it trains
+    for path, module in model.named_modules():
+        if type(module).__name__ in LINEAR:
+            module.__class__ = nn.Linear
+        unpackable = layer_code.unpackable_weights(module)
+        kept += [f"{path}.{n}" for n, m in module.named_children() if isinstance(m, nn.Linear) and n in unpackable]
+    return kept
+
+
 def quantize_experts(model: nn.Module, precision: Precision, double_quantization: bool) -> None:
     """Store fused experts in 4 bits: parameters of shape (experts, out, in) or (experts, in, out), as in mixtral.
 
@@ -188,7 +240,8 @@ def quantize_experts(model: nn.Module, precision: Precision, double_quantization
     - They cannot be adapted by LoRA. On a parameter that already has a parametrization, peft 0.21 adds its update once
       more with every forward pass, and torch's cache gives the inner of two updates no gradient. ``all-linear`` skips
       them, since peft finds no parameter of that name; the row's ``adapted_share`` shows it.
-    - bitsandbytes has no int8 counterpart, so such a base model is refused in int8.
+    - bitsandbytes has no int8 counterpart, and torchao quantizes linear layers only, so such a base model is refused in
+      their precisions.
 
     Args:
         model: the loaded base model.

@@ -16,6 +16,16 @@ from peftbench.training.encoded import end, learned_ends
 from peftbench.version import __version__
 
 _TASKS = "tasks"
+_TORCHAO = {
+    "torchao-int8": ("Int8WeightOnlyConfig()", "from torchao.quantization import Int8WeightOnlyConfig\n"),
+    "torchao-float8": ("Float8WeightOnlyConfig()", "from torchao.quantization import Float8WeightOnlyConfig\n"),
+    "torchao-int4": (
+        "IntxWeightOnlyConfig(torch.int4, PerGroup(32))",
+        "from torchao.quantization import IntxWeightOnlyConfig\n"
+        "from torchao.quantization.granularity import PerGroup\n",
+    ),
+}
+"""Quantization by torchao -> the argument of ``TorchAoConfig``, and the imports that it needs."""
 _STOCK_LOADERS = {
     "peftbench.methods.peft_checkpoint:load": (
         "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
@@ -164,8 +174,11 @@ def _quantized_base(job: Job) -> str:
     precision = effective(job.trial.precision, job.trial.options)
     if precision.quantization in (None, "stored"):
         return ""
-    settings = "load_in_8bit=True"
-    if precision.quantization != "int8":
+    kind, settings = "BitsAndBytesConfig", "load_in_8bit=True"
+    more = ""
+    if precision.quantization in _TORCHAO:
+        kind, settings, more = "TorchAoConfig", *_TORCHAO[precision.quantization]
+    elif precision.quantization != "int8":
         settings = (
             f'load_in_4bit=True, bnb_4bit_quant_type="{precision.quantization}", '
             f"bnb_4bit_use_double_quant={job.trial.options.get('double_quantization', True)}, "
@@ -175,9 +188,9 @@ def _quantized_base(job: Job) -> str:
 
 ```python
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+{more}from transformers import AutoModelForCausalLM, AutoTokenizer, {kind}
 
-settings = BitsAndBytesConfig({settings})
+settings = {kind}({settings})
 base = AutoModelForCausalLM.from_pretrained("ORIGINAL", quantization_config=settings, dtype=torch.{precision.weights})
 base.save_pretrained("BASE")
 AutoTokenizer.from_pretrained("ORIGINAL").save_pretrained("BASE")

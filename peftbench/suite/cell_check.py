@@ -8,6 +8,7 @@ from typing import Any
 
 from peftbench.methods import profiles
 from peftbench.methods.record import shown
+from peftbench.models import precision
 from peftbench.records import OPTIMIZERS, Evaluation
 from peftbench.suite import build_heads, layers
 from peftbench.suite.cell import Cell
@@ -48,6 +49,9 @@ def problems(cell: Cell, suite: Suite) -> Iterable[str]:
     """Yield a problem for each setting of a cell that is missing or that another setting forbids."""
     yield from _option_problems(cell)
     yield from build_heads.cell_problems(cell, suite)
+    package = precision.why_missing(cell.precision)
+    if package:
+        yield f"{cell.where}: precision: {package}"
     settings = cell.settings
     if not settings:
         return

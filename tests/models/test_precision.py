@@ -11,7 +11,7 @@ import torch
 from peftbench import suite
 from peftbench.methods import FOUR_BIT, METHODS, method_of
 from peftbench.methods.support import why_no_checkpointing, why_unsupported
-from peftbench.models.precision import PRECISIONS
+from peftbench.models.precision import PRECISIONS, why_missing
 from peftbench.records import Status
 from peftbench.results import store
 from peftbench.runner import grid, prepare, trial
@@ -24,6 +24,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SAMPLE = 4
 """One in this many cells is run by default, at least two of each precision."""
 CELLS = [*itertools.product(METHODS, PRECISIONS)]
+HERE = [name for name in PRECISIONS if why_missing(name) is None]
+"""Precisions whose package is installed."""
 
 
 ROWS = precision_table.names()
@@ -37,8 +39,9 @@ def record_of(row):
 def allowed():
     """Every supported cell, each on its device, with marks."""
     for device in precision_table.DEVICES:
-        # those of ``stored`` are in test_stored
-        there = [(m, p) for m, p in CELLS if p != "stored" and why_unsupported(METHODS[m], p, device) is None]
+        # those of ``stored`` are in test_stored, those of torchao in test_torchao_precisions
+        own = [(m, p) for m, p in CELLS if p != "stored" and not PRECISIONS[p].package]
+        there = [(m, p) for m, p in own if why_unsupported(METHODS[m], p, device) is None]
         for index, cell in enumerate(there):
             marks = [pytest.mark.slow] * (index % SAMPLE > 0) + [pytest.mark.gpu] * (device == "cuda")
             yield pytest.param(*cell, device, marks=marks)
@@ -172,7 +175,7 @@ def planned(base, folder, device, checkpointing=False):
     """The trials of a suite of every method in every precision."""
     trials.tasks(folder / "data")
     blocks = "".join(f"  {name}: {json.dumps(trials.EXAMPLES.get(name, {}))}\n" for name in METHODS)
-    given = {"base": base, "data": folder / "data", "methods": blocks, "precisions": ", ".join(PRECISIONS)}
+    given = {"base": base, "data": folder / "data", "methods": blocks, "precisions": ", ".join(HERE)}
     path = folder / "all.yaml"
     path.write_text(SUITE.format(**given, checkpointing=str(checkpointing).lower()))
     return suite.expand(suite.load(path), device)
@@ -181,10 +184,11 @@ def planned(base, folder, device, checkpointing=False):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])  # what is refused needs no device
 def test_every_cell_that_the_table_refuses_is_a_row_with_the_same_reason(device, bases, tmp_path):
     whole = planned(bases[0], tmp_path, device)
-    table = {(m, p): why_unsupported(METHODS[m], p, device) for m, p in CELLS}
+    table = {(m, p): why_unsupported(METHODS[m], p, device) for m, p in CELLS if p in HERE}
     assert {(t.method, t.precision): t.unsupported for t in whole} == table
     refused = [t for t in whole if t.unsupported]
-    assert len(refused) == {"cpu": 7 + 7 + len(METHODS) - 1, "cuda": 7 + 7}[device]
+    more = sum(PRECISIONS[p].package != "" for p in HERE)
+    assert len(refused) == {"cpu": 7 + 7 + len(METHODS) - 1, "cuda": 7 + 7}[device] + 2 * more  # full and qlora
     prepared = prepare.prepare(refused, tmp_path / "results", 1, "peftbench run all.yaml")
     outcome = grid.run(prepared, lambda _: None)
     rows = store.read_trials(tmp_path / "results")

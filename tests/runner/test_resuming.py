@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from peftbench.measure import environment
 from peftbench.methods import METHODS
+from peftbench.models.precision import PRECISIONS
 from peftbench.records import Phase
 from peftbench.runner import resuming, training_states
 from peftbench.runner.executor import local
 from peftbench.runner.executor.local import with_wall_time
 from peftbench.suite import expand, load
 from peftbench.training import saved_state
-from tests.support import trials
+from tests.support import stored_bases, trials
 from tests.support.sample import sample
 
 STEPS = 9
@@ -99,7 +100,19 @@ def steps(result) -> list:
 def test_an_interrupted_trial_equals_the_unbroken_one(name, tiny, tmp_path):
     case = {"method": name, **CASES[name]}
     training = {"steps": STEPS, **case.pop("training", {})}
-    made = trials.trial(tiny, tmp_path / "data", training=training, inference=False, **case)
+    compare_with_unbroken(trials.trial(tiny, tmp_path / "data", training=training, inference=False, **case), tmp_path)
+
+
+@pytest.mark.parametrize("precision", [name for name, record in PRECISIONS.items() if record.package])
+def test_an_interrupted_trial_in_the_precision_of_an_extra_equals_the_unbroken_one(precision, tiny, tmp_path):
+    if why := stored_bases.why_missing(PRECISIONS[precision].package):
+        pytest.skip(why)
+    given = {"training": {"steps": STEPS}, "inference": False}
+    compare_with_unbroken(trials.trial(tiny, tmp_path / "data", "lora", precision, **given), tmp_path)
+
+
+def compare_with_unbroken(made, tmp_path):
+    """Run a trial as it is, and with two interruptions; both give the same steps, examples and weights."""
     whole, weights = outcome(made, tmp_path / "whole")
     assert whole.row.status == "ok", whole.row.message
     every = replace(made, checkpoint_every_seconds=1e-9)

@@ -17,8 +17,11 @@ TORCHAO = ("torchao-int8", "torchao-int4", "torchao-float8")
 
 
 def why_missing(kind: str) -> str | None:
-    """Return why a kind cannot be made here; with ``PEFTBENCH_ALL_GROUPS`` that is an error instead."""
-    if kind not in TORCHAO or find_spec("torchao"):
+    """Return why a kind, or what a package makes, cannot be made here.
+
+    With ``PEFTBENCH_ALL_GROUPS`` that is an error instead.
+    """
+    if kind not in (*TORCHAO, "torchao") or find_spec("torchao"):
         return None
     assert not os.environ.get("PEFTBENCH_ALL_GROUPS"), "the dependency group quantizers is not installed"
     return "torchao is not installed (dependency group quantizers)"

@@ -97,10 +97,11 @@ def base(size: str, folder: Path, sizes: Mapping[str, Mapping[str, Any]] = SIZES
 def settings() -> Iterator[tuple[str, str, bool]]:
     """Yield every combination of method, precision and gradient checkpointing that exists on the CPU.
 
-    ``stored`` is that of a base whose files are quantized, which the bases here are not.
+    ``stored`` is that of a base whose files are quantized, which the bases here are not. Precisions of optional
+    packages are left out: ``tests/models/test_torchao_precisions.py`` compares those.
     """
     for method in METHODS.values():
-        for precision in (name for name in PRECISIONS if name != "stored"):
+        for precision in (name for name, p in PRECISIONS.items() if name != "stored" and not p.package):
             if method.trains and why_unsupported(method, precision, "cpu") is None and method.name != "peft":
                 yield method.name, precision, False
                 if not method.why_no_checkpointing:

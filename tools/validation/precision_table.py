@@ -65,10 +65,11 @@ def names() -> list[str]:
 
 
 def here(name: str) -> bool:
-    """Return whether a row's base model can be made here: torchao is optional."""
+    """Return whether a precision's, kept base's or optimizer's row can be made here: torchao is optional."""
     from tests.support import stored_bases
 
-    return name not in KEPT or stored_bases.why_missing(KEPT[name]) is None
+    package = PRECISIONS[name].package if name in PRECISIONS else ""
+    return stored_bases.why_missing(KEPT.get(name, package)) is None
 
 
 def precision_of(name: str) -> str:

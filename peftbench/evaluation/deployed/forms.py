@@ -180,8 +180,7 @@ def _merged(source: Source, folder: Path, dequantized: bool) -> Path:
     """
     dtype = getattr(torch, source.merged_dtype)
     if dequantized:
-        model = _base(source).dequantize(dtype=dtype)
-        model = model.to(dtype)
+        model = quantization.dequantize(_base(source), dtype)
     else:
         model = _plain(source, source.base_folder, dtype, quantized=False)
     if source.method.trains_base:
