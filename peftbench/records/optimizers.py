@@ -107,6 +107,19 @@ def _low_rank(shape: Shape, width: int) -> int:
     return width * rank * (2 * max(shape) + min(shape))
 
 
+def _projected(most: int) -> Callable[[Shape, int], int]:
+    """Return the state of APOLLO: two moments of the projected gradient and a norm."""
+
+    def size(shape: Shape, width: int) -> int:
+        if len(shape) != 2:
+            return _adamw(shape, width)
+        return 2 * width * min(most, *shape) * max(shape) + 4
+
+    return size
+
+
+APOLLO_RANK = 128
+"""Rank of APOLLO's projections, as in transformers."""
 GALORE_RANK = 128
 """Rank of GaLore's projections, as in transformers."""
 _RANKED = "an adapter's matrices are of low rank already"
@@ -114,6 +127,11 @@ _KEPT = "an adapter's gradients are small beside its activations, so that there 
 _ADAMW = "Loshchilov & Hutter 2019, arXiv:1711.05101"
 _LION = "Chen et al. 2023, arXiv:2302.06675"
 _LION_RATE = "3 to 10 times smaller, with a weight decay as much larger, by the paper's section 5"
+_APOLLO = "Zhu et al. 2024, arXiv:2412.05270"
+_APOLLO_RATE = (
+    "larger by the root of m / 128, with m the smaller side of most matrices, since their steps are shorter by it"
+)
+_APOLLO_DEPARTS = "rank, scale and a new projection every 200 steps as in transformers; AdamW's eps of 1e-8"
 _TABLES = "; tensors of fewer than 4,096 values keep 32 bits"
 
 OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
@@ -243,6 +261,33 @@ OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
                 "decomposition of these steps is not in a plan's peak; AdamW is pytorch-optimizer's here, for the rest "
                 "too: its eps is 1e-6, added to the root before the bias is corrected (adamw: 1e-8, after), and it "
                 "decays the weights after a step (adamw: before)",
+            ),
+            Optimizer(
+                "apollo",
+                "the gradient, each column scaled as AdamW scales a random projection of it to rank "
+                f"{APOLLO_RANK}; AdamW for the rest",
+                _APOLLO,
+                "peftbench Apollo, torch AdamW",
+                "2 b r max(rows, columns) + 4, r the smallest of 128, rows and columns; of vectors, embeddings and "
+                "heads that of adamw",
+                _projected(APOLLO_RANK),
+                only_full=_RANKED,
+                hidden_apart=True,
+                rate=_APOLLO_RATE,
+                departs=_APOLLO_DEPARTS,
+            ),
+            Optimizer(
+                "apollo_mini",
+                "the gradient of a matrix, scaled as AdamW scales a random projection of it to rank 1; AdamW for the "
+                "rest",
+                _APOLLO,
+                "peftbench Apollo, torch AdamW",
+                "2 b max(rows, columns) + 4; of vectors, embeddings and heads that of adamw",
+                _projected(1),
+                only_full=_RANKED,
+                hidden_apart=True,
+                rate=_APOLLO_RATE,
+                departs=_APOLLO_DEPARTS,
             ),
             Optimizer(
                 "lomo",

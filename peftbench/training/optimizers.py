@@ -18,8 +18,9 @@ from torch import nn
 
 from peftbench.models import head
 from peftbench.records import OPTIMIZERS, Training
-from peftbench.records.optimizers import GALORE_RANK
+from peftbench.records.optimizers import APOLLO_RANK, GALORE_RANK
 from peftbench.training import frozen_factor
+from peftbench.training.apollo import Apollo
 from peftbench.training.several_optimizers import Several
 
 
@@ -103,6 +104,17 @@ def _galore_adamw(groups: Any, lr: float) -> Any:
     return made
 
 
+def _apollo(rank: int, scale: float, by_column: bool) -> Callable[[Any, float], Any]:
+    """Return a function that makes APOLLO for the hidden matrices and AdamW for everything else."""
+
+    def make(groups: Any, lr: float) -> Any:
+        hidden, rest = _split(groups)
+        parts: list[Any] = [Apollo(hidden, lr, rank, scale, by_column)] if hidden else []
+        return Several([*parts, _adamw(rest, lr)] if rest else parts)
+
+    return make
+
+
 def _split(groups: Any) -> tuple[list[Any], list[Any]]:
     """Return the groups of hidden matrices, and the others."""
     return [g for g in groups if g[HIDDEN]], [g for g in groups if not g[HIDDEN]]
@@ -132,6 +144,8 @@ MAKERS: Mapping[str, Callable[[Any, float], Any]] = MappingProxyType(
         "muon": _muon,
         "schedule_free_adamw": _schedule_free_adamw,
         "galore_adamw": _galore_adamw,
+        "apollo": _apollo(APOLLO_RANK, 1.0, by_column=True),
+        "apollo_mini": _apollo(1, math.sqrt(128), by_column=False),
         "lomo": _in_backward(_sgd),
         "adafactor_in_backward": _in_backward(_adafactor),
     }

@@ -76,7 +76,8 @@ def test_every_optimizer_moves_and_decays_b_by_the_ratio(name):
             p.grad = torch.full_like(p, 0.0 if decay else 0.5)
         made.step()
         moved = [float((old - p.detach()).mean()) for p, old in zip((a, b, vector), before, strict=True)]
-        assert moved[1] / moved[0] == pytest.approx(16, rel=2e-2)
+        if decay or not name.startswith("apollo"):  # whose steps are as long as a random projection says
+            assert moved[1] / moved[0] == pytest.approx(16, rel=2e-2)
         if decay or not OPTIMIZERS[name].hidden_apart:  # else vectors have other steps than matrices
             assert moved[2] == pytest.approx(0.0 if decay else moved[1], rel=2e-2)
 

@@ -19,7 +19,7 @@ from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
 from peftbench.runner.checks import first_step
-from peftbench.training import accounting, batches, effective, flops, loop, optimizers, saved_state
+from peftbench.training import accounting, apollo, batches, effective, flops, loop, optimizers, saved_state
 from peftbench.training.loop import Course
 from tests.support import tiny_base, trials
 from tests.support.method_cells import attached
@@ -40,6 +40,8 @@ BY_HAND = {
     "muon": 416_000,
     "schedule_free_adamw": 832_000,
     "galore_adamw": 857_600,  # rank 80: 2 x 4 x 80 x 1300 of moments, 4 x 80 x 80 of the projection
+    "apollo": 832_004,  # rank 80: 2 x 4 x 80 x 1300 of moments, and the norm
+    "apollo_mini": 10_404,  # 2 x 4 x 1300 of moments, and the norm
     "lomo": 0,
     "adafactor_in_backward": 5_524,
 }
@@ -236,6 +238,37 @@ def test_galore_takes_adams_step_in_the_space_of_the_gradients_first_singular_ve
         direction = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-6 / (1 - 0.999**step) ** 0.5)
         expected = (expected - 0.01 * 0.25 * projection @ direction) * (1 - 0.01 * 0.1)
     torch.testing.assert_close(p.detach().double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 9), (9, 6)])
+@pytest.mark.parametrize("name", ["apollo", "apollo_mini"])
+def test_apollo_scales_the_whole_gradient_as_adam_scales_its_projection(name, rows, columns, monkeypatch):
+    """Algorithm 1 of arXiv:2412.05270, with new projections every two steps and weight decay."""
+    rank, scale = (6, 1.0) if name == "apollo" else (1, 128**0.5)
+    monkeypatch.setattr(apollo, "GAP", 2)
+    torch.manual_seed(3)
+    p = nn.Parameter(torch.randn(rows, columns))
+    made = optimizers.make([p], replace(trials.TRAINING, optimizer=name, learning_rate=0.01, weight_decay=0.1))
+    expected, m, v, before = p.detach().double(), 0.0, 0.0, None
+    random_state = torch.get_rng_state()
+    gradients = [torch.randn(rows, columns) * size for size in (1.0, 4.0, 0.1)]
+    torch.set_rng_state(random_state)
+    for step, gradient in enumerate(gradients, start=1):
+        p.grad = gradient.clone()
+        wide = gradient.double() if rows < columns else gradient.double().T
+        projection = torch.randn(rank, 6, generator=torch.Generator().manual_seed(3 + (step - 1) // 2)) / rank**0.5
+        low = projection.double() @ wide
+        m, v = 0.9 * m + 0.1 * low, 0.999 * v + 0.001 * low**2
+        adapted = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        factor = adapted.norm(dim=0) / low.norm(dim=0) if name == "apollo" else adapted.norm() / low.norm()
+        move = scale * wide * factor
+        if before is not None and move.norm() > 1.01 * before:
+            move = move * 1.01 * before / move.norm()
+        before = move.norm()
+        expected = expected * (1 - 0.01 * 0.1) - 0.01 * (move if rows < columns else move.T)
+        made.step()
+    torch.testing.assert_close(p.detach().double(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize(("released", "usual"), [("lomo", "sgd"), ("adafactor_in_backward", "adafactor")])

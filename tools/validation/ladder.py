@@ -81,7 +81,10 @@ AXES: Mapping[str, Axis] = {
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
         (
-            *({"optimizer": name} for name in ("adamw_8bit", "lion_8bit", "adafactor", "muon", "galore_adamw")),
+            *(
+                {"optimizer": name}
+                for name in ("adamw_8bit", "lion_8bit", "adafactor", "muon", "galore_adamw", "apollo", "apollo_mini")
+            ),
             *({"optimizer": name, "clip_norm": None} for name in ("lomo", "adafactor_in_backward")),
         ),
         ("full",),
