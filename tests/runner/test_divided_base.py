@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -134,6 +135,68 @@ def test_a_rank_that_builds_another_model_than_was_read_is_refused(tiny):
     hollow.lm_head.weight = torch.nn.Parameter(torch.empty_like(hollow.lm_head.weight), requires_grad=False)
     with pytest.raises(divided_base.Unsupported, match=r"lm_head\.weight"):
         divided_base._compare(told, hollow)
+
+
+def test_shards_that_are_not_the_weights_that_were_read_end_the_trial(tiny, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    given = trials.trial(tiny, tmp_path, devices=FSDP2)
+    for rank, change, told in ((0, 1.0, True), (0, 0.0, False), (1, 1.0, False)):  # rank 1 has read nothing
+        parallel = SimpleNamespace(early=True, rank=rank, divide=lambda *_, by=change: model.weight.data.add_(by))
+        run = SimpleNamespace(job=SimpleNamespace(trial=given), parallel=parallel)
+        with pytest.raises(RuntimeError, match="are not those that this rank has read") if told else nullcontext():
+            divided_base.divide(run, model, PRECISIONS["fp32"])
+
+
+def test_a_method_that_cannot_be_attached_without_the_weights_is_attached_to_those_that_are_then_read(
+    tiny, tmp_path, monkeypatch, caplog
+):
+    made = trials.trial(tiny, tmp_path, devices=FSDP2)
+    usual = divided_base.resolve(METHODS["lora"].attach)
+
+    def attach(model, rank, options):
+        if any(p.is_meta for p in model.parameters()):
+            torch.rand(3)
+            raise ValueError("it reads weights")
+        return usual(model, rank, options)
+
+    def read():
+        torch.rand(3)
+        return load.load(tiny, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False)
+
+    plain, hollow = read(), read()
+    torch.manual_seed(0)
+    whole = usual(plain.model, made.rank, made.options)
+    hollow.model.to("meta").peftbench_origin = replace(hollow.model.peftbench_origin, step_examples=["of the trial"])
+    monkeypatch.setattr(divided_base, "resolve", lambda _: attach)
+    parallel = SimpleNamespace(early=True, rank=1, gathered=lambda _: [shards.structure(whole)])
+    run = SimpleNamespace(job=trials.job(made, tmp_path), parallel=parallel, read_here=read, base=None)
+    torch.manual_seed(0)
+    tuned = divided_base.attach(run, hollow)
+    assert "the method cannot be attached without the weights; this rank reads them" in caplog.text
+    assert hollow.model.peftbench_origin.step_examples == ["of the trial"]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), tuned.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("device", "draws_on"), [("cpu", None), ("cuda", "cuda")])
+def test_a_base_that_waits_on_the_host_has_its_methods_draw_where_it_will_compute(device, draws_on, tiny, tmp_path):
+    def whole(*given):
+        raise LookupError(given)
+
+    parallel = SimpleNamespace(early=True, rank=0)
+    run = SimpleNamespace(job=SimpleNamespace(trial=trials.trial(tiny, tmp_path, device=device)), parallel=parallel)
+    with pytest.raises(LookupError) as read:
+        divided_base.read(run, None, whole)
+    assert read.value.args == (("cpu", draws_on),)
+
+
+@pytest.mark.parametrize("name", ["adapter", "llama_adapter"])
+def test_a_method_draws_on_the_device_that_the_base_names(name, tiny, tmp_path):
+    model = load.load(
+        tiny, PRECISIONS["fp32"], False, True, device="cpu", trust_remote_code=False, draws_on="meta"
+    ).model
+    made = trials.trial(tiny, tmp_path, name)
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # nothing can be moved from there
+        divided_base.resolve(METHODS[name].attach)(model, made.rank, made.options)
 
 
 def test_what_dividing_does_to_a_twin_it_does_not_do_to_the_model(tiny):

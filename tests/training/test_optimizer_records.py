@@ -19,7 +19,17 @@ from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
 from peftbench.runner.checks import first_step
-from peftbench.training import accounting, apollo, batches, effective, flops, loop, optimizers, saved_state
+from peftbench.training import (
+    accounting,
+    apollo,
+    batches,
+    effective,
+    flops,
+    loop,
+    optimizers,
+    saved_state,
+    several_optimizers,
+)
 from peftbench.training.loop import Course
 from tests.support import tiny_base, trials
 from tests.support.method_cells import attached
@@ -288,6 +298,24 @@ def test_a_step_in_the_backward_pass_is_the_usual_one_with_one_gradient_at_a_tim
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
     assert peaks[released]["gradients"] <= sizes[-1] < sum(sizes) / 2 <= peaks[usual]["gradients"]
     assert sum(peaks[released].values()) < sum(peaks[usual].values())
+
+
+def test_a_step_in_the_backward_pass_adds_up_no_micro_batches(tiny, tmp_path):
+    training = {"optimizer": "lomo", "clip_norm": None, "micro_batch_size": 2}
+    _, learner, plan = attached(tiny, "full", "fp32", tmp_path, training=training)
+    before = [p.detach().clone() for p in learner.parameters]
+    with pytest.raises(ValueError, match="a step in the backward pass has one micro-batch; given 2"):
+        loop.step(learner, loop.step_batches(learner, plan[0]), 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.parameters, strict=True))
+
+
+def test_a_gradient_of_zero_is_freed_but_has_not_reached_its_parameter():
+    alive, dead = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    made = optimizers.make([alive, dead], replace(trials.TRAINING, optimizer="lomo"))
+    with several_optimizers.dropping(made, [alive, dead]) as reached:
+        (alive.sum() + 0 * dead.sum()).backward()
+        assert alive.grad is dead.grad is None
+    assert reached == {alive}
 
 
 @pytest.mark.parametrize("name", ["lomo", "galore_adamw"])
