@@ -8,7 +8,7 @@ from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.methods import METHODS, strategies
 from peftbench.models.precision import PRECISIONS
-from peftbench.records import STRATEGIES, Devices
+from peftbench.records import OPTIMIZERS, STRATEGIES, Devices
 from peftbench.suite.expand import expand
 from peftbench.suite.trial_key import settings
 
@@ -85,6 +85,21 @@ def test_every_refusal_has_a_reason_that_names_a_way_out():
         assert all("use " in reason for reason in why if reason), name
         assert set(limits.precisions) <= set(PRECISIONS)
     assert {s for s in STRATEGIES if not strategies.LIMITS[s].never} >= {"ddp", "fsdp2"}
+
+
+def test_optimizers_whose_numbers_would_be_of_a_part_of_a_tensor_are_refused_where_tensors_are_divided():
+    refused = {name: {o.name for o in OPTIMIZERS.values() if not strategies.divides(name, o)} for name in STRATEGIES}
+    in_backward = {"lomo", "adafactor_in_backward"}
+    blocks = {"adamw_8bit", "paged_adamw_8bit", "lion_8bit"}
+    whole = {"adafactor", "muon", "galore_adamw"}
+    for name, least in {
+        "ddp": in_backward,
+        "pp": in_backward,
+        "tp": in_backward | blocks | whole,
+        "fsdp2": in_backward | blocks | whole | {"paged_adamw", "lion", "ademamix", "schedule_free_adamw"},
+    }.items():
+        assert refused[name] >= least, name
+        assert "adamw" not in refused[name]
 
 
 def test_a_method_and_a_variant_are_looked_up_by_name():

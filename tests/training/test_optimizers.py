@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from peftbench.methods import METHODS
-from peftbench.records import OPTIMIZERS
+from peftbench.models import load
+from peftbench.models.precision import PRECISIONS
+from peftbench.records import OPTIMIZERS, Head
 from peftbench.training import batches, loop, optimizers
 from tests.support import trials
 from tests.support.method_cells import TRAINED, attached, loaded
@@ -91,3 +93,14 @@ def test_gradients_are_clipped_by_their_norm_over_all_tensors(clip, tiny, tmp_pa
 def test_only_with_warm_up_the_first_step_has_less_than_the_full_learning_rate():
     rates = [optimizers.learning_rate(replace(trials.TRAINING, warmup_ratio=w), 0, 20) for w in (0.0, 0.25)]
     assert rates == [trials.TRAINING.learning_rate, trials.TRAINING.learning_rate / 5]
+
+
+def test_the_matrix_of_a_head_for_whole_texts_is_no_hidden_one(tiny):
+    """``get_output_embeddings`` of such a model gives none."""
+    asked = {"device": "cpu", "trust_remote_code": False, "head": Head(3, 0)}
+    model = load.load(tiny, PRECISIONS["fp32"], True, True, **asked).model
+    parameters = [p.requires_grad_() for p in model.parameters()]
+    made = optimizers.make(parameters, replace(trials.TRAINING, optimizer="muon"), model)
+    hidden = {id(p) for group in made.param_groups if group[optimizers.HIDDEN] for p in group["params"]}
+    apart = {name for name, p in model.named_parameters() if p.ndim == 2 and id(p) not in hidden}
+    assert apart == {"model.embed_tokens.weight", "score.weight"}
