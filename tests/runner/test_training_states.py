@@ -25,6 +25,11 @@ def test_of_states_that_are_not_used_the_last_is_kept_until_the_trial_is_done(tm
     (place / "a.3").mkdir()
     training_states.set_aside(tmp_path, "a")
     assert sorted(path.name for path in place.iterdir()) == ["a.3.aside", "ab.11"]
+    training_states.sweep(tmp_path, {"b"})
+    assert (place / "a.3.aside").is_dir()
+    training_states.sweep(tmp_path, {"a"})
+    assert [path.name for path in place.iterdir()] == ["ab.11"]
+    (place / "a.3.aside").mkdir()
     training_states.discard(tmp_path, "a")
     assert [path.name for path in place.iterdir()] == ["ab.11"]
 
