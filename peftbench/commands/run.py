@@ -152,6 +152,7 @@ def _run_stages(
         strict=loaded.strict,
         parameters=resolved.parameters,
         watch=loaded.watch,
+        ladder=loaded.ladder,
         stand_in=loaded.smoke,
         predicts=not loaded.smoke,
         shares_budget=executor.shares_memory,

@@ -189,6 +189,7 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
         comparison,
         deployed,
         inference,
+        ladder,
         learning_rate_search,
         presented,
         rank_by_precision,
@@ -214,6 +215,7 @@ def _text(results: Results, format: str, choice: Choice | None = None, all_notes
         return writers.write(presented.with_names(found, results), format) if found else ""
 
     tables = {
+        "the ladder of memory": ladder.table,
         "retention": retention.table,
         "the learning-rate search": learning_rate_search.table,
         "best learning rates": best_rates.table,

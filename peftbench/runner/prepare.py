@@ -42,7 +42,7 @@ class Grid:
     """The trials without a final row, in the order in which they run: seed by seed."""
     workers: int
     notes: tuple[str, ...] = ()
-    """What was found before anything runs: in reading the data, and about targets that decoding cannot give."""
+    """What was found before anything runs: in the data, and about targets that decoding cannot give."""
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -62,8 +62,7 @@ class Options:
     """Whether finished trials run again."""
     keep_adapters: bool = False
     budget_bytes: int | None = None
-    """Memory for the training steps that run at the same time, in bytes. A trial that is predicted to need more than
-    its share is skipped. None for no limit."""
+    """Bytes for the training steps of one time; trials predicted to need more than their share are skipped."""
     reserve_bytes: int | None = None
     """The part of a trial's share for non-tensor memory, in bytes; None for what its device is known to need."""
     whole_command: str | None = None
@@ -78,6 +77,8 @@ class Options:
     """The number of trainable parameters to which ranks were matched; None if they were not."""
     watch: Watch | None = None
     """What a comparison with another night judges; None if the suite does not say it."""
+    ladder: str | None = None
+    """What each cell stands beside in the ladder of a report, as in the suite."""
     shares_budget: bool = True
     """Whether trials at the same time share the budget; false if each of them has all of it."""
 
@@ -150,8 +151,7 @@ def prepare(
     """
     described = json.dumps({**environment.describe(), "command": _without_paths(command)}, sort_keys=True)
     inputs = Inputs(texts=Texts(stand_in=options.stand_in))
-    jobs: list[Job] = []
-    seen: set[str] = set()
+    jobs, seen = list[Job](), set[str]()
     tasks = tuple(dict.fromkeys(name for trial in trials for name in trial.evaluate))
     notes = find.folder_notes(trial.base for trial in trials) + find.storage_notes(trial.base for trial in trials)
     notes += texts.check(trials, inputs.texts)
@@ -202,7 +202,7 @@ def prepare(
     # a command with a selection is recorded as it is only if no other trial of the grid was requested before
     narrow = len(asked) == len(keys) < len(everything)
     whole_command = _without_paths(command if narrow else options.whole_command or command)
-    more = {"strict": options.strict, "parameters": options.parameters, "watch": options.watch}
+    more = {name: getattr(options, name) for name in ("strict", "parameters", "watch", "ladder")}
     store.record_grid(folder, asked, whole_command, **more, **named)
     done = set() if options.fresh else store.done(folder)
     if options.keep_adapters and done:

@@ -98,6 +98,7 @@ def build(document: Document, path: Path, only: tuple[tuple[str, str], ...]) -> 
         most_trials=top.most_trials,
         watch=watched,
         devices=used,
+        ladder=top.ladder,
     )
     _check_combination(b, suite)
     raise_problems(b.problems)

@@ -79,6 +79,11 @@ SUITE: Mapping[str, Meaning] = MappingProxyType(
         "watch": Meaning(
             "what `peftbench compare` judges between two nights, and from which change on, see below; changes no trial"
         ),
+        "ladder": Meaning(
+            "adds to reports a table and a figure of memory in which each cell, in the order of the file, stands "
+            "beside the one above it (`previous`) or beside the first one (`first`), with the settings that differ; "
+            "changes no trial"
+        ),
     }
 )
 

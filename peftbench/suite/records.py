@@ -154,6 +154,9 @@ class Suite:
     """What follows from the base model and the data (``base_defaults.resolve``); None for the general defaults."""
     watch: Watch | None = None
     """What a comparison of two nights judges; None if the suite does not say it. It enters no trial's key."""
+    ladder: str | None = None
+    """What each cell stands beside in the ladder of a report: ``previous`` or ``first``; None for no ladder. It enters
+    no trial's key."""
     most_trials: int = MOST_TRIALS
     """The most trials that the grid, or its learning-rate search, may have."""
 

@@ -181,6 +181,7 @@ class SuiteFile(Strict):
     profile: Literal[profiles.PROFILES] | None = None  # type: ignore[valid-type]
     match: dict[str, Any] | None = None
     watch: Any = None
+    ladder: Literal["previous", "first"] | None = None
 
 
 class DevicesBlock(Strict):

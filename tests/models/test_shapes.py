@@ -28,6 +28,7 @@ PARAMETERS = {
     "gpt-neox-20b": 20_554_567_680,
     "gpt2-medium": 354_823_168,
     "llama-13b": 13_015_864_320,
+    "llama-25m": 24_974_976,
     "llama-3-8b": 8_030_261_248,
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
@@ -38,7 +39,7 @@ PARAMETERS = {
     "opt-6.7b": 6_658_473_984,
     "roberta-base": 124_697_433,
 }
-"""Parameters of the published checkpoints, tied weights once."""
+"""Parameters of the published checkpoints, tied weights once; ``llama-25m`` is of no published model."""
 SUITE = """
 base: {base}
 tasks: [compute]

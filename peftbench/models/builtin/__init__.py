@@ -8,8 +8,8 @@ BASES = ("nano",)
 """Values of ``base:`` in a suite that name a folder in this package."""
 _SHAPES = Path(__file__).parent / "shapes"
 SHAPES = tuple(sorted(p.name for p in _SHAPES.iterdir() if p.is_dir()))
-"""Values of ``base: {shape: NAME}`` in a suite: public configs of well-known models. Their speed and memory can be
-measured with random weights and predicted without any."""
+"""Values of ``base: {shape: NAME}`` in a suite: public configs of well-known models, and ``llama-25m``, which is small
+enough for a CPU. Their speed and memory can be measured with random weights and predicted without any."""
 
 
 def folder(name: str) -> Path:

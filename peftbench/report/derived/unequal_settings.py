@@ -31,7 +31,7 @@ _SHARED = ("options.target_modules",)
 """Options of that prefix that mean the same for every method which has them."""
 _IN_NAMES = ("options.r", "options.pretrained", "options.peft", "options.dtype")
 """Options that are a column or part of a cell's name."""
-_APART = ("train.learning_rate", "train.profile")
+APART = ("train.learning_rate", "train.profile")
 """Training settings that each method may have for itself; the page's table of settings shows them."""
 _ASIDE = ("command",)
 """Fields of the environment that influence no number."""
@@ -112,11 +112,22 @@ def audit(results: Results) -> Audit:
     return found
 
 
+def every_row(results: Results) -> tuple[AuditRow, ...]:
+    """Return every trial with what is compared of it."""
+    if "audited" not in results.memo:
+        results.memo["audited"] = tuple(_rows(results))
+    found: tuple[AuditRow, ...] = results.memo["audited"]
+    return found
+
+
 def _audit(results: Results) -> Audit:
-    every = list(_rows(results))
+    every = every_row(results)
     rows = tuple(row for row in every if row.ran)
+    axes = _axes(every)
+    if results.grid and results.grid.ladder:  # it shows what its cells differ in, row by row
+        axes = list(dict.fromkeys([*axes, *(name for row in rows for kind, name in row.facts if kind == "training")]))
     grouped: dict[tuple[str, tuple[tuple[int, ...], ...]], list[UnequalField]] = defaultdict(list)
-    for found in _differences(rows, _axes(every), results.imported):
+    for found in _differences(rows, axes, results.imported):
         grouped[found.kind, tuple(places for _, places in found.values)].append(found)
     return Audit(rows, tuple(map(tuple, grouped.values())))
 
@@ -194,11 +205,11 @@ def _differences(rows: Sequence[AuditRow], axes: Sequence[str], imported: bool) 
     for kind, name in keys:
         option = name.startswith(_OPTIONS)
         unlike = option and (not imported or name in _IN_NAMES)
-        if unlike or name in _APART or name in axes or name in nested:  # the parts of what is nested are compared
+        if unlike or name in APART or name in axes or name in nested:  # the parts of what is nested are compared
             continue
         held: dict[Stratum, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
-            stratum, value = row.facts.get((kind, name), ((), _absent(kind, name)))
+            stratum, value = row.facts.get((kind, name), ((), absent(kind, name)))
             if option and name not in _SHARED:
                 stratum = (row.cell.method,)
             if kind in _FOLLOWS:
@@ -215,10 +226,11 @@ def _differences(rows: Sequence[AuditRow], axes: Sequence[str], imported: bool) 
 
 
 def _value_of(row: AuditRow, setting: str) -> str:
-    return row.facts.get(("training", setting), ((), _absent("training", setting)))[1]
+    return row.facts.get(("training", setting), ((), absent("training", setting)))[1]
 
 
-def _absent(kind: str, name: str) -> str:
+def absent(kind: str, name: str) -> str:
+    """Return what the value of a field is in rows that do not have it."""
     if kind == "training" and name.removeprefix("train.") in LATER:
         return plain(LATER[name.removeprefix("train.")])
     return "none" if kind in ("training", "base", "evaluation", "options") else "not recorded"

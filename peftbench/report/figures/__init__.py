@@ -25,5 +25,6 @@ FIGURES = (
     Figure("precision_ladder", "score and memory by precision"),
     Figure("learning_rates", "score against learning rate"),
     Figure("memory_ledger", "memory by category"),
+    Figure("memory_ladder", "one saving of memory after another"),
 )
 """Every figure, in the order in which they are made."""

@@ -10,7 +10,8 @@ from peftbench.report.figures import canvas
 from peftbench.report.figures.canvas import Plan
 from peftbench.report.names import display_names
 
-_HATCHES = ("", "///", "", "xxx", "...", "\\\\\\", "+++", "")
+HATCHES = ("", "///", "", "xxx", "...", "\\\\\\", "+++", "")
+"""Of the categories, so that neighbours differ in grey."""
 _MOST = 24
 """Bars of a figure."""
 
@@ -30,7 +31,7 @@ def plan(results: Results) -> Plan | str:
         left = [0.0] * len(shown)
         for number, category in enumerate(used):
             values = [(cell.mean(category.column) or 0.0) / unit.size for cell in shown]
-            hatch = _HATCHES[number % len(_HATCHES)]
+            hatch = HATCHES[number % len(HATCHES)]
             axes.barh(
                 places,
                 values,

@@ -16,6 +16,7 @@ from peftbench.report.derived.unequal_settings import audit as unequal
 from peftbench.report.names import renamer
 from peftbench.report.notes import overview, page_notes
 from peftbench.report.notes.learning_rate_search import EXPECTED_BEST
+from peftbench.report.payload import ladder
 from peftbench.report.payload.attempt import Pieces
 from peftbench.report.tables import deployed, settings
 from peftbench.report.tables import learning_rate_search as search
@@ -41,6 +42,7 @@ def overview_of(results: Results, pieces: Pieces) -> dict[str, Any]:
         "audit": pieces.make("the settings", lambda: _audit(results, named), None),
         "environment": pieces.make("the environment", lambda: asdict(settings.environment(results)), None),
         "search": pieces.make("the learning-rate search", lambda: _search(results), None),
+        "ladder": pieces.make("the ladder of memory", lambda: ladder.shown(results), None),
         "deployed": pieces.make("the score after deployment", lambda: _deployed(results), None),
     }
 

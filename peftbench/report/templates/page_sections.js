@@ -83,6 +83,29 @@ const SECTIONS = {
     const size = COLUMNS.get("peak_train_bytes");
     stacked(into, DATA.memory.map((c) => ({ title: c.title, color: c.color, of: (cell) => column(c.name, cell) })), "memory at the training peak", size?.unit ?? "B", size?.size ?? 1);
   },
+  ladder: (into) => {
+    const { bars, heads, rows, notes, unit, size } = DATA.ladder;
+    const used = DATA.memory.map((part, place) => ({ ...part, place })).filter(({ place }) => bars.some((bar) => bar.parts[place]));
+    const saved = "saved";
+    const values = bars.flatMap(({ label, parts, saved: less }, order) => [...used.map(({ title, place }) => ({ label, order, place, part: title, value: parts[place] / size })), ...(less ? [{ label, order, place: 99, part: saved, value: less / size }] : [])]);
+    const ends = bars.map(({ label, parts, saved: less, text }) => ({ label, text, end: (parts.reduce((sum, part) => sum + part, less)) / size }));
+    const y = { field: "label", type: "nominal", sort: bars.map(({ label }) => label), axis: { title: null, labelLimit: innerWidth < 700 ? 150 : 300, ticks: false } };
+    plot(holderOf(into), {
+      width: "container", height: { step: 26 },
+      layer: [
+        {
+          data: { values }, mark: { type: "bar", stroke: ink("--paper"), strokeWidth: 1, tooltip: { content: "encoding" } },
+          encoding: {
+            y, x: { field: "value", type: "quantitative", axis: { title: `${innerWidth < 700 ? "" : "memory at the "}training peak (${unit})`, tickCount: 6, format: "~s" }, scale: { domainMax: (innerWidth < 700 ? 1.45 : 1.12) * Math.max(...ends.map(({ end }) => end)) } },
+            color: { field: "part", type: "nominal", scale: { domain: [...used.map((part) => part.title), saved], range: [...used.map((part) => part.color), ink("--rule")] }, legend: { orient: "top", title: null, columns: innerWidth < 700 ? 1 : 5 } },
+            order: { field: "place" }, tooltip: [{ field: "label", title: "row" }, { field: "part" }, { field: "value", format: ",.4~g", title: unit }],
+          },
+        },
+        { data: { values: ends }, mark: { type: "text", align: "left", dx: 4, fontSize: 12, color: ink("--ink") }, encoding: { y, x: { field: "end", type: "quantitative" }, text: { field: "text" } } },
+      ],
+    });
+    if (!into.querySelector("table")) into.append(plainTable(heads, rows, "ladder of memory"), ...notes.map(note));
+  },
   phases: (into) => stacked(into, DATA.time.map((c) => ({ title: c.title, color: c.color, of: (cell) => c.names.reduce((sum, name) => sum + Math.max(0, column(name, cell) ?? 0), 0) })), "time of a trial", "s", 1),
   curves: async (into) => {
     const cells = shownFirst(MOST_CURVES);
@@ -177,7 +200,7 @@ const families = () => {
 };
 const LIVE = new Set(["heat", "ledger", "phases", "curves"]);
 const bindSections = () => {
-  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), deployed: Boolean(DATA.deployed), notes: DATA.notes.length > 0, anatomy: DATA.anatomy.length > 0 };
+  const there = { heat: families().size > 0, settings: Boolean(DATA.audit), environment: Boolean(DATA.environment), search: Boolean(DATA.search), deployed: Boolean(DATA.deployed), ladder: Boolean(DATA.ladder), notes: DATA.notes.length > 0, anatomy: DATA.anatomy.length > 0 };
   for (const details of document.querySelectorAll("details[data-section]")) {
     const name = details.dataset.section;
     if (there[name] === false) { details.remove(); continue; }
@@ -191,6 +214,7 @@ const bindSections = () => {
     });
     const again = () => { if (details.open && details.dataset.built) make(); };
     if (LIVE.has(name)) byId("table").addEventListener("shown", again);
-    if (LIVE.has(name) || name === "search") themed.push(again);
+    if (LIVE.has(name) || name === "search" || name === "ladder") themed.push(again);
+    if (name === "ladder") details.open = true; /* the suite asks for it */
   }
 };

@@ -8,16 +8,8 @@ and never torch.
 
 from peftbench.results.store.damage import set_grid_aside
 from peftbench.results.store.files import SEARCH, Damaged
-from peftbench.results.store.reading import (
-    CellAxes,
-    RecordedGrid,
-    Tables,
-    done,
-    read,
-    read_rows,
-    read_trials,
-    recorded_grid,
-)
+from peftbench.results.store.grid_record import CellAxes, RecordedGrid, recorded_grid
+from peftbench.results.store.reading import Tables, done, read, read_rows, read_trials
 from peftbench.results.store.writing import check_new, compact, open_for_run, record_grid, write, write_new
 
 __all__ = [

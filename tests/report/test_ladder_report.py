@@ -1,0 +1,186 @@
+"""The ladder of memory in reports: rows in the order of the suite, each beside the one above it or the first one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from peftbench import suite
+from peftbench.errors import UserError
+from peftbench.records import Category, Result
+from peftbench.report import collect, findings, page, table
+from peftbench.report.derived.ladder import ladder
+from peftbench.report.figures import canvas
+from peftbench.results.store import record_grid, recorded_grid
+from peftbench.suite import trial_key
+from peftbench.suite.expand import expand
+from tests.support.page_data import PageData
+from tests.support.results_factory import make_result, store
+
+MIB = 2**20
+SUITE = "base: nano\ntasks: [judge]\nmethods: [lora]\n"
+
+
+def result(
+    cell: str, method: str = "full", sizes: Sequence[int] = (), train: dict[str, Any] | None = None, **more: Any
+) -> Result:
+    """A trial whose peak is 100 MiB of base weights and these of gradients, optimizer state and logits."""
+    rank, precision = (8, cell.split()[-1]) if method == "lora" else (None, cell.split()[-1])
+    settings = {"method": method, "rank": rank, "train": {"steps": 5, "optimizer": "adamw", **(train or {})}}
+    if method == "lora":
+        settings["options"] = {"alpha": 16}
+    bytes_of = dict.fromkeys((category.column for category in Category), 0)
+    if sizes:
+        parts = (Category.BASE_WEIGHTS, Category.GRADIENTS, Category.OPTIMIZER, Category.LOGITS)
+        bytes_of |= {category.column: size * MIB for category, size in zip(parts, (100, *sizes), strict=True)}
+        bytes_of["peak_train_bytes"] = sum(bytes_of.values())
+    fields = {"settings_json": json.dumps(settings), "named_settings": "", "tokens_per_second": 1000.0} | more
+    return make_result(cell, method, precision, rank, **fields | (bytes_of if sizes else {}))
+
+
+ROWS = (
+    result("full plain fp32", sizes=(100, 200, 100)),
+    result("full small fp32", sizes=(100, 50, 100), train={"optimizer": "adamw_8bit"}, tokens_per_second=800.0),
+    result("lora r=8 fp32", "lora", sizes=(1, 2, 100), train={"optimizer": "adamw_8bit", "learning_rate": 3e-3}),
+    result("lora r=8 bf16", "lora", sizes=(1, 2, 50), train={"optimizer": "adamw_8bit", "learning_rate": 3e-3}),
+)
+
+
+@pytest.fixture
+def made(tmp_path: Path):
+    def make(*results: Result, kind: str | None = "previous", later: Sequence[str] = (), **more: Any) -> Path:
+        folder = store(tmp_path / "results", *results)
+        keys = [*(each.row.key for each in results), *later]
+        record_grid(folder, keys, "peftbench run x", ladder=kind, **more)
+        return folder
+
+    return make
+
+
+def rungs(folder: Path):
+    return ladder(collect.collect(folder))
+
+
+def test_rows_are_in_the_order_of_the_suite_with_what_each_changes(made) -> None:
+    found = rungs(made(*reversed(ROWS)))
+    assert [rung.cell.name for rung in found] == [each.row.cell for each in reversed(ROWS)]
+    found = rungs(made(*ROWS))
+    assert [rung.cell.name for rung in found] == [each.row.cell for each in ROWS]
+    assert [[change.text for change in rung.changes] for rung in found] == [
+        [],
+        ["optimizer: adamw → adamw_8bit"],
+        ["method: full → lora r=8"],  # the options and the rate are the method's own
+        ["precision: fp32 → bf16"],
+    ]
+    assert [rung.label for rung in found][:2] == ["full fine-tuning fp32", "optimizer: adamw_8bit"]
+    assert [rung.change("peak_train_bytes") for rung in found] == [None, -150 * MIB, -147 * MIB, -50 * MIB]
+
+
+def test_each_saving_alone_stands_beside_the_first_row(made) -> None:
+    found = rungs(made(*ROWS, kind="first"))
+    assert [rung.change("peak_train_bytes") for rung in found] == [None, -150 * MIB, -297 * MIB, -347 * MIB]
+    assert [change.name for change in found[3].changes] == ["method", "precision", "optimizer"]
+
+
+def test_a_row_that_failed_is_shown_and_no_row_is_compared_with_it(made) -> None:
+    broken = result("full small fp32", status="oom", train={"optimizer": "adamw_8bit"})
+    folder = made(ROWS[0], broken, ROWS[2], later=["k"], cells={"k": "qlora r=8 nf4"})
+    found = rungs(folder)
+    assert [rung.beside and rung.beside.name for rung in found] == [None, *["full plain fp32"] * 2, "lora r=8 fp32"]
+    assert [rung.passed for rung in found] == [False, False, True, False]
+    assert [change.name for change in found[2].changes] == ["method", "optimizer"]
+    assert found[1].change("peak_train_bytes") is None
+    text = table(folder, "md")
+    assert "optimizer: adamw → adamw_8bit (1 oom) | – |" in text
+    assert "Row 3: the row above did not finish" in text
+    assert "(not run)" in text
+
+
+def test_changes_of_the_machine_and_of_devices_are_told(made) -> None:
+    environment = json.loads(ROWS[0].row.environment_json) | {"cpu": "another one"}
+    settings = json.loads(ROWS[1].row.settings_json) | {"devices": {"strategy": "ddp", "count": 2}}
+    other = result("full small fp32", sizes=(1, 1, 1), environment_json=json.dumps(environment))
+    divided = result("full ddp fp32", sizes=(1, 1, 1), settings_json=json.dumps(settings))
+    found = rungs(made(ROWS[0], other, divided))
+    assert "cpu" in [change.name for change in found[1].changes]
+    assert {"devices.strategy", "devices.count", "cpu"} <= {change.name for change in found[2].changes}
+
+
+def test_the_tables_say_bytes_changes_speed_and_score(made) -> None:
+    folder = made(*ROWS)
+    lines = table(folder, "md").splitlines()
+    head = next(line for line in lines if line.startswith("| row"))
+    second = next(line for line in lines if line.startswith("| 2 |"))
+    cells = dict(zip(head.split("|"), second.split("|"), strict=True))
+    found = {name.strip(): value.strip() for name, value in cells.items()}
+    assert found["peak (MiB)"] == "350.0 (-150.0)"
+    assert found["optimizer state (MiB)"] == "50.0 (-150.0)"
+    assert found["gradients (MiB)"] == "100.0"
+    assert found["change of the peak (%)"] == "-30"
+    assert found["speed (tokens/s)"] == "800 (x 0.80)"
+    assert found["judge (%)"] == "90.0 (+0.0)"
+    text = table(folder, "text")
+    assert "From the first to the last row: 500.0 MiB to 153.0 MiB, -69 % of the peak." in text.replace("\n", " ")
+    assert "-150.0" in next(line for line in text.splitlines() if "adamw → adamw_8bit" in line)
+
+
+def test_without_the_key_there_is_no_ladder(made) -> None:
+    folder = made(*ROWS, kind=None)
+    results = collect.collect(folder)
+    assert ladder(results) == ()
+    assert PageData(page.html(results)).core["ladder"] is None
+    assert "| row" not in table(folder, "md")
+    assert "ladder: previous" in importlib.import_module("peftbench.report.figures.memory_ladder").plan(results)
+    assert any("optimizer" in text for text in findings(folder))
+
+
+def test_settings_that_a_ladder_shows_are_no_finding_of_the_audit(made) -> None:
+    assert findings(made(*ROWS)) == ()
+
+
+def test_page_and_figure_have_the_same_rows(made) -> None:
+    hostile = result("full <img src=x> fp32", sizes=(1, 1, 1), train={"optimizer": "</script><b>|x"})
+    folder = made(ROWS[0], hostile, *ROWS[2:])
+    results = collect.collect(folder)
+    html = page.html(results)
+    assert "</script><b>" not in html
+    shown = PageData(html).core["ladder"]
+    assert [bar["saved"] for bar in shown["bars"]] == [0, 397 * MIB, 0, 50 * MIB]
+    assert shown["bars"][1]["label"] == "2  optimizer: </script><b>|x"
+    assert len(shown["rows"][0]) == len(shown["heads"])
+    assert "optimizer: adamw → \\</script\\>\\<b\\>\\|x" in table(folder, "md")
+    plan = importlib.import_module("peftbench.report.figures.memory_ladder").plan(results)
+    with mpl.rc_context(canvas.SETTINGS):
+        figure = Figure(figsize=(6.8, plan.height(6.8)))
+        FigureCanvasAgg(figure)
+        plan.draw(figure, 6.8)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == [bar["label"] for bar in shown["bars"]]
+    saved = [patch.get_width() for patch in axes.containers[-1].patches]
+    assert saved == [pytest.approx(bar["saved"] / MIB) for bar in shown["bars"]]
+
+
+def test_the_key_is_recorded_with_the_grid_and_in_no_trials_key(tmp_path: Path) -> None:
+    plain, asked = (tmp_path / f"{name}.yaml" for name in ("plain", "asked"))
+    plain.write_text(SUITE)
+    asked.write_text(SUITE + "ladder: first\n")
+    suites = [suite.load(str(path)) for path in (plain, asked)]
+    assert [each.ladder for each in suites] == [None, "first"]
+    keys = [[trial_key.key(trial, "b", "d") for trial in expand(each, "cpu")] for each in suites]
+    assert keys[0] == keys[1]
+    record_grid(tmp_path, ["k"], "peftbench run x", ladder="first")
+    assert recorded_grid(tmp_path).ladder == "first"
+    damaged = json.loads((tmp_path / "grid.json").read_text()) | {"ladder": ["<b>"]}
+    (tmp_path / "grid.json").write_text(json.dumps(damaged))
+    assert recorded_grid(tmp_path).ladder is None
+    asked.write_text(SUITE + "ladder: last\n")
+    with pytest.raises(UserError, match=r"ladder.*'last'.*previous"):
+        suite.load(str(asked))
