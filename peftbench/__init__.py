@@ -3,6 +3,7 @@
 The public Python interface is what ``__all__`` names; everything else is internal and may change.
 
 * ``load_suite(name)`` validates a suite and returns it.
+* ``plan(base, methods, budget)`` returns the memory that methods are predicted to need, and which fit.
 * ``run_suite(suite, results)`` runs its trials and stores their results.
 * ``read_results(folder)`` returns the stored rows as DataFrames.
 * ``answer(folder)`` returns which cell to take, and what it costs.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         run_suite,
         write_report,
     )
+    from peftbench.commands.python_plan import plan
     from peftbench.errors import UserError
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "compare_results",
     "history",
     "load_suite",
+    "plan",
     "read_results",
     "run_suite",
     "write_report",
@@ -52,6 +55,7 @@ _HOMES = {
     **dict.fromkeys(__all__, "peftbench.commands.python_api"),
     "UserError": "peftbench.errors",
     "benchmark_suite": "peftbench.commands.pytest_cells",
+    "plan": "peftbench.commands.python_plan",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peftbench.errors import UserError, nearest
 from peftbench.suite.build import build
@@ -15,7 +17,7 @@ from peftbench.suite.records import Suite, SuiteOptions
 from peftbench.suite.select import read_only, read_seeds
 from peftbench.suite.smoke import as_smoke_suite
 
-__all__ = ["Suite", "SuiteOptions", "expand", "find", "load", "names"]
+__all__ = ["Suite", "SuiteOptions", "expand", "find", "from_data", "load", "names"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SUFFIXES = (".yaml", ".yml")
@@ -56,6 +58,32 @@ def load(
     document.interpolate(environ)
     built = replace(build(document, path, selected), options=options)
     return as_smoke_suite(built) if smoke else built
+
+
+def from_data(data: Mapping[str, Any], shown: str) -> Suite:
+    """Return the validated suite that plain data describes, as a file would.
+
+    Args:
+        data: the keys of a suite; paths and sequences may be of any kind. Relative paths start at the current folder.
+        shown: what messages name in place of a file.
+
+    Raises:
+        UserError: as ``load``; or if a value is of no kind that a file could hold.
+    """
+    try:
+        plain = json.loads(json.dumps(data, default=_plain))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{shown}: {error}; allowed: what a suite file can hold") from None
+    document = Document(shown, Path.cwd(), plain, {})
+    document.normalize()
+    return replace(build(document, Path(shown), ()), options=SuiteOptions(shown))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know as one that it does: paths as text, mappings as dicts, others as lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 def names() -> tuple[str, ...]:

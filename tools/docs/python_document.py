@@ -9,6 +9,7 @@ import peftbench
 
 FUNCTIONS = (
     "load_suite",
+    "plan",
     "run_suite",
     "read_results",
     "answer",
