@@ -59,6 +59,12 @@ LORA_FA = Setting(
     ),
     not_on=MappingProxyType(dict.fromkeys(("fsdp2", "tp", "pp"), _DIVIDED_A)),
 )
+EXPERTS = Setting(
+    Literal["auto", "each", "divided", "none"],
+    "auto",
+    "of a mixture of experts: each has the rank, the rank is divided by the experts that a token passes through, or "
+    "none is adapted; auto: what peft adapts by itself, which depends on the family",
+)
 _LORA_MORE = MappingProxyType(
     {
         "rank_pattern": Setting(
@@ -76,6 +82,7 @@ _LORA_MORE = MappingProxyType(
         ),
         "lora_plus_ratio": LORA_PLUS,
         "lora_fa": LORA_FA,
+        "experts": EXPERTS,
     }
 )
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from peftbench.errors import UserError, unknown
 from peftbench.methods import (
+    lora_experts,
     lora_fa,
     lora_fused_projection,
     lora_initialization,
@@ -53,7 +54,8 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         options: ``alpha`` (a number), ``dropout``, ``target_modules`` (also parts of gpt2's fused projection, such as
             ``c_attn.q``: see ``lora_fused_projection``), ``rank_pattern`` and ``alpha_pattern`` (r and alpha by regular
             expression that a module's name ends with), ``rslora``, ``dora``, ``initialization``,
-            ``lora_plus_ratio`` (see ``lora_plus``), ``lora_fa`` (see ``lora_fa``).
+            ``lora_plus_ratio`` (see ``lora_plus``), ``lora_fa`` (see ``lora_fa``), ``experts``
+            (``auto`` for what peft adapts of a mixture of experts, else see ``lora_experts``).
 
     Returns:
         The base model wrapped by peft; only A, B and m require gradients, with ``lora_fa`` only B.
@@ -76,12 +78,14 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
     own = {key: dict(options.get(key, {})) for key in patterns}
     if parts:
         own = lora_fused_projection.config(parts, rank, options)
+    adapted = {**lora_targets.targets(model, targets), **own}
+    if options.get(lora_experts.OPTION, lora_experts.AUTO) != lora_experts.AUTO:
+        adapted = lora_experts.config(model, lora_targets.named(model, adapted), rank, options, own)
     config = LoraConfig(
         r=rank,
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
-        **lora_targets.targets(model, targets),
-        **own,
+        **adapted,
         use_rslora=options.get("rslora", False),
         use_dora=options.get("dora", False),
         init_lora_weights=_PEFT_STARTS.get(start, start),
@@ -93,11 +97,11 @@ def attach(model: nn.Module, rank: int, options: Mapping[str, Any]) -> nn.Module
         warnings.filterwarnings("ignore", ".*_pattern keys did not match.*")  # raised as an error below
         tuned = get_peft_model(model, config)
     peft_checkpoint.keep_tied(tuned)
-    adapted = [name for name, module in tuned.get_base_model().named_modules() if isinstance(module, LoraLayer)]
+    names = [name for name, module in tuned.get_base_model().named_modules() if isinstance(module, LoraLayer)]
     for key, found in patterns.items():
         for pattern, matches in found.items():
-            if not any(matches.match(name) for name in adapted):
-                raise UserError(f"lora: {key}: " + unknown("module", pattern, lora_targets.ending_set(adapted)))
+            if not any(matches.match(name) for name in names):
+                raise UserError(f"lora: {key}: " + unknown("module", pattern, lora_targets.ending_set(names)))
     lora_initialization.apply(tuned, start)
     lora_fused_projection.restrict(tuned, parts)
     lora_plus.mark(tuned, options.get(lora_plus.OPTION, 1.0))

@@ -23,7 +23,7 @@ def freeze(tuned: Any) -> None:
         tuned: the model with LoRA attached.
 
     Raises:
-        Unsupported: if embeddings are adapted, whose A keeps no input.
+        Unsupported: if embeddings are adapted, whose A keeps no input, or fused experts, each with its own A.
 
     References:
         Zhang et al. 2023, arXiv:2308.03303, section 3.
@@ -33,6 +33,8 @@ def freeze(tuned: Any) -> None:
     for module in tuned.modules():
         if not isinstance(module, LoraLayer):
             continue
+        if hasattr(module, "parameter_name"):
+            raise Unsupported(f"{OPTION} has no rule for fused experts ({module.parameter_name}): each has its own A")
         for name in module.lora_A:
             a, b = module.lora_A[name].weight, module.lora_B[name].weight
             a.requires_grad_(False)

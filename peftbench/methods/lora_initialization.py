@@ -40,7 +40,7 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any], name: str = 
     Args:
         model: the base model.
         start: the initialization.
-        options: ``dora``, ``dropout`` and ``target_modules``.
+        options: ``dora``, ``dropout``, ``target_modules`` and ``experts``.
         name: the method's name, which begins messages.
 
     Raises:
@@ -55,10 +55,10 @@ def check(model: nn.Module, start: str, options: Mapping[str, Any], name: str = 
         for name, p in module.named_parameters(recurse=False)
         if is_fused(module, p) or ".parametrizations." in f"{path}."
     ]
-    if words and fused and options["target_modules"] == "all-linear":
+    if words and fused and options["target_modules"] == "all-linear" and options.get("experts") != "none":
         raise Unsupported(
             f"{name}: all-linear includes fused experts ({fused[0]}) or their router, for which peft has no "
-            f"{' and no '.join(words)}; target_modules: attention, or a list, excludes them"
+            f"{' and no '.join(words)}; experts: none, or target_modules: attention, exclude them"
         )
     if options.get("dora") and any(p.dtype == torch.int8 and p.device.type == "cpu" for p in model.parameters()):
         # DoRA reads the weight in every forward pass, and the copy that peft stores back on the CPU has no scales

@@ -63,6 +63,19 @@ def targets(model: nn.Module, wanted: str | list[str]) -> dict[str, Any]:
     return {"target_modules": list(wanted), "exclude_modules": excluded}
 
 
+def named(model: Any, found: Mapping[str, Any]) -> list[str]:
+    """Return the full names of the modules that peft adapts with what ``targets`` has returned."""
+    wanted, excluded = found["target_modules"], found["exclude_modules"] or ()
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    output = model.get_output_embeddings()
+    names = [name for name in linear if wanted != "all-linear" or model.get_submodule(name) is not output]
+    return [name for name in names if not _among(name, excluded) and (wanted == "all-linear" or _among(name, wanted))]
+
+
+def _among(name: str, endings: Iterable[str]) -> bool:
+    return any(f".{name}".endswith(f".{ending}") for ending in endings)
+
+
 def _no_target(
     model: nn.Module, name: str, refused: Mapping[str, str], aside: Iterable[str], linear: Iterable[str]
 ) -> Exception:
