@@ -19,12 +19,15 @@ _EQUAL = 1e-5
 
 def run() -> str:
     """Return what was measured, and with which versions."""
-    large = ladder.BASES["32k"]
+    large, mixture = ladder.BASES["32k"], ladder.BASES["experts"]
     return (
         f"Steps of {ladder.EXAMPLES} examples in one forward pass, of {ladder.TOKENS - 16} to "
         f"{ladder.TOKENS} tokens, the last {ladder.ANSWER} of which bear loss; AdamW; one thread. `32k` is a Llama "
         f"with random weights, a vocabulary of {large['vocab_size']:,}, a width of {large['hidden_size']} and "
-        f"{large['num_hidden_layers']} layers, whose head is tied to its embedding. Times are medians of "
+        f"{large['num_hidden_layers']} layers, whose head is tied to its embedding; `experts` is a Mixtral "
+        f"with a vocabulary of {mixture['vocab_size']:,}, and as wide and deep, with "
+        f"{mixture['num_local_experts']} experts, of which a token passes through "
+        f"{mixture['num_experts_per_tok']}. Times are medians of "
         f"{ladder.PAIRS} pairs of steps, in brackets the smallest and largest ratio. {_versions()}"
     )
 

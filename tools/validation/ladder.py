@@ -43,8 +43,12 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "schedulefree", "p
 BASES: Mapping[str, Mapping[str, Any]] = {
     "nano": {},
     "32k": {"vocab_size": 32768, "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
+    "experts": {
+        **{"vocab_size": 4096, "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4},
+        **{"num_local_experts": 8, "num_experts_per_tok": 2},
+    },
 }
-"""Name -> config of a Llama with random weights and tied embeddings; ``nano`` is the built-in base model."""
+"""Name -> config of a Llama or a Mixtral with random weights and tied embeddings; ``nano`` is the built-in base."""
 EXAMPLES, TOKENS, ANSWER = 8, 96, 48
 """Examples of a step, the tokens of the longest, and those at the end of each that are its answer."""
 STEPS, PAIRS = 3, 5
@@ -61,6 +65,7 @@ class Axis:
     methods: Sequence[str]
     other_loss: str = ""
     """Why losses are not those of the baseline; empty if they are, up to rounding."""
+    bases: Sequence[str] = ("nano", "32k")
 
 
 AXES: Mapping[str, Axis] = {
@@ -76,6 +81,19 @@ AXES: Mapping[str, Axis] = {
         ({"lora_fa": True},),
         ("lora", "qlora"),
         "A does not train, and B takes corrected gradients; B is zero before the first step, which has the same loss",
+    ),
+    "experts": Axis(
+        "LoRA on the experts of a mixture of experts",
+        (
+            {"experts": "none"},
+            {"experts": "divided"},
+            {"experts": "each"},
+            {"experts": "divided", "gradient_checkpointing": True},
+        ),
+        ("lora",),
+        "other weights train; the baseline is what peft adapts of a Mixtral by itself, each expert with twice the rank "
+        "for its gate and up projections together",
+        ("experts",),
     ),
     "attention": Axis("how attention is computed", ({"attention": "eager"},), ("full", "lora", "qlora")),
     "optimizers": Axis(
@@ -230,9 +248,10 @@ def rows(axes: Sequence[str], folder: Path) -> Iterator[Row]:
     """Yield the rows of some axes."""
     for name in BASES:
         home = planner_accuracy.base(name, folder, BASES)
-        for method in dict.fromkeys(method for axis in axes for method in AXES[axis].methods):
+        own = [axis for axis in axes if name in AXES[axis].bases]
+        for method in dict.fromkeys(method for axis in own for method in AXES[axis].methods):
             baseline = side(made(home, folder / "tasks", method, {}), home)
-            for axis in axes:
+            for axis in own:
                 for settings in AXES[axis].settings if method in AXES[axis].methods else ():
                     other = side(made(home, folder / "tasks", method, settings), home)
                     yield row(axis, name, baseline, other, shown(settings))

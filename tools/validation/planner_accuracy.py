@@ -77,11 +77,11 @@ def base(size: str, folder: Path, sizes: Mapping[str, Mapping[str, Any]] = SIZES
     Args:
         size: a key of ``sizes``.
         folder: where models are created.
-        sizes: name -> config of a Llama with random weights.
+        sizes: name -> config of a Llama with random weights, or of a Mixtral if it has experts.
     """
     if size == "nano":
         return builtin.folder("nano")
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     from tests.support import tiny_base
 
@@ -90,7 +90,9 @@ def base(size: str, folder: Path, sizes: Mapping[str, Mapping[str, Any]] = SIZES
         torch.manual_seed(0)
         shape = {"num_attention_heads": 8, "max_position_embeddings": 256, "tie_word_embeddings": True}
         tiny_base.tokenizer().save_pretrained(made)
-        LlamaForCausalLM(LlamaConfig(**shape, **sizes[size])).save_pretrained(made)
+        kind = "Mixtral" if "num_local_experts" in sizes[size] else "Llama"
+        config = getattr(transformers, f"{kind}Config")(**shape, **sizes[size])
+        getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(made)
     return made
 
 
