@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 from pydantic import Field
 
+from peftbench.methods import lora_settings
 from peftbench.methods.plugins import Table
 from peftbench.methods.record import Method, Setting
 from peftbench.models.precision import COMPUTE_DTYPES
@@ -20,72 +21,7 @@ TORCHAO = ("torchao-int8", "torchao-float8", "torchao-int4")
 QUANTIZED = ("int8", "int8-fp32", *FOUR_BIT, *TORCHAO, "stored")
 _PEFT = "peftbench.methods.peft_checkpoint"
 _WHOLE = "peftbench.methods.full"
-_TIMES_RANK = Annotated[str, Field(pattern=r"^(\d+(\.\d*)?|\.\d+)r$", description="a multiple of the rank such as 2r")]
 _ENDINGS = Annotated[list[str], Field(min_length=1, description="a list of at least one text")]
-_LORA = MappingProxyType(
-    {
-        "alpha": Setting(
-            Annotated[float, Gt(0)] | _TIMES_RANK | None,
-            None,
-            "scale of the update is alpha / rank; a number, or a multiple of the rank such as 4r; default 2r",
-            shown="2r",
-        ),
-        "dropout": Setting(Annotated[float, Ge(0), Lt(1)], 0.0, "dropout probability of the input of A"),
-        "target_modules": Setting(
-            Literal["all-linear", "attention"] | _ENDINGS,
-            "all-linear",
-            "all-linear (all linear layers except the head), attention (the projections of attention), or a list of "
-            "module name endings (also c_attn.q, c_attn.k and c_attn.v, parts of gpt2's fused projection)",
-        ),
-    }
-)
-LORA_PLUS = Setting(
-    Annotated[float, Ge(1)],
-    1.0,
-    "learning rate of B (also of DoRA's magnitudes) as a multiple of that of A, which is learning_rate; 16 is "
-    "published: LoRA+, Hayou et al. 2024, arXiv:2402.12354",
-)
-_DIVIDED_A = "the correction of a gradient needs the whole A of its layer, and each device holds a part; use ddp"
-LORA_FA = Setting(
-    bool,
-    False,
-    "A stays as it starts, and B takes the gradient of the whole update: fewer activations are kept (LoRA-FA, Zhang et "
-    "al. 2023, arXiv:2308.03303)",
-    excludes=MappingProxyType(
-        {
-            "dora": "the correction of B's gradient is derived for W + s B A, and DoRA divides it by its norm",
-            "lora_plus_ratio": "the ratio is of B's learning rate to that of A, which does not train",
-        }
-    ),
-    not_on=MappingProxyType(dict.fromkeys(("fsdp2", "tp", "pp"), _DIVIDED_A)),
-)
-EXPERTS = Setting(
-    Literal["auto", "each", "divided", "none"],
-    "auto",
-    "of a mixture of experts: each has the rank, the rank is divided by the experts that a token passes through, or "
-    "none is adapted; auto: what peft adapts by itself, which depends on the family",
-)
-_LORA_MORE = MappingProxyType(
-    {
-        "rank_pattern": Setting(
-            dict[str, Annotated[int, Ge(1)]], {}, "own ranks, by regular expression on module name endings"
-        ),
-        "alpha_pattern": Setting(
-            dict[str, Annotated[float, Gt(0)]], {}, "own alphas, by regular expression on such endings"
-        ),
-        "rslora": Setting(bool, False, "scale alpha / sqrt(rank): Kalajdzievski 2023, arXiv:2312.03732"),
-        "dora": Setting(bool, False, "trains magnitudes too: Liu et al. 2024, arXiv:2402.09353"),
-        "initialization": Setting(
-            Literal["kaiming", "gaussian", "pissa", "olora", "eva", "lora_ga", "loftq"],
-            "kaiming",
-            "initialization of A and B; lora_ga: singular vectors of the first batch's gradient, arXiv:2407.05000",
-        ),
-        "lora_plus_ratio": LORA_PLUS,
-        "lora_fa": LORA_FA,
-        "experts": EXPERTS,
-    }
-)
-
 ADAPTER_KINDS: Mapping[str, tuple[str, float]] = {
     "houlsby": ("gelu", 1.0),  # google-research/adapter-bert, modeling.py: feedforward_adapter
     "pfeiffer": ("relu", 1.0),  # arXiv:2005.00052, equation 1
@@ -283,7 +219,7 @@ METHODS: Table[Method] = Table(
                 precisions=FLOATS + QUANTIZED,
                 rank_meaning="rank r",
                 default_rank=8,
-                options=MappingProxyType({**_LORA, **_LORA_MORE}),
+                options=MappingProxyType({**lora_settings.LORA, **lora_settings.MORE}),
                 training=MappingProxyType({"learning_rate": 5e-3}),
                 after_step="peftbench.methods.lora_fused_projection:keep_zeros",
                 color="#1f77b4",
@@ -303,12 +239,12 @@ METHODS: Table[Method] = Table(
                 default_rank=8,
                 options=MappingProxyType(
                     {
-                        **_LORA,
+                        **lora_settings.LORA,
                         "double_quantization": Setting(bool, True, "quantize the quantization constants too"),
                         "compute_dtype": Setting(
                             Literal[COMPUTE_DTYPES], "bf16", "dtype in which 4-bit weights are multiplied"
                         ),
-                        **_LORA_MORE,
+                        **lora_settings.MORE,
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 5e-3, "optimizer": "paged_adamw"}),

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from peftbench.errors import UserError
-from peftbench.methods import LORA_PLUS, METHODS, Method, Setting, lora_fields
+from peftbench.methods import METHODS, Method, Setting, lora_fields, lora_settings
 
 TYPE = "peft_type"
 """The key of a block that names the tuner."""
@@ -128,7 +128,7 @@ def _with_fields(record: Method, given: Mapping[str, Any]) -> Method:
 def _variant(tuner: str) -> Method:
     record, settings = METHODS["peft"], dict(fields(tuner))
     if tuner == LORA:
-        settings["lora_plus_ratio"] = LORA_PLUS
+        settings["lora_plus_ratio"] = lora_settings.PLUS
         for name, why in lora_fields.REFUSED.items():
             settings[name] = replace(settings[name], doc=f"refused: {why}")
     rank_key = _rank_field(settings)

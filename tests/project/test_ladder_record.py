@@ -17,7 +17,7 @@ def test_every_axis_is_measured_for_each_of_its_methods_and_bases():
     assert found == {
         (axis, base, method, ladder.shown(settings))
         for axis, record in ladder.AXES.items()
-        for base in ladder.BASES
+        for base in record.bases
         for method in record.methods
         for settings in record.settings
     }
