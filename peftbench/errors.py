@@ -25,13 +25,14 @@ class DoesNotFit(Exception):
     """The trial is predicted to need more memory than the budget allows; it ends as ``skipped`` with the sizes.
 
     Args:
-        peak_bytes: the predicted peak.
+        peak_bytes: the predicted peak of a training step.
         message: the sizes in words.
+        loading_bytes: the predicted peak of loading; None if it is not known.
     """
 
-    def __init__(self, peak_bytes: int, message: str) -> None:
+    def __init__(self, peak_bytes: int, message: str, loading_bytes: int | None = None) -> None:
         super().__init__(message)
-        self.peak_bytes = peak_bytes
+        self.peak_bytes, self.loading_bytes = peak_bytes, loading_bytes
 
 
 class Diverged(Exception):

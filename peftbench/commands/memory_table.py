@@ -18,7 +18,7 @@ _FEW = 8
 """Most devices of a cell whose peaks are listed one by one."""
 _MEANINGS = (
     "peak: the most memory that tensors take at one moment of a training step, predicted from the config alone for a "
-    "step of {shape}, the longest that the settings allow.{device}",
+    "step of {shape}, the longest that the settings allow{loading}.{device}",
     "The columns after it are its parts at that moment: base: the base model's weights, with the state of their "
     "quantization; own: the method's weights, and those of a head for whole texts; grads: gradients ({missing}: there "
     "are none at that moment); optim: the optimizer's state; activ: activations saved for the backward pass; logits: "
@@ -27,6 +27,7 @@ _MEANINGS = (
     "GFLOP/token: billions of floating-point operations of a training step for each token.",
 )
 """What the columns are, a paragraph each."""
+_OR_LOADING = ", or of loading the base model where that needs more"
 _ON_GPU = " Each tensor is rounded up to 512 bytes, as on a GPU, whose kernels may need other temporary tensors."
 
 
@@ -36,9 +37,12 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
     if known:
         yield from _table(known, asked)
         device = _ON_GPU if known[0].trial.device == "cuda" else ""
-        meanings = (each.format(shape=_shape(known), device=device, missing=MISSING) for each in _MEANINGS)
+        loading = _OR_LOADING if any(_of_loading(f) for f in known) else ""
+        words = {"shape": _shape(known), "device": device, "loading": loading, "missing": MISSING}
+        meanings = (each.format(**words) for each in _MEANINGS)
         for note in (
             *meanings,
+            *_loading(known),
             *_ranks(known),
             *_attention(known),
             *_logits(known),
@@ -53,6 +57,18 @@ def lines(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
             cells.setdefault(each.trial.unsupported_reason or each.problem, []).append(each.trial.cell)
     for reason, names in cells.items():
         yield from textwrap.wrap(f"no forecast for {', '.join(names)}: {reason}", _WIDTH, break_on_hyphens=False)
+
+
+def _of_loading(forecast: Forecast) -> bool:
+    """Return whether loading needs more than a training step."""
+    return forecast.found is not None and forecast.found.needed_bytes > forecast.found.peak_bytes
+
+
+def _loading(found: Sequence[Forecast]) -> Iterator[str]:
+    """Yield the cells whose peak is that of loading."""
+    cells = [f"{f.trial.cell} ({memory(f.found.peak_bytes)})" for f in found if f.found and _of_loading(f)]
+    if cells:
+        yield f"Loading the base model needs more than a training step, whose peak is in brackets: {', '.join(cells)}."
 
 
 def _ranks(found: Sequence[Forecast]) -> Iterator[str]:
@@ -158,7 +174,7 @@ def _shape(found: Sequence[Forecast]) -> str:
 
 
 def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
-    unit = byte_unit([f.found.peak_bytes for f in found if f.found])
+    unit = byte_unit([f.found.needed_bytes for f in found if f.found])
     saved = byte_unit([f.found.checkpoint_bytes for f in found if f.found])
     head = ["cell", "peak", *_COLUMNS, "saved", "params", "GFLOP", *(["fits"] if asked.budget is not None else [])]
     units = ["", *[unit.name] * (1 + len(_COLUMNS)), saved.name, "", "/token"]
@@ -171,8 +187,8 @@ def _table(found: Sequence[Forecast], asked: Question) -> Iterator[str]:
 def _row(forecast: Forecast, unit: Unit, saved: Unit, asked: Question) -> list[str]:
     found = forecast.found
     assert found is not None
-    parts = [sum(found.categories[c] for c in Category if c.short == short) for short in _COLUMNS]
-    row = [forecast.trial.cell, *(_in(value, unit) for value in (found.peak_bytes, *parts))]
+    parts = [sum(found.needed[c] for c in Category if c.short == short) for short in _COLUMNS]
+    row = [forecast.trial.cell, *(_in(value, unit) for value in (found.needed_bytes, *parts))]
     row += [_in(found.checkpoint_bytes, saved), count(found.trainable_parameters), number(found.flops_per_token / 1e9)]
     if asked.axis:
         row.append("none" if forecast.most is None else integer(forecast.most))

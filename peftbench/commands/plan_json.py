@@ -116,6 +116,7 @@ def _memory(each: Forecast, asked: Question) -> dict[str, Any] | None:
     reserve = cuda_reserve.reserve(each.trial) if asked.reserve is None else asked.reserve
     return {
         "peak_bytes": found.peak_bytes,
+        "loading_peak_bytes": found.loading_bytes,
         **({"ranks_peak_bytes": list(found.ranks)} if found.ranks else {}),
         **{f"{name}_bytes": size for name, size in found.categories.items()},
         "reserve_bytes": reserve,

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftbench.errors import DoesNotFit, Unsupported, UserError
 from peftbench.methods import context_length
 from peftbench.planner.predict import predict
-from peftbench.planner.records import Pass
+from peftbench.planner.records import Pass, Prediction
 from peftbench.records import Devices, Training, Trial
 from peftbench.records.units import memory
 from peftbench.training import packing
@@ -18,8 +18,8 @@ from peftbench.training.encoded import Encoded, Row
 
 def check(
     trial: Trial, folder: Path, steps: Sequence[Sequence[Encoded]], budget: int | None, reserve: int = 0, rank: int = 0
-) -> int | None:
-    """Return a trial's predicted peak memory in bytes; None if it cannot be predicted.
+) -> Prediction | None:
+    """Return a trial's predicted memory, of the step that needs most; None if it cannot be predicted.
 
     Without a budget nothing depends on the prediction, so an error in it does not end the trial.
 
@@ -27,7 +27,7 @@ def check(
         trial: a trial that trains.
         folder: a folder with the base model's config.
         steps: the examples of its largest steps; its peak is in one of them.
-        budget: bytes that a training step may need; None for no limit.
+        budget: bytes that loading and a training step may need; None for no limit.
         reserve: bytes of the budget for non-tensor memory (CUDA context, library workspaces).
         rank: of several devices, the one that the budget is for.
 
@@ -46,15 +46,17 @@ def check(
         logging.getLogger("peftbench").exception("the training step cannot be traced, so its memory is not predicted")
         return None
     found = max(each, key=lambda prediction: prediction.peak_bytes)
-    if budget is not None and found.peak_bytes > budget - reserve:
-        parts = ", ".join(f"{k.replace('_', ' ')} {memory(v, 2)}" for k, v in found.categories.items() if v)
+    if budget is not None and found.needed_bytes > budget - reserve:
+        parts = ", ".join(f"{k.replace('_', ' ')} {memory(v, 2)}" for k, v in found.needed.items() if v)
+        when = "in a training step" if found.needed_bytes == found.peak_bytes else "while its base model is loaded"
         raise DoesNotFit(
             found.peak_bytes,
-            f"predicted to need {memory(found.peak_bytes, 2)} in a training step ({parts}), "
+            f"predicted to need {memory(found.needed_bytes, 2)} {when} ({parts}), "
             f"more than the budget of {memory(budget, 2)}"
             + (f", of which {memory(reserve, 2)} are reserved for non-tensor memory" if reserve else ""),
+            found.loading_bytes,
         )
-    return found.peak_bytes
+    return found
 
 
 def passes(

@@ -69,7 +69,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
         if asked.budget is None:
             return Forecast(trial, found)
         available = asked.budget - (cuda_reserve.reserve(trial) if asked.reserve is None else asked.reserve)
-        answer = Forecast(trial, found, fits=found.peak_bytes <= available)
+        answer = Forecast(trial, found, fits=found.needed_bytes <= available)
         if not asked.axis:
             return answer if answer.fits else replace(answer, levers=_levers(trial, config, available))
         limit = context_length.remaining(trial, config) if asked.axis == "sequence_length" else None
@@ -86,7 +86,7 @@ def _forecast(asked: Question, trial: Trial, config: Any) -> Forecast:
 
 def _most(trial: Trial, config: Any, axis: str, available: int, limit: int | None) -> int | None:
     def peak(size: int) -> int:
-        return highest(fit.with_size(trial, axis, size), config).peak_bytes
+        return highest(fit.with_size(trial, axis, size), config).needed_bytes
 
     return fit.largest_size(peak, available, 1 if axis == "batch_size" else 2, limit or fit.LARGEST)
 
@@ -96,7 +96,7 @@ def _levers(trial: Trial, config: Any, available: int) -> tuple[Lever, ...]:
 
     def peak(changed: Trial) -> int | None:
         try:
-            return highest(changed, config).peak_bytes
+            return highest(changed, config).needed_bytes
         except Exception:  # as in ``_forecast``: the cell's own prediction stands
             return None
 

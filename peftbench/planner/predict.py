@@ -16,8 +16,10 @@ from peftbench.models import configs
 from peftbench.planner import pretended
 from peftbench.planner.depth import Depths, at, depths
 from peftbench.planner.records import Pass, Prediction, Unplannable, longest
-from peftbench.planner.trace import Moment, Traced, Window, trace
+from peftbench.planner.trace import Moment, Window, trace
 from peftbench.records import Base, Trial
+
+Windows = Mapping[Window, Sequence[Moment]]
 
 
 def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, rank: int = 0) -> Prediction:
@@ -47,12 +49,14 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
             traced = [trace(*at(trial, config, depth), passes, parallel) for depth in where.traced]
     except Exception as error:
         raise _original_error(error) from error
-    peak = max(_moments(traced, where), key=lambda found: sum(found.values()))
+    peak = _highest_of([t.windows for t in traced], where)
+    loading = _highest_of([t.loading for t in traced], where) if all(t.loading for t in traced) else {}
     totals: dict[str, Any] = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
     tokens = sum(p.examples * p.tokens for p in passes)
     return Prediction(
         peak_bytes=sum(peak.values()),
         categories=peak,
+        loading=loading,
         flops_per_token=totals.pop("flops") / tokens,
         passes=passes,
         depths=where.traced,
@@ -85,10 +89,15 @@ def _original_error(error: Exception) -> Exception:
     return Unplannable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
 
 
-def _moments(traced: Sequence[Traced], where: Depths) -> Iterator[Mapping[str, int]]:
-    """Yield the bytes by category at every moment of the step, extrapolated to the model's own depth."""
+def _highest_of(traced: Sequence[Windows], where: Depths) -> Mapping[str, int]:
+    """Return the bytes by category at the moment of the model's own depth when their sum is highest."""
+    return max(_moments(traced, where), key=lambda found: sum(found.values()))
+
+
+def _moments(traced: Sequence[Windows], where: Depths) -> Iterator[Mapping[str, int]]:
+    """Yield the bytes by category at every moment, extrapolated to the model's own depth."""
     if len(traced) == 1:
-        yield from (found for moments in traced[0].windows.values() for _, found in moments)
+        yield from (found for moments in traced[0].values() for _, found in moments)
         return
     shallow, deep = (_aligned(t, depth, where) for t, depth in zip(traced, where.traced, strict=True))
     for window, moments in shallow.items():
@@ -96,10 +105,10 @@ def _moments(traced: Sequence[Traced], where: Depths) -> Iterator[Mapping[str, i
             yield {name: _extrapolate((one[name], other[name]), where) for name in one}
 
 
-def _aligned(traced: Traced, depth: int, where: Depths) -> Mapping[Window, Sequence[Moment]]:
-    """Return the windows of a traced step by layer positions that both depths share; middle layers are left out."""
+def _aligned(traced: Windows, depth: int, where: Depths) -> Windows:
+    """Return windows by layer positions that both depths share; middle layers are left out."""
     found = {}
-    for (kind, place, *rest), moments in traced.windows.items():
+    for (kind, place, *rest), moments in traced.items():
         if place is None or place < where.low:
             found[kind, place, *rest] = moments
         if place is not None and place >= depth - where.high:

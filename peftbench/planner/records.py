@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.records import Devices, Training, Trial
@@ -64,6 +64,24 @@ class Prediction:
     """``fused``: a kernel that saves no attention matrix; ``matrix``: whole matrices; ``none``: no attention."""
     ranks: tuple[int, ...] = ()
     """On several devices, the peak of each; empty for one."""
+    loading: Mapping[str, int] = field(default_factory=dict)
+    """Tensors by category when loading the base model needs most; empty if it is not known. Those of which files have
+    parts are taken to exist twice, so for a mixture of experts in files it is an upper bound."""
+
+    @property
+    def loading_bytes(self) -> int | None:
+        """The most that loading the base model needs; None if it is not known."""
+        return sum(self.loading.values()) if self.loading else None
+
+    @property
+    def needed_bytes(self) -> int:
+        """The most that tensors need at one moment of loading and training."""
+        return max(self.peak_bytes, self.loading_bytes or 0)
+
+    @property
+    def needed(self) -> Mapping[str, int]:
+        """These by category."""
+        return self.categories if self.needed_bytes == self.peak_bytes else self.loading
 
 
 def longest(training: Training, devices: Devices | None = None) -> tuple[Pass, ...]:
@@ -100,7 +118,7 @@ class Lever:
     settings: Mapping[str, Any]
     """What to set: ``precision``, and keys of ``train``."""
     peak_bytes: int | None
-    """The predicted peak with them; None if there is no prediction."""
+    """The predicted peak of loading and training with them; None if there is no prediction."""
     fits: bool
 
 
@@ -114,7 +132,7 @@ class Forecast:
     problem: str | None = None
     """Why there is no prediction."""
     fits: bool | None = None
-    """Whether the peak is within the budget less its reserve; None without a budget."""
+    """Whether loading and training are within the budget less its reserve; None without a budget."""
     most: int | None = None
     """Largest size of the axis that fits; None if none was asked for, or not even the smallest fits."""
     capped: bool = False

@@ -6,6 +6,8 @@ what follows the backward pass.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from peftbench.models.layers import decoder_layers
 from peftbench.models.load import trainable_parameters
 from peftbench.models.precision import Precision, effective
 from peftbench.models.storage import parameter_count, parts, quantization_tensors
-from peftbench.planner import cuda_reserve, fake
+from peftbench.planner import cuda_reserve, fake, loading
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
@@ -31,6 +33,8 @@ from peftbench.training.parallel import ALONE, Parallel
 
 Window = tuple[Any, ...]
 """Kind, the layer's index (None outside of layers), the forward pass's number, and a count of repetitions."""
+_LAYER = re.compile(r"\.\d+(?=\.)")
+"""Numbers in a parameter's name, of which the layer's is one."""
 Moment = tuple[str, Mapping[str, int]]
 """An operator, and the bytes by category at the peak between its start and the next operator's."""
 
@@ -44,6 +48,8 @@ class Traced:
     """Parameters, bytes and operations of the whole model and step, by name."""
     attention: str
     """The same as ``Prediction.attention``."""
+    loading: Mapping[Window, Sequence[Moment]]
+    """The bytes by category while the base model is loaded, a window for each decoder layer; empty if not known."""
 
 
 def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel = ALONE) -> Traced:
@@ -64,6 +70,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
         "base_parameters": sum(map(parameter_count, own)),
         "base_weights_bytes": _bytes(*(parts(p)[0] for p in own), *quantization_tensors(made)),
     }
+    loaded = _loading(made, trial, precision)
     tuned = fake.attach(made, trial)
     with fake.fake_tensors(any(p.padded for p in passes)):
         with fake.Answers():
@@ -86,7 +93,24 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
             with _Operators(windows) as operators:
                 loop.step(learner, each, trial.training.learning_rate)
             windows.next("")
-    return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention)
+    return Traced(windows.moments, totals | {"flops": operators.flops}, operators.attention, loaded)
+
+
+def _loading(made: nn.Module, trial: Trial, precision: Precision) -> Mapping[Window, Sequence[Moment]]:
+    """Return the windows of loading; none where a rank loads a part of the model, or the model's code prevents it."""
+    if trial.devices is not None and trial.devices.strategy != "ddp":
+        return {}
+    dtype = getattr(torch, precision.base_weights(method_of(trial.method, trial.options).trains_base))
+    rounding = cuda_reserve.rounding(trial.device)
+    found: dict[Window, list[Moment]] = {}
+    try:
+        for place, name, live in loading.moments(made, precision, dtype, rounding, files=not trial.base.random_weights):
+            window = ("load", place, "" if place is not None else name)
+            found.setdefault(window, []).append((name if place is None else _LAYER.sub("", name), live))
+    except Exception:  # a library's own table of names, or a model's code; the step's prediction stands
+        logging.getLogger("peftbench").exception("loading cannot be traced, so its memory is not predicted")
+        return {}
+    return found
 
 
 def _bytes(*tensors: torch.Tensor) -> int:

@@ -236,17 +236,18 @@ def prepared(run: Run, tokenizer: Any) -> batches.Prepared:
 
 
 def predict(run: Run, step_examples: Sequence[Sequence[Encoded]], rank: int = 0) -> None:
-    """Predict and record the memory peak of a training step, of several devices that of one rank.
+    """Predict and record the memory peaks of loading and of a training step, of several devices those of one rank.
 
     Raises:
-        DoesNotFit: if the predicted peak exceeds the trial's memory budget.
+        DoesNotFit: if a predicted peak exceeds the trial's memory budget.
     """
     job, training = run.job, run.job.trial.training
     assert training is not None
     steps = accounting.largest_steps(step_examples, training, context_length.virtual_tokens(job.trial))
     try:
-        peak = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes, rank)
+        found = budget.check(job.trial, Path(job.base_folder), steps, job.budget_bytes, job.reserve_bytes, rank)
     except DoesNotFit as error:
-        run.record(MemoryColumns(predicted_train_bytes=error.peak_bytes))
+        run.record(MemoryColumns(predicted_train_bytes=error.peak_bytes, predicted_load_bytes=error.loading_bytes))
         raise
-    run.record(MemoryColumns(predicted_train_bytes=peak))
+    if found is not None:
+        run.record(MemoryColumns(predicted_train_bytes=found.peak_bytes, predicted_load_bytes=found.loading_bytes))

@@ -189,7 +189,7 @@ def measured(draw: Draw, place: Path, beside: int | None) -> Capped:
         "gradient_checkpointing": draw.checkpointing,
     }
     trial = trials.trial(folder, place / "tasks", draw.method, draw.precision, training=training)
-    predicted = predict(trial, folder, shapes).peak_bytes
+    predicted = predict(trial, folder, shapes).needed_bytes
     if beside is None:
         ended, largest = taken(trial, folder, shapes, control_group.NO_LIMIT)
         return Capped(

@@ -53,7 +53,7 @@ class _Peaks:
         new = {_key(trial): trial for trial in trials if _key(trial) not in self._known}
         named = [replace(trial, cell=key) for key, trial in new.items()]
         for found in forecast.forecasts(named, lambda _: self._folder, Question()) if named else ():
-            peak = found.found.peak_bytes if found.found else None
+            peak = found.found.needed_bytes if found.found else None
             if peak is not None and self._reserves:
                 peak += cuda_reserve.reserve(replace(found.trial, device="cuda"))
             self._known[found.trial.cell] = peak

@@ -22,6 +22,11 @@ class MemoryColumns(ColumnGroup):
     predicted_train_bytes: Annotated[
         int | None, "the same peak predicted from the config; only in a cell's first trial"
     ] = None
+    predicted_load_bytes: Annotated[
+        int | None,
+        "peak of loading the base model, predicted from the config, on one device or with ddp; only in a cell's first "
+        "trial",
+    ] = None
     peak_evaluate_bytes: Annotated[int | None, "peak of evaluation on its longest prompts"] = None
     peak_base_weights_bytes: Annotated[int | None, Category.BASE_WEIGHTS.doc] = None
     peak_quantization_state_bytes: Annotated[int | None, Category.QUANTIZATION_STATE.doc] = None

@@ -128,7 +128,7 @@ def _on_host(trial: Trial, found: Prediction, quantized: bool) -> int:
     """
     count, base = ranks(trial.devices), found.base_weights_bytes
     on_cpu = trial.device != "cuda"
-    step = sum(found.ranks) if found.ranks else found.peak_bytes
+    step = sum(found.ranks) if found.ranks else found.needed_bytes
     if trial.devices is None or not _divided(trial):
         return step if on_cpu else base * count  # each process reads it on the host, then moves it
     shards = count * sum(found.categories.get(name, 0) for name in _WEIGHTS)
