@@ -1,15 +1,16 @@
 """Run trials under a hard memory cap equal to the prediction: ``python -m tools.validation.memory_caps --trials 300``.
 
 A user who is told that a trial needs n bytes wants to know how often it then runs in n bytes, and how much less would
-have been enough. So models, methods, precisions and batches are drawn at random. Each trial loads its base, attaches
-its method and takes three training steps in a process of its own, inside a control group of the kernel whose limit is
+have been enough. So methods and precisions are drawn at random, and for each of them models and batches. Each trial
+loads its base, attaches its method and takes two training steps in a process of its own, inside a control group of the
+kernel whose limit is
 
-    the predicted peak of tensors + what is not tensors
+    the predicted peak of tensors, in loading or training + what is not tensors
 
 and the kernel kills it if it takes more. What is not tensors (Python's objects, pages of libraries) is measured apart:
-as the largest memory of a process minus its tensors' peak, for each method and precision, with and without gradient
-checkpointing, in trials of a plain shape and of one twice as deep that are not among those counted: it grows with the
-number of layers, which have Python's objects each. The C library gives freed blocks above 128 KiB back at once; by
+as the largest memory of a process minus its tensors' peak, for each method and precision that was drawn, in trials of a
+plain shape and of one twice as deep that are not among those counted: it grows with the number of layers, which have
+Python's objects each. The C library gives freed blocks above 128 KiB back at once; by
 default it keeps those below 32 MiB, up to twice the tensors' peak. Reported are the share that runs to the end, and by
 how much the cap exceeds the largest memory that the process took. Shi et al. 2025 (arXiv:2510.21048) let jobs run
 under estimates on GPUs in the same way.
@@ -28,7 +29,7 @@ import multiprocessing
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +52,8 @@ from tools.validation import planner_accuracy
 from tools.validation.chaos import control_group
 
 PATH = Path(__file__).resolve().parents[2] / "results" / "reference" / "memory_caps.json"
-_STEPS = 3
+_STEPS = 2
+"""The optimizer has its state from the second on."""
 _SLOW = "fp16"
 """Left out: CPUs have no kernels for its products, which take minutes."""
 _MMAP_THRESHOLD = -3
@@ -71,8 +73,9 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 Embeddings are tied."""
 _DEEP = {"num_hidden_layers": 14}
 _LLAMA = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 7}
-_CALIBRATION = ((PLAIN, 2, 32), (PLAIN, 2, 32), (PLAIN, 4, 128), (DEEPER, 2, 32))
-"""Shapes and batches by which what is not tensors is measured; the first only brings files of libraries into memory."""
+_CALIBRATION = ((PLAIN, 1, 32), (PLAIN, 4, 128), (DEEPER, 1, 32))
+"""Shapes and batches by which what is not tensors is measured. Small blocks, as those of the small batch, are of the C
+library's heap, which has gaps."""
 MARGINS = (0.0, 0.05, 0.1, 0.2)
 """Shares by which a cap may be raised."""
 
@@ -113,12 +116,21 @@ class Capped:
         return (self.predicted_bytes + self.beside_bytes) / self.taken_bytes - 1
 
 
-def draws(seed: int) -> Iterator[Draw]:
-    """Yield trials at random without end: each kind of shape, method and precision is equally likely."""
-    rng = random.Random(seed)
+Kind = tuple[str, str, bool]
+"""Method, precision, and whether with gradient checkpointing."""
+
+
+def kinds(seed: int, count: int) -> list[Kind]:
+    """Return kinds of trials, drawn at random."""
     cells = [cell for cell in planner_accuracy.settings() if cell[1] != _SLOW]
+    return random.Random(seed).sample(cells, min(count, len(cells)))
+
+
+def draws(seed: int, worker: int, own: Sequence[Kind]) -> Iterator[Draw]:
+    """Yield trials at random without end: each of the kinds and each shape is equally likely."""
+    rng = random.Random(f"{seed} {worker}")
     while True:
-        method, precision, checkpointing = rng.choice(cells)
+        method, precision, checkpointing = rng.choice(own)
         shape = rng.choice([*SHAPES])
         yield Draw(shape, method, precision, checkpointing, rng.choice((1, 2, 4)), rng.choice((32, 64, 96, 128, 192)))
 
@@ -219,43 +231,64 @@ class Beside:
         return self.plain_bytes + self.layer_bytes * max(0, layers - _LLAMA["num_hidden_layers"])
 
 
-def beside(kind: tuple[str, str, bool], place: Path) -> Beside:
-    """Measure what is not tensors for a method, a precision, with or without checkpointing."""
+def beside(kind: Kind, place: Path) -> Beside:
+    """Measure what is not tensors for a kind of trial."""
     tried = [measured(Draw(shape, *kind, examples, tokens), place, None) for shape, examples, tokens in _CALIBRATION]
-    _, few, many, deep = (one.beside_bytes for one in tried)
+    few, many, deep = (one.beside_bytes for one in tried)
     slope = max(0, deep - few) // (_DEEP["num_hidden_layers"] - _LLAMA["num_hidden_layers"])
     print(f"{kind}: {few >> 10}, {many >> 10} KiB are not tensors, {slope >> 10} KiB for each layer more", flush=True)
     return Beside(max(few, many), slope)
+
+
+def work(seed: int, worker: int, own: Sequence[Kind], count: int, found: Any) -> None:
+    """Run trials of some kinds, and put how each ended into a queue; None at the end."""
+    torch.set_num_threads(1)
+    known: dict[Kind, Beside] = {}
+    done = 0
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        measured(Draw(PLAIN, *own[0], 1, 32), place, None)  # brings files of libraries into memory
+        for draw in draws(seed, worker, own):
+            kind = (draw.method, draw.precision, draw.checkpointing)
+            if kind not in known:
+                known[kind] = beside(kind, place)
+            layers = {**_LLAMA, **SHAPES[draw.shape]}["num_hidden_layers"]
+            try:
+                found.put(measured(draw, place, known[kind].at(int(layers))))
+            except Unsupported as error:
+                print(f"{draw} cannot exist: {error}", flush=True)
+                continue
+            done += 1
+            if done == count:
+                break
+    found.put(None)
 
 
 def main() -> None:
     """Run the trials and write how they ended."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
+    parser.add_argument("--kinds", type=int, default=24, help="methods, precisions and checkpointing to draw")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="renew the committed record")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    known: dict[tuple[str, str, bool], Beside] = {}
+    context, drawn = multiprocessing.get_context("fork"), kinds(asked.seed, asked.kinds)
+    queue = context.Queue()
+    shares = [asked.trials // asked.workers + (i < asked.trials % asked.workers) for i in range(asked.workers)]
+    for worker, count in enumerate(shares):
+        context.Process(target=work, args=(asked.seed, worker, drawn[worker :: asked.workers], count, queue)).start()
     found: list[Capped] = []
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        for draw in draws(asked.seed):
-            kind = (draw.method, draw.precision, draw.checkpointing)
-            if kind not in known:
-                known[kind] = beside(kind, place)
-            layers = {**_LLAMA, **SHAPES[draw.shape]}["num_hidden_layers"]
-            try:
-                one = measured(draw, place, known[kind].at(int(layers)))
-            except Unsupported as error:
-                print(f"{draw} cannot exist: {error}", flush=True)
-                continue
-            found.append(one)
-            print(f"{'ok' if one.ended_ok else 'KILLED'} {one.excess:+.1%} {one}", flush=True)
-            if asked.write:
-                _write(found, asked.seed)
-            if len(found) == asked.trials:
-                break
+    running = asked.workers
+    while running:
+        one = queue.get()
+        if one is None:
+            running -= 1
+            continue
+        found.append(one)
+        print(f"{len(found)} {'ok' if one.ended_ok else 'KILLED'} {one.excess:+.1%} {one}", flush=True)
+        if asked.write:
+            _write(found, asked.seed)
     print(sentence(found))
     print(table(found))
 
