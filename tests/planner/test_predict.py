@@ -322,3 +322,10 @@ def test_nothing_is_left_behind(tiny, tmp_path):
     assert masking_utils.is_tracing is asked
     assert torch.equal(torch.get_rng_state(), state)
     assert type(torch.zeros(2)) is torch.Tensor
+
+
+@pytest.mark.parametrize("kind", ["loss_bearing", "chunked"])
+def test_without_data_every_token_of_a_row_but_its_first_is_taken_to_be_in_the_loss(kind, tiny, tmp_path):
+    made = trials.trial(tiny, tmp_path, "full", training={"logits": kind})
+    peaks = [predict(made, tiny, [Pass(16, 24, bearing=count)]).peak_bytes for count in (None, 16 * 23, 16)]
+    assert peaks[0] == peaks[1] > peaks[2]

@@ -243,6 +243,26 @@ def test_what_a_command_that_has_ended_received_is_deleted_before_a_run(tmp_path
     assert (ended.exists(), other.exists()) == (False, True)
 
 
+def test_an_input_is_sent_to_a_node_once_and_what_prevents_it_is_told(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = waiting(tmp_path, [1, 1])
+    (tmp_path / "a").write_text("content")
+    held: list[bytes] = []
+    state.ray.put = held.append
+    monkeypatch.setattr(inputs, "packed", lambda _: [("a", tmp_path / "a")])
+    source = inputs.Source("data.jsonl", "1" * 64, "data")
+    first, second = state.waiting
+    assert driver._send(state, first, source) is None
+    assert driver._send(state, first, source) == "data.jsonl could not be stored there", "else it is sent for ever"
+    assert driver._send(state, second, source) is None
+    assert held == [b"content"], "Ray holds it for all trials"
+    monkeypatch.setattr(inputs, "packed", lambda _: [("a", tmp_path / "no such file")])
+    told = driver._send(state, first, inputs.Source("b", "2" * 64, "data"))
+    assert told is not None
+    assert "no such file" in told
+
+
 def test_what_ran_beside_a_trial_that_no_node_began_is_not_known(nodes: list[Node], tmp_path: Path) -> None:
     state = waiting(tmp_path, [1])
     lost = driver.local.failure(state.waiting[0].job, driver.Status.KILLED, Phase.START, "its node was lost")

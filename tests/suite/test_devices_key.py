@@ -134,6 +134,12 @@ def test_more_devices_than_the_machine_has_are_refused_before_anything_runs(tmp_
     assert cli.main(["plan", str(path)]) == 0
     said = capsys.readouterr().out
     assert ("would stop" in said, "can run here" in said) == (False, False)
+    other = SUITE.replace("base, full, qlora", "qlora")
+    path.write_text(f"{other}devices: {{strategy: fsdp2, count: 4096, offload: cpu}}\ndevice: cpu\n")
+    assert cli.main(["plan", str(path)]) != 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none can run, as every cell is unsupported" in said
+    assert "none can run here" not in said
 
 
 @pytest.mark.parametrize(
