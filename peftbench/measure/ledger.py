@@ -158,6 +158,39 @@ class Ledger(TorchDispatchMode):
         return tensor
 
 
+_ACTIVE: list[Ledger] = []
+
+
+class Keeping(TorchDispatchMode):
+    """Lets active ledgers count the results of some operators as activations, which something else than autograd keeps.
+
+    It is entered before the mode that keeps them, so that it sees the results first.
+    """
+
+    def __init__(self, keeps: Callable[[Any, Any, Any], bool]) -> None:
+        """Start with whether the results of an operator, arguments and keyword arguments are kept."""
+        super().__init__()
+        self._keeps = keeps
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator."""
+        out = func(*args, **(kwargs or {}))
+        if self._keeps(func, args, kwargs or {}):
+            for leaf in tree_leaves(out):
+                for active in _ACTIVE if isinstance(leaf, torch.Tensor) else ():
+                    active.keep(leaf)
+        return out
+
+
+def is_active() -> bool:
+    """Return whether memory is being counted."""
+    return bool(_ACTIVE)
+
+
 @contextmanager
 def account(
     model: nn.Module,
@@ -202,10 +235,12 @@ def account(
 
     hooks = [p.register_post_accumulate_grad_hook(count_gradient) for p in trainable]
     hooks += [m.register_forward_pre_hook(_count_gathered(ledger)) for m in model.modules() if _gathers(m)]
+    _ACTIVE.append(ledger)
     try:
         with _resizes(ledger), torch.autograd.graph.saved_tensors_hooks(ledger.keep, lambda tensor: tensor), ledger:
             yield ledger.bytes
     finally:
+        _ACTIVE.remove(ledger)
         for hook in hooks:
             hook.remove()
 

@@ -30,6 +30,8 @@ class Limits:
     """As what follows the optimizer's name: "takes no shards"."""
     logits: str = ""
     """Why it makes logits at all positions only, as what follows the setting; empty if it makes them at some alone."""
+    selective: str = ""
+    """Why it does not run gradient_checkpointing: selective, as what follows the setting; empty if it does."""
     gradient_scaling: str = ""
     """Why it cannot scale gradients, as fp16 does; empty if it can."""
 
@@ -97,6 +99,8 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
                 "apollo_mini": _MATRICES,
                 **_ONE_DEVICE,
             },
+            selective="gives back what it keeps by the order of operators, which is another when divided layers are "
+            "computed again; use gradient_checkpointing: true, or strategy: fsdp2",
             gradient_scaling=_SCALER,
         ),
         "pp": Limits(
@@ -160,12 +164,14 @@ def _why_not_at_all(devices: Devices, device: str) -> str:
 def _why_not(limits: Limits, method: Method, precision: str, training: Training | None) -> str:
     scaled = effective(precision, {}).gradient_scaling
     optimizer, logits = (training.optimizer, training.logits) if training else ("adamw", "all")
+    selective = training is not None and training.gradient_checkpointing == "selective"
     return (
         limits.methods.get(f"{method.name} {method.variant}".strip(), "")
         or (limits.others if limits.runs and method.name not in limits.runs else "")
         or limits.precisions.get(precision, "")
         or _no_optimizer(limits, OPTIMIZERS[optimizer])
         or (f"logits: {logits} {limits.logits}" if limits.logits and logits != "all" else "")
+        or (f"gradient_checkpointing: selective {limits.selective}" if limits.selective and selective else "")
         or (limits.gradient_scaling if scaled else "")
     )
 

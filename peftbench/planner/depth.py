@@ -81,14 +81,22 @@ def _lists(config: Any, own: int) -> Mapping[str, Sequence[Any]]:
 
 
 def _kinds(trial: Trial, config: Any, own: int) -> list[int]:
-    """Return a number per layer; it is equal for layers with equal settings and parameters of equal shapes.
+    """Return a number per layer; it is equal for layers with equal settings and parameters of equal shapes that are
+    computed again in the backward pass, or both are not.
 
     Many configs give a pattern as a number (every second layer has experts), so the layers themselves are compared.
     """
     made = fake.without_weights(trial, config)
     alike = [[(n, p.shape, p.dtype) for n, p in block.named_parameters()] for block in decoder_layers(made)]
-    layers = list(zip(alike, *_lists(config.get_text_config(), own).values(), strict=True))
+    layers = list(zip(alike, *_lists(config.get_text_config(), own).values(), _recomputed(trial, own), strict=True))
     return [layers.index(layer) for layer in layers]
+
+
+def _recomputed(trial: Trial, own: int) -> list[bool]:
+    """Return of each layer whether it is computed again in the backward pass, if some are and some are not."""
+    kind = trial.training.gradient_checkpointing if trial.training else False
+    every = 1 if isinstance(kind, bool | str) else kind
+    return [place % every == 0 for place in range(own)]
 
 
 def _pattern(kinds: Sequence[int]) -> tuple[int, int] | None:

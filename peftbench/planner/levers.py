@@ -105,7 +105,7 @@ def _steps(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, Any], list[dic
     if training.micro_batch_size > 1 and _exists(trial, one):
         neutral.append(one)
     checkpoints = {"gradient_checkpointing": True}
-    if not training.gradient_checkpointing and _exists(trial, checkpoints):
+    if training.gradient_checkpointing is not True and _exists(trial, checkpoints):
         neutral.append(checkpoints)
     eight = {"optimizer": EIGHT_BIT[training.optimizer]} if training.optimizer in EIGHT_BIT else {}
     if trial.precision.startswith(("nf4", "fp4", "stored")):

@@ -27,7 +27,7 @@ from peftbench.planner import cuda_reserve, fake, loading
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, flops, logits, loop, optimizers
+from peftbench.training import batches, logits, loop, optimizers, products
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -257,5 +257,5 @@ class _Operators(fake.Answers):
             self.attention = "matrix"
         self._windows.next(name)
         out = super().run(func, args, kwargs)
-        self.flops += flops.operations(func, args, kwargs, out)
+        self.flops += products.operations(func, args, kwargs, out)
         return out

@@ -81,7 +81,9 @@ class Training:
     weight_decay: float
     clip_norm: float | None
     """Largest gradient norm; None for no clipping."""
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | int | str
+    """What is computed again in the backward pass: False for nothing, True for every decoder layer, n for every n-th,
+    ``selective`` for all of every layer but its matrix products. Losses are the same bit for bit."""
     loss_on: str
     """``completion`` or ``all``: which tokens enter the loss."""
     score: str

@@ -27,7 +27,7 @@ from peftbench.records.columns.size import SizeColumns
 from peftbench.records.columns.work import WorkColumns
 from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
-from peftbench.runner.checks import first_step, liveness, packed_rows, probe, some_logits
+from peftbench.runner.checks import first_step, liveness, packed_rows, probe, recomputed, some_logits
 from peftbench.runner.state import Run
 from peftbench.training import accounting, batches, flops, loop, optimizers
 from peftbench.training import effective as computed_with
@@ -70,6 +70,9 @@ def tune(run: Run, loaded: Loaded) -> tuple[Any, Status, str | None]:
                 packed_rows.check(learner, step_examples)
         if training.logits != logits_of.ALL:
             some_logits.check(learner, few)
+        if not isinstance(training.gradient_checkpointing, bool) and run.parallel.count == 1:
+            with nullcontext() if method.trains_base else liveness.perturbed(learner.parameters):
+                recomputed.check(learner, few)
         before = liveness.Before(
             logits, liveness.checksums(model, True), liveness.checksums(model, False), liveness.parts(model)
         )

@@ -20,6 +20,10 @@ Count = Annotated[int, Field(ge=1, le=10**15, description="a whole number, at le
 Trials = Annotated[int, Field(ge=1, le=10**6, description="a whole number from 1 to 1000000")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Length = Annotated[int, Field(ge=2, le=10**9, description="a whole number, at least 2")]
+Checkpointing = Annotated[
+    bool | Annotated[int, Field(ge=2, le=10**6)] | Literal["selective"],
+    Field(description="true, false, a whole number of at least 2, or selective"),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 SEARCH = "search"
@@ -66,7 +70,12 @@ TRAIN: Mapping[str, Setting] = MappingProxyType(
             Annotated[float, Field(ge=0)], 0.0, "decoupled weight decay, applied to tensors with two or more dimensions"
         ),
         "clip_norm": Setting(Positive | None, 1.0, "largest gradient norm; null for no clipping"),
-        "gradient_checkpointing": Setting(bool, False, "recompute activations in the backward pass"),
+        "gradient_checkpointing": Setting(
+            Checkpointing,
+            False,
+            "recompute activations in the backward pass: true, of every decoder layer; n, of every n-th; selective, of "
+            "every layer all but matrix products and fused attention (docs/ladder.md)",
+        ),
         "logits": Setting(
             Literal["all", "loss_bearing", "chunked"],
             "all",

@@ -80,6 +80,12 @@ def without_null(kind: Any) -> Any:
     return kind
 
 
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a type without null; the type alone if there is one."""
+    kind = without_null(kind)
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 def mismatch(name: str, given: Any, kind: Any, allowed: str) -> str:
     """Return the message about a value that its type does not allow."""
     names = literals(kind)
@@ -88,8 +94,9 @@ def mismatch(name: str, given: Any, kind: Any, allowed: str) -> str:
     text = f"given {describe_value(given)}; allowed: {allowed}"
     if without_null(kind) is str and isinstance(given, bool | int | float):
         return f"{text} (write it in quotes)"
-    if without_null(kind) is bool and isinstance(given, str):
+    parts = _parts(kind)
+    if bool in parts and isinstance(given, str):
         guess = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(given.lower())
-        guess = guess or nearest(given, ("true", "false"))
+        guess = guess or nearest(given, ("true", "false", *(name for part in parts for name in literals(part))))
         return f"{text}; did you mean {guess}?" if guess else text
     return text

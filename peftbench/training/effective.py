@@ -10,7 +10,7 @@ import torch
 from peftbench.measure.optimizer_state import flat
 from peftbench.models.load import autocast
 from peftbench.records.columns.effective import EffectiveColumns
-from peftbench.training import several_optimizers
+from peftbench.training import checkpointing, several_optimizers
 from peftbench.training.loop import Learner
 
 
@@ -29,7 +29,7 @@ def columns(learner: Learner) -> EffectiveColumns:
         optimizer_state_dtypes=_names(
             value.dtype for parameter, state in optimizer.state.items() for value in _kept(parameter, state)
         ),
-        checkpointing_active=str(sum(_recomputes(module) for module in model.modules())),
+        checkpointing_active=_recomputing(model),
         process_threads=str(torch.get_num_threads()),
     )
 
@@ -51,6 +51,12 @@ def _kept(parameter: torch.Tensor, state: Mapping[str, Any]) -> list[torch.Tenso
     tensors = [value for value in flat(state).values() if torch.is_tensor(value) and value.ndim]
     found = [value for value in tensors if value.is_floating_point() or value.dtype == torch.uint8]
     return [value for value in found if value.numel() == parameter.numel()] or found
+
+
+def _recomputing(model: Any) -> str:
+    """Return how many modules compute activations again, and whether they keep some."""
+    found = [module for module in model.modules() if _recomputes(module)]
+    return f"{len(found)}{' selective' if any(map(checkpointing.is_selective, found)) else ''}"
 
 
 def _recomputes(module: Any) -> bool:

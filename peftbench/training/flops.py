@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from peftbench.models.precision import Precision
 from peftbench.records import failures
@@ -22,54 +21,13 @@ from peftbench.records.columns.work import WorkColumns
 from peftbench.training import loop, several_optimizers
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
+from peftbench.training.products import operations
 
-_ATEN = torch.ops.aten
-_FUSED = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-
-
-def _attended(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(q.shape, *_shared(q, k, v))
-
-
-def _attended_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient.shape, q.shape, *_shared(q, k, v))
-
-
-def _shared(q: Any, *of: Any) -> list[tuple[int, ...]]:
-    """Return the shapes of keys and values (b, h_kv, t, d_h) with as many heads as the query, as they are computed.
-
-    Until torch 2.12, torch's table refuses keys and values with fewer heads than the query.
-    """
-    return [(x.shape[0], q.shape[1], *x.shape[2:]) for x in of]
-
-
-_PRODUCTS: Mapping[Any, Callable[..., int]] = {
-    **flop_registry,
-    **{getattr(_ATEN, f"_scaled_dot_product_{name}"): _attended for name in _FUSED},
-    **{getattr(_ATEN, f"_scaled_dot_product_{name}_backward"): _attended_backward for name in _FUSED},
-    _ATEN._grouped_mm: lambda rows, experts, *_, **__: 2 * rows.numel() * experts.shape[-1],
-}
-"""Operators with matrix products: torch's own table and those that it lacks. Attention masks are ignored."""
-_QUANTIZED: Mapping[str, Callable[..., int]] = {
-    "bitsandbytes::gemm_4bit": lambda x, codes, shape, *_, **__: 2 * x.numel() * shape[0],
-    "bitsandbytes::int8_mixed_scaled_mm": lambda x, rows, codes, *_, **__: 2 * x.numel() * codes.shape[0],
-    "bitsandbytes::int8_scaled_mm": lambda rows, codes, *_, **__: 2 * rows.numel() * codes.shape[0],
-}
-"""bitsandbytes' products of inputs of width d with stored weights of shape (out, d), by name to avoid the import."""
 _ATTENTION = re.compile("attention|flash|flex")
 _SIZES = {"cpu": 512, "cuda": 8192}
 """Rows and columns of the square matrices whose product measures a device's rate."""
 _SECONDS = 0.1
 """How long the rate is measured."""
-
-
-def operations(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Return the FLOPs of the matrix products in one call of an operator; 0 if it has none."""
-    packet = func._overloadpacket
-    if packet in _PRODUCTS:
-        return _PRODUCTS[packet](*args, **kwargs, out_val=out)
-    count = _QUANTIZED.get(packet._qualified_op_name)
-    return count(*args, **kwargs) if count else 0
 
 
 class Products(TorchDispatchMode):

@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import logits, optimizers, several_optimizers
+from peftbench.training import checkpointing, logits, optimizers, several_optimizers
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -70,15 +70,14 @@ def learner(model: Any, parameters: Sequence[nn.Parameter], training: Training, 
             parallel.
 
     Raises:
-        Unsupported: if logits cannot be made where the settings want them alone.
+        Unsupported: if logits cannot be made, or activations computed again, where the settings want it alone.
     """
     logits.check(model, training.logits)
     scaler = torch.amp.GradScaler(  # type: ignore[attr-defined]
         where["device"], init_scale=_SCALE, enabled=where["precision"].gradient_scaling
     )
     if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()  # otherwise a frozen embedding cuts the graph
+        checkpointing.enable(model, training.gradient_checkpointing)
     return Learner(model, parameters, optimizers.make(parameters, training, model), scaler, training, **where)
 
 

@@ -53,6 +53,9 @@ SAMPLE = [
     ("qlora", "fp4-fp32", SHAPE, {"options": {"double_quantization": False, "dora": True}}),
     slow("qlora", "nf4", [Pass(3, 20, padded=False)], {"options": {"compute_dtype": "fp16"}}),
     ("peft", "fp32", SHAPE, {"options": {"peft_type": "VERA"}}),
+    ("full", "bf16", TWO, {"training": {"gradient_checkpointing": 2}}),
+    ("lora", "int8", TWO, {"training": {"gradient_checkpointing": "selective"}}),
+    slow("adapter", "fp16", TWO, {"training": {"gradient_checkpointing": "selective"}}),
     ("prompt_tuning", "bf16", TWO, {"training": {"logits": "loss_bearing"}}),
     slow("full", "fp32", TWO, {"training": {"logits": "loss_bearing"}}),
     ("lora", "fp32", TWO, {"training": {"attention": "eager"}}),
@@ -116,6 +119,8 @@ def test_one_more_saved_activation_in_the_step_moves_the_prediction_by_its_bytes
 DEEP = [
     slow("llama", 9, "lora", {}, {"optimizer": "adafactor", "gradient_checkpointing": True}, (3, 4)),
     ("llama", 9, "prefix_tuning", {}, {}, (3, 4)),
+    slow("llama", 13, "lora", {}, {"gradient_checkpointing": 3}, (7, 10)),
+    slow("llama", 9, "full", {}, {"gradient_checkpointing": "selective"}, (3, 4)),
     slow("llama", 12, "llama_adapter", {}, {}, (5, 6)),
     slow("llama", 12, "llama_adapter", {"layers": 2}, {}, (5, 6)),
     slow("llama", 9, "full", {"layers": 8}, {"optimizer": "adamw_8bit"}, (4, 5)),
@@ -133,6 +138,15 @@ def test_two_depths_determine_a_deeper_model(family, layers, method, options, tr
     assert (found.depths, found.depth) == (traced, layers)
     monkeypatch.setattr(planner, "depths", lambda *_: depth.Depths(layers, (layers,)))
     assert dataclasses.replace(predict(made, config, TWO), depths=traced) == found
+
+
+@pytest.mark.parametrize(
+    ("layers", "every", "traced"), [(9, True, (3, 4)), (9, 2, (5, 7)), (13, 3, (7, 10)), (5, 3, (5,))]
+)
+def test_traced_depths_have_as_many_layers_between_those_computed_again(layers, every, traced, tmp_path):
+    config = architectures.CONFIGS["llama"](num_hidden_layers=layers)
+    made = trials.trial(tmp_path, tmp_path, training={"gradient_checkpointing": every})
+    assert depth.depths(made, config).traced == traced
 
 
 EXPERTS = {

@@ -49,6 +49,11 @@ CASES = {
         "options": {"lora_plus_ratio": 4.0},
         "training": {"gradient_checkpointing": True, "group_by_length": True},
     },
+    "lora, selective checkpointing": {
+        "method": "lora",
+        "options": {"dropout": 0.2},
+        "training": {"gradient_checkpointing": "selective"},
+    },
     "qlora": {"precision": "nf4"},
     "int8": {"method": "lora", "precision": "int8"},
     "fp16": {"method": "lora", "precision": "fp16"},

@@ -193,10 +193,20 @@ def test_every_method_on_several_devices_trains_as_in_one_process(method, device
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", [DDP, FSDP2, Devices("tp", 2), Devices("pp", 2)], ids=lambda d: d.name)
+@pytest.mark.parametrize("kind", [True, 2, "selective"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_checkpointing_on_several_devices_trains_as_without_in_one_process(method, kind, devices, tiny, tmp_path):
+    if (devices.strategy, kind) == ("tp", "selective"):
+        pytest.skip("refused: gradients would be wrong")
+    alone = made_for(None, tiny, tmp_path, method, training=SPLIT)
+    several = made_for(devices, tiny, tmp_path, method, training=SPLIT | {"gradient_checkpointing": kind})
+    several_devices.same_training(*finished([alone, several], tmp_path), TOLERANCE)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [DDP, FSDP2], ids=lambda d: d.name)
-@pytest.mark.parametrize(
-    "changes", [{"packing": True}, {"gradient_checkpointing": True}, {"optimizer": "sgd"}], ids=str
-)
+@pytest.mark.parametrize("changes", [{"packing": True}, {"optimizer": "sgd"}], ids=str)
 def test_training_settings_on_several_devices_do_what_they_do_in_one_process(changes, devices, tiny, tmp_path):
     agree(*finished([made_for(d, tiny, tmp_path, training=SPLIT | changes) for d in (None, devices)], tmp_path))
 

@@ -59,6 +59,16 @@ def test_only_a_pipeline_needs_logits_at_every_position(tmp_path):
     )
 
 
+def test_tensor_parallelism_does_not_run_selective_checkpointing(tmp_path):
+    devices = ", ".join(f"{{strategy: {name}, count: 2}}" for name in ("ddp", "fsdp2", "tp", "pp"))
+    path = tmp_path / "s.yaml"
+    kinds = "gradient_checkpointing: [true, 2, selective]"
+    path.write_text(SUITE.replace("batch_size: 6", f"batch_size: 6, {kinds}") + f"devices: [{devices}]\n")
+    refused = [t for t in expand(suite.load(path), "cpu") if t.method == "full" and t.unsupported]
+    assert [t.cell for t in refused] == ["full gradient_checkpointing=selective tpx2 fp32"]
+    assert "because gradient_checkpointing: selective gives back what it keeps by the order" in refused[0].unsupported
+
+
 @pytest.mark.parametrize(
     ("devices", "said"),
     [
@@ -79,7 +89,7 @@ def test_a_wrong_value_is_named_with_its_line(devices, said, tmp_path):
 
 def test_every_refusal_has_a_reason_that_names_a_way_out():
     for name, limits in strategies.LIMITS.items():
-        why = [limits.never, limits.logits, limits.gradient_scaling]
+        why = [limits.never, limits.logits, limits.selective, limits.gradient_scaling]
         for table in (limits.precisions, limits.methods, limits.optimizers):
             why += table.values()
         assert all("use " in reason for reason in why if reason), name

@@ -75,7 +75,11 @@ AXES: Mapping[str, Axis] = {
         ("full", "prompt_tuning", "lora", "qlora"),
     ),
     "micro_batches": Axis("gradient accumulation", ({"micro_batch_size": 1},), ("full", "lora", "qlora")),
-    "checkpointing": Axis("gradient checkpointing", ({"gradient_checkpointing": True},), ("full", "lora", "qlora")),
+    "checkpointing": Axis(
+        "gradient checkpointing",
+        tuple({"gradient_checkpointing": kind} for kind in (True, 2, "selective")),
+        ("full", "lora", "qlora"),
+    ),
     "lora_fa": Axis(
         "LoRA whose A is frozen",
         ({"lora_fa": True},),

@@ -234,7 +234,7 @@ def _pair(qlora: Cell, lora: Cell) -> _Pair | None:
     if any(name not in held for name in needed for held in (one, other)):
         return None
     differing = tuple(text for name, text in _MUST_EQUAL.items() if one.get(name) != other.get(name))
-    return _Pair(qlora, lora, differing, one["train.gradient_checkpointing"] == "yes")
+    return _Pair(qlora, lora, differing, one["train.gradient_checkpointing"] != "no")
 
 
 def _settings(cell: Cell) -> dict[str, str]:
