@@ -69,16 +69,24 @@ def test_a_rank_whose_answers_end_earlier_runs_passes_until_the_others_have_thei
 def test_a_proof_that_fails_ends_the_trial_if_ranks_score_in_lockstep_and_else_scoring_decides(
     devices, ends, tiny, tmp_path, monkeypatch
 ):
+    searches = []
+
     def fails(words):
         raise ValueError(words)
 
-    monkeypatch.setattr(evaluating.scoring, "prove", lambda *_: fails("the proof"))
+    def proof(harness, *_):
+        searches.append(harness.searches)
+        fails("the proof")
+
+    monkeypatch.setattr(evaluating.scoring, "prove", proof)
     monkeypatch.setattr(evaluating, "_account_evaluation", lambda *_: fails("scoring"))
     base, made = loaded(tiny, "base", "fp32"), trials.trial(tiny, tmp_path, devices=devices)
+    made = replace(made, evaluation=replace(made.evaluation, batch_size=None))
     parallel = SimpleNamespace(gathered=lambda own: [own, own])
     run = Run(SimpleNamespace(trial=made), Clock(), lambda *_: None, None, parallel=parallel)
     with pytest.raises(ValueError, match=ends):
         evaluating.evaluate(run, base, base.model, {"colour": [], "colour_text": []})
+    assert {*searches} == {devices != FSDP2}, "one rank alone must not take smaller batches"
 
 
 def test_memory_that_runs_out_on_one_of_several_ranks_is_no_finding(monkeypatch):
