@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from peftbench.measure.clock import Clock
 from peftbench.runner import resuming, training_states
 from peftbench.training import saved_state
 
@@ -58,3 +59,13 @@ def test_a_state_of_which_the_disk_refuses_the_part_of_another_rank_does_not_exi
         with pytest.raises(OSError, match=refused):
             keeper._save(SimpleNamespace(rows=[1, 2]))
     assert [path.name for path in place.iterdir()] == ["a.2" if refused is None else "a.1"], "and no unfinished one"
+
+
+@pytest.mark.parametrize(("every", "first_says"), [(1e9, True), (0.0, False)])
+def test_all_ranks_save_when_the_first_one_does_whatever_their_own_clocks_say(every, first_says, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(resuming.Keeper, "_save", lambda self, course: saved.append(course))
+    run = rank_0(tmp_path, lambda own: own)
+    run.clock, run.parallel.same = Clock(), lambda own: float(first_says)
+    resuming.Keeper(run, None, every)("course")
+    assert saved == ["course"] * first_says
