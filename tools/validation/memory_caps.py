@@ -10,7 +10,7 @@ kernel whose limit is
 and the kernel kills it if it takes more. What is not tensors (Python's objects, pages of libraries) is measured apart:
 as the largest memory of a process minus its tensors' peak, for each method and precision that was drawn, in trials of a
 plain shape and of one twice as deep that are not among those counted: it grows with the number of layers, which have
-Python's objects each. The C library gives freed blocks above 128 KiB back at once; by
+Python's objects each. The C library gives freed blocks above 16 KiB back at once; by
 default it keeps those below 32 MiB, up to twice the tensors' peak. Reported are the share that runs to the end, and by
 how much the cap exceeds the largest memory that the process took. Shi et al. 2025 (arXiv:2510.21048) let jobs run
 under estimates on GPUs in the same way.
@@ -58,6 +58,8 @@ _SLOW = "fp16"
 """Left out: CPUs have no kernels for its products, which take minutes."""
 _MMAP_THRESHOLD = -3
 """mallopt's number of the size from which a block is given back as soon as it is freed."""
+_SMALL = 16 * 2**10
+"""That size here, in bytes: with the library's 128 KiB, gaps in its heap take up to 3 MB, depending on the batch."""
 PLAIN, DEEPER = "plain", "plain, twice as deep"
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
@@ -73,9 +75,8 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 Embeddings are tied."""
 _DEEP = {"num_hidden_layers": 14}
 _LLAMA = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 7}
-_CALIBRATION = ((PLAIN, 1, 32), (PLAIN, 4, 128), (DEEPER, 1, 32))
-"""Shapes and batches by which what is not tensors is measured. Small blocks, as those of the small batch, are of the C
-library's heap, which has gaps."""
+_CALIBRATION = ((PLAIN, 2, 32), (PLAIN, 4, 128), (DEEPER, 2, 32))
+"""Shapes and batches by which what is not tensors is measured."""
 MARGINS = (0.0, 0.05, 0.1, 0.2)
 """Shares by which a cap may be raised."""
 
@@ -154,7 +155,7 @@ def base(shape: str, place: Path) -> Path:
 def train(trial: Trial, folder: Path, shapes: list[Pass], group: str, said: Any) -> None:
     """Enter a control group, load the base, attach the method and take training steps; say when it is done."""
     gc.freeze()  # a collection would write to every object that this process has in common with its parent
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 128 * 2**10)
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _SMALL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars and warnings
     Path(group, "cgroup.procs").write_text("0")  # this process
     torch.set_num_threads(1)
