@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from matplotlib.figure import Figure
 from peftbench import suite
 from peftbench.errors import UserError
 from peftbench.records import Category, Result
-from peftbench.report import collect, findings, page, table
+from peftbench.report import collect, findings, page, render, table
 from peftbench.report.derived.ladder import ladder
 from peftbench.report.figures import canvas
 from peftbench.results.store import record_grid, recorded_grid
 from peftbench.suite import trial_key
 from peftbench.suite.expand import expand
+from tests.support import chromium
 from tests.support.page_data import PageData
 from tests.support.results_factory import make_result, store
 
@@ -184,3 +187,43 @@ def test_the_key_is_recorded_with_the_grid_and_in_no_trials_key(tmp_path: Path) 
     asked.write_text(SUITE + "ladder: last\n")
     with pytest.raises(UserError, match=r"ladder.*'last'.*previous"):
         suite.load(str(asked))
+
+
+def test_each_cell_of_the_shipped_ladder_is_the_one_above_it_with_one_change() -> None:
+    shipped = suite.load("memory_ladder")
+    assert shipped.ladder == "previous"
+    trials = expand(shipped, "cpu")
+    assert len(trials) > 10
+    for above, one in itertools.pairwise(trials):
+        settings = [asdict(trial.training) | {"precision": trial.precision} for trial in (above, one)]
+        changed = {name for name, value in settings[1].items() if value != settings[0][name]}
+        changed |= {"method"} if above.method != one.method else set()
+        assert len(changed) == 1 or changed == {"method", "precision"}, changed  # qlora is a method of 4 bits
+
+
+def test_each_saving_of_the_shipped_suite_is_one_change_of_the_first_cell() -> None:
+    shipped = suite.load("memory_savings")
+    assert shipped.ladder == "first"
+    first, *others = expand(shipped, "cpu")
+    for one in others:
+        settings = [asdict(trial.training) | {"precision": trial.precision} for trial in (first, one)]
+        changed = {name for name, value in settings[1].items() if value != settings[0][name]}
+        changed |= {"method"} if first.method != one.method else set()
+        assert len(changed - {"clip_norm"}) == 1 or changed == {"method", "precision"}, changed
+    assert {one.unsupported for one in others} == {None}
+
+
+@pytest.mark.browser
+def test_the_ladder_is_open_on_the_page_and_fits_a_phone(made, tmp_path: Path) -> None:
+    address = render(made(*ROWS), tmp_path / "page.html").as_uri()
+    drawn = "details[data-section=ladder][open] canvas"
+    with chromium.started() as browser:
+        opened = chromium.opened(browser, address, width=390)
+        opened.wait_for_selector(drawn, timeout=chromium.PATIENCE)
+        assert opened.locator("details[data-section=ladder] tbody tr").count() == len(ROWS)
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        opened.click("#theme")  # draws it again, with one table
+        opened.wait_for_selector(drawn, timeout=chromium.PATIENCE)
+        assert opened.locator("details[data-section=ladder] table").count() == 1
+        assert opened.locator("details[data-section=ladder] .trouble").count() == 0
+        assert opened.troubles == []

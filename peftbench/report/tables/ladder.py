@@ -146,4 +146,4 @@ def _signed(change: float, unit: Unit) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:+.0f}" if abs(share) >= 0.005 else "0" if not share else "<1"
+    return f"{100 * share:+.0f}" if abs(share) >= 0.005 else "0" if not share else "+<1" if share > 0 else "-<1"

@@ -96,7 +96,7 @@ const SECTIONS = {
         {
           data: { values }, mark: { type: "bar", stroke: ink("--paper"), strokeWidth: 1, tooltip: { content: "encoding" } },
           encoding: {
-            y, x: { field: "value", type: "quantitative", axis: { title: `${innerWidth < 700 ? "" : "memory at the "}training peak (${unit})`, tickCount: 6, format: "~s" }, scale: { domainMax: (innerWidth < 700 ? 1.45 : 1.12) * Math.max(...ends.map(({ end }) => end)) } },
+            y, x: { field: "value", type: "quantitative", axis: { title: `${innerWidth < 700 ? "" : "memory at the "}training peak (${unit})`, tickCount: innerWidth < 700 ? 3 : 6, format: ",~f" }, scale: { domainMax: (innerWidth < 700 ? 1.45 : 1.12) * Math.max(...ends.map(({ end }) => end)) } },
             color: { field: "part", type: "nominal", scale: { domain: [...used.map((part) => part.title), saved], range: [...used.map((part) => part.color), ink("--rule")] }, legend: { orient: "top", title: null, columns: innerWidth < 700 ? 1 : 5 } },
             order: { field: "place" }, tooltip: [{ field: "label", title: "row" }, { field: "part" }, { field: "value", format: ",.4~g", title: unit }],
           },
