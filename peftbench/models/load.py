@@ -124,7 +124,7 @@ def load(folder: Path, precision: Precision, trains_base: bool, double_quantizat
 def _quantizing(precision: Precision, double_quantization: bool) -> Iterator[None]:
     """Within the context, let transformers quantize all that is to be quantized, with little memory for it."""
     sliced.register()
-    with quantization.every_linear_layer(), quantization.experts_as_loaded(precision, double_quantization):
+    with quantization.every_linear_layer(precision), quantization.experts_as_loaded(precision, double_quantization):
         yield
 
 
@@ -249,6 +249,8 @@ def _why_plain(model: Any, name: str, precision: Precision) -> str:
     if fp32_parts.stays(module.get_parameter(own)):
         return ", which the model's class keeps in float32"
     kind = type(module).__name__
+    if quantization.is_ungrouped(module, precision):
+        return f", whose inputs of {module.in_features} are no multiple of {quantization.GROUP}, which share a scale"
     if kind == "Conv1D":
         return f", of a Conv1D layer, which {precision.package} does not quantize"
     return ", of a convolution" if kind.startswith("Conv") else ""

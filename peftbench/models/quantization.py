@@ -137,7 +137,7 @@ def check_stored(model: nn.Module, contents: stored.Contents) -> None:
 
 
 @contextmanager
-def every_linear_layer() -> Iterator[None]:
+def every_linear_layer(precision: Precision) -> Iterator[None]:
     """Within the context, let transformers quantize exactly the linear layers that it can.
 
     These include subclasses of ``nn.Linear`` that compute the same. Layers whose weights are read or clamped by the
@@ -158,7 +158,8 @@ def every_linear_layer() -> Iterator[None]:
         return replace(model, *given, **named)
 
     def skip(model: nn.Module, *given: Any, **named: Any) -> list[str]:
-        return [*skipped(model, *given, **named), *_prepared(model)]
+        uneven = [f"{path}." for path, module in model.named_modules() if is_ungrouped(module, precision)]
+        return [*skipped(model, *given, **named), *_prepared(model), *uneven]
 
     with (
         mock.patch.object(integrations, "replace_with_bnb_linear", replace_all),
@@ -214,6 +215,13 @@ def _is_fused_in(model: nn.Module, name: str) -> bool:
     module = model.get_submodule(path)
     parameter = module._parameters.get(own)
     return parameter is not None and is_fused(module, parameter)
+
+
+def is_ungrouped(module: nn.Module, precision: Precision) -> bool:
+    """Return whether a linear layer's inputs cannot be divided into the groups that share a scale."""
+    if precision.quantization != "torchao-int4" or not isinstance(module, nn.Linear):
+        return False
+    return module.in_features % GROUP > 0
 
 
 def _prepared(model: nn.Module) -> list[str]:

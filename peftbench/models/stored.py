@@ -80,7 +80,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "gptq": Kind("GPTQ", _BUFFERS),
         "higgs": Kind("HIGGS"),
-        "hqq": Kind("HQQ", "transformers 5 has no loader for its weights"),
+        "hqq": Kind("HQQ", "transformers 5 has no loader for its weights and leaves random ones in their place"),
         "mxfp4": Kind(
             "MXFP4",
             "transformers trains no base whose experts are in MXFP4 (is_trainable of its quantizer is false)",
@@ -113,19 +113,17 @@ class Scheme:
     @property
     def bits(self) -> int | None:
         """Bits of one weight's code; None if the config does not say it."""
-        if self._given("load_in_4bit"):
-            return 4
-        if self._given("load_in_8bit"):
-            return 8
-        found = (self.settings.get(key) for key in ("bits", "w_bit", "nbits"))
+        for bits in (4, 8):
+            if self._given(f"load_in_{bits}bit"):
+                return bits
+        found = (self._weights.get(key) for key in ("bits", "w_bit", "nbits"))
         return next((value for value in found if isinstance(value, int)), None)
 
     @property
     def four_bit_type(self) -> str | None:
         """``nf4`` or ``fp4`` of bitsandbytes; None for anything else."""
-        if self.kind != "bitsandbytes" or self.bits != 4:
-            return None
-        return str(self.settings.get("bnb_4bit_quant_type", "fp4"))
+        own = self.kind == "bitsandbytes" and self.bits == 4
+        return str(self.settings.get("bnb_4bit_quant_type", "fp4")) if own else None
 
     @property
     def torchao(self) -> str | None:
@@ -142,12 +140,19 @@ class Scheme:
     @property
     def words(self) -> str:
         """Library, type and width: ``bitsandbytes, nf4, 4 bits``."""
-        group = self.settings.get("group_size", self.settings.get("q_group_size"))
+        group = self._weights.get("group_size", self._weights.get("q_group_size"))
         grouped = f"groups of {group}" if isinstance(group, int) and group > 0 else None
         double = "double quantization" if self.four_bit_type and self.double_quantization else None
-        bits = f"{self.bits} bits" if self.bits else None
-        parts = (self.title, self.torchao, self.four_bit_type, bits, grouped, double)
+        parts = (self.title, self.torchao, self.four_bit_type, self.bits and f"{self.bits} bits", grouped, double)
         return ", ".join(part for part in parts if part)
+
+    @property
+    def _weights(self) -> Mapping[str, Any]:
+        """What the config says of the weights, which HQQ says two levels below."""
+        match self.settings:
+            case {"quant_config": {"weight_quant_params": Mapping() as found}}:
+                return found
+        return self.settings
 
     def _given(self, key: str) -> bool:
         return bool(self.settings.get(key) or self.settings.get(f"_{key}"))

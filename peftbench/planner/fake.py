@@ -47,7 +47,7 @@ def base(trial: Trial, config: Any, precision: Precision) -> Any:
     fp32_parts.cast(made, dtype)
     if precision.quantization:
         double = trial.options.get("double_quantization", True)
-        with quantization.every_linear_layer():
+        with quantization.every_linear_layer(precision):
             fake_quantized.quantize(made, quantization.of_config(config) or quantization.config(precision, double))
         fake_quantized.quantize_experts(made, precision, double)
     models.use_one_kernel(made)

@@ -89,6 +89,11 @@ def test_tuned_parts_saved_by_peftbench_are_named(tmp_path):
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "GPTQ, 4 bits, groups of 128", "in buffers, not in"),
         ({"quant_method": "awq", "w_bit": 4}, "AWQ, 4 bits", "in buffers, not in parameters"),
         ({"quant_method": "hqq"}, "HQQ", "no loader for its weights"),
+        (
+            {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}},
+            "HQQ, 4 bits, groups of 64",
+            "leaves random ones in their place",
+        ),
         ({"quant_method": "fp8"}, "fine-grained FP8", "without being asked"),
         ({"quant_method": "compressed-tensors"}, "compressed-tensors", "until the first forward pass"),
         ({"quant_method": "mxfp4"}, "MXFP4", "trains no base"),

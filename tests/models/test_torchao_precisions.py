@@ -16,6 +16,7 @@ from peftbench.methods import METHODS, TORCHAO
 from peftbench.methods.strategies import LIMITS
 from peftbench.models import load, precision, quantization, storage
 from peftbench.models.precision import PRECISIONS
+from peftbench.planner.predict import predict
 from peftbench.runner import adapter_card
 from tests.support import encoders, families, stored_bases, tiny_base, trials
 
@@ -149,6 +150,17 @@ def test_a_family_is_quantized_whole_or_refused(family, words, tmp_path, torchao
         return
     with pytest.raises(Unsupported, match=words):
         load.load(tmp_path, PRECISIONS["torchao-int8"], False, True, **LOADING)
+
+
+def test_layers_that_cannot_be_divided_into_groups_are_refused_before_anything_runs(tmp_path, torchao):
+    base = tiny_base.make(tmp_path / "base", intermediate_size=100)
+    made = trials.trial(base, tmp_path / "data", "lora", "torchao-int4")
+    words = "whose inputs of 100 are no multiple of 32, which share a scale"
+    with pytest.raises(Unsupported, match=words):
+        predict(made, base)
+    row = trials.run(made, tmp_path).row
+    assert row.status == "unsupported"
+    assert words in row.message
 
 
 @pytest.mark.parametrize(

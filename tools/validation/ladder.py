@@ -28,7 +28,7 @@ import torch
 
 from peftbench.methods import METHODS, context_length, method_of
 from peftbench.models import load
-from peftbench.models.precision import effective
+from peftbench.models.precision import effective, why_missing
 from peftbench.planner import budget
 from peftbench.planner.predict import predict
 from peftbench.records import Trial
@@ -61,7 +61,7 @@ class Axis:
 
     title: str
     settings: Sequence[Mapping[str, Any]]
-    """What it changes of ``train``, or of the method's block for its ``options``, a row each."""
+    """What it changes of ``train``, of the method's block for its ``options``, or the precision, a row each."""
     methods: Sequence[str]
     other_loss: str = ""
     """Why losses are not those of the baseline; empty if they are, up to rounding."""
@@ -100,6 +100,15 @@ AXES: Mapping[str, Axis] = {
         ("experts",),
     ),
     "attention": Axis("how attention is computed", ({"attention": "eager"},), ("full", "lora", "qlora")),
+    "precisions": Axis(
+        "precisions of a frozen base",
+        (
+            *({"precision": name} for name in ("bf16", "int8", "nf4", "torchao-int8", "torchao-float8")),
+            *({"precision": name, "gradient_checkpointing": True} for name in ("bf16", "nf4", "torchao-int8")),
+        ),
+        ("lora",),
+        "weights and products are rounded otherwise, which is the price of a precision",
+    ),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
         (
@@ -158,13 +167,16 @@ def steps() -> list[list[Encoded]]:
 
 
 def made(folder: Path, tasks: Path, method: str, settings: Mapping[str, Any]) -> Trial:
-    """Return a trial of a method at its default precision with changed settings of training."""
+    """Return a trial of a method, at its default precision if none is set, with changed settings of training."""
     record = METHODS[method]
     training = {"batch_size": EXAMPLES, "micro_batch_size": EXAMPLES, "sequence_length": TOKENS, "learning_rate": 1e-4}
     # the same optimizer for all, so that an axis of optimizers has one baseline
     own = {name: value for name, value in settings.items() if name in record.options}
-    training |= {"optimizer": "adamw", **{name: value for name, value in settings.items() if name not in own}}
-    return trials.trial(folder, tasks, method, record.default_precision, training=training, options=own)
+    others = {name: value for name, value in settings.items() if name not in own}
+    precision = others.pop("precision", record.default_precision)
+    return trials.trial(
+        folder, tasks, method, precision, training={**training, "optimizer": "adamw", **others}, options=own
+    )
 
 
 def learner(trial: Trial, folder: Path) -> loop.Learner:
@@ -306,6 +318,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=AXES)
     axes = parser.parse_args().axes
+    for settings in (settings for axis in axes for settings in AXES[axis].settings):
+        missing = why_missing(settings.get("precision", "fp32"))
+        if missing:
+            parser.error(missing)
     torch.set_num_threads(1)
     found = []
     with tempfile.TemporaryDirectory() as folder:
