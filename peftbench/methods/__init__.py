@@ -12,6 +12,7 @@ from pydantic import Field
 from peftbench.methods import lora_settings
 from peftbench.methods.plugins import Table
 from peftbench.methods.record import Method, Setting
+from peftbench.methods.turn_settings import TURNS
 from peftbench.models.precision import COMPUTE_DTYPES
 from peftbench.records.resolve import resolve
 
@@ -73,6 +74,7 @@ METHODS: Table[Method] = Table(
                             "or a list of these and of module name endings",
                             shown="null (all)",
                         ),
+                        **TURNS,
                     }
                 ),
                 training=MappingProxyType({"learning_rate": 1e-3}),

@@ -14,6 +14,7 @@ from torch import nn
 from peftbench.errors import Unsupported, UserError, unknown
 from peftbench.models import attention, head, padding_rows, text_part
 from peftbench.models.layers import check_layers, decoder_layers_for
+from peftbench.training import turns
 
 _CONFIG, _WEIGHTS = "partial_config.json", "partial_model.safetensors"
 
@@ -31,13 +32,16 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
         options: ``layers``: number of topmost decoder layers that train, without embeddings, final norm and head.
             ``modules``: ``norms`` (all parameters of normalization layers), ``biases`` (every bias, including those of
             norms), or a list of these and of module name endings; a parameter trains if any entry selects it.
+            ``turns``: ``lisa`` or ``badam``, by which decoder layers train in turns (``training.turns``), ``turn_size``
+            layers at a time for ``turn_steps`` steps. With ``badam`` what is no decoder layer stays frozen.
 
     Returns:
         The same model; only the selected weights require gradients.
 
     Raises:
         UserError: if a module name ending matches nothing, naming the modules there are.
-        Unsupported: if the base model has no such parameters, or fewer layers.
+        Unsupported: if the base model has no such parameters, or fewer layers; or if layers that are to train in turns
+            share parameters.
 
     References:
         ``modules: biases`` is BitFit, Ben Zaken et al. 2021, arXiv:2106.10199, section 3. Departs from it: no task
@@ -64,9 +68,22 @@ def attach(model: Any, rank: int | None, options: Mapping[str, Any]) -> Any:
         raise Unsupported(f"full: the {layers} topmost layers have none of modules {modules}")
     for parameter in chosen.values():
         parameter.requires_grad_(True)
+    if options.get("turns", "none") != "none":
+        _in_turns(model, options)
     if layers is not None or modules is not None:
         model.peftbench_partial = {"layers": layers, "modules": modules}
     return model
+
+
+def _in_turns(model: Any, options: Mapping[str, Any]) -> None:
+    """Let the decoder layers train in turns."""
+    kind, every = options["turns"], decoder_layers_for("full", model)
+    if kind == turns.BADAM:
+        inside = {id(p) for layer in every for p in layer.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in inside)
+    size, steps = options.get("turn_size") or turns.SIZES[kind], options.get("turn_steps") or turns.STEPS[kind]
+    turns.mark(model, turns.Turns(kind, size, steps, len(every), torch.initial_seed()), every)
 
 
 def _parameters(model: nn.Module, name: str) -> list[nn.Parameter]:

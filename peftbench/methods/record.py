@@ -31,6 +31,10 @@ class Setting:
     """Another option -> why the two do not exist together, as a clause; a cell that has both is ``unsupported``."""
     not_on: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """A strategy for several devices -> why this option does not run on it, as a clause."""
+    why_no_mean: str = ""
+    """Why it does not exist with an optimizer that scores a mean of the weights over the steps; empty if it does."""
+    not_with: tuple[str, str] | None = None
+    """Another option and its value, with which this option has no meaning."""
 
     @property
     def meaning(self) -> str | None:

@@ -52,14 +52,20 @@ def refusal(method: Method, precision: str, device: str, training: Training | No
     return found or (_no_optimizer(method, precision, training) if training else None)
 
 
-def option_refusal(method: Method, options: Mapping[str, Any], devices: Devices | None) -> Refusal | None:
-    """Return which of a method's options another one or the strategy excludes, and why; None if none is excluded.
+def option_refusal(
+    method: Method, options: Mapping[str, Any], devices: Devices | None, training: Training | None
+) -> Refusal | None:
+    """Return which of a method's options another one, the strategy or the optimizer excludes, and why.
+
+    None if none is excluded.
 
     Args:
         method: record of the method.
         options: the options of a cell.
         devices: the cell's devices; None for one.
+        training: the training settings; None for the untuned base model.
     """
+    optimizer = OPTIMIZERS[training.optimizer] if training else None
     given = {name: method.options[name] for name, value in options.items() if _is_given(method, name, value)}
     for name, setting in given.items():
         for other, why in setting.excludes.items():
@@ -69,6 +75,9 @@ def option_refusal(method: Method, options: Mapping[str, Any], devices: Devices 
             return Refusal(
                 f"{_name(method)} with {name} does not run on {devices.name}", setting.not_on[devices.strategy]
             )
+        if setting.why_no_mean and optimizer is not None and optimizer.scores_mean:
+            cell = f"{_name(method)} with {name} does not exist with optimizer {optimizer.name}"
+            return Refusal(cell, setting.why_no_mean)
     return None
 
 

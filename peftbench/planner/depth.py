@@ -11,6 +11,7 @@ from typing import Any
 from peftbench.models.layers import decoder_layers, depth_field, stated_depth
 from peftbench.planner import fake
 from peftbench.records import Trial
+from peftbench.training import turns
 
 _UNADAPTED = 2
 """Lowest layers that LLaMA-Adapter leaves as they are by default."""
@@ -38,6 +39,8 @@ def depths(trial: Trial, config: Any) -> Depths:
     # a stage has a part of the layers; FSDP2 holds the gathered weights of neighbouring layers, of few layers all
     if trial.devices is not None and trial.devices.strategy in ("pp", "fsdp2"):
         return Depths(own, (own,))
+    if trial.options.get("turns") == turns.BADAM and _of_a_turn(trial) > 1:  # the last block has what is left
+        return Depths(own, (own,))
     if _names_layers(trial.options) or (trial.options.get("layers") or 0) > own:  # the method will raise its own error
         return Depths(own, (own,))
     try:
@@ -52,9 +55,20 @@ def depths(trial: Trial, config: Any) -> Depths:
         top = trial.options.get("layers") or own - _UNADAPTED
         few = min(top, own - top)
         low, high = (low, high + few) if few == top else (low + few, high)
+    low, high = low + _of_a_turn(trial), high + _of_a_turn(trial)
     # one period may represent the layers in between for both ends
     first = low + high - period + (own - low - high) % period
     return Depths(own, (own,)) if own <= first + period else Depths(own, (first, first + period), low, high)
+
+
+def in_turns(trial: Trial) -> bool:
+    """Return whether a trial's decoder layers train in turns."""
+    return bool(trial.options.get("turns", "none") != "none")
+
+
+def _of_a_turn(trial: Trial) -> int:
+    """Return how many of the lowest, and of the highest, layers a traced turn has; 0 without turns."""
+    return (trial.options.get("turn_size") or turns.SIZES[trial.options["turns"]]) if in_turns(trial) else 0
 
 
 def at(trial: Trial, config: Any, depth: int) -> tuple[Trial, Any]:

@@ -2,7 +2,8 @@
 
 The step is ``training.loop.step``, the ledger is ``measure.ledger.account``, and the method is attached by its record
 in ``METHODS``, so the planner repeats no formula of theirs. A model is traced at two small depths, and every moment of
-the step is extrapolated linearly in the number of decoder layers.
+the step is extrapolated linearly in the number of decoder layers. Of layers that train in turns, the lowest and the
+highest that have a turn are traced.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from peftbench.errors import Unsupported, UserError
 from peftbench.models import configs
 from peftbench.planner import pretended
-from peftbench.planner.depth import Depths, at, depths
+from peftbench.planner.depth import Depths, at, depths, in_turns
 from peftbench.planner.records import Pass, Prediction, Unplannable, longest
 from peftbench.planner.trace import Moment, Window, trace
 from peftbench.records import Base, Trial
@@ -46,12 +47,17 @@ def predict(trial: Trial, config: Any, passes: Sequence[Pass] | None = None, ran
     try:
         where = depths(trial, config)
         with pretended.rank_of(trial.devices, rank) as parallel:
-            traced = [trace(*at(trial, config, depth), passes, parallel) for depth in where.traced]
+            each = [
+                [trace(*at(trial, config, depth), passes, parallel, turn) for depth in where.traced]
+                for turn in range(2 if in_turns(trial) else 1)
+            ]
     except Exception as error:
         raise _original_error(error) from error
-    peak = _highest_of([t.windows for t in traced], where)
+    peak = max((_highest_of([t.windows for t in turn], where) for turn in each), key=lambda found: sum(found.values()))
+    traced = each[0]
     loading = _highest_of([t.loading for t in traced], where) if all(t.loading for t in traced) else {}
     totals: dict[str, Any] = {name: _extrapolate([t.totals[name] for t in traced], where) for name in traced[0].totals}
+    totals["flops"] = sum(_extrapolate([t.totals["flops"] for t in turn], where) for turn in each) / len(each)
     tokens = sum(p.examples * p.tokens for p in passes)
     return Prediction(
         peak_bytes=sum(peak.values()),

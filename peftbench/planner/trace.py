@@ -27,7 +27,7 @@ from peftbench.planner import cuda_reserve, fake, loading
 from peftbench.planner.records import Pass
 from peftbench.planner.saved_size import stored_bytes
 from peftbench.records import Trial
-from peftbench.training import batches, logits, loop, optimizers, products
+from peftbench.training import batches, logits, loop, optimizers, products, turns
 from peftbench.training.batches import Batch
 from peftbench.training.parallel import ALONE, Parallel
 
@@ -52,7 +52,7 @@ class Traced:
     """The bytes by category while the base model is loaded, a window for each decoder layer; empty if not known."""
 
 
-def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel = ALONE) -> Traced:
+def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel = ALONE, turn: int = 0) -> Traced:
     """Build a trial's model without weights, attach its method and run one training step.
 
     Args:
@@ -60,6 +60,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
         config: the base model's config, at the depth to trace.
         passes: the step's forward passes.
         parallel: the strategy for several devices as the traced rank sees it.
+        turn: place of the traced turn in ``Turns.extremes``, for layers that train in turns.
     """
     assert trial.training is not None
     method, precision = method_of(trial.method, trial.options), effective(trial.precision, trial.options)
@@ -77,7 +78,7 @@ def trace(trial: Trial, config: Any, passes: Sequence[Pass], parallel: Parallel 
             fake.materialize(tuned)
             totals["trainable_parameters"] = trainable_parameters(tuned)
             totals["checkpoint_bytes"] = stored_bytes(tuned, trial)
-            learner = _learner(tuned, trial, precision, parallel)
+            learner = _learner(tuned, trial, precision, parallel, turn)
             each = parallel.as_run([_batch(p, trial) for p in passes], 0)
             if parallel.count > 1:  # a trial counts memory after training, and buckets are made by its first step
                 loop.step(learner, each, trial.training.learning_rate)
@@ -118,7 +119,7 @@ def _bytes(*tensors: torch.Tensor) -> int:
     return sum({s._cdata: s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
-def _learner(tuned: Any, trial: Trial, precision: Precision, parallel: Parallel) -> loop.Learner:
+def _learner(tuned: Any, trial: Trial, precision: Precision, parallel: Parallel, turn: int) -> loop.Learner:
     """Return a learner whose optimizer and scaler have state, as in a trial, which counts memory after training."""
     assert trial.training is not None
     if parallel.count > 1:
@@ -134,8 +135,12 @@ def _learner(tuned: Any, trial: Trial, precision: Precision, parallel: Parallel)
         virtual_tokens=0,
         parallel=parallel,
     )
+    found = turns.of(tuned)
+    if found is not None:
+        turns.hold(tuned, learner.optimizer, found.extremes[turn])
     for parameter in parameters:
-        parameter.grad = torch.empty_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
     optimizers.to_training(learner.optimizer)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)

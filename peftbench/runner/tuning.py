@@ -29,7 +29,7 @@ from peftbench.records.resolve import resolve
 from peftbench.runner import checkpoint, divided_base, resuming
 from peftbench.runner.checks import first_step, liveness, packed_rows, probe, recomputed, some_logits
 from peftbench.runner.state import Run
-from peftbench.training import accounting, batches, flops, loop, optimizers
+from peftbench.training import accounting, batches, flops, loop, optimizers, turns
 from peftbench.training import effective as computed_with
 from peftbench.training import logits as logits_of
 from peftbench.training.encoded import Encoded
@@ -142,7 +142,10 @@ def _attach(run: Run, loaded: Loaded, training: Training) -> tuple[Any, loop.Lea
         head.trainable(model, getattr(torch, precision.trainable))
         parameters = cast_trainable(model, precision)
         own = trainable_parameters(model)
-        run.record(SizeColumns(trainable_parameters=own, head_parameters=head.count(model)))
+        once = turns.most_at_once(model)
+        run.record(
+            SizeColumns(trainable_parameters=own, largest_turn_parameters=once, head_parameters=head.count(model))
+        )
         learner = loop.learner(
             model,
             divided_base.divide(run, model, precision) if run.parallel.early else parameters,

@@ -41,6 +41,10 @@ def _option_problems(cell: Cell) -> Iterable[str]:
         if other and cell.options[name] != setting.default and cell.options[other] != value:
             given = shown(cell.options[name])
             yield f"{cell.where}: {name}: given {given}; allowed: only with {other}: {value}"
+        other, value = setting.not_with or ("", "")
+        if other and cell.options[name] != setting.default and cell.options[other] == value:
+            yield f"{cell.where}: {name}: given {shown(cell.options[name])}, which has no effect with {other}: {value}"
+        other, value = setting.only_with or ("", "")
         if setting.needed and cell.options[name] == setting.default and cell.options[other] == value:
             yield f"{cell.where}: the key {name!r} is missing; {other}: {value} needs it"
 

@@ -183,7 +183,7 @@ def _trials(cell: Cell, suite: Suite, evaluation: Evaluation, device: str) -> It
     training = cell.training(suite.data)
     refused = refusal(cell.method, cell.precision, device, training) or build_heads.refusal(cell.method, suite.tasks)
     refused = refused or strategies.refusal(cell.method, cell.precision, cell.devices, device, training)
-    refused = refused or option_refusal(cell.method, cell.options, cell.devices)
+    refused = refused or option_refusal(cell.method, cell.options, cell.devices, training)
     refused = refused or (excluded(training) if training else None)
     measured = {"inference": suite.inference, "retention": suite.retention} | build_heads.without_measures(suite)
     used = {name for name, _ in suite.data} if training else set()

@@ -19,7 +19,9 @@ _LAYOUT = ("encoding", "delimiter", "quoting")
 """Keys about how a file is read: the texts that it then has are in the data's hash."""
 LATER: Mapping[str, Any] = MappingProxyType({"logits": "all", "attention": AUTO})
 """Training settings that results of this version may be older than, with their default: how trials were run before."""
-LATER_OPTIONS: Mapping[str, Any] = MappingProxyType({"lora_fa": False, "experts": "auto"})
+LATER_OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {"lora_fa": False, "experts": "auto", "turns": "none", "turn_size": None, "turn_steps": None}
+)
 """The same of methods' options."""
 KEY_VERSION = 2
 """Version of what enters a key. Version 1 left out settings at their default if results were older than the setting."""

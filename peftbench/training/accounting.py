@@ -13,7 +13,7 @@ from peftbench.measure import optimizer_state
 from peftbench.measure.ledger import CategoryBytes, account
 from peftbench.records import Category, Training
 from peftbench.records.columns.memory import MemoryColumns
-from peftbench.training import loop, optimizers, packing
+from peftbench.training import loop, optimizers, packing, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 
@@ -49,8 +49,18 @@ def largest_steps(
 
 
 def account_steps(learner: Learner, steps: Sequence[Sequence[Encoded]], trains_base: bool) -> CategoryBytes:
-    """Return the bytes by category of the step with the highest peak."""
-    return max((account_step(learner, step, trains_base) for step in steps), key=lambda counted: counted.peak_bytes)
+    """Return the bytes by category of the step with the highest peak, in the turn with the highest if any."""
+    found = turns.of(learner.model)
+    if found is None:
+        return max((account_step(learner, step, trains_base) for step in steps), key=lambda each: each.peak_bytes)
+    counted = []
+    with turns.kept(learner.model, learner.optimizer):
+        for layers in found.extremes:
+            turns.hold(learner.model, learner.optimizer, layers)
+            with _undone(learner):  # a step that makes the state which all later steps of the turn find
+                loop.step(learner, loop.step_batches(learner, steps[0]), learner.training.learning_rate)
+            counted += [account_step(learner, step, trains_base) for step in steps]
+    return max(counted, key=lambda each: each.peak_bytes)
 
 
 def account_step(learner: Learner, step: Sequence[Encoded], trains_base: bool) -> CategoryBytes:

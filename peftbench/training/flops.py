@@ -18,7 +18,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import failures
 from peftbench.records.columns.effective import EffectiveColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import loop, several_optimizers
+from peftbench.training import loop, several_optimizers, turns
 from peftbench.training.encoded import Encoded
 from peftbench.training.loop import Learner
 from peftbench.training.products import operations
@@ -50,9 +50,17 @@ class Products(TorchDispatchMode):
 
 def columns(learner: Learner, step_examples: Sequence[Sequence[Encoded]]) -> tuple[WorkColumns, EffectiveColumns]:
     """Return a step's work and the device's rate, and the kernels of its attention, as columns of the trial's row."""
-    products, tokens = passes(learner, typical_step(step_examples))
+    step = typical_step(step_examples)
+    found = turns.of(learner.model)
+    counted = []
+    with turns.kept(learner.model, learner.optimizer):
+        for layers in found.extremes if found else (None,):
+            if layers is not None:
+                turns.hold(learner.model, learner.optimizer, layers)
+            products, tokens = passes(learner, step)
+            counted.append(products.operations)
     work = WorkColumns(
-        train_flops_per_token=products.operations / tokens,
+        train_flops_per_token=sum(counted) / len(counted) / tokens,
         device_flops_per_second=matrix_rate(learner.precision, learner.device),
     )
     return work, EffectiveColumns(attention_kernels=", ".join(sorted(products.attention)) or "eager")

@@ -19,7 +19,7 @@ from peftbench.models.precision import Precision
 from peftbench.records import Phase, StepRow, Training
 from peftbench.records.columns.time import TimeColumns
 from peftbench.records.columns.work import WorkColumns
-from peftbench.training import checkpointing, logits, optimizers, several_optimizers
+from peftbench.training import checkpointing, logits, optimizers, several_optimizers, turns
 from peftbench.training.batches import Batch, micro_batches
 from peftbench.training.encoded import Encoded
 from peftbench.training.losses import batch_loss
@@ -88,12 +88,15 @@ def step(learner: Learner, batches: Sequence[Batch], rate: float, done: int | No
         learner: the model and its optimizer.
         batches: the micro-batches.
         rate: learning rate; LoRA+ trains B at a multiple of it.
-        done: steps done before; None for an extra step that will be undone, for which ``after_step`` is not called.
+        done: steps done before; None for an extra step that will be undone, for which ``after_step`` is not called and
+            no layer's turn begins or ends.
 
     Returns:
         The loss in nats per token in the loss, and the gradient norm before clipping.
     """
     optimizers.set_rate(learner.optimizer, rate)
+    if done is not None:
+        turns.begin_step(learner.model, learner.optimizer, done)
     if several_optimizers.in_backward(learner.optimizer):
         return _step_in_backward(learner, batches)
     total = learner.parallel.gradients(learner, batches, batch_loss)
@@ -247,6 +250,7 @@ def train(
         _train_step(learner, next(steps), held_out, clock, report, course, goal)
         after_each(course)
     optimizers.to_evaluation(learner.optimizer)
+    turns.release(learner.model)
     scored = len(course.rows)
     if training.score == "best_on_validation":
         scored = course.best.step

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftbench.training import turns
+
 
 class Several:
     """Optimizers of disjoint parameters, with the interface of one."""
@@ -74,7 +76,7 @@ def stepping(optimizer: Several) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def dropping(optimizer: Any, parameters: Sequence[nn.Parameter]) -> Iterator[set[nn.Parameter]]:
-    """Free each gradient as soon as it is whole, if the optimizer's steps do so: a card may not have room for all.
+    """Free each gradient as soon as it is whole, if training never has all at once: a card may not have room for them.
 
     Yields:
         A set that receives the parameters whose gradients were freed and not zero.
@@ -86,7 +88,8 @@ def dropping(optimizer: Any, parameters: Sequence[nn.Parameter]) -> Iterator[set
             reached.add(parameter)
         parameter.grad = None
 
-    hooks = [p.register_post_accumulate_grad_hook(drop) for p in parameters if in_backward(optimizer)]
+    freed = [p for p in parameters if p.requires_grad and (in_backward(optimizer) or turns.in_turns(p))]
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in freed]
     try:
         yield reached
     finally:

@@ -54,10 +54,14 @@ def in_16_gb() -> str:
     columns = [(shape, precision) for shape in full_in_16gb.SHAPES for precision in full_in_16gb.PRECISIONS]
     rows = [
         (f"`{name}`", *(_peak(found[*column, name]) for column in columns), _parts(found[*columns[0], name]))
-        for name in full_in_16gb.NAMES
+        for name in dict.fromkeys(name for *_, name in found)
     ]
     first = " ".join(columns[0])
-    head = ("optimizer", *(" ".join(column) for column in columns), f"{first}: weights + gradients + state + rest")
+    head = (
+        "optimizer, turns",
+        *(" ".join(column) for column in columns),
+        f"{first}: weights + gradients + state + rest",
+    )
     return table(rows, head)
 
 
@@ -92,7 +96,7 @@ def fits() -> str:
                 for r in own
                 if r["precision"] == precision and r["peak"] <= full_in_16gb.LIMIT
             ]
-            count = len(full_in_16gb.NAMES)
+            count = len(full_in_16gb.NAMES) + len(full_in_16gb.TURNS)
             each.append(f"in `{precision}` with {_which(fit, count)}")
         lines.append(f"- **{shape}** ({own[0]['parameters'] / 1e9:.2f} billion parameters): {'; '.join(each)}.")
     return "\n".join(lines)

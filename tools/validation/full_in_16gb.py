@@ -1,7 +1,7 @@
 """Which optimizers bring full fine-tuning under 16 GB: ``python -m tools.validation.full_in_16gb``.
 
 The peak of a training step is predicted as ``peftbench plan --memory`` predicts it, for published shapes, both
-precisions of full fine-tuning in 16 bits and each optimizer. Results are written to
+precisions of full fine-tuning in 16 bits, each optimizer, and layers that train in turns. Results are written to
 ``results/reference/full_in_16gb.json``, from which ``tools/docs/reference.py`` renews ``docs/optimizers.md``.
 """
 
@@ -35,17 +35,28 @@ seeds: 1
 device: cpu
 train: {{steps: 1, learning_rate: 1.0e-5, batch_size: 1, sequence_length: {tokens}, gradient_checkpointing: true,
   clip_norm: null, schedule: constant}}
-methods: {{full: {{precision: [{precisions}], optimizer: [{optimizers}]}}}}
+methods: {{full: [{{precision: [{precisions}], optimizer: [{optimizers}]}},
+  {{precision: [{precisions}], optimizer: adamw, turns: [{turns}]}}]}}
 """
+TURNS = ("lisa", "badam")
+"""Ways by which layers train in turns, each with AdamW and its default sizes."""
 
 
 def trials(shape: str) -> Sequence[Trial]:
-    """Return a trial for each precision and optimizer."""
-    text = _SUITE.format(shape=shape, tokens=TOKENS, precisions=", ".join(PRECISIONS), optimizers=", ".join(NAMES))
+    """Return a trial for each precision and optimizer, or kind of turns."""
+    lists = {"precisions": ", ".join(PRECISIONS), "optimizers": ", ".join(NAMES), "turns": ", ".join(TURNS)}
+    text = _SUITE.format(shape=shape, tokens=TOKENS, **lists)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "full_in_16gb.yaml"
         path.write_text(text)
         return suite.expand(suite.load(path), "cpu")
+
+
+def name(trial: Trial) -> str:
+    """Return a trial's optimizer, with the turns of its layers if they have any."""
+    assert trial.training is not None
+    turns = trial.options["turns"]
+    return trial.training.optimizer + ("" if turns == "none" else f", turns: {turns}")
 
 
 def rows() -> Iterator[Mapping[str, Any]]:
@@ -64,12 +75,12 @@ def rows() -> Iterator[Mapping[str, Any]]:
             yield {
                 "shape": shape,
                 "precision": trial.precision,
-                "optimizer": trial.training.optimizer,
+                "optimizer": name(trial),
                 "peak": found.peak_bytes,
                 "parameters": found.base_parameters,
                 "parts": parts,
             }
-            print(shape, trial.precision, trial.training.optimizer, f"{found.peak_bytes / 1e9:.2f} GB", flush=True)
+            print(shape, trial.precision, name(trial), f"{found.peak_bytes / 1e9:.2f} GB", flush=True)
 
 
 def stored() -> list[dict[str, Any]]:

@@ -51,6 +51,8 @@ BASES: Mapping[str, Mapping[str, Any]] = {
 """Name -> config of a Llama or a Mixtral with random weights and tied embeddings; ``nano`` is the built-in base."""
 EXAMPLES, TOKENS, ANSWER = 8, 96, 48
 """Examples of a step, the tokens of the longest, and those at the end of each that are its answer."""
+_APART = 100
+"""Steps from one pair to the next, by which layers in turns have another turn."""
 STEPS, PAIRS = 3, 5
 """Steps whose losses are compared, and pairs of steps whose times are."""
 
@@ -108,6 +110,12 @@ AXES: Mapping[str, Axis] = {
         ),
         ("lora",),
         "weights and products are rounded otherwise, which is the price of a precision",
+    ),
+    "turns": Axis(
+        "full fine-tuning of layers in turns",
+        ({"turns": "lisa"}, {"turns": "badam"}),
+        ("full",),
+        "in a step some layers train, and the others stay as they are",
     ),
     "optimizers": Axis(
         "optimizers with less state, or one gradient at a time",
@@ -215,18 +223,18 @@ class Side:
         """Bytes at the peak of a step."""
         return sum(self.peak.values())
 
-    def seconds(self, examples: Sequence[Encoded]) -> float:
-        """Return the CPU time of a step."""
+    def seconds(self, examples: Sequence[Encoded], done: int) -> float:
+        """Return the CPU time of a step after others; of layers in turns, that of the turn of that step."""
         batches = loop.step_batches(self.learner, examples)
         start = time.process_time()
-        loop.step(self.learner, batches, 1e-4)
+        loop.step(self.learner, batches, 1e-4, done)
         return time.process_time() - start
 
 
 def side(trial: Trial, folder: Path) -> Side:
     """Train some steps, and measure and predict the memory of the largest."""
     own = learner(trial, folder)
-    losses = [loop.step(own, loop.step_batches(own, examples), 1e-4)[0] for examples in steps()]
+    losses = [loop.step(own, loop.step_batches(own, examples), 1e-4, done)[0] for done, examples in enumerate(steps())]
     assert trial.training is not None
     largest = accounting.largest_steps(steps(), trial.training, own.virtual_tokens)
     counted = accounting.account_steps(own, largest, METHODS[trial.method].trains_base)
@@ -240,7 +248,7 @@ def row(axis: str, name: str, baseline: Side, other: Side, setting: str) -> Row:
     for pair in range(PAIRS):
         examples = steps()[pair % STEPS]
         order = (baseline, other) if pair % 2 else (other, baseline)
-        seconds = {id(each): each.seconds(examples) for each in order}
+        seconds = {id(each): each.seconds(examples, _APART * pair) for each in order}
         ratios.append(seconds[id(other)] / seconds[id(baseline)])
     saved = {category: size - other.peak[category] for category, size in baseline.peak.items()}
     return Row(

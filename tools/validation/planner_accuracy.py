@@ -123,7 +123,7 @@ def account(trial: Trial, folder: Path, shapes: Sequence[Pass]) -> tuple[load.Lo
     )
     tuned.train()
     loop.step(learner, [batches.collate(examples([Pass(1, 8)]), 1)], 1e-4)
-    return loaded, accounting.account_step(learner, examples(shapes), method.trains_base)
+    return loaded, accounting.account_steps(learner, [examples(shapes)], method.trains_base)
 
 
 def examples(shapes: Sequence[Pass]) -> list[batches.Encoded]:

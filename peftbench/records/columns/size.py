@@ -20,6 +20,10 @@ class SizeColumns(ColumnGroup):
     ] = None
     left_out_parameters: Annotated[int | None, "their parameters, part of base_parameters"] = None
     trainable_parameters: Annotated[int | None, "parameters that are trained, without those of a head"] = None
+    largest_turn_parameters: Annotated[
+        int | None,
+        "the most of trainable_parameters that train in one step, of layers that train in turns; null where all do",
+    ] = None
     head_parameters: Annotated[
         int | None, "parameters of the head for whole texts, which trains with every method; null without such a head"
     ] = None
