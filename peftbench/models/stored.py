@@ -57,6 +57,7 @@ def _copy(settings: str = "", then: str = "") -> str:
 
 
 _BUFFERS = "its layers keep their weights in buffers, not in parameters, and peftbench does not count those yet"
+_BY_GPTQMODEL = 'from gptqmodel.utils.model_dequant import dequantize_model; dequantize_model("BASE", "COPY")'
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "aqlm": Kind("AQLM"),
@@ -78,7 +79,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "quantized base",
             _copy(", quantization_config=FineGrainedFP8Config(dequantize=True)"),
         ),
-        "gptq": Kind("GPTQ", _BUFFERS),
+        "gptq": Kind("GPTQ", _BUFFERS, _BY_GPTQMODEL),
         "higgs": Kind("HIGGS"),
         "hqq": Kind("HQQ", "transformers 5 has no loader for its weights and leaves random ones in their place"),
         "mxfp4": Kind(
@@ -317,8 +318,7 @@ def _of_bitsandbytes(folder: Path, found: Mapping[str, Stored]) -> Contents:
         for name, each in found.items()
         if name not in parts
     }
-    size = sum(_size(found[name]) for name in parts if name in found)
-    return Contents(unpacked, {name: found[name] for name in shapes}, size)
+    return Contents(unpacked, {name: found[name] for name in shapes}, sum(_size(found[n]) for n in parts if n in found))
 
 
 def _of_torchao(found: Mapping[str, Stored]) -> Contents:

@@ -148,7 +148,8 @@ def _of_model(inputs: _Inputs, wanted: _Open) -> BaseDefaults:
     count = size.parameters(inputs.folder, config) if wanted.precision and not quantized else None
     if quantized:
         found = replace(found, precision=stored.NAME)
-        reasons.append(("precision", f"the base is stored quantized ({quantized.words}), and trained as it is"))
+        used = "" if stored.why_refused(config) else ", and trained as it is"
+        reasons.append(("precision", f"the base is stored quantized ({quantized.words}){used}"))
     elif count and count > LARGE:
         found = replace(found, precision=PRECISION)
         reasons.append(("precision", f"the base has {count / 1e9:.3g} billion parameters, more than {LARGE / 1e9:g}"))

@@ -112,6 +112,7 @@ def test_a_base_that_is_stored_quantized_in_an_unusable_way_is_refused_with_its_
             message = refused(model, resolve)
             assert f"quantization_config in config.json: {words})" in message
             assert why in message
+            assert ('dequantize_model("BASE", "COPY")' in message) == ("GPTQ" in words)
             assert "give the unquantized original, with precision nf4" in message
     (model / "config.json").write_text('{"quantization_config": null}')
     assert find.resolve_base(Base(str(model))) == model

@@ -169,6 +169,15 @@ def test_the_default_precision_is_stored_and_full_fine_tuning_says_why_it_is_not
     )
 
 
+def test_of_a_stored_base_that_is_refused_no_default_says_that_it_is_trained(bases, tmp_path):
+    folder = shutil.copytree(bases["plain"], tmp_path / "gptq")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": own}))
+    found = planned({"gptq": folder}, "gptq", tmp_path)
+    assert found["lora"].defaults["precision"] == "the base is stored quantized (GPTQ, 4 bits, groups of 128)"
+
+
 def test_the_default_precision_of_an_unquantized_base_stays(bases, tmp_path):
     found = planned(bases, "plain", tmp_path)
     assert {name: t.precision for name, t in found.items()} == dict.fromkeys(found, "fp32") | {"qlora": "nf4"}
