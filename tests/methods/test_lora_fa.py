@@ -14,14 +14,14 @@ from torch import nn
 from peftbench import suite
 from peftbench.errors import Unsupported
 from peftbench.measure.clock import Clock
-from peftbench.methods import METHODS, lora_fa, peft_checkpoint
+from peftbench.methods import METHODS, lora, lora_fa, peft_checkpoint
 from peftbench.planner.records import Pass
 from peftbench.records import OPTIMIZERS
 from peftbench.runner import trial
 from peftbench.suite import trial_key
 from peftbench.training import accounting, frozen_factor, loop, optimizers, saved_state
 from peftbench.training.loop import Course
-from tests.support import trials
+from tests.support import families, trials
 from tests.support.method_cells import attached
 from tools.validation.planner_accuracy import compare
 
@@ -210,3 +210,16 @@ def test_embeddings_are_refused():
 
     with pytest.raises(Unsupported, match="no rule for A and B of an embedding"):
         lora_fa.freeze(One())
+
+
+def test_adapters_whose_rows_belong_to_several_matrices_are_refused():
+    """Of fused experts and of parts of a fused projection A has rows of its own for each, corrected by none."""
+    options = {"alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear", **FA}
+    experts = families.build(families.config("mixtral")).requires_grad_(False)
+    with pytest.raises(Unsupported, match="no rule for fused experts"):
+        lora.attach(experts, 4, options)
+    experts = families.build(families.config("mixtral")).requires_grad_(False)
+    assert all(not a.requires_grad for a, _, _ in pairs(lora.attach(experts, 4, {**options, "experts": "none"})))
+    parts = families.build(families.config("gpt2")).requires_grad_(False)
+    with pytest.raises(Unsupported, match="take plain LoRA only, no lora_fa"):
+        lora.attach(parts, 4, {**options, "target_modules": ["c_attn.q"]})
