@@ -66,7 +66,7 @@ def stepping(optimizer: Several) -> Iterator[list[torch.Tensor]]:
     hooks = []
     for part in optimizer.parts:
         for group in part.param_groups:
-            hooks += [p.register_post_accumulate_grad_hook(hook(part)) for p in group["params"]]
+            hooks += [p.register_post_accumulate_grad_hook(hook(part)) for p in group["params"] if p.requires_grad]
     try:
         yield norms
     finally:
